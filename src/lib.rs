@@ -1,0 +1,1 @@
+//! itwin-syncd: from a shared folder into an iModel.

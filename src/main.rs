@@ -1,0 +1,3 @@
+//! The itwin-syncd program.
+
+fn main() {}
