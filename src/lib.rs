@@ -1,1 +1,5 @@
 //! itwin-syncd: from a shared folder into an iModel.
+
+pub mod config;
+pub mod secret;
+pub mod selection;

@@ -1,0 +1,329 @@
+//! What a file under a root is to us, judged by its path alone, and why.
+//!
+//! In comes a path relative to its root, as bytes that need not be UTF-8; out goes a [`Verdict`]: ignored, without a connector, uploaded only,
+//! or a source file with its connector type. The scan, the config check and the operator's "why?" ask the same function, so they cannot disagree.
+//! It never looks at a disk and keeps nothing: the same path and the same [`Rules`] give the same verdict after any restart.
+//!
+//! The first rule that fits decides:
+//! 1. the built-in ignore list (`selection/ignored.rs`); no rule of the user brings such a file back,
+//! 2. `exclude`,
+//! 3. `include`: when it is not empty, everything else is ignored,
+//! 4. `upload_only`,
+//! 5. a connector by glob, in the order of the config file,
+//! 6. a connector by extension, two-part extensions (`i.dgn`) first; the user's entries replace entries of the table
+//!    (`selection/connectors.rs`),
+//! 7. otherwise the file has no connector and is left alone.
+//!
+//! **Globs** read as in a `.gitignore`, without its `!`: `*` and `?` stay within one folder, `**` crosses folders; a glob without `/` fits a file or folder
+//! of that name anywhere, one with `/` is taken from the root (a leading `/` only says so); a trailing `/` asks for a folder; and a glob that
+//! fits a folder takes everything in it. Letters fit in either case, within ASCII: on bytes there is no other rule that always holds.
+
+mod connectors;
+mod globs;
+mod ignored;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use connectors::ConnectorType;
+use globs::Globs;
+pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
+
+/// The user's part of the decision, as written in a watch.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Globs; when there are any, only files that fit one of them are looked at.
+    pub include: Vec<String>,
+    /// Globs of files and folders to ignore, on top of the built-in list.
+    pub exclude: Vec<String>,
+    /// Globs of files that are uploaded and never become source files: references, external data.
+    pub upload_only: Vec<String>,
+    /// Extension without a leading dot, and connector type. A later entry for the same extension wins.
+    pub connectors_by_extension: Vec<(String, String)>,
+    /// Glob and connector type; the first glob that fits wins.
+    pub connectors_by_glob: Vec<(String, String)>,
+}
+
+/// Compiled [`Rules`]. Cloning is cheap: compiled globs are shared.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    include: Globs,
+    exclude: Globs,
+    upload_only: Globs,
+    connector_globs: Globs,
+    /// One entry per glob of `connector_globs`.
+    connector_glob_types: Vec<ConnectorType>,
+    /// Extension, lower-cased, to what reads it and who says so.
+    connectors: Arc<HashMap<String, (ConnectorType, Why)>>,
+}
+
+/// What to do with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Never looked at.
+    Ignored(Reason),
+    /// No connector is known for its extension: it is left alone.
+    NoConnector,
+    /// Uploaded to storage, but no source file of the connection.
+    UploadOnly {
+        /// The glob of `upload_only` that fits.
+        glob: String,
+    },
+    /// Uploaded, and a source file of the connection.
+    Source {
+        /// The connector that reads it.
+        connector: ConnectorType,
+        /// What chose the connector.
+        why: Why,
+    },
+}
+
+/// Why a file is ignored or a folder not entered. `Display` gives it as the end of a sentence ("ignored: …").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A name of the built-in ignore list.
+    BuiltIn {
+        /// The name as the list writes it, such as `*.dwl`.
+        name: &'static str,
+        /// Who leaves such names behind, such as "lock file of AutoCAD".
+        what: &'static str,
+    },
+    /// A glob of `exclude`.
+    Exclude {
+        /// The glob as written.
+        glob: String,
+    },
+    /// `include` is set and none of its globs fits.
+    NotIncluded,
+}
+
+/// What chose a connector. `Display` gives it as the end of a sentence ("DWG, …").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// A glob of the watch's `connectors`, as written.
+    Glob(String),
+    /// An extension of the watch's `connectors`, lower-cased.
+    Override(String),
+    /// An extension of the built-in table, lower-cased.
+    Table(String),
+}
+
+/// A rule that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{rule:?} {why}")]
+pub struct BadRule {
+    /// The list that holds it.
+    pub list: List,
+    /// The glob or extension as written.
+    pub rule: String,
+    /// What is wrong with it, as the rest of a sentence that starts with the rule.
+    pub why: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+/// The lists of [`Rules`], by their names in the config file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// `include`
+    Include,
+    /// `exclude`
+    Exclude,
+    /// `upload_only`
+    UploadOnly,
+    /// `connectors`, by extension or by glob
+    Connectors,
+}
+
+impl Selection {
+    /// Compiles `rules`.
+    ///
+    /// # Errors
+    /// Every rule that cannot be used, in the order of the lists.
+    pub fn new(rules: &Rules) -> Result<Self, Vec<BadRule>> {
+        let mut bad = Vec::new();
+        let include = Globs::new(List::Include, &rules.include, &mut bad);
+        let exclude = Globs::new(List::Exclude, &rules.exclude, &mut bad);
+        let upload_only = Globs::new(List::UploadOnly, &rules.upload_only, &mut bad);
+        let connector_globs = Globs::new(
+            List::Connectors,
+            rules.connectors_by_glob.iter().map(|(glob, _)| glob),
+            &mut bad,
+        );
+
+        let mut connectors = connectors::table();
+        for (extension, connector) in &rules.connectors_by_extension {
+            bad.extend(extension_mistake(extension).or_else(|| type_mistake(extension, connector)));
+            let extension = extension.to_lowercase();
+            connectors.insert(
+                extension.clone(),
+                (ConnectorType::new(connector), Why::Override(extension)),
+            );
+        }
+        bad.extend(
+            rules
+                .connectors_by_glob
+                .iter()
+                .filter_map(|(glob, connector)| type_mistake(glob, connector)),
+        );
+
+        if !bad.is_empty() {
+            return Err(bad);
+        }
+        Ok(Self {
+            include,
+            exclude,
+            upload_only,
+            connector_globs,
+            connector_glob_types: rules
+                .connectors_by_glob
+                .iter()
+                .map(|(_, connector)| ConnectorType::new(connector))
+                .collect(),
+            connectors: Arc::new(connectors),
+        })
+    }
+
+    /// What the file at `rel` is to us, and why. `rel` is relative to the root, without `.` and `..`.
+    #[must_use]
+    pub fn decide(&self, rel: &Path) -> Verdict {
+        let Some(name) = rel.file_name() else {
+            return Verdict::NoConnector;
+        };
+        if let Some(reason) = rel.parent().and_then(ignored_folder) {
+            return Verdict::Ignored(reason);
+        }
+        if let Some(entry) = ignored::file(name.as_encoded_bytes()) {
+            return Verdict::Ignored(entry.into());
+        }
+        if let Some(glob) = self.exclude.first_for_file(rel) {
+            return Verdict::Ignored(Reason::Exclude {
+                glob: glob.text.to_owned(),
+            });
+        }
+        if !self.include.is_empty() && self.include.first_for_file(rel).is_none() {
+            return Verdict::Ignored(Reason::NotIncluded);
+        }
+        if let Some(glob) = self.upload_only.first_for_file(rel) {
+            return Verdict::UploadOnly {
+                glob: glob.text.to_owned(),
+            };
+        }
+        if let Some(glob) = self.connector_globs.first_for_file(rel)
+            && let Some(connector) = self.connector_glob_types.get(glob.index)
+        {
+            return Verdict::Source {
+                connector: connector.clone(),
+                why: Why::Glob(glob.text.to_owned()),
+            };
+        }
+        connectors::extensions(name)
+            .into_iter()
+            .find_map(|extension| self.connectors.get(&extension))
+            .map_or(Verdict::NoConnector, |(connector, why)| Verdict::Source {
+                connector: connector.clone(),
+                why: why.clone(),
+            })
+    }
+
+    /// Why the folder at `rel_dir` need not be entered: everything in it is ignored. `None` for the root itself (an empty path).
+    ///
+    /// Whenever this gives a reason, [`Selection::decide`] ignores every file below that folder.
+    #[must_use]
+    pub fn prunes(&self, rel_dir: &Path) -> Option<Reason> {
+        ignored_folder(rel_dir).or_else(|| {
+            self.exclude
+                .first_for_folder(rel_dir)
+                .map(|glob| Reason::Exclude {
+                    glob: glob.text.to_owned(),
+                })
+        })
+    }
+}
+
+impl From<&'static ignored::Entry> for Reason {
+    fn from(entry: &'static ignored::Entry) -> Self {
+        Self::BuiltIn {
+            name: entry.name,
+            what: entry.what,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn { name, what } => {
+                write!(f, "{name:?} of the built-in ignore list ({what})")
+            }
+            Self::Exclude { glob } => write!(f, "exclude has {glob:?}"),
+            Self::NotIncluded => f.write_str("no glob of include fits"),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Glob(glob) => write!(f, "connectors has {glob:?}"),
+            Self::Override(extension) => write!(f, "connectors has {extension:?}"),
+            Self::Table(extension) => write!(f, "usual for {extension:?}"),
+        }
+    }
+}
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Include => "include",
+            Self::Exclude => "exclude",
+            Self::UploadOnly => "upload_only",
+            Self::Connectors => "connectors",
+        })
+    }
+}
+
+/// The built-in list's word on a folder or on any of the folders above it.
+fn ignored_folder(rel_dir: &Path) -> Option<Reason> {
+    rel_dir
+        .iter()
+        .find_map(|name| ignored::folder(name.as_encoded_bytes()))
+        .map(Reason::from)
+}
+
+fn extension_mistake(extension: &str) -> Option<BadRule> {
+    let bare = extension.trim_matches('.');
+    let (why, hint) = if bare.is_empty() {
+        (
+            "names no extension",
+            "write an extension such as \"dgn\"".to_owned(),
+        )
+    } else if bare != extension {
+        ("has a dot too many", format!("write {bare:?}"))
+    } else if extension.matches('.').count() > 1 {
+        (
+            "has more than two parts, and no more than two are looked at",
+            format!("write the glob {:?}", format!("*.{extension}")),
+        )
+    } else {
+        return None;
+    };
+    Some(BadRule {
+        list: List::Connectors,
+        rule: extension.to_owned(),
+        why: why.to_owned(),
+        hint,
+    })
+}
+
+fn type_mistake(rule: &str, connector: &str) -> Option<BadRule> {
+    (connector.trim().is_empty() || connector.trim() != connector).then(|| BadRule {
+        list: List::Connectors,
+        rule: rule.to_owned(),
+        why: "is given no connector type, or one with space around it".to_owned(),
+        hint: "write a type such as \"CIVIL\"; to leave such files alone, name them in exclude"
+            .to_owned(),
+    })
+}

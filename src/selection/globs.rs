@@ -1,0 +1,182 @@
+//! A list of globs, in order, that knows which of them fits first.
+//!
+//! In comes a list of the config file; out goes the first glob that fits a file or a folder. The reading rules are in `selection.rs`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::{BadRule, List};
+
+/// Compiled globs of one list.
+#[derive(Debug, Clone)]
+pub(super) struct Globs(Arc<Compiled>);
+
+/// A glob that fits.
+pub(super) struct Fit<'a> {
+    /// Its place in the list.
+    pub(super) index: usize,
+    /// The glob as written.
+    pub(super) text: &'a str,
+}
+
+#[derive(Debug, Default)]
+struct Compiled {
+    set: GlobSet,
+    /// One entry per glob of `set`.
+    globs: Vec<Glob>,
+}
+
+#[derive(Debug)]
+struct Glob {
+    text: String,
+    folders_only: bool,
+}
+
+/// What a path is, and so which globs may fit it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Folder,
+}
+
+impl Globs {
+    /// Compiles `list`; globs that cannot be used go to `bad` and fit nothing.
+    pub(super) fn new(
+        list: List,
+        globs: impl IntoIterator<Item = impl AsRef<str>>,
+        bad: &mut Vec<BadRule>,
+    ) -> Self {
+        let mut compiled = Compiled::default();
+        let mut builder = GlobSetBuilder::new();
+        for text in globs {
+            let text = text.as_ref();
+            match compile(text) {
+                Ok((glob, folders_only)) => {
+                    builder.add(glob);
+                    compiled.globs.push(Glob {
+                        text: text.to_owned(),
+                        folders_only,
+                    });
+                }
+                Err((why, hint)) => bad.push(BadRule {
+                    list,
+                    rule: text.to_owned(),
+                    why,
+                    hint,
+                }),
+            }
+        }
+        match builder.build() {
+            Ok(set) => compiled.set = set,
+            // Each glob compiled alone, so only their sum can be too much.
+            Err(error) => bad.push(BadRule {
+                list,
+                rule: "all globs together".to_owned(),
+                why: format!("cannot be compiled: {}", error.kind()),
+                hint: "write fewer or shorter globs".to_owned(),
+            }),
+        }
+        Self(Arc::new(compiled))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.globs.is_empty()
+    }
+
+    /// The first glob of the list that fits the file or a folder above it.
+    pub(super) fn first_for_file(&self, rel: &Path) -> Option<Fit<'_>> {
+        self.first(rel, Kind::File)
+    }
+
+    /// The first glob of the list that fits the folder or a folder above it.
+    pub(super) fn first_for_folder(&self, rel_dir: &Path) -> Option<Fit<'_>> {
+        self.first(rel_dir, Kind::Folder)
+    }
+
+    fn first(&self, rel: &Path, kind: Kind) -> Option<Fit<'_>> {
+        if self.is_empty() {
+            return None;
+        }
+        let itself = self.fitting(rel, kind);
+        let above = rel
+            .ancestors()
+            .skip(1)
+            .flat_map(|folder| self.fitting(folder, Kind::Folder));
+        let index = itself.into_iter().chain(above).min()?;
+        self.0.globs.get(index).map(|glob| Fit {
+            index,
+            text: &glob.text,
+        })
+    }
+
+    fn fitting(&self, path: &Path, kind: Kind) -> Vec<usize> {
+        if path.as_os_str().is_empty() {
+            // The root itself: `**` would fit it, and nothing else may.
+            return Vec::new();
+        }
+        let mut fitting = self.0.set.matches_candidate(&Candidate::new(path));
+        fitting.retain(|&index| {
+            kind == Kind::Folder
+                || self
+                    .0
+                    .globs
+                    .get(index)
+                    .is_some_and(|glob| !glob.folders_only)
+        });
+        fitting
+    }
+}
+
+/// The glob, and whether it fits folders only; or what is wrong with it and what to write instead.
+fn compile(text: &str) -> Result<(globset::Glob, bool), (String, String)> {
+    let wrong = |why: &str, hint: &str| Err((why.to_owned(), hint.to_owned()));
+    if text.starts_with('!') {
+        return wrong(
+            "starts with \"!\", which has no meaning here",
+            "name what is wanted in include, or write \"[!]\" for the character",
+        );
+    }
+    if text.contains('\\') {
+        return wrong(
+            "has a backslash",
+            "write \"/\" between folders, and brackets around a special character, as in \"[*]\"",
+        );
+    }
+    // "folder/**" is every file in the folder, which is what the folder itself stands for, so that it need not be entered.
+    let (body, folders_only) = match text.strip_suffix("/**").or_else(|| text.strip_suffix('/')) {
+        Some(body) => (body, true),
+        None => (text, false),
+    };
+    let (body, from_root) = match body.strip_prefix('/') {
+        Some(body) => (body, true),
+        None => (body, body.contains('/')),
+    };
+    if body.is_empty() {
+        return wrong(
+            "is empty",
+            "write a name such as \"*.dgn\", or a path from the root such as \"Archive/**\"",
+        );
+    }
+    if body.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return wrong(
+            "has an empty part, \".\" or \"..\" in it and fits nothing",
+            "write the path as it is below the watched folder, such as \"Archive/**\"",
+        );
+    }
+    let body = if from_root {
+        body.to_owned()
+    } else {
+        format!("**/{body}")
+    };
+    GlobBuilder::new(&body)
+        .literal_separator(true)
+        .case_insensitive(true)
+        .build()
+        .map(|glob| (glob, folders_only))
+        .map_err(|error| {
+            let hint = "close every \"[\" and \"{\", or write \"[[]\" and \"[{]\" for the characters themselves";
+            (format!("is no glob: {}", error.kind()), hint.to_owned())
+        })
+}

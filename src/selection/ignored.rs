@@ -1,0 +1,146 @@
+//! Names that CAD, BIM and office programs, file transfers and file servers leave behind: temporary, lock and backup files.
+//!
+//! In comes one name as bytes, out goes the entry of the list that it fits. The list is a constant; a watch can add to it (`exclude`), never take from
+//! it: a list that can be replaced loses its safe entries the day someone adds one of his own.
+//!
+//! The rule for an entry: no program saves a *finished* design under such a name. So AutoCAD's `atmp*` is missing (`ATMPlan.dgn` is a real
+//! name, and the temporary file has no extension, hence no connector), and so is `*.nwc`, which the customer synchronizes.
+//! Facts: the vendors' help pages on saving and backup ("AutoCAD file save process", Revit "About Backup Files", Microsoft "Description of the way
+//! that Excel saves files") and the exclusion lists of Nextcloud, Dropbox, Trimble Connect and abraunegg/onedrive.
+
+/// Raised with every change of the list, so that a log line can say which one was in force.
+pub const LIST_VERSION: u32 = 1;
+
+/// A name of the list: at most one `*`, case ignored.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: &'static str,
+    /// Who leaves such names behind.
+    pub(super) what: &'static str,
+}
+
+/// The entry that ignores a file of this name.
+pub(super) fn file(name: &[u8]) -> Option<&'static Entry> {
+    FILES
+        .iter()
+        .find(|entry| fits(entry.name, name))
+        .or_else(|| is_revit_backup(name).then_some(&REVIT_BACKUP))
+}
+
+/// The entry that ignores a folder of this name and everything in it.
+pub(super) fn folder(name: &[u8]) -> Option<&'static Entry> {
+    FOLDERS.iter().find(|entry| fits(entry.name, name))
+}
+
+const fn entry(name: &'static str, what: &'static str) -> Entry {
+    Entry { name, what }
+}
+
+static FILES: [Entry; 47] = [
+    entry("~*", "temporary or lock file of an office program"),
+    entry(".~*", "temporary or lock file of an office program"),
+    entry("*~", "backup of an editor"),
+    entry("*.tmp", "temporary file"),
+    entry("*.temp", "temporary file"),
+    entry("*.$$$", "temporary file"),
+    entry("*.bak", "backup"),
+    entry("*.err", "error report"),
+    entry("*.log", "log"),
+    entry("*.lck", "lock file"),
+    entry("*.lock", "lock file"),
+    entry("*.lockfile", "lock file"),
+    entry("*.dwl", "lock file of AutoCAD"),
+    entry("*.dwl2", "lock file of AutoCAD"),
+    entry("*.sv$", "automatic save of AutoCAD"),
+    entry("*.ac$", "temporary file of AutoCAD"),
+    entry("*.atmp", "temporary file of AutoCAD"),
+    entry("*.slog", "worksharing log of Revit"),
+    entry("*.rws", "worksharing data of Revit"),
+    entry("*.rhl", "lock file of Rhino"),
+    entry("*.3dmbak", "backup of Rhino"),
+    entry("*.skb", "backup of SketchUp"),
+    entry("AutoSave_*.skp", "automatic save of SketchUp"),
+    entry("*.laccdb", "lock file of Access"),
+    entry("*.ldb", "lock file of Access"),
+    entry("*.swp", "swap file of an editor"),
+    entry("*.swo", "swap file of an editor"),
+    entry("*.swn", "swap file of an editor"),
+    entry("*.swx", "swap file of an editor"),
+    entry("*.part", "unfinished transfer"),
+    entry("*.partial", "unfinished transfer"),
+    entry("*.filepart", "unfinished transfer"),
+    entry("*.crdownload", "unfinished transfer"),
+    entry("*.download", "unfinished transfer"),
+    entry(".nfs*", "deleted file still open on NFS"),
+    entry(".fuse_hidden*", "deleted file still open on FUSE"),
+    entry(".smbdelete*", "deleted file still open on SMB"),
+    entry("._*", "metadata of macOS"),
+    entry(".DS_Store", "metadata of macOS"),
+    entry(".apdisk", "metadata of macOS"),
+    entry("Thumbs.db", "metadata of Windows"),
+    entry("ehthumbs.db", "metadata of Windows"),
+    entry("desktop.ini", "metadata of Windows"),
+    entry("*.lnk", "shortcut of Windows"),
+    entry("*.url", "shortcut of Windows"),
+    entry(".dropbox", "metadata of a sync program"),
+    entry(".stignore", "metadata of a sync program"),
+];
+
+static FOLDERS: [Entry; 24] = [
+    entry("*_backup", "backups of Revit"),
+    entry("Revit_temp", "temporary files of Revit"),
+    entry(".snapshot", "snapshots of the file server"),
+    entry("~snapshot", "snapshots of the file server"),
+    entry("#snapshot", "snapshots of the file server"),
+    entry(".snapshots", "snapshots of the file server"),
+    entry(".zfs", "snapshots of the file server"),
+    entry("@Recently-Snapshot", "snapshots of the file server"),
+    entry("#recycle", "recycle bin of the file server"),
+    entry("@Recycle", "recycle bin of the file server"),
+    entry("@eaDir", "metadata of the file server"),
+    entry("$RECYCLE.BIN", "recycle bin of Windows"),
+    entry("RECYCLER", "recycle bin of Windows"),
+    entry("System Volume Information", "metadata of Windows"),
+    entry("DfsrPrivate", "replication of Windows"),
+    entry(".Trash*", "recycle bin of Linux or macOS"),
+    entry(".TemporaryItems", "temporary files of macOS"),
+    entry(".Spotlight-V100", "metadata of macOS"),
+    entry(".fseventsd", "metadata of macOS"),
+    entry("lost+found", "recovered parts of a file system"),
+    entry(".stversions", "old versions kept by a sync program"),
+    entry(".stfolder", "metadata of a sync program"),
+    entry(".dropbox.cache", "cache of a sync program"),
+    entry(".sync", "metadata of a sync program"),
+];
+
+static REVIT_BACKUP: Entry = entry("*.0001.rvt", "numbered backup of Revit");
+
+/// Whether `name` fits `pattern`, which has at most one `*`.
+fn fits(pattern: &str, name: &[u8]) -> bool {
+    let Some((head, tail)) = pattern.split_once('*') else {
+        return name.eq_ignore_ascii_case(pattern.as_bytes());
+    };
+    let (head, tail) = (head.as_bytes(), tail.as_bytes());
+    name.len() >= head.len() + tail.len()
+        && name
+            .get(..head.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(head))
+        && name
+            .get(name.len() - tail.len()..)
+            .is_some_and(|end| end.eq_ignore_ascii_case(tail))
+}
+
+/// `plan.0001.rvt`, also for families and templates. A number that reads as a year (`Tower.2025.rvt`) is taken for a name that a person gave: a needless
+/// upload does less harm than a design that is never synchronized.
+fn is_revit_backup(name: &[u8]) -> bool {
+    let mut parts = name.rsplit(|&byte| byte == b'.');
+    let (Some(extension), Some(number), Some(_stem)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let is_revit = [&b"rvt"[..], b"rfa", b"rte"]
+        .iter()
+        .any(|revit| extension.eq_ignore_ascii_case(revit));
+    let is_year = number.starts_with(b"19") || number.starts_with(b"20");
+    is_revit && number.len() == 4 && number.iter().all(u8::is_ascii_digit) && !is_year
+}
