@@ -4,13 +4,28 @@
 //! wrong and what to write instead. It reads nothing but that file, its secret, its environment and the whereabouts of the folders it names; it never
 //! writes, never asks the platform, and never quotes a value that could be the secret. Nothing survives a crash, because nothing is kept.
 //!
-//! `document` knows TOML and lines, `sections` and `watches` know the keys with their defaults and limits, `values` how durations, sizes and addresses are written,
+//! `draft` holds what was read so far, `document` knows TOML and lines, `sections` and `watches` know the keys with their defaults and limits, `values` how durations, sizes and addresses are written,
 //! `credentials` where the secret comes from, and `folders` how the paths lie to one another on this machine.
 
-use std::path::PathBuf;
+mod credentials;
+mod document;
+mod draft;
+mod folders;
+mod mistakes;
+mod sections;
+mod values;
+mod watches;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{env, fs, io};
 
 use url::Url;
+
+use document::{Place, Report};
+use draft::{Draft, Purpose};
+pub use mistakes::{Mistake, Mistakes};
+use values::Bad;
 
 use crate::secret::Secret;
 use crate::selection::Selection;
@@ -150,6 +165,106 @@ pub struct Watch {
     pub selection: Selection,
 }
 
+/// The part of a configuration that tells where to look when nothing is to be done: no secret, no word on whether folders are there.
+#[derive(Debug, Clone)]
+pub struct Offline {
+    /// `[state]`.
+    pub state: State,
+    /// Every `[[watch]]`.
+    pub watches: Vec<Watch>,
+}
+
+/// What the process's environment says.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `$STATE_DIRECTORY`: the folder that systemd made for the ledger.
+    pub state_directory: Option<PathBuf>,
+    /// `$CREDENTIALS_DIRECTORY`: systemd's folder of secrets; the file `itwin-client-secret` in it is ours.
+    pub credentials_directory: Option<PathBuf>,
+    /// `$ITWIN_SYNCD_CLIENT_SECRET`.
+    pub client_secret: Option<Secret>,
+}
+
+impl Config {
+    /// Reads the file, the environment and the secret, and looks at the folders.
+    ///
+    /// Waits some seconds for a file server that is slow to answer, and starts without the word of one that does not answer at all.
+    ///
+    /// # Errors
+    /// Every mistake, also those that only this machine shows: folders that are missing, or lie in each other.
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        let (file, text) = read(path)?;
+        let mut report = Report::new(&file, &text);
+        let draft = Draft::read(
+            &text,
+            &Environment::of_process(),
+            Purpose::Work,
+            &mut report,
+        );
+        if let Some(draft) = &draft {
+            draft.check_folders(&mut report);
+        }
+        report.finish(draft.and_then(Draft::into_config))
+    }
+
+    /// Checks `text` as the content of `file`, without looking at watched folders. A secret file is read all the same.
+    ///
+    /// # Errors
+    /// Every mistake that shows without the folders.
+    pub fn parse(text: &str, file: &str, environment: &Environment) -> Result<Self, Mistakes> {
+        let mut report = Report::new(file, text);
+        let draft = Draft::read(text, environment, Purpose::Work, &mut report);
+        report.finish(draft.and_then(Draft::into_config))
+    }
+}
+
+impl Offline {
+    /// Reads the file and the environment only, so that the ledger can be shown by someone who may not read the secret, or while a share is away.
+    ///
+    /// # Errors
+    /// Every mistake of the file itself.
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        let (file, text) = read(path)?;
+        Self::parse(&text, &file, &Environment::of_process())
+    }
+
+    fn parse(text: &str, file: &str, environment: &Environment) -> Result<Self, Mistakes> {
+        let mut report = Report::new(file, text);
+        let draft = Draft::read(text, environment, Purpose::Look, &mut report);
+        report.finish(draft.map(Draft::into_offline))
+    }
+}
+
+impl Environment {
+    /// The environment of this process. Variables that are set but empty count as not set.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            // systemd separates several folders by colons; the first is the one that the unit names first.
+            state_directory: variable("STATE_DIRECTORY")
+                .and_then(|all| env::split_paths(&all).next()),
+            credentials_directory: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            client_secret: variable(credentials::VARIABLE)
+                .map(|secret| Secret::new(secret.to_string_lossy())),
+        }
+    }
+}
+
+impl Watch {
+    /// Whether files of both watches could meet in one folder of one iTwin's storage: one `storage_folder` is, or lies in, the other.
+    ///
+    /// `load` refuses this for watches of one iModel. Two iModels of one iTwin share its storage too, which only the platform can tell: ask again when
+    /// the iTwins are known. Case is ignored, because it is not documented whether storage tells names apart by it.
+    #[must_use]
+    pub fn storage_overlaps(&self, other: &Self) -> bool {
+        self.storage_folder
+            .iter()
+            .zip(&other.storage_folder)
+            .all(|(one, other)| one.to_lowercase() == other.to_lowercase())
+    }
+}
+
 impl Level {
     /// The level as the config file writes it.
     #[must_use]
@@ -162,4 +277,26 @@ impl Level {
             Self::Trace => "trace",
         }
     }
+}
+
+/// The file's name for messages, and its text.
+fn read(path: &Path) -> Result<(String, String), Mistakes> {
+    let file = path.display().to_string();
+    fs::read_to_string(path)
+        .map(|text| (file.clone(), text))
+        .map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::InvalidData => "save it as UTF-8",
+                io::ErrorKind::NotFound => {
+                    "name the file with --config, or copy config.example.toml there"
+                }
+                _ => "let the service's user read it",
+            };
+            let mut report = Report::new(&file, "");
+            report.add(
+                Place::default(),
+                Bad::new(format!("cannot be read: {error}"), hint),
+            );
+            report.into_mistakes()
+        })
 }

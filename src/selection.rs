@@ -22,7 +22,7 @@ mod connectors;
 mod globs;
 mod ignored;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub struct Selection {
     /// One entry per glob of `connector_globs`.
     connector_glob_types: Vec<ConnectorType>,
     /// Extension, lower-cased, to what reads it and who says so.
-    connectors: Arc<HashMap<String, (ConnectorType, Why)>>,
+    connectors: Arc<BTreeMap<String, (ConnectorType, Why)>>,
 }
 
 /// What to do with a file.
@@ -87,7 +87,7 @@ pub enum Reason {
     BuiltIn {
         /// The name as the list writes it, such as `*.dwl`.
         name: &'static str,
-        /// Who leaves such names behind, such as "lock file of AutoCAD".
+        /// Who leaves such names behind, such as "lock file of Rhino".
         what: &'static str,
     },
     /// A glob of `exclude`.
@@ -141,7 +141,7 @@ impl Selection {
     /// Compiles `rules`.
     ///
     /// # Errors
-    /// Every rule that cannot be used, in the order of the lists.
+    /// Every rule that cannot be used.
     pub fn new(rules: &Rules) -> Result<Self, Vec<BadRule>> {
         let mut bad = Vec::new();
         let include = Globs::new(List::Include, &rules.include, &mut bad);
@@ -240,6 +240,20 @@ impl Selection {
                     glob: glob.text.to_owned(),
                 })
         })
+    }
+}
+
+impl Default for Selection {
+    /// No rule of the user: the built-in ignore list and the built-in table.
+    fn default() -> Self {
+        Self {
+            include: Globs::default(),
+            exclude: Globs::default(),
+            upload_only: Globs::default(),
+            connector_globs: Globs::default(),
+            connector_glob_types: Vec::new(),
+            connectors: Arc::new(connectors::table()),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! type where several fit (`dgn` is also read by CIVIL, OBD and PROSTRUCTURES, `dwg` by AUTOPLANT, CIVIL3D and MSTN), and the "supported formats"
 //! page of developer.bentley.com/apis/synchronization.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl fmt::Display for ConnectorType {
 }
 
 /// The table that holds when a watch says nothing.
-pub(super) fn table() -> HashMap<String, (ConnectorType, Why)> {
+pub(super) fn table() -> BTreeMap<String, (ConnectorType, Why)> {
     TABLE
         .iter()
         .flat_map(|(connector, extensions)| {

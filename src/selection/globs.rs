@@ -10,7 +10,7 @@ use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 use super::{BadRule, List};
 
 /// Compiled globs of one list.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Globs(Arc<Compiled>);
 
 /// A glob that fits.

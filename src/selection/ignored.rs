@@ -3,10 +3,10 @@
 //! In comes one name as bytes, out goes the entry of the list that it fits. The list is a constant; a watch can add to it (`exclude`), never take from
 //! it: a list that can be replaced loses its safe entries the day someone adds one of his own.
 //!
-//! The rule for an entry: no program saves a *finished* design under such a name. So AutoCAD's `atmp*` is missing (`ATMPlan.dgn` is a real
+//! The rule for an entry: no program saves a *finished* design under such a name. So `atmp*` is missing (`ATMPlan.dgn` is a real
 //! name, and the temporary file has no extension, hence no connector), and so is `*.nwc`, which the customer synchronizes.
-//! Facts: the vendors' help pages on saving and backup ("AutoCAD file save process", Revit "About Backup Files", Microsoft "Description of the way
-//! that Excel saves files") and the exclusion lists of Nextcloud, Dropbox, Trimble Connect and abraunegg/onedrive.
+//! Facts: the vendors' help pages on saving and backups (Autodesk "file save process", Revit "About Backup Files", Microsoft "Description of the
+//! way that Excel saves files") and the exclusion lists of Nextcloud, Dropbox, Trimble Connect and abraunegg/onedrive.
 
 /// Raised with every change of the list, so that a log line can say which one was in force.
 pub const LIST_VERSION: u32 = 1;

@@ -1,0 +1,95 @@
+//! Where the client secret comes from.
+//!
+//! In come the path of the config file's `client_secret_file` and what the environment offers, out goes the secret. The first source that is there counts, and
+//! a source that is there but unusable is a mistake: falling through to another would hide an old secret behind a new one. Neither the secret nor
+//! a path that may be the secret by mistake is ever quoted.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::Environment;
+use super::values::{Bad, quoted};
+use crate::secret::Secret;
+
+/// Name of the secret in systemd's credential directory (`LoadCredential=`), see systemd.exec(5).
+pub(super) const CREDENTIAL: &str = "itwin-client-secret";
+/// Environment variable that holds the secret.
+pub(super) const VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
+
+/// What to do instead of what was done.
+pub(super) const HINT: &str = "put it into a file of its own (mode 600) and name that in itwin.client_secret_file, or hand it over with LoadCredential=itwin-client-secret:FILE in the unit";
+
+/// Anything longer is some other file.
+const LONGEST: u64 = 4096;
+
+/// Finds the secret: `file`, else systemd's credential, else the environment variable.
+pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Secret, Bad> {
+    let credentials = environment.credentials_directory.as_deref();
+    if let Some(file) = file {
+        return read(
+            file,
+            credentials.is_some_and(|directory| file.starts_with(directory)),
+        );
+    }
+    if let Some(credential) = credentials
+        .map(|directory| directory.join(CREDENTIAL))
+        .filter(|path| path.exists())
+    {
+        return read(&credential, true);
+    }
+    match &environment.client_secret {
+        Some(secret) => checked(secret.expose())
+            .map_err(|what| Bad::new(format!("the secret in {VARIABLE} {what}"), HINT)),
+        None => Err(Bad::new(
+            "is missing, and the client secret is nowhere else",
+            format!("{HINT}, or set {VARIABLE}"),
+        )),
+    }
+}
+
+/// `is_credential`: systemd guards that directory itself, and shows its files as readable by the group in some versions.
+fn read(path: &Path, is_credential: bool) -> Result<Secret, Bad> {
+    let unreadable = |error: std::io::Error| {
+        Bad::new(
+            format!("the file cannot be read: {error}"),
+            "write the path of a file that this user may read",
+        )
+    };
+    // Asked before opening: a pipe would block for ever.
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err(Bad::new(format!("{} is no file", quoted(path)), HINT));
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    if mode & 0o077 != 0 && !is_credential {
+        return Err(Bad::new(
+            format!("others can read {} (mode {:o})", quoted(path), mode & 0o777),
+            format!("chmod 600 {}", quoted(path)),
+        ));
+    }
+    let mut text = String::new();
+    file.take(LONGEST + 1)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    checked(&text).map_err(|what| {
+        Bad::new(
+            format!("the secret in {} {what}", quoted(path)),
+            "put the secret into the file, on one line, and nothing else",
+        )
+    })
+}
+
+fn checked(text: &str) -> Result<Secret, &'static str> {
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.trim().is_empty() {
+        Err("is empty")
+    } else if text.len() as u64 > LONGEST {
+        Err("is too long")
+    } else if text.chars().any(char::is_control) {
+        Err("has more than one line, or control characters")
+    } else {
+        Ok(Secret::new(text))
+    }
+}

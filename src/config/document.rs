@@ -1,0 +1,364 @@
+//! TOML with its lines: where a key stands, what a table may hold, and the mistakes found on the way.
+//!
+//! In comes the text of the file, out go sections that hand out checked values key by key. It knows no key by name but `client_secret`, which must never be
+//! there, and it never shows a line of the file: a line may hold a secret.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::credentials;
+use super::mistakes::{Mistake, Mistakes};
+use super::values::Bad;
+
+/// Collects mistakes, and turns byte offsets into lines.
+pub(super) struct Report {
+    file: String,
+    /// Byte offset of every line's start.
+    starts: Vec<usize>,
+    mistakes: Vec<Mistake>,
+}
+
+/// Where a mistake belongs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    pub(super) line: Option<usize>,
+    /// As in [`Mistake::watch`].
+    pub(super) watch: Option<String>,
+    pub(super) key: Option<String>,
+}
+
+/// The tables that may be in a file, and the keys of each; `""` is the top of the file.
+pub(super) type Keys = [(&'static str, &'static [&'static str])];
+
+/// One table of the file, or none when the file leaves it out.
+pub(super) struct Section<'d> {
+    table: Option<&'d DeTable<'d>>,
+    /// `""` for the top of the file and for watches, whose keys are shown bare.
+    prefix: &'static str,
+    /// Where a missing key is reported: the table's own line.
+    place: Place,
+    report: &'d mut Report,
+}
+
+impl Report {
+    pub(super) fn new(file: &str, text: &str) -> Self {
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            file: file.to_owned(),
+            starts,
+            mistakes: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, place: Place, bad: Bad) {
+        let Place { line, watch, key } = place;
+        self.mistakes.push(Mistake {
+            file: self.file.clone(),
+            line,
+            watch,
+            key,
+            what: bad.what,
+            hint: bad.hint,
+        });
+    }
+
+    /// The value, when there was no mistake.
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, Mistakes> {
+        value
+            .filter(|_| self.mistakes.is_empty())
+            .ok_or_else(|| self.into_mistakes())
+    }
+
+    pub(super) fn into_mistakes(self) -> Mistakes {
+        Mistakes::new(self.mistakes)
+    }
+
+    /// Line of a byte offset, from 1.
+    fn line(&self, at: usize) -> usize {
+        self.starts.partition_point(|&start| start <= at).max(1)
+    }
+
+    /// Column of a byte offset, in bytes from 1.
+    fn column(&self, at: usize) -> usize {
+        self.starts
+            .get(self.line(at) - 1)
+            .map_or(1, |start| at - start + 1)
+    }
+}
+
+/// Parses the file. `None` when it is no TOML; every place that is wrong has been reported then.
+pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> Option<DeTable<'t>> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Some(root.into_inner());
+    }
+    for error in errors {
+        let at = error.span().map(|span: Range<usize>| span.start);
+        // The parser's message speaks of the grammar only; its `Display` would quote the line.
+        let what = match at {
+            Some(at) => format!("column {}: {}", report.column(at), error.message()),
+            None => error.message().to_owned(),
+        };
+        let hint = error
+            .message()
+            .contains("string values must be quoted")
+            .then(|| "put text, durations and sizes in quotes: key = \"value\"".to_owned());
+        let line = at.map(|at| report.line(at));
+        report.add(
+            Place {
+                line,
+                ..Place::default()
+            },
+            Bad { what, hint },
+        );
+    }
+    None
+}
+
+impl<'d> Section<'d> {
+    /// The top of the file.
+    pub(super) fn top(root: &'d DeTable<'d>, known: &Keys, report: &'d mut Report) -> Self {
+        Self {
+            table: Some(root),
+            prefix: "",
+            place: Place::default(),
+            report,
+        }
+        .checked("", known)
+    }
+
+    /// The table `[name]`.
+    pub(super) fn open(
+        root: &'d DeTable<'d>,
+        name: &'static str,
+        known: &Keys,
+        report: &'d mut Report,
+    ) -> Self {
+        let mut place = Place::default();
+        let table = root.get_key_value(name).and_then(|(key, value)| {
+            place.line = Some(report.line(key.span().start));
+            let table = value.get_ref().as_table();
+            if table.is_none() {
+                let bad = Bad::new(
+                    format!("is {} where a table is expected", kind(value.get_ref())),
+                    format!("write [{name}] on a line of its own"),
+                );
+                report.add(
+                    Place {
+                        key: Some(name.to_owned()),
+                        ..place.clone()
+                    },
+                    bad,
+                );
+            }
+            table
+        });
+        Self {
+            table,
+            prefix: name,
+            place,
+            report,
+        }
+        .checked(name, known)
+    }
+
+    /// Every `[[watch]]`-like table of the array `name`.
+    pub(super) fn each(
+        root: &'d DeTable<'d>,
+        name: &'static str,
+        report: &mut Report,
+    ) -> Vec<&'d Spanned<DeValue<'d>>> {
+        let Some((key, value)) = root.get_key_value(name) else {
+            return Vec::new();
+        };
+        let tables: Option<Vec<_>> = value
+            .get_ref()
+            .as_array()
+            .map(|array| array.iter().collect())
+            .filter(|all: &Vec<&Spanned<DeValue<'_>>>| {
+                all.iter().all(|one| one.get_ref().is_table())
+            });
+        tables.unwrap_or_else(|| {
+            let place = Place {
+                line: Some(report.line(key.span().start)),
+                key: Some(name.to_owned()),
+                ..Place::default()
+            };
+            report.add(
+                place,
+                Bad::new(
+                    format!(
+                        "is {} where a list of tables is expected",
+                        kind(value.get_ref())
+                    ),
+                    format!("write [[{name}]], with double brackets"),
+                ),
+            );
+            Vec::new()
+        })
+    }
+
+    /// One table of [`Section::each`], shown as `watch`.
+    pub(super) fn one(
+        table: &'d Spanned<DeValue<'d>>,
+        watch: String,
+        known: &Keys,
+        report: &'d mut Report,
+    ) -> Self {
+        let place = Place {
+            line: Some(report.line(table.span().start)),
+            watch: Some(watch),
+            key: None,
+        };
+        Self {
+            table: table.get_ref().as_table(),
+            prefix: "",
+            place,
+            report,
+        }
+        .checked("watch", known)
+    }
+
+    /// The value of `key`, read by `read`. `None` when it is missing or wrong; only the latter is a mistake.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, Bad>,
+    ) -> Option<T> {
+        let value = self.table?.get(key)?;
+        read(value.get_ref()).map_err(|bad| self.add(key, bad)).ok()
+    }
+
+    /// As [`Section::read`], but a missing key is a mistake too; `hint` says what to write.
+    pub(super) fn require<T>(
+        &mut self,
+        key: &str,
+        hint: &str,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, Bad>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.add(key, Bad::new("is missing".to_owned(), hint.to_owned()));
+        }
+        self.read(key, read)
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Reports a mistake at `key`.
+    pub(super) fn add(&mut self, key: &str, bad: Bad) {
+        let place = self.place(key);
+        self.report.add(place, bad);
+    }
+
+    /// Reports a mistake at `key`, on the line of one entry of its value: an element of a list, or a key of a table.
+    pub(super) fn add_at_entry(&mut self, key: &str, entry: &str, bad: Bad) {
+        let mut place = self.place(key);
+        if let Some(at) = self
+            .table
+            .and_then(|table| table.get(key))
+            .and_then(|value| find_entry(value.get_ref(), entry))
+        {
+            place.line = Some(self.report.line(at));
+        }
+        self.report.add(place, bad);
+    }
+
+    /// Where `key` stands, or the table when the key is missing.
+    pub(super) fn place(&self, key: &str) -> Place {
+        let line = self
+            .table
+            .and_then(|table| table.get_key_value(key))
+            .map(|(key, _)| self.report.line(key.span().start));
+        let key = if self.prefix.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.prefix)
+        };
+        Place {
+            line: line.or(self.place.line),
+            key: Some(key),
+            ..self.place.clone()
+        }
+    }
+
+    /// Reports every key that `known` does not list for the table `name`.
+    fn checked(mut self, name: &str, known: &Keys) -> Self {
+        let here = known
+            .iter()
+            .find(|(table, _)| *table == name)
+            .map_or(&[][..], |(_, keys)| *keys);
+        for key in self.table.into_iter().flat_map(DeTable::keys) {
+            let key = key.get_ref().as_ref();
+            if !here.contains(&key) {
+                self.add(key, unknown(key, here, known));
+            }
+        }
+        self
+    }
+}
+
+/// Entries of a table in the order of the file.
+pub(super) fn in_file_order<'t>(table: &'t DeTable<'t>) -> Vec<(&'t str, &'t DeValue<'t>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+        .into_iter()
+        .map(|(key, value)| (key.get_ref().as_ref(), value.get_ref()))
+        .collect()
+}
+
+/// What a value is, in words.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn unknown(key: &str, here: &[&str], known: &Keys) -> Bad {
+    if key == "client_secret" {
+        return Bad::new(
+            "does not belong in this file, which others read and copy",
+            credentials::HINT,
+        );
+    }
+    let elsewhere = known
+        .iter()
+        .find(|(_, keys)| keys.contains(&key))
+        .map(|(table, _)| *table);
+    let nearest = here
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(key, known), *known))
+        .min();
+    let hint = match (elsewhere, nearest) {
+        (Some(""), _) => "move it to the top of the file, above the first [table]".to_owned(),
+        (Some("watch"), _) => "move it into a [[watch]] table".to_owned(),
+        (Some(table), _) => format!("move it into the [{table}] table"),
+        (None, Some((distance, nearest))) if distance <= 1 + nearest.len() / 3 => {
+            format!("write {nearest:?}")
+        }
+        (None, _) => format!("known here: {}", here.join(", ")),
+    };
+    Bad::new("is no key that is known here", hint)
+}
+
+fn find_entry(value: &DeValue<'_>, entry: &str) -> Option<usize> {
+    match value {
+        DeValue::Array(array) => array
+            .iter()
+            .find(|one| one.get_ref().as_str() == Some(entry))
+            .map(|one| one.span().start),
+        DeValue::Table(table) => table.get_key_value(entry).map(|(key, _)| key.span().start),
+        _ => None,
+    }
+}

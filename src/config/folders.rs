@@ -1,0 +1,247 @@
+//! How the folders of a configuration lie to one another on this machine.
+//!
+//! In come watches and the folders for state and log, out go mistakes: a folder that is missing, two watches that would upload the same files, a ledger or log in a
+//! watched folder. Paths are compared after symbolic links. It only looks; and because a dead file server can hold any look for ever, every root is looked at on a thread of
+//! its own, for a limited time. A root that gives no answer in time is no mistake: the daemon starts and waits for it.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::document::{Place, Report};
+use super::values::{Bad, quoted};
+use super::watches::{Placed, has_path};
+
+/// How long all roots together may take to answer. A spun-down disk needs about ten seconds.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// As many links as the kernel follows, see `path_resolution(7)`.
+const LINKS: usize = 40;
+
+/// What a look at a path finds.
+#[derive(Debug, Clone)]
+struct Look {
+    /// Without symbolic links.
+    real: PathBuf,
+    /// Device and inode: the same folder may be mounted at two places.
+    identity: (u64, u64),
+}
+
+/// Where a folder of our own is named.
+pub(super) struct Own<'a> {
+    /// What lies in it, for messages: "the ledger" or "the log".
+    pub(super) what: &'static str,
+    pub(super) path: &'a Path,
+    pub(super) place: Place,
+}
+
+/// Reports everything that is wrong with the folders. `state` may hold no watch, and neither `state` nor `log` may lie in one.
+pub(super) fn check(
+    watches: &[Placed],
+    state: &Own<'_>,
+    log: Option<&Own<'_>>,
+    report: &mut Report,
+) {
+    check_with(watches, state, log, report, |paths| {
+        look_at_all(paths, PATIENCE, look)
+    });
+}
+
+fn check_with(
+    watches: &[Placed],
+    state: &Own<'_>,
+    log: Option<&Own<'_>>,
+    report: &mut Report,
+    look_at_all: impl FnOnce(&[PathBuf]) -> Vec<Option<Result<Look, Bad>>>,
+) {
+    let watches: Vec<&Placed> = watches
+        .iter()
+        .filter(|placed| has_path(&placed.watch))
+        .collect();
+    let paths: Vec<PathBuf> = watches
+        .iter()
+        .map(|placed| placed.watch.path.clone())
+        .collect();
+    let mut roots = Vec::new();
+    for (placed, found) in watches.into_iter().zip(look_at_all(&paths)) {
+        match found {
+            Some(Ok(look)) => roots.push((placed, look)),
+            Some(Err(bad)) => report.add(placed.at_path.clone(), bad),
+            None => {}
+        }
+    }
+    for (index, later) in roots.iter().enumerate() {
+        for earlier in roots.iter().take(index) {
+            compare(earlier, later, report);
+        }
+    }
+    let real_state = resolve(state.path, LINKS);
+    for (placed, look) in &roots {
+        if look.real.starts_with(&real_state) && look.real != real_state {
+            let what = format!(
+                "{} lies in the folder of the ledger, state.path {}",
+                quoted(&placed.watch.path),
+                quoted(state.path)
+            );
+            report.add(
+                placed.at_path.clone(),
+                Bad::new(what, "write a state.path that holds nothing else"),
+            );
+        }
+    }
+    for own in [state].into_iter().chain(log) {
+        let real = resolve(own.path, LINKS);
+        if let Some((placed, _)) = roots.iter().find(|(_, look)| real.starts_with(&look.real)) {
+            let what = format!(
+                "{} lies in the folder of watch {:?}{}, so {} would be taken for design files",
+                quoted(own.path),
+                placed.watch.name,
+                at_line(&placed.at_path),
+                own.what
+            );
+            report.add(
+                own.place.clone(),
+                Bad::new(
+                    what,
+                    "write a folder outside every watched folder, such as one below /var",
+                ),
+            );
+        }
+    }
+}
+
+/// A watch whose root gave an answer.
+type Root<'a> = (&'a Placed, Look);
+
+/// Reports at the later watch, whichever of the two is the outer one.
+fn compare(earlier: &Root<'_>, later: &Root<'_>, report: &mut Report) {
+    let ((one, one_look), (other, other_look)) = (earlier, later);
+    let (relation, outer) = if one_look.identity == other_look.identity {
+        ("is", None)
+    } else if covers(earlier, later) {
+        ("lies in", Some((one, one_look)))
+    } else if covers(later, earlier) {
+        ("holds", Some((other, other_look)))
+    } else {
+        return;
+    };
+    let what = format!(
+        "{} {relation} the folder of watch {:?}{}, so the same files would be uploaded twice",
+        quoted(&other.watch.path),
+        one.watch.name,
+        at_line(&one.at_path),
+    );
+    let hint = match outer {
+        Some((outer, look)) => {
+            let inner = if relation == "holds" {
+                one_look
+            } else {
+                other_look
+            };
+            let below = inner.real.strip_prefix(&look.real).unwrap_or(&inner.real);
+            format!(
+                "keep one of the two watches, or add {:?} to exclude of watch {:?}",
+                format!("/{}/", below.display()),
+                outer.watch.name
+            )
+        }
+        None => "keep one of the two watches".to_owned(),
+    };
+    report.add(other.at_path.clone(), Bad::new(what, hint));
+}
+
+/// Whether the watch of `outer` would look into the root of `inner`.
+fn covers((outer, outer_look): &Root<'_>, (_, inner): &Root<'_>) -> bool {
+    inner
+        .real
+        .strip_prefix(&outer_look.real)
+        .is_ok_and(|below| outer.watch.recursive && outer.watch.selection.prunes(below).is_none())
+}
+
+fn at_line(place: &Place) -> String {
+    place
+        .line
+        .map_or_else(String::new, |line| format!(" (line {line})"))
+}
+
+/// Looks at every path on a thread of its own. `None` for those that gave no answer within `patience`.
+fn look_at_all(
+    paths: &[PathBuf],
+    patience: Duration,
+    look: impl Fn(&Path) -> Result<Look, Bad> + Clone + Send + 'static,
+) -> Vec<Option<Result<Look, Bad>>> {
+    let (sender, answers) = mpsc::channel();
+    let mut found: Vec<Option<Result<Look, Bad>>> = paths.iter().map(|_| None).collect();
+    let mut open = 0;
+    for (index, path) in paths.iter().cloned().enumerate() {
+        let (sender, look) = (sender.clone(), look.clone());
+        let started = thread::Builder::new()
+            .name(format!("look-{index}"))
+            .spawn(move || {
+                // Nobody listens any more when the look took too long.
+                sender.send((index, look(&path))).ok();
+            });
+        open += usize::from(started.is_ok());
+    }
+    let deadline = Instant::now() + patience;
+    while open > 0
+        && let Ok((index, answer)) =
+            answers.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    {
+        open -= 1;
+        if let Some(place) = found.get_mut(index) {
+            *place = Some(answer);
+        }
+    }
+    found
+}
+
+fn look(path: &Path) -> Result<Look, Bad> {
+    let cannot = |error: &io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Bad::new(
+            format!("{} does not exist", quoted(path)),
+            "mount or create the folder, or write the path of one that exists",
+        ),
+        io::ErrorKind::PermissionDenied => Bad::new(
+            format!("this user may not read {}", quoted(path)),
+            "let the service's user list and read the folder",
+        ),
+        _ => Bad {
+            what: format!("{} cannot be read: {error}", quoted(path)),
+            hint: None,
+        },
+    };
+    let real = path.canonicalize().map_err(|error| cannot(&error))?;
+    let metadata = real.metadata().map_err(|error| cannot(&error))?;
+    if !metadata.is_dir() {
+        return Err(Bad::new(
+            format!("{} is no folder", quoted(path)),
+            "write the path of the folder that holds the files",
+        ));
+    }
+    real.read_dir().map_err(|error| cannot(&error))?;
+    Ok(Look {
+        real,
+        identity: (metadata.dev(), metadata.ino()),
+    })
+}
+
+/// The path without symbolic links, as far as it exists; what does not exist yet is kept as written. `links` bounds a circle of links.
+fn resolve(path: &Path, links: usize) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return path.to_owned();
+    };
+    let parent = resolve(parent, links);
+    let here = parent.join(name);
+    match here.read_link() {
+        // A link to what does not exist yet: the folder will be created where it points.
+        Ok(target) if links > 0 => resolve(&parent.join(target), links - 1),
+        _ => here,
+    }
+}

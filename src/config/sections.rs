@@ -1,0 +1,290 @@
+//! The keys outside `[[watch]]`: their defaults and limits.
+//!
+//! In come sections of the file, out go the public types of the room. Every default lives here and in `watches`, and `config.example.toml` is tested against them.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::document::{Keys, Section};
+use super::draft::Purpose;
+use super::values::{self, Bad, show_duration, show_size};
+use super::{Environment, Itwin, Level, Log, Retry, State, Sync, Upload, credentials};
+
+/// Every table and its keys; `""` is the top of the file.
+pub(super) const KEYS: &Keys = &[
+    (
+        "",
+        &[
+            "settle",
+            "rescan_interval",
+            "poll_interval",
+            "shutdown_grace",
+            "itwin",
+            "state",
+            "log",
+            "upload",
+            "sync",
+            "retry",
+            "watch",
+        ],
+    ),
+    (
+        "itwin",
+        &[
+            "api_url",
+            "issuer_url",
+            "client_id",
+            "client_secret_file",
+            "scope",
+        ],
+    ),
+    ("state", &["path"]),
+    ("log", &["level", "directory", "keep_files"]),
+    (
+        "upload",
+        &["workers", "single_put_max", "block_size", "memory"],
+    ),
+    (
+        "sync",
+        &[
+            "connection",
+            "batch_window",
+            "batch_max",
+            "poll_interval",
+            "poll_max",
+            "run_deadline",
+        ],
+    ),
+    ("retry", &["first_delay", "max_delay", "give_up"]),
+    (
+        "watch",
+        &[
+            "name",
+            "path",
+            "imodel_id",
+            "recursive",
+            "settle",
+            "rescan_interval",
+            "poll_interval",
+            "storage_folder",
+            "connection",
+            "include",
+            "exclude",
+            "upload_only",
+            "connectors",
+        ],
+    ),
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const MIB: u64 = 1024 * 1024;
+
+/// Shorter pauses than this only burn the processor; tests need them short all the same.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Source: developer.bentley.com/apis/storage/operations/update-file-content (one request carries at most 256 MiB).
+const SINGLE_PUT_LIMIT: u64 = 256 * MIB;
+/// Source: learn.microsoft.com/rest/api/storageservices/put-block (100 MiB per block in the versions before 2019-12-12).
+const BLOCK_LIMIT: u64 = 100 * MIB;
+/// More than any machine that this runs on can spare.
+const MEMORY_LIMIT: u64 = 64 * 1024 * MIB;
+
+/// Times that the top of the file sets for all watches.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub(super) settle: Duration,
+    pub(super) rescan_interval: Duration,
+    pub(super) poll_interval: Duration,
+}
+
+impl Times {
+    /// Reads the three keys, at the top of the file or in a watch, over what holds already.
+    pub(super) fn read(self, section: &mut Section<'_>) -> Self {
+        Self {
+            settle: duration(section, "settle", self.settle, DAY),
+            rescan_interval: duration(section, "rescan_interval", self.rescan_interval, 30 * DAY),
+            poll_interval: duration(section, "poll_interval", self.poll_interval, DAY),
+        }
+    }
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            settle: 10 * SECOND,
+            rescan_interval: HOUR,
+            poll_interval: 30 * SECOND,
+        }
+    }
+}
+
+pub(super) fn shutdown_grace(section: &mut Section<'_>) -> Duration {
+    section
+        .read("shutdown_grace", values::duration(Duration::ZERO..=HOUR))
+        .unwrap_or(30 * SECOND)
+}
+
+/// `[itwin]`; `None` when something required is missing, which has been reported then, or when the secret is not wanted.
+pub(super) fn itwin(
+    section: &mut Section<'_>,
+    environment: &Environment,
+    purpose: Purpose,
+) -> Option<Itwin> {
+    let api_url = section
+        .read("api_url", values::url)
+        .or_else(|| Url::parse("https://api.bentley.com").ok());
+    let issuer_url = section
+        .read("issuer_url", values::url)
+        .or_else(|| Url::parse("https://ims.bentley.com").ok());
+    let scope = section
+        .read("scope", values::line)
+        .unwrap_or_else(|| "itwin-platform".to_owned());
+    let client_id = section.require(
+        "client_id",
+        "write the client id of a service application, registered at developer.bentley.com/my-apps",
+        values::line,
+    );
+    let file = section.read("client_secret_file", values::absolute);
+    let is_unusable = file.is_none() && section.has("client_secret_file");
+    if purpose == Purpose::Look || is_unusable {
+        return None;
+    }
+    let client_secret = credentials::find(file.as_deref(), environment)
+        .map_err(|bad| section.add("client_secret_file", bad))
+        .ok();
+    Some(Itwin {
+        api_url: api_url?,
+        issuer_url: issuer_url?,
+        client_id: client_id?,
+        client_secret: client_secret?,
+        scope,
+    })
+}
+
+pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> State {
+    let default = || {
+        environment
+            .state_directory
+            .clone()
+            .unwrap_or_else(|| "/var/lib/itwin-syncd".into())
+    };
+    State {
+        path: section
+            .read("path", values::absolute)
+            .unwrap_or_else(default),
+    }
+}
+
+pub(super) fn log(section: &mut Section<'_>) -> Log {
+    Log {
+        level: section.read("level", values::level).unwrap_or(Level::Info),
+        directory: section.read("directory", values::absolute),
+        keep_files: section
+            .read("keep_files", values::count(1..=3650))
+            .unwrap_or(14),
+    }
+}
+
+pub(super) fn upload(section: &mut Section<'_>) -> Upload {
+    let upload = Upload {
+        workers: section.read("workers", values::count(1..=64)).unwrap_or(4),
+        single_put_max: section
+            .read("single_put_max", values::size(1..=SINGLE_PUT_LIMIT))
+            .unwrap_or(64 * MIB),
+        block_size: section
+            .read("block_size", values::size(1..=BLOCK_LIMIT))
+            .unwrap_or(8 * MIB),
+        memory: section
+            .read("memory", values::size(1..=MEMORY_LIMIT))
+            .unwrap_or(32 * MIB),
+    };
+    if upload.block_size > upload.memory {
+        let [block, memory] = [upload.block_size, upload.memory].map(show_size);
+        let bad = Bad::new(
+            format!("a block of {block} does not fit into upload.memory of {memory}"),
+            "write a smaller block_size or a larger memory",
+        );
+        section.add("block_size", bad);
+    }
+    upload
+}
+
+pub(super) fn sync(section: &mut Section<'_>) -> Sync {
+    let sync = Sync {
+        connection: section
+            .read("connection", values::line)
+            .unwrap_or_else(|| "itwin-syncd".to_owned()),
+        batch_window: duration(section, "batch_window", 10 * SECOND, HOUR),
+        batch_max: duration(section, "batch_max", 5 * MINUTE, DAY),
+        poll_interval: duration(section, "poll_interval", 10 * SECOND, HOUR),
+        poll_max: duration(section, "poll_max", MINUTE, HOUR),
+        run_deadline: duration(section, "run_deadline", 6 * HOUR, 30 * DAY),
+    };
+    at_least(
+        section,
+        ("batch_max", sync.batch_max),
+        ("batch_window", sync.batch_window),
+    );
+    at_least(
+        section,
+        ("poll_max", sync.poll_max),
+        ("poll_interval", sync.poll_interval),
+    );
+    sync
+}
+
+pub(super) fn retry(section: &mut Section<'_>) -> Retry {
+    let retry = Retry {
+        first_delay: duration(section, "first_delay", 5 * SECOND, HOUR),
+        max_delay: duration(section, "max_delay", 15 * MINUTE, DAY),
+        give_up: duration(section, "give_up", 3 * DAY, 365 * DAY),
+    };
+    at_least(
+        section,
+        ("max_delay", retry.max_delay),
+        ("first_delay", retry.first_delay),
+    );
+    at_least(
+        section,
+        ("give_up", retry.give_up),
+        ("max_delay", retry.max_delay),
+    );
+    retry
+}
+
+fn duration(
+    section: &mut Section<'_>,
+    key: &str,
+    default: Duration,
+    longest: Duration,
+) -> Duration {
+    section
+        .read(key, values::duration(SHORTEST..=longest))
+        .unwrap_or(default)
+}
+
+/// Reports `upper` when it is below `lower`; also when one of them is a default that the file does not show.
+fn at_least(section: &mut Section<'_>, upper: (&str, Duration), lower: (&str, Duration)) {
+    if upper.1 < lower.1 {
+        let [above, below] = [upper.1, lower.1].map(|duration| show_duration(&duration));
+        let what = format!(
+            "{} of {above} is shorter than {} of {below}",
+            upper.0, lower.0
+        );
+        let key = if section.has(upper.0) {
+            upper.0
+        } else {
+            lower.0
+        };
+        section.add(
+            key,
+            Bad::new(
+                what,
+                format!("write a longer {} or a shorter {}", upper.0, lower.0),
+            ),
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! The `[[watch]]` tables, one by one and against each other.
+//!
+//! In come the tables and the defaults from the top of the file, out go [`Placed`] watches: with their lines, so that `folders` can report too. A watch with a
+//! mistake comes out as well, with empty values, so that the others are checked in the same go. It never looks at a folder.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::document::{Place, Report, Section, in_file_order};
+use super::sections::{KEYS, Times};
+use super::values::{self, Bad};
+use super::{Sync, Watch};
+use crate::selection::{BadRule, List, Rules, Selection};
+
+/// A watch, and where its keys stand in the file.
+pub(super) struct Placed {
+    pub(super) watch: Watch,
+    pub(super) at_path: Place,
+    at_name: Place,
+    at_storage_folder: Place,
+}
+
+/// Reads every watch and reports what is wrong with each, and with two of them together.
+pub(super) fn read<'d>(
+    tables: &[&'d Spanned<DeValue<'d>>],
+    times: Times,
+    sync: &Sync,
+    report: &mut Report,
+) -> Vec<Placed> {
+    let placed: Vec<Placed> = tables
+        .iter()
+        .enumerate()
+        .map(|(index, table)| one(table, index + 1, times, sync, report))
+        .collect();
+    for (index, later) in placed.iter().enumerate() {
+        for earlier in placed.iter().take(index) {
+            compare(earlier, later, report);
+        }
+    }
+    placed
+}
+
+fn one<'d>(
+    table: &'d Spanned<DeValue<'d>>,
+    number: usize,
+    times: Times,
+    sync: &Sync,
+    report: &'d mut Report,
+) -> Placed {
+    let name = table
+        .get_ref()
+        .get("name")
+        .and_then(|name| values::watch_name(name.get_ref()).ok());
+    let shown = name.map_or_else(|| number.to_string(), |name| format!("{name:?}"));
+    let mut section = Section::one(table, shown, KEYS, report);
+
+    let times = times.read(&mut section);
+    let selection = selection(&mut section);
+    let watch = Watch {
+        name: section
+            .require(
+                "name",
+                "write name = \"north\": any short name for the log",
+                values::watch_name,
+            )
+            .unwrap_or_default(),
+        path: section
+            .require(
+                "path",
+                "write the folder to watch, such as path = \"/srv/projects/north\"",
+                values::absolute,
+            )
+            .unwrap_or_default(),
+        imodel_id: section
+            .require(
+                "imodel_id",
+                "write the id of the iModel that receives the files",
+                values::uuid,
+            )
+            .unwrap_or_default(),
+        recursive: section.read("recursive", values::flag).unwrap_or(true),
+        settle: times.settle,
+        rescan_interval: times.rescan_interval,
+        poll_interval: times.poll_interval,
+        storage_folder: section
+            .read("storage_folder", values::storage_folder)
+            .unwrap_or_default(),
+        connection: section
+            .read("connection", values::line)
+            .unwrap_or_else(|| sync.connection.clone()),
+        selection,
+    };
+    Placed {
+        watch,
+        at_path: section.place("path"),
+        at_name: section.place("name"),
+        at_storage_folder: section.place("storage_folder"),
+    }
+}
+
+fn selection(section: &mut Section<'_>) -> Selection {
+    let mut rules = Rules {
+        include: section.read("include", values::list).unwrap_or_default(),
+        exclude: section.read("exclude", values::list).unwrap_or_default(),
+        upload_only: section
+            .read("upload_only", values::list)
+            .unwrap_or_default(),
+        ..Rules::default()
+    };
+    let connectors = section.read("connectors", connectors).unwrap_or_default();
+    (rules.connectors_by_glob, rules.connectors_by_extension) =
+        connectors.into_iter().partition(|(key, _)| is_glob(key));
+
+    Selection::new(&rules).unwrap_or_else(|mistakes| {
+        for BadRule {
+            list,
+            rule,
+            why,
+            hint,
+        } in mistakes
+        {
+            let key = match list {
+                List::Include => "include",
+                List::Exclude => "exclude",
+                List::UploadOnly => "upload_only",
+                List::Connectors => "connectors",
+            };
+            section.add_at_entry(key, &rule, Bad::new(format!("{rule:?} {why}"), hint));
+        }
+        Selection::default()
+    })
+}
+
+fn connectors(value: &DeValue<'_>) -> Result<Vec<(String, String)>, Bad> {
+    let bad = || {
+        Bad::new(
+            "is no table of connector types",
+            "write connectors = { dgn = \"CIVIL\", \"Piping/**/*.dwg\" = \"AUTOPLANT\" }",
+        )
+    };
+    in_file_order(value.as_table().ok_or_else(bad)?)
+        .into_iter()
+        .map(|(key, value)| Ok((key.to_owned(), value.as_str().ok_or_else(bad)?.to_owned())))
+        .collect()
+}
+
+/// Whether a key of `connectors` is a glob; otherwise it is an extension.
+fn is_glob(key: &str) -> bool {
+    key.contains(['*', '?', '[', '{', '/', '\\', '!'])
+}
+
+fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
+    let line = |place: &Place| {
+        place
+            .line
+            .map_or_else(String::new, |line| format!(" (line {line})"))
+    };
+    let (one, other) = (&earlier.watch, &later.watch);
+
+    if !other.name.is_empty() && one.name.eq_ignore_ascii_case(&other.name) {
+        let what = format!(
+            "{:?} is the name of another watch{}",
+            other.name,
+            line(&earlier.at_name)
+        );
+        report.add(
+            later.at_name.clone(),
+            Bad::new(
+                what,
+                "give each watch a name of its own; upper and lower case count as one",
+            ),
+        );
+    }
+    if !other.imodel_id.is_empty()
+        && one.imodel_id == other.imodel_id
+        && one.storage_overlaps(other)
+    {
+        let what = format!(
+            "{:?} and {:?} of watch {:?}{} overlap, so two files of the same name would overwrite each other",
+            other.storage_folder.join("/"),
+            one.storage_folder.join("/"),
+            one.name,
+            line(&earlier.at_storage_folder),
+        );
+        let hint = format!(
+            "give each watch of an iModel a storage_folder of its own, such as {:?}",
+            other.name
+        );
+        report.add(later.at_storage_folder.clone(), Bad::new(what, hint));
+    }
+}
+
+/// The path that stands for "none" in a watch with a mistake.
+pub(super) fn has_path(watch: &Watch) -> bool {
+    watch.path != PathBuf::new()
+}
