@@ -300,3 +300,6 @@ fn read(path: &Path) -> Result<(String, String), Mistakes> {
             report.into_mistakes()
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -341,3 +341,6 @@ fn type_mistake(rule: &str, connector: &str) -> Option<BadRule> {
             .to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ pub(super) struct Report {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Place {
     pub(super) line: Option<usize>,
+    pub(super) column: Option<usize>,
     /// As in [`Mistake::watch`].
     pub(super) watch: Option<String>,
     pub(super) key: Option<String>,
@@ -55,10 +56,16 @@ impl Report {
     }
 
     pub(super) fn add(&mut self, place: Place, bad: Bad) {
-        let Place { line, watch, key } = place;
+        let Place {
+            line,
+            column,
+            watch,
+            key,
+        } = place;
         self.mistakes.push(Mistake {
             file: self.file.clone(),
             line,
+            column,
             watch,
             key,
             what: bad.what,
@@ -99,21 +106,21 @@ pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> Option<DeTable<'t
     for error in errors {
         let at = error.span().map(|span: Range<usize>| span.start);
         // The parser's message speaks of the grammar only; its `Display` would quote the line.
-        let what = match at {
-            Some(at) => format!("column {}: {}", report.column(at), error.message()),
-            None => error.message().to_owned(),
-        };
         let hint = error
             .message()
             .contains("string values must be quoted")
             .then(|| "put text, durations and sizes in quotes: key = \"value\"".to_owned());
-        let line = at.map(|at| report.line(at));
+        let (line, column) = (at.map(|at| report.line(at)), at.map(|at| report.column(at)));
         report.add(
             Place {
                 line,
+                column,
                 ..Place::default()
             },
-            Bad { what, hint },
+            Bad {
+                what: error.message().to_owned(),
+                hint,
+            },
         );
     }
     None
@@ -212,7 +219,7 @@ impl<'d> Section<'d> {
         let place = Place {
             line: Some(report.line(table.span().start)),
             watch: Some(watch),
-            key: None,
+            ..Place::default()
         };
         Self {
             table: table.get_ref().as_table(),

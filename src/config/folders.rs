@@ -45,18 +45,6 @@ pub(super) fn check(
     log: Option<&Own<'_>>,
     report: &mut Report,
 ) {
-    check_with(watches, state, log, report, |paths| {
-        look_at_all(paths, PATIENCE, look)
-    });
-}
-
-fn check_with(
-    watches: &[Placed],
-    state: &Own<'_>,
-    log: Option<&Own<'_>>,
-    report: &mut Report,
-    look_at_all: impl FnOnce(&[PathBuf]) -> Vec<Option<Result<Look, Bad>>>,
-) {
     let watches: Vec<&Placed> = watches
         .iter()
         .filter(|placed| has_path(&placed.watch))
@@ -66,7 +54,7 @@ fn check_with(
         .map(|placed| placed.watch.path.clone())
         .collect();
     let mut roots = Vec::new();
-    for (placed, found) in watches.into_iter().zip(look_at_all(&paths)) {
+    for (placed, found) in watches.into_iter().zip(look_at_all(&paths, PATIENCE, look)) {
         match found {
             Some(Ok(look)) => roots.push((placed, look)),
             Some(Err(bad)) => report.add(placed.at_path.clone(), bad),
@@ -243,5 +231,39 @@ fn resolve(path: &Path, links: usize) -> PathBuf {
         // A link to what does not exist yet: the folder will be created where it points.
         Ok(target) if links > 0 => resolve(&parent.join(target), links - 1),
         _ => here,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+    use super::*;
+
+    #[test]
+    fn a_root_that_never_answers_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["/dead".into(), folder.path().to_owned(), "/absent".into()];
+        let (_open, never) = mpsc::channel::<()>();
+        let never = std::sync::Arc::new(std::sync::Mutex::new(never));
+        let found = look_at_all(&paths, Duration::from_secs(1), move |path| {
+            if path == Path::new("/dead") {
+                never.lock().unwrap().recv().ok();
+            }
+            look(path)
+        });
+        assert!(
+            matches!(found.as_slice(), [None, Some(Ok(_)), Some(Err(_))]),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_circle_of_links_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(root.join("b"), root.join("a")).unwrap();
+        std::os::unix::fs::symlink(root.join("a"), root.join("b")).unwrap();
+        assert!(resolve(&root.join("a/state"), LINKS).starts_with(&root));
     }
 }

@@ -16,6 +16,8 @@ pub struct Mistake {
     pub file: String,
     /// Line in that file, from 1; `None` for what is missing altogether.
     pub line: Option<usize>,
+    /// Column in that line, in bytes from 1, where the file is no TOML; nothing else needs one.
+    pub column: Option<usize>,
     /// The watch it concerns: its name in quotes, or its number in the file when it has no usable name.
     pub watch: Option<String>,
     /// The key it concerns, such as `upload.workers`; for a watch without a prefix.
@@ -28,7 +30,7 @@ pub struct Mistake {
 
 impl Mistakes {
     pub(super) fn new(mut mistakes: Vec<Mistake>) -> Self {
-        mistakes.sort_by_key(|mistake| mistake.line);
+        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
         Self(mistakes)
     }
 
@@ -57,6 +59,9 @@ impl fmt::Display for Mistake {
         f.write_str(&self.file)?;
         if let Some(line) = self.line {
             write!(f, " line {line}")?;
+        }
+        if let Some(column) = self.column {
+            write!(f, ", column {column}")?;
         }
         if let Some(watch) = &self.watch {
             write!(f, ", watch {watch}")?;

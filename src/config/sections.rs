@@ -203,11 +203,16 @@ pub(super) fn upload(section: &mut Section<'_>) -> Upload {
     };
     if upload.block_size > upload.memory {
         let [block, memory] = [upload.block_size, upload.memory].map(show_size);
-        let bad = Bad::new(
-            format!("a block of {block} does not fit into upload.memory of {memory}"),
-            "write a smaller block_size or a larger memory",
+        let what = format!("one block of {block} does not fit into memory of {memory}");
+        let key = if section.has("block_size") {
+            "block_size"
+        } else {
+            "memory"
+        };
+        section.add(
+            key,
+            Bad::new(what, "write a smaller block_size or a larger memory"),
         );
-        section.add("block_size", bad);
     }
     upload
 }

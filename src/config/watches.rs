@@ -12,7 +12,7 @@ use super::document::{Place, Report, Section, in_file_order};
 use super::sections::{KEYS, Times};
 use super::values::{self, Bad};
 use super::{Sync, Watch};
-use crate::selection::{BadRule, List, Rules, Selection};
+use crate::selection::{BadRule, Rules, Selection};
 
 /// A watch, and where its keys stand in the file.
 pub(super) struct Placed {
@@ -121,13 +121,11 @@ fn selection(section: &mut Section<'_>) -> Selection {
             hint,
         } in mistakes
         {
-            let key = match list {
-                List::Include => "include",
-                List::Exclude => "exclude",
-                List::UploadOnly => "upload_only",
-                List::Connectors => "connectors",
-            };
-            section.add_at_entry(key, &rule, Bad::new(format!("{rule:?} {why}"), hint));
+            section.add_at_entry(
+                &list.to_string(),
+                &rule,
+                Bad::new(format!("{rule:?} {why}"), hint),
+            );
         }
         Selection::default()
     })
@@ -178,7 +176,7 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
         && one.storage_overlaps(other)
     {
         let what = format!(
-            "{:?} and {:?} of watch {:?}{} overlap, so two files of the same name would overwrite each other",
+            "{:?} overlaps {:?} of watch {:?}{}, so files of one name would overwrite each other",
             other.storage_folder.join("/"),
             one.storage_folder.join("/"),
             one.name,

@@ -149,10 +149,8 @@ fn compile(text: &str) -> Result<(globset::Glob, bool), (String, String)> {
         Some(body) => (body, true),
         None => (text, false),
     };
-    let (body, from_root) = match body.strip_prefix('/') {
-        Some(body) => (body, true),
-        None => (body, body.contains('/')),
-    };
+    let from_root = text.trim_end_matches('/').contains('/');
+    let body = body.strip_prefix('/').unwrap_or(body);
     if body.is_empty() {
         return wrong(
             "is empty",
