@@ -1,3 +1,10 @@
-//! The itwin-syncd program.
+//! The itwin-syncd program: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use itwin_syncd::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -1,0 +1,120 @@
+//! The command line: turns words into calls, prints what they answer, and decides nothing about files or jobs.
+
+mod check;
+mod demo;
+mod emulator;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Everything went well.
+const EXIT_GOOD: u8 = 0;
+/// Something failed; the output says what.
+const EXIT_FAILED: u8 = 1;
+/// The configuration is wrong, which no restart mends. Source: `EX_CONFIG` of sysexits(3)
+const EXIT_CONFIG: u8 = 78;
+
+/// Watches folders of design files and synchronizes them into Bentley iModels.
+///
+/// Try it without an account: `itwin-syncd demo` starts an emulator of the iTwin Platform, saves three design files
+/// into a folder and shows them on their way into an iModel.
+#[derive(Debug, Parser)]
+#[command(name = "itwin-syncd", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch the configured folders and synchronize what is new or changed.
+    ///
+    /// Runs until SIGTERM or SIGINT: then it takes no new work, lets uploads in hand finish for at most
+    /// `shutdown_grace`, and leaves the rest to the next start. A second signal ends it at once.
+    ///
+    /// Exit codes: 0 stopped as asked, or all synchronized (--once); 1 something failed; 78 the configuration is wrong.
+    Run(run::Arguments),
+    /// Check configuration, folders, account, iModels and storage, line by line, and say how to mend what is wrong.
+    ///
+    /// Changes nothing. Exit codes: 0 all is well, 1 something is not.
+    Check(ConfigArgument),
+    /// Show what became of every file, from the ledger, with the daemon running or not.
+    ///
+    /// First comes what needs a look: failures with their reason and the next attempt, and what is under way.
+    Status(status::Arguments),
+    /// Serve a stand-in of the iTwin Platform, to try everything on without an account.
+    ///
+    /// Prints the addresses and the credentials to put into a configuration.
+    Emulator(emulator::Arguments),
+    /// Show the whole way on an embedded emulator: three files from a temporary folder into an iModel.
+    ///
+    /// Needs nothing and leaves nothing behind.
+    Demo(demo::Arguments),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigArgument {
+    /// The configuration file; `config.example.toml` shows every key.
+    #[arg(long, value_name = "FILE", default_value = "/etc/itwin-syncd/config.toml")]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Does what the command line says, and returns the exit code.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                complain(&error, None);
+                return EXIT_FAILED.into();
+            }
+        };
+        let code = runtime.block_on(async {
+            match self.command {
+                Command::Run(arguments) => run::run(&arguments).await,
+                Command::Check(arguments) => check::check(&arguments.config).await,
+                Command::Status(arguments) => status::status(&arguments).await,
+                Command::Emulator(arguments) => emulator::emulator(&arguments).await,
+                Command::Demo(arguments) => demo::demo(&arguments).await,
+            }
+        });
+        // A call on a share that hangs must not hold up the end.
+        runtime.shutdown_background();
+        code.into()
+    }
+}
+
+/// Prints an error with its causes on standard error, and what to do about it.
+#[allow(clippy::print_stderr, reason = "this is the program's voice before and beside the log")]
+fn complain(error: &dyn std::error::Error, hint: Option<String>) {
+    eprintln!("error: {}", chain(error));
+    if let Some(hint) = hint {
+        eprintln!("  hint: {hint}");
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !text.ends_with(&told) {
+            text = format!("{text}: {told}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Prints all mistakes of a configuration.
+#[allow(clippy::print_stderr, reason = "this is the program's voice before the log")]
+fn complain_of_config(mistakes: &crate::config::Mistakes) {
+    eprintln!("{mistakes}");
+}

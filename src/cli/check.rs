@@ -1,0 +1,125 @@
+//! `itwin-syncd check`: one line for each thing that has to be right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::{EXIT_FAILED, EXIT_GOOD, chain, complain_of_config};
+use crate::config::{Config, Watch};
+use crate::itwin::{self, Client};
+use crate::service;
+use crate::share;
+
+/// Prints the lines and remembers whether all was well.
+struct Report {
+    good: bool,
+}
+
+impl Report {
+    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
+    fn ok(&mut self, what: &str) {
+        println!("ok      {what}");
+    }
+
+    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
+    fn wrong(&mut self, what: &str, hint: Option<&str>) {
+        self.good = false;
+        println!("WRONG   {what}");
+        if let Some(hint) = hint {
+            println!("        hint: {hint}");
+        }
+    }
+
+    fn refused(&mut self, what: &str, error: &itwin::Error) {
+        self.wrong(&format!("{what}: {}", chain(error)), error.hint().as_deref());
+    }
+}
+
+pub(super) async fn check(path: &Path) -> u8 {
+    let mut report = Report { good: true };
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            complain_of_config(&mistakes);
+            report.wrong(&format!("configuration {path:?}"), None);
+            return EXIT_FAILED;
+        }
+    };
+    report.ok(&format!("configuration {path:?}: {} watches", config.watches.len()));
+    state(&mut report, &config.state.path);
+    for watch in &config.watches {
+        folder(&mut report, watch);
+    }
+    match service::client(&config) {
+        Ok(client) => platform(&mut report, &config, &client).await,
+        Err(error) => report.refused("client of the iTwin Platform", &error),
+    }
+    if report.good { EXIT_GOOD } else { EXIT_FAILED }
+}
+
+fn state(report: &mut Report, path: &Path) {
+    let writable = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path));
+    match writable {
+        Ok(_) => report.ok(&format!("state directory {path:?} can be written")),
+        Err(error) => {
+            let hint = "run the check as the service's user, or make the directory writable for that user";
+            report.wrong(&format!("state directory {path:?}: {error}"), Some(hint));
+        }
+    }
+}
+
+fn folder(report: &mut Report, watch: &Watch) {
+    let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
+    let looked = share::Root::open(&watch.path)
+        .and_then(|root| root.folder(Path::new("")))
+        .and_then(|folder| share::is_remote(&folder));
+    match looked {
+        Ok(false) => report.ok(&format!("{name}: readable; changes are noticed at once")),
+        Ok(true) => {
+            report.ok(&format!("{name}: readable; its file system tells no changes, so it is scanned every {:?}", watch.poll_interval));
+        }
+        Err(error) => report.wrong(&format!("{name}: {error}"), Some("mount it, or let the service's user read it")),
+    }
+}
+
+async fn platform(report: &mut Report, config: &Config, client: &Client) {
+    match client.check_token().await {
+        Ok(()) => report.ok(&format!("token from {} for {}", config.itwin.issuer_url, config.itwin.client_id)),
+        Err(error) => {
+            report.refused(&format!("token from {}", config.itwin.issuer_url), &error);
+            return;
+        }
+    }
+    let mut itwins: BTreeMap<String, Vec<&Watch>> = BTreeMap::new();
+    for imodel_id in config.watches.iter().map(|watch| &watch.imodel_id).collect::<BTreeSet<_>>() {
+        match client.imodel(imodel_id).await {
+            Ok(imodel) if imodel.initialized() => {
+                report.ok(&format!("iModel {imodel_id} ({:?}) in iTwin {}", imodel.display_name, imodel.itwin_id));
+                let watches = config.watches.iter().filter(|watch| watch.imodel_id == *imodel_id);
+                itwins.entry(imodel.itwin_id).or_default().extend(watches);
+            }
+            Ok(imodel) => {
+                let hint = "wait until it is made, or look at it in the iTwin portal";
+                report.wrong(&format!("iModel {imodel_id} is not ready (state {:?})", imodel.state), Some(hint));
+            }
+            Err(error) => report.refused(&format!("iModel {imodel_id}"), &error),
+        }
+        match client.connections(imodel_id).await {
+            Ok(_) => report.ok(&format!("synchronization of iModel {imodel_id} can be used")),
+            Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
+        }
+    }
+    for (itwin_id, watches) in itwins {
+        match client.root_folder(&itwin_id).await {
+            Ok(_) => report.ok(&format!("storage of iTwin {itwin_id} can be read")),
+            Err(error) => report.refused(&format!("storage of iTwin {itwin_id}"), &error),
+        }
+        for (index, one) in watches.iter().enumerate() {
+            for other in watches.iter().skip(index + 1).filter(|other| one.storage_overlaps(other)) {
+                report.wrong(
+                    &format!("watches {:?} and {:?} store into the same folder of iTwin {itwin_id}", one.name, other.name),
+                    Some("give each of them a storage_folder of its own"),
+                );
+            }
+        }
+    }
+}

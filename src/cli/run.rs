@@ -1,0 +1,79 @@
+//! `itwin-syncd run`
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config};
+use crate::config::Config;
+use crate::service::{self, Pass, Until, signals};
+use crate::telemetry;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Scan once, bring everything that is pending to an end, print a summary and exit.
+    ///
+    /// Exit code 0 if all is synchronized, 1 if any file failed or a folder could not be reached.
+    #[arg(long)]
+    once: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> u8 {
+    let config = match Config::load(&arguments.config.config) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            complain_of_config(&mistakes);
+            return EXIT_CONFIG;
+        }
+    };
+    let telemetry = match telemetry::start(&config.log) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            complain(&error, None);
+            return EXIT_FAILED;
+        }
+    };
+    let stop = CancellationToken::new();
+    if let Err(error) = signals::handle(stop.clone()) {
+        complain(&error, None);
+        return EXIT_FAILED;
+    }
+    let until = if arguments.once { Until::Done } else { Until::Stopped };
+    let ended = service::run(config, until, stop).await;
+    let code = match &ended {
+        Ok(pass) if until == Until::Done => {
+            print_summary(pass);
+            if pass.is_good() { EXIT_GOOD } else { EXIT_FAILED }
+        }
+        Ok(_) => EXIT_GOOD,
+        Err(failed) => {
+            let hint = match failed {
+                service::Error::Ledger(error) => error.hint(),
+                _ => None,
+            };
+            error!(error = chain(failed), hint = hint.unwrap_or_default(), "the service ended");
+            EXIT_FAILED
+        }
+    };
+    drop(telemetry);
+    code
+}
+
+#[allow(clippy::print_stdout, reason = "the summary is what the command is for")]
+fn print_summary(pass: &Pass) {
+    let results: Vec<String> = pass.results.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+    let results = if results.is_empty() { "nothing new".to_owned() } else { results.join(", ") };
+    println!("{results}");
+    if pass.open.failed > 0 {
+        println!("{} failed in all; `itwin-syncd status` says why", pass.open.failed);
+    }
+    let left = pass.open.pending + pass.open.later;
+    if left > 0 {
+        println!("{left} not at an end yet; the next run goes on with them");
+    }
+    for (watch, reason) in &pass.unreachable {
+        println!("watch {watch:?} could not be reached: {reason}");
+    }
+}

@@ -1,0 +1,247 @@
+//! One lane per iModel, because the platform runs one synchronization of an iModel at a time.
+//!
+//! In come, from the ledger, files whose content is complete in storage. A lane gathers them, makes sure that the
+//! iModel's connection holds each as a source file, requests one run for all of them, follows it to its end and
+//! gives every file its own outcome, back to the ledger. It never uploads.
+//!
+//! A run counts for a file only if it was requested after the file's upload was completed. The intent to request it
+//! is in the ledger before the request, so after a crash the lane first finds out what became of the run it finds
+//! there. A run of somebody else is waited for, never reported as ours.
+
+mod connection;
+mod gather;
+mod outcome;
+mod run;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use crate::attempt::{self, Failure, History, clock_time};
+use crate::config;
+use crate::itwin::{self, Client};
+use crate::ledger::{self, Again, BatchFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal};
+use crate::names::Shown;
+use crate::retry::Policy;
+use gather::Gather;
+use run::Requested;
+
+/// An idle lane looks at the ledger again after this time, even if nobody told it to.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What a lane is made of.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The iModel of the lane.
+    pub imodel_id: String,
+    /// Where work comes from and outcomes go.
+    pub ledger: Ledger,
+    /// The platform.
+    pub client: Client,
+    /// Batches, polling, deadlines.
+    pub sync: config::Sync,
+    /// Pauses between attempts.
+    pub retry: config::Retry,
+    /// Changes when there may be something to do.
+    pub wake: watch::Receiver<()>,
+}
+
+/// The lane of one iModel.
+#[derive(Debug)]
+pub struct Lane {
+    imodel_id: Arc<str>,
+    ledger: Ledger,
+    client: Client,
+    sync: config::Sync,
+    policy: Policy,
+    give_up: Duration,
+    wake: watch::Receiver<()>,
+    /// Failures in a row that concern the lane rather than a file.
+    failures: u32,
+    not_before: Instant,
+}
+
+/// What keeps a lane from going on.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    #[error(transparent)]
+    Platform(#[from] itwin::Error),
+}
+
+impl Lane {
+    /// Puts a lane together; nothing runs yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            imodel_id: parts.imodel_id.into(),
+            ledger: parts.ledger,
+            client: parts.client,
+            sync: parts.sync,
+            policy: Policy { first: parts.retry.first_delay, max: parts.retry.max_delay },
+            give_up: parts.retry.give_up,
+            wake: parts.wake,
+            failures: 0,
+            not_before: Instant::now(),
+        }
+    }
+
+    /// Works until `stop`. A run under way goes on at the platform; the next start finds it in the ledger.
+    ///
+    /// # Errors
+    /// When the ledger fails.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ledger::Error> {
+        let mut wake = self.wake.clone();
+        let work = async {
+            loop {
+                // Seen before the look at the ledger: what comes after it wakes the wait below.
+                wake.borrow_and_update();
+                let pause = self.step().await?;
+                if pause.is_zero() {
+                    continue;
+                }
+                tokio::select! {
+                    // When the service ends, the sender goes; the wait for `stop` below takes over.
+                    _ = wake.changed() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        };
+        tokio::select! {
+            ended = work => ended,
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+
+    /// Does what can be done now, and tells how long to wait before the next look. Zero: there may be more.
+    async fn step(&mut self) -> Result<Duration, ledger::Error> {
+        if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
+            return self.follow(&open).await;
+        }
+        let held = self.not_before.saturating_duration_since(Instant::now());
+        if !held.is_zero() {
+            return Ok(held);
+        }
+        let now = Timestamp::now();
+        let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
+        let connections = self.ledger.connections(&self.imodel_id).await?;
+        for connection in &connections {
+            // A reference file has no job that waits, yet what refers to it is to be run.
+            if let Some(at) = connection.moved_on
+                && self.ledger.holds_source_files(connection.id).await?
+            {
+                backlog = gather::with_references(backlog, at);
+            }
+        }
+        match gather::decide(&backlog, now, &self.sync) {
+            Gather::WaitFor(pause) => Ok(pause.min(LOOK_AGAIN)),
+            Gather::Go => self.go(&connections, now).await,
+        }
+    }
+
+    /// Requests a run for the first connection that has something to run; the others follow after it.
+    async fn go(&mut self, connections: &[ConnectionRecord], now: Timestamp) -> Result<Duration, ledger::Error> {
+        for connection in connections {
+            let files = self.ledger.batch(connection.id, now).await?;
+            let references = connection.moved_on.is_some() && self.ledger.holds_source_files(connection.id).await?;
+            if files.is_empty() && !references {
+                continue;
+            }
+            let requested = match self.prepare(connection, &files).await {
+                Ok(Some(platform_id)) => self.request(connection, &platform_id).await,
+                Ok(None) => continue,
+                Err(trouble) => Err(trouble),
+            };
+            match requested {
+                Ok(Requested::Yes) => {
+                    self.failures = 0;
+                    return Ok(Duration::ZERO);
+                }
+                Ok(Requested::NotYet(pause)) => {
+                    self.not_before = Instant::now() + pause;
+                    return Ok(pause);
+                }
+                Err(Trouble::Ledger(error)) => return Err(error),
+                Err(Trouble::Platform(error)) => return self.put_off(connection, &files, &error).await,
+            }
+        }
+        Ok(LOOK_AGAIN.min(self.sync.batch_window))
+    }
+
+    /// The platform refused something that concerns all files of the batch.
+    async fn put_off(
+        &mut self,
+        connection: &ConnectionRecord,
+        files: &[BatchFile],
+        error: &itwin::Error,
+    ) -> Result<Duration, ledger::Error> {
+        let now = Timestamp::now();
+        if error.is_not_found() {
+            warn!(imodel = %self.imodel_id, connection = connection.name, %error, "the connection is gone; looking for it again");
+            self.ledger.set_connection(connection.id, None).await?;
+        }
+        let mut refusals = Vec::with_capacity(files.len());
+        for file in files {
+            let failure = Failure {
+                class: error.class(),
+                reason: format!("cannot synchronize {}: {error}", Shown(&file.path)),
+                hint: error.hint(),
+            };
+            let history = History { attempt: file.attempts.saturating_add(1), failing_since: file.failing_since };
+            let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
+            if matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
+                report_failure(file, &refusal);
+            }
+            refusals.push((file.file, refusal));
+        }
+        self.ledger.put_off_stored(&refusals, now).await?;
+        self.failures = self.failures.saturating_add(1);
+        let pause = self.policy.delay(self.failures, None);
+        self.not_before = Instant::now() + pause;
+        let hint = error.hint().unwrap_or_default();
+        let next = clock_time(attempt::after(now, pause));
+        warn!(
+            imodel = %self.imodel_id, connection = connection.name, files = files.len(), %error, hint, next,
+            "no run could be requested; trying again"
+        );
+        Ok(pause)
+    }
+
+    /// Fails or puts off single files, each for its own reason.
+    async fn refuse(&self, refused: Vec<(BatchFile, Refusal)>) -> Result<(), ledger::Error> {
+        let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.len());
+        for (file, refusal) in refused {
+            report_failure(&file, &refusal);
+            refusals.push((file.file, refusal));
+        }
+        self.ledger.put_off_stored(&refusals, Timestamp::now()).await
+    }
+}
+
+/// The one line that every file that fails gets.
+fn report_failure(file: &BatchFile, refusal: &Refusal) {
+    let (watch, path) = (&file.watch, Shown(&file.path));
+    let (reason, hint) = (&refusal.reason, refusal.hint.as_deref().unwrap_or_default());
+    let connector = &file.connector;
+    match refusal.again {
+        Again::BusyUntil(at) => {
+            debug!(%watch, %path, connector, reason, next = clock_time(at), "not synchronized yet");
+        }
+        Again::At(at) => {
+            warn!(%watch, %path, connector, reason, hint, next = clock_time(at), "synchronization failed; trying again");
+        }
+        Again::FailedUntil(at) => error!(
+            %watch, %path, connector, result = %Outcome::Failed, reason, hint, next = clock_time(at),
+            "synchronization failed"
+        ),
+        Again::Never => error!(
+            %watch, %path, connector, result = %Outcome::Failed, reason, hint,
+            "synchronization failed; not tried again before the file changes"
+        ),
+    }
+}

@@ -1,0 +1,102 @@
+//! When is a batch complete? Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::config;
+use crate::ledger::Backlog;
+
+/// What a lane does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gather {
+    /// Request a run for what waits.
+    Go,
+    /// Look again after this time.
+    WaitFor(Duration),
+}
+
+/// Decides from the backlog of an iModel.
+///
+/// A batch is complete when nothing of the iModel is being uploaded and nothing came for the batch window; but it
+/// never waits longer than the batch maximum, so that a steady stream of files cannot keep it waiting for ever.
+pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> Gather {
+    let (Some(first), Some(last)) = (backlog.first, backlog.last) else {
+        let due = backlog.next_due.map_or(Duration::MAX, |at| between(now, at));
+        return Gather::WaitFor(due);
+    };
+    let longest = sync.batch_max.saturating_sub(between(first, now));
+    let quiet = sync.batch_window.saturating_sub(between(last, now));
+    if longest.is_zero() || (quiet.is_zero() && backlog.in_hand == 0) {
+        return Gather::Go;
+    }
+    // While uploads are in hand, each of them ends with a wake-up; this is only the net below it.
+    let wait = if quiet.is_zero() { sync.batch_window } else { quiet };
+    Gather::WaitFor(wait.min(longest).max(Duration::from_millis(10)))
+}
+
+/// Counts reference files that were completed last at `at` as something that waits.
+pub(super) fn with_references(backlog: Backlog, at: Timestamp) -> Backlog {
+    Backlog {
+        first: Some(backlog.first.map_or(at, |first| first.min(at))),
+        last: Some(backlog.last.map_or(at, |last| last.max(at))),
+        ..backlog
+    }
+}
+
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sync() -> config::Sync {
+        config::Sync {
+            connection: "c".to_owned(),
+            batch_window: Duration::from_secs(10),
+            batch_max: Duration::from_secs(300),
+            poll_interval: Duration::from_secs(10),
+            poll_max: Duration::from_secs(60),
+            run_deadline: Duration::from_secs(3600),
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + second).unwrap()
+    }
+
+    fn backlog(first: i64, last: i64, in_hand: u64) -> Backlog {
+        Backlog { waiting: 1, first: Some(at(first)), last: Some(at(last)), in_hand, next_due: None }
+    }
+
+    #[test]
+    fn a_batch_goes_after_the_window_of_quiet_or_at_its_maximum() {
+        let wait = |seconds| Gather::WaitFor(Duration::from_secs(seconds));
+        for (backlog, now, expected) in [
+            (backlog(0, 0, 0), 3, wait(7)),
+            (backlog(0, 0, 0), 10, Gather::Go),
+            (backlog(0, 8, 0), 10, wait(8)),
+            (backlog(0, 0, 3), 60, wait(10)),
+            (backlog(0, 295, 0), 299, wait(1)),
+            (backlog(0, 299, 5), 300, Gather::Go),
+        ] {
+            assert_eq!(decide(&backlog, at(now), &sync()), expected, "{backlog:?} at {now}");
+        }
+    }
+
+    #[test]
+    fn with_nothing_waiting_the_lane_sleeps_until_something_becomes_due() {
+        let idle = Backlog::default();
+        assert_eq!(decide(&idle, at(0), &sync()), Gather::WaitFor(Duration::MAX));
+        let later = Backlog { next_due: Some(at(40)), ..idle };
+        assert_eq!(decide(&later, at(0), &sync()), Gather::WaitFor(Duration::from_secs(40)));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_hold_a_batch_for_longer_than_its_maximum() {
+        let future = backlog(5000, 5000, 0);
+        assert_eq!(decide(&future, at(0), &sync()), Gather::WaitFor(Duration::from_secs(10)));
+    }
+}

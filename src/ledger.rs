@@ -1,0 +1,259 @@
+//! The durable state of the service, and the only place where its stages meet.
+//!
+//! In comes what each stage found out: *watch* hands over files that are finished, *upload* the checkpoints of
+//! an upload, *lane* what a run made of the files. Out goes work: jobs to claim, batches to run, rows to show.
+//! Every public function is one transaction, so a process that is killed anywhere leaves a state that the next
+//! start can go on from. The ledger never calls another room and never lets an SQL type out.
+//!
+//! It is one SQLite file in WAL mode with `synchronous=FULL`, so a transaction that returned survives a power cut.
+//! One connection writes. A lock file beside it keeps a second daemon out; the lock goes with the process that holds it.
+//! The SQL is plain enough for Postgres: ids come from the program, times are milliseconds since the epoch.
+
+mod files;
+mod lanes;
+mod report;
+mod state;
+mod uploads;
+mod watches;
+
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+
+pub use files::{Fingerprint, Known, Ready};
+pub use lanes::{
+    Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId, RunReport, Verdict,
+};
+pub use report::{FileReport, RunSummary, Snapshot, Summary, WatchReport};
+pub use state::{JobState, Outcome, RootState, Stage};
+pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
+pub use watches::{FileId, WatchId, WatchSpec};
+
+/// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
+/// checkpoint at once.
+const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
+
+/// The ledger of one state directory. Cheap to clone; all clones share one writer.
+#[derive(Clone)]
+pub struct Ledger {
+    pool: SqlitePool,
+    /// Held for its effect: the exclusive lock on the state directory. None for a reader.
+    _lock: Option<Arc<File>>,
+}
+
+/// What can go wrong with the ledger.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another process works on this state directory.
+    #[error("another itwin-syncd{} already works on {path:?}", pid.as_ref().map(|p| format!(" (process {p})")).unwrap_or_default())]
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+        /// The process id that the other one wrote into the lock file, when it can be read.
+        pid: Option<String>,
+    },
+    /// There is no ledger to read yet.
+    #[error("there is no ledger in {path:?} yet")]
+    Missing {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The directory or a file in it cannot be used.
+    #[error("cannot use {path:?}")]
+    Io {
+        /// The path that could not be used.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A newer itwin-syncd wrote this ledger.
+    #[error("the ledger in {path:?} was written by a newer itwin-syncd")]
+    Newer {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The program was linked with an SQLite that must not be used.
+    #[error("SQLite {found} is too old for a safe ledger, 3.51.3 or newer is needed")]
+    OldSqlite {
+        /// The version in use.
+        found: String,
+    },
+    /// The database refused or failed.
+    #[error("the ledger could not {action}")]
+    Database {
+        /// What was being done, as the rest of "could not …".
+        action: &'static str,
+        /// The database's reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// What the reader can do about it, when there is something specific.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::InUse { .. } => Some("stop the other one, or give this one a state.path of its own".to_owned()),
+            Self::Missing { .. } => Some("it is made by the first `itwin-syncd run`; check state.path".to_owned()),
+            Self::Io { path, .. } => {
+                Some(format!("make {} a directory that the service's user can write", path.display()))
+            }
+            Self::Newer { .. } => Some("install that version again, or restore the ledger from before it".to_owned()),
+            Self::OldSqlite { .. } => Some("build with the bundled SQLite of Cargo.lock".to_owned()),
+            Self::Database { .. } => None,
+        }
+    }
+}
+
+/// Names what a database call was for, so that its error says more than the database knows.
+trait During<T> {
+    fn during(self, action: &'static str) -> Result<T, Error>;
+}
+
+impl<T> During<T> for Result<T, sqlx::Error> {
+    fn during(self, action: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Database { action, source: Box::new(source) })
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir` for the one daemon that may write it, making directory and tables as needed.
+    ///
+    /// Uploads that the last process had in hand are due again afterwards, at the stage they had reached.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another daemon holds the directory, [`Error::Newer`] for a ledger of a later
+    /// version, [`Error::Io`] and [`Error::Database`] for the rest.
+    pub async fn open(dir: &Path) -> Result<Self, Error> {
+        std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
+        let lock = lock(dir)?;
+        let options = SqliteConnectOptions::new()
+            .filename(dir.join("ledger.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(30));
+        let ledger = Self { pool: connect(options).await?, _lock: Some(Arc::new(lock)) };
+        ledger.check_sqlite().await?;
+        match sqlx::migrate!("src/ledger/migrations").run(&ledger.pool).await {
+            Ok(()) => {}
+            Err(sqlx::migrate::MigrateError::VersionMissing(_) | sqlx::migrate::MigrateError::VersionTooNew(..)) => {
+                return Err(Error::Newer { path: dir.to_owned() });
+            }
+            Err(source) => {
+                return Err(Error::Database { action: "be brought to this version", source: Box::new(source) });
+            }
+        }
+        ledger.release_claims().await?;
+        Ok(ledger)
+    }
+
+    /// Opens the ledger in `dir` for reading only, beside a running daemon or without one.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when no daemon has run yet, [`Error::Database`] for the rest.
+    pub async fn read(dir: &Path) -> Result<Self, Error> {
+        let file = dir.join("ledger.db");
+        if !file.exists() {
+            return Err(Error::Missing { path: dir.to_owned() });
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .read_only(true)
+            .busy_timeout(Duration::from_secs(5));
+        Ok(Self { pool: connect(options).await?, _lock: None })
+    }
+
+    /// Closes the database, which folds the write-ahead log back into the one file.
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+
+    async fn check_sqlite(&self) -> Result<(), Error> {
+        let found: String = sqlx::query_scalar("SELECT sqlite_version()")
+            .fetch_one(&self.pool)
+            .await
+            .during("say which SQLite it is")?;
+        let mut parts = found.split('.').map_while(|part| part.parse::<u32>().ok());
+        let mut next = || parts.next().unwrap_or(0);
+        if (next(), next(), next()) < SQLITE_MIN {
+            return Err(Error::OldSqlite { found });
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
+    SqlitePoolOptions::new()
+        .max_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(Duration::from_secs(60))
+        .connect_with(options)
+        .await
+        .during("be opened")
+}
+
+/// Takes the exclusive lock of the state directory and leaves our process id in it for the one who comes second.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let io = |source| Error::Io { path: path.clone(), source };
+    let mut file =
+        File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).is_ok().then(|| text.trim().to_owned());
+            return Err(Error::InUse { path: dir.to_owned(), pid: pid.filter(|p| !p.is_empty()) });
+        }
+        Err(TryLockError::Error(source)) => return Err(io(source)),
+    }
+    file.set_len(0).map_err(io)?;
+    file.rewind().map_err(io)?;
+    writeln!(file, "{}", std::process::id()).map_err(io)?;
+    Ok(file)
+}
+
+/// A new row id: milliseconds in the upper bits, so that rows lie in the order they came, and a count below.
+fn new_id(now: Timestamp) -> i64 {
+    static LAST: AtomicI64 = AtomicI64::new(0);
+    let floor = now.as_millisecond() << 20;
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(floor.max(last + 1)));
+    // The closure always answers Some, so both arms hold the value before the update.
+    let (Ok(last) | Err(last)) = last;
+    floor.max(last + 1)
+}
+
+fn millis(at: Timestamp) -> i64 {
+    at.as_millisecond()
+}
+
+fn timestamp(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn bytes_column(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn bytes_value(column: i64) -> u64 {
+    u64::try_from(column).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

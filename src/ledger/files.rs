@@ -1,0 +1,223 @@
+//! Files as the watch room knows them: what was handed over last, and handing over what is newer.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use sqlx::{Sqlite, Transaction};
+
+use super::state::on_new_version;
+use super::{During as _, Error, JobState, Ledger, WatchId, bytes_column, bytes_value, millis, new_id};
+
+/// What tells two states of a file apart without reading it. Compared with `!=` only: times may go backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Change time in nanoseconds since the epoch; no program can set it.
+    pub ctime_ns: i64,
+}
+
+/// A file of a folder as the ledger last saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its name in the folder.
+    pub name: OsString,
+    /// None when any content counts as new.
+    pub fingerprint: Option<Fingerprint>,
+    /// The connector type it was handed over with; None for a reference file.
+    pub connector: Option<String>,
+}
+
+/// A finished file, ready to become a job.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// As seen unchanged for the settle time.
+    pub fingerprint: Fingerprint,
+    /// The connector type, or None to store the file only.
+    pub connector: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct KnownRow {
+    name: Vec<u8>,
+    size: i64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    connector: Option<String>,
+}
+
+impl From<KnownRow> for Known {
+    fn from(row: KnownRow) -> Self {
+        Self {
+            name: OsString::from_vec(row.name),
+            fingerprint: fingerprint(row.size, row.mtime_ns, row.ctime_ns),
+            connector: row.connector,
+        }
+    }
+}
+
+impl Ledger {
+    /// All files of one folder (`dir` relative to the root, empty for the root itself), in no order.
+    pub async fn known_in(&self, watch: WatchId, dir: &Path) -> Result<Vec<Known>, Error> {
+        let rows: Vec<KnownRow> = sqlx::query_as(
+            "SELECT name, size, mtime_ns, ctime_ns, connector FROM files WHERE watch_id = $1 AND dir = $2",
+        )
+        .bind(watch.0)
+        .bind(dir.as_os_str().as_bytes())
+        .fetch_all(&self.pool)
+        .await
+        .during("list the known files of a folder")?;
+        Ok(rows.into_iter().map(Known::from).collect())
+    }
+
+    /// One file by its path relative to the root.
+    pub async fn known(&self, watch: WatchId, path: &Path) -> Result<Option<Known>, Error> {
+        let (dir, name) = split(path);
+        let row: Option<KnownRow> = sqlx::query_as(
+            "SELECT name, size, mtime_ns, ctime_ns, connector FROM files \
+             WHERE watch_id = $1 AND dir = $2 AND name = $3",
+        )
+        .bind(watch.0)
+        .bind(dir)
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await
+        .during("look up a file")?;
+        Ok(row.map(Known::from))
+    }
+
+    /// Hands finished files over: each has exactly one open job for its newest version afterwards.
+    ///
+    /// A file that is handed over just as it is known keeps what it has, so handing over twice is harmless.
+    /// Returns how many files were new or changed.
+    pub async fn hand_over(&self, watch: WatchId, files: &[Ready], now: Timestamp) -> Result<usize, Error> {
+        const ACTION: &str = "take over finished files";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let mut changed = 0;
+        for file in files {
+            if hand_over_one(&mut tx, watch, file, now).await.during(ACTION)? {
+                changed += 1;
+            }
+        }
+        tx.commit().await.during(ACTION)?;
+        Ok(changed)
+    }
+}
+
+async fn hand_over_one(
+    tx: &mut Transaction<'_, Sqlite>,
+    watch: WatchId,
+    file: &Ready,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let (dir, name) = split(&file.path);
+    let print = file.fingerprint;
+    let known: Option<(i64, i64, i64, i64, i64, Option<String>)> = sqlx::query_as(
+        "SELECT id, version, size, mtime_ns, ctime_ns, connector FROM files \
+         WHERE watch_id = $1 AND dir = $2 AND name = $3",
+    )
+    .bind(watch.0)
+    .bind(dir)
+    .bind(name)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let (id, version) = match known {
+        Some((_, _, size, mtime_ns, ctime_ns, connector))
+            if fingerprint(size, mtime_ns, ctime_ns) == Some(print) && connector == file.connector =>
+        {
+            return Ok(false);
+        }
+        Some((id, version, ..)) => {
+            sqlx::query(
+                "UPDATE files SET size = $2, mtime_ns = $3, ctime_ns = $4, connector = $5, version = $6 WHERE id = $1",
+            )
+            .bind(id)
+            .bind(bytes_column(print.size))
+            .bind(print.mtime_ns)
+            .bind(print.ctime_ns)
+            .bind(&file.connector)
+            .bind(version + 1)
+            .execute(&mut **tx)
+            .await?;
+            (id, version + 1)
+        }
+        None => {
+            let id = new_id(now);
+            sqlx::query(
+                "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, connector, version) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
+            )
+            .bind(id)
+            .bind(watch.0)
+            .bind(dir)
+            .bind(name)
+            .bind(bytes_column(print.size))
+            .bind(print.mtime_ns)
+            .bind(print.ctime_ns)
+            .bind(&file.connector)
+            .execute(&mut **tx)
+            .await?;
+            (id, 1)
+        }
+    };
+    open_job(tx, id, version, now).await?;
+    Ok(true)
+}
+
+/// Gives the file its one open job. The stage of an interrupted upload stays: it tells what may have been sent.
+async fn open_job(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    version: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let state: Option<String> = sqlx::query_scalar("SELECT state FROM jobs WHERE file_id = $1")
+        .bind(file_id)
+        .fetch_optional(&mut **tx)
+        .await?;
+    let Some(state) = state else {
+        sqlx::query("INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES ($1, 'due', $2, $3, $3)")
+            .bind(file_id)
+            .bind(version)
+            .bind(millis(now))
+            .execute(&mut **tx)
+            .await?;
+        return Ok(());
+    };
+    let state = JobState::try_from(state).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    if on_new_version(state) == JobState::Due {
+        sqlx::query(
+            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, attempts = 0, \
+             run_attempts = 0, failing_since = NULL, run_id = NULL, class = NULL, reason = NULL, hint = NULL, reported = NULL \
+             WHERE file_id = $1",
+        )
+        .bind(file_id)
+        .bind(version)
+        .bind(millis(now))
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The folder and the name of a relative path, as the ledger's bytes.
+pub(super) fn split(path: &Path) -> (&[u8], &[u8]) {
+    let dir = path.parent().map_or(&b""[..], |dir| dir.as_os_str().as_bytes());
+    let name = path.file_name().map_or(&b""[..], |name| name.as_bytes());
+    (dir, name)
+}
+
+/// The relative path of a folder and a name.
+pub(super) fn join(dir: Vec<u8>, name: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(dir)).join(OsString::from_vec(name))
+}
+
+pub(super) fn fingerprint(size: i64, mtime_ns: i64, ctime_ns: i64) -> Option<Fingerprint> {
+    (size >= 0).then(|| Fingerprint { size: bytes_value(size), mtime_ns, ctime_ns })
+}

@@ -1,0 +1,185 @@
+//! The states of a job and the decisions between them, without a database.
+
+/// Where a job stands.
+///
+/// `Due → Uploading → Stored → Running → (gone)`; every state but the last may go back to `Due`, and any to `Failed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobState {
+    /// Waits for an upload worker, not before its due time.
+    Due,
+    /// An upload worker has it.
+    Uploading,
+    /// Its content is complete in storage; it waits for a run.
+    Stored,
+    /// A run that was requested after its upload was completed is under way.
+    Running,
+    /// The attempt went wrong and needs a person, or at least a long pause.
+    Failed,
+}
+
+/// How far the upload in hand has come, written before the next request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing was sent.
+    Planned,
+    /// *Create file* may have been sent; the marker in its description tells our file from others.
+    CreateSent,
+    /// The storage file id is known.
+    LinksReceived,
+    /// Storage acknowledged all bytes; *complete* may have been sent.
+    BlobWritten,
+}
+
+/// What became of one version of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// In the iModel.
+    Synchronized,
+    /// In storage, and meant to be there only (a reference file).
+    Uploaded,
+    /// The same content as before: nothing was sent.
+    Unchanged,
+    /// Not in the iModel; the reason stands beside it.
+    Failed,
+    /// The file went away before it could be read.
+    Vanished,
+}
+
+/// How the watch room finds the root of a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootState {
+    /// Events and scans work.
+    Ok,
+    /// Scans only, because the file system tells no events.
+    Polled,
+    /// Part of it cannot be watched or read.
+    Degraded,
+    /// It cannot be reached.
+    Unavailable,
+}
+
+/// Gives an enum its words in the database, both ways. An unknown word is a ledger that we did not write.
+macro_rules! words {
+    ($name:ident, $($variant:ident = $word:literal),+ $(,)?) => {
+        impl $name {
+            /// The word for this value in the ledger and in reports.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = UnknownWord;
+
+            fn try_from(word: String) -> Result<Self, UnknownWord> {
+                match word.as_str() {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(UnknownWord { kind: stringify!($name), word }),
+                }
+            }
+        }
+    };
+}
+
+words!(JobState, Due = "due", Uploading = "uploading", Stored = "stored", Running = "running", Failed = "failed");
+words!(Stage, Planned = "planned", CreateSent = "create_sent", LinksReceived = "links_received", BlobWritten = "blob_written");
+words!(
+    Outcome,
+    Synchronized = "synchronized",
+    Uploaded = "uploaded",
+    Unchanged = "unchanged",
+    Failed = "failed",
+    Vanished = "vanished",
+);
+words!(RootState, Ok = "ok", Polled = "polled", Degraded = "degraded", Unavailable = "unavailable");
+
+/// A word in the ledger that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} has no value {word:?}")]
+pub struct UnknownWord {
+    kind: &'static str,
+    word: String,
+}
+
+/// Where a job goes when a newer version of its file is handed over.
+///
+/// An upload in hand is left alone: its worker compares versions at the end and makes the job due again.
+pub(super) fn on_new_version(state: JobState) -> JobState {
+    match state {
+        JobState::Uploading => JobState::Uploading,
+        JobState::Due | JobState::Stored | JobState::Running | JobState::Failed => JobState::Due,
+    }
+}
+
+/// What follows for a job whose content is complete in storage.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum AfterUpload {
+    /// The file moved on meanwhile: upload again.
+    DueAgain,
+    /// A run is owed.
+    AwaitRun,
+    /// Nothing is owed.
+    Done,
+}
+
+/// Decides what follows when version `stored` of a file is in storage and `newest` was handed over.
+///
+/// `has_connector` is false for a reference file, `synchronized` true when a run has already brought this very
+/// content, mapped in the same way, into the iModel.
+pub(super) fn after_upload(stored: i64, newest: i64, has_connector: bool, synchronized: bool) -> AfterUpload {
+    if stored < newest {
+        AfterUpload::DueAgain
+    } else if has_connector && !synchronized {
+        AfterUpload::AwaitRun
+    } else {
+        AfterUpload::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_version_interrupts_everything_but_an_upload_in_hand() {
+        for (state, expected) in [
+            (JobState::Due, JobState::Due),
+            (JobState::Uploading, JobState::Uploading),
+            (JobState::Stored, JobState::Due),
+            (JobState::Running, JobState::Due),
+            (JobState::Failed, JobState::Due),
+        ] {
+            assert_eq!(on_new_version(state), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn an_upload_that_was_overtaken_is_due_again_whatever_else_holds() {
+        for (has_connector, synchronized) in [(true, true), (true, false), (false, true), (false, false)] {
+            assert_eq!(after_upload(3, 4, has_connector, synchronized), AfterUpload::DueAgain);
+        }
+    }
+
+    #[test]
+    fn only_a_source_file_with_content_that_no_run_covered_is_owed_a_run() {
+        assert_eq!(after_upload(4, 4, true, false), AfterUpload::AwaitRun);
+        assert_eq!(after_upload(4, 4, true, true), AfterUpload::Done);
+        assert_eq!(after_upload(4, 4, false, false), AfterUpload::Done);
+    }
+
+    #[test]
+    fn every_word_reads_back_and_a_foreign_one_is_refused() {
+        for state in [JobState::Due, JobState::Uploading, JobState::Stored, JobState::Running, JobState::Failed] {
+            assert_eq!(JobState::try_from(state.as_str().to_owned()).unwrap(), state);
+        }
+        let error = JobState::try_from("napping".to_owned()).unwrap_err();
+        assert_eq!(error.to_string(), "JobState has no value \"napping\"");
+    }
+}

@@ -1,0 +1,569 @@
+//! Jobs as the upload workers see them: claim one, leave checkpoints, hand it on or put it off.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use sqlx::{Sqlite, Transaction};
+
+use super::files::{fingerprint, join};
+use super::state::{AfterUpload, after_upload};
+use super::{
+    During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column, bytes_value, millis,
+    new_id, timestamp,
+};
+
+/// Content of a file, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// BLAKE3 of all bytes.
+    pub digest: [u8; 32],
+    /// Number of bytes.
+    pub bytes: u64,
+}
+
+/// Content that storage is known to hold, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredContent {
+    /// The version of the file that was stored.
+    pub version: i64,
+    /// What was stored.
+    pub content: Content,
+}
+
+/// A job in the hands of an upload worker.
+#[derive(Debug, Clone)]
+pub struct UploadJob {
+    /// The file it is about.
+    pub file: FileId,
+    /// The watch of the file.
+    pub watch: WatchId,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// The fingerprint that was handed over; None asks for a fresh look by the watch room.
+    pub fingerprint: Option<Fingerprint>,
+    /// The version that this attempt is about.
+    pub version: i64,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// When the first of an unbroken row of failures happened.
+    pub failing_since: Option<Timestamp>,
+    /// Connector type, or None for a file that is stored only.
+    pub connector: Option<String>,
+    /// The storage file, once known.
+    pub storage_file_id: Option<String>,
+    /// What storage holds, once it holds something.
+    pub stored: Option<StoredContent>,
+    /// How far an interrupted attempt came, and when.
+    pub stage: (Stage, Timestamp),
+    /// The marker of an interrupted *create file*.
+    pub marker: Option<String>,
+    /// Why the attempt before did not succeed.
+    pub last_reason: Option<String>,
+    /// What an interrupted attempt had fully sent (stage [`Stage::BlobWritten`]).
+    pub written: Option<StoredContent>,
+}
+
+/// What follows after an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadResult {
+    /// The file has changed meanwhile; the job is due again.
+    DueAgain,
+    /// The job waits for a run of its iModel.
+    AwaitsRun,
+    /// The job is done.
+    Done,
+}
+
+/// Why an attempt did not succeed and what comes next.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// A word for the kind of failure, for reports.
+    pub class: &'static str,
+    /// What failed and why, in one sentence.
+    pub reason: String,
+    /// What the reader can do, when there is something specific.
+    pub hint: Option<String>,
+    /// When to try again.
+    pub again: Again,
+}
+
+/// When a job that was refused is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Not an error of the platform's or the file's: look again then.
+    BusyUntil(Timestamp),
+    /// At this time, as the next attempt.
+    At(Timestamp),
+    /// It counts as failed, but is tried again at this time in case somebody mended the cause elsewhere.
+    FailedUntil(Timestamp),
+    /// Not before the file or the configuration changes, or a person asks.
+    Never,
+}
+
+#[derive(sqlx::FromRow)]
+struct JobRow {
+    file_id: i64,
+    watch_id: i64,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    size: i64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    connector: Option<String>,
+    storage_file_id: Option<String>,
+    stored_version: Option<i64>,
+    stored_digest: Option<Vec<u8>>,
+    stored_size: Option<i64>,
+    version: i64,
+    attempts: i64,
+    failing_since: Option<i64>,
+    stage: String,
+    stage_at: i64,
+    marker: Option<String>,
+    content_version: Option<i64>,
+    content_digest: Option<Vec<u8>>,
+    content_size: Option<i64>,
+    reason: Option<String>,
+}
+
+impl Ledger {
+    /// Takes the job that has been due longest, if there is one, out of the watches that are not held.
+    pub async fn claim_upload(&self, now: Timestamp) -> Result<Option<UploadJob>, Error> {
+        const ACTION: &str = "claim a job";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let claimed: Option<i64> = sqlx::query_scalar(
+            "UPDATE jobs SET state = 'uploading', \
+             version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+             WHERE file_id = (SELECT j.file_id FROM jobs j \
+                JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                WHERE j.state IN ('due', 'failed') AND j.due_at <= $1 AND w.held_until <= $1 \
+                ORDER BY j.due_at, j.file_id LIMIT 1) \
+             RETURNING file_id",
+        )
+        .bind(millis(now))
+        .fetch_optional(&mut *tx)
+        .await
+        .during(ACTION)?;
+        let Some(file_id) = claimed else { return Ok(None) };
+        let row: JobRow = sqlx::query_as(
+            "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
+             f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
+             j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, j.reason \
+             FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
+        )
+        .bind(file_id)
+        .fetch_one(&mut *tx)
+        .await
+        .during(ACTION)?;
+        let job = row.into_job().during(ACTION)?;
+        tx.commit().await.during(ACTION)?;
+        Ok(Some(job))
+    }
+
+    /// The time at which the next job becomes due that is not due yet.
+    pub async fn next_upload_due(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
+        let at: Option<i64> = sqlx::query_scalar(
+            "SELECT MIN(CASE WHEN j.due_at > w.held_until THEN j.due_at ELSE w.held_until END) \
+             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+             WHERE j.state IN ('due', 'failed') AND (j.due_at > $1 OR (j.due_at IS NOT NULL AND w.held_until > $1))",
+        )
+        .bind(millis(now))
+        .fetch_one(&self.pool)
+        .await
+        .during("look for the next due job")?;
+        Ok(at.map(timestamp))
+    }
+
+    /// Gives every claim back, as the last process left them, and lets jobs that gave up try again: a start is a
+    /// person's act.
+    pub(super) async fn release_claims(&self) -> Result<(), Error> {
+        const ACTION: &str = "take up the work of the last process";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        sqlx::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE jobs SET state = 'due', due_at = enqueued_at, attempts = 0, failing_since = NULL \
+             WHERE state = 'failed' AND class IN ('gave_up', 'refused_for_all')",
+        )
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
+        tx.commit().await.during(ACTION)
+    }
+
+    /// Checkpoint before *create file* is sent with `marker` in its description.
+    pub async fn record_create_sent(&self, job: &UploadJob, marker: &str, now: Timestamp) -> Result<(), Error> {
+        sqlx::query("UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 WHERE file_id = $1")
+            .bind(job.file.0)
+            .bind(millis(now))
+            .bind(marker)
+            .execute(&self.pool)
+            .await
+            .during("record that a file is about to be created")?;
+        Ok(())
+    }
+
+    /// Checkpoint after the storage file is known, before any byte is sent to it.
+    pub async fn record_storage_file(&self, job: &UploadJob, storage_file_id: &str, now: Timestamp) -> Result<(), Error> {
+        const ACTION: &str = "record a storage file";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        sqlx::query("UPDATE files SET storage_file_id = $2 WHERE id = $1")
+            .bind(job.file.0)
+            .bind(storage_file_id)
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        sqlx::query("UPDATE jobs SET stage = 'links_received', stage_at = $2, marker = NULL WHERE file_id = $1")
+            .bind(job.file.0)
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        tx.commit().await.during(ACTION)
+    }
+
+    /// Whether another file of ours owns this storage file already.
+    pub async fn owns_storage_file(&self, storage_file_id: &str) -> Result<Option<FileId>, Error> {
+        let owner: Option<i64> = sqlx::query_scalar("SELECT id FROM files WHERE storage_file_id = $1")
+            .bind(storage_file_id)
+            .fetch_optional(&self.pool)
+            .await
+            .during("look up the owner of a storage file")?;
+        Ok(owner.map(FileId))
+    }
+
+    /// Forgets the storage file of a job: it is gone from storage, so nothing that was known of it holds.
+    pub async fn forget_storage_file(&self, file: FileId) -> Result<(), Error> {
+        const ACTION: &str = "forget a storage file";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        forget_storage_file(&mut tx, file.0).await.during(ACTION)?;
+        tx.commit().await.during(ACTION)
+    }
+
+    /// Checkpoint after storage acknowledged all bytes of `content`, before *complete* is sent.
+    pub async fn record_blob_written(&self, job: &UploadJob, content: &Content, now: Timestamp) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE jobs SET stage = 'blob_written', stage_at = $2, content_version = $3, content_digest = $4, \
+             content_size = $5 WHERE file_id = $1",
+        )
+        .bind(job.file.0)
+        .bind(millis(now))
+        .bind(job.version)
+        .bind(&content.digest[..])
+        .bind(bytes_column(content.bytes))
+        .execute(&self.pool)
+        .await
+        .during("record that a file's bytes are in storage")?;
+        Ok(())
+    }
+
+    /// Checkpoint back to the start of an upload: what was written before it counts for nothing any more.
+    pub async fn record_restart(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE jobs SET stage = 'links_received', stage_at = $2, content_version = NULL, content_digest = NULL, \
+             content_size = NULL WHERE file_id = $1",
+        )
+        .bind(job.file.0)
+        .bind(millis(now))
+        .execute(&self.pool)
+        .await
+        .during("record that an upload starts over")?;
+        Ok(())
+    }
+
+    /// The content is complete in storage: hands the job on and raises the generation of its connection.
+    pub async fn finish_stored(&self, job: &UploadJob, stored: &StoredContent, now: Timestamp) -> Result<UploadResult, Error> {
+        const ACTION: &str = "record a completed upload";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        sqlx::query(
+            "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
+             outcome = NULL, outcome_at = NULL WHERE id = $1",
+        )
+        .bind(job.file.0)
+        .bind(stored.version)
+        .bind(&stored.content.digest[..])
+        .bind(bytes_column(stored.content.bytes))
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
+        sqlx::query(
+            "UPDATE connections SET generation = generation + 1, moved_at = $2 \
+             WHERE id = (SELECT connection_id FROM watches WHERE id = $1)",
+        )
+        .bind(job.watch.0)
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
+        let result = hand_on(&mut tx, job, stored.version, Outcome::Uploaded, now).await.during(ACTION)?;
+        tx.commit().await.during(ACTION)?;
+        Ok(result)
+    }
+
+    /// The file holds what storage holds already: no upload, and no run unless one is still owed.
+    pub async fn finish_unchanged(&self, job: &UploadJob, now: Timestamp) -> Result<UploadResult, Error> {
+        const ACTION: &str = "record an unchanged file";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        sqlx::query("UPDATE files SET stored_version = $2 WHERE id = $1")
+            .bind(job.file.0)
+            .bind(job.version)
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        let result = hand_on(&mut tx, job, job.version, Outcome::Unchanged, now).await.during(ACTION)?;
+        tx.commit().await.during(ACTION)?;
+        Ok(result)
+    }
+
+    /// The file is not there any more. Its job goes; whatever appears under its name later counts as new.
+    pub async fn finish_vanished(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
+        const ACTION: &str = "record that a file is gone";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let newest: i64 = newest_version(&mut tx, job.file.0).await.during(ACTION)?;
+        sqlx::query("UPDATE files SET size = -1 WHERE id = $1 AND version = $2")
+            .bind(job.file.0)
+            .bind(job.version)
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        if newest == job.version {
+            insert_result(&mut tx, job.file.0, Outcome::Vanished, None, None, None, now).await.during(ACTION)?;
+            delete_job(&mut tx, job.file.0).await.during(ACTION)?;
+        } else {
+            make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
+        }
+        tx.commit().await.during(ACTION)
+    }
+
+    /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
+    pub async fn put_off(&self, job: &UploadJob, refusal: &Refusal, now: Timestamp) -> Result<(), Error> {
+        const ACTION: &str = "put a job off";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let newest = newest_version(&mut tx, job.file.0).await.during(ACTION)?;
+        if newest > job.version && matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
+            make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
+        } else {
+            refuse(&mut tx, job.file.0, "due", refusal, now).await.during(ACTION)?;
+        }
+        tx.commit().await.during(ACTION)
+    }
+
+    /// Gives a claimed job back untouched, because the service stops.
+    pub async fn unclaim(&self, job: &UploadJob) -> Result<(), Error> {
+        sqlx::query("UPDATE jobs SET state = 'due' WHERE file_id = $1 AND state = 'uploading'")
+            .bind(job.file.0)
+            .execute(&self.pool)
+            .await
+            .during("give a job back")?;
+        Ok(())
+    }
+}
+
+impl JobRow {
+    fn into_job(self) -> Result<UploadJob, sqlx::Error> {
+        let decode = |error: super::state::UnknownWord| sqlx::Error::Decode(Box::new(error));
+        Ok(UploadJob {
+            file: FileId(self.file_id),
+            watch: WatchId(self.watch_id),
+            path: join(self.dir, self.name),
+            fingerprint: fingerprint(self.size, self.mtime_ns, self.ctime_ns),
+            version: self.version,
+            attempt: u32::try_from(self.attempts).unwrap_or(u32::MAX).saturating_add(1),
+            failing_since: self.failing_since.map(timestamp),
+            connector: self.connector,
+            storage_file_id: self.storage_file_id,
+            stored: content(self.stored_version, self.stored_digest, self.stored_size),
+            stage: (Stage::try_from(self.stage).map_err(decode)?, timestamp(self.stage_at)),
+            marker: self.marker,
+            last_reason: self.reason,
+            written: content(self.content_version, self.content_digest, self.content_size),
+        })
+    }
+}
+
+/// A digest of another length than ours is no digest of ours: the content counts as unknown.
+fn content(version: Option<i64>, digest: Option<Vec<u8>>, size: Option<i64>) -> Option<StoredContent> {
+    let digest = digest?.try_into().ok()?;
+    Some(StoredContent { version: version?, content: Content { digest, bytes: bytes_value(size?) } })
+}
+
+/// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.
+async fn hand_on(
+    tx: &mut Transaction<'_, Sqlite>,
+    job: &UploadJob,
+    stored: i64,
+    done: Outcome,
+    now: Timestamp,
+) -> Result<UploadResult, sqlx::Error> {
+    let (newest, connector, mapped, outcome): (i64, Option<String>, Option<String>, Option<String>) =
+        sqlx::query_as("SELECT version, connector, mapped_connector, outcome FROM files WHERE id = $1")
+            .bind(job.file.0)
+            .fetch_one(&mut **tx)
+            .await?;
+    let synchronized = outcome.as_deref() == Some(Outcome::Synchronized.as_str()) && mapped == connector;
+    match after_upload(stored, newest, connector.is_some(), synchronized) {
+        AfterUpload::DueAgain => {
+            make_due(tx, job.file.0, now).await?;
+            Ok(UploadResult::DueAgain)
+        }
+        AfterUpload::AwaitRun => {
+            sqlx::query(
+                "UPDATE jobs SET state = 'stored', due_at = $2, attempts = 0, run_attempts = 0, failing_since = NULL, \
+                 stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
+                 class = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
+            )
+            .bind(job.file.0)
+            .bind(millis(now))
+            .execute(&mut **tx)
+            .await?;
+            Ok(UploadResult::AwaitsRun)
+        }
+        AfterUpload::Done => {
+            if connector.is_none() {
+                sqlx::query("UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = $1")
+                    .bind(job.file.0)
+                    .bind(millis(now))
+                    .execute(&mut **tx)
+                    .await?;
+            }
+            insert_result(tx, job.file.0, done, None, None, None, now).await?;
+            delete_job(tx, job.file.0).await?;
+            Ok(UploadResult::Done)
+        }
+    }
+}
+
+async fn make_due(tx: &mut Transaction<'_, Sqlite>, file_id: i64, now: Timestamp) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE jobs SET state = 'due', due_at = $2, enqueued_at = $2, attempts = 0, run_attempts = 0, \
+         failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
+         content_version = NULL, content_digest = NULL, content_size = NULL, run_id = NULL, \
+         class = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
+    )
+    .bind(file_id)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn newest_version(tx: &mut Transaction<'_, Sqlite>, file_id: i64) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT version FROM files WHERE id = $1").bind(file_id).fetch_one(&mut **tx).await
+}
+
+pub(super) async fn forget_storage_file(tx: &mut Transaction<'_, Sqlite>, file_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
+         stored_at = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
+         outcome_at = NULL WHERE id = $1",
+    )
+    .bind(file_id)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query(
+        "UPDATE jobs SET stage = 'planned', marker = NULL, content_version = NULL, content_digest = NULL, \
+         content_size = NULL WHERE file_id = $1",
+    )
+    .bind(file_id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt: 'due' or 'stored'.
+pub(super) async fn refuse(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    waiting: &'static str,
+    refusal: &Refusal,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let (state, due_at, counts) = match refusal.again {
+        Again::BusyUntil(at) => (waiting, Some(at), 0),
+        Again::At(at) => (waiting, Some(at), 1),
+        Again::FailedUntil(at) => ("failed", Some(at), 1),
+        Again::Never => ("failed", None, 1),
+    };
+    sqlx::query(
+        "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
+         failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
+         class = $6, reason = $7, hint = $8 WHERE file_id = $1",
+    )
+    .bind(file_id)
+    .bind(state)
+    .bind(due_at.map(millis))
+    .bind(counts)
+    .bind(millis(now))
+    .bind(refusal.class)
+    .bind(&refusal.reason)
+    .bind(&refusal.hint)
+    .execute(&mut **tx)
+    .await?;
+    if state == "failed" {
+        report_failure(tx, file_id, waiting, refusal, now).await?;
+    }
+    Ok(())
+}
+
+/// Writes a failure into the history, once for each reason.
+async fn report_failure(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    waiting: &str,
+    refusal: &Refusal,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    if waiting == "stored" {
+        sqlx::query("UPDATE files SET outcome = 'failed', outcome_at = $2 WHERE id = $1")
+            .bind(file_id)
+            .bind(millis(now))
+            .execute(&mut **tx)
+            .await?;
+    }
+    let news = sqlx::query("UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL OR reported <> $2)")
+        .bind(file_id)
+        .bind(&refusal.reason)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected();
+    if news > 0 {
+        let reason = Some(refusal.reason.as_str());
+        insert_result(tx, file_id, Outcome::Failed, None, reason, refusal.hint.as_deref(), now).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn delete_job(tx: &mut Transaction<'_, Sqlite>, file_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM jobs WHERE file_id = $1").bind(file_id).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Writes down what became of the version that the job of this file is about. The job must still be there.
+pub(super) async fn insert_result(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    outcome: Outcome,
+    run: Option<&str>,
+    reason: Option<&str>,
+    hint: Option<&str>,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, storage_file_id, run, reason, hint) \
+         SELECT $1, f.id, j.version, $3, $4, $4 - j.enqueued_at, COALESCE(f.stored_size, 0), f.connector, \
+         f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id WHERE f.id = $2",
+    )
+    .bind(new_id(now))
+    .bind(file_id)
+    .bind(outcome.as_str())
+    .bind(millis(now))
+    .bind(run)
+    .bind(reason)
+    .bind(hint)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The watches that the ledger knows, by name, and holds on them.
+
+use jiff::Timestamp;
+use sqlx::{Sqlite, Transaction};
+
+use super::{During as _, Error, Ledger, RootState, millis, new_id};
+
+/// A hold without end: the watch is not configured any more.
+pub(super) const RETIRED: Timestamp = Timestamp::MAX;
+
+/// The ledger's id of a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WatchId(pub(super) i64);
+
+/// The ledger's id of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId(pub(super) i64);
+
+/// A watch as the configuration has it.
+#[derive(Debug, Clone)]
+pub struct WatchSpec {
+    /// Its name, which identifies its files.
+    pub name: String,
+    /// The iModel that its files go into.
+    pub imodel_id: String,
+    /// The folder in storage, as segments joined by `/`; empty for the root folder.
+    pub storage_folder: String,
+    /// The display name of the connection that holds its files in the iModel.
+    pub connection: String,
+}
+
+impl Ledger {
+    /// Makes the ledger know just these watches, and returns their ids in the same order.
+    ///
+    /// When the iModel or the storage folder of a known watch has changed, all that is known of its files in the
+    /// cloud belongs to the old place: it is forgotten, and every file of the watch is new to the next scan. The
+    /// second value tells how many files that concerns. Watches that are not named any more keep their files, but
+    /// none of their jobs is claimed until they are named again.
+    pub async fn register_watches(
+        &self,
+        specs: &[WatchSpec],
+        now: Timestamp,
+    ) -> Result<Vec<(WatchId, u64)>, Error> {
+        const ACTION: &str = "register the watches";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        sqlx::query("UPDATE watches SET held_until = $1, held_reason = 'not in the configuration'")
+            .bind(millis(RETIRED))
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        let mut registered = Vec::with_capacity(specs.len());
+        for spec in specs {
+            registered.push(register(&mut tx, spec, now).await.during(ACTION)?);
+        }
+        tx.commit().await.during(ACTION)?;
+        Ok(registered)
+    }
+
+    /// Keeps all jobs of a watch from being claimed until `until`, for a cause that concerns the whole watch.
+    pub async fn hold_watch(&self, watch: WatchId, until: Timestamp, reason: &str) -> Result<(), Error> {
+        sqlx::query("UPDATE watches SET held_until = $2, held_reason = $3 WHERE id = $1")
+            .bind(watch.0)
+            .bind(millis(until))
+            .bind(reason)
+            .execute(&self.pool)
+            .await
+            .during("hold a watch")?;
+        Ok(())
+    }
+
+    /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was one.
+    pub async fn record_root(
+        &self,
+        watch: WatchId,
+        state: RootState,
+        note: Option<&str>,
+        scanned: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE watches SET root_state = $2, root_note = $3, scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
+        )
+        .bind(watch.0)
+        .bind(state.as_str())
+        .bind(note)
+        .bind(scanned.map(millis))
+        .execute(&self.pool)
+        .await
+        .during("record the state of a root")?;
+        Ok(())
+    }
+}
+
+async fn register(
+    tx: &mut Transaction<'_, Sqlite>,
+    spec: &WatchSpec,
+    now: Timestamp,
+) -> Result<(WatchId, u64), sqlx::Error> {
+    let connection_id = connection_row(tx, spec, now).await?;
+    let known: Option<(i64, String, String)> =
+        sqlx::query_as("SELECT id, imodel_id, storage_folder FROM watches WHERE name = $1")
+            .bind(&spec.name)
+            .fetch_optional(&mut **tx)
+            .await?;
+    let Some((id, imodel_id, storage_folder)) = known else {
+        let id = new_id(now);
+        sqlx::query(
+            "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(id)
+        .bind(&spec.name)
+        .bind(&spec.imodel_id)
+        .bind(&spec.storage_folder)
+        .bind(connection_id)
+        .execute(&mut **tx)
+        .await?;
+        return Ok((WatchId(id), 0));
+    };
+    sqlx::query(
+        "UPDATE watches SET held_until = 0, held_reason = NULL, imodel_id = $2, storage_folder = $3, \
+         connection_id = $4 WHERE id = $1",
+    )
+    .bind(id)
+    .bind(&spec.imodel_id)
+    .bind(&spec.storage_folder)
+    .bind(connection_id)
+    .execute(&mut **tx)
+    .await?;
+    let moved = imodel_id != spec.imodel_id || storage_folder != spec.storage_folder;
+    let forgotten = if moved { forget_cloud_side(tx, id).await? } else { 0 };
+    Ok((WatchId(id), forgotten))
+}
+
+async fn forget_cloud_side(tx: &mut Transaction<'_, Sqlite>, watch_id: i64) -> Result<u64, sqlx::Error> {
+    // A size below zero equals no file, so the next scan hands every file over as new.
+    let forgotten = sqlx::query(
+        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
+         stored_at = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
+         outcome_at = NULL, size = -1 WHERE watch_id = $1",
+    )
+    .bind(watch_id)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
+        .bind(watch_id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(forgotten)
+}
+
+async fn connection_row(
+    tx: &mut Transaction<'_, Sqlite>,
+    spec: &WatchSpec,
+    now: Timestamp,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT (imodel_id, name) DO NOTHING",
+    )
+    .bind(new_id(now))
+    .bind(&spec.imodel_id)
+    .bind(&spec.connection)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
+        .bind(&spec.imodel_id)
+        .bind(&spec.connection)
+        .fetch_one(&mut **tx)
+        .await
+}

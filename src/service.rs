@@ -1,0 +1,259 @@
+//! Starts every task of the service by name, sees that they live, and stops them in order.
+//!
+//! A task that ends unasked, by an error or a panic, stops the service with an error: systemd starts it again, and the
+//! ledger knows where everything was. On the stop signal no new work is taken; uploads in hand may finish within the
+//! grace period; what is left goes on at the next start.
+
+pub mod signals;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, Watch};
+use crate::itwin::{self, Client, Settings};
+use crate::lane::{self, Lane};
+use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
+use crate::upload::{self, Uploads};
+use crate::watch::{self as watching, Handover, Progress};
+
+/// In a single pass a job whose next attempt is further away than this is left to the next pass.
+const PASS_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a single pass looks whether it is done.
+const PASS_LOOK: Duration = Duration::from_millis(100);
+
+/// When the service ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Never: it waits for the stop signal.
+    Stopped,
+    /// When all that was found is at an end.
+    Done,
+}
+
+/// What a single pass came to.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    /// Results that were written in this pass, by kind.
+    pub results: Vec<(Outcome, u64)>,
+    /// What is left.
+    pub open: Summary,
+    /// Watches whose folder cannot be reached, with the reason.
+    pub unreachable: Vec<(String, String)>,
+}
+
+/// Why the service ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    /// The client could not be set up.
+    #[error("the client of the iTwin Platform could not be set up")]
+    Client(#[source] itwin::Error),
+    /// A watch failed.
+    #[error(transparent)]
+    Watch(#[from] watching::Error),
+    /// A task ended that never should.
+    #[error("the task {0:?} ended by itself")]
+    Ended(String),
+    /// A task panicked.
+    #[error("a task of the service panicked: {0}")]
+    Panicked(String),
+}
+
+impl Pass {
+    /// Whether everything that was found is where it belongs.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.open == Summary::default() && self.unreachable.is_empty()
+    }
+}
+
+/// Runs the whole service until `stop` is cancelled, or until it is done.
+///
+/// # Errors
+/// When the ledger cannot be opened or fails, or a task ends unasked.
+pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Result<Pass, Error> {
+    let began = Timestamp::now();
+    let ledger = Ledger::open(&config.state.path).await?;
+    let client = client(&config).map_err(Error::Client)?;
+    let mut tasks = Tasks::start(&config, &ledger, &client).await?;
+    tell_systemd(&[NotifyState::Ready, NotifyState::Status(&format!("watching {} folders", config.watches.len()))]);
+    let roots = tasks.roots.iter().map(|(_, seen)| seen.clone()).collect();
+    let ended = tokio::select! {
+        ended = tasks.unasked_end() => Err(ended),
+        () = stop.cancelled() => Ok(()),
+        done = done(roots, ledger.clone()), if until == Until::Done => done,
+    };
+    tell_systemd(&[NotifyState::Stopping]);
+    let unreachable = tasks.unreachable();
+    tasks.stop(config.shutdown_grace).await;
+    let results = ledger.results_since(began).await?;
+    let open = ledger.summary(Timestamp::now()).await?;
+    ledger.close().await;
+    ended?;
+    info!(pending = open.pending + open.later, failed = open.failed, "stopped");
+    Ok(Pass { results, open, unreachable })
+}
+
+/// The platform's client as configured.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn client(config: &Config) -> Result<Client, itwin::Error> {
+    Client::new(Settings {
+        api_url: config.itwin.api_url.clone(),
+        issuer_url: config.itwin.issuer_url.clone(),
+        client_id: config.itwin.client_id.clone(),
+        client_secret: config.itwin.client_secret.clone(),
+        scope: config.itwin.scope.clone(),
+    })
+}
+
+struct Tasks {
+    set: JoinSet<(String, Result<(), Error>)>,
+    stop: CancellationToken,
+    roots: Vec<(String, watch::Receiver<Progress>)>,
+}
+
+impl Tasks {
+    async fn start(config: &Config, ledger: &Ledger, client: &Client) -> Result<Self, Error> {
+        let mut tasks = Self { set: JoinSet::new(), stop: CancellationToken::new(), roots: Vec::new() };
+        let watches = register(config, ledger).await?;
+        let wake_uploads = Arc::new(Notify::new());
+        let (wake_lanes, lanes_woken) = watch::channel(());
+        let imodels: BTreeSet<&str> = config.watches.iter().map(|watch| watch.imodel_id.as_str()).collect();
+        for imodel_id in imodels {
+            let lane = Lane::new(lane::Parts {
+                imodel_id: imodel_id.to_owned(),
+                ledger: ledger.clone(),
+                client: client.clone(),
+                sync: config.sync.clone(),
+                retry: config.retry.clone(),
+                wake: lanes_woken.clone(),
+            });
+            let stop = tasks.stop.clone();
+            tasks.spawn(format!("lane {imodel_id}"), async move { Ok(lane.run(stop).await?) });
+        }
+        let uploads = Uploads::new(upload::Parts {
+            ledger: ledger.clone(),
+            client: client.clone(),
+            limits: config.upload.clone(),
+            retry: config.retry.clone(),
+            watches: watches.iter().map(|(id, watch)| (*id, watch.clone())).collect::<HashMap<_, _>>(),
+            wake: Arc::clone(&wake_uploads),
+            lanes: wake_lanes,
+        });
+        let stop = tasks.stop.clone();
+        tasks.spawn("uploads".to_owned(), async move { Ok(uploads.run(stop).await?) });
+        for (id, watch) in watches {
+            let (progress, seen) = watch::channel(Progress::default());
+            tasks.roots.push((watch.name.clone(), seen));
+            let out = Handover { ledger: ledger.clone(), wake: Arc::clone(&wake_uploads) };
+            let stop = tasks.stop.clone();
+            let name = format!("watch {}", watch.name);
+            tasks.spawn(name, async move { Ok(watching::run(watch, id, out, progress, stop).await?) });
+        }
+        Ok(tasks)
+    }
+
+    fn spawn(&mut self, name: String, task: impl Future<Output = Result<(), Error>> + Send + 'static) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for a task to end although it was not asked to.
+    async fn unasked_end(&mut self) -> Error {
+        match self.set.join_next().await {
+            Some(Ok((_, Err(error)))) => error,
+            Some(Ok((name, Ok(())))) => Error::Ended(name),
+            Some(Err(panic)) => Error::Panicked(panic.to_string()),
+            None => Error::Ended("all of them".to_owned()),
+        }
+    }
+
+    fn unreachable(&self) -> Vec<(String, String)> {
+        self.roots
+            .iter()
+            .filter_map(|(name, seen)| seen.borrow().problem.clone().map(|problem| (name.clone(), problem)))
+            .collect()
+    }
+
+    /// Stops everything: watches and lanes at once, uploads within the grace period.
+    async fn stop(mut self, grace: Duration) {
+        self.stop.cancel();
+        let drained = tokio::time::timeout(grace, async {
+            while let Some(ended) = self.set.join_next().await {
+                if let Ok((name, Err(error))) = ended {
+                    warn!(task = name, %error, "ended with an error while stopping");
+                }
+            }
+        });
+        if drained.await.is_err() {
+            warn!(seconds = grace.as_secs_f64(), "uploads did not end within the grace period; they go on at the next start");
+        }
+        self.set.shutdown().await;
+    }
+}
+
+/// Waits until every folder is scanned, every file found is handed over, and every job is at an end.
+async fn done(roots: Vec<watch::Receiver<Progress>>, ledger: Ledger) -> Result<(), Error> {
+    loop {
+        for root in &roots {
+            // A watch that is gone ends the service by itself.
+            let _gone = root.clone().wait_for(|progress| progress.at_rest || progress.problem.is_some()).await;
+        }
+        let soon = crate::attempt::after(Timestamp::now(), PASS_PATIENCE);
+        let summary = ledger.summary(soon).await?;
+        let at_rest = roots.iter().all(|root| {
+            let progress = root.borrow();
+            progress.at_rest || progress.problem.is_some()
+        });
+        if at_rest && summary.pending == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(PASS_LOOK).await;
+    }
+}
+
+async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watch)>, Error> {
+    let specs: Vec<WatchSpec> = config
+        .watches
+        .iter()
+        .map(|watch| WatchSpec {
+            name: watch.name.clone(),
+            imodel_id: watch.imodel_id.clone(),
+            storage_folder: watch.storage_folder.join("/"),
+            connection: watch.connection.clone(),
+        })
+        .collect();
+    let registered = ledger.register_watches(&specs, Timestamp::now()).await?;
+    let mut watches = Vec::with_capacity(registered.len());
+    for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
+        info!(
+            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.settle,
+            storage_folder = watch.storage_folder.join("/"), "watching"
+        );
+        if forgotten > 0 {
+            warn!(watch = watch.name, files = forgotten, "iModel or storage folder changed: all files are uploaded anew");
+        }
+        watches.push((id, watch.clone()));
+    }
+    Ok(watches)
+}
+
+/// Tells systemd, when it listens. Nothing depends on it, so a failure is only worth a word.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "systemd could not be told");
+    }
+}

@@ -1,0 +1,227 @@
+//! File calls on a watched root: the one way in which watch and upload touch a share.
+//!
+//! Every path is resolved beneath the root without following a symbolic link, so nothing outside the root is ever
+//! read. Files are opened without blocking, and only regular files are handed out: a FIFO named `*.dgn` hangs
+//! nobody. Every call here may block for as long as the share likes; callers own the thread they do it on.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+
+use crate::ledger::Fingerprint;
+
+/// An opened root directory.
+#[derive(Debug)]
+pub(crate) struct Root {
+    fd: OwnedFd,
+}
+
+/// What tells one root directory from another one at the same path, such as an empty mount point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// What a path beneath the root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Regular,
+    Folder,
+    /// A link, FIFO, socket or device: nothing that is ever read.
+    Other,
+}
+
+impl Root {
+    /// Opens the root. The root itself may be reached over a link; nothing beneath it may.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { fd: rustix::fs::open(path, flags, Mode::empty())? })
+    }
+
+    /// The identity of the directory that is open.
+    pub(crate) fn identity(&self) -> io::Result<Identity> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok(Identity { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Opens a folder for listing; the empty path is the root itself.
+    pub(crate) fn folder(&self, rel: &Path) -> io::Result<OwnedFd> {
+        self.resolve(rel, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// What `rel` is, without opening it for reading.
+    pub(crate) fn kind(&self, rel: &Path) -> io::Result<Kind> {
+        let fd = self.resolve(rel, OFlags::PATH | OFlags::NOFOLLOW)?;
+        Ok(kind(&rustix::fs::fstat(fd)?))
+    }
+
+    /// Opens a regular file for reading.
+    ///
+    /// Fails with `InvalidInput` when it is anything else.
+    pub(crate) fn file(&self, rel: &Path) -> io::Result<File> {
+        let fd = self.resolve(rel, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        if kind(&rustix::fs::fstat(&fd)?) != Kind::Regular {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(File::from(fd))
+    }
+
+    fn resolve(&self, rel: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let rel = if rel.as_os_str().is_empty() { Path::new(".") } else { rel };
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(rustix::fs::openat2(&self.fd, rel, flags | OFlags::CLOEXEC, Mode::empty(), beneath)?)
+    }
+}
+
+/// Whether an error says that nothing of ours is at the path: a part of it may also have become a file or a link.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    let link_in_path = Some(rustix::io::Errno::LOOP.raw_os_error());
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) || error.raw_os_error() == link_in_path
+}
+
+/// The kind of a file system object.
+pub(crate) fn kind(stat: &Stat) -> Kind {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Kind::Regular,
+        FileType::Directory => Kind::Folder,
+        _ => Kind::Other,
+    }
+}
+
+/// The fingerprint of an open file, asked of the handle itself: listings of network shares may be stale.
+pub(crate) fn fingerprint(file: impl AsFd) -> io::Result<Fingerprint> {
+    Ok(fingerprint_of(&rustix::fs::fstat(file)?))
+}
+
+/// The fingerprint in a stat record.
+pub(crate) fn fingerprint_of(stat: &Stat) -> Fingerprint {
+    Fingerprint {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime_ns: nanos(stat.st_mtime, stat.st_mtime_nsec),
+        ctime_ns: nanos(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+/// Times beyond what fits (the year 2262) saturate: they only have to differ when the file differs.
+fn nanos(seconds: i64, nanos: impl TryInto<i64>) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos.try_into().unwrap_or(0))
+}
+
+/// Whether changes in this directory may come from elsewhere, so that the kernel does not tell of them.
+pub(crate) fn is_remote(directory: impl AsFd) -> io::Result<bool> {
+    Ok(remote_type(i64::from(rustix::fs::fstatfs(directory)?.f_type)))
+}
+
+/// File systems on which every change passes through this kernel, by the magic numbers of `statfs(2)`.
+/// Any other, known or not, counts as remote: looking too often is harmless, waiting for events that never come is not.
+const LOCAL_TYPES: [u32; 22] = [
+    0xEF53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683E, // Btrfs
+    0x0102_1994, // tmpfs
+    0x8584_58F6, // ramfs
+    0x794C_7630, // overlayfs
+    0x2FC1_2FC1, // ZFS
+    0xF2F5_2010, // F2FS
+    0xCA45_1A4E, // bcachefs
+    0x5265_4973, // ReiserFS
+    0x3153_464A, // JFS
+    0x3434,      // NILFS
+    0x7366_746E, // NTFS (ntfs3)
+    0x4D44,      // FAT
+    0x2011_BAB0, // exFAT
+    0x4244,      // HFS
+    0x482B,      // HFS+
+    0xF15F,      // eCryptfs
+    0x7371_7368, // SquashFS
+    0xE0F5_E1E2, // EROFS
+    0x9660,      // ISO 9660
+    0x1501_3346, // UDF
+];
+
+/// Decides by the type number alone. It is compared as 32 bits: some kernels sign-extend it.
+fn remote_type(f_type: i64) -> bool {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the type is 32 bits wide")]
+    let magic = f_type as u32;
+    !LOCAL_TYPES.contains(&magic)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn network_and_unknown_file_systems_count_as_remote() {
+        for (magic, name) in [
+            (0x6969_i64, "NFS"),
+            (0x517B, "SMB"),
+            (0xFF53_4D42, "CIFS"),
+            (0xFE53_4D42, "SMB2"),
+            (-11_317_950, "CIFS, sign-extended"),
+            (0x6573_5546, "FUSE"),
+            (0x0102_1997, "9P"),
+            (0x5346_414F, "AFS"),
+            (0x00C3_6400, "Ceph"),
+            (0x7375_7245, "Coda"),
+            (0x0BD0_0BD0, "Lustre"),
+            (0x4750_4653, "GPFS"),
+            (0x0187, "autofs"),
+            (0x1234_5678, "unknown"),
+        ] {
+            assert!(remote_type(magic), "{name}");
+        }
+        for (magic, name) in [(0xEF53_i64, "ext4"), (0x0102_1994, "tmpfs"), (0x794C_7630, "overlayfs")] {
+            assert!(!remote_type(magic), "{name}");
+        }
+    }
+
+    #[test]
+    fn links_are_not_followed_anywhere_beneath_the_root() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret.dgn"), "x").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        symlink(outside.path(), dir.path().join("folder")).unwrap();
+        symlink(outside.path().join("secret.dgn"), dir.path().join("link.dgn")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert!(root.file(Path::new("folder/secret.dgn")).is_err());
+        assert!(root.file(Path::new("link.dgn")).is_err());
+        assert!(root.file(Path::new("../secret.dgn")).is_err());
+        assert_eq!(root.kind(Path::new("link.dgn")).unwrap(), Kind::Other);
+    }
+
+    #[test]
+    fn a_fifo_is_refused_at_once_instead_of_hanging_its_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe.dgn");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert_eq!(root.kind(Path::new("pipe.dgn")).unwrap(), Kind::Other);
+        assert_eq!(root.file(Path::new("pipe.dgn")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_a_rewrite_of_equal_size_with_the_old_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.dgn");
+        std::fs::write(&path, "one").unwrap();
+        let before = fingerprint(File::open(&path).unwrap()).unwrap();
+        let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        // Some file systems keep times only as fine as the kernel's tick: write until the change shows.
+        let after = loop {
+            std::fs::write(&path, "two").unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            let now = fingerprint(File::open(&path).unwrap()).unwrap();
+            if now.ctime_ns != before.ctime_ns {
+                break now;
+            }
+        };
+        assert_eq!((after.size, after.mtime_ns), (before.size, before.mtime_ns));
+        assert_ne!(after, before);
+    }
+}

@@ -1,0 +1,162 @@
+//! Where in storage a file belongs: the iTwin's root folder, the folders below it, and what lies in them already.
+//!
+//! What is found out is kept in the ledger, so that a new file costs no look-up. A folder is listed once per process
+//! before the first file is created in it; after that only we create there.
+
+use std::collections::HashMap;
+
+use tokio::sync::Mutex;
+use tracing::{debug, info, warn};
+
+use super::steps::Trouble;
+use crate::config::Watch;
+use crate::itwin::{self, Client};
+use crate::ledger::{ImodelRecord, Ledger};
+
+#[derive(Debug)]
+pub(super) struct Folders {
+    client: Client,
+    ledger: Ledger,
+    /// Only one task at a time looks for or creates folders: two would make twins.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Which watch stores into (root folder, path).
+    owners: HashMap<(String, String), String>,
+    /// Files of other making in a listed folder: name to storage file ids.
+    strangers: HashMap<String, HashMap<String, Vec<String>>>,
+}
+
+/// A folder in storage.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) root_folder_id: String,
+    pub(super) folder_id: String,
+}
+
+impl Folders {
+    pub(super) fn new(client: Client, ledger: Ledger) -> Self {
+        Self { client, ledger, state: Mutex::default() }
+    }
+
+    /// The folder for files of `watch` in the folders `below` its own, made if it is not there.
+    pub(super) async fn place(&self, watch: &Watch, below: &[String]) -> Result<Place, Trouble> {
+        let record = self.imodel(&watch.imodel_id).await?;
+        let mut state = self.state.lock().await;
+        let root_folder_id = record.root_folder_id;
+        let owner = state
+            .owners
+            .entry((root_folder_id.clone(), watch.storage_folder.join("/")))
+            .or_insert_with(|| watch.name.clone());
+        if *owner != watch.name {
+            return Err(Trouble::SharedFolder { other: owner.clone() });
+        }
+        let mut folder_id = root_folder_id.clone();
+        let mut path = String::new();
+        for segment in watch.storage_folder.iter().chain(below) {
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(segment);
+            folder_id = match self.ledger.folder(&root_folder_id, &path).await? {
+                Some(known) => known,
+                None => {
+                    let found = self.find_or_create(&mut state, &folder_id, segment).await?;
+                    self.ledger.remember_folder(&root_folder_id, &path, &found).await?;
+                    found
+                }
+            };
+        }
+        Ok(Place { root_folder_id, folder_id })
+    }
+
+    /// Storage files named `name` in a folder that no file of the ledger owns.
+    ///
+    /// `fresh` lists the folder again: an earlier *create file* may have been executed without an answer.
+    pub(super) async fn strangers(&self, folder_id: &str, name: &str, fresh: bool) -> Result<Vec<String>, Trouble> {
+        let mut state = self.state.lock().await;
+        if fresh || !state.strangers.contains_key(folder_id) {
+            let listed = self.list(folder_id).await?;
+            state.strangers.insert(folder_id.to_owned(), listed);
+        }
+        let named = state.strangers.get(folder_id).and_then(|files| files.get(name));
+        let mut strangers = Vec::new();
+        for id in named.into_iter().flatten() {
+            if self.ledger.owns_storage_file(id).await?.is_none() {
+                strangers.push(id.clone());
+            }
+        }
+        Ok(strangers)
+    }
+
+    /// A folder that was thought to be there is not: everything known below its root is looked up again.
+    pub(super) async fn forget(&self, place: &Place) -> Result<(), Trouble> {
+        self.state.lock().await.strangers.clear();
+        Ok(self.ledger.forget_folders(&place.root_folder_id).await?)
+    }
+
+    async fn imodel(&self, imodel_id: &str) -> Result<ImodelRecord, Trouble> {
+        if let Some(record) = self.ledger.imodel(imodel_id).await? {
+            return Ok(record);
+        }
+        let imodel = self.client.imodel(imodel_id).await?;
+        if !imodel.initialized() {
+            return Err(Trouble::NotInitialized { imodel: imodel_id.to_owned(), state: imodel.state });
+        }
+        let root_folder_id = self.client.root_folder(&imodel.itwin_id).await?;
+        let record = ImodelRecord { itwin_id: imodel.itwin_id, root_folder_id };
+        self.ledger.remember_imodel(imodel_id, &record).await?;
+        Ok(record)
+    }
+
+    async fn find_or_create(&self, state: &mut State, parent: &str, name: &str) -> Result<String, Trouble> {
+        if let Some(id) = self.find(parent, name).await? {
+            return Ok(id);
+        }
+        match self.client.create_folder(parent, name).await {
+            Ok(folder) => {
+                info!(folder = name, "storage folder created");
+                state.strangers.insert(folder.id.clone(), HashMap::new());
+                Ok(folder.id)
+            }
+            // It may be there after all: somebody was faster, or the answer got lost.
+            Err(error) if error.may_have_taken_effect() || matches!(error.status(), Some(409 | 422)) => {
+                self.find(parent, name).await?.ok_or_else(|| Trouble::Platform(error))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The folder of this name; of several the oldest, so that everybody who looks takes the same.
+    async fn find(&self, parent: &str, name: &str) -> Result<Option<String>, itwin::Error> {
+        let mut named: Vec<_> = self
+            .client
+            .folders(parent)
+            .await?
+            .into_iter()
+            .filter(|folder| folder.display_name == name)
+            .map(|folder| (folder.created, folder.id))
+            .collect();
+        named.sort();
+        if named.len() > 1 {
+            warn!(folder = name, count = named.len(), "storage has several folders of this name; using the oldest");
+        }
+        Ok(named.into_iter().next().map(|(_, id)| id))
+    }
+
+    /// Files of a folder by name, oldest first.
+    async fn list(&self, folder_id: &str) -> Result<HashMap<String, Vec<String>>, Trouble> {
+        let mut files = self.client.files(folder_id).await?;
+        debug!(folder_id, files = files.len(), "storage folder listed");
+        files.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+        let mut named: HashMap<String, Vec<String>> = HashMap::new();
+        for file in files {
+            if self.ledger.owns_storage_file(&file.id).await?.is_none() {
+                named.entry(file.display_name).or_default().push(file.id);
+            }
+        }
+        Ok(named)
+    }
+}

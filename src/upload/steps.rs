@@ -1,0 +1,315 @@
+//! The steps that bring one version of one file to storage, in their order, each with its checkpoint.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{debug, info, warn};
+
+use super::folders::Place;
+use super::source::{self, Source};
+use super::{Shared, transfer};
+use crate::attempt::{self, Failure, History};
+use crate::config::Watch;
+use crate::itwin::{self, UploadLinks};
+use crate::ledger::{self, Refusal, Stage, StoredContent, UploadJob, UploadResult};
+use crate::names::{self, Shown, Unstorable};
+use crate::retry::Class;
+
+/// After a *create file* without an answer, storage may take this long to list the file.
+const LISTED_AFTER: Duration = Duration::from_secs(10);
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Stored { bytes: u64, result: UploadResult },
+    Unchanged(UploadResult),
+    Vanished,
+    Refused(Refusal),
+}
+
+/// What got in the way of an attempt.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    #[error(transparent)]
+    Platform(#[from] itwin::Error),
+    #[error("{0}")]
+    Source(#[from] source::Error),
+    #[error("{0}")]
+    Name(#[from] Unstorable),
+    #[error("it is not as it was when it was finished")]
+    NotSettled,
+    #[error("it is empty")]
+    Empty,
+    #[error("it has {bytes} bytes; storage takes {limit} at most in blocks of this size")]
+    TooLarge { bytes: u64, limit: u64 },
+    #[error("watch {other:?} stores into the same folder of the same iTwin")]
+    SharedFolder { other: String },
+    #[error("the iModel {imodel} is not ready (state {state:?})")]
+    NotInitialized { imodel: String, state: String },
+    #[error("a create request got no answer, and storage may not list the file yet")]
+    CreateUnknown { until: Timestamp },
+    #[error("its folder is gone from storage")]
+    FolderGone(#[source] itwin::Error),
+    #[error("storage reports {stored} bytes after {sent} were sent")]
+    SizeDiffers { sent: u64, stored: u64 },
+    #[error("storage received other bytes than were sent (MD5 differs)")]
+    Corrupted,
+}
+
+impl Shared {
+    /// Brings the job as far as it goes and records where that is.
+    pub(super) async fn bring(&self, watch: &Watch, job: &UploadJob) -> Result<End, ledger::Error> {
+        let trouble = match self.attempt(watch, job).await {
+            Ok(end) => return Ok(end),
+            Err(Trouble::Ledger(error)) => return Err(error),
+            Err(Trouble::Source(source::Error::Gone)) => {
+                self.ledger.finish_vanished(job, Timestamp::now()).await?;
+                return Ok(End::Vanished);
+            }
+            Err(trouble) => trouble,
+        };
+        let now = Timestamp::now();
+        if matches!(trouble, Trouble::Source(source::Error::Hangs)) {
+            let until = attempt::after(now, watch.poll_interval);
+            self.ledger.hold_watch(job.watch, until, &trouble.to_string()).await?;
+        }
+        let refusal = self.refusal(watch, job, &trouble, now);
+        if refusal.class == "credentials" {
+            // Every other job would fail in the same way: one of them tries again after the pause, for all.
+            let until = attempt::after(now, self.policy.max);
+            self.ledger.hold_watch(job.watch, until, &refusal.reason).await?;
+        }
+        self.ledger.put_off(job, &refusal, now).await?;
+        Ok(End::Refused(refusal))
+    }
+
+    fn refusal(&self, watch: &Watch, job: &UploadJob, trouble: &Trouble, now: Timestamp) -> Refusal {
+        let class = match trouble {
+            Trouble::Platform(error) => error.class(),
+            Trouble::Source(source::Error::Hangs) => Class::Transient { floor: Some(watch.poll_interval) },
+            Trouble::Source(_) | Trouble::NotSettled => Class::Busy,
+            Trouble::Name(_) | Trouble::Empty | Trouble::TooLarge { .. } => Class::RefusedForContent,
+            Trouble::SharedFolder { .. } => Class::RefusedForAll,
+            Trouble::CreateUnknown { until } => {
+                Class::Transient { floor: Some(until.duration_since(now).unsigned_abs()) }
+            }
+            Trouble::NotInitialized { .. }
+            | Trouble::FolderGone(_)
+            | Trouble::SizeDiffers { .. }
+            | Trouble::Corrupted
+            | Trouble::Ledger(_) => {
+                Class::Transient { floor: None }
+            }
+        };
+        let hint = match trouble {
+            Trouble::Platform(error) => error.hint(),
+            Trouble::Name(_) => Some("rename the file or folder".to_owned()),
+            Trouble::Empty => Some("save the file again with content, or exclude it".to_owned()),
+            Trouble::TooLarge { .. } => Some("raise upload.block_size".to_owned()),
+            Trouble::SharedFolder { .. } => Some("give each of the two watches its own storage_folder".to_owned()),
+            _ => None,
+        };
+        let failure = Failure { class, reason: format!("cannot upload {}: {trouble}", Shown(&job.path)), hint };
+        let history = History { attempt: job.attempt, failing_since: job.failing_since };
+        attempt::refusal(failure, history, &self.policy, self.give_up, now)
+    }
+
+    async fn attempt(&self, watch: &Watch, job: &UploadJob) -> Result<End, Trouble> {
+        let (below, name) = names::storage_path(&job.path)?;
+        if job.stored.as_ref().is_some_and(|stored| stored.version == job.version) {
+            return Ok(End::Unchanged(self.ledger.finish_unchanged(job, Timestamp::now()).await?));
+        }
+        if let Some(end) = self.complete_interrupted(job).await? {
+            return Ok(end);
+        }
+        let source = Source::open(&watch.path, &job.path).await?;
+        let bytes = source.fingerprint().size;
+        if job.fingerprint != Some(source.fingerprint()) {
+            return Err(Trouble::NotSettled);
+        }
+        if bytes == 0 {
+            return Err(Trouble::Empty);
+        }
+        let limit = transfer::size_limit(&self.limits);
+        if bytes > limit {
+            return Err(Trouble::TooLarge { bytes, limit });
+        }
+        let mut job = job.clone();
+        if self.is_unchanged(&mut job, &source).await? {
+            return Ok(End::Unchanged(self.ledger.finish_unchanged(&job, Timestamp::now()).await?));
+        }
+        let place = self.folders.place(watch, &below).await?;
+        let links = self.links(&mut job, &place, &name).await?;
+        let content = transfer::send(self, &source, links).await?;
+        self.ledger.record_blob_written(&job, &content, Timestamp::now()).await?;
+        self.complete(&job, StoredContent { version: job.version, content }).await
+    }
+
+    /// Goes on where a process was killed between the last byte and the answer to *complete*.
+    ///
+    /// None: there is nothing to go on with, or it turned out not to hold; the upload starts over.
+    async fn complete_interrupted(&self, job: &UploadJob) -> Result<Option<End>, Trouble> {
+        let Some(written) = job.written.clone().filter(|_| job.stage.0 == Stage::BlobWritten) else { return Ok(None) };
+        if written.version != job.version {
+            return Ok(None);
+        }
+        match self.complete(job, written).await {
+            Ok(end) => Ok(Some(end)),
+            Err(Trouble::SizeDiffers { .. }) => Ok(None),
+            Err(Trouble::Platform(error)) if error.status().is_some_and(|status| (400..500).contains(&status)) => {
+                debug!(path = %Shown(&job.path), %error, "the interrupted upload cannot be completed; starting over");
+                Ok(None)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Whether the file holds just what storage holds. Reads it only if its size says that it might.
+    async fn is_unchanged(&self, job: &mut UploadJob, source: &Source) -> Result<bool, Trouble> {
+        let (Some(stored), Some(id)) = (job.stored.clone(), job.storage_file_id.clone()) else { return Ok(false) };
+        if stored.content.bytes != source.fingerprint().size {
+            return Ok(false);
+        }
+        while source.next(transfer::PIECE).await?.is_some() {}
+        if source.finish().await?.content != stored.content {
+            source.rewind().await?;
+            return Ok(false);
+        }
+        source.rewind().await?;
+        match self.client.file(&id).await {
+            Ok(file) => Ok(file.size == Some(stored.content.bytes)),
+            Err(error) if error.is_not_found() => {
+                self.forget(job).await?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Links to upload to: of the known storage file, of one that is there by this name, or of a new one.
+    async fn links(&self, job: &mut UploadJob, place: &Place, name: &str) -> Result<UploadLinks, Trouble> {
+        if let Some(id) = job.storage_file_id.clone() {
+            match self.client.update_content(&id).await {
+                Ok(links) => {
+                    if job.stage.0 == Stage::BlobWritten {
+                        self.ledger.record_restart(job, Timestamp::now()).await?;
+                    }
+                    return Ok(links);
+                }
+                Err(error) if error.is_not_found() => {
+                    info!(path = %Shown(&job.path), "the file is gone from storage; storing it as a new one");
+                    self.forget(job).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (stage, sent) = job.stage;
+        let unanswered = stage == Stage::CreateSent;
+        if let Some(id) = self.stranger(job, place, name, unanswered).await? {
+            return self.adopt(job, id).await;
+        }
+        let until = attempt::after(sent, LISTED_AFTER);
+        if unanswered && Timestamp::now() < until {
+            return Err(Trouble::CreateUnknown { until });
+        }
+        self.create(job, place, name).await
+    }
+
+    async fn create(&self, job: &mut UploadJob, place: &Place, name: &str) -> Result<UploadLinks, Trouble> {
+        let marker = uuid::Uuid::new_v4().simple().to_string();
+        let now = Timestamp::now();
+        self.ledger.record_create_sent(job, &marker, now).await?;
+        job.stage = (Stage::CreateSent, now);
+        let description = format!("{DESCRIPTION} {marker}");
+        job.marker = Some(marker);
+        match self.client.create_file(&place.folder_id, name, &description).await {
+            Ok(links) => {
+                self.ledger.record_storage_file(job, &links.file_id, Timestamp::now()).await?;
+                job.storage_file_id = Some(links.file_id.clone());
+                Ok(links)
+            }
+            Err(error) if error.may_have_taken_effect() => {
+                debug!(path = %Shown(&job.path), %error, "a create request got no answer");
+                Err(Trouble::CreateUnknown { until: attempt::after(now, LISTED_AFTER) })
+            }
+            Err(error) => {
+                self.ledger.forget_storage_file(job.file).await?;
+                if error.is_not_found() {
+                    self.folders.forget(place).await?;
+                    return Err(Trouble::FolderGone(error));
+                }
+                // Storage takes a second file of the same name, but nothing promises that it always will.
+                if matches!(error.status(), Some(409 | 422))
+                    && let Some(id) = self.stranger(job, place, name, true).await?
+                {
+                    return self.adopt(job, id).await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A storage file of this name that is nobody's: ours if a *create file* was executed without an answer, else one
+    /// that was there before. Either way the file is known by name, and its content is updated.
+    async fn stranger(&self, job: &UploadJob, place: &Place, name: &str, fresh: bool) -> Result<Option<String>, Trouble> {
+        let named = self.folders.strangers(&place.folder_id, name, fresh).await?;
+        if named.len() < 2 {
+            return Ok(named.into_iter().next());
+        }
+        warn!(path = %Shown(&job.path), count = named.len(), "storage has several files of this name; using one of them");
+        if let Some(marker) = &job.marker {
+            for id in &named {
+                let described = self.client.file(id).await?.description;
+                if described.is_some_and(|text| text.contains(marker.as_str())) {
+                    return Ok(Some(id.clone()));
+                }
+            }
+        }
+        Ok(named.into_iter().next())
+    }
+
+    async fn adopt(&self, job: &mut UploadJob, id: String) -> Result<UploadLinks, Trouble> {
+        info!(path = %Shown(&job.path), storage_file = id, "storage has the file already; updating its content");
+        self.ledger.record_storage_file(job, &id, Timestamp::now()).await?;
+        let links = self.client.update_content(&id).await?;
+        job.storage_file_id = Some(id);
+        Ok(links)
+    }
+
+    async fn forget(&self, job: &mut UploadJob) -> Result<(), Trouble> {
+        self.ledger.forget_storage_file(job.file).await?;
+        job.storage_file_id = None;
+        job.stored = None;
+        job.stage = (Stage::Planned, Timestamp::UNIX_EPOCH);
+        Ok(())
+    }
+
+    /// The confirmation that makes the new content count, and the check of what storage then says it holds.
+    async fn complete(&self, job: &UploadJob, stored: StoredContent) -> Result<End, Trouble> {
+        let Some(id) = &job.storage_file_id else { return Err(Trouble::NotSettled) };
+        let sent = stored.content.bytes;
+        let file = match self.client.complete(id).await {
+            Ok(file) => file,
+            // A repeat of a *complete* whose answer was lost may be refused: the file itself tells.
+            Err(error) if matches!(error.status(), Some(400 | 409 | 422)) => {
+                let file = self.client.file(id).await?;
+                if file.size != Some(sent) {
+                    return Err(error.into());
+                }
+                file
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if file.size != Some(sent) {
+            self.ledger.record_restart(job, Timestamp::now()).await?;
+            return Err(Trouble::SizeDiffers { sent, stored: file.size.unwrap_or(0) });
+        }
+        let result = self.ledger.finish_stored(job, &stored, Timestamp::now()).await?;
+        Ok(End::Stored { bytes: sent, result })
+    }
+}
+
+/// Begins the description of every storage file that we create, followed by a marker of its own.
+const DESCRIPTION: &str = "itwin-syncd";

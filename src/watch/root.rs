@@ -1,0 +1,434 @@
+//! The task of one root: takes hints, looks and listings together and hands over what is finished.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc as async_mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::events::{self, Hint, Hints};
+use super::left_alone::LeftAlone;
+use super::look::{self, Seen, Sight};
+use super::scan::{self, Listing, Plan, Report, Summary};
+use super::settle::{Settling, Step};
+use super::{Handover, Progress};
+use crate::config::Watch;
+use crate::ledger::{Fingerprint, Ready, RootState, WatchId};
+use crate::selection::Verdict;
+use crate::share::Identity;
+
+/// Paths in one request to the looking thread: enough to be efficient, few enough to hand over in between.
+const LOOKS_MAX: usize = 256;
+
+/// A share that has not answered for this long is reported as hanging.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// How often the root is checked for being there at all, and for being the same one.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+
+type KnownFiles = HashMap<OsString, (Option<Fingerprint>, Option<String>)>;
+
+pub(super) struct Task {
+    watch: Watch,
+    id: WatchId,
+    out: Handover,
+    progress: watch::Sender<Progress>,
+    settling: Settling,
+    /// Paths that wait for their first look, oldest first; `queued` holds the same ones.
+    dirty: VecDeque<PathBuf>,
+    queued: HashSet<PathBuf>,
+    looks: mpsc::Sender<look::Request>,
+    /// When the request was sent that the looking thread has not answered yet.
+    asked: Option<Instant>,
+    scans: mpsc::Sender<scan::Request>,
+    scan: ScanState,
+    root: RootView,
+    /// Wanted files of the scan under way that turned out to be new or changed.
+    changed: usize,
+    left_alone: Arc<LeftAlone>,
+    /// What the ledger knows of the folder that was listed last: a large one comes in several listings.
+    known: (PathBuf, KnownFiles),
+}
+
+#[derive(Debug)]
+struct ScanState {
+    /// When the scan under way was asked for.
+    since: Option<Instant>,
+    /// Another one is wanted after it.
+    again: bool,
+    next: Instant,
+    /// Scans of single folders under way.
+    folders: usize,
+}
+
+/// How the root was found last.
+#[derive(Debug)]
+struct RootView {
+    identity: Option<Identity>,
+    state: RootState,
+    note: Option<String>,
+    hanging: bool,
+    check: Instant,
+    scanned: bool,
+}
+
+enum Wake {
+    Hint(Hint),
+    Seen(Seen),
+    Report(Report),
+    Timer,
+}
+
+/// Runs one root until `stop`.
+pub(super) async fn run(
+    watch: Watch,
+    id: WatchId,
+    out: Handover,
+    progress: watch::Sender<Progress>,
+    stop: CancellationToken,
+) -> Result<(), super::Error> {
+    let thread = |source| super::Error::Thread { watch: watch.name.clone(), source };
+    let (hint_sender, mut hints) = events::channel();
+    let (answers, mut seen) = async_mpsc::channel(1);
+    let (reports, mut reported) = async_mpsc::channel(16);
+    let left_alone = Arc::new(LeftAlone::new(&watch.name));
+    let plan = Plan {
+        root: watch.path.clone(),
+        recursive: watch.recursive,
+        selection: watch.selection.clone(),
+        left_alone: Arc::clone(&left_alone),
+    };
+    let looks = look::spawn(&watch.name, watch.path.clone(), answers).map_err(thread)?;
+    let scans = scan::spawn(&watch.name, plan, hint_sender, reports).map_err(thread)?;
+    let now = Instant::now();
+    let mut task = Task {
+        settling: Settling::new(watch.settle),
+        dirty: VecDeque::new(),
+        queued: HashSet::new(),
+        looks,
+        asked: None,
+        scans,
+        scan: ScanState { since: None, again: false, next: now, folders: 0 },
+        root: RootView {
+            identity: None,
+            state: RootState::Ok,
+            note: None,
+            hanging: false,
+            check: now + CHECK_INTERVAL,
+            scanned: false,
+        },
+        changed: 0,
+        left_alone,
+        known: (PathBuf::new(), KnownFiles::new()),
+        watch,
+        id,
+        out,
+        progress,
+    };
+    loop {
+        task.go_on();
+        let wake = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            Some(seen) = seen.recv() => Wake::Seen(seen),
+            Some(report) = reported.recv() => Wake::Report(report),
+            hint = hints.next() => Wake::Hint(hint),
+            () = tokio::time::sleep_until(task.next_timer().into()) => Wake::Timer,
+        };
+        task.handle(wake, &mut hints).await?;
+    }
+}
+
+impl Task {
+    async fn handle(&mut self, wake: Wake, hints: &mut Hints) -> Result<(), super::Error> {
+        match wake {
+            Wake::Hint(Hint::Everything) => self.scan_soon(),
+            Wake::Hint(Hint::Path(path)) => {
+                self.hint(path);
+                while let Some(path) = hints.try_next() {
+                    self.hint(path);
+                }
+            }
+            Wake::Seen(seen) => self.take_looks(seen).await?,
+            Wake::Report(Report::Listing(listing)) => self.take_listing(listing).await?,
+            Wake::Report(Report::FolderDone) => self.scan.folders = self.scan.folders.saturating_sub(1),
+            Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
+            Wake::Timer => self.check_for_hang().await?,
+        }
+        Ok(())
+    }
+
+    /// Sends off what can be asked now, and tells how far things are.
+    fn go_on(&mut self) {
+        let now = Instant::now();
+        if self.scan.since.is_none() && now >= self.scan.next && self.scans.send(scan::Request::All).is_ok() {
+            self.scan.since = Some(now);
+            self.scan.again = false;
+            self.changed = 0;
+        }
+        if self.asked.is_none() {
+            let mut paths = self.settling.take_due(now, LOOKS_MAX);
+            while paths.len() < LOOKS_MAX {
+                let Some(path) = self.dirty.pop_front() else { break };
+                self.queued.remove(&path);
+                paths.push(path);
+            }
+            let check = now >= self.root.check;
+            if (check || !paths.is_empty()) && self.looks.send(paths).is_ok() {
+                self.asked = Some(now);
+                self.root.check = now + CHECK_INTERVAL;
+            }
+        }
+        let progress = Progress {
+            at_rest: self.root.scanned
+                && self.scan.since.is_none()
+                && self.scan.folders == 0
+                && self.dirty.is_empty()
+                && self.settling.is_empty()
+                && self.asked.is_none(),
+            settling: self.settling.len(),
+            problem: (self.root.state == RootState::Unavailable).then(|| self.root.note.clone()).flatten(),
+        };
+        self.progress.send_if_modified(|last| {
+            let news = *last != progress;
+            *last = progress;
+            news
+        });
+    }
+
+    fn next_timer(&self) -> Instant {
+        let mut next = self.root.check;
+        match self.asked {
+            Some(asked) => next = next.max(asked + ANSWER_MAX),
+            None => next = self.settling.next_look().map_or(next, |at| at.min(next)),
+        }
+        if self.scan.since.is_none() {
+            next = next.min(self.scan.next);
+        }
+        next.max(Instant::now())
+    }
+
+    fn scan_soon(&mut self) {
+        self.scan.again = self.scan.since.is_some();
+        self.scan.next = Instant::now();
+    }
+
+    fn hint(&mut self, path: PathBuf) {
+        if self.settling.touch(&path, Instant::now()) || self.skipped(&path) {
+            return;
+        }
+        self.look_at(path);
+    }
+
+    /// Whether the path can be neither a wanted file nor a folder to enter.
+    fn skipped(&self, path: &Path) -> bool {
+        let inside = path.parent().is_some_and(|dir| !dir.as_os_str().is_empty());
+        if inside && !self.watch.recursive {
+            return true;
+        }
+        let pruned = path.ancestors().any(|part| !part.as_os_str().is_empty() && self.watch.selection.prunes(part).is_some());
+        pruned && !matches!(self.watch.selection.decide(path), Verdict::Source { .. } | Verdict::UploadOnly { .. })
+    }
+
+    fn look_at(&mut self, path: PathBuf) {
+        if self.queued.insert(path.clone()) {
+            self.dirty.push_back(path);
+        }
+    }
+
+    /// The connector for a path: None if it is not wanted, Some(None) if it is stored only.
+    fn wanted(&self, path: &Path) -> Option<Option<String>> {
+        let verdict = self.watch.selection.decide(path);
+        self.left_alone.mention(path, &verdict);
+        match verdict {
+            Verdict::Source { connector, .. } => Some(Some(connector.as_str().to_owned())),
+            Verdict::UploadOnly { .. } => Some(None),
+            Verdict::NoConnector | Verdict::Ignored(_) => None,
+        }
+    }
+
+    async fn take_listing(&mut self, listing: Listing) -> Result<(), super::Error> {
+        if !listing.continued || self.known.0 != listing.dir {
+            let known = self.out.ledger.known_in(self.id, &listing.dir).await?;
+            let known = known.into_iter().map(|known| (known.name, (known.fingerprint, known.connector))).collect();
+            self.known = (listing.dir, known);
+        }
+        for (path, fingerprint) in listing.files {
+            let Some(connector) = self.wanted(&path) else { continue };
+            let as_known = path.file_name().and_then(|name| self.known.1.get(name));
+            if as_known != Some(&(Some(fingerprint), connector)) && !self.settling.touch(&path, Instant::now()) {
+                self.changed += 1;
+                self.look_at(path);
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_looks(&mut self, seen: Seen) -> Result<(), super::Error> {
+        self.asked = None;
+        self.answered(&seen.root).await?;
+        let mut ready = Vec::new();
+        for (path, sight) in seen.paths {
+            match sight {
+                Sight::File(look) => {
+                    let Some(connector) = self.wanted(&path) else {
+                        self.settling.forget(&path);
+                        continue;
+                    };
+                    let known = self.out.ledger.known(self.id, &path).await?;
+                    if known.is_some_and(|known| known.fingerprint == Some(look.fingerprint) && known.connector == connector) {
+                        self.settling.forget(&path);
+                    } else if self.settling.observe(&path, look) == Step::Ready {
+                        ready.push(Ready { path, fingerprint: look.fingerprint, connector });
+                    }
+                }
+                Sight::Folder => {
+                    self.settling.forget(&path);
+                    if self.watch.recursive
+                        && self.watch.selection.prunes(&path).is_none()
+                        && self.scans.send(scan::Request::Folder(path)).is_ok()
+                    {
+                        self.scan.folders += 1;
+                    }
+                }
+                Sight::Other | Sight::Gone => self.settling.forget(&path),
+                Sight::Busy(error) => {
+                    if self.wanted(&path).is_some() && self.settling.busy(&path, Instant::now()) {
+                        warn!(
+                            watch = %self.watch.name, path = ?path, %error,
+                            "cannot open the file now; looking again until it can be read"
+                        );
+                    }
+                }
+            }
+        }
+        if !ready.is_empty() {
+            for file in &ready {
+                debug!(watch = %self.watch.name, path = ?file.path, bytes = file.fingerprint.size, "file is finished");
+            }
+            self.out.ledger.hand_over(self.id, &ready, Timestamp::now()).await?;
+            self.out.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn take_summary(&mut self, summary: Summary) -> Result<(), super::Error> {
+        self.scan.since = None;
+        self.root.scanned = true;
+        self.root.hanging = false;
+        let polled = summary.remote || !summary.watched;
+        let next = match (&summary.root, polled) {
+            (Ok(_), false) => jittered(self.watch.rescan_interval),
+            _ => self.watch.poll_interval,
+        };
+        self.scan.next = if self.scan.again { Instant::now() } else { Instant::now() + next };
+        self.scan.again = false;
+        self.root.identity = summary.root.as_ref().ok().copied();
+        let ok = summary.root.is_ok();
+        let (state, note) = judge(&summary);
+        if ok {
+            let message = "scan finished";
+            let (files, changed) = (summary.files, self.changed);
+            let seconds = summary.took.as_secs_f64();
+            // A polled root is scanned all day long: only what it finds is worth a line.
+            if polled && changed == 0 && self.root.state == state {
+                debug!(watch = %self.watch.name, files, changed, seconds, "{message}");
+            } else {
+                info!(watch = %self.watch.name, files, changed, seconds, "{message}");
+            }
+        }
+        self.show(state, note, ok.then(Timestamp::now)).await
+    }
+
+    /// Notices a root that went away, came back or was replaced, between scans.
+    async fn answered(&mut self, root: &io::Result<Identity>) -> Result<(), super::Error> {
+        if self.root.hanging {
+            self.root.hanging = false;
+            info!(watch = %self.watch.name, "the share answers again");
+            self.scan_soon();
+        }
+        match root {
+            Ok(identity) if self.root.identity != Some(*identity) && self.root.scanned => {
+                if self.scan.since.is_none() {
+                    self.scan_soon();
+                }
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.root.identity = None;
+                self.show(RootState::Unavailable, Some(error.to_string()), None).await
+            }
+        }
+    }
+
+    async fn check_for_hang(&mut self) -> Result<(), super::Error> {
+        let waiting = self.asked.is_some_and(|asked| asked.elapsed() >= ANSWER_MAX);
+        if waiting {
+            self.root.check = Instant::now() + CHECK_INTERVAL;
+            self.root.hanging = true;
+            let note = format!("the share has not answered for {} s", ANSWER_MAX.as_secs());
+            self.show(RootState::Unavailable, Some(note), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Records the state of the root, and logs it when it is news.
+    async fn show(
+        &mut self,
+        state: RootState,
+        note: Option<String>,
+        scanned: Option<Timestamp>,
+    ) -> Result<(), super::Error> {
+        let news = (state, &note) != (self.root.state, &self.root.note);
+        if news {
+            let (watch, root) = (&self.watch.name, &self.watch.path);
+            let reason = note.as_deref().unwrap_or_default();
+            match state {
+                RootState::Ok => info!(%watch, ?root, "the folder is watched again"),
+                RootState::Polled => info!(%watch, ?root, reason, "the folder is scanned at intervals"),
+                RootState::Degraded => warn!(%watch, ?root, reason, "the folder is only partly watched"),
+                RootState::Unavailable => {
+                    warn!(%watch, ?root, reason, "the folder cannot be reached; known files are kept, looking again");
+                }
+            }
+        }
+        if news || scanned.is_some() {
+            self.out.ledger.record_root(self.id, state, note.as_deref(), scanned).await?;
+            self.root.state = state;
+            self.root.note = note;
+        }
+        Ok(())
+    }
+}
+
+/// What the end of a scan says about the root.
+fn judge(summary: &Summary) -> (RootState, Option<String>) {
+    if let Err(error) = &summary.root {
+        return (RootState::Unavailable, Some(error.to_string()));
+    }
+    if summary.problem_count > 0 {
+        let more = summary.problem_count.saturating_sub(summary.problems.len().try_into().unwrap_or(u64::MAX));
+        let mut note = summary.problems.join("; ");
+        if more > 0 {
+            note = format!("{note}; and {more} more");
+        }
+        return (RootState::Degraded, Some(note));
+    }
+    if summary.remote {
+        return (RootState::Polled, Some("changes on this file system raise no events".to_owned()));
+    }
+    (RootState::Ok, None)
+}
+
+/// Between 0.75 and 1.25 times the interval, so that many roots do not scan in step.
+fn jittered(interval: Duration) -> Duration {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    interval.mul_f64(0.75 + 0.5 * f64::from(nanos) / 1e9)
+}

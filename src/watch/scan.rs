@@ -1,0 +1,292 @@
+//! Walks a root, or a part of it, on a thread of its own, and reports folder by folder what is there.
+//!
+//! For each folder: set its inotify watch, then list it, so that whatever appears is either in the listing or told
+//! by an event. The size and times of a listing only say *what to look at*; whether a file is finished is judged on
+//! the opened file. The thread may hang for as long as its share does; nobody joins it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Dir, FileType};
+use tokio::sync::mpsc as async_mpsc;
+
+use super::events::{self, Events};
+use super::left_alone::LeftAlone;
+use crate::ledger::Fingerprint;
+use crate::selection::{Selection, Verdict};
+use crate::share::{self, Identity, Kind, Root};
+
+/// The most entries that one report holds, so that a folder with a million files is not one of them.
+const LISTING_MAX: usize = 4096;
+
+/// What to walk.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// The whole root, with a new set of inotify watches.
+    All,
+    /// One folder and what is below it.
+    Folder(PathBuf),
+}
+
+/// What the walk tells.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// Files of one folder that the watch may want.
+    Listing(Listing),
+    /// The walk of [`Request::All`] is over.
+    Done(Summary),
+    /// The walk of a [`Request::Folder`] is over.
+    FolderDone,
+}
+
+/// Wanted files of one folder; a large folder comes in several of these.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) dir: PathBuf,
+    pub(super) files: Vec<(PathBuf, Fingerprint)>,
+    /// Whether the listing before was of the same folder in the same walk.
+    pub(super) continued: bool,
+}
+
+/// What a walk of the whole root found.
+#[derive(Debug)]
+pub(super) struct Summary {
+    pub(super) files: u64,
+    pub(super) took: Duration,
+    /// The root as it was before and after, or why it could not be walked.
+    pub(super) root: io::Result<Identity>,
+    /// Whether a part of it is on a file system that tells no events.
+    pub(super) remote: bool,
+    /// Whether every folder is watched by inotify.
+    pub(super) watched: bool,
+    /// Folders that could not be read or watched, with the reason; the first few, and how many in all.
+    pub(super) problems: Vec<String>,
+    pub(super) problem_count: u64,
+}
+
+/// How to walk.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) root: PathBuf,
+    pub(super) recursive: bool,
+    pub(super) selection: Selection,
+    pub(super) left_alone: Arc<LeftAlone>,
+}
+
+/// Starts the thread. It ends when the returned sender or the receiver of `reports` is dropped.
+pub(super) fn spawn(
+    name: &str,
+    plan: Plan,
+    hints: events::Sender,
+    reports: async_mpsc::Sender<Report>,
+) -> io::Result<mpsc::Sender<Request>> {
+    let (requests, inbox) = mpsc::channel();
+    std::thread::Builder::new().name(format!("scan {name}")).spawn(move || {
+        let mut scanner = Scanner { plan, hints, reports, events: None, found: Found::default() };
+        for request in inbox {
+            let told = match request {
+                Request::All => scanner.all(),
+                Request::Folder(folder) => scanner.folder(folder),
+            };
+            if told.is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(requests)
+}
+
+struct Scanner {
+    plan: Plan,
+    hints: events::Sender,
+    reports: async_mpsc::Sender<Report>,
+    events: Option<Events>,
+    found: Found,
+}
+
+#[derive(Default)]
+struct Found {
+    files: u64,
+    remote: bool,
+    unwatched: bool,
+    problems: Vec<String>,
+    problem_count: u64,
+}
+
+/// Nobody listens any more.
+struct Stopped;
+
+impl Scanner {
+    fn all(&mut self) -> Result<(), Stopped> {
+        let began = Instant::now();
+        self.found = Found::default();
+        let root = self.walk_root()?;
+        let found = std::mem::take(&mut self.found);
+        self.tell(Report::Done(Summary {
+            files: found.files,
+            took: began.elapsed(),
+            root,
+            remote: found.remote,
+            watched: self.events.is_some() && !found.unwatched,
+            problems: found.problems,
+            problem_count: found.problem_count,
+        }))
+    }
+
+    /// Walks the whole root. A root that is replaced in the middle (unmounted, say) makes the walk count for nothing.
+    fn walk_root(&mut self) -> Result<io::Result<Identity>, Stopped> {
+        let opened = Root::open(&self.plan.root).and_then(|root| Ok((root.identity()?, root)));
+        let (before, root) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.found.remote = root.folder(Path::new("")).and_then(share::is_remote).unwrap_or(true);
+        // New watches each time: those of a root that was replaced, or that were lost, are mended by the way.
+        self.events = None;
+        if !self.found.remote {
+            match Events::new(&self.plan.root, self.hints.clone()) {
+                Ok(events) => self.events = Some(events),
+                Err(error) => self.problem(Path::new(""), &error_chain(&error)),
+            }
+        }
+        self.walk(&root, PathBuf::new())?;
+        let after = Root::open(&self.plan.root).and_then(|root| root.identity());
+        Ok(match after {
+            Ok(after) if after == before => Ok(after),
+            Ok(_) => Err(io::Error::other("it was replaced by another folder during the scan")),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn folder(&mut self, folder: PathBuf) -> Result<(), Stopped> {
+        if let Ok(root) = Root::open(&self.plan.root) {
+            self.walk(&root, folder)?;
+        }
+        self.tell(Report::FolderDone)
+    }
+
+    fn walk(&mut self, root: &Root, start: PathBuf) -> Result<(), Stopped> {
+        let mut stack = vec![start];
+        while let Some(dir) = stack.pop() {
+            if let Err(error) = self.list(root, &dir, &mut stack)? {
+                // A folder that is gone by now is no problem: its removal is an event, or the next scan's business.
+                if error.kind() != io::ErrorKind::NotFound || dir.as_os_str().is_empty() {
+                    self.problem(&dir, &error.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, root: &Root, dir: &Path, stack: &mut Vec<PathBuf>) -> Result<io::Result<()>, Stopped> {
+        let opened = root.folder(dir).and_then(|fd| {
+            let remote = self.found.remote || share::is_remote(&fd)?;
+            Ok((remote, fd))
+        });
+        let (remote, fd) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.found.remote |= remote;
+        self.watch(dir);
+        let mut entries = match Dir::new(fd) {
+            Ok(entries) => entries,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let mut files = Vec::new();
+        let mut continued = false;
+        while let Some(entry) = entries.read() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let path = dir.join(name);
+            let Some(kind) = self.wanted(&path, entry.file_type()) else { continue };
+            if kind == Kind::Folder {
+                stack.push(path);
+                continue;
+            }
+            let Ok(stat) = entries.fd().and_then(|fd| rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW))
+            else {
+                continue;
+            };
+            match share::kind(&stat) {
+                Kind::Regular if self.takes(&path) => {
+                    self.found.files += 1;
+                    files.push((path, share::fingerprint_of(&stat)));
+                }
+                Kind::Folder if self.enters(&path) => stack.push(path),
+                Kind::Regular | Kind::Folder | Kind::Other => {}
+            }
+            if files.len() == LISTING_MAX {
+                let files = std::mem::take(&mut files);
+                self.tell(Report::Listing(Listing { dir: dir.to_owned(), files, continued }))?;
+                continued = true;
+            }
+        }
+        if !files.is_empty() {
+            self.tell(Report::Listing(Listing { dir: dir.to_owned(), files, continued }))?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Decides by name and type before any further call. `Regular` also stands for "the type is not known yet".
+    fn wanted(&self, path: &Path, file_type: FileType) -> Option<Kind> {
+        match file_type {
+            FileType::Directory => self.enters(path).then_some(Kind::Folder),
+            FileType::RegularFile => self.takes(path).then_some(Kind::Regular),
+            FileType::Unknown => Some(Kind::Regular),
+            _ => None,
+        }
+    }
+
+    fn enters(&self, path: &Path) -> bool {
+        self.plan.recursive && self.plan.selection.prunes(path).is_none()
+    }
+
+    fn takes(&self, path: &Path) -> bool {
+        let verdict = self.plan.selection.decide(path);
+        self.plan.left_alone.mention(path, &verdict);
+        matches!(verdict, Verdict::Source { .. } | Verdict::UploadOnly { .. })
+    }
+
+    fn watch(&mut self, dir: &Path) {
+        let Some(events) = self.events.as_mut() else { return };
+        match events.watch(dir) {
+            Ok(()) | Err(events::Error::Gone) => {}
+            Err(error) => {
+                self.found.unwatched = true;
+                self.problem(dir, &error_chain(&error));
+            }
+        }
+    }
+
+    fn problem(&mut self, dir: &Path, what: &str) {
+        self.found.problem_count += 1;
+        if self.found.problems.len() < 5 {
+            self.found.problems.push(format!("{:?}: {what}", self.plan.root.join(dir)));
+        }
+    }
+
+    fn tell(&self, report: Report) -> Result<(), Stopped> {
+        self.reports.blocking_send(report).map_err(|_| Stopped)
+    }
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,245 @@
+//! When is a file finished? When it was seen unchanged for the settle time.
+//!
+//! Pure bookkeeping: every call is told the time. Only what was *seen* counts, never the times in a fingerprint, so
+//! neither a clock that jumps nor a file dated into the past can make a file look old.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::ledger::Fingerprint;
+
+/// However many events come for a file, it is not looked at more often than this while it settles.
+const LOOK_GAP: Duration = Duration::from_secs(1);
+
+/// A file that cannot be opened now is looked at again after this time, doubling up to [`BUSY_MAX`].
+const BUSY_FIRST: Duration = Duration::from_secs(2);
+const BUSY_MAX: Duration = Duration::from_secs(30);
+
+/// The files of one root that are being written, or were until a moment ago.
+#[derive(Debug)]
+pub(super) struct Settling {
+    settle: Duration,
+    files: HashMap<PathBuf, Entry>,
+    /// Times at which files are to be looked at. May hold outdated times: an entry's own `look_at` decides.
+    queue: BinaryHeap<Reverse<(Instant, PathBuf)>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// What was seen last and since when; None while the file cannot be read.
+    seen: Option<(Fingerprint, Instant)>,
+    looked: Instant,
+    /// None while a look is under way.
+    look_at: Option<Instant>,
+    busy: Duration,
+}
+
+/// One look at a file: when it began and ended, and what it saw.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    pub(super) began: Instant,
+    pub(super) ended: Instant,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// What follows from a look.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is to be looked at again later.
+    Wait,
+    /// It is finished, just as this look saw it.
+    Ready,
+}
+
+impl Settling {
+    pub(super) fn new(settle: Duration) -> Self {
+        Self { settle, files: HashMap::new(), queue: BinaryHeap::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Takes in a look. The first and the last of an unbroken row of equal looks must be the settle time apart.
+    pub(super) fn observe(&mut self, path: &Path, look: Look) -> Step {
+        let since = match self.files.get(path).and_then(|entry| entry.seen) {
+            Some((fingerprint, since)) if fingerprint == look.fingerprint => since,
+            _ => look.ended,
+        };
+        if look.began.saturating_duration_since(since) >= self.settle && since != look.ended {
+            self.files.remove(path);
+            return Step::Ready;
+        }
+        self.wait(path, Some((look.fingerprint, since)), look.ended, since + self.settle, BUSY_FIRST);
+        Step::Wait
+    }
+
+    /// The file is there but cannot be read now. Returns whether that is news.
+    pub(super) fn busy(&mut self, path: &Path, now: Instant) -> bool {
+        let known = self.files.get(path).filter(|entry| entry.seen.is_none()).map(|entry| entry.busy);
+        let pause = known.unwrap_or(BUSY_FIRST);
+        self.wait(path, None, now, now + pause, (pause * 2).min(BUSY_MAX));
+        known.is_none()
+    }
+
+    /// An event told that something happened to the file. Returns false when the file is not known here, so that
+    /// it has to be looked at for the first time.
+    pub(super) fn touch(&mut self, path: &Path, now: Instant) -> bool {
+        let Some(entry) = self.files.get_mut(path) else { return false };
+        let soonest = now.max(entry.looked + LOOK_GAP.min(self.settle));
+        if entry.look_at.is_some_and(|at| at > soonest) {
+            entry.look_at = Some(soonest);
+            self.queue.push(Reverse((soonest, path.to_owned())));
+        }
+        true
+    }
+
+    /// The file is gone, or turned out to be as it is known.
+    pub(super) fn forget(&mut self, path: &Path) {
+        self.files.remove(path);
+    }
+
+    /// Takes up to `most` files whose time to be looked at has come.
+    pub(super) fn take_due(&mut self, now: Instant, most: usize) -> Vec<PathBuf> {
+        let mut due = Vec::new();
+        while due.len() < most && self.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((at, path))) = self.queue.pop() else { break };
+            if let Some(entry) = self.files.get_mut(&path).filter(|entry| entry.look_at == Some(at)) {
+                entry.look_at = None;
+                due.push(path);
+            }
+        }
+        due
+    }
+
+    /// When the next file is to be looked at. May be too early, never too late.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn wait(
+        &mut self,
+        path: &Path,
+        seen: Option<(Fingerprint, Instant)>,
+        looked: Instant,
+        look_at: Instant,
+        busy: Duration,
+    ) {
+        let entry = Entry { seen, looked, look_at: Some(look_at), busy };
+        if let Some(known) = self.files.get_mut(path) {
+            *known = entry;
+        } else {
+            self.files.insert(path.to_owned(), entry);
+        }
+        self.queue.push(Reverse((look_at, path.to_owned())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_secs(10);
+
+    fn print(size: u64) -> Fingerprint {
+        Fingerprint { size, mtime_ns: 1, ctime_ns: 1 }
+    }
+
+    fn look(at: Instant, size: u64) -> Look {
+        Look { began: at, ended: at, fingerprint: print(size) }
+    }
+
+    fn second(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    /// Looks at the one file whenever the bookkeeping asks to, at whole seconds; returns the second it was ready.
+    fn ready_after(start: Instant, settling: &mut Settling, size_at: impl Fn(u64) -> u64) -> u64 {
+        let path = Path::new("a.dgn");
+        assert_eq!(settling.observe(path, look(start, size_at(0))), Step::Wait);
+        for s in 1..1000 {
+            let now = start + second(s);
+            for due in settling.take_due(now, 10) {
+                if settling.observe(&due, look(now, size_at(s))) == Step::Ready {
+                    return s;
+                }
+            }
+        }
+        panic!("never ready");
+    }
+
+    #[test]
+    fn a_file_that_rests_is_ready_after_the_settle_time() {
+        let mut settling = Settling::new(SETTLE);
+        assert_eq!(ready_after(Instant::now(), &mut settling, |_| 7), 10);
+        assert!(settling.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_grows_with_pauses_shorter_than_the_settle_time_is_not_ready_before_it_rests() {
+        let mut settling = Settling::new(SETTLE);
+        let ready = ready_after(Instant::now(), &mut settling, |s| s.min(60) / 8);
+        assert!((66..=80).contains(&ready), "{ready}");
+    }
+
+    #[test]
+    fn events_bring_the_next_look_forward_but_not_more_often_than_once_a_second() {
+        let mut settling = Settling::new(SETTLE);
+        let path = Path::new("a.dgn");
+        let start = Instant::now();
+        assert!(!settling.touch(path, start));
+        settling.observe(path, look(start, 1));
+        for ms in [10, 20, 300] {
+            assert!(settling.touch(path, start + Duration::from_millis(ms)));
+        }
+        assert_eq!(settling.take_due(start + Duration::from_millis(999), 10), Vec::<PathBuf>::new());
+        assert_eq!(settling.take_due(start + second(1), 10), vec![path.to_owned()]);
+        assert_eq!(settling.take_due(start + second(1), 10), Vec::<PathBuf>::new(), "one look at a time");
+        settling.observe(path, look(start + second(1), 2));
+        assert_eq!(settling.take_due(start + second(10), 10), Vec::<PathBuf>::new(), "the change began a new rest");
+        assert_eq!(settling.take_due(start + second(11), 10), vec![path.to_owned()]);
+        assert_eq!(settling.observe(path, look(start + second(11), 2)), Step::Ready);
+    }
+
+    #[test]
+    fn a_look_that_took_long_does_not_count_as_rest() {
+        let mut settling = Settling::new(SETTLE);
+        let path = Path::new("a.dgn");
+        let start = Instant::now();
+        let slow = Look { began: start, ended: start + second(60), fingerprint: print(1) };
+        assert_eq!(settling.observe(path, slow), Step::Wait);
+        assert_eq!(settling.observe(path, look(start + second(61), 1)), Step::Wait);
+        assert_eq!(settling.observe(path, look(start + second(70), 1)), Step::Ready);
+    }
+
+    #[test]
+    fn a_busy_file_is_asked_less_and_less_often_and_starts_to_rest_when_it_can_be_read() {
+        let mut settling = Settling::new(SETTLE);
+        let path = Path::new("a.dgn");
+        let start = Instant::now();
+        assert!(settling.busy(path, start));
+        for (asked, next) in [(2, 6), (6, 14), (14, 30), (30, 60)] {
+            assert_eq!(settling.take_due(start + second(asked), 10).len(), 1);
+            assert!(!settling.busy(path, start + second(asked)));
+            assert!(settling.take_due(start + second(next - 1), 10).is_empty());
+        }
+        settling.observe(path, look(start + second(60), 1));
+        assert_eq!(settling.observe(path, look(start + second(70), 1)), Step::Ready);
+    }
+
+    #[test]
+    fn a_settle_time_of_zero_still_needs_a_second_look() {
+        let mut settling = Settling::new(Duration::ZERO);
+        let path = Path::new("a.dgn");
+        let start = Instant::now();
+        assert_eq!(settling.observe(path, look(start, 1)), Step::Wait);
+        assert_eq!(settling.take_due(start, 10).len(), 1);
+        assert_eq!(settling.observe(path, look(start + second(1), 1)), Step::Ready);
+    }
+}
