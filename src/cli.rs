@@ -1,8 +1,8 @@
 //! The command line: turns words into calls, prints what they answer, and decides nothing about files or jobs.
 
 mod check;
-mod demo;
-mod emulator;
+//TMP mod demo;
+//TMP mod emulator;
 mod run;
 mod status;
 
@@ -49,11 +49,11 @@ enum Command {
     /// Serve a stand-in of the iTwin Platform, to try everything on without an account.
     ///
     /// Prints the addresses and the credentials to put into a configuration.
-    Emulator(emulator::Arguments),
+    Emulator,//TMP
     /// Show the whole way on an embedded emulator: three files from a temporary folder into an iModel.
     ///
     /// Needs nothing and leaves nothing behind.
-    Demo(demo::Arguments),
+    Demo,//TMP
 }
 
 /// Where the configuration is.
@@ -80,8 +80,7 @@ impl Cli {
                 Command::Run(arguments) => run::run(&arguments).await,
                 Command::Check(arguments) => check::check(&arguments.config).await,
                 Command::Status(arguments) => status::status(&arguments).await,
-                Command::Emulator(arguments) => emulator::emulator(&arguments).await,
-                Command::Demo(arguments) => demo::demo(&arguments).await,
+                Command::Emulator | Command::Demo => 1,//TMP
             }
         });
         // A call on a share that hangs must not hold up the end.

@@ -209,8 +209,10 @@ impl Tasks {
 async fn done(roots: Vec<watch::Receiver<Progress>>, ledger: Ledger) -> Result<(), Error> {
     loop {
         for root in &roots {
+            let mut seen = root.clone();
+            let settled = seen.wait_for(|progress| progress.at_rest || progress.problem.is_some()).await;
             // A watch that is gone ends the service by itself.
-            let _gone = root.clone().wait_for(|progress| progress.at_rest || progress.problem.is_some()).await;
+            drop(settled);
         }
         let soon = crate::attempt::after(Timestamp::now(), PASS_PATIENCE);
         let summary = ledger.summary(soon).await?;

@@ -1,0 +1,201 @@
+//! The life of a run: a function of the time since it was asked for. How it ends is settled when it begins, from the
+//! contents that are complete by then, because that is what it reads.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::faults::Faults;
+use super::model::{Connection, Covered, Run, State};
+
+/// Results of tasks from the best to the worst.
+const WORDS: [&str; 6] = ["Success", "Skipped", "PartialSuccess", "Cancelled", "TimedOut", "Error"];
+
+/// Which connector reads which extensions. Retired connectors still have theirs.
+const FORMATS: [(&str, &[&str]); 18] = [
+    ("MSTN", &["dgn", "dwg", "3dm", "3ds", "skp", "fbx", "obj", "dae", "hln", "igs", "jt", "sat", "stl", "stp", "x_t", "land.xml"]),
+    ("CIVIL", &["dgn"]),
+    ("OBD", &["dgn"]),
+    ("PROSTRUCTURES", &["dgn", "dwg"]),
+    ("DWG", &["dwg", "dxf"]),
+    ("CIVIL3D", &["dwg"]),
+    ("AUTOPLANT", &["dwg"]),
+    ("AVEVAPID", &["dwg"]),
+    ("IFC", &["ifc"]),
+    ("REVIT", &["rvt"]),
+    ("NWD", &["nwd", "nwc"]),
+    ("GEOSPATIAL", &["shp", "geojson", "kml", "geodb"]),
+    ("SPPID", &["zip", "pid"]),
+    ("SPXREVIEW", &["vue"]),
+    ("OPENTOWER", &["otxml", "xml"]),
+    ("SHELLEDWCSV", &["csv"]),
+    ("AVEVADIAGRAMS", &["vsd"]),
+    ("PSEXCEL", &["xls", "xlsx", "csv"]),
+];
+
+/// A run at its beginning.
+pub(super) fn begin(
+    connection_id: String,
+    imodel_id: String,
+    duration: Duration,
+    now: Timestamp,
+    covered: Vec<Covered>,
+) -> Run {
+    let verdict = verdict(&covered);
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let id = Uuid::new_v4().to_string();
+    let (state, result) = ("NotStarted".to_owned(), "Undetermined".to_owned());
+    Run { id, connection_id, imodel_id, requested_at: now, duration_ms, state, result, covered, verdict, error: None }
+}
+
+/// A run of a connection, with how each of its files will fare.
+pub(super) fn of_connection(
+    state: &State,
+    connection: &Connection,
+    duration: Duration,
+    faults: &mut Faults,
+    now: Timestamp,
+) -> Run {
+    let covered = connection
+        .source_files
+        .iter()
+        .map(|source| {
+            let file = state.files.get(&source.storage_file_id).filter(|file| !file.deleted);
+            let completed = file.and_then(|file| file.completed.as_ref());
+            let name = file.map(|file| file.display_name.as_str()).unwrap_or_default();
+            let (result, error) = if completed.is_none_or(|content| content.size == 0) {
+                failed("the file is missing or empty")
+            } else if !reads(&source.connector_type, name) {
+                failed(&format!("{} does not read {name}", source.connector_type))
+            } else {
+                ("Success".to_owned(), None)
+            };
+            let (result, error) = faults.task(&source.storage_file_id, name).unwrap_or((result, error));
+            Covered {
+                storage_file_id: source.storage_file_id.clone(),
+                version: completed.map(|content| content.version).unwrap_or_default(),
+                sha256: completed.map(|content| content.sha256.clone()).unwrap_or_default(),
+                connector_type: source.connector_type.clone(),
+                result,
+                error,
+            }
+        })
+        .collect();
+    let mut run = begin(connection.id.clone(), connection.imodel_id.clone(), duration, now, covered);
+    if connection.authentication_type != "Service" {
+        "Error".clone_into(&mut run.verdict);
+        run.error = Some(json!({ "errorKey": "UserNotAuthenticated", "description": "the owner has to sign in" }));
+        run.covered.clear();
+    }
+    run
+}
+
+fn failed(message: &str) -> (String, Option<serde_json::Value>) {
+    let error = json!({
+        "errorCode": "TAE_BRG_1000",
+        "message": message,
+        "description": message,
+        "bridgeExitCode": u32::MAX,
+        "canUserFix": true,
+        "kbArticleLink": "",
+    });
+    ("Error".to_owned(), Some(error))
+}
+
+fn reads(connector: &str, name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    FORMATS
+        .iter()
+        .filter(|(known, _)| connector.eq_ignore_ascii_case(known))
+        .any(|(_, formats)| formats.iter().any(|format| name.ends_with(&format!(".{format}"))))
+        || connector.eq_ignore_ascii_case("INTELLIPID") && name.ends_with(".json")
+}
+
+/// All good, all bad, or something in between; a run without tasks is a good one.
+fn verdict(covered: &[Covered]) -> String {
+    let Some(first) = covered.first() else { return "Success".to_owned() };
+    if covered.iter().all(|file| file.result == first.result) {
+        return first.result.clone();
+    }
+    let known = |file: &Covered| WORDS.contains(&file.result.as_str());
+    if covered.iter().all(known) { "PartialSuccess".to_owned() } else { "Error".to_owned() }
+}
+
+fn elapsed(run: &Run, now: Timestamp) -> u128 {
+    Duration::try_from(now.duration_since(run.requested_at)).unwrap_or_default().as_millis()
+}
+
+/// Whether a run is over.
+pub(super) fn has_ended(run: &Run, now: Timestamp) -> bool {
+    elapsed(run, now) >= u128::from(run.duration_ms)
+}
+
+/// State and result of a run at a time.
+pub(super) fn standing(run: &Run, now: Timestamp) -> (String, String) {
+    if has_ended(run, now) {
+        return ("Completed".to_owned(), run.verdict.clone());
+    }
+    let state = match elapsed(run, now) * 100 / u128::from(run.duration_ms.max(1)) {
+        ..5 => "NotStarted",
+        5..15 => "Queued",
+        15..25 => "WaitingToExecute",
+        25..90 => "Executing",
+        _ => "Finalizing",
+    };
+    (state.to_owned(), "Undetermined".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn covered(result: &str) -> Covered {
+        let (storage_file_id, sha256) = ("f".to_owned(), String::new());
+        let connector_type = "IFC".to_owned();
+        Covered { storage_file_id, version: 1, sha256, connector_type, result: result.to_owned(), error: None }
+    }
+
+    #[test]
+    fn a_run_passes_through_its_states_and_has_no_result_before_the_end() {
+        let start = Timestamp::UNIX_EPOCH;
+        let run = begin("c".to_owned(), "m".to_owned(), Duration::from_secs(100), start, vec![covered("Success")]);
+        let at = |seconds| standing(&run, start + Duration::from_secs(seconds));
+        for (seconds, state) in
+            [(0, "NotStarted"), (6, "Queued"), (20, "WaitingToExecute"), (50, "Executing"), (95, "Finalizing")]
+        {
+            assert_eq!(at(seconds), (state.to_owned(), "Undetermined".to_owned()));
+        }
+        assert_eq!(at(100), ("Completed".to_owned(), "Success".to_owned()));
+    }
+
+    #[test]
+    fn a_run_is_as_good_as_its_files() {
+        for (results, expected) in [
+            (&["Success", "Success"][..], "Success"),
+            (&["Success", "Error"], "PartialSuccess"),
+            (&["Error", "Error"], "Error"),
+            (&["Skipped"], "Skipped"),
+            (&["Success", "Levitated"], "Error"),
+            (&[], "Success"),
+        ] {
+            let covered: Vec<_> = results.iter().map(|result| covered(result)).collect();
+            assert_eq!(verdict(&covered), expected, "{results:?}");
+        }
+    }
+
+    #[test]
+    fn a_connector_reads_its_own_formats_only() {
+        for (connector, name, expected) in [
+            ("IFC", "House.IFC", true),
+            ("MSTN", "a.i.dgn", true),
+            ("MSTN", "survey.land.xml", true),
+            ("MSTN", "a.zip", false),
+            ("INTELLIPID", "a.json", true),
+            ("NOVEL", "a.ifc", false),
+        ] {
+            assert_eq!(reads(connector, name), expected, "{connector} {name}");
+        }
+    }
+}

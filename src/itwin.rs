@@ -1,0 +1,89 @@
+//! The client of the iTwin Platform: typed calls, and errors that tell what to do about them.
+//!
+//! In come ids, names and bytes; out go what the platform says, in its own words. Only this room knows addresses,
+//! headers and JSON. It never follows a redirect, never repeats a request that makes something new, and never shows
+//! the token, the client secret or the query of an upload address. It knows nothing of watches, jobs or the ledger,
+//! and keeps nothing that a crash could lose: a token, the clock's offset and the pauses that hosts asked for.
+//!
+//! Two HTTP clients: one for the platform, with the token, and one for blobs, which must never see the token.
+//!
+//! Source of the calls: developer.bentley.com/apis/{imodels-v2,storage,synchronization}/operations/, and
+//! learn.microsoft.com/rest/api/storageservices/ for blobs.
+
+mod auth;
+mod blob;
+mod error;
+mod http;
+mod imodels;
+mod storage;
+mod synchronization;
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use url::Url;
+
+use crate::secret::Secret;
+
+pub use blob::{Receipt, UploadUrl};
+pub use error::Error;
+pub use imodels::Imodel;
+pub use storage::{File, Folder, UploadLinks};
+pub use synchronization::{
+    ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile, TaskError,
+};
+
+use auth::Tokens;
+use blob::Blobs;
+use http::{Api, Gates};
+
+/// Where the platform is and who asks.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Base address of the API.
+    pub api_url: Url,
+    /// Base address of the identity provider.
+    pub issuer_url: Url,
+    /// The service application's client id.
+    pub client_id: String,
+    /// The service application's secret.
+    pub client_secret: Secret,
+    /// Scope to ask for.
+    pub scope: String,
+}
+
+/// The platform, as one service application sees it. Clones share the token, the sockets and the pauses.
+#[derive(Debug, Clone)]
+pub struct Client {
+    api: Arc<Api>,
+    blobs: Arc<Blobs>,
+}
+
+impl Client {
+    /// Sets up both HTTP clients; nothing is sent yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up on this machine.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let gates = Arc::new(Gates::default());
+        let platform = http::platform_client()?;
+        let api_url = settings.api_url.clone();
+        let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
+        let blobs = Blobs::new(Arc::clone(&gates))?;
+        Ok(Self { api: Arc::new(Api::new(platform, api_url, tokens, gates)), blobs: Arc::new(blobs) })
+    }
+
+    /// Makes sure that there is a token, asking for one if need be.
+    ///
+    /// # Errors
+    /// When the identity provider cannot be reached or refuses the credentials.
+    pub async fn check_token(&self) -> Result<(), Error> {
+        self.api.tokens().get().await.map(drop)
+    }
+
+    /// How far the platform's clock is ahead of ours, by its latest answer; to the second.
+    #[must_use]
+    pub fn clock_offset(&self) -> SignedDuration {
+        self.api.clock_offset()
+    }
+}

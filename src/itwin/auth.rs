@@ -1,0 +1,192 @@
+//! The token: asked for with the client's credentials, kept, renewed early, by one task at a time.
+//!
+//! Source: developer.bentley.com/apis/overview/authorization/service-app/; errors: RFC 6749, section 5.2.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use url::Url;
+
+use super::Settings;
+use super::error::{Answer, Error, From, Kind, harmless};
+use super::http::{self, Gates, Reply};
+use crate::retry;
+use crate::secret::Secret;
+
+/// A token is renewed so long before its end, or after three quarters of a short life.
+const RENEW_EARLY: Duration = Duration::from_secs(300);
+
+/// The life of a token that does not tell.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+const OPERATION: &str = "get token";
+
+#[derive(Debug)]
+pub(super) struct Tokens {
+    http: reqwest::Client,
+    settings: Settings,
+    gates: Arc<Gates>,
+    /// Locked while a token is asked for, so that everybody else waits for that one.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    endpoint: Option<Url>,
+    token: Option<Token>,
+}
+
+#[derive(Debug)]
+struct Token {
+    text: Secret,
+    renew_at: Instant,
+    ends_at: Instant,
+}
+
+impl Tokens {
+    pub(super) fn new(http: reqwest::Client, settings: Settings, gates: Arc<Gates>) -> Self {
+        Self { http, settings, gates, state: Mutex::default() }
+    }
+
+    /// A token that is good for some time.
+    pub(super) async fn get(&self) -> Result<Secret, Error> {
+        let mut state = self.state.lock().await;
+        if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.renew_at) {
+            return Ok(token.text.clone());
+        }
+        let refused = match self.ask(&mut state).await {
+            Ok(text) => return Ok(text),
+            Err(error) => error,
+        };
+        match &mut state.token {
+            Some(token) if Instant::now() < token.ends_at => {
+                debug!(error = %refused, "the token could not be renewed early; the old one is still good");
+                token.renew_at = (Instant::now() + Duration::from_secs(30)).min(token.ends_at);
+                Ok(token.text.clone())
+            }
+            _ => Err(refused),
+        }
+    }
+
+    /// A token other than `stale`, which the platform refused.
+    pub(super) async fn renew(&self, stale: &Secret) -> Result<Secret, Error> {
+        let mut state = self.state.lock().await;
+        match &state.token {
+            Some(token) if token.text != *stale => Ok(token.text.clone()),
+            _ => {
+                state.token = None;
+                self.ask(&mut state).await
+            }
+        }
+    }
+
+    pub(super) fn secret(&self) -> &str {
+        self.settings.client_secret.expose()
+    }
+
+    /// The user as which a service application is a member of an iTwin.
+    pub(super) fn service_user(&self) -> String {
+        format!("{}@apps.imsoidc.bentley.com", self.settings.client_id)
+    }
+
+    async fn ask(&self, state: &mut State) -> Result<Secret, Error> {
+        let endpoint = match &state.endpoint {
+            Some(known) => known.clone(),
+            None => match self.discover().await? {
+                Some(found) => state.endpoint.insert(found).clone(),
+                None => http::below(&self.settings.issuer_url, &["connect", "token"]),
+            },
+        };
+        // Repeating it does no harm: it is another token.
+        let token = retry::in_place(|| self.ask_once(&endpoint), |error: &Error| error.passing(true)).await?;
+        let text = token.text.clone();
+        state.token = Some(token);
+        Ok(text)
+    }
+
+    async fn ask_once(&self, endpoint: &Url) -> Result<Token, Error> {
+        #[derive(Deserialize)]
+        struct Granted {
+            access_token: String,
+            expires_in: Option<u64>,
+        }
+        let asked_at = Instant::now();
+        let request = self.http.post(endpoint.clone()).header("accept", "application/json").form(&[
+            ("grant_type", "client_credentials"),
+            ("client_id", &self.settings.client_id),
+            ("client_secret", self.settings.client_secret.expose()),
+            ("scope", &self.settings.scope),
+        ]);
+        let gate = self.gates.of(endpoint);
+        let reply = http::exchange(OPERATION, &gate, endpoint, request).await?;
+        if !reply.status.is_success() {
+            let floor = http::hold(&gate, reply.status, &reply.headers);
+            return Err(self.refusal(&reply, floor));
+        }
+        // Not the parser's own words: they may quote the token.
+        let granted: Granted = reply.json().map_err(|_| reply.unreadable("no access_token"))?;
+        let lifetime = granted.expires_in.map_or(LIFETIME, Duration::from_secs);
+        debug!(lifetime = lifetime.as_secs(), "token received");
+        Ok(Token {
+            text: Secret::new(granted.access_token),
+            renew_at: asked_at + lifetime - RENEW_EARLY.min(lifetime / 4),
+            ends_at: asked_at + lifetime,
+        })
+    }
+
+    fn refusal(&self, reply: &Reply, floor: Option<Duration>) -> Error {
+        #[derive(Deserialize)]
+        struct Refused {
+            error: String,
+            error_description: Option<String>,
+        }
+        let (code, message) = match reply.json() {
+            Ok(Refused { error, error_description }) => (Some(error), error_description.unwrap_or_default()),
+            Err(_) => (None, reply.text()),
+        };
+        let answer = Answer {
+            from: From::Identity,
+            status: reply.status.as_u16(),
+            code: code.map(|code| harmless(&code, self.secret())),
+            message: harmless(&message, self.secret()),
+            request_id: None,
+            floor,
+            permission: None,
+        };
+        Error::new(OPERATION, Kind::Answer(Box::new(answer)))
+    }
+
+    /// The token endpoint that the identity provider names; none if it names none right now.
+    async fn discover(&self) -> Result<Option<Url>, Error> {
+        #[derive(Deserialize)]
+        struct Discovery {
+            token_endpoint: String,
+        }
+        let issuer = &self.settings.issuer_url;
+        let url = http::below(issuer, &[".well-known", "openid-configuration"]);
+        let request = self.http.get(url.clone()).header("accept", "application/json");
+        let reply = match http::exchange("discover token endpoint", &self.gates.of(&url), &url, request).await {
+            Ok(reply) if reply.status.is_success() => reply,
+            Ok(reply) => {
+                warn!(status = reply.status.as_u16(), "the identity provider does not tell its token endpoint; using the usual one");
+                return Ok(None);
+            }
+            Err(error) => {
+                debug!(%error, "the identity provider does not tell its token endpoint; using the usual one");
+                return Ok(None);
+            }
+        };
+        let named = reply.json().ok().and_then(|Discovery { token_endpoint }| Url::parse(&token_endpoint).ok());
+        let Some(token_endpoint) = named else { return Ok(None) };
+        // The secret goes to the host that was configured, and nowhere else.
+        if token_endpoint.scheme() != issuer.scheme() || token_endpoint.host_str() != issuer.host_str() {
+            let host = token_endpoint.host_str().unwrap_or_default().to_owned();
+            return Err(Error::new(OPERATION, Kind::ForeignEndpoint { host }));
+        }
+        Ok(Some(token_endpoint))
+    }
+}

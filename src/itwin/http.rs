@@ -1,0 +1,411 @@
+//! One request to the platform: token, headers, pauses, quick repeats, and the answer or why there is none.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use url::Url;
+
+use super::auth::Tokens;
+use super::error::{Answer, Error, From, Kind, harmless};
+use crate::retry::{self, Gate};
+use crate::secret::Secret;
+
+/// To connect to a host.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For one request to the platform, answer included. The answers are small.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The version of storage and synchronization.
+pub(super) const V1: &str = "application/vnd.bentley.itwin-platform.v1+json";
+
+/// The version of iModels.
+pub(super) const V2: &str = "application/vnd.bentley.itwin-platform.v2+json";
+
+/// Items asked for at a time.
+const PAGE: usize = 100;
+
+/// A list with more pages than this is an endless one.
+const PAGES_MAX: usize = 10_000;
+
+/// The pauses that hosts asked for.
+#[derive(Debug, Default)]
+pub(super) struct Gates(Mutex<HashMap<String, Arc<Gate>>>);
+
+impl Gates {
+    pub(super) fn of(&self, url: &Url) -> Arc<Gate> {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(gates.entry(url.authority().to_owned()).or_default())
+    }
+}
+
+/// The platform's API.
+#[derive(Debug)]
+pub(super) struct Api {
+    http: reqwest::Client,
+    base: Url,
+    tokens: Tokens,
+    gate: Arc<Gate>,
+    /// Milliseconds that the platform's clock is ahead of ours.
+    clock_offset: AtomicI64,
+}
+
+/// A request before it is sent.
+#[derive(Debug)]
+pub(super) struct Call {
+    operation: &'static str,
+    method: Method,
+    url: Url,
+    accept: &'static str,
+    body: Option<Value>,
+    about: From,
+    repeatable: bool,
+    /// What a service application must be allowed to do.
+    permission: &'static str,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) struct Reply {
+    operation: &'static str,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: Bytes,
+}
+
+/// The client for the platform and its identity provider. A redirect means something of its own there.
+pub(super) fn platform_client() -> Result<reqwest::Client, Error> {
+    builder().timeout(REQUEST_TIMEOUT).build().map_err(|error| setup(&error))
+}
+
+/// What both HTTP clients have in common.
+pub(super) fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+}
+
+pub(super) fn setup(error: &reqwest::Error) -> Error {
+    Error::new("HTTP client", Kind::Setup(innermost(error)))
+}
+
+impl Call {
+    /// A request whose answer does not change anything, or whose repetition does not.
+    pub(super) fn repeatable(operation: &'static str, method: Method, url: Url, permission: &'static str) -> Self {
+        Self { operation, method, url, accept: V1, body: None, about: From::Target, repeatable: true, permission }
+    }
+
+    /// A request that makes something new each time it is sent.
+    pub(super) fn creating(operation: &'static str, url: Url, permission: &'static str) -> Self {
+        Self { repeatable: false, ..Self::repeatable(operation, Method::POST, url, permission) }
+    }
+
+    pub(super) fn accept(self, accept: &'static str) -> Self {
+        Self { accept, ..self }
+    }
+
+    pub(super) fn json(self, body: Value) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    /// A refusal of this request is about one file.
+    pub(super) fn about_a_file(self) -> Self {
+        Self { about: From::Content, ..self }
+    }
+}
+
+impl Reply {
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| self.unreadable(&error.to_string()))
+    }
+
+    pub(super) fn unreadable(&self, what: &str) -> Error {
+        let what = what.to_owned();
+        Error::new(self.operation, Kind::Unreadable { status: self.status.as_u16(), what })
+    }
+}
+
+impl Api {
+    pub(super) fn new(http: reqwest::Client, base: Url, tokens: Tokens, gates: Arc<Gates>) -> Self {
+        let gate = gates.of(&base);
+        Self { http, base, tokens, gate, clock_offset: AtomicI64::new(0) }
+    }
+
+    pub(super) fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    pub(super) fn clock_offset(&self) -> SignedDuration {
+        SignedDuration::from_millis(self.clock_offset.load(Ordering::Relaxed))
+    }
+
+    /// An address below the base; every segment is one path segment, whatever it contains.
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
+        below(&self.base, segments)
+    }
+
+    /// Sends a request, after a short wait if the host asked for one, and again if that is safe and may help.
+    /// A status below 400 is an answer.
+    pub(super) async fn send(&self, call: &Call) -> Result<Reply, Error> {
+        retry::in_place(|| self.send_with_token(call), |error| error.passing(call.repeatable)).await
+    }
+
+    async fn send_with_token(&self, call: &Call) -> Result<Reply, Error> {
+        let token = self.tokens.get().await?;
+        match self.send_once(call, &token).await {
+            Err(error) if error.token_refused() => {
+                let token = self.tokens.renew(&token).await?;
+                self.send_once(call, &token).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_once(&self, call: &Call, token: &Secret) -> Result<Reply, Error> {
+        let mut request = self
+            .http
+            .request(call.method.clone(), call.url.clone())
+            .bearer_auth(token.expose())
+            .header(header::ACCEPT, call.accept)
+            .header("x-correlation-id", uuid::Uuid::new_v4().to_string());
+        if call.method == Method::GET {
+            request = request.header("prefer", "return=representation");
+        }
+        request = match &call.body {
+            Some(body) => request.json(body),
+            None if call.method == Method::GET => request,
+            // Some gateways refuse a request that does not say that its body is empty.
+            None => request.header(header::CONTENT_LENGTH, 0),
+        };
+        let reply = exchange(call.operation, &self.gate, &call.url, request).await?;
+        self.note_clock(&reply.headers);
+        if reply.status.as_u16() < 400 {
+            return Ok(reply);
+        }
+        let permission = Some(format!("give {} {} in the iTwin", self.tokens.service_user(), call.permission));
+        let (code, message) = envelope(&reply.body);
+        Err(self.refusal(call, &reply, code, &message, permission))
+    }
+
+    fn refusal(
+        &self,
+        call: &Call,
+        reply: &Reply,
+        code: Option<String>,
+        message: &str,
+        permission: Option<String>,
+    ) -> Error {
+        let answer = Answer {
+            from: call.about,
+            status: reply.status.as_u16(),
+            code,
+            message: harmless(message, self.tokens.secret()),
+            request_id: text_header(&reply.headers, "x-correlation-id").map(|id| harmless(id, "")),
+            floor: hold(&self.gate, reply.status, &reply.headers),
+            permission,
+        };
+        Error::new(call.operation, Kind::Answer(Box::new(answer)))
+    }
+
+    fn note_clock(&self, headers: &HeaderMap) {
+        let date = text_header(headers, "date")
+            .and_then(|text| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok());
+        if let Some(date) = date {
+            let offset = date.duration_since(Timestamp::now()).as_millis();
+            self.clock_offset.store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    /// All items of a list, page by page.
+    ///
+    /// Storage names a next page even on the last one, so the end is a page without anything new; addresses in the
+    /// answers are not followed, so the token goes nowhere else.
+    pub(super) async fn list<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        field: &str,
+        id: impl Fn(&T) -> &str,
+    ) -> Result<Vec<T>, Error> {
+        let mut call = call;
+        let base = call.url.clone();
+        let mut items: Vec<T> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        let mut skip = 0;
+        for _ in 0..PAGES_MAX {
+            call.url = base.clone();
+            call.url
+                .query_pairs_mut()
+                .append_pair("$top", &PAGE.to_string())
+                .append_pair("$skip", &skip.to_string());
+            let reply = self.send(&call).await?;
+            let mut page: HashMap<String, Value> = reply.json()?;
+            let more = page.get("_links").is_none_or(|links| links.get("next").is_some_and(|next| !next.is_null()));
+            let Some(Value::Array(raw)) = page.remove(field) else {
+                return Err(reply.unreadable(&format!("no {field:?}")));
+            };
+            skip += raw.len();
+            let mut news = false;
+            for item in raw {
+                let item: T = serde_json::from_value(item).map_err(|error| reply.unreadable(&error.to_string()))?;
+                if seen.insert(id(&item).to_owned()) {
+                    items.push(item);
+                    news = true;
+                }
+            }
+            if !news || !more {
+                return Ok(items);
+            }
+        }
+        Err(Error::new(call.operation, Kind::Unreadable { status: 200, what: "the list has no end".to_owned() }))
+    }
+}
+
+/// One exchange with a host that may have asked for a pause.
+pub(super) async fn exchange(
+    operation: &'static str,
+    gate: &Gate,
+    url: &Url,
+    request: reqwest::RequestBuilder,
+) -> Result<Reply, Error> {
+    let host = || url.authority().to_owned();
+    gate.pass().await.map_err(|left| Error::new(operation, Kind::Held { host: host(), left }))?;
+    let unreachable = |error: &reqwest::Error| {
+        let sent = !error.is_connect() && !error.is_builder();
+        Error::new(operation, Kind::Unreachable { host: host(), cause: innermost(error), sent })
+    };
+    let response = request.send().await.map_err(|error| unreachable(&error))?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = response.bytes().await.map_err(|error| unreachable(&error))?;
+    Ok(Reply { operation, status, headers, body })
+}
+
+impl Reply {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Holds the host's gate when an answer asks for that, and tells for how long.
+pub(super) fn hold(gate: &Gate, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    let header = text_header(headers, "retry-after")
+        .or_else(|| text_header(headers, "itwinplatform-ratelimit-retry-after-seconds"));
+    let rate_limited = status == StatusCode::TOO_MANY_REQUESTS;
+    let pause = retry::asked_pause(header, rate_limited, Timestamp::now())?;
+    if rate_limited || status.is_server_error() {
+        gate.hold(pause);
+    }
+    Some(pause)
+}
+
+pub(super) fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
+    let mut url = base.clone();
+    // The configuration takes only addresses that have a path.
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+    url
+}
+
+/// What really happened, below the layers that only say that something did. Never the address.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    let mut text = if error.is_timeout() { "no answer in time".to_owned() } else { String::new() };
+    while let Some(source) = cause.source() {
+        cause = source;
+        if !error.is_timeout() {
+            text = cause.to_string();
+        }
+    }
+    if text.is_empty() { "the request could not be sent".to_owned() } else { harmless(&text, "") }
+}
+
+/// Code and message of the platform's error envelope; not every failure has one.
+fn envelope(body: &[u8]) -> (Option<String>, String) {
+    #[derive(Deserialize)]
+    struct Envelope {
+        error: Body,
+    }
+    #[derive(Deserialize)]
+    struct Body {
+        code: Option<String>,
+        message: Option<String>,
+        target: Option<String>,
+        details: Option<Vec<Body>>,
+    }
+    #[derive(Deserialize)]
+    struct Flat {
+        message: String,
+    }
+    if let Ok(Envelope { error }) = serde_json::from_slice(body) {
+        let details = error.details.unwrap_or_default();
+        // An application that the platform does not know is told apart by a detail only.
+        let unknown_client = details.iter().any(|detail| detail.code.as_deref() == Some("UnknownClient"));
+        let code = if unknown_client { Some("UnknownClient".to_owned()) } else { error.code };
+        let mut message = error.message.unwrap_or_default();
+        for detail in &details {
+            let what = detail.message.as_deref().or(detail.code.as_deref()).unwrap_or_default();
+            let target = detail.target.as_deref().map(|target| format!("{target}: ")).unwrap_or_default();
+            message.push_str(&format!("; {target}{what}"));
+        }
+        if let Some(target) = error.target.filter(|target| !target.is_empty()) {
+            message.push_str(&format!(" ({target})"));
+        }
+        return (code, message);
+    }
+    match serde_json::from_slice(body) {
+        Ok(Flat { message }) => (None, message),
+        Err(_) => (None, String::from_utf8_lossy(body).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_read_from_the_envelope_from_a_flat_message_or_as_text() {
+        for (body, code, message) in [
+            (
+                r#"{"error":{"code":"InvalidStorageRequest","message":"bad","target":null,
+                   "details":[{"code":"InvalidValue","message":"name","target":"displayName"}]}}"#,
+                Some("InvalidStorageRequest"),
+                "bad; displayName: name",
+            ),
+            (r#"{"error":{"code":"Unauthorized","details":[{"code":"UnknownClient","message":"x"}]}}"#, Some("UnknownClient"), "; x"),
+            (r#"{"error":{"code":null,"message":null,"details":null}}"#, None, ""),
+            (r#"{"message":"no"}"#, None, "no"),
+            ("<html>busy</html>", None, "<html>busy</html>"),
+            ("", None, ""),
+        ] {
+            assert_eq!(envelope(body.as_bytes()), (code.map(str::to_owned), message.to_owned()), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_id_stays_one_segment_and_the_base_may_end_with_a_slash() {
+        for base in ["https://api.example", "https://api.example/", "https://api.example/base/"] {
+            let url = below(&Url::parse(base).unwrap(), &["storage", "files", "-a/b?c"]);
+            assert_eq!(url.as_str(), format!("{}/storage/files/-a%2Fb%3Fc", base.trim_end_matches('/')));
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! iModels: the one call that leads from an iModel to its iTwin.
+
+use reqwest::Method;
+use serde::Deserialize;
+
+use super::http::{Call, V2};
+use super::{Client, Error};
+
+/// An iModel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Imodel {
+    /// UUID.
+    pub id: String,
+    /// The iTwin that it belongs to; UUID.
+    #[serde(rename = "iTwinId")]
+    pub itwin_id: String,
+    /// Name for people.
+    #[serde(default)]
+    pub display_name: String,
+    /// The platform's word; see [`Imodel::initialized`].
+    #[serde(default)]
+    pub state: String,
+}
+
+impl Imodel {
+    /// Whether it can be synchronized into. A word that we do not know means no.
+    #[must_use]
+    pub fn initialized(&self) -> bool {
+        self.state.eq_ignore_ascii_case("initialized")
+    }
+}
+
+impl Client {
+    /// Looks an iModel up.
+    ///
+    /// # Errors
+    /// Not there, not to be seen, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/get-imodel-details/
+    pub async fn imodel(&self, id: &str) -> Result<Imodel, Error> {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(rename = "iModel")]
+            imodel: Imodel,
+        }
+        let url = self.api.url(&["imodels", id]);
+        let call = Call::repeatable("get iModel", Method::GET, url, "a role with the permission imodels_webview");
+        let reply = self.api.send(&call.accept(V2)).await?;
+        Ok(reply.json::<Body>()?.imodel)
+    }
+}
