@@ -28,10 +28,23 @@ pub(crate) struct History {
 }
 
 /// Decides what comes after a failure.
-pub(crate) fn refusal(failure: Failure, history: History, policy: &Policy, give_up: Duration, now: Timestamp) -> Refusal {
-    let Failure { class, reason, hint } = failure;
+pub(crate) fn refusal(
+    failure: Failure,
+    history: History,
+    policy: &Policy,
+    give_up: Duration,
+    now: Timestamp,
+) -> Refusal {
+    let Failure {
+        class,
+        reason,
+        hint,
+    } = failure;
     let (word, again) = match class {
-        Class::Busy => ("busy", Again::BusyUntil(after(now, policy.delay(history.attempt, None)))),
+        Class::Busy => (
+            "busy",
+            Again::BusyUntil(after(now, policy.delay(history.attempt, None))),
+        ),
         Class::Transient { floor } => {
             let next = after(now, policy.delay(history.attempt, floor));
             let since = history.failing_since.unwrap_or(now);
@@ -43,10 +56,18 @@ pub(crate) fn refusal(failure: Failure, history: History, policy: &Policy, give_
         }
         // Somebody has to mend these, elsewhere: that needs no restart of ours to be noticed.
         Class::Credentials => ("credentials", Again::FailedUntil(after(now, policy.max))),
-        Class::RefusedForAll => ("refused_for_all", Again::FailedUntil(after(now, policy.max))),
+        Class::RefusedForAll => (
+            "refused_for_all",
+            Again::FailedUntil(after(now, policy.max)),
+        ),
         Class::RefusedForContent => ("refused", Again::Never),
     };
-    Refusal { class: word, reason, hint, again }
+    Refusal {
+        class: word,
+        reason,
+        hint,
+        again,
+    }
 }
 
 /// `now` plus a pause; a pause beyond the end of time counts as none.
@@ -56,5 +77,7 @@ pub(crate) fn after(now: Timestamp, pause: Duration) -> Timestamp {
 
 /// A time for people: local, without fractions.
 pub(crate) fn clock_time(at: Timestamp) -> String {
-    at.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    at.to_zoned_datetime(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }

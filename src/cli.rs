@@ -1,8 +1,8 @@
 //! The command line: turns words into calls, prints what they answer, and decides nothing about files or jobs.
 
 mod check;
-//TMP mod demo;
-//TMP mod emulator;
+mod demo;
+mod emulator;
 mod run;
 mod status;
 
@@ -49,18 +49,22 @@ enum Command {
     /// Serve a stand-in of the iTwin Platform, to try everything on without an account.
     ///
     /// Prints the addresses and the credentials to put into a configuration.
-    Emulator,//TMP
+    Emulator(emulator::Arguments),
     /// Show the whole way on an embedded emulator: three files from a temporary folder into an iModel.
     ///
     /// Needs nothing and leaves nothing behind.
-    Demo,//TMP
+    Demo(demo::Arguments),
 }
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
 struct ConfigArgument {
     /// The configuration file; `config.example.toml` shows every key.
-    #[arg(long, value_name = "FILE", default_value = "/etc/itwin-syncd/config.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/itwin-syncd/config.toml"
+    )]
     config: PathBuf,
 }
 
@@ -68,7 +72,10 @@ impl Cli {
     /// Does what the command line says, and returns the exit code.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        let runtime = match tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => {
                 complain(&error, None);
@@ -80,7 +87,8 @@ impl Cli {
                 Command::Run(arguments) => run::run(&arguments).await,
                 Command::Check(arguments) => check::check(&arguments.config).await,
                 Command::Status(arguments) => status::status(&arguments).await,
-                Command::Emulator | Command::Demo => 1,//TMP
+                Command::Emulator(arguments) => emulator::emulator(&arguments).await,
+                Command::Demo(arguments) => demo::demo(&arguments).await,
             }
         });
         // A call on a share that hangs must not hold up the end.
@@ -90,7 +98,10 @@ impl Cli {
 }
 
 /// Prints an error with its causes on standard error, and what to do about it.
-#[allow(clippy::print_stderr, reason = "this is the program's voice before and beside the log")]
+#[allow(
+    clippy::print_stderr,
+    reason = "this is the program's voice before and beside the log"
+)]
 fn complain(error: &dyn std::error::Error, hint: Option<String>) {
     eprintln!("error: {}", chain(error));
     if let Some(hint) = hint {
@@ -113,7 +124,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Prints all mistakes of a configuration.
-#[allow(clippy::print_stderr, reason = "this is the program's voice before the log")]
+#[allow(
+    clippy::print_stderr,
+    reason = "this is the program's voice before the log"
+)]
 fn complain_of_config(mistakes: &crate::config::Mistakes) {
     eprintln!("{mistakes}");
 }

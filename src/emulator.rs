@@ -127,22 +127,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Builder {
     /// Where the API and the identity provider listen; by default a free port of the loopback address.
     pub fn listen(self, address: SocketAddr) -> Self {
-        Self { listen: address, ..self }
+        Self {
+            listen: address,
+            ..self
+        }
     }
 
     /// Where the blob storage listens; by default a free port of the loopback address.
     pub fn blob_listen(self, address: SocketAddr) -> Self {
-        Self { blob_listen: address, ..self }
+        Self {
+            blob_listen: address,
+            ..self
+        }
     }
 
     /// Keeps state and content in this folder, made if need be; otherwise they go when the emulator does.
     pub fn data_dir(self, path: PathBuf) -> Self {
-        Self { data_dir: Some(path), ..self }
+        Self {
+            data_dir: Some(path),
+            ..self
+        }
     }
 
     /// A service application that gets tokens.
     pub fn client(mut self, id: &str, secret: &str) -> Self {
-        self.options.clients.push((id.to_owned(), secret.to_owned()));
+        self.options
+            .clients
+            .push((id.to_owned(), secret.to_owned()));
         self
     }
 
@@ -155,7 +166,11 @@ impl Builder {
     /// An iModel of an iTwin.
     pub fn imodel(mut self, id: &str, itwin_id: &str, name: &str) -> Self {
         let (id, itwin_id, display_name) = (id.to_owned(), itwin_id.to_owned(), name.to_owned());
-        self.imodels.push(Imodel { id, itwin_id, display_name });
+        self.imodels.push(Imodel {
+            id,
+            itwin_id,
+            display_name,
+        });
         self
     }
 
@@ -219,7 +234,11 @@ impl Builder {
             self = self.itwin(DEFAULT_ITWIN_ID, "Emulated project");
         }
         if self.imodels.is_empty() {
-            let itwin_id = self.itwins.first().map(|(id, _)| id.clone()).unwrap_or_default();
+            let itwin_id = self
+                .itwins
+                .first()
+                .map(|(id, _)| id.clone())
+                .unwrap_or_default();
             self = self.imodel(DEFAULT_IMODEL_ID, &itwin_id, "Emulated iModel");
         }
         let store = Store::open(self.data_dir).await?;
@@ -239,11 +258,25 @@ impl Builder {
         });
         let stop = CancellationToken::new();
         let tasks = vec![
-            tokio::spawn(server::serve(api, Arc::clone(&shared), server::Origin::Api, stop.clone())),
-            tokio::spawn(server::serve(blob, Arc::clone(&shared), server::Origin::Blob, stop.clone())),
+            tokio::spawn(server::serve(
+                api,
+                Arc::clone(&shared),
+                server::Origin::Api,
+                stop.clone(),
+            )),
+            tokio::spawn(server::serve(
+                blob,
+                Arc::clone(&shared),
+                server::Origin::Blob,
+                stop.clone(),
+            )),
             tokio::spawn(store::keep(Arc::clone(&shared), stop.clone())),
         ];
-        Ok(Emulator { shared, stop, tasks })
+        Ok(Emulator {
+            shared,
+            stop,
+            tasks,
+        })
     }
 }
 
@@ -327,7 +360,9 @@ impl Emulator {
     /// Starts a run of somebody else's connection of the iModel, and returns its id.
     #[must_use]
     pub fn start_foreign_run(&self, imodel_id: &str, duration: Duration) -> String {
-        self.shared.state().start_foreign_run(imodel_id, duration, Timestamp::now())
+        self.shared
+            .state()
+            .start_foreign_run(imodel_id, duration, Timestamp::now())
     }
 
     /// Ends the emulator, its state written.

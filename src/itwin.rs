@@ -30,7 +30,8 @@ pub use error::Error;
 pub use imodels::Imodel;
 pub use storage::{File, Folder, UploadLinks};
 pub use synchronization::{
-    ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile, TaskError,
+    ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
+    TaskError,
 };
 
 use auth::Tokens;
@@ -70,7 +71,10 @@ impl Client {
         let api_url = settings.api_url.clone();
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
         let blobs = Blobs::new(Arc::clone(&gates))?;
-        Ok(Self { api: Arc::new(Api::new(platform, api_url, tokens, gates)), blobs: Arc::new(blobs) })
+        Ok(Self {
+            api: Arc::new(Api::new(platform, api_url, tokens, gates)),
+            blobs: Arc::new(blobs),
+        })
     }
 
     /// Makes sure that there is a token, asking for one if need be.

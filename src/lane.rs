@@ -83,7 +83,10 @@ impl Lane {
             ledger: parts.ledger,
             client: parts.client,
             sync: parts.sync,
-            policy: Policy { first: parts.retry.first_delay, max: parts.retry.max_delay },
+            policy: Policy {
+                first: parts.retry.first_delay,
+                max: parts.retry.max_delay,
+            },
             give_up: parts.retry.give_up,
             wake: parts.wake,
             failures: 0,
@@ -145,10 +148,15 @@ impl Lane {
     }
 
     /// Requests a run for the first connection that has something to run; the others follow after it.
-    async fn go(&mut self, connections: &[ConnectionRecord], now: Timestamp) -> Result<Duration, ledger::Error> {
+    async fn go(
+        &mut self,
+        connections: &[ConnectionRecord],
+        now: Timestamp,
+    ) -> Result<Duration, ledger::Error> {
         for connection in connections {
             let files = self.ledger.batch(connection.id, now).await?;
-            let references = connection.moved_on.is_some() && self.ledger.holds_source_files(connection.id).await?;
+            let references = connection.moved_on.is_some()
+                && self.ledger.holds_source_files(connection.id).await?;
             if files.is_empty() && !references {
                 continue;
             }
@@ -167,7 +175,9 @@ impl Lane {
                     return Ok(pause);
                 }
                 Err(Trouble::Ledger(error)) => return Err(error),
-                Err(Trouble::Platform(error)) => return self.put_off(connection, &files, &error).await,
+                Err(Trouble::Platform(error)) => {
+                    return self.put_off(connection, &files, &error).await;
+                }
             }
         }
         Ok(LOOK_AGAIN.min(self.sync.batch_window))
@@ -192,7 +202,10 @@ impl Lane {
                 reason: format!("cannot synchronize {}: {error}", Shown(&file.path)),
                 hint: error.hint(),
             };
-            let history = History { attempt: file.attempts.saturating_add(1), failing_since: file.failing_since };
+            let history = History {
+                attempt: file.attempts.saturating_add(1),
+                failing_since: file.failing_since,
+            };
             let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
             if matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
                 report_failure(file, &refusal);
@@ -219,7 +232,9 @@ impl Lane {
             report_failure(&file, &refusal);
             refusals.push((file.file, refusal));
         }
-        self.ledger.put_off_stored(&refusals, Timestamp::now()).await
+        self.ledger
+            .put_off_stored(&refusals, Timestamp::now())
+            .await
     }
 }
 

@@ -24,11 +24,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 
 pub use files::{Fingerprint, Known, Ready};
 pub use lanes::{
-    Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId, RunReport, Verdict,
+    Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
+    RunReport, Verdict,
 };
 pub use report::{FileReport, RunSummary, Snapshot, Summary, WatchReport};
 pub use state::{JobState, Outcome, RootState, Stage};
@@ -100,13 +103,22 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::InUse { .. } => Some("stop the other one, or give this one a state.path of its own".to_owned()),
-            Self::Missing { .. } => Some("it is made by the first `itwin-syncd run`; check state.path".to_owned()),
-            Self::Io { path, .. } => {
-                Some(format!("make {} a directory that the service's user can write", path.display()))
+            Self::InUse { .. } => {
+                Some("stop the other one, or give this one a state.path of its own".to_owned())
             }
-            Self::Newer { .. } => Some("install that version again, or restore the ledger from before it".to_owned()),
-            Self::OldSqlite { .. } => Some("build with the bundled SQLite of Cargo.lock".to_owned()),
+            Self::Missing { .. } => {
+                Some("it is made by the first `itwin-syncd run`; check state.path".to_owned())
+            }
+            Self::Io { path, .. } => Some(format!(
+                "make {} a directory that the service's user can write",
+                path.display()
+            )),
+            Self::Newer { .. } => {
+                Some("install that version again, or restore the ledger from before it".to_owned())
+            }
+            Self::OldSqlite { .. } => {
+                Some("build with the bundled SQLite of Cargo.lock".to_owned())
+            }
             Self::Database { .. } => None,
         }
     }
@@ -119,7 +131,10 @@ trait During<T> {
 
 impl<T> During<T> for Result<T, sqlx::Error> {
     fn during(self, action: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Database { action, source: Box::new(source) })
+        self.map_err(|source| Error::Database {
+            action,
+            source: Box::new(source),
+        })
     }
 }
 
@@ -132,7 +147,10 @@ impl Ledger {
     /// [`Error::InUse`] when another daemon holds the directory, [`Error::Newer`] for a ledger of a later
     /// version, [`Error::Io`] and [`Error::Database`] for the rest.
     pub async fn open(dir: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| Error::Io {
+            path: dir.to_owned(),
+            source,
+        })?;
         let lock = lock(dir)?;
         let options = SqliteConnectOptions::new()
             .filename(dir.join("ledger.db"))
@@ -141,15 +159,29 @@ impl Ledger {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(30));
-        let ledger = Self { pool: connect(options).await?, _lock: Some(Arc::new(lock)) };
+        let ledger = Self {
+            pool: connect(options).await?,
+            _lock: Some(Arc::new(lock)),
+        };
         ledger.check_sqlite().await?;
-        match sqlx::migrate!("src/ledger/migrations").run(&ledger.pool).await {
+        match sqlx::migrate!("src/ledger/migrations")
+            .run(&ledger.pool)
+            .await
+        {
             Ok(()) => {}
-            Err(sqlx::migrate::MigrateError::VersionMissing(_) | sqlx::migrate::MigrateError::VersionTooNew(..)) => {
-                return Err(Error::Newer { path: dir.to_owned() });
+            Err(
+                sqlx::migrate::MigrateError::VersionMissing(_)
+                | sqlx::migrate::MigrateError::VersionTooNew(..),
+            ) => {
+                return Err(Error::Newer {
+                    path: dir.to_owned(),
+                });
             }
             Err(source) => {
-                return Err(Error::Database { action: "be brought to this version", source: Box::new(source) });
+                return Err(Error::Database {
+                    action: "be brought to this version",
+                    source: Box::new(source),
+                });
             }
         }
         ledger.release_claims().await?;
@@ -163,13 +195,18 @@ impl Ledger {
     pub async fn read(dir: &Path) -> Result<Self, Error> {
         let file = dir.join("ledger.db");
         if !file.exists() {
-            return Err(Error::Missing { path: dir.to_owned() });
+            return Err(Error::Missing {
+                path: dir.to_owned(),
+            });
         }
         let options = SqliteConnectOptions::new()
             .filename(file)
             .read_only(true)
             .busy_timeout(Duration::from_secs(5));
-        Ok(Self { pool: connect(options).await?, _lock: None })
+        Ok(Self {
+            pool: connect(options).await?,
+            _lock: None,
+        })
     }
 
     /// Closes the database, which folds the write-ahead log back into the one file.
@@ -211,15 +248,29 @@ async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
 /// Takes the exclusive lock of the state directory and leaves our process id in it for the one who comes second.
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("lock");
-    let io = |source| Error::Io { path: path.clone(), source };
-    let mut file =
-        File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(io)?;
+    let io = |source| Error::Io {
+        path: path.clone(),
+        source,
+    };
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
-            let pid = file.read_to_string(&mut text).is_ok().then(|| text.trim().to_owned());
-            return Err(Error::InUse { path: dir.to_owned(), pid: pid.filter(|p| !p.is_empty()) });
+            let pid = file
+                .read_to_string(&mut text)
+                .is_ok()
+                .then(|| text.trim().to_owned());
+            return Err(Error::InUse {
+                path: dir.to_owned(),
+                pid: pid.filter(|p| !p.is_empty()),
+            });
         }
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
@@ -233,7 +284,9 @@ fn lock(dir: &Path) -> Result<File, Error> {
 fn new_id(now: Timestamp) -> i64 {
     static LAST: AtomicI64 = AtomicI64::new(0);
     let floor = now.as_millisecond() << 20;
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(floor.max(last + 1)));
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(floor.max(last + 1))
+    });
     // The closure always answers Some, so both arms hold the value before the update.
     let (Ok(last) | Err(last)) = last;
     floor.max(last + 1)

@@ -15,7 +15,7 @@ const LENGTH_MAX: usize = 255;
 
 /// Why a name cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unstorable {
+pub(crate) enum Unstorable {
     /// Not text.
     #[error("the name {} is not valid UTF-8", Shown(OsStr::from_bytes(.0).as_ref()))]
     NotText(Vec<u8>),
@@ -26,7 +26,9 @@ pub enum Unstorable {
     #[error("the name {0:?} contains {1:?}, which iTwin Storage does not take")]
     Character(String, char),
     /// A space or dot at an end.
-    #[error("the name {0:?} begins with a space or ends with a space or dot, which iTwin Storage does not take")]
+    #[error(
+        "the name {0:?} begins with a space or ends with a space or dot, which iTwin Storage does not take"
+    )]
     Edge(String),
 }
 
@@ -34,10 +36,15 @@ pub enum Unstorable {
 ///
 /// # Errors
 /// [`Unstorable`] when storage would not take it.
-pub fn storage_name(name: &OsStr) -> Result<String, Unstorable> {
-    let text = name.to_str().ok_or_else(|| Unstorable::NotText(name.as_bytes().to_owned()))?;
+pub(crate) fn storage_name(name: &OsStr) -> Result<String, Unstorable> {
+    let text = name
+        .to_str()
+        .ok_or_else(|| Unstorable::NotText(name.as_bytes().to_owned()))?;
     let text: String = text.nfc().collect();
-    if let Some(bad) = text.chars().find(|c| c.is_control() || r#"/\:*?"<>|"#.contains(*c)) {
+    if let Some(bad) = text
+        .chars()
+        .find(|c| c.is_control() || r#"/\:*?"<>|"#.contains(*c))
+    {
         return Err(Unstorable::Character(text, bad));
     }
     if text.starts_with(' ') || text.ends_with([' ', '.']) {
@@ -53,7 +60,7 @@ pub fn storage_name(name: &OsStr) -> Result<String, Unstorable> {
 ///
 /// # Errors
 /// [`Unstorable`] for the first part that storage would not take.
-pub fn storage_path(path: &Path) -> Result<(Vec<String>, String), Unstorable> {
+pub(crate) fn storage_path(path: &Path) -> Result<(Vec<String>, String), Unstorable> {
     let mut parts = path
         .components()
         .filter_map(|part| match part {
@@ -67,7 +74,7 @@ pub fn storage_path(path: &Path) -> Result<(Vec<String>, String), Unstorable> {
 
 /// Shows a path in quotes on one line, with odd bytes and control characters escaped.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown<'a>(pub &'a Path);
+pub(crate) struct Shown<'a>(pub(crate) &'a Path);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,14 +88,25 @@ mod tests {
 
     #[test]
     fn ordinary_names_are_stored_as_they_are() {
-        for name in ["Deck 12.dgn", "Brücke.ifc", "a", "model.i.dgn", "-x.dwg", "..a", "名前.rvt"] {
+        for name in [
+            "Deck 12.dgn",
+            "Brücke.ifc",
+            "a",
+            "model.i.dgn",
+            "-x.dwg",
+            "..a",
+            "名前.rvt",
+        ] {
             assert_eq!(storage_name(OsStr::new(name)).as_deref(), Ok(name));
         }
     }
 
     #[test]
     fn a_decomposed_name_is_stored_composed() {
-        assert_eq!(storage_name(OsStr::new("Bru\u{308}cke.ifc")).as_deref(), Ok("Brücke.ifc"));
+        assert_eq!(
+            storage_name(OsStr::new("Bru\u{308}cke.ifc")).as_deref(),
+            Ok("Brücke.ifc")
+        );
     }
 
     #[test]
@@ -98,13 +116,23 @@ mod tests {
             assert_eq!(error.to_string(), expected);
         };
         check(b"a\xFF.dgn", r#"the name "a\xFF.dgn" is not valid UTF-8"#);
-        check(b"a:b.dgn", r#"the name "a:b.dgn" contains ':', which iTwin Storage does not take"#);
-        check(b"a\nb.dgn", r#"the name "a\nb.dgn" contains '\n', which iTwin Storage does not take"#);
-        let edge = "begins with a space or ends with a space or dot, which iTwin Storage does not take";
+        check(
+            b"a:b.dgn",
+            r#"the name "a:b.dgn" contains ':', which iTwin Storage does not take"#,
+        );
+        check(
+            b"a\nb.dgn",
+            r#"the name "a\nb.dgn" contains '\n', which iTwin Storage does not take"#,
+        );
+        let edge =
+            "begins with a space or ends with a space or dot, which iTwin Storage does not take";
         check(b" a.dgn", &format!("the name \" a.dgn\" {edge}"));
         check(b"a.dgn.", &format!("the name \"a.dgn.\" {edge}"));
         let long = "x".repeat(256);
-        check(long.as_bytes(), &format!("the name {long:?} has more than 255 characters"));
+        check(
+            long.as_bytes(),
+            &format!("the name {long:?} has more than 255 characters"),
+        );
     }
 
     #[test]
@@ -116,7 +144,10 @@ mod tests {
     #[test]
     fn a_path_becomes_folders_and_a_name() {
         let (folders, name) = storage_path(Path::new("North/Deck/a.dgn")).unwrap();
-        assert_eq!((folders.join("/").as_str(), name.as_str()), ("North/Deck", "a.dgn"));
+        assert_eq!(
+            (folders.join("/").as_str(), name.as_str()),
+            ("North/Deck", "a.dgn")
+        );
         assert!(storage_path(Path::new("No:th/a.dgn")).is_err());
     }
 }

@@ -87,14 +87,19 @@ pub(crate) async fn in_place<T, E, F>(
 where
     F: Future<Output = Result<T, E>>,
 {
-    let quick = Policy { first: QUICK_PAUSE, max: WAIT_IN_PLACE };
+    let quick = Policy {
+        first: QUICK_PAUSE,
+        max: WAIT_IN_PLACE,
+    };
     let mut tries = 1;
     loop {
         let error = match attempt().await {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        let Some(floor) = transient(&error) else { return Err(error) };
+        let Some(floor) = transient(&error) else {
+            return Err(error);
+        };
         let pause = quick.delay(tries, floor);
         if tries == QUICK_TRIES || pause > WAIT_IN_PLACE {
             return Err(error);
@@ -125,7 +130,9 @@ impl Gate {
     pub(crate) async fn pass(&self) -> Result<(), Duration> {
         loop {
             let opens = *self.lock();
-            let left = opens.map(|opens| opens.saturating_duration_since(Instant::now())).unwrap_or_default();
+            let left = opens
+                .map(|opens| opens.saturating_duration_since(Instant::now()))
+                .unwrap_or_default();
             if left.is_zero() {
                 return Ok(());
             }
@@ -145,15 +152,23 @@ impl Gate {
 ///
 /// `header` is a `Retry-After`: seconds, or a date; `rate_limited` says that the status was 429, which means a pause
 /// even when none is named. Source: RFC 9110, section 10.2.3.
-pub(crate) fn asked_pause(header: Option<&str>, rate_limited: bool, now: Timestamp) -> Option<Duration> {
+pub(crate) fn asked_pause(
+    header: Option<&str>,
+    rate_limited: bool,
+    now: Timestamp,
+) -> Option<Duration> {
     let named = header.and_then(|text| {
         let text = text.trim();
         text.parse().map(Duration::from_secs).ok().or_else(|| {
-            let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+            let at = jiff::fmt::rfc2822::DateTimeParser::new()
+                .parse_timestamp(text)
+                .ok()?;
             Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
         })
     });
-    named.or_else(|| rate_limited.then_some(RATE_LIMIT_PAUSE)).map(|pause| pause.min(FLOOR_MAX))
+    named
+        .or_else(|| rate_limited.then_some(RATE_LIMIT_PAUSE))
+        .map(|pause| pause.min(FLOOR_MAX))
 }
 
 #[cfg(test)]
@@ -182,9 +197,17 @@ mod tests {
 
     #[test]
     fn pauses_double_and_differ() {
-        let policy = Policy { first: 8 * SECOND, max: 3600 * SECOND };
+        let policy = Policy {
+            first: 8 * SECOND,
+            max: 3600 * SECOND,
+        };
         let third: Vec<_> = (0..50).map(|_| policy.delay(3, None)).collect();
-        assert!(third.iter().all(|pause| (16 * SECOND..=48 * SECOND).contains(pause)), "{third:?}");
+        assert!(
+            third
+                .iter()
+                .all(|pause| (16 * SECOND..=48 * SECOND).contains(pause)),
+            "{third:?}"
+        );
         assert!(third.iter().any(|pause| pause != &third[0]));
     }
 
@@ -203,7 +226,11 @@ mod tests {
             (None, false, None),
         ] {
             let pause = asked_pause(header, rate_limited, now);
-            assert_eq!(pause, expected.map(Duration::from_secs), "{header:?}, rate limited: {rate_limited}");
+            assert_eq!(
+                pause,
+                expected.map(Duration::from_secs),
+                "{header:?}, rate limited: {rate_limited}"
+            );
         }
     }
 

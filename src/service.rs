@@ -88,7 +88,10 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
     let ledger = Ledger::open(&config.state.path).await?;
     let client = client(&config).map_err(Error::Client)?;
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
-    tell_systemd(&[NotifyState::Ready, NotifyState::Status(&format!("watching {} folders", config.watches.len()))]);
+    tell_systemd(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("watching {} folders", config.watches.len())),
+    ]);
     let roots = tasks.roots.iter().map(|(_, seen)| seen.clone()).collect();
     let ended = tokio::select! {
         ended = tasks.unasked_end() => Err(ended),
@@ -102,8 +105,16 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
     let open = ledger.summary(Timestamp::now()).await?;
     ledger.close().await;
     ended?;
-    info!(pending = open.pending + open.later, failed = open.failed, "stopped");
-    Ok(Pass { results, open, unreachable })
+    info!(
+        pending = open.pending + open.later,
+        failed = open.failed,
+        "stopped"
+    );
+    Ok(Pass {
+        results,
+        open,
+        unreachable,
+    })
 }
 
 /// The platform's client as configured.
@@ -128,11 +139,19 @@ struct Tasks {
 
 impl Tasks {
     async fn start(config: &Config, ledger: &Ledger, client: &Client) -> Result<Self, Error> {
-        let mut tasks = Self { set: JoinSet::new(), stop: CancellationToken::new(), roots: Vec::new() };
+        let mut tasks = Self {
+            set: JoinSet::new(),
+            stop: CancellationToken::new(),
+            roots: Vec::new(),
+        };
         let watches = register(config, ledger).await?;
         let wake_uploads = Arc::new(Notify::new());
         let (wake_lanes, lanes_woken) = watch::channel(());
-        let imodels: BTreeSet<&str> = config.watches.iter().map(|watch| watch.imodel_id.as_str()).collect();
+        let imodels: BTreeSet<&str> = config
+            .watches
+            .iter()
+            .map(|watch| watch.imodel_id.as_str())
+            .collect();
         for imodel_id in imodels {
             let lane = Lane::new(lane::Parts {
                 imodel_id: imodel_id.to_owned(),
@@ -143,31 +162,48 @@ impl Tasks {
                 wake: lanes_woken.clone(),
             });
             let stop = tasks.stop.clone();
-            tasks.spawn(format!("lane {imodel_id}"), async move { Ok(lane.run(stop).await?) });
+            tasks.spawn(format!("lane {imodel_id}"), async move {
+                Ok(lane.run(stop).await?)
+            });
         }
         let uploads = Uploads::new(upload::Parts {
             ledger: ledger.clone(),
             client: client.clone(),
             limits: config.upload.clone(),
             retry: config.retry.clone(),
-            watches: watches.iter().map(|(id, watch)| (*id, watch.clone())).collect::<HashMap<_, _>>(),
+            watches: watches
+                .iter()
+                .map(|(id, watch)| (*id, watch.clone()))
+                .collect::<HashMap<_, _>>(),
             wake: Arc::clone(&wake_uploads),
             lanes: wake_lanes,
         });
         let stop = tasks.stop.clone();
-        tasks.spawn("uploads".to_owned(), async move { Ok(uploads.run(stop).await?) });
+        tasks.spawn(
+            "uploads".to_owned(),
+            async move { Ok(uploads.run(stop).await?) },
+        );
         for (id, watch) in watches {
             let (progress, seen) = watch::channel(Progress::default());
             tasks.roots.push((watch.name.clone(), seen));
-            let out = Handover { ledger: ledger.clone(), wake: Arc::clone(&wake_uploads) };
+            let out = Handover {
+                ledger: ledger.clone(),
+                wake: Arc::clone(&wake_uploads),
+            };
             let stop = tasks.stop.clone();
             let name = format!("watch {}", watch.name);
-            tasks.spawn(name, async move { Ok(watching::run(watch, id, out, progress, stop).await?) });
+            tasks.spawn(name, async move {
+                Ok(watching::run(watch, id, out, progress, stop).await?)
+            });
         }
         Ok(tasks)
     }
 
-    fn spawn(&mut self, name: String, task: impl Future<Output = Result<(), Error>> + Send + 'static) {
+    fn spawn(
+        &mut self,
+        name: String,
+        task: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) {
         self.set.spawn(async move { (name, task.await) });
     }
 
@@ -184,7 +220,12 @@ impl Tasks {
     fn unreachable(&self) -> Vec<(String, String)> {
         self.roots
             .iter()
-            .filter_map(|(name, seen)| seen.borrow().problem.clone().map(|problem| (name.clone(), problem)))
+            .filter_map(|(name, seen)| {
+                seen.borrow()
+                    .problem
+                    .clone()
+                    .map(|problem| (name.clone(), problem))
+            })
             .collect()
     }
 
@@ -199,7 +240,10 @@ impl Tasks {
             }
         });
         if drained.await.is_err() {
-            warn!(seconds = grace.as_secs_f64(), "uploads did not end within the grace period; they go on at the next start");
+            warn!(
+                seconds = grace.as_secs_f64(),
+                "uploads did not end within the grace period; they go on at the next start"
+            );
         }
         self.set.shutdown().await;
     }
@@ -210,7 +254,9 @@ async fn done(roots: Vec<watch::Receiver<Progress>>, ledger: Ledger) -> Result<(
     loop {
         for root in &roots {
             let mut seen = root.clone();
-            let settled = seen.wait_for(|progress| progress.at_rest || progress.problem.is_some()).await;
+            let settled = seen
+                .wait_for(|progress| progress.at_rest || progress.problem.is_some())
+                .await;
             // A watch that is gone ends the service by itself.
             drop(settled);
         }
@@ -246,7 +292,11 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             storage_folder = watch.storage_folder.join("/"), "watching"
         );
         if forgotten > 0 {
-            warn!(watch = watch.name, files = forgotten, "iModel or storage folder changed: all files are uploaded anew");
+            warn!(
+                watch = watch.name,
+                files = forgotten,
+                "iModel or storage folder changed: all files are uploaded anew"
+            );
         }
         watches.push((id, watch.clone()));
     }

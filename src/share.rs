@@ -39,13 +39,18 @@ impl Root {
     /// Opens the root. The root itself may be reached over a link; nothing beneath it may.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self { fd: rustix::fs::open(path, flags, Mode::empty())? })
+        Ok(Self {
+            fd: rustix::fs::open(path, flags, Mode::empty())?,
+        })
     }
 
     /// The identity of the directory that is open.
     pub(crate) fn identity(&self) -> io::Result<Identity> {
         let stat = rustix::fs::fstat(&self.fd)?;
-        Ok(Identity { device: stat.st_dev, inode: stat.st_ino })
+        Ok(Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
     }
 
     /// Opens a folder for listing; the empty path is the root itself.
@@ -63,24 +68,44 @@ impl Root {
     ///
     /// Fails with `InvalidInput` when it is anything else.
     pub(crate) fn file(&self, rel: &Path) -> io::Result<File> {
-        let fd = self.resolve(rel, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let fd = self.resolve(
+            rel,
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY,
+        )?;
         if kind(&rustix::fs::fstat(&fd)?) != Kind::Regular {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
         }
         Ok(File::from(fd))
     }
 
     fn resolve(&self, rel: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        let rel = if rel.as_os_str().is_empty() { Path::new(".") } else { rel };
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        Ok(rustix::fs::openat2(&self.fd, rel, flags | OFlags::CLOEXEC, Mode::empty(), beneath)?)
+        let rel = if rel.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            rel
+        };
+        let beneath =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(rustix::fs::openat2(
+            &self.fd,
+            rel,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            beneath,
+        )?)
     }
 }
 
 /// Whether an error says that nothing of ours is at the path: a part of it may also have become a file or a link.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     let link_in_path = Some(rustix::io::Errno::LOOP.raw_os_error());
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) || error.raw_os_error() == link_in_path
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    ) || error.raw_os_error() == link_in_path
 }
 
 /// The kind of a file system object.
@@ -108,12 +133,16 @@ pub(crate) fn fingerprint_of(stat: &Stat) -> Fingerprint {
 
 /// Times beyond what fits (the year 2262) saturate: they only have to differ when the file differs.
 fn nanos(seconds: i64, nanos: impl TryInto<i64>) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos.try_into().unwrap_or(0))
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanos.try_into().unwrap_or(0))
 }
 
 /// Whether changes in this directory may come from elsewhere, so that the kernel does not tell of them.
 pub(crate) fn is_remote(directory: impl AsFd) -> io::Result<bool> {
-    Ok(remote_type(i64::from(rustix::fs::fstatfs(directory)?.f_type)))
+    Ok(remote_type(i64::from(
+        rustix::fs::fstatfs(directory)?.f_type,
+    )))
 }
 
 /// File systems on which every change passes through this kernel, by the magic numbers of `statfs(2)`.
@@ -145,7 +174,11 @@ const LOCAL_TYPES: [u32; 22] = [
 
 /// Decides by the type number alone. It is compared as 32 bits: some kernels sign-extend it.
 fn remote_type(f_type: i64) -> bool {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the type is 32 bits wide")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the type is 32 bits wide"
+    )]
     let magic = f_type as u32;
     !LOCAL_TYPES.contains(&magic)
 }
@@ -176,7 +209,11 @@ mod tests {
         ] {
             assert!(remote_type(magic), "{name}");
         }
-        for (magic, name) in [(0xEF53_i64, "ext4"), (0x0102_1994, "tmpfs"), (0x794C_7630, "overlayfs")] {
+        for (magic, name) in [
+            (0xEF53_i64, "ext4"),
+            (0x0102_1994, "tmpfs"),
+            (0x794C_7630, "overlayfs"),
+        ] {
             assert!(!remote_type(magic), "{name}");
         }
     }
@@ -187,7 +224,11 @@ mod tests {
         std::fs::write(outside.path().join("secret.dgn"), "x").unwrap();
         let dir = tempfile::tempdir().unwrap();
         symlink(outside.path(), dir.path().join("folder")).unwrap();
-        symlink(outside.path().join("secret.dgn"), dir.path().join("link.dgn")).unwrap();
+        symlink(
+            outside.path().join("secret.dgn"),
+            dir.path().join("link.dgn"),
+        )
+        .unwrap();
         let root = Root::open(dir.path()).unwrap();
         assert!(root.file(Path::new("folder/secret.dgn")).is_err());
         assert!(root.file(Path::new("link.dgn")).is_err());
@@ -199,10 +240,20 @@ mod tests {
     fn a_fifo_is_refused_at_once_instead_of_hanging_its_reader() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe.dgn");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
         let root = Root::open(dir.path()).unwrap();
         assert_eq!(root.kind(Path::new("pipe.dgn")).unwrap(), Kind::Other);
-        assert_eq!(root.file(Path::new("pipe.dgn")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            root.file(Path::new("pipe.dgn")).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 
     #[test]
@@ -215,7 +266,12 @@ mod tests {
         // Some file systems keep times only as fine as the kernel's tick: write until the change shows.
         let after = loop {
             std::fs::write(&path, "two").unwrap();
-            File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
             let now = fingerprint(File::open(&path).unwrap()).unwrap();
             if now.ctime_ns != before.ctime_ns {
                 break now;

@@ -46,8 +46,15 @@ pub enum Error {
 pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
     let to_journal = stderr_is_journal();
     let colors = !to_journal && std::io::stderr().is_terminal();
-    let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colors);
-    let people = if to_journal { people.without_time().boxed() } else { people.boxed() };
+    let people = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colors);
+    let people = if to_journal {
+        people.without_time().boxed()
+    } else {
+        people.boxed()
+    };
     let (files, guard) = match &log.directory {
         None => (None, None),
         Some(directory) => {
@@ -57,16 +64,33 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
                 .filename_suffix("jsonl")
                 .max_log_files(log.keep_files)
                 .build(directory)
-                .map_err(|source| Error::Directory { directory: directory.clone(), source })?;
+                .map_err(|source| Error::Directory {
+                    directory: directory.clone(),
+                    source,
+                })?;
             // Losing lines would be silence about a failure; a full disk makes this wait instead.
             let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(appender);
-            (Some(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer)), Some(guard))
+            (
+                Some(
+                    tracing_subscriber::fmt::layer()
+                        .json()
+                        .flatten_event(true)
+                        .with_writer(writer),
+                ),
+                Some(guard),
+            )
         }
     };
     // What other crates say at our chatty levels is about them, not about files.
     let level = level(log.level);
-    let targets = Targets::new().with_default(level.min(Level::WARN)).with_target(env!("CARGO_CRATE_NAME"), level);
-    tracing_subscriber::registry().with(targets).with(people).with(files).try_init()?;
+    let targets = Targets::new()
+        .with_default(level.min(Level::WARN))
+        .with_target(env!("CARGO_CRATE_NAME"), level);
+    tracing_subscriber::registry()
+        .with(targets)
+        .with(people)
+        .with(files)
+        .try_init()?;
     Ok(Telemetry { _files: guard })
 }
 
@@ -83,12 +107,17 @@ fn level(level: config::Level) -> Level {
 /// Whether standard error is the very stream that systemd connected to the journal.
 /// Source: systemd.exec(5), `$JOURNAL_STREAM`
 fn stderr_is_journal() -> bool {
-    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
-    rustix::fs::fstat(std::io::stderr().as_fd()).is_ok_and(|stat| names(&stream, stat.st_dev, stat.st_ino))
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
+        return false;
+    };
+    rustix::fs::fstat(std::io::stderr().as_fd())
+        .is_ok_and(|stat| names(&stream, stat.st_dev, stat.st_ino))
 }
 
 fn names(stream: &str, device: u64, inode: u64) -> bool {
-    stream.split_once(':').is_some_and(|(dev, ino)| dev.parse() == Ok(device) && ino.parse() == Ok(inode))
+    stream
+        .split_once(':')
+        .is_some_and(|(dev, ino)| dev.parse() == Ok(device) && ino.parse() == Ok(inode))
 }
 
 #[cfg(test)]
@@ -98,7 +127,13 @@ mod tests {
     #[test]
     fn the_journal_is_recognized_by_device_and_inode() {
         assert!(names("9:1234", 9, 1234));
-        for (stream, device, inode) in [("9:1234", 9, 1235), ("9:1234", 8, 1234), ("", 0, 0), ("9", 9, 0), ("a:b", 0, 0)] {
+        for (stream, device, inode) in [
+            ("9:1234", 9, 1235),
+            ("9:1234", 8, 1234),
+            ("", 0, 0),
+            ("9", 9, 0),
+            ("a:b", 0, 0),
+        ] {
             assert!(!names(stream, device, inode), "{stream}");
         }
     }

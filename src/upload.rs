@@ -78,8 +78,12 @@ impl Uploads {
     /// Puts the room together; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let blocks = usize::try_from(parts.limits.memory / parts.limits.block_size).unwrap_or(usize::MAX);
-        let policy = Policy { first: parts.retry.first_delay, max: parts.retry.max_delay };
+        let blocks =
+            usize::try_from(parts.limits.memory / parts.limits.block_size).unwrap_or(usize::MAX);
+        let policy = Policy {
+            first: parts.retry.first_delay,
+            max: parts.retry.max_delay,
+        };
         Self {
             shared: Arc::new(Shared {
                 folders: Folders::new(parts.client.clone(), parts.ledger.clone()),
@@ -108,7 +112,9 @@ impl Uploads {
                 while let Some(ended) = at_work.try_join_next() {
                     survive(ended)?;
                 }
-                let Ok(permit) = Arc::clone(&workers).acquire_owned().await else { return Ok(()) };
+                let Ok(permit) = Arc::clone(&workers).acquire_owned().await else {
+                    return Ok(());
+                };
                 let now = Timestamp::now();
                 if let Some(job) = self.shared.ledger.claim_upload(now).await? {
                     let shared = Arc::clone(&self.shared);
@@ -121,7 +127,9 @@ impl Uploads {
                 }
                 drop(permit);
                 let due = self.shared.ledger.next_upload_due(now).await?;
-                let pause = due.map_or(LOOK_AGAIN, |at| at.duration_since(now).unsigned_abs().min(LOOK_AGAIN));
+                let pause = due.map_or(LOOK_AGAIN, |at| {
+                    at.duration_since(now).unsigned_abs().min(LOOK_AGAIN)
+                });
                 tokio::select! {
                     () = self.shared.wake.notified() => {}
                     () = tokio::time::sleep(pause) => {}
@@ -133,7 +141,10 @@ impl Uploads {
             () = stop.cancelled() => {}
         }
         if !at_work.is_empty() {
-            info!(uploads = at_work.len(), "stopping; letting uploads in hand finish");
+            info!(
+                uploads = at_work.len(),
+                "stopping; letting uploads in hand finish"
+            );
         }
         while let Some(ended) = at_work.join_next().await {
             survive(ended)?;
@@ -143,7 +154,9 @@ impl Uploads {
 }
 
 /// A worker that panicked must not pass for one that succeeded.
-fn survive(ended: Result<Result<(), ledger::Error>, tokio::task::JoinError>) -> Result<(), ledger::Error> {
+fn survive(
+    ended: Result<Result<(), ledger::Error>, tokio::task::JoinError>,
+) -> Result<(), ledger::Error> {
     match ended {
         Ok(result) => result,
         Err(panic) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
@@ -174,7 +187,9 @@ impl Shared {
                     info!(watch = %watch.name, %path, result = %Outcome::Unchanged, bytes = 0, seconds, "file unchanged");
                 }
             }
-            End::Vanished => info!(watch = %watch.name, %path, "the file is gone; nothing to upload"),
+            End::Vanished => {
+                info!(watch = %watch.name, %path, "the file is gone; nothing to upload")
+            }
             End::Refused(refusal) => report(&watch.name, &job, &refusal),
         }
         self.lanes.send_replace(());

@@ -30,7 +30,10 @@ impl Report {
     }
 
     fn refused(&mut self, what: &str, error: &itwin::Error) {
-        self.wrong(&format!("{what}: {}", chain(error)), error.hint().as_deref());
+        self.wrong(
+            &format!("{what}: {}", chain(error)),
+            error.hint().as_deref(),
+        );
     }
 }
 
@@ -44,7 +47,10 @@ pub(super) async fn check(path: &Path) -> u8 {
             return EXIT_FAILED;
         }
     };
-    report.ok(&format!("configuration {path:?}: {} watches", config.watches.len()));
+    report.ok(&format!(
+        "configuration {path:?}: {} watches",
+        config.watches.len()
+    ));
     state(&mut report, &config.state.path);
     for watch in &config.watches {
         folder(&mut report, watch);
@@ -61,7 +67,8 @@ fn state(report: &mut Report, path: &Path) {
     match writable {
         Ok(_) => report.ok(&format!("state directory {path:?} can be written")),
         Err(error) => {
-            let hint = "run the check as the service's user, or make the directory writable for that user";
+            let hint =
+                "run the check as the service's user, or make the directory writable for that user";
             report.wrong(&format!("state directory {path:?}: {error}"), Some(hint));
         }
     }
@@ -75,36 +82,61 @@ fn folder(report: &mut Report, watch: &Watch) {
     match looked {
         Ok(false) => report.ok(&format!("{name}: readable; changes are noticed at once")),
         Ok(true) => {
-            report.ok(&format!("{name}: readable; its file system tells no changes, so it is scanned every {:?}", watch.poll_interval));
+            report.ok(&format!(
+                "{name}: readable; its file system tells no changes, so it is scanned every {:?}",
+                watch.poll_interval
+            ));
         }
-        Err(error) => report.wrong(&format!("{name}: {error}"), Some("mount it, or let the service's user read it")),
+        Err(error) => report.wrong(
+            &format!("{name}: {error}"),
+            Some("mount it, or let the service's user read it"),
+        ),
     }
 }
 
 async fn platform(report: &mut Report, config: &Config, client: &Client) {
     match client.check_token().await {
-        Ok(()) => report.ok(&format!("token from {} for {}", config.itwin.issuer_url, config.itwin.client_id)),
+        Ok(()) => report.ok(&format!(
+            "token from {} for {}",
+            config.itwin.issuer_url, config.itwin.client_id
+        )),
         Err(error) => {
             report.refused(&format!("token from {}", config.itwin.issuer_url), &error);
             return;
         }
     }
     let mut itwins: BTreeMap<String, Vec<&Watch>> = BTreeMap::new();
-    for imodel_id in config.watches.iter().map(|watch| &watch.imodel_id).collect::<BTreeSet<_>>() {
+    for imodel_id in config
+        .watches
+        .iter()
+        .map(|watch| &watch.imodel_id)
+        .collect::<BTreeSet<_>>()
+    {
         match client.imodel(imodel_id).await {
             Ok(imodel) if imodel.initialized() => {
-                report.ok(&format!("iModel {imodel_id} ({:?}) in iTwin {}", imodel.display_name, imodel.itwin_id));
-                let watches = config.watches.iter().filter(|watch| watch.imodel_id == *imodel_id);
+                report.ok(&format!(
+                    "iModel {imodel_id} ({:?}) in iTwin {}",
+                    imodel.display_name, imodel.itwin_id
+                ));
+                let watches = config
+                    .watches
+                    .iter()
+                    .filter(|watch| watch.imodel_id == *imodel_id);
                 itwins.entry(imodel.itwin_id).or_default().extend(watches);
             }
             Ok(imodel) => {
                 let hint = "wait until it is made, or look at it in the iTwin portal";
-                report.wrong(&format!("iModel {imodel_id} is not ready (state {:?})", imodel.state), Some(hint));
+                report.wrong(
+                    &format!("iModel {imodel_id} is not ready (state {:?})", imodel.state),
+                    Some(hint),
+                );
             }
             Err(error) => report.refused(&format!("iModel {imodel_id}"), &error),
         }
         match client.connections(imodel_id).await {
-            Ok(_) => report.ok(&format!("synchronization of iModel {imodel_id} can be used")),
+            Ok(_) => report.ok(&format!(
+                "synchronization of iModel {imodel_id} can be used"
+            )),
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }
     }
@@ -114,9 +146,16 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
             Err(error) => report.refused(&format!("storage of iTwin {itwin_id}"), &error),
         }
         for (index, one) in watches.iter().enumerate() {
-            for other in watches.iter().skip(index + 1).filter(|other| one.storage_overlaps(other)) {
+            for other in watches
+                .iter()
+                .skip(index + 1)
+                .filter(|other| one.storage_overlaps(other))
+            {
                 report.wrong(
-                    &format!("watches {:?} and {:?} store into the same folder of iTwin {itwin_id}", one.name, other.name),
+                    &format!(
+                        "watches {:?} and {:?} store into the same folder of iTwin {itwin_id}",
+                        one.name, other.name
+                    ),
                     Some("give each of them a storage_folder of its own"),
                 );
             }

@@ -4,7 +4,9 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config};
+use super::{
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
+};
 use crate::config::Config;
 use crate::service::{self, Pass, Until, signals};
 use crate::telemetry;
@@ -40,12 +42,20 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
         complain(&error, None);
         return EXIT_FAILED;
     }
-    let until = if arguments.once { Until::Done } else { Until::Stopped };
+    let until = if arguments.once {
+        Until::Done
+    } else {
+        Until::Stopped
+    };
     let ended = service::run(config, until, stop).await;
     let code = match &ended {
         Ok(pass) if until == Until::Done => {
             print_summary(pass);
-            if pass.is_good() { EXIT_GOOD } else { EXIT_FAILED }
+            if pass.is_good() {
+                EXIT_GOOD
+            } else {
+                EXIT_FAILED
+            }
         }
         Ok(_) => EXIT_GOOD,
         Err(failed) => {
@@ -53,7 +63,11 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
                 service::Error::Ledger(error) => error.hint(),
                 _ => None,
             };
-            error!(error = chain(failed), hint = hint.unwrap_or_default(), "the service ended");
+            error!(
+                error = chain(failed),
+                hint = hint.unwrap_or_default(),
+                "the service ended"
+            );
             EXIT_FAILED
         }
     };
@@ -61,13 +75,27 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     code
 }
 
-#[allow(clippy::print_stdout, reason = "the summary is what the command is for")]
+#[allow(
+    clippy::print_stdout,
+    reason = "the summary is what the command is for"
+)]
 fn print_summary(pass: &Pass) {
-    let results: Vec<String> = pass.results.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-    let results = if results.is_empty() { "nothing new".to_owned() } else { results.join(", ") };
+    let results: Vec<String> = pass
+        .results
+        .iter()
+        .map(|(outcome, count)| format!("{count} {outcome}"))
+        .collect();
+    let results = if results.is_empty() {
+        "nothing new".to_owned()
+    } else {
+        results.join(", ")
+    };
     println!("{results}");
     if pass.open.failed > 0 {
-        println!("{} failed in all; `itwin-syncd status` says why", pass.open.failed);
+        println!(
+            "{} failed in all; `itwin-syncd status` says why",
+            pass.open.failed
+        );
     }
     let left = pass.open.pending + pass.open.later;
     if left > 0 {

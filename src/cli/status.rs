@@ -37,7 +37,11 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
     let snapshot = async { Ledger::read(&config.state.path).await?.snapshot(now).await };
     match snapshot.await {
         Ok(snapshot) => {
-            print(&if arguments.json { json(&snapshot) } else { text(&snapshot) });
+            print(&if arguments.json {
+                json(&snapshot)
+            } else {
+                text(&snapshot)
+            });
             EXIT_GOOD
         }
         Err(error) => {
@@ -54,7 +58,7 @@ fn print(report: &str) {
 }
 
 /// What a file's state is called: the open job's, else the last outcome's.
-fn word(file: &FileReport) -> &'static str {
+pub(super) fn word(file: &FileReport) -> &'static str {
     match (file.job, file.outcome) {
         (Some(JobState::Due), _) => "waiting for its upload",
         (Some(JobState::Uploading), _) => "uploading",
@@ -69,7 +73,11 @@ fn word(file: &FileReport) -> &'static str {
 fn text(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     for watch in &snapshot.watches {
-        let files: Vec<&FileReport> = snapshot.files.iter().filter(|file| file.watch == watch.name).collect();
+        let files: Vec<&FileReport> = snapshot
+            .files
+            .iter()
+            .filter(|file| file.watch == watch.name)
+            .collect();
         watch_text(&mut out, watch, &files);
         let open = files.iter().filter(|file| file.job.is_some());
         for file in open {
@@ -81,7 +89,13 @@ fn text(snapshot: &Snapshot) -> String {
             done_file_text(&mut out, file);
         }
         if done.len() > DONE_SHOWN {
-            line(&mut out, &format!("  … and {} more that are done (--json lists all)", done.len() - DONE_SHOWN));
+            line(
+                &mut out,
+                &format!(
+                    "  … and {} more that are done (--json lists all)",
+                    done.len() - DONE_SHOWN
+                ),
+            );
         }
         out.push('\n');
     }
@@ -89,21 +103,49 @@ fn text(snapshot: &Snapshot) -> String {
 }
 
 fn watch_text(out: &mut String, watch: &WatchReport, files: &[&FileReport]) {
-    let note = watch.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
-    line(out, &format!("watch {:?} → iModel {}: folder {}{note}", watch.name, watch.imodel_id, watch.root));
-    let failed = files.iter().filter(|file| file.job == Some(JobState::Failed)).count();
+    let note = watch
+        .note
+        .as_ref()
+        .map(|note| format!(": {note}"))
+        .unwrap_or_default();
+    line(
+        out,
+        &format!(
+            "watch {:?} → iModel {}: folder {}{note}",
+            watch.name, watch.imodel_id, watch.root
+        ),
+    );
+    let failed = files
+        .iter()
+        .filter(|file| file.job == Some(JobState::Failed))
+        .count();
     let open = files.iter().filter(|file| file.job.is_some()).count() - failed;
     let done = files.len() - failed - open;
-    let scanned = watch.scanned_at.map_or("not scanned yet".to_owned(), |at| format!("scanned {}", clock_time(at)));
-    line(out, &format!("  {done} done, {open} under way, {failed} failed; {scanned}"));
+    let scanned = watch.scanned_at.map_or("not scanned yet".to_owned(), |at| {
+        format!("scanned {}", clock_time(at))
+    });
+    line(
+        out,
+        &format!("  {done} done, {open} under way, {failed} failed; {scanned}"),
+    );
     if let Some((until, reason)) = &watch.held {
-        line(out, &format!("  held until {}: {reason}", clock_time(*until)));
+        line(
+            out,
+            &format!("  held until {}: {reason}", clock_time(*until)),
+        );
     }
     if let Some(run) = &watch.last_run {
         let id = run.id.as_deref().unwrap_or("not answered yet");
-        let state = run.result.as_deref().or(run.state.as_deref()).unwrap_or("requested");
+        let state = run
+            .result
+            .as_deref()
+            .or(run.state.as_deref())
+            .unwrap_or("requested");
         let at = run.ended_at.unwrap_or(run.requested_at);
-        line(out, &format!("  last run {id}: {state}, {}", clock_time(at)));
+        line(
+            out,
+            &format!("  last run {id}: {state}, {}", clock_time(at)),
+        );
     }
 }
 
@@ -241,5 +283,9 @@ fn json_file(file: &FileReport) -> JsonFile<'_> {
 
 fn hex(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
-    path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

@@ -63,21 +63,36 @@ struct Arrived {
 pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> io::Result<Reply> {
     let (parts, body) = request.into_parts();
     let query: HashMap<String, String> =
-        form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let blob = parts.uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+        form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
+            .into_owned()
+            .collect();
+    let blob = parts
+        .uri
+        .path()
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     let comp = query.get("comp").map(String::as_str);
     let write = parts.method == Method::PUT;
-    if let Err(Refused(status, code, message)) = check(shared, &parts.headers, &query, &blob, write) {
+    if let Err(Refused(status, code, message)) = check(shared, &parts.headers, &query, &blob, write)
+    {
         discard(body).await;
         return Ok(reply::xml(status, code, &message));
     }
     let done = match (&parts.method, comp) {
         (&Method::PUT, None) => put_blob(shared, &parts.headers, &blob, body).await,
-        (&Method::PUT, Some("block")) => put_block(shared, &parts.headers, &query, &blob, body).await,
+        (&Method::PUT, Some("block")) => {
+            put_block(shared, &parts.headers, &query, &blob, body).await
+        }
         (&Method::PUT, Some("blocklist")) => put_block_list(shared, &blob, body).await,
         (&Method::GET, Some("blocklist")) => block_list(shared, &blob).await,
         (&Method::GET, None) => get_blob(shared, &blob).await,
-        _ => refused(400, "InvalidQueryParameterValue", "The operation is not known."),
+        _ => refused(
+            400,
+            "InvalidQueryParameterValue",
+            "The operation is not known.",
+        ),
     };
     match done {
         Ok(reply) => Ok(reply),
@@ -94,7 +109,11 @@ fn check(
     write: bool,
 ) -> Result<(), Refused> {
     if headers.contains_key("authorization") {
-        return refused(400, "InvalidAuthenticationInfo", "There is a signature and an Authorization header.");
+        return refused(
+            400,
+            "InvalidAuthenticationInfo",
+            "There is a signature and an Authorization header.",
+        );
     }
     let part = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
     let (expiry, permissions) = (part("se"), part("sp"));
@@ -102,24 +121,43 @@ fn check(
     if sign(&key, blob, expiry, permissions) != part("sig") {
         return refused(403, "AuthenticationFailed", "The signature does not match.");
     }
-    if expiry.parse::<Timestamp>().is_ok_and(|end| end <= Timestamp::now()) {
+    if expiry
+        .parse::<Timestamp>()
+        .is_ok_and(|end| end <= Timestamp::now())
+    {
         return refused(403, "AuthenticationFailed", "The signature has expired.");
     }
     if write && !permissions.contains('w') {
-        return refused(403, "AuthorizationPermissionMismatch", "The address is not for writing.");
+        return refused(
+            403,
+            "AuthorizationPermissionMismatch",
+            "The address is not for writing.",
+        );
     }
     if write && !headers.contains_key("content-length") {
-        return refused(411, "MissingContentLengthHeader", "Content-Length is missing.");
+        return refused(
+            411,
+            "MissingContentLengthHeader",
+            "Content-Length is missing.",
+        );
     }
     Ok(())
 }
 
 fn length(headers: &HeaderMap) -> u64 {
-    headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
+    headers
+        .get("content-length")
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Writes a body to a file of its own; a body that ends early leaves nothing.
-async fn receive(headers: &HeaderMap, body: Incoming, max: u64, path: &Path) -> Result<Arrived, Refused> {
+async fn receive(
+    headers: &HeaderMap,
+    body: Incoming,
+    max: u64,
+    path: &Path,
+) -> Result<Arrived, Refused> {
     if length(headers) > max {
         discard(body).await;
         return refused(413, "RequestBodyTooLarge", "The body is too large.");
@@ -134,7 +172,9 @@ async fn receive(headers: &HeaderMap, body: Incoming, max: u64, path: &Path) -> 
         }
         Err(error) => return Err(error),
     };
-    let wanted = headers.get("content-md5").map(|value| BASE64_STANDARD.decode(value.as_bytes()));
+    let wanted = headers
+        .get("content-md5")
+        .map(|value| BASE64_STANDARD.decode(value.as_bytes()));
     let mismatch = match wanted {
         Some(Ok(md5)) if md5.len() == 16 => (md5 != arrived.md5).then_some("Md5Mismatch"),
         Some(_) => Some("InvalidMd5"),
@@ -153,14 +193,20 @@ async fn write_down(body: Incoming, path: &Path) -> Result<Arrived, Refused> {
     let (mut md5, mut sha256, mut size) = (Md5::new(), Sha256::new(), 0);
     let mut data = body.into_data_stream();
     while let Some(piece) = data.next().await {
-        let Ok(piece) = piece else { return refused(400, "IncompleteBody", "The body ended early.") };
+        let Ok(piece) = piece else {
+            return refused(400, "IncompleteBody", "The body ended early.");
+        };
         md5.update(&piece);
         sha256.update(&piece);
         size += piece.len() as u64;
         file.write_all(&piece).await?;
     }
     file.flush().await?;
-    Ok(Arrived { size, md5: md5.finalize().into(), sha256: hex(&sha256.finalize()) })
+    Ok(Arrived {
+        size,
+        md5: md5.finalize().into(),
+        sha256: hex(&sha256.finalize()),
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -170,14 +216,24 @@ fn hex(bytes: &[u8]) -> String {
 /// Content has arrived whole.
 fn written(shared: &Shared, blob: &str, size: u64, sha256: String) {
     let mut state = shared.state();
-    let file = state.files.values_mut().find(|file| file.pending_blob.as_deref() == Some(blob));
+    let file = state
+        .files
+        .values_mut()
+        .find(|file| file.pending_blob.as_deref() == Some(blob));
     let file_id = file.map(|file| {
         file.blob_writes += 1;
         file.id.clone()
     });
     // Of a file whose address was renewed meanwhile nothing is kept.
     if let Some(file_id) = file_id {
-        state.blobs.insert(blob.to_owned(), Blob { file_id, size, sha256 });
+        state.blobs.insert(
+            blob.to_owned(),
+            Blob {
+                file_id,
+                size,
+                sha256,
+            },
+        );
     }
     drop(state);
     shared.store.changed();
@@ -189,12 +245,22 @@ fn created(md5: Option<[u8; 16]>) -> Reply {
     if let Some(md5) = md5 {
         headers.push(("content-md5", BASE64_STANDARD.encode(md5)));
     }
-    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let headers: Vec<(&str, &str)> = headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     reply::with(201, &headers, "")
 }
 
-async fn put_blob(shared: &Shared, headers: &HeaderMap, blob: &str, body: Incoming) -> Result<Reply, Refused> {
-    let kind = headers.get("x-ms-blob-type").and_then(|value| value.to_str().ok());
+async fn put_blob(
+    shared: &Shared,
+    headers: &HeaderMap,
+    blob: &str,
+    body: Incoming,
+) -> Result<Reply, Refused> {
+    let kind = headers
+        .get("x-ms-blob-type")
+        .and_then(|value| value.to_str().ok());
     if kind != Some("BlockBlob") {
         discard(body).await;
         return refused(400, "MissingRequiredHeader", "x-ms-blob-type is missing.");
@@ -221,7 +287,11 @@ async fn put_block(
         Some(Ok(id)) if (1..=64).contains(&id.len()) => BASE64_URL_SAFE_NO_PAD.encode(id),
         _ => {
             discard(body).await;
-            return refused(400, "InvalidQueryParameterValue", "The block id is no base64 of 1 to 64 bytes.");
+            return refused(
+                400,
+                "InvalidQueryParameterValue",
+                "The block id is no base64 of 1 to 64 bytes.",
+            );
         }
     };
     let folder = blocks(shared, blob);
@@ -229,10 +299,16 @@ async fn put_block(
     let mut others = tokio::fs::read_dir(&folder).await?;
     while let Some(other) = others.next_entry().await? {
         let name = other.file_name();
-        let finished = !Path::new(&name).extension().is_some_and(|extension| extension == "part");
+        let finished = !Path::new(&name)
+            .extension()
+            .is_some_and(|extension| extension == "part");
         if finished && name.len() != id.len() {
             discard(body).await;
-            return refused(400, "InvalidBlobOrBlock", "The block id is not as long as those of the other blocks.");
+            return refused(
+                400,
+                "InvalidBlobOrBlock",
+                "The block id is not as long as those of the other blocks.",
+            );
         }
         if finished {
             break;
@@ -243,11 +319,18 @@ async fn put_block(
 }
 
 async fn put_block_list(shared: &Shared, blob: &str, body: Incoming) -> Result<Reply, Refused> {
-    let Ok(body) = http_body_util::Limited::new(body, 16 * 1024 * 1024).collect().await else {
+    let Ok(body) = http_body_util::Limited::new(body, 16 * 1024 * 1024)
+        .collect()
+        .await
+    else {
         return refused(400, "IncompleteBody", "The body ended early.");
     };
     let Some(ids) = listed(&body.to_bytes()) else {
-        return refused(400, "InvalidXmlDocument", "The block list is no XML of the expected form.");
+        return refused(
+            400,
+            "InvalidXmlDocument",
+            "The block list is no XML of the expected form.",
+        );
     };
     if ids.len() > BLOCKS_MAX {
         return refused(400, "BlockListTooLong", "There are too many blocks.");
@@ -264,14 +347,19 @@ async fn put_block_list(shared: &Shared, blob: &str, body: Incoming) -> Result<R
     let (mut sha256, mut size) = (Sha256::new(), 0);
     let mut piece = vec![0; 256 * 1024];
     for id in ids {
-        let name = BASE64_STANDARD.decode(&id).map(|id| BASE64_URL_SAFE_NO_PAD.encode(id)).unwrap_or_default();
+        let name = BASE64_STANDARD
+            .decode(&id)
+            .map(|id| BASE64_URL_SAFE_NO_PAD.encode(id))
+            .unwrap_or_default();
         let Ok(mut block) = File::open(folder.join(&name)).await else {
             tokio::fs::remove_file(&unfinished).await?;
             return refused(400, "InvalidBlockList", "A block of the list is missing.");
         };
         loop {
             let read = block.read(&mut piece).await?;
-            let Some(read) = piece.get(..read).filter(|read| !read.is_empty()) else { break };
+            let Some(read) = piece.get(..read).filter(|read| !read.is_empty()) else {
+                break;
+            };
             sha256.update(read);
             size += read.len() as u64;
             whole.write_all(read).await?;
@@ -298,7 +386,11 @@ fn listed(xml: &[u8]) -> Option<Vec<String>> {
                 depth = 1;
             }
             Event::Start(start)
-                if depth == 1 && matches!(start.name().as_ref(), "Latest" | "Committed" | "Uncommitted") =>
+                if depth == 1
+                    && matches!(
+                        start.name().as_ref(),
+                        "Latest" | "Committed" | "Uncommitted"
+                    ) =>
             {
                 depth = 2;
             }
@@ -315,16 +407,28 @@ async fn block_list(shared: &Shared, blob: &str) -> Result<Reply, Refused> {
     let Ok(mut entries) = tokio::fs::read_dir(blocks(shared, blob)).await else {
         return refused(404, "BlobNotFound", "Nothing was put to this blob.");
     };
-    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList><CommittedBlocks/><UncommittedBlocks>");
+    let mut xml = String::from(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList><CommittedBlocks/><UncommittedBlocks>",
+    );
     while let Some(entry) = entries.next_entry().await? {
-        let id = entry.file_name().to_str().and_then(|name| BASE64_URL_SAFE_NO_PAD.decode(name).ok());
+        let id = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| BASE64_URL_SAFE_NO_PAD.decode(name).ok());
         if let Some(id) = id {
             let size = entry.metadata().await?.len();
-            xml.push_str(&format!("<Block><Name>{}</Name><Size>{size}</Size></Block>", BASE64_STANDARD.encode(id)));
+            xml.push_str(&format!(
+                "<Block><Name>{}</Name><Size>{size}</Size></Block>",
+                BASE64_STANDARD.encode(id)
+            ));
         }
     }
     xml.push_str("</UncommittedBlocks></BlockList>");
-    Ok(reply::with(200, &[("content-type", "application/xml")], xml))
+    Ok(reply::with(
+        200,
+        &[("content-type", "application/xml")],
+        xml,
+    ))
 }
 
 async fn get_blob(shared: &Shared, blob: &str) -> Result<Reply, Refused> {
@@ -333,8 +437,14 @@ async fn get_blob(shared: &Shared, blob: &str) -> Result<Reply, Refused> {
     };
     let size = file.metadata().await?.len();
     let pieces = tokio_util::io::ReaderStream::new(file).map(|piece| piece.map(Frame::data));
-    let headers = [("content-length", size.to_string()), ("content-type", "application/octet-stream".to_owned())];
-    Ok(streamed(http_body_util::BodyExt::boxed(StreamBody::new(pieces)), &headers))
+    let headers = [
+        ("content-length", size.to_string()),
+        ("content-type", "application/octet-stream".to_owned()),
+    ];
+    Ok(streamed(
+        http_body_util::BodyExt::boxed(StreamBody::new(pieces)),
+        &headers,
+    ))
 }
 
 #[cfg(test)]
@@ -344,9 +454,15 @@ mod tests {
     #[test]
     fn a_block_list_is_read_in_its_order_and_nothing_else_is_one() {
         let xml = b"<?xml version=\"1.0\"?><BlockList><Latest>YQ==</Latest><Uncommitted>Yg==</Uncommitted></BlockList>";
-        assert_eq!(listed(xml), Some(vec!["YQ==".to_owned(), "Yg==".to_owned()]));
+        assert_eq!(
+            listed(xml),
+            Some(vec!["YQ==".to_owned(), "Yg==".to_owned()])
+        );
         assert_eq!(listed(b"<BlockList></BlockList>"), Some(vec![]));
-        assert_eq!(listed(b"<BlockList><Newest>YQ==</Newest></BlockList>"), None);
+        assert_eq!(
+            listed(b"<BlockList><Newest>YQ==</Newest></BlockList>"),
+            None
+        );
         assert_eq!(listed(b"<BlockList><Latest>YQ==</BlockList>"), None);
         assert_eq!(listed(b"hello"), None);
     }

@@ -29,7 +29,12 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply
         }
         ("GET", "/_emulator/requests") => json_of(&*lock(&shared.requests)),
         ("POST", "/_emulator/faults") => {
-            let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .map(http_body_util::Collected::to_bytes)
+                .unwrap_or_default();
             match serde_json::from_slice(&body) {
                 Ok(AnyFault::Request(fault)) => lock(&shared.faults).add(fault),
                 Ok(AnyFault::Task(fault)) => lock(&shared.faults).add_task(fault),
@@ -56,7 +61,10 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply
             shared.store.changed();
             reply::empty(204)
         }
-        _ => reply::json(404, &json!({ "error": "known are state, requests, faults and reset" })),
+        _ => reply::json(
+            404,
+            &json!({ "error": "known are state, requests, faults and reset" }),
+        ),
     }
 }
 

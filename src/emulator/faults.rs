@@ -22,7 +22,11 @@ pub struct Fault {
 
 /// What happens to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
 pub enum Effect {
     /// It waits before anything else happens.
     Latency {
@@ -95,7 +99,10 @@ impl Faults {
         let route = format!("{method} {path}").to_ascii_lowercase();
         let mut strike = Strike::default();
         for fault in &mut self.requests {
-            if strike.effect.is_some() || fault.count == Some(0) || !matches(&fault.route.to_ascii_lowercase(), &route) {
+            if strike.effect.is_some()
+                || fault.count == Some(0)
+                || !matches(&fault.route.to_ascii_lowercase(), &route)
+            {
                 continue;
             }
             if fault.skip > 0 {
@@ -112,11 +119,14 @@ impl Faults {
     }
 
     /// How the task of this file ends instead; counts it.
-    pub(super) fn task(&mut self, id: &str, name: &str) -> Option<(String, Option<serde_json::Value>)> {
-        let fault = self
-            .tasks
-            .iter_mut()
-            .find(|fault| fault.count != Some(0) && (fault.file == id || fault.file.eq_ignore_ascii_case(name)))?;
+    pub(super) fn task(
+        &mut self,
+        id: &str,
+        name: &str,
+    ) -> Option<(String, Option<serde_json::Value>)> {
+        let fault = self.tasks.iter_mut().find(|fault| {
+            fault.count != Some(0) && (fault.file == id || fault.file.eq_ignore_ascii_case(name))
+        })?;
         fault.count = fault.count.map(|count| count - 1);
         Some((fault.result.clone(), fault.error.clone()))
     }
@@ -127,7 +137,8 @@ fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
-            rest.char_indices().any(|(at, _)| rest.get(at..).is_some_and(|rest| matches(after, rest)))
+            rest.char_indices()
+                .any(|(at, _)| rest.get(at..).is_some_and(|rest| matches(after, rest)))
                 || matches(after, "")
         }),
     }
@@ -138,18 +149,39 @@ mod tests {
     use super::*;
 
     fn fault(skip: u32, count: Option<u32>) -> Fault {
-        let effect = Effect::Status { status: 503, body: String::new(), headers: Vec::new(), after_effect: false };
-        Fault { route: "POST /storage/*/Files".to_owned(), skip, count, effect }
+        let effect = Effect::Status {
+            status: 503,
+            body: String::new(),
+            headers: Vec::new(),
+            after_effect: false,
+        };
+        Fault {
+            route: "POST /storage/*/Files".to_owned(),
+            skip,
+            count,
+            effect,
+        }
     }
 
     #[test]
     fn a_fault_strikes_after_those_it_skips_and_as_often_as_it_counts() {
         let mut faults = Faults::default();
         faults.add(fault(1, Some(2)));
-        let struck: Vec<bool> =
-            (0..5).map(|_| faults.strike("POST", "/storage/folders/x/files").effect.is_some()).collect();
+        let struck: Vec<bool> = (0..5)
+            .map(|_| {
+                faults
+                    .strike("POST", "/storage/folders/x/files")
+                    .effect
+                    .is_some()
+            })
+            .collect();
         assert_eq!(struck, [false, true, true, false, false]);
-        assert!(faults.strike("GET", "/storage/folders/x/files").effect.is_none());
+        assert!(
+            faults
+                .strike("GET", "/storage/folders/x/files")
+                .effect
+                .is_none()
+        );
     }
 
     #[test]

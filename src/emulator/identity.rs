@@ -27,7 +27,11 @@ impl Tokens {
     fn issue(&mut self, lifetime: Duration) -> String {
         let now = Instant::now();
         self.0.retain(|_, end| *end > now);
-        let token = format!("emulated.{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let token = format!(
+            "emulated.{}{}",
+            Uuid::new_v4().simple(),
+            Uuid::new_v4().simple()
+        );
         self.0.insert(token.clone(), now + lifetime);
         token
     }
@@ -44,15 +48,27 @@ impl Tokens {
 /// Lets a request to the API pass if it has a good token.
 pub(super) fn authorize(ask: &Ask<'_>) -> Result<(), Refusal> {
     let Some(header) = ask.header("authorization") else {
-        return Err(refuse(401, "HeaderNotFound", "Header Authorization was not found in the request."));
+        return Err(refuse(
+            401,
+            "HeaderNotFound",
+            "Header Authorization was not found in the request.",
+        ));
     };
     let Some(token) = header.strip_prefix("Bearer ") else {
-        return Err(refuse(401, "InvalidAuthorizationScheme", "The authorization scheme is not supported."));
+        return Err(refuse(
+            401,
+            "InvalidAuthorizationScheme",
+            "The authorization scheme is not supported.",
+        ));
     };
     if lock(&ask.shared.tokens).is_good(token) {
         Ok(())
     } else {
-        Err(refuse(401, "Unauthorized", "The token is not valid, or not any more."))
+        Err(refuse(
+            401,
+            "Unauthorized",
+            "The token is not valid, or not any more.",
+        ))
     }
 }
 
@@ -90,9 +106,15 @@ fn grant(ask: &Ask<'_>) -> Result<String, &'static str> {
     if field("grant_type").ok_or("invalid_request")? != "client_credentials" {
         return Err("unsupported_grant_type");
     }
-    let client = match ask.header("authorization").and_then(|header| header.strip_prefix("Basic ")) {
+    let client = match ask
+        .header("authorization")
+        .and_then(|header| header.strip_prefix("Basic "))
+    {
         Some(basic) => decode_basic(basic).ok_or("invalid_request")?,
-        None => (field("client_id").ok_or("invalid_request")?, field("client_secret").ok_or("invalid_request")?),
+        None => (
+            field("client_id").ok_or("invalid_request")?,
+            field("client_secret").ok_or("invalid_request")?,
+        ),
     };
     if !ask.shared.options.clients.contains(&client) {
         return Err("invalid_client");
@@ -107,6 +129,11 @@ fn grant(ask: &Ask<'_>) -> Result<String, &'static str> {
 fn decode_basic(basic: &str) -> Option<(String, String)> {
     let text = String::from_utf8(BASE64_STANDARD.decode(basic).ok()?).ok()?;
     let (id, secret) = text.split_once(':')?;
-    let decoded = |part: &str| percent_decode_str(&part.replace('+', " ")).decode_utf8().map(|text| text.into_owned()).ok();
+    let decoded = |part: &str| {
+        percent_decode_str(&part.replace('+', " "))
+            .decode_utf8()
+            .map(|text| text.into_owned())
+            .ok()
+    };
     Some((decoded(id)?, decoded(secret)?))
 }

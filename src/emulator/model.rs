@@ -255,11 +255,24 @@ impl State {
 
     /// The run of an iModel that has not ended.
     pub(super) fn active_run(&self, imodel_id: &str, now: Timestamp) -> Option<&Run> {
-        self.runs.values().find(|run| run.imodel_id == imodel_id && !runs::has_ended(run, now))
+        self.runs
+            .values()
+            .find(|run| run.imodel_id == imodel_id && !runs::has_ended(run, now))
     }
 
-    pub(super) fn start_foreign_run(&mut self, imodel_id: &str, duration: Duration, now: Timestamp) -> String {
-        let run = runs::begin(storage_id("", Uuid::new_v4()), imodel_id.to_owned(), duration, now, Vec::new());
+    pub(super) fn start_foreign_run(
+        &mut self,
+        imodel_id: &str,
+        duration: Duration,
+        now: Timestamp,
+    ) -> String {
+        let run = runs::begin(
+            storage_id("", Uuid::new_v4()),
+            imodel_id.to_owned(),
+            duration,
+            now,
+            Vec::new(),
+        );
         let id = run.id.clone();
         self.runs.insert(id.clone(), run);
         id
@@ -267,8 +280,13 @@ impl State {
 
     /// How many source files the connections of an iModel hold.
     pub(super) fn source_files_of(&self, imodel_id: &str) -> usize {
-        let connections = self.connections.values().filter(|connection| connection.imodel_id == imodel_id);
-        connections.map(|connection| connection.source_files.len()).sum()
+        let connections = self
+            .connections
+            .values()
+            .filter(|connection| connection.imodel_id == imodel_id);
+        connections
+            .map(|connection| connection.source_files.len())
+            .sum()
     }
 
     /// Whether a connection of the iModel holds the storage file.

@@ -22,12 +22,20 @@ pub(super) struct Refusal {
 }
 
 pub(super) fn refuse(status: u16, code: &'static str, message: impl Into<String>) -> Refusal {
-    Refusal { status, code, message: message.into(), detail: None }
+    Refusal {
+        status,
+        code,
+        message: message.into(),
+        detail: None,
+    }
 }
 
 impl Refusal {
     pub(super) fn about(self, target: &'static str, what: &'static str) -> Self {
-        Self { detail: Some((target, what)), ..self }
+        Self {
+            detail: Some((target, what)),
+            ..self
+        }
     }
 
     pub(super) fn into_reply(self) -> Reply {
@@ -45,7 +53,9 @@ impl Refusal {
 }
 
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed()
 }
 
 /// An answer without a body.
@@ -58,11 +68,16 @@ pub(super) fn with(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>
     for (name, value) in headers {
         response = response.header(*name, *value);
     }
-    response.body(full(body)).unwrap_or_else(|_| Response::new(full("")))
+    response
+        .body(full(body))
+        .unwrap_or_else(|_| Response::new(full("")))
 }
 
 pub(super) fn json(status: u16, value: &Value) -> Reply {
-    let headers = [("content-type", "application/vnd.bentley.itwin-platform.v1+json; charset=utf-8")];
+    let headers = [(
+        "content-type",
+        "application/vnd.bentley.itwin-platform.v1+json; charset=utf-8",
+    )];
     with(status, &headers, value.to_string())
 }
 
@@ -71,5 +86,12 @@ pub(super) fn xml(status: u16, code: &str, message: &str) -> Reply {
     let body = format!(
         "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
     );
-    with(status, &[("content-type", "application/xml"), ("x-ms-error-code", code)], body)
+    with(
+        status,
+        &[
+            ("content-type", "application/xml"),
+            ("x-ms-error-code", code),
+        ],
+        body,
+    )
 }

@@ -11,11 +11,24 @@ use super::faults::Faults;
 use super::model::{Connection, Covered, Run, State};
 
 /// Results of tasks from the best to the worst.
-const WORDS: [&str; 6] = ["Success", "Skipped", "PartialSuccess", "Cancelled", "TimedOut", "Error"];
+const WORDS: [&str; 6] = [
+    "Success",
+    "Skipped",
+    "PartialSuccess",
+    "Cancelled",
+    "TimedOut",
+    "Error",
+];
 
 /// Which connector reads which extensions. Retired connectors still have theirs.
 const FORMATS: [(&str, &[&str]); 18] = [
-    ("MSTN", &["dgn", "dwg", "3dm", "3ds", "skp", "fbx", "obj", "dae", "hln", "igs", "jt", "sat", "stl", "stp", "x_t", "land.xml"]),
+    (
+        "MSTN",
+        &[
+            "dgn", "dwg", "3dm", "3ds", "skp", "fbx", "obj", "dae", "hln", "igs", "jt", "sat",
+            "stl", "stp", "x_t", "land.xml",
+        ],
+    ),
     ("CIVIL", &["dgn"]),
     ("OBD", &["dgn"]),
     ("PROSTRUCTURES", &["dgn", "dwg"]),
@@ -47,7 +60,18 @@ pub(super) fn begin(
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let id = Uuid::new_v4().to_string();
     let (state, result) = ("NotStarted".to_owned(), "Undetermined".to_owned());
-    Run { id, connection_id, imodel_id, requested_at: now, duration_ms, state, result, covered, verdict, error: None }
+    Run {
+        id,
+        connection_id,
+        imodel_id,
+        requested_at: now,
+        duration_ms,
+        state,
+        result,
+        covered,
+        verdict,
+        error: None,
+    }
 }
 
 /// A run of a connection, with how each of its files will fare.
@@ -62,9 +86,14 @@ pub(super) fn of_connection(
         .source_files
         .iter()
         .map(|source| {
-            let file = state.files.get(&source.storage_file_id).filter(|file| !file.deleted);
+            let file = state
+                .files
+                .get(&source.storage_file_id)
+                .filter(|file| !file.deleted);
             let completed = file.and_then(|file| file.completed.as_ref());
-            let name = file.map(|file| file.display_name.as_str()).unwrap_or_default();
+            let name = file
+                .map(|file| file.display_name.as_str())
+                .unwrap_or_default();
             let (result, error) = if completed.is_none_or(|content| content.size == 0) {
                 failed("the file is missing or empty")
             } else if !reads(&source.connector_type, name) {
@@ -72,21 +101,33 @@ pub(super) fn of_connection(
             } else {
                 ("Success".to_owned(), None)
             };
-            let (result, error) = faults.task(&source.storage_file_id, name).unwrap_or((result, error));
+            let (result, error) = faults
+                .task(&source.storage_file_id, name)
+                .unwrap_or((result, error));
             Covered {
                 storage_file_id: source.storage_file_id.clone(),
                 version: completed.map(|content| content.version).unwrap_or_default(),
-                sha256: completed.map(|content| content.sha256.clone()).unwrap_or_default(),
+                sha256: completed
+                    .map(|content| content.sha256.clone())
+                    .unwrap_or_default(),
                 connector_type: source.connector_type.clone(),
                 result,
                 error,
             }
         })
         .collect();
-    let mut run = begin(connection.id.clone(), connection.imodel_id.clone(), duration, now, covered);
+    let mut run = begin(
+        connection.id.clone(),
+        connection.imodel_id.clone(),
+        duration,
+        now,
+        covered,
+    );
     if connection.authentication_type != "Service" {
         "Error".clone_into(&mut run.verdict);
-        run.error = Some(json!({ "errorKey": "UserNotAuthenticated", "description": "the owner has to sign in" }));
+        run.error = Some(
+            json!({ "errorKey": "UserNotAuthenticated", "description": "the owner has to sign in" }),
+        );
         run.covered.clear();
     }
     run
@@ -109,22 +150,34 @@ fn reads(connector: &str, name: &str) -> bool {
     FORMATS
         .iter()
         .filter(|(known, _)| connector.eq_ignore_ascii_case(known))
-        .any(|(_, formats)| formats.iter().any(|format| name.ends_with(&format!(".{format}"))))
+        .any(|(_, formats)| {
+            formats
+                .iter()
+                .any(|format| name.ends_with(&format!(".{format}")))
+        })
         || connector.eq_ignore_ascii_case("INTELLIPID") && name.ends_with(".json")
 }
 
 /// All good, all bad, or something in between; a run without tasks is a good one.
 fn verdict(covered: &[Covered]) -> String {
-    let Some(first) = covered.first() else { return "Success".to_owned() };
+    let Some(first) = covered.first() else {
+        return "Success".to_owned();
+    };
     if covered.iter().all(|file| file.result == first.result) {
         return first.result.clone();
     }
     let known = |file: &Covered| WORDS.contains(&file.result.as_str());
-    if covered.iter().all(known) { "PartialSuccess".to_owned() } else { "Error".to_owned() }
+    if covered.iter().all(known) {
+        "PartialSuccess".to_owned()
+    } else {
+        "Error".to_owned()
+    }
 }
 
 fn elapsed(run: &Run, now: Timestamp) -> u128 {
-    Duration::try_from(now.duration_since(run.requested_at)).unwrap_or_default().as_millis()
+    Duration::try_from(now.duration_since(run.requested_at))
+        .unwrap_or_default()
+        .as_millis()
 }
 
 /// Whether a run is over.
@@ -154,17 +207,34 @@ mod tests {
     fn covered(result: &str) -> Covered {
         let (storage_file_id, sha256) = ("f".to_owned(), String::new());
         let connector_type = "IFC".to_owned();
-        Covered { storage_file_id, version: 1, sha256, connector_type, result: result.to_owned(), error: None }
+        Covered {
+            storage_file_id,
+            version: 1,
+            sha256,
+            connector_type,
+            result: result.to_owned(),
+            error: None,
+        }
     }
 
     #[test]
     fn a_run_passes_through_its_states_and_has_no_result_before_the_end() {
         let start = Timestamp::UNIX_EPOCH;
-        let run = begin("c".to_owned(), "m".to_owned(), Duration::from_secs(100), start, vec![covered("Success")]);
+        let run = begin(
+            "c".to_owned(),
+            "m".to_owned(),
+            Duration::from_secs(100),
+            start,
+            vec![covered("Success")],
+        );
         let at = |seconds| standing(&run, start + Duration::from_secs(seconds));
-        for (seconds, state) in
-            [(0, "NotStarted"), (6, "Queued"), (20, "WaitingToExecute"), (50, "Executing"), (95, "Finalizing")]
-        {
+        for (seconds, state) in [
+            (0, "NotStarted"),
+            (6, "Queued"),
+            (20, "WaitingToExecute"),
+            (50, "Executing"),
+            (95, "Finalizing"),
+        ] {
             assert_eq!(at(seconds), (state.to_owned(), "Undetermined".to_owned()));
         }
         assert_eq!(at(100), ("Completed".to_owned(), "Success".to_owned()));

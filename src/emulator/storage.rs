@@ -21,7 +21,9 @@ const PAGE: usize = 100;
 const FORBIDDEN: &[char] = &['/', '\\', ':', '*', '?', '"', '<', '>', '|'];
 
 /// Kinds of files that storage takes for harmful.
-const HARMFUL: &[&str] = &[".exe", ".dll", ".bat", ".cmd", ".com", ".msi", ".ps1", ".vbs"];
+const HARMFUL: &[&str] = &[
+    ".exe", ".dll", ".bat", ".cmd", ".com", ".msi", ".ps1", ".vbs",
+];
 
 pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
     let get = *ask.method == Method::GET;
@@ -30,14 +32,21 @@ pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
     match words {
         ["storage"] if get => top_level(ask),
         ["storage", "folders", _] if get => with_folder(ask, id, |_, folder| {
-            Ok(reply::json(200, &json!({ "folder": folder_json(ask, folder) })))
+            Ok(reply::json(
+                200,
+                &json!({ "folder": folder_json(ask, folder) }),
+            ))
         }),
         ["storage", "folders", _, "list"] if get => list(ask, id, "items", |folder, items| {
             items.folders(folder);
             items.files(folder);
         }),
-        ["storage", "folders", _, "files"] if get => list(ask, id, "files", |folder, items| items.files(folder)),
-        ["storage", "folders", _, "folders"] if get => list(ask, id, "folders", |folder, items| items.folders(folder)),
+        ["storage", "folders", _, "files"] if get => {
+            list(ask, id, "files", |folder, items| items.files(folder))
+        }
+        ["storage", "folders", _, "folders"] if get => {
+            list(ask, id, "folders", |folder, items| items.folders(folder))
+        }
         ["storage", "folders", _, "folders"] if post => create_folder(ask, id),
         ["storage", "folders", _, "files"] if post => create_file(ask, id),
         ["storage", "files", _] if get => {
@@ -58,7 +67,8 @@ pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
         ["storage", "files", _, "download"] if get => {
             let state = ask.shared.state();
             let blob = known_file(&state, ask, id)?.blob.clone();
-            let blob = blob.ok_or_else(|| refuse(404, "FileNotFound", "The file has no content."))?;
+            let blob =
+                blob.ok_or_else(|| refuse(404, "FileNotFound", "The file has no content."))?;
             let href = sas(ask, &state.key, &blob, "r");
             Ok(reply::with(302, &[("location", &href)], ""))
         }
@@ -67,8 +77,18 @@ pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
 }
 
 fn allowed(ask: &Ask<'_>, itwin_id: &str) -> Result<(), Refusal> {
-    if ask.shared.options.forbidden_storage.iter().any(|forbidden| forbidden == itwin_id) {
-        return Err(refuse(403, "InsufficientPermissions", "The user has insufficient permissions for the requested operation."));
+    if ask
+        .shared
+        .options
+        .forbidden_storage
+        .iter()
+        .any(|forbidden| forbidden == itwin_id)
+    {
+        return Err(refuse(
+            403,
+            "InsufficientPermissions",
+            "The user has insufficient permissions for the requested operation.",
+        ));
     }
     Ok(())
 }
@@ -79,28 +99,40 @@ fn with_folder(
     answer: impl FnOnce(&State, &Folder) -> Result<Reply, Refusal>,
 ) -> Result<Reply, Refusal> {
     let state = ask.shared.state();
-    let folder = state.folders.get(id).ok_or_else(|| refuse(404, "FolderNotFound", "Requested folder is not available."))?;
+    let folder = state
+        .folders
+        .get(id)
+        .ok_or_else(|| refuse(404, "FolderNotFound", "Requested folder is not available."))?;
     allowed(ask, &folder.itwin_id)?;
     answer(&state, folder)
 }
 
 fn known_file<'s>(state: &'s State, ask: &Ask<'_>, id: &str) -> Result<&'s File, Refusal> {
     let file = state.files.get(id).filter(|file| !file.deleted);
-    let file = file.ok_or_else(|| refuse(404, "FileNotFound", "Requested file is not available."))?;
+    let file =
+        file.ok_or_else(|| refuse(404, "FileNotFound", "Requested file is not available."))?;
     allowed(ask, &file.itwin_id)?;
     Ok(file)
 }
 
 fn top_level(ask: &Ask<'_>) -> Result<Reply, Refusal> {
-    let invalid = || refuse(422, "InvalidStorageRequest", "Invalid request.").about("iTwinId", "It is no known iTwin.");
+    let invalid = || {
+        refuse(422, "InvalidStorageRequest", "Invalid request.")
+            .about("iTwinId", "It is no known iTwin.")
+    };
     let itwin_id = ask.query.get("iTwinId").ok_or_else(invalid)?;
     let root = root_id(itwin_id);
     with_folder(ask, &root, |state, folder| {
-        let mut items = Items { ask, state, found: Vec::new() };
+        let mut items = Items {
+            ask,
+            state,
+            found: Vec::new(),
+        };
         items.folders(folder);
         items.files(folder);
         let (page, mut links) = ask.page(items.found, PAGE)?;
-        links["folder"] = json!({ "href": format!("{}/storage/folders/{root}", ask.shared.api_url) });
+        links["folder"] =
+            json!({ "href": format!("{}/storage/folders/{root}", ask.shared.api_url) });
         Ok(reply::json(200, &json!({ "items": page, "_links": links })))
     })
 }
@@ -113,19 +145,38 @@ struct Items<'a> {
 
 impl Items<'_> {
     fn folders(&mut self, parent: &Folder) {
-        let folders = self.state.folders.values().filter(|folder| folder.parent_id.as_ref() == Some(&parent.id));
-        self.found.extend(folders.map(|folder| folder_json(self.ask, folder)));
+        let folders = self
+            .state
+            .folders
+            .values()
+            .filter(|folder| folder.parent_id.as_ref() == Some(&parent.id));
+        self.found
+            .extend(folders.map(|folder| folder_json(self.ask, folder)));
     }
 
     fn files(&mut self, parent: &Folder) {
-        let files = self.state.files.values().filter(|file| file.parent_folder_id == parent.id && !file.deleted);
-        self.found.extend(files.map(|file| file_json(self.ask, file)));
+        let files = self
+            .state
+            .files
+            .values()
+            .filter(|file| file.parent_folder_id == parent.id && !file.deleted);
+        self.found
+            .extend(files.map(|file| file_json(self.ask, file)));
     }
 }
 
-fn list(ask: &Ask<'_>, id: &str, field: &str, fill: impl FnOnce(&Folder, &mut Items<'_>)) -> Result<Reply, Refusal> {
+fn list(
+    ask: &Ask<'_>,
+    id: &str,
+    field: &str,
+    fill: impl FnOnce(&Folder, &mut Items<'_>),
+) -> Result<Reply, Refusal> {
     with_folder(ask, id, |state, folder| {
-        let mut items = Items { ask, state, found: Vec::new() };
+        let mut items = Items {
+            ask,
+            state,
+            found: Vec::new(),
+        };
         fill(folder, &mut items);
         let (page, links) = ask.page(items.found, PAGE)?;
         Ok(reply::json(200, &json!({ field: page, "_links": links })))
@@ -136,7 +187,9 @@ fn list(ask: &Ask<'_>, id: &str, field: &str, fill: impl FnOnce(&Folder, &mut It
 fn named(ask: &Ask<'_>, code: &'static str) -> Result<(String, Option<String>), Refusal> {
     let body = ask.json(code)?;
     let invalid = |what| refuse(422, code, "Invalid request.").about("displayName", what);
-    let name = body["displayName"].as_str().ok_or_else(|| invalid("It is missing."))?;
+    let name = body["displayName"]
+        .as_str()
+        .ok_or_else(|| invalid("It is missing."))?;
     if name.is_empty() || name.encode_utf16().count() > 255 {
         return Err(invalid("It must have 1 to 255 characters."));
     }
@@ -148,7 +201,11 @@ fn named(ask: &Ask<'_>, code: &'static str) -> Result<(String, Option<String>), 
 }
 
 fn path_in(parent: &Folder, name: &str) -> String {
-    if parent.path.is_empty() { name.to_owned() } else { format!("{}/{name}", parent.path) }
+    if parent.path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{}/{name}", parent.path)
+    }
 }
 
 fn create_folder(ask: &Ask<'_>, parent_id: &str) -> Result<Reply, Refusal> {
@@ -169,7 +226,10 @@ fn create_folder(ask: &Ask<'_>, parent_id: &str) -> Result<Reply, Refusal> {
 
 fn owned_folder(ask: &Ask<'_>, id: &str) -> Result<Folder, Refusal> {
     let state = ask.shared.state();
-    let folder = state.folders.get(id).ok_or_else(|| refuse(404, "FolderNotFound", "Requested folder is not available."))?;
+    let folder = state
+        .folders
+        .get(id)
+        .ok_or_else(|| refuse(404, "FolderNotFound", "Requested folder is not available."))?;
     allowed(ask, &folder.itwin_id)?;
     Ok(folder.clone())
 }
@@ -180,7 +240,8 @@ fn create_file(ask: &Ask<'_>, parent_id: &str) -> Result<Reply, Refusal> {
     let (display_name, description) = named(ask, code)?;
     let lower = display_name.to_ascii_lowercase();
     if HARMFUL.iter().any(|extension| lower.ends_with(extension)) {
-        return Err(refuse(422, code, "Invalid request.").about("displayName", "This kind of file is not allowed."));
+        return Err(refuse(422, code, "Invalid request.")
+            .about("displayName", "This kind of file is not allowed."));
     }
     let id = storage_id(&parent.itwin_id, Uuid::new_v4());
     let blob = Uuid::new_v4().simple().to_string();
@@ -225,18 +286,34 @@ fn links(ask: &Ask<'_>, key: &str, file_id: &str, blob: &str) -> Reply {
 
 fn complete(ask: &Ask<'_>, id: &str) -> Result<Reply, Refusal> {
     if !ask.body.is_empty() {
-        return Err(refuse(422, "InvalidStorageRequest", "The request must not have a body."));
+        return Err(refuse(
+            422,
+            "InvalidStorageRequest",
+            "The request must not have a body.",
+        ));
     }
     let mut state = ask.shared.state();
     let pending = known_file(&state, ask, id)?.pending_blob.clone();
     if let Some(blob) = pending {
         let Some(content) = state.blobs.get(&blob).cloned() else {
-            return Err(refuse(422, "InvalidStorageRequest", "No content was uploaded."));
+            return Err(refuse(
+                422,
+                "InvalidStorageRequest",
+                "No content was uploaded.",
+            ));
         };
         let file = state.files.get_mut(id).ok_or_else(unknown)?;
         file.completions += 1;
-        let version = file.completed.as_ref().map_or(1, |completed| completed.version + 1);
-        file.completed = Some(Completed { size: content.size, sha256: content.sha256, version, completed_at: ask.now });
+        let version = file
+            .completed
+            .as_ref()
+            .map_or(1, |completed| completed.version + 1);
+        file.completed = Some(Completed {
+            size: content.size,
+            sha256: content.sha256,
+            version,
+            completed_at: ask.now,
+        });
         file.blob = Some(blob);
         file.pending_blob = None;
     }
@@ -259,7 +336,10 @@ fn folder_json(ask: &Ask<'_>, folder: &Folder) -> Value {
 }
 
 fn file_json(ask: &Ask<'_>, file: &File) -> Value {
-    let size = file.completed.as_ref().map_or(0, |completed| completed.size);
+    let size = file
+        .completed
+        .as_ref()
+        .map_or(0, |completed| completed.size);
     json!({
         "id": file.id, "type": "file", "displayName": file.display_name, "description": file.description,
         "path": file.path, "size": size, "isFileLocked": false, "lastModifiedByDisplayName": "emulated",
@@ -271,7 +351,8 @@ fn file_json(ask: &Ask<'_>, file: &File) -> Value {
 
 /// A pre-signed address of a blob.
 fn sas(ask: &Ask<'_>, key: &str, blob: &str, permissions: &str) -> String {
-    let lifetime = jiff::SignedDuration::try_from(ask.shared.options.sas_lifetime).unwrap_or_default();
+    let lifetime =
+        jiff::SignedDuration::try_from(ask.shared.options.sas_lifetime).unwrap_or_default();
     let expiry = ask.now.saturating_add(lifetime).unwrap_or(ask.now);
     let expiry = format!("{expiry:.3}");
     let signature = sign(key, blob, &expiry, permissions);
@@ -286,7 +367,9 @@ fn sas(ask: &Ask<'_>, key: &str, blob: &str, permissions: &str) -> String {
 
 /// The signature of an address: whoever changes its blob, its end or its permissions loses it.
 pub(super) fn sign(key: &str, blob: &str, expiry: &str, permissions: &str) -> String {
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else { return String::new() };
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else {
+        return String::new();
+    };
     mac.update(format!("{blob}\n{expiry}\n{permissions}").as_bytes());
     BASE64_STANDARD.encode(mac.finalize().into_bytes())
 }

@@ -38,26 +38,46 @@ impl Store {
             Some(folder) => (folder, None),
             None => {
                 let made = tempfile::Builder::new().prefix("itwin-emulator-").tempdir();
-                let made = made.map_err(|source| Error::Data { path: std::env::temp_dir(), source })?;
+                let made = made.map_err(|source| Error::Data {
+                    path: std::env::temp_dir(),
+                    source,
+                })?;
                 (made.path().to_owned(), Some(made))
             }
         };
         let blobs = folder.join("blobs");
-        tokio::fs::create_dir_all(&blobs).await.map_err(|source| Error::Data { path: blobs, source })?;
-        Ok(Self { folder, temporary, changed: Notify::new() })
+        tokio::fs::create_dir_all(&blobs)
+            .await
+            .map_err(|source| Error::Data {
+                path: blobs,
+                source,
+            })?;
+        Ok(Self {
+            folder,
+            temporary,
+            changed: Notify::new(),
+        })
     }
 
     pub(super) async fn load(&self) -> Result<State, Error> {
         let path = self.state_file();
-        let refused = |source| Error::Data { path: path.clone(), source };
+        let refused = |source| Error::Data {
+            path: path.clone(),
+            source,
+        };
         let text = match tokio::fs::read(&path).await {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(State::default());
+            }
             Err(error) => return Err(refused(error)),
         };
         let saved: Saved = serde_json::from_slice(&text).map_err(|error| refused(error.into()))?;
         if saved.version != VERSION {
-            let text = format!("its format is {}, this program knows {VERSION}", saved.version);
+            let text = format!(
+                "its format is {}, this program knows {VERSION}",
+                saved.version
+            );
             return Err(refused(std::io::Error::other(text)));
         }
         Ok(saved.state)
@@ -101,7 +121,10 @@ pub(super) async fn keep(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 async fn write(path: &Path, state: State) -> std::io::Result<()> {
-    let text = serde_json::to_vec_pretty(&Saved { version: VERSION, state })?;
+    let text = serde_json::to_vec_pretty(&Saved {
+        version: VERSION,
+        state,
+    })?;
     let unfinished = path.with_extension(format!("{}.part", Timestamp::now().as_nanosecond()));
     tokio::fs::write(&unfinished, text).await?;
     tokio::fs::rename(&unfinished, path).await

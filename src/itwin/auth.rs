@@ -49,13 +49,22 @@ struct Token {
 
 impl Tokens {
     pub(super) fn new(http: reqwest::Client, settings: Settings, gates: Arc<Gates>) -> Self {
-        Self { http, settings, gates, state: Mutex::default() }
+        Self {
+            http,
+            settings,
+            gates,
+            state: Mutex::default(),
+        }
     }
 
     /// A token that is good for some time.
     pub(super) async fn get(&self) -> Result<Secret, Error> {
         let mut state = self.state.lock().await;
-        if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.renew_at) {
+        if let Some(token) = state
+            .token
+            .as_ref()
+            .filter(|token| Instant::now() < token.renew_at)
+        {
             return Ok(token.text.clone());
         }
         let refused = match self.ask(&mut state).await {
@@ -102,7 +111,11 @@ impl Tokens {
             },
         };
         // Repeating it does no harm: it is another token.
-        let token = retry::in_place(|| self.ask_once(&endpoint), |error: &Error| error.passing(true)).await?;
+        let token = retry::in_place(
+            || self.ask_once(&endpoint),
+            |error: &Error| error.passing(true),
+        )
+        .await?;
         let text = token.text.clone();
         state.token = Some(token);
         Ok(text)
@@ -115,12 +128,16 @@ impl Tokens {
             expires_in: Option<u64>,
         }
         let asked_at = Instant::now();
-        let request = self.http.post(endpoint.clone()).header("accept", "application/json").form(&[
-            ("grant_type", "client_credentials"),
-            ("client_id", &self.settings.client_id),
-            ("client_secret", self.settings.client_secret.expose()),
-            ("scope", &self.settings.scope),
-        ]);
+        let request = self
+            .http
+            .post(endpoint.clone())
+            .header("accept", "application/json")
+            .form(&[
+                ("grant_type", "client_credentials"),
+                ("client_id", &self.settings.client_id),
+                ("client_secret", self.settings.client_secret.expose()),
+                ("scope", &self.settings.scope),
+            ]);
         let gate = self.gates.of(endpoint);
         let reply = http::exchange(OPERATION, &gate, endpoint, request).await?;
         if !reply.status.is_success() {
@@ -128,7 +145,9 @@ impl Tokens {
             return Err(self.refusal(&reply, floor));
         }
         // Not the parser's own words: they may quote the token.
-        let granted: Granted = reply.json().map_err(|_| reply.unreadable("no access_token"))?;
+        let granted: Granted = reply
+            .json()
+            .map_err(|_| reply.unreadable("no access_token"))?;
         let lifetime = granted.expires_in.map_or(LIFETIME, Duration::from_secs);
         debug!(lifetime = lifetime.as_secs(), "token received");
         Ok(Token {
@@ -145,7 +164,10 @@ impl Tokens {
             error_description: Option<String>,
         }
         let (code, message) = match reply.json() {
-            Ok(Refused { error, error_description }) => (Some(error), error_description.unwrap_or_default()),
+            Ok(Refused {
+                error,
+                error_description,
+            }) => (Some(error), error_description.unwrap_or_default()),
             Err(_) => (None, reply.text()),
         };
         let answer = Answer {
@@ -168,11 +190,24 @@ impl Tokens {
         }
         let issuer = &self.settings.issuer_url;
         let url = http::below(issuer, &[".well-known", "openid-configuration"]);
-        let request = self.http.get(url.clone()).header("accept", "application/json");
-        let reply = match http::exchange("discover token endpoint", &self.gates.of(&url), &url, request).await {
+        let request = self
+            .http
+            .get(url.clone())
+            .header("accept", "application/json");
+        let reply = match http::exchange(
+            "discover token endpoint",
+            &self.gates.of(&url),
+            &url,
+            request,
+        )
+        .await
+        {
             Ok(reply) if reply.status.is_success() => reply,
             Ok(reply) => {
-                warn!(status = reply.status.as_u16(), "the identity provider does not tell its token endpoint; using the usual one");
+                warn!(
+                    status = reply.status.as_u16(),
+                    "the identity provider does not tell its token endpoint; using the usual one"
+                );
                 return Ok(None);
             }
             Err(error) => {
@@ -180,10 +215,17 @@ impl Tokens {
                 return Ok(None);
             }
         };
-        let named = reply.json().ok().and_then(|Discovery { token_endpoint }| Url::parse(&token_endpoint).ok());
-        let Some(token_endpoint) = named else { return Ok(None) };
+        let named = reply
+            .json()
+            .ok()
+            .and_then(|Discovery { token_endpoint }| Url::parse(&token_endpoint).ok());
+        let Some(token_endpoint) = named else {
+            return Ok(None);
+        };
         // The secret goes to the host that was configured, and nowhere else.
-        if token_endpoint.scheme() != issuer.scheme() || token_endpoint.host_str() != issuer.host_str() {
+        if token_endpoint.scheme() != issuer.scheme()
+            || token_endpoint.host_str() != issuer.host_str()
+        {
             let host = token_endpoint.host_str().unwrap_or_default().to_owned();
             return Err(Error::new(OPERATION, Kind::ForeignEndpoint { host }));
         }

@@ -15,9 +15,9 @@ use reqwest::{Body, header};
 use tokio::time::Instant;
 use url::{Host, Url};
 
+use super::Client;
 use super::error::{Answer, Error, From, Kind, harmless};
 use super::http::{self, Gates, Reply};
-use super::Client;
 use crate::retry;
 
 /// A body of which no byte moves for this long is given up.
@@ -59,7 +59,9 @@ impl UploadUrl {
     /// The address with more in its query; what is there already is signed and stays as it is.
     fn with(&self, more: &str) -> Url {
         let mut url = self.0.clone();
-        let query = url.query().map_or_else(|| more.to_owned(), |query| format!("{query}&{more}"));
+        let query = url
+            .query()
+            .map_or_else(|| more.to_owned(), |query| format!("{query}&{more}"));
         url.set_query(Some(&query));
         url
     }
@@ -80,7 +82,10 @@ pub(super) struct Blobs {
 impl Blobs {
     pub(super) fn new(gates: Arc<Gates>) -> Result<Self, Error> {
         // One socket per body: many bodies over one HTTP/2 connection would share its window.
-        let http = http::builder().http1_only().build().map_err(|error| http::setup(&error))?;
+        let http = http::builder()
+            .http1_only()
+            .build()
+            .map_err(|error| http::setup(&error))?;
         Ok(Self { http, gates })
     }
 
@@ -95,12 +100,20 @@ impl Blobs {
         let moved = Moved::new(len);
         let seen = moved.clone();
         let body = body.inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
-        let mut request = self.http.put(url.clone()).header(header::CONTENT_LENGTH, len);
+        let mut request = self
+            .http
+            .put(url.clone())
+            .header(header::CONTENT_LENGTH, len);
         for (name, value) in headers {
             request = request.header(*name, value);
         }
         let gate = self.gates.of(&url);
-        let sent = http::exchange(operation, &gate, &url, request.body(Body::wrap_stream(body)));
+        let sent = http::exchange(
+            operation,
+            &gate,
+            &url,
+            request.body(Body::wrap_stream(body)),
+        );
         let reply = tokio::select! {
             reply = sent => reply?,
             () = moved.stalled() => {
@@ -108,7 +121,11 @@ impl Blobs {
                 return Err(Error::new(operation, Kind::Unreachable { host, cause: "no byte moved for too long".to_owned(), sent: true }));
             }
         };
-        if reply.status.is_success() { Ok(reply) } else { Err(refusal(operation, &gate, &reply)) }
+        if reply.status.is_success() {
+            Ok(reply)
+        } else {
+            Err(refusal(operation, &gate, &reply))
+        }
     }
 }
 
@@ -123,8 +140,14 @@ impl Client {
         len: u64,
         body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<Receipt, Error> {
-        let headers = [("x-ms-blob-type", "BlockBlob".to_owned()), ("content-type", OCTETS.to_owned())];
-        let reply = self.blobs.put("upload", url.0.clone(), &headers, len, body).await?;
+        let headers = [
+            ("x-ms-blob-type", "BlockBlob".to_owned()),
+            ("content-type", OCTETS.to_owned()),
+        ];
+        let reply = self
+            .blobs
+            .put("upload", url.0.clone(), &headers, len, body)
+            .await?;
         let md5 = http::text_header(&reply.headers, "content-md5")
             .and_then(|text| BASE64_STANDARD.decode(text).ok())
             .and_then(|md5| md5.try_into().ok());
@@ -135,12 +158,29 @@ impl Client {
     ///
     /// # Errors
     /// As for [`Client::put_blob`].
-    pub async fn put_block(&self, url: &UploadUrl, id: &str, block: Bytes, md5: [u8; 16]) -> Result<(), Error> {
-        let url = url.with(&format!("comp=block&blockid={}", utf8_percent_encode(id, IN_QUERY)));
+    pub async fn put_block(
+        &self,
+        url: &UploadUrl,
+        id: &str,
+        block: Bytes,
+        md5: [u8; 16],
+    ) -> Result<(), Error> {
+        let url = url.with(&format!(
+            "comp=block&blockid={}",
+            utf8_percent_encode(id, IN_QUERY)
+        ));
         let headers = [("content-md5", BASE64_STANDARD.encode(md5))];
         let len = block.len() as u64;
         retry::in_place(
-            || self.blobs.put("upload block", url.clone(), &headers, len, pieces(block.clone())),
+            || {
+                self.blobs.put(
+                    "upload block",
+                    url.clone(),
+                    &headers,
+                    len,
+                    pieces(block.clone()),
+                )
+            },
             |error: &Error| error.passing(true),
         )
         .await
@@ -162,11 +202,21 @@ impl Client {
         xml.push_str("</BlockList>");
         let xml = Bytes::from(xml);
         let url = url.with("comp=blocklist");
-        let headers =
-            [("content-type", "application/xml".to_owned()), ("x-ms-blob-content-type", OCTETS.to_owned())];
+        let headers = [
+            ("content-type", "application/xml".to_owned()),
+            ("x-ms-blob-content-type", OCTETS.to_owned()),
+        ];
         let len = xml.len() as u64;
         retry::in_place(
-            || self.blobs.put("commit blocks", url.clone(), &headers, len, pieces(xml.clone())),
+            || {
+                self.blobs.put(
+                    "commit blocks",
+                    url.clone(),
+                    &headers,
+                    len,
+                    pieces(xml.clone()),
+                )
+            },
             |error: &Error| error.passing(true),
         )
         .await
@@ -185,7 +235,9 @@ fn pieces(bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send + '
 
 fn refusal(operation: &'static str, gate: &retry::Gate, reply: &Reply) -> Error {
     let text = reply.text();
-    let code = http::text_header(&reply.headers, "x-ms-error-code").map(str::to_owned).or_else(|| element(&text, "Code"));
+    let code = http::text_header(&reply.headers, "x-ms-error-code")
+        .map(str::to_owned)
+        .or_else(|| element(&text, "Code"));
     let answer = Answer {
         from: From::Blob,
         status: reply.status.as_u16(),
@@ -201,7 +253,8 @@ fn refusal(operation: &'static str, gate: &retry::Gate, reply: &Reply) -> Error 
 /// The text of an element of Azure's small error document, which proxies may replace by anything.
 fn element(xml: &str, name: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    rest.split_once(&format!("</{name}>")).map(|(text, _)| text.to_owned())
+    rest.split_once(&format!("</{name}>"))
+        .map(|(text, _)| text.to_owned())
 }
 
 /// When a body last moved.
@@ -240,7 +293,10 @@ mod tests {
     #[test]
     fn an_upload_address_keeps_its_query_and_shows_none_of_it() {
         let url = UploadUrl::parse("https://blob.example/a/b?sv=1&sig=a%2Bb%3D").unwrap();
-        assert_eq!(url.with("comp=blocklist").as_str(), "https://blob.example/a/b?sv=1&sig=a%2Bb%3D&comp=blocklist");
+        assert_eq!(
+            url.with("comp=blocklist").as_str(),
+            "https://blob.example/a/b?sv=1&sig=a%2Bb%3D&comp=blocklist"
+        );
         assert_eq!(format!("{url:?}"), "UploadUrl(blob.example/…)");
     }
 
@@ -271,12 +327,18 @@ mod tests {
         let moved = Moved::new(10);
         let began = Instant::now();
         let mover = moved.clone();
-        let (slow, ()) = tokio::join!(async { moved.stalled().await; began.elapsed() }, async {
-            for _ in 0..5 {
-                tokio::time::sleep(IDLE / 2).await;
-                mover.note(1);
+        let (slow, ()) = tokio::join!(
+            async {
+                moved.stalled().await;
+                began.elapsed()
+            },
+            async {
+                for _ in 0..5 {
+                    tokio::time::sleep(IDLE / 2).await;
+                    mover.note(1);
+                }
             }
-        });
+        );
         assert!(slow >= IDLE * 7 / 2, "{slow:?}");
     }
 }

@@ -19,7 +19,11 @@ pub(super) enum Kind {
     #[error("cannot set up TLS: {0}")]
     Setup(String),
     #[error("{host} cannot be reached: {cause}")]
-    Unreachable { host: String, cause: String, sent: bool },
+    Unreachable {
+        host: String,
+        cause: String,
+        sent: bool,
+    },
     #[error("{host} asked for a pause of {} s more", left.as_secs())]
     Held { host: String, left: Duration },
     #[error("{0}")]
@@ -75,7 +79,9 @@ impl std::fmt::Display for Answer {
 
 impl Answer {
     fn has_code(&self, words: &[&str]) -> bool {
-        self.code.as_ref().is_some_and(|code| words.iter().any(|word| code.eq_ignore_ascii_case(word)))
+        self.code
+            .as_ref()
+            .is_some_and(|code| words.iter().any(|word| code.eq_ignore_ascii_case(word)))
     }
 
     fn class(&self) -> Class {
@@ -84,14 +90,23 @@ impl Answer {
             (_, 408 | 429 | 500..) => transient,
             (From::Identity, _) | (From::Target | From::Content, 401) => Class::Credentials,
             (From::Blob, 400)
-                if self.has_code(&["Md5Mismatch", "Crc64Mismatch", "InvalidBlobOrBlock", "InvalidBlockList"]) =>
+                if self.has_code(&[
+                    "Md5Mismatch",
+                    "Crc64Mismatch",
+                    "InvalidBlobOrBlock",
+                    "InvalidBlockList",
+                ]) =>
             {
                 transient
             }
             (From::Blob, 404 | 409) => transient,
             (From::Content | From::Blob, 400 | 413 | 422) => Class::RefusedForContent,
             // An id that we remembered and that is gone: its owner forgets it and looks again.
-            (_, 404) if !self.has_code(&["ResourceNotFound", "iModelNotFound", "iTwinNotFound"]) => transient,
+            (_, 404)
+                if !self.has_code(&["ResourceNotFound", "iModelNotFound", "iTwinNotFound"]) =>
+            {
+                transient
+            }
             (_, 409) => transient,
             _ => Class::RefusedForAll,
         }
@@ -117,7 +132,9 @@ impl Error {
             Kind::Answer(answer) => answer.class(),
             Kind::ForeignEndpoint { .. } => Class::Credentials,
             Kind::Held { left, .. } => Class::Transient { floor: Some(*left) },
-            Kind::Setup(_) | Kind::Unreachable { .. } | Kind::Unreadable { .. } => Class::Transient { floor: None },
+            Kind::Setup(_) | Kind::Unreachable { .. } | Kind::Unreadable { .. } => {
+                Class::Transient { floor: None }
+            }
         }
     }
 
@@ -136,8 +153,13 @@ impl Error {
         match &self.kind {
             Kind::Answer(answer) => answer_hint(answer),
             Kind::ForeignEndpoint { .. } => Some("correct itwin.issuer_url".to_owned()),
-            Kind::Unreachable { .. } => Some("see whether this machine reaches the host; a proxy is taken from HTTPS_PROXY".to_owned()),
-            Kind::Setup(_) => Some("install the system's CA certificates (package ca-certificates)".to_owned()),
+            Kind::Unreachable { .. } => Some(
+                "see whether this machine reaches the host; a proxy is taken from HTTPS_PROXY"
+                    .to_owned(),
+            ),
+            Kind::Setup(_) => {
+                Some("install the system's CA certificates (package ca-certificates)".to_owned())
+            }
             Kind::Held { .. } | Kind::Unreadable { .. } => None,
         }
     }
@@ -157,7 +179,9 @@ impl Error {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.answer().is_some_and(|answer| {
-            answer.status == 404 && answer.from != From::Blob && !answer.has_code(&["ResourceNotFound"])
+            answer.status == 404
+                && answer.from != From::Blob
+                && !answer.has_code(&["ResourceNotFound"])
         })
     }
 
@@ -178,7 +202,8 @@ impl Error {
     pub fn upload_url_refused(&self) -> bool {
         self.answer().is_some_and(|answer| {
             answer.from == From::Blob
-                && (matches!(answer.status, 403 | 404 | 409) || answer.has_code(&["InvalidBlobOrBlock", "InvalidBlockList"]))
+                && (matches!(answer.status, 403 | 404 | 409)
+                    || answer.has_code(&["InvalidBlobOrBlock", "InvalidBlockList"]))
         })
     }
 
@@ -187,7 +212,9 @@ impl Error {
         let passing = match &self.kind {
             Kind::Unreachable { sent, .. } => repeatable || !sent,
             // A rate limit strikes before anything is done.
-            Kind::Answer(answer) => answer.status == 429 || repeatable && matches!(answer.status, 408 | 500..),
+            Kind::Answer(answer) => {
+                answer.status == 429 || repeatable && matches!(answer.status, 408 | 500..)
+            }
             Kind::Unreadable { .. } => repeatable,
             Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,
         };
@@ -197,8 +224,12 @@ impl Error {
     /// Whether a new token may help.
     pub(super) fn token_refused(&self) -> bool {
         self.answer().is_some_and(|answer| {
-            let hopeless =
-                ["RequiredScopeMissing", "HeaderNotFound", "InvalidAuthorizationScheme", "UnknownClient"];
+            let hopeless = [
+                "RequiredScopeMissing",
+                "HeaderNotFound",
+                "InvalidAuthorizationScheme",
+                "UnknownClient",
+            ];
             answer.status == 401 && answer.from != From::Identity && !answer.has_code(&hopeless)
         })
     }
@@ -219,7 +250,9 @@ fn answer_hint(answer: &Answer) -> Option<String> {
         (From::Target | From::Content, 401) => {
             "see whether the service application is still registered, and itwin.issuer_url is the one of itwin.api_url"
         }
-        (From::Blob, 403) => "see whether a firewall or a policy of the storage account refuses this machine",
+        (From::Blob, 403) => {
+            "see whether a firewall or a policy of the storage account refuses this machine"
+        }
         (_, 403) => return answer.permission.clone(),
         (_, 404) if answer.has_code(&["ResourceNotFound"]) => "correct itwin.api_url",
         (_, 404) if answer.has_code(&["iModelNotFound"]) => {
@@ -235,14 +268,20 @@ fn answer_hint(answer: &Answer) -> Option<String> {
 
 /// Text of somebody else's making, fit to be shown: one line, short, nothing in it that looks like a secret.
 pub(super) fn harmless(text: &str, secret: &str) -> String {
-    let text = if secret.is_empty() { text.to_owned() } else { text.replace(secret, "[redacted]") };
+    let text = if secret.is_empty() {
+        text.to_owned()
+    } else {
+        text.replace(secret, "[redacted]")
+    };
     let mut shown = String::new();
     for word in text.split_whitespace() {
         if !shown.is_empty() {
             shown.push(' ');
         }
         let lower = word.to_ascii_lowercase();
-        let secret = ["sig=", "eyj", "secret=", "token="].iter().any(|mark| lower.contains(mark));
+        let secret = ["sig=", "eyj", "secret=", "token="]
+            .iter()
+            .any(|mark| lower.contains(mark));
         shown.push_str(if secret { "[redacted]" } else { word });
     }
     if shown.chars().count() > TEXT_MAX {
@@ -263,7 +302,15 @@ mod tests {
         let code = (!code.is_empty()).then(|| code.to_owned());
         let floor = Some(Duration::from_secs(7)).filter(|_| status == 429);
         let permission = Some("give it a role".to_owned());
-        let answer = Answer { from, status, code, message: "m".to_owned(), request_id: None, floor, permission };
+        let answer = Answer {
+            from,
+            status,
+            code,
+            message: "m".to_owned(),
+            request_id: None,
+            floor,
+            permission,
+        };
         Error::new("test", Kind::Answer(Box::new(answer)))
     }
 
@@ -275,24 +322,65 @@ mod tests {
             (From::Identity, 401, "", Class::Credentials),
             (From::Identity, 503, "", transient),
             (From::Target, 401, "Unauthorized", Class::Credentials),
-            (From::Target, 403, "InsufficientPermissions", Class::RefusedForAll),
+            (
+                From::Target,
+                403,
+                "InsufficientPermissions",
+                Class::RefusedForAll,
+            ),
             (From::Target, 404, "iModelNotFound", Class::RefusedForAll),
             (From::Target, 404, "ResourceNotFound", Class::RefusedForAll),
             (From::Target, 404, "FolderNotFound", transient),
-            (From::Target, 422, "InvalidiModelsRequest", Class::RefusedForAll),
-            (From::Content, 422, "InvalidCreateFileRequest", Class::RefusedForContent),
+            (
+                From::Target,
+                422,
+                "InvalidiModelsRequest",
+                Class::RefusedForAll,
+            ),
+            (
+                From::Content,
+                422,
+                "InvalidCreateFileRequest",
+                Class::RefusedForContent,
+            ),
             (From::Content, 409, "FileMapped", transient),
-            (From::Content, 429, "RateLimitExceeded", Class::Transient { floor: Some(Duration::from_secs(7)) }),
+            (
+                From::Content,
+                429,
+                "RateLimitExceeded",
+                Class::Transient {
+                    floor: Some(Duration::from_secs(7)),
+                },
+            ),
             (From::Content, 500, "", transient),
             (From::Target, 301, "", Class::RefusedForAll),
             (From::Blob, 400, "Md5Mismatch", transient),
-            (From::Blob, 400, "InvalidHeaderValue", Class::RefusedForContent),
-            (From::Blob, 403, "AuthenticationFailed", Class::RefusedForAll),
+            (
+                From::Blob,
+                400,
+                "InvalidHeaderValue",
+                Class::RefusedForContent,
+            ),
+            (
+                From::Blob,
+                403,
+                "AuthenticationFailed",
+                Class::RefusedForAll,
+            ),
             (From::Blob, 404, "ContainerNotFound", transient),
-            (From::Blob, 413, "RequestBodyTooLarge", Class::RefusedForContent),
+            (
+                From::Blob,
+                413,
+                "RequestBodyTooLarge",
+                Class::RefusedForContent,
+            ),
             (From::Blob, 503, "ServerBusy", transient),
         ] {
-            assert_eq!(answer(from, status, code).class(), expected, "{from:?} {status} {code}");
+            assert_eq!(
+                answer(from, status, code).class(),
+                expected,
+                "{from:?} {status} {code}"
+            );
         }
     }
 
@@ -306,7 +394,14 @@ mod tests {
     #[test]
     fn a_lost_answer_may_have_taken_effect_and_a_refusal_has_not() {
         let lost = |sent| {
-            Error::new("test", Kind::Unreachable { host: "h".to_owned(), cause: "reset".to_owned(), sent })
+            Error::new(
+                "test",
+                Kind::Unreachable {
+                    host: "h".to_owned(),
+                    cause: "reset".to_owned(),
+                    sent,
+                },
+            )
         };
         assert!(lost(true).may_have_taken_effect());
         assert!(!lost(false).may_have_taken_effect());
@@ -326,7 +421,10 @@ mod tests {
     #[test]
     fn foreign_text_is_shown_without_secrets_in_one_short_line() {
         let text = "no\n<b>access</b> to https://x/y?sv=1&sig=abc%3D with tiger and eyJhbGciOi";
-        assert_eq!(harmless(text, "tiger"), "no <b>access</b> to [redacted] with [redacted] and [redacted]");
+        assert_eq!(
+            harmless(text, "tiger"),
+            "no <b>access</b> to [redacted] with [redacted] and [redacted]"
+        );
         assert_eq!(harmless(&"é".repeat(400), "").chars().count(), TEXT_MAX + 1);
     }
 }

@@ -84,13 +84,20 @@ pub(super) struct Reply {
 
 /// The client for the platform and its identity provider. A redirect means something of its own there.
 pub(super) fn platform_client() -> Result<reqwest::Client, Error> {
-    builder().timeout(REQUEST_TIMEOUT).build().map_err(|error| setup(&error))
+    builder()
+        .timeout(REQUEST_TIMEOUT)
+        .build()
+        .map_err(|error| setup(&error))
 }
 
 /// What both HTTP clients have in common.
 pub(super) fn builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!(
+            env!("CARGO_PKG_NAME"),
+            "/",
+            env!("CARGO_PKG_VERSION")
+        ))
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
 }
@@ -101,13 +108,30 @@ pub(super) fn setup(error: &reqwest::Error) -> Error {
 
 impl Call {
     /// A request whose answer does not change anything, or whose repetition does not.
-    pub(super) fn repeatable(operation: &'static str, method: Method, url: Url, permission: &'static str) -> Self {
-        Self { operation, method, url, accept: V1, body: None, about: From::Target, repeatable: true, permission }
+    pub(super) fn repeatable(
+        operation: &'static str,
+        method: Method,
+        url: Url,
+        permission: &'static str,
+    ) -> Self {
+        Self {
+            operation,
+            method,
+            url,
+            accept: V1,
+            body: None,
+            about: From::Target,
+            repeatable: true,
+            permission,
+        }
     }
 
     /// A request that makes something new each time it is sent.
     pub(super) fn creating(operation: &'static str, url: Url, permission: &'static str) -> Self {
-        Self { repeatable: false, ..Self::repeatable(operation, Method::POST, url, permission) }
+        Self {
+            repeatable: false,
+            ..Self::repeatable(operation, Method::POST, url, permission)
+        }
     }
 
     pub(super) fn accept(self, accept: &'static str) -> Self {
@@ -115,12 +139,18 @@ impl Call {
     }
 
     pub(super) fn json(self, body: Value) -> Self {
-        Self { body: Some(body), ..self }
+        Self {
+            body: Some(body),
+            ..self
+        }
     }
 
     /// A refusal of this request is about one file.
     pub(super) fn about_a_file(self) -> Self {
-        Self { about: From::Content, ..self }
+        Self {
+            about: From::Content,
+            ..self
+        }
     }
 }
 
@@ -131,14 +161,26 @@ impl Reply {
 
     pub(super) fn unreadable(&self, what: &str) -> Error {
         let what = what.to_owned();
-        Error::new(self.operation, Kind::Unreadable { status: self.status.as_u16(), what })
+        Error::new(
+            self.operation,
+            Kind::Unreadable {
+                status: self.status.as_u16(),
+                what,
+            },
+        )
     }
 }
 
 impl Api {
     pub(super) fn new(http: reqwest::Client, base: Url, tokens: Tokens, gates: Arc<Gates>) -> Self {
         let gate = gates.of(&base);
-        Self { http, base, tokens, gate, clock_offset: AtomicI64::new(0) }
+        Self {
+            http,
+            base,
+            tokens,
+            gate,
+            clock_offset: AtomicI64::new(0),
+        }
     }
 
     pub(super) fn tokens(&self) -> &Tokens {
@@ -161,7 +203,11 @@ impl Api {
     /// Sends a request, after a short wait if the host asked for one, and again if that is safe and may help.
     /// A status below 400 is an answer.
     pub(super) async fn send(&self, call: &Call) -> Result<Reply, Error> {
-        retry::in_place(|| self.send_with_token(call), |error| error.passing(call.repeatable)).await
+        retry::in_place(
+            || self.send_with_token(call),
+            |error| error.passing(call.repeatable),
+        )
+        .await
     }
 
     async fn send_with_token(&self, call: &Call) -> Result<Reply, Error> {
@@ -196,7 +242,11 @@ impl Api {
         if reply.status.as_u16() < 400 {
             return Ok(reply);
         }
-        let permission = Some(format!("give {} {} in the iTwin", self.tokens.service_user(), call.permission));
+        let permission = Some(format!(
+            "give {} {} in the iTwin",
+            self.tokens.service_user(),
+            call.permission
+        ));
         let (code, message) = envelope(&reply.body);
         Err(self.refusal(call, &reply, code, &message, permission))
     }
@@ -222,11 +272,15 @@ impl Api {
     }
 
     fn note_clock(&self, headers: &HeaderMap) {
-        let date = text_header(headers, "date")
-            .and_then(|text| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok());
+        let date = text_header(headers, "date").and_then(|text| {
+            jiff::fmt::rfc2822::DateTimeParser::new()
+                .parse_timestamp(text)
+                .ok()
+        });
         if let Some(date) = date {
             let offset = date.duration_since(Timestamp::now()).as_millis();
-            self.clock_offset.store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
+            self.clock_offset
+                .store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
         }
     }
 
@@ -253,14 +307,17 @@ impl Api {
                 .append_pair("$skip", &skip.to_string());
             let reply = self.send(&call).await?;
             let mut page: HashMap<String, Value> = reply.json()?;
-            let more = page.get("_links").is_none_or(|links| links.get("next").is_some_and(|next| !next.is_null()));
+            let more = page
+                .get("_links")
+                .is_none_or(|links| links.get("next").is_some_and(|next| !next.is_null()));
             let Some(Value::Array(raw)) = page.remove(field) else {
                 return Err(reply.unreadable(&format!("no {field:?}")));
             };
             skip += raw.len();
             let mut news = false;
             for item in raw {
-                let item: T = serde_json::from_value(item).map_err(|error| reply.unreadable(&error.to_string()))?;
+                let item: T = serde_json::from_value(item)
+                    .map_err(|error| reply.unreadable(&error.to_string()))?;
                 if seen.insert(id(&item).to_owned()) {
                     items.push(item);
                     news = true;
@@ -270,7 +327,13 @@ impl Api {
                 return Ok(items);
             }
         }
-        Err(Error::new(call.operation, Kind::Unreadable { status: 200, what: "the list has no end".to_owned() }))
+        Err(Error::new(
+            call.operation,
+            Kind::Unreadable {
+                status: 200,
+                what: "the list has no end".to_owned(),
+            },
+        ))
     }
 }
 
@@ -282,15 +345,32 @@ pub(super) async fn exchange(
     request: reqwest::RequestBuilder,
 ) -> Result<Reply, Error> {
     let host = || url.authority().to_owned();
-    gate.pass().await.map_err(|left| Error::new(operation, Kind::Held { host: host(), left }))?;
+    gate.pass()
+        .await
+        .map_err(|left| Error::new(operation, Kind::Held { host: host(), left }))?;
     let unreachable = |error: &reqwest::Error| {
         let sent = !error.is_connect() && !error.is_builder();
-        Error::new(operation, Kind::Unreachable { host: host(), cause: innermost(error), sent })
+        Error::new(
+            operation,
+            Kind::Unreachable {
+                host: host(),
+                cause: innermost(error),
+                sent,
+            },
+        )
     };
     let response = request.send().await.map_err(|error| unreachable(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = response.bytes().await.map_err(|error| unreachable(&error))?;
-    Ok(Reply { operation, status, headers, body })
+    let body = response
+        .bytes()
+        .await
+        .map_err(|error| unreachable(&error))?;
+    Ok(Reply {
+        operation,
+        status,
+        headers,
+        body,
+    })
 }
 
 impl Reply {
@@ -327,14 +407,22 @@ pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
 /// What really happened, below the layers that only say that something did. Never the address.
 fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
-    let mut text = if error.is_timeout() { "no answer in time".to_owned() } else { String::new() };
+    let mut text = if error.is_timeout() {
+        "no answer in time".to_owned()
+    } else {
+        String::new()
+    };
     while let Some(source) = cause.source() {
         cause = source;
         if !error.is_timeout() {
             text = cause.to_string();
         }
     }
-    if text.is_empty() { "the request could not be sent".to_owned() } else { harmless(&text, "") }
+    if text.is_empty() {
+        "the request could not be sent".to_owned()
+    } else {
+        harmless(&text, "")
+    }
 }
 
 /// Code and message of the platform's error envelope; not every failure has one.
@@ -357,12 +445,26 @@ fn envelope(body: &[u8]) -> (Option<String>, String) {
     if let Ok(Envelope { error }) = serde_json::from_slice(body) {
         let details = error.details.unwrap_or_default();
         // An application that the platform does not know is told apart by a detail only.
-        let unknown_client = details.iter().any(|detail| detail.code.as_deref() == Some("UnknownClient"));
-        let code = if unknown_client { Some("UnknownClient".to_owned()) } else { error.code };
+        let unknown_client = details
+            .iter()
+            .any(|detail| detail.code.as_deref() == Some("UnknownClient"));
+        let code = if unknown_client {
+            Some("UnknownClient".to_owned())
+        } else {
+            error.code
+        };
         let mut message = error.message.unwrap_or_default();
         for detail in &details {
-            let what = detail.message.as_deref().or(detail.code.as_deref()).unwrap_or_default();
-            let target = detail.target.as_deref().map(|target| format!("{target}: ")).unwrap_or_default();
+            let what = detail
+                .message
+                .as_deref()
+                .or(detail.code.as_deref())
+                .unwrap_or_default();
+            let target = detail
+                .target
+                .as_deref()
+                .map(|target| format!("{target}: "))
+                .unwrap_or_default();
             message.push_str(&format!("; {target}{what}"));
         }
         if let Some(target) = error.target.filter(|target| !target.is_empty()) {
@@ -391,21 +493,40 @@ mod tests {
                 Some("InvalidStorageRequest"),
                 "bad; displayName: name",
             ),
-            (r#"{"error":{"code":"Unauthorized","details":[{"code":"UnknownClient","message":"x"}]}}"#, Some("UnknownClient"), "; x"),
-            (r#"{"error":{"code":null,"message":null,"details":null}}"#, None, ""),
+            (
+                r#"{"error":{"code":"Unauthorized","details":[{"code":"UnknownClient","message":"x"}]}}"#,
+                Some("UnknownClient"),
+                "; x",
+            ),
+            (
+                r#"{"error":{"code":null,"message":null,"details":null}}"#,
+                None,
+                "",
+            ),
             (r#"{"message":"no"}"#, None, "no"),
             ("<html>busy</html>", None, "<html>busy</html>"),
             ("", None, ""),
         ] {
-            assert_eq!(envelope(body.as_bytes()), (code.map(str::to_owned), message.to_owned()), "{body}");
+            assert_eq!(
+                envelope(body.as_bytes()),
+                (code.map(str::to_owned), message.to_owned()),
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn an_id_stays_one_segment_and_the_base_may_end_with_a_slash() {
-        for base in ["https://api.example", "https://api.example/", "https://api.example/base/"] {
+        for base in [
+            "https://api.example",
+            "https://api.example/",
+            "https://api.example/base/",
+        ] {
             let url = below(&Url::parse(base).unwrap(), &["storage", "files", "-a/b?c"]);
-            assert_eq!(url.as_str(), format!("{}/storage/files/-a%2Fb%3Fc", base.trim_end_matches('/')));
+            assert_eq!(
+                url.as_str(),
+                format!("{}/storage/files/-a%2Fb%3Fc", base.trim_end_matches('/'))
+            );
         }
     }
 }

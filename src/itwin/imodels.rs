@@ -46,7 +46,12 @@ impl Client {
             imodel: Imodel,
         }
         let url = self.api.url(&["imodels", id]);
-        let call = Call::repeatable("get iModel", Method::GET, url, "a role with the permission imodels_webview");
+        let call = Call::repeatable(
+            "get iModel",
+            Method::GET,
+            url,
+            "a role with the permission imodels_webview",
+        );
         let reply = self.api.send(&call.accept(V2)).await?;
         Ok(reply.json::<Body>()?.imodel)
     }

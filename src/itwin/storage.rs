@@ -78,7 +78,9 @@ impl Client {
             folder: Link,
         }
         let mut url = self.api.url(&["storage", ""]);
-        url.query_pairs_mut().append_pair("iTwinId", itwin_id).append_pair("$top", "1");
+        url.query_pairs_mut()
+            .append_pair("iTwinId", itwin_id)
+            .append_pair("$top", "1");
         let call = Call::repeatable("get root folder", Method::GET, url, READ);
         let reply = self.api.send(&call).await?;
         let link = reply.json::<Body>()?.links.folder.href;
@@ -96,7 +98,9 @@ impl Client {
     pub async fn folders(&self, folder_id: &str) -> Result<Vec<Folder>, Error> {
         let url = self.api.url(&["storage", "folders", folder_id, "folders"]);
         let call = Call::repeatable("list folders", Method::GET, url, READ);
-        self.api.list(call, "folders", |folder: &Folder| &folder.id).await
+        self.api
+            .list(call, "folders", |folder: &Folder| &folder.id)
+            .await
     }
 
     /// Makes a folder; never repeated by itself.
@@ -111,7 +115,9 @@ impl Client {
             folder: Folder,
         }
         let url = self.api.url(&["storage", "folders", parent_id, "folders"]);
-        let call = Call::creating("create folder", url, WRITE).json(json!({ "displayName": name })).about_a_file();
+        let call = Call::creating("create folder", url, WRITE)
+            .json(json!({ "displayName": name }))
+            .about_a_file();
         Ok(self.api.send(&call).await?.json::<Body>()?.folder)
     }
 
@@ -135,7 +141,10 @@ impl Client {
     /// Source: developer.bentley.com/apis/storage/operations/get-file/
     pub async fn file(&self, file_id: &str) -> Result<File, Error> {
         let url = self.api.url(&["storage", "files", file_id]);
-        let reply = self.api.send(&Call::repeatable("get file", Method::GET, url, READ)).await?;
+        let reply = self
+            .api
+            .send(&Call::repeatable("get file", Method::GET, url, READ))
+            .await?;
         Ok(reply.json::<FileBody>()?.file)
     }
 
@@ -145,10 +154,22 @@ impl Client {
     /// The folder is gone, the name is refused, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/create-file/
-    pub async fn create_file(&self, folder_id: &str, name: &str, description: &str) -> Result<UploadLinks, Error> {
+    pub async fn create_file(
+        &self,
+        folder_id: &str,
+        name: &str,
+        description: &str,
+    ) -> Result<UploadLinks, Error> {
         let url = self.api.url(&["storage", "folders", folder_id, "files"]);
         let body = json!({ "displayName": name, "description": description });
-        let reply = self.api.send(&Call::creating("create file", url, WRITE).json(body).about_a_file()).await?;
+        let reply = self
+            .api
+            .send(
+                &Call::creating("create file", url, WRITE)
+                    .json(body)
+                    .about_a_file(),
+            )
+            .await?;
         self.links(&reply)
     }
 
@@ -159,10 +180,18 @@ impl Client {
     ///
     /// Source: developer.bentley.com/apis/storage/operations/update-file-content/
     pub async fn update_content(&self, file_id: &str) -> Result<UploadLinks, Error> {
-        let url = self.api.url(&["storage", "files", file_id, "updateContent"]);
-        let reply = self.api.send(&Call::repeatable("update content", Method::POST, url, WRITE).about_a_file()).await?;
+        let url = self
+            .api
+            .url(&["storage", "files", file_id, "updateContent"]);
+        let reply = self
+            .api
+            .send(&Call::repeatable("update content", Method::POST, url, WRITE).about_a_file())
+            .await?;
         let links = self.links(&reply)?;
-        Ok(UploadLinks { file_id: file_id.to_owned(), ..links })
+        Ok(UploadLinks {
+            file_id: file_id.to_owned(),
+            ..links
+        })
     }
 
     /// Makes the bytes that were sent the content of the file.
@@ -173,7 +202,10 @@ impl Client {
     /// Source: developer.bentley.com/apis/storage/operations/complete-file-creation/
     pub async fn complete(&self, file_id: &str) -> Result<File, Error> {
         let url = self.api.url(&["storage", "files", file_id, "complete"]);
-        let reply = self.api.send(&Call::repeatable("complete", Method::POST, url, WRITE).about_a_file()).await?;
+        let reply = self
+            .api
+            .send(&Call::repeatable("complete", Method::POST, url, WRITE).about_a_file())
+            .await?;
         Ok(reply.json::<FileBody>()?.file)
     }
 
@@ -190,14 +222,23 @@ impl Client {
             complete_url: Link,
         }
         // Not the parser's own words: they may quote the address.
-        let links = reply.json::<Body>().map_err(|_| reply.unreadable("no upload links"))?.links;
+        let links = reply
+            .json::<Body>()
+            .map_err(|_| reply.unreadable("no upload links"))?
+            .links;
         let file_id = id_after(self.api.base(), &links.complete_url.href, "files")
-            .filter(|(_, then)| then.as_deref().is_some_and(|word| word.eq_ignore_ascii_case("complete")))
+            .filter(|(_, then)| {
+                then.as_deref()
+                    .is_some_and(|word| word.eq_ignore_ascii_case("complete"))
+            })
             .map(|(id, _)| id)
             .ok_or_else(|| reply.unreadable("no file id in the complete link"))?;
         let upload_url = UploadUrl::parse(&links.upload_url.href)
             .ok_or_else(|| reply.unreadable("the upload address is none, or without TLS"))?;
-        Ok(UploadLinks { file_id, upload_url })
+        Ok(UploadLinks {
+            file_id,
+            upload_url,
+        })
     }
 }
 
@@ -215,14 +256,22 @@ pub(super) struct Link {
 pub(super) fn id_after(base: &Url, href: &str, word: &str) -> Option<(String, Option<String>)> {
     let url = base.join(href).ok()?;
     let mut segments = url.path_segments()?;
-    segments.by_ref().find(|segment| segment.eq_ignore_ascii_case(word))?;
-    let mut decoded = segments.map(|segment| percent_decode_str(segment).decode_utf8().map(std::borrow::Cow::into_owned));
+    segments
+        .by_ref()
+        .find(|segment| segment.eq_ignore_ascii_case(word))?;
+    let mut decoded = segments.map(|segment| {
+        percent_decode_str(segment)
+            .decode_utf8()
+            .map(std::borrow::Cow::into_owned)
+    });
     let id = decoded.next()?.ok().filter(|id| !id.is_empty())?;
     Some((id, decoded.next().and_then(Result::ok)))
 }
 
 /// A time, or nothing: a time that cannot be read must not make the rest unreadable.
-pub(super) fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+pub(super) fn time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Timestamp>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| text.parse().ok()))
 }
 
@@ -236,15 +285,37 @@ mod tests {
     fn an_id_is_found_in_absolute_and_relative_links_of_any_case() {
         let base = Url::parse("https://api.example/").unwrap();
         for (href, word, expected) in [
-            ("https://api.example/storage/files/-aB_c/complete", "files", Some(("-aB_c", Some("complete")))),
-            ("/Storage/Files/a%2Fb/Complete?x=1", "files", Some(("a/b", Some("Complete")))),
-            ("https://api.example/storage/folders/root/", "folders", Some(("root", Some("")))),
-            ("https://api.example/storage/folders/root?x", "folders", Some(("root", None))),
+            (
+                "https://api.example/storage/files/-aB_c/complete",
+                "files",
+                Some(("-aB_c", Some("complete"))),
+            ),
+            (
+                "/Storage/Files/a%2Fb/Complete?x=1",
+                "files",
+                Some(("a/b", Some("Complete"))),
+            ),
+            (
+                "https://api.example/storage/folders/root/",
+                "folders",
+                Some(("root", Some(""))),
+            ),
+            (
+                "https://api.example/storage/folders/root?x",
+                "folders",
+                Some(("root", None)),
+            ),
             ("https://api.example/storage/files", "files", None),
             ("https://api.example/storage/files/", "files", None),
         ] {
             let found = id_after(&base, href, word);
-            assert_eq!(found.as_ref().map(|(id, then)| (id.as_str(), then.as_deref())), expected, "{href}");
+            assert_eq!(
+                found
+                    .as_ref()
+                    .map(|(id, then)| (id.as_str(), then.as_deref())),
+                expected,
+                "{href}"
+            );
         }
     }
 
@@ -253,8 +324,13 @@ mod tests {
         let full = r#"{"id":"x","displayName":"a.dgn","size":9000000000,"createdDateTime":"2024-10-17T13:44:55.5370000Z","new":[]}"#;
         let file: File = serde_json::from_str(full).unwrap();
         assert_eq!(file.size, Some(9_000_000_000));
-        assert_eq!(file.created.unwrap().to_string(), "2024-10-17T13:44:55.537Z");
-        let bare: File = serde_json::from_str(r#"{"id":"x","createdDateTime":"yesterday","size":null}"#).unwrap();
+        assert_eq!(
+            file.created.unwrap().to_string(),
+            "2024-10-17T13:44:55.537Z"
+        );
+        let bare: File =
+            serde_json::from_str(r#"{"id":"x","createdDateTime":"yesterday","size":null}"#)
+                .unwrap();
         assert_eq!((bare.created, bare.size), (None, None));
     }
 }

@@ -12,7 +12,8 @@ use super::http::{self, Call};
 use super::storage::{id_after, time};
 use super::{Client, Error};
 
-const ROLE: &str = "a role with the permissions imodels_webview, imodels_read, imodels_write and imodels_manage";
+const ROLE: &str =
+    "a role with the permissions imodels_webview, imodels_read, imodels_write and imodels_manage";
 
 /// A storage connection.
 #[derive(Debug, Clone, Deserialize)]
@@ -32,7 +33,9 @@ impl Connection {
     /// Whether its runs work with the service application's own credentials. Unsaid means no.
     #[must_use]
     pub fn authenticates_as_service(&self) -> bool {
-        self.authentication_type.as_ref().is_some_and(|word| word.eq_ignore_ascii_case("Service"))
+        self.authentication_type
+            .as_ref()
+            .is_some_and(|word| word.eq_ignore_ascii_case("Service"))
     }
 }
 
@@ -132,7 +135,11 @@ pub struct RunError {
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<&str> = [&self.error_key, &self.description].into_iter().flatten().map(String::as_str).collect();
+        let parts: Vec<&str> = [&self.error_key, &self.description]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
         f.write_str(&parts.join(": "))
     }
 }
@@ -192,7 +199,10 @@ impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let told = filled(&self.description).or_else(|| filled(&self.message));
-        let parts: Vec<String> = [filled(&self.error_code), told].into_iter().flatten().collect();
+        let parts: Vec<String> = [filled(&self.error_code), told]
+            .into_iter()
+            .flatten()
+            .collect();
         f.write_str(&super::error::harmless(&parts.join(": "), ""))
     }
 }
@@ -208,7 +218,11 @@ impl Client {
         let mut url = self.connections_url(&[]);
         url.query_pairs_mut().append_pair("imodelId", imodel_id);
         let call = Call::repeatable("list connections", Method::GET, url, ROLE);
-        self.api.list(call, "connections", |connection: &Connection| &connection.id).await
+        self.api
+            .list(call, "connections", |connection: &Connection| {
+                &connection.id
+            })
+            .await
     }
 
     /// Makes a connection that works with the service application's own credentials; never repeated by itself.
@@ -218,15 +232,26 @@ impl Client {
     ///
     /// Source: developer.bentley.com/apis/synchronization/operations/create-storage-connection/
     pub async fn create_connection(&self, new: &NewConnection<'_>) -> Result<Connection, Error> {
-        let files: Vec<_> = new.source_files.iter().map(|(id, connector)| mapping(id, connector)).collect();
+        let files: Vec<_> = new
+            .source_files
+            .iter()
+            .map(|(id, connector)| mapping(id, connector))
+            .collect();
         let body = json!({
             "iModelId": new.imodel_id,
             "displayName": new.display_name,
             "authenticationType": "Service",
             "sourceFiles": files,
         });
-        let call = Call::creating("create connection", self.connections_url(&[]), ROLE).json(body).about_a_file();
-        Ok(self.api.send(&call).await?.json::<ConnectionBody>()?.connection)
+        let call = Call::creating("create connection", self.connections_url(&[]), ROLE)
+            .json(body)
+            .about_a_file();
+        Ok(self
+            .api
+            .send(&call)
+            .await?
+            .json::<ConnectionBody>()?
+            .connection)
     }
 
     /// Makes the runs of a connection work with the service application's own credentials.
@@ -237,8 +262,12 @@ impl Client {
     /// Source: developer.bentley.com/apis/synchronization/operations/update-storage-connection/
     pub async fn set_service_authentication(&self, connection: &Connection) -> Result<(), Error> {
         let url = self.connections_url(&[&connection.id]);
-        let body = json!({ "displayName": connection.display_name, "authenticationType": "Service" });
-        self.api.send(&Call::repeatable("update connection", Method::PUT, url, ROLE).json(body)).await.map(drop)
+        let body =
+            json!({ "displayName": connection.display_name, "authenticationType": "Service" });
+        self.api
+            .send(&Call::repeatable("update connection", Method::PUT, url, ROLE).json(body))
+            .await
+            .map(drop)
     }
 
     /// The source files of a connection.
@@ -250,7 +279,9 @@ impl Client {
     pub async fn source_files(&self, connection_id: &str) -> Result<Vec<SourceFile>, Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles"]);
         let call = Call::repeatable("list source files", Method::GET, url, ROLE);
-        self.api.list(call, "sourceFiles", |file: &SourceFile| &file.id).await
+        self.api
+            .list(call, "sourceFiles", |file: &SourceFile| &file.id)
+            .await
     }
 
     /// Maps a storage file into a connection; never repeated by itself.
@@ -266,8 +297,14 @@ impl Client {
         connector: &str,
     ) -> Result<SourceFile, Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles"]);
-        let call = Call::creating("add source file", url, ROLE).json(mapping(storage_file_id, connector));
-        Ok(self.api.send(&call.about_a_file()).await?.json::<SourceFileBody>()?.source_file)
+        let call =
+            Call::creating("add source file", url, ROLE).json(mapping(storage_file_id, connector));
+        Ok(self
+            .api
+            .send(&call.about_a_file())
+            .await?
+            .json::<SourceFileBody>()?
+            .source_file)
     }
 
     /// Changes the connector type of a mapping.
@@ -285,7 +322,14 @@ impl Client {
     ) -> Result<(), Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles", source_file_id]);
         let call = Call::repeatable("update source file", Method::PUT, url, ROLE);
-        self.api.send(&call.json(mapping(storage_file_id, connector)).about_a_file()).await.map(drop)
+        self.api
+            .send(
+                &call
+                    .json(mapping(storage_file_id, connector))
+                    .about_a_file(),
+            )
+            .await
+            .map(drop)
     }
 
     /// Asks for a run; never repeated by itself.
@@ -301,10 +345,13 @@ impl Client {
             Err(error) if error.status() == Some(409) => return Ok(RunAnswer::Contended),
             reply => reply?,
         };
-        let location = http::text_header(&reply.headers, "location").and_then(|href| located(self.api.base(), href));
+        let location = http::text_header(&reply.headers, "location")
+            .and_then(|href| located(self.api.base(), href));
         match (reply.status, location) {
             (StatusCode::SEE_OTHER, active) => Ok(RunAnswer::Active(active)),
-            (status, Some(run)) if status.is_success() => Ok(RunAnswer::Started { run_id: run.run_id }),
+            (status, Some(run)) if status.is_success() => {
+                Ok(RunAnswer::Started { run_id: run.run_id })
+            }
             _ => Err(reply.unreadable("no run id")),
         }
     }
@@ -317,7 +364,13 @@ impl Client {
     /// Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-runs/
     pub async fn runs(&self, connection_id: &str) -> Result<Vec<Run>, Error> {
         let url = self.connections_url(&[connection_id, "runs"]);
-        self.api.list(Call::repeatable("list runs", Method::GET, url, ROLE), "runs", |run: &Run| &run.id).await
+        self.api
+            .list(
+                Call::repeatable("list runs", Method::GET, url, ROLE),
+                "runs",
+                |run: &Run| &run.id,
+            )
+            .await
     }
 
     /// How a run stands.
@@ -332,7 +385,10 @@ impl Client {
             run: Run,
         }
         let url = self.connections_url(&[connection_id, "runs", run_id]);
-        let reply = self.api.send(&Call::repeatable("get run", Method::GET, url, ROLE)).await?;
+        let reply = self
+            .api
+            .send(&Call::repeatable("get run", Method::GET, url, ROLE))
+            .await?;
         Ok(reply.json::<Body>()?.run)
     }
 
@@ -364,21 +420,34 @@ fn located(base: &Url, href: &str) -> Option<ActiveRun> {
     let storage = id_after(base, href, "storageConnections");
     let manifest = storage.is_none();
     let (connection_id, _) = storage.or_else(|| id_after(base, href, "manifestConnections"))?;
-    Some(ActiveRun { run_id, connection_id, manifest })
+    Some(ActiveRun {
+        run_id,
+        connection_id,
+        manifest,
+    })
 }
 
 fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-fn suggested_action<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+fn suggested_action<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     let details = Option::<serde_json::Value>::deserialize(deserializer)?.unwrap_or_default();
-    let action = details.get("synchronizationReport").and_then(|report| report.get("suggestedAction"));
-    Ok(action.and_then(|action| action.as_str()).filter(|action| !action.is_empty()).map(str::to_owned))
+    let action = details
+        .get("synchronizationReport")
+        .and_then(|report| report.get("suggestedAction"));
+    Ok(action
+        .and_then(|action| action.as_str())
+        .filter(|action| !action.is_empty())
+        .map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -391,12 +460,34 @@ mod tests {
     fn a_location_tells_the_run_and_whose_it_is() {
         let base = Url::parse("https://api.example").unwrap();
         for (href, run, connection, manifest) in [
-            ("https://api.example/synchronization/imodels/storageConnections/c1/runs/r1", "r1", "c1", false),
-            ("/synchronization/imodels/storageconnections/c1/Runs/r1", "r1", "c1", false),
-            ("https://api.example/synchronization/imodels/manifestConnections/c2/runs/r2", "r2", "c2", true),
+            (
+                "https://api.example/synchronization/imodels/storageConnections/c1/runs/r1",
+                "r1",
+                "c1",
+                false,
+            ),
+            (
+                "/synchronization/imodels/storageconnections/c1/Runs/r1",
+                "r1",
+                "c1",
+                false,
+            ),
+            (
+                "https://api.example/synchronization/imodels/manifestConnections/c2/runs/r2",
+                "r2",
+                "c2",
+                true,
+            ),
         ] {
             let found = located(&base, href).unwrap();
-            assert_eq!((found.run_id.as_str(), found.connection_id.as_str(), found.manifest), (run, connection, manifest));
+            assert_eq!(
+                (
+                    found.run_id.as_str(),
+                    found.connection_id.as_str(),
+                    found.manifest
+                ),
+                (run, connection, manifest)
+            );
         }
         assert!(located(&base, "/synchronization/elsewhere").is_none());
     }
@@ -414,7 +505,8 @@ mod tests {
         assert_eq!(task.suggested_action.as_deref(), Some("open it"));
         assert_eq!(task.error.as_ref().unwrap().to_string(), "TAE: m");
         assert_eq!(task.error.as_ref().unwrap().can_user_fix, Some(true));
-        let minimal: Run = serde_json::from_str(r#"{"id":"r","state":"Completed","result":"Error"}"#).unwrap();
+        let minimal: Run =
+            serde_json::from_str(r#"{"id":"r","state":"Completed","result":"Error"}"#).unwrap();
         assert!(minimal.is_final() && minimal.jobs.is_empty());
     }
 }

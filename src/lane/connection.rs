@@ -28,7 +28,11 @@ impl Lane {
     ) -> Result<Option<String>, Trouble> {
         let unready: Vec<&BatchFile> = files
             .iter()
-            .filter(|file| file.mapped.as_ref().is_none_or(|(_, connector)| *connector != file.connector))
+            .filter(|file| {
+                file.mapped
+                    .as_ref()
+                    .is_none_or(|(_, connector)| *connector != file.connector)
+            })
             .collect();
         let known = connection.platform_id.clone();
         if let (Some(platform_id), true) = (&known, unready.is_empty()) {
@@ -37,13 +41,17 @@ impl Lane {
         let mut refused = Vec::new();
         let platform_id = match known {
             Some(platform_id) => Some(platform_id),
-            None => self.find_or_create(connection, &unready, &mut refused).await?,
+            None => {
+                self.find_or_create(connection, &unready, &mut refused)
+                    .await?
+            }
         };
         let Some(platform_id) = platform_id else {
             self.refuse(refused).await?;
             return Ok(None);
         };
-        self.hold(connection, &platform_id, unready, &mut refused).await?;
+        self.hold(connection, &platform_id, unready, &mut refused)
+            .await?;
         let all_refused = !files.is_empty() && refused.len() == files.len();
         self.refuse(refused).await?;
         Ok((!all_refused).then_some(platform_id))
@@ -60,13 +68,19 @@ impl Lane {
             None => self.create(connection, files, refused).await?,
         };
         if let Some(platform_id) = &platform_id {
-            self.ledger.set_connection(connection.id, Some(platform_id)).await?;
+            self.ledger
+                .set_connection(connection.id, Some(platform_id))
+                .await?;
         }
         Ok(platform_id)
     }
 
     /// The connection of our name. Names are not unique: of several it is the one that holds a file of ours.
-    async fn find(&self, connection: &ConnectionRecord, files: &[&BatchFile]) -> Result<Option<String>, Trouble> {
+    async fn find(
+        &self,
+        connection: &ConnectionRecord,
+        files: &[&BatchFile],
+    ) -> Result<Option<String>, Trouble> {
         let mut named = self.client.connections(&self.imodel_id).await?;
         named.retain(|found| found.display_name.as_deref() == Some(connection.name.as_str()));
         named.sort_by(|a, b| a.id.cmp(&b.id));
@@ -75,13 +89,18 @@ impl Lane {
             warn!(imodel = %self.imodel_id, connection = connection.name, count = named.len(), "several connections have this name; using one of them");
             for (index, found) in named.iter().enumerate() {
                 let held = self.client.source_files(&found.id).await?;
-                if files.iter().any(|file| held.iter().any(|held| held.storage_file_id == file.storage_file_id)) {
+                if files.iter().any(|file| {
+                    held.iter()
+                        .any(|held| held.storage_file_id == file.storage_file_id)
+                }) {
                     chosen = index;
                     break;
                 }
             }
         }
-        let Some(found) = named.into_iter().nth(chosen) else { return Ok(None) };
+        let Some(found) = named.into_iter().nth(chosen) else {
+            return Ok(None);
+        };
         debug!(imodel = %self.imodel_id, connection = connection.name, "connection found");
         if !found.authenticates_as_service() {
             info!(imodel = %self.imodel_id, connection = connection.name, "connection set to service authentication");
@@ -115,9 +134,15 @@ impl Lane {
         Ok(None)
     }
 
-    async fn create_with(&self, connection: &ConnectionRecord, files: &[&BatchFile]) -> Result<String, itwin::Error> {
-        let source_files: Vec<(&str, &str)> =
-            files.iter().map(|file| (file.storage_file_id.as_str(), file.connector.as_str())).collect();
+    async fn create_with(
+        &self,
+        connection: &ConnectionRecord,
+        files: &[&BatchFile],
+    ) -> Result<String, itwin::Error> {
+        let source_files: Vec<(&str, &str)> = files
+            .iter()
+            .map(|file| (file.storage_file_id.as_str(), file.connector.as_str()))
+            .collect();
         let created = self
             .client
             .create_connection(&NewConnection {
@@ -145,9 +170,13 @@ impl Lane {
             if refused.iter().any(|(refused, _)| refused.file == file.file) {
                 continue;
             }
-            let known = held.iter().find(|held| held.storage_file_id == file.storage_file_id);
+            let known = held
+                .iter()
+                .find(|held| held.storage_file_id == file.storage_file_id);
             match self.hold_one(platform_id, file, known).await {
-                Ok(source_file_id) => mappings.push((file.file, source_file_id, file.connector.clone())),
+                Ok(source_file_id) => {
+                    mappings.push((file.file, source_file_id, file.connector.clone()))
+                }
                 Err(error) if concerns_a_file(&error) => self.refused(file, error, refused).await?,
                 Err(error) => {
                     outcome = Err(error.into());
@@ -156,7 +185,9 @@ impl Lane {
             }
         }
         if !mappings.is_empty() {
-            self.ledger.record_mappings(connection.id, &mappings, Timestamp::now()).await?;
+            self.ledger
+                .record_mappings(connection.id, &mappings, Timestamp::now())
+                .await?;
         }
         outcome
     }
@@ -169,13 +200,23 @@ impl Lane {
     ) -> Result<String, itwin::Error> {
         match known {
             None => {
-                let added = self.client.add_source_file(platform_id, &file.storage_file_id, &file.connector).await?;
+                let added = self
+                    .client
+                    .add_source_file(platform_id, &file.storage_file_id, &file.connector)
+                    .await?;
                 debug!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "source file added");
                 Ok(added.id)
             }
-            Some(held) if held.connector_type.as_ref().is_some_and(|connector| *connector != file.connector) => {
+            Some(held)
+                if held
+                    .connector_type
+                    .as_ref()
+                    .is_some_and(|connector| *connector != file.connector) =>
+            {
                 let id = &held.id;
-                self.client.update_source_file(platform_id, id, &file.storage_file_id, &file.connector).await?;
+                self.client
+                    .update_source_file(platform_id, id, &file.storage_file_id, &file.connector)
+                    .await?;
                 info!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "connector type changed");
                 Ok(held.id.clone())
             }
@@ -193,14 +234,21 @@ impl Lane {
         let path = Shown(&file.path);
         let mut failure = Failure {
             class: Class::RefusedForContent,
-            reason: format!("cannot synchronize {path}: the platform refuses it as a source file of type {}: {error}", file.connector),
-            hint: Some("choose another connector for this file in the watch's connectors".to_owned()),
+            reason: format!(
+                "cannot synchronize {path}: the platform refuses it as a source file of type {}: {error}",
+                file.connector
+            ),
+            hint: Some(
+                "choose another connector for this file in the watch's connectors".to_owned(),
+            ),
         };
         if error.status() == Some(404) {
             match self.client.file(&file.storage_file_id).await {
                 Err(gone) if gone.is_not_found() => {
                     warn!(watch = file.watch, %path, "the file is gone from storage; uploading it again");
-                    self.ledger.upload_again(file.file, Timestamp::now()).await?;
+                    self.ledger
+                        .upload_again(file.file, Timestamp::now())
+                        .await?;
                     return Ok(());
                 }
                 Err(other) => return Err(other.into()),
@@ -212,11 +260,24 @@ impl Lane {
             && let Some(other) = self.holder(&file.storage_file_id).await?
         {
             failure.class = Class::RefusedForAll;
-            failure.reason = format!("cannot synchronize {path}: connection {other:?} of the same iModel holds it already");
-            failure.hint = Some(format!("remove it there, or write connection = {other:?} in the watch"));
+            failure.reason = format!(
+                "cannot synchronize {path}: connection {other:?} of the same iModel holds it already"
+            );
+            failure.hint = Some(format!(
+                "remove it there, or write connection = {other:?} in the watch"
+            ));
         }
-        let history = History { attempt: file.attempts.saturating_add(1), failing_since: file.failing_since };
-        let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, Timestamp::now());
+        let history = History {
+            attempt: file.attempts.saturating_add(1),
+            failing_since: file.failing_since,
+        };
+        let refusal = attempt::refusal(
+            failure,
+            history,
+            &self.policy,
+            self.give_up,
+            Timestamp::now(),
+        );
         refused.push((file.clone(), refusal));
         Ok(())
     }
@@ -225,7 +286,10 @@ impl Lane {
     async fn holder(&self, storage_file_id: &str) -> Result<Option<String>, itwin::Error> {
         for connection in self.client.connections(&self.imodel_id).await? {
             let held = self.client.source_files(&connection.id).await?;
-            if held.iter().any(|held| held.storage_file_id == storage_file_id) {
+            if held
+                .iter()
+                .any(|held| held.storage_file_id == storage_file_id)
+            {
                 return Ok(Some(connection.display_name.unwrap_or(connection.id)));
             }
         }

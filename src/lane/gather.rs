@@ -22,7 +22,9 @@ pub(super) enum Gather {
 /// never waits longer than the batch maximum, so that a steady stream of files cannot keep it waiting for ever.
 pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> Gather {
     let (Some(first), Some(last)) = (backlog.first, backlog.last) else {
-        let due = backlog.next_due.map_or(Duration::MAX, |at| between(now, at));
+        let due = backlog
+            .next_due
+            .map_or(Duration::MAX, |at| between(now, at));
         return Gather::WaitFor(due);
     };
     let longest = sync.batch_max.saturating_sub(between(first, now));
@@ -31,7 +33,11 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
         return Gather::Go;
     }
     // While uploads are in hand, each of them ends with a wake-up; this is only the net below it.
-    let wait = if quiet.is_zero() { sync.batch_window } else { quiet };
+    let wait = if quiet.is_zero() {
+        sync.batch_window
+    } else {
+        quiet
+    };
     Gather::WaitFor(wait.min(longest).max(Duration::from_millis(10)))
 }
 
@@ -68,7 +74,13 @@ mod tests {
     }
 
     fn backlog(first: i64, last: i64, in_hand: u64) -> Backlog {
-        Backlog { waiting: 1, first: Some(at(first)), last: Some(at(last)), in_hand, next_due: None }
+        Backlog {
+            waiting: 1,
+            first: Some(at(first)),
+            last: Some(at(last)),
+            in_hand,
+            next_due: None,
+        }
     }
 
     #[test]
@@ -82,21 +94,37 @@ mod tests {
             (backlog(0, 295, 0), 299, wait(1)),
             (backlog(0, 299, 5), 300, Gather::Go),
         ] {
-            assert_eq!(decide(&backlog, at(now), &sync()), expected, "{backlog:?} at {now}");
+            assert_eq!(
+                decide(&backlog, at(now), &sync()),
+                expected,
+                "{backlog:?} at {now}"
+            );
         }
     }
 
     #[test]
     fn with_nothing_waiting_the_lane_sleeps_until_something_becomes_due() {
         let idle = Backlog::default();
-        assert_eq!(decide(&idle, at(0), &sync()), Gather::WaitFor(Duration::MAX));
-        let later = Backlog { next_due: Some(at(40)), ..idle };
-        assert_eq!(decide(&later, at(0), &sync()), Gather::WaitFor(Duration::from_secs(40)));
+        assert_eq!(
+            decide(&idle, at(0), &sync()),
+            Gather::WaitFor(Duration::MAX)
+        );
+        let later = Backlog {
+            next_due: Some(at(40)),
+            ..idle
+        };
+        assert_eq!(
+            decide(&later, at(0), &sync()),
+            Gather::WaitFor(Duration::from_secs(40))
+        );
     }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_hold_a_batch_for_longer_than_its_maximum() {
         let future = backlog(5000, 5000, 0);
-        assert_eq!(decide(&future, at(0), &sync()), Gather::WaitFor(Duration::from_secs(10)));
+        assert_eq!(
+            decide(&future, at(0), &sync()),
+            Gather::WaitFor(Duration::from_secs(10))
+        );
     }
 }

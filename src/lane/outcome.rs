@@ -43,8 +43,19 @@ fn grade(result: &str) -> Grade {
 }
 
 /// Gives every file that the run covers its outcome.
-pub(super) fn outcomes(run: &Run, files: &[BatchFile], policy: &Policy, now: Timestamp) -> Vec<FileOutcome> {
-    files.iter().map(|file| FileOutcome { file: file.file, verdict: verdict(run, file, policy, now) }).collect()
+pub(super) fn outcomes(
+    run: &Run,
+    files: &[BatchFile],
+    policy: &Policy,
+    now: Timestamp,
+) -> Vec<FileOutcome> {
+    files
+        .iter()
+        .map(|file| FileOutcome {
+            file: file.file,
+            verdict: verdict(run, file, policy, now),
+        })
+        .collect()
 }
 
 fn verdict(run: &Run, file: &BatchFile, policy: &Policy, now: Timestamp) -> Verdict {
@@ -60,7 +71,10 @@ fn verdict(run: &Run, file: &BatchFile, policy: &Policy, now: Timestamp) -> Verd
     if grade == Grade::Success {
         return Verdict::Synchronized;
     }
-    let user_must_act = worst.and_then(|task| task.error.as_ref()).and_then(|error| error.can_user_fix) == Some(true);
+    let user_must_act = worst
+        .and_then(|task| task.error.as_ref())
+        .and_then(|error| error.can_user_fix)
+        == Some(true);
     let repeats = match grade {
         Grade::Error if !user_must_act => REPEATS,
         Grade::Cancelled | Grade::TimedOut => REPEATS_CUT_SHORT,
@@ -70,11 +84,19 @@ fn verdict(run: &Run, file: &BatchFile, policy: &Policy, now: Timestamp) -> Verd
     };
     let again = if file.run_attempts < repeats {
         // Longer than the pauses between requests: a run takes minutes, and connectors rarely mend themselves.
-        Again::At(attempt::after(now, policy.delay(file.run_attempts + 4, None)))
+        Again::At(attempt::after(
+            now,
+            policy.delay(file.run_attempts + 4, None),
+        ))
     } else {
         Again::Never
     };
-    Verdict::Refused(Refusal { class: "run", reason: reason(run, file, worst, result), hint: hint(worst), again })
+    Verdict::Refused(Refusal {
+        class: "run",
+        reason: reason(run, file, worst, result),
+        hint: hint(worst),
+        again,
+    })
 }
 
 fn reason(run: &Run, file: &BatchFile, task: Option<&RunTask>, result: &str) -> String {
@@ -83,16 +105,28 @@ fn reason(run: &Run, file: &BatchFile, task: Option<&RunTask>, result: &str) -> 
         Some(task) => task.error.as_ref().map(ToString::to_string),
         None => run.error.as_ref().map(ToString::to_string),
     };
-    let told = told.filter(|text| !text.is_empty()).map(|text| format!(": {text}")).unwrap_or_default();
+    let told = told
+        .filter(|text| !text.is_empty())
+        .map(|text| format!(": {text}"))
+        .unwrap_or_default();
     match task {
-        Some(_) => format!("cannot synchronize {path}: {} ended with {result} in run {}{told}", file.connector, run.id),
-        None => format!("cannot synchronize {path}: run {} ended with {result} and did not process it{told}", run.id),
+        Some(_) => format!(
+            "cannot synchronize {path}: {} ended with {result} in run {}{told}",
+            file.connector, run.id
+        ),
+        None => format!(
+            "cannot synchronize {path}: run {} ended with {result} and did not process it{told}",
+            run.id
+        ),
     }
 }
 
 fn hint(task: Option<&RunTask>) -> Option<String> {
     let task = task?;
-    let link = task.error.as_ref().and_then(|error| error.kb_article_link.clone());
+    let link = task
+        .error
+        .as_ref()
+        .and_then(|error| error.kb_article_link.clone());
     match (task.suggested_action.clone(), link) {
         (Some(action), Some(link)) => Some(format!("{action}; see {link}")),
         (Some(action), None) => Some(action),

@@ -32,7 +32,10 @@ impl Lane {
         connection: &ConnectionRecord,
         platform_id: &str,
     ) -> Result<Requested, Trouble> {
-        let run = self.ledger.begin_run(connection.id, Timestamp::now()).await?;
+        let run = self
+            .ledger
+            .begin_run(connection.id, Timestamp::now())
+            .await?;
         match self.client.run(platform_id).await {
             Ok(RunAnswer::Started { run_id }) => {
                 self.ledger.record_run(run, &run_id).await?;
@@ -102,9 +105,14 @@ impl Lane {
     async fn find_run(&self, connection: &str, open: &OpenRun) -> Result<Option<String>, Trouble> {
         let runs = self.client.runs(connection).await?;
         let offset = self.client.clock_offset();
-        let earliest = open.requested_at.saturating_add(offset - CLOCKS_AGREE).unwrap_or(open.requested_at);
-        let mut candidates: Vec<&Run> =
-            runs.iter().filter(|run| run.started.is_some_and(|started| started >= earliest)).collect();
+        let earliest = open
+            .requested_at
+            .saturating_add(offset - CLOCKS_AGREE)
+            .unwrap_or(open.requested_at);
+        let mut candidates: Vec<&Run> = runs
+            .iter()
+            .filter(|run| run.started.is_some_and(|started| started >= earliest))
+            .collect();
         candidates.sort_by_key(|run| run.started);
         for run in candidates {
             if !self.ledger.knows_run(&run.id).await? {
@@ -114,7 +122,12 @@ impl Lane {
         Ok(None)
     }
 
-    async fn poll(&mut self, connection: &str, run_id: &str, open: &OpenRun) -> Result<Duration, ledger::Error> {
+    async fn poll(
+        &mut self,
+        connection: &str,
+        run_id: &str,
+        open: &OpenRun,
+    ) -> Result<Duration, ledger::Error> {
         let mut pause = self.sync.poll_interval;
         let mut last_state = String::new();
         let mut alarm = deadline(open.requested_at, self.sync.run_deadline);
@@ -136,7 +149,9 @@ impl Lane {
                     self.ledger.abandon_run(open.id).await?;
                     return Ok(Duration::ZERO);
                 }
-                Err(error) => warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot ask for the run; asking again"),
+                Err(error) => {
+                    warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot ask for the run; asking again")
+                }
             }
             if Instant::now() >= alarm {
                 error!(
@@ -147,7 +162,10 @@ impl Lane {
                 alarm = Instant::now() + self.sync.run_deadline;
             }
             tokio::time::sleep(pause).await;
-            pause = pause.mul_f64(1.5).min(self.sync.poll_max).max(self.sync.poll_interval);
+            pause = pause
+                .mul_f64(1.5)
+                .min(self.sync.poll_max)
+                .max(self.sync.poll_interval);
         }
     }
 
@@ -155,8 +173,14 @@ impl Lane {
         let now = Timestamp::now();
         let files = self.ledger.run_files(open.id).await?;
         let outcomes = outcome::outcomes(run, &files, &self.policy, now);
-        let reports = self.ledger.finish_run(open.id, &run.state, &run.result, &outcomes, now).await?;
-        let synchronized = reports.iter().filter(|report| matches!(report.verdict, Verdict::Synchronized)).count();
+        let reports = self
+            .ledger
+            .finish_run(open.id, &run.state, &run.result, &outcomes, now)
+            .await?;
+        let synchronized = reports
+            .iter()
+            .filter(|report| matches!(report.verdict, Verdict::Synchronized))
+            .count();
         for report in &reports {
             if matches!(report.verdict, Verdict::Synchronized) {
                 tell(report, &run.id);
@@ -169,7 +193,11 @@ impl Lane {
         }
         let seconds = now.duration_since(open.requested_at).as_secs_f64();
         let (result, failed) = (&run.result, reports.len() - synchronized);
-        let error = run.error.as_ref().map(itwin::RunError::to_string).unwrap_or_default();
+        let error = run
+            .error
+            .as_ref()
+            .map(itwin::RunError::to_string)
+            .unwrap_or_default();
         if failed == 0 && run.result.eq_ignore_ascii_case("success") {
             info!(imodel = %self.imodel_id, run = run.id, result, synchronized, failed, seconds, "run finished");
         } else {
@@ -189,6 +217,9 @@ fn tell(report: &RunReport, run: &str) {
 }
 
 fn deadline(requested_at: Timestamp, limit: Duration) -> Instant {
-    let gone: Duration = Timestamp::now().duration_since(requested_at).try_into().unwrap_or(Duration::ZERO);
+    let gone: Duration = Timestamp::now()
+        .duration_since(requested_at)
+        .try_into()
+        .unwrap_or(Duration::ZERO);
     Instant::now() + limit.saturating_sub(gone)
 }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
 use super::state::on_new_version;
-use super::{During as _, Error, JobState, Ledger, WatchId, bytes_column, bytes_value, millis, new_id};
+use super::{
+    During as _, Error, JobState, Ledger, WatchId, bytes_column, bytes_value, millis, new_id,
+};
 
 /// What tells two states of a file apart without reading it. Compared with `!=` only: times may go backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +98,20 @@ impl Ledger {
     ///
     /// A file that is handed over just as it is known keeps what it has, so handing over twice is harmless.
     /// Returns how many files were new or changed.
-    pub async fn hand_over(&self, watch: WatchId, files: &[Ready], now: Timestamp) -> Result<usize, Error> {
+    pub async fn hand_over(
+        &self,
+        watch: WatchId,
+        files: &[Ready],
+        now: Timestamp,
+    ) -> Result<usize, Error> {
         const ACTION: &str = "take over finished files";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let mut changed = 0;
         for file in files {
-            if hand_over_one(&mut tx, watch, file, now).await.during(ACTION)? {
+            if hand_over_one(&mut tx, watch, file, now)
+                .await
+                .during(ACTION)?
+            {
                 changed += 1;
             }
         }
@@ -129,7 +139,8 @@ async fn hand_over_one(
     .await?;
     let (id, version) = match known {
         Some((_, _, size, mtime_ns, ctime_ns, connector))
-            if fingerprint(size, mtime_ns, ctime_ns) == Some(print) && connector == file.connector =>
+            if fingerprint(size, mtime_ns, ctime_ns) == Some(print)
+                && connector == file.connector =>
         {
             return Ok(false);
         }
@@ -208,7 +219,9 @@ async fn open_job(
 
 /// The folder and the name of a relative path, as the ledger's bytes.
 pub(super) fn split(path: &Path) -> (&[u8], &[u8]) {
-    let dir = path.parent().map_or(&b""[..], |dir| dir.as_os_str().as_bytes());
+    let dir = path
+        .parent()
+        .map_or(&b""[..], |dir| dir.as_os_str().as_bytes());
     let name = path.file_name().map_or(&b""[..], |name| name.as_bytes());
     (dir, name)
 }
@@ -219,5 +232,9 @@ pub(super) fn join(dir: Vec<u8>, name: Vec<u8>) -> PathBuf {
 }
 
 pub(super) fn fingerprint(size: i64, mtime_ns: i64, ctime_ns: i64) -> Option<Fingerprint> {
-    (size >= 0).then(|| Fingerprint { size: bytes_value(size), mtime_ns, ctime_ns })
+    (size >= 0).then(|| Fingerprint {
+        size: bytes_value(size),
+        mtime_ns,
+        ctime_ns,
+    })
 }

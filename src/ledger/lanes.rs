@@ -7,7 +7,9 @@ use sqlx::{Sqlite, Transaction};
 
 use super::files::join;
 use super::uploads::{delete_job, forget_storage_file, insert_result, refuse};
-use super::{During as _, Error, FileId, Ledger, Outcome, Refusal, bytes_value, millis, new_id, timestamp};
+use super::{
+    During as _, Error, FileId, Ledger, Outcome, Refusal, bytes_value, millis, new_id, timestamp,
+};
 
 /// The ledger's id of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,11 +159,18 @@ impl Ledger {
                 .fetch_optional(&self.pool)
                 .await
                 .during("look up an iModel")?;
-        Ok(row.map(|(itwin_id, root_folder_id)| ImodelRecord { itwin_id, root_folder_id }))
+        Ok(row.map(|(itwin_id, root_folder_id)| ImodelRecord {
+            itwin_id,
+            root_folder_id,
+        }))
     }
 
     /// Keeps what is known of an iModel.
-    pub async fn remember_imodel(&self, imodel_id: &str, record: &ImodelRecord) -> Result<(), Error> {
+    pub async fn remember_imodel(
+        &self,
+        imodel_id: &str,
+        record: &ImodelRecord,
+    ) -> Result<(), Error> {
         sqlx::query(
             "INSERT INTO imodels (id, itwin_id, root_folder_id) VALUES ($1, $2, $3) \
              ON CONFLICT (id) DO UPDATE SET itwin_id = excluded.itwin_id, root_folder_id = excluded.root_folder_id",
@@ -186,7 +195,12 @@ impl Ledger {
     }
 
     /// Keeps the id of a storage folder.
-    pub async fn remember_folder(&self, root_folder_id: &str, path: &str, folder_id: &str) -> Result<(), Error> {
+    pub async fn remember_folder(
+        &self,
+        root_folder_id: &str,
+        path: &str,
+        folder_id: &str,
+    ) -> Result<(), Error> {
         sqlx::query(
             "INSERT INTO folders (root_folder_id, path, folder_id) VALUES ($1, $2, $3) \
              ON CONFLICT (root_folder_id, path) DO UPDATE SET folder_id = excluded.folder_id",
@@ -222,17 +236,23 @@ impl Ledger {
         .during("list the connections of an iModel")?;
         Ok(rows
             .into_iter()
-            .map(|(id, name, platform_id, moved_on, moved_at)| ConnectionRecord {
-                id: ConnectionId(id),
-                name,
-                platform_id,
-                moved_on: moved_on.then(|| timestamp(moved_at)),
-            })
+            .map(
+                |(id, name, platform_id, moved_on, moved_at)| ConnectionRecord {
+                    id: ConnectionId(id),
+                    name,
+                    platform_id,
+                    moved_on: moved_on.then(|| timestamp(moved_at)),
+                },
+            )
             .collect())
     }
 
     /// Keeps the platform's id of a connection, or forgets a connection that is gone together with its mappings.
-    pub async fn set_connection(&self, connection: ConnectionId, platform_id: Option<&str>) -> Result<(), Error> {
+    pub async fn set_connection(
+        &self,
+        connection: ConnectionId,
+        platform_id: Option<&str>,
+    ) -> Result<(), Error> {
         const ACTION: &str = "record a connection";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         sqlx::query("UPDATE connections SET platform_id = $2 WHERE id = $1")
@@ -289,8 +309,14 @@ impl Ledger {
     }
 
     /// The files of a connection whose turn for a run has come.
-    pub async fn batch(&self, connection: ConnectionId, now: Timestamp) -> Result<Vec<BatchFile>, Error> {
-        let sql = format!("{BATCH_COLUMNS} WHERE w.connection_id = $1 AND j.state = 'stored' AND j.due_at <= $2 ORDER BY f.id");
+    pub async fn batch(
+        &self,
+        connection: ConnectionId,
+        now: Timestamp,
+    ) -> Result<Vec<BatchFile>, Error> {
+        let sql = format!(
+            "{BATCH_COLUMNS} WHERE w.connection_id = $1 AND j.state = 'stored' AND j.due_at <= $2 ORDER BY f.id"
+        );
         let rows: Vec<BatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(connection.0)
             .bind(millis(now))
@@ -333,17 +359,23 @@ impl Ledger {
             .await
             .during(ACTION)?;
         }
-        sqlx::query("UPDATE connections SET generation = generation + 1, moved_at = $2 WHERE id = $1")
-            .bind(connection.0)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE connections SET generation = generation + 1, moved_at = $2 WHERE id = $1",
+        )
+        .bind(connection.0)
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
         tx.commit().await.during(ACTION)
     }
 
     /// Writes the intent to request a run, for every file of the connection that is stored, due and mapped.
-    pub async fn begin_run(&self, connection: ConnectionId, now: Timestamp) -> Result<RunId, Error> {
+    pub async fn begin_run(
+        &self,
+        connection: ConnectionId,
+        now: Timestamp,
+    ) -> Result<RunId, Error> {
         const ACTION: &str = "record that a run is about to be requested";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let id = new_id(now);
@@ -385,11 +417,12 @@ impl Ledger {
 
     /// Whether a run with this id of the platform is in the ledger already.
     pub async fn knows_run(&self, platform_id: &str) -> Result<bool, Error> {
-        let one: Option<i64> = sqlx::query_scalar("SELECT 1 FROM runs WHERE platform_id = $1 LIMIT 1")
-            .bind(platform_id)
-            .fetch_optional(&self.pool)
-            .await
-            .during("look up a run")?;
+        let one: Option<i64> =
+            sqlx::query_scalar("SELECT 1 FROM runs WHERE platform_id = $1 LIMIT 1")
+                .bind(platform_id)
+                .fetch_optional(&self.pool)
+                .await
+                .during("look up a run")?;
         Ok(one.is_some())
     }
 
@@ -402,7 +435,11 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        sqlx::query("DELETE FROM runs WHERE id = $1").bind(run.0).execute(&mut *tx).await.during(ACTION)?;
+        sqlx::query("DELETE FROM runs WHERE id = $1")
+            .bind(run.0)
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
         tx.commit().await.during(ACTION)
     }
 
@@ -417,13 +454,15 @@ impl Ledger {
         .fetch_optional(&self.pool)
         .await
         .during("look for a run under way")?;
-        Ok(row.map(|(id, connection, connection_platform_id, platform_id, requested_at)| OpenRun {
-            id: RunId(id),
-            connection: ConnectionId(connection),
-            connection_platform_id,
-            platform_id,
-            requested_at: timestamp(requested_at),
-        }))
+        Ok(row.map(
+            |(id, connection, connection_platform_id, platform_id, requested_at)| OpenRun {
+                id: RunId(id),
+                connection: ConnectionId(connection),
+                connection_platform_id,
+                platform_id,
+                requested_at: timestamp(requested_at),
+            },
+        ))
     }
 
     /// The files that a run covers and that have not moved on since.
@@ -461,14 +500,16 @@ impl Ledger {
     ) -> Result<Vec<RunReport>, Error> {
         const ACTION: &str = "record the end of a run";
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        sqlx::query("UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 WHERE id = $1")
-            .bind(run.0)
-            .bind(state)
-            .bind(result)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 WHERE id = $1",
+        )
+        .bind(run.0)
+        .bind(state)
+        .bind(result)
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
         sqlx::query(
             "UPDATE connections SET covered = (SELECT CASE WHEN r.generation > connections.covered \
              THEN r.generation ELSE connections.covered END FROM runs r WHERE r.id = $1) \
@@ -478,14 +519,18 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        let platform_id: Option<String> = sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
-            .bind(run.0)
-            .fetch_one(&mut *tx)
-            .await
-            .during(ACTION)?;
+        let platform_id: Option<String> =
+            sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
+                .bind(run.0)
+                .fetch_one(&mut *tx)
+                .await
+                .during(ACTION)?;
         let mut reports = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
-            if let Some(report) = conclude(&mut tx, run, platform_id.as_deref(), outcome, now).await.during(ACTION)? {
+            if let Some(report) = conclude(&mut tx, run, platform_id.as_deref(), outcome, now)
+                .await
+                .during(ACTION)?
+            {
                 reports.push(report);
             }
         }
@@ -500,7 +545,11 @@ impl Ledger {
     }
 
     /// Files that await a run could not get one: each is put off or failed by itself.
-    pub async fn put_off_stored(&self, refusals: &[(FileId, Refusal)], now: Timestamp) -> Result<(), Error> {
+    pub async fn put_off_stored(
+        &self,
+        refusals: &[(FileId, Refusal)],
+        now: Timestamp,
+    ) -> Result<(), Error> {
         const ACTION: &str = "put files off that await a run";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         for (file, refusal) in refusals {
@@ -511,7 +560,9 @@ impl Ledger {
                     .await
                     .during(ACTION)?;
             if stored.is_some() {
-                refuse(&mut tx, file.0, "stored", refusal, now).await.during(ACTION)?;
+                refuse(&mut tx, file.0, "stored", refusal, now)
+                    .await
+                    .during(ACTION)?;
             }
         }
         tx.commit().await.during(ACTION)
@@ -534,7 +585,10 @@ impl Ledger {
 
 impl BatchRow {
     fn into_file(self) -> Option<BatchFile> {
-        let mapped = self.source_file_id.zip(self.mapped_connector).filter(|_| self.mapped_here);
+        let mapped = self
+            .source_file_id
+            .zip(self.mapped_connector)
+            .filter(|_| self.mapped_here);
         Some(BatchFile {
             file: FileId(self.id),
             watch: self.watch,
@@ -583,7 +637,16 @@ async fn conclude(
                 .bind(millis(now))
                 .execute(&mut **tx)
                 .await?;
-            insert_result(tx, file_id, Outcome::Synchronized, platform_id, None, None, now).await?;
+            insert_result(
+                tx,
+                file_id,
+                Outcome::Synchronized,
+                platform_id,
+                None,
+                None,
+                now,
+            )
+            .await?;
             delete_job(tx, file_id).await?;
         }
         Verdict::Refused(refusal) => {

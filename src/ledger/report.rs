@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::files::join;
 use super::watches::RETIRED;
-use super::{During as _, Error, JobState, Ledger, Outcome, RootState, bytes_value, millis, timestamp};
+use super::{
+    During as _, Error, JobState, Ledger, Outcome, RootState, bytes_value, millis, timestamp,
+};
 
 /// The ledger at one moment.
 #[derive(Debug, Clone)]
@@ -155,14 +157,21 @@ impl Ledger {
         .await
         .during(ACTION)?;
         tx.rollback().await.during(ACTION)?;
-        let decode = |error| Error::Database { action: ACTION, source: Box::new(error) };
+        let decode = |error| Error::Database {
+            action: ACTION,
+            source: Box::new(error),
+        };
         Ok(Snapshot {
             watches: watches
                 .into_iter()
                 .map(|row| row.into_report(now))
                 .collect::<Result<_, _>>()
                 .map_err(decode)?,
-            files: files.into_iter().map(FileRow::into_report).collect::<Result<_, _>>().map_err(decode)?,
+            files: files
+                .into_iter()
+                .map(FileRow::into_report)
+                .collect::<Result<_, _>>()
+                .map_err(decode)?,
         })
     }
 
@@ -181,7 +190,11 @@ impl Ledger {
         .fetch_one(&self.pool)
         .await
         .during("count its jobs")?;
-        Ok(Summary { pending: bytes_value(pending), failed: bytes_value(failed), later: bytes_value(later) })
+        Ok(Summary {
+            pending: bytes_value(pending),
+            failed: bytes_value(failed),
+            later: bytes_value(later),
+        })
     }
 
     /// How many results of each kind were written since `since`.
@@ -196,7 +209,10 @@ impl Ledger {
         rows.into_iter()
             .map(|(word, count)| Ok((Outcome::try_from(word)?, bytes_value(count))))
             .collect::<Result<_, super::state::UnknownWord>>()
-            .map_err(|error| Error::Database { action: ACTION, source: Box::new(error) })
+            .map_err(|error| Error::Database {
+                action: ACTION,
+                source: Box::new(error),
+            })
     }
 }
 
@@ -209,7 +225,10 @@ impl WatchRow {
             root: RootState::try_from(self.root_state)?,
             note: self.root_note,
             scanned_at: self.scanned_at.map(timestamp),
-            held: self.held_reason.filter(|_| held_until > now).map(|reason| (held_until, reason)),
+            held: self
+                .held_reason
+                .filter(|_| held_until > now)
+                .map(|reason| (held_until, reason)),
             last_run: self.requested_at.map(|requested_at| RunSummary {
                 id: self.run,
                 requested_at: timestamp(requested_at),

@@ -88,8 +88,21 @@ macro_rules! words {
     };
 }
 
-words!(JobState, Due = "due", Uploading = "uploading", Stored = "stored", Running = "running", Failed = "failed");
-words!(Stage, Planned = "planned", CreateSent = "create_sent", LinksReceived = "links_received", BlobWritten = "blob_written");
+words!(
+    JobState,
+    Due = "due",
+    Uploading = "uploading",
+    Stored = "stored",
+    Running = "running",
+    Failed = "failed"
+);
+words!(
+    Stage,
+    Planned = "planned",
+    CreateSent = "create_sent",
+    LinksReceived = "links_received",
+    BlobWritten = "blob_written"
+);
 words!(
     Outcome,
     Synchronized = "synchronized",
@@ -98,7 +111,13 @@ words!(
     Failed = "failed",
     Vanished = "vanished",
 );
-words!(RootState, Ok = "ok", Polled = "polled", Degraded = "degraded", Unavailable = "unavailable");
+words!(
+    RootState,
+    Ok = "ok",
+    Polled = "polled",
+    Degraded = "degraded",
+    Unavailable = "unavailable"
+);
 
 /// A word in the ledger that this version does not know.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +152,12 @@ pub(super) enum AfterUpload {
 ///
 /// `has_connector` is false for a reference file, `synchronized` true when a run has already brought this very
 /// content, mapped in the same way, into the iModel.
-pub(super) fn after_upload(stored: i64, newest: i64, has_connector: bool, synchronized: bool) -> AfterUpload {
+pub(super) fn after_upload(
+    stored: i64,
+    newest: i64,
+    has_connector: bool,
+    synchronized: bool,
+) -> AfterUpload {
     if stored < newest {
         AfterUpload::DueAgain
     } else if has_connector && !synchronized {
@@ -162,8 +186,13 @@ mod tests {
 
     #[test]
     fn an_upload_that_was_overtaken_is_due_again_whatever_else_holds() {
-        for (has_connector, synchronized) in [(true, true), (true, false), (false, true), (false, false)] {
-            assert_eq!(after_upload(3, 4, has_connector, synchronized), AfterUpload::DueAgain);
+        for (has_connector, synchronized) in
+            [(true, true), (true, false), (false, true), (false, false)]
+        {
+            assert_eq!(
+                after_upload(3, 4, has_connector, synchronized),
+                AfterUpload::DueAgain
+            );
         }
     }
 
@@ -176,8 +205,17 @@ mod tests {
 
     #[test]
     fn every_word_reads_back_and_a_foreign_one_is_refused() {
-        for state in [JobState::Due, JobState::Uploading, JobState::Stored, JobState::Running, JobState::Failed] {
-            assert_eq!(JobState::try_from(state.as_str().to_owned()).unwrap(), state);
+        for state in [
+            JobState::Due,
+            JobState::Uploading,
+            JobState::Stored,
+            JobState::Running,
+            JobState::Failed,
+        ] {
+            assert_eq!(
+                JobState::try_from(state.as_str().to_owned()).unwrap(),
+                state
+            );
         }
         let error = JobState::try_from("napping".to_owned()).unwrap_err();
         assert_eq!(error.to_string(), "JobState has no value \"napping\"");

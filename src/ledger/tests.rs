@@ -1,4 +1,7 @@
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop here")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop here"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +14,26 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn print(n: i64) -> Fingerprint {
-    Fingerprint { size: 10, mtime_ns: n, ctime_ns: n }
+    Fingerprint {
+        size: 10,
+        mtime_ns: n,
+        ctime_ns: n,
+    }
 }
 
 fn ready(path: &str, n: i64) -> Ready {
-    Ready { path: PathBuf::from(path), fingerprint: print(n), connector: Some("MSTN".to_owned()) }
+    Ready {
+        path: PathBuf::from(path),
+        fingerprint: print(n),
+        connector: Some("MSTN".to_owned()),
+    }
 }
 
 fn content(n: u8) -> Content {
-    Content { digest: [n; 32], bytes: 10 }
+    Content {
+        digest: [n; 32],
+        bytes: 10,
+    }
 }
 
 fn spec(name: &str) -> WatchSpec {
@@ -41,19 +55,34 @@ impl Fixture {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).await.unwrap();
-        let watch = ledger.register_watches(&[spec("north")], at(0)).await.unwrap()[0].0;
+        let watch = ledger
+            .register_watches(&[spec("north")], at(0))
+            .await
+            .unwrap()[0]
+            .0;
         Self { dir, ledger, watch }
     }
 
     async fn restart(self) -> Self {
         self.ledger.close().await;
         let ledger = Ledger::open(self.dir.path()).await.unwrap();
-        let watch = ledger.register_watches(&[spec("north")], at(0)).await.unwrap()[0].0;
-        Self { dir: self.dir, ledger, watch }
+        let watch = ledger
+            .register_watches(&[spec("north")], at(0))
+            .await
+            .unwrap()[0]
+            .0;
+        Self {
+            dir: self.dir,
+            ledger,
+            watch,
+        }
     }
 
     async fn hand_over(&self, path: &str, n: i64, second: i64) -> usize {
-        self.ledger.hand_over(self.watch, &[ready(path, n)], at(second)).await.unwrap()
+        self.ledger
+            .hand_over(self.watch, &[ready(path, n)], at(second))
+            .await
+            .unwrap()
     }
 
     async fn claim(&self, second: i64) -> Option<UploadJob> {
@@ -63,11 +92,23 @@ impl Fixture {
     async fn store(&self, job: &UploadJob, n: u8, second: i64) -> UploadResult {
         if job.storage_file_id.is_none() {
             let id = format!("storage {}", job.path.display());
-            self.ledger.record_storage_file(job, &id, at(second)).await.unwrap();
+            self.ledger
+                .record_storage_file(job, &id, at(second))
+                .await
+                .unwrap();
         }
-        let stored = StoredContent { version: job.version, content: content(n) };
-        self.ledger.record_blob_written(job, &stored.content, at(second)).await.unwrap();
-        self.ledger.finish_stored(job, &stored, at(second)).await.unwrap()
+        let stored = StoredContent {
+            version: job.version,
+            content: content(n),
+        };
+        self.ledger
+            .record_blob_written(job, &stored.content, at(second))
+            .await
+            .unwrap();
+        self.ledger
+            .finish_stored(job, &stored, at(second))
+            .await
+            .unwrap()
     }
 
     async fn connection(&self) -> ConnectionRecord {
@@ -83,27 +124,52 @@ impl Fixture {
             .await
             .unwrap()
             .into_iter()
-            .map(|file| (file.file, format!("source {}", file.path.display()), file.connector))
+            .map(|file| {
+                (
+                    file.file,
+                    format!("source {}", file.path.display()),
+                    file.connector,
+                )
+            })
             .collect();
-        self.ledger.record_mappings(connection, &mappings, at(second)).await.unwrap();
+        self.ledger
+            .record_mappings(connection, &mappings, at(second))
+            .await
+            .unwrap();
         self.ledger.begin_run(connection, at(second)).await.unwrap()
     }
 
     async fn finish_run(&self, run: RunId, verdict: Verdict, second: i64) -> Vec<RunReport> {
         let files = self.ledger.run_files(run).await.unwrap();
-        let outcomes: Vec<_> =
-            files.iter().map(|file| FileOutcome { file: file.file, verdict: verdict.clone() }).collect();
-        self.ledger.finish_run(run, "Completed", "Success", &outcomes, at(second)).await.unwrap()
+        let outcomes: Vec<_> = files
+            .iter()
+            .map(|file| FileOutcome {
+                file: file.file,
+                verdict: verdict.clone(),
+            })
+            .collect();
+        self.ledger
+            .finish_run(run, "Completed", "Success", &outcomes, at(second))
+            .await
+            .unwrap()
     }
 
     async fn file(&self, path: &str) -> FileReport {
         let files = self.ledger.snapshot(at(0)).await.unwrap().files;
-        files.into_iter().find(|file| file.path == Path::new(path)).unwrap()
+        files
+            .into_iter()
+            .find(|file| file.path == Path::new(path))
+            .unwrap()
     }
 }
 
 fn refusal(again: Again) -> Refusal {
-    Refusal { class: "transient", reason: "no".to_owned(), hint: None, again }
+    Refusal {
+        class: "transient",
+        reason: "no".to_owned(),
+        hint: None,
+        again,
+    }
 }
 
 #[tokio::test]
@@ -111,16 +177,29 @@ async fn a_file_goes_from_hand_over_to_synchronized_and_leaves_no_job() {
     let f = Fixture::new().await;
     assert_eq!(f.hand_over("a/b.dgn", 1, 0).await, 1);
     let job = f.claim(1).await.unwrap();
-    assert_eq!((job.path.as_path(), job.version, job.attempt), (Path::new("a/b.dgn"), 1, 1));
-    assert_eq!(f.claim(1).await.map(|job| job.path), None, "one worker, one job");
+    assert_eq!(
+        (job.path.as_path(), job.version, job.attempt),
+        (Path::new("a/b.dgn"), 1, 1)
+    );
+    assert_eq!(
+        f.claim(1).await.map(|job| job.path),
+        None,
+        "one worker, one job"
+    );
     assert_eq!(f.store(&job, 1, 2).await, UploadResult::AwaitsRun);
     let run = f.begin_run(3).await;
     f.ledger.record_run(run, "run-1").await.unwrap();
     let reports = f.finish_run(run, Verdict::Synchronized, 9).await;
     assert_eq!(reports[0].millis, 9000, "from hand-over to result");
     let file = f.file("a/b.dgn").await;
-    assert_eq!((file.job, file.outcome, file.run.as_deref()), (None, Some(Outcome::Synchronized), Some("run-1")));
-    assert_eq!(f.ledger.summary(at(1000)).await.unwrap(), Summary::default());
+    assert_eq!(
+        (file.job, file.outcome, file.run.as_deref()),
+        (None, Some(Outcome::Synchronized), Some("run-1"))
+    );
+    assert_eq!(
+        f.ledger.summary(at(1000)).await.unwrap(),
+        Summary::default()
+    );
 }
 
 #[tokio::test]
@@ -140,7 +219,10 @@ async fn a_file_that_changes_while_it_is_uploaded_gets_one_further_job() {
     let job = f.claim(1).await.unwrap();
     f.hand_over("a.dgn", 2, 2).await;
     f.hand_over("a.dgn", 3, 3).await;
-    assert!(f.claim(3).await.is_none(), "the upload in hand keeps its claim");
+    assert!(
+        f.claim(3).await.is_none(),
+        "the upload in hand keeps its claim"
+    );
     assert_eq!(f.store(&job, 1, 4).await, UploadResult::DueAgain);
     let job = f.claim(5).await.unwrap();
     assert_eq!((job.version, job.fingerprint), (3, Some(print(3))));
@@ -172,8 +254,14 @@ async fn the_same_content_again_is_done_without_a_run() {
     f.finish_run(run, Verdict::Synchronized, 3).await;
     f.hand_over("a.dgn", 2, 4).await;
     let job = f.claim(5).await.unwrap();
-    assert_eq!(job.stored.as_ref().map(|stored| stored.content.clone()), Some(content(1)));
-    assert_eq!(f.ledger.finish_unchanged(&job, at(6)).await.unwrap(), UploadResult::Done);
+    assert_eq!(
+        job.stored.as_ref().map(|stored| stored.content.clone()),
+        Some(content(1))
+    );
+    assert_eq!(
+        f.ledger.finish_unchanged(&job, at(6)).await.unwrap(),
+        UploadResult::Done
+    );
     assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Unchanged));
 }
 
@@ -185,7 +273,10 @@ async fn the_same_content_with_a_run_still_owed_awaits_it() {
     f.store(&job, 1, 1).await;
     f.hand_over("a.dgn", 2, 2).await;
     let job = f.claim(3).await.unwrap();
-    assert_eq!(f.ledger.finish_unchanged(&job, at(4)).await.unwrap(), UploadResult::AwaitsRun);
+    assert_eq!(
+        f.ledger.finish_unchanged(&job, at(4)).await.unwrap(),
+        UploadResult::AwaitsRun
+    );
 }
 
 #[tokio::test]
@@ -196,12 +287,28 @@ async fn another_connector_for_the_same_content_is_owed_a_run() {
     f.store(&job, 1, 1).await;
     let run = f.begin_run(2).await;
     f.finish_run(run, Verdict::Synchronized, 3).await;
-    let civil = Ready { connector: Some("CIVIL".to_owned()), ..ready("a.dgn", 1) };
-    assert_eq!(f.ledger.hand_over(f.watch, &[civil], at(4)).await.unwrap(), 1);
+    let civil = Ready {
+        connector: Some("CIVIL".to_owned()),
+        ..ready("a.dgn", 1)
+    };
+    assert_eq!(
+        f.ledger.hand_over(f.watch, &[civil], at(4)).await.unwrap(),
+        1
+    );
     let job = f.claim(5).await.unwrap();
-    assert_eq!(f.ledger.finish_unchanged(&job, at(6)).await.unwrap(), UploadResult::AwaitsRun);
-    let batch = f.ledger.batch(f.connection().await.id, at(7)).await.unwrap();
-    assert_eq!(batch[0].mapped, Some(("source a.dgn".to_owned(), "MSTN".to_owned())));
+    assert_eq!(
+        f.ledger.finish_unchanged(&job, at(6)).await.unwrap(),
+        UploadResult::AwaitsRun
+    );
+    let batch = f
+        .ledger
+        .batch(f.connection().await.id, at(7))
+        .await
+        .unwrap();
+    assert_eq!(
+        batch[0].mapped,
+        Some(("source a.dgn".to_owned(), "MSTN".to_owned()))
+    );
     assert_eq!(batch[0].connector, "CIVIL");
 }
 
@@ -228,16 +335,37 @@ async fn a_killed_process_leaves_its_stage_for_the_next_start() {
     let f = Fixture::new().await;
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(0).await.unwrap();
-    f.ledger.record_create_sent(&job, "marker", at(1)).await.unwrap();
+    f.ledger
+        .record_create_sent(&job, "marker", at(1))
+        .await
+        .unwrap();
     let f = f.restart().await;
     let job = f.claim(2).await.unwrap();
-    assert_eq!((job.stage.0, job.marker.as_deref()), (Stage::CreateSent, Some("marker")));
-    f.ledger.record_storage_file(&job, "id", at(3)).await.unwrap();
-    f.ledger.record_blob_written(&job, &content(1), at(4)).await.unwrap();
+    assert_eq!(
+        (job.stage.0, job.marker.as_deref()),
+        (Stage::CreateSent, Some("marker"))
+    );
+    f.ledger
+        .record_storage_file(&job, "id", at(3))
+        .await
+        .unwrap();
+    f.ledger
+        .record_blob_written(&job, &content(1), at(4))
+        .await
+        .unwrap();
     let f = f.restart().await;
     let job = f.claim(5).await.unwrap();
-    assert_eq!((job.stage.0, job.storage_file_id.as_deref()), (Stage::BlobWritten, Some("id")));
-    assert_eq!(job.written, Some(StoredContent { version: 1, content: content(1) }));
+    assert_eq!(
+        (job.stage.0, job.storage_file_id.as_deref()),
+        (Stage::BlobWritten, Some("id"))
+    );
+    assert_eq!(
+        job.written,
+        Some(StoredContent {
+            version: 1,
+            content: content(1)
+        })
+    );
 }
 
 #[tokio::test]
@@ -261,7 +389,10 @@ async fn a_job_that_was_put_off_is_claimed_at_its_time_also_after_a_restart() {
     let f = Fixture::new().await;
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(0).await.unwrap();
-    f.ledger.put_off(&job, &refusal(Again::At(at(60))), at(1)).await.unwrap();
+    f.ledger
+        .put_off(&job, &refusal(Again::At(at(60))), at(1))
+        .await
+        .unwrap();
     let f = f.restart().await;
     assert!(f.claim(59).await.is_none());
     assert_eq!(f.ledger.next_upload_due(at(1)).await.unwrap(), Some(at(60)));
@@ -276,7 +407,10 @@ async fn looking_again_at_a_busy_file_is_no_attempt() {
     for second in 0..5 {
         let job = f.claim(second).await.unwrap();
         assert_eq!((job.attempt, job.failing_since), (1, None));
-        f.ledger.put_off(&job, &refusal(Again::BusyUntil(at(second + 1))), at(second)).await.unwrap();
+        f.ledger
+            .put_off(&job, &refusal(Again::BusyUntil(at(second + 1))), at(second))
+            .await
+            .unwrap();
     }
 }
 
@@ -285,11 +419,17 @@ async fn a_final_failure_stays_until_the_file_changes() {
     let f = Fixture::new().await;
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(0).await.unwrap();
-    f.ledger.put_off(&job, &refusal(Again::Never), at(1)).await.unwrap();
+    f.ledger
+        .put_off(&job, &refusal(Again::Never), at(1))
+        .await
+        .unwrap();
     let f = f.restart().await;
     assert!(f.claim(1_000_000).await.is_none());
     let file = f.file("a.dgn").await;
-    assert_eq!((file.job, file.outcome, file.reason.as_deref()), (Some(JobState::Failed), Some(Outcome::Failed), Some("no")));
+    assert_eq!(
+        (file.job, file.outcome, file.reason.as_deref()),
+        (Some(JobState::Failed), Some(Outcome::Failed), Some("no"))
+    );
     f.hand_over("a.dgn", 2, 5).await;
     assert_eq!(f.claim(5).await.unwrap().attempt, 1);
 }
@@ -300,7 +440,10 @@ async fn a_failure_of_an_old_version_does_not_fail_the_new_one() {
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(0).await.unwrap();
     f.hand_over("a.dgn", 2, 1).await;
-    f.ledger.put_off(&job, &refusal(Again::Never), at(2)).await.unwrap();
+    f.ledger
+        .put_off(&job, &refusal(Again::Never), at(2))
+        .await
+        .unwrap();
     assert_eq!(f.claim(2).await.unwrap().version, 2);
 }
 
@@ -310,10 +453,16 @@ async fn a_failure_that_is_tried_slowly_is_reported_once_for_each_reason() {
     f.hand_over("a.dgn", 1, 0).await;
     for (second, reason) in [(0, "no access"), (10, "no access"), (20, "not found")] {
         let job = f.claim(second).await.unwrap();
-        let refusal = Refusal { reason: reason.to_owned(), ..refusal(Again::FailedUntil(at(second + 10))) };
+        let refusal = Refusal {
+            reason: reason.to_owned(),
+            ..refusal(Again::FailedUntil(at(second + 10)))
+        };
         f.ledger.put_off(&job, &refusal, at(second)).await.unwrap();
     }
-    assert_eq!(f.ledger.results_since(at(0)).await.unwrap(), vec![(Outcome::Failed, 2)]);
+    assert_eq!(
+        f.ledger.results_since(at(0)).await.unwrap(),
+        vec![(Outcome::Failed, 2)]
+    );
 }
 
 #[tokio::test]
@@ -323,7 +472,15 @@ async fn a_file_that_vanished_counts_as_new_when_it_is_back() {
     let job = f.claim(0).await.unwrap();
     f.ledger.finish_vanished(&job, at(1)).await.unwrap();
     assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Vanished));
-    assert_eq!(f.ledger.known(f.watch, Path::new("a.dgn")).await.unwrap().unwrap().fingerprint, None);
+    assert_eq!(
+        f.ledger
+            .known(f.watch, Path::new("a.dgn"))
+            .await
+            .unwrap()
+            .unwrap()
+            .fingerprint,
+        None
+    );
     assert_eq!(f.hand_over("a.dgn", 1, 2).await, 1);
     assert!(f.claim(2).await.is_some());
 }
@@ -331,13 +488,29 @@ async fn a_file_that_vanished_counts_as_new_when_it_is_back() {
 #[tokio::test]
 async fn a_held_watch_holds_up_no_other() {
     let f = Fixture::new().await;
-    let ids = f.ledger.register_watches(&[spec("north"), spec("south")], at(0)).await.unwrap();
-    f.ledger.hand_over(ids[0].0, &[ready("n.dgn", 1)], at(0)).await.unwrap();
-    f.ledger.hand_over(ids[1].0, &[ready("s.dgn", 1)], at(1)).await.unwrap();
-    f.ledger.hold_watch(ids[0].0, at(100), "hangs").await.unwrap();
+    let ids = f
+        .ledger
+        .register_watches(&[spec("north"), spec("south")], at(0))
+        .await
+        .unwrap();
+    f.ledger
+        .hand_over(ids[0].0, &[ready("n.dgn", 1)], at(0))
+        .await
+        .unwrap();
+    f.ledger
+        .hand_over(ids[1].0, &[ready("s.dgn", 1)], at(1))
+        .await
+        .unwrap();
+    f.ledger
+        .hold_watch(ids[0].0, at(100), "hangs")
+        .await
+        .unwrap();
     assert_eq!(f.claim(2).await.unwrap().path, Path::new("s.dgn"));
     assert!(f.claim(99).await.is_none());
-    assert_eq!(f.ledger.next_upload_due(at(2)).await.unwrap(), Some(at(100)));
+    assert_eq!(
+        f.ledger.next_upload_due(at(2)).await.unwrap(),
+        Some(at(100))
+    );
     assert_eq!(f.claim(100).await.unwrap().path, Path::new("n.dgn"));
 }
 
@@ -345,10 +518,16 @@ async fn a_held_watch_holds_up_no_other() {
 async fn jobs_of_a_watch_that_is_not_configured_rest_until_it_is_again() {
     let f = Fixture::new().await;
     f.hand_over("a.dgn", 1, 0).await;
-    f.ledger.register_watches(&[spec("south")], at(0)).await.unwrap();
+    f.ledger
+        .register_watches(&[spec("south")], at(0))
+        .await
+        .unwrap();
     assert!(f.claim(1).await.is_none());
     assert_eq!(f.ledger.summary(at(1)).await.unwrap(), Summary::default());
-    f.ledger.register_watches(&[spec("north")], at(0)).await.unwrap();
+    f.ledger
+        .register_watches(&[spec("north")], at(0))
+        .await
+        .unwrap();
     assert!(f.claim(1).await.is_some());
 }
 
@@ -358,8 +537,15 @@ async fn a_watch_that_moves_to_another_imodel_begins_anew() {
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(0).await.unwrap();
     f.store(&job, 1, 1).await;
-    let elsewhere = WatchSpec { imodel_id: "other".to_owned(), ..spec("north") };
-    let registered = f.ledger.register_watches(&[elsewhere], at(2)).await.unwrap();
+    let elsewhere = WatchSpec {
+        imodel_id: "other".to_owned(),
+        ..spec("north")
+    };
+    let registered = f
+        .ledger
+        .register_watches(&[elsewhere], at(2))
+        .await
+        .unwrap();
     assert_eq!(registered, vec![(f.watch, 1)]);
     let file = f.file("a.dgn").await;
     assert_eq!((file.job, file.storage_file_id), (None, None));
@@ -369,13 +555,24 @@ async fn a_watch_that_moves_to_another_imodel_begins_anew() {
 #[tokio::test]
 async fn reference_files_are_done_with_the_upload_and_move_their_connection_on() {
     let f = Fixture::new().await;
-    let reference = Ready { connector: None, ..ready("a.pdf", 1) };
-    f.ledger.hand_over(f.watch, &[reference], at(0)).await.unwrap();
+    let reference = Ready {
+        connector: None,
+        ..ready("a.pdf", 1)
+    };
+    f.ledger
+        .hand_over(f.watch, &[reference], at(0))
+        .await
+        .unwrap();
     let job = f.claim(0).await.unwrap();
     assert_eq!(f.store(&job, 1, 1).await, UploadResult::Done);
     assert_eq!(f.file("a.pdf").await.outcome, Some(Outcome::Uploaded));
     assert_eq!(f.connection().await.moved_on, Some(at(1)));
-    assert!(!f.ledger.holds_source_files(f.connection().await.id).await.unwrap());
+    assert!(
+        !f.ledger
+            .holds_source_files(f.connection().await.id)
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -385,10 +582,15 @@ async fn a_failed_run_of_a_file_is_repeated_at_its_time() {
     let job = f.claim(0).await.unwrap();
     f.store(&job, 1, 1).await;
     let run = f.begin_run(2).await;
-    f.finish_run(run, Verdict::Refused(refusal(Again::At(at(80)))), 3).await;
+    f.finish_run(run, Verdict::Refused(refusal(Again::At(at(80)))), 3)
+        .await;
     let backlog = f.ledger.backlog("imodel", at(4)).await.unwrap();
     assert_eq!((backlog.waiting, backlog.next_due), (0, Some(at(80))));
-    let batch = f.ledger.batch(f.connection().await.id, at(80)).await.unwrap();
+    let batch = f
+        .ledger
+        .batch(f.connection().await.id, at(80))
+        .await
+        .unwrap();
     assert_eq!(batch[0].run_attempts, 1);
 }
 
@@ -408,10 +610,17 @@ async fn names_are_bytes() {
     use std::os::unix::ffi::OsStrExt as _;
     let f = Fixture::new().await;
     let path = Path::new(std::ffi::OsStr::from_bytes(b"d\xFF/a\xFE\n.dgn"));
-    let odd = Ready { path: path.to_owned(), ..ready("x", 1) };
+    let odd = Ready {
+        path: path.to_owned(),
+        ..ready("x", 1)
+    };
     f.ledger.hand_over(f.watch, &[odd], at(0)).await.unwrap();
     assert_eq!(f.claim(0).await.unwrap().path, path);
-    let known = f.ledger.known_in(f.watch, path.parent().unwrap()).await.unwrap();
+    let known = f
+        .ledger
+        .known_in(f.watch, path.parent().unwrap())
+        .await
+        .unwrap();
     assert_eq!(known[0].name, path.file_name().unwrap());
 }
 
@@ -419,7 +628,11 @@ async fn names_are_bytes() {
 async fn a_second_daemon_is_refused_by_name() {
     let f = Fixture::new().await;
     let error = Ledger::open(f.dir.path()).await.unwrap_err();
-    let expected = format!("another itwin-syncd (process {}) already works on {:?}", std::process::id(), f.dir.path());
+    let expected = format!(
+        "another itwin-syncd (process {}) already works on {:?}",
+        std::process::id(),
+        f.dir.path()
+    );
     assert_eq!(error.to_string(), expected);
     assert!(error.hint().unwrap().contains("state.path"));
     f.restart().await;
@@ -432,16 +645,25 @@ async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
     let reader = Ledger::read(f.dir.path()).await.unwrap();
     assert_eq!(reader.snapshot(at(0)).await.unwrap().files.len(), 1);
     assert!(reader.claim_upload(at(0)).await.is_err());
-    assert!(matches!(Ledger::read(Path::new("/nowhere")).await, Err(Error::Missing { .. })));
+    assert!(matches!(
+        Ledger::read(Path::new("/nowhere")).await,
+        Err(Error::Missing { .. })
+    ));
 }
 
 #[tokio::test]
 async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
     let f = Fixture::new().await;
-    sqlx::query("UPDATE _sqlx_migrations SET version = 999").execute(&f.ledger.pool).await.unwrap();
+    sqlx::query("UPDATE _sqlx_migrations SET version = 999")
+        .execute(&f.ledger.pool)
+        .await
+        .unwrap();
     let Fixture { dir, ledger, .. } = f;
     ledger.close().await;
-    assert!(matches!(Ledger::open(dir.path()).await, Err(Error::Newer { .. })));
+    assert!(matches!(
+        Ledger::open(dir.path()).await,
+        Err(Error::Newer { .. })
+    ));
 }
 
 #[test]

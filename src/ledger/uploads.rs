@@ -8,8 +8,8 @@ use sqlx::{Sqlite, Transaction};
 use super::files::{fingerprint, join};
 use super::state::{AfterUpload, after_upload};
 use super::{
-    During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column, bytes_value, millis,
-    new_id, timestamp,
+    During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column,
+    bytes_value, millis, new_id, timestamp,
 };
 
 /// Content of a file, as it was read.
@@ -144,7 +144,9 @@ impl Ledger {
         .fetch_optional(&mut *tx)
         .await
         .during(ACTION)?;
-        let Some(file_id) = claimed else { return Ok(None) };
+        let Some(file_id) = claimed else {
+            return Ok(None);
+        };
         let row: JobRow = sqlx::query_as(
             "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
              f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
@@ -194,19 +196,31 @@ impl Ledger {
     }
 
     /// Checkpoint before *create file* is sent with `marker` in its description.
-    pub async fn record_create_sent(&self, job: &UploadJob, marker: &str, now: Timestamp) -> Result<(), Error> {
-        sqlx::query("UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 WHERE file_id = $1")
-            .bind(job.file.0)
-            .bind(millis(now))
-            .bind(marker)
-            .execute(&self.pool)
-            .await
-            .during("record that a file is about to be created")?;
+    pub async fn record_create_sent(
+        &self,
+        job: &UploadJob,
+        marker: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 WHERE file_id = $1",
+        )
+        .bind(job.file.0)
+        .bind(millis(now))
+        .bind(marker)
+        .execute(&self.pool)
+        .await
+        .during("record that a file is about to be created")?;
         Ok(())
     }
 
     /// Checkpoint after the storage file is known, before any byte is sent to it.
-    pub async fn record_storage_file(&self, job: &UploadJob, storage_file_id: &str, now: Timestamp) -> Result<(), Error> {
+    pub async fn record_storage_file(
+        &self,
+        job: &UploadJob,
+        storage_file_id: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         const ACTION: &str = "record a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         sqlx::query("UPDATE files SET storage_file_id = $2 WHERE id = $1")
@@ -226,11 +240,12 @@ impl Ledger {
 
     /// Whether another file of ours owns this storage file already.
     pub async fn owns_storage_file(&self, storage_file_id: &str) -> Result<Option<FileId>, Error> {
-        let owner: Option<i64> = sqlx::query_scalar("SELECT id FROM files WHERE storage_file_id = $1")
-            .bind(storage_file_id)
-            .fetch_optional(&self.pool)
-            .await
-            .during("look up the owner of a storage file")?;
+        let owner: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM files WHERE storage_file_id = $1")
+                .bind(storage_file_id)
+                .fetch_optional(&self.pool)
+                .await
+                .during("look up the owner of a storage file")?;
         Ok(owner.map(FileId))
     }
 
@@ -243,7 +258,12 @@ impl Ledger {
     }
 
     /// Checkpoint after storage acknowledged all bytes of `content`, before *complete* is sent.
-    pub async fn record_blob_written(&self, job: &UploadJob, content: &Content, now: Timestamp) -> Result<(), Error> {
+    pub async fn record_blob_written(
+        &self,
+        job: &UploadJob,
+        content: &Content,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         sqlx::query(
             "UPDATE jobs SET stage = 'blob_written', stage_at = $2, content_version = $3, content_digest = $4, \
              content_size = $5 WHERE file_id = $1",
@@ -274,7 +294,12 @@ impl Ledger {
     }
 
     /// The content is complete in storage: hands the job on and raises the generation of its connection.
-    pub async fn finish_stored(&self, job: &UploadJob, stored: &StoredContent, now: Timestamp) -> Result<UploadResult, Error> {
+    pub async fn finish_stored(
+        &self,
+        job: &UploadJob,
+        stored: &StoredContent,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
         const ACTION: &str = "record a completed upload";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         sqlx::query(
@@ -298,13 +323,19 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        let result = hand_on(&mut tx, job, stored.version, Outcome::Uploaded, now).await.during(ACTION)?;
+        let result = hand_on(&mut tx, job, stored.version, Outcome::Uploaded, now)
+            .await
+            .during(ACTION)?;
         tx.commit().await.during(ACTION)?;
         Ok(result)
     }
 
     /// The file holds what storage holds already: no upload, and no run unless one is still owed.
-    pub async fn finish_unchanged(&self, job: &UploadJob, now: Timestamp) -> Result<UploadResult, Error> {
+    pub async fn finish_unchanged(
+        &self,
+        job: &UploadJob,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
         const ACTION: &str = "record an unchanged file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         sqlx::query("UPDATE files SET stored_version = $2 WHERE id = $1")
@@ -313,7 +344,9 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        let result = hand_on(&mut tx, job, job.version, Outcome::Unchanged, now).await.during(ACTION)?;
+        let result = hand_on(&mut tx, job, job.version, Outcome::Unchanged, now)
+            .await
+            .during(ACTION)?;
         tx.commit().await.during(ACTION)?;
         Ok(result)
     }
@@ -330,7 +363,17 @@ impl Ledger {
             .await
             .during(ACTION)?;
         if newest == job.version {
-            insert_result(&mut tx, job.file.0, Outcome::Vanished, None, None, None, now).await.during(ACTION)?;
+            insert_result(
+                &mut tx,
+                job.file.0,
+                Outcome::Vanished,
+                None,
+                None,
+                None,
+                now,
+            )
+            .await
+            .during(ACTION)?;
             delete_job(&mut tx, job.file.0).await.during(ACTION)?;
         } else {
             make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
@@ -339,14 +382,21 @@ impl Ledger {
     }
 
     /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
-    pub async fn put_off(&self, job: &UploadJob, refusal: &Refusal, now: Timestamp) -> Result<(), Error> {
+    pub async fn put_off(
+        &self,
+        job: &UploadJob,
+        refusal: &Refusal,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         const ACTION: &str = "put a job off";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let newest = newest_version(&mut tx, job.file.0).await.during(ACTION)?;
         if newest > job.version && matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
             make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
         } else {
-            refuse(&mut tx, job.file.0, "due", refusal, now).await.during(ACTION)?;
+            refuse(&mut tx, job.file.0, "due", refusal, now)
+                .await
+                .during(ACTION)?;
         }
         tx.commit().await.during(ACTION)
     }
@@ -371,12 +421,17 @@ impl JobRow {
             path: join(self.dir, self.name),
             fingerprint: fingerprint(self.size, self.mtime_ns, self.ctime_ns),
             version: self.version,
-            attempt: u32::try_from(self.attempts).unwrap_or(u32::MAX).saturating_add(1),
+            attempt: u32::try_from(self.attempts)
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
             failing_since: self.failing_since.map(timestamp),
             connector: self.connector,
             storage_file_id: self.storage_file_id,
             stored: content(self.stored_version, self.stored_digest, self.stored_size),
-            stage: (Stage::try_from(self.stage).map_err(decode)?, timestamp(self.stage_at)),
+            stage: (
+                Stage::try_from(self.stage).map_err(decode)?,
+                timestamp(self.stage_at),
+            ),
             marker: self.marker,
             last_reason: self.reason,
             written: content(self.content_version, self.content_digest, self.content_size),
@@ -385,9 +440,19 @@ impl JobRow {
 }
 
 /// A digest of another length than ours is no digest of ours: the content counts as unknown.
-fn content(version: Option<i64>, digest: Option<Vec<u8>>, size: Option<i64>) -> Option<StoredContent> {
+fn content(
+    version: Option<i64>,
+    digest: Option<Vec<u8>>,
+    size: Option<i64>,
+) -> Option<StoredContent> {
     let digest = digest?.try_into().ok()?;
-    Some(StoredContent { version: version?, content: Content { digest, bytes: bytes_value(size?) } })
+    Some(StoredContent {
+        version: version?,
+        content: Content {
+            digest,
+            bytes: bytes_value(size?),
+        },
+    })
 }
 
 /// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.
@@ -398,12 +463,19 @@ async fn hand_on(
     done: Outcome,
     now: Timestamp,
 ) -> Result<UploadResult, sqlx::Error> {
-    let (newest, connector, mapped, outcome): (i64, Option<String>, Option<String>, Option<String>) =
-        sqlx::query_as("SELECT version, connector, mapped_connector, outcome FROM files WHERE id = $1")
-            .bind(job.file.0)
-            .fetch_one(&mut **tx)
-            .await?;
-    let synchronized = outcome.as_deref() == Some(Outcome::Synchronized.as_str()) && mapped == connector;
+    let (newest, connector, mapped, outcome): (
+        i64,
+        Option<String>,
+        Option<String>,
+        Option<String>,
+    ) = sqlx::query_as(
+        "SELECT version, connector, mapped_connector, outcome FROM files WHERE id = $1",
+    )
+    .bind(job.file.0)
+    .fetch_one(&mut **tx)
+    .await?;
+    let synchronized =
+        outcome.as_deref() == Some(Outcome::Synchronized.as_str()) && mapped == connector;
     match after_upload(stored, newest, connector.is_some(), synchronized) {
         AfterUpload::DueAgain => {
             make_due(tx, job.file.0, now).await?;
@@ -436,7 +508,11 @@ async fn hand_on(
     }
 }
 
-async fn make_due(tx: &mut Transaction<'_, Sqlite>, file_id: i64, now: Timestamp) -> Result<(), sqlx::Error> {
+async fn make_due(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE jobs SET state = 'due', due_at = $2, enqueued_at = $2, attempts = 0, run_attempts = 0, \
          failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
@@ -450,11 +526,20 @@ async fn make_due(tx: &mut Transaction<'_, Sqlite>, file_id: i64, now: Timestamp
     Ok(())
 }
 
-async fn newest_version(tx: &mut Transaction<'_, Sqlite>, file_id: i64) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT version FROM files WHERE id = $1").bind(file_id).fetch_one(&mut **tx).await
+async fn newest_version(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT version FROM files WHERE id = $1")
+        .bind(file_id)
+        .fetch_one(&mut **tx)
+        .await
 }
 
-pub(super) async fn forget_storage_file(tx: &mut Transaction<'_, Sqlite>, file_id: i64) -> Result<(), sqlx::Error> {
+pub(super) async fn forget_storage_file(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
          stored_at = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
@@ -523,21 +608,38 @@ async fn report_failure(
             .execute(&mut **tx)
             .await?;
     }
-    let news = sqlx::query("UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL OR reported <> $2)")
-        .bind(file_id)
-        .bind(&refusal.reason)
-        .execute(&mut **tx)
-        .await?
-        .rows_affected();
+    let news = sqlx::query(
+        "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL OR reported <> $2)",
+    )
+    .bind(file_id)
+    .bind(&refusal.reason)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
     if news > 0 {
         let reason = Some(refusal.reason.as_str());
-        insert_result(tx, file_id, Outcome::Failed, None, reason, refusal.hint.as_deref(), now).await?;
+        insert_result(
+            tx,
+            file_id,
+            Outcome::Failed,
+            None,
+            reason,
+            refusal.hint.as_deref(),
+            now,
+        )
+        .await?;
     }
     Ok(())
 }
 
-pub(super) async fn delete_job(tx: &mut Transaction<'_, Sqlite>, file_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM jobs WHERE file_id = $1").bind(file_id).execute(&mut **tx).await?;
+pub(super) async fn delete_job(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+        .bind(file_id)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 

@@ -57,7 +57,12 @@ impl Ledger {
     }
 
     /// Keeps all jobs of a watch from being claimed until `until`, for a cause that concerns the whole watch.
-    pub async fn hold_watch(&self, watch: WatchId, until: Timestamp, reason: &str) -> Result<(), Error> {
+    pub async fn hold_watch(
+        &self,
+        watch: WatchId,
+        until: Timestamp,
+        reason: &str,
+    ) -> Result<(), Error> {
         sqlx::query("UPDATE watches SET held_until = $2, held_reason = $3 WHERE id = $1")
             .bind(watch.0)
             .bind(millis(until))
@@ -126,11 +131,18 @@ async fn register(
     .execute(&mut **tx)
     .await?;
     let moved = imodel_id != spec.imodel_id || storage_folder != spec.storage_folder;
-    let forgotten = if moved { forget_cloud_side(tx, id).await? } else { 0 };
+    let forgotten = if moved {
+        forget_cloud_side(tx, id).await?
+    } else {
+        0
+    };
     Ok((WatchId(id), forgotten))
 }
 
-async fn forget_cloud_side(tx: &mut Transaction<'_, Sqlite>, watch_id: i64) -> Result<u64, sqlx::Error> {
+async fn forget_cloud_side(
+    tx: &mut Transaction<'_, Sqlite>,
+    watch_id: i64,
+) -> Result<u64, sqlx::Error> {
     // A size below zero equals no file, so the next scan hands every file over as new.
     let forgotten = sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \

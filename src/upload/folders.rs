@@ -38,7 +38,11 @@ pub(super) struct Place {
 
 impl Folders {
     pub(super) fn new(client: Client, ledger: Ledger) -> Self {
-        Self { client, ledger, state: Mutex::default() }
+        Self {
+            client,
+            ledger,
+            state: Mutex::default(),
+        }
     }
 
     /// The folder for files of `watch` in the folders `below` its own, made if it is not there.
@@ -51,7 +55,9 @@ impl Folders {
             .entry((root_folder_id.clone(), watch.storage_folder.join("/")))
             .or_insert_with(|| watch.name.clone());
         if *owner != watch.name {
-            return Err(Trouble::SharedFolder { other: owner.clone() });
+            return Err(Trouble::SharedFolder {
+                other: owner.clone(),
+            });
         }
         let mut folder_id = root_folder_id.clone();
         let mut path = String::new();
@@ -64,24 +70,37 @@ impl Folders {
                 Some(known) => known,
                 None => {
                     let found = self.find_or_create(&mut state, &folder_id, segment).await?;
-                    self.ledger.remember_folder(&root_folder_id, &path, &found).await?;
+                    self.ledger
+                        .remember_folder(&root_folder_id, &path, &found)
+                        .await?;
                     found
                 }
             };
         }
-        Ok(Place { root_folder_id, folder_id })
+        Ok(Place {
+            root_folder_id,
+            folder_id,
+        })
     }
 
     /// Storage files named `name` in a folder that no file of the ledger owns.
     ///
     /// `fresh` lists the folder again: an earlier *create file* may have been executed without an answer.
-    pub(super) async fn strangers(&self, folder_id: &str, name: &str, fresh: bool) -> Result<Vec<String>, Trouble> {
+    pub(super) async fn strangers(
+        &self,
+        folder_id: &str,
+        name: &str,
+        fresh: bool,
+    ) -> Result<Vec<String>, Trouble> {
         let mut state = self.state.lock().await;
         if fresh || !state.strangers.contains_key(folder_id) {
             let listed = self.list(folder_id).await?;
             state.strangers.insert(folder_id.to_owned(), listed);
         }
-        let named = state.strangers.get(folder_id).and_then(|files| files.get(name));
+        let named = state
+            .strangers
+            .get(folder_id)
+            .and_then(|files| files.get(name));
         let mut strangers = Vec::new();
         for id in named.into_iter().flatten() {
             if self.ledger.owns_storage_file(id).await?.is_none() {
@@ -103,15 +122,26 @@ impl Folders {
         }
         let imodel = self.client.imodel(imodel_id).await?;
         if !imodel.initialized() {
-            return Err(Trouble::NotInitialized { imodel: imodel_id.to_owned(), state: imodel.state });
+            return Err(Trouble::NotInitialized {
+                imodel: imodel_id.to_owned(),
+                state: imodel.state,
+            });
         }
         let root_folder_id = self.client.root_folder(&imodel.itwin_id).await?;
-        let record = ImodelRecord { itwin_id: imodel.itwin_id, root_folder_id };
+        let record = ImodelRecord {
+            itwin_id: imodel.itwin_id,
+            root_folder_id,
+        };
         self.ledger.remember_imodel(imodel_id, &record).await?;
         Ok(record)
     }
 
-    async fn find_or_create(&self, state: &mut State, parent: &str, name: &str) -> Result<String, Trouble> {
+    async fn find_or_create(
+        &self,
+        state: &mut State,
+        parent: &str,
+        name: &str,
+    ) -> Result<String, Trouble> {
         if let Some(id) = self.find(parent, name).await? {
             return Ok(id);
         }
@@ -122,8 +152,12 @@ impl Folders {
                 Ok(folder.id)
             }
             // It may be there after all: somebody was faster, or the answer got lost.
-            Err(error) if error.may_have_taken_effect() || matches!(error.status(), Some(409 | 422)) => {
-                self.find(parent, name).await?.ok_or_else(|| Trouble::Platform(error))
+            Err(error)
+                if error.may_have_taken_effect() || matches!(error.status(), Some(409 | 422)) =>
+            {
+                self.find(parent, name)
+                    .await?
+                    .ok_or_else(|| Trouble::Platform(error))
             }
             Err(error) => Err(error.into()),
         }
@@ -141,7 +175,11 @@ impl Folders {
             .collect();
         named.sort();
         if named.len() > 1 {
-            warn!(folder = name, count = named.len(), "storage has several folders of this name; using the oldest");
+            warn!(
+                folder = name,
+                count = named.len(),
+                "storage has several folders of this name; using the oldest"
+            );
         }
         Ok(named.into_iter().next().map(|(_, id)| id))
     }

@@ -51,9 +51,16 @@ pub(super) enum Error {
 
 #[derive(Debug)]
 enum Command {
-    Next { len: usize, answer: oneshot::Sender<Result<Option<Bytes>, Error>> },
-    Rewind { answer: oneshot::Sender<Result<(), Error>> },
-    Finish { answer: oneshot::Sender<Result<Read, Error>> },
+    Next {
+        len: usize,
+        answer: oneshot::Sender<Result<Option<Bytes>, Error>>,
+    },
+    Rewind {
+        answer: oneshot::Sender<Result<(), Error>>,
+    },
+    Finish {
+        answer: oneshot::Sender<Result<Read, Error>>,
+    },
 }
 
 impl Source {
@@ -75,7 +82,11 @@ impl Source {
             })
             .map_err(|error| Error::Unreadable(Arc::new(error)))?;
         let fingerprint = within_deadline(answer).await?;
-        Ok(Self { commands, fingerprint, failure: Arc::default() })
+        Ok(Self {
+            commands,
+            fingerprint,
+            failure: Arc::default(),
+        })
     }
 
     /// The fingerprint as the file was opened.
@@ -100,14 +111,20 @@ impl Source {
 
     /// The rest of the file as a stream of pieces. An error in it is kept, so that whoever sends the stream can tell
     /// trouble with the file from trouble with the network.
-    pub(super) fn stream(&self, len: usize) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+    pub(super) fn stream(
+        &self,
+        len: usize,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         futures_util::stream::unfold(self.clone(), move |source| async move {
             match source.next(len).await {
                 Ok(Some(bytes)) => Some((Ok(bytes), source)),
                 Ok(None) => None,
                 Err(error) => {
                     let told = io::Error::other(error.clone());
-                    *source.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    *source
+                        .failure
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = Some(error);
                     Some((Err(told), source))
                 }
             }
@@ -116,10 +133,16 @@ impl Source {
 
     /// The error that ended a stream, if one did.
     pub(super) fn failure(&self) -> Option<Error> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command) -> Result<T, Error> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
         let (sender, answer) = oneshot::channel();
         // A thread that is gone drops the other end, which the wait below reports.
         if self.commands.send(command(sender)).is_err() {
@@ -148,7 +171,9 @@ struct Reader {
 
 impl Reader {
     fn open(root: PathBuf, path: PathBuf) -> Result<Self, Error> {
-        let file = Root::open(&root).and_then(|root| root.file(&path)).map_err(Error::from_io)?;
+        let file = Root::open(&root)
+            .and_then(|root| root.file(&path))
+            .map_err(Error::from_io)?;
         let fingerprint = share::fingerprint(&file).map_err(Error::from_io)?;
         Ok(Self {
             root,
@@ -179,7 +204,10 @@ impl Reader {
             return Ok(None);
         }
         let mut piece = Vec::with_capacity(usize::try_from(want).unwrap_or(len));
-        let got = (&mut self.file).take(want).read_to_end(&mut piece).map_err(Error::from_io)?;
+        let got = (&mut self.file)
+            .take(want)
+            .read_to_end(&mut piece)
+            .map_err(Error::from_io)?;
         if got as u64 != want {
             return Err(Error::Changed);
         }
@@ -201,12 +229,17 @@ impl Reader {
         let same = |file: &File| Ok(share::fingerprint(file)? == self.fingerprint);
         let on_handle = same(&self.file).map_err(Error::from_io)?;
         // A file that was replaced by another one is unchanged on our handle; the name tells.
-        let at_path = Root::open(&self.root).and_then(|root| same(&root.file(&self.path)?)).unwrap_or(false);
+        let at_path = Root::open(&self.root)
+            .and_then(|root| same(&root.file(&self.path)?))
+            .unwrap_or(false);
         if self.left > 0 || !on_handle || !at_path {
             return Err(Error::Changed);
         }
         Ok(Read {
-            content: Content { digest: *self.blake3.finalize().as_bytes(), bytes: self.fingerprint.size },
+            content: Content {
+                digest: *self.blake3.finalize().as_bytes(),
+                bytes: self.fingerprint.size,
+            },
             md5: self.md5.clone().finalize().into(),
         })
     }
@@ -214,7 +247,11 @@ impl Reader {
 
 impl Error {
     fn from_io(error: io::Error) -> Self {
-        if share::is_gone(&error) { Self::Gone } else { Self::Unreadable(Arc::new(error)) }
+        if share::is_gone(&error) {
+            Self::Gone
+        } else {
+            Self::Unreadable(Arc::new(error))
+        }
     }
 }
 
@@ -260,14 +297,31 @@ mod tests {
         source.next(4).await.unwrap();
         source.rewind().await.unwrap();
         assert_eq!(read_all(&source, 3).await, b"0123456789");
-        assert_eq!(source.finish().await.unwrap().content.digest, *blake3::hash(b"0123456789").as_bytes());
+        assert_eq!(
+            source.finish().await.unwrap().content.digest,
+            *blake3::hash(b"0123456789").as_bytes()
+        );
     }
 
     #[tokio::test]
     async fn a_file_that_changed_while_it_was_read_is_told_apart() {
         let changes: [fn(&Path); 4] = [
-            |path| File::options().append(true).open(path).unwrap().write_all(b"more").unwrap(),
-            |path| File::options().write(true).open(path).unwrap().set_len(3).unwrap(),
+            |path| {
+                File::options()
+                    .append(true)
+                    .open(path)
+                    .unwrap()
+                    .write_all(b"more")
+                    .unwrap()
+            },
+            |path| {
+                File::options()
+                    .write(true)
+                    .open(path)
+                    .unwrap()
+                    .set_len(3)
+                    .unwrap()
+            },
             |path| {
                 std::fs::write(path.with_extension("new"), "0123456789").unwrap();
                 std::fs::rename(path.with_extension("new"), path).unwrap();
@@ -297,6 +351,9 @@ mod tests {
     #[tokio::test]
     async fn a_missing_file_is_gone() {
         let (dir, _) = file(b"x");
-        assert!(matches!(Source::open(dir.path(), Path::new("b.dgn")).await, Err(Error::Gone)));
+        assert!(matches!(
+            Source::open(dir.path(), Path::new("b.dgn")).await,
+            Err(Error::Gone)
+        ));
     }
 }

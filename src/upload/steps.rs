@@ -73,53 +73,80 @@ impl Shared {
         let now = Timestamp::now();
         if matches!(trouble, Trouble::Source(source::Error::Hangs)) {
             let until = attempt::after(now, watch.poll_interval);
-            self.ledger.hold_watch(job.watch, until, &trouble.to_string()).await?;
+            self.ledger
+                .hold_watch(job.watch, until, &trouble.to_string())
+                .await?;
         }
         let refusal = self.refusal(watch, job, &trouble, now);
         if refusal.class == "credentials" {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = attempt::after(now, self.policy.max);
-            self.ledger.hold_watch(job.watch, until, &refusal.reason).await?;
+            self.ledger
+                .hold_watch(job.watch, until, &refusal.reason)
+                .await?;
         }
         self.ledger.put_off(job, &refusal, now).await?;
         Ok(End::Refused(refusal))
     }
 
-    fn refusal(&self, watch: &Watch, job: &UploadJob, trouble: &Trouble, now: Timestamp) -> Refusal {
+    fn refusal(
+        &self,
+        watch: &Watch,
+        job: &UploadJob,
+        trouble: &Trouble,
+        now: Timestamp,
+    ) -> Refusal {
         let class = match trouble {
             Trouble::Platform(error) => error.class(),
-            Trouble::Source(source::Error::Hangs) => Class::Transient { floor: Some(watch.poll_interval) },
+            Trouble::Source(source::Error::Hangs) => Class::Transient {
+                floor: Some(watch.poll_interval),
+            },
             Trouble::Source(_) | Trouble::NotSettled => Class::Busy,
-            Trouble::Name(_) | Trouble::Empty | Trouble::TooLarge { .. } => Class::RefusedForContent,
-            Trouble::SharedFolder { .. } => Class::RefusedForAll,
-            Trouble::CreateUnknown { until } => {
-                Class::Transient { floor: Some(until.duration_since(now).unsigned_abs()) }
+            Trouble::Name(_) | Trouble::Empty | Trouble::TooLarge { .. } => {
+                Class::RefusedForContent
             }
+            Trouble::SharedFolder { .. } => Class::RefusedForAll,
+            Trouble::CreateUnknown { until } => Class::Transient {
+                floor: Some(until.duration_since(now).unsigned_abs()),
+            },
             Trouble::NotInitialized { .. }
             | Trouble::FolderGone(_)
             | Trouble::SizeDiffers { .. }
             | Trouble::Corrupted
-            | Trouble::Ledger(_) => {
-                Class::Transient { floor: None }
-            }
+            | Trouble::Ledger(_) => Class::Transient { floor: None },
         };
         let hint = match trouble {
             Trouble::Platform(error) => error.hint(),
             Trouble::Name(_) => Some("rename the file or folder".to_owned()),
             Trouble::Empty => Some("save the file again with content, or exclude it".to_owned()),
             Trouble::TooLarge { .. } => Some("raise upload.block_size".to_owned()),
-            Trouble::SharedFolder { .. } => Some("give each of the two watches its own storage_folder".to_owned()),
+            Trouble::SharedFolder { .. } => {
+                Some("give each of the two watches its own storage_folder".to_owned())
+            }
             _ => None,
         };
-        let failure = Failure { class, reason: format!("cannot upload {}: {trouble}", Shown(&job.path)), hint };
-        let history = History { attempt: job.attempt, failing_since: job.failing_since };
+        let failure = Failure {
+            class,
+            reason: format!("cannot upload {}: {trouble}", Shown(&job.path)),
+            hint,
+        };
+        let history = History {
+            attempt: job.attempt,
+            failing_since: job.failing_since,
+        };
         attempt::refusal(failure, history, &self.policy, self.give_up, now)
     }
 
     async fn attempt(&self, watch: &Watch, job: &UploadJob) -> Result<End, Trouble> {
         let (below, name) = names::storage_path(&job.path)?;
-        if job.stored.as_ref().is_some_and(|stored| stored.version == job.version) {
-            return Ok(End::Unchanged(self.ledger.finish_unchanged(job, Timestamp::now()).await?));
+        if job
+            .stored
+            .as_ref()
+            .is_some_and(|stored| stored.version == job.version)
+        {
+            return Ok(End::Unchanged(
+                self.ledger.finish_unchanged(job, Timestamp::now()).await?,
+            ));
         }
         if let Some(end) = self.complete_interrupted(job).await? {
             return Ok(end);
@@ -138,27 +165,48 @@ impl Shared {
         }
         let mut job = job.clone();
         if self.is_unchanged(&mut job, &source).await? {
-            return Ok(End::Unchanged(self.ledger.finish_unchanged(&job, Timestamp::now()).await?));
+            return Ok(End::Unchanged(
+                self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
+            ));
         }
         let place = self.folders.place(watch, &below).await?;
         let links = self.links(&mut job, &place, &name).await?;
         let content = transfer::send(self, &source, links).await?;
-        self.ledger.record_blob_written(&job, &content, Timestamp::now()).await?;
-        self.complete(&job, StoredContent { version: job.version, content }).await
+        self.ledger
+            .record_blob_written(&job, &content, Timestamp::now())
+            .await?;
+        self.complete(
+            &job,
+            StoredContent {
+                version: job.version,
+                content,
+            },
+        )
+        .await
     }
 
     /// Goes on where a process was killed between the last byte and the answer to *complete*.
     ///
     /// None: there is nothing to go on with, or it turned out not to hold; the upload starts over.
     async fn complete_interrupted(&self, job: &UploadJob) -> Result<Option<End>, Trouble> {
-        let Some(written) = job.written.clone().filter(|_| job.stage.0 == Stage::BlobWritten) else { return Ok(None) };
+        let Some(written) = job
+            .written
+            .clone()
+            .filter(|_| job.stage.0 == Stage::BlobWritten)
+        else {
+            return Ok(None);
+        };
         if written.version != job.version {
             return Ok(None);
         }
         match self.complete(job, written).await {
             Ok(end) => Ok(Some(end)),
             Err(Trouble::SizeDiffers { .. }) => Ok(None),
-            Err(Trouble::Platform(error)) if error.status().is_some_and(|status| (400..500).contains(&status)) => {
+            Err(Trouble::Platform(error))
+                if error
+                    .status()
+                    .is_some_and(|status| (400..500).contains(&status)) =>
+            {
                 debug!(path = %Shown(&job.path), %error, "the interrupted upload cannot be completed; starting over");
                 Ok(None)
             }
@@ -168,7 +216,9 @@ impl Shared {
 
     /// Whether the file holds just what storage holds. Reads it only if its size says that it might.
     async fn is_unchanged(&self, job: &mut UploadJob, source: &Source) -> Result<bool, Trouble> {
-        let (Some(stored), Some(id)) = (job.stored.clone(), job.storage_file_id.clone()) else { return Ok(false) };
+        let (Some(stored), Some(id)) = (job.stored.clone(), job.storage_file_id.clone()) else {
+            return Ok(false);
+        };
         if stored.content.bytes != source.fingerprint().size {
             return Ok(false);
         }
@@ -189,7 +239,12 @@ impl Shared {
     }
 
     /// Links to upload to: of the known storage file, of one that is there by this name, or of a new one.
-    async fn links(&self, job: &mut UploadJob, place: &Place, name: &str) -> Result<UploadLinks, Trouble> {
+    async fn links(
+        &self,
+        job: &mut UploadJob,
+        place: &Place,
+        name: &str,
+    ) -> Result<UploadLinks, Trouble> {
         if let Some(id) = job.storage_file_id.clone() {
             match self.client.update_content(&id).await {
                 Ok(links) => {
@@ -217,22 +272,35 @@ impl Shared {
         self.create(job, place, name).await
     }
 
-    async fn create(&self, job: &mut UploadJob, place: &Place, name: &str) -> Result<UploadLinks, Trouble> {
+    async fn create(
+        &self,
+        job: &mut UploadJob,
+        place: &Place,
+        name: &str,
+    ) -> Result<UploadLinks, Trouble> {
         let marker = uuid::Uuid::new_v4().simple().to_string();
         let now = Timestamp::now();
         self.ledger.record_create_sent(job, &marker, now).await?;
         job.stage = (Stage::CreateSent, now);
         let description = format!("{DESCRIPTION} {marker}");
         job.marker = Some(marker);
-        match self.client.create_file(&place.folder_id, name, &description).await {
+        match self
+            .client
+            .create_file(&place.folder_id, name, &description)
+            .await
+        {
             Ok(links) => {
-                self.ledger.record_storage_file(job, &links.file_id, Timestamp::now()).await?;
+                self.ledger
+                    .record_storage_file(job, &links.file_id, Timestamp::now())
+                    .await?;
                 job.storage_file_id = Some(links.file_id.clone());
                 Ok(links)
             }
             Err(error) if error.may_have_taken_effect() => {
                 debug!(path = %Shown(&job.path), %error, "a create request got no answer");
-                Err(Trouble::CreateUnknown { until: attempt::after(now, LISTED_AFTER) })
+                Err(Trouble::CreateUnknown {
+                    until: attempt::after(now, LISTED_AFTER),
+                })
             }
             Err(error) => {
                 self.ledger.forget_storage_file(job.file).await?;
@@ -253,8 +321,17 @@ impl Shared {
 
     /// A storage file of this name that is nobody's: ours if a *create file* was executed without an answer, else one
     /// that was there before. Either way the file is known by name, and its content is updated.
-    async fn stranger(&self, job: &UploadJob, place: &Place, name: &str, fresh: bool) -> Result<Option<String>, Trouble> {
-        let named = self.folders.strangers(&place.folder_id, name, fresh).await?;
+    async fn stranger(
+        &self,
+        job: &UploadJob,
+        place: &Place,
+        name: &str,
+        fresh: bool,
+    ) -> Result<Option<String>, Trouble> {
+        let named = self
+            .folders
+            .strangers(&place.folder_id, name, fresh)
+            .await?;
         if named.len() < 2 {
             return Ok(named.into_iter().next());
         }
@@ -272,7 +349,9 @@ impl Shared {
 
     async fn adopt(&self, job: &mut UploadJob, id: String) -> Result<UploadLinks, Trouble> {
         info!(path = %Shown(&job.path), storage_file = id, "storage has the file already; updating its content");
-        self.ledger.record_storage_file(job, &id, Timestamp::now()).await?;
+        self.ledger
+            .record_storage_file(job, &id, Timestamp::now())
+            .await?;
         let links = self.client.update_content(&id).await?;
         job.storage_file_id = Some(id);
         Ok(links)
@@ -288,7 +367,9 @@ impl Shared {
 
     /// The confirmation that makes the new content count, and the check of what storage then says it holds.
     async fn complete(&self, job: &UploadJob, stored: StoredContent) -> Result<End, Trouble> {
-        let Some(id) = &job.storage_file_id else { return Err(Trouble::NotSettled) };
+        let Some(id) = &job.storage_file_id else {
+            return Err(Trouble::NotSettled);
+        };
         let sent = stored.content.bytes;
         let file = match self.client.complete(id).await {
             Ok(file) => file,
@@ -304,10 +385,19 @@ impl Shared {
         };
         if file.size != Some(sent) {
             self.ledger.record_restart(job, Timestamp::now()).await?;
-            return Err(Trouble::SizeDiffers { sent, stored: file.size.unwrap_or(0) });
+            return Err(Trouble::SizeDiffers {
+                sent,
+                stored: file.size.unwrap_or(0),
+            });
         }
-        let result = self.ledger.finish_stored(job, &stored, Timestamp::now()).await?;
-        Ok(End::Stored { bytes: sent, result })
+        let result = self
+            .ledger
+            .finish_stored(job, &stored, Timestamp::now())
+            .await?;
+        Ok(End::Stored {
+            bytes: sent,
+            result,
+        })
     }
 }
 

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use futures_util::stream::FuturesUnordered;
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use md5::{Digest as _, Md5};
 
 use super::Shared;
@@ -33,7 +33,10 @@ const RENEWALS_MAX: u32 = 3;
 
 /// The largest file that can be stored with these limits.
 pub(super) fn size_limit(limits: &config::Upload) -> u64 {
-    BLOCK_MAX.max(limits.block_size).saturating_mul(BLOCKS_MAX).max(limits.single_put_max)
+    BLOCK_MAX
+        .max(limits.block_size)
+        .saturating_mul(BLOCKS_MAX)
+        .max(limits.single_put_max)
 }
 
 /// The block size for a file: the configured one, doubled until the blocks are few enough.
@@ -47,7 +50,11 @@ fn block_size(configured: u64, bytes: u64) -> u64 {
 
 /// Sends the whole file and returns what was sent, once it is certain that the file did not change meanwhile.
 /// Nothing counts in storage before *complete*, so an upload that is broken off leaves the old content.
-pub(super) async fn send(shared: &Shared, source: &Source, links: UploadLinks) -> Result<Content, Trouble> {
+pub(super) async fn send(
+    shared: &Shared,
+    source: &Source,
+    links: UploadLinks,
+) -> Result<Content, Trouble> {
     let bytes = source.fingerprint().size;
     let file_id = links.file_id;
     let mut url = links.upload_url;
@@ -61,7 +68,9 @@ pub(super) async fn send(shared: &Shared, source: &Source, links: UploadLinks) -
         };
         match sent {
             Ok(()) => return Ok(source.finish().await?.content),
-            Err(Trouble::Platform(error)) if error.upload_url_refused() && renewals < RENEWALS_MAX => {
+            Err(Trouble::Platform(error))
+                if error.upload_url_refused() && renewals < RENEWALS_MAX =>
+            {
                 renewals += 1;
                 tracing::debug!(%error, "upload address refused; asking for a new one");
                 url = shared.client.update_content(&file_id).await?.upload_url;
@@ -76,7 +85,11 @@ pub(super) async fn send(shared: &Shared, source: &Source, links: UploadLinks) -
 /// One request. Storage answers with the MD5 of what it received, so the file is read once and still checked.
 async fn whole(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<(), Trouble> {
     let bytes = source.fingerprint().size;
-    let receipt = match shared.client.put_blob(url, bytes, source.stream(PIECE)).await {
+    let receipt = match shared
+        .client
+        .put_blob(url, bytes, source.stream(PIECE))
+        .await
+    {
         Ok(receipt) => receipt,
         Err(error) => return Err(source.failure().map_or_else(|| error.into(), Trouble::from)),
     };
@@ -97,7 +110,10 @@ async fn in_blocks(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<
     // The next block is read while others are on the wire, as far as there is room in memory.
     let read = || async move {
         let permit = shared.block_permits(permits).await;
-        source.next(len).await.map(|block| block.map(|block| (permit, block)))
+        source
+            .next(len)
+            .await
+            .map(|block| block.map(|block| (permit, block)))
     };
     let mut ids = Vec::new();
     let mut on_their_way = FuturesUnordered::new();
@@ -131,7 +147,12 @@ async fn in_blocks(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<
     Ok(shared.client.put_block_list(url, &ids).await?)
 }
 
-async fn put_block(shared: &Shared, url: &UploadUrl, id: &str, block: Bytes) -> Result<(), itwin::Error> {
+async fn put_block(
+    shared: &Shared,
+    url: &UploadUrl,
+    id: &str,
+    block: Bytes,
+) -> Result<(), itwin::Error> {
     let hashed = block.clone();
     let md5 = tokio::task::spawn_blocking(move || <[u8; 16]>::from(Md5::digest(&hashed))).await;
     match md5 {
@@ -150,7 +171,9 @@ fn block_id(upload: uuid::Uuid, index: usize) -> String {
 
 impl Shared {
     async fn block_permits(&self, permits: u32) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        let all = u32::try_from(self.limits.memory / self.limits.block_size).unwrap_or(u32::MAX).max(1);
+        let all = u32::try_from(self.limits.memory / self.limits.block_size)
+            .unwrap_or(u32::MAX)
+            .max(1);
         self.blocks.acquire_many(permits.min(all)).await.ok()
     }
 }
@@ -177,9 +200,18 @@ mod tests {
     #[test]
     fn block_ids_are_of_one_width_in_order_and_differ_between_uploads() {
         let (one, two) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
-        let ids: Vec<_> = [0, 1, 255, 256, 49_999].into_iter().map(|n| block_id(one, n)).collect();
-        assert!(ids.iter().all(|id| id.len() == 32 && BASE64_STANDARD.decode(id).unwrap().len() == 24));
-        assert!(ids.windows(2).all(|pair| BASE64_STANDARD.decode(&pair[0]) != BASE64_STANDARD.decode(&pair[1])));
+        let ids: Vec<_> = [0, 1, 255, 256, 49_999]
+            .into_iter()
+            .map(|n| block_id(one, n))
+            .collect();
+        assert!(
+            ids.iter()
+                .all(|id| id.len() == 32 && BASE64_STANDARD.decode(id).unwrap().len() == 24)
+        );
+        assert!(
+            ids.windows(2)
+                .all(|pair| BASE64_STANDARD.decode(&pair[0]) != BASE64_STANDARD.decode(&pair[1]))
+        );
         assert_ne!(block_id(one, 7), block_id(two, 7));
     }
 }

@@ -64,7 +64,13 @@ pub(super) enum Error {
 pub(super) fn channel() -> (Sender, Hints) {
     let (sender, paths) = mpsc::channel(CHANNEL);
     let overflow = Arc::new(Overflow::default());
-    (Sender { paths: sender, overflow: Arc::clone(&overflow) }, Hints { paths, overflow })
+    (
+        Sender {
+            paths: sender,
+            overflow: Arc::clone(&overflow),
+        },
+        Hints { paths, overflow },
+    )
 }
 
 impl Hints {
@@ -109,25 +115,36 @@ impl Events {
             }
         })
         .map_err(Error::Other)?;
-        Ok(Self { root: root.to_owned(), watcher })
+        Ok(Self {
+            root: root.to_owned(),
+            watcher,
+        })
     }
 
     /// Watches the folder `rel` (empty for the root). Watching it twice is harmless, and mends a watch that was lost.
     pub(super) fn watch(&mut self, rel: &Path) -> Result<(), Error> {
         // Joining an empty path would add a slash, and events would not carry it.
-        let folder = if rel.as_os_str().is_empty() { self.root.clone() } else { self.root.join(rel) };
-        self.watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(|error| match error.kind {
-            ErrorKind::MaxFilesWatch => Error::Limit,
-            ErrorKind::PathNotFound => Error::Gone,
-            ErrorKind::Io(ref cause) if crate::share::is_gone(cause) => Error::Gone,
-            _ => Error::Other(error),
-        })
+        let folder = if rel.as_os_str().is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(rel)
+        };
+        self.watcher
+            .watch(&folder, RecursiveMode::NonRecursive)
+            .map_err(|error| match error.kind {
+                ErrorKind::MaxFilesWatch => Error::Limit,
+                ErrorKind::PathNotFound => Error::Gone,
+                ErrorKind::Io(ref cause) if crate::share::is_gone(cause) => Error::Gone,
+                _ => Error::Other(error),
+            })
     }
 }
 
 /// The hints in an event. The flag for lost events is looked at first: such an event has no path.
 fn hints(root: &Path, event: notify::Result<Event>) -> Vec<Hint> {
-    let Ok(event) = event else { return vec![Hint::Everything] };
+    let Ok(event) = event else {
+        return vec![Hint::Everything];
+    };
     if event.need_rescan() {
         return vec![Hint::Everything];
     }
@@ -150,7 +167,11 @@ fn hints(root: &Path, event: notify::Result<Event>) -> Vec<Hint> {
 fn tells_of_a_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => true,
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
     }
 }
 
@@ -166,15 +187,47 @@ mod tests {
 
     #[test]
     fn every_kind_of_change_is_a_hint_and_no_kind_of_reading_is() {
-        let event = |kind, path: &str| Ok(Event::new(kind).add_path(PathBuf::from("/root").join(path)));
-        let check = |event, expected: Vec<Hint>| assert_eq!(hints(Path::new("/root"), event), expected);
-        check(event(EventKind::Create(CreateKind::File), "a.dgn"), vec![path("a.dgn")]);
-        check(event(EventKind::Modify(ModifyKind::Any), "b/a.dgn"), vec![path("b/a.dgn")]);
-        check(event(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "a.dgn"), vec![path("a.dgn")]);
-        check(event(EventKind::Remove(RemoveKind::File), "a.dgn"), vec![path("a.dgn")]);
-        check(event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "a.dgn"), vec![path("a.dgn")]);
-        check(event(EventKind::Access(AccessKind::Close(AccessMode::Read)), "a.dgn"), vec![]);
-        check(event(EventKind::Access(AccessKind::Open(AccessMode::Any)), "a.dgn"), vec![]);
+        let event =
+            |kind, path: &str| Ok(Event::new(kind).add_path(PathBuf::from("/root").join(path)));
+        let check =
+            |event, expected: Vec<Hint>| assert_eq!(hints(Path::new("/root"), event), expected);
+        check(
+            event(EventKind::Create(CreateKind::File), "a.dgn"),
+            vec![path("a.dgn")],
+        );
+        check(
+            event(EventKind::Modify(ModifyKind::Any), "b/a.dgn"),
+            vec![path("b/a.dgn")],
+        );
+        check(
+            event(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "a.dgn"),
+            vec![path("a.dgn")],
+        );
+        check(
+            event(EventKind::Remove(RemoveKind::File), "a.dgn"),
+            vec![path("a.dgn")],
+        );
+        check(
+            event(
+                EventKind::Access(AccessKind::Close(AccessMode::Write)),
+                "a.dgn",
+            ),
+            vec![path("a.dgn")],
+        );
+        check(
+            event(
+                EventKind::Access(AccessKind::Close(AccessMode::Read)),
+                "a.dgn",
+            ),
+            vec![],
+        );
+        check(
+            event(
+                EventKind::Access(AccessKind::Open(AccessMode::Any)),
+                "a.dgn",
+            ),
+            vec![],
+        );
     }
 
     #[test]
@@ -182,7 +235,10 @@ mod tests {
         let root = Path::new("/root");
         let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
         assert_eq!(hints(root, Ok(lost)), vec![Hint::Everything]);
-        assert_eq!(hints(root, Err(notify::Error::generic("read failed"))), vec![Hint::Everything]);
+        assert_eq!(
+            hints(root, Err(notify::Error::generic("read failed"))),
+            vec![Hint::Everything]
+        );
         let gone = Event::new(EventKind::Remove(RemoveKind::Folder)).add_path("/root".into());
         assert_eq!(hints(root, Ok(gone)), vec![Hint::Everything]);
     }

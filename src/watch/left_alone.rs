@@ -20,7 +20,11 @@ pub(super) struct LeftAlone {
 
 impl LeftAlone {
     pub(super) fn new(watch: &str) -> Self {
-        Self { watch: watch.to_owned(), hasher: RandomState::new(), mentioned: Mutex::default() }
+        Self {
+            watch: watch.to_owned(),
+            hasher: RandomState::new(),
+            mentioned: Mutex::default(),
+        }
     }
 
     /// Mentions a file that is not wanted, the first time.
@@ -34,7 +38,12 @@ impl LeftAlone {
             Verdict::Ignored(reason) => reason.to_string(),
         };
         let hash = self.hasher.hash_one(path);
-        if self.mentioned.lock().unwrap_or_else(PoisonError::into_inner).insert(hash) {
+        if self
+            .mentioned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(hash)
+        {
             debug!(watch = %self.watch, ?path, reason, "left alone");
         }
     }

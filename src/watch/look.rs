@@ -41,13 +41,15 @@ pub(super) fn spawn(
     answers: async_mpsc::Sender<Seen>,
 ) -> io::Result<mpsc::Sender<Request>> {
     let (requests, inbox) = mpsc::channel::<Request>();
-    std::thread::Builder::new().name(format!("look {name}")).spawn(move || {
-        for request in inbox {
-            if answers.blocking_send(look_at(&root, request)).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name(format!("look {name}"))
+        .spawn(move || {
+            for request in inbox {
+                if answers.blocking_send(look_at(&root, request)).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(requests)
 }
 
@@ -61,9 +63,15 @@ fn look_at(root: &Path, paths: Vec<PathBuf>) -> Seen {
                     (path, sight)
                 })
                 .collect();
-            Seen { root: Ok(identity), paths }
+            Seen {
+                root: Ok(identity),
+                paths,
+            }
         }
-        Err(error) => Seen { root: Err(error), paths: Vec::new() },
+        Err(error) => Seen {
+            root: Err(error),
+            paths: Vec::new(),
+        },
     }
 }
 
@@ -74,8 +82,18 @@ fn sight(root: &Root, path: &Path) -> Sight {
         Kind::Other => Ok(Sight::Other),
         Kind::Regular => {
             let fingerprint = share::fingerprint(root.file(path)?)?;
-            Ok(Sight::File(Look { began, ended: Instant::now(), fingerprint }))
+            Ok(Sight::File(Look {
+                began,
+                ended: Instant::now(),
+                fingerprint,
+            }))
         }
     });
-    look.unwrap_or_else(|error| if share::is_gone(&error) { Sight::Gone } else { Sight::Busy(error) })
+    look.unwrap_or_else(|error| {
+        if share::is_gone(&error) {
+            Sight::Gone
+        } else {
+            Sight::Busy(error)
+        }
+    })
 }

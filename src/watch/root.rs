@@ -93,7 +93,10 @@ pub(super) async fn run(
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
 ) -> Result<(), super::Error> {
-    let thread = |source| super::Error::Thread { watch: watch.name.clone(), source };
+    let thread = |source| super::Error::Thread {
+        watch: watch.name.clone(),
+        source,
+    };
     let (hint_sender, mut hints) = events::channel();
     let (answers, mut seen) = async_mpsc::channel(1);
     let (reports, mut reported) = async_mpsc::channel(16);
@@ -114,7 +117,12 @@ pub(super) async fn run(
         looks,
         asked: None,
         scans,
-        scan: ScanState { since: None, again: false, next: now, folders: 0 },
+        scan: ScanState {
+            since: None,
+            again: false,
+            next: now,
+            folders: 0,
+        },
         root: RootView {
             identity: None,
             state: RootState::Ok,
@@ -157,7 +165,9 @@ impl Task {
             }
             Wake::Seen(seen) => self.take_looks(seen).await?,
             Wake::Report(Report::Listing(listing)) => self.take_listing(listing).await?,
-            Wake::Report(Report::FolderDone) => self.scan.folders = self.scan.folders.saturating_sub(1),
+            Wake::Report(Report::FolderDone) => {
+                self.scan.folders = self.scan.folders.saturating_sub(1)
+            }
             Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
             Wake::Timer => self.check_for_hang().await?,
         }
@@ -167,7 +177,10 @@ impl Task {
     /// Sends off what can be asked now, and tells how far things are.
     fn go_on(&mut self) {
         let now = Instant::now();
-        if self.scan.since.is_none() && now >= self.scan.next && self.scans.send(scan::Request::All).is_ok() {
+        if self.scan.since.is_none()
+            && now >= self.scan.next
+            && self.scans.send(scan::Request::All).is_ok()
+        {
             self.scan.since = Some(now);
             self.scan.again = false;
             self.changed = 0;
@@ -175,7 +188,9 @@ impl Task {
         if self.asked.is_none() {
             let mut paths = self.settling.take_due(now, LOOKS_MAX);
             while paths.len() < LOOKS_MAX {
-                let Some(path) = self.dirty.pop_front() else { break };
+                let Some(path) = self.dirty.pop_front() else {
+                    break;
+                };
                 self.queued.remove(&path);
                 paths.push(path);
             }
@@ -193,7 +208,9 @@ impl Task {
                 && self.settling.is_empty()
                 && self.asked.is_none(),
             settling: self.settling.len(),
-            problem: (self.root.state == RootState::Unavailable).then(|| self.root.note.clone()).flatten(),
+            problem: (self.root.state == RootState::Unavailable)
+                .then(|| self.root.note.clone())
+                .flatten(),
         };
         self.progress.send_if_modified(|last| {
             let news = *last != progress;
@@ -232,8 +249,14 @@ impl Task {
         if inside && !self.watch.recursive {
             return true;
         }
-        let pruned = path.ancestors().any(|part| !part.as_os_str().is_empty() && self.watch.selection.prunes(part).is_some());
-        pruned && !matches!(self.watch.selection.decide(path), Verdict::Source { .. } | Verdict::UploadOnly { .. })
+        let pruned = path.ancestors().any(|part| {
+            !part.as_os_str().is_empty() && self.watch.selection.prunes(part).is_some()
+        });
+        pruned
+            && !matches!(
+                self.watch.selection.decide(path),
+                Verdict::Source { .. } | Verdict::UploadOnly { .. }
+            )
     }
 
     fn look_at(&mut self, path: PathBuf) {
@@ -256,13 +279,20 @@ impl Task {
     async fn take_listing(&mut self, listing: Listing) -> Result<(), super::Error> {
         if !listing.continued || self.known.0 != listing.dir {
             let known = self.out.ledger.known_in(self.id, &listing.dir).await?;
-            let known = known.into_iter().map(|known| (known.name, (known.fingerprint, known.connector))).collect();
+            let known = known
+                .into_iter()
+                .map(|known| (known.name, (known.fingerprint, known.connector)))
+                .collect();
             self.known = (listing.dir, known);
         }
         for (path, fingerprint) in listing.files {
-            let Some(connector) = self.wanted(&path) else { continue };
+            let Some(connector) = self.wanted(&path) else {
+                continue;
+            };
             let as_known = path.file_name().and_then(|name| self.known.1.get(name));
-            if as_known != Some(&(Some(fingerprint), connector)) && !self.settling.touch(&path, Instant::now()) {
+            if as_known != Some(&(Some(fingerprint), connector))
+                && !self.settling.touch(&path, Instant::now())
+            {
                 self.changed += 1;
                 self.look_at(path);
             }
@@ -282,10 +312,16 @@ impl Task {
                         continue;
                     };
                     let known = self.out.ledger.known(self.id, &path).await?;
-                    if known.is_some_and(|known| known.fingerprint == Some(look.fingerprint) && known.connector == connector) {
+                    if known.is_some_and(|known| {
+                        known.fingerprint == Some(look.fingerprint) && known.connector == connector
+                    }) {
                         self.settling.forget(&path);
                     } else if self.settling.observe(&path, look) == Step::Ready {
-                        ready.push(Ready { path, fingerprint: look.fingerprint, connector });
+                        ready.push(Ready {
+                            path,
+                            fingerprint: look.fingerprint,
+                            connector,
+                        });
                     }
                 }
                 Sight::Folder => {
@@ -312,7 +348,10 @@ impl Task {
             for file in &ready {
                 debug!(watch = %self.watch.name, path = ?file.path, bytes = file.fingerprint.size, "file is finished");
             }
-            self.out.ledger.hand_over(self.id, &ready, Timestamp::now()).await?;
+            self.out
+                .ledger
+                .hand_over(self.id, &ready, Timestamp::now())
+                .await?;
             self.out.wake.notify_one();
         }
         Ok(())
@@ -327,7 +366,11 @@ impl Task {
             (Ok(_), false) => jittered(self.watch.rescan_interval),
             _ => self.watch.poll_interval,
         };
-        self.scan.next = if self.scan.again { Instant::now() } else { Instant::now() + next };
+        self.scan.next = if self.scan.again {
+            Instant::now()
+        } else {
+            Instant::now() + next
+        };
         self.scan.again = false;
         self.root.identity = summary.root.as_ref().ok().copied();
         let ok = summary.root.is_ok();
@@ -363,13 +406,16 @@ impl Task {
             Ok(_) => Ok(()),
             Err(error) => {
                 self.root.identity = None;
-                self.show(RootState::Unavailable, Some(error.to_string()), None).await
+                self.show(RootState::Unavailable, Some(error.to_string()), None)
+                    .await
             }
         }
     }
 
     async fn check_for_hang(&mut self) -> Result<(), super::Error> {
-        let waiting = self.asked.is_some_and(|asked| asked.elapsed() >= ANSWER_MAX);
+        let waiting = self
+            .asked
+            .is_some_and(|asked| asked.elapsed() >= ANSWER_MAX);
         if waiting {
             self.root.check = Instant::now() + CHECK_INTERVAL;
             self.root.hanging = true;
@@ -392,15 +438,22 @@ impl Task {
             let reason = note.as_deref().unwrap_or_default();
             match state {
                 RootState::Ok => info!(%watch, ?root, "the folder is watched again"),
-                RootState::Polled => info!(%watch, ?root, reason, "the folder is scanned at intervals"),
-                RootState::Degraded => warn!(%watch, ?root, reason, "the folder is only partly watched"),
+                RootState::Polled => {
+                    info!(%watch, ?root, reason, "the folder is scanned at intervals")
+                }
+                RootState::Degraded => {
+                    warn!(%watch, ?root, reason, "the folder is only partly watched")
+                }
                 RootState::Unavailable => {
                     warn!(%watch, ?root, reason, "the folder cannot be reached; known files are kept, looking again");
                 }
             }
         }
         if news || scanned.is_some() {
-            self.out.ledger.record_root(self.id, state, note.as_deref(), scanned).await?;
+            self.out
+                .ledger
+                .record_root(self.id, state, note.as_deref(), scanned)
+                .await?;
             self.root.state = state;
             self.root.note = note;
         }
@@ -414,7 +467,9 @@ fn judge(summary: &Summary) -> (RootState, Option<String>) {
         return (RootState::Unavailable, Some(error.to_string()));
     }
     if summary.problem_count > 0 {
-        let more = summary.problem_count.saturating_sub(summary.problems.len().try_into().unwrap_or(u64::MAX));
+        let more = summary
+            .problem_count
+            .saturating_sub(summary.problems.len().try_into().unwrap_or(u64::MAX));
         let mut note = summary.problems.join("; ");
         if more > 0 {
             note = format!("{note}; and {more} more");
@@ -422,13 +477,18 @@ fn judge(summary: &Summary) -> (RootState, Option<String>) {
         return (RootState::Degraded, Some(note));
     }
     if summary.remote {
-        return (RootState::Polled, Some("changes on this file system raise no events".to_owned()));
+        return (
+            RootState::Polled,
+            Some("changes on this file system raise no events".to_owned()),
+        );
     }
     (RootState::Ok, None)
 }
 
 /// Between 0.75 and 1.25 times the interval, so that many roots do not scan in step.
 fn jittered(interval: Duration) -> Duration {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.subsec_nanos());
     interval.mul_f64(0.75 + 0.5 * f64::from(nanos) / 1e9)
 }

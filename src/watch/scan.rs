@@ -85,18 +85,26 @@ pub(super) fn spawn(
     reports: async_mpsc::Sender<Report>,
 ) -> io::Result<mpsc::Sender<Request>> {
     let (requests, inbox) = mpsc::channel();
-    std::thread::Builder::new().name(format!("scan {name}")).spawn(move || {
-        let mut scanner = Scanner { plan, hints, reports, events: None, found: Found::default() };
-        for request in inbox {
-            let told = match request {
-                Request::All => scanner.all(),
-                Request::Folder(folder) => scanner.folder(folder),
+    std::thread::Builder::new()
+        .name(format!("scan {name}"))
+        .spawn(move || {
+            let mut scanner = Scanner {
+                plan,
+                hints,
+                reports,
+                events: None,
+                found: Found::default(),
             };
-            if told.is_err() {
-                return;
+            for request in inbox {
+                let told = match request {
+                    Request::All => scanner.all(),
+                    Request::Folder(folder) => scanner.folder(folder),
+                };
+                if told.is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(requests)
 }
 
@@ -144,7 +152,10 @@ impl Scanner {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
         };
-        self.found.remote = root.folder(Path::new("")).and_then(share::is_remote).unwrap_or(true);
+        self.found.remote = root
+            .folder(Path::new(""))
+            .and_then(share::is_remote)
+            .unwrap_or(true);
         // New watches each time: those of a root that was replaced, or that were lost, are mended by the way.
         self.events = None;
         if !self.found.remote {
@@ -157,7 +168,9 @@ impl Scanner {
         let after = Root::open(&self.plan.root).and_then(|root| root.identity());
         Ok(match after {
             Ok(after) if after == before => Ok(after),
-            Ok(_) => Err(io::Error::other("it was replaced by another folder during the scan")),
+            Ok(_) => Err(io::Error::other(
+                "it was replaced by another folder during the scan",
+            )),
             Err(error) => Err(error),
         })
     }
@@ -182,7 +195,12 @@ impl Scanner {
         Ok(())
     }
 
-    fn list(&mut self, root: &Root, dir: &Path, stack: &mut Vec<PathBuf>) -> Result<io::Result<()>, Stopped> {
+    fn list(
+        &mut self,
+        root: &Root,
+        dir: &Path,
+        stack: &mut Vec<PathBuf>,
+    ) -> Result<io::Result<()>, Stopped> {
         let opened = root.folder(dir).and_then(|fd| {
             let remote = self.found.remote || share::is_remote(&fd)?;
             Ok((remote, fd))
@@ -209,13 +227,16 @@ impl Scanner {
                 continue;
             }
             let path = dir.join(name);
-            let Some(kind) = self.wanted(&path, entry.file_type()) else { continue };
+            let Some(kind) = self.wanted(&path, entry.file_type()) else {
+                continue;
+            };
             if kind == Kind::Folder {
                 stack.push(path);
                 continue;
             }
-            let Ok(stat) = entries.fd().and_then(|fd| rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW))
-            else {
+            let Ok(stat) = entries.fd().and_then(|fd| {
+                rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+            }) else {
                 continue;
             };
             match share::kind(&stat) {
@@ -228,12 +249,20 @@ impl Scanner {
             }
             if files.len() == LISTING_MAX {
                 let files = std::mem::take(&mut files);
-                self.tell(Report::Listing(Listing { dir: dir.to_owned(), files, continued }))?;
+                self.tell(Report::Listing(Listing {
+                    dir: dir.to_owned(),
+                    files,
+                    continued,
+                }))?;
                 continued = true;
             }
         }
         if !files.is_empty() {
-            self.tell(Report::Listing(Listing { dir: dir.to_owned(), files, continued }))?;
+            self.tell(Report::Listing(Listing {
+                dir: dir.to_owned(),
+                files,
+                continued,
+            }))?;
         }
         Ok(Ok(()))
     }
@@ -259,7 +288,9 @@ impl Scanner {
     }
 
     fn watch(&mut self, dir: &Path) {
-        let Some(events) = self.events.as_mut() else { return };
+        let Some(events) = self.events.as_mut() else {
+            return;
+        };
         match events.watch(dir) {
             Ok(()) | Err(events::Error::Gone) => {}
             Err(error) => {
@@ -272,7 +303,9 @@ impl Scanner {
     fn problem(&mut self, dir: &Path, what: &str) {
         self.found.problem_count += 1;
         if self.found.problems.len() < 5 {
-            self.found.problems.push(format!("{:?}: {what}", self.plan.root.join(dir)));
+            self.found
+                .problems
+                .push(format!("{:?}: {what}", self.plan.root.join(dir)));
         }
     }
 

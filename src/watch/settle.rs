@@ -55,7 +55,11 @@ pub(super) enum Step {
 
 impl Settling {
     pub(super) fn new(settle: Duration) -> Self {
-        Self { settle, files: HashMap::new(), queue: BinaryHeap::new() }
+        Self {
+            settle,
+            files: HashMap::new(),
+            queue: BinaryHeap::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,13 +80,23 @@ impl Settling {
             self.files.remove(path);
             return Step::Ready;
         }
-        self.wait(path, Some((look.fingerprint, since)), look.ended, since + self.settle, BUSY_FIRST);
+        self.wait(
+            path,
+            Some((look.fingerprint, since)),
+            look.ended,
+            since + self.settle,
+            BUSY_FIRST,
+        );
         Step::Wait
     }
 
     /// The file is there but cannot be read now. Returns whether that is news.
     pub(super) fn busy(&mut self, path: &Path, now: Instant) -> bool {
-        let known = self.files.get(path).filter(|entry| entry.seen.is_none()).map(|entry| entry.busy);
+        let known = self
+            .files
+            .get(path)
+            .filter(|entry| entry.seen.is_none())
+            .map(|entry| entry.busy);
         let pause = known.unwrap_or(BUSY_FIRST);
         self.wait(path, None, now, now + pause, (pause * 2).min(BUSY_MAX));
         known.is_none()
@@ -91,7 +105,9 @@ impl Settling {
     /// An event told that something happened to the file. Returns false when the file is not known here, so that
     /// it has to be looked at for the first time.
     pub(super) fn touch(&mut self, path: &Path, now: Instant) -> bool {
-        let Some(entry) = self.files.get_mut(path) else { return false };
+        let Some(entry) = self.files.get_mut(path) else {
+            return false;
+        };
         let soonest = now.max(entry.looked + LOOK_GAP.min(self.settle));
         if entry.look_at.is_some_and(|at| at > soonest) {
             entry.look_at = Some(soonest);
@@ -109,8 +125,14 @@ impl Settling {
     pub(super) fn take_due(&mut self, now: Instant, most: usize) -> Vec<PathBuf> {
         let mut due = Vec::new();
         while due.len() < most && self.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((at, path))) = self.queue.pop() else { break };
-            if let Some(entry) = self.files.get_mut(&path).filter(|entry| entry.look_at == Some(at)) {
+            let Some(Reverse((at, path))) = self.queue.pop() else {
+                break;
+            };
+            if let Some(entry) = self
+                .files
+                .get_mut(&path)
+                .filter(|entry| entry.look_at == Some(at))
+            {
                 entry.look_at = None;
                 due.push(path);
             }
@@ -131,7 +153,12 @@ impl Settling {
         look_at: Instant,
         busy: Duration,
     ) {
-        let entry = Entry { seen, looked, look_at: Some(look_at), busy };
+        let entry = Entry {
+            seen,
+            looked,
+            look_at: Some(look_at),
+            busy,
+        };
         if let Some(known) = self.files.get_mut(path) {
             *known = entry;
         } else {
@@ -148,11 +175,19 @@ mod tests {
     const SETTLE: Duration = Duration::from_secs(10);
 
     fn print(size: u64) -> Fingerprint {
-        Fingerprint { size, mtime_ns: 1, ctime_ns: 1 }
+        Fingerprint {
+            size,
+            mtime_ns: 1,
+            ctime_ns: 1,
+        }
     }
 
     fn look(at: Instant, size: u64) -> Look {
-        Look { began: at, ended: at, fingerprint: print(size) }
+        Look {
+            began: at,
+            ended: at,
+            fingerprint: print(size),
+        }
     }
 
     fn second(n: u64) -> Duration {
@@ -198,13 +233,33 @@ mod tests {
         for ms in [10, 20, 300] {
             assert!(settling.touch(path, start + Duration::from_millis(ms)));
         }
-        assert_eq!(settling.take_due(start + Duration::from_millis(999), 10), Vec::<PathBuf>::new());
-        assert_eq!(settling.take_due(start + second(1), 10), vec![path.to_owned()]);
-        assert_eq!(settling.take_due(start + second(1), 10), Vec::<PathBuf>::new(), "one look at a time");
+        assert_eq!(
+            settling.take_due(start + Duration::from_millis(999), 10),
+            Vec::<PathBuf>::new()
+        );
+        assert_eq!(
+            settling.take_due(start + second(1), 10),
+            vec![path.to_owned()]
+        );
+        assert_eq!(
+            settling.take_due(start + second(1), 10),
+            Vec::<PathBuf>::new(),
+            "one look at a time"
+        );
         settling.observe(path, look(start + second(1), 2));
-        assert_eq!(settling.take_due(start + second(10), 10), Vec::<PathBuf>::new(), "the change began a new rest");
-        assert_eq!(settling.take_due(start + second(11), 10), vec![path.to_owned()]);
-        assert_eq!(settling.observe(path, look(start + second(11), 2)), Step::Ready);
+        assert_eq!(
+            settling.take_due(start + second(10), 10),
+            Vec::<PathBuf>::new(),
+            "the change began a new rest"
+        );
+        assert_eq!(
+            settling.take_due(start + second(11), 10),
+            vec![path.to_owned()]
+        );
+        assert_eq!(
+            settling.observe(path, look(start + second(11), 2)),
+            Step::Ready
+        );
     }
 
     #[test]
@@ -212,10 +267,20 @@ mod tests {
         let mut settling = Settling::new(SETTLE);
         let path = Path::new("a.dgn");
         let start = Instant::now();
-        let slow = Look { began: start, ended: start + second(60), fingerprint: print(1) };
+        let slow = Look {
+            began: start,
+            ended: start + second(60),
+            fingerprint: print(1),
+        };
         assert_eq!(settling.observe(path, slow), Step::Wait);
-        assert_eq!(settling.observe(path, look(start + second(61), 1)), Step::Wait);
-        assert_eq!(settling.observe(path, look(start + second(70), 1)), Step::Ready);
+        assert_eq!(
+            settling.observe(path, look(start + second(61), 1)),
+            Step::Wait
+        );
+        assert_eq!(
+            settling.observe(path, look(start + second(70), 1)),
+            Step::Ready
+        );
     }
 
     #[test]
@@ -230,7 +295,10 @@ mod tests {
             assert!(settling.take_due(start + second(next - 1), 10).is_empty());
         }
         settling.observe(path, look(start + second(60), 1));
-        assert_eq!(settling.observe(path, look(start + second(70), 1)), Step::Ready);
+        assert_eq!(
+            settling.observe(path, look(start + second(70), 1)),
+            Step::Ready
+        );
     }
 
     #[test]
@@ -240,6 +308,9 @@ mod tests {
         let start = Instant::now();
         assert_eq!(settling.observe(path, look(start, 1)), Step::Wait);
         assert_eq!(settling.take_due(start, 10).len(), 1);
-        assert_eq!(settling.observe(path, look(start + second(1), 1)), Step::Ready);
+        assert_eq!(
+            settling.observe(path, look(start + second(1), 1)),
+            Step::Ready
+        );
     }
 }

@@ -1,0 +1,344 @@
+//! `itwin-syncd demo`: emulator and daemon in one process, on a temporary folder, with three files saved into it the
+//! way programs save.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{EXIT_FAILED, EXIT_GOOD, complain, status};
+use crate::config::{Config, Environment};
+use crate::emulator::{
+    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_IMODEL_ID, Emulator,
+};
+use crate::ledger::{FileReport, JobState, Ledger, Outcome};
+use crate::secret::Secret;
+use crate::service::{self, Until, signals};
+use crate::telemetry;
+
+/// The demo takes about ten seconds; after this something is wrong.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often the progress is looked at.
+const LOOK: Duration = Duration::from_millis(150);
+
+/// How long the slow program takes for each part of its file.
+const SLOW: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Stay afterwards, to drop files of your own; Ctrl-C ends it.
+    #[arg(long)]
+    stay: bool,
+}
+
+/// What keeps the demo from going on.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot prepare the demo's folder")]
+    Folder(#[from] std::io::Error),
+    #[error(transparent)]
+    Emulator(#[from] emulator::Error),
+    #[error("the demo's configuration is wrong: {0}")]
+    Config(String),
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+    #[error(transparent)]
+    Service(#[from] service::Error),
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::Error),
+    #[error("stopped before the end")]
+    Stopped,
+    #[error("not done after {} s", PATIENCE.as_secs())]
+    Late,
+}
+
+pub(super) async fn demo(arguments: &Arguments) -> u8 {
+    let stop = CancellationToken::new();
+    let shown = match signals::handle(stop.clone()) {
+        Ok(()) => show(arguments.stay, stop).await,
+        Err(error) => Err(error.into()),
+    };
+    match shown {
+        Ok(good) => {
+            if good {
+                EXIT_GOOD
+            } else {
+                EXIT_FAILED
+            }
+        }
+        Err(error) => {
+            complain(&error, None);
+            EXIT_FAILED
+        }
+    }
+}
+
+async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
+    let place = tempfile::Builder::new()
+        .prefix("itwin-syncd-demo-")
+        .tempdir()?;
+    let folder = place.path().join("drop");
+    tokio::fs::create_dir(&folder).await?;
+    let emulator = Emulator::builder().start().await?;
+    let config = config(&place, &folder, &emulator)?;
+    let _telemetry = telemetry::start(&config.log)?;
+    say(&format!(
+        "emulated iTwin Platform at {}",
+        emulator.api_url()
+    ));
+    say(&format!("watching {}", folder.display()));
+
+    let state = config.state.path.clone();
+    let ended = CancellationToken::new();
+    let service = tokio::spawn(service::run(config, Until::Stopped, ended.clone()));
+    let shown = async {
+        let ledger = reader(&state).await?;
+        let mut progress = Progress {
+            ledger,
+            shown: HashMap::new(),
+        };
+        let good = save_and_follow(&folder, &mut progress).await?;
+        if stay {
+            say(&format!(
+                "\ndrop files into {}; Ctrl-C ends it and removes the folder",
+                folder.display()
+            ));
+            loop {
+                progress.look().await?;
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(good)
+    };
+    let mut service = std::pin::pin!(service);
+    let shown = tokio::select! {
+        shown = shown => shown,
+        // In the end that is how a stay ends.
+        () = stop.cancelled() => if stay { Ok(true) } else { Err(Error::Stopped) },
+        ended = &mut service => return Err(unasked(ended)),
+    };
+    ended.cancel();
+    if let Ok(Err(error)) = service.await {
+        return Err(error.into());
+    }
+    emulator.stop().await;
+    shown
+}
+
+fn unasked(ended: Result<Result<service::Pass, service::Error>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Ok(_)) => Error::Stopped,
+        Ok(Err(error)) => error.into(),
+        Err(panic) => service::Error::Panicked(panic.to_string()).into(),
+    }
+}
+
+/// Short times, because nobody wants to wait in a demo.
+fn config(place: &TempDir, folder: &Path, emulator: &Emulator) -> Result<Config, Error> {
+    let (api, issuer) = (emulator.api_url(), emulator.issuer_url());
+    let text = format!(
+        "settle = \"1s\"\n\
+         [itwin]\napi_url = \"{api}\"\nissuer_url = \"{issuer}\"\nclient_id = \"{DEFAULT_CLIENT_ID}\"\n\
+         [state]\npath = {state:?}\n\
+         [log]\nlevel = \"warn\"\n\
+         [sync]\nbatch_window = \"1s\"\npoll_interval = \"500ms\"\npoll_max = \"1s\"\n\
+         [[watch]]\nname = \"demo\"\npath = {folder:?}\nimodel_id = \"{DEFAULT_IMODEL_ID}\"\n",
+        state = place.path().join("state"),
+    );
+    let environment = Environment {
+        client_secret: Some(Secret::new(DEFAULT_CLIENT_SECRET)),
+        ..Environment::default()
+    };
+    Config::parse(&text, "demo", &environment)
+        .map_err(|mistakes| Error::Config(mistakes.to_string()))
+}
+
+/// The ledger to look into; the service makes it.
+async fn reader(state: &Path) -> Result<Ledger, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Ledger::read(state).await {
+            Ok(ledger) => return Ok(ledger),
+            Err(error) if Instant::now() > deadline => return Err(error.into()),
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+/// Saves the three files, follows them to their ends, and prints what became of them.
+async fn save_and_follow(folder: &Path, progress: &mut Progress) -> Result<bool, Error> {
+    let began = Instant::now();
+    let (dxf, ifc, geojson) = (
+        folder.join("bridge.dxf"),
+        folder.join("house.ifc"),
+        folder.join("site.geojson"),
+    );
+    say("saving house.ifc as a program does: into a temporary file, then renamed");
+    let unfinished = folder.join("~house.tmp");
+    tokio::fs::write(&unfinished, IFC).await?;
+    tokio::fs::rename(&unfinished, &ifc).await?;
+    say("saving site.geojson");
+    tokio::fs::write(&geojson, SITE).await?;
+    say("saving bridge.dxf slowly, in place");
+    let slowly = tokio::spawn(save_slowly(dxf));
+    let mut first_run = None;
+    loop {
+        let files = progress.look().await?;
+        let site = files
+            .iter()
+            .find(|file| file.path == Path::new("site.geojson"));
+        match (&first_run, site.filter(|file| is_done(file))) {
+            (None, Some(site)) => {
+                first_run = Some(site.run.clone());
+                say("saving site.geojson again, with another tree");
+                tokio::fs::write(&geojson, SITE_CHANGED).await?;
+            }
+            (Some(first), Some(site))
+                if site.run != *first && files.len() == 3 && files.iter().all(is_done) =>
+            {
+                if let Ok(Err(error)) = slowly.await {
+                    return Err(error.into());
+                }
+                return Ok(table(&files));
+            }
+            _ if began.elapsed() > PATIENCE => return Err(Error::Late),
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+async fn save_slowly(path: PathBuf) -> std::io::Result<()> {
+    let mut file = tokio::fs::File::create(path).await?;
+    for part in DXF {
+        file.write_all(part.as_bytes()).await?;
+        file.flush().await?;
+        tokio::time::sleep(SLOW).await;
+    }
+    file.sync_all().await
+}
+
+/// At its end, good or bad.
+fn is_done(file: &FileReport) -> bool {
+    matches!(file.job, None | Some(JobState::Failed)) && file.outcome.is_some()
+}
+
+struct Progress {
+    ledger: Ledger,
+    /// What was said last of each file.
+    shown: HashMap<PathBuf, (Option<JobState>, Option<String>, String)>,
+}
+
+impl Progress {
+    /// Says what changed, and returns all files.
+    async fn look(&mut self) -> Result<Vec<FileReport>, Error> {
+        let files = self.ledger.snapshot(Timestamp::now()).await?.files;
+        for file in &files {
+            let word = status::word(file).to_owned();
+            let news = (file.job, file.run.clone(), word.clone());
+            if self.shown.get(&file.path) != Some(&news) {
+                let reason = file
+                    .reason
+                    .as_ref()
+                    .map(|reason| format!(" ({reason})"))
+                    .unwrap_or_default();
+                say(&format!("  {:<14} {word}{reason}", file.path.display()));
+                self.shown.insert(file.path.clone(), news);
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Prints the end, and tells whether it is a good one.
+fn table(files: &[FileReport]) -> bool {
+    let row = |cells: [&str; 6]| {
+        let [file, connector, storage_file, run, result, seconds] = cells;
+        say(&format!(
+            "{file:<14} {connector:<11} {storage_file:<44} {run:<37} {result:<13} {seconds:>7}"
+        ));
+    };
+    say("");
+    row([
+        "file",
+        "connector",
+        "storage file id",
+        "run",
+        "result",
+        "seconds",
+    ]);
+    for file in files {
+        let shown = |text: &Option<String>| text.clone().unwrap_or_default();
+        let seconds = file
+            .millis
+            .map(|millis| format!("{:.1}", Duration::from_millis(millis).as_secs_f64()));
+        row([
+            &file.path.display().to_string(),
+            &shown(&file.connector),
+            &shown(&file.storage_file_id),
+            &shown(&file.run),
+            file.outcome.map_or("", Outcome::as_str),
+            &seconds.unwrap_or_default(),
+        ]);
+    }
+    let synchronized = files
+        .iter()
+        .filter(|file| file.outcome == Some(Outcome::Synchronized))
+        .count();
+    let failed = files.len() - synchronized;
+    say(&format!("\n{synchronized} synchronized, {failed} failed"));
+    failed == 0
+}
+
+#[allow(
+    clippy::print_stdout,
+    reason = "the demo talks to the person who runs it"
+)]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+/// A line from abutment to abutment, in parts.
+const DXF: &[&str] = &[
+    "0\nSECTION\n2\nHEADER\n9\n$ACADVER\n1\nAC1009\n0\nENDSEC\n",
+    "0\nSECTION\n2\nENTITIES\n0\nLINE\n8\nDECK\n",
+    "10\n0.0\n20\n0.0\n30\n4.5\n",
+    "11\n120.0\n21\n0.0\n31\n4.5\n",
+    "0\nENDSEC\n0\nEOF\n",
+];
+
+/// A project with a building.
+const IFC: &str = "\
+ISO-10303-21;
+HEADER;
+FILE_DESCRIPTION(('ViewDefinition [ReferenceView]'),'2;1');
+FILE_NAME('house.ifc','2026-01-01T00:00:00',(''),(''),'','','');
+FILE_SCHEMA(('IFC4'));
+ENDSEC;
+DATA;
+#1=IFCDIMENSIONALEXPONENTS(0,0,0,0,0,0,0);
+#2=IFCSIUNIT(*,.LENGTHUNIT.,$,.METRE.);
+#3=IFCUNITASSIGNMENT((#2));
+#4=IFCPROJECT('0YvctVUKr0kugbFTf53O9L',$,'House',$,$,$,$,$,#3);
+#5=IFCBUILDING('2FCZDorxHDT8NI01kdXi8P',$,'House',$,$,$,$,$,.ELEMENT.,$,$,$);
+#6=IFCRELAGGREGATES('3JuhtbQOLBFuNRXPwFcfeu',$,$,$,#4,(#5));
+ENDSEC;
+END-ISO-10303-21;
+";
+
+/// A site with a tree.
+const SITE: &str = r#"{"type":"FeatureCollection","features":[
+{"type":"Feature","properties":{"kind":"tree"},"geometry":{"type":"Point","coordinates":[-75.1652,39.9526]}}]}
+"#;
+
+/// The same site with another one.
+const SITE_CHANGED: &str = r#"{"type":"FeatureCollection","features":[
+{"type":"Feature","properties":{"kind":"tree"},"geometry":{"type":"Point","coordinates":[-75.1652,39.9526]}},
+{"type":"Feature","properties":{"kind":"tree"},"geometry":{"type":"Point","coordinates":[-75.1649,39.9528]}}]}
+"#;
