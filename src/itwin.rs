@@ -72,7 +72,7 @@ impl Client {
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
         let blobs = Blobs::new(Arc::clone(&gates))?;
         Ok(Self {
-            api: Arc::new(Api::new(platform, api_url, tokens, gates)),
+            api: Arc::new(Api::new(platform, api_url, tokens, &gates)),
             blobs: Arc::new(blobs),
         })
     }

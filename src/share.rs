@@ -140,9 +140,7 @@ fn nanos(seconds: i64, nanos: impl TryInto<i64>) -> i64 {
 
 /// Whether changes in this directory may come from elsewhere, so that the kernel does not tell of them.
 pub(crate) fn is_remote(directory: impl AsFd) -> io::Result<bool> {
-    Ok(remote_type(i64::from(
-        rustix::fs::fstatfs(directory)?.f_type,
-    )))
+    Ok(remote_type(rustix::fs::fstatfs(directory)?.f_type))
 }
 
 /// File systems on which every change passes through this kernel, by the magic numbers of `statfs(2)`.

@@ -188,7 +188,7 @@ impl Shared {
                 }
             }
             End::Vanished => {
-                info!(watch = %watch.name, %path, "the file is gone; nothing to upload")
+                info!(watch = %watch.name, %path, "the file is gone; nothing to upload");
             }
             End::Refused(refusal) => report(&watch.name, &job, &refusal),
         }

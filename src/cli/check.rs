@@ -16,7 +16,7 @@ struct Report {
 
 impl Report {
     #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
-    fn ok(&mut self, what: &str) {
+    fn ok(what: &str) {
         println!("ok      {what}");
     }
 
@@ -47,7 +47,7 @@ pub(super) async fn check(path: &Path) -> u8 {
             return EXIT_FAILED;
         }
     };
-    report.ok(&format!(
+    Report::ok(&format!(
         "configuration {path:?}: {} watches",
         config.watches.len()
     ));
@@ -65,7 +65,7 @@ pub(super) async fn check(path: &Path) -> u8 {
 fn state(report: &mut Report, path: &Path) {
     let writable = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path));
     match writable {
-        Ok(_) => report.ok(&format!("state directory {path:?} can be written")),
+        Ok(_) => Report::ok(&format!("state directory {path:?} can be written")),
         Err(error) => {
             let hint =
                 "run the check as the service's user, or make the directory writable for that user";
@@ -80,9 +80,9 @@ fn folder(report: &mut Report, watch: &Watch) {
         .and_then(|root| root.folder(Path::new("")))
         .and_then(|folder| share::is_remote(&folder));
     match looked {
-        Ok(false) => report.ok(&format!("{name}: readable; changes are noticed at once")),
+        Ok(false) => Report::ok(&format!("{name}: readable; changes are noticed at once")),
         Ok(true) => {
-            report.ok(&format!(
+            Report::ok(&format!(
                 "{name}: readable; its file system tells no changes, so it is scanned every {:?}",
                 watch.poll_interval
             ));
@@ -96,7 +96,7 @@ fn folder(report: &mut Report, watch: &Watch) {
 
 async fn platform(report: &mut Report, config: &Config, client: &Client) {
     match client.check_token().await {
-        Ok(()) => report.ok(&format!(
+        Ok(()) => Report::ok(&format!(
             "token from {} for {}",
             config.itwin.issuer_url, config.itwin.client_id
         )),
@@ -114,7 +114,7 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
     {
         match client.imodel(imodel_id).await {
             Ok(imodel) if imodel.initialized() => {
-                report.ok(&format!(
+                Report::ok(&format!(
                     "iModel {imodel_id} ({:?}) in iTwin {}",
                     imodel.display_name, imodel.itwin_id
                 ));
@@ -134,7 +134,7 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
             Err(error) => report.refused(&format!("iModel {imodel_id}"), &error),
         }
         match client.connections(imodel_id).await {
-            Ok(_) => report.ok(&format!(
+            Ok(_) => Report::ok(&format!(
                 "synchronization of iModel {imodel_id} can be used"
             )),
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
@@ -142,7 +142,7 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
     }
     for (itwin_id, watches) in itwins {
         match client.root_folder(&itwin_id).await {
-            Ok(_) => report.ok(&format!("storage of iTwin {itwin_id} can be read")),
+            Ok(_) => Report::ok(&format!("storage of iTwin {itwin_id} can be read")),
             Err(error) => report.refused(&format!("storage of iTwin {itwin_id}"), &error),
         }
         for (index, one) in watches.iter().enumerate() {

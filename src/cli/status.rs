@@ -283,9 +283,9 @@ fn json_file(file: &FileReport) -> JsonFile<'_> {
 
 fn hex(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
-    path.as_os_str()
-        .as_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut text = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text
 }

@@ -210,7 +210,9 @@ async fn write_down(body: Incoming, path: &Path) -> Result<Arrived, Refused> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Content has arrived whole.
@@ -299,9 +301,9 @@ async fn put_block(
     let mut others = tokio::fs::read_dir(&folder).await?;
     while let Some(other) = others.next_entry().await? {
         let name = other.file_name();
-        let finished = !Path::new(&name)
+        let finished = Path::new(&name)
             .extension()
-            .is_some_and(|extension| extension == "part");
+            .is_none_or(|extension| extension != "part");
         if finished && name.len() != id.len() {
             discard(body).await;
             return refused(

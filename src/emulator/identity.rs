@@ -132,7 +132,7 @@ fn decode_basic(basic: &str) -> Option<(String, String)> {
     let decoded = |part: &str| {
         percent_decode_str(&part.replace('+', " "))
             .decode_utf8()
-            .map(|text| text.into_owned())
+            .map(std::borrow::Cow::into_owned)
             .ok()
     };
     Some((decoded(id)?, decoded(secret)?))

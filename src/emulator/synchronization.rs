@@ -51,7 +51,7 @@ pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
                 }
                 ("POST", ["sourcefiles"]) => add_source_file(ask, &connection),
                 (_, ["sourcefiles", _]) => one_source_file(ask, connection, part),
-                ("POST", ["run"]) => run(ask, &connection),
+                ("POST", ["run"]) => Ok(run(ask, &connection)),
                 ("GET", ["runs"]) => list_runs(ask, id),
                 ("GET", ["runs", _]) => {
                     let state = ask.shared.state();
@@ -308,14 +308,10 @@ fn one_source_file(ask: &Ask<'_>, mut connection: Connection, id: &str) -> Resul
     Ok(answer)
 }
 
-fn run(ask: &Ask<'_>, connection: &Connection) -> Result<Reply, Refusal> {
+fn run(ask: &Ask<'_>, connection: &Connection) -> Reply {
     let mut state = ask.shared.state();
     if let Some(active) = state.active_run(&connection.imodel_id, ask.now) {
-        return Ok(reply::with(
-            303,
-            &[("location", &location(ask, active))],
-            "",
-        ));
+        return reply::with(303, &[("location", &location(ask, active))], "");
     }
     let duration = ask.shared.options.run_duration;
     let run = runs::of_connection(
@@ -327,7 +323,7 @@ fn run(ask: &Ask<'_>, connection: &Connection) -> Result<Reply, Refusal> {
     );
     let answer = reply::with(202, &[("location", &location(ask, &run))], "");
     state.runs.insert(run.id.clone(), run);
-    Ok(answer)
+    answer
 }
 
 fn location(ask: &Ask<'_>, run: &Run) -> String {

@@ -172,7 +172,7 @@ impl Reply {
 }
 
 impl Api {
-    pub(super) fn new(http: reqwest::Client, base: Url, tokens: Tokens, gates: Arc<Gates>) -> Self {
+    pub(super) fn new(http: reqwest::Client, base: Url, tokens: Tokens, gates: &Gates) -> Self {
         let gate = gates.of(&base);
         Self {
             http,

@@ -175,7 +175,7 @@ impl Lane {
                 .find(|held| held.storage_file_id == file.storage_file_id);
             match self.hold_one(platform_id, file, known).await {
                 Ok(source_file_id) => {
-                    mappings.push((file.file, source_file_id, file.connector.clone()))
+                    mappings.push((file.file, source_file_id, file.connector.clone()));
                 }
                 Err(error) if concerns_a_file(&error) => self.refused(file, error, refused).await?,
                 Err(error) => {

@@ -150,7 +150,7 @@ impl Lane {
                     return Ok(Duration::ZERO);
                 }
                 Err(error) => {
-                    warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot ask for the run; asking again")
+                    warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot ask for the run; asking again");
                 }
             }
             if Instant::now() >= alarm {

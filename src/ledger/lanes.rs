@@ -445,7 +445,8 @@ impl Ledger {
 
     /// The oldest run of an iModel that is not over.
     pub async fn open_run(&self, imodel_id: &str) -> Result<Option<OpenRun>, Error> {
-        let row: Option<(i64, i64, Option<String>, Option<String>, i64)> = sqlx::query_as(
+        type Row = (i64, i64, Option<String>, Option<String>, i64);
+        let row: Option<Row> = sqlx::query_as(
             "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at FROM runs r \
              JOIN connections c ON c.id = r.connection_id \
              WHERE c.imodel_id = $1 AND r.phase <> 'ended' ORDER BY r.id LIMIT 1",

@@ -312,7 +312,7 @@ mod tests {
                     .open(path)
                     .unwrap()
                     .write_all(b"more")
-                    .unwrap()
+                    .unwrap();
             },
             |path| {
                 File::options()
@@ -320,7 +320,7 @@ mod tests {
                     .open(path)
                     .unwrap()
                     .set_len(3)
-                    .unwrap()
+                    .unwrap();
             },
             |path| {
                 std::fs::write(path.with_extension("new"), "0123456789").unwrap();

@@ -166,7 +166,7 @@ impl Task {
             Wake::Seen(seen) => self.take_looks(seen).await?,
             Wake::Report(Report::Listing(listing)) => self.take_listing(listing).await?,
             Wake::Report(Report::FolderDone) => {
-                self.scan.folders = self.scan.folders.saturating_sub(1)
+                self.scan.folders = self.scan.folders.saturating_sub(1);
             }
             Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
             Wake::Timer => self.check_for_hang().await?,
@@ -439,10 +439,10 @@ impl Task {
             match state {
                 RootState::Ok => info!(%watch, ?root, "the folder is watched again"),
                 RootState::Polled => {
-                    info!(%watch, ?root, reason, "the folder is scanned at intervals")
+                    info!(%watch, ?root, reason, "the folder is scanned at intervals");
                 }
                 RootState::Degraded => {
-                    warn!(%watch, ?root, reason, "the folder is only partly watched")
+                    warn!(%watch, ?root, reason, "the folder is only partly watched");
                 }
                 RootState::Unavailable => {
                     warn!(%watch, ?root, reason, "the folder cannot be reached; known files are kept, looking again");
