@@ -48,6 +48,17 @@ pub struct Parts {
     pub retry: config::Retry,
     /// Changes when there may be something to do.
     pub wake: watch::Receiver<()>,
+    /// Tells how far the lane is.
+    pub progress: watch::Sender<Progress>,
+}
+
+/// How far a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// How often it has looked at the ledger.
+    pub looks: u64,
+    /// At its latest look there was nothing to do, or nothing that it could do before a long pause.
+    pub at_rest: bool,
 }
 
 /// The lane of one iModel.
@@ -60,6 +71,8 @@ pub struct Lane {
     policy: Policy,
     give_up: Duration,
     wake: watch::Receiver<()>,
+    progress: watch::Sender<Progress>,
+    at_rest: bool,
     /// Failures in a row that concern the lane rather than a file.
     failures: u32,
     not_before: Instant,
@@ -89,6 +102,8 @@ impl Lane {
             },
             give_up: parts.retry.give_up,
             wake: parts.wake,
+            progress: parts.progress,
+            at_rest: false,
             failures: 0,
             not_before: Instant::now(),
         }
@@ -105,6 +120,11 @@ impl Lane {
                 // Seen before the look at the ledger: what comes after it wakes the wait below.
                 wake.borrow_and_update();
                 let pause = self.step().await?;
+                let at_rest = self.at_rest && !pause.is_zero();
+                self.progress.send_modify(|progress| {
+                    progress.looks += 1;
+                    progress.at_rest = at_rest;
+                });
                 if pause.is_zero() {
                     continue;
                 }
@@ -130,6 +150,7 @@ impl Lane {
         if !held.is_zero() {
             return Ok(held);
         }
+        self.at_rest = false;
         let now = Timestamp::now();
         let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
         let connections = self.ledger.connections(&self.imodel_id).await?;
@@ -142,7 +163,10 @@ impl Lane {
             }
         }
         match gather::decide(&backlog, now, &self.sync) {
-            Gather::WaitFor(pause) => Ok(pause.min(LOOK_AGAIN)),
+            Gather::WaitFor(pause) => {
+                self.at_rest = backlog.first.is_none();
+                Ok(pause.min(LOOK_AGAIN))
+            }
             Gather::Go => self.go(&connections, now).await,
         }
     }
@@ -180,6 +204,7 @@ impl Lane {
                 }
             }
         }
+        self.at_rest = true;
         Ok(LOOK_AGAIN.min(self.sync.batch_window))
     }
 
@@ -216,6 +241,7 @@ impl Lane {
         self.failures = self.failures.saturating_add(1);
         let pause = self.policy.delay(self.failures, None);
         self.not_before = Instant::now() + pause;
+        self.at_rest = true;
         let hint = error.hint().unwrap_or_default();
         let next = clock_time(attempt::after(now, pause));
         warn!(

@@ -92,11 +92,11 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
         NotifyState::Ready,
         NotifyState::Status(&format!("watching {} folders", config.watches.len())),
     ]);
-    let roots = tasks.roots.iter().map(|(_, seen)| seen.clone()).collect();
+    let pass = tasks.pass();
     let ended = tokio::select! {
         ended = tasks.unasked_end() => Err(ended),
         () = stop.cancelled() => Ok(()),
-        done = done(roots, ledger.clone()), if until == Until::Done => done,
+        done = done(pass, ledger.clone()), if until == Until::Done => done,
     };
     tell_systemd(&[NotifyState::Stopping]);
     let unreachable = tasks.unreachable();
@@ -135,24 +135,37 @@ struct Tasks {
     set: JoinSet<(String, Result<(), Error>)>,
     stop: CancellationToken,
     roots: Vec<(String, watch::Receiver<Progress>)>,
+    lanes: Vec<watch::Receiver<lane::Progress>>,
+    wake_lanes: watch::Sender<()>,
+}
+
+/// What a single pass needs to see in order to know that it is done.
+struct InPass {
+    roots: Vec<watch::Receiver<Progress>>,
+    lanes: Vec<watch::Receiver<lane::Progress>>,
+    wake_lanes: watch::Sender<()>,
 }
 
 impl Tasks {
     async fn start(config: &Config, ledger: &Ledger, client: &Client) -> Result<Self, Error> {
+        let wake_uploads = Arc::new(Notify::new());
+        let (wake_lanes, lanes_woken) = watch::channel(());
         let mut tasks = Self {
             set: JoinSet::new(),
             stop: CancellationToken::new(),
             roots: Vec::new(),
+            lanes: Vec::new(),
+            wake_lanes: wake_lanes.clone(),
         };
         let watches = register(config, ledger).await?;
-        let wake_uploads = Arc::new(Notify::new());
-        let (wake_lanes, lanes_woken) = watch::channel(());
         let imodels: BTreeSet<&str> = config
             .watches
             .iter()
             .map(|watch| watch.imodel_id.as_str())
             .collect();
         for imodel_id in imodels {
+            let (progress, seen) = watch::channel(lane::Progress::default());
+            tasks.lanes.push(seen);
             let lane = Lane::new(lane::Parts {
                 imodel_id: imodel_id.to_owned(),
                 ledger: ledger.clone(),
@@ -160,6 +173,7 @@ impl Tasks {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
                 wake: lanes_woken.clone(),
+                progress,
             });
             let stop = tasks.stop.clone();
             tasks.spawn(format!("lane {imodel_id}"), async move {
@@ -217,6 +231,14 @@ impl Tasks {
         }
     }
 
+    fn pass(&self) -> InPass {
+        InPass {
+            roots: self.roots.iter().map(|(_, seen)| seen.clone()).collect(),
+            lanes: self.lanes.clone(),
+            wake_lanes: self.wake_lanes.clone(),
+        }
+    }
+
     fn unreachable(&self) -> Vec<(String, String)> {
         self.roots
             .iter()
@@ -250,26 +272,42 @@ impl Tasks {
 }
 
 /// Waits until every folder is scanned, every file found is handed over, and every job is at an end.
-async fn done(roots: Vec<watch::Receiver<Progress>>, ledger: Ledger) -> Result<(), Error> {
+async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
     loop {
-        for root in &roots {
-            let mut seen = root.clone();
-            let settled = seen
-                .wait_for(|progress| progress.at_rest || progress.problem.is_some())
-                .await;
-            // A watch that is gone ends the service by itself.
-            drop(settled);
-        }
         let soon = crate::attempt::after(Timestamp::now(), PASS_PATIENCE);
-        let summary = ledger.summary(soon).await?;
-        let at_rest = roots.iter().all(|root| {
-            let progress = root.borrow();
-            progress.at_rest || progress.problem.is_some()
-        });
-        if at_rest && summary.pending == 0 {
+        // The lanes last: a reference file that was uploaded leaves no job, yet asks for a run.
+        if pass.roots_at_rest()
+            && ledger.summary(soon).await?.pending == 0
+            && pass.lanes_at_rest().await
+            && ledger.summary(soon).await?.pending == 0
+        {
             return Ok(());
         }
         tokio::time::sleep(PASS_LOOK).await;
+    }
+}
+
+impl InPass {
+    fn roots_at_rest(&self) -> bool {
+        self.roots.iter().all(|root| {
+            let progress = root.borrow();
+            progress.at_rest || progress.problem.is_some()
+        })
+    }
+
+    /// Whether every lane finds nothing to do when it looks once more.
+    async fn lanes_at_rest(&self) -> bool {
+        let before: Vec<u64> = self.lanes.iter().map(|lane| lane.borrow().looks).collect();
+        self.wake_lanes.send_replace(());
+        for (lane, before) in self.lanes.iter().zip(before) {
+            let mut lane = lane.clone();
+            // A lane that is gone ends the service by itself.
+            let looked = lane.wait_for(|progress| progress.looks > before).await;
+            if looked.is_ok_and(|progress| !progress.at_rest) {
+                return false;
+            }
+        }
+        true
     }
 }
 
