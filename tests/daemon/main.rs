@@ -1,0 +1,18 @@
+//! Drives the real program against the emulator, and judges it by what the emulator received.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test fails by panicking"
+)]
+
+mod commands;
+mod crashes;
+mod faults;
+mod independence;
+mod refusals;
+mod support;
+mod workflow;

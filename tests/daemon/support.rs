@@ -1,0 +1,343 @@
+//! A site to test on: folders, an emulated platform, a configuration, and the program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use itwin_syncd::emulator::{
+    Builder, Completed, DEFAULT_IMODEL_ID, Emulator, File, RequestRecord, State,
+};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+/// Nothing that is waited for takes longer, unless it never comes.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The secret of the emulator's client in every test: a word that stands out.
+pub const SECRET: &str = "open+sesame/tiger=";
+
+pub struct Site {
+    dir: TempDir,
+    pub emulator: Emulator,
+    watches: String,
+    /// Keys at the top of the file, such as `settle`.
+    pub top: String,
+    /// Whole tables, in place of the defaults for tests.
+    pub tables: String,
+    pub secret: String,
+}
+
+/// An emulator for tests: short runs.
+pub fn platform() -> Builder {
+    Emulator::builder()
+        .client("service-test", SECRET)
+        .run_duration(Duration::from_millis(300))
+}
+
+impl Site {
+    pub async fn new(builder: Builder) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            emulator: builder.start().await.unwrap(),
+            watches: String::new(),
+            top: "settle = \"300ms\"\npoll_interval = \"1s\"\n".to_owned(),
+            tables: "[sync]\nbatch_window = \"300ms\"\npoll_interval = \"100ms\"\npoll_max = \"200ms\"\n\
+                     [retry]\nfirst_delay = \"200ms\"\nmax_delay = \"2s\"\n"
+                .to_owned(),
+            secret: SECRET.to_owned(),
+        }
+    }
+
+    /// A site with one watch, and its folder.
+    pub async fn with_folder(builder: Builder) -> (Self, PathBuf) {
+        let mut site = Self::new(builder).await;
+        let folder = site.watch("north", DEFAULT_IMODEL_ID, "");
+        (site, folder)
+    }
+
+    /// Makes a folder and watches it; `keys` are more keys of the watch.
+    pub fn watch(&mut self, name: &str, imodel_id: &str, keys: &str) -> PathBuf {
+        let folder = self.path(name);
+        std::fs::create_dir(&folder).unwrap();
+        self.watches += &format!(
+            "[[watch]]\nname = {name:?}\npath = {folder:?}\nimodel_id = {imodel_id:?}\n{keys}\n"
+        );
+        folder
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    fn config(&self) -> PathBuf {
+        let (api, issuer) = (self.emulator.api_url(), self.emulator.issuer_url());
+        let state = self.path("state");
+        let text = format!(
+            "{}[itwin]\napi_url = {api:?}\nissuer_url = {issuer:?}\nclient_id = \"service-test\"\n\
+             [state]\npath = {state:?}\n{}{}",
+            self.top, self.tables, self.watches
+        );
+        let path = self.path("config.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command
+            .arg(arguments[0])
+            .arg("--config")
+            .arg(self.config())
+            .args(&arguments[1..])
+            .env("ITWIN_SYNCD_CLIENT_SECRET", &self.secret);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Finished {
+        let output = tokio::time::timeout(PATIENCE, self.command(arguments).output()).await;
+        Finished::from(output.expect("the command should end").unwrap())
+    }
+
+    /// Starts the daemon.
+    pub fn start(&self) -> Daemon {
+        let mut child = self
+            .command(&["run"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let told = Arc::clone(&log);
+        let reader = tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                *told.lock().unwrap() += &format!("{line}\n");
+            }
+        });
+        Daemon { child, log, reader }
+    }
+
+    /// What `status --json` says of every file: `watch/path` to the object.
+    pub async fn status(&self) -> BTreeMap<String, serde_json::Value> {
+        let told = self.run(&["status", "--json"]).await;
+        if told.err.contains("there is no ledger") {
+            return BTreeMap::new();
+        }
+        let told: serde_json::Value =
+            serde_json::from_str(&told.out).unwrap_or_else(|_| panic!("{told:?}"));
+        let files = told["files"].as_array().unwrap();
+        let named = |file: &serde_json::Value| {
+            let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
+            format!("{}/{}", text("watch"), text("path"))
+        };
+        files
+            .iter()
+            .map(|file| (named(file), file.clone()))
+            .collect()
+    }
+
+    /// Waits until `count` files are synchronized and nothing else is under way.
+    pub async fn synchronized(&self, count: usize, daemon: &Daemon) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let files = self.status().await;
+            let done = files
+                .values()
+                .filter(|file| file["state"] == "done" && file["result"] == "synchronized")
+                .count();
+            if done == count && files.len() == count {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{done} of {count} synchronized: {files:#?}\n{}",
+                daemon.log()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The storage file of this path, which must be the only one.
+    pub fn stored(&self, path: &str) -> File {
+        let state = self.emulator.state();
+        let mut found = state
+            .files
+            .values()
+            .filter(|file| file.path == path && !file.deleted);
+        let file = found
+            .next()
+            .unwrap_or_else(|| panic!("{path} is not in storage: {state:#?}"));
+        assert!(found.next().is_none(), "{path} is in storage twice");
+        file.clone()
+    }
+
+    /// The requests whose method and path contain these words in this order.
+    pub fn requests(&self, method: &str, words: &str) -> Vec<RequestRecord> {
+        let mut requests = self.emulator.requests();
+        requests.retain(|request| {
+            request.method == method && request.path.to_lowercase().ends_with(&words.to_lowercase())
+        });
+        requests
+    }
+}
+
+/// The program, with nothing of this process's environment that it looks at.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"));
+    command
+        .kill_on_drop(true)
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("CREDENTIALS_DIRECTORY")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("JOURNAL_STREAM")
+        .env_remove("ITWIN_SYNCD_CLIENT_SECRET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self {
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+}
+
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Daemon {
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log has this text.
+    pub async fn says(&self, text: &str) {
+        eventually(
+            || self.log().contains(text),
+            || format!("{text:?} is not in the log:\n{}", self.log()),
+        )
+        .await;
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("the daemon should live");
+        let sent = std::process::Command::new("kill")
+            .args([format!("-{name}"), pid.to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// SIGTERM; the exit status and the whole log.
+    pub async fn stop(self) -> (ExitStatus, String) {
+        self.signal("TERM");
+        self.ended().await
+    }
+
+    /// Waits for the end.
+    pub async fn ended(mut self) -> (ExitStatus, String) {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = status
+            .unwrap_or_else(|_| panic!("still running:\n{}", self.log()))
+            .unwrap();
+        (&mut self.reader).await.unwrap();
+        (status, self.log())
+    }
+}
+
+/// Waits for a condition.
+pub async fn eventually(condition: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{}", otherwise());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A small file with a content of its own.
+pub fn write(path: &Path, content: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+}
+
+/// What holds after any trouble: each local file is in storage once, whole and latest, mapped once, and covered by a
+/// good run that was requested after its completion.
+pub fn assert_in_imodel(state: &State, files: &BTreeMap<String, String>) {
+    let live: Vec<&File> = state.files.values().filter(|file| !file.deleted).collect();
+    assert_eq!(live.len(), files.len(), "storage files: {live:#?}");
+    for (path, content) in files {
+        let named: Vec<_> = live.iter().filter(|file| file.path == *path).collect();
+        assert_eq!(named.len(), 1, "{path}: {named:#?}");
+        let completed: &Completed = named[0].completed.as_ref().unwrap();
+        assert_eq!(completed.sha256, sha256(content.as_bytes()), "{path}");
+        let mapped = state
+            .connections
+            .values()
+            .flat_map(|connection| &connection.source_files)
+            .filter(|source| source.storage_file_id == named[0].id)
+            .count();
+        assert_eq!(mapped, 1, "{path} is mapped {mapped} times");
+        let covered = state
+            .runs
+            .values()
+            .filter(|run| run.requested_at >= completed.completed_at)
+            .flat_map(|run| &run.covered)
+            .any(|file| {
+                file.storage_file_id == named[0].id
+                    && file.version == completed.version
+                    && file.result == "Success"
+            });
+        assert!(
+            covered,
+            "{path} has no good run after its completion: {:#?}",
+            state.runs
+        );
+    }
+    let mut imodels: Vec<_> = state
+        .connections
+        .values()
+        .map(|one| &one.imodel_id)
+        .collect();
+    let count = imodels.len();
+    imodels.sort();
+    imodels.dedup();
+    assert_eq!(
+        imodels.len(),
+        count,
+        "an iModel has two connections: {:#?}",
+        state.connections
+    );
+}

@@ -1,0 +1,364 @@
+//! The main job: a file that is saved in a folder gets into the iModel, once, whole, and in few runs.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID};
+
+use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
+
+const SECOND_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
+const THIRD_IMODEL: &str = "cccccccc-bbbb-4ccc-8ddd-eeeeeeeeeeee";
+
+#[tokio::test]
+async fn a_file_takes_each_step_of_the_workflow_once_and_in_order() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let daemon = site.start();
+    write(&folder.join("bridge.ifc"), "deck");
+    site.synchronized(1, &daemon).await;
+    let steps: Vec<String> = site
+        .emulator
+        .requests()
+        .iter()
+        .filter(|request| !request.path.contains(".well-known"))
+        .map(|request| {
+            let path = request
+                .path
+                .split('/')
+                .map(|part| if part.len() > 30 { "*" } else { part });
+            format!(
+                "{} {} {}",
+                request.method,
+                path.collect::<Vec<_>>().join("/"),
+                request.status
+            )
+        })
+        .collect();
+    let mut once = steps.clone();
+    once.dedup();
+    let connections = "/synchronization/imodels/storageConnections";
+    let expected = [
+        "POST /connect/token 200".to_owned(),
+        "GET /imodels/* 200".to_owned(),
+        "GET /storage/ 200".to_owned(),
+        "GET /storage/folders/*/files 200".to_owned(),
+        "POST /storage/folders/*/files 202".to_owned(),
+        "PUT /emulated/* 201".to_owned(),
+        "POST /storage/files/*/complete 200".to_owned(),
+        format!("GET {connections} 200"),
+        format!("POST {connections} 201"),
+        format!("GET {connections}/*/sourceFiles 200"),
+        format!("POST {connections}/*/run 202"),
+        format!("GET {connections}/*/runs/* 200"),
+    ];
+    assert_eq!(once, expected, "{steps:#?}");
+    let (status, log) = daemon.stop().await;
+    assert!(status.success(), "{log}");
+    let line = log
+        .lines()
+        .find(|line| line.contains("file synchronized"))
+        .unwrap();
+    for part in [
+        "north",
+        "bridge.ifc",
+        "IFC",
+        "synchronized",
+        "bytes=4",
+        "seconds=",
+    ] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+}
+
+#[tokio::test]
+async fn six_hundred_files_of_four_watches_reach_three_imodels_in_a_handful_of_runs() {
+    let builder = platform()
+        .itwin(DEFAULT_ITWIN_ID, "Project")
+        .imodel(DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, "First")
+        .imodel(SECOND_IMODEL, DEFAULT_ITWIN_ID, "Second")
+        .imodel(THIRD_IMODEL, DEFAULT_ITWIN_ID, "Third")
+        .max_source_files(400);
+    let mut site = Site::new(builder).await;
+    site.tables = site
+        .tables
+        .replace("batch_window = \"300ms\"", "batch_window = \"1s\"");
+    let daemon_folders = [
+        ("one", DEFAULT_IMODEL_ID),
+        ("two", DEFAULT_IMODEL_ID),
+        ("three", SECOND_IMODEL),
+        ("four", THIRD_IMODEL),
+    ]
+    .map(|(name, imodel)| {
+        (
+            name,
+            site.watch(name, imodel, &format!("storage_folder = {name:?}")),
+        )
+    });
+    let mut files = BTreeMap::new();
+    for (name, folder) in &daemon_folders {
+        for index in 0..150 {
+            // Equal names in different folders and watches are different files.
+            let path = format!(
+                "{}/plan {}.dgn",
+                ["north", "south", "."][index % 3],
+                index / 3
+            );
+            let content = format!("{name} {index}");
+            write(&folder.join(&path), &content);
+            files.insert(format!("{name}/{path}").replace("/./", "/"), content);
+        }
+    }
+    let daemon = site.start();
+    site.synchronized(600, &daemon).await;
+    let (status, log) = daemon.stop().await;
+    assert!(status.success(), "{log}");
+    let state = site.emulator.state();
+    assert_in_imodel(&state, &files);
+    assert!(
+        state
+            .files
+            .values()
+            .all(|file| file.completions == 1 && file.blob_writes == 1)
+    );
+    assert!(state.runs.len() <= 12, "{} runs", state.runs.len());
+    assert_eq!(state.folders.len(), 1 + 4 + 8, "{:#?}", state.folders);
+}
+
+#[tokio::test]
+async fn new_content_updates_the_storage_file_and_equal_content_is_sent_nowhere() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let path = folder.join("a/house.ifc");
+    write(&path, "first");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let first = site.stored("a/house.ifc");
+
+    write(&path, "second");
+    let updated = || site.stored("a/house.ifc").completions == 2;
+    eventually(updated, || daemon.log()).await;
+    site.synchronized(1, &daemon).await;
+    let second = site.stored("a/house.ifc");
+    assert_eq!(second.id, first.id);
+    let files = BTreeMap::from([("a/house.ifc".to_owned(), "second".to_owned())]);
+    let ran = || site.emulator.state().runs.len() == 2;
+    eventually(ran, || daemon.log()).await;
+    eventually(
+        || {
+            site.emulator
+                .state()
+                .runs
+                .values()
+                .all(|run| run.state == "Completed")
+        },
+        || daemon.log(),
+    )
+    .await;
+    assert_in_imodel(&site.emulator.state(), &files);
+
+    let before = site.requests("PUT", "").len();
+    write(&path, "second");
+    daemon.says("unchanged").await;
+    assert_eq!(site.requests("PUT", "").len(), before);
+    assert_eq!(site.emulator.state().runs.len(), 2);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_grows_slowly_is_uploaded_once_and_whole() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let daemon = site.start();
+    daemon.says("watching").await;
+    let mut file = std::fs::File::create(folder.join("survey.dxf")).unwrap();
+    let mut content = String::new();
+    // The pauses are part of what is tested: they are shorter than the settle time, the whole is longer.
+    for part in 0..10 {
+        let text = format!("part {part}\n");
+        file.write_all(text.as_bytes()).unwrap();
+        content += &text;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(file);
+    site.synchronized(1, &daemon).await;
+    let stored = site.stored("survey.dxf");
+    assert_eq!(stored.completed.unwrap().sha256, sha256(content.as_bytes()));
+    assert_eq!((stored.completions, stored.blob_writes), (1, 1));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_save_by_rename_is_uploaded_under_its_last_name_only() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let daemon = site.start();
+    daemon.says("watching").await;
+    for content in ["first", "second"] {
+        write(&folder.join("plan.dwg.tmp"), content);
+        std::fs::rename(folder.join("plan.dwg.tmp"), folder.join("plan.dwg")).unwrap();
+        let stored = || {
+            let files = site.emulator.state().files;
+            files.values().any(|file| {
+                file.completed
+                    .as_ref()
+                    .is_some_and(|known| known.sha256 == sha256(content.as_bytes()))
+            })
+        };
+        eventually(stored, || daemon.log()).await;
+    }
+    site.synchronized(1, &daemon).await;
+    assert_eq!(site.emulator.state().files.len(), 1);
+    assert_eq!(site.stored("plan.dwg").completions, 2);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_file_goes_in_blocks_of_its_own_and_arrives_whole() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables +=
+        "[upload]\nsingle_put_max = \"1MiB\"\nblock_size = \"1MiB\"\nmemory = \"4MiB\"\n";
+    let content: Vec<u8> = (0..5_500_000_u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    std::fs::write(folder.join("city.nwd"), &content).unwrap();
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(
+        site.stored("city.nwd").completed.unwrap().sha256,
+        sha256(&content)
+    );
+    let puts = site.requests("PUT", "");
+    assert_eq!(
+        puts.iter()
+            .filter(|put| put.query.contains("comp=block&"))
+            .count(),
+        6,
+        "{puts:#?}"
+    );
+    assert_eq!(
+        puts.iter()
+            .filter(|put| put.query.contains("comp=blocklist"))
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn reference_files_are_uploaded_but_are_no_source_files_and_a_change_of_one_asks_for_a_run() {
+    let mut site = Site::new(platform()).await;
+    let folder = site.watch("north", DEFAULT_IMODEL_ID, "upload_only = [\"/xref/\"]");
+    write(&folder.join("main.dgn"), "main");
+    write(&folder.join("xref/detail.dgn"), "detail");
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(
+        done.out.contains("1 synchronized") && done.out.contains("1 uploaded"),
+        "{done:?}"
+    );
+    let connections = site.emulator.state().connections;
+    let mapped: Vec<_> = connections
+        .values()
+        .flat_map(|one| &one.source_files)
+        .collect();
+    assert_eq!(mapped.len(), 1);
+    assert_eq!(mapped[0].storage_file_id, site.stored("main.dgn").id);
+
+    let runs = site.emulator.state().runs.len();
+    write(&folder.join("xref/detail.dgn"), "another detail");
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(site.stored("xref/detail.dgn").completions, 2);
+    assert_eq!(site.emulator.state().runs.len(), runs + 1);
+}
+
+#[tokio::test]
+async fn what_is_no_design_file_or_is_excluded_is_left_alone() {
+    let mut site = Site::new(platform()).await;
+    let folder = site.watch(
+        "north",
+        DEFAULT_IMODEL_ID,
+        "exclude = [\"*_old.*\"]\nconnectors = { dgn = \"CIVIL\", \"special/*\" = \"NOVELTYPE\" }",
+    );
+    for name in [
+        "a.dgn",
+        "b_old.dgn",
+        "notes.txt",
+        "~$c.xlsx",
+        "d.dwl",
+        "special/e.xyz",
+    ] {
+        write(&folder.join(name), name);
+    }
+    std::os::unix::fs::symlink(folder.join("a.dgn"), folder.join("link.dgn")).unwrap();
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(
+        done.code,
+        Some(1),
+        "the emulator's connectors know no NOVELTYPE: {done:?}"
+    );
+    let state = site.emulator.state();
+    let mut paths: Vec<_> = state
+        .files
+        .values()
+        .map(|file| file.path.as_str())
+        .collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["a.dgn", "special/e.xyz"]);
+    let mut types: Vec<_> = state
+        .connections
+        .values()
+        .flat_map(|one| &one.source_files)
+        .map(|file| file.connector_type.as_str())
+        .collect();
+    types.sort_unstable();
+    assert_eq!(types, ["CIVIL", "NOVELTYPE"]);
+}
+
+#[tokio::test]
+async fn a_run_of_somebody_else_is_waited_for_and_never_taken_for_ours() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let foreign = site
+        .emulator
+        .start_foreign_run(DEFAULT_IMODEL_ID, Duration::from_secs(2));
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    daemon.says("another run of the iModel is active").await;
+    site.synchronized(1, &daemon).await;
+    let answers: Vec<u16> = site
+        .requests("POST", "/run")
+        .iter()
+        .map(|request| request.status)
+        .collect();
+    assert_eq!(answers.first(), Some(&303));
+    assert_eq!(answers.last(), Some(&202));
+    let status = site.status().await;
+    assert_ne!(status["north/house.ifc"]["run"], serde_json::json!(foreign));
+    let files = BTreeMap::from([("house.ifc".to_owned(), "house".to_owned())]);
+    assert_in_imodel(&site.emulator.state(), &files);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changes_during_its_run_gets_exactly_one_further_run() {
+    let (site, folder) = Site::with_folder(platform().run_duration(Duration::from_secs(2))).await;
+    write(&folder.join("house.ifc"), "one");
+    let daemon = site.start();
+    daemon.says("run requested").await;
+    write(&folder.join("house.ifc"), "two, longer");
+    eventually(
+        || {
+            site.emulator
+                .state()
+                .runs
+                .values()
+                .filter(|run| run.state == "Completed")
+                .count()
+                == 2
+        },
+        || daemon.log(),
+    )
+    .await;
+    site.synchronized(1, &daemon).await;
+    let files = BTreeMap::from([("house.ifc".to_owned(), "two, longer".to_owned())]);
+    assert_in_imodel(&site.emulator.state(), &files);
+    assert_eq!(site.emulator.state().runs.len(), 2);
+    daemon.stop().await;
+}
