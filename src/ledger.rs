@@ -199,19 +199,27 @@ impl Ledger {
     /// [`Error::Missing`] when no daemon has run yet, [`Error::Database`] for the rest.
     pub async fn read(dir: &Path) -> Result<Self, Error> {
         let file = dir.join("ledger.db");
+        let missing = || Error::Missing {
+            path: dir.to_owned(),
+        };
         if !file.exists() {
-            return Err(Error::Missing {
-                path: dir.to_owned(),
-            });
+            return Err(missing());
         }
         let options = SqliteConnectOptions::new()
             .filename(file)
             .read_only(true)
             .busy_timeout(Duration::from_secs(5));
-        Ok(Self {
-            pool: connect(options).await?,
-            _lock: None,
-        })
+        let pool = connect(options).await?;
+        // The first daemon may be about to make the tables.
+        let made: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'jobs'")
+                .fetch_one(&pool)
+                .await
+                .during("look for its tables")?;
+        if made == 0 {
+            return Err(missing());
+        }
+        Ok(Self { pool, _lock: None })
     }
 
     /// Closes the database, which folds the write-ahead log back into the one file.

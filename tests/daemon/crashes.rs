@@ -1,1 +1,248 @@
-//! Later.
+//! Kill -9 at any moment, start again: nothing lost, nothing doubled.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Effect, Fault};
+
+use crate::support::{Site, assert_in_imodel, eventually, platform, write};
+
+/// Makes every request take a while, so that a kill meets some of them.
+fn slow(site: &Site, route: &str, ms: u64) {
+    let effect = Effect::Latency { ms };
+    site.emulator.fault(Fault {
+        route: route.to_owned(),
+        skip: 0,
+        count: None,
+        effect,
+    });
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_mid_work_again_and_again_comes_to_the_same_end() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let mut files = BTreeMap::new();
+    for index in 0..40 {
+        let (path, content) = (
+            format!("{}/plan {index}.dgn", index % 4),
+            format!("content {index}"),
+        );
+        write(&folder.join(&path), &content);
+        files.insert(path, content);
+    }
+    slow(&site, "*", 15);
+    // Each life ends when the platform has seen so many requests more: in look-ups, creates, uploads, and runs.
+    for (life, more) in [3, 9, 14, 22, 30, 45, 7, 60, 18, 33]
+        .into_iter()
+        .enumerate()
+    {
+        let seen = site.emulator.requests().len();
+        let daemon = site.start();
+        let met = || {
+            let all_done = site
+                .emulator
+                .state()
+                .runs
+                .values()
+                .any(|run| run.covered.len() == 40);
+            site.emulator.requests().len() >= seen + more || all_done
+        };
+        eventually(met, || format!("life {life}: {}", daemon.log())).await;
+        daemon.kill().await;
+    }
+    let daemon = site.start();
+    site.synchronized(40, &daemon).await;
+    let (status, log) = daemon.stop().await;
+    assert!(status.success(), "{log}");
+    assert_in_imodel(&site.emulator.state(), &files);
+}
+
+#[tokio::test]
+async fn a_kill_right_behind_each_request_leaves_no_second_file_connection_or_run() {
+    // The answer comes late, so the kill falls between the effect and its record in the ledger.
+    for route in [
+        "POST /storage/folders/*/files",
+        "PUT /emulated/*",
+        "POST /storage/files/*/complete",
+        "POST /synchronization/imodels/storageConnections",
+        "POST /synchronization/imodels/storageConnections/*/run",
+    ] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        write(&folder.join("house.ifc"), "house");
+        let daemon = site.start();
+        let effect = Effect::Reset { after_effect: true };
+        site.emulator.fault(Fault {
+            route: route.to_owned(),
+            skip: 0,
+            count: Some(1),
+            effect,
+        });
+        let struck = || {
+            site.emulator
+                .requests()
+                .iter()
+                .any(|request| request.status == 0)
+        };
+        eventually(struck, || format!("{route}: {}", daemon.log())).await;
+        daemon.kill().await;
+
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        let files = BTreeMap::from([("house.ifc".to_owned(), "house".to_owned())]);
+        let state = site.emulator.state();
+        assert_in_imodel(&state, &files);
+        assert_eq!(state.runs.len(), 1, "{route}: {:#?}", state.runs);
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_gets_lost_doubles_nothing() {
+    for route in [
+        "POST /connect/token",
+        "GET /imodels/*",
+        "POST /storage/folders/*/folders",
+        "POST /storage/folders/*/files",
+        "POST /storage/files/*/complete",
+        "POST /storage/files/*/updateContent",
+        "PUT /emulated/*",
+        "POST /synchronization/imodels/storageConnections",
+        "POST /synchronization/imodels/storageConnections/*/sourceFiles",
+        "POST /synchronization/imodels/storageConnections/*/run",
+        "GET /synchronization/imodels/storageConnections/*/runs/*",
+    ] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        // One file before, so that the next is added to the connection rather than created with it.
+        write(&folder.join("first.ifc"), "first");
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        let runs = site.emulator.state().runs.len();
+        let effect = Effect::Reset { after_effect: true };
+        site.emulator.fault(Fault {
+            route: route.to_owned(),
+            skip: 0,
+            count: Some(1),
+            effect,
+        });
+        write(&folder.join("new/second.ifc"), "second");
+        write(&folder.join("first.ifc"), "first, changed");
+        site.synchronized(2, &daemon).await;
+        let current = || {
+            let first = site.stored("first.ifc");
+            first.completions == 2
+        };
+        eventually(current, || format!("{route}: {}", daemon.log())).await;
+        site.synchronized(2, &daemon).await;
+        let files = [
+            ("first.ifc", "first, changed"),
+            ("new/second.ifc", "second"),
+        ];
+        let files = files.map(|(path, content)| (path.to_owned(), content.to_owned()));
+        let state = site.emulator.state();
+        assert_in_imodel(&state, &BTreeMap::from(files));
+        assert!(state.runs.len() <= runs + 2, "{route}: {:#?}", state.runs);
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_follows_the_run_that_it_finds() {
+    let (site, folder) = Site::with_folder(platform().run_duration(Duration::from_secs(3))).await;
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    daemon.says("run requested").await;
+    daemon.kill().await;
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    assert_eq!(site.emulator.state().runs.len(), 1);
+    assert_eq!(site.requests("POST", "/run").len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_changed_while_the_daemon_was_down_is_found_at_the_start() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("kept.ifc"), "kept");
+    write(&folder.join("changed.ifc"), "before");
+    assert_eq!(site.run(&["run", "--once"]).await.code, Some(0));
+    write(&folder.join("changed.ifc"), "after!");
+    write(&folder.join("new.ifc"), "new");
+    let daemon = site.start();
+    let all = || {
+        let state = site.emulator.state();
+        state.files.len() == 3 && state.files.values().all(|file| file.completed.is_some())
+    };
+    eventually(all, || daemon.log()).await;
+    site.synchronized(3, &daemon).await;
+    let files = [
+        ("kept.ifc", "kept"),
+        ("changed.ifc", "after!"),
+        ("new.ifc", "new"),
+    ];
+    let files = files.map(|(path, content)| (path.to_owned(), content.to_owned()));
+    assert_in_imodel(&site.emulator.state(), &BTreeMap::from(files));
+    assert_eq!(site.stored("kept.ifc").blob_writes, 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_ledger_refuses_to_start_and_says_why() {
+    let (site, _folder) = Site::with_folder(platform()).await;
+    let daemon = site.start();
+    daemon.says("watching").await;
+    let second = site.run(&["run"]).await;
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(
+        second.err.contains("state") && second.err.contains("another"),
+        "{second:?}"
+    );
+    let (status, _) = daemon.stop().await;
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn the_first_signal_ends_the_daemon_in_order_and_the_second_at_once() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let daemon = site.start();
+    daemon.says("watching").await;
+    let (status, log) = daemon.stop().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+
+    slow(&site, "PUT *", 60_000);
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    // Requests are recorded with their answers; this one has none yet.
+    let created = || !site.requests("POST", "/files").is_empty();
+    eventually(created, || daemon.log()).await;
+    daemon.signal("TERM");
+    daemon.says("ask again").await;
+    daemon.signal("INT");
+    let (status, log) = daemon.ended().await;
+    assert_eq!(status.code(), Some(130), "{log}");
+}
+
+#[tokio::test]
+async fn an_upload_in_hand_may_finish_within_the_grace_period() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.top += "shutdown_grace = \"20s\"\n";
+    slow(&site, "PUT *", 1000);
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    let created = || !site.requests("POST", "/files").is_empty();
+    eventually(created, || daemon.log()).await;
+    let (status, log) = daemon.stop().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(site.stored("house.ifc").completions, 1, "{log}");
+    assert_eq!(site.run(&["run", "--once"]).await.code, Some(0));
+    assert_eq!(site.stored("house.ifc").blob_writes, 1);
+    assert_eq!(
+        site.emulator
+            .state()
+            .connections
+            .values()
+            .next()
+            .unwrap()
+            .imodel_id,
+        DEFAULT_IMODEL_ID
+    );
+}
