@@ -1,1 +1,210 @@
-//! Later.
+//! The other commands, as a person uses them.
+
+use crate::support::{Finished, SECRET, Site, platform, program, write};
+
+async fn finished(arguments: &[&str]) -> Finished {
+    Finished::from(program().args(arguments).output().await.unwrap())
+}
+
+#[tokio::test]
+async fn the_demo_shows_three_files_on_their_way_and_ends_well() {
+    let demo = finished(&["demo"]).await;
+    assert_eq!(demo.code, Some(0), "{demo:?}");
+    assert_eq!(
+        demo.out.lines().last(),
+        Some("3 synchronized, 0 failed"),
+        "{demo:?}"
+    );
+    for name in ["bridge.dxf", "house.ifc", "site.geojson"] {
+        let row = demo
+            .out
+            .lines()
+            .rfind(|line| line.starts_with(name))
+            .unwrap();
+        assert_eq!(row.split_whitespace().count(), 6, "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_of_a_good_site_is_all_ok_and_changes_nothing() {
+    let (site, _folder) = Site::with_folder(platform()).await;
+    let check = site.run(&["check"]).await;
+    assert_eq!(check.code, Some(0), "{check:?}");
+    assert!(
+        check.out.lines().all(|line| line.starts_with("ok")),
+        "{check:?}"
+    );
+    assert!(check.out.lines().count() >= 6, "{check:?}");
+    let changing = site
+        .emulator
+        .requests()
+        .into_iter()
+        .filter(|request| request.method != "GET");
+    let changing: Vec<_> = changing
+        .filter(|request| request.path != "/connect/token")
+        .collect();
+    assert!(changing.is_empty(), "{changing:?}");
+}
+
+#[tokio::test]
+async fn a_check_tells_what_is_wrong_and_how_to_mend_it() {
+    let (mut site, _folder) = Site::with_folder(platform()).await;
+    site.secret = "lion".to_owned();
+    let check = site.run(&["check"]).await;
+    assert_eq!(check.code, Some(1), "{check:?}");
+    let wrong = check
+        .out
+        .lines()
+        .find(|line| line.starts_with("WRONG"))
+        .unwrap();
+    assert!(wrong.contains("invalid_client"), "{check:?}");
+    assert!(
+        check.out.contains("hint:") && !check.out.contains("lion"),
+        "{check:?}"
+    );
+}
+
+#[tokio::test]
+async fn status_tells_of_a_failure_with_reason_hint_and_next_attempt() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("good.ifc"), "good");
+    write(&folder.join("empty.ifc"), "");
+    site.run(&["run", "--once"]).await;
+    let status = site.run(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    for part in [
+        "watch \"north\"",
+        "empty.ifc  failed",
+        "why:",
+        "hint:",
+        "next attempt:",
+        "good.ifc  synchronized",
+    ] {
+        assert!(status.out.contains(part), "no {part}: {}", status.out);
+    }
+}
+
+#[tokio::test]
+async fn every_mistake_in_a_configuration_is_told_at_once_with_file_line_and_what_to_write() {
+    let mut site = Site::new(platform()).await;
+    let folder = site.watch(
+        "north",
+        "not-an-id",
+        "settel = \"5\"\nrescan_interval = \"5\"",
+    );
+    site.watch(
+        "south",
+        itwin_syncd::emulator::DEFAULT_IMODEL_ID,
+        "include = [\"[\"]",
+    );
+    site.top += &format!("[log]\ndirectory = {:?}\n", folder.join("log"));
+    let refused = site.run(&["run"]).await;
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    for part in [
+        "config.toml",
+        "line",
+        "imodel_id",
+        "settel",
+        "settle",
+        "rescan_interval",
+        "include",
+        "log.directory",
+    ] {
+        assert!(refused.err.contains(part), "no {part}: {}", refused.err);
+    }
+    assert!(refused.err.matches("hint:").count() >= 5, "{}", refused.err);
+    assert!(!site.path("state").exists());
+}
+
+#[tokio::test]
+async fn nothing_that_is_secret_reaches_any_output() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.top += &format!(
+        "[log]\nlevel = \"trace\"\ndirectory = {:?}\n",
+        site.path("log")
+    );
+    site.emulator.fault(itwin_syncd::emulator::Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: itwin_syncd::emulator::Effect::Reset {
+            after_effect: false,
+        },
+    });
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let (_, mut told) = daemon.stop().await;
+    let mut files = 0;
+    for entry in std::fs::read_dir(site.path("log")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(line["level"].is_string(), "{line}");
+        }
+        assert!(text.contains("file synchronized"), "{text}");
+        told += &text;
+        files += 1;
+    }
+    assert_eq!(files, 1);
+    told += &format!("{:?}", site.run(&["status", "--json"]).await);
+    let state = site.path("state");
+    for entry in std::fs::read_dir(state).unwrap() {
+        told += &String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap());
+    }
+    for secret in [SECRET, "sesame", "sig=", "emulated."] {
+        assert!(!told.contains(secret), "{secret} is in what was written");
+    }
+}
+
+#[tokio::test]
+async fn the_emulator_command_serves_tells_how_to_use_it_and_keeps_its_state() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let data = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let mut child = program()
+            .args(["emulator", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data.path())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next_line().await.unwrap().unwrap();
+        let address = first
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"))
+            .unwrap();
+        let address = address.trim_end_matches(',').to_owned();
+        let state = reqwest::get(format!("{address}/_emulator/state"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+        assert_eq!(state["imodels"].as_object().unwrap().len(), 1, "{state}");
+        assert_eq!(state["folders"].as_object().unwrap().len(), 1, "{state}");
+        let pid = child.id().unwrap().to_string();
+        assert!(
+            std::process::Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(child.wait().await.unwrap().success());
+        assert!(data.path().join("state.json").exists());
+    }
+}
+
+#[tokio::test]
+async fn help_teaches_every_command() {
+    let help = finished(&["--help"]).await;
+    for command in ["run", "check", "status", "emulator", "demo"] {
+        assert!(help.out.contains(&format!("  {command} ")), "{}", help.out);
+        let help = finished(&[command, "--help"]).await;
+        assert!(
+            help.code == Some(0) && help.out.contains("Usage:"),
+            "{help:?}"
+        );
+    }
+}

@@ -1,1 +1,200 @@
-//! Later.
+//! Limits, outages and expired addresses pass; nothing needs a person.
+
+use std::time::Duration;
+
+use itwin_syncd::emulator::{Effect, Fault};
+
+use crate::support::{Site, eventually, platform, sha256, write};
+
+fn answer(route: &str, count: u32, status: u16, headers: &[(&str, &str)]) -> Fault {
+    let headers = headers
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let effect = Effect::Status {
+        status,
+        body: String::new(),
+        headers,
+        after_effect: false,
+    };
+    Fault {
+        route: route.to_owned(),
+        skip: 0,
+        count: Some(count),
+        effect,
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    site.emulator.fault(answer(
+        "POST /storage/folders/*/files",
+        1,
+        429,
+        &[("retry-after", "2")],
+    ));
+    for index in 0..6 {
+        write(&folder.join(format!("{index}.ifc")), &index.to_string());
+    }
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let requests = site.emulator.requests();
+    let struck = requests
+        .iter()
+        .find(|request| request.status == 429)
+        .unwrap()
+        .time;
+    let pause = Duration::from_millis(1900);
+    // What was on its way already arrived at about the same moment.
+    let under_way = Duration::from_millis(300);
+    for request in requests.iter().filter(|request| request.origin == "api") {
+        let after = Duration::try_from(request.time.duration_since(struck)).unwrap_or_default();
+        assert!(
+            after < under_way || after >= pause,
+            "{after:?} after the limit: {request:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
+    for fault in [
+        answer("POST /storage/folders/*/files", 1, 500, &[]),
+        answer("POST /storage/files/*/complete", 4, 503, &[]),
+        answer("PUT *", 1, 503, &[("x-ms-error-code", "ServerBusy")]),
+        answer(
+            "PUT *",
+            1,
+            403,
+            &[("x-ms-error-code", "AuthenticationFailed")],
+        ),
+        answer("PUT *", 1, 400, &[("x-ms-error-code", "Md5Mismatch")]),
+        answer("POST */run", 1, 409, &[]),
+        answer("POST */run", 1, 502, &[]),
+        answer("POST */storageConnections", 1, 500, &[]),
+        answer("GET */runs/*", 4, 504, &[]),
+        answer("POST /connect/token", 2, 503, &[]),
+        answer("GET /.well-known/*", 1, 404, &[]),
+        answer("GET /storage/*", 1, 401, &[]),
+    ] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        site.emulator.fault(fault.clone());
+        write(&folder.join("house.ifc"), "house");
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        let (status, log) = daemon.stop().await;
+        assert!(status.success(), "{fault:?}: {log}");
+        let stored = site.stored("house.ifc");
+        assert_eq!(
+            stored.completed.unwrap().sha256,
+            sha256(b"house"),
+            "{fault:?}"
+        );
+        assert_eq!(site.emulator.state().connections.len(), 1, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_once_and_renewed_before_it_ends() {
+    let (site, folder) = Site::with_folder(platform().token_lifetime(Duration::from_secs(4))).await;
+    write(&folder.join("a.ifc"), "a");
+    write(&folder.join("b.ifc"), "b");
+    let daemon = site.start();
+    site.synchronized(2, &daemon).await;
+    assert_eq!(site.emulator.state().tokens_issued, 1);
+    let first = site.requests("POST", "/connect/token")[0].time;
+    // Until the token is about to end.
+    let ending =
+        || jiff::Timestamp::now().duration_since(first) > jiff::SignedDuration::from_millis(3100);
+    eventually(ending, String::new).await;
+    write(&folder.join("c.ifc"), "c");
+    site.synchronized(3, &daemon).await;
+    assert!(site.emulator.state().tokens_issued >= 2);
+    assert!(
+        site.emulator
+            .requests()
+            .iter()
+            .all(|request| request.status != 401)
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_address_that_expired_is_renewed_for_the_same_file() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let expired = [("x-ms-error-code", "AuthenticationFailed")];
+    site.emulator.fault(answer("PUT *", 2, 403, &expired));
+    write(&folder.join("house.ifc"), "house");
+    assert_eq!(site.run(&["run", "--once"]).await.code, Some(0));
+    assert_eq!(site.requests("POST", "/updateContent").len(), 2);
+    assert_eq!(site.requests("POST", "/files").len(), 1);
+    site.stored("house.ifc");
+}
+
+#[tokio::test]
+async fn what_was_deleted_on_the_platform_is_made_again() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let api = reqwest::Client::new();
+    let first = site.stored("house.ifc").id;
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", "service-test"),
+        ("client_secret", crate::support::SECRET),
+        ("scope", "itwin-platform"),
+    ];
+    let base = site.emulator.api_url();
+    let token: serde_json::Value = api
+        .post(format!("{base}/connect/token"))
+        .form(&form)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let token = token["access_token"].as_str().unwrap();
+    let connection = site
+        .emulator
+        .state()
+        .connections
+        .into_keys()
+        .next()
+        .unwrap();
+    for path in [
+        format!("storage/files/{first}"),
+        format!("synchronization/imodels/storageConnections/{connection}"),
+    ] {
+        let deleted = api
+            .delete(format!("{base}/{path}"))
+            .bearer_auth(token)
+            .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(deleted.status(), 204);
+    }
+    write(&folder.join("house.ifc"), "house, changed");
+    let again = || {
+        let files = site.emulator.state().files;
+        files
+            .values()
+            .any(|file| !file.deleted && file.completed.is_some())
+    };
+    eventually(again, || daemon.log()).await;
+    let mapped = || {
+        let id = site.stored("house.ifc").id;
+        let connections = site.emulator.state().connections;
+        connections.values().any(|one| {
+            one.source_files
+                .iter()
+                .any(|file| file.storage_file_id == id)
+        })
+    };
+    eventually(mapped, || daemon.log()).await;
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+}

@@ -83,7 +83,10 @@ impl Site {
             self.top, self.tables, self.watches
         );
         let path = self.path("config.toml");
-        std::fs::write(&path, text).unwrap();
+        // A daemon that starts must not read half of it.
+        let unfinished = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
+        std::fs::write(unfinished.path(), text).unwrap();
+        unfinished.persist(&path).unwrap();
         path
     }
 
