@@ -31,10 +31,10 @@ pub struct State {
     /// Tokens handed out.
     pub tokens_issued: u64,
     /// Signs upload addresses.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
     /// Content that has arrived, by blob.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) blobs: BTreeMap<String, Blob>,
 }
 

@@ -74,11 +74,11 @@ async fn status_tells_of_a_failure_with_reason_hint_and_next_attempt() {
     assert_eq!(status.code, Some(0), "{status:?}");
     for part in [
         "watch \"north\"",
-        "empty.ifc  failed",
+        "\"empty.ifc\"  failed",
         "why:",
         "hint:",
         "next attempt:",
-        "good.ifc  synchronized",
+        "\"good.ifc\"  synchronized",
     ] {
         assert!(status.out.contains(part), "no {part}: {}", status.out);
     }
