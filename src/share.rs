@@ -7,9 +7,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::ledger::Fingerprint;
 
@@ -60,7 +60,7 @@ impl Root {
 
     /// What `rel` is, without opening it for reading.
     pub(crate) fn kind(&self, rel: &Path) -> io::Result<Kind> {
-        let fd = self.resolve(rel, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let fd = self.resolve(rel, OFlags::PATH)?;
         Ok(kind(&rustix::fs::fstat(fd)?))
     }
 
@@ -68,10 +68,7 @@ impl Root {
     ///
     /// Fails with `InvalidInput` when it is anything else.
     pub(crate) fn file(&self, rel: &Path) -> io::Result<File> {
-        let fd = self.resolve(
-            rel,
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY,
-        )?;
+        let fd = self.resolve(rel, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         if kind(&rustix::fs::fstat(&fd)?) != Kind::Regular {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -81,21 +78,28 @@ impl Root {
         Ok(File::from(fd))
     }
 
+    /// Goes down step by step. `openat2` would do it in one, but systemd's `RestrictSUIDSGID=` forbids it.
     fn resolve(&self, rel: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        let rel = if rel.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            rel
-        };
-        let beneath =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        Ok(rustix::fs::openat2(
-            &self.fd,
-            rel,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            beneath,
-        )?)
+        let flags = flags | OFlags::CLOEXEC;
+        let mut steps = rel.components().peekable();
+        let mut folder: Option<OwnedFd> = None;
+        while let Some(step) = steps.next() {
+            let Component::Normal(name) = step else {
+                return Err(io::ErrorKind::InvalidInput.into());
+            };
+            let flags = if steps.peek().is_some() {
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
+            } else {
+                flags
+            };
+            let from = folder.as_ref().unwrap_or(&self.fd);
+            let step = rustix::fs::openat(from, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+            folder = Some(step);
+        }
+        match folder {
+            Some(found) => Ok(found),
+            None => Ok(rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?),
+        }
     }
 }
 
@@ -231,6 +235,11 @@ mod tests {
         assert!(root.file(Path::new("folder/secret.dgn")).is_err());
         assert!(root.file(Path::new("link.dgn")).is_err());
         assert!(root.file(Path::new("../secret.dgn")).is_err());
+        assert!(root.file(Path::new("/etc/passwd")).is_err());
+        assert!(is_gone(
+            &root.file(Path::new("folder/secret.dgn")).unwrap_err()
+        ));
+        assert!(is_gone(&root.folder(Path::new("folder")).unwrap_err()));
         assert_eq!(root.kind(Path::new("link.dgn")).unwrap(), Kind::Other);
     }
 
