@@ -14,9 +14,8 @@ fn imports(room: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
-        for (at, _) in text.match_indices("crate::") {
-            let rest = &text[at + "crate::".len()..];
-            let word: String = rest
+        for after in text.split("crate::").skip(1) {
+            let word: String = after
                 .chars()
                 .take_while(|c| c.is_alphanumeric() || *c == '_')
                 .collect();

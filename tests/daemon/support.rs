@@ -286,8 +286,7 @@ pub async fn eventually(condition: impl Fn() -> bool, otherwise: impl Fn() -> St
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// A small file with a content of its own.
