@@ -6,16 +6,22 @@
 //!
 //! It uses no other room, the client least of all: it would share its mistakes.
 
+mod api;
+mod azurite;
 mod blob;
 mod control;
 mod faults;
 mod identity;
+mod imodels;
+mod itwins;
 mod model;
 mod reply;
 mod runs;
+mod sas;
 mod server;
 mod storage;
 mod store;
+mod switches;
 mod synchronization;
 
 use std::net::SocketAddr;
@@ -28,12 +34,17 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use faults::{Effect, Fault, TaskFault};
-pub use model::{Completed, Connection, Covered, File, Folder, Imodel, Run, SourceFile, State};
+pub use faults::{AnyFault, Effect, Fault, RunFault, TaskFault};
+pub use model::{
+    Completed, Connection, Covered, File, Folder, Imodel, Itwin, Run, SourceFile, State,
+};
 pub use server::RequestRecord;
+pub use switches::*;
 
+use azurite::Azurite;
 use faults::Faults;
 use identity::Tokens;
+use server::Quota;
 use store::Store;
 
 /// The iTwin that is there unless others are named.
@@ -44,6 +55,8 @@ pub const DEFAULT_IMODEL_ID: &str = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 pub const DEFAULT_CLIENT_ID: &str = "service-emulator";
 /// Its secret.
 pub const DEFAULT_CLIENT_SECRET: &str = "emulator-secret";
+/// The client id of an application that people sign in with, which has no secret.
+pub const DEFAULT_NATIVE_CLIENT_ID: &str = "native-emulator";
 
 /// Why the emulator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +67,14 @@ pub enum Error {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The Azurite that is to be used does not answer as one.
+    #[error("cannot use the Azurite at {url}")]
+    Azurite {
+        /// Its address.
+        url: String,
         /// Why.
         source: std::io::Error,
     },
@@ -74,8 +95,12 @@ pub struct Builder {
     listen: SocketAddr,
     blob_listen: SocketAddr,
     data_dir: Option<PathBuf>,
-    itwins: Vec<(String, String)>,
+    azurite: Option<String>,
+    itwins: Vec<Itwin>,
     imodels: Vec<Imodel>,
+    switches: Switches,
+    faults: Vec<AnyFault>,
+    seed: u64,
     options: Options,
 }
 
@@ -83,11 +108,14 @@ pub struct Builder {
 #[derive(Debug, Clone)]
 struct Options {
     clients: Vec<(String, String)>,
+    native_clients: Vec<String>,
     run_duration: Duration,
     sas_lifetime: Duration,
     token_lifetime: Duration,
     max_source_files: usize,
     max_connections: usize,
+    page_size: usize,
+    requests_per_minute: Option<u32>,
     forbidden_imodels: Vec<String>,
     forbidden_storage: Vec<String>,
     refused_connectors: Vec<String>,
@@ -107,16 +135,57 @@ struct Shared {
     options: Options,
     api_url: String,
     blob_url: String,
+    azurite: Option<Azurite>,
     store: Store,
     state: Mutex<State>,
     tokens: Mutex<Tokens>,
+    switches: Mutex<Switches>,
     faults: Mutex<Faults>,
+    quota: Mutex<Quota>,
     requests: Mutex<Vec<RequestRecord>>,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Works out the digest of all content that has none yet. Reads that content.
+    fn digest_now(&self) {
+        let undigested = self.state().undigested();
+        for content in undigested {
+            // Content may be replaced at any moment; its digest is worked out before it is removed.
+            if let Ok(sha256) = self.store.digest(&content) {
+                self.state().digested(&content.id, &sha256);
+            }
+        }
+    }
+
+    async fn digest_all(self: &Arc<Self>) {
+        let worker = Arc::clone(self);
+        if let Err(panic) = tokio::task::spawn_blocking(move || worker.digest_now()).await {
+            tracing::error!(%panic, "digests could not be worked out");
+        }
+    }
+
+    /// Forgets all that was done; what was there at the start is there again.
+    fn reset(&self) {
+        let mut state = self.state();
+        let blobs = std::mem::take(&mut state.blobs);
+        state
+            .retired
+            .extend(blobs.into_values().filter_map(|blob| blob.content));
+        state.files.clear();
+        state.folders.retain(|_, folder| folder.parent_id.is_none());
+        state.connections.clear();
+        state.runs.clear();
+        state.authorized_users.clear();
+        drop(state);
+        lock(&self.requests).clear();
+        lock(&self.faults).clear();
+        *lock(&self.quota) = Quota::default();
+        lock(&self.tokens).revoke_all();
+        self.store.changed();
     }
 }
 
@@ -159,18 +228,56 @@ impl Builder {
 
     /// An iTwin.
     pub fn itwin(mut self, id: &str, name: &str) -> Self {
-        self.itwins.push((id.to_owned(), name.to_owned()));
+        self.itwins.push(Itwin::new(id, name, Timestamp::now()));
         self
     }
 
     /// An iModel of an iTwin.
     pub fn imodel(mut self, id: &str, itwin_id: &str, name: &str) -> Self {
-        let (id, itwin_id, display_name) = (id.to_owned(), itwin_id.to_owned(), name.to_owned());
-        self.imodels.push(Imodel {
-            id,
-            itwin_id,
-            display_name,
-        });
+        let imodel = Imodel::new(id, itwin_id, name, Timestamp::now());
+        self.imodels.push(imodel);
+        self
+    }
+
+    /// An application that people sign in with.
+    pub fn native_client(mut self, id: &str) -> Self {
+        self.options.native_clients.push(id.to_owned());
+        self
+    }
+
+    /// Content goes to the Azurite at this address, and nothing is kept here.
+    pub fn azurite(self, url: &str) -> Self {
+        Self {
+            azurite: Some(url.to_owned()),
+            ..self
+        }
+    }
+
+    /// What the documentation leaves open.
+    pub fn switches(self, switches: Switches) -> Self {
+        Self { switches, ..self }
+    }
+
+    /// Something that goes wrong from the start.
+    pub fn fault(mut self, fault: AnyFault) -> Self {
+        self.faults.push(fault);
+        self
+    }
+
+    /// Settles what faults leave to chance; by default 0.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Items on a page of storage; by default 100.
+    pub fn page_size(mut self, items: usize) -> Self {
+        self.options.page_size = items.max(1);
+        self
+    }
+
+    /// Requests to the API that a minute has; by default as many as come.
+    pub fn requests_per_minute(mut self, count: u32) -> Self {
+        self.options.requests_per_minute = Some(count);
         self
     }
 
@@ -230,6 +337,9 @@ impl Builder {
         if self.options.clients.is_empty() {
             self = self.client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET);
         }
+        if self.options.native_clients.is_empty() {
+            self = self.native_client(DEFAULT_NATIVE_CLIENT_ID);
+        }
         if self.itwins.is_empty() {
             self = self.itwin(DEFAULT_ITWIN_ID, "Emulated project");
         }
@@ -237,23 +347,38 @@ impl Builder {
             let itwin_id = self
                 .itwins
                 .first()
-                .map(|(id, _)| id.clone())
+                .map(|itwin| itwin.id.clone())
                 .unwrap_or_default();
             self = self.imodel(DEFAULT_IMODEL_ID, &itwin_id, "Emulated iModel");
         }
         let store = Store::open(self.data_dir).await?;
         let mut state = store.load().await?;
         state.set_up(&self.itwins, &self.imodels);
+        let azurite = match self.azurite {
+            Some(url) => Some(
+                Azurite::connect(&url)
+                    .await
+                    .map_err(|source| Error::Azurite { url, source })?,
+            ),
+            None => None,
+        };
+        let mut faults = Faults::new(self.seed);
+        for fault in self.faults {
+            faults.add(fault);
+        }
         let (api, api_url) = listen(self.listen).await?;
         let (blob, blob_url) = listen(self.blob_listen).await?;
         let shared = Arc::new(Shared {
             options: self.options,
             api_url,
             blob_url,
+            azurite,
             store,
             state: Mutex::new(state),
             tokens: Mutex::default(),
-            faults: Mutex::default(),
+            switches: Mutex::new(self.switches),
+            faults: Mutex::new(faults),
+            quota: Mutex::default(),
             requests: Mutex::default(),
         });
         let stop = CancellationToken::new();
@@ -296,15 +421,22 @@ impl Emulator {
             listen: anywhere,
             blob_listen: anywhere,
             data_dir: None,
+            azurite: None,
             itwins: Vec::new(),
             imodels: Vec::new(),
+            switches: Switches::default(),
+            faults: Vec::new(),
+            seed: 0,
             options: Options {
                 clients: Vec::new(),
+                native_clients: Vec::new(),
                 run_duration: Duration::from_secs(2),
                 sas_lifetime: hour,
                 token_lifetime: hour,
                 max_source_files: 250,
                 max_connections: 100,
+                page_size: 100,
+                requests_per_minute: None,
                 forbidden_imodels: Vec::new(),
                 forbidden_storage: Vec::new(),
                 refused_connectors: Vec::new(),
@@ -330,9 +462,10 @@ impl Emulator {
         &self.shared.blob_url
     }
 
-    /// All that the platform holds now.
+    /// All that the platform holds now. Reads content whose digest is not known yet.
     #[must_use]
     pub fn state(&self) -> State {
+        self.shared.digest_now();
         self.shared.state().at(Timestamp::now())
     }
 
@@ -344,17 +477,27 @@ impl Emulator {
 
     /// Makes something go wrong from now on.
     pub fn fault(&self, fault: Fault) {
-        lock(&self.shared.faults).add(fault);
+        lock(&self.shared.faults).add(AnyFault::Request(fault));
     }
 
     /// Makes a file's task in the next runs end otherwise than it would.
     pub fn fail_task(&self, fault: TaskFault) {
-        lock(&self.shared.faults).add_task(fault);
+        lock(&self.shared.faults).add(AnyFault::Task(fault));
+    }
+
+    /// Makes the next runs end otherwise than they would.
+    pub fn fail_run(&self, fault: RunFault) {
+        lock(&self.shared.faults).add(AnyFault::Run(fault));
+    }
+
+    /// Changes what the documentation leaves open.
+    pub fn set_switches(&self, switches: Switches) {
+        *lock(&self.shared.switches) = switches;
     }
 
     /// Ends all faults.
     pub fn clear_faults(&self) {
-        *lock(&self.shared.faults) = Faults::default();
+        lock(&self.shared.faults).clear();
     }
 
     /// Starts a run of somebody else's connection of the iModel, and returns its id.

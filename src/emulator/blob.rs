@@ -4,40 +4,40 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 
 use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use base64::prelude::BASE64_STANDARD;
+use crc64fast_nvme::Digest as Crc64;
 use futures_util::StreamExt as _;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use quick_xml::events::Event;
-use sha2::Sha256;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use url::form_urlencoded;
 use uuid::Uuid;
 
 use super::Shared;
-use super::model::Blob;
+use super::faults::{Effect, Strike};
+use super::model::{Content, Part};
 use super::reply::{self, Reply};
-use super::server::{discard, streamed};
-use super::storage::sign;
+use super::sas::{self, sign};
+use super::server::discard;
 
 const MIB: u64 = 1024 * 1024;
 
-/// The largest content in one request, by the version that the addresses name.
-const BLOB_MAX: u64 = 256 * MIB;
-
-/// The largest block, by the same version.
-const BLOCK_MAX: u64 = 100 * MIB;
+/// The protocol version from which the larger limits hold.
+const LARGE_SINCE: &str = "2019-12-12";
 
 /// The most blocks in a list.
 const BLOCKS_MAX: usize = 50_000;
+
+/// The most blocks that wait to be listed.
+const WAITING_MAX: usize = 100_000;
 
 /// An error of the blob storage: status, code, message.
 struct Refused(u16, &'static str, String);
@@ -46,407 +46,615 @@ fn refused<T>(status: u16, code: &'static str, message: impl Into<String>) -> Re
     Err(Refused(status, code, message.into()))
 }
 
+/// The code of a body that ended early; the connection is closed then.
+const INCOMPLETE: &str = "IncompleteBody";
+
 impl From<io::Error> for Refused {
     fn from(error: io::Error) -> Self {
         Self(500, "InternalError", error.to_string())
     }
 }
 
+/// A request, taken apart.
+struct Put<'a> {
+    shared: &'a Shared,
+    headers: &'a HeaderMap,
+    query: &'a HashMap<String, String>,
+    /// The name in the address.
+    blob: &'a str,
+    strike: &'a Strike,
+}
+
+/// Checks on a body.
+#[derive(Default)]
+struct Wanted {
+    md5: Option<[u8; 16]>,
+    crc64: Option<[u8; 8]>,
+}
+
 /// What arrived of a body.
 struct Arrived {
-    size: u64,
-    md5: [u8; 16],
-    sha256: String,
+    part: Part,
+    md5: Option<[u8; 16]>,
+    crc64: [u8; 8],
 }
 
 /// Answers a request; an error closes the connection, as when the body was cut short.
-pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> io::Result<Reply> {
+pub(super) async fn answer(
+    shared: &Shared,
+    request: Request<Incoming>,
+    strike: &Strike,
+) -> io::Result<Reply> {
     let (parts, body) = request.into_parts();
     let query: HashMap<String, String> =
         form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
             .into_owned()
             .collect();
-    let blob = parts
-        .uri
-        .path()
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    let comp = query.get("comp").map(String::as_str);
-    let write = parts.method == Method::PUT;
-    if let Err(Refused(status, code, message)) = check(shared, &parts.headers, &query, &blob, write)
-    {
+    let blob = parts.uri.path().strip_prefix("/emulated/");
+    let put = Put {
+        shared,
+        headers: &parts.headers,
+        query: &query,
+        blob: blob.unwrap_or_default(),
+        strike,
+    };
+    if let Err(Refused(status, code, message)) = put.check(&parts.method) {
         discard(body).await;
         return Ok(reply::xml(status, code, &message));
     }
+    let comp = query.get("comp").map(String::as_str);
     let done = match (&parts.method, comp) {
-        (&Method::PUT, None) => put_blob(shared, &parts.headers, &blob, body).await,
-        (&Method::PUT, Some("block")) => {
-            put_block(shared, &parts.headers, &query, &blob, body).await
+        (&Method::PUT, None) => put.blob(body).await,
+        (&Method::PUT, Some("block")) => put.block(body).await,
+        (&Method::PUT, Some("blocklist")) => put.block_list(body).await,
+        (&Method::GET, Some("blocklist")) => put.list_blocks(),
+        (&Method::GET | &Method::HEAD, None) => put.content(parts.method == Method::HEAD).await,
+        _ => {
+            discard(body).await;
+            refused(
+                400,
+                "InvalidQueryParameterValue",
+                "The operation is not known.",
+            )
         }
-        (&Method::PUT, Some("blocklist")) => put_block_list(shared, &blob, body).await,
-        (&Method::GET, Some("blocklist")) => block_list(shared, &blob).await,
-        (&Method::GET, None) => get_blob(shared, &blob).await,
-        _ => refused(
-            400,
-            "InvalidQueryParameterValue",
-            "The operation is not known.",
-        ),
     };
     match done {
-        Ok(reply) => Ok(reply),
-        Err(Refused(_, "IncompleteBody", message)) => Err(io::Error::other(message)),
+        Ok(mut reply) => {
+            if let Ok(version) = put.version().parse() {
+                reply.headers_mut().insert("x-ms-version", version);
+            }
+            Ok(reply)
+        }
+        Err(Refused(_, INCOMPLETE, message)) => Err(io::Error::other(message)),
         Err(Refused(status, code, message)) => Ok(reply::xml(status, code, &message)),
     }
 }
 
-fn check(
-    shared: &Shared,
-    headers: &HeaderMap,
-    query: &HashMap<String, String>,
-    blob: &str,
-    write: bool,
-) -> Result<(), Refused> {
-    if headers.contains_key("authorization") {
-        return refused(
-            400,
-            "InvalidAuthenticationInfo",
-            "There is a signature and an Authorization header.",
-        );
+impl Put<'_> {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
-    let part = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
-    let (expiry, permissions) = (part("se"), part("sp"));
-    let key = shared.state().key.clone();
-    if sign(&key, blob, expiry, permissions) != part("sig") {
-        return refused(403, "AuthenticationFailed", "The signature does not match.");
-    }
-    if expiry
-        .parse::<Timestamp>()
-        .is_ok_and(|end| end <= Timestamp::now())
-    {
-        return refused(403, "AuthenticationFailed", "The signature has expired.");
-    }
-    if write && !permissions.contains('w') {
-        return refused(
-            403,
-            "AuthorizationPermissionMismatch",
-            "The address is not for writing.",
-        );
-    }
-    if write && !headers.contains_key("content-length") {
-        return refused(
-            411,
-            "MissingContentLengthHeader",
-            "Content-Length is missing.",
-        );
-    }
-    Ok(())
-}
 
-fn length(headers: &HeaderMap) -> u64 {
-    headers
-        .get("content-length")
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .unwrap_or(0)
-}
-
-/// Writes a body to a file of its own; a body that ends early leaves nothing.
-async fn receive(
-    headers: &HeaderMap,
-    body: Incoming,
-    max: u64,
-    path: &Path,
-) -> Result<Arrived, Refused> {
-    if length(headers) > max {
-        discard(body).await;
-        return refused(413, "RequestBodyTooLarge", "The body is too large.");
+    fn part(&self, name: &str) -> &str {
+        self.query.get(name).map(String::as_str).unwrap_or_default()
     }
-    let unfinished = path.with_extension(format!("{}.part", Uuid::new_v4().simple()));
-    let received = write_down(body, &unfinished).await;
-    let arrived = match received {
-        Ok(arrived) if arrived.size == length(headers) => arrived,
-        Ok(_) | Err(Refused(_, "IncompleteBody", _)) => {
-            tokio::fs::remove_file(&unfinished).await?;
-            return refused(400, "IncompleteBody", "The body ended early.");
+
+    /// The protocol version in force: the request's own, else that of the address.
+    fn version(&self) -> &str {
+        self.header("x-ms-version").unwrap_or(self.part("sv"))
+    }
+
+    fn check(&self, method: &Method) -> Result<(), Refused> {
+        if self.headers.contains_key("authorization") {
+            return refused(
+                400,
+                "InvalidAuthenticationInfo",
+                "There is a signature and an Authorization header.",
+            );
         }
-        Err(error) => return Err(error),
-    };
-    let wanted = headers
-        .get("content-md5")
-        .map(|value| BASE64_STANDARD.decode(value.as_bytes()));
-    let mismatch = match wanted {
-        Some(Ok(md5)) if md5.len() == 16 => (md5 != arrived.md5).then_some("Md5Mismatch"),
-        Some(_) => Some("InvalidMd5"),
-        None => None,
-    };
-    if let Some(code) = mismatch {
-        tokio::fs::remove_file(&unfinished).await?;
-        return refused(400, code, "The MD5 value does not match the body.");
+        let (expiry, permissions) = (self.part("se"), self.part("sp"));
+        let key = self.shared.state().key.clone();
+        if self.blob.is_empty()
+            || sign(&key, self.blob, expiry, permissions) != self.part("sig")
+            || self.part("sv") != sas::VERSION
+        {
+            return refused(403, "AuthenticationFailed", "The signature does not match.");
+        }
+        if expiry
+            .parse::<Timestamp>()
+            .is_ok_and(|end| end <= Timestamp::now())
+        {
+            return refused(403, "AuthenticationFailed", "The signature has expired.");
+        }
+        let needed = if *method == Method::PUT { 'w' } else { 'r' };
+        if !permissions.contains(needed) {
+            return refused(
+                403,
+                "AuthorizationPermissionMismatch",
+                "The address does not permit this.",
+            );
+        }
+        if *method == Method::PUT && self.length().is_none() {
+            return refused(
+                411,
+                "MissingContentLengthHeader",
+                "Content-Length is missing.",
+            );
+        }
+        Ok(())
     }
-    tokio::fs::rename(&unfinished, path).await?;
-    Ok(arrived)
-}
 
-async fn write_down(body: Incoming, path: &Path) -> Result<Arrived, Refused> {
-    let mut file = File::create(path).await?;
-    let (mut md5, mut sha256, mut size) = (Md5::new(), Sha256::new(), 0);
-    let mut data = body.into_data_stream();
-    while let Some(piece) = data.next().await {
-        let Ok(piece) = piece else {
-            return refused(400, "IncompleteBody", "The body ended early.");
+    fn length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    /// The checks that the headers ask for.
+    fn wanted(&self) -> Result<Wanted, Refused> {
+        let decoded = |name: &str| self.header(name).map(|text| BASE64_STANDARD.decode(text));
+        let (md5, crc64) = (decoded("content-md5"), decoded("x-ms-content-crc64"));
+        if md5.is_some() && crc64.is_some() {
+            return refused(
+                400,
+                "BothCrc64AndMd5HeaderPresent",
+                "Only one of the two checksums may be sent.",
+            );
+        }
+        let mut wanted = Wanted::default();
+        if let Some(md5) = md5 {
+            match md5.ok().and_then(|md5| md5.try_into().ok()) {
+                Some(md5) => wanted.md5 = Some(md5),
+                None => return refused(400, "InvalidMd5", "The MD5 value is no MD5 value."),
+            }
+        }
+        if let Some(crc64) = crc64 {
+            match crc64.ok().and_then(|crc64| crc64.try_into().ok()) {
+                Some(crc64) => wanted.crc64 = Some(crc64),
+                None => {
+                    return refused(
+                        400,
+                        "InvalidHeaderValue",
+                        "The CRC64 value is no CRC64 value.",
+                    );
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Writes a body to a file of its own; a body that ends early or is not what was announced leaves nothing.
+    async fn receive(&self, body: Incoming, max: u64, with_md5: bool) -> Result<Arrived, Refused> {
+        let length = self.length().unwrap_or(0);
+        let wanted = match self.wanted() {
+            Ok(wanted) if length <= max => wanted,
+            Ok(_) => {
+                discard(body).await;
+                return refused(413, "RequestBodyTooLarge", "The body is too large.");
+            }
+            Err(refused) => {
+                discard(body).await;
+                return Err(refused);
+            }
         };
-        md5.update(&piece);
-        sha256.update(&piece);
-        size += piece.len() as u64;
-        file.write_all(&piece).await?;
+        let name = Uuid::new_v4().simple().to_string();
+        let received = self
+            .write_down(body, &name, with_md5 || wanted.md5.is_some())
+            .await;
+        let mismatch = match received {
+            Ok(arrived) if arrived.part.size != length => {
+                Refused(400, INCOMPLETE, "the body ended early".to_owned())
+            }
+            Ok(arrived) if wanted.md5.is_some() && wanted.md5 != arrived.md5 => Refused(
+                400,
+                "Md5Mismatch",
+                "The MD5 value does not match the body.".to_owned(),
+            ),
+            Ok(arrived) if wanted.crc64.is_some_and(|crc64| crc64 != arrived.crc64) => Refused(
+                400,
+                "Crc64Mismatch",
+                "The CRC64 value does not match the body.".to_owned(),
+            ),
+            Ok(arrived) => return Ok(arrived),
+            Err(refused) => refused,
+        };
+        self.throw_away(&name).await;
+        Err(mismatch)
     }
-    file.flush().await?;
-    Ok(Arrived {
-        size,
-        md5: md5.finalize().into(),
-        sha256: hex(&sha256.finalize()),
-    })
-}
 
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-}
+    async fn throw_away(&self, part: &str) {
+        // It may not be there at all.
+        drop(tokio::fs::remove_file(self.shared.store.part(part)).await);
+    }
 
-/// Content has arrived whole.
-fn written(shared: &Shared, blob: &str, size: u64, sha256: String) {
-    let mut state = shared.state();
-    let file = state
-        .files
-        .values_mut()
-        .find(|file| file.pending_blob.as_deref() == Some(blob));
-    let file_id = file.map(|file| {
-        file.blob_writes += 1;
-        file.id.clone()
-    });
-    // Of a file whose address was renewed meanwhile nothing is kept.
-    if let Some(file_id) = file_id {
-        state.blobs.insert(
-            blob.to_owned(),
-            Blob {
-                file_id,
+    async fn write_down(
+        &self,
+        body: Incoming,
+        name: &str,
+        with_md5: bool,
+    ) -> Result<Arrived, Refused> {
+        let mut file = File::create(self.shared.store.part(name)).await?;
+        let cut_after = match self.strike.effect {
+            Some(Effect::CutBody { after }) => after,
+            _ => u64::MAX,
+        };
+        let (mut md5, mut crc64, mut size) = (with_md5.then(Md5::new), Crc64::new(), 0);
+        let mut data = body.into_data_stream();
+        while let Some(piece) = data.next().await {
+            let Ok(piece) = piece else {
+                return refused(400, INCOMPLETE, "the body ended early");
+            };
+            size += piece.len() as u64;
+            if size > cut_after {
+                return refused(400, INCOMPLETE, "cut on demand");
+            }
+            if let Some(md5) = &mut md5 {
+                md5.update(&piece);
+            }
+            crc64.write(&piece);
+            file.write_all(&piece).await?;
+            if let Some(bytes_per_second) = self.strike.bytes_per_second {
+                tokio::time::sleep(reply::pause(piece.len(), bytes_per_second)).await;
+            }
+        }
+        file.flush().await?;
+        Ok(Arrived {
+            part: Part {
+                name: name.to_owned(),
                 size,
-                sha256,
             },
-        );
+            md5: md5.map(|md5| md5.finalize().into()),
+            crc64: crc64.sum64().to_le_bytes(),
+        })
     }
-    drop(state);
-    shared.store.changed();
+
+    /// Puts new content in the place of what was there; false if nobody waits for it any more.
+    fn replace(&self, parts: Vec<(Option<String>, Part)>) -> bool {
+        let mut state = self.shared.state();
+        let state = &mut *state;
+        let Some(blob) = state.blobs.get_mut(self.blob) else {
+            return false;
+        };
+        let content = Content {
+            id: Uuid::new_v4().simple().to_string(),
+            size: parts.iter().map(|(_, part)| part.size).sum(),
+            parts,
+        };
+        let unlisted = std::mem::take(&mut blob.uncommitted);
+        state.retired.extend(blob.content.replace(content));
+        blob.is_new = true;
+        if !unlisted.is_empty() {
+            state.retired.push(Content {
+                id: Uuid::new_v4().simple().to_string(),
+                size: 0,
+                parts: unlisted
+                    .into_iter()
+                    .map(|(id, part)| (Some(id), part))
+                    .collect(),
+            });
+        }
+        if let Some(file) = state.files.get_mut(&blob.file_id) {
+            file.blob_writes += 1;
+        }
+        self.shared.store.changed();
+        true
+    }
+
+    async fn blob(&self, body: Incoming) -> Result<Reply, Refused> {
+        match self.header("x-ms-blob-type") {
+            Some("BlockBlob") => {}
+            Some(_) => {
+                discard(body).await;
+                return refused(400, "InvalidHeaderValue", "Only block blobs are taken.");
+            }
+            None => {
+                discard(body).await;
+                return refused(400, "MissingRequiredHeader", "x-ms-blob-type is missing.");
+            }
+        }
+        let max = if self.version() < LARGE_SINCE {
+            256
+        } else {
+            5000
+        };
+        let whole = self.header("x-ms-blob-content-md5").map(str::to_owned);
+        let arrived = self.receive(body, max * MIB, true).await?;
+        let md5 = arrived.md5.map(|md5| BASE64_STANDARD.encode(md5));
+        if whole.is_some() && whole != md5 {
+            self.throw_away(&arrived.part.name).await;
+            return refused(400, "Md5Mismatch", "The MD5 value does not match the body.");
+        }
+        let name = arrived.part.name.clone();
+        if !self.replace(vec![(None, arrived.part)]) {
+            self.throw_away(&name).await;
+        }
+        Ok(created(md5.as_deref(), Some(arrived.crc64)))
+    }
+
+    async fn block(&self, body: Incoming) -> Result<Reply, Refused> {
+        let id = self.part("blockid").to_owned();
+        let length = match BASE64_STANDARD.decode(&id) {
+            Ok(decoded) if (1..=64).contains(&decoded.len()) => id.len(),
+            _ => {
+                discard(body).await;
+                return refused(
+                    400,
+                    "InvalidQueryParameterValue",
+                    "The block id is no base64 of 1 to 64 bytes.",
+                );
+            }
+        };
+        let waiting = {
+            let state = self.shared.state();
+            let blob = state.blobs.get(self.blob);
+            blob.map(|blob| {
+                let other = blob.uncommitted.keys().next().map(String::len);
+                (blob.uncommitted.len(), other)
+            })
+        };
+        let trouble = match waiting {
+            Some((_, Some(other))) if other != length => Some(Refused(
+                400,
+                "InvalidBlobOrBlock",
+                "The block id is not as long as those of the other blocks.".to_owned(),
+            )),
+            Some((count, _)) if count >= WAITING_MAX => Some(Refused(
+                409,
+                "BlockCountExceedsLimit",
+                "There are too many blocks.".to_owned(),
+            )),
+            _ => None,
+        };
+        if let Some(trouble) = trouble {
+            discard(body).await;
+            return Err(trouble);
+        }
+        let max = if self.version() < LARGE_SINCE {
+            100
+        } else {
+            4000
+        };
+        let arrived = self.receive(body, max * MIB, false).await?;
+        let name = arrived.part.name.clone();
+        let before = {
+            let mut state = self.shared.state();
+            match state.blobs.get_mut(self.blob) {
+                Some(blob) => blob
+                    .uncommitted
+                    .insert(id, arrived.part)
+                    .map(|part| part.name),
+                None => Some(name),
+            }
+        };
+        if let Some(before) = before {
+            self.throw_away(&before).await;
+        }
+        self.shared.store.changed();
+        let md5 = arrived.md5.map(|md5| BASE64_STANDARD.encode(md5));
+        Ok(created(md5.as_deref(), Some(arrived.crc64)))
+    }
+
+    async fn block_list(&self, body: Incoming) -> Result<Reply, Refused> {
+        let wanted = self.wanted();
+        let Ok(body) = Limited::new(body, 16 * 1024 * 1024).collect().await else {
+            return refused(400, INCOMPLETE, "the body ended early");
+        };
+        let (body, wanted) = (body.to_bytes(), wanted?);
+        if wanted
+            .md5
+            .is_some_and(|md5| md5 != <[u8; 16]>::from(Md5::digest(&body)))
+        {
+            return refused(400, "Md5Mismatch", "The MD5 value does not match the body.");
+        }
+        let mut crc64 = Crc64::new();
+        crc64.write(&body);
+        if wanted
+            .crc64
+            .is_some_and(|wanted| wanted != crc64.sum64().to_le_bytes())
+        {
+            return refused(
+                400,
+                "Crc64Mismatch",
+                "The CRC64 value does not match the body.",
+            );
+        }
+        let Some(ids) = listed(&body) else {
+            return refused(
+                400,
+                "InvalidXmlDocument",
+                "The block list is no XML of the expected form.",
+            );
+        };
+        if ids.len() > BLOCKS_MAX {
+            return refused(400, "BlockListTooLong", "There are too many blocks.");
+        }
+        let parts = {
+            let state = self.shared.state();
+            let blob = state.blobs.get(self.blob);
+            let committed: HashMap<&str, &Part> = blob
+                .and_then(|blob| blob.content.as_ref())
+                .map(|content| &content.parts)
+                .into_iter()
+                .flatten()
+                .filter_map(|(id, part)| Some((id.as_deref()?, part)))
+                .collect();
+            let uncommitted = blob.map(|blob| &blob.uncommitted);
+            let found = |kind: &Kind, id: &str| {
+                let old = || committed.get(id).copied();
+                let new = || uncommitted.and_then(|blocks| blocks.get(id));
+                match kind {
+                    Kind::Committed => old(),
+                    Kind::Uncommitted => new(),
+                    Kind::Latest => new().or_else(old),
+                }
+            };
+            let parts: Option<Vec<_>> = ids
+                .iter()
+                .map(|(kind, id)| Some((Some(id.clone()), found(kind, id)?.clone())))
+                .collect();
+            parts
+        };
+        let Some(parts) = parts else {
+            return refused(400, "InvalidBlockList", "A block of the list is missing.");
+        };
+        self.replace(parts);
+        Ok(created(None, None))
+    }
+
+    fn list_blocks(&self) -> Result<Reply, Refused> {
+        let state = self.shared.state();
+        let blob = state.blobs.get(self.blob);
+        let blob = blob.filter(|blob| blob.content.is_some() || !blob.uncommitted.is_empty());
+        let Some(blob) = blob else {
+            return refused(404, "BlobNotFound", "Nothing was put to this blob.");
+        };
+        let block = |id: &str, part: &Part| {
+            format!("<Block><Name>{id}</Name><Size>{}</Size></Block>", part.size)
+        };
+        let content = blob.content.iter().flat_map(|content| &content.parts);
+        let committed: String = content
+            .filter_map(|(id, part)| Some(block(id.as_deref()?, part)))
+            .collect();
+        let blocks = blob.uncommitted.iter();
+        let uncommitted: String = blocks.map(|(id, part)| block(id, part)).collect();
+        let committed = format!("<CommittedBlocks>{committed}</CommittedBlocks>");
+        let uncommitted = format!("<UncommittedBlocks>{uncommitted}</UncommittedBlocks>");
+        let lists = match self.query.get("blocklisttype").map(String::as_str) {
+            None | Some("committed") => committed,
+            Some("uncommitted") => uncommitted,
+            Some("all") => committed + &uncommitted,
+            Some(_) => {
+                return refused(
+                    400,
+                    "InvalidQueryParameterValue",
+                    "blocklisttype is unknown.",
+                );
+            }
+        };
+        Ok(reply::with(
+            200,
+            &[("content-type", "application/xml")],
+            format!("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>{lists}</BlockList>"),
+        ))
+    }
+
+    /// The content, or the part of it that a range asks for.
+    async fn content(&self, head: bool) -> Result<Reply, Refused> {
+        let content = {
+            let state = self.shared.state();
+            let blob = state.blobs.get(self.blob);
+            blob.and_then(|blob| blob.content.clone())
+        };
+        let Some(content) = content else {
+            return refused(404, "BlobNotFound", "There is no such blob.");
+        };
+        let range = self.header("x-ms-range").or(self.header("range"));
+        let (from, to) = match range.and_then(|range| span(range, content.size)) {
+            Some(span) => span,
+            None if range.is_some() => {
+                return refused(416, "InvalidRange", "There is no such range.");
+            }
+            None => (0, content.size),
+        };
+        let tag = format!("\"0x{}\"", content.id);
+        let length = (to - from).to_string();
+        let bounds = format!("bytes {from}-{}/{}", to.saturating_sub(1), content.size);
+        let mut headers = vec![
+            ("content-length", length.as_str()),
+            ("content-type", "application/octet-stream"),
+            ("accept-ranges", "bytes"),
+            ("x-ms-blob-type", "BlockBlob"),
+            ("etag", &tag),
+        ];
+        if range.is_some() {
+            headers.push(("content-range", &bounds));
+        }
+        if head {
+            return Ok(reply::with(200, &headers, ""));
+        }
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        for (_, part) in content.parts {
+            let end = start + part.size;
+            if start < to && end > from {
+                let mut file = File::open(self.shared.store.part(&part.name)).await?;
+                let skipped = from.saturating_sub(start);
+                file.seek(io::SeekFrom::Start(skipped)).await?;
+                pieces.push(file.take(to.min(end) - start - skipped));
+            }
+            start = end;
+        }
+        let body = futures_util::stream::iter(pieces)
+            .flat_map(tokio_util::io::ReaderStream::new)
+            .map(|piece| piece.map(Frame::data));
+        let status = if range.is_some() { 206 } else { 200 };
+        Ok(reply::streamed(
+            status,
+            &headers,
+            StreamBody::new(body).boxed_unsync(),
+        ))
+    }
 }
 
-fn created(md5: Option<[u8; 16]>) -> Reply {
+fn created(md5: Option<&str>, crc64: Option<[u8; 8]>) -> Reply {
     let etag = format!("\"0x{}\"", Uuid::new_v4().simple());
-    let mut headers = vec![("etag", etag), ("x-ms-version", "2019-07-07".to_owned())];
-    if let Some(md5) = md5 {
-        headers.push(("content-md5", BASE64_STANDARD.encode(md5)));
-    }
-    let headers: Vec<(&str, &str)> = headers
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    let crc64 = crc64.map(|crc64| BASE64_STANDARD.encode(crc64));
+    let mut headers = vec![("etag", etag.as_str())];
+    headers.extend(md5.map(|md5| ("content-md5", md5)));
+    headers.extend(crc64.as_deref().map(|crc64| ("x-ms-content-crc64", crc64)));
     reply::with(201, &headers, "")
 }
 
-async fn put_blob(
-    shared: &Shared,
-    headers: &HeaderMap,
-    blob: &str,
-    body: Incoming,
-) -> Result<Reply, Refused> {
-    let kind = headers
-        .get("x-ms-blob-type")
-        .and_then(|value| value.to_str().ok());
-    if kind != Some("BlockBlob") {
-        discard(body).await;
-        return refused(400, "MissingRequiredHeader", "x-ms-blob-type is missing.");
-    }
-    let arrived = receive(headers, body, BLOB_MAX, &shared.store.blob(blob)).await?;
-    written(shared, blob, arrived.size, arrived.sha256);
-    Ok(created(Some(arrived.md5)))
-}
-
-/// The folder of the blocks of a blob; each is named by its id, in letters that a file name may have.
-fn blocks(shared: &Shared, blob: &str) -> std::path::PathBuf {
-    shared.store.blob(&format!("{blob}.blocks"))
-}
-
-async fn put_block(
-    shared: &Shared,
-    headers: &HeaderMap,
-    query: &HashMap<String, String>,
-    blob: &str,
-    body: Incoming,
-) -> Result<Reply, Refused> {
-    let id = query.get("blockid").map(|id| BASE64_STANDARD.decode(id));
-    let id = match id {
-        Some(Ok(id)) if (1..=64).contains(&id.len()) => BASE64_URL_SAFE_NO_PAD.encode(id),
-        _ => {
-            discard(body).await;
-            return refused(
-                400,
-                "InvalidQueryParameterValue",
-                "The block id is no base64 of 1 to 64 bytes.",
-            );
-        }
+/// Begin and end of a range in content of this size.
+fn span(range: &str, size: u64) -> Option<(u64, u64)> {
+    let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let from = from.parse().ok()?;
+    let to = if to.is_empty() {
+        size
+    } else {
+        to.parse::<u64>().ok()?.checked_add(1)?.min(size)
     };
-    let folder = blocks(shared, blob);
-    tokio::fs::create_dir_all(&folder).await?;
-    let mut others = tokio::fs::read_dir(&folder).await?;
-    while let Some(other) = others.next_entry().await? {
-        let name = other.file_name();
-        let finished = Path::new(&name)
-            .extension()
-            .is_none_or(|extension| extension != "part");
-        if finished && name.len() != id.len() {
-            discard(body).await;
-            return refused(
-                400,
-                "InvalidBlobOrBlock",
-                "The block id is not as long as those of the other blocks.",
-            );
-        }
-        if finished {
-            break;
-        }
-    }
-    let arrived = receive(headers, body, BLOCK_MAX, &folder.join(id)).await?;
-    Ok(created(Some(arrived.md5)))
+    (from < to).then_some((from, to))
 }
 
-async fn put_block_list(shared: &Shared, blob: &str, body: Incoming) -> Result<Reply, Refused> {
-    let Ok(body) = http_body_util::Limited::new(body, 16 * 1024 * 1024)
-        .collect()
-        .await
-    else {
-        return refused(400, "IncompleteBody", "The body ended early.");
-    };
-    let Some(ids) = listed(&body.to_bytes()) else {
-        return refused(
-            400,
-            "InvalidXmlDocument",
-            "The block list is no XML of the expected form.",
-        );
-    };
-    if ids.len() > BLOCKS_MAX {
-        return refused(400, "BlockListTooLong", "There are too many blocks.");
-    }
-    let folder = blocks(shared, blob);
-    let path = shared.store.blob(blob);
-    let committed = !tokio::fs::try_exists(&folder).await? && tokio::fs::try_exists(&path).await?;
-    if committed {
-        // The same list once more, after an answer that was lost.
-        return Ok(created(None));
-    }
-    let unfinished = path.with_extension(format!("{}.part", Uuid::new_v4().simple()));
-    let mut whole = File::create(&unfinished).await?;
-    let (mut sha256, mut size) = (Sha256::new(), 0);
-    let mut piece = vec![0; 256 * 1024];
-    for id in ids {
-        let name = BASE64_STANDARD
-            .decode(&id)
-            .map(|id| BASE64_URL_SAFE_NO_PAD.encode(id))
-            .unwrap_or_default();
-        let Ok(mut block) = File::open(folder.join(&name)).await else {
-            tokio::fs::remove_file(&unfinished).await?;
-            return refused(400, "InvalidBlockList", "A block of the list is missing.");
-        };
-        loop {
-            let read = block.read(&mut piece).await?;
-            let Some(read) = piece.get(..read).filter(|read| !read.is_empty()) else {
-                break;
-            };
-            sha256.update(read);
-            size += read.len() as u64;
-            whole.write_all(read).await?;
-        }
-    }
-    whole.flush().await?;
-    tokio::fs::rename(&unfinished, &path).await?;
-    tokio::fs::remove_dir_all(&folder).await?;
-    written(shared, blob, size, hex(&sha256.finalize()));
-    Ok(created(None))
+/// Where a listed block is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Committed,
+    Uncommitted,
+    Latest,
 }
 
-/// The ids of a block list, in its order.
-fn listed(xml: &[u8]) -> Option<Vec<String>> {
+/// The blocks of a block list, in its order.
+fn listed(xml: &[u8]) -> Option<Vec<(Kind, String)>> {
     let text = std::str::from_utf8(xml).ok()?;
-    let mut reader = quick_xml::Reader::from_str(text);
+    let mut reader = quick_xml::Reader::from_str(text.trim_start_matches('\u{feff}'));
     let mut ids = Vec::new();
-    let mut depth = 0;
-    let mut seen_root = false;
+    let mut kind = None;
+    let (mut depth, mut seen_root) = (0, false);
     loop {
         match reader.read_event().ok()? {
             Event::Start(start) if depth == 0 && start.name().as_ref() == "BlockList" => {
                 seen_root = true;
                 depth = 1;
             }
-            Event::Start(start)
-                if depth == 1
-                    && matches!(
-                        start.name().as_ref(),
-                        "Latest" | "Committed" | "Uncommitted"
-                    ) =>
-            {
+            Event::Start(start) if depth == 1 => {
+                kind = Some(match start.name().as_ref() {
+                    "Committed" => Kind::Committed,
+                    "Uncommitted" => Kind::Uncommitted,
+                    "Latest" => Kind::Latest,
+                    _ => return None,
+                });
                 depth = 2;
             }
-            Event::Text(text) if depth == 2 => ids.push(text.trim().to_owned()),
+            Event::Text(text) if depth == 2 => ids.push((kind?, text.trim().to_owned())),
+            Event::Empty(empty) if depth == 0 && empty.name().as_ref() == "BlockList" => {
+                seen_root = true;
+            }
             Event::End(_) => depth -= 1,
             Event::Start(_) | Event::Empty(_) => return None,
-            Event::Eof => return seen_root.then_some(ids),
+            Event::Eof => return (seen_root && depth == 0).then_some(ids),
             _ => {}
         }
     }
-}
-
-async fn block_list(shared: &Shared, blob: &str) -> Result<Reply, Refused> {
-    let Ok(mut entries) = tokio::fs::read_dir(blocks(shared, blob)).await else {
-        return refused(404, "BlobNotFound", "Nothing was put to this blob.");
-    };
-    let mut xml = String::from(
-        "<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList><CommittedBlocks/><UncommittedBlocks>",
-    );
-    while let Some(entry) = entries.next_entry().await? {
-        let id = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| BASE64_URL_SAFE_NO_PAD.decode(name).ok());
-        if let Some(id) = id {
-            let size = entry.metadata().await?.len();
-            xml.push_str(&format!(
-                "<Block><Name>{}</Name><Size>{size}</Size></Block>",
-                BASE64_STANDARD.encode(id)
-            ));
-        }
-    }
-    xml.push_str("</UncommittedBlocks></BlockList>");
-    Ok(reply::with(
-        200,
-        &[("content-type", "application/xml")],
-        xml,
-    ))
-}
-
-async fn get_blob(shared: &Shared, blob: &str) -> Result<Reply, Refused> {
-    let Ok(file) = File::open(shared.store.blob(blob)).await else {
-        return refused(404, "BlobNotFound", "There is no such blob.");
-    };
-    let size = file.metadata().await?.len();
-    let pieces = tokio_util::io::ReaderStream::new(file).map(|piece| piece.map(Frame::data));
-    let headers = [
-        ("content-length", size.to_string()),
-        ("content-type", "application/octet-stream".to_owned()),
-    ];
-    Ok(streamed(
-        http_body_util::BodyExt::boxed(StreamBody::new(pieces)),
-        &headers,
-    ))
 }
 
 #[cfg(test)]
@@ -458,14 +666,33 @@ mod tests {
         let xml = b"<?xml version=\"1.0\"?><BlockList><Latest>YQ==</Latest><Uncommitted>Yg==</Uncommitted></BlockList>";
         assert_eq!(
             listed(xml),
-            Some(vec!["YQ==".to_owned(), "Yg==".to_owned()])
+            Some(vec![
+                (Kind::Latest, "YQ==".to_owned()),
+                (Kind::Uncommitted, "Yg==".to_owned())
+            ])
         );
         assert_eq!(listed(b"<BlockList></BlockList>"), Some(vec![]));
+        assert_eq!(listed(b"<BlockList />"), Some(vec![]));
         assert_eq!(
             listed(b"<BlockList><Newest>YQ==</Newest></BlockList>"),
             None
         );
         assert_eq!(listed(b"<BlockList><Latest>YQ==</BlockList>"), None);
+        assert_eq!(listed(b"<BlockList><Latest>YQ=="), None);
         assert_eq!(listed(b"hello"), None);
+    }
+
+    #[test]
+    fn a_range_lies_within_the_content() {
+        for (range, expected) in [
+            ("bytes=0-9", Some((0, 10))),
+            ("bytes=5-", Some((5, 10))),
+            ("bytes=5-50", Some((5, 10))),
+            ("bytes=10-", None),
+            ("bytes=5-4", None),
+            ("lines=1-2", None),
+        ] {
+            assert_eq!(span(range, 10), expected, "{range}");
+        }
     }
 }

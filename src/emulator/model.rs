@@ -1,12 +1,14 @@
 //! What the emulated platform holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::runs;
@@ -16,8 +18,8 @@ use super::runs;
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct State {
-    /// iTwins, by id: their names.
-    pub itwins: BTreeMap<String, String>,
+    /// iTwins.
+    pub itwins: BTreeMap<String, Itwin>,
     /// iModels.
     pub imodels: BTreeMap<String, Imodel>,
     /// Storage folders, the root folders among them.
@@ -30,17 +32,38 @@ pub struct State {
     pub runs: BTreeMap<String, Run>,
     /// Tokens handed out.
     pub tokens_issued: u64,
-    /// Signs upload addresses.
+    /// Users who let connections of theirs act for them.
+    pub authorized_users: Vec<String>,
+    /// Signs upload addresses and tokens.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
-    /// Content that has arrived, by blob.
+    /// Where content goes to, by the name in the upload address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) blobs: BTreeMap<String, Blob>,
+    /// Content that counts no longer, until it is removed from disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) retired: Vec<Content>,
+}
+
+/// An iTwin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Itwin {
+    /// UUID.
+    pub id: String,
+    /// Its name.
+    pub display_name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// All other properties, as they were sent.
+    pub properties: serde_json::Map<String, Value>,
 }
 
 /// An iModel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Imodel {
     /// UUID.
     pub id: String,
@@ -48,6 +71,12 @@ pub struct Imodel {
     pub itwin_id: String,
     /// Its name.
     pub display_name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// Where on earth it is, as it was sent.
+    pub extent: Option<Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
 }
 
 /// A storage folder.
@@ -63,10 +92,16 @@ pub struct Folder {
     pub parent_id: Option<String>,
     /// Its name.
     pub display_name: String,
+    /// Free text.
+    pub description: Option<String>,
     /// Names from the root folder's children down, with slashes.
     pub path: String,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When it was changed.
+    pub modified_at: Timestamp,
+    /// In the recycle bin.
+    pub deleted: bool,
 }
 
 /// A storage file.
@@ -84,10 +119,12 @@ pub struct File {
     pub display_name: String,
     /// Names from the root folder's children down, with slashes.
     pub path: String,
-    /// Free text from its creation.
+    /// Free text.
     pub description: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When its name or description were changed.
+    pub modified_at: Timestamp,
     /// The content that counts.
     pub completed: Option<Completed>,
     /// How often an upload was completed.
@@ -96,12 +133,23 @@ pub struct File {
     pub blob_writes: u32,
     /// In the recycle bin.
     pub deleted: bool,
+    /// Somebody keeps it from being changed.
+    pub locked: bool,
     /// Where the next content goes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pending_blob: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pending: Option<Pending>,
     /// Where the content that counts is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) blob: Option<String>,
+}
+
+/// An upload that was not completed yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Pending {
+    /// Where its content goes.
+    pub(super) blob: String,
+    /// Until when the address is good.
+    pub(super) expires_at: Timestamp,
 }
 
 /// Content that counts.
@@ -117,14 +165,40 @@ pub struct Completed {
     pub version: u32,
     /// When it was completed.
     pub completed_at: Timestamp,
+    /// What it consists of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) content: Option<String>,
 }
 
-/// Content that has arrived.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Where content goes to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Blob {
+    /// The storage file it belongs to.
     pub(super) file_id: String,
+    /// The content, once it has arrived whole.
+    pub(super) content: Option<Content>,
+    /// Whether it arrived since the address was given.
+    pub(super) is_new: bool,
+    /// Blocks that are in no content yet, by id.
+    pub(super) uncommitted: BTreeMap<String, Part>,
+}
+
+/// Content that has arrived whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Content {
+    /// Names it, for its digest.
+    pub(super) id: String,
+    /// Bytes.
     pub(super) size: u64,
-    pub(super) sha256: String,
+    /// Its pieces in their order, with their block ids if it came in blocks.
+    pub(super) parts: Vec<(Option<String>, Part)>,
+}
+
+/// A piece of content: one file on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) size: u64,
 }
 
 /// A storage connection.
@@ -140,6 +214,10 @@ pub struct Connection {
     pub display_name: Option<String>,
     /// `User` or `Service`.
     pub authentication_type: String,
+    /// Whose it is, for `User`.
+    pub owner: String,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// The files that it holds.
     pub source_files: Vec<SourceFile>,
 }
@@ -181,8 +259,8 @@ pub struct Run {
     /// How it ends.
     pub(super) verdict: String,
     /// What is wrong with it as a whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<Value>,
 }
 
 /// A source file in a run.
@@ -196,13 +274,16 @@ pub struct Covered {
     pub version: u32,
     /// SHA-256 of that content; empty for none.
     pub sha256: String,
+    /// What that content consists of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) content: Option<String>,
     /// The connector that reads it.
     pub connector_type: String,
     /// How its task ends.
     pub result: String,
     /// What the connector complains about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<Value>,
 }
 
 /// An id as storage makes them: 43 characters, the iTwin and the item.
@@ -219,27 +300,82 @@ pub(super) fn root_id(itwin_id: &str) -> String {
     storage_id(itwin_id, Uuid::parse_str(itwin_id).unwrap_or_default())
 }
 
+/// The member id of whoever uses a client.
+pub(super) fn member_id(client_id: &str) -> String {
+    let digest: [u8; 32] = Sha256::digest(client_id).into();
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    Uuid::from_bytes(id).to_string()
+}
+
+impl Folder {
+    /// The path of something in this folder.
+    pub(super) fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", self.path)
+        }
+    }
+}
+
 impl State {
     /// Adds what must be there.
-    pub(super) fn set_up(&mut self, itwins: &[(String, String)], imodels: &[Imodel]) {
+    pub(super) fn set_up(&mut self, itwins: &[Itwin], imodels: &[Imodel]) {
         if self.key.is_empty() {
             self.key = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         }
-        for (id, name) in itwins {
-            self.itwins.insert(id.clone(), name.clone());
-            let root = Folder {
-                id: root_id(id),
-                itwin_id: id.clone(),
-                parent_id: None,
-                display_name: name.clone(),
-                path: String::new(),
-                created_at: Timestamp::now(),
-            };
-            self.folders.entry(root.id.clone()).or_insert(root);
+        for itwin in itwins {
+            if !self.itwins.contains_key(&itwin.id) {
+                self.add_itwin(itwin.clone());
+            }
         }
         for imodel in imodels {
-            self.imodels.insert(imodel.id.clone(), imodel.clone());
+            if !self.imodels.contains_key(&imodel.id) {
+                self.imodels.insert(imodel.id.clone(), imodel.clone());
+            }
         }
+    }
+
+    /// Adds an iTwin with the root folder of its storage.
+    pub(super) fn add_itwin(&mut self, itwin: Itwin) {
+        let root = Folder {
+            id: root_id(&itwin.id),
+            itwin_id: itwin.id.clone(),
+            parent_id: None,
+            display_name: itwin.display_name.clone(),
+            description: None,
+            path: String::new(),
+            created_at: itwin.created_at,
+            modified_at: itwin.created_at,
+            deleted: false,
+        };
+        self.folders.insert(root.id.clone(), root);
+        self.itwins.insert(itwin.id.clone(), itwin);
+    }
+
+    /// Removes an iTwin with all it holds.
+    pub(super) fn remove_itwin(&mut self, id: &str) {
+        self.itwins.remove(id);
+        let imodels: Vec<String> = self
+            .imodels
+            .values()
+            .filter(|imodel| imodel.itwin_id == id)
+            .map(|imodel| imodel.id.clone())
+            .collect();
+        for imodel in imodels {
+            self.remove_imodel(&imodel);
+        }
+        self.folders.retain(|_, folder| folder.itwin_id != id);
+        self.files.retain(|_, file| file.itwin_id != id);
+    }
+
+    /// Removes an iModel with its connections and runs.
+    pub(super) fn remove_imodel(&mut self, id: &str) {
+        self.imodels.remove(id);
+        self.connections
+            .retain(|_, connection| connection.imodel_id != id);
+        self.runs.retain(|_, run| run.imodel_id != id);
     }
 
     /// For others to see: runs as they stand, nothing secret.
@@ -247,17 +383,20 @@ impl State {
         let mut seen = self.clone();
         seen.key.clear();
         seen.blobs.clear();
+        seen.retired.clear();
+        for file in seen.files.values_mut() {
+            (file.pending, file.blob) = (None, None);
+            if let Some(completed) = &mut file.completed {
+                completed.content = None;
+            }
+        }
         for run in seen.runs.values_mut() {
             (run.state, run.result) = runs::standing(run, now);
+            for covered in &mut run.covered {
+                covered.content = None;
+            }
         }
         seen
-    }
-
-    /// The run of an iModel that has not ended.
-    pub(super) fn active_run(&self, imodel_id: &str, now: Timestamp) -> Option<&Run> {
-        self.runs
-            .values()
-            .find(|run| run.imodel_id == imodel_id && !runs::has_ended(run, now))
     }
 
     pub(super) fn start_foreign_run(
@@ -289,12 +428,60 @@ impl State {
             .sum()
     }
 
-    /// Whether a connection of the iModel holds the storage file.
-    pub(super) fn is_mapped(&self, imodel_id: &str, storage_file_id: &str) -> bool {
+    /// Whether a connection of the iModel holds the storage file, other than as the source file of this id.
+    pub(super) fn is_mapped(&self, imodel_id: &str, storage_file_id: &str, except: &str) -> bool {
         self.connections
             .values()
             .filter(|connection| connection.imodel_id == imodel_id)
             .flat_map(|connection| &connection.source_files)
-            .any(|file| file.storage_file_id == storage_file_id)
+            .any(|file| file.storage_file_id == storage_file_id && file.id != except)
+    }
+
+    /// Content whose digest somebody will ask for.
+    pub(super) fn undigested(&self) -> Vec<Content> {
+        let completed = self
+            .files
+            .values()
+            .filter_map(|file| file.completed.as_ref());
+        let completed = completed.map(|one| (&one.sha256, &one.content));
+        let covered = self.runs.values().flat_map(|run| &run.covered);
+        let covered = covered.map(|one| (&one.sha256, &one.content));
+        let wanted: BTreeSet<&String> = completed
+            .chain(covered)
+            .filter(|(sha256, _)| sha256.is_empty())
+            .filter_map(|(_, content)| content.as_ref())
+            .collect();
+        let current = self.blobs.values().filter_map(|blob| blob.content.as_ref());
+        current
+            .chain(&self.retired)
+            .filter(|content| wanted.contains(&content.id))
+            .cloned()
+            .collect()
+    }
+
+    /// Whether a piece on disk belongs to anything that counts.
+    pub(super) fn is_used(&self, part: &str) -> bool {
+        self.blobs.values().any(|blob| {
+            let content = blob.content.iter().flat_map(|content| &content.parts);
+            content
+                .map(|(_, part)| part)
+                .chain(blob.uncommitted.values())
+                .any(|used| used.name == part)
+        })
+    }
+
+    /// Writes a digest down wherever the content counts.
+    pub(super) fn digested(&mut self, content: &str, sha256: &str) {
+        let completed = self
+            .files
+            .values_mut()
+            .filter_map(|file| file.completed.as_mut());
+        for completed in completed.filter(|one| one.content.as_deref() == Some(content)) {
+            sha256.clone_into(&mut completed.sha256);
+        }
+        let covered = self.runs.values_mut().flat_map(|run| &mut run.covered);
+        for covered in covered.filter(|one| one.content.as_deref() == Some(content)) {
+            sha256.clone_into(&mut covered.sha256);
+        }
     }
 }

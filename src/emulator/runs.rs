@@ -56,7 +56,8 @@ pub(super) fn begin(
     now: Timestamp,
     covered: Vec<Covered>,
 ) -> Run {
-    let verdict = verdict(&covered);
+    let results: Vec<&str> = covered.iter().map(|file| file.result.as_str()).collect();
+    let verdict = verdict(&results);
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let id = Uuid::new_v4().to_string();
     let (state, result) = ("NotStarted".to_owned(), "Undetermined".to_owned());
@@ -110,6 +111,7 @@ pub(super) fn of_connection(
                 sha256: completed
                     .map(|content| content.sha256.clone())
                     .unwrap_or_default(),
+                content: completed.and_then(|content| content.content.clone()),
                 connector_type: source.connector_type.clone(),
                 result,
                 error,
@@ -123,7 +125,9 @@ pub(super) fn of_connection(
         now,
         covered,
     );
-    if connection.authentication_type != "Service" {
+    if connection.authentication_type != "Service"
+        && !state.authorized_users.contains(&connection.owner)
+    {
         "Error".clone_into(&mut run.verdict);
         run.error = Some(
             json!({ "errorKey": "UserNotAuthenticated", "description": "the owner has to sign in" }),
@@ -158,16 +162,14 @@ fn reads(connector: &str, name: &str) -> bool {
         || connector.eq_ignore_ascii_case("INTELLIPID") && name.ends_with(".json")
 }
 
-/// All good, all bad, or something in between; a run without tasks is a good one.
-fn verdict(covered: &[Covered]) -> String {
-    let Some(first) = covered.first() else {
+/// All good, all bad, or something in between; nothing at all is good.
+pub(super) fn verdict(results: &[&str]) -> String {
+    let Some(first) = results.first() else {
         return "Success".to_owned();
     };
-    if covered.iter().all(|file| file.result == first.result) {
-        return first.result.clone();
-    }
-    let known = |file: &Covered| WORDS.contains(&file.result.as_str());
-    if covered.iter().all(known) {
+    if results.iter().all(|result| result == first) {
+        (*first).to_owned()
+    } else if results.iter().all(|result| WORDS.contains(result)) {
         "PartialSuccess".to_owned()
     } else {
         "Error".to_owned()
@@ -190,10 +192,13 @@ pub(super) fn standing(run: &Run, now: Timestamp) -> (String, String) {
     if has_ended(run, now) {
         return ("Completed".to_owned(), run.verdict.clone());
     }
+    let retries = run.covered.iter().any(|file| file.result != "Success");
     let state = match elapsed(run, now) * 100 / u128::from(run.duration_ms.max(1)) {
-        ..5 => "NotStarted",
-        5..15 => "Queued",
+        ..3 => "NotStarted",
+        3..6 => "Idle",
+        6..15 => "Queued",
         15..25 => "WaitingToExecute",
+        60..70 if retries => "WaitingToRetry",
         25..90 => "Executing",
         _ => "Finalizing",
     };
@@ -211,6 +216,7 @@ mod tests {
             storage_file_id,
             version: 1,
             sha256,
+            content: None,
             connector_type,
             result: result.to_owned(),
             error: None,
@@ -230,6 +236,7 @@ mod tests {
         let at = |seconds| standing(&run, start + Duration::from_secs(seconds));
         for (seconds, state) in [
             (0, "NotStarted"),
+            (4, "Idle"),
             (6, "Queued"),
             (20, "WaitingToExecute"),
             (50, "Executing"),
@@ -238,6 +245,17 @@ mod tests {
             assert_eq!(at(seconds), (state.to_owned(), "Undetermined".to_owned()));
         }
         assert_eq!(at(100), ("Completed".to_owned(), "Success".to_owned()));
+        let bad = begin(
+            "c".to_owned(),
+            "m".to_owned(),
+            Duration::from_secs(100),
+            start,
+            vec![covered("Error")],
+        );
+        assert_eq!(
+            standing(&bad, start + Duration::from_secs(65)).0,
+            "WaitingToRetry"
+        );
     }
 
     #[test]
@@ -250,8 +268,7 @@ mod tests {
             (&["Success", "Levitated"], "Error"),
             (&[], "Success"),
         ] {
-            let covered: Vec<_> = results.iter().map(|result| covered(result)).collect();
-            assert_eq!(verdict(&covered), expected, "{results:?}");
+            assert_eq!(verdict(results), expected, "{results:?}");
         }
     }
 

@@ -1,21 +1,26 @@
-//! iTwin Storage: folders, files, and the addresses for their content.
+//! iTwin Storage: folders, files, the recycle bin, and the addresses for content.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use hyper::Method;
-use jiff::Timestamp;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use sha2::Sha256;
 use uuid::Uuid;
 
-use super::model::{Completed, File, Folder, State, root_id, storage_id};
-use super::reply::{self, Refusal, Reply, refuse};
-use super::server::{Ask, unknown};
+use super::api::{Arrived, Ask, Next, insufficient, text, unknown};
+use super::model::{
+    Blob, Completed, Content, File, Folder, Pending, State, member_id, root_id, storage_id,
+};
+use super::reply::{self, Refusal, Reply, invalid, refuse};
+use super::sas;
+use super::switches::{
+    CompleteAgain, CompleteEmpty, CompleteExpired, CompleteWithoutContent, DuplicateFile,
+    DuplicateFolder, IncompleteFiles, ItwinUnknown, ListedDescription, LockedFile, NameCase,
+    NameError, RecycledName, SasPermissions, StorageForbidden, UpdateBlob, UpdateIncomplete,
+};
 
-/// Items on a page.
-const PAGE: usize = 100;
+const INVALID: &str = "InvalidStorageRequest";
+const INVALID_FILE: &str = "InvalidCreateFileRequest";
+const INVALID_FOLDER: &str = "InvalidCreateFolderRequest";
 
 /// Characters that a name must not have.
 const FORBIDDEN: &[char] = &['/', '\\', ':', '*', '?', '"', '<', '>', '|'];
@@ -25,314 +30,743 @@ const HARMFUL: &[&str] = &[
     ".exe", ".dll", ".bat", ".cmd", ".com", ".msi", ".ps1", ".vbs",
 ];
 
-pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
-    let get = *ask.method == Method::GET;
-    let post = *ask.method == Method::POST;
-    let id = ask.segments.get(2).map(String::as_str).unwrap_or_default();
-    match words {
-        ["storage"] if get => top_level(ask),
-        ["storage", "folders", _] if get => with_folder(ask, id, |_, folder| {
-            Ok(reply::json(
-                200,
-                &json!({ "folder": folder_json(ask, folder) }),
-            ))
-        }),
-        ["storage", "folders", _, "list"] if get => list(ask, id, "items", |folder, items| {
-            items.folders(folder);
-            items.files(folder);
-        }),
-        ["storage", "folders", _, "files"] if get => {
-            list(ask, id, "files", |folder, items| items.files(folder))
+pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
+    let id = ask.segment(2);
+    match (ask.method.as_str(), words.as_slice()) {
+        ("GET", ["storage"]) => top_level(ask, state),
+        ("GET", ["storage", "folders", _]) => {
+            let folder = folder(ask, state, id)?;
+            Ok(one_folder(ask, 200, folder))
         }
-        ["storage", "folders", _, "folders"] if get => {
-            list(ask, id, "folders", |folder, items| items.folders(folder))
+        ("GET", ["storage", "folders", _, "list"]) => {
+            list(ask, state, id, "items", |found| found.folders().files())
         }
-        ["storage", "folders", _, "folders"] if post => create_folder(ask, id),
-        ["storage", "folders", _, "files"] if post => create_file(ask, id),
-        ["storage", "files", _] if get => {
-            let state = ask.shared.state();
-            let file = known_file(&state, ask, id)?;
-            Ok(reply::json(200, &json!({ "file": file_json(ask, file) })))
+        ("GET", ["storage", "folders", _, "files"]) => list(ask, state, id, "files", Found::files),
+        ("GET", ["storage", "folders", _, "folders"]) => {
+            list(ask, state, id, "folders", Found::folders)
         }
-        ["storage", "files", _] if *ask.method == Method::DELETE => {
-            let mut state = ask.shared.state();
-            known_file(&state, ask, id)?;
+        ("GET", ["storage", "folders", _, "search"]) => {
+            let wanted = ask.query("name").unwrap_or_default().to_lowercase();
+            if wanted.is_empty() {
+                return Err(invalid(INVALID, "name", "It is missing."));
+            }
+            list(ask, state, id, "items", |found| {
+                found.folders().files().named(&wanted)
+            })
+        }
+        ("POST", ["storage", "folders", _, "folders"]) => create_folder(ask, state, id),
+        ("POST", ["storage", "folders", _, "files"]) => create_file(ask, state, id),
+        ("PATCH", ["storage", "folders", _]) => update_folder(ask, state, id),
+        ("DELETE", ["storage", "folders", _]) => {
+            if folder(ask, state, id)?.parent_id.is_none() {
+                return Err(refuse(422, INVALID, "The root folder cannot be deleted."));
+            }
+            if let Some(folder) = state.folders.get_mut(id) {
+                folder.deleted = true;
+            }
+            Ok(reply::empty(204))
+        }
+        ("GET", ["storage", "files", _]) => Ok(one_file(ask, file(ask, state, id)?)),
+        ("PATCH", ["storage", "files", _]) => update_file(ask, state, id),
+        ("DELETE", ["storage", "files", _]) => {
+            file(ask, state, id)?;
             if let Some(file) = state.files.get_mut(id) {
                 file.deleted = true;
             }
             Ok(reply::empty(204))
         }
-        ["storage", "files", _, "updatecontent"] if post => update_content(ask, id),
-        ["storage", "files", _, "complete"] if post => complete(ask, id),
-        ["storage", "files", _, "download"] if get => {
-            let state = ask.shared.state();
-            let blob = known_file(&state, ask, id)?.blob.clone();
+        ("POST", ["storage", "files", _, "updatecontent"]) => update_content(ask, state, id),
+        ("POST", ["storage", "files", _, "complete"]) => complete(ask, state, id),
+        ("GET", ["storage", "files", _, "download"]) => {
+            let blob = file(ask, state, id)?.blob.clone();
             let blob =
                 blob.ok_or_else(|| refuse(404, "FileNotFound", "The file has no content."))?;
-            let href = sas(ask, &state.key, &blob, "r");
+            let href = address(ask, state, &blob, expiry(ask), "r");
             Ok(reply::with(302, &[("location", &href)], ""))
+        }
+        ("GET", ["storage", "recyclebin"]) => recycle_bin(ask, state),
+        (
+            "POST",
+            [
+                "storage",
+                "recyclebin",
+                kind @ ("files" | "folders"),
+                _,
+                "restore",
+            ],
+        ) => restore(ask, state, kind),
+        ("DELETE", ["storage", "recyclebin", kind @ ("files" | "folders"), _]) => {
+            purge(ask, state, kind)
         }
         _ => Err(unknown()),
     }
 }
 
-fn allowed(ask: &Ask<'_>, itwin_id: &str) -> Result<(), Refusal> {
-    if ask
-        .shared
-        .options
-        .forbidden_storage
-        .iter()
-        .any(|forbidden| forbidden == itwin_id)
-    {
-        return Err(refuse(
-            403,
-            "InsufficientPermissions",
-            "The user has insufficient permissions for the requested operation.",
-        ));
+/// What another storage has of a file that is being completed.
+pub(super) async fn arrived_elsewhere(ask: &Ask<'_>) -> Option<Arrived> {
+    let azurite = ask.shared.azurite.as_ref()?;
+    if ask.method != "POST" || ask.words.last().is_none_or(|word| word != "complete") {
+        return None;
     }
-    Ok(())
+    let blob = {
+        let state = ask.shared.state();
+        state
+            .files
+            .get(ask.segment(2))?
+            .pending
+            .as_ref()?
+            .blob
+            .clone()
+    };
+    azurite.read(&blob).await
 }
 
-fn with_folder(
-    ask: &Ask<'_>,
-    id: &str,
-    answer: impl FnOnce(&State, &Folder) -> Result<Reply, Refusal>,
-) -> Result<Reply, Refusal> {
-    let state = ask.shared.state();
+fn no_file() -> Refusal {
+    refuse(404, "FileNotFound", "Requested file is not available.")
+}
+
+fn no_folder() -> Refusal {
+    refuse(404, "FolderNotFound", "Requested folder is not available.")
+}
+
+/// Fails, in one of the ways there are, when the caller has no permission on the storage of an iTwin.
+fn allowed(ask: &Ask<'_>, itwin_id: &str, missing: fn() -> Refusal) -> Result<(), Refusal> {
+    let forbidden = &ask.shared.options.forbidden_storage;
+    if !forbidden.iter().any(|forbidden| forbidden == itwin_id) {
+        return Ok(());
+    }
+    Err(match ask.switches.storage_forbidden {
+        StorageForbidden::Forbidden => insufficient(),
+        StorageForbidden::NotFound => missing(),
+        StorageForbidden::Unauthorized => refuse(401, "Unauthorized", "Access is denied."),
+    })
+}
+
+/// Whether a folder and all above it are there.
+fn is_live(state: &State, id: &str) -> bool {
+    let mut next = Some(id);
+    while let Some(id) = next {
+        match state.folders.get(id).filter(|folder| !folder.deleted) {
+            Some(folder) => next = folder.parent_id.as_deref(),
+            None => return false,
+        }
+    }
+    true
+}
+
+fn folder<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s Folder, Refusal> {
     let folder = state
         .folders
         .get(id)
-        .ok_or_else(|| refuse(404, "FolderNotFound", "Requested folder is not available."))?;
-    allowed(ask, &folder.itwin_id)?;
-    answer(&state, folder)
+        .filter(|folder| is_live(state, &folder.id));
+    let folder = folder.ok_or_else(no_folder)?;
+    allowed(ask, &folder.itwin_id, no_folder)?;
+    Ok(folder)
 }
 
-fn known_file<'s>(state: &'s State, ask: &Ask<'_>, id: &str) -> Result<&'s File, Refusal> {
-    let file = state.files.get(id).filter(|file| !file.deleted);
-    let file =
-        file.ok_or_else(|| refuse(404, "FileNotFound", "Requested file is not available."))?;
-    allowed(ask, &file.itwin_id)?;
+fn file<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s File, Refusal> {
+    let hidden = ask.switches.incomplete_files == IncompleteFiles::Hidden && ask.method == "GET";
+    let file = state
+        .files
+        .get(id)
+        .filter(|file| !file.deleted && is_live(state, &file.parent_folder_id))
+        .filter(|file| file.completed.is_some() || !hidden)
+        .ok_or_else(no_file)?;
+    allowed(ask, &file.itwin_id, no_file)?;
     Ok(file)
 }
 
-fn top_level(ask: &Ask<'_>) -> Result<Reply, Refusal> {
-    let invalid = || {
-        refuse(422, "InvalidStorageRequest", "Invalid request.")
-            .about("iTwinId", "It is no known iTwin.")
-    };
-    let itwin_id = ask.query.get("iTwinId").ok_or_else(invalid)?;
-    let root = root_id(itwin_id);
-    with_folder(ask, &root, |state, folder| {
-        let mut items = Items {
-            ask,
-            state,
-            found: Vec::new(),
-        };
-        items.folders(folder);
-        items.files(folder);
-        let (page, mut links) = ask.page(items.found, PAGE)?;
-        links["folder"] =
-            json!({ "href": format!("{}/storage/folders/{root}", ask.shared.api_url) });
-        Ok(reply::json(200, &json!({ "items": page, "_links": links })))
-    })
+/// The iTwin that a query names.
+fn itwin_of(ask: &Ask<'_>, state: &State) -> Result<String, Refusal> {
+    let id = ask.query("iTwinId").or(ask.query("projectId"));
+    let id = id.ok_or_else(|| invalid(INVALID, "iTwinId", "It is missing."))?;
+    if Uuid::parse_str(id).is_err() {
+        return Err(invalid(INVALID, "iTwinId", "It is no UUID."));
+    }
+    let id = id.to_ascii_lowercase();
+    if !state.itwins.contains_key(&id) {
+        return Err(match ask.switches.itwin_unknown {
+            ItwinUnknown::NotFound => {
+                refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
+            }
+            ItwinUnknown::Invalid => invalid(INVALID, "iTwinId", "It is no known iTwin."),
+            ItwinUnknown::Forbidden => insufficient(),
+        });
+    }
+    allowed(ask, &id, || {
+        refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
+    })?;
+    Ok(id)
 }
 
-struct Items<'a> {
+fn top_level(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
+    let root = root_id(&itwin_of(ask, state)?);
+    let found = Found::in_folder(ask, state, folder(ask, state, &root)?);
+    let (page, mut links) = found.folders().files().page()?;
+    links["folder"] = json!({ "href": format!("{}/storage/folders/{root}", ask.shared.api_url) });
+    Ok(reply::json(200, &json!({ "items": page, "_links": links })))
+}
+
+/// Items that were found in a folder.
+struct Found<'a> {
     ask: &'a Ask<'a>,
     state: &'a State,
-    found: Vec<Value>,
+    parent: &'a Folder,
+    items: Vec<Value>,
 }
 
-impl Items<'_> {
-    fn folders(&mut self, parent: &Folder) {
-        let folders = self
+impl<'a> Found<'a> {
+    fn in_folder(ask: &'a Ask<'_>, state: &'a State, parent: &'a Folder) -> Self {
+        Self {
+            ask,
+            state,
+            parent,
+            items: Vec::new(),
+        }
+    }
+
+    fn folders(mut self) -> Self {
+        let mut folders: Vec<&Folder> = self
             .state
             .folders
             .values()
-            .filter(|folder| folder.parent_id.as_ref() == Some(&parent.id));
-        self.found
-            .extend(folders.map(|folder| folder_json(self.ask, folder)));
+            .filter(|folder| folder.parent_id.as_ref() == Some(&self.parent.id) && !folder.deleted)
+            .collect();
+        folders.sort_by_key(|folder| (folder.created_at, &folder.id));
+        let shown = folders
+            .into_iter()
+            .map(|folder| folder_json(self.ask, folder));
+        self.items.extend(shown);
+        self
     }
 
-    fn files(&mut self, parent: &Folder) {
-        let files = self
+    fn files(mut self) -> Self {
+        let incomplete = self.ask.switches.incomplete_files == IncompleteFiles::Listed;
+        let mut files: Vec<&File> = self
             .state
             .files
             .values()
-            .filter(|file| file.parent_folder_id == parent.id && !file.deleted);
-        self.found
-            .extend(files.map(|file| file_json(self.ask, file)));
+            .filter(|file| file.parent_folder_id == self.parent.id && !file.deleted)
+            .filter(|file| incomplete || file.completed.is_some())
+            .collect();
+        files.sort_by_key(|file| (file.created_at, &file.id));
+        let shown = files.into_iter().map(|file| file_json(self.ask, file));
+        self.items.extend(shown);
+        self
+    }
+
+    /// Only those whose name has these words, in which `*` stands for anything.
+    fn named(mut self, wanted: &str) -> Self {
+        self.items.retain(|item| {
+            let name = item["displayName"]
+                .as_str()
+                .unwrap_or_default()
+                .to_lowercase();
+            let mut rest = name.as_str();
+            wanted.split('*').all(|word| match rest.split_once(word) {
+                Some((_, after)) => {
+                    rest = after;
+                    true
+                }
+                None => false,
+            })
+        });
+        self
+    }
+
+    fn page(mut self) -> Result<(Vec<Value>, Value), Refusal> {
+        if self.ask.switches.listed_description == ListedDescription::Absent {
+            for item in self.items.iter_mut().filter_map(Value::as_object_mut) {
+                item.remove("description");
+            }
+        }
+        let max = self.ask.shared.options.page_size;
+        self.ask.page(self.items, max, Next::Always, INVALID)
     }
 }
 
-fn list(
-    ask: &Ask<'_>,
+fn list<'a>(
+    ask: &'a Ask<'_>,
+    state: &'a State,
     id: &str,
     field: &str,
-    fill: impl FnOnce(&Folder, &mut Items<'_>),
+    fill: impl FnOnce(Found<'a>) -> Found<'a>,
 ) -> Result<Reply, Refusal> {
-    with_folder(ask, id, |state, folder| {
-        let mut items = Items {
-            ask,
-            state,
-            found: Vec::new(),
-        };
-        fill(folder, &mut items);
-        let (page, links) = ask.page(items.found, PAGE)?;
-        Ok(reply::json(200, &json!({ field: page, "_links": links })))
-    })
+    let found = Found::in_folder(ask, state, folder(ask, state, id)?);
+    let (page, links) = fill(found).page()?;
+    Ok(reply::json(200, &json!({ field: page, "_links": links })))
 }
 
-/// Name and description from the body of a create request.
-fn named(ask: &Ask<'_>, code: &'static str) -> Result<(String, Option<String>), Refusal> {
+/// Name and description from a body, checked.
+fn named(ask: &Ask<'_>, code: &'static str) -> Result<(Option<String>, Option<String>), Refusal> {
     let body = ask.json(code)?;
-    let invalid = |what| refuse(422, code, "Invalid request.").about("displayName", what);
-    let name = body["displayName"]
-        .as_str()
-        .ok_or_else(|| invalid("It is missing."))?;
-    if name.is_empty() || name.encode_utf16().count() > 255 {
-        return Err(invalid("It must have 1 to 255 characters."));
+    let wrong = |what| match ask.switches.name_error {
+        NameError::Documented => invalid(code, "displayName", what),
+        NameError::Observed => refuse(422, INVALID, "Invalid request.").about(None, what),
+    };
+    let name = text(&body, "displayName", code)?;
+    if let Some(name) = name {
+        if name.is_empty() || name.encode_utf16().count() > 255 {
+            return Err(wrong("It must have 1 to 255 characters."));
+        }
+        let dots = name == "." || name == "..";
+        if dots || name.contains(FORBIDDEN) || name.chars().any(char::is_control) {
+            return Err(wrong("It has invalid characters."));
+        }
+        let lower = name.to_ascii_lowercase();
+        if code == INVALID_FILE && HARMFUL.iter().any(|extension| lower.ends_with(extension)) {
+            return Err(wrong("This kind of file is not allowed."));
+        }
     }
-    if name.contains(FORBIDDEN) || name.chars().any(char::is_control) {
-        return Err(invalid("It has invalid characters."));
-    }
-    let description = body["description"].as_str().map(str::to_owned);
-    Ok((name.to_owned(), description))
+    let description = text(&body, "description", code)?;
+    Ok((name.map(str::to_owned), description.map(str::to_owned)))
 }
 
-fn path_in(parent: &Folder, name: &str) -> String {
-    if parent.path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{}/{name}", parent.path)
+fn is_same_name(ask: &Ask<'_>, one: &str, other: &str) -> bool {
+    match ask.switches.name_case {
+        NameCase::Sensitive => one == other,
+        NameCase::Insensitive => one.to_lowercase() == other.to_lowercase(),
     }
 }
 
-fn create_folder(ask: &Ask<'_>, parent_id: &str) -> Result<Reply, Refusal> {
-    let parent = owned_folder(ask, parent_id)?;
-    let (display_name, _) = named(ask, "InvalidCreateFolderRequest")?;
+fn name_taken() -> Refusal {
+    refuse(409, "Conflict", "An item of this name is there already.")
+}
+
+fn create_folder(ask: &Ask<'_>, state: &mut State, parent_id: &str) -> Result<Reply, Refusal> {
+    let parent = folder(ask, state, parent_id)?.clone();
+    let (name, description) = named(ask, INVALID_FOLDER)?;
+    let display_name =
+        name.ok_or_else(|| invalid(INVALID_FOLDER, "displayName", "It is missing."))?;
+    let taken = state.folders.values().any(|folder| {
+        folder.parent_id.as_ref() == Some(&parent.id)
+            && !folder.deleted
+            && is_same_name(ask, &folder.display_name, &display_name)
+    });
+    match ask.switches.duplicate_folder {
+        DuplicateFolder::Conflict if taken => return Err(name_taken()),
+        DuplicateFolder::Refused if taken => {
+            return Err(invalid(INVALID_FOLDER, "displayName", "It is taken."));
+        }
+        _ => {}
+    }
     let folder = Folder {
         id: storage_id(&parent.itwin_id, Uuid::new_v4()),
-        path: path_in(&parent, &display_name),
+        path: parent.path_of(&display_name),
         itwin_id: parent.itwin_id,
         parent_id: Some(parent.id),
         display_name,
+        description,
         created_at: ask.now,
+        modified_at: ask.now,
+        deleted: false,
     };
-    let body = json!({ "folder": folder_json(ask, &folder) });
-    ask.shared.state().folders.insert(folder.id.clone(), folder);
-    Ok(reply::json(201, &body))
+    let answer = one_folder(ask, 201, &folder);
+    state.folders.insert(folder.id.clone(), folder);
+    Ok(answer)
 }
 
-fn owned_folder(ask: &Ask<'_>, id: &str) -> Result<Folder, Refusal> {
-    let state = ask.shared.state();
-    let folder = state
-        .folders
-        .get(id)
-        .ok_or_else(|| refuse(404, "FolderNotFound", "Requested folder is not available."))?;
-    allowed(ask, &folder.itwin_id)?;
-    Ok(folder.clone())
+fn update_folder(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Refusal> {
+    let mut folder = folder(ask, state, id)?.clone();
+    let (name, description) = named(ask, INVALID_FOLDER)?;
+    folder.display_name = name.unwrap_or(folder.display_name);
+    folder.description = description.or(folder.description);
+    folder.modified_at = ask.now;
+    state.folders.insert(folder.id.clone(), folder);
+    renew_paths(state, id);
+    Ok(one_folder(
+        ask,
+        200,
+        state.folders.get(id).ok_or_else(no_folder)?,
+    ))
 }
 
-fn create_file(ask: &Ask<'_>, parent_id: &str) -> Result<Reply, Refusal> {
-    let code = "InvalidCreateFileRequest";
-    let parent = owned_folder(ask, parent_id)?;
-    let (display_name, description) = named(ask, code)?;
-    let lower = display_name.to_ascii_lowercase();
-    if HARMFUL.iter().any(|extension| lower.ends_with(extension)) {
-        return Err(refuse(422, code, "Invalid request.")
-            .about("displayName", "This kind of file is not allowed."));
+/// Paths follow the names above them.
+fn renew_paths(state: &mut State, id: &str) {
+    let mut waiting = vec![id.to_owned()];
+    while let Some(id) = waiting.pop() {
+        let Some(folder) = state.folders.get(&id).cloned() else {
+            continue;
+        };
+        let parent = folder
+            .parent_id
+            .as_ref()
+            .and_then(|parent| state.folders.get(parent));
+        let path = parent.map_or_else(String::new, |parent| parent.path_of(&folder.display_name));
+        let folder = Folder { path, ..folder };
+        for file in state
+            .files
+            .values_mut()
+            .filter(|file| file.parent_folder_id == id)
+        {
+            file.path = folder.path_of(&file.display_name);
+        }
+        let children = state
+            .folders
+            .values()
+            .filter(|child| child.parent_id.as_ref() == Some(&id));
+        waiting.extend(children.map(|child| child.id.clone()));
+        state.folders.insert(id, folder);
     }
+}
+
+fn create_file(ask: &Ask<'_>, state: &mut State, parent_id: &str) -> Result<Reply, Refusal> {
+    let parent = folder(ask, state, parent_id)?.clone();
+    let (name, description) = named(ask, INVALID_FILE)?;
+    let name = name.ok_or_else(|| invalid(INVALID_FILE, "displayName", "It is missing."))?;
+    let display_name = free_name(ask, state, &parent, name)?;
     let id = storage_id(&parent.itwin_id, Uuid::new_v4());
-    let blob = Uuid::new_v4().simple().to_string();
-    // A name is no key: a second file of the same name is a file of its own.
     let file = File {
         id: id.clone(),
-        path: path_in(&parent, &display_name),
+        path: parent.path_of(&display_name),
         itwin_id: parent.itwin_id,
         parent_folder_id: parent.id,
         display_name,
         description,
         created_at: ask.now,
+        modified_at: ask.now,
         completed: None,
         completions: 0,
         blob_writes: 0,
         deleted: false,
-        pending_blob: Some(blob.clone()),
+        locked: false,
+        pending: None,
         blob: None,
     };
-    let mut state = ask.shared.state();
     state.files.insert(id.clone(), file);
-    Ok(links(ask, &state.key, &id, &blob))
-}
-
-fn update_content(ask: &Ask<'_>, id: &str) -> Result<Reply, Refusal> {
-    let mut state = ask.shared.state();
-    known_file(&state, ask, id)?;
     let blob = Uuid::new_v4().simple().to_string();
-    let file = state.files.get_mut(id).ok_or_else(unknown)?;
-    file.pending_blob = Some(blob.clone());
-    Ok(links(ask, &state.key, id, &blob))
+    Ok(links(ask, state, &id, blob))
 }
 
-fn links(ask: &Ask<'_>, key: &str, file_id: &str, blob: &str) -> Reply {
+/// A name is no key: a second file of the same name is a file of its own, unless a switch says otherwise.
+fn free_name(
+    ask: &Ask<'_>,
+    state: &State,
+    parent: &Folder,
+    name: String,
+) -> Result<String, Refusal> {
+    let mut taken = BTreeSet::new();
+    for file in state.files.values() {
+        if file.parent_folder_id == parent.id && is_same_name(ask, &file.display_name, &name) {
+            taken.insert(file.deleted);
+        }
+    }
+    if taken.contains(&true) && ask.switches.recycled_name == RecycledName::Conflict {
+        return Err(name_taken());
+    }
+    if !taken.contains(&false) {
+        return Ok(name);
+    }
+    match ask.switches.duplicate_file {
+        DuplicateFile::Twin => Ok(name),
+        DuplicateFile::Renamed => Ok(match name.rsplit_once('.') {
+            Some((stem, extension)) => format!("{stem} (1).{extension}"),
+            None => format!("{name} (1)"),
+        }),
+        DuplicateFile::Conflict => Err(name_taken()),
+        DuplicateFile::Refused => Err(invalid(INVALID_FILE, "displayName", "It is taken.")),
+    }
+}
+
+fn update_file(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Refusal> {
+    let mut file = file(ask, state, id)?.clone();
+    let (name, description) = named(ask, INVALID_FILE)?;
+    if let Some(name) = name {
+        if let Some(parent) = state.folders.get(&file.parent_folder_id) {
+            file.path = parent.path_of(&name);
+        }
+        file.display_name = name;
+    }
+    file.description = description.or(file.description);
+    file.modified_at = ask.now;
+    let answer = one_file(ask, &file);
+    state.files.insert(file.id.clone(), file);
+    Ok(answer)
+}
+
+fn update_content(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Refusal> {
+    let file = file(ask, state, id)?;
+    if file.completed.is_none() {
+        match ask.switches.update_incomplete {
+            UpdateIncomplete::Taken => {}
+            UpdateIncomplete::Conflict => {
+                return Err(refuse(409, "Conflict", "The file was never completed."));
+            }
+            UpdateIncomplete::NotFound => return Err(no_file()),
+        }
+    }
+    if file.locked {
+        match ask.switches.locked_file {
+            LockedFile::Conflict => return Err(refuse(409, "FileLocked", "The file is locked.")),
+            LockedFile::Forbidden => return Err(insufficient()),
+            LockedFile::Taken => {}
+        }
+    }
+    let before = file
+        .pending
+        .as_ref()
+        .map(|pending| &pending.blob)
+        .or(file.blob.as_ref());
+    let blob = match (ask.switches.update_blob, before) {
+        (UpdateBlob::Same, Some(blob)) => blob.clone(),
+        _ => Uuid::new_v4().simple().to_string(),
+    };
+    Ok(links(ask, state, id, blob))
+}
+
+fn expiry(ask: &Ask<'_>) -> Timestamp {
+    let lifetime = SignedDuration::try_from(ask.address_lifetime).unwrap_or_default();
+    ask.now.saturating_add(lifetime).unwrap_or(ask.now)
+}
+
+/// The address of a blob, at our own storage or at Azurite.
+fn address(
+    ask: &Ask<'_>,
+    state: &State,
+    blob: &str,
+    expiry: Timestamp,
+    permissions: &str,
+) -> String {
+    match &ask.shared.azurite {
+        Some(azurite) => azurite.address(blob, expiry, permissions),
+        None => sas::address(&ask.shared.blob_url, &state.key, blob, expiry, permissions),
+    }
+}
+
+/// Addresses for the next content of a file.
+fn links(ask: &Ask<'_>, state: &mut State, file_id: &str, blob: String) -> Reply {
+    let expires_at = expiry(ask);
+    let permissions = match ask.switches.sas_permissions {
+        SasPermissions::ReadWrite => "rw",
+        SasPermissions::Write => "w",
+    };
+    let upload = address(ask, state, &blob, expires_at, permissions);
+    let kept = state.blobs.entry(blob.clone()).or_insert_with(|| Blob {
+        file_id: file_id.to_owned(),
+        ..Blob::default()
+    });
+    kept.is_new = false;
+    if let Some(file) = state.files.get_mut(file_id) {
+        let before = file.pending.replace(Pending { blob, expires_at });
+        let current = file.blob.clone();
+        if let Some(before) = before
+            && file
+                .pending
+                .as_ref()
+                .is_none_or(|pending| pending.blob != before.blob)
+            && Some(&before.blob) != current.as_ref()
+        {
+            drop_blob(state, &before.blob);
+        }
+    }
     let api = &ask.shared.api_url;
     let body = json!({ "_links": {
-        "uploadUrl": { "href": sas(ask, key, blob, "rw") },
+        "uploadUrl": { "href": upload },
         "completeUrl": { "href": format!("{api}/storage/files/{file_id}/complete") },
     }});
     reply::json(202, &body)
 }
 
-fn complete(ask: &Ask<'_>, id: &str) -> Result<Reply, Refusal> {
-    if !ask.body.is_empty() {
-        return Err(refuse(
-            422,
-            "InvalidStorageRequest",
-            "The request must not have a body.",
-        ));
+/// Forgets a blob; what it held is removed from disk soon.
+fn drop_blob(state: &mut State, blob: &str) {
+    let Some(blob) = state.blobs.remove(blob) else {
+        return;
+    };
+    state.retired.extend(blob.content);
+    if !blob.uncommitted.is_empty() {
+        let parts = blob
+            .uncommitted
+            .into_iter()
+            .map(|(id, part)| (Some(id), part));
+        state.retired.push(Content {
+            id: Uuid::new_v4().to_string(),
+            size: 0,
+            parts: parts.collect(),
+        });
     }
-    let mut state = ask.shared.state();
-    let pending = known_file(&state, ask, id)?.pending_blob.clone();
-    if let Some(blob) = pending {
-        let Some(content) = state.blobs.get(&blob).cloned() else {
-            return Err(refuse(
-                422,
-                "InvalidStorageRequest",
-                "No content was uploaded.",
-            ));
+}
+
+fn complete(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Refusal> {
+    if !ask.body.is_empty() {
+        return Err(refuse(422, INVALID, "The request must not have a body."));
+    }
+    let Some(pending) = file(ask, state, id)?.pending.clone() else {
+        return match ask.switches.complete_again {
+            CompleteAgain::Taken => Ok(one_file(ask, file(ask, state, id)?)),
+            CompleteAgain::Conflict => Err(refuse(409, "Conflict", "It was completed already.")),
+            CompleteAgain::Refused => Err(refuse(422, INVALID, "It was completed already.")),
         };
-        let file = state.files.get_mut(id).ok_or_else(unknown)?;
+    };
+    if pending.expires_at <= ask.now && ask.switches.complete_expired == CompleteExpired::Refused {
+        return Err(refuse(422, INVALID, "The upload address has expired."));
+    }
+    take_from_elsewhere(ask, state, &pending.blob);
+    let blob = state.blobs.get(&pending.blob);
+    let content = blob
+        .filter(|blob| blob.is_new)
+        .and_then(|blob| blob.content.clone());
+    let (size, content_id) = match content {
+        Some(content) => (content.size, Some(content.id)),
+        None if ask.switches.complete_without_content == CompleteWithoutContent::Taken => (0, None),
+        None => return Err(refuse(422, INVALID, "No content was uploaded.")),
+    };
+    if size == 0 && ask.switches.complete_empty == CompleteEmpty::Refused {
+        return Err(refuse(422, INVALID, "The content is empty."));
+    }
+    let superseded = {
+        let file = state.files.get_mut(id).ok_or_else(no_file)?;
         file.completions += 1;
-        let version = file
+        let before = file
             .completed
             .as_ref()
-            .map_or(1, |completed| completed.version + 1);
+            .map_or(0, |completed| completed.version);
         file.completed = Some(Completed {
-            size: content.size,
-            sha256: content.sha256,
-            version,
+            size,
+            sha256: ask
+                .arrived
+                .as_ref()
+                .map(|arrived| arrived.sha256.clone())
+                .unwrap_or_default(),
+            version: before + 1,
             completed_at: ask.now,
+            content: content_id,
         });
-        file.blob = Some(blob);
-        file.pending_blob = None;
+        file.pending = None;
+        file.blob
+            .replace(pending.blob.clone())
+            .filter(|before| *before != pending.blob)
+    };
+    if let Some(blob) = superseded {
+        drop_blob(state, &blob);
     }
-    let file = known_file(&state, ask, id)?;
-    Ok(reply::json(200, &json!({ "file": file_json(ask, file) })))
+    Ok(one_file(ask, file(ask, state, id)?))
+}
+
+/// Notes content that arrived at Azurite, if it is newer than what is known of it.
+fn take_from_elsewhere(ask: &Ask<'_>, state: &mut State, blob: &str) {
+    let (Some(arrived), Some(blob)) = (&ask.arrived, state.blobs.get_mut(blob)) else {
+        return;
+    };
+    if blob
+        .content
+        .as_ref()
+        .is_none_or(|content| content.id != arrived.tag)
+    {
+        blob.content = Some(Content {
+            id: arrived.tag.clone(),
+            size: arrived.size,
+            parts: Vec::new(),
+        });
+        blob.is_new = true;
+    }
+}
+
+fn recycle_bin(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
+    let itwin_id = itwin_of(ask, state)?;
+    let folders = state
+        .folders
+        .values()
+        .filter(|folder| folder.deleted && folder.itwin_id == itwin_id);
+    let files = state
+        .files
+        .values()
+        .filter(|file| file.deleted && file.itwin_id == itwin_id);
+    let items: Vec<Value> = folders
+        .map(|folder| folder_json(ask, folder))
+        .chain(files.map(|file| file_json(ask, file)))
+        .collect();
+    let (page, links) = ask.page(items, ask.shared.options.page_size, Next::Always, INVALID)?;
+    Ok(reply::json(200, &json!({ "items": page, "_links": links })))
+}
+
+/// The id and iTwin of something in the recycle bin.
+fn recycled(ask: &Ask<'_>, state: &State, kind: &str) -> Result<String, Refusal> {
+    let id = ask.segment(3);
+    let (itwin_id, missing): (_, fn() -> Refusal) = if kind == "files" {
+        let file = state.files.get(id).filter(|file| file.deleted);
+        (file.map(|file| &file.itwin_id), no_file)
+    } else {
+        let folder = state.folders.get(id).filter(|folder| folder.deleted);
+        (folder.map(|folder| &folder.itwin_id), no_folder)
+    };
+    allowed(ask, itwin_id.ok_or_else(missing)?, missing)?;
+    Ok(id.to_owned())
+}
+
+fn restore(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
+    let id = recycled(ask, state, kind)?;
+    if let Some(file) = state.files.get_mut(&id) {
+        file.deleted = false;
+    }
+    if let Some(folder) = state.folders.get_mut(&id) {
+        folder.deleted = false;
+    }
+    Ok(reply::empty(204))
+}
+
+fn purge(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
+    let mut waiting = vec![recycled(ask, state, kind)?];
+    while let Some(id) = waiting.pop() {
+        state.folders.remove(&id);
+        let within = state
+            .folders
+            .values()
+            .filter(|folder| folder.parent_id.as_ref() == Some(&id));
+        waiting.extend(within.map(|folder| folder.id.clone()));
+        let gone: Vec<String> = state
+            .files
+            .values()
+            .filter(|file| file.id == id || file.parent_folder_id == id)
+            .map(|file| file.id.clone())
+            .collect();
+        for id in gone {
+            let Some(file) = state.files.remove(&id) else {
+                continue;
+            };
+            for blob in file
+                .blob
+                .into_iter()
+                .chain(file.pending.map(|pending| pending.blob))
+            {
+                drop_blob(state, &blob);
+            }
+        }
+    }
+    Ok(reply::empty(204))
 }
 
 fn time(at: Timestamp) -> String {
     format!("{at:.7}")
 }
 
+/// Who made and changed an item of an iTwin, and where it lies.
+fn item_links(ask: &Ask<'_>, itwin_id: &str, parent: &str) -> Value {
+    let api = &ask.shared.api_url;
+    let member = member_id(&ask.client_id);
+    let member = format!("{api}/accesscontrol/itwins/{itwin_id}/members/users/{member}");
+    json!({
+        "createdBy": { "href": member }, "lastModifiedBy": { "href": member },
+        "parentFolder": { "href": format!("{api}/storage/folders/{parent}") },
+    })
+}
+
+fn one_folder(ask: &Ask<'_>, status: u16, folder: &Folder) -> Reply {
+    reply::json(status, &json!({ "folder": folder_json(ask, folder) }))
+}
+
 fn folder_json(ask: &Ask<'_>, folder: &Folder) -> Value {
     let parent = folder.parent_id.as_ref().unwrap_or(&folder.id);
     json!({
-        "id": folder.id, "type": "folder", "displayName": folder.display_name, "description": null,
+        "id": folder.id, "type": "folder", "displayName": folder.display_name, "description": folder.description,
         "path": folder.path, "lastModifiedByDisplayName": "emulated", "parentFolderId": parent,
-        "createdDateTime": time(folder.created_at), "lastModifiedDateTime": time(folder.created_at),
-        "_links": { "parentFolder": { "href": format!("{}/storage/folders/{parent}", ask.shared.api_url) } },
+        "createdDateTime": time(folder.created_at), "lastModifiedDateTime": time(folder.modified_at),
+        "_links": item_links(ask, &folder.itwin_id, parent),
     })
+}
+
+fn one_file(ask: &Ask<'_>, file: &File) -> Reply {
+    reply::json(200, &json!({ "file": file_json(ask, file) }))
 }
 
 fn file_json(ask: &Ask<'_>, file: &File) -> Value {
@@ -342,34 +776,9 @@ fn file_json(ask: &Ask<'_>, file: &File) -> Value {
         .map_or(0, |completed| completed.size);
     json!({
         "id": file.id, "type": "file", "displayName": file.display_name, "description": file.description,
-        "path": file.path, "size": size, "isFileLocked": false, "lastModifiedByDisplayName": "emulated",
-        "createdDateTime": time(file.created_at), "lastModifiedDateTime": time(file.created_at),
+        "path": file.path, "size": size, "isFileLocked": file.locked, "lastModifiedByDisplayName": "emulated",
+        "createdDateTime": time(file.created_at), "lastModifiedDateTime": time(file.modified_at),
         "parentFolderId": file.parent_folder_id,
-        "_links": { "parentFolder": { "href": format!("{}/storage/folders/{}", ask.shared.api_url, file.parent_folder_id) } },
+        "_links": item_links(ask, &file.itwin_id, &file.parent_folder_id),
     })
-}
-
-/// A pre-signed address of a blob.
-fn sas(ask: &Ask<'_>, key: &str, blob: &str, permissions: &str) -> String {
-    let lifetime =
-        jiff::SignedDuration::try_from(ask.shared.options.sas_lifetime).unwrap_or_default();
-    let expiry = ask.now.saturating_add(lifetime).unwrap_or(ask.now);
-    let expiry = format!("{expiry:.3}");
-    let signature = sign(key, blob, &expiry, permissions);
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    format!(
-        "{}/emulated/{blob}?sv=2019-07-07&sr=b&sp={permissions}&se={}&sig={}",
-        ask.shared.blob_url,
-        encoded(&expiry),
-        encoded(&signature)
-    )
-}
-
-/// The signature of an address: whoever changes its blob, its end or its permissions loses it.
-pub(super) fn sign(key: &str, blob: &str, expiry: &str, permissions: &str) -> String {
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else {
-        return String::new();
-    };
-    mac.update(format!("{blob}\n{expiry}\n{permissions}").as_bytes());
-    BASE64_STANDARD.encode(mac.finalize().into_bytes())
 }

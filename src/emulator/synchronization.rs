@@ -1,61 +1,75 @@
 //! Synchronization: connections, source files, runs; one active run per iModel.
 
-use hyper::Method;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::lock;
+use super::api::{Ask, Next, text, unknown};
 use super::model::{Connection, Run, SourceFile, State, storage_id};
-use super::reply::{self, Refusal, Reply, refuse};
-use super::runs;
-use super::server::{Ask, unknown};
+use super::reply::{self, Refusal, Reply, invalid, refuse};
+use super::switches::{
+    DeleteInRun, EmptyConnection, LastRun, Limit, Location, OmittedAuthentication,
+    RetiredConnector, RunBody, RunScope, UnknownConnector,
+};
+use super::{lock, runs};
 
 /// Items on a page.
 const PAGE: usize = 1000;
 
-pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
-    let method = ask.method.as_str();
-    // Segments behind `synchronization/imodels/storageConnections`.
-    let id = ask.segments.get(3).map(String::as_str).unwrap_or_default();
-    let part = ask.segments.get(5).map(String::as_str).unwrap_or_default();
-    match (method, words) {
-        ("GET", ["connections", "authorizationinformation"]) => {
-            let body = json!({ "authorizationInformation": { "isUserAuthorized": false } });
-            Ok(reply::json(200, &body))
-        }
-        ("GET", ["storageconnections" | "connections"]) => list_connections(ask),
-        ("POST", ["storageconnections"]) => create_connection(ask),
-        (_, ["storageconnections", _, ..]) => {
-            let connection = connection(ask, id)?;
-            match (method, words.get(2..).unwrap_or_default()) {
-                ("GET", []) => Ok(reply::json(
-                    200,
-                    &json!({ "connection": connection_json(ask, &connection) }),
-                )),
-                ("PUT", []) => update_connection(ask, &connection),
-                ("DELETE", []) => {
-                    ask.shared.state().connections.remove(id);
-                    Ok(reply::empty(204))
-                }
-                ("GET", ["sourcefiles"]) => {
-                    let representation = ask.wants_representation();
-                    let (page, links) = ask.page(connection.source_files, PAGE)?;
-                    let items: Vec<Value> = page
-                        .iter()
-                        .map(|file| source_file_json(file, representation))
-                        .collect();
-                    Ok(reply::json(
-                        200,
-                        &json!({ "sourceFiles": items, "_links": links }),
-                    ))
-                }
-                ("POST", ["sourcefiles"]) => add_source_file(ask, &connection),
-                (_, ["sourcefiles", _]) => one_source_file(ask, connection, part),
-                ("POST", ["run"]) => Ok(run(ask, &connection)),
-                ("GET", ["runs"]) => list_runs(ask, id),
+const INVALID: &str = "InvalidStorageConnectionRequest";
+const INVALID_FILE: &str = "InvalidStorageConnectionSourceFileRequest";
+
+/// Connector types that the platform has.
+const CONNECTORS: [&str; 14] = [
+    "AUTOPLANT",
+    "CIVIL",
+    "CIVIL3D",
+    "DWG",
+    "GEOSPATIAL",
+    "IFC",
+    "MSTN",
+    "NWD",
+    "OBD",
+    "OPENTOWER",
+    "PROSTRUCTURES",
+    "REVIT",
+    "SPPID",
+    "SPXREVIEW",
+];
+
+/// Connector types that the platform once had.
+const RETIRED: [&str; 5] = [
+    "AVEVADIAGRAMS",
+    "AVEVAPID",
+    "INTELLIPID",
+    "PSEXCEL",
+    "SHELLEDWCSV",
+];
+
+pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
+    let ["synchronization", "imodels", words @ ..] = words.as_slice() else {
+        return Err(unknown());
+    };
+    match (ask.method.as_str(), words) {
+        ("GET", ["connections", "authorizationinformation"]) => authorization(ask, state),
+        ("GET", ["storageconnections" | "connections"]) => list_connections(ask, state),
+        ("POST", ["storageconnections"]) => create_connection(ask, state),
+        (_, ["storageconnections", _, rest @ ..]) => {
+            let connection = connection(ask, state)?;
+            match (ask.method.as_str(), rest) {
+                ("GET", []) => Ok(one_connection(ask, state, 200, &connection)),
+                ("PUT", []) => update_connection(ask, state, connection),
+                ("DELETE", []) => delete_connection(ask, state, &connection),
+                ("GET", ["sourcefiles"]) => list_source_files(ask, state, connection),
+                ("POST", ["sourcefiles"]) => add_source_file(ask, state, &connection),
+                (_, ["sourcefiles", _]) => one_source_file(ask, state, connection),
+                ("POST", ["run"]) => Ok(run(ask, state, &connection)),
+                ("GET", ["runs"]) => list_runs(ask, state, &connection),
                 ("GET", ["runs", _]) => {
-                    let state = ask.shared.state();
-                    let run = state.runs.get(part).filter(|run| run.connection_id == id);
+                    let run = state.runs.get(ask.segment(5));
+                    let run = run.filter(|run| run.connection_id == connection.id);
                     let run = run.ok_or_else(|| {
                         refuse(404, "RunNotFound", "Requested run is not available.")
                     })?;
@@ -68,40 +82,69 @@ pub(super) fn answer(ask: &Ask<'_>, words: &[&str]) -> Result<Reply, Refusal> {
     }
 }
 
-fn connection(ask: &Ask<'_>, id: &str) -> Result<Connection, Refusal> {
-    let state = ask.shared.state();
-    let connection = state.connections.get(id).cloned();
-    drop(state);
-    let connection = connection.ok_or_else(|| {
-        refuse(
-            404,
-            "StorageConnectionNotFound",
-            "Requested storage connection is not available.",
-        )
-    })?;
-    ask.may_use_imodel(&connection.imodel_id)?;
-    Ok(connection)
+/// Whether the caller lets connections act for him, and where he can.
+fn authorization(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
+    let code = "InvalidAuthorizationInformationRequest";
+    let redirect = ask
+        .query("redirectUrl")
+        .and_then(|text| url::Url::parse(text).ok());
+    let redirect = redirect.ok_or_else(|| invalid(code, "redirectUrl", "It is no URL."))?;
+    let mut page = format!("{}/_emulator/authorize?", ask.shared.api_url);
+    page += &url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("user", &ask.client_id)
+        .append_pair("redirectUrl", redirect.as_str())
+        .finish();
+    let authorized = state.authorized_users.contains(&ask.client_id);
+    Ok(reply::json(
+        200,
+        &json!({ "authorizationInformation": {
+            "isUserAuthorized": authorized, "_links": { "authorizationUrl": { "href": page } },
+        }}),
+    ))
 }
 
-fn list_connections(ask: &Ask<'_>) -> Result<Reply, Refusal> {
-    let invalid = || {
-        refuse(422, "InvalidStorageConnectionRequest", "Invalid request.")
-            .about("imodelId", "It is missing.")
-    };
-    let imodel_id = ask.query.get("imodelId").ok_or_else(invalid)?;
+fn no_connection() -> Refusal {
+    refuse(
+        404,
+        "StorageConnectionNotFound",
+        "Requested storage connection is not available.",
+    )
+}
+
+/// The connection that the path names.
+fn connection(ask: &Ask<'_>, state: &State) -> Result<Connection, Refusal> {
+    let connection = state.connections.get(ask.segment(3));
+    let connection = connection.ok_or_else(no_connection)?;
+    ask.may_use_imodel(&connection.imodel_id)?;
+    Ok(connection.clone())
+}
+
+fn list_connections(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
+    let imodel_id = ask.query("imodelId").unwrap_or_default();
+    if Uuid::parse_str(imodel_id).is_err() {
+        return Err(invalid(INVALID, "imodelId", "It is no UUID."));
+    }
     ask.may_use_imodel(imodel_id)?;
-    let state = ask.shared.state();
-    let connections: Vec<&Connection> = state
+    let imodel_id = imodel_id.to_ascii_lowercase();
+    if !state.imodels.contains_key(&imodel_id) {
+        return Err(refuse(
+            404,
+            "iModelNotFound",
+            "Requested iModel is not available.",
+        ));
+    }
+    let mut connections: Vec<&Connection> = state
         .connections
         .values()
-        .filter(|connection| connection.imodel_id == *imodel_id)
+        .filter(|connection| connection.imodel_id == imodel_id)
         .collect();
-    let (page, links) = ask.page(connections, PAGE)?;
+    connections.sort_by_key(|connection| (connection.created_at, &connection.id));
+    let (page, links) = ask.page(connections, PAGE, Next::Always, INVALID)?;
     let items: Vec<Value> = page
         .into_iter()
         .map(|connection| {
             if ask.wants_representation() {
-                connection_json(ask, connection)
+                connection_json(ask, state, connection)
             } else {
                 json!({ "id": connection.id, "displayName": connection.display_name })
             }
@@ -120,25 +163,26 @@ fn mapping(
     body: &Value,
     code: &'static str,
 ) -> Result<SourceFile, Refusal> {
-    let text = |field: &'static str| {
-        let invalid = || refuse(422, code, "Invalid request.").about(field, "It is missing.");
-        body[field].as_str().map(str::to_owned).ok_or_else(invalid)
+    let needed = |name: &'static str| {
+        let value = text(body, name, code)?.filter(|value| !value.is_empty());
+        value.ok_or_else(|| invalid(code, name, "It is missing."))
     };
-    let storage_file_id = text("storageFileId")?;
-    let connector_type = text("connectorType")?;
-    if ask
-        .shared
-        .options
-        .refused_connectors
-        .contains(&connector_type)
-    {
-        return Err(
-            refuse(422, code, "Invalid request.").about("connectorType", "It is not supported.")
-        );
+    let (storage_file_id, connector_type) = (needed("storageFileId")?, needed("connectorType")?);
+    let switches = &ask.switches;
+    let taken = if CONNECTORS.contains(&connector_type) {
+        true
+    } else if RETIRED.contains(&connector_type) {
+        switches.retired_connector == RetiredConnector::Taken
+    } else {
+        switches.unknown_connector == UnknownConnector::Taken
+    };
+    let refused = &ask.shared.options.refused_connectors;
+    if !taken || refused.iter().any(|refused| refused == connector_type) {
+        return Err(invalid(code, "connectorType", "It is not supported."));
     }
     if state
         .files
-        .get(&storage_file_id)
+        .get(storage_file_id)
         .is_none_or(|file| file.deleted)
     {
         return Err(refuse(
@@ -149,8 +193,8 @@ fn mapping(
     }
     Ok(SourceFile {
         id: Uuid::new_v4().to_string(),
-        storage_file_id,
-        connector_type,
+        storage_file_id: storage_file_id.to_owned(),
+        connector_type: connector_type.to_owned(),
     })
 }
 
@@ -162,12 +206,32 @@ fn mapped_already() -> Refusal {
     )
 }
 
-fn create_connection(ask: &Ask<'_>) -> Result<Reply, Refusal> {
-    let code = "InvalidStorageConnectionRequest";
-    let body = ask.json(code)?;
-    let imodel_id = body["iModelId"].as_str().unwrap_or_default().to_owned();
-    ask.may_use_imodel(&imodel_id)?;
-    let mut state = ask.shared.state();
+fn limit(ask: &Ask<'_>, code: &'static str, message: &str) -> Refusal {
+    match ask.switches.limit {
+        Limit::Unprocessable => refuse(422, code, message),
+        Limit::Conflict => refuse(409, "LimitExceeded", message),
+        Limit::Forbidden => refuse(403, "LimitExceeded", message),
+    }
+}
+
+/// `User` unless said otherwise.
+fn authentication(body: &Value) -> Result<Option<&'static str>, Refusal> {
+    match text(body, "authenticationType", INVALID)? {
+        None => Ok(None),
+        Some("User") => Ok(Some("User")),
+        Some("Service") => Ok(Some("Service")),
+        Some(_) => Err(invalid(INVALID, "authenticationType", "It is unknown.")),
+    }
+}
+
+fn create_connection(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let body = ask.json(INVALID)?;
+    let imodel_id = text(&body, "iModelId", INVALID)?.unwrap_or_default();
+    if Uuid::parse_str(imodel_id).is_err() {
+        return Err(invalid(INVALID, "iModelId", "It is no UUID."));
+    }
+    ask.may_use_imodel(imodel_id)?;
+    let imodel_id = imodel_id.to_ascii_lowercase();
     if !state.imodels.contains_key(&imodel_id) {
         return Err(refuse(
             404,
@@ -175,19 +239,18 @@ fn create_connection(ask: &Ask<'_>) -> Result<Reply, Refusal> {
             "Requested iModel is not available.",
         ));
     }
-    let wanted = body["sourceFiles"]
-        .as_array()
-        .filter(|files| !files.is_empty());
-    let wanted = wanted.ok_or_else(|| {
-        refuse(422, code, "Invalid request.").about("sourceFiles", "It is missing.")
-    })?;
+    let wanted = body["sourceFiles"].as_array();
+    let wanted = wanted.ok_or_else(|| invalid(INVALID, "sourceFiles", "It is missing."))?;
+    if wanted.is_empty() && ask.switches.empty_connection == EmptyConnection::Refused {
+        return Err(invalid(INVALID, "sourceFiles", "It is empty."));
+    }
     let mut source_files: Vec<SourceFile> = Vec::new();
     for file in wanted {
-        let file = mapping(ask, &state, file, code)?;
+        let file = mapping(ask, state, file, INVALID)?;
         let twice = source_files
             .iter()
             .any(|other| other.storage_file_id == file.storage_file_id);
-        if twice || state.is_mapped(&imodel_id, &file.storage_file_id) {
+        if twice || state.is_mapped(&imodel_id, &file.storage_file_id, "") {
             return Err(mapped_already());
         }
         source_files.push(file);
@@ -199,77 +262,109 @@ fn create_connection(ask: &Ask<'_>) -> Result<Reply, Refusal> {
         .filter(|connection| connection.imodel_id == imodel_id)
         .count();
     if connections >= options.max_connections {
-        return Err(refuse(422, code, "The iModel has too many connections."));
+        return Err(limit(ask, INVALID, "The iModel has too many connections."));
     }
     if state.source_files_of(&imodel_id) + source_files.len() > options.max_source_files {
-        return Err(refuse(422, code, "The iModel has too many source files."));
+        return Err(limit(ask, INVALID, "The iModel has too many source files."));
     }
-    let authentication_type = match body["authenticationType"].as_str() {
-        Some("Service") => "Service",
-        None | Some("User") => "User",
-        Some(_) => {
-            return Err(
-                refuse(422, code, "Invalid request.").about("authenticationType", "It is unknown.")
-            );
-        }
-    };
     let connection = Connection {
         id: storage_id("", Uuid::new_v4()),
         imodel_id,
-        display_name: body["displayName"].as_str().map(str::to_owned),
-        authentication_type: authentication_type.to_owned(),
+        display_name: text(&body, "displayName", INVALID)?.map(str::to_owned),
+        authentication_type: authentication(&body)?.unwrap_or("User").to_owned(),
+        owner: ask.client_id.clone(),
+        created_at: ask.now,
         source_files,
     };
-    state
-        .connections
-        .insert(connection.id.clone(), connection.clone());
-    drop(state);
-    Ok(reply::json(
-        201,
-        &json!({ "connection": connection_json(ask, &connection) }),
-    ))
+    let answer = one_connection(ask, state, 201, &connection);
+    state.connections.insert(connection.id.clone(), connection);
+    Ok(answer)
 }
 
-fn update_connection(ask: &Ask<'_>, connection: &Connection) -> Result<Reply, Refusal> {
-    let body = ask.json("InvalidStorageConnectionRequest")?;
-    let mut updated = connection.clone();
-    if let Some(name) = body["displayName"].as_str() {
-        updated.display_name = Some(name.to_owned());
+fn update_connection(
+    ask: &Ask<'_>,
+    state: &mut State,
+    mut connection: Connection,
+) -> Result<Reply, Refusal> {
+    let body = ask.json(INVALID)?;
+    if let Some(name) = text(&body, "displayName", INVALID)? {
+        connection.display_name = Some(name.to_owned());
     }
-    if let Some(kind) = body["authenticationType"].as_str() {
-        kind.clone_into(&mut updated.authentication_type);
+    match authentication(&body)? {
+        Some(kind) => kind.clone_into(&mut connection.authentication_type),
+        None if ask.switches.omitted_authentication == OmittedAuthentication::Reset => {
+            "User".clone_into(&mut connection.authentication_type);
+        }
+        None => {}
     }
-    ask.shared
-        .state()
-        .connections
-        .insert(updated.id.clone(), updated.clone());
+    let answer = one_connection(ask, state, 200, &connection);
+    state.connections.insert(connection.id.clone(), connection);
+    Ok(answer)
+}
+
+fn delete_connection(
+    ask: &Ask<'_>,
+    state: &mut State,
+    connection: &Connection,
+) -> Result<Reply, Refusal> {
+    let mut runs = state
+        .runs
+        .values()
+        .filter(|run| run.connection_id == connection.id);
+    let running = runs.any(|run| !runs::has_ended(run, ask.now));
+    if running && ask.switches.delete_in_run == DeleteInRun::Conflict {
+        return Err(refuse(
+            409,
+            "ConnectionAlreadyInUse",
+            "The connection runs.",
+        ));
+    }
+    state.connections.remove(&connection.id);
+    Ok(reply::empty(204))
+}
+
+fn list_source_files(
+    ask: &Ask<'_>,
+    state: &State,
+    connection: Connection,
+) -> Result<Reply, Refusal> {
+    let (page, links) = ask.page(connection.source_files, PAGE, Next::Always, INVALID_FILE)?;
+    let items: Vec<Value> = page
+        .iter()
+        .map(|file| source_file_json(state, file, ask.wants_representation()))
+        .collect();
     Ok(reply::json(
         200,
-        &json!({ "connection": connection_json(ask, &updated) }),
+        &json!({ "sourceFiles": items, "_links": links }),
     ))
 }
 
-fn add_source_file(ask: &Ask<'_>, connection: &Connection) -> Result<Reply, Refusal> {
-    let code = "InvalidStorageConnectionSourceFileRequest";
-    let body = ask.json(code)?;
-    let mut state = ask.shared.state();
-    let file = mapping(ask, &state, &body, code)?;
-    if state.is_mapped(&connection.imodel_id, &file.storage_file_id) {
+fn add_source_file(
+    ask: &Ask<'_>,
+    state: &mut State,
+    connection: &Connection,
+) -> Result<Reply, Refusal> {
+    let file = mapping(ask, state, &ask.json(INVALID_FILE)?, INVALID_FILE)?;
+    if state.is_mapped(&connection.imodel_id, &file.storage_file_id, "") {
         return Err(mapped_already());
     }
     if state.source_files_of(&connection.imodel_id) >= ask.shared.options.max_source_files {
-        return Err(refuse(422, code, "The iModel has too many source files."));
+        let message = "The iModel has too many source files.";
+        return Err(limit(ask, INVALID_FILE, message));
     }
+    let shown = source_file_json(state, &file, true);
     if let Some(connection) = state.connections.get_mut(&connection.id) {
-        connection.source_files.push(file.clone());
+        connection.source_files.push(file);
     }
-    Ok(reply::json(
-        201,
-        &json!({ "sourceFile": source_file_json(&file, true) }),
-    ))
+    Ok(reply::json(201, &json!({ "sourceFile": shown })))
 }
 
-fn one_source_file(ask: &Ask<'_>, mut connection: Connection, id: &str) -> Result<Reply, Refusal> {
+fn one_source_file(
+    ask: &Ask<'_>,
+    state: &mut State,
+    mut connection: Connection,
+) -> Result<Reply, Refusal> {
+    let id = ask.segment(5);
     let at = connection
         .source_files
         .iter()
@@ -282,66 +377,98 @@ fn one_source_file(ask: &Ask<'_>, mut connection: Connection, id: &str) -> Resul
         )
     };
     let at = at.ok_or_else(missing)?;
-    let answer = match *ask.method {
-        Method::GET => reply::json(
-            200,
-            &json!({ "sourceFile": source_file_json(&connection.source_files[at], true) }),
-        ),
-        Method::PUT => {
-            let code = "InvalidStorageConnectionSourceFileRequest";
-            let mut file = mapping(ask, &ask.shared.state(), &ask.json(code)?, code)?;
+    match ask.method.as_str() {
+        "GET" => {
+            let shown = source_file_json(state, &connection.source_files[at], true);
+            return Ok(reply::json(200, &json!({ "sourceFile": shown })));
+        }
+        "PUT" => {
+            let mut file = mapping(ask, state, &ask.json(INVALID_FILE)?, INVALID_FILE)?;
+            if state.is_mapped(&connection.imodel_id, &file.storage_file_id, id) {
+                return Err(mapped_already());
+            }
             id.clone_into(&mut file.id);
-            let answer = json!({ "sourceFile": source_file_json(&file, true) });
+            let shown = source_file_json(state, &file, true);
             connection.source_files[at] = file;
-            reply::json(200, &answer)
+            state.connections.insert(connection.id.clone(), connection);
+            Ok(reply::json(200, &json!({ "sourceFile": shown })))
         }
-        Method::DELETE => {
+        "DELETE" => {
             connection.source_files.remove(at);
-            reply::empty(204)
+            state.connections.insert(connection.id.clone(), connection);
+            Ok(reply::empty(204))
         }
-        _ => return Err(unknown()),
-    };
-    ask.shared
-        .state()
-        .connections
-        .insert(connection.id.clone(), connection);
-    Ok(answer)
+        _ => Err(unknown()),
+    }
 }
 
-fn run(ask: &Ask<'_>, connection: &Connection) -> Reply {
-    let mut state = ask.shared.state();
-    if let Some(active) = state.active_run(&connection.imodel_id, ask.now) {
-        return reply::with(303, &[("location", &location(ask, active))], "");
+fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Reply {
+    let active = state.runs.values().find(|run| {
+        let same = match ask.switches.run_scope {
+            RunScope::Imodel => run.imodel_id == connection.imodel_id,
+            RunScope::Connection => run.connection_id == connection.id,
+        };
+        same && !runs::has_ended(run, ask.now)
+    });
+    if let Some(active) = active {
+        let location = location(ask, active);
+        return if ask.switches.location == Location::Absent {
+            answered(ask, 303, &[])
+        } else {
+            answered(ask, 303, &[("location", &location)])
+        };
     }
+    let mut faults = lock(&ask.shared.faults);
     let duration = ask.shared.options.run_duration;
-    let run = runs::of_connection(
-        &state,
-        connection,
-        duration,
-        &mut lock(&ask.shared.faults),
-        ask.now,
-    );
-    let answer = reply::with(202, &[("location", &location(ask, &run))], "");
-    state.runs.insert(run.id.clone(), run);
-    answer
+    let mut run = runs::of_connection(state, connection, duration, &mut faults, ask.now);
+    let fault = faults.run(&connection.imodel_id).unwrap_or_default();
+    drop(faults);
+    if let Some(ms) = fault.duration_ms {
+        run.duration_ms = ms;
+    }
+    if let Some(result) = &fault.result {
+        result.clone_into(&mut run.verdict);
+        for covered in &mut run.covered {
+            result.clone_into(&mut covered.result);
+        }
+    }
+    run.error = fault.error.or(run.error);
+    let location = location(ask, &run);
+    if !fault.lost {
+        state.runs.insert(run.id.clone(), run);
+    }
+    answered(ask, 202, &[("location", &location)])
+}
+
+/// An answer to *run*, with a body or without.
+fn answered(ask: &Ask<'_>, status: u16, headers: &[(&str, &str)]) -> Reply {
+    match ask.switches.run_body {
+        RunBody::Empty => reply::with(status, headers, ""),
+        RunBody::Json => {
+            let json = [headers, &[("content-type", reply::JSON)]].concat();
+            reply::with(status, &json, "{}")
+        }
+    }
 }
 
 fn location(ask: &Ask<'_>, run: &Run) -> String {
-    let api = &ask.shared.api_url;
+    let host = match ask.switches.location {
+        Location::Relative => "",
+        Location::Absolute | Location::Absent => &ask.shared.api_url,
+    };
     format!(
-        "{api}/synchronization/imodels/storageConnections/{}/runs/{}",
+        "{host}/synchronization/imodels/storageConnections/{}/runs/{}",
         run.connection_id, run.id
     )
 }
 
-fn list_runs(ask: &Ask<'_>, connection_id: &str) -> Result<Reply, Refusal> {
-    let state = ask.shared.state();
+fn list_runs(ask: &Ask<'_>, state: &State, connection: &Connection) -> Result<Reply, Refusal> {
     let runs: Vec<&Run> = state
         .runs
         .values()
-        .filter(|run| run.connection_id == connection_id)
+        .filter(|run| run.connection_id == connection.id)
         .collect();
-    let (page, links) = ask.page(runs, PAGE)?;
+    let (page, links) = ask.page(runs, PAGE, Next::Always, INVALID)?;
     let items: Vec<Value> = page
         .into_iter()
         .map(|run| {
@@ -355,32 +482,54 @@ fn list_runs(ask: &Ask<'_>, connection_id: &str) -> Result<Reply, Refusal> {
     Ok(reply::json(200, &json!({ "runs": items, "_links": links })))
 }
 
-fn connection_json(ask: &Ask<'_>, connection: &Connection) -> Value {
+fn one_connection(ask: &Ask<'_>, state: &State, status: u16, connection: &Connection) -> Reply {
+    let shown = connection_json(ask, state, connection);
+    reply::json(status, &json!({ "connection": shown }))
+}
+
+fn connection_json(ask: &Ask<'_>, state: &State, connection: &Connection) -> Value {
     let api = &ask.shared.api_url;
     let imodel = &connection.imodel_id;
-    let mut links = json!({ "iModel": { "href": format!("{api}/imodels/{imodel}") } });
-    let state = ask.shared.state.try_lock();
-    let last = state.ok().and_then(|state| {
-        let runs = state
-            .runs
-            .values()
-            .filter(|run| run.connection_id == connection.id);
-        runs.max_by_key(|run| run.requested_at)
-            .map(|run| location(ask, run))
+    let itwin = state
+        .imodels
+        .get(imodel)
+        .map(|imodel| imodel.itwin_id.clone());
+    let itwin = itwin.unwrap_or_default();
+    let mut links = json!({
+        "iModel": { "href": format!("{api}/imodels/{imodel}") },
+        "iTwin": { "href": format!("{api}/itwins/{itwin}") },
     });
-    if let Some(href) = last {
-        links["lastRun"] = json!({ "href": href });
+    let runs = state.runs.values();
+    let mut runs: Vec<&Run> = runs
+        .filter(|run| run.connection_id == connection.id)
+        .collect();
+    runs.sort_by_key(|run| run.requested_at);
+    if ask.switches.last_run == LastRun::Lagging {
+        runs.pop();
+    }
+    if let Some(run) = runs.last() {
+        let id = &connection.id;
+        let path = format!(
+            "synchronization/imodels/storageConnections/{id}/runs/{}",
+            run.id
+        );
+        links["lastRun"] = json!({ "href": format!("{api}/{path}") });
     }
     json!({
-        "id": connection.id, "displayName": connection.display_name, "iModelId": imodel,
+        "id": connection.id, "displayName": connection.display_name, "iModelId": imodel, "iTwinId": itwin,
         "authenticationType": connection.authentication_type, "_links": links,
     })
 }
 
-fn source_file_json(file: &SourceFile, representation: bool) -> Value {
+fn source_file_json(state: &State, file: &SourceFile, representation: bool) -> Value {
     let mut shown = json!({ "id": file.id, "storageFileId": file.storage_file_id });
     if representation {
         shown["connectorType"] = json!(file.connector_type);
+        let name = state
+            .files
+            .get(&file.storage_file_id)
+            .map(|file| &file.display_name);
+        shown["lastKnownFileName"] = json!(name);
     }
     shown
 }
@@ -388,12 +537,18 @@ fn source_file_json(file: &SourceFile, representation: bool) -> Value {
 fn run_json(run: &Run, ask: &Ask<'_>) -> Value {
     let (state, result) = runs::standing(run, ask.now);
     let ended = state == "Completed";
-    let started = format!("{:.7}", run.requested_at);
-    let end = run.requested_at + std::time::Duration::from_millis(run.duration_ms);
-    let end = ended.then(|| format!("{end:.7}"));
+    let time = |at: jiff::Timestamp| format!("{at:.7}");
+    let started = time(run.requested_at);
+    let end = run
+        .requested_at
+        .saturating_add(Duration::from_millis(run.duration_ms));
+    let end = ended.then(|| time(end.unwrap_or(ask.now)));
+    let planned =
+        ended || state == "Executing" || state == "WaitingToRetry" || state == "Finalizing";
     let mut connectors: Vec<&str> = run
         .covered
         .iter()
+        .filter(|_| planned)
         .map(|file| file.connector_type.as_str())
         .collect();
     connectors.sort_unstable();
@@ -401,10 +556,10 @@ fn run_json(run: &Run, ask: &Ask<'_>) -> Value {
     let jobs: Vec<Value> = connectors
         .into_iter()
         .map(|connector| {
-            let files: Vec<_> = run.covered.iter().filter(|file| file.connector_type == connector).collect();
-            let worst = files.iter().find(|file| file.result != "Success").map_or("Success", |file| &file.result);
+            let files = run.covered.iter().filter(|file| file.connector_type == connector);
+            let results: Vec<&str> = files.clone().map(|file| file.result.as_str()).collect();
+            let job_result = runs::verdict(&results);
             let tasks: Vec<Value> = files
-                .iter()
                 .map(|file| {
                     let result = if ended { &file.result } else { "Undetermined" };
                     let mut task = json!({
@@ -424,14 +579,18 @@ fn run_json(run: &Run, ask: &Ask<'_>) -> Value {
                 .collect();
             json!({
                 "id": format!("{}-{connector}", run.id), "connectorType": connector, "startDateTime": started,
-                "endDateTime": end, "state": state, "result": if ended { worst } else { "Undetermined" }, "tasks": tasks,
+                "endDateTime": end, "state": state, "result": if ended { &job_result } else { "Undetermined" },
+                "tasks": tasks,
             })
         })
         .collect();
     let mut shown = json!({
         "id": run.id, "connectionId": run.connection_id, "startDateTime": started, "endDateTime": end,
-        "phase": "MasterFile", "state": state, "result": result, "jobs": jobs,
+        "state": state, "result": result, "jobs": jobs,
     });
+    if planned {
+        shown["phase"] = json!("MasterFile");
+    }
     if let (Some(error), true) = (&run.error, ended) {
         shown["error"] = error.clone();
     }

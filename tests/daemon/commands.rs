@@ -152,7 +152,7 @@ async fn nothing_that_is_secret_reaches_any_output() {
     for entry in std::fs::read_dir(state).unwrap() {
         told += &String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap());
     }
-    for secret in [SECRET, "sesame", "sig=", "emulated."] {
+    for secret in [SECRET, "sesame", "sig=", "eyJ"] {
         assert!(!told.contains(secret), "{secret} is in what was written");
     }
 }

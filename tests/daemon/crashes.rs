@@ -9,7 +9,7 @@ use crate::support::{Site, assert_in_imodel, eventually, platform, write};
 
 /// Makes every request take a while, so that a kill meets some of them.
 fn slow(site: &Site, route: &str, ms: u64) {
-    let effect = Effect::Latency { ms };
+    let effect = Effect::Latency { ms, jitter_ms: 0 };
     site.emulator.fault(Fault {
         route: route.to_owned(),
         skip: 0,

@@ -1,0 +1,98 @@
+//! A running Azurite, Microsoft's own emulator of blob storage, in place of ours: hands out addresses that it takes,
+//! and reads from it what has arrived.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::api::Arrived;
+use super::{sas, store};
+
+/// The account that every Azurite has, with the key that is printed in its manual.
+const ACCOUNT: &str = "devstoreaccount1";
+const KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// Where all blobs go.
+const CONTAINER: &str = "itwin-storage";
+
+#[derive(Debug)]
+pub(super) struct Azurite {
+    /// With the account.
+    base: String,
+    key: Vec<u8>,
+    client: reqwest::Client,
+}
+
+impl Azurite {
+    /// Makes the container.
+    pub(super) async fn connect(url: &str) -> Result<Self, std::io::Error> {
+        let failed = |error: String| std::io::Error::other(error);
+        let azurite = Self {
+            base: format!("{}/{ACCOUNT}", url.trim_end_matches('/')),
+            key: BASE64_STANDARD
+                .decode(KEY)
+                .map_err(|error| failed(error.to_string()))?,
+            client: reqwest::Client::builder()
+                .no_proxy()
+                .build()
+                .map_err(|error| failed(error.to_string()))?,
+        };
+        let made = azurite
+            .client
+            .put(format!(
+                "{}/{CONTAINER}?restype=container&{}",
+                azurite.base,
+                azurite.admin()
+            ))
+            .header("content-length", 0)
+            .send()
+            .await
+            .map_err(|error| failed(error.without_url().to_string()))?;
+        // 409: it is there already.
+        if !made.status().is_success() && made.status() != 409 {
+            return Err(failed(format!("it answered with {}", made.status())));
+        }
+        Ok(azurite)
+    }
+
+    /// The address of a blob, signed.
+    pub(super) fn address(&self, blob: &str, expiry: Timestamp, permissions: &str) -> String {
+        let query = sas::service(
+            &self.key,
+            &format!("/{ACCOUNT}/{CONTAINER}/{blob}"),
+            expiry,
+            permissions,
+        );
+        format!("{}/{CONTAINER}/{blob}?{query}", self.base)
+    }
+
+    /// What has arrived in a blob.
+    pub(super) async fn read(&self, blob: &str) -> Option<Arrived> {
+        let url = format!("{}/{CONTAINER}/{blob}?{}", self.base, self.admin());
+        let answer = self.client.get(url).send().await.ok()?;
+        let answer = answer.error_for_status().ok()?;
+        let tag = answer.headers().get("etag")?.to_str().ok()?.to_owned();
+        let (mut sha256, mut size) = (Sha256::new(), 0);
+        let mut pieces = answer.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.ok()?;
+            size += piece.len() as u64;
+            sha256.update(&piece);
+        }
+        Some(Arrived {
+            size,
+            sha256: store::hex(&sha256.finalize()),
+            tag,
+        })
+    }
+
+    fn admin(&self) -> String {
+        let expiry = Timestamp::now() + Duration::from_secs(3600);
+        sas::account(&self.key, ACCOUNT, expiry)
+    }
+}
