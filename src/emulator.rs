@@ -5,6 +5,73 @@
 //! on disk. What arrived can be asked for: [`Emulator::state`], [`Emulator::requests`], and by HTTP below `/_emulator`.
 //!
 //! It uses no other room, the client least of all: it would share its mistakes.
+//!
+//! # What is emulated
+//!
+//! Each operation with the statuses that it answers with, and the switches ([`Switches`]) that decide what the
+//! documentation leaves open. A test brings every operation to every status here, and sets every switch to every word.
+//!
+//! | operation | statuses | switches |
+//! |---|---|---|
+//! | `any operation` | 401 404 413 429 | accept-missing, media-type, oversized-page |
+//! | `GET /.well-known/jwks` | 200 | |
+//! | `GET /.well-known/openid-configuration` | 200 | |
+//! | `GET /connect/authorize` | 302 400 | |
+//! | `POST /connect/introspect` | 200 400 | |
+//! | `POST /connect/token` | 200 400 401 | refresh-token |
+//! | `GET /itwins` | 200 422 | |
+//! | `POST /itwins` | 201 409 422 | |
+//! | `GET /itwins/{id}` | 200 404 422 | |
+//! | `PATCH /itwins/{id}` | 200 404 422 | |
+//! | `DELETE /itwins/{id}` | 204 404 | |
+//! | `GET /imodels` | 200 404 422 | |
+//! | `POST /imodels` | 201 404 409 422 | |
+//! | `GET /imodels/{id}` | 200 403 404 422 | |
+//! | `PATCH /imodels/{id}` | 200 403 404 422 | |
+//! | `DELETE /imodels/{id}` | 204 403 404 | |
+//! | `GET /storage` | 200 403 404 422 | storage-forbidden, itwin-unknown |
+//! | `GET /storage/files/{id}` | 200 404 | incomplete-files |
+//! | `PATCH /storage/files/{id}` | 200 404 422 | |
+//! | `DELETE /storage/files/{id}` | 204 404 | |
+//! | `POST /storage/files/{id}/complete` | 200 404 409 422 | complete-without-content, complete-again, complete-empty, complete-expired |
+//! | `GET /storage/files/{id}/download` | 302 404 | |
+//! | `POST /storage/files/{id}/updatecontent` | 202 403 404 409 | update-incomplete, update-blob, locked-file, sas-permissions |
+//! | `GET /storage/folders/{id}` | 200 404 | |
+//! | `PATCH /storage/folders/{id}` | 200 404 422 | |
+//! | `DELETE /storage/folders/{id}` | 204 404 422 | |
+//! | `GET /storage/folders/{id}/files` | 200 404 422 | incomplete-files, listed-description |
+//! | `POST /storage/folders/{id}/files` | 202 404 409 422 | duplicate-file, name-case, recycled-name, name-error, sas-permissions |
+//! | `GET /storage/folders/{id}/folders` | 200 404 422 | |
+//! | `POST /storage/folders/{id}/folders` | 201 404 409 422 | duplicate-folder, name-case, name-error |
+//! | `GET /storage/folders/{id}/list` | 200 404 422 | |
+//! | `GET /storage/folders/{id}/search` | 200 404 422 | |
+//! | `GET /storage/recyclebin` | 200 403 404 422 | |
+//! | `DELETE /storage/recyclebin/files/{id}` | 204 404 | |
+//! | `POST /storage/recyclebin/files/{id}/restore` | 204 404 | |
+//! | `DELETE /storage/recyclebin/folders/{id}` | 204 404 | |
+//! | `POST /storage/recyclebin/folders/{id}/restore` | 204 404 | |
+//! | `GET /emulated/{id}` | 200 206 404 416 | |
+//! | `HEAD /emulated/{id}` | 200 | |
+//! | `PUT /emulated/{id}` | 201 400 403 411 413 | |
+//! | `PUT /emulated/{id}?comp=block` | 201 400 413 | |
+//! | `GET /emulated/{id}?comp=blocklist` | 200 400 403 404 | |
+//! | `PUT /emulated/{id}?comp=blocklist` | 201 400 | |
+//! | `PUT /emulated/{id}?comp=lease` | 400 | |
+//! | `GET /synchronization/imodels/connections` | 200 403 404 422 | |
+//! | `GET /synchronization/imodels/connections/authorizationinformation` | 200 422 | |
+//! | `GET /synchronization/imodels/storageconnections` | 200 403 404 422 | |
+//! | `POST /synchronization/imodels/storageconnections` | 201 403 404 409 422 | empty-connection, retired-connector, unknown-connector, limit |
+//! | `GET /synchronization/imodels/storageconnections/{id}` | 200 404 | last-run |
+//! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 404 422 | omitted-authentication |
+//! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 404 409 | delete-in-run |
+//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 404 | run-scope, location, run-body |
+//! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 404 422 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/runs/{id}` | 200 404 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles` | 200 404 422 | |
+//! | `POST /synchronization/imodels/storageconnections/{id}/sourcefiles` | 201 403 404 409 422 | retired-connector, unknown-connector, limit |
+//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 404 | |
+//! | `PUT /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 404 409 422 | |
+//! | `DELETE /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 204 404 | |
 
 mod api;
 mod azurite;

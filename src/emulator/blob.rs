@@ -226,10 +226,8 @@ impl Put<'_> {
         let length = self.length().unwrap_or(0);
         let wanted = match self.wanted() {
             Ok(wanted) if length <= max => wanted,
-            Ok(_) => {
-                discard(body).await;
-                return refused(413, "RequestBodyTooLarge", "The body is too large.");
-            }
+            // Nobody waits for all of that.
+            Ok(_) => return refused(413, "RequestBodyTooLarge", "The body is too large."),
             Err(refused) => {
                 discard(body).await;
                 return Err(refused);
