@@ -117,10 +117,12 @@ pub(super) async fn cut(reply: Reply) -> Reply {
         .unwrap_or_default();
     parts.headers.insert("content-length", whole.len().into());
     let half = whole.slice(..whole.len() / 2);
-    let pieces = futures_util::stream::iter([
-        Ok(Frame::data(half)),
-        Err(io::ErrorKind::ConnectionReset.into()),
-    ]);
+    // What is at hand is written while the rest is waited for.
+    let end = futures_util::stream::once(async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(io::ErrorKind::ConnectionReset.into())
+    });
+    let pieces = futures_util::stream::iter([Ok(Frame::data(half))]).chain(end);
     Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync())
 }
 

@@ -111,10 +111,26 @@ fn no_connection() -> Refusal {
     )
 }
 
+fn no_source_file() -> Refusal {
+    refuse(
+        404,
+        "StorageConnectionSourceFileNotFound",
+        "Requested source file is not available.",
+    )
+}
+
 /// The connection that the path names.
 fn connection(ask: &Ask<'_>, state: &State) -> Result<Connection, Refusal> {
     let connection = state.connections.get(ask.segment(3));
-    let connection = connection.ok_or_else(no_connection)?;
+    // Operations on one source file have one code for whatever is missing.
+    let lists = ask.words.len() == 5 && ask.method == "GET";
+    let names_file = ask.words.get(4).is_some_and(|word| word == "sourcefiles") && !lists;
+    let missing = if names_file {
+        no_source_file
+    } else {
+        no_connection
+    };
+    let connection = connection.ok_or_else(missing)?;
     ask.may_use_imodel(&connection.imodel_id)?;
     Ok(connection.clone())
 }
@@ -369,14 +385,7 @@ fn one_source_file(
         .source_files
         .iter()
         .position(|file| file.id == id);
-    let missing = || {
-        refuse(
-            404,
-            "StorageConnectionSourceFileNotFound",
-            "Requested source file is not available.",
-        )
-    };
-    let at = at.ok_or_else(missing)?;
+    let at = at.ok_or_else(no_source_file)?;
     match ask.method.as_str() {
         "GET" => {
             let shown = source_file_json(state, &connection.source_files[at], true);

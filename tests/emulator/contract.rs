@@ -1810,7 +1810,7 @@ async fn source_files(seen: &Arc<Seen>) {
     platform
         .post(&of("missing"), mapped(&files[3], "IFC"))
         .await
-        .is(404, "StorageConnectionNotFound");
+        .is(404, "StorageConnectionSourceFileNotFound");
     add(mapped(&files[3], "IFC")).await.ok(201);
     add(mapped(&files[4], "IFC")).await.ok(201);
     add(mapped(&files[5], "IFC"))
