@@ -45,6 +45,9 @@ pub struct File {
     /// Bytes.
     #[serde(default)]
     pub size: Option<u64>,
+    /// Somebody keeps it from being changed.
+    #[serde(rename = "isFileLocked", default)]
+    pub is_locked: Option<bool>,
     /// When it was made, if told.
     #[serde(rename = "createdDateTime", default, deserialize_with = "time")]
     pub created: Option<Timestamp>,

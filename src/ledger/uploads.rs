@@ -479,6 +479,11 @@ async fn hand_on(
     match after_upload(stored, newest, connector.is_some(), synchronized) {
         AfterUpload::DueAgain => {
             make_due(tx, job.file.0, now).await?;
+            // What storage holds is known for sure.
+            sqlx::query("UPDATE jobs SET stage = 'planned' WHERE file_id = $1")
+                .bind(job.file.0)
+                .execute(&mut **tx)
+                .await?;
             Ok(UploadResult::DueAgain)
         }
         AfterUpload::AwaitRun => {

@@ -56,6 +56,10 @@ pub(super) enum Trouble {
     SizeDiffers { sent: u64, stored: u64 },
     #[error("storage received other bytes than were sent (MD5 differs)")]
     Corrupted,
+    #[error("somebody has locked the file in iTwin Storage")]
+    Locked,
+    #[error("storage did not complete the upload, which starts over")]
+    NotCompleted(#[source] itwin::Error),
 }
 
 impl Shared {
@@ -105,7 +109,7 @@ impl Shared {
             Trouble::Name(_) | Trouble::Empty | Trouble::TooLarge { .. } => {
                 Class::RefusedForContent
             }
-            Trouble::SharedFolder { .. } => Class::RefusedForAll,
+            Trouble::SharedFolder { .. } | Trouble::Locked => Class::RefusedForAll,
             Trouble::CreateUnknown { until } => Class::Transient {
                 floor: Some(until.duration_since(now).unsigned_abs()),
             },
@@ -113,6 +117,7 @@ impl Shared {
             | Trouble::FolderGone(_)
             | Trouble::SizeDiffers { .. }
             | Trouble::Corrupted
+            | Trouble::NotCompleted(_)
             | Trouble::Ledger(_) => Class::Transient { floor: None },
         };
         let hint = match trouble {
@@ -123,6 +128,7 @@ impl Shared {
             Trouble::SharedFolder { .. } => {
                 Some("give each of the two watches its own storage_folder".to_owned())
             }
+            Trouble::Locked => Some("unlock it there".to_owned()),
             _ => None,
         };
         let failure = Failure {
@@ -201,7 +207,7 @@ impl Shared {
         }
         match self.complete(job, written).await {
             Ok(end) => Ok(Some(end)),
-            Err(Trouble::SizeDiffers { .. }) => Ok(None),
+            Err(Trouble::SizeDiffers { .. } | Trouble::NotCompleted(_)) => Ok(None),
             Err(Trouble::Platform(error))
                 if error
                     .status()
@@ -216,6 +222,10 @@ impl Shared {
 
     /// Whether the file holds just what storage holds. Reads it only if its size says that it might.
     async fn is_unchanged(&self, job: &mut UploadJob, source: &Source) -> Result<bool, Trouble> {
+        // An upload that was begun may have replaced what storage held.
+        if job.stage.0 != Stage::Planned {
+            return Ok(false);
+        }
         let (Some(stored), Some(id)) = (job.stored.clone(), job.storage_file_id.clone()) else {
             return Ok(false);
         };
@@ -246,24 +256,18 @@ impl Shared {
         name: &str,
     ) -> Result<UploadLinks, Trouble> {
         if let Some(id) = job.storage_file_id.clone() {
-            match self.client.update_content(&id).await {
-                Ok(links) => {
-                    if job.stage.0 == Stage::BlobWritten {
-                        self.ledger.record_restart(job, Timestamp::now()).await?;
-                    }
-                    return Ok(links);
-                }
-                Err(error) if error.is_not_found() => {
-                    info!(path = %Shown(&job.path), "the file is gone from storage; storing it as a new one");
-                    self.forget(job).await?;
-                }
-                Err(error) => return Err(error.into()),
+            if let Some(links) = self.update(job, &id).await? {
+                return Ok(links);
             }
+            self.forget(job).await?;
         }
         let (stage, sent) = job.stage;
         let unanswered = stage == Stage::CreateSent;
         if let Some(id) = self.stranger(job, place, name, unanswered).await? {
-            return self.adopt(job, id).await;
+            return match self.adopt(job, &id).await? {
+                Some(links) => Ok(links),
+                None => self.create(job, place, name).await,
+            };
         }
         let until = attempt::after(sent, LISTED_AFTER);
         if unanswered && Timestamp::now() < until {
@@ -311,8 +315,9 @@ impl Shared {
                 // Storage takes a second file of the same name, but nothing promises that it always will.
                 if matches!(error.status(), Some(409 | 422))
                     && let Some(id) = self.stranger(job, place, name, true).await?
+                    && let Some(links) = self.adopt(job, &id).await?
                 {
-                    return self.adopt(job, id).await;
+                    return Ok(links);
                 }
                 Err(error.into())
             }
@@ -347,14 +352,46 @@ impl Shared {
         Ok(named.into_iter().next())
     }
 
-    async fn adopt(&self, job: &mut UploadJob, id: String) -> Result<UploadLinks, Trouble> {
+    /// Takes a file that is there already for ours. None: it cannot be given content.
+    async fn adopt(&self, job: &mut UploadJob, id: &str) -> Result<Option<UploadLinks>, Trouble> {
         info!(path = %Shown(&job.path), storage_file = id, "storage has the file already; updating its content");
         self.ledger
-            .record_storage_file(job, &id, Timestamp::now())
+            .record_storage_file(job, id, Timestamp::now())
             .await?;
-        let links = self.client.update_content(&id).await?;
-        job.storage_file_id = Some(id);
+        job.storage_file_id = Some(id.to_owned());
+        let links = self.update(job, id).await?;
+        if links.is_none() {
+            self.forget(job).await?;
+        }
         Ok(links)
+    }
+
+    /// Links to new content of a known storage file. None: it is gone, or was never completed and never can be.
+    async fn update(&self, job: &UploadJob, id: &str) -> Result<Option<UploadLinks>, Trouble> {
+        // From here on storage may hold something else than what is known.
+        self.ledger.record_restart(job, Timestamp::now()).await?;
+        let error = match self.client.update_content(id).await {
+            Ok(links) => return Ok(Some(links)),
+            Err(error) if error.is_not_found() => {
+                info!(path = %Shown(&job.path), "the file is gone from storage; storing it as a new one");
+                return Ok(None);
+            }
+            Err(error) if matches!(error.status(), Some(403 | 409 | 422)) => error,
+            Err(error) => return Err(error.into()),
+        };
+        // The file itself tells why.
+        match self.client.file(id).await {
+            Ok(file) if file.is_locked == Some(true) => Err(Trouble::Locked),
+            Ok(file)
+                if job.stored.is_none()
+                    && file.size.unwrap_or(0) == 0
+                    && error.status() != Some(403) =>
+            {
+                info!(path = %Shown(&job.path), storage_file = id, "the file was never completed and takes no content; storing a new one");
+                Ok(None)
+            }
+            _ => Err(error.into()),
+        }
     }
 
     async fn forget(&self, job: &mut UploadJob) -> Result<(), Trouble> {
@@ -373,11 +410,14 @@ impl Shared {
         let sent = stored.content.bytes;
         let file = match self.client.complete(id).await {
             Ok(file) => file,
-            // A repeat of a *complete* whose answer was lost may be refused: the file itself tells.
+            // A repeat of a *complete* whose answer was lost may be refused: the file itself tells, unless it had this
+            // size before.
             Err(error) if matches!(error.status(), Some(400 | 409 | 422)) => {
+                let before = job.stored.as_ref().map(|stored| stored.content.bytes);
                 let file = self.client.file(id).await?;
-                if file.size != Some(sent) {
-                    return Err(error.into());
+                if file.size != Some(sent) || before == Some(sent) {
+                    self.ledger.record_restart(job, Timestamp::now()).await?;
+                    return Err(Trouble::NotCompleted(error));
                 }
                 file
             }

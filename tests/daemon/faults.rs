@@ -198,3 +198,51 @@ async fn what_was_deleted_on_the_platform_is_made_again() {
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_refused_complete_of_equal_size_is_not_taken_for_done() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "one");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    site.emulator
+        .fault(answer("POST /storage/files/*/complete", 1, 422, &[]));
+    write(&folder.join("house.ifc"), "two");
+    let current = || site.stored("house.ifc").completed.unwrap().sha256 == sha256(b"two");
+    eventually(current, || daemon.log()).await;
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn content_that_was_sent_but_not_completed_is_not_taken_for_what_storage_held_before() {
+    let mut switches = itwin_syncd::emulator::Switches::default();
+    switches.update_blob = itwin_syncd::emulator::UpdateBlob::Same;
+    let (site, folder) = Site::with_folder(platform().switches(switches)).await;
+    write(&folder.join("house.ifc"), "one");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    // The bytes arrive, and nobody tells the daemon.
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: None,
+        effect: Effect::Reset { after_effect: true },
+    });
+    write(&folder.join("house.ifc"), "two");
+    let sent = || site.stored("house.ifc").blob_writes >= 2;
+    eventually(sent, || daemon.log()).await;
+    daemon.kill().await;
+    site.emulator.clear_faults();
+    // As it was when it was synchronized; but storage has lost that by now.
+    write(&folder.join("house.ifc"), "one");
+    let daemon = site.start();
+    let again = || site.stored("house.ifc").completions == 2;
+    eventually(again, || daemon.log()).await;
+    site.synchronized(1, &daemon).await;
+    assert_eq!(
+        site.stored("house.ifc").completed.unwrap().sha256,
+        sha256(b"one")
+    );
+    daemon.stop().await;
+}

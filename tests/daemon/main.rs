@@ -10,9 +10,12 @@
 )]
 
 mod commands;
+#[path = "../common/mod.rs"]
+mod common;
 mod crashes;
 mod faults;
 mod independence;
 mod refusals;
 mod support;
+mod unknowns;
 mod workflow;

@@ -10,6 +10,8 @@
 )]
 
 mod blobs;
+#[path = "../common/mod.rs"]
+mod common;
 mod contract;
 mod faults;
 mod foreign;
