@@ -17,7 +17,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
     match (ask.method.as_str(), words.as_slice()) {
         ("GET", ["imodels"]) => list(ask, state),
         ("POST", ["imodels"]) => create(ask, state),
-        ("GET", ["imodels", _]) => one(ask, 200, known(ask, state)?),
+        ("GET", ["imodels", _]) => Ok(one(ask, 200, known(ask, state)?)),
         ("PATCH", ["imodels", _]) => {
             let mut imodel = known(ask, state)?.clone();
             let body = ask.json(INVALID)?;
@@ -32,7 +32,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             }
             let answer = one(ask, 200, &imodel);
             state.imodels.insert(imodel.id.clone(), imodel);
-            answer
+            Ok(answer)
         }
         ("DELETE", ["imodels", _]) => {
             let id = known(ask, state)?.id.clone();
@@ -111,7 +111,7 @@ fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     };
     let answer = one(ask, 201, &imodel);
     state.imodels.insert(imodel.id.clone(), imodel);
-    answer
+    Ok(answer)
 }
 
 fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
@@ -169,11 +169,8 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     ))
 }
 
-fn one(ask: &Ask<'_>, status: u16, imodel: &Imodel) -> Result<Reply, Refusal> {
-    Ok(reply::json(
-        status,
-        &json!({ "iModel": shown(ask, imodel) }),
-    ))
+fn one(ask: &Ask<'_>, status: u16, imodel: &Imodel) -> Reply {
+    reply::json(status, &json!({ "iModel": shown(ask, imodel) }))
 }
 
 fn shown(ask: &Ask<'_>, imodel: &Imodel) -> Value {

@@ -37,7 +37,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
     match (ask.method.as_str(), words.as_slice()) {
         ("GET", ["itwins"]) => list(ask, state),
         ("POST", ["itwins"]) => create(ask, state),
-        ("GET", ["itwins", _]) => one(200, known(ask, state)?),
+        ("GET", ["itwins", _]) => Ok(one(200, known(ask, state)?)),
         ("PATCH", ["itwins", _]) => {
             let changes = checked(ask, false)?;
             let mut itwin = known(ask, state)?.clone();
@@ -49,7 +49,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             }
             let answer = one(200, &itwin);
             state.itwins.insert(itwin.id.clone(), itwin);
-            answer
+            Ok(answer)
         }
         ("DELETE", ["itwins", _]) => {
             let id = known(ask, state)?.id.clone();
@@ -147,7 +147,7 @@ fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     };
     let answer = one(201, &itwin);
     state.add_itwin(itwin);
-    answer
+    Ok(answer)
 }
 
 fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
@@ -190,8 +190,8 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     ))
 }
 
-fn one(status: u16, itwin: &Itwin) -> Result<Reply, Refusal> {
-    Ok(reply::json(status, &json!({ "iTwin": shown(itwin) })))
+fn one(status: u16, itwin: &Itwin) -> Reply {
+    reply::json(status, &json!({ "iTwin": shown(itwin) }))
 }
 
 fn shown(itwin: &Itwin) -> Value {

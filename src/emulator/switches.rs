@@ -345,7 +345,7 @@ mod tests {
             for word in *words {
                 let mut switches = Switches::default();
                 switches.set(name, word).unwrap();
-                let told = serde_json::to_value(&switches).unwrap();
+                let told = serde_json::to_value(switches).unwrap();
                 assert_eq!(told[name], **word);
                 assert_eq!(
                     switches == Switches::default(),

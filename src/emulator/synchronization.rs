@@ -389,7 +389,7 @@ fn one_source_file(
     match ask.method.as_str() {
         "GET" => {
             let shown = source_file_json(state, &connection.source_files[at], true);
-            return Ok(reply::json(200, &json!({ "sourceFile": shown })));
+            Ok(reply::json(200, &json!({ "sourceFile": shown })))
         }
         "PUT" => {
             let mut file = mapping(ask, state, &ask.json(INVALID_FILE)?, INVALID_FILE)?;

@@ -98,7 +98,7 @@ async fn a_kill_right_behind_each_request_leaves_no_second_file_connection_or_ru
 
 #[tokio::test]
 async fn an_answer_that_gets_lost_doubles_nothing() {
-    for route in [
+    let routes = [
         "POST /connect/token",
         "GET /imodels/*",
         "POST /storage/folders/*/folders",
@@ -110,7 +110,8 @@ async fn an_answer_that_gets_lost_doubles_nothing() {
         "POST /synchronization/imodels/storageConnections/*/sourceFiles",
         "POST /synchronization/imodels/storageConnections/*/run",
         "GET /synchronization/imodels/storageConnections/*/runs/*",
-    ] {
+    ];
+    let cases = routes.map(|route| async move {
         let (site, folder) = Site::with_folder(platform()).await;
         // One file before, so that the next is added to the connection rather than created with it.
         write(&folder.join("first.ifc"), "first");
@@ -142,7 +143,8 @@ async fn an_answer_that_gets_lost_doubles_nothing() {
         assert_in_imodel(&state, &BTreeMap::from(files));
         assert!(state.runs.len() <= runs + 2, "{route}: {:#?}", state.runs);
         daemon.stop().await;
-    }
+    });
+    futures_util::future::join_all(cases).await;
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
 
 #[tokio::test]
 async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
-    for fault in [
+    let faults = [
         answer("POST /storage/folders/*/files", 1, 500, &[]),
         answer("POST /storage/files/*/complete", 4, 503, &[]),
         answer("PUT *", 1, 503, &[("x-ms-error-code", "ServerBusy")]),
@@ -77,7 +77,8 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
         answer("POST /connect/token", 2, 503, &[]),
         answer("GET /.well-known/*", 1, 404, &[]),
         answer("GET /storage/*", 1, 401, &[]),
-    ] {
+    ];
+    let cases = faults.map(|fault| async move {
         let (site, folder) = Site::with_folder(platform()).await;
         site.emulator.fault(fault.clone());
         write(&folder.join("house.ifc"), "house");
@@ -92,7 +93,8 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
             "{fault:?}"
         );
         assert_eq!(site.emulator.state().connections.len(), 1, "{fault:?}");
-    }
+    });
+    futures_util::future::join_all(cases).await;
 }
 
 #[tokio::test]

@@ -59,8 +59,9 @@ async fn whole_story(switches: Switches, what: &str) {
         ("inner/second.ifc", "second"),
     ];
     let expected = expected.map(|(path, content)| (path.to_owned(), content.to_owned()));
-    println!("{what}");
-    assert_in_imodel(&state, &BTreeMap::from(expected));
+    // Says which one, if it fails.
+    let judged = std::panic::catch_unwind(|| assert_in_imodel(&state, &BTreeMap::from(expected)));
+    assert!(judged.is_ok(), "{what}: {log}");
     assert!(!log.contains("panicked"), "{what}: {log}");
 }
 

@@ -270,18 +270,15 @@ async fn state_requests_switches_and_reset_can_be_asked_for_without_a_token() {
 }
 
 #[tokio::test]
-async fn many_start_at_once_each_in_no_time() {
-    let began = Instant::now();
+async fn many_run_at_once_each_at_addresses_of_its_own() {
     let starting = (0..50).map(|_| Platform::start(Emulator::builder()));
     let platforms = futures_util::future::join_all(starting).await;
-    let each = began.elapsed() / 50;
     for platform in &platforms {
         platform.get(&top()).await.ok(200);
     }
     let mut addresses: Vec<&str> = platforms.iter().map(|one| one.emulator.api_url()).collect();
     addresses.dedup();
     assert_eq!(addresses.len(), 50);
-    println!("{each:?} each");
 }
 
 #[tokio::test]

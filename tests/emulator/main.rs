@@ -6,7 +6,8 @@
     clippy::panic,
     missing_docs,
     unreachable_pub,
-    reason = "a test fails by panicking"
+    clippy::too_many_lines,
+    reason = "a test fails by panicking, and tells its story in one piece"
 )]
 
 mod blobs;

@@ -68,7 +68,7 @@ fn operation(method: &str, path: &str) -> String {
     let words: Vec<String> = path
         .trim_matches('/')
         .split('/')
-        .map(|word| word.to_lowercase())
+        .map(str::to_lowercase)
         .map(|word| {
             if WORDS.contains(&word.as_str()) {
                 word
@@ -178,7 +178,10 @@ impl Platform {
                 ],
             )
             .await;
-        self.token = granted.ok(200)["access_token"].as_str().unwrap().to_owned();
+        granted.ok(200)["access_token"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut self.token);
     }
 
     fn note(&self, method: &str, path: &str, answer: &Answer) {

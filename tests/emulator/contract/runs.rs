@@ -1,0 +1,236 @@
+//! Runs, their results, and connections of people.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, RunFault, TaskFault};
+use serde_json::{Value, json};
+
+use super::connections::{CONNECTIONS, connected, connection_of, mapped};
+use super::{platform, root};
+use crate::support::{Platform, Seen, encoded};
+
+pub async fn ended(platform: &Platform, location: &str) -> Value {
+    let path = location
+        .strip_prefix(platform.emulator.api_url())
+        .unwrap_or(location)
+        .to_owned();
+    for _ in 0..500 {
+        let run = platform.get(&path).await.ok(200)["run"].clone();
+        if run["state"] == "Completed" {
+            return run;
+        }
+        assert_eq!(run["result"], "Undetermined");
+        assert!(run["endDateTime"].is_null());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the run does not end");
+}
+
+pub async fn runs(seen: &Arc<Seen>) {
+    let platform = platform(seen).await;
+    let root = root(&platform).await;
+    let good = platform.upload(&root, "good.ifc", b"x").await;
+    let wrong = platform.upload(&root, "wrong.zip", b"x").await;
+    let empty = platform.upload(&root, "empty.ifc", b"").await;
+    let id = connected(
+        &platform,
+        &[
+            mapped(&good, "IFC"),
+            mapped(&wrong, "MSTN"),
+            mapped(&empty, "IFC"),
+        ],
+    )
+    .await;
+    let run_of = |id: &str| format!("{CONNECTIONS}/{id}/run");
+    let run = async |id: &str| platform.post(&run_of(id), Value::Null).await;
+    let started = run(&id).await;
+    let location = started.header("location").to_owned();
+    assert!(location.starts_with(platform.emulator.api_url()));
+    assert_eq!(
+        (started.header("content-type"), started.body.len()),
+        ("", 0)
+    );
+    started.ok(202);
+    let again = run(&id).await;
+    assert_eq!(
+        (again.status, again.header("location")),
+        (303, location.as_str())
+    );
+    run("missing").await.is(404, "StorageConnectionNotFound");
+
+    // Another connection of the iModel gets the same answer.
+    let other_file = platform.upload(&root, "other.ifc", b"x").await;
+    let other = connected(&platform, &[mapped(&other_file, "IFC")]).await;
+    assert_eq!(run(&other).await.header("location"), location);
+    platform.switch("location", "absent");
+    assert_eq!(run(&other).await.header("location"), "");
+    platform.switch("run-scope", "connection");
+    let beside = run(&other).await;
+    assert_eq!(beside.status, 202);
+    platform.switches_off();
+    ended(&platform, beside.header("location")).await;
+
+    let report = ended(&platform, &location).await;
+    assert_eq!(report["result"], "PartialSuccess");
+    let jobs = report["jobs"].as_array().unwrap();
+    assert_eq!(jobs.len(), 2, "one job for each connector type");
+    let tasks: Vec<&Value> = jobs
+        .iter()
+        .flat_map(|job| job["tasks"].as_array().unwrap())
+        .collect();
+    let task = |file: &str| {
+        *tasks
+            .iter()
+            .find(|task| task["storageFileId"] == file)
+            .unwrap()
+    };
+    assert_eq!(task(&good)["result"], "Success");
+    for bad in [&wrong, &empty] {
+        assert_eq!(task(bad)["result"], "Error");
+        assert_eq!(task(bad)["error"]["bridgeExitCode"], 4_294_967_295_u64);
+    }
+    let last = async || {
+        platform.get(&format!("{CONNECTIONS}/{id}")).await.ok(200)["connection"]["_links"]["lastRun"].clone()
+    };
+    assert_eq!(last().await["href"], location);
+    platform.switch("last-run", "lagging");
+    assert!(last().await.is_null());
+    platform.switch("location", "relative");
+    let relative = run(&id).await;
+    assert!(relative.header("location").starts_with("/synchronization/"));
+    platform.switches_off();
+    ended(&platform, relative.header("location")).await;
+    platform.switch("run-body", "json");
+    let with_body = run(&id).await;
+    assert_eq!(
+        (with_body.status, with_body.body.as_slice()),
+        (202, b"{}".as_slice())
+    );
+    platform.switches_off();
+    ended(&platform, with_body.header("location")).await;
+
+    let list = format!("{CONNECTIONS}/{id}/runs");
+    let listed = platform.get(&list).await.ok(200);
+    assert_eq!(listed["runs"].as_array().unwrap().len(), 3);
+    assert!(listed["runs"][0]["jobs"].is_null(), "minimal");
+    platform
+        .get(&format!("{list}?$skip=x"))
+        .await
+        .is(422, "InvalidStorageConnectionRequest");
+    platform
+        .get(&format!("{CONNECTIONS}/missing/runs"))
+        .await
+        .is(404, "StorageConnectionNotFound");
+    platform
+        .get(&format!("{list}/missing"))
+        .await
+        .is(404, "RunNotFound");
+    on_demand(&platform, &id, &good).await;
+    of_people(&platform, &root).await;
+}
+
+/// Results that a person asks for.
+pub async fn on_demand(platform: &Platform, id: &str, good: &str) {
+    let run = async || {
+        let started = platform
+            .post(&format!("{CONNECTIONS}/{id}/run"), Value::Null)
+            .await;
+        ended(platform, started.header("location")).await
+    };
+    for (result, error) in [
+        ("Skipped", None),
+        ("TimedOut", None),
+        ("Levitated", None),
+        (
+            "Success",
+            Some(json!({ "errorCode": "TAE_BRG_1000", "bridgeExitCode": 4_294_967_295_u64 })),
+        ),
+    ] {
+        platform.emulator.fail_task(TaskFault {
+            file: good.to_owned(),
+            result: result.to_owned(),
+            error: error.clone(),
+            count: Some(1),
+        });
+        let report = run().await;
+        let tasks = report["jobs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|job| job["tasks"].as_array().unwrap());
+        let task = tasks
+            .into_iter()
+            .find(|task| task["storageFileId"] == good)
+            .unwrap()
+            .clone();
+        assert_eq!(task["result"], result);
+        assert_eq!(task["error"], error.unwrap_or_default());
+    }
+    let whole = |result: Option<&str>, lost: bool| RunFault {
+        imodel_id: DEFAULT_IMODEL_ID.to_owned(),
+        result: result.map(str::to_owned),
+        error: Some(json!({ "errorKey": "Something", "description": "went wrong" })),
+        duration_ms: Some(50),
+        lost,
+        count: Some(1),
+    };
+    platform.emulator.fail_run(whole(Some("Cancelled"), false));
+    let report = run().await;
+    assert_eq!(
+        (&report["result"], &report["error"]["errorKey"]),
+        (&json!("Cancelled"), &json!("Something"))
+    );
+    platform.emulator.fail_run(whole(None, true));
+    let lost = platform
+        .post(&format!("{CONNECTIONS}/{id}/run"), Value::Null)
+        .await;
+    let path = lost
+        .header("location")
+        .strip_prefix(platform.emulator.api_url())
+        .unwrap()
+        .to_owned();
+    platform.get(&path).await.is(404, "RunNotFound");
+}
+
+/// A connection of the type `User` runs only for a user who has let it.
+pub async fn of_people(platform: &Platform, root: &str) {
+    let file = platform.upload(root, "person.ifc", b"x").await;
+    let mut body = connection_of(&[mapped(&file, "IFC")]);
+    body["authenticationType"] = json!("User");
+    let made = platform.post(CONNECTIONS, body).await.ok(201);
+    let id = made["connection"]["id"].as_str().unwrap();
+    let run = async || {
+        let started = platform
+            .post(&format!("{CONNECTIONS}/{id}/run"), Value::Null)
+            .await;
+        ended(platform, started.header("location")).await
+    };
+    let refused = run().await;
+    assert_eq!(
+        (&refused["result"], &refused["error"]["errorKey"]),
+        (&json!("Error"), &json!("UserNotAuthenticated"))
+    );
+    let information = "/synchronization/imodels/connections/authorizationInformation";
+    platform
+        .get(information)
+        .await
+        .is(422, "InvalidAuthorizationInformationRequest");
+    let information = format!(
+        "{information}?redirectUrl={}",
+        encoded("http://localhost:3301/callback")
+    );
+    let told = platform.get(&information).await.ok(200)["authorizationInformation"].clone();
+    assert_eq!(told["isUserAuthorized"], false);
+    let page = told["_links"]["authorizationUrl"]["href"].as_str().unwrap();
+    let back = platform.http.get(page).send().await.unwrap();
+    assert_eq!(
+        (back.status().as_u16(), &back.headers()["location"]),
+        (302, &"http://localhost:3301/callback".parse().unwrap())
+    );
+    assert_eq!(
+        platform.get(&information).await.ok(200)["authorizationInformation"]["isUserAuthorized"],
+        true
+    );
+    assert_eq!(run().await["result"], "Success");
+}
