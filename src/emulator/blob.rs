@@ -3,10 +3,12 @@
 //! Source: learn.microsoft.com/rest/api/storageservices/ put-blob, put-block, put-block-list, get-block-list
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use crc64fast_nvme::Digest as Crc64;
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, Limited, StreamBody};
@@ -17,7 +19,8 @@ use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use quick_xml::events::Event;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::mpsc;
 use url::form_urlencoded;
 use uuid::Uuid;
 
@@ -32,6 +35,9 @@ const MIB: u64 = 1024 * 1024;
 
 /// The protocol version from which the larger limits hold.
 const LARGE_SINCE: &str = "2019-12-12";
+
+/// Pieces of a body that may wait to be written.
+const PIECES_WAITING: usize = 4;
 
 /// The most blocks in a list.
 const BLOCKS_MAX: usize = 50_000;
@@ -263,45 +269,55 @@ impl Put<'_> {
         drop(tokio::fs::remove_file(self.shared.store.part(part)).await);
     }
 
+    /// Takes the body from the network while a thread checks and writes what has come.
     async fn write_down(
         &self,
         body: Incoming,
         name: &str,
         with_md5: bool,
     ) -> Result<Arrived, Refused> {
-        let mut file = File::create(self.shared.store.part(name)).await?;
+        let (pieces, waiting) = mpsc::channel(PIECES_WAITING);
+        let path = self.shared.store.part(name);
+        let writer = tokio::task::spawn_blocking(move || write(&path, waiting, with_md5));
         let cut_after = match self.strike.effect {
             Some(Effect::CutBody { after }) => after,
             _ => u64::MAX,
         };
-        let (mut md5, mut crc64, mut size) = (with_md5.then(Md5::new), Crc64::new(), 0);
+        let mut size = 0;
         let mut data = body.into_data_stream();
+        let mut ended_early = None;
         while let Some(piece) = data.next().await {
             let Ok(piece) = piece else {
-                return refused(400, INCOMPLETE, "the body ended early");
+                ended_early = Some("the body ended early");
+                break;
             };
-            size += piece.len() as u64;
+            let length = piece.len();
+            size += length as u64;
             if size > cut_after {
-                return refused(400, INCOMPLETE, "cut on demand");
+                ended_early = Some("cut on demand");
+                break;
             }
-            if let Some(md5) = &mut md5 {
-                md5.update(&piece);
+            // A writer that is gone tells why below.
+            if pieces.send(piece).await.is_err() {
+                break;
             }
-            crc64.write(&piece);
-            file.write_all(&piece).await?;
             if let Some(bytes_per_second) = self.strike.bytes_per_second {
-                tokio::time::sleep(reply::pause(piece.len(), bytes_per_second)).await;
+                tokio::time::sleep(reply::pause(length, bytes_per_second)).await;
             }
         }
-        file.flush().await?;
-        Ok(Arrived {
-            part: Part {
-                name: name.to_owned(),
-                size,
-            },
-            md5: md5.map(|md5| md5.finalize().into()),
-            crc64: crc64.sum64().to_le_bytes(),
-        })
+        drop(pieces);
+        let (md5, crc64) = writer.await.map_err(io::Error::other)??;
+        match ended_early {
+            Some(why) => refused(400, INCOMPLETE, why),
+            None => Ok(Arrived {
+                part: Part {
+                    name: name.to_owned(),
+                    size,
+                },
+                md5,
+                crc64,
+            }),
+        }
     }
 
     /// Puts new content in the place of what was there; false if nobody waits for it any more.
@@ -590,6 +606,25 @@ impl Put<'_> {
             StreamBody::new(body).boxed_unsync(),
         ))
     }
+}
+
+/// Writes pieces to a file and returns their MD5, if that is wanted, and their CRC64.
+fn write(
+    path: &Path,
+    mut pieces: mpsc::Receiver<Bytes>,
+    with_md5: bool,
+) -> io::Result<(Option<[u8; 16]>, [u8; 8])> {
+    let mut file = std::fs::File::create(path)?;
+    let (mut md5, mut crc64) = (with_md5.then(Md5::new), Crc64::new());
+    while let Some(piece) = pieces.blocking_recv() {
+        if let Some(md5) = &mut md5 {
+            md5.update(&piece);
+        }
+        crc64.write(&piece);
+        file.write_all(&piece)?;
+    }
+    let md5 = md5.map(|md5| md5.finalize().into());
+    Ok((md5, crc64.sum64().to_le_bytes()))
 }
 
 fn created(md5: Option<&str>, crc64: Option<[u8; 8]>) -> Reply {
