@@ -16,6 +16,7 @@ mod crashes;
 mod faults;
 mod independence;
 mod refusals;
+mod soak;
 mod support;
 mod unknowns;
 mod workflow;
