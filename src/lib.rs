@@ -21,6 +21,7 @@ mod attempt;
 pub mod cli;
 pub mod config;
 pub mod emulator;
+mod failpoint;
 pub mod itwin;
 pub mod lane;
 pub mod ledger;

@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Lane, Trouble};
 use crate::attempt::{self, Failure, History};
+use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{BatchFile, ConnectionRecord, FileId, Refusal};
 use crate::names::Shown;
@@ -71,6 +72,7 @@ impl Lane {
             self.ledger
                 .set_connection(connection.id, Some(platform_id))
                 .await?;
+            failpoint("connection recorded");
         }
         Ok(platform_id)
     }
@@ -151,6 +153,7 @@ impl Lane {
                 source_files: &source_files,
             })
             .await?;
+        failpoint("connection created");
         info!(imodel = %self.imodel_id, connection = connection.name, files = files.len(), "connection created");
         Ok(created.id)
     }
@@ -188,6 +191,7 @@ impl Lane {
             self.ledger
                 .record_mappings(connection.id, &mappings, Timestamp::now())
                 .await?;
+            failpoint("source files recorded");
         }
         outcome
     }
@@ -204,6 +208,7 @@ impl Lane {
                     .client
                     .add_source_file(platform_id, &file.storage_file_id, &file.connector)
                     .await?;
+                failpoint("source file added");
                 debug!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "source file added");
                 Ok(added.id)
             }

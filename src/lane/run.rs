@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, error, info, warn};
 
 use super::{Lane, Trouble, outcome};
+use crate::failpoint::failpoint;
 use crate::itwin::{self, Run, RunAnswer};
 use crate::ledger::{self, ConnectionRecord, OpenRun, Outcome, RunReport, Verdict};
 use crate::names::Shown;
@@ -36,9 +37,12 @@ impl Lane {
             .ledger
             .begin_run(connection.id, Timestamp::now())
             .await?;
+        failpoint("run intended");
         match self.client.run(platform_id).await {
             Ok(RunAnswer::Started { run_id }) => {
+                failpoint("run answered");
                 self.ledger.record_run(run, &run_id).await?;
+                failpoint("run recorded");
                 let files = self.ledger.run_files(run).await?.len();
                 info!(imodel = %self.imodel_id, connection = connection.name, run = run_id, files, "run requested");
                 Ok(Requested::Yes)
@@ -171,12 +175,14 @@ impl Lane {
 
     async fn conclude(&self, open: &OpenRun, run: &Run) -> Result<(), ledger::Error> {
         let now = Timestamp::now();
+        failpoint("run ended");
         let files = self.ledger.run_files(open.id).await?;
         let outcomes = outcome::outcomes(run, &files, &self.policy, now);
         let reports = self
             .ledger
             .finish_run(open.id, &run.state, &run.result, &outcomes, now)
             .await?;
+        failpoint("run concluded");
         let synchronized = reports
             .iter()
             .filter(|report| matches!(report.verdict, Verdict::Synchronized))

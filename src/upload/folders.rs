@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::steps::Trouble;
 use crate::config::Watch;
+use crate::failpoint::failpoint;
 use crate::itwin::{self, Client};
 use crate::ledger::{ImodelRecord, Ledger};
 
@@ -147,6 +148,7 @@ impl Folders {
         }
         match self.client.create_folder(parent, name).await {
             Ok(folder) => {
+                failpoint("folder created");
                 info!(folder = name, "storage folder created");
                 state.strangers.insert(folder.id.clone(), HashMap::new());
                 Ok(folder.id)

@@ -10,6 +10,7 @@ use super::source::{self, Source};
 use super::{Shared, transfer};
 use crate::attempt::{self, Failure, History};
 use crate::config::Watch;
+use crate::failpoint::failpoint;
 use crate::itwin::{self, UploadLinks};
 use crate::ledger::{self, Refusal, Stage, StoredContent, UploadJob, UploadResult};
 use crate::names::{self, Shown, Unstorable};
@@ -178,9 +179,11 @@ impl Shared {
         let place = self.folders.place(watch, &below).await?;
         let links = self.links(&mut job, &place, &name).await?;
         let content = transfer::send(self, &source, links).await?;
+        failpoint("bytes sent");
         self.ledger
             .record_blob_written(&job, &content, Timestamp::now())
             .await?;
+        failpoint("bytes recorded");
         self.complete(
             &job,
             StoredContent {
@@ -286,6 +289,7 @@ impl Shared {
         let now = Timestamp::now();
         self.ledger.record_create_sent(job, &marker, now).await?;
         job.stage = (Stage::CreateSent, now);
+        failpoint("create intended");
         let description = format!("{DESCRIPTION} {marker}");
         job.marker = Some(marker);
         match self
@@ -294,10 +298,12 @@ impl Shared {
             .await
         {
             Ok(links) => {
+                failpoint("file created");
                 self.ledger
                     .record_storage_file(job, &links.file_id, Timestamp::now())
                     .await?;
                 job.storage_file_id = Some(links.file_id.clone());
+                failpoint("file recorded");
                 Ok(links)
             }
             Err(error) if error.may_have_taken_effect() => {
@@ -371,7 +377,10 @@ impl Shared {
         // From here on storage may hold something else than what is known.
         self.ledger.record_restart(job, Timestamp::now()).await?;
         let error = match self.client.update_content(id).await {
-            Ok(links) => return Ok(Some(links)),
+            Ok(links) => {
+                failpoint("update answered");
+                return Ok(Some(links));
+            }
             Err(error) if error.is_not_found() => {
                 info!(path = %Shown(&job.path), "the file is gone from storage; storing it as a new one");
                 return Ok(None);
@@ -430,10 +439,12 @@ impl Shared {
                 stored: file.size.unwrap_or(0),
             });
         }
+        failpoint("completed");
         let result = self
             .ledger
             .finish_stored(job, &stored, Timestamp::now())
             .await?;
+        failpoint("stored");
         Ok(End::Stored {
             bytes: sent,
             result,

@@ -19,6 +19,7 @@ use super::scan::{self, Listing, Plan, Report, Summary};
 use super::settle::{Settling, Step};
 use super::{Handover, Progress};
 use crate::config::Watch;
+use crate::failpoint::failpoint;
 use crate::ledger::{Fingerprint, Ready, RootState, WatchId};
 use crate::selection::Verdict;
 use crate::share::Identity;
@@ -348,10 +349,12 @@ impl Task {
             for file in &ready {
                 debug!(watch = %self.watch.name, path = ?file.path, bytes = file.fingerprint.size, "file is finished");
             }
+            failpoint("file is finished");
             self.out
                 .ledger
                 .hand_over(self.id, &ready, Timestamp::now())
                 .await?;
+            failpoint("file handed over");
             self.out.wake.notify_one();
         }
         Ok(())

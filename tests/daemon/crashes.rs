@@ -96,6 +96,81 @@ async fn a_kill_right_behind_each_request_leaves_no_second_file_connection_or_ru
     }
 }
 
+/// All points that the source names.
+#[cfg(feature = "failpoints")]
+fn failpoints() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut waiting = vec![std::path::PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src"
+    ))];
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
+            let names = text.split("failpoint(\"").skip(1);
+            found.extend(names.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+    found
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing() {
+    use futures_util::StreamExt as _;
+    let sha256 = crate::support::sha256;
+    let points = failpoints();
+    assert!(points.len() >= 18, "{points:?}");
+    let cases = points.into_iter().map(|point| async move {
+        let (site, folder) = Site::with_folder(platform()).await;
+        let mut reached = 0;
+        let rounds = [
+            [("first.ifc", "first"), ("inner/second.ifc", "second")],
+            [
+                ("first.ifc", "first, changed"),
+                ("inner/third.ifc", "third"),
+            ],
+        ];
+        let mut files = BTreeMap::new();
+        for round in rounds {
+            for (path, content) in round {
+                write(&folder.join(path), content);
+                files.insert(path.to_owned(), content.to_owned());
+            }
+            let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", &point)]);
+            if daemon.ended_by_itself_within(Duration::from_secs(4)).await {
+                reached += 1;
+            }
+            let daemon = site.start();
+            let all = || {
+                let state = site.emulator.state();
+                let mut contents = files.values().map(|content| sha256(content.as_bytes()));
+                contents.all(|sha256| {
+                    let mut completed = state
+                        .files
+                        .values()
+                        .filter_map(|file| file.completed.as_ref());
+                    completed.any(|completed| completed.sha256 == sha256)
+                })
+            };
+            eventually(all, || format!("{point}: {}", daemon.log())).await;
+            site.synchronized(files.len(), &daemon).await;
+            daemon.stop().await;
+            assert_in_imodel(&site.emulator.state(), &files);
+        }
+        assert!(reached > 0, "{point} was never reached");
+    });
+    futures_util::stream::iter(cases)
+        .buffer_unordered(8)
+        .collect::<Vec<()>>()
+        .await;
+}
+
 #[tokio::test]
 async fn an_answer_that_gets_lost_doubles_nothing() {
     let routes = [

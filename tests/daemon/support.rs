@@ -109,8 +109,14 @@ impl Site {
 
     /// Starts the daemon.
     pub fn start(&self) -> Daemon {
+        self.start_with(&[])
+    }
+
+    /// Starts the daemon with more in its environment.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Daemon {
         let mut child = self
             .command(&["run"])
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -255,6 +261,19 @@ impl Daemon {
             .args([format!("-{name}"), pid.to_string()])
             .status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Waits for the end, and kills it if it does not come.
+    #[cfg(feature = "failpoints")]
+    pub async fn ended_by_itself_within(mut self, patience: Duration) -> bool {
+        if tokio::time::timeout(patience, self.child.wait())
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        self.kill().await;
+        false
     }
 
     /// SIGTERM; the exit status and the whole log.
