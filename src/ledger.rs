@@ -33,6 +33,8 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+use crate::filesystem;
+
 pub use files::{Fingerprint, Known, Ready};
 pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
@@ -51,8 +53,10 @@ const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
 #[derive(Clone)]
 pub struct Ledger {
     pool: SqlitePool,
-    /// Held for its effect: the exclusive lock on the state directory. None for a reader.
-    _lock: Option<Arc<File>>,
+    /// The exclusive lock on the state directory. None for a reader.
+    lock: Option<Arc<File>>,
+    /// Where a damaged ledger went, and what was wrong with it.
+    moved_aside: Option<(PathBuf, String)>,
 }
 
 /// What can go wrong with the ledger.
@@ -81,6 +85,18 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// The directory is on a network file system, where the database is not safe.
+    #[error("{path:?} is on a network file system, where the ledger would not be safe")]
+    Network {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// What the database holds is damaged.
+    #[error("the ledger is damaged: {what}")]
+    Damaged {
+        /// The database's words.
+        what: String,
+    },
     /// A newer itwin-syncd wrote this ledger.
     #[error("the ledger in {path:?} was written by a newer itwin-syncd")]
     Newer {
@@ -107,6 +123,11 @@ impl Error {
     /// What the reader can do about it, when there is something specific.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if self.is_damage() {
+            return Some(
+                "start the daemon: it moves a damaged ledger aside and rebuilds it".to_owned(),
+            );
+        }
         match self {
             Self::InUse { .. } => {
                 Some("stop the other one, or give this one a state.path of its own".to_owned())
@@ -118,15 +139,65 @@ impl Error {
                 "make {} a directory that the service's user can write",
                 path.display()
             )),
+            Self::Network { .. } => Some("put state.path on a local disk".to_owned()),
             Self::Newer { .. } => {
                 Some("install that version again, or restore the ledger from before it".to_owned())
             }
             Self::OldSqlite { .. } => {
                 Some("build with the bundled SQLite of Cargo.lock".to_owned())
             }
-            Self::Database { .. } => None,
+            Self::Damaged { .. } => None,
+            Self::Database { source, .. } => (sqlite_code(source.as_ref()) == Some(SQLITE_FULL))
+                .then(|| "make room on the disk of state.path".to_owned()),
         }
     }
+
+    /// Whether the database is damaged, or no database at all.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Database { source, .. } => {
+                let code = sqlite_code(source.as_ref());
+                code.is_some_and(|code| [SQLITE_CORRUPT, SQLITE_NOTADB].contains(&code))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Result codes of SQLite: sqlite.org/rescode.html
+const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_FULL: i32 = 13;
+const SQLITE_NOTADB: i32 = 26;
+
+/// The primary result code in an error of the database.
+fn sqlite_code(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(sqlx::Error::Database(database)) = error.downcast_ref() {
+            let code: i32 = database.code()?.parse().ok()?;
+            return Some(code & 0xFF);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Moves a damaged ledger out of the way; it may still be of use to a person.
+fn move_aside(dir: &Path, now: Timestamp) -> Result<PathBuf, Error> {
+    let aside = dir.join(format!("damaged-{}", now.as_second()));
+    let io = |source| Error::Io {
+        path: aside.clone(),
+        source,
+    };
+    std::fs::create_dir_all(&aside).map_err(io)?;
+    for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+        match std::fs::rename(dir.join(name), aside.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+    }
+    Ok(aside)
 }
 
 /// Names what a database call was for, so that its error says more than the database knows.
@@ -156,7 +227,29 @@ impl Ledger {
             path: dir.to_owned(),
             source,
         })?;
-        let lock = lock(dir)?;
+        if filesystem::is_network(dir).map_err(|source| Error::Io {
+            path: dir.to_owned(),
+            source,
+        })? {
+            return Err(Error::Network {
+                path: dir.to_owned(),
+            });
+        }
+        let (lock, clean) = lock(dir)?;
+        let lock = Arc::new(lock);
+        match Self::open_locked(dir, &lock, clean).await {
+            Err(error) if error.is_damage() => {
+                let moved = move_aside(dir, Timestamp::now())?;
+                let mut ledger = Self::open_locked(dir, &lock, true).await?;
+                ledger.moved_aside = Some((moved, error.to_string()));
+                Ok(ledger)
+            }
+            opened => opened,
+        }
+    }
+
+    /// `clean`: the last process closed it, so that it needs no check.
+    async fn open_locked(dir: &Path, lock: &Arc<File>, clean: bool) -> Result<Self, Error> {
         let options = SqliteConnectOptions::new()
             .filename(dir.join("ledger.db"))
             .create_if_missing(true)
@@ -166,9 +259,13 @@ impl Ledger {
             .busy_timeout(Duration::from_secs(30));
         let ledger = Self {
             pool: connect(options).await?,
-            _lock: Some(Arc::new(lock)),
+            lock: Some(Arc::clone(lock)),
+            moved_aside: None,
         };
         ledger.check_sqlite().await?;
+        if !clean {
+            ledger.check_content().await?;
+        }
         match sqlx::migrate!("src/ledger/migrations")
             .run(&ledger.pool)
             .await
@@ -219,12 +316,41 @@ impl Ledger {
         if made == 0 {
             return Err(missing());
         }
-        Ok(Self { pool, _lock: None })
+        Ok(Self {
+            pool,
+            lock: None,
+            moved_aside: None,
+        })
     }
 
     /// Closes the database, which folds the write-ahead log back into the one file.
     pub async fn close(self) {
         self.pool.close().await;
+        // The next start knows by the empty lock file that nothing has to be checked.
+        if let Some(lock) = &self.lock
+            && let Err(error) = lock.set_len(0)
+        {
+            tracing::debug!(%error, "the lock file could not be emptied");
+        }
+    }
+
+    /// Where a damaged ledger was moved to when this one was opened, and what was wrong with it.
+    #[must_use]
+    pub fn moved_aside(&self) -> Option<&(PathBuf, String)> {
+        self.moved_aside.as_ref()
+    }
+
+    /// After an end that was not in order.
+    async fn check_content(&self) -> Result<(), Error> {
+        let told: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&self.pool)
+            .await
+            .during("check its content")?;
+        if told == "ok" {
+            Ok(())
+        } else {
+            Err(Error::Damaged { what: told })
+        }
     }
 
     async fn check_sqlite(&self) -> Result<(), Error> {
@@ -259,7 +385,9 @@ async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
 }
 
 /// Takes the exclusive lock of the state directory and leaves our process id in it for the one who comes second.
-fn lock(dir: &Path) -> Result<File, Error> {
+///
+/// Also tells whether the last process emptied the file, as one does that ends in order.
+fn lock(dir: &Path) -> Result<(File, bool), Error> {
     let path = dir.join("lock");
     let io = |source| Error::Io {
         path: path.clone(),
@@ -287,10 +415,11 @@ fn lock(dir: &Path) -> Result<File, Error> {
         }
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
+    let clean = file.metadata().map_err(io)?.len() == 0;
     file.set_len(0).map_err(io)?;
     file.rewind().map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
-    Ok(file)
+    Ok((file, clean))
 }
 
 /// A new row id: milliseconds in the upper bits, so that rows lie in the order they came, and a count below.

@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod emulator;
 mod failpoint;
+mod filesystem;
 pub mod itwin;
 pub mod lane;
 pub mod ledger;

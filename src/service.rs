@@ -15,7 +15,7 @@ use sd_notify::NotifyState;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, Watch};
 use crate::itwin::{self, Client, Settings};
@@ -86,6 +86,14 @@ impl Pass {
 pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Result<Pass, Error> {
     let began = Timestamp::now();
     let ledger = Ledger::open(&config.state.path).await?;
+    if let Some((path, what)) = ledger.moved_aside() {
+        error!(
+            ?path,
+            what,
+            hint = "nothing is lost: all folders are scanned, and compared with what storage holds",
+            "the ledger was damaged and has been moved aside; a new one begins"
+        );
+    }
     let client = client(&config).map_err(Error::Client)?;
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
     tell_systemd(&[
@@ -103,8 +111,9 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
     tasks.stop(config.shutdown_grace).await;
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(Timestamp::now()).await?;
-    ledger.close().await;
     ended?;
+    // Not after an error, which may be the ledger's: the next start is to check it.
+    ledger.close().await;
     info!(
         pending = open.pending + open.later,
         failed = open.failed,

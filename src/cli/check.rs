@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{EXIT_FAILED, EXIT_GOOD, chain, complain_of_config};
 use crate::config::{Config, Watch};
+use crate::filesystem;
 use crate::itwin::{self, Client};
 use crate::service;
 use crate::share;
@@ -78,7 +79,7 @@ fn folder(report: &mut Report, watch: &Watch) {
     let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
     let looked = share::Root::open(&watch.path)
         .and_then(|root| root.folder(Path::new("")))
-        .and_then(|folder| share::is_remote(&folder));
+        .and_then(|folder| filesystem::is_remote(&folder));
     match looked {
         Ok(false) => Report::ok(&format!("{name}: readable; changes are noticed at once")),
         Ok(true) => {

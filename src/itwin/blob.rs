@@ -130,6 +130,50 @@ impl Blobs {
 }
 
 impl Client {
+    /// Reads the content of a file, in pieces.
+    ///
+    /// # Errors
+    /// The file has no content, may not be read, or the host is not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/storage/operations/download-file/
+    pub async fn download(
+        &self,
+        file_id: &str,
+        mut each: impl FnMut(&[u8]) + Send,
+    ) -> Result<(), Error> {
+        const OPERATION: &str = "download";
+        let url = self.content_address(file_id).await?;
+        let unreachable = |cause: String| {
+            let host = url.0.authority().to_owned();
+            Error::new(
+                OPERATION,
+                Kind::Unreachable {
+                    host,
+                    cause,
+                    sent: true,
+                },
+            )
+        };
+        let failed = |error: &reqwest::Error| unreachable(http::innermost(error));
+        let request = self.blobs.http.get(url.0.clone()).send();
+        let stalled = || unreachable("no byte moved for too long".to_owned());
+        let answer = tokio::time::timeout(ANSWER, request)
+            .await
+            .map_err(|_| stalled())?;
+        let answer = answer.map_err(|error| failed(&error))?;
+        if !answer.status().is_success() {
+            return Err(unreachable(format!("status {}", answer.status())));
+        }
+        let mut pieces = answer.bytes_stream();
+        loop {
+            let next = tokio::time::timeout(IDLE, pieces.next()).await;
+            match next.map_err(|_| stalled())? {
+                Some(piece) => each(&piece.map_err(|error| failed(&error))?),
+                None => return Ok(()),
+            }
+        }
+    }
+
     /// Sends the whole content in one request of `len` bytes; replaces what was sent before.
     ///
     /// # Errors

@@ -405,7 +405,7 @@ pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
 }
 
 /// What really happened, below the layers that only say that something did. Never the address.
-fn innermost(error: &reqwest::Error) -> String {
+pub(super) fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     let mut text = if error.is_timeout() {
         "no answer in time".to_owned()

@@ -8,8 +8,11 @@ use serde_json::json;
 use url::Url;
 
 use super::blob::UploadUrl;
-use super::http::{Call, Reply};
+use super::http::{self, Call, Reply};
 use super::{Client, Error};
+
+/// The version of the API, for content.
+const OCTETS: &str = "application/vnd.bentley.itwin-platform.v1+octet-stream";
 
 const READ: &str = "a role with the permission storage_read";
 const WRITE: &str = "a role with the permissions storage_read and storage_write";
@@ -210,6 +213,16 @@ impl Client {
             .send(&Call::repeatable("complete", Method::POST, url, WRITE).about_a_file())
             .await?;
         Ok(reply.json::<FileBody>()?.file)
+    }
+
+    /// Where the content of a file can be read, for about an hour.
+    pub(super) async fn content_address(&self, file_id: &str) -> Result<UploadUrl, Error> {
+        let url = self.api.url(&["storage", "files", file_id, "download"]);
+        let call = Call::repeatable("download", Method::GET, url, READ).about_a_file();
+        let reply = self.api.send(&call.accept(OCTETS)).await?;
+        http::text_header(&reply.headers, "location")
+            .and_then(UploadUrl::parse)
+            .ok_or_else(|| reply.unreadable("no address to read from"))
     }
 
     fn links(&self, reply: &Reply) -> Result<UploadLinks, Error> {

@@ -28,6 +28,13 @@ pub(super) enum End {
     Refused(Refusal),
 }
 
+/// Where an upload goes.
+enum Target {
+    Upload(UploadLinks),
+    /// Nowhere: storage holds the content already.
+    Held(StoredContent),
+}
+
 /// What got in the way of an attempt.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
@@ -177,7 +184,16 @@ impl Shared {
             ));
         }
         let place = self.folders.place(watch, &below).await?;
-        let links = self.links(&mut job, &place, &name).await?;
+        let links = match self.links(&mut job, &place, &name, &source).await? {
+            Target::Upload(links) => links,
+            Target::Held(stored) => {
+                let result = self
+                    .ledger
+                    .finish_stored(&job, &stored, Timestamp::now())
+                    .await?;
+                return Ok(End::Unchanged(result));
+            }
+        };
         let content = transfer::send(self, &source, links).await?;
         failpoint("bytes sent");
         self.ledger
@@ -257,26 +273,68 @@ impl Shared {
         job: &mut UploadJob,
         place: &Place,
         name: &str,
-    ) -> Result<UploadLinks, Trouble> {
+        source: &Source,
+    ) -> Result<Target, Trouble> {
         if let Some(id) = job.storage_file_id.clone() {
             if let Some(links) = self.update(job, &id).await? {
-                return Ok(links);
+                return Ok(Target::Upload(links));
             }
             self.forget(job).await?;
         }
         let (stage, sent) = job.stage;
         let unanswered = stage == Stage::CreateSent;
         if let Some(id) = self.stranger(job, place, name, unanswered).await? {
-            return match self.adopt(job, &id).await? {
-                Some(links) => Ok(links),
-                None => self.create(job, place, name).await,
-            };
+            // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
+            if !unanswered && let Some(stored) = self.held(job, &id, source).await? {
+                return Ok(Target::Held(stored));
+            }
+            return Ok(Target::Upload(match self.adopt(job, &id).await? {
+                Some(links) => links,
+                None => self.create(job, place, name).await?,
+            }));
         }
         let until = attempt::after(sent, LISTED_AFTER);
         if unanswered && Timestamp::now() < until {
             return Err(Trouble::CreateUnknown { until });
         }
-        self.create(job, place, name).await
+        Ok(Target::Upload(self.create(job, place, name).await?))
+    }
+
+    /// What a storage file holds that was there before, if it is just what the local file holds.
+    async fn held(
+        &self,
+        job: &mut UploadJob,
+        id: &str,
+        source: &Source,
+    ) -> Result<Option<StoredContent>, Trouble> {
+        let bytes = source.fingerprint().size;
+        if self.client.file(id).await?.size != Some(bytes) {
+            return Ok(None);
+        }
+        let (mut hash, mut read) = (blake3::Hasher::new(), 0);
+        let each = |piece: &[u8]| {
+            hash.update(piece);
+            read += piece.len() as u64;
+        };
+        if let Err(error) = self.client.download(id, each).await {
+            debug!(path = %Shown(&job.path), %error, "cannot compare with what storage holds");
+            return Ok(None);
+        }
+        while source.next(transfer::PIECE).await?.is_some() {}
+        let content = source.finish().await?.content;
+        source.rewind().await?;
+        if read != bytes || *hash.finalize().as_bytes() != content.digest {
+            return Ok(None);
+        }
+        info!(path = %Shown(&job.path), storage_file = id, "storage holds this content already");
+        self.ledger
+            .record_storage_file(job, id, Timestamp::now())
+            .await?;
+        job.storage_file_id = Some(id.to_owned());
+        Ok(Some(StoredContent {
+            version: job.version,
+            content,
+        }))
     }
 
     async fn create(

@@ -16,6 +16,7 @@ use tokio::sync::mpsc as async_mpsc;
 
 use super::events::{self, Events};
 use super::left_alone::LeftAlone;
+use crate::filesystem;
 use crate::ledger::Fingerprint;
 use crate::selection::{Selection, Verdict};
 use crate::share::{self, Identity, Kind, Root};
@@ -154,7 +155,7 @@ impl Scanner {
         };
         self.found.remote = root
             .folder(Path::new(""))
-            .and_then(share::is_remote)
+            .and_then(filesystem::is_remote)
             .unwrap_or(true);
         // New watches each time: those of a root that was replaced, or that were lost, are mended by the way.
         self.events = None;
@@ -202,7 +203,7 @@ impl Scanner {
         stack: &mut Vec<PathBuf>,
     ) -> Result<io::Result<()>, Stopped> {
         let opened = root.folder(dir).and_then(|fd| {
-            let remote = self.found.remote || share::is_remote(&fd)?;
+            let remote = self.found.remote || filesystem::is_remote(&fd)?;
             Ok((remote, fd))
         });
         let (remote, fd) = match opened {

@@ -15,6 +15,7 @@ mod common;
 mod crashes;
 mod faults;
 mod independence;
+mod ledger;
 mod refusals;
 mod soak;
 mod support;

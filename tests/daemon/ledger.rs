@@ -1,0 +1,115 @@
+//! A ledger that is lost or damaged costs a look at everything, never a file and never a second upload.
+
+use std::collections::BTreeMap;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use crate::support::{Site, assert_in_imodel, eventually, platform, write};
+
+/// A site with files that are synchronized, its daemon stopped or killed.
+async fn synchronized_site(in_order: bool) -> (Site, BTreeMap<String, String>) {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let mut files = BTreeMap::new();
+    for number in 0..40 {
+        let path = format!("{}/{number}.ifc", number % 3);
+        let content = format!("content of {number}");
+        write(&folder.join(&path), &content);
+        files.insert(path, content);
+    }
+    let daemon = site.start();
+    site.synchronized(files.len(), &daemon).await;
+    if in_order {
+        daemon.stop().await;
+    } else {
+        daemon.kill().await;
+    }
+    (site, files)
+}
+
+/// Starts once more and sees that everything is known again without a byte being sent.
+async fn is_known_again(site: &Site, files: &BTreeMap<String, String>) -> String {
+    let sent = site.requests("PUT", "").len();
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    site.synchronized(files.len(), &daemon).await;
+    let (_, log) = daemon.stop().await;
+    let blobs = site.emulator.requests();
+    let puts = blobs
+        .iter()
+        .filter(|request| request.method == "PUT" && request.origin == "blob");
+    assert_eq!(puts.count(), files.len(), "nothing is sent again");
+    assert!(site.requests("PUT", "").len() >= sent);
+    assert_in_imodel(&site.emulator.state(), files);
+    log
+}
+
+fn garble(path: &Path, at: u64) {
+    let mut file = std::fs::File::options().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[0x5A; 6000]).unwrap();
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_deleted_is_rebuilt_from_folders_and_storage() {
+    let (site, files) = synchronized_site(true).await;
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    is_known_again(&site, &files).await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_no_database_is_moved_aside_and_rebuilt() {
+    let (site, files) = synchronized_site(true).await;
+    garble(&site.path("state/ledger.db"), 0);
+    let log = is_known_again(&site, &files).await;
+    assert!(
+        log.contains("the ledger was damaged and has been moved aside"),
+        "{log}"
+    );
+    let aside = std::fs::read_dir(site.path("state")).unwrap();
+    let aside = aside.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("damaged-")
+    });
+    assert_eq!(aside.count(), 1);
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_damaged_in_a_crash_is_noticed_at_the_start() {
+    for truncated in [false, true] {
+        let (site, files) = synchronized_site(false).await;
+        // What is in the log would mend the damage.
+        drop(std::fs::remove_file(site.path("state/ledger.db-wal")));
+        let database = site.path("state/ledger.db");
+        let size = std::fs::metadata(&database).unwrap().len();
+        if truncated {
+            let file = std::fs::File::options()
+                .write(true)
+                .open(&database)
+                .unwrap();
+            file.set_len(size / 2).unwrap();
+        } else {
+            garble(&database, size / 2);
+        }
+        is_known_again(&site, &files).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changed_while_the_ledger_was_lost_is_uploaded_and_the_others_are_not() {
+    let (site, mut files) = synchronized_site(true).await;
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    // Equal size: only the content tells.
+    write(&site.path("north/1/1.ifc"), "CONTENT of 1");
+    files.insert("1/1.ifc".to_owned(), "CONTENT of 1".to_owned());
+    let daemon = site.start();
+    let changed = || site.stored("1/1.ifc").completions == 2;
+    eventually(changed, || daemon.log()).await;
+    site.synchronized(files.len(), &daemon).await;
+    daemon.stop().await;
+    let blobs = site.emulator.requests();
+    let puts = blobs
+        .iter()
+        .filter(|request| request.method == "PUT" && request.origin == "blob");
+    assert_eq!(puts.count(), files.len() + 1);
+    assert_in_imodel(&site.emulator.state(), &files);
+}
