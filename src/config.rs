@@ -64,6 +64,8 @@ pub struct Itwin {
     pub client_secret: Secret,
     /// Scope asked for with each token.
     pub scope: String,
+    /// Requests to the API in any minute, at most.
+    pub requests_per_minute: usize,
 }
 
 /// Where the state lives.

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use url::Url;
 
+use crate::retry::Budget;
 use crate::secret::Secret;
 
 pub use blob::{Receipt, UploadUrl};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub client_secret: Secret,
     /// Scope to ask for.
     pub scope: String,
+    /// Requests to the API in any minute, at most.
+    pub requests_per_minute: usize,
 }
 
 /// The platform, as one service application sees it. Clones share the token, the sockets and the pauses.
@@ -69,10 +72,11 @@ impl Client {
         let gates = Arc::new(Gates::default());
         let platform = http::platform_client()?;
         let api_url = settings.api_url.clone();
+        let budget = Budget::new(settings.requests_per_minute);
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
         let blobs = Blobs::new(Arc::clone(&gates))?;
         Ok(Self {
-            api: Arc::new(Api::new(platform, api_url, tokens, &gates)),
+            api: Arc::new(Api::new(platform, api_url, tokens, &gates, budget)),
             blobs: Arc::new(blobs),
         })
     }

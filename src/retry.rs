@@ -4,6 +4,7 @@
 //! names the `backoff` crate. It never repeats anything itself except in [`in_place`], the quick layer of two: the
 //! other is the job's next attempt, which the ledger keeps.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ const QUICK_TRIES: u32 = 3;
 
 /// The first pause between tries in place; the next ones double.
 const QUICK_PAUSE: Duration = Duration::from_millis(300);
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// A host that wants a longer pause than this is not waited for in place: the ledger does that.
 const WAIT_IN_PLACE: Duration = Duration::from_secs(10);
@@ -148,6 +151,54 @@ impl Gate {
     }
 }
 
+/// Keeps requests inside a limit of so many in any minute, counted over the whole process.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    per_minute: usize,
+    /// When the requests of the last minute were sent.
+    sent: Mutex<VecDeque<Instant>>,
+}
+
+impl Budget {
+    pub(crate) fn new(per_minute: usize) -> Self {
+        Self {
+            per_minute,
+            sent: Mutex::default(),
+        }
+    }
+
+    /// Waits until one more request fits in, and counts it.
+    pub(crate) async fn take(&self) {
+        loop {
+            let pause = {
+                let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+                reserve(&mut sent, self.per_minute, Instant::now())
+            };
+            if pause.is_zero() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// Counts a request that is sent now, or tells how long to wait before it may be asked for again.
+fn reserve(sent: &mut VecDeque<Instant>, per_minute: usize, now: Instant) -> Duration {
+    while sent
+        .front()
+        .is_some_and(|first| now.duration_since(*first) >= MINUTE)
+    {
+        sent.pop_front();
+    }
+    match sent.front() {
+        Some(first) if sent.len() >= per_minute => (*first + MINUTE).duration_since(now),
+        _ => {
+            sent.push_back(now);
+            Duration::ZERO
+        }
+    }
+}
+
 /// The pause that an answer asks for.
 ///
 /// `header` is a `Retry-After`: seconds, or a date; `rate_limited` says that the status was 429, which means a pause
@@ -182,6 +233,25 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn no_minute_has_more_requests_than_the_limit() {
+        let budget = Budget::new(100);
+        let mut sent = Vec::new();
+        for number in 0..1000_u64 {
+            // As they come after an outage: many at once, and again after a while.
+            if number % 170 == 0 {
+                tokio::time::sleep(Duration::from_secs(number % 50)).await;
+            }
+            budget.take().await;
+            sent.push(Instant::now());
+        }
+        for (first, later) in sent.iter().zip(sent.iter().skip(100)) {
+            assert!(later.duration_since(*first) >= MINUTE);
+        }
+        let all = sent.last().unwrap().duration_since(sent[0]);
+        assert!(all <= MINUTE * 12, "no slower than the limit: {all:?}");
+    }
 
     proptest! {
         #[test]

@@ -37,6 +37,7 @@ pub(super) const KEYS: &Keys = &[
             "client_id",
             "client_secret_file",
             "scope",
+            "requests_per_minute",
         ],
     ),
     ("state", &["path"]),
@@ -142,6 +143,9 @@ pub(super) fn itwin(
     let scope = section
         .read("scope", values::line)
         .unwrap_or_else(|| "itwin-platform".to_owned());
+    let requests_per_minute = section
+        .read("requests_per_minute", values::count(1..=1_000_000))
+        .unwrap_or(4500);
     let client_id = section.require(
         "client_id",
         "write the client id of a service application, registered at developer.bentley.com/my-apps",
@@ -161,6 +165,7 @@ pub(super) fn itwin(
         client_id: client_id?,
         client_secret: client_secret?,
         scope,
+        requests_per_minute,
     })
 }
 

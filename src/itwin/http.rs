@@ -16,7 +16,7 @@ use url::Url;
 
 use super::auth::Tokens;
 use super::error::{Answer, Error, From, Kind, harmless};
-use crate::retry::{self, Gate};
+use crate::retry::{self, Budget, Gate};
 use crate::secret::Secret;
 
 /// To connect to a host.
@@ -55,6 +55,7 @@ pub(super) struct Api {
     base: Url,
     tokens: Tokens,
     gate: Arc<Gate>,
+    budget: Budget,
     /// Milliseconds that the platform's clock is ahead of ours.
     clock_offset: AtomicI64,
 }
@@ -172,13 +173,20 @@ impl Reply {
 }
 
 impl Api {
-    pub(super) fn new(http: reqwest::Client, base: Url, tokens: Tokens, gates: &Gates) -> Self {
+    pub(super) fn new(
+        http: reqwest::Client,
+        base: Url,
+        tokens: Tokens,
+        gates: &Gates,
+        budget: Budget,
+    ) -> Self {
         let gate = gates.of(&base);
         Self {
             http,
             base,
             tokens,
             gate,
+            budget,
             clock_offset: AtomicI64::new(0),
         }
     }
@@ -222,6 +230,7 @@ impl Api {
     }
 
     async fn send_once(&self, call: &Call, token: &Secret) -> Result<Reply, Error> {
+        self.budget.take().await;
         let mut request = self
             .http
             .request(call.method.clone(), call.url.clone())

@@ -98,6 +98,31 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
 }
 
 #[tokio::test]
+async fn the_configured_number_of_requests_in_a_minute_is_never_exceeded() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.itwin = "requests_per_minute = 20\n".to_owned();
+    site.top += "shutdown_grace = \"1s\"\n";
+    for number in 0..30 {
+        write(&folder.join(format!("{number}.ifc")), &number.to_string());
+    }
+    let daemon = site.start();
+    let api = || {
+        let requests = site.emulator.requests();
+        let api = requests.iter().filter(|request| request.origin == "api");
+        // Tokens come from another service.
+        api.filter(|request| {
+            !request.path.contains("connect") && !request.path.contains("well-known")
+        })
+        .count()
+    };
+    eventually(|| api() == 20, || daemon.log()).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(api(), 20);
+    let (status, _) = daemon.stop().await;
+    assert!(status.success(), "it ends in time although it waits");
+}
+
+#[tokio::test]
 async fn a_token_is_asked_for_once_and_renewed_before_it_ends() {
     let (site, folder) = Site::with_folder(platform().token_lifetime(Duration::from_secs(4))).await;
     write(&folder.join("a.ifc"), "a");

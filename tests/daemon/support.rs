@@ -30,6 +30,8 @@ pub struct Site {
     /// Whole tables, in place of the defaults for tests.
     pub tables: String,
     pub secret: String,
+    /// Keys of the table `itwin`.
+    pub itwin: String,
 }
 
 /// An emulator for tests: short runs.
@@ -50,6 +52,7 @@ impl Site {
                      [retry]\nfirst_delay = \"200ms\"\nmax_delay = \"2s\"\n"
                 .to_owned(),
             secret: SECRET.to_owned(),
+            itwin: String::new(),
         }
     }
 
@@ -78,9 +81,9 @@ impl Site {
         let (api, issuer) = (self.emulator.api_url(), self.emulator.issuer_url());
         let state = self.path("state");
         let text = format!(
-            "{}[itwin]\napi_url = {api:?}\nissuer_url = {issuer:?}\nclient_id = \"service-test\"\n\
+            "{}[itwin]\napi_url = {api:?}\nissuer_url = {issuer:?}\nclient_id = \"service-test\"\n{}\
              [state]\npath = {state:?}\n{}{}",
-            self.top, self.tables, self.watches
+            self.top, self.itwin, self.tables, self.watches
         );
         let path = self.path("config.toml");
         // A daemon that starts must not read half of it.
