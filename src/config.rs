@@ -142,6 +142,17 @@ pub struct Retry {
     pub give_up: Duration,
 }
 
+/// When a file counts as finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// When it was seen unchanged for this long.
+    pub settle: Duration,
+    /// After so long of changes a rest of a second is enough.
+    pub max_wait: Option<Duration>,
+    /// But not sooner than this after it was finished the last time.
+    pub upload_interval: Duration,
+}
+
 /// One watched folder and its iModel.
 #[derive(Debug, Clone)]
 pub struct Watch {
@@ -153,8 +164,8 @@ pub struct Watch {
     pub imodel_id: String,
     /// Whether folders below the root belong to the watch.
     pub recursive: bool,
-    /// A file is finished when it was seen unchanged for this long.
-    pub settle: Duration,
+    /// When a file is finished.
+    pub patience: Patience,
     /// Pause between two full scans of a root whose file system reports changes.
     pub rescan_interval: Duration,
     /// Pause between two full scans of a root whose file system does not: network, FUSE.

@@ -336,7 +336,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
     let mut watches = Vec::with_capacity(registered.len());
     for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
         info!(
-            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.settle,
+            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.patience.settle,
             storage_folder = watch.storage_folder.join("/"), "watching"
         );
         if forgotten > 0 {

@@ -9,7 +9,7 @@ use url::Url;
 use super::document::{Keys, Section};
 use super::draft::Purpose;
 use super::values::{self, Bad, show_duration, show_size};
-use super::{Environment, Itwin, Level, Log, Retry, State, Sync, Upload, credentials};
+use super::{Environment, Itwin, Level, Log, Patience, Retry, State, Sync, Upload, credentials};
 
 /// Every table and its keys; `""` is the top of the file.
 pub(super) const KEYS: &Keys = &[
@@ -19,6 +19,8 @@ pub(super) const KEYS: &Keys = &[
             "settle",
             "rescan_interval",
             "poll_interval",
+            "max_wait",
+            "upload_interval",
             "shutdown_grace",
             "itwin",
             "state",
@@ -68,6 +70,8 @@ pub(super) const KEYS: &Keys = &[
             "settle",
             "rescan_interval",
             "poll_interval",
+            "max_wait",
+            "upload_interval",
             "storage_folder",
             "connection",
             "include",
@@ -99,15 +103,31 @@ pub(super) struct Times {
     pub(super) settle: Duration,
     pub(super) rescan_interval: Duration,
     pub(super) poll_interval: Duration,
+    max_wait: Option<Duration>,
+    upload_interval: Option<Duration>,
 }
 
 impl Times {
-    /// Reads the three keys, at the top of the file or in a watch, over what holds already.
+    /// Reads the keys, at the top of the file or in a watch, over what holds already.
     pub(super) fn read(self, section: &mut Section<'_>) -> Self {
         Self {
             settle: duration(section, "settle", self.settle, DAY),
             rescan_interval: duration(section, "rescan_interval", self.rescan_interval, 30 * DAY),
             poll_interval: duration(section, "poll_interval", self.poll_interval, DAY),
+            max_wait: section
+                .read("max_wait", values::duration(SHORTEST..=DAY))
+                .or(self.max_wait),
+            upload_interval: section
+                .read("upload_interval", values::duration(Duration::ZERO..=DAY))
+                .or(self.upload_interval),
+        }
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            settle: self.settle,
+            max_wait: self.max_wait,
+            upload_interval: self.upload_interval.unwrap_or(self.settle * 3),
         }
     }
 }
@@ -118,6 +138,8 @@ impl Default for Times {
             settle: 10 * SECOND,
             rescan_interval: HOUR,
             poll_interval: 30 * SECOND,
+            max_wait: None,
+            upload_interval: None,
         }
     }
 }

@@ -112,7 +112,7 @@ pub(super) async fn run(
     let scans = scan::spawn(&watch.name, plan, hint_sender, reports).map_err(thread)?;
     let now = Instant::now();
     let mut task = Task {
-        settling: Settling::new(watch.settle),
+        settling: Settling::new(watch.patience),
         dirty: VecDeque::new(),
         queued: HashSet::new(),
         looks,

@@ -8,6 +8,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::config::Patience;
 use crate::ledger::Fingerprint;
 
 /// However many events come for a file, it is not looked at more often than this while it settles.
@@ -20,8 +21,10 @@ const BUSY_MAX: Duration = Duration::from_secs(30);
 /// The files of one root that are being written, or were until a moment ago.
 #[derive(Debug)]
 pub(super) struct Settling {
-    settle: Duration,
+    patience: Patience,
     files: HashMap<PathBuf, Entry>,
+    /// When files were finished the last time, as long as that keeps them from being so again.
+    finished: HashMap<PathBuf, Instant>,
     /// Times at which files are to be looked at. May hold outdated times: an entry's own `look_at` decides.
     queue: BinaryHeap<Reverse<(Instant, PathBuf)>>,
 }
@@ -30,6 +33,8 @@ pub(super) struct Settling {
 struct Entry {
     /// What was seen last and since when; None while the file cannot be read.
     seen: Option<(Fingerprint, Instant)>,
+    /// When it was seen for the first time since it was finished.
+    first: Instant,
     looked: Instant,
     /// None while a look is under way.
     look_at: Option<Instant>,
@@ -54,10 +59,11 @@ pub(super) enum Step {
 }
 
 impl Settling {
-    pub(super) fn new(settle: Duration) -> Self {
+    pub(super) fn new(patience: Patience) -> Self {
         Self {
-            settle,
+            patience,
             files: HashMap::new(),
+            finished: HashMap::new(),
             queue: BinaryHeap::new(),
         }
     }
@@ -76,18 +82,51 @@ impl Settling {
             Some((fingerprint, since)) if fingerprint == look.fingerprint => since,
             _ => look.ended,
         };
-        if look.began.saturating_duration_since(since) >= self.settle && since != look.ended {
-            self.files.remove(path);
-            return Step::Ready;
+        let rest = self.rest(path, look.began);
+        let mut next = since + rest;
+        if look.began.saturating_duration_since(since) >= rest && since != look.ended {
+            next = match self.finished.get(path) {
+                Some(last) => *last + self.patience.upload_interval,
+                None => look.began,
+            };
+            if next <= look.began {
+                self.files.remove(path);
+                self.finish(path, look.ended);
+                return Step::Ready;
+            }
         }
         self.wait(
             path,
             Some((look.fingerprint, since)),
             look.ended,
-            since + self.settle,
+            next,
             BUSY_FIRST,
         );
         Step::Wait
+    }
+
+    /// How long a file must rest to count as finished.
+    fn rest(&self, path: &Path, now: Instant) -> Duration {
+        let changing = self
+            .files
+            .get(path)
+            .map(|entry| now.saturating_duration_since(entry.first));
+        match (self.patience.max_wait, changing) {
+            (Some(max), Some(changing)) if changing >= max => self.patience.settle.min(LOOK_GAP),
+            _ => self.patience.settle,
+        }
+    }
+
+    fn finish(&mut self, path: &Path, now: Instant) {
+        let interval = self.patience.upload_interval;
+        if interval.is_zero() {
+            return;
+        }
+        if self.finished.len() % 1024 == 0 {
+            self.finished
+                .retain(|_, last| now.saturating_duration_since(*last) < interval);
+        }
+        self.finished.insert(path.to_owned(), now);
     }
 
     /// The file is there but cannot be read now. Returns whether that is news.
@@ -108,7 +147,7 @@ impl Settling {
         let Some(entry) = self.files.get_mut(path) else {
             return false;
         };
-        let soonest = now.max(entry.looked + LOOK_GAP.min(self.settle));
+        let soonest = now.max(entry.looked + LOOK_GAP.min(self.patience.settle));
         if entry.look_at.is_some_and(|at| at > soonest) {
             entry.look_at = Some(soonest);
             self.queue.push(Reverse((soonest, path.to_owned())));
@@ -155,6 +194,7 @@ impl Settling {
     ) {
         let entry = Entry {
             seen,
+            first: self.files.get(path).map_or(looked, |known| known.first),
             looked,
             look_at: Some(look_at),
             busy,
@@ -173,6 +213,14 @@ mod tests {
     use super::*;
 
     const SETTLE: Duration = Duration::from_secs(10);
+
+    fn patience(max_wait: Option<u64>, upload_interval: u64) -> Patience {
+        Patience {
+            settle: SETTLE,
+            max_wait: max_wait.map(Duration::from_secs),
+            upload_interval: Duration::from_secs(upload_interval),
+        }
+    }
 
     fn print(size: u64) -> Fingerprint {
         Fingerprint {
@@ -211,21 +259,72 @@ mod tests {
 
     #[test]
     fn a_file_that_rests_is_ready_after_the_settle_time() {
-        let mut settling = Settling::new(SETTLE);
+        let mut settling = Settling::new(patience(None, 0));
         assert_eq!(ready_after(Instant::now(), &mut settling, |_| 7), 10);
         assert!(settling.is_empty());
     }
 
     #[test]
     fn a_file_that_grows_with_pauses_shorter_than_the_settle_time_is_not_ready_before_it_rests() {
-        let mut settling = Settling::new(SETTLE);
+        let mut settling = Settling::new(patience(None, 0));
         let ready = ready_after(Instant::now(), &mut settling, |s| s.min(60) / 8);
         assert!((66..=80).contains(&ready), "{ready}");
     }
 
+    /// The seconds at which a file is finished that a program saves in place again and again.
+    fn finished_at(patience: Patience, hours: u64, size_at: impl Fn(u64) -> u64) -> Vec<u64> {
+        let mut settling = Settling::new(patience);
+        let (path, start) = (Path::new("a.dgn"), Instant::now());
+        let (mut finished, mut known) = (Vec::new(), None);
+        for s in 0..hours * 3600 {
+            let now = start + second(s);
+            let changed = s == 0 || size_at(s) != size_at(s - 1);
+            let mut looks = settling.take_due(now, 10);
+            // An event tells of a change to a file that is known as it was.
+            if changed && !settling.touch(path, now) && looks.is_empty() {
+                looks.push(path.to_owned());
+            }
+            for due in looks {
+                if known == Some(size_at(s)) {
+                    settling.forget(&due);
+                } else if settling.observe(&due, look(now, size_at(s))) == Step::Ready {
+                    finished.push(s);
+                    known = Some(size_at(s));
+                }
+            }
+        }
+        finished
+    }
+
+    #[test]
+    fn a_file_that_is_saved_in_place_all_day_is_taken_at_intervals_and_in_its_last_state() {
+        // Saved every four seconds for eight hours.
+        let size_at = |s: u64| (s / 4).min(8 * 900);
+        let finished = finished_at(patience(Some(600), 1800), 9, size_at);
+        assert!((16..=18).contains(&finished.len()), "{finished:?}");
+        assert!(
+            finished.windows(2).all(|pair| pair[1] - pair[0] >= 1800),
+            "{finished:?}"
+        );
+        assert!(
+            *finished.last().unwrap() >= 8 * 3600,
+            "the last state too: {finished:?}"
+        );
+        let without = finished_at(patience(None, 0), 9, size_at);
+        assert_eq!(without.len(), 1, "not before it rests: {without:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_saved_at_every_pause_is_not_taken_at_every_pause() {
+        let size_at = |s: u64| (s / 20).min(180);
+        let finished = finished_at(patience(None, 600), 2, size_at);
+        assert!((6..=8).contains(&finished.len()), "{finished:?}");
+        assert!(*finished.last().unwrap() >= 3600);
+    }
+
     #[test]
     fn events_bring_the_next_look_forward_but_not_more_often_than_once_a_second() {
-        let mut settling = Settling::new(SETTLE);
+        let mut settling = Settling::new(patience(None, 0));
         let path = Path::new("a.dgn");
         let start = Instant::now();
         assert!(!settling.touch(path, start));
@@ -264,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_look_that_took_long_does_not_count_as_rest() {
-        let mut settling = Settling::new(SETTLE);
+        let mut settling = Settling::new(patience(None, 0));
         let path = Path::new("a.dgn");
         let start = Instant::now();
         let slow = Look {
@@ -285,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_busy_file_is_asked_less_and_less_often_and_starts_to_rest_when_it_can_be_read() {
-        let mut settling = Settling::new(SETTLE);
+        let mut settling = Settling::new(patience(None, 0));
         let path = Path::new("a.dgn");
         let start = Instant::now();
         assert!(settling.busy(path, start));
@@ -303,7 +402,10 @@ mod tests {
 
     #[test]
     fn a_settle_time_of_zero_still_needs_a_second_look() {
-        let mut settling = Settling::new(Duration::ZERO);
+        let mut settling = Settling::new(Patience {
+            settle: Duration::ZERO,
+            ..patience(None, 0)
+        });
         let path = Path::new("a.dgn");
         let start = Instant::now();
         assert_eq!(settling.observe(path, look(start, 1)), Step::Wait);
