@@ -45,6 +45,8 @@ pub struct Config {
     pub sync: Sync,
     /// `[retry]`: a job's own next attempts.
     pub retry: Retry,
+    /// So many files that storage has already may be uploaded anew at once; more hold their watch.
+    pub brake_files: u64,
     /// How long requests in flight may take to finish after the first stop signal; zero means not at all.
     pub shutdown_grace: Duration,
     /// Every `[[watch]]`, in the order of the file; at least one.

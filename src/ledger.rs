@@ -35,7 +35,7 @@ use sqlx::sqlite::{
 
 use crate::filesystem;
 
-pub use files::{Fingerprint, Known, Ready};
+pub use files::{Fingerprint, HandedOver, Known, Ready};
 pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,

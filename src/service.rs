@@ -330,6 +330,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
+            brake: config.brake_files,
         })
         .collect();
     let registered = ledger.register_watches(&specs, Timestamp::now()).await?;

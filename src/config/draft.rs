@@ -32,6 +32,7 @@ pub(super) struct Draft {
     upload: Upload,
     sync: Sync,
     retry: Retry,
+    brake_files: u64,
     shutdown_grace: Duration,
     watches: Vec<Placed>,
 }
@@ -64,6 +65,7 @@ impl Draft {
         let upload = sections::upload(&mut Section::open(&root, "upload", KEYS, report));
         let sync = sections::sync(&mut Section::open(&root, "sync", KEYS, report));
         let retry = sections::retry(&mut Section::open(&root, "retry", KEYS, report));
+        let brake_files = sections::brake(&mut Section::open(&root, "brake", KEYS, report));
 
         let tables = Section::each(&root, "watch", report);
         let watches = watches::read(&tables, times, &sync, report);
@@ -85,6 +87,7 @@ impl Draft {
             upload,
             sync,
             retry,
+            brake_files,
             shutdown_grace,
             watches,
         })
@@ -112,6 +115,7 @@ impl Draft {
             upload: self.upload,
             sync: self.sync,
             retry: self.retry,
+            brake_files: self.brake_files,
             shutdown_grace: self.shutdown_grace,
             watches: self
                 .watches

@@ -28,6 +28,7 @@ pub(super) const KEYS: &Keys = &[
             "upload",
             "sync",
             "retry",
+            "brake",
             "watch",
         ],
     ),
@@ -60,6 +61,7 @@ pub(super) const KEYS: &Keys = &[
         ],
     ),
     ("retry", &["first_delay", "max_delay", "give_up"]),
+    ("brake", &["files"]),
     (
         "watch",
         &[
@@ -203,6 +205,11 @@ pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> Sta
             .read("path", values::absolute)
             .unwrap_or_else(default),
     }
+}
+
+pub(super) fn brake(section: &mut Section<'_>) -> u64 {
+    let files = section.read("files", values::count(1..=1_000_000_000));
+    files.map_or(1000, |files| files as u64)
 }
 
 pub(super) fn log(section: &mut Section<'_>) -> Log {

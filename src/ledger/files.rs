@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
 use super::state::on_new_version;
+use super::watches::brake;
 use super::{
     During as _, Error, JobState, Ledger, WatchId, bytes_column, bytes_value, millis, new_id,
 };
@@ -97,13 +98,14 @@ impl Ledger {
     /// Hands finished files over: each has exactly one open job for its newest version afterwards.
     ///
     /// A file that is handed over just as it is known keeps what it has, so handing over twice is harmless.
-    /// Returns how many files were new or changed.
+    /// When too many of them are files that storage knows, the watch is held: a lost folder that is back, a clock that
+    /// jumped, or a copied tree must not upload everything anew unasked.
     pub async fn hand_over(
         &self,
         watch: WatchId,
         files: &[Ready],
         now: Timestamp,
-    ) -> Result<usize, Error> {
+    ) -> Result<HandedOver, Error> {
         const ACTION: &str = "take over finished files";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let mut changed = 0;
@@ -115,9 +117,22 @@ impl Ledger {
                 changed += 1;
             }
         }
+        let braked = match changed {
+            0 => None,
+            _ => brake(&mut tx, watch.0).await.during(ACTION)?,
+        };
         tx.commit().await.during(ACTION)?;
-        Ok(changed)
+        Ok(HandedOver { changed, braked })
     }
+}
+
+/// What came of handing files over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Files that were new or changed.
+    pub changed: usize,
+    /// The watch is held from now on, because of so many files that storage knows.
+    pub braked: Option<u64>,
 }
 
 async fn hand_over_one(

@@ -41,6 +41,7 @@ fn spec(name: &str) -> WatchSpec {
         name: name.to_owned(),
         imodel_id: "imodel".to_owned(),
         storage_folder: String::new(),
+        brake: 1000,
         connection: "itwin-syncd".to_owned(),
     }
 }
@@ -83,6 +84,7 @@ impl Fixture {
             .hand_over(self.watch, &[ready(path, n)], at(second))
             .await
             .unwrap()
+            .changed
     }
 
     async fn claim(&self, second: i64) -> Option<UploadJob> {
@@ -292,7 +294,11 @@ async fn another_connector_for_the_same_content_is_owed_a_run() {
         ..ready("a.dgn", 1)
     };
     assert_eq!(
-        f.ledger.hand_over(f.watch, &[civil], at(4)).await.unwrap(),
+        f.ledger
+            .hand_over(f.watch, &[civil], at(4))
+            .await
+            .unwrap()
+            .changed,
         1
     );
     let job = f.claim(5).await.unwrap();
@@ -654,7 +660,7 @@ async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
 #[tokio::test]
 async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
     let f = Fixture::new().await;
-    sqlx::query("UPDATE _sqlx_migrations SET version = 999")
+    sqlx::query("UPDATE _sqlx_migrations SET version = 999 WHERE version = 1")
         .execute(&f.ledger.pool)
         .await
         .unwrap();

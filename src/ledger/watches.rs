@@ -3,10 +3,13 @@
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
-use super::{During as _, Error, Ledger, RootState, millis, new_id};
+use super::{During as _, Error, Ledger, RootState, bytes_column, millis, new_id};
 
 /// A hold without end: the watch is not configured any more.
 pub(super) const RETIRED: Timestamp = Timestamp::MAX;
+
+/// A hold until a person ends it; the watch is configured, so its jobs count as open.
+const BRAKED: Timestamp = Timestamp::constant(253_402_200_000, 0);
 
 /// The ledger's id of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +30,8 @@ pub struct WatchSpec {
     pub storage_folder: String,
     /// The display name of the connection that holds its files in the iModel.
     pub connection: String,
+    /// So many files that storage knows may be due at once.
+    pub brake: u64,
 }
 
 impl Ledger {
@@ -118,11 +123,11 @@ async fn register(
         .bind(connection_id)
         .execute(&mut **tx)
         .await?;
+        set_brake(tx, id, spec.brake).await?;
         return Ok((WatchId(id), 0));
     };
     sqlx::query(
-        "UPDATE watches SET held_until = 0, held_reason = NULL, imodel_id = $2, storage_folder = $3, \
-         connection_id = $4 WHERE id = $1",
+        "UPDATE watches SET imodel_id = $2, storage_folder = $3, connection_id = $4 WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
@@ -130,6 +135,7 @@ async fn register(
     .bind(connection_id)
     .execute(&mut **tx)
     .await?;
+    set_brake(tx, id, spec.brake).await?;
     let moved = imodel_id != spec.imodel_id || storage_folder != spec.storage_folder;
     let forgotten = if moved {
         forget_cloud_side(tx, id).await?
@@ -137,6 +143,71 @@ async fn register(
         0
     };
     Ok((WatchId(id), forgotten))
+}
+
+/// Sets the limit of a watch, and lets it go on unless it was held for more files than that.
+async fn set_brake(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: i64,
+    limit: u64,
+) -> Result<(), sqlx::Error> {
+    let limit = bytes_column(limit);
+    sqlx::query(
+        "UPDATE watches SET brake = $2, braked = CASE WHEN braked > $2 THEN braked ELSE 0 END WHERE id = $1",
+    )
+    .bind(id)
+    .bind(limit)
+    .execute(&mut **tx)
+    .await?;
+    let braked: i64 = sqlx::query_scalar("SELECT braked FROM watches WHERE id = $1")
+        .bind(id)
+        .fetch_one(&mut **tx)
+        .await?;
+    let (until, reason) = match u64::try_from(braked) {
+        Ok(files) if files > 0 => (millis(BRAKED), Some(brake_reason(files))),
+        _ => (0, None),
+    };
+    sqlx::query("UPDATE watches SET held_until = $2, held_reason = $3 WHERE id = $1")
+        .bind(id)
+        .bind(until)
+        .bind(reason)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Holds a watch when more of its files than its limit are due that storage knows. Returns how many, if it does.
+pub(super) async fn brake(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: i64,
+) -> Result<Option<u64>, sqlx::Error> {
+    let (limit, braked, due): (i64, i64, i64) = sqlx::query_as(
+        "SELECT w.brake, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
+            WHERE f.watch_id = w.id AND j.state = 'due' AND f.stored_version IS NOT NULL) \
+         FROM watches w WHERE w.id = $1",
+    )
+    .bind(id)
+    .fetch_one(&mut **tx)
+    .await?;
+    if due <= limit || braked >= due {
+        return Ok(None);
+    }
+    let files = u64::try_from(due).unwrap_or(0);
+    sqlx::query("UPDATE watches SET braked = $2, held_until = $3, held_reason = $4 WHERE id = $1")
+        .bind(id)
+        .bind(due)
+        .bind(millis(BRAKED))
+        .bind(brake_reason(files))
+        .execute(&mut **tx)
+        .await?;
+    Ok((braked == 0).then_some(files))
+}
+
+fn brake_reason(files: u64) -> String {
+    format!(
+        "{files} files that storage has already are to be uploaded anew at once; if that is right, write files = {files} \
+         in the table [brake] and start again"
+    )
 }
 
 async fn forget_cloud_side(

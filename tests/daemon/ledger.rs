@@ -4,11 +4,18 @@ use std::collections::BTreeMap;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID};
+
 use crate::support::{Site, assert_in_imodel, eventually, platform, write};
+
+const SECOND_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 
 /// A site with files that are synchronized, its daemon stopped or killed.
 async fn synchronized_site(in_order: bool) -> (Site, BTreeMap<String, String>) {
-    let (site, folder) = Site::with_folder(platform()).await;
+    let builder = platform()
+        .imodel(DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, "One")
+        .imodel(SECOND_IMODEL, DEFAULT_ITWIN_ID, "Two");
+    let (site, folder) = Site::with_folder(builder).await;
     let mut files = BTreeMap::new();
     for number in 0..40 {
         let path = format!("{}/{number}.ifc", number % 3);
@@ -112,4 +119,39 @@ async fn a_file_that_changed_while_the_ledger_was_lost_is_uploaded_and_the_other
         .filter(|request| request.method == "PUT" && request.origin == "blob");
     assert_eq!(puts.count(), files.len() + 1);
     assert_in_imodel(&site.emulator.state(), &files);
+}
+
+#[tokio::test]
+async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until_a_person_agrees() {
+    let (mut site, mut files) = synchronized_site(true).await;
+    let quiet = site.watch("south", SECOND_IMODEL, "storage_folder = \"south\"");
+    site.tables += "[brake]\nfiles = 10\n";
+    for (path, content) in &mut files {
+        *content = content.to_uppercase();
+        write(&site.path("north").join(path), content);
+    }
+    let puts = |site: &Site| {
+        let requests = site.emulator.requests();
+        requests
+            .iter()
+            .filter(|request| request.method == "PUT" && request.origin == "blob")
+            .count()
+    };
+    let before = puts(&site);
+    for _ in 0..2 {
+        let daemon = site.start();
+        // Another watch goes on.
+        write(&quiet.join(format!("{}.ifc", puts(&site))), "new");
+        let others = puts(&site);
+        eventually(|| puts(&site) > others, || daemon.log()).await;
+        daemon.stop().await;
+        assert!(puts(&site) - before <= 12, "{}", puts(&site) - before);
+    }
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("40 files that storage has already"), "{told}");
+    site.tables = site.tables.replace("files = 10", "files = 40");
+    let daemon = site.start();
+    eventually(|| puts(&site) >= before + 42, || daemon.log()).await;
+    site.synchronized(42, &daemon).await;
+    daemon.stop().await;
 }
