@@ -122,7 +122,7 @@ impl Settling {
         if interval.is_zero() {
             return;
         }
-        if self.finished.len() % 1024 == 0 {
+        if self.finished.len().is_multiple_of(1024) {
             self.finished
                 .retain(|_, last| now.saturating_duration_since(*last) < interval);
         }

@@ -14,6 +14,7 @@ mod commands;
 mod common;
 mod crashes;
 mod faults;
+mod filesystem;
 mod independence;
 mod ledger;
 mod refusals;

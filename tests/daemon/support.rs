@@ -117,12 +117,26 @@ impl Site {
 
     /// Starts the daemon with more in its environment.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Daemon {
-        let mut child = self
-            .command(&["run"])
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = self.command(&["run"]);
+        command.envs(environment.iter().copied());
+        Self::started(command)
+    }
+
+    /// Starts the daemon by way of another program.
+    pub fn start_under(&self, words: &[&str]) -> Daemon {
+        let inner = self.command(&["run"]);
+        let inner = inner.as_std();
+        let mut command = program_of(words[0]);
+        command
+            .args(&words[1..])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        command.env("ITWIN_SYNCD_CLIENT_SECRET", &self.secret);
+        Self::started(command)
+    }
+
+    fn started(mut command: Command) -> Daemon {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let told = Arc::clone(&log);
@@ -200,7 +214,11 @@ impl Site {
 
 /// The program, with nothing of this process's environment that it looks at.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"));
+    program_of(env!("CARGO_BIN_EXE_itwin-syncd"))
+}
+
+fn program_of(path: &str) -> Command {
+    let mut command = Command::new(path);
     command
         .kill_on_drop(true)
         .env_remove("STATE_DIRECTORY")

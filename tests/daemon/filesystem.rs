@@ -1,0 +1,344 @@
+//! What file systems and programs do to a folder that is watched. The full scan comes once an hour here: what is found
+//! is found by what the daemon sees at once.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::support::{Daemon, Site, assert_in_imodel, eventually, platform, sha256, write};
+
+/// A site that takes as many files as a test has.
+async fn roomy() -> (Site, PathBuf) {
+    Site::with_folder(platform().max_source_files(100_000)).await
+}
+
+/// Waits until just these files are in the iModel.
+async fn arrive(site: &Site, daemon: &Daemon, files: &BTreeMap<String, String>) {
+    let all = || {
+        let state = site.emulator.state();
+        let completed = state.files.values().filter(|file| file.completed.is_some());
+        completed.count() == files.len()
+    };
+    eventually(all, || daemon.log().lines().rev().take(20).collect()).await;
+    site.synchronized(files.len(), daemon).await;
+    assert_in_imodel(&site.emulator.state(), files);
+}
+
+fn save(folder: &Path, files: &mut BTreeMap<String, String>, path: &str, content: &str) {
+    write(&folder.join(path), content);
+    files.insert(path.to_owned(), content.to_owned());
+}
+
+#[tokio::test]
+async fn folders_that_are_made_and_filled_at_once_are_seen_whole() {
+    let (site, folder) = roomy().await;
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    let mut files = BTreeMap::new();
+    for round in 0..700 {
+        save(
+            &folder,
+            &mut files,
+            &format!("{round}/a/b/deep.ifc"),
+            &round.to_string(),
+        );
+    }
+    // Trees that are moved in and copied in.
+    for round in 700..1000 {
+        let outside = site.path("outside");
+        let tree = format!("{round}/x/y");
+        write(&outside.join(&tree).join("moved.ifc"), &round.to_string());
+        let (from, to) = (
+            outside.join(round.to_string()),
+            folder.join(round.to_string()),
+        );
+        if round % 2 == 0 {
+            std::fs::rename(from, to).unwrap();
+        } else {
+            let copied = Command::new("cp").arg("-r").args([from, to]).status();
+            assert!(copied.unwrap().success());
+        }
+        files.insert(format!("{tree}/moved.ifc"), round.to_string());
+    }
+    arrive(&site, &daemon, &files).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_overflowing_queue_of_events_costs_no_file() {
+    let (site, folder) = roomy().await;
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    daemon.signal("STOP");
+    let mut files = BTreeMap::new();
+    // More than the 16384 events that the kernel keeps; the files that count come last.
+    for number in 0..20_000 {
+        std::fs::write(folder.join(format!("{number}.txt")), "x").unwrap();
+    }
+    for number in 0..100 {
+        save(
+            &folder,
+            &mut files,
+            &format!("{number}.ifc"),
+            &number.to_string(),
+        );
+    }
+    daemon.signal("CONT");
+    arrive(&site, &daemon, &files).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_root_that_is_deleted_and_made_again_or_renamed_and_back_is_watched_again() {
+    let (site, folder) = roomy().await;
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "a/first.ifc", "first");
+    let daemon = site.start();
+    arrive(&site, &daemon, &files).await;
+
+    std::fs::remove_dir_all(&folder).unwrap();
+    daemon.says("cannot be reached").await;
+    std::fs::create_dir(&folder).unwrap();
+    save(&folder, &mut files, "b/second.ifc", "second");
+    arrive(&site, &daemon, &files).await;
+    assert_eq!(
+        site.stored("a/first.ifc").completions,
+        1,
+        "a folder that is gone deletes nothing"
+    );
+
+    let elsewhere = site.path("elsewhere");
+    std::fs::rename(&folder, &elsewhere).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    save(&folder, &mut files, "c/third.ifc", "third");
+    arrive(&site, &daemon, &files).await;
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(&elsewhere, &folder).unwrap();
+    save(&folder, &mut files, "d/fourth.ifc", "fourth");
+    arrive(&site, &daemon, &files).await;
+    let writes: u32 = site
+        .emulator
+        .state()
+        .files
+        .values()
+        .map(|file| file.blob_writes)
+        .sum();
+    assert_eq!(writes, 4, "nothing is sent twice");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_final_size_that_fills_slowly_and_is_dated_back_is_taken_whole() {
+    use std::io::{Seek as _, SeekFrom, Write as _};
+    let (site, folder) = roomy().await;
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    let path = folder.join("copied.ifc");
+    let content = "0123456789".repeat(2000);
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.set_len(content.len() as u64).unwrap();
+    for (at, piece) in content.as_bytes().chunks(2000).enumerate() {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        file.seek(SeekFrom::Start(at as u64 * 2000)).unwrap();
+        file.write_all(piece).unwrap();
+    }
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_400_000_000);
+    file.set_modified(long_ago).unwrap();
+    drop(file);
+    let files = BTreeMap::from([("copied.ifc".to_owned(), content)]);
+    arrive(&site, &daemon, &files).await;
+    let stored = site.stored("copied.ifc");
+    assert_eq!((stored.blob_writes, stored.completions), (1, 1));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn links_pipes_and_circles_are_neither_followed_nor_opened() {
+    let (site, folder) = roomy().await;
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "good.ifc", "good");
+    write(&site.path("outside/secret.ifc"), "secret");
+    std::os::unix::fs::symlink(site.path("outside"), folder.join("out")).unwrap();
+    std::os::unix::fs::symlink(".", folder.join("circle")).unwrap();
+    std::os::unix::fs::symlink(site.path("outside/secret.ifc"), folder.join("link.ifc")).unwrap();
+    assert!(
+        Command::new("mkfifo")
+            .arg(folder.join("pipe.ifc"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    let _socket = std::os::unix::net::UnixListener::bind(folder.join("socket.ifc")).unwrap();
+    let daemon = site.start();
+    arrive(&site, &daemon, &files).await;
+    save(&folder, &mut files, "later.ifc", "later");
+    arrive(&site, &daemon, &files).await;
+    daemon.stop().await;
+}
+
+/// How a program saves; the steps are apart by chance.
+async fn saves(program: usize, folder: &Path, name: &str, content: &str, random: &mut Rng) {
+    let at = |name: &str| folder.join(name);
+    let exists = at(name).exists();
+    let stem = name.split('.').next().unwrap();
+    let mut pause = async || tokio::time::sleep(Duration::from_micros(random.u64(0..20_000))).await;
+    match program {
+        // AutoCAD: a temporary file, the old one becomes the backup, the new one takes its name.
+        0 => {
+            let (new, backup) = (at(&format!("{stem}.ac$")), at(&format!("{stem}.bak")));
+            std::fs::write(&new, content).unwrap();
+            pause().await;
+            if exists {
+                drop(std::fs::remove_file(&backup));
+                std::fs::rename(at(name), &backup).unwrap();
+                pause().await;
+            }
+            std::fs::rename(new, at(name)).unwrap();
+        }
+        // Excel: a temporary file without extension; the old one is moved away and deleted.
+        1 => {
+            let (new, old) = (at(&format!("{stem}A1B2C300")), at(&format!("{stem}.tmp")));
+            std::fs::write(&new, content).unwrap();
+            pause().await;
+            if exists {
+                std::fs::rename(at(name), &old).unwrap();
+                pause().await;
+            }
+            std::fs::rename(new, at(name)).unwrap();
+            pause().await;
+            drop(std::fs::remove_file(old));
+        }
+        // WinSCP: a part that grows, then the name.
+        2 => {
+            use std::io::Write as _;
+            let part = at(&format!("{name}.filepart"));
+            let mut file = std::fs::File::create(&part).unwrap();
+            for piece in content.as_bytes().chunks(content.len() / 3 + 1) {
+                file.write_all(piece).unwrap();
+                pause().await;
+            }
+            std::fs::rename(part, at(name)).unwrap();
+        }
+        // A hard link beside, then the old name is gone, then it is back.
+        _ => {
+            let new = at(&format!("{stem}.new.tmp"));
+            std::fs::write(&new, content).unwrap();
+            pause().await;
+            drop(std::fs::remove_file(at(name)));
+            pause().await;
+            std::fs::hard_link(&new, at(name)).unwrap();
+            std::fs::remove_file(new).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn saves_of_every_program_arrive_once_each_and_nothing_else_does() {
+    let rounds: usize = std::env::var("SAVE_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
+    let (mut site, folder) = roomy().await;
+    site.top += "upload_interval = \"0s\"\n";
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    let mut random = Rng::with_seed(11);
+    let mut files = BTreeMap::new();
+    for round in 1..=rounds {
+        for number in 0..120 {
+            let (program, name) = (number % 4, format!("{number}.dwg"));
+            let content = format!("save {round} of {number} ").repeat(50);
+            saves(program, &folder, &name, &content, &mut random).await;
+            files.insert(name, content);
+        }
+        let current = || {
+            let state = site.emulator.state();
+            files.iter().all(|(path, content)| {
+                let wanted = sha256(content.as_bytes());
+                let mut completed = state.files.values().filter(|file| file.path == *path);
+                completed.any(|file| {
+                    file.completed
+                        .as_ref()
+                        .is_some_and(|one| one.sha256 == wanted)
+                })
+            })
+        };
+        eventually(current, || daemon.log()).await;
+    }
+    arrive(&site, &daemon, &files).await;
+    let state = site.emulator.state();
+    for file in state.files.values() {
+        let uploads = usize::try_from(file.completions).unwrap();
+        assert_eq!(uploads, rounds, "{}", file.path);
+        assert!(file.display_name.ends_with(".dwg"), "{}", file.path);
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs user namespaces: run tests/all"]
+async fn a_watch_limit_that_is_reached_leaves_the_rest_to_scans_and_says_so() {
+    let (mut site, folder) = roomy().await;
+    site.top += "rescan_interval = \"1s\"\n";
+    let mut files = BTreeMap::new();
+    for number in 0..50 {
+        save(
+            &folder,
+            &mut files,
+            &format!("{number}/a.ifc"),
+            &number.to_string(),
+        );
+    }
+    let limit = "echo 20 > /proc/sys/user/max_inotify_watches && exec \"$@\"";
+    let daemon = site.start_under(&["unshare", "-Ur", "sh", "-c", limit, "sh"]);
+    arrive(&site, &daemon, &files).await;
+    for number in 0..50 {
+        save(
+            &folder,
+            &mut files,
+            &format!("{number}/b.ifc"),
+            &number.to_string(),
+        );
+    }
+    arrive(&site, &daemon, &files).await;
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("degraded"), "{told}");
+    let (_, log) = daemon.stop().await;
+    assert!(log.contains("only partly watched"), "{log}");
+}
+
+#[tokio::test]
+#[ignore = "needs root: run tests/all"]
+async fn an_empty_mount_point_is_not_taken_for_a_folder_from_which_all_was_deleted() {
+    let (site, folder) = roomy().await;
+    let mount = |arguments: &[&str]| {
+        let done = Command::new(arguments[0])
+            .args(&arguments[1..])
+            .arg(&folder)
+            .status();
+        assert!(done.unwrap().success(), "{arguments:?}");
+    };
+    let share = site.path("share");
+    std::fs::create_dir(&share).unwrap();
+    let mut files = BTreeMap::new();
+    save(&share, &mut files, "a/first.ifc", "first");
+    let bind = ["mount", "--bind", share.to_str().unwrap()];
+    mount(&bind);
+    let daemon = site.start();
+    arrive(&site, &daemon, &files).await;
+    mount(&["umount", "-l"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    save(&share, &mut files, "a/second.ifc", "second");
+    mount(&bind);
+    arrive(&site, &daemon, &files).await;
+    let writes: u32 = site
+        .emulator
+        .state()
+        .files
+        .values()
+        .map(|file| file.blob_writes)
+        .sum();
+    daemon.stop().await;
+    mount(&["umount", "-l"]);
+    assert_eq!(writes, 2, "nothing is sent twice");
+}
