@@ -1,9 +1,11 @@
 //! Where in storage a file belongs: the iTwin's root folder, the folders below it, and what lies in them already.
 //!
 //! What is found out is kept in the ledger, so that a new file costs no look-up. A folder is listed once per process
-//! before the first file is created in it; after that only we create there.
+//! before the first file is created in it; after that only we create there. The folders in a folder are listed when
+//! one is missing, at most once a minute: many new ones cost one look.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tracing::{debug, info, warn};
@@ -13,6 +15,9 @@ use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Client};
 use crate::ledger::{ImodelRecord, Ledger};
+
+/// What was listed counts for so long; somebody else may make a folder any time.
+const LISTING_HOLDS: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Folders {
@@ -28,6 +33,8 @@ struct State {
     owners: HashMap<(String, String), String>,
     /// Files of other making in a listed folder: name to storage file ids.
     strangers: HashMap<String, HashMap<String, Vec<String>>>,
+    /// Folders in a listed folder: when it was listed, name to folder id.
+    children: HashMap<String, (Instant, HashMap<String, String>)>,
 }
 
 /// A folder in storage.
@@ -113,7 +120,10 @@ impl Folders {
 
     /// A folder that was thought to be there is not: everything known below its root is looked up again.
     pub(super) async fn forget(&self, place: &Place) -> Result<(), Trouble> {
-        self.state.lock().await.strangers.clear();
+        let mut state = self.state.lock().await;
+        state.strangers.clear();
+        state.children.clear();
+        drop(state);
         Ok(self.ledger.forget_folders(&place.root_folder_id).await?)
     }
 
@@ -143,47 +153,57 @@ impl Folders {
         parent: &str,
         name: &str,
     ) -> Result<String, Trouble> {
-        if let Some(id) = self.find(parent, name).await? {
+        let listed = state.children.get(parent);
+        if listed.is_none_or(|(at, _)| at.elapsed() > LISTING_HOLDS) {
+            self.list_children(state, parent).await?;
+        }
+        if let Some(id) = child(state, parent, name) {
             return Ok(id);
         }
         match self.client.create_folder(parent, name).await {
             Ok(folder) => {
                 failpoint("folder created");
                 info!(folder = name, "storage folder created");
+                // It is new, so there is nothing in it.
                 state.strangers.insert(folder.id.clone(), HashMap::new());
+                let nothing = (Instant::now(), HashMap::new());
+                state.children.insert(folder.id.clone(), nothing);
+                if let Some((_, children)) = state.children.get_mut(parent) {
+                    children.insert(name.to_owned(), folder.id.clone());
+                }
                 Ok(folder.id)
             }
             // It may be there after all: somebody was faster, or the answer got lost.
             Err(error)
                 if error.may_have_taken_effect() || matches!(error.status(), Some(409 | 422)) =>
             {
-                self.find(parent, name)
-                    .await?
-                    .ok_or_else(|| Trouble::Platform(error))
+                self.list_children(state, parent).await?;
+                child(state, parent, name).ok_or_else(|| Trouble::Platform(error))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The folder of this name; of several the oldest, so that everybody who looks takes the same.
-    async fn find(&self, parent: &str, name: &str) -> Result<Option<String>, itwin::Error> {
-        let mut named: Vec<_> = self
-            .client
-            .folders(parent)
-            .await?
-            .into_iter()
-            .filter(|folder| folder.display_name == name)
-            .map(|folder| (folder.created, folder.id))
-            .collect();
-        named.sort();
-        if named.len() > 1 {
-            warn!(
-                folder = name,
-                count = named.len(),
-                "storage has several folders of this name; using the oldest"
-            );
+    /// Lists the folders in a folder. Of several with one name the oldest counts, so that everybody who looks takes the
+    /// same.
+    async fn list_children(&self, state: &mut State, parent: &str) -> Result<(), itwin::Error> {
+        let mut folders = self.client.folders(parent).await?;
+        folders.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+        let mut children = HashMap::with_capacity(folders.len());
+        for folder in folders {
+            let name = folder.display_name;
+            if children.contains_key(&name) {
+                warn!(
+                    folder = name,
+                    "storage has several folders of this name; using the oldest"
+                );
+            } else {
+                children.insert(name, folder.id);
+            }
         }
-        Ok(named.into_iter().next().map(|(_, id)| id))
+        let listed = (Instant::now(), children);
+        state.children.insert(parent.to_owned(), listed);
+        Ok(())
     }
 
     /// Files of a folder by name, oldest first.
@@ -199,4 +219,8 @@ impl Folders {
         }
         Ok(named)
     }
+}
+
+fn child(state: &State, parent: &str, name: &str) -> Option<String> {
+    state.children.get(parent)?.1.get(name).cloned()
 }
