@@ -5,6 +5,7 @@
 //! one is missing, at most once a minute: many new ones cost one look.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -191,14 +192,12 @@ impl Folders {
         folders.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
         let mut children = HashMap::with_capacity(folders.len());
         for folder in folders {
-            let name = folder.display_name;
-            if children.contains_key(&name) {
-                warn!(
-                    folder = name,
+            match children.entry(folder.display_name) {
+                Entry::Occupied(older) => warn!(
+                    folder = older.key(),
                     "storage has several folders of this name; using the oldest"
-                );
-            } else {
-                children.insert(name, folder.id);
+                ),
+                Entry::Vacant(free) => drop(free.insert(folder.id)),
             }
         }
         let listed = (Instant::now(), children);

@@ -15,6 +15,7 @@ mod common;
 mod crashes;
 mod faults;
 mod filesystem;
+mod fuse;
 mod independence;
 mod ledger;
 mod refusals;

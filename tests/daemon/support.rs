@@ -73,6 +73,10 @@ impl Site {
         folder
     }
 
+    pub fn replace_in_watches(&mut self, from: &str, to: &str) {
+        self.watches = self.watches.replace(from, to);
+    }
+
     pub fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
     }

@@ -1,0 +1,309 @@
+//! Shares that behave as shares do: changes that no kernel tells of, errors on opening, other inodes after a remount,
+//! and no answer at all. A FUSE file system of our own plays them; it needs root and /dev/fuse.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry,
+    ReplyOpen, Request,
+};
+use tokio::time::Instant;
+
+use crate::support::{Site, assert_in_imodel, eventually, platform, write};
+
+/// What the other side of the share has.
+#[derive(Debug, Default)]
+struct Remote {
+    /// By name: content, when it was written.
+    files: BTreeMap<String, (Vec<u8>, SystemTime)>,
+    /// Added to all inodes.
+    inodes_from: u64,
+    /// Nothing is answered any more.
+    hangs: bool,
+    /// So many more opens fail, with this error.
+    failing_opens: (u32, i32),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Share(Arc<(Mutex<Remote>, Condvar)>);
+
+impl Share {
+    fn remote(&self) -> MutexGuard<'_, Remote> {
+        self.0.0.lock().unwrap()
+    }
+
+    /// Waits for as long as the share hangs.
+    fn answering(&self) -> MutexGuard<'_, Remote> {
+        let (_, answers) = &*self.0;
+        answers
+            .wait_while(self.remote(), |remote| remote.hangs)
+            .unwrap()
+    }
+
+    fn put(&self, name: &str, content: &str) {
+        let entry = (content.as_bytes().to_vec(), SystemTime::now());
+        self.remote().files.insert(name.to_owned(), entry);
+    }
+
+    fn mount(&self, at: &Path) -> BackgroundSession {
+        let mut config = fuser::Config::default();
+        config.mount_options = vec![MountOption::RO, MountOption::FSName("share".to_owned())];
+        fuser::spawn_mount(self.clone(), at, &config).expect("mounting needs root and /dev/fuse")
+    }
+}
+
+/// While it lives, nothing is answered; a test that fails must not hang as well.
+struct Hanging(Share);
+
+impl Hanging {
+    fn of(share: &Share) -> Self {
+        share.remote().hangs = true;
+        Self(share.clone())
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.remote().hangs = false;
+        self.0.0.1.notify_all();
+    }
+}
+
+impl Remote {
+    fn attributes(&self, inode: u64) -> Option<FileAttr> {
+        let (kind, size, time) = if inode == 1 {
+            (FileType::Directory, 0, UNIX_EPOCH)
+        } else {
+            let at = usize::try_from(inode.checked_sub(self.inodes_from + 2)?).unwrap();
+            let (content, time) = self.files.values().nth(at)?;
+            (FileType::RegularFile, content.len() as u64, *time)
+        };
+        Some(FileAttr {
+            ino: INodeNo(inode),
+            size,
+            blocks: 1,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind,
+            perm: 0o755,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            flags: 0,
+            blksize: 512,
+        })
+    }
+
+    fn inode(&self, name: &str) -> Option<u64> {
+        let at = self.files.keys().position(|known| known == name)?;
+        Some(self.inodes_from + 2 + at as u64)
+    }
+}
+
+impl Filesystem for Share {
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let remote = self.answering();
+        let inode = name.to_str().and_then(|name| remote.inode(name));
+        match inode.and_then(|inode| remote.attributes(inode)) {
+            Some(attributes) => reply.entry(&Duration::ZERO, &attributes, Generation(0)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.answering().attributes(inode.into()) {
+            Some(attributes) => reply.attr(&Duration::ZERO, &attributes),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let mut remote = self.answering();
+        if remote.failing_opens.0 > 0 {
+            remote.failing_opens.0 -= 1;
+            reply.error(Errno::from_i32(remote.failing_opens.1));
+        } else {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let remote = self.answering();
+        let at = u64::from(inode).checked_sub(remote.inodes_from + 2);
+        let file = at.and_then(|at| remote.files.values().nth(usize::try_from(at).unwrap()));
+        match file {
+            Some((content, _)) => {
+                let from = usize::try_from(offset).unwrap().min(content.len());
+                let to = (from + size as usize).min(content.len());
+                reply.data(&content[from..to]);
+            }
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let remote = self.answering();
+        let names = [".", ".."]
+            .into_iter()
+            .chain(remote.files.keys().map(String::as_str));
+        for (at, name) in names.enumerate().skip(usize::try_from(offset).unwrap()) {
+            let (inode, kind) = match remote.inode(name) {
+                Some(inode) => (inode, FileType::RegularFile),
+                None => (1, FileType::Directory),
+            };
+            if reply.add(INodeNo(inode), at as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}
+
+fn expected(share: &Share) -> BTreeMap<String, String> {
+    let remote = share.remote();
+    let files = remote.files.iter();
+    files
+        .map(|(name, (content, _))| (name.clone(), String::from_utf8(content.clone()).unwrap()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn what_changes_on_a_share_without_a_word_is_found_by_the_next_poll() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let share = Share::default();
+    share.put("a.ifc", "first");
+    let mounted = share.mount(&folder);
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    share.put("a.ifc", "other");
+    share.put("b.ifc", "new");
+    let found = || {
+        site.emulator
+            .state()
+            .files
+            .values()
+            .map(|file| file.completions)
+            .sum::<u32>()
+            == 3
+    };
+    eventually(found, || daemon.log()).await;
+    site.synchronized(2, &daemon).await;
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("folder polled"), "{told}");
+
+    // Other inodes, as after a remount: the same files, and nothing is sent.
+    share.remote().inodes_from = 1_000_000;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(found());
+    assert_in_imodel(&site.emulator.state(), &expected(&share));
+    daemon.stop().await;
+    drop(mounted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_file_that_cannot_be_opened_for_a_while_is_waited_for() {
+    // EBUSY, EACCES, EIO.
+    for errno in [16, 13, 5] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        let share = Share::default();
+        share.put("busy.ifc", "content");
+        share.remote().failing_opens = (3, errno);
+        let mounted = share.mount(&folder);
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        assert_eq!(share.remote().failing_opens.0, 0);
+        let (_, log) = daemon.stop().await;
+        assert!(!log.contains("ERROR"), "{log}");
+        drop(mounted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_share_that_hangs_holds_up_no_other_folder_and_no_end() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.top += "shutdown_grace = \"2s\"\n";
+    let other = site.watch(
+        "south",
+        itwin_syncd::emulator::DEFAULT_IMODEL_ID,
+        "storage_folder = \"south\"",
+    );
+    // Watches of one iModel must not share a place in storage.
+    site.replace_in_watches(
+        "name = \"north\"",
+        "storage_folder = \"north\"\nname = \"north\"",
+    );
+    let share = Share::default();
+    share.put("a.ifc", "first");
+    let mounted = share.mount(&folder);
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    share.put("b.ifc", "second");
+    let hanging = Hanging::of(&share);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for number in 0..5 {
+        write(&other.join(format!("{number}.ifc")), &number.to_string());
+    }
+    site.synchronized(6, &daemon).await;
+    let began = Instant::now();
+    daemon.signal("TERM");
+    daemon.says(" stopped ").await;
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    // The kernel keeps a process whose thread waits for such a share; the next one must not wait for that.
+    let next = site.start();
+    write(&other.join("5.ifc"), "5");
+    site.synchronized(7, &next).await;
+    drop(hanging);
+    assert!(daemon.ended().await.0.success());
+    site.synchronized(8, &next).await;
+    next.stop().await;
+    drop(mounted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_ledger_on_a_network_file_system_is_refused() {
+    let (site, _) = Site::with_folder(platform()).await;
+    let state = site.path("state");
+    std::fs::create_dir(&state).unwrap();
+    let mounted = Share::default().mount(&state);
+    let refused = site.run(&["run"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("network file system"), "{refused:?}");
+    assert!(
+        refused.err.contains("put state.path on a local disk"),
+        "{refused:?}"
+    );
+    drop(mounted);
+}
