@@ -82,6 +82,7 @@ mod identity;
 mod imodels;
 mod itwins;
 mod model;
+mod recycle_bin;
 mod reply;
 mod runs;
 mod sas;

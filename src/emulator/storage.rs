@@ -11,14 +11,14 @@ use super::model::{
     Blob, Completed, Content, File, Folder, Pending, State, member_id, root_id, storage_id,
 };
 use super::reply::{self, Refusal, Reply, invalid, refuse};
-use super::sas;
 use super::switches::{
     CompleteAgain, CompleteEmpty, CompleteExpired, CompleteWithoutContent, DuplicateFile,
     DuplicateFolder, IncompleteFiles, ItwinUnknown, ListedDescription, LockedFile, NameCase,
     NameError, RecycledName, SasPermissions, StorageForbidden, UpdateBlob, UpdateIncomplete,
 };
+use super::{recycle_bin, sas};
 
-const INVALID: &str = "InvalidStorageRequest";
+pub(super) const INVALID: &str = "InvalidStorageRequest";
 const INVALID_FILE: &str = "InvalidCreateFileRequest";
 const INVALID_FOLDER: &str = "InvalidCreateFolderRequest";
 
@@ -85,20 +85,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             let href = address(ask, state, &blob, expiry(ask), "r");
             Ok(reply::with(302, &[("location", &href)], ""))
         }
-        ("GET", ["storage", "recyclebin"]) => recycle_bin(ask, state),
-        (
-            "POST",
-            [
-                "storage",
-                "recyclebin",
-                kind @ ("files" | "folders"),
-                _,
-                "restore",
-            ],
-        ) => restore(ask, state, kind),
-        ("DELETE", ["storage", "recyclebin", kind @ ("files" | "folders"), _]) => {
-            purge(ask, state, kind)
-        }
+        (_, ["storage", "recyclebin", rest @ ..]) => recycle_bin::answer(ask, state, rest),
         _ => Err(unknown()),
     }
 }
@@ -122,16 +109,20 @@ pub(super) async fn arrived_elsewhere(ask: &Ask<'_>) -> Option<Arrived> {
     azurite.read(&blob).await
 }
 
-fn no_file() -> Refusal {
+pub(super) fn no_file() -> Refusal {
     refuse(404, "FileNotFound", "Requested file is not available.")
 }
 
-fn no_folder() -> Refusal {
+pub(super) fn no_folder() -> Refusal {
     refuse(404, "FolderNotFound", "Requested folder is not available.")
 }
 
 /// Fails, in one of the ways there are, when the caller has no permission on the storage of an iTwin.
-fn allowed(ask: &Ask<'_>, itwin_id: &str, missing: fn() -> Refusal) -> Result<(), Refusal> {
+pub(super) fn allowed(
+    ask: &Ask<'_>,
+    itwin_id: &str,
+    missing: fn() -> Refusal,
+) -> Result<(), Refusal> {
     let forbidden = &ask.shared.options.forbidden_storage;
     if !forbidden.iter().any(|forbidden| forbidden == itwin_id) {
         return Ok(());
@@ -178,7 +169,7 @@ fn file<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s File, Refus
 }
 
 /// The iTwin that a query names.
-fn itwin_of(ask: &Ask<'_>, state: &State) -> Result<String, Refusal> {
+pub(super) fn itwin_of(ask: &Ask<'_>, state: &State) -> Result<String, Refusal> {
     let id = ask.query("iTwinId").or(ask.query("projectId"));
     let id = id.ok_or_else(|| invalid(INVALID, "iTwinId", "It is missing."))?;
     if Uuid::parse_str(id).is_err() {
@@ -569,7 +560,7 @@ fn links(ask: &Ask<'_>, state: &mut State, file_id: &str, blob: String) -> Reply
 }
 
 /// Forgets a blob; what it held is removed from disk soon.
-fn drop_blob(state: &mut State, blob: &str) {
+pub(super) fn drop_blob(state: &mut State, blob: &str) {
     let Some(blob) = state.blobs.remove(blob) else {
         return;
     };
@@ -662,80 +653,6 @@ fn take_from_elsewhere(ask: &Ask<'_>, state: &mut State, blob: &str) {
     }
 }
 
-fn recycle_bin(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
-    let itwin_id = itwin_of(ask, state)?;
-    let folders = state
-        .folders
-        .values()
-        .filter(|folder| folder.deleted && folder.itwin_id == itwin_id);
-    let files = state
-        .files
-        .values()
-        .filter(|file| file.deleted && file.itwin_id == itwin_id);
-    let items: Vec<Value> = folders
-        .map(|folder| folder_json(ask, folder))
-        .chain(files.map(|file| file_json(ask, file)))
-        .collect();
-    let (page, links) = ask.page(items, ask.shared.options.page_size, Next::Always, INVALID)?;
-    Ok(reply::json(200, &json!({ "items": page, "_links": links })))
-}
-
-/// The id and iTwin of something in the recycle bin.
-fn recycled(ask: &Ask<'_>, state: &State, kind: &str) -> Result<String, Refusal> {
-    let id = ask.segment(3);
-    let (itwin_id, missing): (_, fn() -> Refusal) = if kind == "files" {
-        let file = state.files.get(id).filter(|file| file.deleted);
-        (file.map(|file| &file.itwin_id), no_file)
-    } else {
-        let folder = state.folders.get(id).filter(|folder| folder.deleted);
-        (folder.map(|folder| &folder.itwin_id), no_folder)
-    };
-    allowed(ask, itwin_id.ok_or_else(missing)?, missing)?;
-    Ok(id.to_owned())
-}
-
-fn restore(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
-    let id = recycled(ask, state, kind)?;
-    if let Some(file) = state.files.get_mut(&id) {
-        file.deleted = false;
-    }
-    if let Some(folder) = state.folders.get_mut(&id) {
-        folder.deleted = false;
-    }
-    Ok(reply::empty(204))
-}
-
-fn purge(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
-    let mut waiting = vec![recycled(ask, state, kind)?];
-    while let Some(id) = waiting.pop() {
-        state.folders.remove(&id);
-        let within = state
-            .folders
-            .values()
-            .filter(|folder| folder.parent_id.as_ref() == Some(&id));
-        waiting.extend(within.map(|folder| folder.id.clone()));
-        let gone: Vec<String> = state
-            .files
-            .values()
-            .filter(|file| file.id == id || file.parent_folder_id == id)
-            .map(|file| file.id.clone())
-            .collect();
-        for id in gone {
-            let Some(file) = state.files.remove(&id) else {
-                continue;
-            };
-            for blob in file
-                .blob
-                .into_iter()
-                .chain(file.pending.map(|pending| pending.blob))
-            {
-                drop_blob(state, &blob);
-            }
-        }
-    }
-    Ok(reply::empty(204))
-}
-
 fn time(at: Timestamp) -> String {
     format!("{at:.7}")
 }
@@ -755,7 +672,7 @@ fn one_folder(ask: &Ask<'_>, status: u16, folder: &Folder) -> Reply {
     reply::json(status, &json!({ "folder": folder_json(ask, folder) }))
 }
 
-fn folder_json(ask: &Ask<'_>, folder: &Folder) -> Value {
+pub(super) fn folder_json(ask: &Ask<'_>, folder: &Folder) -> Value {
     let parent = folder.parent_id.as_ref().unwrap_or(&folder.id);
     json!({
         "id": folder.id, "type": "folder", "displayName": folder.display_name, "description": folder.description,
@@ -769,7 +686,7 @@ fn one_file(ask: &Ask<'_>, file: &File) -> Reply {
     reply::json(200, &json!({ "file": file_json(ask, file) }))
 }
 
-fn file_json(ask: &Ask<'_>, file: &File) -> Value {
+pub(super) fn file_json(ask: &Ask<'_>, file: &File) -> Value {
     let size = file
         .completed
         .as_ref()

@@ -1,0 +1,94 @@
+//! The recycle bin of storage: what was deleted, restored, or is gone for good.
+
+use serde_json::{Value, json};
+
+use super::api::{Ask, Next, unknown};
+use super::model::State;
+use super::reply::{self, Refusal, Reply};
+use super::storage::{
+    INVALID, allowed, drop_blob, file_json, folder_json, itwin_of, no_file, no_folder,
+};
+
+/// Answers what lies below `storage/recyclebin`.
+pub(super) fn answer(ask: &Ask<'_>, state: &mut State, words: &[&str]) -> Result<Reply, Refusal> {
+    match (ask.method.as_str(), words) {
+        ("GET", []) => list(ask, state),
+        ("POST", [kind @ ("files" | "folders"), _, "restore"]) => restore(ask, state, kind),
+        ("DELETE", [kind @ ("files" | "folders"), _]) => purge(ask, state, kind),
+        _ => Err(unknown()),
+    }
+}
+
+fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
+    let itwin_id = itwin_of(ask, state)?;
+    let folders = state
+        .folders
+        .values()
+        .filter(|folder| folder.deleted && folder.itwin_id == itwin_id);
+    let files = state
+        .files
+        .values()
+        .filter(|file| file.deleted && file.itwin_id == itwin_id);
+    let items: Vec<Value> = folders
+        .map(|folder| folder_json(ask, folder))
+        .chain(files.map(|file| file_json(ask, file)))
+        .collect();
+    let (page, links) = ask.page(items, ask.shared.options.page_size, Next::Always, INVALID)?;
+    Ok(reply::json(200, &json!({ "items": page, "_links": links })))
+}
+
+/// The id and iTwin of something in the recycle bin.
+fn recycled(ask: &Ask<'_>, state: &State, kind: &str) -> Result<String, Refusal> {
+    let id = ask.segment(3);
+    let (itwin_id, missing): (_, fn() -> Refusal) = if kind == "files" {
+        let file = state.files.get(id).filter(|file| file.deleted);
+        (file.map(|file| &file.itwin_id), no_file)
+    } else {
+        let folder = state.folders.get(id).filter(|folder| folder.deleted);
+        (folder.map(|folder| &folder.itwin_id), no_folder)
+    };
+    allowed(ask, itwin_id.ok_or_else(missing)?, missing)?;
+    Ok(id.to_owned())
+}
+
+fn restore(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
+    let id = recycled(ask, state, kind)?;
+    if let Some(file) = state.files.get_mut(&id) {
+        file.deleted = false;
+    }
+    if let Some(folder) = state.folders.get_mut(&id) {
+        folder.deleted = false;
+    }
+    Ok(reply::empty(204))
+}
+
+fn purge(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
+    let mut waiting = vec![recycled(ask, state, kind)?];
+    while let Some(id) = waiting.pop() {
+        state.folders.remove(&id);
+        let within = state
+            .folders
+            .values()
+            .filter(|folder| folder.parent_id.as_ref() == Some(&id));
+        waiting.extend(within.map(|folder| folder.id.clone()));
+        let gone: Vec<String> = state
+            .files
+            .values()
+            .filter(|file| file.id == id || file.parent_folder_id == id)
+            .map(|file| file.id.clone())
+            .collect();
+        for id in gone {
+            let Some(file) = state.files.remove(&id) else {
+                continue;
+            };
+            for blob in file
+                .blob
+                .into_iter()
+                .chain(file.pending.map(|pending| pending.blob))
+            {
+                drop_blob(state, &blob);
+            }
+        }
+    }
+    Ok(reply::empty(204))
+}
