@@ -64,6 +64,8 @@ struct ScanState {
     /// Another one is wanted after it.
     again: bool,
     next: Instant,
+    /// When the last one was over.
+    ended: Instant,
     /// Scans of single folders under way.
     folders: usize,
 }
@@ -122,6 +124,7 @@ pub(super) async fn run(
             since: None,
             again: false,
             next: now,
+            ended: now,
             folders: 0,
         },
         root: RootView {
@@ -145,8 +148,8 @@ pub(super) async fn run(
         let wake = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            Some(seen) = seen.recv() => Wake::Seen(seen),
-            Some(report) = reported.recv() => Wake::Report(report),
+            seen = seen.recv() => Wake::Seen(seen.ok_or_else(|| task.ended("look"))?),
+            report = reported.recv() => Wake::Report(report.ok_or_else(|| task.ended("scan"))?),
             hint = hints.next() => Wake::Hint(hint),
             () = tokio::time::sleep_until(task.next_timer().into()) => Wake::Timer,
         };
@@ -157,7 +160,15 @@ pub(super) async fn run(
 impl Task {
     async fn handle(&mut self, wake: Wake, hints: &mut Hints) -> Result<(), super::Error> {
         match wake {
-            Wake::Hint(Hint::Everything) => self.scan_soon(),
+            Wake::Hint(Hint::Everything) => self.scan_soon(Instant::now()),
+            Wake::Hint(Hint::Deaf) => {
+                warn!(
+                    watch = %self.watch.name,
+                    "the thread that receives file events ended by itself; the folder is scanned, and watched anew"
+                );
+                // Should it end again and again, the folder is polled instead.
+                self.scan_soon(self.scan.ended + self.watch.poll_interval);
+            }
             Wake::Hint(Hint::Path(path)) => {
                 self.hint(path);
                 while let Some(path) = hints.try_next() {
@@ -232,9 +243,17 @@ impl Task {
         next.max(Instant::now())
     }
 
-    fn scan_soon(&mut self) {
+    /// Scans as soon as it is `earliest`.
+    fn scan_soon(&mut self, earliest: Instant) {
         self.scan.again = self.scan.since.is_some();
-        self.scan.next = Instant::now();
+        self.scan.next = self.scan.next.min(earliest.max(Instant::now()));
+    }
+
+    fn ended(&self, thread: &'static str) -> super::Error {
+        super::Error::Ended {
+            watch: self.watch.name.clone(),
+            thread,
+        }
     }
 
     fn hint(&mut self, path: PathBuf) {
@@ -370,6 +389,7 @@ impl Task {
 
     async fn take_summary(&mut self, summary: Summary) -> Result<(), super::Error> {
         self.scan.since = None;
+        self.scan.ended = Instant::now();
         self.root.scanned = true;
         self.root.hanging = false;
         let polled = summary.remote || !summary.watched;
@@ -405,12 +425,12 @@ impl Task {
         if self.root.hanging {
             self.root.hanging = false;
             info!(watch = %self.watch.name, "the share answers again");
-            self.scan_soon();
+            self.scan_soon(Instant::now());
         }
         match root {
             Ok(identity) if self.root.identity != Some(*identity) && self.root.scanned => {
                 if self.scan.since.is_none() {
-                    self.scan_soon();
+                    self.scan_soon(Instant::now());
                 }
                 Ok(())
             }

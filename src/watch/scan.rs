@@ -16,6 +16,7 @@ use tokio::sync::mpsc as async_mpsc;
 
 use super::events::{self, Events};
 use super::left_alone::LeftAlone;
+use crate::failpoint::panicpoint;
 use crate::filesystem;
 use crate::ledger::Fingerprint;
 use crate::selection::{Selection, Verdict};
@@ -177,6 +178,7 @@ impl Scanner {
     }
 
     fn folder(&mut self, folder: PathBuf) -> Result<(), Stopped> {
+        panicpoint("scan");
         if let Ok(root) = Root::open(&self.plan.root) {
             self.walk(&root, folder)?;
         }

@@ -345,3 +345,41 @@ async fn an_empty_mount_point_is_not_taken_for_a_folder_from_which_all_was_delet
     mount(&["umount", "-l"]);
     assert_eq!(writes, 2, "nothing is sent twice");
 }
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_watcher_that_dies_in_silence_is_noticed_and_replaced() {
+    let (site, folder) = roomy().await;
+    let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", "event")]);
+    daemon.says("scan finished").await;
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "one.ifc", "its event kills the thread");
+    daemon.says("ended by itself").await;
+    arrive(&site, &daemon, &files).await;
+    // No scan is due for an hour: this one is found by its event.
+    save(&folder, &mut files, "two.ifc", "two");
+    arrive(&site, &daemon, &files).await;
+    daemon.stop().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_thread_of_a_watch_that_dies_ends_the_daemon_and_the_next_one_goes_on() {
+    for (point, file) in [("look", "house.ifc"), ("scan", "new/house.ifc")] {
+        let (site, folder) = roomy().await;
+        let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", point)]);
+        daemon.says("scan finished").await;
+        let mut files = BTreeMap::new();
+        save(&folder, &mut files, file, "house");
+        let (status, log) = daemon.ended().await;
+        assert_eq!(status.code(), Some(1), "{log}");
+        let told = format!(
+            "the thread {point:?} of watch {:?} ended by itself",
+            "north"
+        );
+        assert!(log.replace('\\', "").contains(&told), "{log}");
+        let daemon = site.start();
+        arrive(&site, &daemon, &files).await;
+        daemon.stop().await;
+    }
+}
