@@ -35,7 +35,7 @@ use sqlx::sqlite::{
 
 use crate::filesystem;
 
-pub use files::{Fingerprint, HandedOver, Known, Ready};
+pub use files::{Fingerprint, HandedOver, Known, Occupant, Ready};
 pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,
@@ -43,7 +43,7 @@ pub use lanes::{
 pub use report::{FileReport, RunSummary, Snapshot, Summary, WatchReport};
 pub use state::{JobState, Outcome, RootState, Stage};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
-pub use watches::{FileId, WatchId, WatchSpec};
+pub use watches::{Braked, FileId, WatchId, WatchSpec};
 
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
+use tracing::error;
 
 use super::{During as _, Error, Ledger, RootState, bytes_column, millis, new_id};
 
@@ -176,11 +177,32 @@ async fn set_brake(
     Ok(())
 }
 
-/// Holds a watch when more of its files than its limit are due that storage knows. Returns how many, if it does.
+/// A watch is held from now on, because so many files are due at once that storage knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Braked {
+    files: u64,
+}
+
+impl Braked {
+    /// Tells a person, who has to decide.
+    pub fn tell(self, watch: &str) {
+        let files = self.files;
+        error!(
+            watch,
+            files,
+            hint = format!(
+                "if that is right, write files = {files} in the table [brake] and start again"
+            ),
+            "so many files that storage has already are to be uploaded anew at once; the watch is held"
+        );
+    }
+}
+
+/// Holds a watch when more of its files than its limit are due that storage knows.
 pub(super) async fn brake(
     tx: &mut Transaction<'_, Sqlite>,
     id: i64,
-) -> Result<Option<u64>, sqlx::Error> {
+) -> Result<Option<Braked>, sqlx::Error> {
     let (limit, braked, due): (i64, i64, i64) = sqlx::query_as(
         "SELECT w.brake, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
             WHERE f.watch_id = w.id AND j.state = 'due' AND f.stored_version IS NOT NULL) \
@@ -200,7 +222,7 @@ pub(super) async fn brake(
         .bind(brake_reason(files))
         .execute(&mut **tx)
         .await?;
-    Ok((braked == 0).then_some(files))
+    Ok((braked == 0).then_some(Braked { files }))
 }
 
 fn brake_reason(files: u64) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::events::{self, Hint, Hints};
 use super::left_alone::LeftAlone;
@@ -374,12 +374,8 @@ impl Task {
                 .ledger
                 .hand_over(self.id, &ready, Timestamp::now())
                 .await?;
-            if let Some(files) = handed.braked {
-                error!(
-                    watch = %self.watch.name, files,
-                    hint = format!("if that is right, write files = {files} in the table [brake] and start again"),
-                    "so many files that storage has already are to be uploaded anew at once; the watch is held"
-                );
+            if let Some(braked) = handed.braked {
+                braked.tell(&self.watch.name);
             }
             failpoint("file handed over");
             self.out.wake.notify_one();

@@ -121,6 +121,38 @@ async fn a_file_that_changed_while_the_ledger_was_lost_is_uploaded_and_the_other
     assert_in_imodel(&site.emulator.state(), &files);
 }
 
+/// Uploads so far.
+fn uploads(site: &Site) -> usize {
+    let requests = site.emulator.requests();
+    let puts = requests
+        .iter()
+        .filter(|request| request.method == "PUT" && request.origin == "blob");
+    puts.count()
+}
+
+#[tokio::test]
+async fn the_brake_also_sees_what_changed_while_the_ledger_was_lost() {
+    let (mut site, mut files) = synchronized_site(true).await;
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    site.tables += "[brake]\nfiles = 10\n";
+    for (path, content) in files.iter_mut().take(20) {
+        *content = content.to_uppercase();
+        write(&site.path("north").join(path), content);
+    }
+    let before = uploads(&site);
+    let daemon = site.start();
+    daemon.says("the watch is held").await;
+    daemon.stop().await;
+    assert_eq!(uploads(&site), before);
+    // Those that did not change were found in storage before that, or are when the watch goes on.
+    site.tables = site.tables.replace("files = 10", "files = 40");
+    let daemon = site.start();
+    eventually(|| uploads(&site) == before + 20, || daemon.log()).await;
+    site.synchronized(files.len(), &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &files);
+}
+
 #[tokio::test]
 async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until_a_person_agrees() {
     let (mut site, mut files) = synchronized_site(true).await;
@@ -130,28 +162,21 @@ async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
     }
-    let puts = |site: &Site| {
-        let requests = site.emulator.requests();
-        requests
-            .iter()
-            .filter(|request| request.method == "PUT" && request.origin == "blob")
-            .count()
-    };
-    let before = puts(&site);
+    let before = uploads(&site);
     for _ in 0..2 {
         let daemon = site.start();
         // Another watch goes on.
-        write(&quiet.join(format!("{}.ifc", puts(&site))), "new");
-        let others = puts(&site);
-        eventually(|| puts(&site) > others, || daemon.log()).await;
+        write(&quiet.join(format!("{}.ifc", uploads(&site))), "new");
+        let others = uploads(&site);
+        eventually(|| uploads(&site) > others, || daemon.log()).await;
         daemon.stop().await;
-        assert!(puts(&site) - before <= 12, "{}", puts(&site) - before);
+        assert!(uploads(&site) - before <= 12, "{}", uploads(&site) - before);
     }
     let told = site.run(&["status"]).await.out;
     assert!(told.contains("40 files that storage has already"), "{told}");
     site.tables = site.tables.replace("files = 10", "files = 40");
     let daemon = site.start();
-    eventually(|| puts(&site) >= before + 42, || daemon.log()).await;
+    eventually(|| uploads(&site) >= before + 42, || daemon.log()).await;
     site.synchronized(42, &daemon).await;
     daemon.stop().await;
 }
