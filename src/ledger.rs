@@ -16,6 +16,7 @@
 
 mod files;
 mod lanes;
+mod pauses;
 mod report;
 mod state;
 mod uploads;

@@ -4,6 +4,7 @@
 //! ledger knows where everything was. On the stop signal no new work is taken; uploads in hand may finish within the
 //! grace period; what is left goes on at the next start.
 
+mod pauses;
 pub mod signals;
 
 use std::collections::{BTreeSet, HashMap};
@@ -95,6 +96,7 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
         );
     }
     let client = client(&config).map_err(Error::Client)?;
+    pauses::resume(&client, &ledger).await?;
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
     tell_systemd(&[
         NotifyState::Ready,
@@ -207,6 +209,8 @@ impl Tasks {
             "uploads".to_owned(),
             async move { Ok(uploads.run(stop).await?) },
         );
+        let pauses = pauses::record(client.clone(), ledger.clone(), tasks.stop.clone());
+        tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
         for (id, watch) in watches {
             let (progress, seen) = watch::channel(Progress::default());
             tasks.roots.push((watch.name.clone(), seen));

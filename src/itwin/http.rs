@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Notify;
 use url::Url;
 
 use super::auth::Tokens;
@@ -39,12 +40,37 @@ const PAGES_MAX: usize = 10_000;
 
 /// The pauses that hosts asked for.
 #[derive(Debug, Default)]
-pub(super) struct Gates(Mutex<HashMap<String, Arc<Gate>>>);
+pub(super) struct Gates {
+    by_host: Mutex<HashMap<String, Arc<Gate>>>,
+    news: Arc<Notify>,
+}
 
 impl Gates {
     pub(super) fn of(&self, url: &Url) -> Arc<Gate> {
-        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(gates.entry(url.authority().to_owned()).or_default())
+        self.of_host(url.authority())
+    }
+
+    pub(super) fn of_host(&self, host: &str) -> Arc<Gate> {
+        let mut gates = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = gates
+            .entry(host.to_owned())
+            .or_insert_with(|| Arc::new(Gate::new(Arc::clone(&self.news))));
+        Arc::clone(gate)
+    }
+
+    /// Hosts that are to be left alone, and for how long.
+    pub(super) fn closed(&self) -> Vec<(String, Duration)> {
+        let gates = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        gates
+            .iter()
+            .map(|(host, gate)| (host.clone(), gate.left()))
+            .filter(|(_, left)| !left.is_zero())
+            .collect()
+    }
+
+    /// Waits until a host asks for a pause.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
     }
 }
 

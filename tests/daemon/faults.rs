@@ -58,6 +58,51 @@ async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
 }
 
 #[tokio::test]
+async fn a_pause_that_the_host_asked_for_outlives_a_kill() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let asked = [("retry-after", "4")];
+    site.emulator
+        .fault(answer("POST /storage/folders/*/files", 1, 429, &asked));
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    let struck = || {
+        let requests = site.emulator.requests();
+        requests.into_iter().find(|request| request.status == 429)
+    };
+    eventually(|| struck().is_some(), || daemon.log()).await;
+    let state = site.path("state");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+    while itwin_syncd::ledger::Ledger::read(&state)
+        .await
+        .unwrap()
+        .pauses()
+        .await
+        .unwrap()
+        .is_empty()
+    {
+        assert!(tokio::time::Instant::now() < deadline, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    daemon.kill().await;
+    let (struck, before) = (struck().unwrap().time, site.emulator.requests().len());
+    // Another file, which was never refused.
+    write(&folder.join("other.ifc"), "other");
+    let daemon = site.start();
+    site.synchronized(2, &daemon).await;
+    let again = site.emulator.requests();
+    let first = again
+        .iter()
+        .skip(before)
+        .find(|request| request.origin == "api" && !request.path.contains("connect"));
+    let pause = first.unwrap().time.duration_since(struck);
+    assert!(
+        pause >= jiff::SignedDuration::from_millis(3900),
+        "{pause:?}: {again:#?}"
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
     let faults = [
         answer("POST /storage/folders/*/files", 1, 500, &[]),
