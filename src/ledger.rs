@@ -452,4 +452,6 @@ fn bytes_value(column: i64) -> u64 {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
