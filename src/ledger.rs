@@ -136,8 +136,11 @@ impl Error {
             Self::Missing { .. } => {
                 Some("it is made by the first `itwin-syncd run`; check state.path".to_owned())
             }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some(MAKE_ROOM.to_owned())
+            }
             Self::Io { path, .. } => Some(format!(
-                "make {} a directory that the service's user can write",
+                "let the service's user write {}, in a directory of its own",
                 path.display()
             )),
             Self::Network { .. } => Some("put state.path on a local disk".to_owned()),
@@ -148,8 +151,9 @@ impl Error {
                 Some("build with the bundled SQLite of Cargo.lock".to_owned())
             }
             Self::Damaged { .. } => None,
-            Self::Database { source, .. } => (sqlite_code(source.as_ref()) == Some(SQLITE_FULL))
-                .then(|| "make room on the disk of state.path".to_owned()),
+            Self::Database { source, .. } => {
+                (sqlite_code(source.as_ref()) == Some(SQLITE_FULL)).then(|| MAKE_ROOM.to_owned())
+            }
         }
     }
 
@@ -165,6 +169,8 @@ impl Error {
         }
     }
 }
+
+const MAKE_ROOM: &str = "make room on the disk of state.path";
 
 /// Result codes of SQLite: sqlite.org/rescode.html
 const SQLITE_CORRUPT: i32 = 11;

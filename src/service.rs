@@ -72,6 +72,17 @@ pub enum Error {
     Panicked(String),
 }
 
+impl Error {
+    /// What the reader can do about it, when there is something specific.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Ledger(error) | Self::Watch(watching::Error::Ledger(error)) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 impl Pass {
     /// Whether everything that was found is where it belongs.
     #[must_use]

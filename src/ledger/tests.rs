@@ -672,6 +672,43 @@ async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
     ));
 }
 
+#[tokio::test]
+async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
+    let all = sqlx::migrate!("src/ledger/migrations");
+    for versions in 1..all.migrations.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(dir.path().join("ledger.db"))
+            .create_if_missing(true);
+        let pool = connect(options).await.unwrap();
+        let mut older = sqlx::migrate!("src/ledger/migrations");
+        older.migrations.to_mut().truncate(versions);
+        older.run(&pool).await.unwrap();
+        for row in [
+            "INSERT INTO connections (id, imodel_id, name) VALUES (1, 'imodel', 'itwin-syncd')",
+            "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES (2, 'north', 'imodel', '', 1)",
+            "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, connector, version) \
+             VALUES (3, 2, x'', x'612e64676e', 10, 7, 7, 'MSTN', 4)",
+            "INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES (3, 'uploading', 4, 5, 5)",
+        ] {
+            sqlx::query(row).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+        let ledger = Ledger::open(dir.path()).await.unwrap();
+        let watch = ledger
+            .register_watches(&[spec("north")], at(0))
+            .await
+            .unwrap()[0]
+            .0;
+        let f = Fixture { dir, ledger, watch };
+        let job = f.claim(1).await.unwrap();
+        assert_eq!((job.path.to_str(), job.version), (Some("a.dgn"), 4));
+        f.store(&job, 1, 2).await;
+        let run = f.begin_run(3).await;
+        assert_eq!(f.finish_run(run, Verdict::Synchronized, 4).await.len(), 1);
+    }
+}
+
 #[test]
 fn ids_rise_even_if_the_clock_does_not() {
     let first = new_id(at(100));

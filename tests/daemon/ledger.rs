@@ -180,3 +180,102 @@ async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until
     site.synchronized(42, &daemon).await;
     daemon.stop().await;
 }
+
+/// A small file system of its own for the ledger; it goes with this.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
+            .arg(at)
+            .status();
+        assert!(mounted.unwrap().success());
+        Self(at.to_owned())
+    }
+
+    /// Writes until nothing fits any more.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: run tests/all"]
+async fn a_full_disk_ends_the_daemon_with_what_to_do_and_loses_nothing() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let disk = SmallDisk::mount(&site.path("state"));
+    disk.fill();
+    let refused = site.run(&["run"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("make room on the disk"), "{refused:?}");
+    disk.make_room();
+    let mut files = BTreeMap::new();
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    disk.fill();
+    for number in 0..100 {
+        let (path, content) = (format!("{number}.ifc"), number.to_string());
+        write(&folder.join(&path), &content);
+        files.insert(path, content);
+    }
+    let (status, log) = daemon.ended().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("make room on the disk"), "{log}");
+    disk.make_room();
+    let daemon = site.start();
+    site.synchronized(files.len(), &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &files);
+}
+
+#[tokio::test]
+#[ignore = "needs strace: run tests/all"]
+async fn a_disk_that_fails_to_write_ends_the_daemon_and_the_next_one_finds_a_sound_ledger() {
+    for failing in ["fsync,fdatasync", "pwrite64"] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        let mut files = BTreeMap::new();
+        for number in 0..20 {
+            let (path, content) = (format!("{number}.ifc"), number.to_string());
+            write(&folder.join(&path), &content);
+            files.insert(path, content);
+        }
+        let inject = format!("inject={failing}:error=EIO:when=60+");
+        let trace = format!("trace={failing}");
+        let daemon = site.start_under(&[
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+        ]);
+        let (status, log) = daemon.ended().await;
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("the ledger could not"), "{log}");
+        let daemon = site.start();
+        site.synchronized(files.len(), &daemon).await;
+        let (_, log) = daemon.stop().await;
+        assert!(!log.contains("moved aside"), "{log}");
+        assert_in_imodel(&site.emulator.state(), &files);
+    }
+}
