@@ -164,6 +164,7 @@ impl Error {
             Self::Database { source, .. } => {
                 let code = sqlite_code(source.as_ref());
                 code.is_some_and(|code| [SQLITE_CORRUPT, SQLITE_NOTADB].contains(&code))
+                    || is_nonsense(source.as_ref())
             }
             _ => false,
         }
@@ -188,6 +189,14 @@ fn sqlite_code(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
+}
+
+/// Whether a row holds what this program never writes.
+fn is_nonsense(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
+    )
 }
 
 /// Moves a damaged ledger out of the way; it may still be of use to a person.
@@ -242,9 +251,14 @@ impl Ledger {
                 path: dir.to_owned(),
             });
         }
-        let (lock, clean) = lock(dir)?;
+        let (lock, left) = lock(dir)?;
         let lock = Arc::new(lock);
-        match Self::open_locked(dir, &lock, clean).await {
+        let opened = match left {
+            Left::Damaged(what) => Err(Error::Damaged { what }),
+            Left::Unfinished => Self::open_locked(dir, &lock, false).await,
+            Left::Closed => Self::open_locked(dir, &lock, true).await,
+        };
+        match opened {
             Err(error) if error.is_damage() => {
                 let moved = move_aside(dir, Timestamp::now())?;
                 let mut ledger = Self::open_locked(dir, &lock, true).await?;
@@ -252,6 +266,22 @@ impl Ledger {
                 Ok(ledger)
             }
             opened => opened,
+        }
+    }
+
+    /// After an error: leaves word for the next start when the ledger is damaged in a way that its check cannot see.
+    pub fn condemn(&self, error: &Error) {
+        if !error.is_damage() {
+            return;
+        }
+        let Some(lock) = &self.lock else { return };
+        let mut file = lock.as_ref();
+        let written = lock
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{DAMAGED}{error}"));
+        if let Err(error) = written {
+            tracing::warn!(%error, "the lock file could not be written");
         }
     }
 
@@ -391,10 +421,22 @@ async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
         .during("be opened")
 }
 
+/// Begins the lock file of a process that ended because the ledger is damaged.
+const DAMAGED: &str = "damaged: ";
+
+/// How the last process left the ledger.
+#[derive(Debug)]
+enum Left {
+    /// It emptied the lock file, as one does that ends in order.
+    Closed,
+    /// Its id is still there.
+    Unfinished,
+    /// It found it damaged.
+    Damaged(String),
+}
+
 /// Takes the exclusive lock of the state directory and leaves our process id in it for the one who comes second.
-///
-/// Also tells whether the last process emptied the file, as one does that ends in order.
-fn lock(dir: &Path) -> Result<(File, bool), Error> {
+fn lock(dir: &Path) -> Result<(File, Left), Error> {
     let path = dir.join("lock");
     let io = |source| Error::Io {
         path: path.clone(),
@@ -422,11 +464,17 @@ fn lock(dir: &Path) -> Result<(File, bool), Error> {
         }
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
-    let clean = file.metadata().map_err(io)?.len() == 0;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(io)?;
+    let left = match text.strip_prefix(DAMAGED.as_bytes()) {
+        Some(what) => Left::Damaged(String::from_utf8_lossy(what).into_owned()),
+        None if text.is_empty() => Left::Closed,
+        None => Left::Unfinished,
+    };
     file.set_len(0).map_err(io)?;
     file.rewind().map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
-    Ok((file, clean))
+    Ok((file, left))
 }
 
 /// A new row id: milliseconds in the upper bits, so that rows lie in the order they came, and a count below.

@@ -76,8 +76,12 @@ impl Error {
     /// What the reader can do about it, when there is something specific.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        self.of_ledger().and_then(ledger::Error::hint)
+    }
+
+    fn of_ledger(&self) -> Option<&ledger::Error> {
         match self {
-            Self::Ledger(error) | Self::Watch(watching::Error::Ledger(error)) => error.hint(),
+            Self::Ledger(error) | Self::Watch(watching::Error::Ledger(error)) => Some(error),
             _ => None,
         }
     }
@@ -122,6 +126,11 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
     tell_systemd(&[NotifyState::Stopping]);
     let unreachable = tasks.unreachable();
     tasks.stop(config.shutdown_grace).await;
+    if let Err(error) = &ended
+        && let Some(error) = error.of_ledger()
+    {
+        ledger.condemn(error);
+    }
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(Timestamp::now()).await?;
     ended?;

@@ -269,10 +269,10 @@ async fn hand_over_one(
             .bind(print.mtime_ns)
             .bind(print.ctime_ns)
             .bind(&file.connector)
-            .bind(version + 1)
+            .bind(version.saturating_add(1))
             .execute(&mut **tx)
             .await?;
-            (id, version + 1)
+            (id, version.saturating_add(1))
         }
         None => {
             let id = new_id(now);
