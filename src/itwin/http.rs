@@ -187,7 +187,8 @@ impl Reply {
     }
 
     pub(super) fn unreadable(&self, what: &str) -> Error {
-        let what = what.to_owned();
+        // A parser quotes what it stumbled over.
+        let what = harmless(what, "");
         Error::new(
             self.operation,
             Kind::Unreadable {
@@ -297,7 +298,7 @@ impl Api {
         let answer = Answer {
             from: call.about,
             status: reply.status.as_u16(),
-            code,
+            code: code.map(|code| harmless(&code, "")),
             message: harmless(message, self.tokens.secret()),
             request_id: text_header(&reply.headers, "x-correlation-id").map(|id| harmless(id, "")),
             floor: hold(&self.gate, reply.status, &reply.headers),

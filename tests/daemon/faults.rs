@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use itwin_syncd::emulator::{Effect, Fault};
 
-use crate::support::{Site, eventually, platform, sha256, write};
+use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
 fn answer(route: &str, count: u32, status: u16, headers: &[(&str, &str)]) -> Fault {
     let headers = headers
@@ -140,6 +141,130 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
         assert_eq!(site.emulator.state().connections.len(), 1, "{fault:?}");
     });
     futures_util::future::join_all(cases).await;
+}
+
+/// Each step of the workflow, as a route.
+const STEPS: [&str; 14] = [
+    "GET /.well-known/*",
+    "POST /connect/token",
+    "GET /imodels/*",
+    "GET /storage/*iTwinId*",
+    "GET /storage/folders/*/files*",
+    "POST /storage/folders/*/files",
+    "PUT /emulated/*",
+    "POST /storage/files/*/complete",
+    "POST /storage/files/*/updateContent",
+    "GET /synchronization/imodels/storageConnections?*",
+    "POST /synchronization/imodels/storageConnections",
+    "GET */sourceFiles*",
+    "POST */run",
+    "GET */runs/*",
+];
+
+/// What can happen to a request.
+fn effects() -> Vec<Effect> {
+    let status = |status, body: &str, after_effect| Effect::Status {
+        status,
+        body: body.to_owned(),
+        headers: Vec::new(),
+        after_effect,
+    };
+    let mut effects: Vec<_> = [400, 401, 403, 404, 408, 409, 413, 422, 500, 503]
+        .into_iter()
+        .map(|code| status(code, "", false))
+        .collect();
+    effects.extend([
+        status(200, "{\"anything\": []}", false),
+        status(200, "<html>", true),
+        status(502, "<html>", true),
+        status(429, "", false),
+        Effect::Reset {
+            after_effect: false,
+        },
+        Effect::Reset { after_effect: true },
+        Effect::CutBody { after: 1 },
+        Effect::CutAnswer,
+        Effect::Slow {
+            bytes_per_second: 2000,
+        },
+        Effect::RevokeTokens,
+        Effect::ExpireAddress { ms: 0 },
+        Effect::Latency {
+            ms: 500,
+            jitter_ms: 0,
+        },
+    ]);
+    // A limit that names no pause means half a minute.
+    for effect in &mut effects {
+        if let Effect::Status {
+            status: 429,
+            headers,
+            ..
+        } = effect
+        {
+            headers.push(("retry-after".to_owned(), "1".to_owned()));
+        }
+    }
+    effects
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_to_a_request_of_any_step_the_last_content_arrives_once() {
+    let cases = STEPS.iter().flat_map(|step| {
+        effects().into_iter().map(move |effect| async move {
+            let (site, folder) =
+                Site::with_folder(platform().run_duration(Duration::from_millis(50))).await;
+            let fault = Fault {
+                route: (*step).to_owned(),
+                skip: 0,
+                count: Some(2),
+                effect,
+            };
+            site.emulator.fault(fault.clone());
+            write(&folder.join("house.ifc"), "one");
+            let daemon = site.start();
+            // As far as it comes: refused for good, or synchronized in spite of it.
+            let settled = tokio::time::Instant::now() + Duration::from_secs(60);
+            loop {
+                let status = site.status().await;
+                let file = status.get("north/house.ifc");
+                let told = |key: &str| file.map(|file| file[key].clone()).unwrap_or_default();
+                if told("result") == "synchronized" || told("state") == "failed" {
+                    break;
+                }
+                assert!(
+                    tokio::time::Instant::now() < settled,
+                    "{fault:?}: {status:#?}\n{}",
+                    daemon.log()
+                );
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            site.emulator.clear_faults();
+            write(&folder.join("house.ifc"), "two, longer");
+            let arrived = || {
+                let files = site.emulator.state().files;
+                let mut completed = files.values().filter_map(|file| file.completed.as_ref());
+                completed.any(|content| content.sha256 == sha256(b"two, longer"))
+            };
+            eventually(arrived, || format!("{fault:?}: {}", daemon.log())).await;
+            site.synchronized(1, &daemon).await;
+            let (status, log) = daemon.stop().await;
+            assert!(
+                status.success() && !log.contains("panicked"),
+                "{fault:?}: {log}"
+            );
+            let files = [("house.ifc".to_owned(), "two, longer".to_owned())];
+            let mut state = site.emulator.state();
+            // A file that was created and never given content is nothing to anybody.
+            state.files.retain(|_, file| file.completed.is_some());
+            assert_in_imodel(&state, &files.into());
+        })
+    });
+    let cases: Vec<()> = futures_util::stream::iter(cases)
+        .buffer_unordered(24)
+        .collect()
+        .await;
+    assert_eq!(cases.len(), STEPS.len() * effects().len());
 }
 
 #[tokio::test]
