@@ -175,12 +175,14 @@ impl Error {
         }
     }
 
-    /// Whether the thing that was asked for is not there; not so when the address itself is unknown.
+    /// Whether the thing that was asked for is not there. The platform says so by a code; a 404 without one comes from
+    /// something on the way, and one for an unknown address says nothing either.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.answer().is_some_and(|answer| {
             answer.status == 404
                 && answer.from != From::Blob
+                && answer.code.is_some()
                 && !answer.has_code(&["ResourceNotFound"])
         })
     }
