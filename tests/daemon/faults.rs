@@ -143,6 +143,45 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
     futures_util::future::join_all(cases).await;
 }
 
+#[tokio::test]
+async fn after_an_outage_with_many_files_queued_all_arrive_inside_the_limit_and_once() {
+    const PER_MINUTE: usize = 2000;
+    let (mut site, folder) = Site::with_folder(platform().max_source_files(1000)).await;
+    site.itwin = format!("requests_per_minute = {PER_MINUTE}\n");
+    let down = Fault {
+        count: None,
+        ..answer("*", 1, 503, &[])
+    };
+    site.emulator.fault(down);
+    let mut files = std::collections::BTreeMap::new();
+    for number in 0..300 {
+        let (path, content) = (format!("{number}.ifc"), number.to_string());
+        write(&folder.join(&path), &content);
+        files.insert(path, content);
+    }
+    // Two lives of the daemon see nothing but the outage.
+    for seen in [60, 120] {
+        let daemon = site.start();
+        let refused = || site.emulator.requests().len() >= seen;
+        eventually(refused, || daemon.log()).await;
+        daemon.kill().await;
+    }
+    site.emulator.clear_faults();
+    let daemon = site.start();
+    site.synchronized(files.len(), &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &files);
+    let requests = site.emulator.requests();
+    let api: Vec<_> = requests
+        .iter()
+        .filter(|request| request.origin == "api")
+        .collect();
+    let minute = jiff::SignedDuration::from_secs(59);
+    for (first, later) in api.iter().zip(api.iter().skip(PER_MINUTE)) {
+        assert!(later.time.duration_since(first.time) >= minute);
+    }
+}
+
 /// Each step of the workflow, as a route.
 const STEPS: [&str; 14] = [
     "GET /.well-known/*",
