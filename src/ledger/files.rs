@@ -166,6 +166,13 @@ impl Ledger {
     /// source file. False: there is still a job for that file.
     pub async fn inherit(&self, job: &mut UploadJob, gone: &Occupant) -> Result<bool, Error> {
         const ACTION: &str = "let a file take the place of another one";
+        type Row = (
+            Option<Vec<u8>>,
+            Option<String>,
+            Option<i64>,
+            Option<String>,
+            Option<String>,
+        );
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let at_work: Option<i64> = sqlx::query_scalar("SELECT 1 FROM jobs WHERE file_id = $1")
             .bind(gone.file.0)
@@ -175,13 +182,6 @@ impl Ledger {
         if at_work.is_some() {
             return Ok(false);
         }
-        type Row = (
-            Option<Vec<u8>>,
-            Option<String>,
-            Option<i64>,
-            Option<String>,
-            Option<String>,
-        );
         let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
             sqlx::query_as(
                 "SELECT place, storage_file_id, connection_id, source_file_id, mapped_connector \

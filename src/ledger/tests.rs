@@ -711,11 +711,11 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
 
 /// Calls what reads rows, and counts the refusals.
 async fn read_everything(f: &Fixture) -> u32 {
-    let mut refused = 0;
     fn note<T>(refused: &mut u32, result: Result<T, Error>) -> Option<T> {
         *refused += u32::from(result.is_err());
         result.ok()
     }
+    let mut refused = 0;
     let (now, ledger) = (at(100_000), &f.ledger);
     note(&mut refused, ledger.snapshot(now).await);
     note(&mut refused, ledger.summary(now).await);

@@ -18,6 +18,7 @@ pub struct WatchId(pub(super) i64);
 
 /// The ledger's id of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(test, derive(Default))]
 pub struct FileId(pub(super) i64);
 
 /// A watch as the configuration has it.

@@ -384,31 +384,73 @@ async fn an_upload_address_that_expired_is_renewed_for_the_same_file() {
     site.stored("house.ifc");
 }
 
-#[tokio::test]
-async fn what_was_deleted_on_the_platform_is_made_again() {
-    let (site, folder) = Site::with_folder(platform()).await;
-    write(&folder.join("house.ifc"), "house");
-    let daemon = site.start();
-    site.synchronized(1, &daemon).await;
-    let api = reqwest::Client::new();
-    let first = site.stored("house.ifc").id;
+/// A token for requests of the test's own.
+async fn token(site: &Site) -> String {
     let form = [
         ("grant_type", "client_credentials"),
         ("client_id", "service-test"),
         ("client_secret", crate::support::SECRET),
         ("scope", "itwin-platform"),
     ];
-    let base = site.emulator.api_url();
-    let token: serde_json::Value = api
-        .post(format!("{base}/connect/token"))
+    let answer = reqwest::Client::new()
+        .post(format!("{}/connect/token", site.emulator.api_url()))
         .form(&form)
         .send()
         .await
-        .unwrap()
-        .json()
-        .await
         .unwrap();
-    let token = token["access_token"].as_str().unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    answer["access_token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn of_two_storage_folders_of_one_name_the_oldest_is_used_by_every_daemon() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("first.ifc"), "first");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    let root = site.stored("first.ifc").parent_folder_id;
+    let token = token(&site).await;
+    let mut twins = Vec::new();
+    for _ in 0..2 {
+        let made = reqwest::Client::new()
+            .post(format!(
+                "{}/storage/folders/{root}/folders",
+                site.emulator.api_url()
+            ))
+            .bearer_auth(&token)
+            .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
+            .json(&serde_json::json!({ "displayName": "inner" }))
+            .send()
+            .await
+            .unwrap();
+        let made: serde_json::Value = made.json().await.unwrap();
+        twins.push(made["folder"]["id"].as_str().unwrap().to_owned());
+    }
+    write(&folder.join("inner/second.ifc"), "second");
+    for lives in 0..2 {
+        let daemon = site.start();
+        site.synchronized(2, &daemon).await;
+        daemon.stop().await;
+        assert_eq!(
+            site.stored("inner/second.ifc").parent_folder_id,
+            twins[0],
+            "{lives}"
+        );
+        // The next one knows nothing.
+        std::fs::remove_dir_all(site.path("state")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_deleted_on_the_platform_is_made_again() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let first = site.stored("house.ifc").id;
+    let (api, token) = (reqwest::Client::new(), token(&site).await);
+    let base = site.emulator.api_url();
     let connection = site
         .emulator
         .state()
@@ -422,7 +464,7 @@ async fn what_was_deleted_on_the_platform_is_made_again() {
     ] {
         let deleted = api
             .delete(format!("{base}/{path}"))
-            .bearer_auth(token)
+            .bearer_auth(&token)
             .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
             .send()
             .await

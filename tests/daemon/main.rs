@@ -20,6 +20,7 @@ mod fuse;
 mod independence;
 mod ledger;
 mod refusals;
+mod runs;
 mod soak;
 mod support;
 mod unknowns;
