@@ -21,6 +21,12 @@ pub struct WatchId(pub(super) i64);
 #[cfg_attr(test, derive(Default))]
 pub struct FileId(pub(super) i64);
 
+impl std::fmt::Display for FileId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A watch as the configuration has it.
 #[derive(Debug, Clone)]
 pub struct WatchSpec {
