@@ -33,6 +33,9 @@ use run::Requested;
 /// An idle lane looks at the ledger again after this time, even if nobody told it to.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// However often it is woken, it looks no more often than this: uploads end by the hundred.
+const LOOK_GAP: Duration = Duration::from_millis(200);
+
 /// What a lane is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -130,7 +133,7 @@ impl Lane {
                 }
                 tokio::select! {
                     // When the service ends, the sender goes; the wait for `stop` below takes over.
-                    _ = wake.changed() => {}
+                    _ = wake.changed() => tokio::time::sleep(LOOK_GAP.min(pause)).await,
                     () = tokio::time::sleep(pause) => {}
                 }
             }

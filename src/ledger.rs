@@ -5,7 +5,7 @@
 //! Every public function is one transaction, so a process that is killed anywhere leaves a state that the next
 //! start can go on from. The ledger never calls another room and never lets an SQL type out.
 //!
-//! It is one SQLite file in WAL mode with `synchronous=FULL`, so a transaction that returned survives a power cut.
+//! It is one SQLite file in WAL mode, and a transaction that returned survives a power cut (`durable`).
 //! One connection writes. A lock file beside it keeps a second daemon out; the lock goes with the process that holds it.
 //! The SQL is plain enough for Postgres: ids come from the program, times are milliseconds since the epoch.
 
@@ -14,6 +14,7 @@
     reason = "whatever it is about, it fails when the database does"
 )]
 
+mod durable;
 mod files;
 mod lanes;
 mod pauses;
@@ -33,8 +34,10 @@ use jiff::Timestamp;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{Sqlite, Transaction};
 
 use crate::filesystem;
+use durable::Log;
 
 pub use files::{Fingerprint, HandedOver, Known, Occupant, Ready};
 pub use lanes::{
@@ -54,6 +57,7 @@ const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
 #[derive(Clone)]
 pub struct Ledger {
     pool: SqlitePool,
+    log: Log,
     /// The exclusive lock on the state directory. None for a reader.
     lock: Option<Arc<File>>,
     /// Where a damaged ledger went, and what was wrong with it.
@@ -287,15 +291,18 @@ impl Ledger {
 
     /// `clean`: the last process closed it, so that it needs no check.
     async fn open_locked(dir: &Path, lock: &Arc<File>, clean: bool) -> Result<Self, Error> {
+        let database = dir.join("ledger.db");
         let options = SqliteConnectOptions::new()
-            .filename(dir.join("ledger.db"))
+            .filename(&database)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            // The wait for the disk is in `durable`, together with others.
+            .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(30));
         let ledger = Self {
             pool: connect(options).await?,
+            log: Log::of(&database),
             lock: Some(Arc::clone(lock)),
             moved_aside: None,
         };
@@ -340,7 +347,7 @@ impl Ledger {
             return Err(missing());
         }
         let options = SqliteConnectOptions::new()
-            .filename(file)
+            .filename(&file)
             .read_only(true)
             .busy_timeout(Duration::from_secs(5));
         let pool = connect(options).await?;
@@ -355,6 +362,7 @@ impl Ledger {
         }
         Ok(Self {
             pool,
+            log: Log::of(&file),
             lock: None,
             moved_aside: None,
         })
@@ -369,6 +377,20 @@ impl Ledger {
         {
             tracing::debug!(%error, "the lock file could not be emptied");
         }
+    }
+
+    /// Ends a transaction; afterwards it survives a power cut.
+    async fn commit(&self, tx: Transaction<'_, Sqlite>, action: &'static str) -> Result<(), Error> {
+        tx.commit().await.during(action)?;
+        self.durable(action).await
+    }
+
+    /// Waits until everything that was written before survives a power cut.
+    async fn durable(&self, action: &'static str) -> Result<(), Error> {
+        self.log.sync().await.map_err(|source| Error::Database {
+            action,
+            source: Box::new(source),
+        })
     }
 
     /// Where a damaged ledger was moved to when this one was opened, and what was wrong with it.

@@ -39,6 +39,9 @@ use unfinished::Unfinished;
 /// How long an idle worker sleeps at most before it looks at the ledger again.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// A file above this is a large one, in bytes.
+const LARGE: u64 = 64 * 1024 * 1024;
+
 /// Everything that the upload room works with.
 #[derive(Debug, Clone)]
 pub struct Uploads {
@@ -112,6 +115,7 @@ impl Uploads {
     /// When the ledger fails.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), ledger::Error> {
         let workers = Arc::new(Semaphore::new(self.shared.limits.workers));
+        let large = Arc::new(Semaphore::new((self.shared.limits.workers - 1).max(1)));
         let mut at_work = JoinSet::new();
         let working = async {
             loop {
@@ -122,11 +126,17 @@ impl Uploads {
                     return Ok(());
                 };
                 let now = Timestamp::now();
-                if let Some(job) = self.shared.ledger.claim_upload(now).await? {
+                // The last free worker takes no large file: small ones must not wait behind large ones only.
+                let large = Arc::clone(&large).try_acquire_owned().ok();
+                let most = large.is_none().then_some(LARGE);
+                if let Some(job) = self.shared.ledger.claim_upload(most, now).await? {
+                    let large =
+                        large.filter(|_| job.fingerprint.is_some_and(|print| print.size > LARGE));
                     let shared = Arc::clone(&self.shared);
                     at_work.spawn(async move {
                         let result = shared.work(job).await;
-                        drop(permit);
+                        drop((permit, large));
+                        shared.wake.notify_one();
                         result
                     });
                     continue;
@@ -208,7 +218,6 @@ impl Shared {
             End::Refused(refusal) => report(&watch.name, &job, &refusal),
         }
         self.lanes.send_replace(());
-        self.wake.notify_one();
         Ok(())
     }
 }

@@ -252,7 +252,7 @@ fn middle(platform: &Platform, rows: &mut Vec<Row>) {
                 .arg(platform.sink(&number.to_string()));
         }
         theirs.extend(measure::run(&mut curl));
-        ours.push(upload(platform, folder.path(), files as usize, ""));
+        ours.push(upload(platform, folder.path(), files as usize, "[upload]\nworkers = 8"));
     }
     let ratio = seconds_of(&ours) / seconds_of(&theirs);
     rows.push(row(
@@ -266,7 +266,7 @@ fn middle(platform: &Platform, rows: &mut Vec<Row>) {
 
 /// Many small files, each call to the API takes 20 ms.
 fn small(platform: &Platform, rows: &mut Vec<Row>) {
-    const WORKERS: f64 = 4.0;
+    const WORKERS: f64 = 8.0;
     let folder = tempfile::tempdir_in(scratch()).unwrap();
     let files = scaled(2000);
     for number in 0..files {
@@ -276,7 +276,7 @@ fn small(platform: &Platform, rows: &mut Vec<Row>) {
     let mut seconds = Vec::new();
     let mut lists = 0;
     for _ in 0..rounds().min(3) {
-        seconds.push(upload(platform, folder.path(), files as usize, "").seconds);
+        seconds.push(upload(platform, folder.path(), files as usize, "[upload]\nworkers = 8").seconds);
         let seen = platform.seen().requests;
         assert_eq!(
             (seen["create"], seen["content"], seen["complete"]),

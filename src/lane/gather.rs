@@ -29,7 +29,7 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
     };
     let longest = sync.batch_max.saturating_sub(between(first, now));
     let quiet = sync.batch_window.saturating_sub(between(last, now));
-    if longest.is_zero() || (quiet.is_zero() && backlog.in_hand == 0) {
+    if longest.is_zero() || (quiet.is_zero() && !backlog.in_hand) {
         return Gather::Go;
     }
     // While uploads are in hand, each of them ends with a wake-up; this is only the net below it.
@@ -73,7 +73,7 @@ mod tests {
         Timestamp::from_second(1_000_000 + second).unwrap()
     }
 
-    fn backlog(first: i64, last: i64, in_hand: u64) -> Backlog {
+    fn backlog(first: i64, last: i64, in_hand: bool) -> Backlog {
         Backlog {
             waiting: 1,
             first: Some(at(first)),
@@ -87,12 +87,12 @@ mod tests {
     fn a_batch_goes_after_the_window_of_quiet_or_at_its_maximum() {
         let wait = |seconds| Gather::WaitFor(Duration::from_secs(seconds));
         for (backlog, now, expected) in [
-            (backlog(0, 0, 0), 3, wait(7)),
-            (backlog(0, 0, 0), 10, Gather::Go),
-            (backlog(0, 8, 0), 10, wait(8)),
-            (backlog(0, 0, 3), 60, wait(10)),
-            (backlog(0, 295, 0), 299, wait(1)),
-            (backlog(0, 299, 5), 300, Gather::Go),
+            (backlog(0, 0, false), 3, wait(7)),
+            (backlog(0, 0, false), 10, Gather::Go),
+            (backlog(0, 8, false), 10, wait(8)),
+            (backlog(0, 0, true), 60, wait(10)),
+            (backlog(0, 295, false), 299, wait(1)),
+            (backlog(0, 299, true), 300, Gather::Go),
         ] {
             assert_eq!(
                 decide(&backlog, at(now), &sync()),
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_does_not_hold_a_batch_for_longer_than_its_maximum() {
-        let future = backlog(5000, 5000, 0);
+        let future = backlog(5000, 5000, false);
         assert_eq!(
             decide(&future, at(0), &sync()),
             Gather::WaitFor(Duration::from_secs(10))

@@ -123,7 +123,7 @@ impl Ledger {
             0 => None,
             _ => brake(&mut tx, watch.0).await.during(ACTION)?,
         };
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         Ok(HandedOver { changed, braked })
     }
 
@@ -136,30 +136,27 @@ impl Ledger {
         place: &[u8; 32],
     ) -> Result<Option<Occupant>, Error> {
         const ACTION: &str = "take a place in storage";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        let other: Option<(i64, Vec<u8>, Vec<u8>)> = sqlx::query_as(
-            "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 AND id <> $3",
-        )
-        .bind(job.watch.0)
-        .bind(&place[..])
-        .bind(job.file.0)
-        .fetch_optional(&mut *tx)
-        .await
-        .during(ACTION)?;
-        if let Some((id, dir, name)) = other {
-            return Ok(Some(Occupant {
-                file: FileId(id),
-                path: join(dir, name),
-            }));
-        }
-        sqlx::query("UPDATE files SET place = $2 WHERE id = $1")
+        let taken = sqlx::query("UPDATE files SET place = $2 WHERE id = $1")
             .bind(job.file.0)
             .bind(&place[..])
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
-        Ok(None)
+            .execute(&self.pool)
+            .await;
+        match taken {
+            Ok(_) => return Ok(None),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {}
+            Err(error) => return Err(error).during(ACTION),
+        }
+        let other: Option<(i64, Vec<u8>, Vec<u8>)> =
+            sqlx::query_as("SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2")
+                .bind(job.watch.0)
+                .bind(&place[..])
+                .fetch_optional(&self.pool)
+                .await
+                .during(ACTION)?;
+        Ok(other.map(|(id, dir, name)| Occupant {
+            file: FileId(id),
+            path: join(dir, name),
+        }))
     }
 
     /// Gives a job's file what belongs to a file that is gone from its folder: the place, the storage file and the
@@ -212,7 +209,7 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         job.storage_file_id = storage_file_id;
         Ok(true)
     }

@@ -50,8 +50,8 @@ pub struct Backlog {
     pub first: Option<Timestamp>,
     /// When the last of them came.
     pub last: Option<Timestamp>,
-    /// Files of the iModel that are being uploaded or could be at once.
-    pub in_hand: u64,
+    /// Whether a file of the iModel is being uploaded or could be at once.
+    pub in_hand: bool,
     /// When the next file becomes due for a run that is not due yet.
     pub next_due: Option<Timestamp>,
 }
@@ -271,7 +271,7 @@ impl Ledger {
             .await
             .during(ACTION)?;
         }
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// What waits for a run of this iModel.
@@ -281,18 +281,21 @@ impl Ledger {
             waiting: i64,
             first: Option<i64>,
             last: Option<i64>,
-            in_hand: i64,
             next_due: Option<i64>,
+            in_hand: bool,
         }
+        // Asked after every upload, so it must not look at all that is still to be uploaded.
         let row: Row = sqlx::query_as(
-            "SELECT COUNT(CASE WHEN j.state = 'stored' AND j.due_at <= $2 THEN 1 END) AS waiting, \
-             MIN(CASE WHEN j.state = 'stored' AND j.due_at <= $2 THEN j.due_at END) AS first, \
-             MAX(CASE WHEN j.state = 'stored' AND j.due_at <= $2 THEN j.due_at END) AS last, \
-             COUNT(CASE WHEN j.state = 'uploading' \
-                 OR (j.state = 'due' AND j.due_at <= $2 AND w.held_until <= $2) THEN 1 END) AS in_hand, \
-             MIN(CASE WHEN j.state = 'stored' AND j.due_at > $2 THEN j.due_at END) AS next_due \
+            "SELECT COUNT(CASE WHEN j.due_at <= $2 THEN 1 END) AS waiting, \
+             MIN(CASE WHEN j.due_at <= $2 THEN j.due_at END) AS first, \
+             MAX(CASE WHEN j.due_at <= $2 THEN j.due_at END) AS last, \
+             MIN(CASE WHEN j.due_at > $2 THEN j.due_at END) AS next_due, \
+             (EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                 WHERE j.state = 'uploading' AND w.imodel_id = $1) \
+              OR EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                 WHERE j.state = 'due' AND j.due_at <= $2 AND w.imodel_id = $1 AND w.held_until <= $2)) AS in_hand \
              FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE w.imodel_id = $1",
+             WHERE j.state = 'stored' AND w.imodel_id = $1",
         )
         .bind(imodel_id)
         .bind(millis(now))
@@ -303,7 +306,7 @@ impl Ledger {
             waiting: bytes_value(row.waiting),
             first: row.first.map(timestamp),
             last: row.last.map(timestamp),
-            in_hand: bytes_value(row.in_hand),
+            in_hand: row.in_hand,
             next_due: row.next_due.map(timestamp),
         })
     }
@@ -367,7 +370,7 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// Writes the intent to request a run, for every file of the connection that is stored, due and mapped.
@@ -400,7 +403,7 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         Ok(RunId(id))
     }
 
@@ -412,7 +415,7 @@ impl Ledger {
             .execute(&self.pool)
             .await
             .during("record a run")?;
-        Ok(())
+        self.durable("record a run").await
     }
 
     /// Whether a run with this id of the platform is in the ledger already.
@@ -440,7 +443,7 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// The oldest run of an iModel that is not over.
@@ -541,7 +544,7 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         Ok(reports)
     }
 
@@ -566,7 +569,7 @@ impl Ledger {
                     .during(ACTION)?;
             }
         }
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// A file that awaits a run is gone from storage: it has to be uploaded again.
@@ -580,7 +583,7 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 }
 

@@ -218,7 +218,7 @@ impl World {
 
     async fn claim(&mut self) -> bool {
         let now = self.now();
-        let Some(job) = self.ledger().claim_upload(now).await.unwrap() else {
+        let Some(job) = self.ledger().claim_upload(None, now).await.unwrap() else {
             return false;
         };
         assert!(

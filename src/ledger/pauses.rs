@@ -33,6 +33,6 @@ impl Ledger {
                 .await
                 .during(ACTION)?;
         }
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 }

@@ -88,7 +88,7 @@ impl Fixture {
     }
 
     async fn claim(&self, second: i64) -> Option<UploadJob> {
-        self.ledger.claim_upload(at(second)).await.unwrap()
+        self.ledger.claim_upload(None, at(second)).await.unwrap()
     }
 
     async fn store(&self, job: &UploadJob, n: u8, second: i64) -> UploadResult {
@@ -650,7 +650,7 @@ async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
     f.hand_over("a.dgn", 1, 0).await;
     let reader = Ledger::read(f.dir.path()).await.unwrap();
     assert_eq!(reader.snapshot(at(0)).await.unwrap().files.len(), 1);
-    assert!(reader.claim_upload(at(0)).await.is_err());
+    assert!(reader.claim_upload(None, at(0)).await.is_err());
     assert!(matches!(
         Ledger::read(Path::new("/nowhere")).await,
         Err(Error::Missing { .. })
@@ -724,7 +724,7 @@ async fn read_everything(f: &Fixture) -> u32 {
     let changed = [ready("a.dgn", 77)];
     note(&mut refused, ledger.hand_over(f.watch, &changed, now).await);
     note(&mut refused, ledger.next_upload_due(now).await);
-    while let Some(Some(job)) = note(&mut refused, ledger.claim_upload(now).await) {
+    while let Some(Some(job)) = note(&mut refused, ledger.claim_upload(None, now).await) {
         let again = refusal(Again::Never);
         note(&mut refused, ledger.put_off(&job, &again, now).await);
     }
@@ -800,6 +800,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
                 .foreign_keys(false);
             let ledger = Ledger {
                 pool: connect(options).await.unwrap(),
+                log: Log::of(&file),
                 lock: None,
                 moved_aside: None,
             };
@@ -832,7 +833,7 @@ async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start
         .execute(&f.ledger.pool)
         .await
         .unwrap();
-    let error = f.ledger.claim_upload(at(1)).await.unwrap_err();
+    let error = f.ledger.claim_upload(None, at(1)).await.unwrap_err();
     f.ledger.condemn(&error);
     let Fixture { dir, ledger, .. } = f;
     drop(ledger);

@@ -129,20 +129,34 @@ struct JobRow {
 
 impl Ledger {
     /// Takes the job that has been due longest, if there is one, out of the watches that are not held.
-    pub async fn claim_upload(&self, now: Timestamp) -> Result<Option<UploadJob>, Error> {
+    ///
+    /// `most` is the size in bytes up to which a file is taken.
+    pub async fn claim_upload(
+        &self,
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<UploadJob>, Error> {
         const ACTION: &str = "claim a job";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        // Each state by itself, so that the index gives the first without a look at all the others.
         let claimed: Option<i64> = sqlx::query_scalar(
             "UPDATE jobs SET state = 'uploading', \
              version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
-             WHERE file_id = (SELECT j.file_id FROM jobs j \
-                JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                WHERE j.state IN ('due', 'failed') AND j.due_at <= $1 AND w.held_until <= $1 \
-                ORDER BY j.due_at, j.file_id LIMIT 1) \
+             WHERE file_id = (SELECT file_id FROM ( \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                    WHERE j.state = 'due' AND j.due_at <= $1 AND w.held_until <= $1 AND f.size <= $2 \
+                    ORDER BY j.due_at LIMIT 1) AS due \
+                UNION ALL \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                    WHERE j.state = 'failed' AND j.due_at <= $1 AND w.held_until <= $1 AND f.size <= $2 \
+                    ORDER BY j.due_at LIMIT 1) AS failed) AS either \
+                ORDER BY due_at LIMIT 1) \
              RETURNING file_id",
         )
         .bind(millis(now))
-        .fetch_optional(&mut *tx)
+        .bind(most.map_or(i64::MAX, bytes_column))
+        .fetch_optional(&self.pool)
         .await
         .during(ACTION)?;
         let Some(file_id) = claimed else {
@@ -155,20 +169,19 @@ impl Ledger {
              FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
         )
         .bind(file_id)
-        .fetch_one(&mut *tx)
+        .fetch_one(&self.pool)
         .await
         .during(ACTION)?;
-        let job = row.into_job().during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
-        Ok(Some(job))
+        row.into_job().during(ACTION).map(Some)
     }
 
-    /// The time at which the next job becomes due that is not due yet.
+    /// The time at which the next job may become due that is not due yet.
     pub async fn next_upload_due(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
         let at: Option<i64> = sqlx::query_scalar(
-            "SELECT MIN(CASE WHEN j.due_at > w.held_until THEN j.due_at ELSE w.held_until END) \
-             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE j.state IN ('due', 'failed') AND (j.due_at > $1 OR (j.due_at IS NOT NULL AND w.held_until > $1))",
+            "SELECT MIN(at) FROM ( \
+             SELECT MIN(due_at) AS at FROM jobs WHERE state = 'due' AND due_at > $1 \
+             UNION ALL SELECT MIN(due_at) FROM jobs WHERE state = 'failed' AND due_at > $1 \
+             UNION ALL SELECT MIN(held_until) FROM watches WHERE held_until > $1) AS next",
         )
         .bind(millis(now))
         .fetch_one(&self.pool)
@@ -193,7 +206,7 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// Checkpoint before *create file* is sent with `marker` in its description.
@@ -212,7 +225,8 @@ impl Ledger {
         .execute(&self.pool)
         .await
         .during("record that a file is about to be created")?;
-        Ok(())
+        self.durable("record that a file is about to be created")
+            .await
     }
 
     /// Checkpoint after the storage file is known, before any byte is sent to it.
@@ -236,7 +250,7 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// Takes over a storage file that was there before and holds other content than the local file. The job waits for
@@ -263,7 +277,7 @@ impl Ledger {
             .await
             .during(ACTION)?;
         let braked = brake(&mut tx, job.watch.0).await.during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         Ok(braked)
     }
 
@@ -283,7 +297,7 @@ impl Ledger {
         const ACTION: &str = "forget a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         forget_storage_file(&mut tx, file.0).await.during(ACTION)?;
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// Checkpoint after storage acknowledged all bytes of `content`, before *complete* is sent.
@@ -305,7 +319,8 @@ impl Ledger {
         .execute(&self.pool)
         .await
         .during("record that a file's bytes are in storage")?;
-        Ok(())
+        self.durable("record that a file's bytes are in storage")
+            .await
     }
 
     /// Checkpoint back to the start of an upload: what was written before it counts for nothing any more.
@@ -319,7 +334,7 @@ impl Ledger {
         .execute(&self.pool)
         .await
         .during("record that an upload starts over")?;
-        Ok(())
+        self.durable("record that an upload starts over").await
     }
 
     /// The content is complete in storage: hands the job on and raises the generation of its connection.
@@ -355,7 +370,7 @@ impl Ledger {
         let result = hand_on(&mut tx, job, stored.version, Outcome::Uploaded, now)
             .await
             .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         Ok(result)
     }
 
@@ -376,7 +391,7 @@ impl Ledger {
         let result = hand_on(&mut tx, job, job.version, Outcome::Unchanged, now)
             .await
             .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         Ok(result)
     }
 
@@ -407,7 +422,7 @@ impl Ledger {
         } else {
             make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
         }
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
@@ -427,7 +442,7 @@ impl Ledger {
                 .await
                 .during(ACTION)?;
         }
-        tx.commit().await.during(ACTION)
+        self.commit(tx, ACTION).await
     }
 
     /// Gives a claimed job back untouched, because the service stops.

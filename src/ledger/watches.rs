@@ -65,7 +65,7 @@ impl Ledger {
         for spec in specs {
             registered.push(register(&mut tx, spec, now).await.during(ACTION)?);
         }
-        tx.commit().await.during(ACTION)?;
+        self.commit(tx, ACTION).await?;
         Ok(registered)
     }
 

@@ -1,0 +1,66 @@
+//! What makes a transaction survive a power cut: the write-ahead log must be on the disk before it counts.
+//!
+//! SQLite would wait for the disk within each transaction (`synchronous=FULL`), and everybody else behind it. Here the
+//! transactions follow each other without that, and then wait together: one call to the disk covers all that were
+//! committed before it began. Whoever returns from here has its transaction, and all earlier ones, on the disk.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Mutex;
+
+/// The write-ahead log, as far as it is on the disk. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Log {
+    path: Arc<PathBuf>,
+    /// Transactions that were committed, by the count of those who came here.
+    committed: Arc<AtomicU64>,
+    /// Of them, those that are on the disk.
+    on_disk: Arc<Mutex<u64>>,
+}
+
+impl Log {
+    pub(super) fn of(database: &Path) -> Self {
+        let mut path = database.as_os_str().to_owned();
+        path.push("-wal");
+        Self {
+            path: Arc::new(path.into()),
+            committed: Arc::default(),
+            on_disk: Arc::default(),
+        }
+    }
+
+    /// Waits until everything that was committed before the call is on the disk.
+    ///
+    /// # Errors
+    /// When the disk fails. The kernel may have forgotten what it could not write, so nothing is to be tried again:
+    /// the next start finds what is there.
+    pub(super) async fn sync(&self) -> io::Result<()> {
+        let mine = self.committed.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut on_disk = self.on_disk.lock().await;
+        if *on_disk >= mine {
+            return Ok(());
+        }
+        let covered = self.committed.load(Ordering::Acquire);
+        let (path, first) = (Arc::clone(&self.path), *on_disk == 0);
+        let synced = tokio::task::spawn_blocking(move || {
+            match File::open(&*path) {
+                Ok(log) => log.sync_data()?,
+                // Folded into the database, which SQLite has waited for.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            // A new file is lost with its folder's entry.
+            match path.parent().filter(|_| first) {
+                Some(folder) => File::open(folder)?.sync_all(),
+                None => Ok(()),
+            }
+        });
+        synced.await.map_err(io::Error::other)??;
+        *on_disk = covered;
+        Ok(())
+    }
+}
