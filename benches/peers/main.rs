@@ -252,7 +252,7 @@ fn middle(platform: &Platform, rows: &mut Vec<Row>) {
                 .arg(platform.sink(&number.to_string()));
         }
         theirs.extend(measure::run(&mut curl));
-        ours.push(upload(platform, folder.path(), files as usize, "[upload]\nworkers = 8"));
+        ours.push(upload(platform, folder.path(), files as usize, ""));
     }
     let ratio = seconds_of(&ours) / seconds_of(&theirs);
     rows.push(row(
@@ -276,7 +276,7 @@ fn small(platform: &Platform, rows: &mut Vec<Row>) {
     let mut seconds = Vec::new();
     let mut lists = 0;
     for _ in 0..rounds().min(3) {
-        seconds.push(upload(platform, folder.path(), files as usize, "[upload]\nworkers = 8").seconds);
+        seconds.push(upload(platform, folder.path(), files as usize, "").seconds);
         let seen = platform.seen().requests;
         assert_eq!(
             (seen["create"], seen["content"], seen["complete"]),

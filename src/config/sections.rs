@@ -219,7 +219,7 @@ pub(super) fn log(section: &mut Section<'_>) -> Log {
 
 pub(super) fn upload(section: &mut Section<'_>) -> Upload {
     let upload = Upload {
-        workers: section.read("workers", values::count(1..=64)).unwrap_or(4),
+        workers: section.read("workers", values::count(1..=64)).unwrap_or(8),
         block_size: section
             .read("block_size", values::size(1..=BLOCK_LIMIT))
             .unwrap_or(8 * MIB),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::Duration;
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, Effect, Fault};
+use itwin_syncd::emulator::{
+    DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, Effect, Fault, RequestRecord, Switches, UpdateBlob,
+};
 
 use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
@@ -407,5 +409,125 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
             saved.contains(&content.sha256),
             "a run read what was never saved"
         );
+    }
+}
+
+/// Requests that sent a block, in their order.
+fn blocks(site: &Site) -> Vec<RequestRecord> {
+    let mut puts = site.requests("PUT", "");
+    puts.retain(|put| put.query.contains("comp=block&"));
+    puts
+}
+
+#[tokio::test]
+async fn an_upload_that_was_interrupted_sends_only_what_storage_does_not_have() {
+    const BLOCKS: usize = 60;
+    const IN_FLIGHT: usize = 4;
+    for update_blob in [UpdateBlob::Fresh, UpdateBlob::Same] {
+        for (percent, cut) in [
+            (10, Cut::Kill),
+            (50, Cut::Kill),
+            (99, Cut::Kill),
+            (50, Cut::Network),
+        ] {
+            let mut switches = Switches::default();
+            switches.update_blob = update_blob;
+            let (mut site, folder) = Site::with_folder(platform().switches(switches)).await;
+            site.tables += "[upload]\nblock_size = \"64KiB\"\nmemory = \"512KiB\"\n";
+            let effect = Effect::Latency {
+                ms: 15,
+                jitter_ms: 10,
+            };
+            site.emulator.fault(Fault {
+                route: "PUT *".to_owned(),
+                skip: 0,
+                count: None,
+                effect,
+            });
+            let content: Vec<u8> = (0..BLOCKS * 16 * 1024)
+                .flat_map(|at| u32::try_from(at).unwrap().to_le_bytes())
+                .collect();
+            std::fs::write(folder.join("city.nwd"), &content).unwrap();
+            let mut daemon = site.start();
+            let until = BLOCKS * percent / 100;
+            let far = || blocks(&site).len() >= until;
+            eventually(far, || daemon.log()).await;
+            match cut {
+                Cut::Kill => {
+                    daemon.kill().await;
+                    daemon = site.start();
+                }
+                Cut::Network => {
+                    // Longer than it is tried in place.
+                    site.emulator.fault(Fault {
+                        route: "PUT *".to_owned(),
+                        skip: 0,
+                        count: Some(12),
+                        effect: Effect::Reset {
+                            after_effect: false,
+                        },
+                    });
+                }
+            }
+            site.synchronized(1, &daemon).await;
+            daemon.stop().await;
+            let what = format!("{update_blob:?} {percent} % {cut:?}");
+            assert_eq!(
+                site.stored("city.nwd").completed.unwrap().sha256,
+                sha256(&content),
+                "{what}"
+            );
+            let taken = blocks(&site).iter().filter(|put| put.status == 201).count();
+            assert!(
+                taken <= BLOCKS + IN_FLIGHT,
+                "{what}: {taken} blocks were taken"
+            );
+            assert_eq!(site.stored("city.nwd").completions, 1, "{what}");
+            // The address went with the upload.
+            let left = std::fs::read_dir(site.path("state/unfinished")).unwrap();
+            assert_eq!(left.count(), 0, "{what}");
+        }
+    }
+}
+
+/// How an upload is interrupted.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    Kill,
+    Network,
+}
+
+#[tokio::test]
+async fn an_address_that_ends_during_an_upload_is_renewed_and_the_same_blob_keeps_its_blocks() {
+    for (update_blob, sent_again) in [(UpdateBlob::Same, false), (UpdateBlob::Fresh, true)] {
+        let mut switches = Switches::default();
+        switches.update_blob = update_blob;
+        let (mut site, folder) = Site::with_folder(platform().switches(switches)).await;
+        site.tables += "[upload]\nblock_size = \"64KiB\"\nmemory = \"512KiB\"\n";
+        site.emulator.fault(Fault {
+            route: "PUT *".to_owned(),
+            skip: 15,
+            count: Some(1),
+            effect: Effect::Status {
+                status: 403,
+                body: String::new(),
+                headers: vec![(
+                    "x-ms-error-code".to_owned(),
+                    "AuthenticationFailed".to_owned(),
+                )],
+                after_effect: false,
+            },
+        });
+        let content = vec![7; 30 * 64 * 1024];
+        std::fs::write(folder.join("city.nwd"), &content).unwrap();
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        daemon.stop().await;
+        assert_eq!(
+            site.stored("city.nwd").completed.unwrap().sha256,
+            sha256(&content)
+        );
+        let taken = blocks(&site).iter().filter(|put| put.status == 201).count();
+        assert_eq!(taken > 34, sent_again, "{update_blob:?}: {taken}");
     }
 }
