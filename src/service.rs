@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Watch};
+use crate::config::{self, Config, Watch};
 use crate::itwin::{self, Client, Settings};
 use crate::lane::{self, Lane};
 use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
@@ -138,7 +138,23 @@ pub fn client(config: &Config) -> Result<Client, itwin::Error> {
         client_secret: config.itwin.client_secret.clone(),
         scope: config.itwin.scope.clone(),
         requests_per_minute: config.itwin.requests_per_minute,
+        network: network(&config.network),
     })
+}
+
+fn network(config: &config::Network) -> itwin::Network {
+    let proxy = config.proxy.as_ref().map(|proxy| itwin::Proxy {
+        url: proxy.url.clone(),
+        login: proxy.login.clone(),
+    });
+    itwin::Network {
+        proxy,
+        no_proxy: config.no_proxy.clone(),
+        extra_certificates: config.extra_certificates.clone(),
+        connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
+        total_timeout: config.total_timeout,
+    }
 }
 
 struct Tasks {

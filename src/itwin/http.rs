@@ -16,14 +16,9 @@ use url::Url;
 
 use super::auth::Tokens;
 use super::error::{Answer, Error, From, Kind, harmless};
+use super::network::Route;
 use crate::retry::{self, Budget, Gate};
 use crate::secret::Secret;
-
-/// To connect to a host.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// For one request to the platform, answer included. The answers are small.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The version of storage and synchronization.
 pub(super) const V1: &str = "application/vnd.bentley.itwin-platform.v1+json";
@@ -31,20 +26,47 @@ pub(super) const V1: &str = "application/vnd.bentley.itwin-platform.v1+json";
 /// The version of iModels.
 pub(super) const V2: &str = "application/vnd.bentley.itwin-platform.v2+json";
 
+/// How often an idle connection to the platform is asked for a sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// Items asked for at a time.
 const PAGE: usize = 100;
 
 /// A list with more pages than this is an endless one.
 const PAGES_MAX: usize = 10_000;
 
-/// The pauses that hosts asked for.
-#[derive(Debug, Default)]
-pub(super) struct Gates(Mutex<HashMap<String, Arc<Gate>>>);
+/// The hosts that were asked, and the pauses that they asked for.
+#[derive(Debug)]
+pub(super) struct Gates {
+    route: Arc<Route>,
+    doors: Mutex<HashMap<String, Arc<Door>>>,
+}
+
+/// One host.
+#[derive(Debug)]
+pub(super) struct Door {
+    gate: Gate,
+    /// The host for messages, with the proxy before it.
+    pub(super) host: String,
+}
 
 impl Gates {
-    pub(super) fn of(&self, url: &Url) -> Arc<Gate> {
-        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(gates.entry(url.authority().to_owned()).or_default())
+    pub(super) fn new(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            doors: Mutex::default(),
+        }
+    }
+
+    pub(super) fn of(&self, url: &Url) -> Arc<Door> {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        let door = doors.entry(url.authority().to_owned());
+        Arc::clone(door.or_insert_with(|| {
+            Arc::new(Door {
+                gate: Gate::default(),
+                host: self.route.describe(url),
+            })
+        }))
     }
 }
 
@@ -54,7 +76,7 @@ pub(super) struct Api {
     http: reqwest::Client,
     base: Url,
     tokens: Tokens,
-    gate: Arc<Gate>,
+    gate: Arc<Door>,
     budget: Budget,
     /// Milliseconds that the platform's clock is ahead of ours.
     clock_offset: AtomicI64,
@@ -84,23 +106,16 @@ pub(super) struct Reply {
 }
 
 /// The client for the platform and its identity provider. A redirect means something of its own there.
-pub(super) fn platform_client() -> Result<reqwest::Client, Error> {
-    builder()
-        .timeout(REQUEST_TIMEOUT)
+pub(super) fn platform_client(route: &Route) -> Result<reqwest::Client, Error> {
+    route
+        .builder()?
+        .read_timeout(route.network.idle_timeout)
+        .timeout(route.network.total_timeout)
+        // A connection that a firewall forgot is noticed before the next request waits for it.
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_while_idle(true)
         .build()
         .map_err(|error| setup(&error))
-}
-
-/// What both HTTP clients have in common.
-pub(super) fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .user_agent(concat!(
-            env!("CARGO_PKG_NAME"),
-            "/",
-            env!("CARGO_PKG_VERSION")
-        ))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
 }
 
 pub(super) fn setup(error: &reqwest::Error) -> Error {
@@ -191,6 +206,10 @@ impl Api {
         }
     }
 
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     pub(super) fn tokens(&self) -> &Tokens {
         &self.tokens
     }
@@ -246,7 +265,7 @@ impl Api {
             // Some gateways refuse a request that does not say that its body is empty.
             None => request.header(header::CONTENT_LENGTH, 0),
         };
-        let reply = exchange(call.operation, &self.gate, &call.url, request).await?;
+        let reply = exchange(call.operation, &self.gate, request).await?;
         self.note_clock(&reply.headers);
         if reply.status.as_u16() < 400 {
             return Ok(reply);
@@ -349,12 +368,12 @@ impl Api {
 /// One exchange with a host that may have asked for a pause.
 pub(super) async fn exchange(
     operation: &'static str,
-    gate: &Gate,
-    url: &Url,
+    door: &Door,
     request: reqwest::RequestBuilder,
 ) -> Result<Reply, Error> {
-    let host = || url.authority().to_owned();
-    gate.pass()
+    let host = || door.host.clone();
+    door.gate
+        .pass()
         .await
         .map_err(|left| Error::new(operation, Kind::Held { host: host(), left }))?;
     let unreachable = |error: &reqwest::Error| {
@@ -389,13 +408,13 @@ impl Reply {
 }
 
 /// Holds the host's gate when an answer asks for that, and tells for how long.
-pub(super) fn hold(gate: &Gate, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn hold(door: &Door, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     let header = text_header(headers, "retry-after")
         .or_else(|| text_header(headers, "itwinplatform-ratelimit-retry-after-seconds"));
     let rate_limited = status == StatusCode::TOO_MANY_REQUESTS;
     let pause = retry::asked_pause(header, rate_limited, Timestamp::now())?;
     if rate_limited || status.is_server_error() {
-        gate.hold(pause);
+        door.gate.hold(pause);
     }
     Some(pause)
 }
