@@ -16,6 +16,7 @@
 
 mod files;
 mod lanes;
+mod overview;
 mod report;
 mod state;
 mod uploads;
@@ -40,6 +41,7 @@ pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,
 };
+pub use overview::Overview;
 pub use report::{FileReport, RunSummary, Snapshot, Summary, WatchReport};
 pub use state::{JobState, Outcome, RootState, Stage};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};

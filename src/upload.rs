@@ -5,8 +5,8 @@
 //! the next start without a second storage file. The room never starts a run and never decides when a file is
 //! finished: a file that does not look as it was handed over goes back to wait.
 //!
-//! A worker takes its permit first and claims a job then, so links that expire are only asked for when there is room
-//! to use them.
+//! A job is claimed only when there is a worker for it, so links that expire are only asked for when there is
+//! room to use them.
 
 mod folders;
 mod source;
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -38,6 +39,8 @@ const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Uploads {
     shared: Arc<Shared>,
+    settings: watch::Receiver<Settings>,
+    turned: watch::Sender<Instant>,
 }
 
 #[derive(Debug)]
@@ -48,9 +51,9 @@ struct Shared {
     policy: Policy,
     give_up: std::time::Duration,
     watches: HashMap<WatchId, config::Watch>,
-    folders: Folders,
+    folders: Arc<Folders>,
     /// One permit for each block that may be in memory, over all workers.
-    blocks: Semaphore,
+    blocks: Arc<Semaphore>,
     wake: Arc<Notify>,
     lanes: watch::Sender<()>,
 }
@@ -62,41 +65,62 @@ pub struct Parts {
     pub ledger: Ledger,
     /// The platform.
     pub client: Client,
+    /// What the configuration says at the moment.
+    pub settings: watch::Receiver<Settings>,
+    /// Told when there may be a job to claim.
+    pub wake: Arc<Notify>,
+    /// To be told when a file may await a run.
+    pub lanes: watch::Sender<()>,
+    /// Shows when the queue was looked at last: half a minute ago at most, as long as all is well.
+    pub turned: watch::Sender<Instant>,
+}
+
+/// What may change while the room works. An upload in hand ends by what held when it began.
+#[derive(Debug, Clone)]
+pub struct Settings {
     /// Sizes and limits.
     pub limits: config::Upload,
     /// Pauses between attempts.
     pub retry: config::Retry,
     /// The configured watches.
     pub watches: HashMap<WatchId, config::Watch>,
-    /// Told when there may be a job to claim.
-    pub wake: Arc<Notify>,
-    /// To be told when a file may await a run.
-    pub lanes: watch::Sender<()>,
+}
+
+impl Settings {
+    fn policy(&self) -> Policy {
+        Policy {
+            first: self.retry.first_delay,
+            max: self.retry.max_delay,
+        }
+    }
+
+    fn blocks(&self) -> Arc<Semaphore> {
+        let blocks =
+            usize::try_from(self.limits.memory / self.limits.block_size).unwrap_or(usize::MAX);
+        Arc::new(Semaphore::new(blocks.clamp(1, Semaphore::MAX_PERMITS)))
+    }
 }
 
 impl Uploads {
     /// Puts the room together; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let blocks =
-            usize::try_from(parts.limits.memory / parts.limits.block_size).unwrap_or(usize::MAX);
-        let policy = Policy {
-            first: parts.retry.first_delay,
-            max: parts.retry.max_delay,
-        };
+        let settings = parts.settings.borrow().clone();
         Self {
             shared: Arc::new(Shared {
-                folders: Folders::new(parts.client.clone(), parts.ledger.clone()),
+                folders: Arc::new(Folders::new(parts.client.clone(), parts.ledger.clone())),
                 ledger: parts.ledger,
                 client: parts.client,
-                blocks: Semaphore::new(blocks.clamp(1, Semaphore::MAX_PERMITS)),
-                limits: parts.limits,
-                policy,
-                give_up: parts.retry.give_up,
-                watches: parts.watches,
+                blocks: settings.blocks(),
+                policy: settings.policy(),
+                limits: settings.limits,
+                give_up: settings.retry.give_up,
+                watches: settings.watches,
                 wake: parts.wake,
                 lanes: parts.lanes,
             }),
+            settings: parts.settings,
+            turned: parts.turned,
         }
     }
 
@@ -105,33 +129,34 @@ impl Uploads {
     /// # Errors
     /// When the ledger fails.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), ledger::Error> {
-        let workers = Arc::new(Semaphore::new(self.shared.limits.workers));
         let mut at_work = JoinSet::new();
+        let mut shared = Arc::clone(&self.shared);
+        let mut settings = self.settings.clone();
         let working = async {
             loop {
+                self.turned.send_replace(Instant::now());
                 while let Some(ended) = at_work.try_join_next() {
                     survive(ended)?;
                 }
-                let Ok(permit) = Arc::clone(&workers).acquire_owned().await else {
-                    return Ok(());
-                };
-                let now = Timestamp::now();
-                if let Some(job) = self.shared.ledger.claim_upload(now).await? {
-                    let shared = Arc::clone(&self.shared);
-                    at_work.spawn(async move {
-                        let result = shared.work(job).await;
-                        drop(permit);
-                        result
-                    });
-                    continue;
+                if settings.has_changed().is_ok_and(|changed| changed) {
+                    shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
                 }
-                drop(permit);
-                let due = self.shared.ledger.next_upload_due(now).await?;
-                let pause = due.map_or(LOOK_AGAIN, |at| {
-                    at.duration_since(now).unsigned_abs().min(LOOK_AGAIN)
-                });
+                let mut pause = LOOK_AGAIN;
+                if at_work.len() < shared.limits.workers {
+                    let now = Timestamp::now();
+                    if let Some(job) = shared.ledger.claim_upload(now).await? {
+                        let shared = Arc::clone(&shared);
+                        at_work.spawn(async move { shared.work(job).await });
+                        continue;
+                    }
+                    if let Some(at) = shared.ledger.next_upload_due(now).await? {
+                        pause = at.duration_since(now).unsigned_abs().min(LOOK_AGAIN);
+                    }
+                }
                 tokio::select! {
-                    () = self.shared.wake.notified() => {}
+                    Some(ended) = at_work.join_next() => survive(ended)?,
+                    Ok(()) = settings.changed() => settings.mark_changed(),
+                    () = shared.wake.notified() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -165,6 +190,30 @@ fn survive(
 }
 
 impl Shared {
+    /// The same room with other settings.
+    fn with(&self, settings: Settings) -> Self {
+        let same_memory = settings.limits.memory == self.limits.memory
+            && settings.limits.block_size == self.limits.block_size;
+        // A folder may belong to another watch now.
+        self.folders.forget_owners();
+        Self {
+            ledger: self.ledger.clone(),
+            client: self.client.clone(),
+            folders: Arc::clone(&self.folders),
+            blocks: if same_memory {
+                Arc::clone(&self.blocks)
+            } else {
+                settings.blocks()
+            },
+            policy: settings.policy(),
+            give_up: settings.retry.give_up,
+            limits: settings.limits,
+            watches: settings.watches,
+            wake: Arc::clone(&self.wake),
+            lanes: self.lanes.clone(),
+        }
+    }
+
     async fn work(&self, job: UploadJob) -> Result<(), ledger::Error> {
         let Some(watch) = self.watches.get(&job.watch) else {
             return self.ledger.unclaim(&job).await;

@@ -22,5 +22,6 @@ mod network;
 mod refusals;
 mod soak;
 mod support;
+mod systemd;
 mod unknowns;
 mod workflow;
