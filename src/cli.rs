@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod emulator;
+mod generate;
 mod run;
 mod status;
 
@@ -54,6 +55,9 @@ enum Command {
     ///
     /// Needs nothing and leaves nothing behind.
     Demo(demo::Arguments),
+    /// Write man pages and completions of this program into a folder, for packages.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Where the configuration is.
@@ -89,6 +93,7 @@ impl Cli {
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
+                Command::Generate(arguments) => generate::generate(&arguments),
             }
         });
         // A call on a share that hangs must not hold up the end.
