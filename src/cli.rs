@@ -19,12 +19,21 @@ const EXIT_FAILED: u8 = 1;
 /// The configuration is wrong, which no restart mends. Source: `EX_CONFIG` of sysexits(3)
 const EXIT_CONFIG: u8 = 78;
 
+/// What belongs to no command alone; the man page ends with it.
+const MORE: &str = "\
+Files: /etc/itwin-syncd/config.toml is read by default; /usr/share/itwin-syncd/config.example.toml has every key with \
+its default. The ledger is in /var/lib/itwin-syncd, or where state.path says.
+
+Signals to `run`: SIGTERM and SIGINT ask it to stop, SIGHUP to read the configuration again.
+
+Exit codes: 0 as asked, 1 something failed, 78 the configuration is wrong.";
+
 /// Watches folders of design files and synchronizes them into Bentley iModels.
 ///
 /// Try it without an account: `itwin-syncd demo` starts an emulator of the iTwin Platform, saves three design files
 /// into a folder and shows them on their way into an iModel.
 #[derive(Debug, Parser)]
-#[command(name = "itwin-syncd", version, max_term_width = 110)]
+#[command(name = "itwin-syncd", version, max_term_width = 110, after_long_help = MORE)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,7 +44,9 @@ enum Command {
     /// Watch the configured folders and synchronize what is new or changed.
     ///
     /// Runs until SIGTERM or SIGINT: then it takes no new work, lets uploads in hand finish for at most
-    /// `shutdown_grace`, and leaves the rest to the next start. A second signal ends it at once.
+    /// `shutdown_grace`, and leaves the rest to the next start. A second signal ends it at once. SIGHUP reads the
+    /// configuration again: watches, limits, schedules and the log level change while work goes on, and a file with
+    /// mistakes changes nothing.
     ///
     /// Exit codes: 0 stopped as asked, or all synchronized (--once); 1 something failed; 78 the configuration is wrong.
     Run(run::Arguments),
