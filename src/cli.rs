@@ -12,6 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::telemetry;
+
 /// Everything went well.
 const EXIT_GOOD: u8 = 0;
 /// Something failed; the output says what.
@@ -114,14 +116,31 @@ impl Cli {
 }
 
 /// Prints an error with its causes on standard error, and what to do about it.
+fn complain(error: &dyn std::error::Error, hint: Option<String>) {
+    tell(&format!("error: {}", chain(error)));
+    if let Some(hint) = hint {
+        tell(&format!("  hint: {hint}"));
+    }
+}
+
+/// Prints all mistakes of a configuration.
+fn complain_of_config(mistakes: &crate::config::Mistakes) {
+    tell(&mistakes.to_string());
+}
+
+/// Says on standard error what is wrong; the journal is told that it is.
 #[allow(
     clippy::print_stderr,
     reason = "this is the program's voice before and beside the log"
 )]
-fn complain(error: &dyn std::error::Error, hint: Option<String>) {
-    eprintln!("error: {}", chain(error));
-    if let Some(hint) = hint {
-        eprintln!("  hint: {hint}");
+fn tell(text: &str) {
+    let level = if telemetry::stderr_is_journal() {
+        "<3>"
+    } else {
+        ""
+    };
+    for line in text.lines() {
+        eprintln!("{level}{line}");
     }
 }
 
@@ -137,13 +156,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Prints all mistakes of a configuration.
-#[allow(
-    clippy::print_stderr,
-    reason = "this is the program's voice before the log"
-)]
-fn complain_of_config(mistakes: &crate::config::Mistakes) {
-    eprintln!("{mistakes}");
 }

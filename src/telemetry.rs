@@ -196,7 +196,7 @@ fn level(level: config::Level) -> Level {
 
 /// Whether standard error is the very stream that systemd connected to the journal.
 /// Source: systemd.exec(5), `$JOURNAL_STREAM`
-fn stderr_is_journal() -> bool {
+pub(crate) fn stderr_is_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
         return false;
     };

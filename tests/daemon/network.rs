@@ -382,3 +382,23 @@ async fn a_request_without_an_answer_ends_with_the_total_timeout_and_is_repeated
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn an_upload_that_stands_still_is_given_up_after_the_idle_timeout_and_repeated() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables += "[network]\nidle_timeout = \"1s\"\n";
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: Effect::Slow {
+            bytes_per_second: 1,
+        },
+    });
+    // More than the buffers on the way hold.
+    std::fs::write(folder.join("large.ifc"), vec![b'x'; 16 * 1024 * 1024]).unwrap();
+    let daemon = site.start();
+    daemon.says("no byte moved for too long").await;
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+}

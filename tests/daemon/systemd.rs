@@ -286,6 +286,8 @@ async fn a_broken_configuration_is_not_taken_and_what_needs_a_restart_is_named()
     ] {
         assert!(log.contains(part), "no {part}: {log}");
     }
+    assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
+    assert!(log.contains("<3>") && log.contains("<6>"), "{log}");
     site.top = good;
     write(&folder.join("house.ifc"), "house");
     site.synchronized(1, &daemon).await;
