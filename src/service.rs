@@ -111,6 +111,13 @@ pub async fn run(
         );
     }
     let client = client(&config).map_err(Error::Client)?;
+    if let Some(proxy) = &config.network.proxy {
+        let no_proxy = config.network.no_proxy.join(", ");
+        info!(
+            proxy = proxy.url.authority(),
+            no_proxy, "the platform is reached through a proxy"
+        );
+    }
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
     systemd::ready(&pulse::line(&ledger, None).await?);
     tasks.pulse(&ledger);

@@ -115,6 +115,13 @@ fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, Bad> {
         });
     match found {
         Ok(found) if found.is_empty() => Err(wrong("holds no certificate".to_owned())),
+        Ok(found)
+            if found
+                .iter()
+                .any(|der| x509_parser::parse_x509_certificate(der).is_err()) =>
+        {
+            Err(wrong("holds a block that is no certificate".to_owned()))
+        }
         Ok(found) => Ok(found),
         Err(pem::Error::Io(error)) => Err(Bad::new(
             format!("{} cannot be read: {error}", quoted(file)),

@@ -17,9 +17,6 @@ path = "/srv/projects/north"
 imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
 "#;
 
-/// What a PEM file must look like; nobody looks into the certificate before it is used.
-const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-
 fn environment() -> Environment {
     Environment {
         client_secret: Some(Secret::new("tiger")),
@@ -71,7 +68,8 @@ fn example_loads_with_every_optional_key_in_force() {
         })
         .collect();
     let certificate = folder.path().join("ca.pem");
-    fs::write(&certificate, CERTIFICATE).unwrap();
+    let authority = rcgen::generate_simple_self_signed(["company".to_owned()]).unwrap();
+    fs::write(&certificate, authority.cert.pem()).unwrap();
     let text = text
         .replace("/etc/itwin-syncd/client-secret", &secret)
         .replace("/etc/itwin-syncd/proxy-password", &secret)
@@ -784,6 +782,9 @@ fn what_is_wrong_with_the_network_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.pem");
     fs::write(&empty, "no certificate").unwrap();
+    let bad = folder.path().join("bad.pem");
+    let block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(&bad, block).unwrap();
     for (lines, what) in [
         ("proxy = \"proxy:3128\"", "is no address of a proxy"),
         (
@@ -795,6 +796,10 @@ fn what_is_wrong_with_the_network_is_told() {
         ("proxy = \"http://p\"\nno_proxy = [\"a, b\"]", "is no host"),
         ("ca_file = \"/absent.pem\"", "cannot be read: No such file"),
         (&format!("ca_file = {empty:?}"), "holds no certificate"),
+        (
+            &format!("ca_file = {bad:?}"),
+            "holds a block that is no certificate",
+        ),
         ("idle_timeout = \"5\"", "has no unit"),
     ] {
         let told = in_file(&format!("[network]\n{lines}"));

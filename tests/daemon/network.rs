@@ -14,7 +14,8 @@ use itwin_syncd::emulator::{Effect, Fault};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Site, platform, write};
@@ -55,6 +56,11 @@ struct Inner {
 
 impl Proxy {
     async fn start(site: &Site, mode: Mode) -> Self {
+        Self::speaking("http", site, mode).await
+    }
+
+    /// One that is spoken to by `scheme`.
+    async fn speaking(scheme: &str, site: &Site, mode: Mode) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -79,11 +85,23 @@ impl Proxy {
                 .unwrap(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
         let served = Arc::clone(&inner);
+        let tls = (scheme == "https").then(|| inner.as_host("127.0.0.1"));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(Arc::clone(&served).serve(stream));
+                let (served, tls) = (Arc::clone(&served), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => served.serve(stream).await,
+                        Some(tls) => {
+                            // A client that does not trust it hangs up.
+                            if let Ok(stream) = tls.accept(stream).await {
+                                served.serve(stream).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -114,7 +132,10 @@ impl Proxy {
 }
 
 impl Inner {
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
+    async fn serve<S>(self: Arc<Self>, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = service_fn(move |request| Arc::clone(&self).way(request));
         hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service)
@@ -155,8 +176,8 @@ impl Inner {
         Ok(answer(StatusCode::OK))
     }
 
-    /// Speaks as `host`, with a certificate that the company's authority issued a moment ago.
-    async fn open(self: Arc<Self>, wire: TokioIo<hyper::upgrade::Upgraded>, host: &str) {
+    /// Can speak as `host`, with a certificate that the company's authority issued a moment ago.
+    fn as_host(&self, host: &str) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new([host.to_owned()])
             .unwrap()
@@ -172,8 +193,13 @@ impl Inner {
                 PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
             )
             .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Serves what comes through the tunnel to `host`.
+    async fn open(self: Arc<Self>, wire: TokioIo<hyper::upgrade::Upgraded>, host: &str) {
         // A client that does not trust it hangs up.
-        let Ok(stream) = TlsAcceptor::from(Arc::new(config)).accept(wire).await else {
+        let Ok(stream) = self.as_host(host).accept(wire).await else {
             return;
         };
         let target = usize::from(host == BLOBS);
@@ -399,6 +425,27 @@ async fn an_upload_that_stands_still_is_given_up_after_the_idle_timeout_and_repe
     std::fs::write(folder.join("large.ifc"), vec![b'x'; 16 * 1024 * 1024]).unwrap();
     let daemon = site.start();
     daemon.says("no byte moved for too long").await;
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_spoken_to_by_tls_must_be_trusted_too() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    let proxy = Proxy::speaking("https", &site, Mode::Open).await;
+    site.platform = Some(format!("https://{API}"));
+    site.tables += &proxy.keys();
+    let check = site.run(&["check"]).await;
+    let hop = format!(
+        "the proxy {} shows a certificate that is not trusted, issued by \"CN=Example Company Inspection CA\"",
+        proxy.address.trim_start_matches("https://")
+    );
+    assert!(check.out.contains(&hop), "{}", check.out);
+    site.tables += &proxy.authority(&site);
+    let check = site.run(&["check"]).await;
+    assert_eq!(check.code, Some(0), "{check:?}");
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }
