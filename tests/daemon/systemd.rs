@@ -32,11 +32,11 @@ impl Supervisor {
         Self { path, told }
     }
 
-    /// Starts the daemon with a watchdog that wants a ping in each second.
+    /// Starts the daemon with a watchdog that wants a ping every three seconds.
     pub fn start(&self, site: &Site) -> Daemon {
         site.start_with(&[
             ("NOTIFY_SOCKET", self.path.to_str().unwrap()),
-            ("WATCHDOG_USEC", "1000000"),
+            ("WATCHDOG_USEC", "3000000"),
         ])
     }
 
