@@ -52,9 +52,10 @@ enum Command {
     ///
     /// Exit codes: 0 stopped as asked, or all synchronized (--once); 1 something failed; 78 the configuration is wrong.
     Run(run::Arguments),
-    /// Check configuration, folders, account, iModels and storage, line by line, and say how to mend what is wrong.
+    /// Check configuration, folders, network, account, iModels and storage, line by line, and say how to mend what is wrong.
     ///
-    /// Changes nothing. Exit codes: 0 all is well, 1 something is not.
+    /// Goes the way to the platform step by step, and names the proxy, the host or the issuer of a certificate at which
+    /// it ends. Changes nothing. Exit codes: 0 all is well, 1 something is not.
     Check(ConfigArgument),
     /// Show what became of every file, from the ledger, with the daemon running or not.
     ///
