@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod emulator;
+mod generate;
 mod run;
 mod status;
 
@@ -11,6 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::telemetry;
+
 /// Everything went well.
 const EXIT_GOOD: u8 = 0;
 /// Something failed; the output says what.
@@ -18,12 +21,21 @@ const EXIT_FAILED: u8 = 1;
 /// The configuration is wrong, which no restart mends. Source: `EX_CONFIG` of sysexits(3)
 const EXIT_CONFIG: u8 = 78;
 
+/// What belongs to no command alone; the man page ends with it.
+const MORE: &str = "\
+Files: /etc/itwin-syncd/config.toml is read by default; /usr/share/itwin-syncd/config.example.toml has every key with \
+its default. The ledger is in /var/lib/itwin-syncd, or where state.path says.
+
+Signals to `run`: SIGTERM and SIGINT ask it to stop, SIGHUP to read the configuration again.
+
+Exit codes: 0 as asked, 1 something failed, 78 the configuration is wrong.";
+
 /// Watches folders of design files and synchronizes them into Bentley iModels.
 ///
 /// Try it without an account: `itwin-syncd demo` starts an emulator of the iTwin Platform, saves three design files
 /// into a folder and shows them on their way into an iModel.
 #[derive(Debug, Parser)]
-#[command(name = "itwin-syncd", version, max_term_width = 110)]
+#[command(name = "itwin-syncd", version, max_term_width = 110, after_long_help = MORE)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,13 +46,16 @@ enum Command {
     /// Watch the configured folders and synchronize what is new or changed.
     ///
     /// Runs until SIGTERM or SIGINT: then it takes no new work, lets uploads in hand finish for at most
-    /// `shutdown_grace`, and leaves the rest to the next start. A second signal ends it at once.
+    /// `shutdown_grace`, and leaves the rest to the next start. A second signal ends it at once. SIGHUP reads the
+    /// configuration again: watches, limits, schedules and the log level change while work goes on, and a file with
+    /// mistakes changes nothing.
     ///
     /// Exit codes: 0 stopped as asked, or all synchronized (--once); 1 something failed; 78 the configuration is wrong.
     Run(run::Arguments),
-    /// Check configuration, folders, account, iModels and storage, line by line, and say how to mend what is wrong.
+    /// Check configuration, folders, network, account, iModels and storage, line by line, and say how to mend what is wrong.
     ///
-    /// Changes nothing. Exit codes: 0 all is well, 1 something is not.
+    /// Goes the way to the platform step by step, and names the proxy, the host or the issuer of a certificate at which
+    /// it ends. Changes nothing. Exit codes: 0 all is well, 1 something is not.
     Check(ConfigArgument),
     /// Show what became of every file, from the ledger, with the daemon running or not.
     ///
@@ -54,6 +69,9 @@ enum Command {
     ///
     /// Needs nothing and leaves nothing behind.
     Demo(demo::Arguments),
+    /// Write man pages and completions of this program into a folder, for packages.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Where the configuration is.
@@ -89,6 +107,7 @@ impl Cli {
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
+                Command::Generate(arguments) => generate::generate(&arguments),
             }
         });
         // A call on a share that hangs must not hold up the end.
@@ -98,14 +117,31 @@ impl Cli {
 }
 
 /// Prints an error with its causes on standard error, and what to do about it.
+fn complain(error: &dyn std::error::Error, hint: Option<String>) {
+    tell(&format!("error: {}", chain(error)));
+    if let Some(hint) = hint {
+        tell(&format!("  hint: {hint}"));
+    }
+}
+
+/// Prints all mistakes of a configuration.
+fn complain_of_config(mistakes: &crate::config::Mistakes) {
+    tell(&mistakes.to_string());
+}
+
+/// Says on standard error what is wrong; the journal is told that it is.
 #[allow(
     clippy::print_stderr,
     reason = "this is the program's voice before and beside the log"
 )]
-fn complain(error: &dyn std::error::Error, hint: Option<String>) {
-    eprintln!("error: {}", chain(error));
-    if let Some(hint) = hint {
-        eprintln!("  hint: {hint}");
+fn tell(text: &str) {
+    let level = if telemetry::stderr_is_journal() {
+        "<3>"
+    } else {
+        ""
+    };
+    for line in text.lines() {
+        eprintln!("{level}{line}");
     }
 }
 
@@ -121,13 +157,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Prints all mistakes of a configuration.
-#[allow(
-    clippy::print_stderr,
-    reason = "this is the program's voice before the log"
-)]
-fn complain_of_config(mistakes: &crate::config::Mistakes) {
-    eprintln!("{mistakes}");
 }

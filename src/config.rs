@@ -12,6 +12,7 @@ mod document;
 mod draft;
 mod folders;
 mod mistakes;
+mod network;
 mod sections;
 mod values;
 mod watches;
@@ -35,6 +36,8 @@ use crate::selection::Selection;
 pub struct Config {
     /// `[itwin]`: the platform and who we are there.
     pub itwin: Itwin,
+    /// `[network]`: the way to the platform.
+    pub network: Network,
     /// `[state]`: where the ledger lives.
     pub state: State,
     /// `[log]`.
@@ -54,7 +57,7 @@ pub struct Config {
 }
 
 /// The platform and who we are there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Itwin {
     /// Base address of the API, without query; https, or a loopback host.
     pub api_url: Url,
@@ -70,15 +73,41 @@ pub struct Itwin {
     pub requests_per_minute: usize,
 }
 
+/// The way to the platform and to its storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The proxy that everything goes through; `None`: straight to the hosts.
+    pub proxy: Option<Proxy>,
+    /// Hosts, domains and networks that are reached without the proxy. This machine always is.
+    pub no_proxy: Vec<String>,
+    /// Certificates (DER) that are trusted beside those of the system.
+    pub extra_certificates: Vec<Vec<u8>>,
+    /// To connect to a host, through the proxy if there is one.
+    pub connect_timeout: Duration,
+    /// A transfer of which no byte moves for this long is given up.
+    pub idle_timeout: Duration,
+    /// For one request to the platform with its answer; transfers of content are not limited.
+    pub total_timeout: Duration,
+}
+
+/// A proxy that takes CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// http or https, without user, path and query.
+    pub url: Url,
+    /// Name and password that it asks for.
+    pub login: Option<(String, Secret)>,
+}
+
 /// Where the state lives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// Absolute path of a folder; the ledger and its lock live in it. It need not exist yet.
     pub path: PathBuf,
 }
 
 /// What is logged and where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// The least important level that is shown.
     pub level: Level,
@@ -104,7 +133,7 @@ pub enum Level {
 }
 
 /// The upload workers and their limits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     /// Files uploaded at the same time; at least 1.
     pub workers: usize,
@@ -115,7 +144,7 @@ pub struct Upload {
 }
 
 /// Connections and their runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sync {
     /// Name of our storage connections.
     pub connection: String,
@@ -132,7 +161,7 @@ pub struct Sync {
 }
 
 /// When a job is tried again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// Pause after the first attempt.
     pub first_delay: Duration,
@@ -154,7 +183,7 @@ pub struct Patience {
 }
 
 /// One watched folder and its iModel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
     /// 1 to 64 ASCII letters, digits, `.`, `_`, `-` and inner spaces; unique, also when case is ignored. Part of a file's identity in the ledger.
     pub name: String,
@@ -199,12 +228,13 @@ pub struct Environment {
 }
 
 impl Config {
-    /// Reads the file, the environment and the secret, and looks at the folders.
+    /// Reads the file, the environment and the secrets, and looks at the folders.
     ///
     /// Waits some seconds for a file server that is slow to answer, and starts without the word of one that does not answer at all.
     ///
     /// # Errors
-    /// Every mistake, also those that only this machine shows: folders that are missing, or lie in each other.
+    /// Every mistake, also those that only this machine shows: folders that lie in each other, or are none. A folder that cannot be reached is none: a
+    /// file server may come back any time.
     pub fn load(path: &Path) -> Result<Self, Mistakes> {
         let (file, text) = read(path)?;
         let mut report = Report::new(&file, &text);

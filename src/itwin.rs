@@ -15,6 +15,8 @@ mod blob;
 mod error;
 mod http;
 mod imodels;
+mod network;
+mod probe;
 mod storage;
 mod synchronization;
 
@@ -30,6 +32,8 @@ use crate::secret::Secret;
 pub use blob::{Checksum, UploadUrl};
 pub use error::Error;
 pub use imodels::Imodel;
+pub use network::{Network, Proxy};
+pub use probe::{Broken, Reached};
 pub use storage::{File, Folder, UploadLinks};
 pub use synchronization::{
     ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
@@ -39,6 +43,7 @@ pub use synchronization::{
 use auth::Tokens;
 use blob::Blobs;
 use http::{Api, Gates};
+use network::Route;
 
 /// Where the platform is and who asks.
 #[derive(Debug, Clone)]
@@ -55,6 +60,8 @@ pub struct Settings {
     pub scope: String,
     /// Requests to the API in any minute, at most.
     pub requests_per_minute: usize,
+    /// The way to both, and to the storage of content.
+    pub network: Network,
 }
 
 /// The platform, as one service application sees it. Clones share the token, the sockets and the pauses.
@@ -63,6 +70,7 @@ pub struct Client {
     api: Arc<Api>,
     blobs: Arc<Blobs>,
     gates: Arc<Gates>,
+    route: Arc<Route>,
 }
 
 /// A host that asked to be left alone for a while.
@@ -78,18 +86,20 @@ impl Client {
     /// Sets up both HTTP clients; nothing is sent yet.
     ///
     /// # Errors
-    /// When TLS cannot be set up on this machine.
+    /// When TLS cannot be set up on this machine, or a certificate of the network is none.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let gates = Arc::new(Gates::default());
-        let platform = http::platform_client()?;
+        let route = Arc::new(Route::new(settings.network.clone()));
+        let gates = Arc::new(Gates::new(Arc::clone(&route)));
+        let platform = http::platform_client(&route)?;
         let api_url = settings.api_url.clone();
         let budget = Budget::new(settings.requests_per_minute);
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
-        let blobs = Blobs::new(Arc::clone(&gates))?;
+        let blobs = Blobs::new(&route, Arc::clone(&gates))?;
         Ok(Self {
             api: Arc::new(Api::new(platform, api_url, tokens, &gates, budget)),
             blobs: Arc::new(blobs),
             gates,
+            route,
         })
     }
 
@@ -111,7 +121,7 @@ impl Client {
         for pause in pauses {
             let left = pause.until.duration_since(Timestamp::now());
             if let Ok(left) = Duration::try_from(left) {
-                self.gates.of_host(&pause.host).hold(left);
+                self.gates.hold(&pause.host, left);
             }
         }
     }
@@ -119,6 +129,11 @@ impl Client {
     /// Waits until a host asks for a pause.
     pub async fn asked_to_pause(&self) {
         self.gates.news().await;
+    }
+
+    /// Allows so many requests to the API in any minute from now on.
+    pub fn set_requests_per_minute(&self, count: usize) {
+        self.api.budget().set(count);
     }
 
     /// Makes sure that there is a token, asking for one if need be.

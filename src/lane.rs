@@ -45,14 +45,30 @@ pub struct Parts {
     pub ledger: Ledger,
     /// The platform.
     pub client: Client,
-    /// Batches, polling, deadlines.
-    pub sync: config::Sync,
-    /// Pauses between attempts.
-    pub retry: config::Retry,
+    /// What the configuration says at the moment.
+    pub settings: watch::Receiver<Settings>,
     /// Changes when there may be something to do.
     pub wake: watch::Receiver<()>,
     /// Tells how far the lane is.
     pub progress: watch::Sender<Progress>,
+}
+
+/// What may change while a lane works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Batches, polling, deadlines.
+    pub sync: config::Sync,
+    /// Pauses between attempts.
+    pub retry: config::Retry,
+}
+
+impl Settings {
+    fn policy(&self) -> Policy {
+        Policy {
+            first: self.retry.first_delay,
+            max: self.retry.max_delay,
+        }
+    }
 }
 
 /// How far a lane is.
@@ -70,6 +86,7 @@ pub struct Lane {
     imodel_id: Arc<str>,
     ledger: Ledger,
     client: Client,
+    settings: watch::Receiver<Settings>,
     sync: config::Sync,
     policy: Policy,
     give_up: Duration,
@@ -94,16 +111,15 @@ impl Lane {
     /// Puts a lane together; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let settings = parts.settings.borrow().clone();
         Self {
             imodel_id: parts.imodel_id.into(),
             ledger: parts.ledger,
             client: parts.client,
-            sync: parts.sync,
-            policy: Policy {
-                first: parts.retry.first_delay,
-                max: parts.retry.max_delay,
-            },
-            give_up: parts.retry.give_up,
+            settings: parts.settings,
+            policy: settings.policy(),
+            give_up: settings.retry.give_up,
+            sync: settings.sync,
             wake: parts.wake,
             progress: parts.progress,
             at_rest: false,
@@ -146,6 +162,12 @@ impl Lane {
 
     /// Does what can be done now, and tells how long to wait before the next look. Zero: there may be more.
     async fn step(&mut self) -> Result<Duration, ledger::Error> {
+        if self.settings.has_changed().is_ok_and(|changed| changed) {
+            let settings = self.settings.borrow_and_update().clone();
+            self.policy = settings.policy();
+            self.give_up = settings.retry.give_up;
+            self.sync = settings.sync;
+        }
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
         }

@@ -17,6 +17,7 @@
 mod durable;
 mod files;
 mod lanes;
+mod overview;
 mod pauses;
 mod report;
 mod state;
@@ -44,6 +45,7 @@ pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,
 };
+pub use overview::Overview;
 pub use report::{FileReport, RunSummary, Snapshot, Summary, WatchReport};
 pub use state::{JobState, Outcome, RootState, Stage};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};

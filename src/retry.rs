@@ -5,6 +5,7 @@
 //! other is the job's next attempt, which the ledger keeps.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -171,7 +172,7 @@ impl Gate {
 /// Keeps requests inside a limit of so many in any minute, counted over the whole process.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    per_minute: usize,
+    per_minute: AtomicUsize,
     /// When the requests of the last minute were sent.
     sent: Mutex<VecDeque<Instant>>,
 }
@@ -179,9 +180,14 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn new(per_minute: usize) -> Self {
         Self {
-            per_minute,
+            per_minute: AtomicUsize::new(per_minute),
             sent: Mutex::default(),
         }
+    }
+
+    /// Another limit from now on; requests of the last minute count.
+    pub(crate) fn set(&self, per_minute: usize) {
+        self.per_minute.store(per_minute, Ordering::Relaxed);
     }
 
     /// Waits until one more request fits in, and counts it.
@@ -189,7 +195,11 @@ impl Budget {
         loop {
             let pause = {
                 let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-                reserve(&mut sent, self.per_minute, Instant::now())
+                reserve(
+                    &mut sent,
+                    self.per_minute.load(Ordering::Relaxed),
+                    Instant::now(),
+                )
             };
             if pause.is_zero() {
                 return;

@@ -47,7 +47,7 @@ pub struct Rules {
 }
 
 /// Compiled [`Rules`]. Cloning is cheap: compiled globs are shared.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
     include: Globs,
     exclude: Globs,

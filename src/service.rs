@@ -3,30 +3,41 @@
 //! A task that ends unasked, by an error or a panic, stops the service with an error: systemd starts it again, and the
 //! ledger knows where everything was. On the stop signal no new work is taken; uploads in hand may finish within the
 //! grace period; what is left goes on at the next start.
+//!
+//! The service is ready when configuration, ledger and client stand, not when every share does: one that is away shows as such (`pulse`). At SIGHUP the
+//! configuration is read again (`reload`). systemd is told of all of it (`systemd`).
 
 mod pauses;
+mod pulse;
+mod reload;
 pub mod signals;
+mod systemd;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sd_notify::NotifyState;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Watch};
+use crate::config::{self, Config, Watch};
 use crate::itwin::{self, Client, Settings};
 use crate::lane::{self, Lane};
 use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
 use crate::upload::{self, Uploads};
 use crate::watch::{self as watching, Handover, Progress};
+use pulse::Pulse;
+pub use reload::Reloads;
 
 /// In a single pass a job whose next attempt is further away than this is left to the next pass.
 const PASS_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the names of watches' tasks begin.
+const WATCH: &str = "watch ";
 
 /// How often a single pass looks whether it is done.
 const PASS_LOOK: Duration = Duration::from_millis(100);
@@ -95,13 +106,18 @@ impl Pass {
     }
 }
 
-/// Runs the whole service until `stop` is cancelled, or until it is done.
+/// Runs the whole service until `stop` is cancelled, or until it is done. `reloads` brings other configurations meanwhile.
 ///
 /// # Errors
 /// When the ledger cannot be opened or fails, or a task ends unasked.
-pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Result<Pass, Error> {
+pub async fn run(
+    mut config: Config,
+    until: Until,
+    stop: CancellationToken,
+    mut reloads: Option<Reloads>,
+) -> Result<Pass, Error> {
     let began = Timestamp::now();
-    let ledger = Ledger::open(&config.state.path).await?;
+    let ledger = systemd::patient(Ledger::open(&config.state.path)).await?;
     if let Some((path, what)) = ledger.moved_aside() {
         error!(
             ?path,
@@ -112,18 +128,50 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
     }
     let client = client(&config).map_err(Error::Client)?;
     pauses::resume(&client, &ledger).await?;
+    if let Some(proxy) = &config.network.proxy {
+        let no_proxy = config.network.no_proxy.join(", ");
+        info!(
+            proxy = proxy.url.authority(),
+            no_proxy, "the platform is reached through a proxy"
+        );
+    }
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
-    tell_systemd(&[
-        NotifyState::Ready,
-        NotifyState::Status(&format!("watching {} folders", config.watches.len())),
-    ]);
+    systemd::ready(&pulse::line(&ledger, None).await?);
+    tasks.pulse(&ledger);
     let pass = tasks.pass();
-    let ended = tokio::select! {
-        ended = tasks.unasked_end() => Err(ended),
-        () = stop.cancelled() => Ok(()),
-        done = done(pass, ledger.clone()), if until == Until::Done => done,
+    let looked_at = ledger.clone();
+    let done = async move {
+        match until {
+            Until::Done => done(pass, looked_at).await,
+            Until::Stopped => std::future::pending().await,
+        }
     };
-    tell_systemd(&[NotifyState::Stopping]);
+    tokio::pin!(done);
+    let ended = loop {
+        tokio::select! {
+            ended = tasks.unasked_end() => break Err(ended),
+            () = stop.cancelled() => break Ok(()),
+            done = &mut done => break done,
+            (loaded, levels) = reload::next(&mut reloads) => {
+                let note = match loaded {
+                    Ok(new) => match tasks.reload(&config, new, &ledger, &client, levels).await {
+                        Ok(taken) => {
+                            config = taken;
+                            None
+                        }
+                        Err(error) => break Err(error),
+                    },
+                    Err(mistakes) => Some(reload::refuse(&mistakes)),
+                };
+                match pulse::line(&ledger, note.as_deref()).await {
+                    Ok(line) => systemd::ready(&line),
+                    Err(error) => break Err(error.into()),
+                }
+                tasks.note.send_replace(note);
+            }
+        }
+    };
+    systemd::stopping(config.shutdown_grace);
     let unreachable = tasks.unreachable();
     tasks.stop(config.shutdown_grace).await;
     if let Err(error) = &ended
@@ -160,15 +208,46 @@ pub fn client(config: &Config) -> Result<Client, itwin::Error> {
         client_secret: config.itwin.client_secret.clone(),
         scope: config.itwin.scope.clone(),
         requests_per_minute: config.itwin.requests_per_minute,
+        network: network(&config.network),
     })
+}
+
+fn network(config: &config::Network) -> itwin::Network {
+    let proxy = config.proxy.as_ref().map(|proxy| itwin::Proxy {
+        url: proxy.url.clone(),
+        login: proxy.login.clone(),
+    });
+    itwin::Network {
+        proxy,
+        no_proxy: config.no_proxy.clone(),
+        extra_certificates: config.extra_certificates.clone(),
+        connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
+        total_timeout: config.total_timeout,
+    }
 }
 
 struct Tasks {
     set: JoinSet<(String, Result<(), Error>)>,
     stop: CancellationToken,
-    roots: Vec<(String, watch::Receiver<Progress>)>,
-    lanes: Vec<watch::Receiver<lane::Progress>>,
+    roots: HashMap<String, Root>,
+    lanes: BTreeMap<String, watch::Receiver<lane::Progress>>,
+    wake_uploads: Arc<Notify>,
     wake_lanes: watch::Sender<()>,
+    upload_settings: watch::Sender<upload::Settings>,
+    lane_settings: watch::Sender<lane::Settings>,
+    /// When the queue of uploads was looked at last.
+    queue: watch::Receiver<Instant>,
+    /// For the status line.
+    note: watch::Sender<Option<String>>,
+    /// Tasks of watches that were asked to end and have not yet.
+    ending: usize,
+}
+
+/// The task of one watch.
+struct Root {
+    progress: watch::Receiver<Progress>,
+    stop: CancellationToken,
 }
 
 /// What a single pass needs to see in order to know that it is done.
@@ -180,50 +259,39 @@ struct InPass {
 
 impl Tasks {
     async fn start(config: &Config, ledger: &Ledger, client: &Client) -> Result<Self, Error> {
-        let wake_uploads = Arc::new(Notify::new());
-        let (wake_lanes, lanes_woken) = watch::channel(());
+        let watches = register(config, ledger).await?;
+        let (turned, queue) = watch::channel(Instant::now());
         let mut tasks = Self {
             set: JoinSet::new(),
             stop: CancellationToken::new(),
-            roots: Vec::new(),
-            lanes: Vec::new(),
-            wake_lanes: wake_lanes.clone(),
-        };
-        let watches = register(config, ledger).await?;
-        let imodels: BTreeSet<&str> = config
-            .watches
-            .iter()
-            .map(|watch| watch.imodel_id.as_str())
-            .collect();
-        for imodel_id in imodels {
-            let (progress, seen) = watch::channel(lane::Progress::default());
-            tasks.lanes.push(seen);
-            let lane = Lane::new(lane::Parts {
-                imodel_id: imodel_id.to_owned(),
-                ledger: ledger.clone(),
-                client: client.clone(),
+            roots: HashMap::new(),
+            lanes: BTreeMap::new(),
+            wake_uploads: Arc::default(),
+            wake_lanes: watch::Sender::new(()),
+            upload_settings: watch::Sender::new(upload::Settings {
+                limits: config.upload.clone(),
+                retry: config.retry.clone(),
+                watches: watches.iter().cloned().collect(),
+            }),
+            lane_settings: watch::Sender::new(lane::Settings {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
-                wake: lanes_woken.clone(),
-                progress,
-            });
-            let stop = tasks.stop.clone();
-            tasks.spawn(format!("lane {imodel_id}"), async move {
-                Ok(lane.run(stop).await?)
-            });
+            }),
+            queue,
+            note: watch::Sender::new(None),
+            ending: 0,
+        };
+        for watch in &config.watches {
+            tasks.lane(&watch.imodel_id, ledger, client);
         }
         let uploads = Uploads::new(upload::Parts {
             ledger: ledger.clone(),
             client: client.clone(),
-            limits: config.upload.clone(),
             unfinished: config.state.path.join("unfinished"),
-            retry: config.retry.clone(),
-            watches: watches
-                .iter()
-                .map(|(id, watch)| (*id, watch.clone()))
-                .collect::<HashMap<_, _>>(),
-            wake: Arc::clone(&wake_uploads),
-            lanes: wake_lanes,
+            settings: tasks.upload_settings.subscribe(),
+            wake: Arc::clone(&tasks.wake_uploads),
+            lanes: tasks.wake_lanes.clone(),
+            turned,
         });
         let stop = tasks.stop.clone();
         tasks.spawn(
@@ -233,19 +301,77 @@ impl Tasks {
         let pauses = pauses::record(client.clone(), ledger.clone(), tasks.stop.clone());
         tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
         for (id, watch) in watches {
-            let (progress, seen) = watch::channel(Progress::default());
-            tasks.roots.push((watch.name.clone(), seen));
-            let out = Handover {
-                ledger: ledger.clone(),
-                wake: Arc::clone(&wake_uploads),
-            };
-            let stop = tasks.stop.clone();
-            let name = format!("watch {}", watch.name);
-            tasks.spawn(name, async move {
-                Ok(watching::run(watch, id, out, progress, stop).await?)
-            });
+            tasks.watch(id, watch, ledger);
         }
         Ok(tasks)
+    }
+
+    /// Starts the sign of life.
+    fn pulse(&mut self, ledger: &Ledger) {
+        let pulse = Pulse {
+            ledger: ledger.clone(),
+            queue: self.queue.clone(),
+            note: self.note.subscribe(),
+        };
+        let stop = self.stop.clone();
+        self.spawn("pulse".to_owned(), async move {
+            tokio::select! {
+                ended = pulse.run() => Ok(ended?),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+    }
+
+    /// Starts the lane of an iModel, if there is none yet.
+    fn lane(&mut self, imodel_id: &str, ledger: &Ledger, client: &Client) {
+        if self.lanes.contains_key(imodel_id) {
+            return;
+        }
+        let (progress, seen) = watch::channel(lane::Progress::default());
+        self.lanes.insert(imodel_id.to_owned(), seen);
+        let lane = Lane::new(lane::Parts {
+            imodel_id: imodel_id.to_owned(),
+            ledger: ledger.clone(),
+            client: client.clone(),
+            settings: self.lane_settings.subscribe(),
+            wake: self.wake_lanes.subscribe(),
+            progress,
+        });
+        let stop = self.stop.clone();
+        self.spawn(format!("lane {imodel_id}"), async move {
+            Ok(lane.run(stop).await?)
+        });
+    }
+
+    /// Starts the task of a watch.
+    fn watch(&mut self, id: WatchId, watch: Watch, ledger: &Ledger) {
+        info!(
+            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.patience.settle,
+            storage_folder = watch.storage_folder.join("/"), "watching"
+        );
+        let (progress, seen) = watch::channel(Progress::default());
+        let stop = self.stop.child_token();
+        let root = Root {
+            progress: seen,
+            stop: stop.clone(),
+        };
+        self.roots.insert(watch.name.clone(), root);
+        let out = Handover {
+            ledger: ledger.clone(),
+            wake: Arc::clone(&self.wake_uploads),
+        };
+        let name = format!("{WATCH}{}", watch.name);
+        self.spawn(name, async move {
+            Ok(watching::run(watch, id, out, progress, stop).await?)
+        });
+    }
+
+    /// Ends the task of a watch.
+    fn unwatch(&mut self, name: &str) {
+        if let Some(root) = self.roots.remove(name) {
+            root.stop.cancel();
+            self.ending += 1;
+        }
     }
 
     fn spawn(
@@ -258,18 +384,29 @@ impl Tasks {
 
     /// Waits for a task to end although it was not asked to.
     async fn unasked_end(&mut self) -> Error {
-        match self.set.join_next().await {
-            Some(Ok((_, Err(error)))) => error,
-            Some(Ok((name, Ok(())))) => Error::Ended(name),
-            Some(Err(panic)) => Error::Panicked(panic.to_string()),
-            None => Error::Ended("all of them".to_owned()),
+        loop {
+            return match self.set.join_next().await {
+                Some(Ok((_, Err(error)))) => error,
+                // Of watches only those end well that were asked to.
+                Some(Ok((name, Ok(())))) if self.ending > 0 && name.starts_with(WATCH) => {
+                    self.ending -= 1;
+                    continue;
+                }
+                Some(Ok((name, Ok(())))) => Error::Ended(name),
+                Some(Err(panic)) => Error::Panicked(panic.to_string()),
+                None => Error::Ended("all of them".to_owned()),
+            };
         }
     }
 
     fn pass(&self) -> InPass {
         InPass {
-            roots: self.roots.iter().map(|(_, seen)| seen.clone()).collect(),
-            lanes: self.lanes.clone(),
+            roots: self
+                .roots
+                .values()
+                .map(|root| root.progress.clone())
+                .collect(),
+            lanes: self.lanes.values().cloned().collect(),
             wake_lanes: self.wake_lanes.clone(),
         }
     }
@@ -277,8 +414,9 @@ impl Tasks {
     fn unreachable(&self) -> Vec<(String, String)> {
         self.roots
             .iter()
-            .filter_map(|(name, seen)| {
-                seen.borrow()
+            .filter_map(|(name, root)| {
+                root.progress
+                    .borrow()
                     .problem
                     .clone()
                     .map(|problem| (name.clone(), problem))
@@ -361,10 +499,6 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
     let registered = ledger.register_watches(&specs, Timestamp::now()).await?;
     let mut watches = Vec::with_capacity(registered.len());
     for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
-        info!(
-            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.patience.settle,
-            storage_folder = watch.storage_folder.join("/"), "watching"
-        );
         if forgotten > 0 {
             warn!(
                 watch = watch.name,
@@ -375,11 +509,4 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
         watches.push((id, watch.clone()));
     }
     Ok(watches)
-}
-
-/// Tells systemd, when it listens. Nothing depends on it, so a failure is only worth a word.
-fn tell_systemd(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "systemd could not be told");
-    }
 }

@@ -1,25 +1,52 @@
 //! What the service says while it works: to people on standard error, to machines as JSON lines in daily files.
 //!
-//! systemd's journal adds the time itself, so lines that go there carry none. Secrets never get here: the types that
-//! hold them print nothing.
+//! Standard error is one of three things. The journal gets entries in its own protocol, with a field for each of ours (`journal`). A terminal gets
+//! lines with time and colour. Anything else gets plain lines with the level in front as `<3>`, which systemd and syslog understand
+//! (`sd-daemon(3)`). Secrets never get here: the types that hold them print nothing.
 
-use std::io::IsTerminal as _;
+mod journal;
+
+use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 
-use tracing::Level;
+use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{Builder, InitError, Rotation};
-use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config;
+use journal::Journal;
 
 /// Keeps the log going; the last lines are written when it is dropped.
 #[derive(Debug)]
 pub struct Telemetry {
+    levels: Levels,
     _files: Option<WorkerGuard>,
+}
+
+/// Changes the level while the log goes on.
+#[derive(Debug, Clone)]
+pub struct Levels(reload::Handle<Targets, Registry>);
+
+impl Telemetry {
+    /// The handle on the level.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.levels.clone()
+    }
+}
+
+impl Levels {
+    /// Shows what is as important as `level`, from now on.
+    pub fn set(&self, level: config::Level) {
+        // It fails only when the log is gone, and then nobody could be told.
+        self.0.reload(targets(level)).ok();
+    }
 }
 
 /// Why nothing can be logged.
@@ -44,17 +71,7 @@ pub enum Error {
 /// # Errors
 /// When the log directory cannot be used, or the log was begun before.
 pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
-    let to_journal = stderr_is_journal();
-    let colors = !to_journal && std::io::stderr().is_terminal();
-    let people = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(colors);
-    let people = if to_journal {
-        people.without_time().boxed()
-    } else {
-        people.boxed()
-    };
+    let people = people();
     let (files, guard) = match &log.directory {
         None => (None, None),
         Some(directory) => {
@@ -81,17 +98,90 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
             )
         }
     };
-    // What other crates say at our chatty levels is about them, not about files.
-    let level = level(log.level);
-    let targets = Targets::new()
-        .with_default(level.min(Level::WARN))
-        .with_target(env!("CARGO_CRATE_NAME"), level);
+    let (filter, handle) = reload::Layer::new(targets(log.level));
     tracing_subscriber::registry()
-        .with(targets)
+        .with(filter)
         .with(people)
         .with(files)
         .try_init()?;
-    Ok(Telemetry { _files: guard })
+    Ok(Telemetry {
+        levels: Levels(handle),
+        _files: guard,
+    })
+}
+
+/// What goes to standard error, in the form that its reader expects.
+fn people<S>() -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    if stderr_is_journal()
+        && let Some(journal) = Journal::connect()
+    {
+        return journal.boxed();
+    }
+    let lines = tracing_subscriber::fmt::layer().with_target(false);
+    if std::io::stderr().is_terminal() {
+        lines.with_writer(std::io::stderr).boxed()
+    } else {
+        lines.with_ansi(false).with_writer(Prefixed).boxed()
+    }
+}
+
+/// Standard error with the level before each line.
+#[derive(Debug)]
+struct Prefixed;
+
+struct Line {
+    priority: u8,
+}
+
+impl<'a> MakeWriter<'a> for Prefixed {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line {
+            priority: priority(Level::INFO),
+        }
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Line {
+        Line {
+            priority: priority(*about.level()),
+        }
+    }
+}
+
+impl io::Write for Line {
+    /// Called once for each event, with the whole line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut whole = format!("<{}>", self.priority).into_bytes();
+        whole.extend(line);
+        io::stderr().write_all(&whole)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The level in syslog's numbers.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// What other crates say at our chatty levels is about them, not about files.
+fn targets(shown: config::Level) -> Targets {
+    let level = level(shown);
+    Targets::new()
+        .with_default(level.min(Level::WARN))
+        .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
 fn level(level: config::Level) -> Level {
@@ -106,7 +196,7 @@ fn level(level: config::Level) -> Level {
 
 /// Whether standard error is the very stream that systemd connected to the journal.
 /// Source: systemd.exec(5), `$JOURNAL_STREAM`
-fn stderr_is_journal() -> bool {
+pub(crate) fn stderr_is_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
         return false;
     };

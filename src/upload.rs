@@ -5,8 +5,8 @@
 //! the next start without a second storage file. The room never starts a run and never decides when a file is
 //! finished: a file that does not look as it was handed over goes back to wait.
 //!
-//! A worker takes its permit first and claims a job then, so links that expire are only asked for when there is room
-//! to use them.
+//! A job is claimed only when there is a worker for it, so links that expire are only asked for when there is
+//! room to use them.
 
 mod folders;
 mod pool;
@@ -20,8 +20,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -46,6 +47,8 @@ const LARGE: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Uploads {
     shared: Arc<Shared>,
+    settings: watch::Receiver<Settings>,
+    turned: watch::Sender<Instant>,
 }
 
 #[derive(Debug)]
@@ -56,9 +59,9 @@ struct Shared {
     policy: Policy,
     give_up: std::time::Duration,
     watches: HashMap<WatchId, config::Watch>,
-    folders: Folders,
+    folders: Arc<Folders>,
     pool: Pool,
-    unfinished: Unfinished,
+    unfinished: Arc<Unfinished>,
     wake: Arc<Notify>,
     lanes: watch::Sender<()>,
 }
@@ -70,42 +73,63 @@ pub struct Parts {
     pub ledger: Ledger,
     /// The platform.
     pub client: Client,
-    /// Sizes and limits.
-    pub limits: config::Upload,
-    /// Pauses between attempts.
-    pub retry: config::Retry,
-    /// Where uploads that are not finished are kept, with their addresses.
+    /// The folder for uploads that are not finished, with their addresses.
     pub unfinished: PathBuf,
-    /// The configured watches.
-    pub watches: HashMap<WatchId, config::Watch>,
+    /// What the configuration says at the moment.
+    pub settings: watch::Receiver<Settings>,
     /// Told when there may be a job to claim.
     pub wake: Arc<Notify>,
     /// To be told when a file may await a run.
     pub lanes: watch::Sender<()>,
+    /// Shows when the queue was looked at last: half a minute ago at most, as long as all is well.
+    pub turned: watch::Sender<Instant>,
+}
+
+/// What may change while the room works. An upload in hand ends by what held when it began.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Sizes and limits.
+    pub limits: config::Upload,
+    /// Pauses between attempts.
+    pub retry: config::Retry,
+    /// The configured watches.
+    pub watches: HashMap<WatchId, config::Watch>,
+}
+
+impl Settings {
+    fn policy(&self) -> Policy {
+        Policy {
+            first: self.retry.first_delay,
+            max: self.retry.max_delay,
+        }
+    }
+
+    fn pool(&self) -> Pool {
+        Pool::new(self.limits.memory, self.limits.block_size)
+    }
 }
 
 impl Uploads {
     /// Puts the room together; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let policy = Policy {
-            first: parts.retry.first_delay,
-            max: parts.retry.max_delay,
-        };
+        let settings = parts.settings.borrow().clone();
         Self {
             shared: Arc::new(Shared {
-                folders: Folders::new(parts.client.clone(), parts.ledger.clone()),
+                folders: Arc::new(Folders::new(parts.client.clone(), parts.ledger.clone())),
                 ledger: parts.ledger,
                 client: parts.client,
-                pool: Pool::new(parts.limits.memory, parts.limits.block_size),
-                unfinished: Unfinished::new(parts.unfinished),
-                limits: parts.limits,
-                policy,
-                give_up: parts.retry.give_up,
-                watches: parts.watches,
+                pool: settings.pool(),
+                unfinished: Arc::new(Unfinished::new(parts.unfinished)),
+                policy: settings.policy(),
+                limits: settings.limits,
+                give_up: settings.retry.give_up,
+                watches: settings.watches,
                 wake: parts.wake,
                 lanes: parts.lanes,
             }),
+            settings: parts.settings,
+            turned: parts.turned,
         }
     }
 
@@ -114,43 +138,44 @@ impl Uploads {
     /// # Errors
     /// When the ledger fails.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), ledger::Error> {
-        let workers = Arc::new(Semaphore::new(self.shared.limits.workers));
-        let large = Arc::new(Semaphore::new((self.shared.limits.workers - 1).max(1)));
         let mut at_work = JoinSet::new();
+        let mut large_at_work = 0;
+        let mut shared = Arc::clone(&self.shared);
+        let mut settings = self.settings.clone();
         let working = async {
             loop {
+                self.turned.send_replace(Instant::now());
                 while let Some(ended) = at_work.try_join_next() {
-                    survive(ended)?;
+                    large_at_work -= survive(ended)?;
                 }
-                let Ok(permit) = Arc::clone(&workers).acquire_owned().await else {
-                    return Ok(());
-                };
-                let now = Timestamp::now();
-                // The last free worker takes no large file: small ones must not wait behind large ones only.
-                let large = Arc::clone(&large).try_acquire_owned().ok();
-                let most = large.is_none().then_some(LARGE);
-                if let Some(job) = self.shared.ledger.claim_upload(most, now).await? {
-                    let large =
-                        large.filter(|_| job.fingerprint.is_some_and(|print| print.size > LARGE));
-                    let shared = Arc::clone(&self.shared);
-                    at_work.spawn(async move {
-                        let result = shared.work(job).await;
-                        drop((permit, large));
-                        shared.wake.notify_one();
-                        result
-                    });
-                    continue;
+                if settings.has_changed().is_ok_and(|changed| changed) {
+                    shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
                 }
-                drop(permit);
+                let mut pause = LOOK_AGAIN;
+                let workers = shared.limits.workers;
+                if at_work.len() < workers {
+                    let now = Timestamp::now();
+                    // The last free worker takes no large file: small ones must not wait behind large ones only.
+                    let most = (workers > 1 && large_at_work + 1 >= workers).then_some(LARGE);
+                    if let Some(job) = shared.ledger.claim_upload(most, now).await? {
+                        let shared = Arc::clone(&shared);
+                        let large =
+                            usize::from(job.fingerprint.is_some_and(|print| print.size > LARGE));
+                        large_at_work += large;
+                        at_work.spawn(async move { shared.work(job).await.map(|()| large) });
+                        continue;
+                    }
+                    if let Some(at) = shared.ledger.next_upload_due(now).await? {
+                        pause = at.duration_since(now).unsigned_abs().min(LOOK_AGAIN);
+                    }
+                }
                 if at_work.is_empty() {
-                    self.shared.pool.shrink();
+                    shared.pool.shrink();
                 }
-                let due = self.shared.ledger.next_upload_due(now).await?;
-                let pause = due.map_or(LOOK_AGAIN, |at| {
-                    at.duration_since(now).unsigned_abs().min(LOOK_AGAIN)
-                });
                 tokio::select! {
-                    () = self.shared.wake.notified() => {}
+                    Some(ended) = at_work.join_next() => large_at_work -= survive(ended)?,
+                    Ok(()) = settings.changed() => settings.mark_changed(),
+                    () = shared.wake.notified() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -172,18 +197,43 @@ impl Uploads {
     }
 }
 
-/// A worker that panicked must not pass for one that succeeded.
+/// Whether a worker that ended had a large file, as a number. One that panicked must not pass for one that succeeded.
 fn survive(
-    ended: Result<Result<(), ledger::Error>, tokio::task::JoinError>,
-) -> Result<(), ledger::Error> {
+    ended: Result<Result<usize, ledger::Error>, tokio::task::JoinError>,
+) -> Result<usize, ledger::Error> {
     match ended {
         Ok(result) => result,
         Err(panic) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
-        Err(_) => Ok(()),
+        Err(_) => Ok(0),
     }
 }
 
 impl Shared {
+    /// The same room with other settings.
+    fn with(&self, settings: Settings) -> Self {
+        let same_memory = settings.limits.memory == self.limits.memory
+            && settings.limits.block_size == self.limits.block_size;
+        // A folder may belong to another watch now.
+        self.folders.forget_owners();
+        Self {
+            ledger: self.ledger.clone(),
+            client: self.client.clone(),
+            folders: Arc::clone(&self.folders),
+            pool: if same_memory {
+                self.pool.clone()
+            } else {
+                settings.pool()
+            },
+            unfinished: Arc::clone(&self.unfinished),
+            policy: settings.policy(),
+            give_up: settings.retry.give_up,
+            limits: settings.limits,
+            watches: settings.watches,
+            wake: Arc::clone(&self.wake),
+            lanes: self.lanes.clone(),
+        }
+    }
+
     async fn work(&self, job: UploadJob) -> Result<(), ledger::Error> {
         let Some(watch) = self.watches.get(&job.watch) else {
             return self.ledger.unclaim(&job).await;

@@ -57,7 +57,10 @@ pub(super) async fn check(path: &Path) -> u8 {
         folder(&mut report, watch);
     }
     match service::client(&config) {
-        Ok(client) => platform(&mut report, &config, &client).await,
+        Ok(client) if network(&mut report, &config, &client).await => {
+            platform(&mut report, &config, &client).await;
+        }
+        Ok(_) => {}
         Err(error) => report.refused("client of the iTwin Platform", &error),
     }
     if report.good { EXIT_GOOD } else { EXIT_FAILED }
@@ -93,6 +96,38 @@ fn folder(report: &mut Report, watch: &Watch) {
             Some("mount it, or let the service's user read it"),
         ),
     }
+}
+
+/// Goes the way to both hosts of the platform; whether it leads there.
+async fn network(report: &mut Report, config: &Config, client: &Client) -> bool {
+    let (issuer, api) = (&config.itwin.issuer_url, &config.itwin.api_url);
+    let mut reached = true;
+    for (index, url) in [issuer, api].into_iter().enumerate() {
+        if index == 1 && url.origin() == issuer.origin() {
+            continue;
+        }
+        let host = url.origin().ascii_serialization();
+        match client.probe(url).await {
+            Ok(way) => {
+                let mut line = match way.proxy {
+                    Some(proxy) => format!("{host} is reached through the proxy {proxy}"),
+                    None => format!("{host} is reached without a proxy"),
+                };
+                if let Some(issuer) = way.issuer {
+                    line = format!("{line}; its certificate is issued by {issuer}");
+                }
+                Report::ok(&line);
+            }
+            Err(broken) => {
+                report.wrong(
+                    &format!("way to {host}: {}", chain(&broken)),
+                    Some(broken.hint()),
+                );
+                reached = false;
+            }
+        }
+    }
+    reached
 }
 
 async fn platform(report: &mut Report, config: &Config, client: &Client) {

@@ -97,7 +97,7 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
 
     let state = config.state.path.clone();
     let ended = CancellationToken::new();
-    let service = tokio::spawn(service::run(config, Until::Stopped, ended.clone()));
+    let service = tokio::spawn(service::run(config, Until::Stopped, ended.clone(), None));
     let shown = async {
         let ledger = reader(&state).await?;
         let mut progress = Progress {

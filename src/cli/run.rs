@@ -8,7 +8,7 @@ use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
 };
 use crate::config::Config;
-use crate::service::{self, Pass, Until, signals};
+use crate::service::{self, Pass, Reloads, Until, signals};
 use crate::telemetry;
 
 #[derive(Debug, Args)]
@@ -47,7 +47,19 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     } else {
         Until::Stopped
     };
-    let ended = service::run(config, until, stop).await;
+    let reloads = match until {
+        Until::Done => None,
+        Until::Stopped => {
+            match Reloads::on_hangup(arguments.config.config.clone(), telemetry.levels()) {
+                Ok(reloads) => Some(reloads),
+                Err(error) => {
+                    complain(&error, None);
+                    return EXIT_FAILED;
+                }
+            }
+        }
+    };
+    let ended = service::run(config, until, stop, reloads).await;
     let code = match &ended {
         Ok(pass) if until == Until::Done => {
             print_summary(pass);

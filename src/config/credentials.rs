@@ -21,6 +21,11 @@ pub(super) const VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
 /// What to do instead of what was done.
 pub(super) const HINT: &str = "put it into a file of its own (mode 600) and name that in itwin.client_secret_file, or hand it over with LoadCredential=itwin-client-secret:FILE in the unit";
 
+/// Name of the proxy's password among systemd's credentials.
+const PROXY_CREDENTIAL: &str = "itwin-proxy-password";
+
+const PROXY_HINT: &str = "put the password into a file of its own (mode 600) and name that in network.proxy_password_file, or hand it over with LoadCredential=itwin-proxy-password:FILE in the unit";
+
 /// Anything longer is some other file.
 const LONGEST: u64 = 4096;
 
@@ -45,6 +50,24 @@ pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Sec
         None => Err(Bad::new(
             "is missing, and the client secret is nowhere else",
             format!("{HINT}, or set {VARIABLE}"),
+        )),
+    }
+}
+
+/// Finds the proxy's password: `file`, else systemd's credential.
+pub(super) fn proxy_password(
+    file: Option<&Path>,
+    environment: &Environment,
+) -> Result<Secret, Bad> {
+    let credentials = environment.credentials_directory.as_deref();
+    match (file, credentials) {
+        (Some(file), _) => read(file, credentials.is_some_and(|one| file.starts_with(one))),
+        (None, Some(directory)) if directory.join(PROXY_CREDENTIAL).exists() => {
+            read(&directory.join(PROXY_CREDENTIAL), true)
+        }
+        _ => Err(Bad::new(
+            "is missing, and the proxy's password is nowhere else",
+            PROXY_HINT,
         )),
     }
 }

@@ -10,7 +10,9 @@ use super::folders::{self, Own};
 use super::sections::{self, KEYS, Times};
 use super::values::Bad;
 use super::watches::{self, Placed};
-use super::{Config, Environment, Itwin, Log, Offline, Retry, State, Sync, Upload};
+use super::{
+    Config, Environment, Itwin, Log, Network, Offline, Retry, State, Sync, Upload, network,
+};
 
 /// What a configuration is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(super) enum Purpose {
 pub(super) struct Draft {
     /// `None` when something required is missing, or the secret is not wanted.
     itwin: Option<Itwin>,
+    /// `None` under the same conditions.
+    network: Option<Network>,
     state: State,
     at_state: Place,
     log: Log,
@@ -55,6 +59,11 @@ impl Draft {
             environment,
             purpose,
         );
+        let network = network::read(
+            &mut Section::open(&root, "network", KEYS, report),
+            environment,
+            purpose,
+        );
         let mut section = Section::open(&root, "state", KEYS, report);
         let (state, at_state) = (
             sections::state(&mut section, environment),
@@ -80,6 +89,7 @@ impl Draft {
         }
         Some(Self {
             itwin,
+            network,
             state,
             at_state,
             log,
@@ -110,6 +120,7 @@ impl Draft {
     pub(super) fn into_config(self) -> Option<Config> {
         Some(Config {
             itwin: self.itwin?,
+            network: self.network?,
             state: self.state,
             log: self.log,
             upload: self.upload,

@@ -1,10 +1,9 @@
 //! How the folders of a configuration lie to one another on this machine.
 //!
-//! In come watches and the folders for state and log, out go mistakes: a folder that is missing, two watches that would upload the same files, a ledger or log in a
+//! In come watches and the folders for state and log, out go mistakes: a path that is no folder, two watches that would upload the same files, a ledger or log in a
 //! watched folder. Paths are compared after symbolic links. It only looks; and because a dead file server can hold any look for ever, every root is looked at on a thread of
-//! its own, for a limited time. A root that gives no answer in time is no mistake: the daemon starts and waits for it.
+//! its own, for a limited time. A root that is missing or gives no answer in time is no mistake: the daemon starts and waits for it.
 
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -29,6 +28,9 @@ struct Look {
     /// Device and inode: the same folder may be mounted at two places.
     identity: (u64, u64),
 }
+
+/// What a look comes to; `None` when the folder is not to be had.
+type Found = Result<Option<Look>, Bad>;
 
 /// Where a folder of our own is named.
 pub(super) struct Own<'a> {
@@ -56,9 +58,9 @@ pub(super) fn check(
     let mut roots = Vec::new();
     for (placed, found) in watches.into_iter().zip(look_at_all(&paths, PATIENCE, look)) {
         match found {
-            Some(Ok(look)) => roots.push((placed, look)),
+            Some(Ok(Some(look))) => roots.push((placed, look)),
             Some(Err(bad)) => report.add(placed.at_path.clone(), bad),
-            None => {}
+            Some(Ok(None)) | None => {}
         }
     }
     for (index, later) in roots.iter().enumerate() {
@@ -159,10 +161,10 @@ fn at_line(place: &Place) -> String {
 fn look_at_all(
     paths: &[PathBuf],
     patience: Duration,
-    look: impl Fn(&Path) -> Result<Look, Bad> + Clone + Send + 'static,
-) -> Vec<Option<Result<Look, Bad>>> {
+    look: impl Fn(&Path) -> Found + Clone + Send + 'static,
+) -> Vec<Option<Found>> {
     let (sender, answers) = mpsc::channel();
-    let mut found: Vec<Option<Result<Look, Bad>>> = paths.iter().map(|_| None).collect();
+    let mut found: Vec<Option<Found>> = paths.iter().map(|_| None).collect();
     let mut open = 0;
     for (index, path) in paths.iter().cloned().enumerate() {
         let (sender, look) = (sender.clone(), look.clone());
@@ -187,34 +189,24 @@ fn look_at_all(
     found
 }
 
-fn look(path: &Path) -> Result<Look, Bad> {
-    let cannot = |error: &io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Bad::new(
-            format!("{} does not exist", quoted(path)),
-            "mount or create the folder, or write the path of one that exists",
-        ),
-        io::ErrorKind::PermissionDenied => Bad::new(
-            format!("this user may not read {}", quoted(path)),
-            "let the service's user list and read the folder",
-        ),
-        _ => Bad {
-            what: format!("{} cannot be read: {error}", quoted(path)),
-            hint: None,
-        },
+/// `None` for a folder that cannot be reached now: its file server may come back any time, and the daemon waits for it.
+fn look(path: &Path) -> Result<Option<Look>, Bad> {
+    let Ok((real, metadata)) = path
+        .canonicalize()
+        .and_then(|real| real.metadata().map(|metadata| (real, metadata)))
+    else {
+        return Ok(None);
     };
-    let real = path.canonicalize().map_err(|error| cannot(&error))?;
-    let metadata = real.metadata().map_err(|error| cannot(&error))?;
     if !metadata.is_dir() {
         return Err(Bad::new(
             format!("{} is no folder", quoted(path)),
             "write the path of the folder that holds the files",
         ));
     }
-    real.read_dir().map_err(|error| cannot(&error))?;
-    Ok(Look {
+    Ok(Some(Look {
         real,
         identity: (metadata.dev(), metadata.ino()),
-    })
+    }))
 }
 
 /// The path without symbolic links, as far as it exists; what does not exist yet is kept as written. `links` bounds a circle of links.
@@ -253,7 +245,7 @@ mod tests {
             look(path)
         });
         assert!(
-            matches!(found.as_slice(), [None, Some(Ok(_)), Some(Err(_))]),
+            matches!(found.as_slice(), [None, Some(Ok(Some(_))), Some(Ok(None))]),
             "{found:?}"
         );
     }

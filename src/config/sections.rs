@@ -23,6 +23,7 @@ pub(super) const KEYS: &Keys = &[
             "upload_interval",
             "shutdown_grace",
             "itwin",
+            "network",
             "state",
             "log",
             "upload",
@@ -41,6 +42,19 @@ pub(super) const KEYS: &Keys = &[
             "client_secret_file",
             "scope",
             "requests_per_minute",
+        ],
+    ),
+    (
+        "network",
+        &[
+            "proxy",
+            "proxy_user",
+            "proxy_password_file",
+            "no_proxy",
+            "ca_file",
+            "connect_timeout",
+            "idle_timeout",
+            "total_timeout",
         ],
     ),
     ("state", &["path"]),
@@ -81,10 +95,10 @@ pub(super) const KEYS: &Keys = &[
     ),
 ];
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_mins(1);
-const HOUR: Duration = Duration::from_hours(1);
-const DAY: Duration = Duration::from_hours(24);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
+pub(super) const DAY: Duration = Duration::from_hours(24);
 const MIB: u64 = 1024 * 1024;
 
 /// Shorter pauses than this only burn the processor; tests need them short all the same.
@@ -286,7 +300,7 @@ pub(super) fn retry(section: &mut Section<'_>) -> Retry {
     retry
 }
 
-fn duration(
+pub(super) fn duration(
     section: &mut Section<'_>,
     key: &str,
     default: Duration,

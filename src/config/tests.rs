@@ -69,7 +69,21 @@ fn example_loads_with_every_optional_key_in_force() {
                 + "\n"
         })
         .collect();
-    let config = parse(&text.replace("/etc/itwin-syncd/client-secret", &secret)).unwrap();
+    let certificate = folder.path().join("ca.pem");
+    let authority = rcgen::generate_simple_self_signed(["company".to_owned()]).unwrap();
+    fs::write(&certificate, authority.cert.pem()).unwrap();
+    let text = text
+        .replace("/etc/itwin-syncd/client-secret", &secret)
+        .replace("/etc/itwin-syncd/proxy-password", &secret)
+        .replace(
+            "/etc/itwin-syncd/company-ca.pem",
+            &certificate.display().to_string(),
+        );
+    let config = parse(&text).unwrap();
+    let proxy = config.network.proxy.unwrap();
+    assert_eq!(proxy.login.unwrap().0, "itwin-syncd");
+    assert_eq!(config.network.no_proxy.len(), 2);
+    assert_eq!(config.network.extra_certificates.len(), 1);
     let watch = config.watches.first().unwrap();
     assert_eq!(watch.patience.settle, Duration::from_secs(20));
     assert_eq!(watch.connection, "itwin-syncd north");
@@ -689,7 +703,7 @@ fn folders_that_would_meet_are_refused() {
 }
 
 #[test]
-fn a_folder_must_be_there_and_readable() {
+fn a_root_must_be_a_folder_but_need_not_be_there() {
     let load_one = |path: &str| {
         load(&[("one", path, "")], "$/state", "$/log", |root| {
             fs::write(root.join("file"), "").unwrap();
@@ -697,7 +711,8 @@ fn a_folder_must_be_there_and_readable() {
     };
     assert_eq!(
         load_one("$/absent"),
-        "$/config.toml line 10, watch \"one\", path: \"$/absent\" does not exist\n  hint: mount or create the folder, or write the path of one that exists"
+        "none",
+        "its share may not be mounted yet"
     );
     assert_eq!(
         load_one("$/file"),
@@ -768,5 +783,62 @@ proptest! {
         if let Err(mistakes) = Config::parse(&text, "config.toml", &Environment::default()) {
             prop_assert!(!mistakes.to_string().trim().is_empty());
         }
+    }
+}
+
+#[test]
+fn a_proxys_password_stays_out_of_the_file_and_of_every_message() {
+    let told = in_file("[network]\nproxy = \"http://me:tiger2@proxy:3128\"");
+    assert_eq!(
+        told,
+        "config.toml line 8, network.proxy: holds a user name or password\n  hint: write the bare address; the name goes into proxy_user, the password into the file of proxy_password_file"
+    );
+    let told = in_file("[network]\nproxy = \"http://proxy:3128\"\nproxy_user = \"me\"");
+    assert!(
+        told.contains("network.proxy_password_file: is missing"),
+        "{told}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("itwin-proxy-password"), "tiger2\n").unwrap();
+    let environment = Environment {
+        credentials_directory: Some(folder.path().to_owned()),
+        ..environment()
+    };
+    let text = format!("{LEAST}[network]\nproxy = \"http://proxy:3128\"\nproxy_user = \"me\"\n");
+    let config = Config::parse(&text, "config.toml", &environment).unwrap();
+    let (user, password) = config.network.proxy.unwrap().login.unwrap();
+    assert_eq!((user.as_str(), password.expose()), ("me", "tiger2"));
+}
+
+#[test]
+fn what_is_wrong_with_the_network_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.pem");
+    fs::write(&empty, "no certificate").unwrap();
+    let bad = folder.path().join("bad.pem");
+    let block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(&bad, block).unwrap();
+    for (lines, what) in [
+        ("proxy = \"proxy:3128\"", "is no address of a proxy"),
+        (
+            "proxy = \"socks5://proxy:1080\"",
+            "is no address of a proxy",
+        ),
+        ("proxy = \"http://proxy/path\"", "is no address of a proxy"),
+        ("no_proxy = [\"a\"]", "is of no use without a proxy"),
+        ("proxy = \"http://p\"\nno_proxy = [\"a, b\"]", "is no host"),
+        ("ca_file = \"/absent.pem\"", "cannot be read: No such file"),
+        (&format!("ca_file = {empty:?}"), "holds no certificate"),
+        (
+            &format!("ca_file = {bad:?}"),
+            "holds a block that is no certificate",
+        ),
+        ("idle_timeout = \"5\"", "has no unit"),
+    ] {
+        let told = in_file(&format!("[network]\n{lines}"));
+        assert!(
+            told.contains(what) && told.contains("hint:"),
+            "{lines}: {told}"
+        );
     }
 }

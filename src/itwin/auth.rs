@@ -139,7 +139,7 @@ impl Tokens {
                 ("scope", &self.settings.scope),
             ]);
         let gate = self.gates.of(endpoint);
-        let reply = http::exchange(OPERATION, &gate, endpoint, request).await?;
+        let reply = http::exchange(OPERATION, &gate, request).await?;
         if !reply.status.is_success() {
             let floor = http::hold(&gate, reply.status, &reply.headers);
             return Err(self.refusal(&reply, floor));
@@ -194,13 +194,8 @@ impl Tokens {
             .http
             .get(url.clone())
             .header("accept", "application/json");
-        let reply = match http::exchange(
-            "discover token endpoint",
-            &self.gates.of(&url),
-            &url,
-            request,
-        )
-        .await
+        let reply = match http::exchange("discover token endpoint", &self.gates.of(&url), request)
+            .await
         {
             Ok(reply) if reply.status.is_success() => reply,
             Ok(reply) => {

@@ -18,10 +18,8 @@ use url::{Host, Url};
 use super::Client;
 use super::error::{Answer, Error, From, Kind, harmless};
 use super::http::{self, Gates, Reply};
+use super::network::Route;
 use crate::retry;
-
-/// A body of which no byte moves for this long is given up.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// After its last byte a body is answered within this time.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -113,16 +111,20 @@ impl fmt::Debug for UploadUrl {
 pub(super) struct Blobs {
     http: reqwest::Client,
     gates: Arc<Gates>,
+    /// A body of which no byte moves for this long is given up.
+    idle: Duration,
 }
 
 impl Blobs {
-    pub(super) fn new(gates: Arc<Gates>) -> Result<Self, Error> {
+    pub(super) fn new(route: &Route, gates: Arc<Gates>) -> Result<Self, Error> {
         // One socket per body: many bodies over one HTTP/2 connection would share its window.
-        let http = http::builder()
+        let http = route
+            .builder()?
             .http1_only()
             .build()
             .map_err(|error| http::setup(&error))?;
-        Ok(Self { http, gates })
+        let idle = route.network.idle_timeout;
+        Ok(Self { http, gates, idle })
     }
 
     async fn put(
@@ -133,7 +135,7 @@ impl Blobs {
         body: Bytes,
     ) -> Result<Reply, Error> {
         let len = body.len() as u64;
-        let moved = Moved::new(len);
+        let moved = Moved::new(len, self.idle);
         let seen = moved.clone();
         let body =
             pieces(body).inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
@@ -145,16 +147,11 @@ impl Blobs {
             request = request.header(*name, value);
         }
         let gate = self.gates.of(&url);
-        let sent = http::exchange(
-            operation,
-            &gate,
-            &url,
-            request.body(Body::wrap_stream(body)),
-        );
+        let sent = http::exchange(operation, &gate, request.body(Body::wrap_stream(body)));
         let reply = tokio::select! {
             reply = sent => reply?,
             () = moved.stalled() => {
-                let host = url.authority().to_owned();
+                let host = gate.host.clone();
                 return Err(Error::new(operation, Kind::Unreachable { host, cause: "no byte moved for too long".to_owned(), sent: true }));
             }
         };
@@ -181,7 +178,7 @@ impl Client {
         const OPERATION: &str = "download";
         let url = self.content_address(file_id).await?;
         let unreachable = |cause: String| {
-            let host = url.0.authority().to_owned();
+            let host = self.blobs.gates.of(&url.0).host.clone();
             Error::new(
                 OPERATION,
                 Kind::Unreachable {
@@ -203,7 +200,7 @@ impl Client {
         }
         let mut pieces = answer.bytes_stream();
         loop {
-            let next = tokio::time::timeout(IDLE, pieces.next()).await;
+            let next = tokio::time::timeout(self.blobs.idle, pieces.next()).await;
             match next.map_err(|_| stalled())? {
                 Some(piece) => each(&piece.map_err(|error| failed(&error))?),
                 None => return Ok(()),
@@ -257,7 +254,7 @@ impl Client {
         let url = url.with("comp=blocklist&blocklisttype=all");
         let gate = self.blobs.gates.of(&url);
         let request = self.blobs.http.get(url.clone()).timeout(ANSWER);
-        let reply = http::exchange(OPERATION, &gate, &url, request).await?;
+        let reply = http::exchange(OPERATION, &gate, request).await?;
         match reply.status.as_u16() {
             200 => Ok(elements(&reply.text(), "Name").map(str::to_owned).collect()),
             // Nothing was ever sent there.
@@ -316,7 +313,7 @@ fn pieces(bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send + '
     })
 }
 
-fn refusal(operation: &'static str, gate: &retry::Gate, reply: &Reply) -> Error {
+fn refusal(operation: &'static str, gate: &http::Door, reply: &Reply) -> Error {
     let text = reply.text();
     let code = http::text_header(&reply.headers, "x-ms-error-code")
         .map(str::to_owned)
@@ -348,23 +345,30 @@ fn elements<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
 
 /// When a body last moved.
 #[derive(Debug, Clone)]
-struct Moved(Arc<Mutex<(u64, Instant)>>);
+struct Moved {
+    /// Bytes left, and when one moved last.
+    state: Arc<Mutex<(u64, Instant)>>,
+    idle: Duration,
+}
 
 impl Moved {
-    fn new(len: u64) -> Self {
-        Self(Arc::new(Mutex::new((len, Instant::now()))))
+    fn new(len: u64, idle: Duration) -> Self {
+        Self {
+            state: Arc::new(Mutex::new((len, Instant::now()))),
+            idle,
+        }
     }
 
     fn note(&self, bytes: usize) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = (state.0.saturating_sub(bytes as u64), Instant::now());
     }
 
     /// Waits until the body stands still for too long.
     async fn stalled(&self) {
         loop {
-            let (left, at) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let until = at + if left == 0 { ANSWER } else { IDLE };
+            let (left, at) = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let until = at + if left == 0 { ANSWER } else { self.idle };
             if Instant::now() >= until {
                 return;
             }
@@ -413,7 +417,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_given_up_when_it_stands_still_not_when_it_is_slow() {
-        let moved = Moved::new(10);
+        const IDLE: Duration = Duration::from_secs(60);
+        let moved = Moved::new(10, IDLE);
         let began = Instant::now();
         let mover = moved.clone();
         let (slow, ()) = tokio::join!(

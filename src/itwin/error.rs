@@ -154,11 +154,11 @@ impl Error {
             Kind::Answer(answer) => answer_hint(answer),
             Kind::ForeignEndpoint { .. } => Some("correct itwin.issuer_url".to_owned()),
             Kind::Unreachable { .. } => Some(
-                "see whether this machine reaches the host; a proxy is taken from HTTPS_PROXY"
+                "`itwin-syncd check` goes the way step by step and tells where it ends; proxy and company certificates are set in [network]"
                     .to_owned(),
             ),
             Kind::Setup(_) => {
-                Some("install the system's CA certificates (package ca-certificates)".to_owned())
+                Some("install the system's CA certificates (package ca-certificates), and see whether network.ca_file holds usable ones".to_owned())
             }
             Kind::Held { .. } | Kind::Unreadable { .. } => None,
         }

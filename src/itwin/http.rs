@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,14 +17,9 @@ use url::Url;
 
 use super::auth::Tokens;
 use super::error::{Answer, Error, From, Kind, harmless};
+use super::network::Route;
 use crate::retry::{self, Budget, Gate};
 use crate::secret::Secret;
-
-/// To connect to a host.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// For one request to the platform, answer included. The answers are small.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The version of storage and synchronization.
 pub(super) const V1: &str = "application/vnd.bentley.itwin-platform.v1+json";
@@ -32,45 +27,76 @@ pub(super) const V1: &str = "application/vnd.bentley.itwin-platform.v1+json";
 /// The version of iModels.
 pub(super) const V2: &str = "application/vnd.bentley.itwin-platform.v2+json";
 
+/// How often an idle connection to the platform is asked for a sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// Items asked for at a time.
 const PAGE: usize = 100;
 
 /// A list with more pages than this is an endless one.
 const PAGES_MAX: usize = 10_000;
 
-/// The pauses that hosts asked for.
-#[derive(Debug, Default)]
+/// The hosts that were asked, and the pauses that they asked for.
+#[derive(Debug)]
 pub(super) struct Gates {
-    by_host: Mutex<HashMap<String, Arc<Gate>>>,
+    route: Arc<Route>,
+    /// By host and port.
+    doors: Mutex<HashMap<String, Arc<Door>>>,
     news: Arc<Notify>,
 }
 
+/// One host.
+#[derive(Debug)]
+pub(super) struct Door {
+    gate: Gate,
+    /// The host for messages, with the proxy before it.
+    pub(super) host: String,
+}
+
 impl Gates {
-    pub(super) fn of(&self, url: &Url) -> Arc<Gate> {
-        self.of_host(url.authority())
+    pub(super) fn new(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            doors: Mutex::default(),
+            news: Arc::default(),
+        }
     }
 
-    pub(super) fn of_host(&self, host: &str) -> Arc<Gate> {
-        let mut gates = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
-        let gate = gates
-            .entry(host.to_owned())
-            .or_insert_with(|| Arc::new(Gate::new(Arc::clone(&self.news))));
-        Arc::clone(gate)
+    pub(super) fn of(&self, url: &Url) -> Arc<Door> {
+        let mut doors = self.doors();
+        let door = doors.entry(url.authority().to_owned());
+        Arc::clone(door.or_insert_with(|| {
+            Arc::new(Door {
+                gate: Gate::new(Arc::clone(&self.news)),
+                host: self.route.describe(url),
+            })
+        }))
     }
 
     /// Hosts that are to be left alone, and for how long.
     pub(super) fn closed(&self) -> Vec<(String, Duration)> {
-        let gates = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
-        gates
+        let doors = self.doors();
+        let closed = doors
             .iter()
-            .map(|(host, gate)| (host.clone(), gate.left()))
-            .filter(|(_, left)| !left.is_zero())
-            .collect()
+            .map(|(host, door)| (host.clone(), door.gate.left()));
+        closed.filter(|(_, left)| !left.is_zero()).collect()
+    }
+
+    /// Leaves a host alone for some time.
+    pub(super) fn hold(&self, host: &str, left: Duration) {
+        // The way there does not depend on what follows the host.
+        if let Ok(url) = Url::parse(&format!("https://{host}/")) {
+            self.of(&url).gate.hold(left);
+        }
     }
 
     /// Waits until a host asks for a pause.
     pub(super) async fn news(&self) {
         self.news.notified().await;
+    }
+
+    fn doors(&self) -> MutexGuard<'_, HashMap<String, Arc<Door>>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,7 +106,7 @@ pub(super) struct Api {
     http: reqwest::Client,
     base: Url,
     tokens: Tokens,
-    gate: Arc<Gate>,
+    gate: Arc<Door>,
     budget: Budget,
     /// Milliseconds that the platform's clock is ahead of ours.
     clock_offset: AtomicI64,
@@ -110,23 +136,16 @@ pub(super) struct Reply {
 }
 
 /// The client for the platform and its identity provider. A redirect means something of its own there.
-pub(super) fn platform_client() -> Result<reqwest::Client, Error> {
-    builder()
-        .timeout(REQUEST_TIMEOUT)
+pub(super) fn platform_client(route: &Route) -> Result<reqwest::Client, Error> {
+    route
+        .builder()?
+        .read_timeout(route.network.idle_timeout)
+        .timeout(route.network.total_timeout)
+        // A connection that a firewall forgot is noticed before the next request waits for it.
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_while_idle(true)
         .build()
         .map_err(|error| setup(&error))
-}
-
-/// What both HTTP clients have in common.
-pub(super) fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .user_agent(concat!(
-            env!("CARGO_PKG_NAME"),
-            "/",
-            env!("CARGO_PKG_VERSION")
-        ))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
 }
 
 pub(super) fn setup(error: &reqwest::Error) -> Error {
@@ -218,6 +237,10 @@ impl Api {
         }
     }
 
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     pub(super) fn tokens(&self) -> &Tokens {
         &self.tokens
     }
@@ -273,7 +296,7 @@ impl Api {
             // Some gateways refuse a request that does not say that its body is empty.
             None => request.header(header::CONTENT_LENGTH, 0),
         };
-        let reply = exchange(call.operation, &self.gate, &call.url, request).await?;
+        let reply = exchange(call.operation, &self.gate, request).await?;
         self.note_clock(&reply.headers);
         if reply.status.as_u16() < 400 {
             return Ok(reply);
@@ -376,12 +399,12 @@ impl Api {
 /// One exchange with a host that may have asked for a pause.
 pub(super) async fn exchange(
     operation: &'static str,
-    gate: &Gate,
-    url: &Url,
+    door: &Door,
     request: reqwest::RequestBuilder,
 ) -> Result<Reply, Error> {
-    let host = || url.authority().to_owned();
-    gate.pass()
+    let host = || door.host.clone();
+    door.gate
+        .pass()
         .await
         .map_err(|left| Error::new(operation, Kind::Held { host: host(), left }))?;
     let unreachable = |error: &reqwest::Error| {
@@ -416,13 +439,13 @@ impl Reply {
 }
 
 /// Holds the host's gate when an answer asks for that, and tells for how long.
-pub(super) fn hold(gate: &Gate, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn hold(door: &Door, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     let header = text_header(headers, "retry-after")
         .or_else(|| text_header(headers, "itwinplatform-ratelimit-retry-after-seconds"));
     let rate_limited = status == StatusCode::TOO_MANY_REQUESTS;
     let pause = retry::asked_pause(header, rate_limited, Timestamp::now())?;
     if rate_limited || status.is_server_error() {
-        gate.hold(pause);
+        door.gate.hold(pause);
     }
     Some(pause)
 }

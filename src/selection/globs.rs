@@ -28,7 +28,7 @@ struct Compiled {
     globs: Vec<Glob>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Glob {
     text: String,
     folders_only: bool,
@@ -40,6 +40,15 @@ enum Kind {
     File,
     Folder,
 }
+
+/// Equal lists compile to the same.
+impl PartialEq for Globs {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.globs == other.0.globs
+    }
+}
+
+impl Eq for Globs {}
 
 impl Globs {
     /// Compiles `list`; globs that cannot be used go to `bad` and fit nothing.

@@ -1,4 +1,4 @@
-//! Signals: the first asks for an orderly stop, the second for an end at once.
+//! Signals: the first asks for an orderly stop, the second for an end at once; a hangup is a wish for the configuration to be read again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,11 @@ pub fn handle(stop: CancellationToken) -> std::io::Result<()> {
         std::process::exit(EXIT_AT_ONCE);
     });
     Ok(())
+}
+
+/// The wishes for another look at the configuration, from now on.
+pub(super) fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }
 
 async fn next(terminate: &mut Signal, interrupt: &mut Signal) {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -24,14 +25,14 @@ const LISTING_HOLDS: Duration = Duration::from_secs(60);
 pub(super) struct Folders {
     client: Client,
     ledger: Ledger,
+    /// Which watch stores into (root folder, path).
+    owners: std::sync::Mutex<HashMap<(String, String), String>>,
     /// Only one task at a time looks for or creates folders: two would make twins.
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Which watch stores into (root folder, path).
-    owners: HashMap<(String, String), String>,
     /// Files of other making in a listed folder: name to storage file ids.
     strangers: HashMap<String, HashMap<String, Vec<String>>>,
     /// Folders in a listed folder: when it was listed, name to folder id.
@@ -50,24 +51,33 @@ impl Folders {
         Self {
             client,
             ledger,
+            owners: std::sync::Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// Forgets which watch stores where: the configuration has changed.
+    pub(super) fn forget_owners(&self) {
+        self.owners().clear();
+    }
+
+    fn owners(&self) -> MutexGuard<'_, HashMap<(String, String), String>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The folder for files of `watch` in the folders `below` its own, made if it is not there.
     pub(super) async fn place(&self, watch: &Watch, below: &[String]) -> Result<Place, Trouble> {
         let record = self.imodel(&watch.imodel_id).await?;
-        let mut state = self.state.lock().await;
         let root_folder_id = record.root_folder_id;
-        let owner = state
-            .owners
+        let owner = self
+            .owners()
             .entry((root_folder_id.clone(), watch.storage_folder.join("/")))
-            .or_insert_with(|| watch.name.clone());
-        if *owner != watch.name {
-            return Err(Trouble::SharedFolder {
-                other: owner.clone(),
-            });
+            .or_insert_with(|| watch.name.clone())
+            .clone();
+        if owner != watch.name {
+            return Err(Trouble::SharedFolder { other: owner });
         }
+        let mut state = self.state.lock().await;
         let mut folder_id = root_folder_id.clone();
         let mut path = String::new();
         for segment in watch.storage_folder.iter().chain(below) {

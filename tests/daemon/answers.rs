@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::StreamExt as _;
-use itwin_syncd::itwin::{Checksum, Client, Error, NewConnection, Settings};
+use itwin_syncd::itwin::{Checksum, Client, Error, Network, NewConnection, Settings};
 use itwin_syncd::secret::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -220,6 +220,14 @@ async fn no_answer_makes_the_client_panic_or_tell_a_secret() {
                 client_secret: Secret::new(SECRET),
                 scope: "itwin-platform".to_owned(),
                 requests_per_minute: 1_000_000,
+                network: Network {
+                    proxy: None,
+                    no_proxy: Vec::new(),
+                    extra_certificates: Vec::new(),
+                    connect_timeout: Duration::from_secs(10),
+                    idle_timeout: Duration::from_secs(10),
+                    total_timeout: Duration::from_secs(10),
+                },
             });
             // A host that wants a long pause is not asked again; the next client asks.
             tokio::time::timeout(Duration::from_secs(120), call_everything(&client.unwrap())).await

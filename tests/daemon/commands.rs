@@ -208,3 +208,21 @@ async fn help_teaches_every_command() {
         );
     }
 }
+
+#[tokio::test]
+async fn man_pages_and_completions_are_made_from_the_command_line_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new");
+    let made = finished(&["generate", path.to_str().unwrap()]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    for (name, part) in [
+        ("itwin-syncd.1", "itwin\\-syncd\\-check(1)"),
+        ("itwin-syncd-run.1", "SIGHUP"),
+        ("itwin-syncd.bash", "--once"),
+        ("itwin-syncd.fish", "check"),
+        ("_itwin-syncd", "status"),
+    ] {
+        let text = std::fs::read_to_string(path.join(name)).unwrap();
+        assert!(text.contains(part), "no {part} in {name}: {text}");
+    }
+}

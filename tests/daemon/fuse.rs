@@ -15,6 +15,7 @@ use fuser::{
 use tokio::time::Instant;
 
 use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
+use crate::systemd::Supervisor;
 
 /// What the other side of the share has.
 #[derive(Debug, Default)]
@@ -306,7 +307,8 @@ async fn a_share_that_hangs_holds_up_no_other_folder_and_no_end() {
     let share = Share::default();
     share.put("a.ifc", "first");
     let mounted = share.mount(&folder);
-    let daemon = site.start();
+    let systemd = Supervisor::new(&site);
+    let daemon = systemd.start(&site);
     site.synchronized(1, &daemon).await;
     share.put("b.ifc", "second");
     let hanging = Hanging::of(&share);
@@ -315,6 +317,9 @@ async fn a_share_that_hangs_holds_up_no_other_folder_and_no_end() {
         write(&other.join(format!("{number}.ifc")), &number.to_string());
     }
     site.synchronized(6, &daemon).await;
+    // A restart would not mend the share.
+    systemd.forget();
+    systemd.hears("WATCHDOG=1", &daemon).await;
     let began = Instant::now();
     daemon.signal("TERM");
     daemon.says(" stopped ").await;

@@ -32,6 +32,8 @@ pub struct Site {
     pub secret: String,
     /// Keys of the table `itwin`.
     pub itwin: String,
+    /// Where the platform is, if not where the emulator listens.
+    pub platform: Option<String>,
 }
 
 /// What no output, log or ledger of any test may contain: the secret, as it is and as a form carries it, how every
@@ -93,6 +95,7 @@ impl Site {
                 .to_owned(),
             secret: SECRET.to_owned(),
             itwin: String::new(),
+            platform: None,
         }
     }
 
@@ -121,8 +124,11 @@ impl Site {
         self.dir.path().join(below)
     }
 
-    fn config(&self) -> PathBuf {
-        let (api, issuer) = (self.emulator.api_url(), self.emulator.issuer_url());
+    /// Writes the configuration file.
+    pub fn config(&self) -> PathBuf {
+        let platform = self.platform.as_deref();
+        let api = platform.unwrap_or(self.emulator.api_url());
+        let issuer = platform.unwrap_or(self.emulator.issuer_url());
         let state = self.path("state");
         let text = format!(
             "{}[itwin]\napi_url = {api:?}\nissuer_url = {issuer:?}\nclient_id = \"service-test\"\n{}\

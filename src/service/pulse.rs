@@ -1,0 +1,182 @@
+//! The service's sign of life: the status line, and the watchdog's pings.
+//!
+//! A ping is sent only when three things are proved: this task gets its turn, so the scheduler moves; the ledger takes a change; and the queue of uploads
+//! was looked at a short while ago. A share that hangs stops none of the three, because a restart would not mend it: it shows as degraded.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::systemd;
+use crate::attempt::{after, clock_time};
+use crate::ledger::{self, Ledger, Overview, RootState};
+
+/// How often the status line is written anew.
+const STATUS: Duration = Duration::from_secs(5);
+
+/// Writing it may take this part of the time.
+const SHARE: u32 = 20;
+
+/// Pings in the time that systemd allows: one may come late.
+const PINGS: u32 = 3;
+
+/// The queue of uploads looks at itself at least every half minute.
+const QUEUE_MAX: Duration = Duration::from_secs(120);
+
+/// A job that is due later than this is not under way.
+const SOON: Duration = Duration::from_secs(60);
+
+/// What the sign of life is taken from.
+pub(super) struct Pulse {
+    pub(super) ledger: Ledger,
+    /// When the queue of uploads was looked at last.
+    pub(super) queue: watch::Receiver<Instant>,
+    /// What a person should know beside the rest, such as a configuration that was not taken.
+    pub(super) note: watch::Receiver<Option<String>>,
+}
+
+impl Pulse {
+    /// Goes on until it is dropped.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub(super) async fn run(self) -> Result<(), ledger::Error> {
+        tokio::select! {
+            ended = self.tell() => ended,
+            never = self.ping() => never,
+        }
+    }
+
+    async fn tell(&self) -> Result<(), ledger::Error> {
+        let mut note = self.note.clone();
+        let mut told = String::new();
+        loop {
+            let began = Instant::now();
+            let noted = note.borrow_and_update().clone();
+            let line = line(&self.ledger, noted.as_deref()).await?;
+            if line != told {
+                systemd::status(&line);
+                told = line;
+            }
+            let pause = STATUS.max(began.elapsed() * SHARE);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = note.changed() => {}
+            }
+        }
+    }
+
+    async fn ping<T>(&self) -> T {
+        let Some(allowed) = systemd::watchdog() else {
+            return std::future::pending().await;
+        };
+        let pause = allowed / PINGS;
+        let mut well = true;
+        loop {
+            let proved = match tokio::time::timeout(pause, self.ledger.prove_alive()).await {
+                Ok(Ok(())) if self.queue.borrow().elapsed() < QUEUE_MAX => Ok(()),
+                Ok(Ok(())) => Err("the queue of uploads does not move".to_owned()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the ledger does not answer".to_owned()),
+            };
+            match proved {
+                Ok(()) => {
+                    systemd::alive();
+                    if !well {
+                        info!("all moves again");
+                    }
+                    well = true;
+                }
+                Err(reason) => {
+                    if well {
+                        error!(
+                            reason,
+                            hint = "systemd starts the service again unless that passes; see whether the disk of state.path is well",
+                            "the service does not move"
+                        );
+                    }
+                    well = false;
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// The line of this moment.
+pub(super) async fn line(ledger: &Ledger, note: Option<&str>) -> Result<String, ledger::Error> {
+    let overview = ledger.overview(after(Timestamp::now(), SOON)).await?;
+    Ok(words(&overview, note))
+}
+
+/// How things stand, in one line.
+fn words(overview: &Overview, note: Option<&str>) -> String {
+    let mut line = String::new();
+    if let Some(note) = note {
+        line = format!("{note}; ");
+    }
+    let roots = &overview.roots;
+    let ok = |state: RootState| matches!(state, RootState::Ok | RootState::Polled);
+    let good = roots.iter().filter(|(_, state)| ok(*state)).count();
+    // Writing into a text does not fail.
+    write!(line, "{good} of {} folders ok", roots.len()).ok();
+    for (name, state) in roots.iter().filter(|(_, state)| !ok(*state)) {
+        write!(line, ", {name:?} {}", state.as_str()).ok();
+    }
+    let jobs = overview.jobs;
+    write!(line, "; queue {}", jobs.pending + jobs.later).ok();
+    if jobs.failed > 0 {
+        write!(line, ", {} failed", jobs.failed).ok();
+    }
+    match &overview.last_run {
+        None => line.push_str("; no run yet"),
+        Some((at, result)) => {
+            let result = result.as_deref().unwrap_or("without a result");
+            write!(line, "; last run {result} {}", clock_time(*at)).ok();
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Summary;
+
+    #[test]
+    fn the_line_tells_folders_queue_failures_last_run_and_what_a_person_should_know() {
+        let mut overview = Overview {
+            roots: vec![("north".to_owned(), RootState::Ok)],
+            jobs: Summary::default(),
+            last_run: None,
+        };
+        assert_eq!(
+            words(&overview, None),
+            "1 of 1 folders ok; queue 0; no run yet"
+        );
+        overview.roots.extend([
+            ("east".to_owned(), RootState::Polled),
+            ("south".to_owned(), RootState::Unavailable),
+            ("west".to_owned(), RootState::Degraded),
+        ]);
+        overview.jobs = Summary {
+            pending: 3,
+            failed: 2,
+            later: 9,
+        };
+        let at = Timestamp::UNIX_EPOCH;
+        overview.last_run = Some((at, Some("PartialSuccess".to_owned())));
+        assert_eq!(
+            words(&overview, Some("the configuration was not taken")),
+            format!(
+                "the configuration was not taken; 2 of 4 folders ok, \"south\" unavailable, \"west\" degraded; \
+                 queue 12, 2 failed; last run PartialSuccess {}",
+                clock_time(at)
+            )
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! A configuration that is read again while the service works.
+//!
+//! In comes SIGHUP; out goes what changes. Watches, limits, schedules and the log level change at once: a watch that is new, gone or different starts
+//! or stops its own task, everything in hand goes on. A file with mistakes changes nothing. What only a restart can change keeps its old value, and is named.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use tokio::signal::unix::Signal;
+use tracing::{error, info, warn};
+
+use super::{Error, Tasks, register, signals, systemd};
+use crate::attempt::clock_time;
+use crate::config::{Config, Mistakes, Watch};
+use crate::itwin::Client;
+use crate::ledger::Ledger;
+use crate::telemetry::Levels;
+use crate::{lane, upload};
+
+/// How a configuration comes anew.
+#[derive(Debug)]
+pub struct Reloads {
+    path: PathBuf,
+    levels: Levels,
+    hangups: Signal,
+}
+
+impl Reloads {
+    /// Reads `path` again at each SIGHUP, which ends the process no longer.
+    ///
+    /// # Errors
+    /// When the operating system gives no handler.
+    pub fn on_hangup(path: PathBuf, levels: Levels) -> std::io::Result<Self> {
+        Ok(Self {
+            path,
+            levels,
+            hangups: signals::hangups()?,
+        })
+    }
+
+    /// Waits until the configuration is to be read again, and reads it.
+    async fn next(&mut self) -> Result<Config, Mistakes> {
+        if self.hangups.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        info!(path = ?self.path, "reading the configuration again");
+        systemd::reloading();
+        let path = self.path.clone();
+        // It looks at folders, which may take its time.
+        match tokio::task::spawn_blocking(move || Config::load(&path)).await {
+            Ok(loaded) => loaded,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+/// The next configuration, and the log that is to follow it; never, when none is to come.
+pub(super) async fn next(reloads: &mut Option<Reloads>) -> (Result<Config, Mistakes>, &Levels) {
+    match reloads {
+        Some(reloads) => (reloads.next().await, &reloads.levels),
+        None => std::future::pending().await,
+    }
+}
+
+/// Says what is wrong with a configuration that is not taken; returns a note for the status line.
+pub(super) fn refuse(mistakes: &Mistakes) -> String {
+    for mistake in mistakes.iter() {
+        let text = mistake.to_string();
+        let what = text.lines().next().unwrap_or_default();
+        let hint = mistake.hint.as_deref().unwrap_or_default();
+        error!(hint, "{what}");
+    }
+    let count = mistakes.iter().count();
+    error!(
+        mistakes = count,
+        "the configuration was not taken; the one before goes on"
+    );
+    format!(
+        "the configuration of {} was not taken ({count} mistakes, see the log)",
+        clock_time(Timestamp::now())
+    )
+}
+
+/// What of `new` can hold now, beside `old`; and the keys whose change waits for a restart.
+fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
+    let mut waiting = Vec::new();
+    let mut keep = |key: &str, changed: bool| {
+        if changed {
+            waiting.push(key.to_owned());
+        }
+    };
+    let (was, is) = (&old.itwin, &new.itwin);
+    keep("itwin.api_url", was.api_url != is.api_url);
+    keep("itwin.issuer_url", was.issuer_url != is.issuer_url);
+    keep("itwin.client_id", was.client_id != is.client_id);
+    keep("the client secret", was.client_secret != is.client_secret);
+    keep("itwin.scope", was.scope != is.scope);
+    keep("[network]", old.network != new.network);
+    keep("state.path", old.state != new.state);
+    keep("log.directory", old.log.directory != new.log.directory);
+    keep("log.keep_files", old.log.keep_files != new.log.keep_files);
+    let mut config = Config {
+        itwin: crate::config::Itwin {
+            requests_per_minute: new.itwin.requests_per_minute,
+            ..old.itwin.clone()
+        },
+        network: old.network.clone(),
+        state: old.state.clone(),
+        log: crate::config::Log {
+            level: new.log.level,
+            ..old.log.clone()
+        },
+        ..new
+    };
+    // Files that are under way belong to the old place: its results must not be taken for those of the new one.
+    for watch in &mut config.watches {
+        let Some(was) = old.watches.iter().find(|one| one.name == watch.name) else {
+            continue;
+        };
+        for (key, moved) in [
+            ("imodel_id", was.imodel_id != watch.imodel_id),
+            ("storage_folder", was.storage_folder != watch.storage_folder),
+            ("connection", was.connection != watch.connection),
+        ] {
+            keep(&format!("{key} of watch {:?}", watch.name), moved);
+        }
+        watch.imodel_id.clone_from(&was.imodel_id);
+        watch.storage_folder.clone_from(&was.storage_folder);
+        watch.connection.clone_from(&was.connection);
+    }
+    (config, waiting)
+}
+
+impl Tasks {
+    /// Makes everything work by `new`, as far as that needs no restart; returns what holds now.
+    pub(super) async fn reload(
+        &mut self,
+        old: &Config,
+        new: Config,
+        ledger: &Ledger,
+        client: &Client,
+        levels: &Levels,
+    ) -> Result<Config, Error> {
+        let (config, waiting) = live(old, new);
+        levels.set(config.log.level);
+        client.set_requests_per_minute(config.itwin.requests_per_minute);
+        let gone = |watch: &&Watch| !config.watches.contains(watch);
+        for watch in old.watches.iter().filter(gone) {
+            self.unwatch(&watch.name);
+            if !config.watches.iter().any(|one| one.name == watch.name) {
+                info!(
+                    watch = watch.name,
+                    "watched no longer; its files stay where they are"
+                );
+            }
+        }
+        let watches = register(&config, ledger).await?;
+        self.upload_settings.send_replace(upload::Settings {
+            limits: config.upload.clone(),
+            retry: config.retry.clone(),
+            watches: watches.iter().cloned().collect::<HashMap<_, _>>(),
+        });
+        self.lane_settings.send_replace(lane::Settings {
+            sync: config.sync.clone(),
+            retry: config.retry.clone(),
+        });
+        for watch in &config.watches {
+            self.lane(&watch.imodel_id, ledger, client);
+        }
+        let is_new = |watch: &Watch| !old.watches.contains(watch);
+        for (id, watch) in watches.into_iter().filter(|(_, watch)| is_new(watch)) {
+            self.watch(id, watch, ledger);
+        }
+        self.wake_uploads.notify_one();
+        self.wake_lanes.send_modify(|()| ());
+        for key in &waiting {
+            warn!(
+                key,
+                hint = "restart the service",
+                "changes only with a restart"
+            );
+        }
+        info!(
+            watches = config.watches.len(),
+            waiting = waiting.join(", "),
+            "the configuration is taken"
+        );
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::config::{Environment, Level};
+    use crate::secret::Secret;
+
+    fn parse(text: &str, secret: &str) -> Config {
+        let environment = Environment {
+            client_secret: Some(Secret::new(secret)),
+            ..Environment::default()
+        };
+        Config::parse(text, "config.toml", &environment).unwrap()
+    }
+
+    const OLD: &str = r#"
+[itwin]
+client_id = "one"
+[[watch]]
+name = "north"
+path = "/srv/north"
+imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
+"#;
+
+    #[test]
+    fn limits_schedules_and_level_change_at_once() {
+        let new = format!(
+            "settle = \"1m\"\n{}[log]\nlevel = \"debug\"\n[upload]\nworkers = 9\n[sync]\nbatch_window = \"1s\"\n",
+            OLD.replace("client_id", "requests_per_minute = 7\nclient_id")
+        );
+        let (config, waiting) = live(&parse(OLD, "a"), parse(&new, "a"));
+        assert_eq!(waiting, Vec::<String>::new());
+        assert_eq!(config.log.level, Level::Debug);
+        assert_eq!(config.upload.workers, 9);
+        assert_eq!(config.itwin.requests_per_minute, 7);
+        assert_eq!(config.watches, parse(&new, "a").watches);
+    }
+
+    #[test]
+    fn what_needs_a_restart_keeps_its_value_and_is_named() {
+        let new = OLD
+            .replace("\"one\"", "\"two\"\nscope = \"other\"\napi_url = \"https://a.example\"\nissuer_url = \"https://b.example\"")
+            .replace("c0ffee00", "c0ffee01")
+            + "storage_folder = \"North\"\nconnection = \"mine\"\n[state]\npath = \"/elsewhere\"\n\
+               [log]\ndirectory = \"/log\"\nkeep_files = 3\n[network]\nidle_timeout = \"5s\"\n";
+        let old = parse(OLD, "a");
+        let (config, waiting) = live(&old, parse(&new, "b"));
+        assert_eq!(
+            waiting,
+            [
+                "itwin.api_url",
+                "itwin.issuer_url",
+                "itwin.client_id",
+                "the client secret",
+                "itwin.scope",
+                "[network]",
+                "state.path",
+                "log.directory",
+                "log.keep_files",
+                "imodel_id of watch \"north\"",
+                "storage_folder of watch \"north\"",
+                "connection of watch \"north\"",
+            ]
+        );
+        assert_eq!(format!("{config:?}"), format!("{old:?}"));
+    }
+}
