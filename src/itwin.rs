@@ -61,6 +61,7 @@ pub struct Settings {
 pub struct Client {
     api: Arc<Api>,
     blobs: Arc<Blobs>,
+    gates: Arc<Gates>,
 }
 
 impl Client {
@@ -78,6 +79,7 @@ impl Client {
         Ok(Self {
             api: Arc::new(Api::new(platform, api_url, tokens, &gates, budget)),
             blobs: Arc::new(blobs),
+            gates,
         })
     }
 
@@ -87,6 +89,12 @@ impl Client {
     /// When the identity provider cannot be reached or refuses the credentials.
     pub async fn check_token(&self) -> Result<(), Error> {
         self.api.tokens().get().await.map(drop)
+    }
+
+    /// Requests since the client was set up, by host and status; no status for those without an answer.
+    #[must_use]
+    pub fn traffic(&self) -> Vec<(String, Option<u16>, u64)> {
+        self.gates.traffic()
     }
 
     /// How far the platform's clock is ahead of ours, by its latest answer; to the second.

@@ -46,8 +46,8 @@ pub struct Parts {
     pub sync: config::Sync,
     /// Pauses between attempts.
     pub retry: config::Retry,
-    /// Changes when there may be something to do.
-    pub wake: watch::Receiver<()>,
+    /// Told when there may be something to do. Rises when a person asks not to wait any longer.
+    pub wake: watch::Receiver<u64>,
     /// Tells how far the lane is.
     pub progress: watch::Sender<Progress>,
 }
@@ -70,12 +70,14 @@ pub struct Lane {
     sync: config::Sync,
     policy: Policy,
     give_up: Duration,
-    wake: watch::Receiver<()>,
+    wake: watch::Receiver<u64>,
     progress: watch::Sender<Progress>,
     at_rest: bool,
     /// Failures in a row that concern the lane rather than a file.
     failures: u32,
     not_before: Instant,
+    /// How often a person had asked when it looked last.
+    asked: u64,
 }
 
 /// What keeps a lane from going on.
@@ -106,6 +108,7 @@ impl Lane {
             at_rest: false,
             failures: 0,
             not_before: Instant::now(),
+            asked: 0,
         }
     }
 
@@ -118,7 +121,12 @@ impl Lane {
         let work = async {
             loop {
                 // Seen before the look at the ledger: what comes after it wakes the wait below.
-                wake.borrow_and_update();
+                let asked = *wake.borrow_and_update();
+                if asked != self.asked {
+                    self.asked = asked;
+                    self.failures = 0;
+                    self.not_before = Instant::now();
+                }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
                 self.progress.send_modify(|progress| {

@@ -15,9 +15,12 @@
 )]
 
 mod files;
+mod history;
 mod lanes;
 mod report;
+mod requeue;
 mod state;
+mod story;
 mod uploads;
 mod watches;
 
@@ -40,8 +43,13 @@ pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,
 };
-pub use report::{FileReport, RunSummary, Snapshot, Summary, WatchReport};
+pub use report::{
+    Counts, FileReport, Lists, Overview, ResultReport, RunEntry, RunSummary, Snapshot, Summary,
+    WatchReport,
+};
+pub use requeue::Requeue;
 pub use state::{JobState, Outcome, RootState, Stage};
+pub use story::{Story, StoryLine};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
 pub use watches::{FileId, WatchId, WatchSpec};
 
@@ -103,6 +111,12 @@ pub enum Error {
         /// The state directory.
         path: PathBuf,
     },
+    /// An older itwin-syncd wrote this ledger, and no newer one has worked on it yet.
+    #[error("the ledger in {path:?} was written by an older itwin-syncd")]
+    Older {
+        /// The state directory.
+        path: PathBuf,
+    },
     /// The program was linked with an SQLite that must not be used.
     #[error("SQLite {found} is too old for a safe ledger, 3.51.3 or newer is needed")]
     OldSqlite {
@@ -143,6 +157,10 @@ impl Error {
             Self::Newer { .. } => {
                 Some("install that version again, or restore the ledger from before it".to_owned())
             }
+            Self::Older { .. } => Some(
+                "start the daemon of this version again: it brings the ledger up to date"
+                    .to_owned(),
+            ),
             Self::OldSqlite { .. } => {
                 Some("build with the bundled SQLite of Cargo.lock".to_owned())
             }
@@ -286,6 +304,7 @@ impl Ledger {
                 });
             }
         }
+        ledger.resume_ids().await?;
         ledger.release_claims().await?;
         Ok(ledger)
     }
@@ -308,13 +327,20 @@ impl Ledger {
             .busy_timeout(Duration::from_secs(5));
         let pool = connect(options).await?;
         // The first daemon may be about to make the tables.
-        let made: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'jobs'")
-                .fetch_one(&pool)
-                .await
-                .during("look for its tables")?;
+        let (made, newest): (i64, i64) = sqlx::query_as(
+            "SELECT COUNT(CASE WHEN name = 'jobs' THEN 1 END), COUNT(CASE WHEN name = 'steps' THEN 1 END) \
+             FROM sqlite_master",
+        )
+        .fetch_one(&pool)
+        .await
+        .during("look for its tables")?;
         if made == 0 {
             return Err(missing());
+        }
+        if newest == 0 {
+            return Err(Error::Older {
+                path: dir.to_owned(),
+            });
         }
         Ok(Self {
             pool,
@@ -351,6 +377,16 @@ impl Ledger {
         } else {
             Err(Error::Damaged { what: told })
         }
+    }
+
+    /// New ids come after all that are there, even when the clock was set back: readers go by their order.
+    async fn resume_ids(&self) -> Result<(), Error> {
+        let last: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
+            .fetch_one(&self.pool)
+            .await
+            .during("look for its last result")?;
+        LAST_ID.fetch_max(last.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
     }
 
     async fn check_sqlite(&self) -> Result<(), Error> {
@@ -422,11 +458,13 @@ fn lock(dir: &Path) -> Result<(File, bool), Error> {
     Ok((file, clean))
 }
 
+/// The id that was given out last.
+static LAST_ID: AtomicI64 = AtomicI64::new(0);
+
 /// A new row id: milliseconds in the upper bits, so that rows lie in the order they came, and a count below.
 fn new_id(now: Timestamp) -> i64 {
-    static LAST: AtomicI64 = AtomicI64::new(0);
     let floor = now.as_millisecond() << 20;
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+    let last = LAST_ID.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
         Some(floor.max(last + 1))
     });
     // The closure always answers Some, so both arms hold the value before the update.

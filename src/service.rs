@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Watch};
+use crate::control::{self, Desk};
 use crate::itwin::{self, Client, Settings};
 use crate::lane::{self, Lane};
 use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
+use crate::live::Live;
 use crate::upload::{self, Uploads};
 use crate::watch::{self as watching, Handover, Progress};
 
@@ -29,6 +31,9 @@ const PASS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a single pass looks whether it is done.
 const PASS_LOOK: Duration = Duration::from_millis(100);
+
+/// Orders that may wait for a folder's task; more would only ask for the same again.
+const ORDERS: usize = 16;
 
 /// When the service ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +100,9 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
         );
     }
     let client = client(&config).map_err(Error::Client)?;
-    let mut tasks = Tasks::start(&config, &ledger, &client).await?;
+    let live = Live::new();
+    let mut tasks = Tasks::start(&config, &ledger, &client, &live).await?;
+    tasks.serve_control(&config, &ledger, &live);
     tell_systemd(&[
         NotifyState::Ready,
         NotifyState::Status(&format!("watching {} folders", config.watches.len())),
@@ -146,25 +153,32 @@ struct Tasks {
     stop: CancellationToken,
     roots: Vec<(String, watch::Receiver<Progress>)>,
     lanes: Vec<watch::Receiver<lane::Progress>>,
-    wake_lanes: watch::Sender<()>,
+    wake_uploads: Arc<Notify>,
+    wake_lanes: watch::Sender<u64>,
 }
 
 /// What a single pass needs to see in order to know that it is done.
 struct InPass {
     roots: Vec<watch::Receiver<Progress>>,
     lanes: Vec<watch::Receiver<lane::Progress>>,
-    wake_lanes: watch::Sender<()>,
+    wake_lanes: watch::Sender<u64>,
 }
 
 impl Tasks {
-    async fn start(config: &Config, ledger: &Ledger, client: &Client) -> Result<Self, Error> {
+    async fn start(
+        config: &Config,
+        ledger: &Ledger,
+        client: &Client,
+        live: &Live,
+    ) -> Result<Self, Error> {
         let wake_uploads = Arc::new(Notify::new());
-        let (wake_lanes, lanes_woken) = watch::channel(());
+        let (wake_lanes, lanes_woken) = watch::channel(0);
         let mut tasks = Self {
             set: JoinSet::new(),
             stop: CancellationToken::new(),
             roots: Vec::new(),
             lanes: Vec::new(),
+            wake_uploads: Arc::clone(&wake_uploads),
             wake_lanes: wake_lanes.clone(),
         };
         let watches = register(config, ledger).await?;
@@ -201,6 +215,7 @@ impl Tasks {
                 .collect::<HashMap<_, _>>(),
             wake: Arc::clone(&wake_uploads),
             lanes: wake_lanes,
+            live: live.clone(),
         });
         let stop = tasks.stop.clone();
         tasks.spawn(
@@ -214,13 +229,39 @@ impl Tasks {
                 ledger: ledger.clone(),
                 wake: Arc::clone(&wake_uploads),
             };
+            let (orders, taken) = mpsc::channel(ORDERS);
+            live.watch_root(&watch.name, progress.subscribe(), orders);
             let stop = tasks.stop.clone();
             let name = format!("watch {}", watch.name);
             tasks.spawn(name, async move {
-                Ok(watching::run(watch, id, out, progress, stop).await?)
+                Ok(watching::run(watch, id, out, progress, taken, stop).await?)
             });
         }
         Ok(tasks)
+    }
+
+    /// Without its socket the daemon works all the same.
+    fn serve_control(&mut self, config: &Config, ledger: &Ledger, live: &Live) {
+        let desk = Desk {
+            ledger: ledger.clone(),
+            live: live.clone(),
+            wake_uploads: Arc::clone(&self.wake_uploads),
+            wake_lanes: self.wake_lanes.clone(),
+        };
+        match control::Server::bind(&config.state.path) {
+            Ok(server) => {
+                let stop = self.stop.clone();
+                self.spawn("control".to_owned(), async move {
+                    server.run(desk, stop).await;
+                    Ok(())
+                });
+            }
+            Err(error) => warn!(
+                %error,
+                hint = "the commands that ask the daemon need the socket control.sock in state.path",
+                "no control socket can be made"
+            ),
+        }
     }
 
     fn spawn(
@@ -308,7 +349,7 @@ impl InPass {
     /// Whether every lane finds nothing to do when it looks once more.
     async fn lanes_at_rest(&self) -> bool {
         let before: Vec<u64> = self.lanes.iter().map(|lane| lane.borrow().looks).collect();
-        self.wake_lanes.send_replace(());
+        self.wake_lanes.send_modify(|_asked| ());
         for (lane, before) in self.lanes.iter().zip(before) {
             let mut lane = lane.clone();
             // A lane that is gone ends the service by itself.

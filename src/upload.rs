@@ -26,6 +26,7 @@ use crate::attempt::clock_time;
 use crate::config;
 use crate::itwin::Client;
 use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
+use crate::live::Live;
 use crate::names::Shown;
 use crate::retry::Policy;
 use folders::Folders;
@@ -52,7 +53,8 @@ struct Shared {
     /// One permit for each block that may be in memory, over all workers.
     blocks: Semaphore,
     wake: Arc<Notify>,
-    lanes: watch::Sender<()>,
+    lanes: watch::Sender<u64>,
+    live: Live,
 }
 
 /// What the room is made of.
@@ -71,7 +73,9 @@ pub struct Parts {
     /// Told when there may be a job to claim.
     pub wake: Arc<Notify>,
     /// To be told when a file may await a run.
-    pub lanes: watch::Sender<()>,
+    pub lanes: watch::Sender<u64>,
+    /// Where uploads on their way are shown.
+    pub live: Live,
 }
 
 impl Uploads {
@@ -96,6 +100,7 @@ impl Uploads {
                 watches: parts.watches,
                 wake: parts.wake,
                 lanes: parts.lanes,
+                live: parts.live,
             }),
         }
     }
@@ -192,7 +197,7 @@ impl Shared {
             }
             End::Refused(refusal) => report(&watch.name, &job, &refusal),
         }
-        self.lanes.send_replace(());
+        self.lanes.send_modify(|_asked| ());
         self.wake.notify_one();
         Ok(())
     }

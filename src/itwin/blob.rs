@@ -107,10 +107,10 @@ impl Blobs {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let gate = self.gates.of(&url);
+        let host = self.gates.of(&url);
         let sent = http::exchange(
             operation,
-            &gate,
+            &host,
             &url,
             request.body(Body::wrap_stream(body)),
         );
@@ -124,7 +124,7 @@ impl Blobs {
         if reply.status.is_success() {
             Ok(reply)
         } else {
-            Err(refusal(operation, &gate, &reply))
+            Err(refusal(operation, &host, &reply))
         }
     }
 }
@@ -277,7 +277,7 @@ fn pieces(bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send + '
     })
 }
 
-fn refusal(operation: &'static str, gate: &retry::Gate, reply: &Reply) -> Error {
+fn refusal(operation: &'static str, host: &http::Host, reply: &Reply) -> Error {
     let text = reply.text();
     let code = http::text_header(&reply.headers, "x-ms-error-code")
         .map(str::to_owned)
@@ -288,7 +288,7 @@ fn refusal(operation: &'static str, gate: &retry::Gate, reply: &Reply) -> Error 
         code: code.map(|code| harmless(&code, "")),
         message: harmless(&element(&text, "Message").unwrap_or_default(), ""),
         request_id: http::text_header(&reply.headers, "x-ms-request-id").map(|id| harmless(id, "")),
-        floor: http::hold(gate, reply.status, &reply.headers),
+        floor: http::hold(host, reply.status, &reply.headers),
         permission: None,
     };
     Error::new(operation, Kind::Answer(Box::new(answer)))

@@ -1,6 +1,6 @@
 //! One request to the platform: token, headers, pauses, quick repeats, and the answer or why there is none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,14 +37,50 @@ const PAGE: usize = 100;
 /// A list with more pages than this is an endless one.
 const PAGES_MAX: usize = 10_000;
 
-/// The pauses that hosts asked for.
+/// The pauses that hosts asked for, and how they answered.
 #[derive(Debug, Default)]
-pub(super) struct Gates(Mutex<HashMap<String, Arc<Gate>>>);
+pub(super) struct Gates(Mutex<HashMap<String, Arc<Host>>>);
+
+/// One host.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    gate: Gate,
+    /// Requests by the status of their answers; None for those without an answer.
+    answers: Mutex<BTreeMap<Option<u16>, u64>>,
+}
 
 impl Gates {
-    pub(super) fn of(&self, url: &Url) -> Arc<Gate> {
-        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(gates.entry(url.authority().to_owned()).or_default())
+    pub(super) fn of(&self, url: &Url) -> Arc<Host> {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(hosts.entry(url.authority().to_owned()).or_default())
+    }
+
+    /// Requests so far, by host and status.
+    pub(super) fn traffic(&self) -> Vec<(String, Option<u16>, u64)> {
+        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Vec::new();
+        for (host, counted) in hosts.iter() {
+            let answers = counted
+                .answers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            all.extend(
+                answers
+                    .iter()
+                    .map(|(status, count)| (host.clone(), *status, *count)),
+            );
+        }
+        all.sort();
+        all
+    }
+}
+
+impl Host {
+    fn count(&self, status: Option<StatusCode>) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers
+            .entry(status.map(|status| status.as_u16()))
+            .or_default() += 1;
     }
 }
 
@@ -54,7 +90,7 @@ pub(super) struct Api {
     http: reqwest::Client,
     base: Url,
     tokens: Tokens,
-    gate: Arc<Gate>,
+    host: Arc<Host>,
     budget: Budget,
     /// Milliseconds that the platform's clock is ahead of ours.
     clock_offset: AtomicI64,
@@ -180,12 +216,12 @@ impl Api {
         gates: &Gates,
         budget: Budget,
     ) -> Self {
-        let gate = gates.of(&base);
+        let host = gates.of(&base);
         Self {
             http,
             base,
             tokens,
-            gate,
+            host,
             budget,
             clock_offset: AtomicI64::new(0),
         }
@@ -246,7 +282,7 @@ impl Api {
             // Some gateways refuse a request that does not say that its body is empty.
             None => request.header(header::CONTENT_LENGTH, 0),
         };
-        let reply = exchange(call.operation, &self.gate, &call.url, request).await?;
+        let reply = exchange(call.operation, &self.host, &call.url, request).await?;
         self.note_clock(&reply.headers);
         if reply.status.as_u16() < 400 {
             return Ok(reply);
@@ -274,7 +310,7 @@ impl Api {
             code,
             message: harmless(message, self.tokens.secret()),
             request_id: text_header(&reply.headers, "x-correlation-id").map(|id| harmless(id, "")),
-            floor: hold(&self.gate, reply.status, &reply.headers),
+            floor: hold(&self.host, reply.status, &reply.headers),
             permission,
         };
         Error::new(call.operation, Kind::Answer(Box::new(answer)))
@@ -349,12 +385,14 @@ impl Api {
 /// One exchange with a host that may have asked for a pause.
 pub(super) async fn exchange(
     operation: &'static str,
-    gate: &Gate,
+    counted: &Host,
     url: &Url,
     request: reqwest::RequestBuilder,
 ) -> Result<Reply, Error> {
     let host = || url.authority().to_owned();
-    gate.pass()
+    counted
+        .gate
+        .pass()
         .await
         .map_err(|left| Error::new(operation, Kind::Held { host: host(), left }))?;
     let unreachable = |error: &reqwest::Error| {
@@ -368,7 +406,9 @@ pub(super) async fn exchange(
             },
         )
     };
-    let response = request.send().await.map_err(|error| unreachable(&error))?;
+    let response = request.send().await;
+    counted.count(response.as_ref().ok().map(reqwest::Response::status));
+    let response = response.map_err(|error| unreachable(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response
         .bytes()
@@ -389,13 +429,13 @@ impl Reply {
 }
 
 /// Holds the host's gate when an answer asks for that, and tells for how long.
-pub(super) fn hold(gate: &Gate, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn hold(host: &Host, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     let header = text_header(headers, "retry-after")
         .or_else(|| text_header(headers, "itwinplatform-ratelimit-retry-after-seconds"));
     let rate_limited = status == StatusCode::TOO_MANY_REQUESTS;
     let pause = retry::asked_pause(header, rate_limited, Timestamp::now())?;
     if rate_limited || status.is_server_error() {
-        gate.hold(pause);
+        host.gate.hold(pause);
     }
     Some(pause)
 }

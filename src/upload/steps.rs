@@ -194,7 +194,9 @@ impl Shared {
                 return Ok(End::Unchanged(result));
             }
         };
-        let content = transfer::send(self, &source, links).await?;
+        let progress = self.live.upload(&watch.name, &job.path, bytes, job.attempt);
+        let content = transfer::send(self, &source, links, &progress).await?;
+        progress.done();
         failpoint("bytes sent");
         self.ledger
             .record_blob_written(&job, &content, Timestamp::now())

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use md5::{Digest as _, Md5};
 
 use super::Shared;
@@ -13,6 +13,7 @@ use super::steps::Trouble;
 use crate::config;
 use crate::itwin::{self, UploadLinks, UploadUrl};
 use crate::ledger::Content;
+use crate::live::Upload;
 
 /// How much of a file is read and sent at once in a single request.
 pub(super) const PIECE: usize = 256 * 1024;
@@ -54,6 +55,7 @@ pub(super) async fn send(
     shared: &Shared,
     source: &Source,
     links: UploadLinks,
+    progress: &Upload,
 ) -> Result<Content, Trouble> {
     let bytes = source.fingerprint().size;
     let file_id = links.file_id;
@@ -62,9 +64,9 @@ pub(super) async fn send(
     let mut resent = 0;
     loop {
         let sent = if bytes <= shared.limits.single_put_max {
-            whole(shared, source, &url).await
+            whole(shared, source, &url, progress).await
         } else {
-            in_blocks(shared, source, &url).await
+            in_blocks(shared, source, &url, progress).await
         };
         match sent {
             Ok(()) => return Ok(source.finish().await?.content),
@@ -79,17 +81,23 @@ pub(super) async fn send(
             Err(trouble) => return Err(trouble),
         }
         source.rewind().await?;
+        progress.again();
     }
 }
 
 /// One request. Storage answers with the MD5 of what it received, so the file is read once and still checked.
-async fn whole(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<(), Trouble> {
+async fn whole(
+    shared: &Shared,
+    source: &Source,
+    url: &UploadUrl,
+    progress: &Upload,
+) -> Result<(), Trouble> {
     let bytes = source.fingerprint().size;
-    let receipt = match shared
-        .client
-        .put_blob(url, bytes, source.stream(PIECE))
-        .await
-    {
+    let meter = progress.meter();
+    let body = source
+        .stream(PIECE)
+        .inspect_ok(move |piece| meter(piece.len()));
+    let receipt = match shared.client.put_blob(url, bytes, body).await {
         Ok(receipt) => receipt,
         Err(error) => return Err(source.failure().map_or_else(|| error.into(), Trouble::from)),
     };
@@ -101,7 +109,12 @@ async fn whole(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<(), 
 }
 
 /// Blocks, several on their way at once, each with its MD5; then the list that makes them the content.
-async fn in_blocks(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<(), Trouble> {
+async fn in_blocks(
+    shared: &Shared,
+    source: &Source,
+    url: &UploadUrl,
+    progress: &Upload,
+) -> Result<(), Trouble> {
     let size = block_size(shared.limits.block_size, source.fingerprint().size);
     let upload = uuid::Uuid::new_v4();
     let len = usize::try_from(size).unwrap_or(usize::MAX);
@@ -133,9 +146,11 @@ async fn in_blocks(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<
                 };
                 let id = block_id(upload, ids.len());
                 ids.push(id.clone());
+                let len = block.len() as u64;
                 on_their_way.push(async move {
                     let sent = put_block(shared, url, &id, block).await;
                     drop(permit);
+                    progress.sent(len);
                     sent
                 });
                 reading = Box::pin(read());

@@ -18,6 +18,7 @@ mod filesystem;
 mod fuse;
 mod independence;
 mod ledger;
+mod operator;
 mod refusals;
 mod soak;
 mod support;
