@@ -38,3 +38,4 @@ pub mod telemetry;
 pub mod upload;
 mod view;
 pub mod watch;
+pub mod web;

@@ -204,6 +204,26 @@ impl Live {
         root.unfinished(Some(path.to_owned())).await.pop()
     }
 
+    /// How long uploads took.
+    pub(crate) fn upload_seconds(&self) -> Histogram {
+        held(&self.0.upload_seconds).clone()
+    }
+
+    /// Bytes that were sent.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.0.bytes_sent.load(Ordering::Relaxed)
+    }
+
+    /// Uploads that were not a job's first attempt.
+    pub(crate) fn retries(&self) -> u64 {
+        self.0.retries.load(Ordering::Relaxed)
+    }
+
+    /// Since when the process works.
+    pub(crate) fn began(&self) -> Timestamp {
+        self.0.began
+    }
+
     /// The record as it is now.
     pub async fn now(&self) -> Now {
         let roots = held(&self.0.roots).clone();
@@ -378,6 +398,8 @@ mod tests {
         assert_eq!((shown.bytes, shown.sent), (100, 30));
         upload.done();
         assert!(live.now().await.uploads.is_empty());
+        assert_eq!((live.bytes_sent(), live.retries()), (90, 1));
+        assert_eq!(live.upload_seconds().count, 1);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
 use crate::live::Live;
 use crate::upload::{self, Uploads};
 use crate::watch::{self as watching, Handover, Progress};
+use crate::web;
 
 /// In a single pass a job whose next attempt is further away than this is left to the next pass.
 const PASS_PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +35,9 @@ const PASS_LOOK: Duration = Duration::from_millis(100);
 
 /// Orders that may wait for a folder's task; more would only ask for the same again.
 const ORDERS: usize = 16;
+
+/// How often old history is looked for.
+const HISTORY_LOOK: Duration = Duration::from_secs(3600);
 
 /// When the service ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +106,9 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
     let client = client(&config).map_err(Error::Client)?;
     let live = Live::new();
     let mut tasks = Tasks::start(&config, &ledger, &client, &live).await?;
-    tasks.serve_control(&config, &ledger, &live);
+    tasks
+        .open_to_people(&config, &ledger, &client, &live)
+        .await?;
     tell_systemd(&[
         NotifyState::Ready,
         NotifyState::Status(&format!("watching {} folders", config.watches.len())),
@@ -240,8 +246,14 @@ impl Tasks {
         Ok(tasks)
     }
 
-    /// Without its socket the daemon works all the same.
-    fn serve_control(&mut self, config: &Config, ledger: &Ledger, live: &Live) {
+    /// Starts what people see it by, and reach it with. Without that the daemon works all the same.
+    async fn open_to_people(
+        &mut self,
+        config: &Config,
+        ledger: &Ledger,
+        client: &Client,
+        live: &Live,
+    ) -> Result<(), Error> {
         let desk = Desk {
             ledger: ledger.clone(),
             live: live.clone(),
@@ -250,7 +262,7 @@ impl Tasks {
         };
         match control::Server::bind(&config.state.path) {
             Ok(server) => {
-                let stop = self.stop.clone();
+                let (desk, stop) = (desk.clone(), self.stop.clone());
                 self.spawn("control".to_owned(), async move {
                     server.run(desk, stop).await;
                     Ok(())
@@ -262,6 +274,37 @@ impl Tasks {
                 "no control socket can be made"
             ),
         }
+        let reader = Ledger::read(&config.state.path).await?;
+        if let Some(listen) = config.web.listen {
+            match web::Server::bind(listen).await {
+                Ok(server) => {
+                    let parts = web::Parts {
+                        config: config.web.clone(),
+                        desk,
+                        reader: reader.clone(),
+                        client: client.clone(),
+                    };
+                    let stop = self.stop.clone();
+                    self.spawn("web".to_owned(), async move {
+                        Ok(server.run(parts, stop).await?)
+                    });
+                }
+                Err(error) => error!(
+                    %listen, %error,
+                    hint = "choose another address in web.listen, or stop who has it",
+                    "the page cannot be served; all else goes on"
+                ),
+            }
+        }
+        let (ledger, keep, stop) = (ledger.clone(), config.state.keep_history, self.stop.clone());
+        self.spawn("history".to_owned(), async move {
+            tokio::select! {
+                () = forget_history(ledger, reader, keep) => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        });
+        Ok(())
     }
 
     fn spawn(
@@ -319,6 +362,21 @@ impl Tasks {
             );
         }
         self.set.shutdown().await;
+    }
+}
+
+/// Keeps the history as long as configured.
+async fn forget_history(ledger: Ledger, reader: Ledger, keep: Duration) {
+    loop {
+        let before = Timestamp::now()
+            .checked_sub(keep)
+            .unwrap_or(Timestamp::UNIX_EPOCH);
+        match ledger.forget_history(&reader, before).await {
+            Ok(0) => {}
+            Ok(rows) => info!(rows, "old history is forgotten (state.keep_history)"),
+            Err(error) => warn!(%error, "old history could not be forgotten; trying again"),
+        }
+        tokio::time::sleep(HISTORY_LOOK).await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! way programs save.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -90,13 +91,15 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
     let folder = place.path().join("drop");
     tokio::fs::create_dir(&folder).await?;
     let emulator = Emulator::builder().start().await?;
-    let config = config(&place, &folder, &emulator)?;
+    let page = free_address();
+    let config = config(&place, &folder, &emulator, page)?;
     let _telemetry = telemetry::start(&config.log)?;
     say(&format!(
         "emulated iTwin Platform at {}",
         emulator.api_url()
     ));
     say(&format!("watching {}", folder.display()));
+    say(&format!("the page is at http://{page}/"));
 
     let state = config.state.path.clone();
     let ended = CancellationToken::new();
@@ -110,7 +113,7 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         let good = save_and_follow(&folder, &mut progress).await?;
         if stay {
             say(&format!(
-                "\ndrop files into {folder}, and look, in another terminal:\n\n  \
+                "\ndrop files into {folder}, and look, in a browser:\n\n  http://{page}/\n\nor in another terminal:\n\n  \
                  itwin-syncd status --watch --config {config}\n  \
                  itwin-syncd explain --config {config} {folder}/house.ifc\n\n\
                  Ctrl-C ends it and removes the folder",
@@ -148,7 +151,12 @@ fn unasked(ended: Result<Result<service::Pass, service::Error>, tokio::task::Joi
 }
 
 /// Short times, because nobody wants to wait in a demo.
-fn config(place: &TempDir, folder: &Path, emulator: &Emulator) -> Result<Config, Error> {
+fn config(
+    place: &TempDir,
+    folder: &Path,
+    emulator: &Emulator,
+    page: SocketAddr,
+) -> Result<Config, Error> {
     let (api, issuer) = (emulator.api_url(), emulator.issuer_url());
     let secret = place.path().join("client-secret");
     let text = format!(
@@ -157,6 +165,7 @@ fn config(place: &TempDir, folder: &Path, emulator: &Emulator) -> Result<Config,
          client_secret_file = {secret:?}\n\
          [state]\npath = {state:?}\n\
          [log]\nlevel = \"warn\"\n\
+         [web]\nlisten = \"{page}\"\n\
          [sync]\nbatch_window = \"1s\"\npoll_interval = \"500ms\"\npoll_max = \"1s\"\n\
          [[watch]]\nname = \"demo\"\npath = {folder:?}\nimodel_id = \"{DEFAULT_IMODEL_ID}\"\n",
         state = place.path().join("state"),
@@ -166,6 +175,16 @@ fn config(place: &TempDir, folder: &Path, emulator: &Emulator) -> Result<Config,
     std::fs::write(place.path().join(CONFIG), &text)?;
     Config::parse(&text, CONFIG, &Environment::default())
         .map_err(|mistakes| Error::Config(mistakes.to_string()))
+}
+
+/// The usual address of the page, or another one when it is taken.
+fn free_address() -> SocketAddr {
+    let usual = SocketAddr::from(([127, 0, 0, 1], 8291));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    [usual, any]
+        .into_iter()
+        .find_map(|address| std::net::TcpListener::bind(address).ok()?.local_addr().ok())
+        .unwrap_or(usual)
 }
 
 /// A file that only its owner can read.

@@ -19,6 +19,7 @@ mod fuse;
 mod independence;
 mod ledger;
 mod operator;
+mod page;
 mod refusals;
 mod soak;
 mod support;

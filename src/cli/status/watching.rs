@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,9 +10,9 @@ use jiff::Timestamp;
 use super::{Error, LISTS, text};
 use crate::attempt::clock_time;
 use crate::config::Offline;
-use crate::ledger::{Ledger, Lists};
+use crate::ledger::{Ledger, Lists, Outcome};
 use crate::names::Shown;
-use crate::view::View;
+use crate::view::{self, View};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +33,7 @@ pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
     let ended = tokio::signal::ctrl_c();
     if !std::io::stdout().is_terminal() {
         return tokio::select! {
-            told = news(config, &ledger) => told,
+            told = news(&ledger) => told,
             _ = ended => Ok(()),
         };
     }
@@ -76,48 +77,39 @@ async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<
 }
 
 /// One line for each change of a file.
-async fn news(config: &Offline, ledger: &Ledger) -> Result<(), Error> {
-    let mut known: HashMap<String, (&'static str, Option<String>, Option<Timestamp>)> =
-        HashMap::new();
-    let mut first = true;
+async fn news(ledger: &Ledger) -> Result<(), Error> {
+    let mut known: HashMap<String, (&'static str, Option<String>)> = HashMap::new();
+    // What rested before this command was begun is no news.
+    let mut last = ledger.last_result().await?;
     loop {
-        let (daemon, _) = super::daemon(config).await;
         let overview = ledger.overview(NEWS, Timestamp::now()).await?;
-        let view = View::new(&overview, daemon.as_ref());
-        let mut told = Vec::new();
-        for file in view.failed.iter().chain(&view.open) {
-            let state = (file.status, file.reason.clone(), None);
-            told.push((&file.id, &file.watch, &file.path, state));
-        }
-        // Oldest first; of what is under way again, the result is past.
-        let results = view.results.iter().rev();
-        for result in results
-            .filter(|result| told.iter().all(|(id, ..)| **id != result.file))
-            .collect::<Vec<_>>()
-        {
-            let state = (result.result, None, Some(result.at));
-            told.push((&result.file, &result.watch, &result.path, state));
-        }
-        for (id, watch, path, state) in told {
-            let news = known.get(id) != Some(&state);
-            // What rested before this command was begun is none.
-            if news && !(first && state.2.is_some()) {
-                let (word, reason, _) = &state;
-                let reason = reason
+        for file in overview.open.iter().chain(&overview.failed) {
+            let state = (view::word(file), file.reason.clone());
+            if known.get(&file.id.to_string()) != Some(&state) {
+                let reason = file
+                    .reason
                     .as_ref()
                     .map(|reason| format!(": {reason}"))
                     .unwrap_or_default();
-                write(&format!(
-                    "{} {watch}: {} {word}{reason}\n",
-                    clock_time(Timestamp::now()),
-                    Shown(path.as_ref())
-                ))?;
+                tell(&file.watch, &file.path, &format!("{}{reason}", state.0))?;
+                known.insert(file.id.to_string(), state);
             }
-            known.insert(id.clone(), state);
         }
-        first = false;
+        for result in ledger.results_after(last, NEWS.results).await? {
+            last = result.id;
+            // A failure is a state as well, which was told above.
+            if result.outcome != Outcome::Failed {
+                tell(&result.watch, &result.path, result.outcome.as_str())?;
+                known.remove(&result.file.to_string());
+            }
+        }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn tell(watch: &str, path: &Path, what: &str) -> Result<(), Error> {
+    let now = clock_time(Timestamp::now());
+    write(&format!("{now} {watch}: {} {what}\n", Shown(path)))
 }
 
 fn size() -> (u16, u16) {
