@@ -44,8 +44,8 @@ pub use lanes::{
     RunReport, Verdict,
 };
 pub use report::{
-    Counts, FileReport, Lists, Overview, ResultReport, RunEntry, RunSummary, Snapshot, Summary,
-    WatchReport,
+    Counts, FileReport, Lists, Overview, Problem, ResultReport, RunEntry, RunSummary, Snapshot,
+    Summary, WatchReport,
 };
 pub use requeue::Requeue;
 pub use state::{JobState, Outcome, RootState, Stage};

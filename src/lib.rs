@@ -17,6 +17,7 @@
 //!
 //! `ARCHITECTURE.md` says what survives a crash and where to change what.
 
+pub mod alert;
 mod attempt;
 pub mod cli;
 pub mod config;

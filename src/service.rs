@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::alert;
 use crate::config::{Config, Watch};
 use crate::control::{self, Desk};
 use crate::itwin::{self, Client, Settings};
@@ -72,6 +73,9 @@ pub enum Error {
     /// A watch failed.
     #[error(transparent)]
     Watch(#[from] watching::Error),
+    /// An alert failed.
+    #[error(transparent)]
+    Alert(#[from] alert::Error),
     /// A task ended that never should.
     #[error("the task {0:?} ended by itself")]
     Ended(String),
@@ -295,6 +299,21 @@ impl Tasks {
                     "the page cannot be served; all else goes on"
                 ),
             }
+        }
+        for alert in config.alerts.clone() {
+            let (ledger, reader) = (ledger.clone(), reader.clone());
+            let stop = self.stop.clone();
+            let name = format!("alert {}", alert.name);
+            self.spawn(name, async move {
+                Ok(alert::run(alert, ledger, reader, stop).await?)
+            });
+        }
+        if config.heartbeat.url.is_some() {
+            let (heartbeat, reader) = (config.heartbeat.clone(), reader.clone());
+            let stop = self.stop.clone();
+            self.spawn("heartbeat".to_owned(), async move {
+                Ok(alert::beat(heartbeat, reader, stop).await?)
+            });
         }
         let (ledger, keep, stop) = (ledger.clone(), config.state.keep_history, self.stop.clone());
         self.spawn("history".to_owned(), async move {

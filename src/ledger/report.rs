@@ -233,6 +233,47 @@ pub struct Summary {
     pub later: u64,
 }
 
+/// A file that failed.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The file.
+    pub file: FileId,
+    /// Its newest version.
+    pub version: i64,
+    /// The name of its watch.
+    pub watch: String,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct ProblemRow {
+    id: i64,
+    version: i64,
+    watch: String,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    reason: String,
+    hint: Option<String>,
+}
+
+impl ProblemRow {
+    fn into_problem(self) -> Problem {
+        Problem {
+            file: FileId(self.id),
+            version: self.version,
+            watch: self.watch,
+            path: join(self.dir, self.name),
+            reason: self.reason,
+            hint: self.hint,
+        }
+    }
+}
+
 impl FileReport {
     /// When the state that it is in began, as far as that is kept.
     #[must_use]
@@ -402,6 +443,61 @@ impl Ledger {
             oldest: oldest.map(timestamp),
             last_success: last_success.map(timestamp),
         })
+    }
+
+    /// Watches of the configuration, files whose failure was written down and that have not got over it, even while
+    /// they are tried again, and how many such files there are in all.
+    pub async fn problems(
+        &self,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<(Vec<WatchReport>, Vec<Problem>, u64), Error> {
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let mut watches = watches(&mut tx, now).await?;
+        watches.retain(|watch| watch.configured);
+        let rows: Vec<ProblemRow> = sqlx::query_as(
+            "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint \
+             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+             WHERE j.reported IS NOT NULL AND w.held_until < $1 ORDER BY j.failing_since, f.id LIMIT $2",
+        )
+        .bind(millis(RETIRED))
+        .bind(limit)
+        .fetch_all(&mut *tx)
+        .await
+        .during(ACTION)?;
+        let all: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+             WHERE j.reported IS NOT NULL AND w.held_until < $1",
+        )
+        .bind(millis(RETIRED))
+        .fetch_one(&mut *tx)
+        .await
+        .during(ACTION)?;
+        tx.rollback().await.during(ACTION)?;
+        let problems = rows.into_iter().map(ProblemRow::into_problem).collect();
+        Ok((watches, problems, bytes_value(all)))
+    }
+
+    /// What an alert has kept.
+    pub async fn alert_memo(&self, name: &str) -> Result<Option<String>, Error> {
+        sqlx::query_scalar("SELECT memo FROM alerts WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.pool)
+            .await
+            .during("look up what was told")
+    }
+
+    /// Keeps something for an alert.
+    pub async fn keep_alert_memo(&self, name: &str, memo: &str) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET memo = excluded.memo",
+        )
+        .bind(name)
+        .bind(memo)
+        .execute(&self.pool)
+        .await
+        .during("write down what was told")?;
+        Ok(())
     }
 
     /// One file.

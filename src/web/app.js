@@ -150,7 +150,7 @@ function showSummary() {
   if (settling) parts.push(settling + " being written");
   const done = sum("synchronized");
   const tone = failed || away ? "bad" : held ? "held" : parts.length ? "work" : "good";
-  parts.push(done === 1 ? "1 file is synchronized" : done + " files are synchronized");
+  parts.push(done === 0 ? "no file is synchronized yet" : done === 1 ? "1 file is synchronized" : done + " files are synchronized");
   $("summary").className = "summary " + tone;
   setText($("summary"), (tone === "good" ? "All well: " : "") + parts.join(", ") + ".");
   document.title = (failed ? "(" + failed + " failed) " : "") + "itwin-syncd";

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod alerts;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
