@@ -29,7 +29,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sqlx::sqlite::{
@@ -56,6 +56,12 @@ pub use watches::{FileId, WatchId, WatchSpec};
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
+
+/// Every shape that the ledger has had, one after the other.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migrations");
+
+/// A reader waits this long for a daemon that is changing the shape.
+const UPGRADE: Duration = Duration::from_secs(2);
 
 /// The ledger of one state directory. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
@@ -284,10 +290,7 @@ impl Ledger {
         if !clean {
             ledger.check_content().await?;
         }
-        match sqlx::migrate!("src/ledger/migrations")
-            .run(&ledger.pool)
-            .await
-        {
+        match MIGRATIONS.run(&ledger.pool).await {
             Ok(()) => {}
             Err(
                 sqlx::migrate::MigrateError::VersionMissing(_)
@@ -326,21 +329,31 @@ impl Ledger {
             .read_only(true)
             .busy_timeout(Duration::from_secs(5));
         let pool = connect(options).await?;
-        // The first daemon may be about to make the tables.
-        let (made, newest): (i64, i64) = sqlx::query_as(
-            "SELECT COUNT(CASE WHEN name = 'jobs' THEN 1 END), COUNT(CASE WHEN name = 'steps' THEN 1 END) \
-             FROM sqlite_master",
-        )
-        .fetch_one(&pool)
-        .await
-        .during("look for its tables")?;
-        if made == 0 {
-            return Err(missing());
-        }
-        if newest == 0 {
-            return Err(Error::Older {
-                path: dir.to_owned(),
-            });
+        // A daemon that starts may be about to make the tables, or to bring them to this version.
+        let deadline = Instant::now() + UPGRADE;
+        loop {
+            let made: i64 =
+                sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'jobs'")
+                    .fetch_one(&pool)
+                    .await
+                    .during("look for its tables")?;
+            if made == 0 {
+                return Err(missing());
+            }
+            let applied: i64 =
+                sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success")
+                    .fetch_one(&pool)
+                    .await
+                    .during("tell its version")?;
+            if bytes_value(applied) >= MIGRATIONS.iter().count() as u64 {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Older {
+                    path: dir.to_owned(),
+                });
+            }
+            tokio::time::sleep(UPGRADE / 20).await;
         }
         Ok(Self {
             pool,

@@ -83,9 +83,9 @@ pub(super) fn files(
         let fits = meaning(word, watches)?;
         let mut found = false;
         // A path that is there by just this name is meant before any glob is.
-        for exact in [true, false] {
+        for reading in [Reading::Path, Reading::GlobHere, Reading::Glob] {
             for (file, chosen) in all.iter().zip(&mut chosen) {
-                if fits.fits(file, exact) {
+                if fits.fits(file, reading) {
                     *chosen = true;
                     found = true;
                 }
@@ -129,43 +129,70 @@ pub(super) fn watches(words: &[String], watches: &[Watch]) -> Result<Vec<String>
         .collect())
 }
 
+/// A way to read a word.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// The path of a file or folder.
+    Path,
+    /// A glob, from the folder that it was written in.
+    GlobHere,
+    /// A glob on paths below any watch.
+    Glob,
+}
+
 /// What one word means.
 struct Meaning<'w> {
-    /// In this watch only, when it is a path on disk.
-    watch: Option<&'w str>,
-    path: PathBuf,
-    /// None when it cannot be a glob, as it is not text.
-    pattern: Option<Pattern>,
+    /// The watch that it lies in as a path, and where.
+    place: Option<(&'w str, PathBuf)>,
+    here: Option<Pattern>,
+    /// As it was written, unless it begins at the root of the disk.
+    bare: Option<(PathBuf, Option<Pattern>)>,
 }
 
 impl Meaning<'_> {
-    fn fits(&self, file: &FileReport, exact: bool) -> bool {
-        if self.watch.is_some_and(|watch| watch != file.watch) {
-            return false;
-        }
-        if exact {
-            return file.path.starts_with(&self.path);
-        }
-        self.pattern
+    fn fits(&self, file: &FileReport, reading: Reading) -> bool {
+        let here = self
+            .place
             .as_ref()
-            .is_some_and(|pattern| pattern.fits(&file.path))
+            .filter(|(watch, _)| *watch == file.watch);
+        let pattern = match reading {
+            Reading::Path => {
+                let bare = self.bare.as_ref().filter(|_| self.place.is_none());
+                return here.is_some_and(|(_, path)| file.path.starts_with(path))
+                    || bare.is_some_and(|(path, _)| file.path.starts_with(path));
+            }
+            Reading::GlobHere => self.here.as_ref().filter(|_| here.is_some()),
+            Reading::Glob => self.bare.as_ref().and_then(|(_, pattern)| pattern.as_ref()),
+        };
+        pattern.is_some_and(|pattern| pattern.fits(&file.path))
     }
 }
 
 fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Result<Meaning<'w>, Error> {
-    let (watch, path) = match place(word, watches) {
-        Some((watch, path)) => (Some(watch.name.as_str()), path),
-        None => (None, word.to_owned()),
+    // What is not text is no glob.
+    let pattern = |text: Option<String>| {
+        text.filter(|text| !text.is_empty() && text != "/")
+            .map(|text| Pattern::new(&text))
+            .transpose()
     };
-    let pattern = match path.to_str() {
-        None | Some("") => None,
-        // From the folder that it was written in.
-        Some(text) if watch.is_some() => Some(Pattern::new(&format!("/{text}"))?),
-        Some(text) => Some(Pattern::new(text)?),
+    let place = place(word, watches).map(|(watch, path)| (watch.name.as_str(), path));
+    let here = place
+        .as_ref()
+        .and_then(|(_, path)| path.to_str().map(|text| format!("/{text}")));
+    let bare = if word.is_absolute() {
+        None
+    } else {
+        let text = word.to_str().map(ToOwned::to_owned);
+        let pattern = match pattern(text) {
+            // `..` is no glob, but a way to a place.
+            Err(_) if place.is_some() => None,
+            pattern => pattern?,
+        };
+        Some((word.to_owned(), pattern))
     };
     Ok(Meaning {
-        watch,
-        path,
-        pattern,
+        here: pattern(here)?,
+        place,
+        bare,
     })
 }
