@@ -9,7 +9,8 @@
 //!    and confirms the upload. The outcome goes back into the ledger, where it waits for
 //! 4. a [`lane`], one per iModel: it gathers files, makes each a source file of the iModel's connection, starts one
 //!    run for all of them, follows it, and writes every file's own result into the ledger.
-//! 5. The log ([`telemetry`]) and the commands ([`cli`]) tell a person.
+//! 5. The log ([`telemetry`]), the commands ([`cli`]), the page and the metrics ([`web`]) and the alerts ([`alert`]) tell
+//!    a person, from the ledger and from what goes on at this moment ([`live`]); [`control`] does what the person wants.
 //!
 //! [`service`] starts all of it and stops it in order. Below: [`itwin`], the platform's client; `retry`, the pauses;
 //! [`config`], the configuration; [`secret`], what must not be printed. Beside it all stands the [`emulator`], a

@@ -272,3 +272,43 @@ async fn a_dry_run_shows_what_would_be_done_and_touches_nothing() {
         "{planned:?}"
     );
 }
+
+/// The keys of the object, and of all objects in it, without its files' own.
+fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            for (key, value) in object {
+                found.insert(key.clone());
+                keys(value, found);
+            }
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|value| keys(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn every_field_of_the_json_forms_is_told_of_in_the_documentation() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "house");
+    write(&folder.join("empty.ifc"), "");
+    let daemon = site.start();
+    fails(&site, "north/empty.ifc").await;
+    let told = site.run(&["status", "--json"]).await;
+    let status: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(status["version"], 1);
+    assert!(status["daemon"]["pid"].is_u64(), "{status:#}");
+    let told = site.run(&["status", "--json", "*.ifc"]).await;
+    let stories: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(stories["files"].as_array().unwrap().len(), 2, "{stories:#}");
+    daemon.stop().await;
+    let mut found = std::collections::BTreeSet::new();
+    keys(&status, &mut found);
+    keys(&stories, &mut found);
+    let documentation = include_str!("../../docs/status.md");
+    let missing: Vec<_> = found
+        .iter()
+        .filter(|key| !documentation.contains(&format!("`{key}`")))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/status.md: {missing:?}");
+}
