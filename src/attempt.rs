@@ -81,3 +81,136 @@ pub(crate) fn clock_time(at: Timestamp) -> String {
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::retry::{self, Budget};
+
+    const FILES: u32 = 1000;
+    const WORKERS: usize = 4;
+    const PER_MINUTE: usize = 500;
+    const OUTAGE: Duration = Duration::from_hours(1);
+
+    /// Jobs by their time, with the attempts so far.
+    type Queue = Mutex<BTreeSet<(Timestamp, u32, u32)>>;
+
+    struct Outage {
+        began: Instant,
+        queue: Queue,
+        budget: Budget,
+        policy: Policy,
+        requests: Mutex<Vec<Instant>>,
+        done: Mutex<Vec<Instant>>,
+    }
+
+    impl Outage {
+        fn now(&self) -> Timestamp {
+            after(Timestamp::UNIX_EPOCH, self.began.elapsed())
+        }
+
+        async fn request(&self) -> Result<(), ()> {
+            self.budget.take().await;
+            self.requests.lock().unwrap().push(Instant::now());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if self.began.elapsed() < OUTAGE {
+                Err(())
+            } else {
+                Ok(())
+            }
+        }
+
+        async fn work(&self) {
+            loop {
+                let now = self.now();
+                let claimed = {
+                    let mut queue = self.queue.lock().unwrap();
+                    let first = queue.first().copied();
+                    first.filter(|(due, ..)| *due <= now).inspect(|job| {
+                        queue.remove(job);
+                    })
+                };
+                let Some((_, job, attempts)) = claimed else {
+                    if self.done.lock().unwrap().len() == FILES as usize {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    continue;
+                };
+                if retry::in_place(|| self.request(), |()| Some(None))
+                    .await
+                    .is_ok()
+                {
+                    self.done.lock().unwrap().push(Instant::now());
+                    continue;
+                }
+                let failure = Failure {
+                    class: Class::Transient { floor: None },
+                    reason: String::new(),
+                    hint: None,
+                };
+                let history = History {
+                    attempt: attempts + 1,
+                    failing_since: Some(Timestamp::UNIX_EPOCH),
+                };
+                let days = Duration::from_hours(72);
+                let refusal = refusal(failure, history, &self.policy, days, self.now());
+                let Again::At(next) = refusal.again else {
+                    unreachable!("an hour is no reason to give up");
+                };
+                self.queue.lock().unwrap().insert((next, job, attempts + 1));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_hour_without_service_and_a_thousand_files_end_without_a_stampede() {
+        let outage = Arc::new(Outage {
+            began: Instant::now(),
+            queue: Mutex::new(
+                (0..FILES)
+                    .map(|job| (Timestamp::UNIX_EPOCH, job, 0))
+                    .collect(),
+            ),
+            budget: Budget::new(PER_MINUTE),
+            policy: Policy {
+                first: Duration::from_secs(5),
+                max: Duration::from_mins(15),
+            },
+            requests: Mutex::default(),
+            done: Mutex::default(),
+        });
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|_| {
+                let outage = Arc::clone(&outage);
+                tokio::spawn(async move { outage.work().await })
+            })
+            .collect();
+        for worker in workers {
+            worker.await.unwrap();
+        }
+        let requests = outage.requests.lock().unwrap();
+        for (first, later) in requests.iter().zip(requests.iter().skip(PER_MINUTE)) {
+            assert!(later.duration_since(*first) >= Duration::from_mins(1));
+        }
+        let last = outage.done.lock().unwrap().iter().max().copied().unwrap();
+        let recovery = last.duration_since(outage.began + OUTAGE);
+        assert!(recovery <= Duration::from_mins(25), "{recovery:?}");
+        // Each file asks a dozen times in the hour, thrice each time.
+        let during = requests
+            .iter()
+            .filter(|at| at.duration_since(outage.began) < OUTAGE);
+        let during = during.count();
+        assert!(
+            during < FILES as usize * 60,
+            "{during} requests for nothing"
+        );
+    }
+}

@@ -19,8 +19,9 @@ mod storage;
 mod synchronization;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use url::Url;
 
 use crate::retry::Budget;
@@ -64,6 +65,15 @@ pub struct Client {
     gates: Arc<Gates>,
 }
 
+/// A host that asked to be left alone for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// The host, with its port if that is not the usual one.
+    pub host: String,
+    /// No request goes there before this time.
+    pub until: Timestamp,
+}
+
 impl Client {
     /// Sets up both HTTP clients; nothing is sent yet.
     ///
@@ -81,6 +91,34 @@ impl Client {
             blobs: Arc::new(blobs),
             gates,
         })
+    }
+
+    /// The pauses that hosts have asked for and that are not over.
+    #[must_use]
+    pub fn pauses(&self) -> Vec<Pause> {
+        let now = Timestamp::now();
+        let closed = self.gates.closed().into_iter();
+        closed
+            .map(|(host, left)| Pause {
+                host,
+                until: now.checked_add(left).unwrap_or(now),
+            })
+            .collect()
+    }
+
+    /// Keeps pauses that were asked of an earlier client, such as one of a process before this one.
+    pub fn keep(&self, pauses: &[Pause]) {
+        for pause in pauses {
+            let left = pause.until.duration_since(Timestamp::now());
+            if let Ok(left) = Duration::try_from(left) {
+                self.gates.of_host(&pause.host).gate.hold(left);
+            }
+        }
+    }
+
+    /// Waits until a host asks for a pause.
+    pub async fn asked_to_pause(&self) {
+        self.gates.news().await;
     }
 
     /// Makes sure that there is a token, asking for one if need be.

@@ -17,6 +17,7 @@
 mod files;
 mod history;
 mod lanes;
+mod pauses;
 mod report;
 mod requeue;
 mod state;
@@ -38,7 +39,7 @@ use sqlx::sqlite::{
 
 use crate::filesystem;
 
-pub use files::{Fingerprint, HandedOver, Known, Ready};
+pub use files::{Fingerprint, HandedOver, Known, Occupant, Ready};
 pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,
@@ -51,7 +52,7 @@ pub use requeue::Requeue;
 pub use state::{JobState, Outcome, RootState, Stage};
 pub use story::{Story, StoryLine};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
-pub use watches::{FileId, WatchId, WatchSpec};
+pub use watches::{Braked, FileId, WatchId, WatchSpec};
 
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.
@@ -155,8 +156,11 @@ impl Error {
             Self::Missing { .. } => {
                 Some("it is made by the first `itwin-syncd run`; check state.path".to_owned())
             }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some(MAKE_ROOM.to_owned())
+            }
             Self::Io { path, .. } => Some(format!(
-                "make {} a directory that the service's user can write",
+                "let the service's user write {}, in a directory of its own",
                 path.display()
             )),
             Self::Network { .. } => Some("put state.path on a local disk".to_owned()),
@@ -171,8 +175,9 @@ impl Error {
                 Some("build with the bundled SQLite of Cargo.lock".to_owned())
             }
             Self::Damaged { .. } => None,
-            Self::Database { source, .. } => (sqlite_code(source.as_ref()) == Some(SQLITE_FULL))
-                .then(|| "make room on the disk of state.path".to_owned()),
+            Self::Database { source, .. } => {
+                (sqlite_code(source.as_ref()) == Some(SQLITE_FULL)).then(|| MAKE_ROOM.to_owned())
+            }
         }
     }
 
@@ -183,11 +188,14 @@ impl Error {
             Self::Database { source, .. } => {
                 let code = sqlite_code(source.as_ref());
                 code.is_some_and(|code| [SQLITE_CORRUPT, SQLITE_NOTADB].contains(&code))
+                    || is_nonsense(source.as_ref())
             }
             _ => false,
         }
     }
 }
+
+const MAKE_ROOM: &str = "make room on the disk of state.path";
 
 /// Result codes of SQLite: sqlite.org/rescode.html
 const SQLITE_CORRUPT: i32 = 11;
@@ -205,6 +213,14 @@ fn sqlite_code(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
+}
+
+/// Whether a row holds what this program never writes.
+fn is_nonsense(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
+    )
 }
 
 /// Moves a damaged ledger out of the way; it may still be of use to a person.
@@ -259,9 +275,14 @@ impl Ledger {
                 path: dir.to_owned(),
             });
         }
-        let (lock, clean) = lock(dir)?;
+        let (lock, left) = lock(dir)?;
         let lock = Arc::new(lock);
-        match Self::open_locked(dir, &lock, clean).await {
+        let opened = match left {
+            Left::Damaged(what) => Err(Error::Damaged { what }),
+            Left::Unfinished => Self::open_locked(dir, &lock, false).await,
+            Left::Closed => Self::open_locked(dir, &lock, true).await,
+        };
+        match opened {
             Err(error) if error.is_damage() => {
                 let moved = move_aside(dir, Timestamp::now())?;
                 let mut ledger = Self::open_locked(dir, &lock, true).await?;
@@ -269,6 +290,22 @@ impl Ledger {
                 Ok(ledger)
             }
             opened => opened,
+        }
+    }
+
+    /// After an error: leaves word for the next start when the ledger is damaged in a way that its check cannot see.
+    pub fn condemn(&self, error: &Error) {
+        if !error.is_damage() {
+            return;
+        }
+        let Some(lock) = &self.lock else { return };
+        let mut file = lock.as_ref();
+        let written = lock
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{DAMAGED}{error}"));
+        if let Err(error) = written {
+            tracing::warn!(%error, "the lock file could not be written");
         }
     }
 
@@ -433,10 +470,22 @@ async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
         .during("be opened")
 }
 
+/// Begins the lock file of a process that ended because the ledger is damaged.
+const DAMAGED: &str = "damaged: ";
+
+/// How the last process left the ledger.
+#[derive(Debug)]
+enum Left {
+    /// It emptied the lock file, as one does that ends in order.
+    Closed,
+    /// Its id is still there.
+    Unfinished,
+    /// It found it damaged.
+    Damaged(String),
+}
+
 /// Takes the exclusive lock of the state directory and leaves our process id in it for the one who comes second.
-///
-/// Also tells whether the last process emptied the file, as one does that ends in order.
-fn lock(dir: &Path) -> Result<(File, bool), Error> {
+fn lock(dir: &Path) -> Result<(File, Left), Error> {
     let path = dir.join("lock");
     let io = |source| Error::Io {
         path: path.clone(),
@@ -464,11 +513,17 @@ fn lock(dir: &Path) -> Result<(File, bool), Error> {
         }
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
-    let clean = file.metadata().map_err(io)?.len() == 0;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(io)?;
+    let left = match text.strip_prefix(DAMAGED.as_bytes()) {
+        Some(what) => Left::Damaged(String::from_utf8_lossy(what).into_owned()),
+        None if text.is_empty() => Left::Closed,
+        None => Left::Unfinished,
+    };
     file.set_len(0).map_err(io)?;
     file.rewind().map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
-    Ok((file, clean))
+    Ok((file, left))
 }
 
 /// The id that was given out last.
@@ -501,5 +556,7 @@ fn bytes_value(column: i64) -> u64 {
     u64::try_from(column).unwrap_or(0)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

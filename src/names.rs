@@ -72,6 +72,17 @@ pub(crate) fn storage_path(path: &Path) -> Result<(Vec<String>, String), Unstora
     Ok((parts, name))
 }
 
+/// The same for all paths in storage that storage may not tell apart: whether it minds case is not documented.
+pub(crate) fn place(folders: &[String], name: &str) -> [u8; 32] {
+    let folded: Vec<String> = folders
+        .iter()
+        .map(String::as_str)
+        .chain([name])
+        .map(str::to_lowercase)
+        .collect();
+    *blake3::hash(folded.join("/").as_bytes()).as_bytes()
+}
+
 /// Shows a path in quotes on one line, with odd bytes and control characters escaped.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shown<'a>(pub(crate) &'a Path);
@@ -85,6 +96,24 @@ impl fmt::Display for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_shared_by_paths_that_differ_in_case_or_composition_only() {
+        let of = |path: &str| {
+            let (folders, name) = storage_path(Path::new(path)).unwrap();
+            place(&folders, &name)
+        };
+        for (one, other, same) in [
+            ("a/b.ifc", "A/B.IFC", true),
+            ("Brücke.ifc", "Bru\u{308}cke.ifc", true),
+            ("BRÜCKE/x.ifc", "bru\u{308}cke/x.ifc", true),
+            ("a/b.ifc", "ab.ifc", false),
+            ("a/b.ifc", "b.ifc", false),
+            ("e.ifc", "é.ifc", false),
+        ] {
+            assert_eq!(of(one) == of(other), same, "{one} {other}");
+        }
+    }
 
     #[test]
     fn ordinary_names_are_stored_as_they_are() {

@@ -5,12 +5,13 @@
 //! other is the job's next attempt, which the ledger keeps.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Tries in place, the first one included.
@@ -116,14 +117,33 @@ where
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     opens: Mutex<Option<Instant>>,
+    /// Told of every pause that is asked for.
+    news: Arc<Notify>,
 }
 
 impl Gate {
+    /// A gate that is open; `news` is told of every pause.
+    pub(crate) fn new(news: Arc<Notify>) -> Self {
+        Self {
+            opens: Mutex::default(),
+            news,
+        }
+    }
+
+    /// How long it stays closed.
+    pub(crate) fn left(&self) -> Duration {
+        self.lock()
+            .map(|opens| opens.saturating_duration_since(Instant::now()))
+            .unwrap_or_default()
+    }
+
     /// Closes the gate for `pause` from now, unless it is closed for longer already.
     pub(crate) fn hold(&self, pause: Duration) {
         let opens = Instant::now() + pause.min(FLOOR_MAX);
         let mut guard = self.lock();
         *guard = Some(guard.map_or(opens, |before| before.max(opens)));
+        drop(guard);
+        self.news.notify_one();
     }
 
     /// Waits until the gate is open, if that is soon.
@@ -132,10 +152,7 @@ impl Gate {
     /// How long it stays closed, when that is too long to wait here.
     pub(crate) async fn pass(&self) -> Result<(), Duration> {
         loop {
-            let opens = *self.lock();
-            let left = opens
-                .map(|opens| opens.saturating_duration_since(Instant::now()))
-                .unwrap_or_default();
+            let left = self.left();
             if left.is_zero() {
                 return Ok(());
             }

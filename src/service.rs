@@ -4,6 +4,7 @@
 //! ledger knows where everything was. On the stop signal no new work is taken; uploads in hand may finish within the
 //! grace period; what is left goes on at the next start.
 
+mod pauses;
 pub mod signals;
 
 use std::collections::{BTreeSet, HashMap};
@@ -84,6 +85,21 @@ pub enum Error {
     Panicked(String),
 }
 
+impl Error {
+    /// What the reader can do about it, when there is something specific.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        self.of_ledger().and_then(ledger::Error::hint)
+    }
+
+    fn of_ledger(&self) -> Option<&ledger::Error> {
+        match self {
+            Self::Ledger(error) | Self::Watch(watching::Error::Ledger(error)) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl Pass {
     /// Whether everything that was found is where it belongs.
     #[must_use]
@@ -108,6 +124,7 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
         );
     }
     let client = client(&config).map_err(Error::Client)?;
+    pauses::resume(&client, &ledger).await?;
     let live = Live::new();
     let mut tasks = Tasks::start(&config, &ledger, &client, &live).await?;
     tasks
@@ -126,6 +143,11 @@ pub async fn run(config: Config, until: Until, stop: CancellationToken) -> Resul
     tell_systemd(&[NotifyState::Stopping]);
     let unreachable = tasks.unreachable();
     tasks.stop(config.shutdown_grace).await;
+    if let Err(error) = &ended
+        && let Some(error) = error.of_ledger()
+    {
+        ledger.condemn(error);
+    }
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(Timestamp::now()).await?;
     ended?;
@@ -232,6 +254,8 @@ impl Tasks {
             "uploads".to_owned(),
             async move { Ok(uploads.run(stop).await?) },
         );
+        let pauses = pauses::record(client.clone(), ledger.clone(), tasks.stop.clone());
+        tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
         for (id, watch) in watches {
             let (progress, seen) = watch::channel(Progress::default());
             tasks.roots.push((watch.name.clone(), seen));

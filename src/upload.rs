@@ -195,6 +195,12 @@ impl Shared {
             End::Vanished => {
                 info!(watch = %watch.name, %path, "the file is gone; nothing to upload");
             }
+            End::Adopted { braked } => {
+                info!(watch = %watch.name, %path, "storage has the file already, with other content; updating it");
+                if let Some(braked) = braked {
+                    braked.tell(&watch.name);
+                }
+            }
             End::Refused(refusal) => report(&watch.name, &job, &refusal),
         }
         self.lanes.send_modify(|_asked| ());

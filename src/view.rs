@@ -368,9 +368,9 @@ pub(crate) fn word(file: &FileReport) -> &'static str {
 pub(crate) fn root_word(root: RootState) -> &'static str {
     match root {
         RootState::Ok => "ok",
-        RootState::Polled => "ok, polled",
-        RootState::Degraded => "only partly watched",
-        RootState::Unavailable => "NOT REACHABLE",
+        RootState::Polled => "polled",
+        RootState::Degraded => "degraded",
+        RootState::Unavailable => "unavailable",
     }
 }
 

@@ -96,6 +96,14 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A thread that touches the share ended, which it never should.
+    #[error("the thread {thread:?} of watch {watch:?} ended by itself")]
+    Ended {
+        /// The watch.
+        watch: String,
+        /// Which of its threads.
+        thread: &'static str,
+    },
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),

@@ -65,13 +65,9 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
         }
         Ok(_) => EXIT_GOOD,
         Err(failed) => {
-            let hint = match failed {
-                service::Error::Ledger(error) => error.hint(),
-                _ => None,
-            };
             error!(
                 error = chain(failed),
-                hint = hint.unwrap_or_default(),
+                hint = failed.hint().unwrap_or_default(),
                 "the service ended"
             );
             EXIT_FAILED

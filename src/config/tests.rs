@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use proptest::prelude::*;
+
 use super::sections::KEYS;
 use super::*;
 
@@ -795,4 +797,35 @@ fn ledger_and_log_stay_out_of_watched_folders() {
         }),
         "$/config.toml line 10, watch \"one\", path: \"$/c/in\" lies in the folder of the ledger, state.path \"$/c\"\n  hint: write a state.path that holds nothing else"
     );
+}
+
+/// Pieces that a hurried hand, a wrong editor or a broken disk puts into a file.
+fn piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[\\PC\n\t]{0,12}",
+        Just("[[watch]]\n".to_owned()),
+        Just("\"\"\"".to_owned()),
+        Just("= 99999999999999999999999".to_owned()),
+        Just("\"5 fortnights\"".to_owned()),
+        Just("[itwin]".to_owned()),
+        Just("\u{0}".to_owned()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_configuration_panic_and_every_refusal_has_words(
+        edits in proptest::collection::vec((0..EXAMPLE.len(), 0..40_usize, piece()), 1..6),
+    ) {
+        let mut text: Vec<char> = EXAMPLE.replace("# ", "").chars().collect();
+        for (at, cut, piece) in edits {
+            let at = at.min(text.len());
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, piece.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(mistakes) = Config::parse(&text, "config.toml", &Environment::default()) {
+            prop_assert!(!mistakes.to_string().trim().is_empty());
+        }
+    }
 }

@@ -38,7 +38,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("use sudo, or become a member of the service's group".to_owned())
+                Some("use sudo, or be the user that the daemon runs as".to_owned())
             }
             Self::Socket { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
                 Some("look into its log".to_owned())

@@ -160,6 +160,10 @@ impl Client {
         let answer = tokio::time::timeout(ANSWER, request)
             .await
             .map_err(|_| stalled())?;
+        self.blobs
+            .gates
+            .of(&url.0)
+            .count(answer.as_ref().ok().map(reqwest::Response::status));
         let answer = answer.map_err(|error| failed(&error))?;
         if !answer.status().is_success() {
             return Err(unreachable(format!("status {}", answer.status())));

@@ -175,12 +175,14 @@ impl Error {
         }
     }
 
-    /// Whether the thing that was asked for is not there; not so when the address itself is unknown.
+    /// Whether the thing that was asked for is not there. The platform says so by a code; a 404 without one comes from
+    /// something on the way, and one for an unknown address says nothing either.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.answer().is_some_and(|answer| {
             answer.status == 404
                 && answer.from != From::Blob
+                && answer.code.is_some()
                 && !answer.has_code(&["ResourceNotFound"])
         })
     }
@@ -274,15 +276,17 @@ pub(super) fn harmless(text: &str, secret: &str) -> String {
         text.replace(secret, "[redacted]")
     };
     let mut shown = String::new();
+    let mut follows_a_name = false;
     for word in text.split_whitespace() {
         if !shown.is_empty() {
             shown.push(' ');
         }
         let lower = word.to_ascii_lowercase();
-        let secret = ["sig=", "eyj", "secret=", "token="]
-            .iter()
-            .any(|mark| lower.contains(mark));
+        let has = |marks: &[&str]| marks.iter().any(|mark| lower.contains(mark));
+        let names_one = has(&["_token", "_secret"]);
+        let secret = follows_a_name || names_one || has(&["sig=", "eyj", "secret=", "token="]);
         shown.push_str(if secret { "[redacted]" } else { word });
+        follows_a_name = names_one;
     }
     if shown.chars().count() > TEXT_MAX {
         shown = shown.chars().take(TEXT_MAX).chain(['…']).collect();

@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Notify;
 use url::Url;
 
 use super::auth::Tokens;
@@ -39,25 +40,53 @@ const PAGES_MAX: usize = 10_000;
 
 /// The pauses that hosts asked for, and how they answered.
 #[derive(Debug, Default)]
-pub(super) struct Gates(Mutex<HashMap<String, Arc<Host>>>);
+pub(super) struct Gates {
+    by_host: Mutex<HashMap<String, Arc<Host>>>,
+    news: Arc<Notify>,
+}
 
 /// One host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Host {
-    gate: Gate,
+    pub(super) gate: Gate,
     /// Requests by the status of their answers; None for those without an answer.
     answers: Mutex<BTreeMap<Option<u16>, u64>>,
 }
 
 impl Gates {
     pub(super) fn of(&self, url: &Url) -> Arc<Host> {
-        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(hosts.entry(url.authority().to_owned()).or_default())
+        self.of_host(url.authority())
+    }
+
+    pub(super) fn of_host(&self, host: &str) -> Arc<Host> {
+        let mut hosts = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts.entry(host.to_owned()).or_insert_with(|| {
+            Arc::new(Host {
+                gate: Gate::new(Arc::clone(&self.news)),
+                answers: Mutex::default(),
+            })
+        });
+        Arc::clone(host)
+    }
+
+    /// Hosts that are to be left alone, and for how long.
+    pub(super) fn closed(&self) -> Vec<(String, Duration)> {
+        let hosts = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts
+            .iter()
+            .map(|(name, host)| (name.clone(), host.gate.left()))
+            .filter(|(_, left)| !left.is_zero())
+            .collect()
+    }
+
+    /// Waits until a host asks for a pause.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// Requests so far, by host and status.
     pub(super) fn traffic(&self) -> Vec<(String, Option<u16>, u64)> {
-        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
         for (host, counted) in hosts.iter() {
             let answers = counted
@@ -76,7 +105,7 @@ impl Gates {
 }
 
 impl Host {
-    fn count(&self, status: Option<StatusCode>) {
+    pub(super) fn count(&self, status: Option<StatusCode>) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         *answers
             .entry(status.map(|status| status.as_u16()))
@@ -197,7 +226,8 @@ impl Reply {
     }
 
     pub(super) fn unreadable(&self, what: &str) -> Error {
-        let what = what.to_owned();
+        // A parser quotes what it stumbled over.
+        let what = harmless(what, "");
         Error::new(
             self.operation,
             Kind::Unreadable {
@@ -307,7 +337,7 @@ impl Api {
         let answer = Answer {
             from: call.about,
             status: reply.status.as_u16(),
-            code,
+            code: code.map(|code| harmless(&code, "")),
             message: harmless(message, self.tokens.secret()),
             request_id: text_header(&reply.headers, "x-correlation-id").map(|id| harmless(id, "")),
             floor: hold(&self.host, reply.status, &reply.headers),

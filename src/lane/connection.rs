@@ -18,6 +18,10 @@ use crate::retry::Class;
 /// Source files that were found or made: file, source file id, connector type.
 type Mappings = Vec<(FileId, String, String)>;
 
+/// Source files of an iModel, over all its connections.
+/// Source: bentleysystems.service-now.com, article KB0098316
+const SOURCE_FILES_MAX: usize = 250;
+
 impl Lane {
     /// Readies the connection for a run with `files`, and returns the platform's id of it.
     ///
@@ -272,6 +276,13 @@ impl Lane {
                 "remove it there, or write connection = {other:?} in the watch"
             ));
         }
+        if error.status() == Some(422) && self.is_full().await? {
+            failure.class = Class::RefusedForAll;
+            failure.hint = Some(format!(
+                "an iModel takes {SOURCE_FILES_MAX} source files: remove some there, exclude this one, or list it in \
+                 upload_only if others only refer to it"
+            ));
+        }
         let history = History {
             attempt: file.attempts.saturating_add(1),
             failing_since: file.failing_since,
@@ -285,6 +296,15 @@ impl Lane {
         );
         refused.push((file.clone(), refusal));
         Ok(())
+    }
+
+    /// Whether the connections of our iModel hold as many source files as the platform takes.
+    async fn is_full(&self) -> Result<bool, itwin::Error> {
+        let mut held = 0;
+        for connection in self.client.connections(&self.imodel_id).await? {
+            held += self.client.source_files(&connection.id).await?.len();
+        }
+        Ok(held >= SOURCE_FILES_MAX)
     }
 
     /// The name of the connection of our iModel that holds a storage file.

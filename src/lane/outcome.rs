@@ -134,3 +134,161 @@ fn hint(task: Option<&RunTask>) -> Option<String> {
         (None, None) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ledger::FileId;
+
+    /// What becomes of the file `f`, which has been in `run_attempts` runs before.
+    fn judge(run: &Value, run_attempts: u32) -> Verdict {
+        let run: Run = serde_json::from_value(run.clone()).unwrap();
+        let file = BatchFile {
+            file: FileId::default(),
+            watch: "north".to_owned(),
+            path: "a.dgn".into(),
+            storage_file_id: "f".to_owned(),
+            connector: "MSTN".to_owned(),
+            mapped: None,
+            run_attempts,
+            attempts: 0,
+            failing_since: None,
+        };
+        let policy = Policy {
+            first: std::time::Duration::from_secs(5),
+            max: std::time::Duration::from_secs(900),
+        };
+        verdict(&run, &file, &policy, Timestamp::UNIX_EPOCH)
+    }
+
+    fn run(result: &str, tasks: &Value) -> Value {
+        json!({ "id": "r", "state": "Completed", "result": result, "jobs": [{ "tasks": tasks }] })
+    }
+
+    fn word(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Synchronized => "good",
+            Verdict::Refused(refusal) => match refusal.again {
+                Again::At(_) => "again",
+                Again::Never => "failed",
+                Again::BusyUntil(_) | Again::FailedUntil(_) => "waits",
+            },
+        }
+    }
+
+    #[test]
+    fn completed_is_not_success_and_the_files_own_tasks_decide() {
+        let task = |result: &str| json!([{ "storageFileId": "f", "result": result }]);
+        let other = json!([{ "storageFileId": "other", "result": "Error" }]);
+        let good_with_error =
+            json!([{ "storageFileId": "f", "result": "Success", "error": { "errorCode": "x" } }]);
+        let two = json!([{ "storageFileId": "f", "result": "Success" }, { "storageFileId": "f", "result": "Error" }]);
+        let users =
+            json!([{ "storageFileId": "f", "result": "Error", "error": { "canUserFix": true } }]);
+        for (what, run, expected) in [
+            (
+                "success",
+                run("Success", &task("Success")),
+                ["good", "good", "good"],
+            ),
+            (
+                "success without a task",
+                run("Success", &json!([])),
+                ["good"; 3],
+            ),
+            (
+                "an error beside a success",
+                run("Success", &good_with_error),
+                ["good"; 3],
+            ),
+            (
+                "the other file's error",
+                run("PartialSuccess", &other),
+                ["again", "again", "failed"],
+            ),
+            (
+                "good among bad ones",
+                run("PartialSuccess", &task("Success")),
+                ["good"; 3],
+            ),
+            (
+                "a good task in a bad run",
+                run("Error", &task("success")),
+                ["good"; 3],
+            ),
+            (
+                "the worst of two tasks",
+                run("PartialSuccess", &two),
+                ["again", "again", "failed"],
+            ),
+            (
+                "error",
+                run("Error", &task("Error")),
+                ["again", "again", "failed"],
+            ),
+            (
+                "an error that the user must mend",
+                run("Error", &users),
+                ["failed"; 3],
+            ),
+            (
+                "partial",
+                run("PartialSuccess", &task("PartialSuccess")),
+                ["failed"; 3],
+            ),
+            ("skipped", run("Success", &task("Skipped")), ["failed"; 3]),
+            (
+                "cancelled",
+                run("Cancelled", &task("Cancelled")),
+                ["again", "failed", "failed"],
+            ),
+            (
+                "timed out",
+                run("TimedOut", &task("TimedOut")),
+                ["again", "failed", "failed"],
+            ),
+            (
+                "a word of tomorrow",
+                run("Success", &task("Postponed")),
+                ["failed"; 3],
+            ),
+            (
+                "all of it failed",
+                run("Error", &json!([])),
+                ["again", "again", "failed"],
+            ),
+            (
+                "all of it timed out",
+                run("TimedOut", &json!([])),
+                ["again", "failed", "failed"],
+            ),
+            (
+                "no word at all",
+                run("", &json!([])),
+                ["again", "again", "failed"],
+            ),
+        ] {
+            let words: Vec<_> = (0..3)
+                .map(|attempts| word(&judge(&run, attempts)))
+                .collect();
+            assert_eq!(words, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_reason_names_file_connector_run_and_the_connectors_words() {
+        let tasks = json!([{ "storageFileId": "f", "result": "Error", "error": {
+            "errorCode": "E7", "description": "the drawing is damaged", "kbArticleLink": "https://kb.example/7" } }]);
+        let Verdict::Refused(refusal) = judge(&run("Error", &tasks), 9) else {
+            unreachable!("an error is no success");
+        };
+        for part in ["a.dgn", "MSTN", "run r", "E7", "the drawing is damaged"] {
+            assert!(refusal.reason.contains(part), "{}", refusal.reason);
+        }
+        assert_eq!(refusal.hint.as_deref(), Some("see https://kb.example/7"));
+    }
+}

@@ -9,9 +9,11 @@ use sqlx::{Sqlite, Transaction};
 
 use super::state::on_new_version;
 use super::story::{Step, note};
-use super::watches::brake;
+use super::uploads::forget_storage_file;
+use super::watches::{Braked, brake};
 use super::{
-    During as _, Error, JobState, Ledger, WatchId, bytes_column, bytes_value, millis, new_id,
+    During as _, Error, FileId, JobState, Ledger, UploadJob, WatchId, bytes_column, bytes_value,
+    millis, new_id,
 };
 
 /// What tells two states of a file apart without reading it. Compared with `!=` only: times may go backwards.
@@ -138,6 +140,105 @@ impl Ledger {
         tx.commit().await.during(ACTION)?;
         Ok(HandedOver { changed, braked })
     }
+
+    /// Takes the place in storage that belongs to a file, unless another file has it.
+    ///
+    /// `place` is the same for all paths that storage may not tell apart.
+    pub async fn take_place(
+        &self,
+        job: &UploadJob,
+        place: &[u8; 32],
+    ) -> Result<Option<Occupant>, Error> {
+        const ACTION: &str = "take a place in storage";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let other: Option<(i64, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+            "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 AND id <> $3",
+        )
+        .bind(job.watch.0)
+        .bind(&place[..])
+        .bind(job.file.0)
+        .fetch_optional(&mut *tx)
+        .await
+        .during(ACTION)?;
+        if let Some((id, dir, name)) = other {
+            return Ok(Some(Occupant {
+                file: FileId(id),
+                path: join(dir, name),
+            }));
+        }
+        sqlx::query("UPDATE files SET place = $2 WHERE id = $1")
+            .bind(job.file.0)
+            .bind(&place[..])
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        tx.commit().await.during(ACTION)?;
+        Ok(None)
+    }
+
+    /// Gives a job's file what belongs to a file that is gone from its folder: the place, the storage file and the
+    /// source file. False: there is still a job for that file.
+    pub async fn inherit(&self, job: &mut UploadJob, gone: &Occupant) -> Result<bool, Error> {
+        const ACTION: &str = "let a file take the place of another one";
+        type Row = (
+            Option<Vec<u8>>,
+            Option<String>,
+            Option<i64>,
+            Option<String>,
+            Option<String>,
+        );
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let at_work: Option<i64> = sqlx::query_scalar("SELECT 1 FROM jobs WHERE file_id = $1")
+            .bind(gone.file.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .during(ACTION)?;
+        if at_work.is_some() {
+            return Ok(false);
+        }
+        let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
+            sqlx::query_as(
+                "SELECT place, storage_file_id, connection_id, source_file_id, mapped_connector \
+                 FROM files WHERE id = $1",
+            )
+            .bind(gone.file.0)
+            .fetch_one(&mut *tx)
+            .await
+            .during(ACTION)?;
+        forget_storage_file(&mut tx, gone.file.0)
+            .await
+            .during(ACTION)?;
+        sqlx::query("UPDATE files SET place = NULL, size = -1 WHERE id = $1")
+            .bind(gone.file.0)
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, source_file_id = $5, \
+             mapped_connector = $6 WHERE id = $1",
+        )
+        .bind(job.file.0)
+        .bind(place)
+        .bind(&storage_file_id)
+        .bind(connection_id)
+        .bind(source_file_id)
+        .bind(mapped_connector)
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
+        tx.commit().await.during(ACTION)?;
+        job.storage_file_id = storage_file_id;
+        Ok(true)
+    }
+}
+
+/// The file that has a place in storage which another one asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occupant {
+    /// The file.
+    pub file: FileId,
+    /// Its path relative to the root.
+    pub path: PathBuf,
 }
 
 /// What came of handing files over.
@@ -146,7 +247,7 @@ pub struct HandedOver {
     /// Files that were new or changed.
     pub changed: usize,
     /// The watch is held from now on, because of so many files that storage knows.
-    pub braked: Option<u64>,
+    pub braked: Option<Braked>,
 }
 
 async fn hand_over_one(
@@ -182,10 +283,10 @@ async fn hand_over_one(
             .bind(print.mtime_ns)
             .bind(print.ctime_ns)
             .bind(&file.connector)
-            .bind(version + 1)
+            .bind(version.saturating_add(1))
             .execute(&mut **tx)
             .await?;
-            (id, version + 1)
+            (id, version.saturating_add(1))
         }
         None => {
             let id = new_id(now);

@@ -671,7 +671,7 @@ async fn conclude(
         path: join(row.dir, row.name),
         connector: row.connector.unwrap_or_default(),
         bytes: bytes_value(row.stored_size.unwrap_or(0)),
-        millis: bytes_value(millis(now) - row.enqueued_at),
+        millis: bytes_value(millis(now).saturating_sub(row.enqueued_at)),
         verdict: outcome.verdict.clone(),
     }))
 }

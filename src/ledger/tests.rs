@@ -672,6 +672,184 @@ async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
     ));
 }
 
+#[tokio::test]
+async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
+    let all = sqlx::migrate!("src/ledger/migrations");
+    for versions in 1..all.migrations.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(dir.path().join("ledger.db"))
+            .create_if_missing(true);
+        let pool = connect(options).await.unwrap();
+        let mut older = sqlx::migrate!("src/ledger/migrations");
+        older.migrations.to_mut().truncate(versions);
+        older.run(&pool).await.unwrap();
+        for row in [
+            "INSERT INTO connections (id, imodel_id, name) VALUES (1, 'imodel', 'itwin-syncd')",
+            "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES (2, 'north', 'imodel', '', 1)",
+            "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, connector, version) \
+             VALUES (3, 2, x'', x'612e64676e', 10, 7, 7, 'MSTN', 4)",
+            "INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES (3, 'uploading', 4, 5, 5)",
+        ] {
+            sqlx::query(row).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+        let ledger = Ledger::open(dir.path()).await.unwrap();
+        let watch = ledger
+            .register_watches(&[spec("north")], at(0))
+            .await
+            .unwrap()[0]
+            .0;
+        let f = Fixture { dir, ledger, watch };
+        let job = f.claim(1).await.unwrap();
+        assert_eq!((job.path.to_str(), job.version), (Some("a.dgn"), 4));
+        f.store(&job, 1, 2).await;
+        let run = f.begin_run(3).await;
+        assert_eq!(f.finish_run(run, Verdict::Synchronized, 4).await.len(), 1);
+    }
+}
+
+/// Calls what reads rows, and counts the refusals.
+async fn read_everything(f: &Fixture) -> u32 {
+    fn note<T>(refused: &mut u32, result: Result<T, Error>) -> Option<T> {
+        *refused += u32::from(result.is_err());
+        result.ok()
+    }
+    let mut refused = 0;
+    let (now, ledger) = (at(100_000), &f.ledger);
+    note(&mut refused, ledger.snapshot(now).await);
+    note(&mut refused, ledger.summary(now).await);
+    note(&mut refused, ledger.results_since(at(0)).await);
+    note(&mut refused, ledger.known_in(f.watch, Path::new("")).await);
+    let changed = [ready("a.dgn", 77)];
+    note(&mut refused, ledger.hand_over(f.watch, &changed, now).await);
+    note(&mut refused, ledger.next_upload_due(now).await);
+    while let Some(Some(job)) = note(&mut refused, ledger.claim_upload(now).await) {
+        let again = refusal(Again::Never);
+        note(&mut refused, ledger.put_off(&job, &again, now).await);
+    }
+    note(&mut refused, ledger.imodel("imodel").await);
+    note(&mut refused, ledger.backlog("imodel", now).await);
+    if let Some(Some(open)) = note(&mut refused, ledger.open_run("imodel").await) {
+        let files = note(&mut refused, ledger.run_files(open.id).await).unwrap_or_default();
+        let outcomes: Vec<_> = files
+            .iter()
+            .map(|file| FileOutcome {
+                file: file.file,
+                verdict: Verdict::Synchronized,
+            })
+            .collect();
+        let end = ledger.finish_run(open.id, "Completed", "Success", &outcomes, now);
+        note(&mut refused, end.await);
+    }
+    let connections = note(&mut refused, ledger.connections("imodel").await);
+    for connection in connections.unwrap_or_default() {
+        note(&mut refused, ledger.batch(connection.id, now).await);
+        note(&mut refused, ledger.begin_run(connection.id, now).await);
+    }
+    refused
+}
+
+#[tokio::test]
+async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
+    const TABLES: [&str; 7] = [
+        "connections",
+        "watches",
+        "imodels",
+        "folders",
+        "runs",
+        "files",
+        "jobs",
+    ];
+    let nonsense = [
+        "NULL",
+        "-1",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "1.5e300",
+        "'napping'",
+        "x'ff00'",
+        "''",
+    ];
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    f.hand_over("b.dgn", 1, 0).await;
+    let job = f.claim(1).await.unwrap();
+    f.store(&job, 1, 2).await;
+    f.begin_run(3).await;
+    let Fixture { dir, ledger, watch } = f;
+    let mut columns = Vec::new();
+    for table in TABLES {
+        let named: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
+            .bind(table)
+            .fetch_all(&ledger.pool)
+            .await
+            .unwrap();
+        columns.extend(named.into_iter().map(|column| (table, column)));
+    }
+    ledger.close().await;
+    let mut refused = 0;
+    for (table, column) in columns {
+        for value in nonsense {
+            let copy = tempfile::tempdir().unwrap();
+            let file = copy.path().join("ledger.db");
+            std::fs::copy(dir.path().join("ledger.db"), &file).unwrap();
+            let options = SqliteConnectOptions::new()
+                .filename(&file)
+                .synchronous(SqliteSynchronous::Off)
+                .foreign_keys(false);
+            let ledger = Ledger {
+                pool: connect(options).await.unwrap(),
+                lock: None,
+                moved_aside: None,
+            };
+            let sql = format!("UPDATE {table} SET {column} = {value}");
+            // Some values break a constraint: those cannot be there.
+            drop(
+                sqlx::query(sqlx::AssertSqlSafe(sql))
+                    .execute(&ledger.pool)
+                    .await,
+            );
+            let f = Fixture {
+                dir: copy,
+                ledger,
+                watch,
+            };
+            refused += read_everything(&f).await;
+        }
+    }
+    assert!(
+        refused > 100,
+        "the nonsense was noticed {refused} times only"
+    );
+}
+
+#[tokio::test]
+async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    sqlx::query("UPDATE jobs SET stage = 'napping'")
+        .execute(&f.ledger.pool)
+        .await
+        .unwrap();
+    let error = f.ledger.claim_upload(at(1)).await.unwrap_err();
+    f.ledger.condemn(&error);
+    let Fixture { dir, ledger, .. } = f;
+    drop(ledger);
+    let next = Ledger::open(dir.path()).await.unwrap();
+    let (path, what) = next.moved_aside().unwrap();
+    assert!(path.join("ledger.db").exists());
+    assert!(what.contains("claim a job"), "{what}");
+    next.close().await;
+    assert!(
+        Ledger::open(dir.path())
+            .await
+            .unwrap()
+            .moved_aside()
+            .is_none()
+    );
+}
+
 #[test]
 fn ids_rise_even_if_the_clock_does_not() {
     let first = new_id(at(100));

@@ -8,6 +8,7 @@ use sqlx::{Sqlite, Transaction};
 use super::files::{fingerprint, join};
 use super::state::{AfterUpload, after_upload};
 use super::story::{Step, note};
+use super::watches::{Braked, brake};
 use super::{
     During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column,
     bytes_value, millis, new_id, timestamp,
@@ -237,6 +238,34 @@ impl Ledger {
             .await
             .during(ACTION)?;
         tx.commit().await.during(ACTION)
+    }
+
+    /// Takes over a storage file that was there before and holds other content than the local file. The job waits for
+    /// its turn behind all that are due now.
+    pub async fn adopt(
+        &self,
+        job: &UploadJob,
+        storage_file_id: &str,
+        now: Timestamp,
+    ) -> Result<Option<Braked>, Error> {
+        const ACTION: &str = "adopt a storage file";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        // A version before the first: storage has something, and nobody knows what.
+        sqlx::query("UPDATE files SET storage_file_id = $2, stored_version = 0 WHERE id = $1")
+            .bind(job.file.0)
+            .bind(storage_file_id)
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        sqlx::query("UPDATE jobs SET state = 'due', due_at = $2 WHERE file_id = $1")
+            .bind(job.file.0)
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        let braked = brake(&mut tx, job.watch.0).await.during(ACTION)?;
+        tx.commit().await.during(ACTION)?;
+        Ok(braked)
     }
 
     /// Whether another file of ours owns this storage file already.

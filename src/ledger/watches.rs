@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
+use tracing::error;
 
 use super::{During as _, Error, Ledger, RootState, bytes_column, millis, new_id};
 
@@ -20,6 +21,7 @@ pub struct WatchId(pub(super) i64);
 
 /// The ledger's id of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(test, derive(Default))]
 pub struct FileId(pub(super) i64);
 
 impl std::fmt::Display for FileId {
@@ -246,11 +248,30 @@ async fn set_brake(
     Ok(())
 }
 
-/// Holds a watch when more of its files than its limit are due that storage knows. Returns how many, if it does.
+/// A watch is held from now on, because so many files are due at once that storage knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Braked {
+    files: u64,
+}
+
+impl Braked {
+    /// Tells a person, who has to decide.
+    pub fn tell(self, watch: &str) {
+        let files = self.files;
+        error!(
+            watch,
+            files,
+            hint = "look at some of them; if that is right, let it go on with `itwin-syncd resume`",
+            "so many files that storage has already are to be uploaded anew at once; the watch is held"
+        );
+    }
+}
+
+/// Holds a watch when more of its files than its limit are due that storage knows.
 pub(super) async fn brake(
     tx: &mut Transaction<'_, Sqlite>,
     id: i64,
-) -> Result<Option<u64>, sqlx::Error> {
+) -> Result<Option<Braked>, sqlx::Error> {
     let (limit, agreed, braked, due): (i64, i64, i64, i64) = sqlx::query_as(
         "SELECT w.brake, w.agreed, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
             WHERE f.watch_id = w.id AND j.state = 'due' AND f.stored_version IS NOT NULL) \
@@ -280,7 +301,7 @@ pub(super) async fn brake(
         .bind(brake_reason(files))
         .execute(&mut **tx)
         .await?;
-    Ok((braked == 0).then_some(files))
+    Ok((braked == 0).then_some(Braked { files }))
 }
 
 /// What status says of a paused watch.

@@ -1,5 +1,6 @@
 //! The steps that bring one version of one file to storage, in their order, each with its checkpoint.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,15 +23,25 @@ const LISTED_AFTER: Duration = Duration::from_secs(10);
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum End {
-    Stored { bytes: u64, result: UploadResult },
+    Stored {
+        bytes: u64,
+        result: UploadResult,
+    },
     Unchanged(UploadResult),
     Vanished,
+    /// Storage has a file of this name with other content, which is updated when all others were compared.
+    Adopted {
+        braked: Option<ledger::Braked>,
+    },
     Refused(Refusal),
 }
 
 /// Where an upload goes.
 enum Target {
     Upload(UploadLinks),
+    /// To this storage file, which was there before and holds something else; but first all other files are compared,
+    /// so that the brake sees how many of them differ.
+    LaterOf(String),
     /// Nowhere: storage holds the content already.
     Held(StoredContent),
 }
@@ -64,6 +75,13 @@ pub(super) enum Trouble {
     SizeDiffers { sent: u64, stored: u64 },
     #[error("storage received other bytes than were sent (MD5 differs)")]
     Corrupted,
+    #[error("storage may not tell its name from that of {}", Shown(other))]
+    Twin { other: PathBuf },
+    #[error(
+        "what storage has under its name still belongs to {}, which is gone",
+        Shown(other)
+    )]
+    Predecessor { other: PathBuf },
     #[error("somebody has locked the file in iTwin Storage")]
     Locked,
     #[error("storage did not complete the upload, which starts over")]
@@ -113,11 +131,13 @@ impl Shared {
             Trouble::Source(source::Error::Hangs) => Class::Transient {
                 floor: Some(watch.poll_interval),
             },
-            Trouble::Source(_) | Trouble::NotSettled => Class::Busy,
+            Trouble::Source(_) | Trouble::NotSettled | Trouble::Predecessor { .. } => Class::Busy,
             Trouble::Name(_) | Trouble::Empty | Trouble::TooLarge { .. } => {
                 Class::RefusedForContent
             }
-            Trouble::SharedFolder { .. } | Trouble::Locked => Class::RefusedForAll,
+            Trouble::SharedFolder { .. } | Trouble::Twin { .. } | Trouble::Locked => {
+                Class::RefusedForAll
+            }
             Trouble::CreateUnknown { until } => Class::Transient {
                 floor: Some(until.duration_since(now).unsigned_abs()),
             },
@@ -136,6 +156,7 @@ impl Shared {
             Trouble::SharedFolder { .. } => {
                 Some("give each of the two watches its own storage_folder".to_owned())
             }
+            Trouble::Twin { .. } => Some("rename one of the two".to_owned()),
             Trouble::Locked => Some("unlock it there".to_owned()),
             _ => None,
         };
@@ -183,9 +204,17 @@ impl Shared {
                 self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
             ));
         }
+        if job.storage_file_id.is_none() {
+            self.take_place(watch, &mut job, &names::place(&below, &name))
+                .await?;
+        }
         let place = self.folders.place(watch, &below).await?;
         let links = match self.links(&mut job, &place, &name, &source).await? {
             Target::Upload(links) => links,
+            Target::LaterOf(id) => {
+                let braked = self.ledger.adopt(&job, &id, Timestamp::now()).await?;
+                return Ok(End::Adopted { braked });
+            }
             Target::Held(stored) => {
                 let result = self
                     .ledger
@@ -241,6 +270,29 @@ impl Shared {
         }
     }
 
+    /// Makes sure that no other local file belongs to the same place in storage. One that is gone by now, as after a
+    /// rename that changed nothing but case, leaves its storage file to this one.
+    async fn take_place(
+        &self,
+        watch: &Watch,
+        job: &mut UploadJob,
+        place: &[u8; 32],
+    ) -> Result<(), Trouble> {
+        let Some(other) = self.ledger.take_place(job, place).await? else {
+            return Ok(());
+        };
+        match Source::open(&watch.path, &other.path).await {
+            Err(source::Error::Gone) => {}
+            Err(source::Error::Hangs) => return Err(source::Error::Hangs.into()),
+            _ => return Err(Trouble::Twin { other: other.path }),
+        }
+        if !self.ledger.inherit(job, &other).await? {
+            return Err(Trouble::Predecessor { other: other.path });
+        }
+        info!(path = %Shown(&job.path), gone = %Shown(&other.path), "takes the place of a file that is gone");
+        Ok(())
+    }
+
     /// Whether the file holds just what storage holds. Reads it only if its size says that it might.
     async fn is_unchanged(&self, job: &mut UploadJob, source: &Source) -> Result<bool, Trouble> {
         // An upload that was begun may have replaced what storage held.
@@ -287,8 +339,11 @@ impl Shared {
         let unanswered = stage == Stage::CreateSent;
         if let Some(id) = self.stranger(job, place, name, unanswered).await? {
             // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
-            if !unanswered && let Some(stored) = self.held(job, &id, source).await? {
-                return Ok(Target::Held(stored));
+            if !unanswered {
+                return Ok(match self.held(job, &id, source).await? {
+                    Some(stored) => Target::Held(stored),
+                    None => Target::LaterOf(id),
+                });
             }
             return Ok(Target::Upload(match self.adopt(job, &id).await? {
                 Some(links) => links,

@@ -13,6 +13,8 @@ use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Wat
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 
+use crate::failpoint::panicpoint;
+
 /// Hints that may wait to be taken; beyond that the root is scanned instead.
 const CHANNEL: usize = 8192;
 
@@ -20,7 +22,9 @@ const CHANNEL: usize = 8192;
 #[derive(Debug)]
 pub(super) struct Events {
     root: PathBuf,
-    watcher: RecommendedWatcher,
+    /// None only while this is dropped.
+    watcher: Option<RecommendedWatcher>,
+    link: Arc<Link>,
 }
 
 /// Where the hints of one root arrive.
@@ -40,6 +44,8 @@ pub(super) struct Sender {
 #[derive(Debug, Default)]
 struct Overflow {
     happened: AtomicBool,
+    /// The thread that hands events over ended by itself.
+    deaf: AtomicBool,
     wake: Notify,
 }
 
@@ -48,6 +54,43 @@ struct Overflow {
 pub(super) enum Hint {
     Path(PathBuf),
     Everything,
+    /// No event comes any more before a scan has set new watches.
+    Deaf,
+}
+
+/// Lives in notify's thread, and tells of its end: notify does not, and a thread that panicked looks like a folder in
+/// which nothing happens.
+struct Alive {
+    sender: Sender,
+    link: Arc<Link>,
+}
+
+/// What both ends of a watcher know of each other.
+#[derive(Debug, Default)]
+struct Link {
+    /// The end of the thread is our own doing.
+    dismissed: AtomicBool,
+    /// The thread has ended.
+    dead: AtomicBool,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.link.dead.store(true, Ordering::Release);
+        if !self.link.dismissed.load(Ordering::Acquire) {
+            self.sender.send(Hint::Deaf);
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.link.dismissed.store(true, Ordering::Release);
+        if self.link.dead.load(Ordering::Acquire) {
+            // Notify would panic on its dead thread. What it keeps is little.
+            std::mem::forget(self.watcher.take());
+        }
+    }
 }
 
 /// Why a folder is not watched.
@@ -57,6 +100,8 @@ pub(super) enum Error {
     Limit,
     #[error("the folder is gone")]
     Gone,
+    #[error("no event comes any more")]
+    Deaf,
     #[error("no inotify watch could be set")]
     Other(#[source] notify::Error),
 }
@@ -77,6 +122,9 @@ impl Hints {
     /// The next hint. Never ends; may be dropped and called again at any time.
     pub(super) async fn next(&mut self) -> Hint {
         loop {
+            if self.overflow.deaf.swap(false, Ordering::AcqRel) {
+                return Hint::Deaf;
+            }
             if self.overflow.happened.swap(false, Ordering::AcqRel) {
                 return Hint::Everything;
             }
@@ -95,11 +143,15 @@ impl Hints {
 
 impl Sender {
     fn send(&self, hint: Hint) {
-        let lost = match hint {
-            Hint::Everything => true,
-            Hint::Path(path) => matches!(self.paths.try_send(path), Err(TrySendError::Full(_))),
+        let flag = match hint {
+            Hint::Path(path) => match self.paths.try_send(path) {
+                Err(TrySendError::Full(_)) => &self.overflow.happened,
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+            },
+            Hint::Everything => &self.overflow.happened,
+            Hint::Deaf => &self.overflow.deaf,
         };
-        if lost && !self.overflow.happened.swap(true, Ordering::AcqRel) {
+        if !flag.swap(true, Ordering::AcqRel) {
             self.overflow.wake.notify_one();
         }
     }
@@ -109,15 +161,22 @@ impl Events {
     /// Prepares to watch folders of `root`; none is watched yet.
     pub(super) fn new(root: &Path, sender: Sender) -> Result<Self, Error> {
         let base = root.to_owned();
+        let link = Arc::new(Link::default());
+        let alive = Alive {
+            sender,
+            link: Arc::clone(&link),
+        };
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            panicpoint("event");
             for hint in hints(&base, event) {
-                sender.send(hint);
+                alive.sender.send(hint);
             }
         })
         .map_err(Error::Other)?;
         Ok(Self {
             root: root.to_owned(),
-            watcher,
+            watcher: Some(watcher),
+            link,
         })
     }
 
@@ -129,7 +188,12 @@ impl Events {
         } else {
             self.root.join(rel)
         };
-        self.watcher
+        let watcher = self
+            .watcher
+            .as_mut()
+            .filter(|_| !self.link.dead.load(Ordering::Acquire))
+            .ok_or(Error::Deaf)?;
+        watcher
             .watch(&folder, RecursiveMode::NonRecursive)
             .map_err(|error| match error.kind {
                 ErrorKind::MaxFilesWatch => Error::Limit,

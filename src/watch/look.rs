@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::sync::mpsc as async_mpsc;
 
 use super::settle::Look;
+use crate::failpoint::panicpoint;
 use crate::share::{self, Identity, Kind, Root};
 
 /// Paths to look at, and whether the root itself is still the one it was.
@@ -54,6 +55,7 @@ pub(super) fn spawn(
 }
 
 fn look_at(root: &Path, paths: Vec<PathBuf>) -> Seen {
+    panicpoint("look");
     match Root::open(root).and_then(|root| Ok((root.identity()?, root))) {
         Ok((identity, root)) => {
             let paths = paths

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::events::{self, Hint, Hints};
 use super::left_alone::LeftAlone;
@@ -66,6 +66,8 @@ struct ScanState {
     next: Instant,
     /// `next` for people.
     next_at: Option<Timestamp>,
+    /// When the last one was over.
+    ended: Instant,
     /// Scans of single folders under way.
     folders: usize,
 }
@@ -129,6 +131,7 @@ pub(super) async fn run(
             again: false,
             next: now,
             next_at: None,
+            ended: now,
             folders: 0,
         },
         root: RootView {
@@ -153,8 +156,8 @@ pub(super) async fn run(
         let wake = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            Some(seen) = seen.recv() => Wake::Seen(seen),
-            Some(report) = reported.recv() => Wake::Report(report),
+            seen = seen.recv() => Wake::Seen(seen.ok_or_else(|| task.ended("look"))?),
+            report = reported.recv() => Wake::Report(report.ok_or_else(|| task.ended("scan"))?),
             Some(order) = orders.recv() => Wake::Order(order),
             hint = hints.next() => Wake::Hint(hint),
             () = tokio::time::sleep_until(task.next_timer().into()) => Wake::Timer,
@@ -166,7 +169,15 @@ pub(super) async fn run(
 impl Task {
     async fn handle(&mut self, wake: Wake, hints: &mut Hints) -> Result<(), super::Error> {
         match wake {
-            Wake::Hint(Hint::Everything) => self.scan_soon(),
+            Wake::Hint(Hint::Everything) => self.scan_soon(Instant::now()),
+            Wake::Hint(Hint::Deaf) => {
+                warn!(
+                    watch = %self.watch.name,
+                    "the thread that receives file events ended by itself; the folder is scanned, and watched anew"
+                );
+                // Should it end again and again, the folder is polled instead.
+                self.scan_soon(self.scan.ended + self.watch.poll_interval);
+            }
             Wake::Hint(Hint::Path(path)) => {
                 self.hint(path);
                 while let Some(path) = hints.try_next() {
@@ -179,7 +190,7 @@ impl Task {
                 self.scan.folders = self.scan.folders.saturating_sub(1);
             }
             Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
-            Wake::Order(Order::Scan) => self.scan_soon(),
+            Wake::Order(Order::Scan) => self.scan_soon(Instant::now()),
             Wake::Order(Order::Unfinished { path, most, answer }) => {
                 // Whoever asked may have gone.
                 let _gone = answer.send(self.settling.unfinished(
@@ -253,9 +264,17 @@ impl Task {
         next.max(Instant::now())
     }
 
-    fn scan_soon(&mut self) {
+    /// Scans as soon as it is `earliest`.
+    fn scan_soon(&mut self, earliest: Instant) {
         self.scan.again = self.scan.since.is_some();
-        self.scan.next = Instant::now();
+        self.scan.next = self.scan.next.min(earliest.max(Instant::now()));
+    }
+
+    fn ended(&self, thread: &'static str) -> super::Error {
+        super::Error::Ended {
+            watch: self.watch.name.clone(),
+            thread,
+        }
     }
 
     fn hint(&mut self, path: PathBuf) {
@@ -376,12 +395,8 @@ impl Task {
                 .ledger
                 .hand_over(self.id, &ready, Timestamp::now())
                 .await?;
-            if let Some(files) = handed.braked {
-                error!(
-                    watch = %self.watch.name, files,
-                    hint = format!("if that is right, write files = {files} in the table [brake] and start again"),
-                    "so many files that storage has already are to be uploaded anew at once; the watch is held"
-                );
+            if let Some(braked) = handed.braked {
+                braked.tell(&self.watch.name);
             }
             failpoint("file handed over");
             self.out.wake.notify_one();
@@ -391,6 +406,7 @@ impl Task {
 
     async fn take_summary(&mut self, summary: Summary) -> Result<(), super::Error> {
         self.scan.since = None;
+        self.scan.ended = Instant::now();
         self.root.scanned = true;
         self.root.hanging = false;
         let polled = summary.remote || !summary.watched;
@@ -430,12 +446,12 @@ impl Task {
         if self.root.hanging {
             self.root.hanging = false;
             info!(watch = %self.watch.name, "the share answers again");
-            self.scan_soon();
+            self.scan_soon(Instant::now());
         }
         match root {
             Ok(identity) if self.root.identity != Some(*identity) && self.root.scanned => {
                 if self.scan.since.is_none() {
-                    self.scan_soon();
+                    self.scan_soon(Instant::now());
                 }
                 Ok(())
             }

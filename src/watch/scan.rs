@@ -18,6 +18,7 @@ use super::Survey;
 use super::events::{self, Events};
 use super::left_alone::LeftAlone;
 use crate::config::Watch;
+use crate::failpoint::panicpoint;
 use crate::filesystem;
 use crate::ledger::{Fingerprint, Ready};
 use crate::selection::{Selection, Verdict};
@@ -227,6 +228,7 @@ impl Scanner {
     }
 
     fn folder(&mut self, folder: PathBuf) -> Result<(), Stopped> {
+        panicpoint("scan");
         if let Ok(root) = Root::open(&self.plan.root) {
             self.walk(&root, folder)?;
         }

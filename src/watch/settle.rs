@@ -239,6 +239,10 @@ fn whole_millis(later: Instant, earlier: Instant) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const SETTLE: Duration = Duration::from_secs(10);
@@ -443,5 +447,84 @@ mod tests {
             settling.observe(path, look(start + second(1), 1)),
             Step::Ready
         );
+    }
+
+    /// What happens to the one file, with the milliseconds that pass before it.
+    #[derive(Debug, Clone)]
+    enum Happening {
+        Change,
+        Event,
+        Busy,
+    }
+
+    fn happening() -> impl Strategy<Value = (u64, Happening)> {
+        let what = prop_oneof![
+            3 => Just(Happening::Change),
+            3 => Just(Happening::Event),
+            1 => Just(Happening::Busy),
+        ];
+        (0..15_000_u64, what)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_a_file_is_ready_only_after_a_rest_and_then_surely(
+            happenings in proptest::collection::vec(happening(), 1..60),
+            slow_look in 0..3000_u64,
+            max_wait in proptest::option::of(20..100_u64),
+            upload_interval in 0..60_u64,
+        ) {
+            let patience = patience(max_wait, upload_interval);
+            let mut settling = Settling::new(patience);
+            let path = Path::new("a.dgn");
+            let start = Instant::now();
+            let ms = |n: u64| start + Duration::from_millis(n);
+            let (mut now, mut size, mut changed_at) = (0, 0, 0);
+            // What was handed over last, and when.
+            let (mut known, mut last_ready) = (None, None);
+            let mut waiting = happenings.into_iter().map(|(after, what)| (after, Some(what))).collect::<Vec<_>>();
+            // Long enough for everything to come to rest.
+            waiting.push((400_000, None));
+            for (after, what) in waiting {
+                let until = now + after;
+                // Looks that are due before the next thing happens.
+                while let Some(at) = settling.next_look().filter(|at| *at <= ms(until)) {
+                    now = now.max(u64::try_from(at.duration_since(start).as_millis()).unwrap());
+                    for due in settling.take_due(ms(now), 10) {
+                        let began = now;
+                        now += slow_look;
+                        if known == Some(size) {
+                            settling.forget(&due);
+                            continue;
+                        }
+                        let look = Look { began: ms(began), ended: ms(now), fingerprint: print(size) };
+                        if settling.observe(&due, look) == Step::Ready {
+                            let rest = if max_wait.is_some() { LOOK_GAP } else { SETTLE };
+                            prop_assert!(began - changed_at >= u64::try_from(rest.as_millis()).unwrap(), "no rest");
+                            if let Some(last) = last_ready {
+                                prop_assert!(began - last >= upload_interval * 1000, "too soon after the last time");
+                            }
+                            (known, last_ready) = (Some(size), Some(now));
+                        }
+                    }
+                }
+                now = now.max(until);
+                match what {
+                    Some(Happening::Change) => {
+                        size += 1;
+                        changed_at = now;
+                        if !settling.touch(path, ms(now)) {
+                            settling.observe(path, Look { began: ms(now), ended: ms(now), fingerprint: print(size) });
+                        }
+                    }
+                    Some(Happening::Event) => drop(settling.touch(path, ms(now))),
+                    Some(Happening::Busy) if known != Some(size) && size > 0 => {
+                        settling.busy(path, ms(now));
+                    }
+                    Some(Happening::Busy) | None => {}
+                }
+            }
+            prop_assert!(size == 0 || known == Some(size), "never ready: {known:?} of {size}");
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use itwin_syncd::emulator::{Effect, Fault};
 
-use crate::support::{Site, eventually, platform, sha256, write};
+use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
 fn answer(route: &str, count: u32, status: u16, headers: &[(&str, &str)]) -> Fault {
     let headers = headers
@@ -58,6 +59,51 @@ async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
 }
 
 #[tokio::test]
+async fn a_pause_that_the_host_asked_for_outlives_a_kill() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let asked = [("retry-after", "4")];
+    site.emulator
+        .fault(answer("POST /storage/folders/*/files", 1, 429, &asked));
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    let struck = || {
+        let requests = site.emulator.requests();
+        requests.into_iter().find(|request| request.status == 429)
+    };
+    eventually(|| struck().is_some(), || daemon.log()).await;
+    let state = site.path("state");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+    while itwin_syncd::ledger::Ledger::read(&state)
+        .await
+        .unwrap()
+        .pauses()
+        .await
+        .unwrap()
+        .is_empty()
+    {
+        assert!(tokio::time::Instant::now() < deadline, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    daemon.kill().await;
+    let (struck, before) = (struck().unwrap().time, site.emulator.requests().len());
+    // Another file, which was never refused.
+    write(&folder.join("other.ifc"), "other");
+    let daemon = site.start();
+    site.synchronized(2, &daemon).await;
+    let again = site.emulator.requests();
+    let first = again
+        .iter()
+        .skip(before)
+        .find(|request| request.origin == "api" && !request.path.contains("connect"));
+    let pause = first.unwrap().time.duration_since(struck);
+    assert!(
+        pause >= jiff::SignedDuration::from_millis(3900),
+        "{pause:?}: {again:#?}"
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
     let faults = [
         answer("POST /storage/folders/*/files", 1, 500, &[]),
@@ -95,6 +141,185 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
         assert_eq!(site.emulator.state().connections.len(), 1, "{fault:?}");
     });
     futures_util::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn after_an_outage_with_many_files_queued_all_arrive_inside_the_limit_and_once() {
+    const PER_MINUTE: usize = 2000;
+    let (mut site, folder) = Site::with_folder(platform().max_source_files(1000)).await;
+    site.itwin = format!("requests_per_minute = {PER_MINUTE}\n");
+    let down = Fault {
+        count: None,
+        ..answer("*", 1, 503, &[])
+    };
+    site.emulator.fault(down);
+    let mut files = std::collections::BTreeMap::new();
+    for number in 0..300 {
+        let (path, content) = (format!("{number}.ifc"), number.to_string());
+        write(&folder.join(&path), &content);
+        files.insert(path, content);
+    }
+    // Two lives of the daemon see nothing but the outage.
+    for seen in [60, 120] {
+        let daemon = site.start();
+        let refused = || site.emulator.requests().len() >= seen;
+        eventually(refused, || daemon.log()).await;
+        daemon.kill().await;
+    }
+    site.emulator.clear_faults();
+    let daemon = site.start();
+    site.synchronized(files.len(), &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &files);
+    let requests = site.emulator.requests();
+    let api: Vec<_> = requests
+        .iter()
+        .filter(|request| request.origin == "api")
+        .collect();
+    let minute = jiff::SignedDuration::from_secs(59);
+    for (first, later) in api.iter().zip(api.iter().skip(PER_MINUTE)) {
+        assert!(later.time.duration_since(first.time) >= minute);
+    }
+}
+
+/// Each step of the workflow, as a route.
+const STEPS: [&str; 14] = [
+    "GET /.well-known/*",
+    "POST /connect/token",
+    "GET /imodels/*",
+    "GET /storage/",
+    "GET /storage/folders/*/files",
+    "POST /storage/folders/*/files",
+    "PUT /emulated/*",
+    "POST /storage/files/*/complete",
+    "POST /storage/files/*/updateContent",
+    "GET /synchronization/imodels/storageConnections",
+    "POST /synchronization/imodels/storageConnections",
+    "GET */sourceFiles",
+    "POST */run",
+    "GET */runs/*",
+];
+
+/// What can happen to a request.
+fn effects() -> Vec<Effect> {
+    let status = |status, body: &str, after_effect| Effect::Status {
+        status,
+        body: body.to_owned(),
+        headers: Vec::new(),
+        after_effect,
+    };
+    let mut effects: Vec<_> = [400, 401, 403, 404, 408, 409, 413, 422, 500, 503]
+        .into_iter()
+        .map(|code| status(code, "", false))
+        .collect();
+    effects.extend([
+        status(200, "{\"anything\": []}", false),
+        status(200, "<html>", true),
+        status(502, "<html>", true),
+        status(429, "", false),
+        Effect::Reset {
+            after_effect: false,
+        },
+        Effect::Reset { after_effect: true },
+        Effect::CutBody { after: 1 },
+        Effect::CutAnswer,
+        Effect::Slow {
+            bytes_per_second: 2000,
+        },
+        Effect::RevokeTokens,
+        Effect::ExpireAddress { ms: 0 },
+        Effect::Latency {
+            ms: 500,
+            jitter_ms: 0,
+        },
+    ]);
+    // A limit that names no pause means half a minute.
+    for effect in &mut effects {
+        if let Effect::Status {
+            status: 429,
+            headers,
+            ..
+        } = effect
+        {
+            headers.push(("retry-after".to_owned(), "1".to_owned()));
+        }
+    }
+    effects
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_to_a_request_of_any_step_the_last_content_arrives_once() {
+    let cases = STEPS.iter().flat_map(|step| {
+        effects().into_iter().map(move |effect| async move {
+            let (site, folder) =
+                Site::with_folder(platform().run_duration(Duration::from_millis(50))).await;
+            let fault = Fault {
+                route: (*step).to_owned(),
+                skip: 0,
+                count: Some(2),
+                effect,
+            };
+            write(&folder.join("house.ifc"), "zero");
+            let is_update = step.ends_with("updateContent");
+            if !is_update {
+                site.emulator.fault(fault.clone());
+            }
+            let daemon = site.start();
+            if is_update {
+                site.synchronized(1, &daemon).await;
+                site.emulator.fault(fault.clone());
+                write(&folder.join("house.ifc"), "one");
+            }
+            let began = site.emulator.requests().len();
+            // As far as it comes: refused for good, or synchronized in spite of it.
+            let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+            loop {
+                let status = site.status().await;
+                let file = status.get("north/house.ifc");
+                let told = |key: &str| file.map(|file| file[key].clone()).unwrap_or_default();
+                let arrived = told("result") == "synchronized" && told("state") == "done";
+                let asked = site.emulator.requests().len() > began || !is_update;
+                if asked && (arrived || told("state") == "failed") {
+                    break;
+                }
+                assert!(
+                    tokio::time::Instant::now() < patience,
+                    "{fault:?}: {status:#?}\n{}",
+                    daemon.log()
+                );
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            if let Effect::Status { status, .. } = fault.effect {
+                let struck = site.emulator.requests();
+                let struck = struck.iter().any(|request| request.status == status);
+                assert!(struck, "{fault:?} struck nothing");
+            }
+            site.emulator.clear_faults();
+            write(&folder.join("house.ifc"), "two, longer");
+            let arrived = || {
+                let files = site.emulator.state().files;
+                let mut completed = files.values().filter_map(|file| file.completed.as_ref());
+                completed.any(|content| content.sha256 == sha256(b"two, longer"))
+            };
+            eventually(arrived, || format!("{fault:?}: {}", daemon.log())).await;
+            site.synchronized(1, &daemon).await;
+            let (status, log) = daemon.stop().await;
+            assert!(
+                status.success() && !log.contains("panicked"),
+                "{fault:?}: {log}"
+            );
+            let files = [("house.ifc".to_owned(), "two, longer".to_owned())];
+            let mut state = site.emulator.state();
+            // A file that was created and never given content is nothing to anybody.
+            state.files.retain(|_, file| file.completed.is_some());
+            assert_in_imodel(&state, &files.into());
+        })
+    });
+    let cases: Vec<()> = futures_util::stream::iter(cases)
+        .buffer_unordered(24)
+        .collect()
+        .await;
+    assert_eq!(cases.len(), STEPS.len() * effects().len());
 }
 
 #[tokio::test]
@@ -159,31 +384,73 @@ async fn an_upload_address_that_expired_is_renewed_for_the_same_file() {
     site.stored("house.ifc");
 }
 
-#[tokio::test]
-async fn what_was_deleted_on_the_platform_is_made_again() {
-    let (site, folder) = Site::with_folder(platform()).await;
-    write(&folder.join("house.ifc"), "house");
-    let daemon = site.start();
-    site.synchronized(1, &daemon).await;
-    let api = reqwest::Client::new();
-    let first = site.stored("house.ifc").id;
+/// A token for requests of the test's own.
+async fn token(site: &Site) -> String {
     let form = [
         ("grant_type", "client_credentials"),
         ("client_id", "service-test"),
         ("client_secret", crate::support::SECRET),
         ("scope", "itwin-platform"),
     ];
-    let base = site.emulator.api_url();
-    let token: serde_json::Value = api
-        .post(format!("{base}/connect/token"))
+    let answer = reqwest::Client::new()
+        .post(format!("{}/connect/token", site.emulator.api_url()))
         .form(&form)
         .send()
         .await
-        .unwrap()
-        .json()
-        .await
         .unwrap();
-    let token = token["access_token"].as_str().unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    answer["access_token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn of_two_storage_folders_of_one_name_the_oldest_is_used_by_every_daemon() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("first.ifc"), "first");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    let root = site.stored("first.ifc").parent_folder_id;
+    let token = token(&site).await;
+    let mut twins = Vec::new();
+    for _ in 0..2 {
+        let made = reqwest::Client::new()
+            .post(format!(
+                "{}/storage/folders/{root}/folders",
+                site.emulator.api_url()
+            ))
+            .bearer_auth(&token)
+            .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
+            .json(&serde_json::json!({ "displayName": "inner" }))
+            .send()
+            .await
+            .unwrap();
+        let made: serde_json::Value = made.json().await.unwrap();
+        twins.push(made["folder"]["id"].as_str().unwrap().to_owned());
+    }
+    write(&folder.join("inner/second.ifc"), "second");
+    for lives in 0..2 {
+        let daemon = site.start();
+        site.synchronized(2, &daemon).await;
+        daemon.stop().await;
+        assert_eq!(
+            site.stored("inner/second.ifc").parent_folder_id,
+            twins[0],
+            "{lives}"
+        );
+        // The next one knows nothing.
+        std::fs::remove_dir_all(site.path("state")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_deleted_on_the_platform_is_made_again() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let first = site.stored("house.ifc").id;
+    let (api, token) = (reqwest::Client::new(), token(&site).await);
+    let base = site.emulator.api_url();
     let connection = site
         .emulator
         .state()
@@ -197,7 +464,7 @@ async fn what_was_deleted_on_the_platform_is_made_again() {
     ] {
         let deleted = api
             .delete(format!("{base}/{path}"))
-            .bearer_auth(token)
+            .bearer_auth(&token)
             .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
             .send()
             .await

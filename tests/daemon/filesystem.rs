@@ -345,3 +345,98 @@ async fn an_empty_mount_point_is_not_taken_for_a_folder_from_which_all_was_delet
     mount(&["umount", "-l"]);
     assert_eq!(writes, 2, "nothing is sent twice");
 }
+
+#[tokio::test]
+#[ignore = "needs python3: run tests/all"]
+async fn a_write_through_a_memory_map_is_found_while_the_map_is_still_open() {
+    let (mut site, folder) = roomy().await;
+    site.top += "rescan_interval = \"2s\"\n";
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "house.ifc", "one");
+    let daemon = site.start();
+    arrive(&site, &daemon, &files).await;
+    // No event tells of such a write before the map is closed, which is when its input ends.
+    let program = "import mmap, sys\nfile = open(sys.argv[1], 'r+b')\nmap = mmap.mmap(file.fileno(), 0)\n\
+                   map[0:3] = b'two'\nsys.stdin.read()";
+    let mut writer = Command::new("python3")
+        .args(["-c", program])
+        .arg(folder.join("house.ifc"))
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let current = || site.stored("house.ifc").completed.unwrap().sha256 == sha256(b"two");
+    eventually(current, || daemon.log()).await;
+    drop(writer.stdin.take());
+    assert!(writer.wait().unwrap().success());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run tests/all"]
+async fn a_folder_that_may_not_be_read_is_told_and_holds_up_no_other() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (site, folder) = roomy().await;
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "closed/hidden.ifc", "hidden");
+    let hidden = files.remove("closed/hidden.ifc");
+    for name in ["a/a.ifc", "z/z.ifc"] {
+        save(&folder, &mut files, name, name);
+    }
+    let close = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.join("closed"), mode).unwrap();
+    };
+    close(0);
+    // Root may read everything, unless it gives that up.
+    let daemon = site.start_under(&["setpriv", "--bounding-set=-dac_override,-dac_read_search"]);
+    arrive(&site, &daemon, &files).await;
+    let told = site.run(&["status"]).await.out;
+    assert!(
+        told.contains("degraded") && told.contains("closed"),
+        "{told}"
+    );
+    save(&folder, &mut files, "z/later.ifc", "later");
+    arrive(&site, &daemon, &files).await;
+    close(0o755);
+    files.insert("closed/hidden.ifc".to_owned(), hidden.unwrap());
+    arrive(&site, &daemon, &files).await;
+    daemon.stop().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_watcher_that_dies_in_silence_is_noticed_and_replaced() {
+    let (site, folder) = roomy().await;
+    let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", "event")]);
+    daemon.says("scan finished").await;
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "one.ifc", "its event kills the thread");
+    daemon.says("ended by itself").await;
+    arrive(&site, &daemon, &files).await;
+    // No scan is due for an hour: this one is found by its event.
+    save(&folder, &mut files, "two.ifc", "two");
+    arrive(&site, &daemon, &files).await;
+    daemon.stop().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_thread_of_a_watch_that_dies_ends_the_daemon_and_the_next_one_goes_on() {
+    for (point, file) in [("look", "house.ifc"), ("scan", "new/house.ifc")] {
+        let (site, folder) = roomy().await;
+        let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", point)]);
+        daemon.says("scan finished").await;
+        let mut files = BTreeMap::new();
+        save(&folder, &mut files, file, "house");
+        let (status, log) = daemon.ended().await;
+        assert_eq!(status.code(), Some(1), "{log}");
+        let told = format!(
+            "the thread {point:?} of watch {:?} ended by itself",
+            "north"
+        );
+        assert!(log.replace('\\', "").contains(&told), "{log}");
+        let daemon = site.start();
+        arrive(&site, &daemon, &files).await;
+        daemon.stop().await;
+    }
+}

@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry,
-    ReplyOpen, Request,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, Request,
 };
 use tokio::time::Instant;
 
-use crate::support::{Site, assert_in_imodel, eventually, platform, write};
+use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
 /// What the other side of the share has.
 #[derive(Debug, Default)]
@@ -27,6 +27,12 @@ struct Remote {
     hangs: bool,
     /// So many more opens fail, with this error.
     failing_opens: (u32, i32),
+    /// A file of which no handle is open is listed with size 0, as some servers do until its writer closes it.
+    lists_no_sizes: bool,
+    /// Open handles by inode.
+    open: BTreeMap<u64, u32>,
+    /// Times are cut to this.
+    clock_tick: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -46,8 +52,21 @@ impl Share {
     }
 
     fn put(&self, name: &str, content: &str) {
-        let entry = (content.as_bytes().to_vec(), SystemTime::now());
-        self.remote().files.insert(name.to_owned(), entry);
+        self.put_at(name, content, SystemTime::now());
+    }
+
+    /// Writes a file by a clock of its own.
+    fn put_at(&self, name: &str, content: &str, time: SystemTime) {
+        let mut remote = self.remote();
+        let time = match remote.clock_tick {
+            Some(tick) => {
+                let since = time.duration_since(UNIX_EPOCH).unwrap().as_secs();
+                UNIX_EPOCH + Duration::from_secs(since - since % tick.as_secs())
+            }
+            None => time,
+        };
+        let entry = (content.as_bytes().to_vec(), time);
+        remote.files.insert(name.to_owned(), entry);
     }
 
     fn mount(&self, at: &Path) -> BackgroundSession {
@@ -81,7 +100,9 @@ impl Remote {
         } else {
             let at = usize::try_from(inode.checked_sub(self.inodes_from + 2)?).unwrap();
             let (content, time) = self.files.values().nth(at)?;
-            (FileType::RegularFile, content.len() as u64, *time)
+            let shown = !self.lists_no_sizes || self.open.contains_key(&inode);
+            let size = if shown { content.len() as u64 } else { 0 };
+            (FileType::RegularFile, size, *time)
         };
         Some(FileAttr {
             ino: INodeNo(inode),
@@ -125,14 +146,36 @@ impl Filesystem for Share {
         }
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let mut remote = self.answering();
         if remote.failing_opens.0 > 0 {
             remote.failing_opens.0 -= 1;
             reply.error(Errno::from_i32(remote.failing_opens.1));
         } else {
+            *remote.open.entry(inode.into()).or_default() += 1;
             reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
         }
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        let mut remote = self.remote();
+        let inode = u64::from(inode);
+        if let Some(handles) = remote.open.get_mut(&inode) {
+            *handles -= 1;
+            if *handles == 0 {
+                remote.open.remove(&inode);
+            }
+        }
+        reply.ok();
     }
 
     fn read(
@@ -215,7 +258,7 @@ async fn what_changes_on_a_share_without_a_word_is_found_by_the_next_poll() {
     eventually(found, || daemon.log()).await;
     site.synchronized(2, &daemon).await;
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("folder polled"), "{told}");
+    assert!(told.contains("folder  polled"), "{told}");
 
     // Other inodes, as after a remount: the same files, and nothing is sent.
     share.remote().inodes_from = 1_000_000;
@@ -305,5 +348,57 @@ async fn a_ledger_on_a_network_file_system_is_refused() {
         refused.err.contains("put state.path on a local disk"),
         "{refused:?}"
     );
+    drop(mounted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_share_that_lists_wrong_sizes_is_believed_on_the_open_file_only() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let share = Share::default();
+    share.remote().lists_no_sizes = true;
+    share.put("a.ifc", "the whole content");
+    let mounted = share.mount(&folder);
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    // Some polls later there is still nothing new in it.
+    share.put("b.ifc", "another one");
+    site.synchronized(2, &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &expected(&share));
+    assert_eq!(site.stored("a.ifc").completions, 1);
+    drop(mounted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_server_whose_clock_is_wrong_or_coarse_costs_no_change() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    // Longer than the tick of the server's clock.
+    site.top = site.top.replace("300ms", "3s");
+    let share = Share::default();
+    share.remote().clock_tick = Some(Duration::from_secs(2));
+    let mounted = share.mount(&folder);
+    let hours = Duration::from_secs(2 * 3600);
+    share.put_at("ahead.ifc", "one", SystemTime::now() + hours);
+    share.put_at("behind.ifc", "one", SystemTime::now() - hours);
+    share.put("coarse.ifc", "one");
+    let daemon = site.start();
+    site.synchronized(3, &daemon).await;
+    // All of one size; the second save of each comes within the same tick as the first.
+    for content in ["two", "six"] {
+        share.put_at("ahead.ifc", content, SystemTime::now() + hours);
+        share.put_at("behind.ifc", content, SystemTime::now() - hours);
+        share.put("coarse.ifc", content);
+    }
+    let current = || {
+        let names = ["ahead.ifc", "behind.ifc", "coarse.ifc"];
+        let stored = names.map(|name| site.stored(name).completed.unwrap().sha256);
+        stored.iter().all(|sha| *sha == sha256(b"six"))
+    };
+    eventually(current, || daemon.log()).await;
+    site.synchronized(3, &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &expected(&share));
     drop(mounted);
 }

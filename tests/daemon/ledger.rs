@@ -121,6 +121,38 @@ async fn a_file_that_changed_while_the_ledger_was_lost_is_uploaded_and_the_other
     assert_in_imodel(&site.emulator.state(), &files);
 }
 
+/// Uploads so far.
+fn uploads(site: &Site) -> usize {
+    let requests = site.emulator.requests();
+    let puts = requests
+        .iter()
+        .filter(|request| request.method == "PUT" && request.origin == "blob");
+    puts.count()
+}
+
+#[tokio::test]
+async fn the_brake_also_sees_what_changed_while_the_ledger_was_lost() {
+    let (mut site, mut files) = synchronized_site(true).await;
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    site.tables += "[brake]\nfiles = 10\n";
+    for (path, content) in files.iter_mut().take(20) {
+        *content = content.to_uppercase();
+        write(&site.path("north").join(path), content);
+    }
+    let before = uploads(&site);
+    let daemon = site.start();
+    daemon.says("the watch is held").await;
+    daemon.stop().await;
+    assert_eq!(uploads(&site), before);
+    // Those that did not change were found in storage before that, or are when the watch goes on.
+    site.tables = site.tables.replace("files = 10", "files = 40");
+    let daemon = site.start();
+    eventually(|| uploads(&site) == before + 20, || daemon.log()).await;
+    site.synchronized(files.len(), &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &files);
+}
+
 #[tokio::test]
 async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until_a_person_agrees() {
     let (mut site, mut files) = synchronized_site(true).await;
@@ -130,28 +162,120 @@ async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
     }
-    let puts = |site: &Site| {
-        let requests = site.emulator.requests();
-        requests
-            .iter()
-            .filter(|request| request.method == "PUT" && request.origin == "blob")
-            .count()
-    };
-    let before = puts(&site);
+    let before = uploads(&site);
     for _ in 0..2 {
         let daemon = site.start();
         // Another watch goes on.
-        write(&quiet.join(format!("{}.ifc", puts(&site))), "new");
-        let others = puts(&site);
-        eventually(|| puts(&site) > others, || daemon.log()).await;
+        write(&quiet.join(format!("{}.ifc", uploads(&site))), "new");
+        let others = uploads(&site);
+        eventually(|| uploads(&site) > others, || daemon.log()).await;
         daemon.stop().await;
-        assert!(puts(&site) - before <= 12, "{}", puts(&site) - before);
+        assert!(uploads(&site) - before <= 12, "{}", uploads(&site) - before);
     }
     let told = site.run(&["status"]).await.out;
     assert!(told.contains("40 files that storage has already"), "{told}");
     site.tables = site.tables.replace("files = 10", "files = 40");
     let daemon = site.start();
-    eventually(|| puts(&site) >= before + 42, || daemon.log()).await;
+    eventually(|| uploads(&site) >= before + 42, || daemon.log()).await;
     site.synchronized(42, &daemon).await;
     daemon.stop().await;
+}
+
+/// A small file system of its own for the ledger; it goes with this.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
+            .arg(at)
+            .status();
+        assert!(mounted.unwrap().success());
+        Self(at.to_owned())
+    }
+
+    /// Writes until nothing fits any more.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: run tests/all"]
+async fn a_full_disk_ends_the_daemon_with_what_to_do_and_loses_nothing() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let disk = SmallDisk::mount(&site.path("state"));
+    disk.fill();
+    let refused = site.run(&["run"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("make room on the disk"), "{refused:?}");
+    disk.make_room();
+    let mut files = BTreeMap::new();
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    disk.fill();
+    for number in 0..100 {
+        let (path, content) = (format!("{number}.ifc"), number.to_string());
+        write(&folder.join(&path), &content);
+        files.insert(path, content);
+    }
+    let (status, log) = daemon.ended().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("make room on the disk"), "{log}");
+    disk.make_room();
+    let daemon = site.start();
+    site.synchronized(files.len(), &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &files);
+}
+
+#[tokio::test]
+#[ignore = "needs strace: run tests/all"]
+async fn a_disk_that_fails_to_write_ends_the_daemon_and_the_next_one_finds_a_sound_ledger() {
+    for failing in ["fsync,fdatasync", "pwrite64"] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        let mut files = BTreeMap::new();
+        for number in 0..20 {
+            let (path, content) = (format!("{number}.ifc"), number.to_string());
+            write(&folder.join(&path), &content);
+            files.insert(path, content);
+        }
+        let inject = format!("inject={failing}:error=EIO:when=60+");
+        let trace = format!("trace={failing}");
+        let daemon = site.start_under(&[
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+        ]);
+        let (status, log) = daemon.ended().await;
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("the ledger could not"), "{log}");
+        let daemon = site.start();
+        site.synchronized(files.len(), &daemon).await;
+        let (_, log) = daemon.stop().await;
+        assert!(!log.contains("moved aside"), "{log}");
+        assert_in_imodel(&site.emulator.state(), &files);
+    }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod alerts;
+mod answers;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
@@ -22,6 +23,7 @@ mod ledger;
 mod operator;
 mod page;
 mod refusals;
+mod runs;
 mod soak;
 mod support;
 mod unknowns;

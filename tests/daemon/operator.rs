@@ -199,11 +199,11 @@ async fn an_upload_under_way_is_shown_with_percent_and_rate() {
             bytes_per_second: 300_000,
         },
     });
-    std::fs::write(folder.join("large.rvt"), vec![7; 3_000_000]).unwrap();
+    std::fs::write(folder.join("large.rvt"), vec![7; 30_000_000]).unwrap();
     let daemon = site.start();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     let mut told = String::new();
-    while !(told.contains("░") && told.contains("% of 2.9 MiB")) {
+    while !(told.contains("░") && told.contains("% of 28.6 MiB")) {
         assert!(tokio::time::Instant::now() < deadline, "{told}");
         told = site.run(&["status"]).await.out;
     }

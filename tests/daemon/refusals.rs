@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, TaskFault};
 
-use crate::support::{Site, assert_in_imodel, platform, write};
+use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
 #[tokio::test]
 async fn a_wrong_secret_is_told_without_being_shown_and_nothing_is_lost() {
@@ -174,8 +174,15 @@ async fn a_connector_that_the_platform_retired_fails_its_file_and_never_its_batc
 
 #[tokio::test]
 async fn names_that_storage_cannot_hold_and_empty_files_fail_alone() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("a<b>.ifc"), "name");
+    write(&folder.join("two\nlines.ifc"), "name");
+    write(&folder.join("dot./in folder.ifc"), "name");
+    write(&folder.join(OsStr::from_bytes(b"latin \xfc.ifc")), "name");
+    // As long as the file system allows.
+    write(&folder.join(format!("{}.ifc", "x".repeat(251))), "long");
     write(&folder.join("empty.ifc"), "");
     write(&folder.join("good.ifc"), "good");
     let done = site.run(&["run", "--once"]).await;
@@ -185,8 +192,13 @@ async fn names_that_storage_cannot_hold_and_empty_files_fail_alone() {
         told["north/good.ifc"]["result"], "synchronized",
         "{told:#?}"
     );
+    let long = format!("north/{}.ifc", "x".repeat(251));
+    assert_eq!(told[&long]["result"], "synchronized", "{told:#?}");
     for (file, hint) in [
         ("north/a<b>.ifc", "rename"),
+        ("north/two\nlines.ifc", "rename"),
+        ("north/dot./in folder.ifc", "rename"),
+        ("north/latin \u{fffd}.ifc", "rename"),
         ("north/empty.ifc", "save the file again"),
     ] {
         assert_eq!(told[file]["state"], "failed", "{told:#?}");
@@ -195,7 +207,11 @@ async fn names_that_storage_cannot_hold_and_empty_files_fail_alone() {
             "{told:#?}"
         );
     }
-    assert_eq!(site.emulator.state().files.len(), 1);
+    assert_eq!(site.emulator.state().files.len(), 2);
+    assert!(
+        !done.err.contains("two\nlines"),
+        "one line for each: {done:?}"
+    );
 }
 
 #[tokio::test]
@@ -215,5 +231,54 @@ async fn a_file_that_another_connection_of_the_imodel_holds_is_told_with_that_co
         done.err.contains("itwin-syncd") && done.err.contains("holds it already"),
         "{done:?}"
     );
+    assert_eq!(site.emulator.state().files.len(), 1);
+}
+
+#[tokio::test]
+async fn of_two_files_that_storage_may_not_tell_apart_one_waits_until_the_other_is_gone() {
+    for (one, other) in [
+        ("House.ifc", "house.IFC"),
+        ("Br\u{fc}cke/Deck.ifc", "Bru\u{308}cke/Deck.ifc"),
+    ] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        write(&folder.join(one), "one");
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        let first = site.emulator.state().files.into_keys().next().unwrap();
+        write(&folder.join(other), "other");
+        daemon
+            .says("storage may not tell its name from that of")
+            .await;
+        let told = site.status().await;
+        let refused = &told[&format!("north/{other}")];
+        assert_eq!(refused["hint"], "rename one of the two", "{refused}");
+        assert_eq!(site.emulator.state().files.len(), 1);
+
+        std::fs::remove_file(folder.join(one)).unwrap();
+        let taken = || {
+            let state = site.emulator.state();
+            let content = state.files[&first].completed.as_ref().unwrap();
+            content.sha256 == sha256(b"other")
+        };
+        eventually(taken, || daemon.log()).await;
+        let state = site.emulator.state();
+        assert_eq!(state.files.len(), 1, "no second storage file");
+        let sources = state.connections.values().map(|one| one.source_files.len());
+        assert_eq!(sources.sum::<usize>(), 1, "no second source file");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rename_that_changes_only_case_keeps_the_storage_file() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("House.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    std::fs::rename(folder.join("House.ifc"), folder.join("HOUSE.ifc")).unwrap();
+    daemon.says("takes the place of a file that is gone").await;
+    let again = || site.emulator.state().runs.len() == 2;
+    eventually(again, || daemon.log()).await;
+    daemon.stop().await;
     assert_eq!(site.emulator.state().files.len(), 1);
 }

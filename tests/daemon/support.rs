@@ -34,6 +34,46 @@ pub struct Site {
     pub itwin: String,
 }
 
+/// What no output, log or ledger of any test may contain: the secret, as it is and as a form carries it, how every
+/// token begins, and the signature of an upload address.
+const SECRETS: [&str; 5] = [
+    SECRET,
+    "open%2Bsesame%2Ftiger%3D",
+    "eyJhbGciOi",
+    "sig=",
+    "Bearer ",
+];
+
+fn assert_no_secret(place: &str, bytes: &[u8]) {
+    for secret in SECRETS {
+        let found = bytes
+            .windows(secret.len())
+            .any(|window| window == secret.as_bytes());
+        assert!(
+            !found,
+            "{place} contains {secret:?}: {}",
+            String::from_utf8_lossy(bytes)
+        );
+    }
+}
+
+/// Looks for secrets in all that a test leaves behind.
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for folder in ["state", "log"] {
+            for entry in std::fs::read_dir(self.path(folder)).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    assert_no_secret(&format!("{path:?}"), &std::fs::read(&path).unwrap());
+                }
+            }
+        }
+    }
+}
+
 /// An emulator for tests: short runs.
 pub fn platform() -> Builder {
     Emulator::builder()
@@ -246,6 +286,8 @@ pub struct Finished {
 
 impl From<Output> for Finished {
     fn from(output: Output) -> Self {
+        assert_no_secret("the output", &output.stdout);
+        assert_no_secret("the output", &output.stderr);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self {
             code: output.status.code(),
@@ -259,6 +301,14 @@ pub struct Daemon {
     child: Child,
     log: Arc<Mutex<String>>,
     reader: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_no_secret("the log", self.log().as_bytes());
+        }
+    }
 }
 
 impl Daemon {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::Duration;
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID};
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, Effect, Fault};
 
 use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
@@ -361,4 +361,52 @@ async fn a_file_that_changes_during_its_run_gets_exactly_one_further_run() {
     assert_in_imodel(&site.emulator.state(), &files);
     assert_eq!(site.emulator.state().runs.len(), 2);
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_last() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.top = "settle = \"50ms\"\nupload_interval = \"0s\"\n".to_owned();
+    let effect = Effect::Latency {
+        ms: 30,
+        jitter_ms: 60,
+    };
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: None,
+        effect,
+    });
+    let daemon = site.start();
+    // By hand: SAVES=1000.
+    let saves: usize = std::env::var("SAVES").map_or(60, |saves| saves.parse().unwrap());
+    let mut saved = std::collections::BTreeSet::new();
+    for save in 0..saves {
+        let content = format!("save {save} ").repeat(1000);
+        saved.insert(sha256(content.as_bytes()));
+        let before = site.requests("POST", "").len();
+        write(&folder.join("house.ifc"), &content);
+        // The next one comes while this one is on its way.
+        eventually(|| site.requests("POST", "").len() > before, || daemon.log()).await;
+    }
+    let last = sha256(format!("save {} ", saves - 1).repeat(1000).as_bytes());
+    let current = || {
+        let stored = site.stored("house.ifc").completed;
+        stored.is_some_and(|stored| stored.sha256 == last)
+    };
+    eventually(current, || daemon.log()).await;
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    let covered = site
+        .emulator
+        .state()
+        .runs
+        .into_values()
+        .flat_map(|run| run.covered);
+    for content in covered {
+        assert!(
+            saved.contains(&content.sha256),
+            "a run read what was never saved"
+        );
+    }
 }

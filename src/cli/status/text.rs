@@ -163,9 +163,9 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
 fn folder(watch: &WatchView, now: Timestamp) -> String {
     let mut text = match watch.root {
         "ok" => "ok".to_owned(),
-        "polled" => "ok, scanned at intervals".to_owned(),
-        "degraded" => "ONLY PARTLY WATCHED".to_owned(),
-        _ => "NOT REACHABLE".to_owned(),
+        "polled" => "polled".to_owned(),
+        "degraded" => "degraded, only partly watched".to_owned(),
+        _ => "UNAVAILABLE, cannot be reached".to_owned(),
     };
     if let Some(note) = watch.note.as_ref().filter(|_| watch.root != "polled") {
         let _infallible = write!(text, ": {note}");

@@ -1,0 +1,37 @@
+//! Carries the pauses that hosts asked for over a restart: from the client into the ledger, and back at a start.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::itwin::{Client, Pause};
+use crate::ledger::{self, Ledger};
+
+/// Makes the client keep the pauses that the last process was asked for.
+pub(super) async fn resume(client: &Client, ledger: &Ledger) -> Result<(), ledger::Error> {
+    let known = ledger.pauses().await?;
+    let pauses: Vec<Pause> = known
+        .into_iter()
+        .map(|(host, until)| Pause { host, until })
+        .collect();
+    client.keep(&pauses);
+    Ok(())
+}
+
+/// Writes down each pause as it is asked for.
+pub(super) async fn record(
+    client: Client,
+    ledger: Ledger,
+    stop: CancellationToken,
+) -> Result<(), ledger::Error> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = client.asked_to_pause() => {}
+        }
+        let pauses: Vec<_> = client
+            .pauses()
+            .into_iter()
+            .map(|pause| (pause.host, pause.until))
+            .collect();
+        ledger.record_pauses(&pauses).await?;
+    }
+}
