@@ -226,7 +226,9 @@ impl Live {
 
     /// The record as it is now.
     pub async fn now(&self) -> Now {
-        let roots = held(&self.0.roots).clone();
+        let mut roots = held(&self.0.roots).clone();
+        // The task of a watch may have ended.
+        roots.retain(|_, root| !root.orders.is_closed());
         let mut shown = BTreeMap::new();
         for (name, root) in roots {
             let progress = root.progress.borrow().clone();

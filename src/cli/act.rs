@@ -14,6 +14,9 @@ use crate::control::{self, Act, Answer, Desk, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger};
 use crate::names::Shown;
 
+/// Files that are named one by one.
+const LINES_MAX: usize = 50;
+
 #[derive(Debug, Args)]
 pub(super) struct Retry {
     #[command(flatten)]
@@ -101,18 +104,15 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         .filter(|file| !arguments.failed || file.job == Some(JobState::Failed))
         .collect();
     if !arguments.failed {
-        for file in rest {
-            say(&format!(
-                "{} {}: nothing to try again",
-                shown(file),
-                crate::view::word(file)
-            ));
-        }
+        list(&rest, |file| {
+            let word = crate::view::word(file);
+            format!("{} {word}: nothing to try again", shown(file))
+        });
     }
-    for file in &again {
+    list(&again, |file| {
         let reason = file.reason.as_deref().unwrap_or_default();
-        say(&format!("{} was: {reason}", shown(file)));
-    }
+        format!("{} was: {reason}", shown(file))
+    });
     let word = files_word(again.len() as u64);
     if arguments.dry_run {
         say(&format!("{word} would be tried again"));
@@ -124,8 +124,13 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         }
         return Ok(());
     }
-    let files = again.iter().map(|file| file.id.to_string()).collect();
-    say(&match reach(state, Act::Retry { files }).await? {
+    let act = if arguments.failed && arguments.files.is_empty() {
+        Act::RetryFailed
+    } else {
+        let files = again.iter().map(|file| file.id.to_string()).collect();
+        Act::Retry { files }
+    };
+    say(&match reach(state, act).await? {
         Reached::Daemon(count) => format!("{} tried again now", files_word(count)),
         Reached::Ledger(count) => format!(
             "{} tried again at the next start: no daemon is running",
@@ -133,6 +138,17 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         ),
     });
     Ok(())
+}
+
+/// Says a line for each file, unless they are many.
+fn list(files: &[&FileReport], told: impl Fn(&FileReport) -> String) {
+    for file in files.iter().take(LINES_MAX) {
+        say(&told(file));
+    }
+    let more = files.len().saturating_sub(LINES_MAX);
+    if more > 0 {
+        say(&format!("… and {more} more"));
+    }
 }
 
 /// Whether asking for it changes anything.

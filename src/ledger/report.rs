@@ -373,7 +373,7 @@ impl Ledger {
     /// The state of everything, as of `now`.
     pub async fn snapshot(&self, now: Timestamp) -> Result<Snapshot, Error> {
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        let watches = watches(&mut tx, now).await?;
+        let (watches, _) = counted_watches(&mut tx, now).await?;
         let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
         let files: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .fetch_all(&mut *tx)
@@ -389,7 +389,7 @@ impl Ledger {
     /// The state of everything that does not rest, as of `now`.
     pub async fn overview(&self, lists: Lists, now: Timestamp) -> Result<Overview, Error> {
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        let watches = watches(&mut tx, now).await?;
+        let (watches, last_success) = counted_watches(&mut tx, now).await?;
         let mut list = async |rest: &str, limit: u32| {
             let sql = format!("{FILES} {rest} LIMIT $1");
             let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -424,10 +424,9 @@ impl Ledger {
         .fetch_all(&mut *tx)
         .await
         .during(ACTION)?;
-        let (oldest, last_success): (Option<i64>, Option<i64>) = sqlx::query_as(
-            "SELECT (SELECT MIN(j.enqueued_at) FROM jobs j JOIN files f ON f.id = j.file_id \
-                JOIN watches w ON w.id = f.watch_id WHERE j.state <> 'failed' AND w.held_until < $1), \
-             (SELECT MAX(outcome_at) FROM files WHERE outcome = 'synchronized')",
+        let oldest: Option<i64> = sqlx::query_scalar(
+            "SELECT MIN(j.enqueued_at) FROM jobs j JOIN files f ON f.id = j.file_id \
+             JOIN watches w ON w.id = f.watch_id WHERE j.state <> 'failed' AND w.held_until < $1",
         )
         .bind(millis(RETIRED))
         .fetch_one(&mut *tx)
@@ -441,11 +440,11 @@ impl Ledger {
             results: results_of(results)?,
             runs: runs.into_iter().map(RunRow::into_entry).collect(),
             oldest: oldest.map(timestamp),
-            last_success: last_success.map(timestamp),
+            last_success,
         })
     }
 
-    /// Watches of the configuration, files whose failure was written down and that have not got over it, even while
+    /// Watches of the configuration without their counts, files whose failure was written down and that have not got over it, even while
     /// they are tried again, and how many such files there are in all.
     pub async fn problems(
         &self,
@@ -453,8 +452,10 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(Vec<WatchReport>, Vec<Problem>, u64), Error> {
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        let mut watches = watches(&mut tx, now).await?;
-        watches.retain(|watch| watch.configured);
+        let watches = watches(&mut tx, now).await?.into_iter();
+        let watches = watches
+            .map(|(_, watch)| watch)
+            .filter(|watch| watch.configured);
         let rows: Vec<ProblemRow> = sqlx::query_as(
             "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint \
              FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
@@ -475,7 +476,7 @@ impl Ledger {
         .during(ACTION)?;
         tx.rollback().await.during(ACTION)?;
         let problems = rows.into_iter().map(ProblemRow::into_problem).collect();
-        Ok((watches, problems, bytes_value(all)))
+        Ok((watches.collect(), problems, bytes_value(all)))
     }
 
     /// What an alert has kept.
@@ -586,13 +587,11 @@ impl Ledger {
     }
 }
 
-/// Watch, job state, outcome, gone, files.
-type GroupRow = (i64, Option<String>, Option<String>, bool, i64);
-
+/// All watches, without counts.
 async fn watches(
     tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
     now: Timestamp,
-) -> Result<Vec<WatchReport>, Error> {
+) -> Result<Vec<(i64, WatchReport)>, Error> {
     let rows: Vec<WatchRow> = sqlx::query_as(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_reason, \
          w.paused_at, w.braked, r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result \
@@ -602,15 +601,30 @@ async fn watches(
     .fetch_all(&mut **tx)
     .await
     .during(ACTION)?;
+    rows.into_iter()
+        .map(|row| Ok((row.id, row.into_report(now)?)))
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)
+}
+
+/// Watch, job state, outcome, gone; files, and when the last of them had its outcome.
+type GroupRow = (i64, Option<String>, Option<String>, bool, i64, Option<i64>);
+
+/// All watches with their counts, and when a file was synchronized last. Looks at every file.
+async fn counted_watches(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    now: Timestamp,
+) -> Result<(Vec<WatchReport>, Option<Timestamp>), Error> {
     let groups: Vec<GroupRow> = sqlx::query_as(
-        "SELECT f.watch_id, j.state, f.outcome, f.size < 0 AS gone, COUNT(*) \
+        "SELECT f.watch_id, j.state, f.outcome, f.size < 0 AS gone, COUNT(*), MAX(f.outcome_at) \
          FROM files f LEFT JOIN jobs j ON j.file_id = f.id GROUP BY 1, 2, 3, 4",
     )
     .fetch_all(&mut **tx)
     .await
     .during(ACTION)?;
     let mut counts: HashMap<i64, Counts> = HashMap::new();
-    for (watch, job, outcome, gone, files) in groups {
+    let mut last_success = None;
+    for (watch, job, outcome, gone, files, at) in groups {
         let job = job
             .map(JobState::try_from)
             .transpose()
@@ -619,18 +633,19 @@ async fn watches(
             .map(Outcome::try_from)
             .transpose()
             .map_err(unreadable)?;
+        if outcome == Some(Outcome::Synchronized) {
+            last_success = last_success.max(at);
+        }
         counts
             .entry(watch)
             .or_default()
             .add(job, outcome, gone, bytes_value(files));
     }
-    rows.into_iter()
-        .map(|row| {
-            let counts = counts.remove(&row.id).unwrap_or_default();
-            row.into_report(counts, now)
-        })
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)
+    let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
+        let counts = counts.remove(&id).unwrap_or_default();
+        WatchReport { counts, ..watch }
+    });
+    Ok((watches.collect(), last_success.map(timestamp)))
 }
 
 fn reports(rows: impl IntoIterator<Item = FileRow>) -> Result<Vec<FileReport>, Error> {
@@ -689,17 +704,13 @@ impl RunRow {
 }
 
 impl WatchRow {
-    fn into_report(
-        self,
-        counts: Counts,
-        now: Timestamp,
-    ) -> Result<WatchReport, super::state::UnknownWord> {
+    fn into_report(self, now: Timestamp) -> Result<WatchReport, super::state::UnknownWord> {
         let held_until = timestamp(self.held_until);
         Ok(WatchReport {
             paused_at: self.paused_at.map(timestamp),
             configured: self.held_until < millis(RETIRED),
             waits_for_person: self.paused_at.is_some() || self.braked > 0,
-            counts,
+            counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
             root: RootState::try_from(self.root_state)?,

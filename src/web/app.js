@@ -66,7 +66,8 @@ function ago(time) {
   const away = Math.abs(seconds);
   if (away < 2) return "just now";
   if (away >= 129600) return new Date(time).toLocaleString();
-  return seconds < 0 ? "in " + span(Math.max(away, 10)) : (away < 10 ? away + " s" : span(away)) + " ago";
+  const text = away < 10 ? away + " s" : span(away);
+  return seconds < 0 ? "in " + text : text + " ago";
 }
 
 /** A time that stays true while it is looked at. */

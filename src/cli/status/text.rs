@@ -20,6 +20,7 @@ const RECENT: u64 = 36 * 3600;
 /// The whole report. `unreachable`: why a daemon that is there says nothing.
 pub(super) fn report(view: &View, unreachable: Option<&str>, now: Timestamp) -> String {
     let mut out = String::new();
+    line(&mut out, &verdict(view));
     line(&mut out, &daemon(view, unreachable, now));
     for watch in &view.watches {
         out.push('\n');
@@ -75,6 +76,44 @@ fn heading(
         String::new()
     };
     line(out, &format!("{title}{more}"));
+}
+
+/// The answer to the first question, in one line.
+fn verdict(view: &View) -> String {
+    let sum = |count: fn(&WatchView) -> u64| view.watches.iter().map(count).sum::<u64>();
+    let watches = view.watches.iter().filter(|watch| watch.configured);
+    let away = watches
+        .clone()
+        .filter(|watch| watch.root == "unavailable")
+        .count() as u64;
+    let held = watches.filter(|watch| watch.held_reason.is_some()).count() as u64;
+    let (failed, working) = (
+        sum(|watch| watch.files.failed),
+        sum(|watch| watch.files.working),
+    );
+    let waiting = sum(|watch| watch.files.waiting);
+    let mut parts: Vec<String> = [
+        (failed, "file FAILED", "files FAILED"),
+        (
+            away,
+            "folder cannot be reached",
+            "folders cannot be reached",
+        ),
+        (held, "watch is held", "watches are held"),
+        (working, "file is on its way", "files are on their way"),
+        (waiting, "file waits", "files wait"),
+    ]
+    .into_iter()
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }))
+    .collect();
+    let well = if parts.is_empty() { "All well: " } else { "" };
+    parts.push(match sum(|watch| watch.files.synchronized) {
+        0 => "no file is synchronized yet".to_owned(),
+        1 => "1 file is synchronized".to_owned(),
+        files => format!("{files} files are synchronized"),
+    });
+    format!("{well}{}", parts.join(", "))
 }
 
 fn daemon(view: &View, unreachable: Option<&str>, now: Timestamp) -> String {
