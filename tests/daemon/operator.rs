@@ -312,3 +312,31 @@ async fn every_field_of_the_json_forms_is_told_of_in_the_documentation() {
         .collect();
     assert!(missing.is_empty(), "not in docs/status.md: {missing:?}");
 }
+
+#[tokio::test]
+async fn asking_again_ends_the_pause_of_the_lane_as_well() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables = site.tables.replace(
+        "first_delay = \"200ms\"\nmax_delay = \"2s\"",
+        "first_delay = \"1h\"\nmax_delay = \"1h\"",
+    );
+    site.emulator.fault(Fault {
+        route: "POST /synchronization/imodels/storageConnections/*/run".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: Effect::Status {
+            status: 403,
+            headers: Vec::new(),
+            body: String::new(),
+            after_effect: false,
+        },
+    });
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    daemon.says("no run could be requested").await;
+    fails(&site, "north/house.ifc").await;
+    let asked = site.run(&["retry", "house.ifc"]).await;
+    assert!(asked.out.contains("1 file tried again now"), "{asked:?}");
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+}
