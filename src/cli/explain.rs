@@ -9,7 +9,7 @@ use super::status::moment;
 use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain_of_config, select};
 use crate::config::{Offline, Watch};
 use crate::control::{self, Answer, Request};
-use crate::ledger::{Fingerprint, Known, Ledger, Snapshot};
+use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, Snapshot};
 use crate::live::Now;
 use crate::names::{self, Shown};
 use crate::selection::Verdict;
@@ -237,6 +237,9 @@ async fn state(
     {
         told.lines.push(format!("waits for: {waits}"));
     }
+    if let Some(next) = file.and_then(next_step) {
+        told.lines.push(format!("waits for: {next}"));
+    }
     let held = known.snapshot.as_ref().and_then(|snapshot| {
         let report = snapshot
             .watches
@@ -258,6 +261,18 @@ async fn state(
             view::root_word(report.root),
             report.note.as_deref().unwrap_or_default()
         ));
+    }
+}
+
+/// What brings a file on that nothing is wrong with.
+fn next_step(file: &FileReport) -> Option<&'static str> {
+    match file.job.filter(|_| file.reason.is_none())? {
+        JobState::Due => Some("a free upload worker (upload.workers)"),
+        JobState::Stored => Some(
+            "a run of its iModel: files gather for it (sync.batch_window), and a run under way comes first",
+        ),
+        JobState::Running => Some("the end of the run, and the connector's word on this file"),
+        JobState::Uploading | JobState::Failed => None,
     }
 }
 
