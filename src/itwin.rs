@@ -27,7 +27,7 @@ use url::Url;
 use crate::retry::Budget;
 use crate::secret::Secret;
 
-pub use blob::{Receipt, UploadUrl};
+pub use blob::{Checksum, UploadUrl};
 pub use error::Error;
 pub use imodels::Imodel;
 pub use storage::{File, Folder, UploadLinks};

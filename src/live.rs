@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::watch::{Order, Progress, Unfinished};
 
-/// The rate of an upload is that of about so many seconds.
-const RATE_WINDOW: Duration = Duration::from_secs(3);
+/// The rate of an upload is that of about so long: bytes count by blocks, of which a slow line sends few.
+const RATE_WINDOW: Duration = Duration::from_secs(8);
 
 /// Files that are still being written which [`Now`] names for each folder.
 const UNFINISHED_SHOWN: usize = 20;
@@ -332,13 +332,9 @@ impl Upload {
         self.live.0.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// For a body that is read by another: calls it with the bytes of each piece.
-    pub(crate) fn meter(&self) -> impl Fn(usize) + Send + Sync + 'static {
-        let (live, sending) = (self.live.clone(), Arc::clone(&self.sending));
-        move |bytes| {
-            sending.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-            live.0.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        }
+    /// Storage holds so many more already.
+    pub(crate) fn held(&self, bytes: u64) {
+        self.sending.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The bytes are sent once more from the start.
@@ -392,12 +388,13 @@ mod tests {
         let upload = live.upload("north", Path::new("a.dgn"), 100, 2);
         upload.sent(60);
         upload.again();
-        upload.meter()(30);
+        upload.held(10);
+        upload.sent(30);
         let now = live.now().await;
         let [shown] = &now.uploads[..] else {
             panic!("{now:?}")
         };
-        assert_eq!((shown.bytes, shown.sent), (100, 30));
+        assert_eq!((shown.bytes, shown.sent), (100, 40));
         upload.done();
         assert!(live.now().await.uploads.is_empty());
         assert_eq!((live.bytes_sent(), live.retries()), (90, 1));
@@ -416,8 +413,9 @@ mod tests {
         assert_eq!(rate.at(second(4), 400), 100);
         // From here it stands still.
         assert_eq!(rate.at(second(8), 400), 50);
-        assert_eq!(rate.at(second(12), 400), 0);
-        assert_eq!(rate.at(second(16), 100), 0, "it starts over");
+        assert_eq!(rate.at(second(16), 400), 25);
+        assert_eq!(rate.at(second(20), 400), 0);
+        assert_eq!(rate.at(second(24), 100), 0, "it starts over");
     }
 
     #[test]

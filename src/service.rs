@@ -240,6 +240,7 @@ impl Tasks {
             ledger: ledger.clone(),
             client: client.clone(),
             limits: config.upload.clone(),
+            unfinished: config.state.path.join("unfinished"),
             retry: config.retry.clone(),
             watches: watches
                 .iter()

@@ -9,11 +9,14 @@
 //! to use them.
 
 mod folders;
+mod pool;
 mod source;
 mod steps;
 mod transfer;
+mod unfinished;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -30,7 +33,9 @@ use crate::live::Live;
 use crate::names::Shown;
 use crate::retry::Policy;
 use folders::Folders;
+use pool::Pool;
 use steps::End;
+use unfinished::Unfinished;
 
 /// How long an idle worker sleeps at most before it looks at the ledger again.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
@@ -50,8 +55,8 @@ struct Shared {
     give_up: std::time::Duration,
     watches: HashMap<WatchId, config::Watch>,
     folders: Folders,
-    /// One permit for each block that may be in memory, over all workers.
-    blocks: Semaphore,
+    pool: Pool,
+    unfinished: Unfinished,
     wake: Arc<Notify>,
     lanes: watch::Sender<u64>,
     live: Live,
@@ -68,6 +73,8 @@ pub struct Parts {
     pub limits: config::Upload,
     /// Pauses between attempts.
     pub retry: config::Retry,
+    /// Where uploads that are not finished are kept, with their addresses.
+    pub unfinished: PathBuf,
     /// The configured watches.
     pub watches: HashMap<WatchId, config::Watch>,
     /// Told when there may be a job to claim.
@@ -82,8 +89,6 @@ impl Uploads {
     /// Puts the room together; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let blocks =
-            usize::try_from(parts.limits.memory / parts.limits.block_size).unwrap_or(usize::MAX);
         let policy = Policy {
             first: parts.retry.first_delay,
             max: parts.retry.max_delay,
@@ -93,7 +98,8 @@ impl Uploads {
                 folders: Folders::new(parts.client.clone(), parts.ledger.clone()),
                 ledger: parts.ledger,
                 client: parts.client,
-                blocks: Semaphore::new(blocks.clamp(1, Semaphore::MAX_PERMITS)),
+                pool: Pool::new(parts.limits.memory, parts.limits.block_size),
+                unfinished: Unfinished::new(parts.unfinished),
                 limits: parts.limits,
                 policy,
                 give_up: parts.retry.give_up,
@@ -131,6 +137,9 @@ impl Uploads {
                     continue;
                 }
                 drop(permit);
+                if at_work.is_empty() {
+                    self.shared.pool.shrink();
+                }
                 let due = self.shared.ledger.next_upload_due(now).await?;
                 let pause = due.map_or(LOOK_AGAIN, |at| {
                     at.duration_since(now).unsigned_abs().min(LOOK_AGAIN)

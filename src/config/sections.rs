@@ -56,10 +56,7 @@ pub(super) const KEYS: &Keys = &[
     ),
     ("heartbeat", &["url", "interval"]),
     ("log", &["level", "directory", "keep_files"]),
-    (
-        "upload",
-        &["workers", "single_put_max", "block_size", "memory"],
-    ),
+    ("upload", &["workers", "block_size", "memory"]),
     (
         "sync",
         &[
@@ -103,8 +100,6 @@ const MIB: u64 = 1024 * 1024;
 
 /// Shorter pauses than this only burn the processor; tests need them short all the same.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// Source: developer.bentley.com/apis/storage/operations/update-file-content (one request carries at most 256 MiB).
-const SINGLE_PUT_LIMIT: u64 = 256 * MIB;
 /// Source: learn.microsoft.com/rest/api/storageservices/put-block (100 MiB per block in the versions before 2019-12-12).
 const BLOCK_LIMIT: u64 = 100 * MIB;
 /// More than any machine that this runs on can spare.
@@ -237,9 +232,6 @@ pub(super) fn log(section: &mut Section<'_>) -> Log {
 pub(super) fn upload(section: &mut Section<'_>) -> Upload {
     let upload = Upload {
         workers: section.read("workers", values::count(1..=64)).unwrap_or(4),
-        single_put_max: section
-            .read("single_put_max", values::size(1..=SINGLE_PUT_LIMIT))
-            .unwrap_or(64 * MIB),
         block_size: section
             .read("block_size", values::size(1..=BLOCK_LIMIT))
             .unwrap_or(8 * MIB),

@@ -322,8 +322,8 @@ fn each_mistake_elsewhere_has_its_message() {
             "config.toml line 8, upload.workers: is text where a whole number is expected\n  hint: write a number from 1 to 64",
         ),
         (
-            "[upload]\nsingle_put_max = \"1GiB\"",
-            "config.toml line 8, upload.single_put_max: \"1GiB\" is too large\n  hint: write a value from \"1B\" to \"256MiB\"",
+            "[upload]\nblock_size = \"1GiB\"",
+            "config.toml line 8, upload.block_size: \"1GiB\" is too large\n  hint: write a value from \"1B\" to \"100MiB\"",
         ),
         (
             "[upload]\nblock_size = 8388608",

@@ -1,6 +1,6 @@
 //! Bytes to the addresses that storage hands out. Such an address is a secret, and never sees the platform's token.
 //!
-//! Source: learn.microsoft.com/rest/api/storageservices/ put-blob, put-block, put-block-list
+//! Source: learn.microsoft.com/rest/api/storageservices/ put-blob, put-block, put-block-list, get-block-list
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,8 +26,12 @@ const IDLE: Duration = Duration::from_secs(60);
 /// After its last byte a body is answered within this time.
 const ANSWER: Duration = Duration::from_secs(120);
 
-/// A block goes out in pieces of this size, so that it can be seen to move.
-const PIECE: usize = 64 * 1024;
+/// Content goes out in pieces of this size, so that it can be seen to move.
+const PIECE: usize = 256 * 1024;
+
+/// The first version of the protocol that checks a CRC64.
+/// Source: learn.microsoft.com/rest/api/storageservices/put-block
+const CRC64_SINCE: &str = "2019-02-02";
 
 /// What a block id may keep in a query; base64 has `+`, `/` and `=`, which it may not.
 const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
@@ -36,17 +40,30 @@ const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b
 #[derive(Clone)]
 pub struct UploadUrl(Url);
 
-/// What storage says it received.
+/// What storage checks the bytes of a request against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Receipt {
-    /// MD5 of the content, if told.
-    pub md5: Option<[u8; 16]>,
+pub enum Checksum {
+    /// CRC-64/NVME: costs next to nothing. Only if [`UploadUrl::takes_crc64`].
+    Crc64(u64),
+    /// MD5.
+    Md5([u8; 16]),
+}
+
+impl Checksum {
+    fn header(self) -> (&'static str, String) {
+        match self {
+            Self::Crc64(crc64) => (
+                "x-ms-content-crc64",
+                BASE64_STANDARD.encode(crc64.to_le_bytes()),
+            ),
+            Self::Md5(md5) => ("content-md5", BASE64_STANDARD.encode(md5)),
+        }
+    }
 }
 
 impl UploadUrl {
     /// None when it is no address, or would send the content without TLS to another machine.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok()?;
         let here = match url.host()? {
             Host::Domain(name) => name == "localhost",
@@ -54,6 +71,25 @@ impl UploadUrl {
             Host::Ipv6(ip) => ip.is_loopback(),
         };
         (url.scheme() == "https" || url.scheme() == "http" && here).then_some(Self(url))
+    }
+
+    /// The whole address, which is a secret.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether both lead to the same blob, however they are signed: then the blocks that one took are there for the other.
+    #[must_use]
+    pub fn is_same_blob(&self, other: &Self) -> bool {
+        self.0.origin() == other.0.origin() && self.0.path() == other.0.path()
+    }
+
+    /// Whether the version of the protocol that the address is signed for checks a CRC64.
+    #[must_use]
+    pub fn takes_crc64(&self) -> bool {
+        self.0
+            .query_pairs()
+            .any(|(name, version)| name == "sv" && *version >= *CRC64_SINCE)
     }
 
     /// The address with more in its query; what is there already is signed and stays as it is.
@@ -94,12 +130,13 @@ impl Blobs {
         operation: &'static str,
         url: Url,
         headers: &[(&'static str, String)],
-        len: u64,
-        body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+        body: Bytes,
     ) -> Result<Reply, Error> {
+        let len = body.len() as u64;
         let moved = Moved::new(len);
         let seen = moved.clone();
-        let body = body.inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
+        let body =
+            pieces(body).inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
         let mut request = self
             .http
             .put(url.clone())
@@ -178,28 +215,22 @@ impl Client {
         }
     }
 
-    /// Sends the whole content in one request of `len` bytes; replaces what was sent before.
+    /// Sends the whole content in one request; replaces what was sent before.
     ///
     /// # Errors
-    /// The address is not good any more, the body broke off, or the host is not reachable.
+    /// The address is not good any more, the bytes arrived spoiled, or the host is not reachable.
     pub async fn put_blob(
         &self,
         url: &UploadUrl,
-        len: u64,
-        body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-    ) -> Result<Receipt, Error> {
+        content: Bytes,
+        checksum: Checksum,
+    ) -> Result<(), Error> {
         let headers = [
             ("x-ms-blob-type", "BlockBlob".to_owned()),
             ("content-type", OCTETS.to_owned()),
+            checksum.header(),
         ];
-        let reply = self
-            .blobs
-            .put("upload", url.0.clone(), &headers, len, body)
-            .await?;
-        let md5 = http::text_header(&reply.headers, "content-md5")
-            .and_then(|text| BASE64_STANDARD.decode(text).ok())
-            .and_then(|md5| md5.try_into().ok());
-        Ok(Receipt { md5 })
+        self.send("upload", &url.0, &headers, content).await
     }
 
     /// Sends one block; sent again under the same id it replaces itself.
@@ -211,28 +242,32 @@ impl Client {
         url: &UploadUrl,
         id: &str,
         block: Bytes,
-        md5: [u8; 16],
+        checksum: Checksum,
     ) -> Result<(), Error> {
         let url = url.with(&format!(
             "comp=block&blockid={}",
             utf8_percent_encode(id, IN_QUERY)
         ));
-        let headers = [("content-md5", BASE64_STANDARD.encode(md5))];
-        let len = block.len() as u64;
-        retry::in_place(
-            || {
-                self.blobs.put(
-                    "upload block",
-                    url.clone(),
-                    &headers,
-                    len,
-                    pieces(block.clone()),
-                )
-            },
-            |error: &Error| error.passing(true),
-        )
-        .await
-        .map(drop)
+        self.send("upload block", &url, &[checksum.header()], block)
+            .await
+    }
+
+    /// The ids of all blocks that storage has of a blob, in the list that makes them its content or not.
+    ///
+    /// # Errors
+    /// As for [`Client::put_blob`]; or the address does not allow to read.
+    pub async fn blocks(&self, url: &UploadUrl) -> Result<Vec<String>, Error> {
+        const OPERATION: &str = "list blocks";
+        let url = url.with("comp=blocklist&blocklisttype=all");
+        let gate = self.blobs.gates.of(&url);
+        let request = self.blobs.http.get(url.clone()).timeout(ANSWER);
+        let reply = http::exchange(OPERATION, &gate, &url, request).await?;
+        match reply.status.as_u16() {
+            200 => Ok(elements(&reply.text(), "Name").map(str::to_owned).collect()),
+            // Nothing was ever sent there.
+            404 => Ok(Vec::new()),
+            _ => Err(refusal(OPERATION, &gate, &reply)),
+        }
     }
 
     /// Makes the blocks, in this order, the content.
@@ -254,16 +289,20 @@ impl Client {
             ("content-type", "application/xml".to_owned()),
             ("x-ms-blob-content-type", OCTETS.to_owned()),
         ];
-        let len = xml.len() as u64;
+        self.send("commit blocks", &url, &headers, xml).await
+    }
+
+    async fn send(
+        &self,
+        operation: &'static str,
+        url: &Url,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<(), Error> {
         retry::in_place(
             || {
-                self.blobs.put(
-                    "commit blocks",
-                    url.clone(),
-                    &headers,
-                    len,
-                    pieces(xml.clone()),
-                )
+                self.blobs
+                    .put(operation, url.clone(), headers, body.clone())
             },
             |error: &Error| error.passing(true),
         )
@@ -298,11 +337,17 @@ fn refusal(operation: &'static str, host: &http::Host, reply: &Reply) -> Error {
     Error::new(operation, Kind::Answer(Box::new(answer)))
 }
 
-/// The text of an element of Azure's small error document, which proxies may replace by anything.
+/// The text of the first element of this name in Azure's small documents, which proxies may replace by anything.
 fn element(xml: &str, name: &str) -> Option<String> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    rest.split_once(&format!("</{name}>"))
-        .map(|(text, _)| text.to_owned())
+    elements(xml, name).next().map(str::to_owned)
+}
+
+/// The texts of all elements of this name that contain no other.
+fn elements<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let end = format!("</{name}>");
+    let rest = xml.split(&format!("<{name}>")).skip(1).collect::<Vec<_>>();
+    rest.into_iter()
+        .filter_map(move |rest| rest.split_once(&end).map(|(text, _)| text))
 }
 
 /// When a body last moved.

@@ -215,7 +215,10 @@ impl Error {
             Kind::Unreachable { sent, .. } => repeatable || !sent,
             // A rate limit strikes before anything is done.
             Kind::Answer(answer) => {
-                answer.status == 429 || repeatable && matches!(answer.status, 408 | 500..)
+                let spoiled =
+                    answer.from == From::Blob && answer.has_code(&["Md5Mismatch", "Crc64Mismatch"]);
+                answer.status == 429
+                    || repeatable && (spoiled || matches!(answer.status, 408 | 500..))
             }
             Kind::Unreadable { .. } => repeatable,
             Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,

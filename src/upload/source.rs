@@ -1,39 +1,42 @@
 //! The bytes of one file, read on a thread of their own and hashed on the way.
 //!
-//! Pulled, not pushed: the one who sends asks for the next piece when there is room for it, so memory is what the
-//! asker holds and nothing more. The handle stays open from the first look to the last, and the fingerprint is
+//! Pulled, not pushed: the one who sends asks for the next block when there is room for it, and brings the memory for it.
+//! The handle stays open from the first look to the last, and the fingerprint is
 //! compared before and after on that handle. A share that hangs keeps the thread; the asker goes on after a deadline.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::Stream;
-use md5::{Digest as _, Md5};
 use tokio::sync::oneshot;
 
+use super::pool::Buffer;
 use crate::ledger::{Content, Fingerprint};
 use crate::share::{self, Root};
 
 /// How long the share may take for one piece. Generous: a slow share is not a dead one.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// An open file. Clones read on from the same place.
-#[derive(Debug, Clone)]
+/// Read and hashed at once, so that what is hashed is still in the processor's cache.
+const SLICE: usize = 128 * 1024;
+
+/// Read in one go when nobody wants the bytes: a share must answer within the deadline for as much.
+const SKIM: u64 = 64 * 1024 * 1024;
+
+/// An open file.
+#[derive(Debug)]
 pub(super) struct Source {
     commands: mpsc::Sender<Command>,
     fingerprint: Fingerprint,
-    failure: Arc<Mutex<Option<Error>>>,
 }
 
-/// What was read, from the first byte to the last.
-#[derive(Debug, Clone)]
-pub(super) struct Read {
-    pub(super) content: Content,
-    pub(super) md5: [u8; 16],
+/// The next bytes of a file, and their checksum as Azure takes it (CRC-64/NVME).
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) bytes: Buffer,
+    pub(super) crc64: u64,
 }
 
 /// Why a file cannot be read.
@@ -52,14 +55,17 @@ pub(super) enum Error {
 #[derive(Debug)]
 enum Command {
     Next {
-        len: usize,
-        answer: oneshot::Sender<Result<Option<Bytes>, Error>>,
+        buffer: Buffer,
+        answer: oneshot::Sender<Result<Block, Error>>,
+    },
+    Skim {
+        answer: oneshot::Sender<Result<u64, Error>>,
     },
     Rewind {
         answer: oneshot::Sender<Result<(), Error>>,
     },
     Finish {
-        answer: oneshot::Sender<Result<Read, Error>>,
+        answer: oneshot::Sender<Result<Content, Error>>,
     },
 }
 
@@ -85,7 +91,6 @@ impl Source {
         Ok(Self {
             commands,
             fingerprint,
-            failure: Arc::default(),
         })
     }
 
@@ -94,9 +99,15 @@ impl Source {
         self.fingerprint
     }
 
-    /// The next piece, of `len` bytes unless the file ends; None at the end.
-    pub(super) async fn next(&self, len: usize) -> Result<Option<Bytes>, Error> {
-        self.ask(|answer| Command::Next { len, answer }).await
+    /// Fills `buffer` with the next bytes. There must be as many left.
+    pub(super) async fn next(&self, buffer: Buffer) -> Result<Block, Error> {
+        self.ask(|answer| Command::Next { buffer, answer }).await
+    }
+
+    /// Reads what is left without giving it out, and tells what the whole file holds.
+    pub(super) async fn hash(&self) -> Result<Content, Error> {
+        while self.ask(|answer| Command::Skim { answer }).await? > 0 {}
+        self.finish().await
     }
 
     /// Goes back to the first byte, and forgets what was hashed.
@@ -105,38 +116,8 @@ impl Source {
     }
 
     /// What was read, if all of it was and the file is still the one that was opened.
-    pub(super) async fn finish(&self) -> Result<Read, Error> {
+    pub(super) async fn finish(&self) -> Result<Content, Error> {
         self.ask(|answer| Command::Finish { answer }).await
-    }
-
-    /// The rest of the file as a stream of pieces. An error in it is kept, so that whoever sends the stream can tell
-    /// trouble with the file from trouble with the network.
-    pub(super) fn stream(
-        &self,
-        len: usize,
-    ) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-        futures_util::stream::unfold(self.clone(), move |source| async move {
-            match source.next(len).await {
-                Ok(Some(bytes)) => Some((Ok(bytes), source)),
-                Ok(None) => None,
-                Err(error) => {
-                    let told = io::Error::other(error.clone());
-                    *source
-                        .failure
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    Some((Err(told), source))
-                }
-            }
-        })
-    }
-
-    /// The error that ended a stream, if one did.
-    pub(super) fn failure(&self) -> Option<Error> {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
     }
 
     async fn ask<T>(
@@ -166,7 +147,6 @@ struct Reader {
     fingerprint: Fingerprint,
     left: u64,
     blake3: blake3::Hasher,
-    md5: Md5,
 }
 
 impl Reader {
@@ -182,7 +162,6 @@ impl Reader {
             fingerprint,
             left: fingerprint.size,
             blake3: blake3::Hasher::new(),
-            md5: Md5::new(),
         })
     }
 
@@ -190,7 +169,8 @@ impl Reader {
         for command in inbox {
             // An asker that went away needs no answer.
             match command {
-                Command::Next { len, answer } => drop(answer.send(self.next(len))),
+                Command::Next { buffer, answer } => drop(answer.send(self.next(buffer))),
+                Command::Skim { answer } => drop(answer.send(self.skim())),
                 Command::Rewind { answer } => drop(answer.send(self.rewind())),
                 Command::Finish { answer } => drop(answer.send(self.finish())),
             }
@@ -198,34 +178,54 @@ impl Reader {
     }
 
     /// Reads up to the size that the file had when it was opened, never beyond: what a writer appends is another version.
-    fn next(&mut self, len: usize) -> Result<Option<Bytes>, Error> {
-        let want = u64::try_from(len).unwrap_or(u64::MAX).min(self.left);
-        if want == 0 {
-            return Ok(None);
+    fn next(&mut self, mut buffer: Buffer) -> Result<Block, Error> {
+        let mut crc64 = crc64fast_nvme::Digest::new();
+        for slice in buffer.as_mut().chunks_mut(SLICE) {
+            self.read(slice)?;
+            crc64.write(slice);
         }
-        let mut piece = Vec::with_capacity(usize::try_from(want).unwrap_or(len));
-        let got = (&mut self.file)
-            .take(want)
-            .read_to_end(&mut piece)
-            .map_err(Error::from_io)?;
-        if got as u64 != want {
+        Ok(Block {
+            bytes: buffer,
+            crc64: crc64.sum64(),
+        })
+    }
+
+    /// Reads some of what is left, and tells how much is left then.
+    fn skim(&mut self) -> Result<u64, Error> {
+        let mut slice = vec![0; SLICE];
+        let until = self.left.saturating_sub(SKIM);
+        while self.left > until {
+            let len = usize::try_from(self.left).map_or(SLICE, |left| left.min(SLICE));
+            self.read(slice.get_mut(..len).unwrap_or_default())?;
+        }
+        Ok(self.left)
+    }
+
+    fn read(&mut self, slice: &mut [u8]) -> Result<(), Error> {
+        let len = slice.len() as u64;
+        if len > self.left {
             return Err(Error::Changed);
         }
-        self.left -= want;
-        self.blake3.update(&piece);
-        self.md5.update(&piece);
-        Ok(Some(Bytes::from(piece)))
+        match self.file.read_exact(slice) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(Error::Changed);
+            }
+            Err(error) => return Err(Error::from_io(error)),
+        }
+        self.left -= len;
+        self.blake3.update(slice);
+        Ok(())
     }
 
     fn rewind(&mut self) -> Result<(), Error> {
         self.file.rewind().map_err(Error::from_io)?;
         self.left = self.fingerprint.size;
         self.blake3.reset();
-        self.md5 = Md5::new();
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<Read, Error> {
+    fn finish(&mut self) -> Result<Content, Error> {
         let same = |file: &File| Ok(share::fingerprint(file)? == self.fingerprint);
         let on_handle = same(&self.file).map_err(Error::from_io)?;
         // A file that was replaced by another one is unchanged on our handle; the name tells.
@@ -235,12 +235,9 @@ impl Reader {
         if self.left > 0 || !on_handle || !at_path {
             return Err(Error::Changed);
         }
-        Ok(Read {
-            content: Content {
-                digest: *self.blake3.finalize().as_bytes(),
-                bytes: self.fingerprint.size,
-            },
-            md5: self.md5.clone().finalize().into(),
+        Ok(Content {
+            digest: *self.blake3.finalize().as_bytes(),
+            bytes: self.fingerprint.size,
         })
     }
 }
@@ -260,6 +257,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::upload::pool::Pool;
 
     fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -267,38 +265,47 @@ mod tests {
         (dir, PathBuf::from("a.dgn"))
     }
 
-    async fn read_all(source: &Source, len: usize) -> Vec<u8> {
+    /// Reads the rest, in blocks of `len` bytes.
+    async fn read_all(source: &Source, len: usize, mut left: usize) -> Vec<u8> {
+        let pool = Pool::new(4_000_000, 100_000);
         let mut all = Vec::new();
-        while let Some(piece) = source.next(len).await.unwrap() {
-            assert!(piece.len() <= len);
-            all.extend_from_slice(&piece);
+        while left > 0 {
+            let buffer = pool.take(len.min(left)).await;
+            let block = source.next(buffer).await.unwrap();
+            let bytes = block.bytes.as_ref();
+            let mut crc64 = crc64fast_nvme::Digest::new();
+            crc64.write(bytes);
+            assert_eq!(block.crc64, crc64.sum64());
+            left -= bytes.len();
+            all.extend_from_slice(bytes);
         }
         all
     }
 
     #[tokio::test]
-    async fn pieces_make_the_whole_file_and_its_hashes_however_they_are_cut() {
+    async fn blocks_make_the_whole_file_and_its_hash_however_they_are_cut() {
         let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         let (dir, path) = file(&bytes);
-        for len in [1000, 4096, 399_999, 400_000, 1_000_000] {
+        for len in [1000, 4096, 399_999, 400_000] {
             let source = Source::open(dir.path(), &path).await.unwrap();
-            assert_eq!(read_all(&source, len).await, bytes);
-            let read = source.finish().await.unwrap();
-            assert_eq!(read.content.bytes, 400_000);
-            assert_eq!(read.content.digest, *blake3::hash(&bytes).as_bytes());
-            assert_eq!(read.md5, <[u8; 16]>::from(Md5::digest(&bytes)));
+            assert_eq!(read_all(&source, len, bytes.len()).await, bytes);
+            let content = source.finish().await.unwrap();
+            assert_eq!(content.bytes, 400_000);
+            assert_eq!(content.digest, *blake3::hash(&bytes).as_bytes());
+            source.rewind().await.unwrap();
+            assert_eq!(source.hash().await.unwrap(), content);
         }
     }
 
     #[tokio::test]
-    async fn a_rewind_begins_the_hashes_anew() {
+    async fn a_rewind_begins_the_hash_anew() {
         let (dir, path) = file(b"0123456789");
         let source = Source::open(dir.path(), &path).await.unwrap();
-        source.next(4).await.unwrap();
+        read_all(&source, 4, 4).await;
         source.rewind().await.unwrap();
-        assert_eq!(read_all(&source, 3).await, b"0123456789");
+        assert_eq!(read_all(&source, 3, 10).await, b"0123456789");
         assert_eq!(
-            source.finish().await.unwrap().content.digest,
+            source.finish().await.unwrap().digest,
             *blake3::hash(b"0123456789").as_bytes()
         );
     }
@@ -331,21 +338,21 @@ mod tests {
         for change in changes {
             let (dir, path) = file(b"0123456789");
             let source = Source::open(dir.path(), &path).await.unwrap();
-            source.next(100).await.unwrap();
+            read_all(&source, 100, 10).await;
             change(&dir.path().join(&path));
             assert!(matches!(source.finish().await, Err(Error::Changed)));
         }
     }
 
     #[tokio::test]
-    async fn a_file_cut_short_ends_a_stream_with_an_error_that_is_kept() {
-        use futures_util::StreamExt as _;
+    async fn a_file_cut_short_has_changed() {
         let (dir, path) = file(b"0123456789");
         let source = Source::open(dir.path(), &path).await.unwrap();
         std::fs::write(dir.path().join(&path), "012").unwrap();
-        let mut stream = std::pin::pin!(source.stream(4));
-        assert!(stream.next().await.unwrap().is_err());
-        assert!(matches!(source.failure(), Some(Error::Changed)));
+        let buffer = Pool::new(100, 100).take(10).await;
+        assert!(matches!(source.next(buffer).await, Err(Error::Changed)));
+        source.rewind().await.unwrap();
+        assert!(matches!(source.hash().await, Err(Error::Changed)));
     }
 
     #[tokio::test]

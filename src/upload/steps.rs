@@ -6,9 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
+use super::Shared;
 use super::folders::Place;
 use super::source::{self, Source};
-use super::{Shared, transfer};
+use super::transfer::{self, Way};
 use crate::attempt::{self, Failure, History};
 use crate::config::Watch;
 use crate::failpoint::failpoint;
@@ -38,7 +39,7 @@ pub(super) enum End {
 
 /// Where an upload goes.
 enum Target {
-    Upload(UploadLinks),
+    Upload(Way),
     /// To this storage file, which was there before and holds something else; but first all other files are compared,
     /// so that the brake sees how many of them differ.
     LaterOf(String),
@@ -73,8 +74,6 @@ pub(super) enum Trouble {
     FolderGone(#[source] itwin::Error),
     #[error("storage reports {stored} bytes after {sent} were sent")]
     SizeDiffers { sent: u64, stored: u64 },
-    #[error("storage received other bytes than were sent (MD5 differs)")]
-    Corrupted,
     #[error("storage may not tell its name from that of {}", Shown(other))]
     Twin { other: PathBuf },
     #[error(
@@ -86,6 +85,16 @@ pub(super) enum Trouble {
     Locked,
     #[error("storage did not complete the upload, which starts over")]
     NotCompleted(#[source] itwin::Error),
+}
+
+impl From<UploadLinks> for Way {
+    fn from(links: UploadLinks) -> Self {
+        Self {
+            file_id: links.file_id,
+            url: links.upload_url,
+            generation: None,
+        }
+    }
 }
 
 impl Shared {
@@ -144,7 +153,6 @@ impl Shared {
             Trouble::NotInitialized { .. }
             | Trouble::FolderGone(_)
             | Trouble::SizeDiffers { .. }
-            | Trouble::Corrupted
             | Trouble::NotCompleted(_)
             | Trouble::Ledger(_) => Class::Transient { floor: None },
         };
@@ -209,8 +217,8 @@ impl Shared {
                 .await?;
         }
         let place = self.folders.place(watch, &below).await?;
-        let links = match self.links(&mut job, &place, &name, &source).await? {
-            Target::Upload(links) => links,
+        let way = match self.way(&mut job, &place, &name, &source).await? {
+            Target::Upload(way) => way,
             Target::LaterOf(id) => {
                 let braked = self.ledger.adopt(&job, &id, Timestamp::now()).await?;
                 return Ok(End::Adopted { braked });
@@ -224,7 +232,7 @@ impl Shared {
             }
         };
         let progress = self.live.upload(&watch.name, &job.path, bytes, job.attempt);
-        let content = transfer::send(self, &source, links, &progress).await?;
+        let content = transfer::send(self, &job, &source, way, &progress).await?;
         progress.done();
         failpoint("bytes sent");
         self.ledger
@@ -305,12 +313,11 @@ impl Shared {
         if stored.content.bytes != source.fingerprint().size {
             return Ok(false);
         }
-        while source.next(transfer::PIECE).await?.is_some() {}
-        if source.finish().await?.content != stored.content {
-            source.rewind().await?;
+        let content = source.hash().await?;
+        source.rewind().await?;
+        if content != stored.content {
             return Ok(false);
         }
-        source.rewind().await?;
         match self.client.file(&id).await {
             Ok(file) => Ok(file.size == Some(stored.content.bytes)),
             Err(error) if error.is_not_found() => {
@@ -321,8 +328,9 @@ impl Shared {
         }
     }
 
-    /// Links to upload to: of the known storage file, of one that is there by this name, or of a new one.
-    async fn links(
+    /// Where to upload to: on with what an earlier attempt began, or to the known storage file, to one that is there by
+    /// this name, or to a new one.
+    async fn way(
         &self,
         job: &mut UploadJob,
         place: &Place,
@@ -330,8 +338,20 @@ impl Shared {
         source: &Source,
     ) -> Result<Target, Trouble> {
         if let Some(id) = job.storage_file_id.clone() {
+            if job.stage.0 == Stage::LinksReceived
+                && let Some(begun) = self.unfinished.find(
+                    job,
+                    transfer::block_size(self.limits.block_size, source.fingerprint().size),
+                )
+            {
+                return Ok(Target::Upload(Way {
+                    file_id: id,
+                    url: begun.url,
+                    generation: Some(begun.generation),
+                }));
+            }
             if let Some(links) = self.update(job, &id).await? {
-                return Ok(Target::Upload(links));
+                return Ok(Target::Upload(links.into()));
             }
             self.forget(job).await?;
         }
@@ -345,16 +365,17 @@ impl Shared {
                     None => Target::LaterOf(id),
                 });
             }
-            return Ok(Target::Upload(match self.adopt(job, &id).await? {
+            let links = match self.adopt(job, &id).await? {
                 Some(links) => links,
                 None => self.create(job, place, name).await?,
-            }));
+            };
+            return Ok(Target::Upload(links.into()));
         }
         let until = attempt::after(sent, LISTED_AFTER);
         if unanswered && Timestamp::now() < until {
             return Err(Trouble::CreateUnknown { until });
         }
-        Ok(Target::Upload(self.create(job, place, name).await?))
+        Ok(Target::Upload(self.create(job, place, name).await?.into()))
     }
 
     /// What a storage file holds that was there before, if it is just what the local file holds.
@@ -377,8 +398,7 @@ impl Shared {
             debug!(path = %Shown(&job.path), %error, "cannot compare with what storage holds");
             return Ok(None);
         }
-        while source.next(transfer::PIECE).await?.is_some() {}
-        let content = source.finish().await?.content;
+        let content = source.hash().await?;
         source.rewind().await?;
         if read != bytes || *hash.finalize().as_bytes() != content.digest {
             return Ok(None);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::StreamExt as _;
-use itwin_syncd::itwin::{Client, Error, NewConnection, Settings};
+use itwin_syncd::itwin::{Checksum, Client, Error, NewConnection, Settings};
 use itwin_syncd::secret::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -183,7 +183,11 @@ async fn call_everything(client: &Client) -> usize {
         good.push(judge(links));
         if let Some(url) = url {
             let block = bytes::Bytes::from_static(b"abc");
-            good.push(judge(client.put_block(&url, "aWQ=", block, [0; 16]).await));
+            good.push(judge(
+                client
+                    .put_block(&url, "aWQ=", block, Checksum::Crc64(0))
+                    .await,
+            ));
             good.push(judge(
                 client.put_block_list(&url, &["aWQ=".to_owned()]).await,
             ));

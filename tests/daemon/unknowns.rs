@@ -121,8 +121,7 @@ async fn a_locked_file_is_told_and_taken_when_it_is_unlocked() {
 async fn the_whole_story_with_azurite_in_place_of_our_blob_storage() {
     let azurite = Azurite::start().await;
     let (mut site, folder) = Site::with_folder(platform().azurite(&azurite.url)).await;
-    site.tables +=
-        "[upload]\nsingle_put_max = \"1MiB\"\nblock_size = \"256KiB\"\nmemory = \"2MiB\"\n";
+    site.tables += "[upload]\nblock_size = \"256KiB\"\nmemory = \"2MiB\"\n";
     let large = "0123456789abcdef".repeat(200_000);
     write(&folder.join("house.ifc"), "house");
     write(&folder.join("inner/large.ifc"), &large);

@@ -213,8 +213,7 @@ async fn a_save_by_rename_is_uploaded_under_its_last_name_only() {
 #[tokio::test]
 async fn a_large_file_goes_in_blocks_of_its_own_and_arrives_whole() {
     let (mut site, folder) = Site::with_folder(platform()).await;
-    site.tables +=
-        "[upload]\nsingle_put_max = \"1MiB\"\nblock_size = \"1MiB\"\nmemory = \"4MiB\"\n";
+    site.tables += "[upload]\nblock_size = \"1MiB\"\nmemory = \"4MiB\"\n";
     let content: Vec<u8> = (0..5_500_000_u32)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();

@@ -1,0 +1,191 @@
+//! Runs programs and looks at what they need.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What a program needed from its start to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    pub seconds: f64,
+    pub peak_mib: f64,
+}
+
+/// The middle of several values.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A figure of the kernel's about a process, in KiB.
+fn status_kib(pid: u32, key: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Processor time of a process so far, in seconds.
+pub fn processor_seconds(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks: f64 = fields[11..13]
+        .iter()
+        .map(|ticks| ticks.parse::<f64>().unwrap())
+        .sum();
+    // The kernel's unit in this file is a hundredth of a second on every common machine.
+    ticks / 100.0
+}
+
+pub fn peak_mib(pid: u32) -> Option<f64> {
+    status_kib(pid, "VmHWM:").map(|kib| kib / 1024.0)
+}
+
+pub fn resident_mib(pid: u32) -> Option<f64> {
+    status_kib(pid, "VmRSS:").map(|kib| kib / 1024.0)
+}
+
+/// Whether a program is there to be measured against; says so if it is not.
+pub fn installed(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = Path::new(program).is_file()
+        || std::env::split_paths(&paths).any(|folder| folder.join(program).is_file());
+    if !found {
+        println!("skipped: {program} is not installed");
+    }
+    found
+}
+
+/// Runs a program to its end. None: it failed, which is told.
+pub fn run(command: &mut Command) -> Option<Cost> {
+    let began = Instant::now();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut peak = 0.0;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            let seconds = began.elapsed().as_secs_f64();
+            if !status.success() {
+                println!("skipped: {:?} failed", command.get_program());
+                return None;
+            }
+            return Some(Cost {
+                seconds,
+                peak_mib: peak,
+            });
+        }
+        peak = peak_mib(child.id()).unwrap_or(peak);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The daemon on a folder, with its log.
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+/// A place for a daemon: its configuration, ledger and folder.
+pub struct Site {
+    pub dir: tempfile::TempDir,
+}
+
+impl Site {
+    /// `top` and `tables` are keys and tables of the configuration beside the necessary ones.
+    pub fn new(api: &str, top: &str, tables: &str) -> Self {
+        let dir = tempfile::tempdir_in(crate::scratch()).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("watched")).unwrap();
+        let text = format!(
+            "{top}\n[itwin]\napi_url = {api:?}\nissuer_url = {api:?}\nclient_id = \"service-bench\"\nrequests_per_minute = 1000000\n\
+             [state]\npath = {:?}\n[log]\nlevel = \"debug\"\n{tables}\n\
+             [[watch]]\nname = \"bench\"\npath = {:?}\nimodel_id = \"aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee\"\n",
+            path("state"),
+            path("watched")
+        );
+        std::fs::write(path("config.toml"), text).unwrap();
+        Self { dir }
+    }
+
+    pub fn watched(&self) -> PathBuf {
+        self.dir.path().join("watched")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn start(&self) -> Daemon {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"))
+            .args(["run", "--config"])
+            .arg(self.dir.path().join("config.toml"))
+            .env("ITWIN_SYNCD_CLIENT_SECRET", "bench")
+            .env_remove("NOTIFY_SOCKET")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (pipe, told) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            use std::io::BufRead as _;
+            for line in std::io::BufReader::new(pipe).lines().map_while(Result::ok) {
+                let mut told = told.lock().unwrap();
+                told.push_str(&line);
+                told.push('\n');
+            }
+        });
+        Daemon { child, log }
+    }
+}
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until so many lines of the log contain this, and returns the last of them.
+    pub fn says(&mut self, text: &str, count: usize) -> String {
+        let began = Instant::now();
+        loop {
+            let log = self.log();
+            let mut lines = log.lines().filter(|line| line.contains(text));
+            if let Some(line) = lines.nth(count - 1) {
+                return line.to_owned();
+            }
+            let ended = self.child.try_wait().unwrap();
+            let late = began.elapsed() > Duration::from_secs(900);
+            assert!(ended.is_none() && !late, "{text:?} does not come:\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The number behind `key=` in a line of the log.
+pub fn number(line: &str, key: &str) -> f64 {
+    let at = line.find(&format!("{key}=")).unwrap() + key.len() + 1;
+    let rest: String = line
+        .chars()
+        .skip(at)
+        .take_while(|c| c.is_ascii_digit() || *c == '.')
+        .collect();
+    rest.parse().unwrap()
+}

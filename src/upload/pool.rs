@@ -1,0 +1,152 @@
+//! The memory for content on its way: one pool for the whole process, so that memory is a setting and not a product of
+//! settings.
+//!
+//! A buffer is taken when there is room for it and goes back by itself when its last reader drops it. Buffers of the
+//! usual size are used again, because fresh memory costs the kernel more than sending it does.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The pool's smallest change, in bytes.
+const UNIT: usize = 64 * 1024;
+
+/// The pool. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    room: Arc<Semaphore>,
+    units: u32,
+    free: Arc<Free>,
+}
+
+/// Buffers of the usual size that nobody uses right now.
+#[derive(Debug)]
+struct Free {
+    usual: usize,
+    buffers: Mutex<Vec<Box<[u8]>>>,
+}
+
+/// Memory for one piece of content, all of it writable.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    /// Never empty before the drop.
+    bytes: Box<[u8]>,
+    len: usize,
+    free: Arc<Free>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Pool {
+    /// A pool of `memory` bytes, in which buffers of `usual` bytes are kept for the next one.
+    pub(super) fn new(memory: u64, usual: u64) -> Self {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let units = bytes(memory)
+            .div_ceil(UNIT)
+            .clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Self {
+            room: Arc::new(Semaphore::new(units)),
+            units: u32::try_from(units).unwrap_or(u32::MAX),
+            free: Arc::new(Free {
+                usual: bytes(usual),
+                buffers: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Waits for room for `len` bytes. What is larger than the whole pool gets all of it.
+    pub(super) async fn take(&self, len: usize) -> Buffer {
+        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        // Nobody closes the semaphore.
+        let room = Arc::clone(&self.room)
+            .acquire_many_owned(units.clamp(1, self.units))
+            .await
+            .ok();
+        let usual = self.free.usual;
+        let bytes = if len > usual / 2 && len <= usual {
+            let used = self.free.lock().pop();
+            used.unwrap_or_else(|| vec![0; usual].into_boxed_slice())
+        } else {
+            vec![0; len].into_boxed_slice()
+        };
+        Buffer {
+            bytes,
+            len,
+            free: Arc::clone(&self.free),
+            _room: room,
+        }
+    }
+
+    /// Gives unused memory back to the system.
+    pub(super) fn shrink(&self) {
+        self.free.lock().clear();
+    }
+}
+
+impl Free {
+    fn lock(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Buffer {
+    pub(super) fn as_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        self.bytes.get_mut(..len).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() == self.free.usual {
+            self.free.lock().push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_never_more_on_its_way_than_the_pool_has_room_for() {
+        let pool = Pool::new(4 * MIB as u64, MIB as u64);
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            taken.push(pool.take(MIB).await);
+        }
+        let wait = Duration::from_secs(1);
+        assert!(tokio::time::timeout(wait, pool.take(1)).await.is_err());
+        taken.pop();
+        assert!(tokio::time::timeout(wait, pool.take(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_buffer_has_the_length_that_was_asked_for_and_is_used_again() {
+        let pool = Pool::new(4 * MIB as u64, MIB as u64);
+        for len in [1, 1000, MIB - 1, MIB, MIB / 2 + 1] {
+            let mut buffer = pool.take(len).await;
+            assert_eq!(buffer.as_mut().len(), len);
+            assert_eq!(buffer.as_ref().len(), len);
+        }
+        assert_eq!(pool.free.lock().len(), 1, "small ones are not kept");
+        pool.shrink();
+        assert_eq!(pool.free.lock().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_the_pool_gets_all_of_it() {
+        let pool = Pool::new(MIB as u64, MIB as u64);
+        assert_eq!(pool.take(3 * MIB).await.as_ref().len(), 3 * MIB);
+    }
+}
