@@ -92,6 +92,7 @@ fn verdict(view: &View) -> String {
         sum(|watch| watch.files.working),
     );
     let waiting = sum(|watch| watch.files.waiting);
+    let settling = sum(|watch| watch.files.settling.unwrap_or(0));
     let mut parts: Vec<String> = [
         (failed, "file FAILED", "files FAILED"),
         (
@@ -102,6 +103,7 @@ fn verdict(view: &View) -> String {
         (held, "watch is held", "watches are held"),
         (working, "file is on its way", "files are on their way"),
         (waiting, "file waits", "files wait"),
+        (settling, "file is being written", "files are being written"),
     ]
     .into_iter()
     .filter(|(count, ..)| *count > 0)
