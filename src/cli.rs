@@ -1,10 +1,14 @@
 //! The command line: turns words into calls, prints what they answer, and decides nothing about files or jobs.
 
+mod act;
 mod check;
 mod demo;
 mod emulator;
+mod explain;
 mod generate;
+mod plan;
 mod run;
+mod select;
 mod status;
 
 use std::path::PathBuf;
@@ -57,10 +61,24 @@ enum Command {
     /// Goes the way to the platform step by step, and names the proxy, the host or the issuer of a certificate at which
     /// it ends. Changes nothing. Exit codes: 0 all is well, 1 something is not.
     Check(ConfigArgument),
-    /// Show what became of every file, from the ledger, with the daemon running or not.
+    /// Show how every watch stands, what failed and why, what is under way; or the whole story of single files.
     ///
-    /// First comes what needs a look: failures with their reason and the next attempt, and what is under way.
+    /// It reads the ledger, with the daemon running or not, and asks the daemon for what goes on at this moment.
     Status(status::Arguments),
+    /// Say of a path whether it would be taken, by which rule, where it stands and what it waits for.
+    ///
+    /// Works without the daemon. Exit codes: 0 every path is taken, 1 one is not.
+    Explain(explain::Arguments),
+    /// Try files again at once that failed, or that wait for a later attempt.
+    Retry(act::Retry),
+    /// Scan folders now instead of at the next interval.
+    Rescan(act::Watches),
+    /// Take no new work from watches, over restarts too, until they are resumed.
+    ///
+    /// Changes are still noticed, and wait. Uploads and runs under way are finished.
+    Pause(act::Watches),
+    /// Let watches go on that are paused, held by the brake, or held after refused credentials.
+    Resume(act::Watches),
     /// Serve a stand-in of the iTwin Platform, to try everything on without an account.
     ///
     /// Prints the addresses and the credentials to put into a configuration.
@@ -105,6 +123,11 @@ impl Cli {
                 Command::Run(arguments) => run::run(&arguments).await,
                 Command::Check(arguments) => check::check(&arguments.config).await,
                 Command::Status(arguments) => status::status(&arguments).await,
+                Command::Explain(arguments) => explain::explain(&arguments).await,
+                Command::Retry(arguments) => act::retry(&arguments).await,
+                Command::Rescan(arguments) => act::watches(act::Verb::Rescan, &arguments).await,
+                Command::Pause(arguments) => act::watches(act::Verb::Pause, &arguments).await,
+                Command::Resume(arguments) => act::watches(act::Verb::Resume, &arguments).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
                 Command::Generate(arguments) => generate::generate(&arguments),

@@ -4,7 +4,7 @@
 //! wrong and what to write instead. It reads nothing but that file, its secret, its environment and the whereabouts of the folders it names; it never
 //! writes, never asks the platform, and never quotes a value that could be the secret. Nothing survives a crash, because nothing is kept.
 //!
-//! `draft` holds what was read so far, `document` knows TOML and lines, `sections` and `watches` know the keys with their defaults and limits, `values` how durations, sizes and addresses are written,
+//! `draft` holds what was read so far, `document` knows TOML and lines, `sections`, `outward` and `watches` know the keys with their defaults and limits, `values` how durations, sizes and addresses are written,
 //! `credentials` where the secret comes from, and `folders` how the paths lie to one another on this machine.
 
 mod credentials;
@@ -13,6 +13,7 @@ mod draft;
 mod folders;
 mod mistakes;
 mod network;
+mod outward;
 mod sections;
 mod values;
 mod watches;
@@ -26,6 +27,7 @@ use url::Url;
 use document::{Place, Report};
 use draft::{Draft, Purpose};
 pub use mistakes::{Mistake, Mistakes};
+pub use outward::{Address, Alert, Format, Heartbeat, Web};
 use values::Bad;
 
 use crate::secret::Secret;
@@ -52,6 +54,12 @@ pub struct Config {
     pub brake_files: u64,
     /// How long requests in flight may take to finish after the first stop signal; zero means not at all.
     pub shutdown_grace: Duration,
+    /// `[web]`: the local page.
+    pub web: Web,
+    /// Every `[[alert]]`.
+    pub alerts: Vec<Alert>,
+    /// `[heartbeat]`: the dead man's ping.
+    pub heartbeat: Heartbeat,
     /// Every `[[watch]]`, in the order of the file; at least one.
     pub watches: Vec<Watch>,
 }
@@ -104,6 +112,8 @@ pub struct Proxy {
 pub struct State {
     /// Absolute path of a folder; the ledger and its lock live in it. It need not exist yet.
     pub path: PathBuf,
+    /// How long results, steps and runs are kept, beside the last of each file.
+    pub keep_history: Duration,
 }
 
 /// What is logged and where.

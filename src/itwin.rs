@@ -144,6 +144,12 @@ impl Client {
         self.api.tokens().get().await.map(drop)
     }
 
+    /// Requests since the client was set up, by host and status; no status for those without an answer.
+    #[must_use]
+    pub fn traffic(&self) -> Vec<(String, Option<u16>, u64)> {
+        self.gates.traffic()
+    }
+
     /// How far the platform's clock is ahead of ours, by its latest answer; to the second.
     #[must_use]
     pub fn clock_offset(&self) -> SignedDuration {

@@ -47,8 +47,8 @@ pub struct Parts {
     pub client: Client,
     /// What the configuration says at the moment.
     pub settings: watch::Receiver<Settings>,
-    /// Changes when there may be something to do.
-    pub wake: watch::Receiver<()>,
+    /// Told when there may be something to do. Rises when a person asks not to wait any longer.
+    pub wake: watch::Receiver<u64>,
     /// Tells how far the lane is.
     pub progress: watch::Sender<Progress>,
 }
@@ -90,12 +90,14 @@ pub struct Lane {
     sync: config::Sync,
     policy: Policy,
     give_up: Duration,
-    wake: watch::Receiver<()>,
+    wake: watch::Receiver<u64>,
     progress: watch::Sender<Progress>,
     at_rest: bool,
     /// Failures in a row that concern the lane rather than a file.
     failures: u32,
     not_before: Instant,
+    /// How often a person had asked when it looked last.
+    asked: u64,
 }
 
 /// What keeps a lane from going on.
@@ -125,6 +127,7 @@ impl Lane {
             at_rest: false,
             failures: 0,
             not_before: Instant::now(),
+            asked: 0,
         }
     }
 
@@ -137,7 +140,12 @@ impl Lane {
         let work = async {
             loop {
                 // Seen before the look at the ledger: what comes after it wakes the wait below.
-                wake.borrow_and_update();
+                let asked = *wake.borrow_and_update();
+                if asked != self.asked {
+                    self.asked = asked;
+                    self.failures = 0;
+                    self.not_before = Instant::now();
+                }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
                 self.progress.send_modify(|progress| {

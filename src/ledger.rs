@@ -16,11 +16,14 @@
 
 mod durable;
 mod files;
+mod history;
 mod lanes;
-mod overview;
 mod pauses;
 mod report;
+mod requeue;
+mod standing;
 mod state;
+mod story;
 mod uploads;
 mod watches;
 
@@ -29,7 +32,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sqlx::sqlite::{
@@ -45,15 +48,26 @@ pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,
 };
-pub use overview::Overview;
-pub use report::{FileReport, RunSummary, Snapshot, Summary, WatchReport};
+pub use report::{
+    Counts, FileReport, Lists, Overview, Problem, ResultReport, RunEntry, RunSummary, Snapshot,
+    Summary, WatchReport,
+};
+pub use requeue::Requeue;
+pub use standing::Standing;
 pub use state::{JobState, Outcome, RootState, Stage};
+pub use story::{Story, StoryLine};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
 pub use watches::{Braked, FileId, WatchId, WatchSpec};
 
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
+
+/// Every shape that the ledger has had, one after the other.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migrations");
+
+/// A reader waits this long for a daemon that is changing the shape.
+const UPGRADE: Duration = Duration::from_secs(2);
 
 /// The ledger of one state directory. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
@@ -110,6 +124,12 @@ pub enum Error {
         /// The state directory.
         path: PathBuf,
     },
+    /// An older itwin-syncd wrote this ledger, and no newer one has worked on it yet.
+    #[error("the ledger in {path:?} was written by an older itwin-syncd")]
+    Older {
+        /// The state directory.
+        path: PathBuf,
+    },
     /// The program was linked with an SQLite that must not be used.
     #[error("SQLite {found} is too old for a safe ledger, 3.51.3 or newer is needed")]
     OldSqlite {
@@ -153,6 +173,10 @@ impl Error {
             Self::Newer { .. } => {
                 Some("install that version again, or restore the ledger from before it".to_owned())
             }
+            Self::Older { .. } => Some(
+                "start the daemon of this version again: it brings the ledger up to date"
+                    .to_owned(),
+            ),
             Self::OldSqlite { .. } => {
                 Some("build with the bundled SQLite of Cargo.lock".to_owned())
             }
@@ -312,10 +336,7 @@ impl Ledger {
         if !clean {
             ledger.check_content().await?;
         }
-        match sqlx::migrate!("src/ledger/migrations")
-            .run(&ledger.pool)
-            .await
-        {
+        match MIGRATIONS.run(&ledger.pool).await {
             Ok(()) => {}
             Err(
                 sqlx::migrate::MigrateError::VersionMissing(_)
@@ -332,6 +353,7 @@ impl Ledger {
                 });
             }
         }
+        ledger.resume_ids().await?;
         ledger.release_claims().await?;
         Ok(ledger)
     }
@@ -353,14 +375,31 @@ impl Ledger {
             .read_only(true)
             .busy_timeout(Duration::from_secs(5));
         let pool = connect(options).await?;
-        // The first daemon may be about to make the tables.
-        let made: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'jobs'")
-                .fetch_one(&pool)
-                .await
-                .during("look for its tables")?;
-        if made == 0 {
-            return Err(missing());
+        // A daemon that starts may be about to make the tables, or to bring them to this version.
+        let deadline = Instant::now() + UPGRADE;
+        loop {
+            let made: i64 =
+                sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'jobs'")
+                    .fetch_one(&pool)
+                    .await
+                    .during("look for its tables")?;
+            if made == 0 {
+                return Err(missing());
+            }
+            let applied: i64 =
+                sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success")
+                    .fetch_one(&pool)
+                    .await
+                    .during("tell its version")?;
+            if bytes_value(applied) >= MIGRATIONS.iter().count() as u64 {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Older {
+                    path: dir.to_owned(),
+                });
+            }
+            tokio::time::sleep(UPGRADE / 20).await;
         }
         Ok(Self {
             pool,
@@ -412,6 +451,16 @@ impl Ledger {
         } else {
             Err(Error::Damaged { what: told })
         }
+    }
+
+    /// New ids come after all that are there, even when the clock was set back: readers go by their order.
+    async fn resume_ids(&self) -> Result<(), Error> {
+        let last: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
+            .fetch_one(&self.pool)
+            .await
+            .during("look for its last result")?;
+        LAST_ID.fetch_max(last.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
     }
 
     async fn check_sqlite(&self) -> Result<(), Error> {
@@ -501,11 +550,13 @@ fn lock(dir: &Path) -> Result<(File, Left), Error> {
     Ok((file, left))
 }
 
+/// The id that was given out last.
+static LAST_ID: AtomicI64 = AtomicI64::new(0);
+
 /// A new row id: milliseconds in the upper bits, so that rows lie in the order they came, and a count below.
 fn new_id(now: Timestamp) -> i64 {
-    static LAST: AtomicI64 = AtomicI64::new(0);
     let floor = now.as_millisecond() << 20;
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+    let last = LAST_ID.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
         Some(floor.max(last + 1))
     });
     // The closure always answers Some, so both arms hold the value before the update.

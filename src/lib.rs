@@ -9,7 +9,8 @@
 //!    and confirms the upload. The outcome goes back into the ledger, where it waits for
 //! 4. a [`lane`], one per iModel: it gathers files, makes each a source file of the iModel's connection, starts one
 //!    run for all of them, follows it, and writes every file's own result into the ledger.
-//! 5. The log ([`telemetry`]) and the commands ([`cli`]) tell a person.
+//! 5. The log ([`telemetry`]), the commands ([`cli`]), the page and the metrics ([`web`]) and the alerts ([`alert`]) tell
+//!    a person, from the ledger and from what goes on at this moment ([`live`]); [`control`] does what the person wants.
 //!
 //! [`service`] starts all of it and stops it in order. Below: [`itwin`], the platform's client; `retry`, the pauses;
 //! [`config`], the configuration; [`secret`], what must not be printed. Beside it all stands the [`emulator`], a
@@ -17,15 +18,18 @@
 //!
 //! `ARCHITECTURE.md` says what survives a crash and where to change what.
 
+pub mod alert;
 mod attempt;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod emulator;
 mod failpoint;
 mod filesystem;
 pub mod itwin;
 pub mod lane;
 pub mod ledger;
+pub mod live;
 mod names;
 pub mod retry;
 pub mod secret;
@@ -34,4 +38,6 @@ pub mod service;
 mod share;
 pub mod telemetry;
 pub mod upload;
+mod view;
 pub mod watch;
+pub mod web;

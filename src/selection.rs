@@ -243,6 +243,28 @@ impl Selection {
     }
 }
 
+/// One glob, read as the lists of a watch are.
+#[derive(Debug, Clone)]
+pub struct Pattern(Globs);
+
+impl Pattern {
+    /// Compiles `text`.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn new(text: &str) -> Result<Self, BadRule> {
+        let mut bad = Vec::new();
+        let globs = Globs::new(List::Include, [text], &mut bad);
+        bad.pop().map_or(Ok(Self(globs)), Err)
+    }
+
+    /// Whether it fits the file at `rel`, relative to its root, or a folder above it.
+    #[must_use]
+    pub fn fits(&self, rel: &Path) -> bool {
+        self.0.first_for_file(rel).is_some()
+    }
+}
+
 impl Default for Selection {
     /// No rule of the user: the built-in ignore list and the built-in table.
     fn default() -> Self {

@@ -8,6 +8,7 @@
 //! configuration is read again (`reload`). systemd is told of all of it (`systemd`).
 
 mod pauses;
+mod people;
 mod pulse;
 mod reload;
 pub mod signals;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use crate::config::{self, Config, Watch};
 use crate::itwin::{self, Client, Settings};
 use crate::lane::{self, Lane};
 use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
+use crate::live::Live;
 use crate::upload::{self, Uploads};
 use crate::watch::{self as watching, Handover, Progress};
 use pulse::Pulse;
@@ -41,6 +43,9 @@ const WATCH: &str = "watch ";
 
 /// How often a single pass looks whether it is done.
 const PASS_LOOK: Duration = Duration::from_millis(100);
+
+/// Orders that may wait for a folder's task; more would only ask for the same again.
+const ORDERS: usize = 16;
 
 /// When the service ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +141,7 @@ pub async fn run(
         );
     }
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
+    tasks.open_to_people(&config, &ledger, &client).await?;
     systemd::ready(&pulse::line(&ledger, None).await?);
     tasks.pulse(&ledger);
     let pass = tasks.pass();
@@ -233,7 +239,9 @@ struct Tasks {
     roots: HashMap<String, Root>,
     lanes: BTreeMap<String, watch::Receiver<lane::Progress>>,
     wake_uploads: Arc<Notify>,
-    wake_lanes: watch::Sender<()>,
+    /// Rises when a person asks a lane not to wait any longer.
+    wake_lanes: watch::Sender<u64>,
+    live: Live,
     upload_settings: watch::Sender<upload::Settings>,
     lane_settings: watch::Sender<lane::Settings>,
     /// When the queue of uploads was looked at last.
@@ -254,7 +262,7 @@ struct Root {
 struct InPass {
     roots: Vec<watch::Receiver<Progress>>,
     lanes: Vec<watch::Receiver<lane::Progress>>,
-    wake_lanes: watch::Sender<()>,
+    wake_lanes: watch::Sender<u64>,
 }
 
 impl Tasks {
@@ -267,7 +275,8 @@ impl Tasks {
             roots: HashMap::new(),
             lanes: BTreeMap::new(),
             wake_uploads: Arc::default(),
-            wake_lanes: watch::Sender::new(()),
+            wake_lanes: watch::Sender::new(0),
+            live: Live::new(),
             upload_settings: watch::Sender::new(upload::Settings {
                 limits: config.upload.clone(),
                 retry: config.retry.clone(),
@@ -292,6 +301,7 @@ impl Tasks {
             wake: Arc::clone(&tasks.wake_uploads),
             lanes: tasks.wake_lanes.clone(),
             turned,
+            live: tasks.live.clone(),
         });
         let stop = tasks.stop.clone();
         tasks.spawn(
@@ -350,6 +360,9 @@ impl Tasks {
             storage_folder = watch.storage_folder.join("/"), "watching"
         );
         let (progress, seen) = watch::channel(Progress::default());
+        let (orders, taken) = mpsc::channel(ORDERS);
+        self.live
+            .watch_root(&watch.name, progress.subscribe(), orders);
         let stop = self.stop.child_token();
         let root = Root {
             progress: seen,
@@ -362,7 +375,7 @@ impl Tasks {
         };
         let name = format!("{WATCH}{}", watch.name);
         self.spawn(name, async move {
-            Ok(watching::run(watch, id, out, progress, stop).await?)
+            Ok(watching::run(watch, id, out, progress, taken, stop).await?)
         });
     }
 
@@ -471,7 +484,7 @@ impl InPass {
     /// Whether every lane finds nothing to do when it looks once more.
     async fn lanes_at_rest(&self) -> bool {
         let before: Vec<u64> = self.lanes.iter().map(|lane| lane.borrow().looks).collect();
-        self.wake_lanes.send_replace(());
+        self.wake_lanes.send_modify(|_asked| ());
         for (lane, before) in self.lanes.iter().zip(before) {
             let mut lane = lane.clone();
             // A lane that is gone ends the service by itself.

@@ -30,6 +30,7 @@ use crate::attempt::clock_time;
 use crate::config;
 use crate::itwin::Client;
 use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
+use crate::live::Live;
 use crate::names::Shown;
 use crate::retry::Policy;
 use folders::Folders;
@@ -63,7 +64,8 @@ struct Shared {
     pool: Pool,
     unfinished: Arc<Unfinished>,
     wake: Arc<Notify>,
-    lanes: watch::Sender<()>,
+    lanes: watch::Sender<u64>,
+    live: Live,
 }
 
 /// What the room is made of.
@@ -80,7 +82,9 @@ pub struct Parts {
     /// Told when there may be a job to claim.
     pub wake: Arc<Notify>,
     /// To be told when a file may await a run.
-    pub lanes: watch::Sender<()>,
+    pub lanes: watch::Sender<u64>,
+    /// Where uploads on their way are shown.
+    pub live: Live,
     /// Shows when the queue was looked at last: half a minute ago at most, as long as all is well.
     pub turned: watch::Sender<Instant>,
 }
@@ -127,6 +131,7 @@ impl Uploads {
                 watches: settings.watches,
                 wake: parts.wake,
                 lanes: parts.lanes,
+                live: parts.live,
             }),
             settings: parts.settings,
             turned: parts.turned,
@@ -231,6 +236,7 @@ impl Shared {
             watches: settings.watches,
             wake: Arc::clone(&self.wake),
             lanes: self.lanes.clone(),
+            live: self.live.clone(),
         }
     }
 
@@ -267,7 +273,7 @@ impl Shared {
             }
             End::Refused(refusal) => report(&watch.name, &job, &refusal),
         }
-        self.lanes.send_replace(());
+        self.lanes.send_modify(|_asked| ());
         Ok(())
     }
 }

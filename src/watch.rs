@@ -18,13 +18,16 @@ mod root;
 mod scan;
 mod settle;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, watch};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Watch;
-use crate::ledger::{self, Ledger, WatchId};
+use crate::ledger::{self, Ledger, Ready, WatchId};
 
 /// How far the watch of one root is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,8 +36,43 @@ pub struct Progress {
     pub at_rest: bool,
     /// Files that are settling.
     pub settling: usize,
+    /// A full scan is under way.
+    pub scanning: bool,
+    /// When the next full scan begins.
+    pub next_scan: Option<Timestamp>,
+    /// Files that the last full scan left alone.
+    pub ignored: Option<u64>,
     /// Why the root cannot be reached, if it cannot.
     pub problem: Option<String>,
+}
+
+/// What a root can be asked while it is watched.
+#[derive(Debug)]
+pub enum Order {
+    /// To be scanned now.
+    Scan,
+    /// Which files it waits for.
+    Unfinished {
+        /// Only this one, relative to the root.
+        path: Option<PathBuf>,
+        /// No more than so many.
+        most: usize,
+        /// Where they are told.
+        answer: oneshot::Sender<Vec<Unfinished>>,
+    },
+}
+
+/// A file that is not finished being written, as far as can be seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// Path relative to the root; odd bytes are replaced.
+    pub path: String,
+    /// It cannot be opened now.
+    pub busy: bool,
+    /// For so many milliseconds it has been seen unchanged.
+    pub unchanged_ms: u64,
+    /// In so many milliseconds it is looked at next.
+    pub next_look_ms: u64,
 }
 
 /// Where finished files go.
@@ -71,7 +109,26 @@ pub enum Error {
     Ledger(#[from] ledger::Error),
 }
 
-/// Watches one root until `stop`, and tells through `progress` how far it is.
+/// What a root holds that is wanted.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Path relative to the root, fingerprint, and connector type, if the file is for one.
+    pub files: Vec<Ready>,
+    /// Files that are left alone.
+    pub ignored: u64,
+    /// What could not be read.
+    pub problems: Vec<String>,
+}
+
+/// Walks a root once, as a watch of it would, and hands nothing over.
+///
+/// # Errors
+/// When it cannot be reached, or no thread can be had.
+pub async fn survey(watch: &Watch) -> std::io::Result<Survey> {
+    scan::survey(watch).await
+}
+
+/// Watches one root until `stop`, tells through `progress` how far it is, and does what `orders` ask for.
 ///
 /// # Errors
 /// Only when the ledger fails or no thread can be had: trouble with the root itself is shown in status and mended
@@ -81,7 +138,8 @@ pub async fn run(
     id: WatchId,
     out: Handover,
     progress: watch::Sender<Progress>,
+    orders: mpsc::Receiver<Order>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    root::run(watch, id, out, progress, stop).await
+    root::run(watch, id, out, progress, orders, stop).await
 }

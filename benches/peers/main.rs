@@ -13,6 +13,12 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::string_slice,
+    clippy::disallowed_methods,
+    clippy::doc_markdown,
+    clippy::float_cmp,
+    clippy::items_after_statements,
+    clippy::too_many_lines,
+    clippy::type_complexity,
     missing_docs,
     unreachable_pub,
     reason = "a measurement that cannot go on stops"

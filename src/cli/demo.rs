@@ -2,6 +2,7 @@
 //! way programs save.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,15 +13,15 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{EXIT_FAILED, EXIT_GOOD, complain, status};
+use super::{EXIT_FAILED, EXIT_GOOD, complain};
 use crate::config::{Config, Environment};
 use crate::emulator::{
     self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_IMODEL_ID, Emulator,
 };
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
-use crate::secret::Secret;
 use crate::service::{self, Until, signals};
 use crate::telemetry;
+use crate::view;
 
 /// The demo takes about ten seconds; after this something is wrong.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(150);
 
 /// How long the slow program takes for each part of its file.
 const SLOW: Duration = Duration::from_millis(500);
+
+/// The configuration in the demo's folder.
+const CONFIG: &str = "config.toml";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -87,13 +91,15 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
     let folder = place.path().join("drop");
     tokio::fs::create_dir(&folder).await?;
     let emulator = Emulator::builder().start().await?;
-    let config = config(&place, &folder, &emulator)?;
+    let page = free_address();
+    let config = config(&place, &folder, &emulator, page)?;
     let _telemetry = telemetry::start(&config.log)?;
     say(&format!(
         "emulated iTwin Platform at {}",
         emulator.api_url()
     ));
     say(&format!("watching {}", folder.display()));
+    say(&format!("the page is at http://{page}/"));
 
     let state = config.state.path.clone();
     let ended = CancellationToken::new();
@@ -107,8 +113,12 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         let good = save_and_follow(&folder, &mut progress).await?;
         if stay {
             say(&format!(
-                "\ndrop files into {}; Ctrl-C ends it and removes the folder",
-                folder.display()
+                "\ndrop files into {folder}, and look, in a browser:\n\n  http://{page}/\n\nor in another terminal:\n\n  \
+                 itwin-syncd status --watch --config {config}\n  \
+                 itwin-syncd explain --config {config} {folder}/house.ifc\n\n\
+                 Ctrl-C ends it and removes the folder",
+                folder = folder.display(),
+                config = place.path().join(CONFIG).display(),
             ));
             loop {
                 progress.look().await?;
@@ -141,23 +151,52 @@ fn unasked(ended: Result<Result<service::Pass, service::Error>, tokio::task::Joi
 }
 
 /// Short times, because nobody wants to wait in a demo.
-fn config(place: &TempDir, folder: &Path, emulator: &Emulator) -> Result<Config, Error> {
+fn config(
+    place: &TempDir,
+    folder: &Path,
+    emulator: &Emulator,
+    page: SocketAddr,
+) -> Result<Config, Error> {
     let (api, issuer) = (emulator.api_url(), emulator.issuer_url());
+    let secret = place.path().join("client-secret");
     let text = format!(
         "settle = \"1s\"\n\
          [itwin]\napi_url = \"{api}\"\nissuer_url = \"{issuer}\"\nclient_id = \"{DEFAULT_CLIENT_ID}\"\n\
+         client_secret_file = {secret:?}\n\
          [state]\npath = {state:?}\n\
          [log]\nlevel = \"warn\"\n\
+         [web]\nlisten = \"{page}\"\n\
          [sync]\nbatch_window = \"1s\"\npoll_interval = \"500ms\"\npoll_max = \"1s\"\n\
          [[watch]]\nname = \"demo\"\npath = {folder:?}\nimodel_id = \"{DEFAULT_IMODEL_ID}\"\n",
         state = place.path().join("state"),
     );
-    let environment = Environment {
-        client_secret: Some(Secret::new(DEFAULT_CLIENT_SECRET)),
-        ..Environment::default()
-    };
-    Config::parse(&text, "demo", &environment)
+    // The other commands work on it too.
+    private_file(&secret, DEFAULT_CLIENT_SECRET)?;
+    std::fs::write(place.path().join(CONFIG), &text)?;
+    Config::parse(&text, CONFIG, &Environment::default())
         .map_err(|mistakes| Error::Config(mistakes.to_string()))
+}
+
+/// The usual address of the page, or another one when it is taken.
+fn free_address() -> SocketAddr {
+    let usual = SocketAddr::from(([127, 0, 0, 1], 8291));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    [usual, any]
+        .into_iter()
+        .find_map(|address| std::net::TcpListener::bind(address).ok()?.local_addr().ok())
+        .unwrap_or(usual)
+}
+
+/// A file that only its owner can read.
+fn private_file(path: &Path, content: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content.as_bytes())
 }
 
 /// The ledger to look into; the service makes it.
@@ -240,7 +279,7 @@ impl Progress {
     async fn look(&mut self) -> Result<Vec<FileReport>, Error> {
         let files = self.ledger.snapshot(Timestamp::now()).await?.files;
         for file in &files {
-            let word = status::word(file).to_owned();
+            let word = view::word(file).to_owned();
             let news = (file.job, file.run.clone(), word.clone());
             if self.shown.get(&file.path) != Some(&news) {
                 let reason = file

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config, plan,
 };
 use crate::config::Config;
 use crate::service::{self, Pass, Reloads, Until, signals};
@@ -20,6 +20,9 @@ pub(super) struct Arguments {
     /// Exit code 0 if all is synchronized, 1 if any file failed or a folder could not be reached.
     #[arg(long)]
     once: bool,
+    /// Show what would be uploaded and synchronized, and touch nothing.
+    #[arg(long, conflicts_with = "once")]
+    dry_run: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments) -> u8 {
@@ -30,6 +33,9 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
             return EXIT_CONFIG;
         }
     };
+    if arguments.dry_run {
+        return plan::show(&config).await;
+    }
     let telemetry = match telemetry::start(&config.log) {
         Ok(telemetry) => telemetry,
         Err(error) => {

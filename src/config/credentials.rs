@@ -72,6 +72,11 @@ pub(super) fn proxy_password(
     }
 }
 
+/// Reads another secret from a file that only its owner may read.
+pub(super) fn read_file(file: &Path) -> Result<Secret, Bad> {
+    read(file, false)
+}
+
 /// `is_credential`: systemd guards that directory itself, and shows its files as readable by the group in some versions.
 fn read(path: &Path, is_credential: bool) -> Result<Secret, Bad> {
     let unreadable = |error: std::io::Error| {

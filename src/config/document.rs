@@ -230,6 +230,26 @@ impl<'d> Section<'d> {
         .checked("watch", known)
     }
 
+    /// One table of [`Section::each`] that is no watch.
+    pub(super) fn one_of(
+        table: &'d Spanned<DeValue<'d>>,
+        name: &'static str,
+        known: &Keys,
+        report: &'d mut Report,
+    ) -> Self {
+        let place = Place {
+            line: Some(report.line(table.span().start)),
+            ..Place::default()
+        };
+        Self {
+            table: table.get_ref().as_table(),
+            prefix: name,
+            place,
+            report,
+        }
+        .checked(name, known)
+    }
+
     /// The value of `key`, read by `read`. `None` when it is missing or wrong; only the latter is a mistake.
     pub(super) fn read<T>(
         &mut self,

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::document::{self, Place, Report, Section};
 use super::folders::{self, Own};
+use super::outward;
 use super::sections::{self, KEYS, Times};
 use super::values::Bad;
 use super::watches::{self, Placed};
 use super::{
-    Config, Environment, Itwin, Log, Network, Offline, Retry, State, Sync, Upload, network,
+    Alert, Config, Environment, Heartbeat, Itwin, Log, Network, Offline, Retry, State, Sync,
+    Upload, Web, network,
 };
 
 /// What a configuration is read for.
@@ -38,6 +40,9 @@ pub(super) struct Draft {
     retry: Retry,
     brake_files: u64,
     shutdown_grace: Duration,
+    web: Web,
+    alerts: Vec<Alert>,
+    heartbeat: Heartbeat,
     watches: Vec<Placed>,
 }
 
@@ -76,6 +81,14 @@ impl Draft {
         let retry = sections::retry(&mut Section::open(&root, "retry", KEYS, report));
         let brake_files = sections::brake(&mut Section::open(&root, "brake", KEYS, report));
 
+        let web = outward::web(&mut Section::open(&root, "web", KEYS, report), purpose);
+        let alerts = Section::each(&root, "alert", report);
+        let alerts = outward::alerts(&alerts, purpose, report);
+        let heartbeat = outward::heartbeat(
+            &mut Section::open(&root, "heartbeat", KEYS, report),
+            purpose,
+        );
+
         let tables = Section::each(&root, "watch", report);
         let watches = watches::read(&tables, times, &sync, report);
         if !root.contains_key("watch") {
@@ -99,6 +112,9 @@ impl Draft {
             retry,
             brake_files,
             shutdown_grace,
+            web,
+            alerts,
+            heartbeat,
             watches,
         })
     }
@@ -128,6 +144,9 @@ impl Draft {
             retry: self.retry,
             brake_files: self.brake_files,
             shutdown_grace: self.shutdown_grace,
+            web: self.web,
+            alerts: self.alerts,
+            heartbeat: self.heartbeat,
             watches: self
                 .watches
                 .into_iter()

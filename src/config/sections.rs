@@ -30,6 +30,9 @@ pub(super) const KEYS: &Keys = &[
             "sync",
             "retry",
             "brake",
+            "web",
+            "alert",
+            "heartbeat",
             "watch",
         ],
     ),
@@ -57,7 +60,15 @@ pub(super) const KEYS: &Keys = &[
             "total_timeout",
         ],
     ),
-    ("state", &["path"]),
+    ("state", &["path", "keep_history"]),
+    ("web", &["listen", "token_file", "hosts"]),
+    (
+        "alert",
+        &[
+            "name", "url", "format", "command", "level", "group", "remind",
+        ],
+    ),
+    ("heartbeat", &["url", "interval"]),
     ("log", &["level", "directory", "keep_files"]),
     ("upload", &["workers", "block_size", "memory"]),
     (
@@ -213,6 +224,7 @@ pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> Sta
         path: section
             .read("path", values::absolute)
             .unwrap_or_else(default),
+        keep_history: duration(section, "keep_history", 365 * DAY, 3650 * DAY),
     }
 }
 

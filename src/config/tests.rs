@@ -63,7 +63,7 @@ fn example_loads_with_every_optional_key_in_force() {
         .lines()
         .map(|line| {
             line.strip_prefix("# ")
-                .filter(|rest| is_key_line(rest))
+                .filter(|rest| is_key_line(rest) || rest.starts_with("[["))
                 .unwrap_or(line)
                 .to_owned()
                 + "\n"
@@ -74,6 +74,7 @@ fn example_loads_with_every_optional_key_in_force() {
     fs::write(&certificate, authority.cert.pem()).unwrap();
     let text = text
         .replace("/etc/itwin-syncd/client-secret", &secret)
+        .replace("/etc/itwin-syncd/web-token", &secret)
         .replace("/etc/itwin-syncd/proxy-password", &secret)
         .replace(
             "/etc/itwin-syncd/company-ca.pem",
@@ -84,6 +85,7 @@ fn example_loads_with_every_optional_key_in_force() {
     assert_eq!(proxy.login.unwrap().0, "itwin-syncd");
     assert_eq!(config.network.no_proxy.len(), 2);
     assert_eq!(config.network.extra_certificates.len(), 1);
+    assert_eq!(config.alerts.len(), 1);
     let watch = config.watches.first().unwrap();
     assert_eq!(watch.patience.settle, Duration::from_secs(20));
     assert_eq!(watch.connection, "itwin-syncd north");
@@ -117,6 +119,63 @@ fn example_shows_every_known_key() {
         missing.is_empty(),
         "not in config.example.toml: {missing:?}"
     );
+}
+
+#[test]
+fn what_tells_people_is_checked_and_its_addresses_are_never_shown() {
+    let secret = "https://hooks.example.com/services/T0/tiger";
+    let alert = |lines: &str| mistakes(&format!("{LEAST}[[alert]]\nname = \"team\"\n{lines}\n"));
+    assert_eq!(alert(&format!("url = {secret:?}")), "none");
+    let folder = tempfile::tempdir().unwrap();
+    let file = secret_file(folder.path(), &format!("{secret}\n"), 0o600);
+    assert_eq!(alert(&format!("url = \"file:{file}\"")), "none");
+    let config = parse(&format!(
+        "{LEAST}[[alert]]\nname = \"team\"\nurl = {secret:?}\n[heartbeat]\nurl = {secret:?}\n"
+    ))
+    .unwrap();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("https://hooks.example.com/…"), "{shown}");
+    assert!(
+        !shown.contains("services") && !shown.contains("tiger"),
+        "{shown}"
+    );
+    for (lines, told) in [
+        ("", "alert.url: is missing"),
+        ("url = \"hooks/tiger\"", "alert.url: is no web address"),
+        ("command = []", "alert.command: is empty"),
+        (
+            "command = [\"x\"]\nlevel = \"info\"",
+            "alert.level: \"info\" is no level",
+        ),
+        (
+            "command = [\"x\"]\nformat = \"xml\"",
+            "alert.format: \"xml\" is no shape",
+        ),
+        ("command = [\"x\"]\nfoo = 1", "alert.foo: "),
+        (
+            "command = [\"x\"]\n[[alert]]\nname = \"team\"\ncommand = [\"y\"]",
+            "is the name of another",
+        ),
+    ] {
+        let mistakes = alert(lines);
+        assert!(mistakes.contains(told), "{lines}: {mistakes}");
+        assert!(!mistakes.contains("tiger"), "{mistakes}");
+    }
+}
+
+#[test]
+fn a_page_that_others_can_reach_needs_a_token() {
+    let web = |listen: &str| mistakes(&format!("{LEAST}[web]\nlisten = {listen:?}\n"));
+    assert_eq!(web("127.0.0.1:8291"), "none");
+    assert_eq!(web("[::1]:8291"), "none");
+    for open in ["0.0.0.0:8291", "[::]:8291", "192.0.2.1:80"] {
+        assert!(web(open).contains("there is no token"), "{}", web(open));
+    }
+    assert!(web("8291").contains("is no address with a port"));
+    let folder = tempfile::tempdir().unwrap();
+    let token = secret_file(folder.path(), "word\n", 0o600);
+    let text = format!("{LEAST}[web]\nlisten = \"0.0.0.0:1\"\ntoken_file = {token:?}\n");
+    assert_eq!(mistakes(&text), "none");
 }
 
 #[test]

@@ -138,10 +138,10 @@ impl Tokens {
                 ("client_secret", self.settings.client_secret.expose()),
                 ("scope", &self.settings.scope),
             ]);
-        let gate = self.gates.of(endpoint);
-        let reply = http::exchange(OPERATION, &gate, request).await?;
+        let host = self.gates.of(endpoint);
+        let reply = http::exchange(OPERATION, &host, request).await?;
         if !reply.status.is_success() {
-            let floor = http::hold(&gate, reply.status, &reply.headers);
+            let floor = http::hold(&host, reply.status, &reply.headers);
             return Err(self.refusal(&reply, floor));
         }
         // Not the parser's own words: they may quote the token.

@@ -146,19 +146,19 @@ impl Blobs {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let gate = self.gates.of(&url);
-        let sent = http::exchange(operation, &gate, request.body(Body::wrap_stream(body)));
+        let host = self.gates.of(&url);
+        let sent = http::exchange(operation, &host, request.body(Body::wrap_stream(body)));
         let reply = tokio::select! {
             reply = sent => reply?,
             () = moved.stalled() => {
-                let host = gate.host.clone();
+                let host = host.host.clone();
                 return Err(Error::new(operation, Kind::Unreachable { host, cause: "no byte moved for too long".to_owned(), sent: true }));
             }
         };
         if reply.status.is_success() {
             Ok(reply)
         } else {
-            Err(refusal(operation, &gate, &reply))
+            Err(refusal(operation, &host, &reply))
         }
     }
 }
@@ -194,6 +194,10 @@ impl Client {
         let answer = tokio::time::timeout(ANSWER, request)
             .await
             .map_err(|_| stalled())?;
+        self.blobs
+            .gates
+            .of(&url.0)
+            .count(answer.as_ref().ok().map(reqwest::Response::status));
         let answer = answer.map_err(|error| failed(&error))?;
         if !answer.status().is_success() {
             return Err(unreachable(format!("status {}", answer.status())));
@@ -313,7 +317,7 @@ fn pieces(bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send + '
     })
 }
 
-fn refusal(operation: &'static str, gate: &http::Door, reply: &Reply) -> Error {
+fn refusal(operation: &'static str, host: &http::Door, reply: &Reply) -> Error {
     let text = reply.text();
     let code = http::text_header(&reply.headers, "x-ms-error-code")
         .map(str::to_owned)
@@ -324,7 +328,7 @@ fn refusal(operation: &'static str, gate: &http::Door, reply: &Reply) -> Error {
         code: code.map(|code| harmless(&code, "")),
         message: harmless(&element(&text, "Message").unwrap_or_default(), ""),
         request_id: http::text_header(&reply.headers, "x-ms-request-id").map(|id| harmless(id, "")),
-        floor: http::hold(gate, reply.status, &reply.headers),
+        floor: http::hold(host, reply.status, &reply.headers),
         permission: None,
     };
     Error::new(operation, Kind::Answer(Box::new(answer)))

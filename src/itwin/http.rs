@@ -1,6 +1,6 @@
 //! One request to the platform: token, headers, pauses, quick repeats, and the answer or why there is none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,7 +36,7 @@ const PAGE: usize = 100;
 /// A list with more pages than this is an endless one.
 const PAGES_MAX: usize = 10_000;
 
-/// The hosts that were asked, and the pauses that they asked for.
+/// The hosts that were asked, the pauses that they asked for, and how they answered.
 #[derive(Debug)]
 pub(super) struct Gates {
     route: Arc<Route>,
@@ -51,6 +51,8 @@ pub(super) struct Door {
     gate: Gate,
     /// The host for messages, with the proxy before it.
     pub(super) host: String,
+    /// Requests by the status of their answers; None for those without an answer.
+    answers: Mutex<BTreeMap<Option<u16>, u64>>,
 }
 
 impl Gates {
@@ -69,6 +71,7 @@ impl Gates {
             Arc::new(Door {
                 gate: Gate::new(Arc::clone(&self.news)),
                 host: self.route.describe(url),
+                answers: Mutex::default(),
             })
         }))
     }
@@ -98,6 +101,30 @@ impl Gates {
     fn doors(&self) -> MutexGuard<'_, HashMap<String, Arc<Door>>> {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Requests so far, by host and status.
+    pub(super) fn traffic(&self) -> Vec<(String, Option<u16>, u64)> {
+        let mut all = Vec::new();
+        for (host, door) in self.doors().iter() {
+            let answers = door.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(
+                answers
+                    .iter()
+                    .map(|(status, count)| (host.clone(), *status, *count)),
+            );
+        }
+        all.sort();
+        all
+    }
+}
+
+impl Door {
+    pub(super) fn count(&self, status: Option<StatusCode>) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers
+            .entry(status.map(|status| status.as_u16()))
+            .or_default() += 1;
+    }
 }
 
 /// The platform's API.
@@ -106,7 +133,7 @@ pub(super) struct Api {
     http: reqwest::Client,
     base: Url,
     tokens: Tokens,
-    gate: Arc<Door>,
+    door: Arc<Door>,
     budget: Budget,
     /// Milliseconds that the platform's clock is ahead of ours.
     clock_offset: AtomicI64,
@@ -226,12 +253,12 @@ impl Api {
         gates: &Gates,
         budget: Budget,
     ) -> Self {
-        let gate = gates.of(&base);
+        let door = gates.of(&base);
         Self {
             http,
             base,
             tokens,
-            gate,
+            door,
             budget,
             clock_offset: AtomicI64::new(0),
         }
@@ -296,7 +323,7 @@ impl Api {
             // Some gateways refuse a request that does not say that its body is empty.
             None => request.header(header::CONTENT_LENGTH, 0),
         };
-        let reply = exchange(call.operation, &self.gate, request).await?;
+        let reply = exchange(call.operation, &self.door, request).await?;
         self.note_clock(&reply.headers);
         if reply.status.as_u16() < 400 {
             return Ok(reply);
@@ -324,7 +351,7 @@ impl Api {
             code: code.map(|code| harmless(&code, "")),
             message: harmless(message, self.tokens.secret()),
             request_id: text_header(&reply.headers, "x-correlation-id").map(|id| harmless(id, "")),
-            floor: hold(&self.gate, reply.status, &reply.headers),
+            floor: hold(&self.door, reply.status, &reply.headers),
             permission,
         };
         Error::new(call.operation, Kind::Answer(Box::new(answer)))
@@ -418,7 +445,9 @@ pub(super) async fn exchange(
             },
         )
     };
-    let response = request.send().await.map_err(|error| unreachable(&error))?;
+    let response = request.send().await;
+    door.count(response.as_ref().ok().map(reqwest::Response::status));
+    let response = response.map_err(|error| unreachable(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response
         .bytes()

@@ -35,6 +35,17 @@ pub struct Proxy {
     pub login: Option<(String, Secret)>,
 }
 
+impl Network {
+    /// A client for other addresses, which goes the same way; `total` is the time for one request.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up on this machine.
+    pub fn client(&self, total: Duration) -> Result<reqwest::Client, Error> {
+        let builder = Route::new(self.clone()).builder()?.timeout(total);
+        builder.build().map_err(|error| http::setup(&error))
+    }
+}
+
 /// A [`Network`] that can tell which way an address goes. The only place that decides this.
 #[derive(Debug, Clone)]
 pub(super) struct Route {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
 use super::state::on_new_version;
+use super::story::{Step, note};
 use super::uploads::forget_storage_file;
 use super::watches::{Braked, brake};
 use super::{
@@ -95,6 +96,19 @@ impl Ledger {
         .await
         .during("look up a file")?;
         Ok(row.map(Known::from))
+    }
+
+    /// One file by the name of its watch and its path relative to the root.
+    pub async fn known_by_name(&self, watch: &str, path: &Path) -> Result<Option<Known>, Error> {
+        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
+            .bind(watch)
+            .fetch_optional(&self.pool)
+            .await
+            .during("look up a watch")?;
+        match id {
+            Some(id) => self.known(WatchId(id), path).await,
+            None => Ok(None),
+        }
     }
 
     /// Hands finished files over: each has exactly one open job for its newest version afterwards.
@@ -291,6 +305,7 @@ async fn hand_over_one(
         }
     };
     open_job(tx, id, version, now).await?;
+    note(tx, id, version, Step::Seen, None, now).await?;
     Ok(true)
 }
 

@@ -8,7 +8,8 @@ use sqlx::{Sqlite, Transaction};
 use super::files::join;
 use super::uploads::{delete_job, forget_storage_file, insert_result, refuse};
 use super::{
-    During as _, Error, FileId, Ledger, Outcome, Refusal, bytes_value, millis, new_id, timestamp,
+    During as _, Error, FileId, Ledger, Outcome, Refusal, bytes_column, bytes_value, millis,
+    new_id, timestamp,
 };
 
 /// The ledger's id of a connection.
@@ -392,7 +393,7 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        sqlx::query(
+        let files = sqlx::query(
             "UPDATE jobs SET state = 'running', run_id = $1 WHERE state = 'stored' AND due_at <= $3 AND file_id IN \
              (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id WHERE w.connection_id = $2 \
               AND f.connection_id = $2 AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector)",
@@ -402,7 +403,14 @@ impl Ledger {
         .bind(millis(now))
         .execute(&mut *tx)
         .await
-        .during(ACTION)?;
+        .during(ACTION)?
+        .rows_affected();
+        sqlx::query("UPDATE runs SET files = $2 WHERE id = $1")
+            .bind(id)
+            .bind(bytes_column(files))
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
         self.commit(tx, ACTION).await?;
         Ok(RunId(id))
     }

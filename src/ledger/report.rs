@@ -1,5 +1,8 @@
 //! What the ledger tells people: the state of every watch and every file, and sums of it.
+//!
+//! Those who look again and again open a second ledger for reading ([`Ledger::read`]), so that they hold up nobody.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -7,7 +10,8 @@ use jiff::Timestamp;
 use super::files::join;
 use super::watches::RETIRED;
 use super::{
-    During as _, Error, JobState, Ledger, Outcome, RootState, bytes_value, millis, timestamp,
+    During as _, Error, FileId, JobState, Ledger, Outcome, RootState, bytes_value, millis,
+    timestamp,
 };
 
 /// The ledger at one moment.
@@ -34,8 +38,134 @@ pub struct WatchReport {
     pub scanned_at: Option<Timestamp>,
     /// Until when its jobs are held, and why.
     pub held: Option<(Timestamp, String)>,
+    /// Since when a person has paused it.
+    pub paused_at: Option<Timestamp>,
+    /// It is in the configuration that the daemon was started with last.
+    pub configured: bool,
+    /// Held until a person lets it go on: paused, or by the brake.
+    pub waits_for_person: bool,
     /// The last run of its connection.
     pub last_run: Option<RunSummary>,
+    /// Its files by how they stand.
+    pub counts: Counts,
+}
+
+/// Files by how they stand; each is counted once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// In the iModel, and nothing is to be done.
+    pub synchronized: u64,
+    /// In storage, and meant to be there only.
+    pub uploaded: u64,
+    /// They wait for their upload.
+    pub due: u64,
+    /// They are being uploaded.
+    pub uploading: u64,
+    /// In storage, waiting for a run.
+    pub stored: u64,
+    /// In a run.
+    pub running: u64,
+    /// They failed.
+    pub failed: u64,
+    /// Gone from the folder before they could be read, or known without a result.
+    pub other: u64,
+}
+
+impl Counts {
+    /// Files that wait for an upload or a run.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.due + self.stored
+    }
+
+    /// Files in an upload or a run.
+    #[must_use]
+    pub fn working(&self) -> u64 {
+        self.uploading + self.running
+    }
+
+    fn add(&mut self, job: Option<JobState>, outcome: Option<Outcome>, gone: bool, files: u64) {
+        let count = match (job, outcome) {
+            (Some(JobState::Due), _) => &mut self.due,
+            (Some(JobState::Uploading), _) => &mut self.uploading,
+            (Some(JobState::Stored), _) => &mut self.stored,
+            (Some(JobState::Running), _) => &mut self.running,
+            (Some(JobState::Failed), _) => &mut self.failed,
+            (None, _) if gone => &mut self.other,
+            (None, Some(Outcome::Synchronized)) => &mut self.synchronized,
+            (None, Some(Outcome::Uploaded)) => &mut self.uploaded,
+            (None, _) => &mut self.other,
+        };
+        *count += files;
+    }
+}
+
+/// How many rows of each list an [`Overview`] has at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Lists {
+    /// Files that failed, and files that are under way.
+    pub files: u32,
+    /// Results.
+    pub results: u32,
+    /// Runs.
+    pub runs: u32,
+}
+
+/// The ledger at one moment, without the files that rest.
+#[derive(Debug, Clone)]
+pub struct Overview {
+    /// Every watch, by name.
+    pub watches: Vec<WatchReport>,
+    /// Files that failed, the latest first.
+    pub failed: Vec<FileReport>,
+    /// Files that wait or are under way, the furthest first.
+    pub open: Vec<FileReport>,
+    /// The latest results, newest first.
+    pub results: Vec<ResultReport>,
+    /// The latest runs, newest first.
+    pub runs: Vec<RunEntry>,
+    /// When the file that has waited longest was handed over.
+    pub oldest: Option<Timestamp>,
+    /// When a file was synchronized last.
+    pub last_success: Option<Timestamp>,
+}
+
+/// What became of one version of a file.
+#[derive(Debug, Clone)]
+pub struct ResultReport {
+    /// Rises from result to result.
+    pub id: i64,
+    /// The file.
+    pub file: FileId,
+    /// The name of its watch.
+    pub watch: String,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// When it was written.
+    pub at: Timestamp,
+    /// From hand-over to outcome, in milliseconds.
+    pub millis: u64,
+    /// Bytes in storage.
+    pub bytes: u64,
+    /// The connector type, if it has one.
+    pub connector: Option<String>,
+    /// Why it failed.
+    pub reason: Option<String>,
+}
+
+/// A run, for the history.
+#[derive(Debug, Clone)]
+pub struct RunEntry {
+    /// The ledger's id, which rises from run to run.
+    pub number: i64,
+    /// Its iModel.
+    pub imodel_id: String,
+    /// What is known of it.
+    pub run: RunSummary,
+    /// How many files it was to bring.
+    pub files: u64,
 }
 
 /// A run in a snapshot.
@@ -56,12 +186,18 @@ pub struct RunSummary {
 /// A file in a snapshot.
 #[derive(Debug, Clone)]
 pub struct FileReport {
+    /// The file.
+    pub id: FileId,
     /// The name of its watch.
     pub watch: String,
     /// Path relative to the root.
     pub path: PathBuf,
     /// The state of its open job; None when nothing is to be done.
     pub job: Option<JobState>,
+    /// When the version that the job is about was handed over.
+    pub seen_at: Option<Timestamp>,
+    /// Whether it was gone from the folder when it was to be read.
+    pub gone: bool,
     /// The last recorded outcome.
     pub outcome: Option<Outcome>,
     /// When that was.
@@ -97,8 +233,62 @@ pub struct Summary {
     pub later: u64,
 }
 
+/// A file that failed.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The file.
+    pub file: FileId,
+    /// Its newest version.
+    pub version: i64,
+    /// The name of its watch.
+    pub watch: String,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct ProblemRow {
+    id: i64,
+    version: i64,
+    watch: String,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    reason: String,
+    hint: Option<String>,
+}
+
+impl ProblemRow {
+    fn into_problem(self) -> Problem {
+        Problem {
+            file: FileId(self.id),
+            version: self.version,
+            watch: self.watch,
+            path: join(self.dir, self.name),
+            reason: self.reason,
+            hint: self.hint,
+        }
+    }
+}
+
+impl FileReport {
+    /// When the state that it is in began, as far as that is kept.
+    #[must_use]
+    pub fn result_time(&self) -> Option<Timestamp> {
+        if self.job.is_some() {
+            self.seen_at
+        } else {
+            self.outcome_at
+        }
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct WatchRow {
+    id: i64,
     name: String,
     imodel_id: String,
     root_state: String,
@@ -106,6 +296,8 @@ struct WatchRow {
     scanned_at: Option<i64>,
     held_until: i64,
     held_reason: Option<String>,
+    paused_at: Option<i64>,
+    braked: i64,
     run: Option<String>,
     requested_at: Option<i64>,
     ended_at: Option<i64>,
@@ -115,10 +307,13 @@ struct WatchRow {
 
 #[derive(sqlx::FromRow)]
 struct FileRow {
+    id: i64,
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
     job: Option<String>,
+    enqueued_at: Option<i64>,
+    gone: bool,
     outcome: Option<String>,
     outcome_at: Option<i64>,
     connector: Option<String>,
@@ -132,47 +327,223 @@ struct FileRow {
     attempts: Option<i64>,
 }
 
+#[derive(sqlx::FromRow)]
+struct ResultRow {
+    id: i64,
+    file_id: i64,
+    watch: String,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    outcome: String,
+    at: i64,
+    millis: i64,
+    bytes: i64,
+    connector: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RunRow {
+    id: i64,
+    imodel_id: String,
+    platform_id: Option<String>,
+    requested_at: i64,
+    ended_at: Option<i64>,
+    state: Option<String>,
+    result: Option<String>,
+    files: i64,
+}
+
+const ACTION: &str = "be read for a report";
+
+const FILES: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.size < 0 AS gone, \
+     r.outcome, r.at AS outcome_at, f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
+     j.due_at, j.attempts \
+     FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
+     LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id)";
+
+const RESULTS: &str = "SELECT r.id, r.file_id, w.name AS watch, f.dir, f.name, r.outcome, r.at, r.millis, r.bytes, \
+     r.connector, r.reason \
+     FROM results r JOIN files f ON f.id = r.file_id JOIN watches w ON w.id = f.watch_id";
+
+const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.ended_at, r.state, r.result, \
+     r.files FROM runs r JOIN connections c ON c.id = r.connection_id";
+
 impl Ledger {
     /// The state of everything, as of `now`.
     pub async fn snapshot(&self, now: Timestamp) -> Result<Snapshot, Error> {
-        const ACTION: &str = "be read for a report";
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        let watches: Vec<WatchRow> = sqlx::query_as(
-            "SELECT w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_reason, \
-             r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result \
-             FROM watches w LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
-             ORDER BY w.name",
+        let (watches, _) = counted_watches(&mut tx, now).await?;
+        let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
+        let files: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&mut *tx)
+            .await
+            .during(ACTION)?;
+        tx.rollback().await.during(ACTION)?;
+        Ok(Snapshot {
+            watches,
+            files: reports(files)?,
+        })
+    }
+
+    /// The state of everything that does not rest, as of `now`.
+    pub async fn overview(&self, lists: Lists, now: Timestamp) -> Result<Overview, Error> {
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let (watches, last_success) = counted_watches(&mut tx, now).await?;
+        let mut list = async |rest: &str, limit: u32| {
+            let sql = format!("{FILES} {rest} LIMIT $1");
+            let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                .bind(limit)
+                .fetch_all(&mut *tx)
+                .await
+                .during(ACTION)?;
+            reports(rows)
+        };
+        let failed = list(
+            "WHERE j.state = 'failed' ORDER BY j.failing_since DESC, f.id",
+            lists.files,
         )
+        .await?;
+        let open = list(
+            "WHERE j.state <> 'failed' ORDER BY CASE j.state WHEN 'uploading' THEN 0 WHEN 'running' THEN 1 \
+             WHEN 'stored' THEN 2 ELSE 3 END, j.due_at, f.id",
+            lists.files,
+        )
+        .await?;
+        let results: Vec<ResultRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{RESULTS} ORDER BY r.id DESC LIMIT $1"
+        )))
+        .bind(lists.results)
         .fetch_all(&mut *tx)
         .await
         .during(ACTION)?;
-        let files: Vec<FileRow> = sqlx::query_as(
-            "SELECT w.name AS watch, f.dir, f.name, j.state AS job, r.outcome, r.at AS outcome_at, f.connector, \
-             f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, j.due_at, j.attempts \
-             FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
-             LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id) \
-             ORDER BY w.name, f.dir, f.name",
-        )
+        let runs: Vec<RunRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{RUNS} ORDER BY r.id DESC LIMIT $1"
+        )))
+        .bind(lists.runs)
         .fetch_all(&mut *tx)
+        .await
+        .during(ACTION)?;
+        let oldest: Option<i64> = sqlx::query_scalar(
+            "SELECT MIN(j.enqueued_at) FROM jobs j JOIN files f ON f.id = j.file_id \
+             JOIN watches w ON w.id = f.watch_id WHERE j.state <> 'failed' AND w.held_until < $1",
+        )
+        .bind(millis(RETIRED))
+        .fetch_one(&mut *tx)
         .await
         .during(ACTION)?;
         tx.rollback().await.during(ACTION)?;
-        let decode = |error| Error::Database {
-            action: ACTION,
-            source: Box::new(error),
-        };
-        Ok(Snapshot {
-            watches: watches
-                .into_iter()
-                .map(|row| row.into_report(now))
-                .collect::<Result<_, _>>()
-                .map_err(decode)?,
-            files: files
-                .into_iter()
-                .map(FileRow::into_report)
-                .collect::<Result<_, _>>()
-                .map_err(decode)?,
+        Ok(Overview {
+            watches,
+            failed,
+            open,
+            results: results_of(results)?,
+            runs: runs.into_iter().map(RunRow::into_entry).collect(),
+            oldest: oldest.map(timestamp),
+            last_success,
         })
+    }
+
+    /// Watches of the configuration without their counts, files whose failure was written down and that have not got over it, even while
+    /// they are tried again, and how many such files there are in all.
+    pub async fn problems(
+        &self,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<(Vec<WatchReport>, Vec<Problem>, u64), Error> {
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let watches = watches(&mut tx, now).await?.into_iter();
+        let watches = watches
+            .map(|(_, watch)| watch)
+            .filter(|watch| watch.configured);
+        let rows: Vec<ProblemRow> = sqlx::query_as(
+            "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint \
+             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+             WHERE j.reported IS NOT NULL AND w.held_until < $1 ORDER BY j.failing_since, f.id LIMIT $2",
+        )
+        .bind(millis(RETIRED))
+        .bind(limit)
+        .fetch_all(&mut *tx)
+        .await
+        .during(ACTION)?;
+        let all: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+             WHERE j.reported IS NOT NULL AND w.held_until < $1",
+        )
+        .bind(millis(RETIRED))
+        .fetch_one(&mut *tx)
+        .await
+        .during(ACTION)?;
+        tx.rollback().await.during(ACTION)?;
+        let problems = rows.into_iter().map(ProblemRow::into_problem).collect();
+        Ok((watches.collect(), problems, bytes_value(all)))
+    }
+
+    /// What an alert has kept.
+    pub async fn alert_memo(&self, name: &str) -> Result<Option<String>, Error> {
+        sqlx::query_scalar("SELECT memo FROM alerts WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.pool)
+            .await
+            .during("look up what was told")
+    }
+
+    /// Keeps something for an alert.
+    pub async fn keep_alert_memo(&self, name: &str, memo: &str) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET memo = excluded.memo",
+        )
+        .bind(name)
+        .bind(memo)
+        .execute(&self.pool)
+        .await
+        .during("write down what was told")?;
+        Ok(())
+    }
+
+    /// One file.
+    pub async fn file_report(&self, file: FileId) -> Result<Option<FileReport>, Error> {
+        let row: Option<FileRow> =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
+                .bind(file.0)
+                .fetch_optional(&self.pool)
+                .await
+                .during(ACTION)?;
+        Ok(reports(row)?.pop())
+    }
+
+    /// The results after the one with this id, oldest first.
+    pub async fn results_after(&self, id: i64, limit: u32) -> Result<Vec<ResultReport>, Error> {
+        let rows: Vec<ResultRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{RESULTS} WHERE r.id > $1 ORDER BY r.id LIMIT $2"
+        )))
+        .bind(id)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+        .during(ACTION)?;
+        results_of(rows)
+    }
+
+    /// The id of the last result, to begin [`Ledger::results_after`] with; 0 when there is none.
+    pub async fn last_result(&self) -> Result<i64, Error> {
+        let id: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
+            .fetch_one(&self.pool)
+            .await
+            .during(ACTION)?;
+        Ok(id.unwrap_or(0))
+    }
+
+    /// The runs from the one with this number on, oldest first.
+    pub async fn runs_from(&self, number: i64) -> Result<Vec<RunEntry>, Error> {
+        let rows: Vec<RunRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{RUNS} WHERE r.id >= $1 ORDER BY r.id"
+        )))
+        .bind(number)
+        .fetch_all(&self.pool)
+        .await
+        .during(ACTION)?;
+        Ok(rows.into_iter().map(RunRow::into_entry).collect())
     }
 
     /// Counts the open jobs of configured watches; those whose next attempt is due before `soon` are pending.
@@ -216,10 +587,130 @@ impl Ledger {
     }
 }
 
+/// All watches, without counts.
+async fn watches(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    now: Timestamp,
+) -> Result<Vec<(i64, WatchReport)>, Error> {
+    let rows: Vec<WatchRow> = sqlx::query_as(
+        "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_reason, \
+         w.paused_at, w.braked, r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result \
+         FROM watches w LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
+         ORDER BY w.name",
+    )
+    .fetch_all(&mut **tx)
+    .await
+    .during(ACTION)?;
+    rows.into_iter()
+        .map(|row| Ok((row.id, row.into_report(now)?)))
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)
+}
+
+/// Watch, job state, outcome, gone; files, and when the last of them had its outcome.
+type GroupRow = (i64, Option<String>, Option<String>, bool, i64, Option<i64>);
+
+/// All watches with their counts, and when a file was synchronized last. Looks at every file.
+async fn counted_watches(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    now: Timestamp,
+) -> Result<(Vec<WatchReport>, Option<Timestamp>), Error> {
+    let groups: Vec<GroupRow> = sqlx::query_as(
+        "SELECT f.watch_id, j.state, f.outcome, f.size < 0 AS gone, COUNT(*), MAX(f.outcome_at) \
+         FROM files f LEFT JOIN jobs j ON j.file_id = f.id GROUP BY 1, 2, 3, 4",
+    )
+    .fetch_all(&mut **tx)
+    .await
+    .during(ACTION)?;
+    let mut counts: HashMap<i64, Counts> = HashMap::new();
+    let mut last_success = None;
+    for (watch, job, outcome, gone, files, at) in groups {
+        let job = job
+            .map(JobState::try_from)
+            .transpose()
+            .map_err(unreadable)?;
+        let outcome = outcome
+            .map(Outcome::try_from)
+            .transpose()
+            .map_err(unreadable)?;
+        if outcome == Some(Outcome::Synchronized) {
+            last_success = last_success.max(at);
+        }
+        counts
+            .entry(watch)
+            .or_default()
+            .add(job, outcome, gone, bytes_value(files));
+    }
+    let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
+        let counts = counts.remove(&id).unwrap_or_default();
+        WatchReport { counts, ..watch }
+    });
+    Ok((watches.collect(), last_success.map(timestamp)))
+}
+
+fn reports(rows: impl IntoIterator<Item = FileRow>) -> Result<Vec<FileReport>, Error> {
+    rows.into_iter()
+        .map(FileRow::into_report)
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)
+}
+
+fn results_of(rows: Vec<ResultRow>) -> Result<Vec<ResultReport>, Error> {
+    rows.into_iter()
+        .map(ResultRow::into_report)
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)
+}
+
+fn unreadable(error: super::state::UnknownWord) -> Error {
+    Error::Database {
+        action: ACTION,
+        source: Box::new(error),
+    }
+}
+
+impl ResultRow {
+    fn into_report(self) -> Result<ResultReport, super::state::UnknownWord> {
+        Ok(ResultReport {
+            id: self.id,
+            file: FileId(self.file_id),
+            watch: self.watch,
+            path: join(self.dir, self.name),
+            outcome: Outcome::try_from(self.outcome)?,
+            at: timestamp(self.at),
+            millis: bytes_value(self.millis),
+            bytes: bytes_value(self.bytes),
+            connector: self.connector,
+            reason: self.reason,
+        })
+    }
+}
+
+impl RunRow {
+    fn into_entry(self) -> RunEntry {
+        RunEntry {
+            number: self.id,
+            imodel_id: self.imodel_id,
+            run: RunSummary {
+                id: self.platform_id,
+                requested_at: timestamp(self.requested_at),
+                ended_at: self.ended_at.map(timestamp),
+                state: self.state,
+                result: self.result,
+            },
+            files: bytes_value(self.files),
+        }
+    }
+}
+
 impl WatchRow {
     fn into_report(self, now: Timestamp) -> Result<WatchReport, super::state::UnknownWord> {
         let held_until = timestamp(self.held_until);
         Ok(WatchReport {
+            paused_at: self.paused_at.map(timestamp),
+            configured: self.held_until < millis(RETIRED),
+            waits_for_person: self.paused_at.is_some() || self.braked > 0,
+            counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
             root: RootState::try_from(self.root_state)?,
@@ -243,6 +734,9 @@ impl WatchRow {
 impl FileRow {
     fn into_report(self) -> Result<FileReport, super::state::UnknownWord> {
         Ok(FileReport {
+            id: FileId(self.id),
+            seen_at: self.enqueued_at.map(timestamp),
+            gone: self.gone,
             watch: self.watch,
             path: join(self.dir, self.name),
             job: self.job.map(JobState::try_from).transpose()?,

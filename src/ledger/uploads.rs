@@ -7,6 +7,7 @@ use sqlx::{Sqlite, Transaction};
 
 use super::files::{fingerprint, join};
 use super::state::{AfterUpload, after_upload};
+use super::story::{Step, note};
 use super::watches::{Braked, brake};
 use super::{
     During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column,
@@ -367,6 +368,16 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
+        note(
+            &mut tx,
+            job.file.0,
+            stored.version,
+            Step::Uploaded,
+            None,
+            now,
+        )
+        .await
+        .during(ACTION)?;
         let result = hand_on(&mut tx, job, stored.version, Outcome::Uploaded, now)
             .await
             .during(ACTION)?;
@@ -557,7 +568,7 @@ async fn hand_on(
     }
 }
 
-async fn make_due(
+pub(super) async fn make_due(
     tx: &mut Transaction<'_, Sqlite>,
     file_id: i64,
     now: Timestamp,
@@ -621,6 +632,13 @@ pub(super) async fn refuse(
         Again::FailedUntil(at) => ("failed", Some(at), 1),
         Again::Never => ("failed", None, 1),
     };
+    let before: Option<(i64, Option<String>, Option<String>)> = sqlx::query_as(
+        "SELECT j.version, j.reason, r.platform_id FROM jobs j LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
+    )
+    .bind(file_id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let (version, last_reason, run) = before.unwrap_or_default();
     sqlx::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
@@ -637,7 +655,17 @@ pub(super) async fn refuse(
     .execute(&mut **tx)
     .await?;
     if state == "failed" {
-        report_failure(tx, file_id, waiting, refusal, now).await?;
+        report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
+    } else if last_reason.as_ref() != Some(&refusal.reason) {
+        note(
+            tx,
+            file_id,
+            version,
+            Step::PutOff,
+            Some(&refusal.reason),
+            now,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -648,6 +676,7 @@ async fn report_failure(
     file_id: i64,
     waiting: &str,
     refusal: &Refusal,
+    run: Option<&str>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     if waiting == "stored" {
@@ -671,7 +700,7 @@ async fn report_failure(
             tx,
             file_id,
             Outcome::Failed,
-            None,
+            run,
             reason,
             refusal.hint.as_deref(),
             now,

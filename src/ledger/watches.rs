@@ -12,6 +12,9 @@ pub(super) const RETIRED: Timestamp = Timestamp::MAX;
 /// A hold until a person ends it; the watch is configured, so its jobs count as open.
 const BRAKED: Timestamp = Timestamp::constant(253_402_200_000, 0);
 
+/// A hold until the person who paused the watch ends it.
+const PAUSED: Timestamp = Timestamp::constant(253_402_203_600, 0);
+
 /// The ledger's id of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchId(pub(super) i64);
@@ -24,6 +27,14 @@ pub struct FileId(pub(super) i64);
 impl std::fmt::Display for FileId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for FileId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
     }
 }
 
@@ -70,13 +81,14 @@ impl Ledger {
     }
 
     /// Keeps all jobs of a watch from being claimed until `until`, for a cause that concerns the whole watch.
+    /// A longer hold stays as it is.
     pub async fn hold_watch(
         &self,
         watch: WatchId,
         until: Timestamp,
         reason: &str,
     ) -> Result<(), Error> {
-        sqlx::query("UPDATE watches SET held_until = $2, held_reason = $3 WHERE id = $1")
+        sqlx::query("UPDATE watches SET held_until = $2, held_reason = $3 WHERE id = $1 AND held_until < $2")
             .bind(watch.0)
             .bind(millis(until))
             .bind(reason)
@@ -84,6 +96,55 @@ impl Ledger {
             .await
             .during("hold a watch")?;
         Ok(())
+    }
+
+    /// Holds watches until [`Ledger::resume_watches`]: none of their jobs is claimed, over restarts too. What is in hand
+    /// goes on to its end. Returns how many were not paused before; unknown names count for nothing.
+    pub async fn pause_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
+        const ACTION: &str = "pause watches";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let mut paused = 0;
+        for name in names {
+            paused += sqlx::query(
+                "UPDATE watches SET paused_at = $2, held_until = $3, held_reason = $4 \
+                 WHERE name = $1 AND paused_at IS NULL AND held_until < $5",
+            )
+            .bind(name)
+            .bind(millis(now))
+            .bind(millis(PAUSED))
+            .bind(PAUSE_REASON)
+            .bind(millis(RETIRED))
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?
+            .rows_affected();
+        }
+        self.commit(tx, ACTION).await?;
+        Ok(paused)
+    }
+
+    /// Lets watches go on, whatever held them: a pause, the brake (so many files are agreed to then), or a pause
+    /// after refused credentials. Returns how many were held.
+    pub async fn resume_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
+        const ACTION: &str = "let watches go on";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let mut resumed = 0;
+        for name in names {
+            resumed += sqlx::query(
+                "UPDATE watches SET paused_at = NULL, agreed = CASE WHEN braked > 0 THEN braked ELSE agreed END, \
+                 braked = 0, held_until = 0, held_reason = NULL \
+                 WHERE name = $1 AND held_until > $2 AND held_until < $3",
+            )
+            .bind(name)
+            .bind(millis(now))
+            .bind(millis(RETIRED))
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?
+            .rows_affected();
+        }
+        self.commit(tx, ACTION).await?;
+        Ok(resumed)
     }
 
     /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was one.
@@ -161,17 +222,20 @@ async fn set_brake(
 ) -> Result<(), sqlx::Error> {
     let limit = bytes_column(limit);
     sqlx::query(
-        "UPDATE watches SET brake = $2, braked = CASE WHEN braked > $2 THEN braked ELSE 0 END WHERE id = $1",
+        "UPDATE watches SET brake = $2, braked = CASE WHEN braked > $2 AND braked > agreed THEN braked ELSE 0 END \
+         WHERE id = $1",
     )
     .bind(id)
     .bind(limit)
     .execute(&mut **tx)
     .await?;
-    let braked: i64 = sqlx::query_scalar("SELECT braked FROM watches WHERE id = $1")
-        .bind(id)
-        .fetch_one(&mut **tx)
-        .await?;
+    let (braked, paused_at): (i64, Option<i64>) =
+        sqlx::query_as("SELECT braked, paused_at FROM watches WHERE id = $1")
+            .bind(id)
+            .fetch_one(&mut **tx)
+            .await?;
     let (until, reason) = match u64::try_from(braked) {
+        _ if paused_at.is_some() => (millis(PAUSED), Some(PAUSE_REASON.to_owned())),
         Ok(files) if files > 0 => (millis(BRAKED), Some(brake_reason(files))),
         _ => (0, None),
     };
@@ -197,9 +261,7 @@ impl Braked {
         error!(
             watch,
             files,
-            hint = format!(
-                "if that is right, write files = {files} in the table [brake] and start again"
-            ),
+            hint = "look at some of them; if that is right, let it go on with `itwin-syncd resume`",
             "so many files that storage has already are to be uploaded anew at once; the watch is held"
         );
     }
@@ -210,19 +272,29 @@ pub(super) async fn brake(
     tx: &mut Transaction<'_, Sqlite>,
     id: i64,
 ) -> Result<Option<Braked>, sqlx::Error> {
-    let (limit, braked, due): (i64, i64, i64) = sqlx::query_as(
-        "SELECT w.brake, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
+    let (limit, agreed, braked, due): (i64, i64, i64, i64) = sqlx::query_as(
+        "SELECT w.brake, w.agreed, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
             WHERE f.watch_id = w.id AND j.state = 'due' AND f.stored_version IS NOT NULL) \
          FROM watches w WHERE w.id = $1",
     )
     .bind(id)
     .fetch_one(&mut **tx)
     .await?;
-    if due <= limit || braked >= due {
+    if due <= limit && agreed > 0 {
+        // What was agreed to has been done.
+        sqlx::query("UPDATE watches SET agreed = 0 WHERE id = $1")
+            .bind(id)
+            .execute(&mut **tx)
+            .await?;
+    }
+    if due <= limit.max(agreed) || braked >= due {
         return Ok(None);
     }
     let files = u64::try_from(due).unwrap_or(0);
-    sqlx::query("UPDATE watches SET braked = $2, held_until = $3, held_reason = $4 WHERE id = $1")
+    sqlx::query(
+        "UPDATE watches SET braked = $2, held_until = CASE WHEN paused_at IS NULL THEN $3 ELSE held_until END, \
+         held_reason = CASE WHEN paused_at IS NULL THEN $4 ELSE held_reason END WHERE id = $1",
+    )
         .bind(id)
         .bind(due)
         .bind(millis(BRAKED))
@@ -232,10 +304,13 @@ pub(super) async fn brake(
     Ok((braked == 0).then_some(Braked { files }))
 }
 
+/// What status says of a paused watch.
+const PAUSE_REASON: &str = "a person paused it; `itwin-syncd resume` lets it go on";
+
 fn brake_reason(files: u64) -> String {
     format!(
-        "{files} files that storage has already are to be uploaded anew at once; if that is right, write files = {files} \
-         in the table [brake] and start again"
+        "{files} files that storage has already are to be uploaded anew at once; if that is right, let it go on with \
+         `itwin-syncd resume`, or write files = {files} in the table [brake] and start again"
     )
 }
 

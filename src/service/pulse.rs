@@ -13,7 +13,7 @@ use tracing::{error, info};
 
 use super::systemd;
 use crate::attempt::{after, clock_time};
-use crate::ledger::{self, Ledger, Overview, RootState};
+use crate::ledger::{self, Ledger, RootState, Standing};
 
 /// How often the status line is written anew.
 const STATUS: Duration = Duration::from_secs(5);
@@ -109,17 +109,17 @@ impl Pulse {
 
 /// The line of this moment.
 pub(super) async fn line(ledger: &Ledger, note: Option<&str>) -> Result<String, ledger::Error> {
-    let overview = ledger.overview(after(Timestamp::now(), SOON)).await?;
-    Ok(words(&overview, note))
+    let standing = ledger.standing(after(Timestamp::now(), SOON)).await?;
+    Ok(words(&standing, note))
 }
 
 /// How things stand, in one line.
-fn words(overview: &Overview, note: Option<&str>) -> String {
+fn words(standing: &Standing, note: Option<&str>) -> String {
     let mut line = String::new();
     if let Some(note) = note {
         line = format!("{note}; ");
     }
-    let roots = &overview.roots;
+    let roots = &standing.roots;
     let ok = |state: RootState| matches!(state, RootState::Ok | RootState::Polled);
     let good = roots.iter().filter(|(_, state)| ok(*state)).count();
     // Writing into a text does not fail.
@@ -127,12 +127,12 @@ fn words(overview: &Overview, note: Option<&str>) -> String {
     for (name, state) in roots.iter().filter(|(_, state)| !ok(*state)) {
         write!(line, ", {name:?} {}", state.as_str()).ok();
     }
-    let jobs = overview.jobs;
+    let jobs = standing.jobs;
     write!(line, "; queue {}", jobs.pending + jobs.later).ok();
     if jobs.failed > 0 {
         write!(line, ", {} failed", jobs.failed).ok();
     }
-    match &overview.last_run {
+    match &standing.last_run {
         None => line.push_str("; no run yet"),
         Some((at, result)) => {
             let result = result.as_deref().unwrap_or("without a result");
@@ -149,29 +149,29 @@ mod tests {
 
     #[test]
     fn the_line_tells_folders_queue_failures_last_run_and_what_a_person_should_know() {
-        let mut overview = Overview {
+        let mut standing = Standing {
             roots: vec![("north".to_owned(), RootState::Ok)],
             jobs: Summary::default(),
             last_run: None,
         };
         assert_eq!(
-            words(&overview, None),
+            words(&standing, None),
             "1 of 1 folders ok; queue 0; no run yet"
         );
-        overview.roots.extend([
+        standing.roots.extend([
             ("east".to_owned(), RootState::Polled),
             ("south".to_owned(), RootState::Unavailable),
             ("west".to_owned(), RootState::Degraded),
         ]);
-        overview.jobs = Summary {
+        standing.jobs = Summary {
             pending: 3,
             failed: 2,
             later: 9,
         };
         let at = Timestamp::UNIX_EPOCH;
-        overview.last_run = Some((at, Some("PartialSuccess".to_owned())));
+        standing.last_run = Some((at, Some("PartialSuccess".to_owned())));
         assert_eq!(
-            words(&overview, Some("the configuration was not taken")),
+            words(&standing, Some("the configuration was not taken")),
             format!(
                 "the configuration was not taken; 2 of 4 folders ok, \"south\" unavailable, \"west\" degraded; \
                  queue 12, 2 failed; last run PartialSuccess {}",

@@ -97,7 +97,14 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     keep("the client secret", was.client_secret != is.client_secret);
     keep("itwin.scope", was.scope != is.scope);
     keep("[network]", old.network != new.network);
-    keep("state.path", old.state != new.state);
+    keep("state.path", old.state.path != new.state.path);
+    keep(
+        "state.keep_history",
+        old.state.keep_history != new.state.keep_history,
+    );
+    keep("[web]", old.web != new.web);
+    keep("[[alert]]", old.alerts != new.alerts);
+    keep("[heartbeat]", old.heartbeat != new.heartbeat);
     keep("log.directory", old.log.directory != new.log.directory);
     keep("log.keep_files", old.log.keep_files != new.log.keep_files);
     let mut config = Config {
@@ -107,6 +114,9 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
         },
         network: old.network.clone(),
         state: old.state.clone(),
+        web: old.web.clone(),
+        alerts: old.alerts.clone(),
+        heartbeat: old.heartbeat.clone(),
         log: crate::config::Log {
             level: new.log.level,
             ..old.log.clone()
@@ -173,7 +183,7 @@ impl Tasks {
             self.watch(id, watch, ledger);
         }
         self.wake_uploads.notify_one();
-        self.wake_lanes.send_modify(|()| ());
+        self.wake_lanes.send_modify(|_asked| ());
         for key in &waiting {
             warn!(
                 key,

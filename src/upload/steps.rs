@@ -231,7 +231,9 @@ impl Shared {
                 return Ok(End::Unchanged(result));
             }
         };
-        let content = transfer::send(self, &job, &source, way).await?;
+        let progress = self.live.upload(&watch.name, &job.path, bytes, job.attempt);
+        let content = transfer::send(self, &job, &source, way, &progress).await?;
+        progress.done();
         failpoint("bytes sent");
         self.ledger
             .record_blob_written(&job, &content, Timestamp::now())

@@ -20,6 +20,7 @@ use super::unfinished::Progress;
 use crate::config;
 use crate::itwin::{self, Checksum, UploadUrl};
 use crate::ledger::{Content, UploadJob};
+use crate::live::Upload;
 use crate::names::Shown;
 
 /// Azure commits at most this many blocks to a blob.
@@ -67,6 +68,7 @@ pub(super) async fn send(
     job: &UploadJob,
     source: &Source,
     way: Way,
+    progress: &Upload,
 ) -> Result<Content, Trouble> {
     let bytes = source.fingerprint().size;
     let block_size = block_size(shared.limits.block_size, bytes);
@@ -79,14 +81,14 @@ pub(super) async fn send(
     let mut renewals = 0;
     loop {
         let sent = if in_one {
-            whole(shared, source, &url).await
+            whole(shared, source, &url, progress).await
         } else {
-            let progress = Progress {
+            let way = Progress {
                 url: url.clone(),
                 generation,
             };
-            shared.unfinished.keep(job, block_size, &progress);
-            in_blocks(shared, job, source, &progress, block_size, resumes).await
+            shared.unfinished.keep(job, block_size, &way);
+            in_blocks(shared, job, source, &way, block_size, resumes, progress).await
         };
         match sent {
             Ok(content) => {
@@ -108,6 +110,7 @@ pub(super) async fn send(
             Err(trouble) => return Err(trouble),
         }
         source.rewind().await?;
+        progress.again();
     }
 }
 
@@ -118,12 +121,18 @@ fn new_generation() -> [u8; 12] {
 }
 
 /// One request.
-async fn whole(shared: &Shared, source: &Source, url: &UploadUrl) -> Result<Content, Trouble> {
+async fn whole(
+    shared: &Shared,
+    source: &Source,
+    url: &UploadUrl,
+    progress: &Upload,
+) -> Result<Content, Trouble> {
     let len = usize::try_from(source.fingerprint().size).unwrap_or(usize::MAX);
     let block = source.next(shared.pool.take(len).await).await?;
     let content = source.finish().await?;
     let (bytes, checksum) = checked(block, url).await;
     shared.client.put_blob(url, bytes, checksum).await?;
+    progress.sent(content.bytes);
     Ok(content)
 }
 
@@ -135,6 +144,7 @@ async fn in_blocks(
     way: &Progress,
     block_size: u64,
     resumes: bool,
+    progress: &Upload,
 ) -> Result<Content, Trouble> {
     let held = if resumes {
         held(shared, &way.url).await?
@@ -161,15 +171,19 @@ async fn in_blocks(
             block = &mut reading, if room => {
                 let block: Result<Block, source::Error> = block;
                 let block = block?;
-                left -= block.bytes.as_ref().len() as u64;
+                let len = block.bytes.as_ref().len() as u64;
+                left -= len;
                 let id = block_id(way.generation, block.crc64, ids.len());
                 if held.contains(&id) {
-                    skipped += block.bytes.as_ref().len() as u64;
+                    skipped += len;
+                    progress.held(len);
                 } else {
                     let id = id.clone();
                     on_their_way.push(async move {
                         let (bytes, checksum) = checked(block, &way.url).await;
-                        shared.client.put_block(&way.url, &id, bytes, checksum).await
+                        shared.client.put_block(&way.url, &id, bytes, checksum).await?;
+                        progress.sent(len);
+                        Ok(())
                     });
                 }
                 ids.push(id);

@@ -17,7 +17,7 @@ use super::left_alone::LeftAlone;
 use super::look::{self, Seen, Sight};
 use super::scan::{self, Listing, Plan, Report, Summary};
 use super::settle::{Settling, Step};
-use super::{Handover, Progress};
+use super::{Handover, Order, Progress};
 use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::ledger::{Fingerprint, Ready, RootState, WatchId};
@@ -64,6 +64,8 @@ struct ScanState {
     /// Another one is wanted after it.
     again: bool,
     next: Instant,
+    /// `next` for people.
+    next_at: Option<Timestamp>,
     /// When the last one was over.
     ended: Instant,
     /// Scans of single folders under way.
@@ -79,12 +81,15 @@ struct RootView {
     hanging: bool,
     check: Instant,
     scanned: bool,
+    /// Files that the last scan left alone.
+    ignored: Option<u64>,
 }
 
 enum Wake {
     Hint(Hint),
     Seen(Seen),
     Report(Report),
+    Order(Order),
     Timer,
 }
 
@@ -94,6 +99,7 @@ pub(super) async fn run(
     id: WatchId,
     out: Handover,
     progress: watch::Sender<Progress>,
+    mut orders: async_mpsc::Receiver<Order>,
     stop: CancellationToken,
 ) -> Result<(), super::Error> {
     let thread = |source| super::Error::Thread {
@@ -124,6 +130,7 @@ pub(super) async fn run(
             since: None,
             again: false,
             next: now,
+            next_at: None,
             ended: now,
             folders: 0,
         },
@@ -134,6 +141,7 @@ pub(super) async fn run(
             hanging: false,
             check: now + CHECK_INTERVAL,
             scanned: false,
+            ignored: None,
         },
         changed: 0,
         left_alone,
@@ -150,6 +158,7 @@ pub(super) async fn run(
             () = stop.cancelled() => return Ok(()),
             seen = seen.recv() => Wake::Seen(seen.ok_or_else(|| task.ended("look"))?),
             report = reported.recv() => Wake::Report(report.ok_or_else(|| task.ended("scan"))?),
+            Some(order) = orders.recv() => Wake::Order(order),
             hint = hints.next() => Wake::Hint(hint),
             () = tokio::time::sleep_until(task.next_timer().into()) => Wake::Timer,
         };
@@ -181,6 +190,15 @@ impl Task {
                 self.scan.folders = self.scan.folders.saturating_sub(1);
             }
             Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
+            Wake::Order(Order::Scan) => self.scan_soon(Instant::now()),
+            Wake::Order(Order::Unfinished { path, most, answer }) => {
+                // Whoever asked may have gone.
+                let _gone = answer.send(self.settling.unfinished(
+                    path.as_deref(),
+                    most,
+                    Instant::now(),
+                ));
+            }
             Wake::Timer => self.check_for_hang().await?,
         }
         Ok(())
@@ -220,6 +238,9 @@ impl Task {
                 && self.settling.is_empty()
                 && self.asked.is_none(),
             settling: self.settling.len(),
+            scanning: self.scan.since.is_some(),
+            next_scan: self.scan.next_at,
+            ignored: self.root.ignored,
             problem: (self.root.state == RootState::Unavailable)
                 .then(|| self.root.note.clone())
                 .flatten(),
@@ -398,7 +419,11 @@ impl Task {
         } else {
             Instant::now() + next
         };
+        self.scan.next_at = Timestamp::now()
+            .checked_add(self.scan.next.saturating_duration_since(Instant::now()))
+            .ok();
         self.scan.again = false;
+        self.root.ignored = summary.root.is_ok().then_some(summary.ignored);
         self.root.identity = summary.root.as_ref().ok().copied();
         let ok = summary.root.is_ok();
         let (state, note) = judge(&summary);

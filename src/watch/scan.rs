@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Dir, FileType};
 use tokio::sync::mpsc as async_mpsc;
 
+use super::Survey;
 use super::events::{self, Events};
 use super::left_alone::LeftAlone;
+use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
-use crate::ledger::Fingerprint;
+use crate::ledger::{Fingerprint, Ready};
 use crate::selection::{Selection, Verdict};
 use crate::share::{self, Identity, Kind, Root};
 
@@ -58,6 +60,8 @@ pub(super) struct Listing {
 #[derive(Debug)]
 pub(super) struct Summary {
     pub(super) files: u64,
+    /// Files that are not wanted.
+    pub(super) ignored: u64,
     pub(super) took: Duration,
     /// The root as it was before and after, or why it could not be walked.
     pub(super) root: io::Result<Identity>,
@@ -110,6 +114,50 @@ pub(super) fn spawn(
     Ok(requests)
 }
 
+/// One walk whose listings are gathered.
+pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
+    let plan = Plan {
+        root: watch.path.clone(),
+        recursive: watch.recursive,
+        selection: watch.selection.clone(),
+        left_alone: Arc::new(LeftAlone::new(&watch.name)),
+    };
+    let (hints, _unheard) = events::channel();
+    let (reports, mut reported) = async_mpsc::channel(16);
+    let requests = spawn(&watch.name, plan, hints, reports)?;
+    let gone = || io::Error::other("the scan ended by itself");
+    requests.send(Request::All).map_err(|_| gone())?;
+    let mut survey = Survey::default();
+    loop {
+        match reported.recv().await.ok_or_else(gone)? {
+            Report::Listing(listing) => {
+                survey
+                    .files
+                    .extend(listing.files.into_iter().map(|(path, fingerprint)| {
+                        let connector = match watch.selection.decide(&path) {
+                            Verdict::Source { connector, .. } => {
+                                Some(connector.as_str().to_owned())
+                            }
+                            _ => None,
+                        };
+                        Ready {
+                            path,
+                            fingerprint,
+                            connector,
+                        }
+                    }));
+            }
+            Report::FolderDone => {}
+            Report::Done(summary) => {
+                summary.root?;
+                survey.ignored = summary.ignored;
+                survey.problems = summary.problems;
+                return Ok(survey);
+            }
+        }
+    }
+}
+
 struct Scanner {
     plan: Plan,
     hints: events::Sender,
@@ -121,6 +169,7 @@ struct Scanner {
 #[derive(Default)]
 struct Found {
     files: u64,
+    ignored: u64,
     remote: bool,
     unwatched: bool,
     problems: Vec<String>,
@@ -138,6 +187,7 @@ impl Scanner {
         let found = std::mem::take(&mut self.found);
         self.tell(Report::Done(Summary {
             files: found.files,
+            ignored: found.ignored,
             took: began.elapsed(),
             root,
             remote: found.remote,
@@ -231,6 +281,7 @@ impl Scanner {
             }
             let path = dir.join(name);
             let Some(kind) = self.wanted(&path, entry.file_type()) else {
+                self.found.ignored += u64::from(entry.file_type() == FileType::RegularFile);
                 continue;
             };
             if kind == Kind::Folder {

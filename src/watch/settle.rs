@@ -8,6 +8,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::Unfinished;
 use crate::config::Patience;
 use crate::ledger::Fingerprint;
 
@@ -74,6 +75,30 @@ impl Settling {
 
     pub(super) fn len(&self) -> usize {
         self.files.len()
+    }
+
+    /// Files that are waited for, for people: one, or some of them.
+    pub(super) fn unfinished(
+        &self,
+        only: Option<&Path>,
+        most: usize,
+        now: Instant,
+    ) -> Vec<Unfinished> {
+        let shown = |(path, entry): (&PathBuf, &Entry)| Unfinished {
+            path: path.to_string_lossy().into_owned(),
+            busy: entry.seen.is_none(),
+            unchanged_ms: entry.seen.map_or(0, |(_, since)| whole_millis(now, since)),
+            next_look_ms: entry.look_at.map_or(0, |at| whole_millis(at, now)),
+        };
+        match only {
+            Some(path) => self
+                .files
+                .get_key_value(path)
+                .map(shown)
+                .into_iter()
+                .collect(),
+            None => self.files.iter().take(most).map(shown).collect(),
+        }
     }
 
     /// Takes in a look. The first and the last of an unbroken row of equal looks must be the settle time apart.
@@ -206,6 +231,10 @@ impl Settling {
         }
         self.queue.push(Reverse((look_at, path.to_owned())));
     }
+}
+
+fn whole_millis(later: Instant, earlier: Instant) -> u64 {
+    u64::try_from(later.saturating_duration_since(earlier).as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

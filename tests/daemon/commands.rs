@@ -76,9 +76,11 @@ async fn status_tells_of_a_failure_with_reason_hint_and_next_attempt() {
         "watch \"north\"",
         "\"empty.ifc\"  failed",
         "why:",
-        "hint:",
-        "next attempt:",
-        "\"good.ifc\"  synchronized",
+        "to do:",
+        "again:",
+        "synchronized  north: \"good.ifc\"",
+        "1 synchronized, 0 waiting, 0 working, 1 FAILED",
+        "NOT RUNNING",
     ] {
         assert!(status.out.contains(part), "no {part}: {}", status.out);
     }
@@ -199,7 +201,10 @@ async fn the_emulator_command_serves_tells_how_to_use_it_and_keeps_its_state() {
 #[tokio::test]
 async fn help_teaches_every_command() {
     let help = finished(&["--help"]).await;
-    for command in ["run", "check", "status", "emulator", "demo"] {
+    for command in [
+        "run", "check", "status", "explain", "retry", "rescan", "pause", "resume", "emulator",
+        "demo",
+    ] {
         assert!(help.out.contains(&format!("  {command} ")), "{}", help.out);
         let help = finished(&[command, "--help"]).await;
         assert!(

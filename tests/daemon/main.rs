@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod alerts;
 mod answers;
 mod commands;
 #[path = "../common/mod.rs"]
@@ -20,6 +21,8 @@ mod fuse;
 mod independence;
 mod ledger;
 mod network;
+mod operator;
+mod page;
 mod refusals;
 mod runs;
 mod soak;

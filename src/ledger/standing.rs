@@ -7,7 +7,7 @@ use super::{During as _, Error, Ledger, RootState, Summary, millis, timestamp};
 
 /// How things stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
+pub struct Standing {
     /// Configured watches by name, and how their roots were found last.
     pub roots: Vec<(String, RootState)>,
     /// The open jobs.
@@ -18,7 +18,7 @@ pub struct Overview {
 
 impl Ledger {
     /// How things stand; jobs whose next attempt is due before `soon` are pending.
-    pub async fn overview(&self, soon: Timestamp) -> Result<Overview, Error> {
+    pub async fn standing(&self, soon: Timestamp) -> Result<Standing, Error> {
         const ACTION: &str = "be read for the status line";
         let roots: Vec<(String, String)> = sqlx::query_as(
             "SELECT name, root_state FROM watches WHERE held_until < $1 ORDER BY name",
@@ -41,7 +41,7 @@ impl Ledger {
         .fetch_optional(&self.pool)
         .await
         .during(ACTION)?;
-        Ok(Overview {
+        Ok(Standing {
             roots,
             jobs: self.summary(soon).await?,
             last_run: last_run.map(|(ended_at, result)| (timestamp(ended_at), result)),

@@ -1,0 +1,188 @@
+//! Brings messages to webhooks and programs. Addresses are secrets: no error shows more of one than its host.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::io::AsyncWriteExt as _;
+
+use super::Troubles;
+use super::desk::Event;
+use super::message::Message;
+use crate::config::{Address, Alert, Format};
+
+/// For a program to end.
+const PROGRAM: Duration = Duration::from_secs(60);
+
+/// What the program need not know.
+const SECRETS: [&str; 3] = [
+    "ITWIN_SYNCD_CLIENT_SECRET",
+    "CREDENTIALS_DIRECTORY",
+    "NOTIFY_SOCKET",
+];
+
+/// Why a message did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{url} cannot be reached")]
+    Unreachable {
+        url: Address,
+        source: reqwest::Error,
+    },
+    #[error("{url} answered with status {status}")]
+    Refused { url: Address, status: u16 },
+    #[error("the program {program:?} cannot be run")]
+    Program {
+        program: String,
+        source: std::io::Error,
+    },
+    #[error("the program {program:?} failed ({status})")]
+    Failed { program: String, status: String },
+}
+
+/// Where one alert goes.
+pub(super) struct Sender {
+    http: reqwest::Client,
+    alert: Alert,
+    host: String,
+    /// The half that has been delivered of the event that is tried again.
+    halfway: std::sync::Mutex<Option<Event>>,
+}
+
+impl Sender {
+    pub(super) fn new(alert: &Alert, http: reqwest::Client) -> Self {
+        let host = rustix::system::uname();
+        Self {
+            http,
+            alert: alert.clone(),
+            host: host.nodename().to_string_lossy().into_owned(),
+            halfway: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// Tells of what is not among `told`, or of everything when all of it is.
+    pub(super) async fn send(
+        &self,
+        event: Event,
+        troubles: &Troubles,
+        told: &BTreeSet<String>,
+        at: Timestamp,
+    ) -> Result<(), Error> {
+        let new = troubles.list.iter().filter(|one| !told.contains(&one.key));
+        let shown = match event {
+            Event::Trouble => new.collect(),
+            Event::Reminder | Event::AllClear => troubles.list.iter().collect(),
+        };
+        let message = Message {
+            alert: &self.alert.name,
+            host: &self.host,
+            event,
+            at,
+            shown,
+            troubles,
+        };
+        let done = |half: Option<Event>| {
+            let mut halfway = self
+                .halfway
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::replace(&mut *halfway, half)
+        };
+        // A program that fails must not make the webhook hear the same again and again.
+        let webhook_knows = done(None) == Some(event);
+        if let Some(url) = self.alert.url.as_ref().filter(|_| !webhook_knows) {
+            let body = match self.alert.format {
+                Format::Json => message.json(),
+                Format::Teams => message.teams(),
+                Format::Slack => message.slack(),
+            };
+            answer(url, self.http.post(url.expose().clone()).json(&body)).await?;
+        }
+        if let Some(command) = &self.alert.command {
+            run(command, &message).await.inspect_err(|_| {
+                if self.alert.url.is_some() {
+                    done(Some(event));
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks for an address, for the sake of asking.
+pub(super) async fn call(http: &reqwest::Client, url: &Address) -> Result<(), Error> {
+    answer(url, http.get(url.expose().clone())).await
+}
+
+async fn answer(url: &Address, request: reqwest::RequestBuilder) -> Result<(), Error> {
+    let answer = request.send().await.map_err(|error| Error::Unreachable {
+        url: url.clone(),
+        source: error.without_url(),
+    })?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        url: url.clone(),
+        status: status.as_u16(),
+    })
+}
+
+async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(());
+    };
+    let failed = |source| Error::Program {
+        program: program.clone(),
+        source,
+    };
+    let mut child = tokio::process::Command::new(program);
+    for secret in SECRETS {
+        child.env_remove(secret);
+    }
+    let mut child = child
+        .args(arguments)
+        .env("ITWIN_SYNCD_EVENT", message.event.as_str())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let text = message.text();
+    let input = child.stdin.take();
+    let work = async {
+        if let Some(mut input) = input
+            && let Err(error) = input.write_all(text.as_bytes()).await
+            // It need not read what it is told.
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            return Err(error);
+        }
+        child.wait().await
+    };
+    let ended = tokio::time::timeout(PROGRAM, work).await;
+    let status = ended
+        .unwrap_or_else(|late| Err(late.into()))
+        .map_err(failed)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Failed {
+        program: program.clone(),
+        status: status.to_string(),
+    })
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,264 @@
+//! `itwin-syncd retry`, `rescan`, `pause` and `resume`: what a person asks the daemon to do.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::{
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
+    select,
+};
+use crate::config::Offline;
+use crate::control::{self, Act, Answer, Desk, Request};
+use crate::ledger::{self, FileReport, JobState, Ledger};
+use crate::names::Shown;
+
+/// Files that are named one by one.
+const LINES_MAX: usize = 50;
+
+#[derive(Debug, Args)]
+pub(super) struct Retry {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Files or folders by their path, or globs such as '*.dwg' on paths relative to their watch.
+    #[arg(value_name = "FILE", required_unless_present = "failed")]
+    files: Vec<PathBuf>,
+    /// Every file that failed; with FILE only those of them.
+    #[arg(long)]
+    failed: bool,
+    /// Only show what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Watches {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Watches by their name, or globs of names. Without any: all of them.
+    #[arg(value_name = "WATCH")]
+    names: Vec<String>,
+    /// Only show what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What is done to watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Rescan,
+    Pause,
+    Resume,
+}
+
+/// What keeps an act from being done.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Select(#[from] select::Error),
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+}
+
+impl Error {
+    fn hint(&self, config: &Offline) -> Option<String> {
+        match self {
+            Self::Select(error) => Some(error.hint(&config.watches)),
+            Self::Control(error) => error.hint(),
+            Self::Ledger(error) => error.hint(),
+        }
+    }
+}
+
+/// How an act reached its end.
+enum Reached {
+    /// The running daemon did it.
+    Daemon(u64),
+    /// It stands in the ledger for the next start.
+    Ledger(u64),
+}
+
+pub(super) async fn retry(arguments: &Retry) -> u8 {
+    let config = match load(&arguments.config.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    finish(retry_with(arguments, &config).await, &config)
+}
+
+async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
+    let state = &config.state.path;
+    let all = Ledger::read(state)
+        .await?
+        .snapshot(Timestamp::now())
+        .await?
+        .files;
+    let chosen = select::files(&arguments.files, &config.watches, &all)?;
+    let (again, rest): (Vec<&FileReport>, Vec<&FileReport>) =
+        chosen.iter().partition(|file| can_be_tried(file));
+    let again: Vec<&FileReport> = again
+        .into_iter()
+        .filter(|file| !arguments.failed || file.job == Some(JobState::Failed))
+        .collect();
+    if !arguments.failed {
+        list(&rest, |file| {
+            let word = crate::view::word(file);
+            format!("{} {word}: nothing to try again", shown(file))
+        });
+    }
+    list(&again, |file| {
+        let reason = file.reason.as_deref().unwrap_or_default();
+        format!("{} was: {reason}", shown(file))
+    });
+    let word = files_word(again.len() as u64);
+    if arguments.dry_run {
+        say(&format!("{word} would be tried again"));
+        return Ok(());
+    }
+    if again.is_empty() {
+        if arguments.failed {
+            say("nothing failed");
+        }
+        return Ok(());
+    }
+    let act = if arguments.failed && arguments.files.is_empty() {
+        Act::RetryFailed
+    } else {
+        let files = again.iter().map(|file| file.id.to_string()).collect();
+        Act::Retry { files }
+    };
+    say(&match reach(state, act).await? {
+        Reached::Daemon(count) => format!("{} tried again now", files_word(count)),
+        Reached::Ledger(count) => format!(
+            "{} tried again at the next start: no daemon is running",
+            files_word(count)
+        ),
+    });
+    Ok(())
+}
+
+/// Says a line for each file, unless they are many.
+fn list(files: &[&FileReport], told: impl Fn(&FileReport) -> String) {
+    for file in files.iter().take(LINES_MAX) {
+        say(&told(file));
+    }
+    let more = files.len().saturating_sub(LINES_MAX);
+    if more > 0 {
+        say(&format!("… and {more} more"));
+    }
+}
+
+/// Whether asking for it changes anything.
+fn can_be_tried(file: &FileReport) -> bool {
+    match file.job {
+        Some(JobState::Failed) => true,
+        Some(JobState::Due | JobState::Stored) => file.reason.is_some(),
+        Some(JobState::Uploading | JobState::Running) | None => false,
+    }
+}
+
+pub(super) async fn watches(verb: Verb, arguments: &Watches) -> u8 {
+    let config = match load(&arguments.config.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    finish(watches_with(verb, arguments, &config).await, &config)
+}
+
+async fn watches_with(verb: Verb, arguments: &Watches, config: &Offline) -> Result<(), Error> {
+    let watches = select::watches(&arguments.names, &config.watches)?;
+    let names = watches.join(", ");
+    let (word, done) = match verb {
+        Verb::Rescan => ("scanned", "is being scanned"),
+        Verb::Pause => (
+            "paused",
+            "is paused; changes are noticed and wait, what is under way is finished",
+        ),
+        Verb::Resume => ("resumed", "goes on"),
+    };
+    if arguments.dry_run {
+        say(&format!("would be {word}: {names}"));
+        return Ok(());
+    }
+    let act = match verb {
+        Verb::Rescan => Act::Rescan { watches },
+        Verb::Pause => Act::Pause { watches },
+        Verb::Resume => Act::Resume { watches },
+    };
+    say(&match (verb, reach(&config.state.path, act).await?) {
+        (Verb::Rescan, Reached::Ledger(_)) => {
+            "no daemon is running; a start scans every folder anyway".to_owned()
+        }
+        (_, Reached::Daemon(0) | Reached::Ledger(0)) => {
+            format!("nothing to do: {names} {}", already(verb))
+        }
+        (_, Reached::Daemon(_)) => format!("{names}: {done}"),
+        (_, Reached::Ledger(_)) => {
+            format!("{names}: {word} from the next start on, as no daemon is running")
+        }
+    });
+    Ok(())
+}
+
+fn already(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Rescan => "is not watched by the running daemon",
+        Verb::Pause => "is paused already",
+        Verb::Resume => "is held by nothing",
+    }
+}
+
+/// Has the daemon do it, or, when there is none, writes it into the ledger.
+async fn reach(state: &Path, act: Act) -> Result<Reached, Error> {
+    if let Some(answer) = control::ask(state, &Request::Do(act.clone())).await? {
+        return Ok(match answer {
+            Answer::Done { count } => Reached::Daemon(count),
+            _ => Reached::Daemon(0),
+        });
+    }
+    // Only a ledger that is there: an act is no reason to begin one.
+    Ledger::read(state).await?;
+    let ledger = Ledger::open(state).await?;
+    let count = Desk::without_daemon(ledger.clone()).carry_out(&act).await;
+    ledger.close().await;
+    Ok(Reached::Ledger(count?))
+}
+
+fn load(path: &Path) -> Result<Offline, u8> {
+    Offline::load(path).map_err(|mistakes| {
+        complain_of_config(&mistakes);
+        EXIT_CONFIG
+    })
+}
+
+fn finish(done: Result<(), Error>, config: &Offline) -> u8 {
+    match done {
+        Ok(()) => EXIT_GOOD,
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "not done");
+            let hint = error.hint(config);
+            complain(&error, hint);
+            EXIT_FAILED
+        }
+    }
+}
+
+fn shown(file: &FileReport) -> String {
+    format!("{}: {}", file.watch, Shown(&file.path))
+}
+
+fn files_word(count: u64) -> String {
+    if count == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{count} files")
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the answer is what the command is for")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,133 @@
+//! `itwin-syncd run --dry-run`: what a start would find to do.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use jiff::Timestamp;
+
+use super::{EXIT_FAILED, EXIT_GOOD, complain};
+use crate::config::{Config, Watch};
+use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome};
+use crate::names::{self, Shown};
+use crate::view;
+use crate::watch;
+
+/// Walks every folder, compares with the ledger and prints; nothing is written, nothing is sent.
+pub(super) async fn show(config: &Config) -> u8 {
+    match show_all(config).await {
+        Ok(true) => EXIT_GOOD,
+        Ok(false) => EXIT_FAILED,
+        Err(error) => {
+            let hint = error.hint();
+            complain(&error, hint);
+            EXIT_FAILED
+        }
+    }
+}
+
+async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
+    let ledger = match Ledger::read(&config.state.path).await {
+        Ok(ledger) => Some(ledger),
+        Err(ledger::Error::Missing { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let reports = match &ledger {
+        Some(ledger) => ledger.snapshot(Timestamp::now()).await?.files,
+        None => Vec::new(),
+    };
+    let mut good = true;
+    for watch in &config.watches {
+        good &= show_watch(watch, ledger.as_ref(), &reports).await?;
+    }
+    Ok(good)
+}
+
+async fn show_watch(
+    watch: &Watch,
+    ledger: Option<&Ledger>,
+    reports: &[FileReport],
+) -> Result<bool, ledger::Error> {
+    say(&format!(
+        "watch {:?}, {} → iModel {}",
+        watch.name,
+        watch.path.display(),
+        watch.imodel_id
+    ));
+    let survey = match watch::survey(watch).await {
+        Ok(survey) => survey,
+        Err(error) => {
+            say(&format!("  the folder cannot be reached: {error}"));
+            return Ok(false);
+        }
+    };
+    let reports: HashMap<&PathBuf, &FileReport> = reports
+        .iter()
+        .filter(|file| file.watch == watch.name)
+        .map(|file| (&file.path, file))
+        .collect();
+    let mut good = survey.problems.is_empty();
+    for problem in &survey.problems {
+        say(&format!("  cannot be read: {problem}"));
+    }
+    let (mut planned, mut bytes, mut rest) = (0_u64, 0_u64, 0_u64);
+    let mut files = survey.files;
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    for file in files {
+        let known: Option<Known> = match ledger {
+            Some(ledger) => ledger.known_by_name(&watch.name, &file.path).await?,
+            None => None,
+        };
+        let report = reports.get(&file.path);
+        let as_known = known.as_ref().is_some_and(|known| {
+            known.fingerprint == Some(file.fingerprint) && known.connector == file.connector
+        });
+        let (word, sent) = match (as_known, report) {
+            (true, Some(report)) => match (report.job, report.outcome) {
+                (None, Some(Outcome::Failed) | None) => (view::word(report), false),
+                (None, Some(_)) => {
+                    rest += 1;
+                    continue;
+                }
+                (Some(JobState::Failed), _) => ("failed before", false),
+                (Some(JobState::Due | JobState::Uploading), _) => ("pending", true),
+                (Some(JobState::Stored | JobState::Running), _) => ("stored", false),
+            },
+            (false, Some(_)) => ("changed", true),
+            (_, None) => ("new", true),
+        };
+        let what = match (names::storage_path(&file.path), &file.connector) {
+            _ if file.fingerprint.size == 0 => "will fail: it is empty".to_owned(),
+            (Err(error), _) => format!("will fail: {error}"),
+            (Ok(_), _) if word == "failed before" => report
+                .and_then(|report| report.reason.clone())
+                .unwrap_or_default(),
+            (Ok(_), Some(connector)) if sent => {
+                format!("upload, then synchronize with {connector}")
+            }
+            (Ok(_), Some(connector)) => format!("synchronize with {connector}"),
+            (Ok(_), None) => "upload only".to_owned(),
+        };
+        good &= !what.starts_with("will fail");
+        planned += 1;
+        if sent {
+            bytes += file.fingerprint.size;
+        }
+        say(&format!(
+            "  {word:<13} {}  {}  {what}",
+            Shown(&file.path),
+            ByteSize(file.fingerprint.size).display().iec()
+        ));
+    }
+    say(&format!(
+        "  {planned} to do, up to {} to send; {rest} as they are, {} ignored",
+        ByteSize(bytes).display().iec(),
+        survey.ignored
+    ));
+    Ok(good)
+}
+
+#[allow(clippy::print_stdout, reason = "the plan is what is asked for")]
+fn say(text: &str) {
+    println!("{text}");
+}

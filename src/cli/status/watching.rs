@@ -1,0 +1,127 @@
+//! `status --watch`: the report again and again, in place on a terminal, as lines of news elsewhere.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Error, LISTS, text};
+use crate::attempt::clock_time;
+use crate::config::Offline;
+use crate::ledger::{Ledger, Lists, Outcome};
+use crate::names::Shown;
+use crate::view::{self, View};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Files whose changes are told where there is no terminal.
+const NEWS: Lists = Lists {
+    files: 1000,
+    results: 200,
+    runs: 1,
+};
+
+/// Another screen without cursor, and back. Source: xterm's control sequences, DECSET 1049 and 25
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
+    let ledger = Ledger::read(&config.state.path).await?;
+    let ended = tokio::signal::ctrl_c();
+    if !std::io::stdout().is_terminal() {
+        return tokio::select! {
+            told = news(&ledger) => told,
+            _ = ended => Ok(()),
+        };
+    }
+    write(ENTER)?;
+    let mut last = String::new();
+    let shown = tokio::select! {
+        shown = redraw(config, &ledger, &mut last) => shown,
+        _ = ended => Ok(()),
+    };
+    write(LEAVE)?;
+    shown?;
+    super::print(&last)
+}
+
+async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<(), Error> {
+    loop {
+        let (daemon, unreachable) = super::daemon(config).await;
+        let now = Timestamp::now();
+        let overview = ledger.overview(LISTS, now).await?;
+        let view = View::new(&overview, daemon.as_ref());
+        *last = text::report(&view, unreachable.as_deref(), now);
+        let (width, height) = size();
+        let mut screen = String::from("\x1b[H");
+        let lines: Vec<&str> = last.lines().collect();
+        // The last row stays free, so that nothing scrolls.
+        let fitting = usize::from(height).saturating_sub(2);
+        for line in lines.iter().take(fitting) {
+            screen.extend(line.chars().take(usize::from(width)));
+            screen.push_str("\x1b[K\r\n");
+        }
+        let more = lines.len().saturating_sub(fitting);
+        if more > 0 {
+            screen.push_str(&format!("… {more} more lines"));
+        } else {
+            screen.push_str("Ctrl-C ends this view; the daemon goes on");
+        }
+        screen.push_str("\x1b[K\x1b[J");
+        write(&screen)?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One line for each change of a file.
+async fn news(ledger: &Ledger) -> Result<(), Error> {
+    let mut known: HashMap<String, (&'static str, Option<String>)> = HashMap::new();
+    // What rested before this command was begun is no news.
+    let mut last = ledger.last_result().await?;
+    loop {
+        let overview = ledger.overview(NEWS, Timestamp::now()).await?;
+        for file in overview.open.iter().chain(&overview.failed) {
+            let state = (view::word(file), file.reason.clone());
+            if known.get(&file.id.to_string()) != Some(&state) {
+                let reason = file
+                    .reason
+                    .as_ref()
+                    .map(|reason| format!(": {reason}"))
+                    .unwrap_or_default();
+                tell(&file.watch, &file.path, &format!("{}{reason}", state.0))?;
+                known.insert(file.id.to_string(), state);
+            }
+        }
+        for result in ledger.results_after(last, NEWS.results).await? {
+            last = result.id;
+            // A failure is a state as well, which was told above.
+            if result.outcome != Outcome::Failed {
+                tell(&result.watch, &result.path, result.outcome.as_str())?;
+                known.remove(&result.file.to_string());
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn tell(watch: &str, path: &Path, what: &str) -> Result<(), Error> {
+    let now = clock_time(Timestamp::now());
+    write(&format!("{now} {watch}: {} {what}\n", Shown(path)))
+}
+
+fn size() -> (u16, u16) {
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col, size.ws_row),
+        _ => (100, 30),
+    }
+}
+
+fn write(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}

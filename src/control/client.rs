@@ -1,0 +1,85 @@
+//! The commands' side of the socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use super::{Answer, Request, socket};
+
+/// The daemon answers at once, unless its disk is in trouble.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The socket is there, but not for us.
+    #[error("the running daemon cannot be reached over {path:?}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It answered something else.
+    #[error("the running daemon answered something unknown: {0}")]
+    Unreadable(serde_json::Error),
+    /// It would not do it.
+    #[error("the running daemon refused: {0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("use sudo, or be the user that the daemon runs as".to_owned())
+            }
+            Self::Socket { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                Some("look into its log".to_owned())
+            }
+            Self::Socket { .. } | Self::Refused(_) => None,
+            Self::Unreadable(_) => {
+                Some("restart the daemon: it is of another version than this command".to_owned())
+            }
+        }
+    }
+}
+
+/// Asks the daemon of a state directory. None: there is none.
+///
+/// # Errors
+/// When there is one that cannot be asked, or that refuses.
+pub async fn ask(state: &Path, request: &Request) -> Result<Option<Answer>, Error> {
+    let path = socket(state);
+    let talked = tokio::time::timeout(PATIENCE, talk(&path, request)).await;
+    let line = match talked.unwrap_or_else(|late| Err(late.into())) {
+        Ok(line) => line,
+        Err(error)
+            if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]
+                .contains(&error.kind()) =>
+        {
+            return Ok(None);
+        }
+        Err(source) => return Err(Error::Socket { path, source }),
+    };
+    match serde_json::from_str(&line).map_err(Error::Unreadable)? {
+        Answer::Refused { why } => Err(Error::Refused(why)),
+        answer => Ok(Some(answer)),
+    }
+}
+
+async fn talk(path: &Path, request: &Request) -> io::Result<String> {
+    let mut stream = UnixStream::connect(path).await?;
+    let mut text = serde_json::to_string(request)?;
+    text.push('\n');
+    stream.write_all(text.as_bytes()).await?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await?;
+    Ok(line)
+}

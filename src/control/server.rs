@@ -1,0 +1,114 @@
+//! The socket's side of the daemon.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{Answer, Desk, Request, socket};
+
+/// The longest request: a hundred thousand files to try again.
+const REQUEST_MAX: u64 = 4 * 1024 * 1024;
+
+/// For a request to arrive and its answer to be taken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who comes when so many talk already waits.
+const TALKS_MAX: usize = 16;
+
+/// User and group may use it.
+const MODE: u32 = 0o660;
+
+/// A socket that is ready to be served. It is removed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Makes the socket of a state directory. The caller holds the ledger's lock, so one that is there is a dead one's.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn bind(state: &Path) -> io::Result<Self> {
+        let path = socket(state);
+        match path.symlink_metadata() {
+            Ok(found) if found.file_type().is_socket() => std::fs::remove_file(&path)?,
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        let server = Self { listener, path };
+        std::fs::set_permissions(&server.path, std::fs::Permissions::from_mode(MODE))?;
+        Ok(server)
+    }
+
+    /// Answers until `stop`.
+    pub async fn run(self, desk: Desk, stop: CancellationToken) {
+        let talks = Arc::new(Semaphore::new(TALKS_MAX));
+        let mut all = JoinSet::new();
+        loop {
+            while all.try_join_next().is_some() {}
+            let Ok(permit) = Arc::clone(&talks).acquire_owned().await else {
+                return;
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let desk = desk.clone();
+                    all.spawn(async move {
+                        if let Ok(Err(error)) | Err(error) =
+                            tokio::time::timeout(PATIENCE, talk(stream, &desk))
+                                .await
+                                .map_err(io::Error::from)
+                                .map(|talked| talked.map_err(io::Error::other))
+                        {
+                            debug!(%error, "a talk over the control socket broke off");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "the control socket takes nobody");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The next start removes what stays.
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(%error, "the control socket could not be removed");
+        }
+    }
+}
+
+async fn talk(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_MAX));
+    reader.read_line(&mut line).await?;
+    let answer = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => desk.answer(request).await,
+        Err(error) => Answer::Refused {
+            why: format!("no such request: {error}"),
+        },
+    };
+    let mut text = serde_json::to_string(&answer)?;
+    text.push('\n');
+    writer.write_all(text.as_bytes()).await
+}

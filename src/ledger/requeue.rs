@@ -1,0 +1,91 @@
+//! What a person asks for once more.
+
+use jiff::Timestamp;
+
+use super::story::{Step, note};
+use super::uploads::make_due;
+use super::{During as _, Error, FileId, Ledger, millis};
+
+/// Jobs that are put into one transaction, so that many of them do not hold up the work.
+const AT_ONCE: usize = 500;
+
+/// Which jobs to try again at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requeue {
+    /// Those of these files that failed or wait for a later attempt.
+    Files(Vec<FileId>),
+    /// All that failed.
+    Failed,
+}
+
+impl Ledger {
+    /// Makes jobs due now, with a fresh count of attempts, and ends what holds their watches for a while. What is
+    /// under way, and files without a job, stay as they are. Returns how many jobs that concerned.
+    pub async fn requeue(&self, which: &Requeue, now: Timestamp) -> Result<u64, Error> {
+        const ACTION: &str = "make jobs due again";
+        let failed: Vec<FileId>;
+        let files = match which {
+            Requeue::Files(files) => files,
+            Requeue::Failed => {
+                let ids: Vec<i64> =
+                    sqlx::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
+                        .fetch_all(&self.pool)
+                        .await
+                        .during(ACTION)?;
+                failed = ids.into_iter().map(FileId).collect();
+                &failed
+            }
+        };
+        let mut concerned = 0;
+        for chunk in files.chunks(AT_ONCE) {
+            let mut tx = self.pool.begin().await.during(ACTION)?;
+            for file in chunk {
+                if requeue_one(&mut tx, *file, now).await.during(ACTION)? {
+                    concerned += 1;
+                }
+            }
+            self.commit(tx, ACTION).await?;
+        }
+        Ok(concerned)
+    }
+}
+
+async fn requeue_one(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    file: FileId,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let job: Option<(String, i64)> = sqlx::query_as(
+        "SELECT state, version FROM jobs WHERE file_id = $1 \
+         AND (state = 'failed' OR (state IN ('due', 'stored') AND reason IS NOT NULL))",
+    )
+    .bind(file.0)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some((state, version)) = job else {
+        return Ok(false);
+    };
+    if state == "stored" {
+        sqlx::query(
+            "UPDATE jobs SET due_at = $2, attempts = 0, failing_since = NULL, class = NULL, reason = NULL, hint = NULL, \
+             reported = NULL WHERE file_id = $1",
+        )
+        .bind(file.0)
+        .bind(millis(now))
+        .execute(&mut **tx)
+        .await?;
+    } else {
+        make_due(tx, file.0, now).await?;
+    }
+    // A pause that a refused token or a hanging share asked for is over when a person says so; theirs is not, nor the brake.
+    sqlx::query(
+        "UPDATE watches SET held_until = 0, held_reason = NULL WHERE paused_at IS NULL AND braked = 0 \
+         AND held_until < $2 AND id = (SELECT watch_id FROM files WHERE id = $1)",
+    )
+    .bind(file.0)
+    .bind(millis(super::watches::RETIRED))
+    .execute(&mut **tx)
+    .await?;
+    note(tx, file.0, version, Step::Asked, None, now).await?;
+    Ok(true)
+}

@@ -1,0 +1,430 @@
+//! What the process does at this moment: uploads on their way, folders, and what it has counted since it began.
+//!
+//! In come handles that the rooms hold while they work; out goes [`Now`], the one record that status, page and metrics
+//! show beside the ledger. Nothing here survives the process, and no room's work depends on it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::watch::{Order, Progress, Unfinished};
+
+/// The rate of an upload is that of about so long: bytes count by blocks, of which a slow line sends few.
+const RATE_WINDOW: Duration = Duration::from_secs(8);
+
+/// Files that are still being written which [`Now`] names for each folder.
+const UNFINISHED_SHOWN: usize = 20;
+
+/// How long a folder's task may take to say what it is waiting for.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// The live record. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Live(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    began: Timestamp,
+    next: AtomicU64,
+    uploads: Mutex<BTreeMap<u64, Arc<Sending>>>,
+    roots: Mutex<BTreeMap<String, Root>>,
+    bytes_sent: AtomicU64,
+    retries: AtomicU64,
+    upload_seconds: Mutex<Histogram>,
+}
+
+#[derive(Debug, Clone)]
+struct Root {
+    progress: watch::Receiver<Progress>,
+    orders: mpsc::Sender<Order>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    watch: String,
+    path: PathBuf,
+    bytes: u64,
+    sent: AtomicU64,
+    since: Timestamp,
+    rate: Mutex<Rate>,
+}
+
+/// Bytes per second over the last moments.
+#[derive(Debug)]
+struct Rate {
+    marks: [(Instant, u64); 2],
+}
+
+/// An upload while its bytes are on their way; it is off the record when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    live: Live,
+    key: u64,
+    sending: Arc<Sending>,
+    began: Instant,
+}
+
+/// How long things took, for a histogram.
+#[derive(Debug, Clone)]
+pub(crate) struct Histogram {
+    /// Upper bounds in seconds, and how many were at most that.
+    pub(crate) buckets: Vec<(f64, u64)>,
+    /// All of them.
+    pub(crate) count: u64,
+    /// Seconds in all.
+    pub(crate) sum: f64,
+}
+
+/// The live record at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Now {
+    /// The process id.
+    pub pid: u32,
+    /// Since when it works.
+    pub since: Timestamp,
+    /// The version of the program.
+    pub version: String,
+    /// Uploads whose bytes are on their way.
+    pub uploads: Vec<UploadNow>,
+    /// The watched folders, by the name of their watch.
+    pub roots: BTreeMap<String, RootNow>,
+}
+
+/// An upload on its way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UploadNow {
+    /// The name of its watch.
+    pub watch: String,
+    /// Path relative to the root; odd bytes are replaced.
+    pub path: String,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Bytes that were sent.
+    pub sent: u64,
+    /// Bytes per second lately.
+    pub rate: u64,
+    /// When it began.
+    pub since: Timestamp,
+}
+
+/// A watched folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootNow {
+    /// A full scan is under way.
+    pub scanning: bool,
+    /// When the next full scan begins.
+    pub next_scan: Option<Timestamp>,
+    /// Files that the last full scan left alone: no design files, or excluded.
+    pub ignored: Option<u64>,
+    /// How many files are not finished being written.
+    pub settling: u64,
+    /// Some of them.
+    pub unfinished: Vec<Unfinished>,
+}
+
+impl Live {
+    /// An empty record that begins now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            began: Timestamp::now(),
+            next: AtomicU64::new(0),
+            uploads: Mutex::default(),
+            roots: Mutex::default(),
+            bytes_sent: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            upload_seconds: Mutex::new(Histogram::new(&[
+                0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0,
+            ])),
+        }))
+    }
+
+    /// Takes a watched folder into the record, in place of one of the same watch.
+    pub fn watch_root(
+        &self,
+        watch: &str,
+        progress: watch::Receiver<Progress>,
+        orders: mpsc::Sender<Order>,
+    ) {
+        held(&self.0.roots).insert(watch.to_owned(), Root { progress, orders });
+    }
+
+    /// Begins an upload of `bytes`; `attempt` counts from 1.
+    pub(crate) fn upload(&self, watch: &str, path: &Path, bytes: u64, attempt: u32) -> Upload {
+        if attempt > 1 {
+            self.0.retries.fetch_add(1, Ordering::Relaxed);
+        }
+        let now = Instant::now();
+        let sending = Arc::new(Sending {
+            watch: watch.to_owned(),
+            path: path.to_owned(),
+            bytes,
+            sent: AtomicU64::new(0),
+            since: Timestamp::now(),
+            rate: Mutex::new(Rate {
+                marks: [(now, 0); 2],
+            }),
+        });
+        let key = self.0.next.fetch_add(1, Ordering::Relaxed);
+        held(&self.0.uploads).insert(key, Arc::clone(&sending));
+        Upload {
+            live: self.clone(),
+            key,
+            sending,
+            began: now,
+        }
+    }
+
+    /// Asks folders to be scanned now, all of them or those of these watches. Returns how many were asked.
+    #[must_use]
+    pub fn rescan(&self, watches: &[String]) -> u64 {
+        let asked = held(&self.0.roots)
+            .iter()
+            .filter(|(name, _)| watches.contains(name))
+            // A full channel holds an order to scan already.
+            .filter(|(_, root)| {
+                !matches!(
+                    root.orders.try_send(Order::Scan),
+                    Err(mpsc::error::TrySendError::Closed(_))
+                )
+            })
+            .count();
+        asked as u64
+    }
+
+    /// What is known of a file that is not finished being written; None when it is not waited for.
+    pub async fn unfinished(&self, watch: &str, path: &Path) -> Option<Unfinished> {
+        let root = held(&self.0.roots).get(watch).cloned()?;
+        root.unfinished(Some(path.to_owned())).await.pop()
+    }
+
+    /// How long uploads took.
+    pub(crate) fn upload_seconds(&self) -> Histogram {
+        held(&self.0.upload_seconds).clone()
+    }
+
+    /// Bytes that were sent.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.0.bytes_sent.load(Ordering::Relaxed)
+    }
+
+    /// Uploads that were not a job's first attempt.
+    pub(crate) fn retries(&self) -> u64 {
+        self.0.retries.load(Ordering::Relaxed)
+    }
+
+    /// Since when the process works.
+    pub(crate) fn began(&self) -> Timestamp {
+        self.0.began
+    }
+
+    /// The record as it is now.
+    pub async fn now(&self) -> Now {
+        let mut roots = held(&self.0.roots).clone();
+        // The task of a watch may have ended.
+        roots.retain(|_, root| !root.orders.is_closed());
+        let mut shown = BTreeMap::new();
+        for (name, root) in roots {
+            let progress = root.progress.borrow().clone();
+            let unfinished = if progress.settling > 0 {
+                root.unfinished(None).await
+            } else {
+                Vec::new()
+            };
+            let root = RootNow {
+                scanning: progress.scanning,
+                next_scan: progress.next_scan,
+                ignored: progress.ignored,
+                settling: progress.settling as u64,
+                unfinished,
+            };
+            shown.insert(name, root);
+        }
+        Now {
+            pid: std::process::id(),
+            since: self.0.began,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uploads: held(&self.0.uploads)
+                .values()
+                .map(|sending| sending.now(Instant::now()))
+                .collect(),
+            roots: shown,
+        }
+    }
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Root {
+    async fn unfinished(&self, path: Option<PathBuf>) -> Vec<Unfinished> {
+        let (answer, told) = oneshot::channel();
+        let order = Order::Unfinished {
+            path,
+            most: UNFINISHED_SHOWN,
+            answer,
+        };
+        if self.orders.try_send(order).is_err() {
+            return Vec::new();
+        }
+        match tokio::time::timeout(ANSWER, told).await {
+            Ok(Ok(unfinished)) => unfinished,
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    }
+}
+
+impl Sending {
+    fn now(&self, now: Instant) -> UploadNow {
+        let sent = self.sent.load(Ordering::Relaxed).min(self.bytes);
+        UploadNow {
+            watch: self.watch.clone(),
+            path: self.path.to_string_lossy().into_owned(),
+            bytes: self.bytes,
+            sent,
+            rate: held(&self.rate).at(now, sent),
+            since: self.since,
+        }
+    }
+}
+
+impl Rate {
+    /// Between two marks, of which the older is one to two windows back.
+    fn at(&mut self, now: Instant, sent: u64) -> u64 {
+        let [old, new] = self.marks;
+        // An upload that starts over counts anew.
+        if sent < old.1 || sent < new.1 {
+            self.marks = [(now, sent); 2];
+            return 0;
+        }
+        if now.saturating_duration_since(new.0) >= RATE_WINDOW {
+            self.marks = [new, (now, sent)];
+        }
+        let seconds = now.saturating_duration_since(old.0).as_secs_f64();
+        if seconds <= 0.0 {
+            return 0;
+        }
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate for people"
+        )]
+        {
+            ((sent - old.1) as f64 / seconds) as u64
+        }
+    }
+}
+
+impl Upload {
+    /// So many more bytes were sent.
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.sending.sent.fetch_add(bytes, Ordering::Relaxed);
+        self.live.0.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Storage holds so many more already.
+    pub(crate) fn held(&self, bytes: u64) {
+        self.sending.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The bytes are sent once more from the start.
+    pub(crate) fn again(&self) {
+        self.sending.sent.store(0, Ordering::Relaxed);
+    }
+
+    /// All bytes arrived.
+    pub(crate) fn done(self) {
+        held(&self.live.0.upload_seconds).add(self.began.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        held(&self.live.0.uploads).remove(&self.key);
+    }
+}
+
+impl Histogram {
+    pub(crate) fn new(bounds: &[f64]) -> Self {
+        Self {
+            buckets: bounds.iter().map(|bound| (*bound, 0)).collect(),
+            count: 0,
+            sum: 0.0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, seconds: f64) {
+        for (bound, count) in &mut self.buckets {
+            if seconds <= *bound {
+                *count += 1;
+            }
+        }
+        self.count += 1;
+        self.sum += seconds;
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upload_is_on_the_record_while_it_is_held_and_starts_over_at_zero() {
+        let live = Live::new();
+        let upload = live.upload("north", Path::new("a.dgn"), 100, 2);
+        upload.sent(60);
+        upload.again();
+        upload.held(10);
+        upload.sent(30);
+        let now = live.now().await;
+        let [shown] = &now.uploads[..] else {
+            panic!("{now:?}")
+        };
+        assert_eq!((shown.bytes, shown.sent), (100, 40));
+        upload.done();
+        assert!(live.now().await.uploads.is_empty());
+        assert_eq!((live.bytes_sent(), live.retries()), (90, 1));
+        assert_eq!(live.upload_seconds().count, 1);
+    }
+
+    #[test]
+    fn a_rate_is_that_of_the_last_moments() {
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        let mut rate = Rate {
+            marks: [(start, 0); 2],
+        };
+        assert_eq!(rate.at(second(0), 0), 0);
+        assert_eq!(rate.at(second(2), 200), 100);
+        assert_eq!(rate.at(second(4), 400), 100);
+        // From here it stands still.
+        assert_eq!(rate.at(second(8), 400), 50);
+        assert_eq!(rate.at(second(16), 400), 25);
+        assert_eq!(rate.at(second(20), 400), 0);
+        assert_eq!(rate.at(second(24), 100), 0, "it starts over");
+    }
+
+    #[test]
+    fn a_histogram_counts_into_every_bucket_that_is_large_enough() {
+        let mut histogram = Histogram::new(&[1.0, 10.0]);
+        for seconds in [0.5, 1.0, 5.0, 50.0] {
+            histogram.add(seconds);
+        }
+        assert_eq!(histogram.buckets, [(1.0, 2), (10.0, 3)]);
+        assert_eq!((histogram.count, histogram.sum), (4, 56.5));
+    }
+}

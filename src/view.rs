@@ -1,0 +1,389 @@
+//! What people are shown, in one shape for `status --json`, the page and the metrics.
+//!
+//! In come the ledger's reports and the live record, out go values for JSON. It decides nothing but words; the fields are
+//! told of in `docs/status.md`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::ledger::{
+    Counts, FileReport, JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary,
+    Story, StoryLine, WatchReport,
+};
+use crate::live::{Now, RootNow};
+
+/// A watch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct WatchView {
+    pub(crate) name: String,
+    pub(crate) imodel_id: String,
+    /// It is in the configuration.
+    pub(crate) configured: bool,
+    pub(crate) root: &'static str,
+    pub(crate) note: Option<String>,
+    pub(crate) scanned_at: Option<Timestamp>,
+    pub(crate) next_scan: Option<Timestamp>,
+    pub(crate) scanning: bool,
+    pub(crate) paused_at: Option<Timestamp>,
+    /// Held until then; null while it waits for a person.
+    pub(crate) held_until: Option<Timestamp>,
+    pub(crate) held_reason: Option<String>,
+    pub(crate) files: FilesView,
+    pub(crate) last_run: Option<RunView>,
+    pub(crate) unfinished: Vec<UnfinishedView>,
+}
+
+/// Files of a watch by how they stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct FilesView {
+    pub(crate) synchronized: u64,
+    pub(crate) uploaded: u64,
+    pub(crate) waiting: u64,
+    pub(crate) working: u64,
+    pub(crate) failed: u64,
+    /// Not finished being written; null without a daemon.
+    pub(crate) settling: Option<u64>,
+    /// Left alone; null without a daemon.
+    pub(crate) ignored: Option<u64>,
+}
+
+/// A file that is still being written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UnfinishedView {
+    pub(crate) path: String,
+    pub(crate) busy: bool,
+}
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct RunView {
+    pub(crate) id: Option<String>,
+    pub(crate) imodel_id: Option<String>,
+    pub(crate) requested_at: Timestamp,
+    pub(crate) ended_at: Option<Timestamp>,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) state: Option<String>,
+    pub(crate) result: Option<String>,
+    pub(crate) files: Option<u64>,
+}
+
+/// A file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct FileView {
+    pub(crate) id: String,
+    pub(crate) watch: String,
+    pub(crate) path: String,
+    /// The exact bytes in hexadecimal, when `path` is not all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path_bytes: Option<String>,
+    pub(crate) state: &'static str,
+    /// The state in words.
+    pub(crate) status: &'static str,
+    pub(crate) seen_at: Option<Timestamp>,
+    pub(crate) result: Option<&'static str>,
+    pub(crate) result_at: Option<Timestamp>,
+    pub(crate) connector: Option<String>,
+    pub(crate) storage_file_id: Option<String>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) run: Option<String>,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) reason: Option<String>,
+    pub(crate) hint: Option<String>,
+    pub(crate) attempts: u64,
+    pub(crate) next_attempt: Option<Timestamp>,
+}
+
+/// An upload on its way.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct UploadView {
+    pub(crate) watch: String,
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    pub(crate) sent: u64,
+    pub(crate) percent: u64,
+    pub(crate) bytes_per_second: u64,
+    pub(crate) since: Timestamp,
+}
+
+/// A result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ResultView {
+    pub(crate) file: String,
+    pub(crate) watch: String,
+    pub(crate) path: String,
+    pub(crate) result: &'static str,
+    pub(crate) at: Timestamp,
+    pub(crate) seconds: f64,
+    pub(crate) bytes: u64,
+    pub(crate) connector: Option<String>,
+    pub(crate) reason: Option<String>,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct DaemonView {
+    pub(crate) pid: u32,
+    pub(crate) since: Timestamp,
+    pub(crate) version: String,
+}
+
+/// Everything that does not rest.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct View {
+    pub(crate) daemon: Option<DaemonView>,
+    pub(crate) watches: Vec<WatchView>,
+    pub(crate) uploads: Vec<UploadView>,
+    pub(crate) failed: Vec<FileView>,
+    pub(crate) open: Vec<FileView>,
+    pub(crate) results: Vec<ResultView>,
+    pub(crate) runs: Vec<RunView>,
+}
+
+/// The story of a file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct StoryView {
+    pub(crate) file: FileView,
+    pub(crate) story: Vec<LineView>,
+}
+
+/// One thing that happened to a file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct LineView {
+    pub(crate) at: Timestamp,
+    pub(crate) version: Option<u64>,
+    /// A word for programs.
+    pub(crate) what: String,
+    /// The same in words for people.
+    pub(crate) text: String,
+    pub(crate) note: Option<String>,
+    pub(crate) hint: Option<String>,
+    pub(crate) run: Option<String>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) seconds: Option<f64>,
+}
+
+impl View {
+    pub(crate) fn new(overview: &Overview, now: Option<&Now>) -> Self {
+        Self {
+            daemon: now.map(daemon),
+            watches: overview
+                .watches
+                .iter()
+                .map(|watch| watch_view(watch, now))
+                .collect(),
+            uploads: now.map(uploads).unwrap_or_default(),
+            failed: overview.failed.iter().map(file_view).collect(),
+            open: overview.open.iter().map(file_view).collect(),
+            results: overview.results.iter().map(result_view).collect(),
+            runs: overview.runs.iter().map(run_entry).collect(),
+        }
+    }
+}
+
+pub(crate) fn daemon(now: &Now) -> DaemonView {
+    DaemonView {
+        pid: now.pid,
+        since: now.since,
+        version: now.version.clone(),
+    }
+}
+
+pub(crate) fn uploads(now: &Now) -> Vec<UploadView> {
+    now.uploads
+        .iter()
+        .map(|upload| UploadView {
+            watch: upload.watch.clone(),
+            path: upload.path.clone(),
+            bytes: upload.bytes,
+            sent: upload.sent,
+            percent: (upload.sent * 100).checked_div(upload.bytes).unwrap_or(100),
+            bytes_per_second: upload.rate,
+            since: upload.since,
+        })
+        .collect()
+}
+
+pub(crate) fn watch_view(watch: &WatchReport, now: Option<&Now>) -> WatchView {
+    let live: Option<&RootNow> = now.and_then(|now| now.roots.get(&watch.name));
+    let held = watch.held.as_ref().filter(|_| watch.configured);
+    WatchView {
+        name: watch.name.clone(),
+        imodel_id: watch.imodel_id.clone(),
+        configured: watch.configured,
+        root: watch.root.as_str(),
+        note: watch.note.clone(),
+        scanned_at: watch.scanned_at,
+        next_scan: live.and_then(|root| root.next_scan),
+        scanning: live.is_some_and(|root| root.scanning),
+        paused_at: watch.paused_at,
+        held_until: held
+            .filter(|_| !watch.waits_for_person)
+            .map(|(until, _)| *until),
+        held_reason: held.map(|(_, reason)| reason.clone()),
+        files: files_view(&watch.counts, live),
+        last_run: watch.last_run.as_ref().map(run_view),
+        unfinished: live
+            .map(|root| {
+                root.unfinished
+                    .iter()
+                    .map(|file| UnfinishedView {
+                        path: file.path.clone(),
+                        busy: file.busy,
+                    })
+                    .collect()
+            })
+            .unwrap_or_default(),
+    }
+}
+
+fn files_view(counts: &Counts, live: Option<&RootNow>) -> FilesView {
+    FilesView {
+        synchronized: counts.synchronized,
+        uploaded: counts.uploaded,
+        waiting: counts.waiting(),
+        working: counts.working(),
+        failed: counts.failed,
+        settling: live.map(|root| root.settling),
+        ignored: live.and_then(|root| root.ignored),
+    }
+}
+
+pub(crate) fn run_view(run: &RunSummary) -> RunView {
+    RunView {
+        id: run.id.clone(),
+        imodel_id: None,
+        requested_at: run.requested_at,
+        ended_at: run.ended_at,
+        seconds: run
+            .ended_at
+            .map(|ended| ended.duration_since(run.requested_at).as_secs_f64()),
+        state: run.state.clone(),
+        result: run.result.clone(),
+        files: None,
+    }
+}
+
+fn run_entry(entry: &RunEntry) -> RunView {
+    RunView {
+        imodel_id: Some(entry.imodel_id.clone()),
+        files: Some(entry.files),
+        ..run_view(&entry.run)
+    }
+}
+
+pub(crate) fn file_view(file: &FileReport) -> FileView {
+    FileView {
+        id: file.id.to_string(),
+        watch: file.watch.clone(),
+        path: file.path.to_string_lossy().into_owned(),
+        path_bytes: file.path.to_str().is_none().then(|| hex(&file.path)),
+        state: file.job.map_or("done", JobState::as_str),
+        status: word(file),
+        seen_at: file.seen_at,
+        result: file.outcome.map(Outcome::as_str),
+        result_at: file.outcome_at,
+        connector: file.connector.clone(),
+        storage_file_id: file.storage_file_id.clone(),
+        bytes: file.bytes,
+        run: file.run.clone(),
+        seconds: file.millis.map(seconds),
+        reason: file.reason.clone(),
+        hint: file.hint.clone(),
+        attempts: file.attempts,
+        next_attempt: file.next_attempt,
+    }
+}
+
+fn result_view(result: &ResultReport) -> ResultView {
+    ResultView {
+        file: result.file.to_string(),
+        watch: result.watch.clone(),
+        path: result.path.to_string_lossy().into_owned(),
+        result: result.outcome.as_str(),
+        at: result.at,
+        seconds: seconds(result.millis),
+        bytes: result.bytes,
+        connector: result.connector.clone(),
+        reason: result.reason.clone(),
+    }
+}
+
+pub(crate) fn story_view(story: &Story) -> StoryView {
+    StoryView {
+        file: file_view(&story.file),
+        story: story.lines.iter().map(line_view).collect(),
+    }
+}
+
+fn line_view(line: &StoryLine) -> LineView {
+    LineView {
+        at: line.at,
+        version: line.version,
+        what: line.what.clone(),
+        text: story_words(line),
+        note: line.note.clone(),
+        hint: line.hint.clone(),
+        run: line.run.clone(),
+        bytes: line.bytes,
+        seconds: line.millis.map(seconds),
+    }
+}
+
+fn story_words(line: &StoryLine) -> String {
+    match line.what.as_str() {
+        "seen" => format!(
+            "version {} was finished being written",
+            line.version.unwrap_or(0)
+        ),
+        "uploaded" if line.millis.is_none() => "uploaded to storage".to_owned(),
+        "uploaded" => "uploaded; it is meant to be in storage only".to_owned(),
+        "put_off" => "an attempt did not succeed; trying again".to_owned(),
+        "asked" => "a person asked to try again".to_owned(),
+        "run_requested" => "a run was requested".to_owned(),
+        "run_ended" => "the run ended".to_owned(),
+        "synchronized" => "synchronized: it is in the iModel".to_owned(),
+        "unchanged" => "same content as before: nothing was sent".to_owned(),
+        "vanished" => "the file was gone from the folder".to_owned(),
+        word => word.to_owned(),
+    }
+}
+
+/// What a file's state is called: the open job's, else the last outcome's.
+pub(crate) fn word(file: &FileReport) -> &'static str {
+    match (file.job, file.outcome) {
+        (Some(JobState::Due), _) => "waiting for its upload",
+        (Some(JobState::Uploading), _) => "uploading",
+        (Some(JobState::Stored), _) => "uploaded, waiting for a run",
+        (Some(JobState::Running), _) => "in a run",
+        (Some(JobState::Failed), _) => "failed",
+        (None, Some(outcome)) => outcome.as_str(),
+        (None, None) => "known",
+    }
+}
+
+/// What the state of a folder is called.
+pub(crate) fn root_word(root: RootState) -> &'static str {
+    match root {
+        RootState::Ok => "ok",
+        RootState::Polled => "polled",
+        RootState::Degraded => "degraded",
+        RootState::Unavailable => "unavailable",
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "seconds for a report")]
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+fn hex(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut text = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text
+}

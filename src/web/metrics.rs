@@ -1,0 +1,363 @@
+//! The metrics in Prometheus' text format.
+//!
+//! In come the facts of one moment, out goes text. Gauges are what the ledger holds; counters begin with the process, as
+//! is the custom. Written by hand: nearly every value is read anew at each scrape, so there is nothing a library's
+//! registry would keep.
+//!
+//! Source: `prometheus.io/docs/instrumenting/exposition_formats`, `prometheus.io/docs/practices/naming`
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+
+use crate::ledger::{self, Ledger, Outcome, Overview, RootState};
+use crate::live::{Histogram, Live};
+
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Results that are counted in one go.
+const AT_ONCE: u32 = 5000;
+
+const OUTCOMES: [Outcome; 5] = [
+    Outcome::Synchronized,
+    Outcome::Uploaded,
+    Outcome::Unchanged,
+    Outcome::Failed,
+    Outcome::Vanished,
+];
+
+/// What has been counted of the ledger's results and runs since the process began.
+#[derive(Debug)]
+pub(super) struct Tally {
+    last_result: i64,
+    results: BTreeMap<(String, &'static str), u64>,
+    /// Runs before this one are counted.
+    first_run: i64,
+    /// Runs from `first_run` on that are counted.
+    counted: BTreeSet<i64>,
+    runs: BTreeMap<String, u64>,
+    run_seconds: Histogram,
+}
+
+/// What the metrics are made of.
+pub(super) struct Facts<'a> {
+    pub(super) overview: &'a Overview,
+    pub(super) live: &'a Live,
+    pub(super) traffic: &'a [(String, Option<u16>, u64)],
+    pub(super) tally: &'a Tally,
+    pub(super) now: Timestamp,
+}
+
+impl Tally {
+    /// Counts from what the ledger holds now on.
+    pub(super) async fn new(reader: &Ledger) -> Result<Self, ledger::Error> {
+        let mut tally = Self {
+            last_result: reader.last_result().await?,
+            results: BTreeMap::new(),
+            first_run: 0,
+            counted: BTreeSet::new(),
+            runs: BTreeMap::new(),
+            run_seconds: Histogram::new(&[
+                5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0,
+            ]),
+        };
+        // What has ended before is somebody else's.
+        tally.take_runs(reader).await?;
+        tally.runs.clear();
+        tally.run_seconds = Histogram::new(
+            &tally
+                .run_seconds
+                .buckets
+                .iter()
+                .map(|(bound, _)| *bound)
+                .collect::<Vec<_>>(),
+        );
+        Ok(tally)
+    }
+
+    /// Counts what came since the last time.
+    pub(super) async fn count(&mut self, reader: &Ledger) -> Result<(), ledger::Error> {
+        loop {
+            let news = reader.results_after(self.last_result, AT_ONCE).await?;
+            let Some(last) = news.last() else { break };
+            self.last_result = last.id;
+            for result in news {
+                *self
+                    .results
+                    .entry((result.watch, result.outcome.as_str()))
+                    .or_default() += 1;
+            }
+        }
+        self.take_runs(reader).await
+    }
+
+    async fn take_runs(&mut self, reader: &Ledger) -> Result<(), ledger::Error> {
+        let runs = reader.runs_from(self.first_run).await?;
+        for entry in &runs {
+            let Some(ended) = entry.run.ended_at else {
+                continue;
+            };
+            if self.counted.insert(entry.number) {
+                let result = entry.run.result.clone().unwrap_or_default();
+                *self.runs.entry(result).or_default() += 1;
+                let took = ended.duration_since(entry.run.requested_at);
+                self.run_seconds.add(took.as_secs_f64());
+            }
+        }
+        // All before the first that is not over need not be looked at again.
+        let open = runs.iter().find(|entry| entry.run.ended_at.is_none());
+        if let Some(first) = open.or(runs.last()) {
+            self.first_run = first.number;
+            self.counted = self.counted.split_off(&self.first_run);
+        }
+        Ok(())
+    }
+}
+
+/// All metrics.
+pub(super) fn text(facts: &Facts<'_>) -> String {
+    let mut out = Text::default();
+    out.family("build_info", "gauge", "The version that runs; always 1.");
+    out.value("", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    out.family(
+        "start_time_seconds",
+        "gauge",
+        "When the service began, in seconds since the epoch.",
+    );
+    out.value("", &[], seconds_of(facts.live.began()));
+    counters(&mut out, facts);
+    gauges(&mut out, facts);
+    out.family(
+        "upload_duration_seconds",
+        "histogram",
+        "How long the bytes of a file took to storage.",
+    );
+    out.histogram(&facts.live.upload_seconds());
+    out.family(
+        "run_duration_seconds",
+        "histogram",
+        "How long runs took, from their request to their end as it was seen.",
+    );
+    out.histogram(&facts.tally.run_seconds);
+    out.text
+}
+
+fn counters(out: &mut Text, facts: &Facts<'_>) {
+    out.family(
+        "file_results_total",
+        "counter",
+        "What became of versions of files.",
+    );
+    for watch in configured(facts.overview) {
+        for outcome in OUTCOMES {
+            let key = (watch.to_owned(), outcome.as_str());
+            let count = facts.tally.results.get(&key).copied().unwrap_or(0);
+            let labels = [("watch", watch), ("result", outcome.as_str())];
+            out.value("", &labels, float(count));
+        }
+    }
+    out.family("runs_total", "counter", "Runs that ended, by their result.");
+    for (result, count) in &facts.tally.runs {
+        out.value("", &[("result", result)], float(*count));
+    }
+    out.family(
+        "sent_bytes_total",
+        "counter",
+        "Bytes of files that were sent to storage, repeats included.",
+    );
+    out.value("", &[], float(facts.live.bytes_sent()));
+    out.family(
+        "upload_retries_total",
+        "counter",
+        "Uploads that were not the first attempt of their file.",
+    );
+    out.value("", &[], float(facts.live.retries()));
+    out.family(
+        "http_requests_total",
+        "counter",
+        "Requests by host and status of the answer; none: there was no answer.",
+    );
+    for (host, status, count) in facts.traffic {
+        let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+        out.value("", &[("host", host), ("status", &status)], float(*count));
+    }
+}
+
+fn gauges(out: &mut Text, facts: &Facts<'_>) {
+    out.family("jobs", "gauge", "Files with an open job, by its state.");
+    for watch in facts
+        .overview
+        .watches
+        .iter()
+        .filter(|watch| watch.configured)
+    {
+        let counts = &watch.counts;
+        for (state, count) in [
+            ("due", counts.due),
+            ("uploading", counts.uploading),
+            ("stored", counts.stored),
+            ("running", counts.running),
+            ("failed", counts.failed),
+        ] {
+            let labels = [("watch", watch.name.as_str()), ("state", state)];
+            out.value("", &labels, float(count));
+        }
+    }
+    out.family(
+        "files_synchronized",
+        "gauge",
+        "Files that are in the iModel as they are in the folder.",
+    );
+    for watch in facts
+        .overview
+        .watches
+        .iter()
+        .filter(|watch| watch.configured)
+    {
+        let labels = [("watch", watch.name.as_str())];
+        out.value("", &labels, float(watch.counts.synchronized));
+    }
+    out.family(
+        "roots",
+        "gauge",
+        "Watched folders by their state: ok, polled, degraded or unavailable.",
+    );
+    for state in [
+        RootState::Ok,
+        RootState::Polled,
+        RootState::Degraded,
+        RootState::Unavailable,
+    ] {
+        let all = facts.overview.watches.iter();
+        let count = all
+            .filter(|watch| watch.configured && watch.root == state)
+            .count();
+        out.value("", &[("state", state.as_str())], float(count as u64));
+    }
+    out.family(
+        "watch_held",
+        "gauge",
+        "1 while no work of the watch is begun: paused, held by the brake or after refused credentials.",
+    );
+    for watch in facts
+        .overview
+        .watches
+        .iter()
+        .filter(|watch| watch.configured)
+    {
+        let labels = [("watch", watch.name.as_str())];
+        out.value("", &labels, if watch.held.is_some() { 1.0 } else { 0.0 });
+    }
+    let age = |at: Timestamp| facts.now.duration_since(at).as_secs_f64().max(0.0);
+    out.family(
+        "oldest_pending_age_seconds",
+        "gauge",
+        "How long the file has waited that has waited longest; 0 when none waits.",
+    );
+    out.value("", &[], facts.overview.oldest.map_or(0.0, age));
+    if let Some(at) = facts.overview.last_success {
+        out.family(
+            "last_success_age_seconds",
+            "gauge",
+            "Seconds since a file was synchronized last.",
+        );
+        out.value("", &[], age(at));
+    }
+}
+
+fn configured(overview: &Overview) -> impl Iterator<Item = &str> {
+    overview
+        .watches
+        .iter()
+        .filter(|watch| watch.configured)
+        .map(|watch| watch.name.as_str())
+}
+
+#[derive(Default)]
+struct Text {
+    text: String,
+    family: &'static str,
+}
+
+impl Text {
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        self.family = name;
+        let _infallible = write!(
+            self.text,
+            "# HELP itwin_syncd_{name} {help}\n# TYPE itwin_syncd_{name} {kind}\n"
+        );
+    }
+
+    fn value(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
+        let mut shown = Vec::with_capacity(labels.len());
+        for (name, value) in labels {
+            shown.push(format!("{name}=\"{}\"", escaped(value)));
+        }
+        let labels = if shown.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", shown.join(","))
+        };
+        let _infallible = writeln!(
+            self.text,
+            "itwin_syncd_{}{suffix}{labels} {value}",
+            self.family
+        );
+    }
+
+    fn histogram(&mut self, histogram: &Histogram) {
+        for (bound, count) in &histogram.buckets {
+            self.value("_bucket", &[("le", &bound.to_string())], float(*count));
+        }
+        self.value("_bucket", &[("le", "+Inf")], float(histogram.count));
+        self.value("_sum", &[], histogram.sum);
+        self.value("_count", &[], float(histogram.count));
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "the format has no other numbers"
+)]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "the format has no other numbers"
+)]
+fn seconds_of(at: Timestamp) -> f64 {
+    at.as_millisecond() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_a_histogram_ends_with_all_of_them() {
+        let mut out = Text::default();
+        out.family("x_seconds", "histogram", "Help.");
+        out.value("", &[("a", "\"\\\n")], 1.5);
+        let mut histogram = Histogram::new(&[1.0]);
+        histogram.add(0.5);
+        histogram.add(2.0);
+        out.histogram(&histogram);
+        assert_eq!(
+            out.text,
+            "# HELP itwin_syncd_x_seconds Help.\n# TYPE itwin_syncd_x_seconds histogram\n\
+             itwin_syncd_x_seconds{a=\"\\\"\\\\\\n\"} 1.5\n\
+             itwin_syncd_x_seconds_bucket{le=\"1\"} 1\nitwin_syncd_x_seconds_bucket{le=\"+Inf\"} 2\n\
+             itwin_syncd_x_seconds_sum 2.5\nitwin_syncd_x_seconds_count 2\n"
+        );
+    }
+}

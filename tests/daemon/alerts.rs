@@ -1,0 +1,169 @@
+//! Whom a failure reaches, how often, and what is never told.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use serde_json::Value;
+
+use crate::support::{Site, eventually, platform, write};
+
+/// A word in the address of the receiver that must not be shown.
+const TIGER: &str = "T00/tiger";
+
+/// Somebody who is told.
+#[derive(Clone, Default)]
+struct Receiver {
+    told: Arc<Mutex<Vec<(String, Value)>>>,
+    /// So many requests are refused first.
+    refuse: Arc<Mutex<u32>>,
+}
+
+impl Receiver {
+    /// Listens, and returns its address.
+    async fn start(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().fallback(take).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}/{TIGER}")
+    }
+
+    fn told(&self) -> Vec<(String, Value)> {
+        self.told.lock().unwrap().clone()
+    }
+
+    fn events(&self) -> Vec<String> {
+        let told = self.told();
+        let event = |told: &Value| told["event"].as_str().unwrap_or_default().to_owned();
+        told.iter().map(|(_, body)| event(body)).collect()
+    }
+}
+
+async fn take(State(receiver): State<Receiver>, uri: Uri, body: String) -> StatusCode {
+    let mut refuse = receiver.refuse.lock().unwrap();
+    if *refuse > 0 {
+        *refuse -= 1;
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let body = serde_json::from_str(&body).unwrap_or_default();
+    receiver
+        .told
+        .lock()
+        .unwrap()
+        .push((uri.path().to_owned(), body));
+    StatusCode::OK
+}
+
+#[tokio::test]
+async fn a_burst_is_told_once_over_a_restart_and_ends_with_an_all_clear() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    let receiver = Receiver::default();
+    *receiver.refuse.lock().unwrap() = 1;
+    let url = receiver.start().await;
+    site.tables += &format!("[[alert]]\nname = \"team\"\nurl = {url:?}\ngroup = \"3s\"\n");
+    for n in 0..5 {
+        write(&folder.join(format!("{n}.ifc")), "");
+    }
+    write(&folder.join("good.ifc"), "good");
+    let daemon = site.start();
+    daemon.says("could not be delivered").await;
+    eventually(|| receiver.events().len() == 1, || daemon.log()).await;
+    let told = &receiver.told()[0].1;
+    assert_eq!(told["event"], "trouble", "{told:#}");
+    assert_eq!(told["total"], 5, "{told:#}");
+    let problems = told["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 5, "{told:#}");
+    assert_eq!(problems[0]["watch"], "north");
+    assert!(
+        problems[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("it is empty"),
+        "{told:#}"
+    );
+    daemon.says("alert sent").await;
+    let (_, mut log) = daemon.stop().await;
+
+    let daemon = site.start();
+    for n in 0..5 {
+        write(&folder.join(format!("{n}.ifc")), "mended");
+    }
+    site.synchronized(6, &daemon).await;
+    eventually(|| receiver.events().len() == 2, || daemon.log()).await;
+    assert_eq!(receiver.events(), ["trouble", "all_clear"]);
+    log += &daemon.stop().await.1;
+    assert!(log.contains("http://127.0.0.1/…"), "{log}");
+    assert!(!log.contains("tiger"), "{log}");
+}
+
+#[tokio::test]
+async fn a_program_is_told_in_text_and_reminded_and_knows_no_secret() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    let out = site.path("told");
+    let script = format!(
+        "{{ echo \"event $ITWIN_SYNCD_EVENT\"; cat; env; }} >> {}",
+        out.display()
+    );
+    site.tables += &format!(
+        "[[alert]]\nname = \"mail\"\ncommand = [\"sh\", \"-c\", {script:?}]\ngroup = \"0s\"\nremind = \"1s\"\n"
+    );
+    write(&folder.join("empty.ifc"), "");
+    let daemon = site.start();
+    let told = || std::fs::read_to_string(&out).unwrap_or_default();
+    eventually(
+        || told().contains("event reminder"),
+        || format!("{}{}", told(), daemon.log()),
+    )
+    .await;
+    let text = told();
+    assert!(text.contains("event trouble"), "{text}");
+    assert!(
+        text.contains("1 file failed\nnorth: \"empty.ifc\": cannot upload"),
+        "{text}"
+    );
+    assert!(text.contains("  to do: save the file again"), "{text}");
+    assert!(!text.contains(crate::support::SECRET), "{text}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_reached_is_told_in_the_shapes_of_teams_and_slack() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    let receiver = Receiver::default();
+    let url = receiver.start().await;
+    for shape in ["teams", "slack"] {
+        site.tables += &format!(
+            "[[alert]]\nname = {shape:?}\nurl = \"{url}/{shape}\"\nformat = {shape:?}\ngroup = \"0s\"\n"
+        );
+    }
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    std::fs::rename(&folder, site.path("away")).unwrap();
+    eventually(|| receiver.told().len() >= 2, || daemon.log()).await;
+    daemon.stop().await;
+    for (path, body) in receiver.told() {
+        let text = body.to_string();
+        assert!(text.contains("its folder cannot be reached"), "{body:#}");
+        if path.ends_with("teams") {
+            assert_eq!(body["attachments"][0]["content"]["type"], "AdaptiveCard");
+        } else {
+            assert!(
+                body["text"].is_string() && body["blocks"].is_array(),
+                "{body:#}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_called_as_long_as_the_service_works() {
+    let (mut site, _folder) = Site::with_folder(platform()).await;
+    let receiver = Receiver::default();
+    let url = receiver.start().await;
+    site.tables += &format!("[heartbeat]\nurl = {url:?}\ninterval = \"1s\"\n");
+    let daemon = site.start();
+    eventually(|| receiver.told().len() >= 2, || daemon.log()).await;
+    daemon.stop().await;
+}

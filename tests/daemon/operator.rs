@@ -1,0 +1,342 @@
+//! What the people who run it ask, and what they have it do: in the terminal.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use itwin_syncd::emulator::{Effect, Fault, TaskFault};
+
+use crate::support::{Site, eventually, platform, write};
+
+/// The connector refuses this file once.
+fn refused_once(site: &Site, file: &str) {
+    site.emulator.fail_task(TaskFault {
+        file: file.to_owned(),
+        result: "Failed".to_owned(),
+        error: None,
+        count: Some(1),
+    });
+}
+
+async fn fails(site: &Site, path: &str) {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let told = site.status().await;
+        if told.get(path).is_some_and(|file| file["state"] == "failed") {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{told:#?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_failed_is_tried_again_at_once_when_a_person_asks() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    refused_once(&site, "house.ifc");
+    write(&folder.join("house.ifc"), "house");
+    write(&folder.join("empty.ifc"), "");
+    let daemon = site.start();
+    fails(&site, "north/house.ifc").await;
+    fails(&site, "north/empty.ifc").await;
+    let puts = site.requests("PUT", "").len();
+    let shown = site.run(&["retry", "--dry-run", "house.*"]).await;
+    assert!(
+        shown.out.contains("1 file would be tried again"),
+        "{shown:?}"
+    );
+    assert_eq!(site.status().await["north/house.ifc"]["state"], "failed");
+    let asked = site.run(&["retry", "house.*"]).await;
+    assert!(asked.out.contains("1 file tried again now"), "{asked:?}");
+    write(&folder.join("empty.ifc"), "not any more");
+    site.synchronized(2, &daemon).await;
+    assert_eq!(
+        site.requests("PUT", "").len(),
+        puts + 1,
+        "what storage has is not sent again"
+    );
+    let story = site.run(&["status", "house.ifc"]).await.out;
+    let told: Vec<usize> = [
+        "version 1 was finished",
+        "uploaded to storage",
+        "a run was requested",
+        "the run ended",
+        "  failed",
+        "why:",
+        "a person asked",
+        "synchronized: it is in the iModel",
+    ]
+    .iter()
+    .map(|part| {
+        story
+            .rfind(part)
+            .unwrap_or_else(|| panic!("no {part}: {story}"))
+    })
+    .collect();
+    // The second run is told after the asking.
+    assert!(
+        told[4] < told[6] && told[6] < told[3] && told[3] < told[7],
+        "{story}"
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_daemon_what_is_asked_for_takes_effect_at_the_next_start() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    refused_once(&site, "house.ifc");
+    write(&folder.join("house.ifc"), "house");
+    let missing = site.run(&["retry", "--failed"]).await;
+    assert_eq!(missing.code, Some(1), "{missing:?}");
+    assert!(!site.path("state").exists(), "an act begins no ledger");
+    assert_eq!(site.run(&["run", "--once"]).await.code, Some(1));
+    let asked = site.run(&["retry", "--failed"]).await;
+    assert!(asked.out.contains("at the next start"), "{asked:?}");
+    assert_eq!(site.run(&["run", "--once"]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_paused_watch_takes_no_new_work_over_a_restart_until_it_is_resumed() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    let paused = site.run(&["pause", "nor*"]).await;
+    assert!(paused.out.contains("north: is paused"), "{paused:?}");
+    write(&folder.join("house.ifc"), "house");
+    let waits = || async { site.status().await.contains_key("north/house.ifc") };
+    while !waits().await {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    daemon.stop().await;
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    write(&folder.join("other.ifc"), "other");
+    while site.status().await.len() < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let status = site.run(&["status"]).await.out;
+    assert!(
+        status.contains("PAUSED") && status.contains("2 waiting"),
+        "{status}"
+    );
+    assert!(site.requests("PUT", "").is_empty(), "nothing was sent");
+    let resumed = site.run(&["resume"]).await;
+    assert!(resumed.out.contains("north: goes on"), "{resumed:?}");
+    site.synchronized(2, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_the_brake_holds_goes_on_when_a_person_resumes_it() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables += "[brake]\nfiles = 3\n";
+    for n in 0..5 {
+        write(&folder.join(format!("{n}.ifc")), "first");
+    }
+    let daemon = site.start();
+    site.synchronized(5, &daemon).await;
+    daemon.stop().await;
+    for n in 0..5 {
+        write(&folder.join(format!("{n}.ifc")), "second");
+    }
+    let daemon = site.start();
+    daemon.says("the watch is held").await;
+    let resumed = site.run(&["resume", "north"]).await;
+    assert!(resumed.out.contains("goes on"), "{resumed:?}");
+    let all_again = || (0..5).all(|n| site.stored(&format!("{n}.ifc")).completions == 2);
+    eventually(all_again, || daemon.log()).await;
+    site.synchronized(5, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_rescan_looks_at_the_whole_folder_at_once() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.top += "rescan_interval = \"1h\"\n";
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let scans = || daemon.log().matches("scan finished").count();
+    let before = scans();
+    let asked = site.run(&["rescan"]).await;
+    assert!(asked.out.contains("is being scanned"), "{asked:?}");
+    eventually(|| scans() > before, || daemon.log()).await;
+    let unknown = site.run(&["rescan", "south"]).await;
+    assert_eq!(unknown.code, Some(1));
+    assert!(
+        unknown.err.contains("the watches are: north"),
+        "{unknown:?}"
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_control_socket_is_for_user_and_group_and_outlives_no_orderly_end() {
+    let (site, _folder) = Site::with_folder(platform()).await;
+    let socket = site.path("state/control.sock");
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    let mode = socket.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    daemon.kill().await;
+    assert!(socket.exists(), "a killed one leaves it");
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("NOT RUNNING"), "{told}");
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("is running"), "{told}");
+    daemon.stop().await;
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn an_upload_under_way_is_shown_with_percent_and_rate() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: None,
+        effect: Effect::Slow {
+            bytes_per_second: 300_000,
+        },
+    });
+    std::fs::write(folder.join("large.rvt"), vec![7; 30_000_000]).unwrap();
+    let daemon = site.start();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut told = String::new();
+    while !(told.contains("░") && told.contains("% of 28.6 MiB")) {
+        assert!(tokio::time::Instant::now() < deadline, "{told}");
+        told = site.run(&["status"]).await.out;
+    }
+    daemon.kill().await;
+}
+
+#[tokio::test]
+async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.replace_in_watches("\n\n", "\nexclude = [\"/Archive/\"]\n\n");
+    write(&folder.join("house.ifc"), "house");
+    write(&folder.join("Archive/old.ifc"), "old");
+    let check = async |path: &str, code: i32, parts: &[&str]| {
+        let path = folder.join(path).display().to_string();
+        let told = site.run(&["explain", &path]).await;
+        assert_eq!(told.code, Some(code), "{told:?}");
+        for part in parts {
+            assert!(told.out.contains(part), "no {part}: {told:?}");
+        }
+    };
+    check(
+        "house.ifc",
+        0,
+        &[
+            "taken",
+            "connector IFC: usual for \"ifc\"",
+            "none is running",
+        ],
+    )
+    .await;
+    check("Archive/old.ifc", 1, &["exclude has \"/Archive/\""]).await;
+    check("house.ifc.bak", 1, &["not taken: ignored", "built-in"]).await;
+    check("notes.txt", 1, &["no connector"]).await;
+    check("../elsewhere.ifc", 1, &["in no watched folder"]).await;
+    check("a:b.ifc", 1, &["rename"]).await;
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    check("house.ifc", 0, &["state: synchronized"]).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_would_be_done_and_touches_nothing() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "house");
+    write(&folder.join("notes.txt"), "notes");
+    let planned = site.run(&["run", "--dry-run"]).await;
+    assert_eq!(planned.code, Some(0), "{planned:?}");
+    assert!(
+        planned
+            .out
+            .contains("\"house.ifc\"  5 B  upload, then synchronize with IFC"),
+        "{planned:?}"
+    );
+    assert!(planned.out.contains("1 ignored"), "{planned:?}");
+    assert!(site.emulator.requests().is_empty());
+    assert!(!site.path("state").exists());
+    assert_eq!(site.run(&["run", "--once"]).await.code, Some(0));
+    write(&folder.join("house.ifc"), "another house");
+    write(&folder.join("empty.ifc"), "");
+    let planned = site.run(&["run", "--dry-run"]).await;
+    assert_eq!(planned.code, Some(1), "one would fail: {planned:?}");
+    assert!(planned.out.contains("changed "), "{planned:?}");
+    assert!(
+        planned.out.contains("will fail: it is empty"),
+        "{planned:?}"
+    );
+}
+
+/// The keys of the object, and of all objects in it, without its files' own.
+fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            for (key, value) in object {
+                found.insert(key.clone());
+                keys(value, found);
+            }
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|value| keys(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn every_field_of_the_json_forms_is_told_of_in_the_documentation() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "house");
+    write(&folder.join("empty.ifc"), "");
+    let daemon = site.start();
+    fails(&site, "north/empty.ifc").await;
+    let told = site.run(&["status", "--json"]).await;
+    let status: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(status["version"], 1);
+    assert!(status["daemon"]["pid"].is_u64(), "{status:#}");
+    let told = site.run(&["status", "--json", "*.ifc"]).await;
+    let stories: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(stories["files"].as_array().unwrap().len(), 2, "{stories:#}");
+    daemon.stop().await;
+    let mut found = std::collections::BTreeSet::new();
+    keys(&status, &mut found);
+    keys(&stories, &mut found);
+    let documentation = include_str!("../../docs/status.md");
+    let missing: Vec<_> = found
+        .iter()
+        .filter(|key| !documentation.contains(&format!("`{key}`")))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/status.md: {missing:?}");
+}
+
+#[tokio::test]
+async fn asking_again_ends_the_pause_of_the_lane_as_well() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables = site.tables.replace(
+        "first_delay = \"200ms\"\nmax_delay = \"2s\"",
+        "first_delay = \"1h\"\nmax_delay = \"1h\"",
+    );
+    site.emulator.fault(Fault {
+        route: "POST /synchronization/imodels/storageConnections/*/run".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: Effect::Status {
+            status: 403,
+            headers: Vec::new(),
+            body: String::new(),
+            after_effect: false,
+        },
+    });
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    daemon.says("no run could be requested").await;
+    fails(&site, "north/house.ifc").await;
+    let asked = site.run(&["retry", "house.ifc"]).await;
+    assert!(asked.out.contains("1 file tried again now"), "{asked:?}");
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+}

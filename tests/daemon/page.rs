@@ -1,0 +1,366 @@
+//! The page in a real browser, and what programs ask beside it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use itwin_syncd::emulator::TaskFault;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::support::{Daemon, Site, platform, write};
+
+const HOSTILE: &str = "<img src=x onerror=document.title='owned'>.dwg";
+
+/// Nothing that the page shows takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the page of a daemon is, as its log says.
+async fn address(daemon: &Daemon) -> String {
+    daemon.says("the page is served").await;
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("the page is served"))
+        .unwrap();
+    let (_, rest) = line.split_once("http://").unwrap();
+    format!("http://{}", rest.split_whitespace().next().unwrap())
+}
+
+async fn site() -> (Site, std::path::PathBuf) {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables += "[web]\nlisten = \"127.0.0.1:0\"\n";
+    (site, folder)
+}
+
+/// A browser without a screen, and the program that drives it.
+struct Browser {
+    page: Client,
+    _driver: Child,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    async fn start() -> Self {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("chromedriver should be installed");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port: u16 = loop {
+            let line = lines.next_line().await.unwrap().unwrap();
+            if let Some(port) = line.split("successfully on port ").nth(1) {
+                break port.trim_end_matches('.').parse().unwrap();
+            }
+        };
+        let profile = tempfile::tempdir().unwrap();
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1100,900",
+            &format!("--user-data-dir={}", profile.path().display()),
+        ];
+        let capabilities = serde_json::json!({"goog:chromeOptions": {"args": arguments}});
+        let page = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities.as_object().unwrap().clone())
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .expect("Chromium should start");
+        Self {
+            page,
+            _driver: driver,
+            _profile: profile,
+        }
+    }
+
+    /// What a script returns.
+    async fn eval(&self, script: &str) -> serde_json::Value {
+        self.page.execute(script, Vec::new()).await.unwrap()
+    }
+
+    async fn text(&self) -> String {
+        let text = self.eval("return document.body.innerText").await;
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until the script returns true.
+    async fn until(&self, script: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.eval(script).await != true {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{script}\n{}",
+                self.text().await
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the list of results has this file with this result on top of it.
+    async fn until_result(&self, file: &str, result: &str) {
+        let script = format!(
+            "const row = [...document.querySelectorAll('#results > li')].find(row => row.querySelector('.name').textContent === {file:?}); \
+             return row !== undefined && row.querySelector('.what').textContent === {result:?}"
+        );
+        self.until(&script).await;
+    }
+
+    async fn press(&self, label: &str) {
+        let css = format!("button[aria-label={label:?}]");
+        let button = self.page.find(Locator::Css(&css)).await.unwrap();
+        button.click().await.unwrap();
+    }
+
+    /// Keeps a picture for a person, when one is wanted.
+    async fn picture(&self, name: &str) {
+        let Some(folder) = std::env::var_os("TEST_SCREENSHOTS") else {
+            return;
+        };
+        let png = self.page.screenshot().await.unwrap();
+        std::fs::write(std::path::Path::new(&folder).join(name), png).unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
+async fn the_page_follows_files_to_their_ends_retries_and_takes_names_for_text() {
+    let (site, folder) = site().await;
+    site.emulator.fail_task(TaskFault {
+        file: "refused.ifc".to_owned(),
+        result: "Failed".to_owned(),
+        error: None,
+        count: Some(1),
+    });
+    let daemon = site.start();
+    let address = address(&daemon).await;
+    let browser = Browser::start().await;
+    browser.page.goto(&address).await.unwrap();
+    browser
+        .until("return document.getElementById('summary').textContent.startsWith('All well')")
+        .await;
+    browser.picture("all-well.png").await;
+
+    // Dropped while the page is open: it gets there without being loaded again.
+    write(&folder.join("house.ifc"), "house");
+    browser.until_result("house.ifc", "synchronized").await;
+
+    std::fs::write(folder.join(HOSTILE), "x").unwrap();
+    write(&folder.join("refused.ifc"), "refused");
+    browser.until_result(HOSTILE, "failed").await;
+    browser.until_result("refused.ifc", "failed").await;
+    browser
+        .until("return document.querySelectorAll('#failed > li').length === 2")
+        .await;
+    let title = browser.eval("return document.title").await;
+    assert_eq!(title, "(2 failed) itwin-syncd");
+    assert_eq!(
+        browser
+            .eval("return document.querySelectorAll('img').length")
+            .await,
+        0
+    );
+    browser.picture("failed.png").await;
+
+    // The story of a file: open by keyboard, closed by Escape.
+    browser
+        .eval("document.querySelector('#failed button.link').focus()")
+        .await;
+    let keys = browser.page.active_element().await.unwrap();
+    keys.send_keys("\u{E007}").await.unwrap();
+    browser
+        .until("return document.getElementById('story').open && document.querySelectorAll('#story-lines > li').length >= 2")
+        .await;
+    browser.picture("story.png").await;
+    let keys = browser.page.active_element().await.unwrap();
+    keys.send_keys("\u{E00C}").await.unwrap();
+    browser
+        .until("return !document.getElementById('story').open")
+        .await;
+
+    browser.press("Retry refused.ifc").await;
+    browser.until_result("refused.ifc", "synchronized").await;
+    browser
+        .until("return document.querySelectorAll('#failed > li').length === 1")
+        .await;
+
+    browser.press("Pause north").await;
+    browser
+        .until("return document.querySelector('#watches .held').textContent.startsWith('Paused')")
+        .await;
+    browser.press("Resume north").await;
+    browser
+        .until("return document.querySelector('#watches .held').hidden")
+        .await;
+
+    // A phone.
+    browser.page.set_window_size(500, 800).await.unwrap();
+    browser
+        .until("return document.documentElement.scrollWidth <= window.innerWidth")
+        .await;
+    browser.picture("phone.png").await;
+
+    // The service goes, and the page says so.
+    daemon.stop().await;
+    browser
+        .until("return !document.getElementById('connection').hidden")
+        .await;
+    browser.page.close().await.unwrap();
+}
+
+async fn status(request: reqwest::RequestBuilder) -> u16 {
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn the_page_answers_only_to_its_names_its_token_and_itself() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (mut site, _folder) = site().await;
+    let token = site.path("token");
+    write(&token, "tiger\n");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    site.tables += &format!("token_file = {token:?}\n");
+    let daemon = site.start();
+    let address = address(&daemon).await;
+    let http = reqwest::Client::new();
+    let get = |path: &str| http.get(format!("{address}{path}"));
+    assert_eq!(status(get("healthz")).await, 200);
+    for path in ["", "metrics", "api/state", "api/events", "api/file?id=1"] {
+        assert_eq!(status(get(path)).await, 401, "{path}");
+        assert_eq!(status(get(path).bearer_auth("lion")).await, 401, "{path}");
+    }
+    assert_eq!(status(get("").basic_auth("me", Some("tiger"))).await, 200);
+    assert_eq!(status(get("metrics").bearer_auth("tiger")).await, 200);
+    assert_eq!(status(get("api/file?id=1").bearer_auth("tiger")).await, 404);
+    assert_eq!(
+        status(get("").bearer_auth("tiger").header("host", "evil.example")).await,
+        421
+    );
+    let pause = r#"{"act":"pause","watches":["north"]}"#;
+    let post = |origin: Option<&str>| {
+        let request = http
+            .post(format!("{address}api/act"))
+            .bearer_auth("tiger")
+            .header("content-type", "application/json")
+            .body(pause);
+        match origin {
+            Some(origin) => request.header("origin", origin),
+            None => request,
+        }
+    };
+    assert_eq!(status(post(None)).await, 403);
+    assert_eq!(status(post(Some("http://evil.example"))).await, 403);
+    let told = site.run(&["status"]).await.out;
+    assert!(!told.contains("PAUSED"), "{told}");
+    assert_eq!(status(post(Some(address.trim_end_matches('/')))).await, 200);
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("PAUSED"), "{told}");
+    let (_, log) = daemon.stop().await;
+    assert!(!log.contains("tiger"), "{log}");
+}
+
+#[tokio::test]
+async fn metrics_count_what_happens_and_readiness_waits_for_the_folders() {
+    let (site, folder) = site().await;
+    write(&folder.join("house.ifc"), "house");
+    write(&folder.join("empty.ifc"), "");
+    let daemon = site.start();
+    let address = address(&daemon).await;
+    let http = reqwest::Client::new();
+    let get = async |path: &str| {
+        let answer = http.get(format!("{address}{path}")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let wanted = [
+        "itwin_syncd_file_results_total{watch=\"north\",result=\"synchronized\"} 1",
+        "itwin_syncd_file_results_total{watch=\"north\",result=\"failed\"} 1",
+        "itwin_syncd_jobs{watch=\"north\",state=\"failed\"} 1",
+        "itwin_syncd_runs_total{result=\"Success\"} 1",
+        "itwin_syncd_sent_bytes_total 5",
+        "itwin_syncd_upload_duration_seconds_count 1",
+        "itwin_syncd_run_duration_seconds_count 1",
+    ];
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let (status, told) = get("metrics").await;
+        assert_eq!(status, 200, "{told}");
+        if wanted
+            .iter()
+            .all(|line| told.lines().any(|one| one == *line))
+        {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(get("readyz").await, (200, "ready\n".to_owned()));
+    std::fs::rename(&folder, site.path("away")).unwrap();
+    while get("readyz").await.0 != 503 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs promtool (Debian: prometheus)"]
+async fn promtool_finds_nothing_wrong_with_the_metrics_and_the_example_rules() {
+    let (site, folder) = site().await;
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    let address = address(&daemon).await;
+    site.synchronized(1, &daemon).await;
+    let metrics = reqwest::get(format!("{address}metrics")).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    daemon.stop().await;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool should be installed");
+    let mut input = promtool.stdin.take().unwrap();
+    input.write_all(metrics.as_bytes()).await.unwrap();
+    drop(input);
+    let told = promtool.wait_with_output().await.unwrap();
+    assert!(
+        told.status.success() && told.stdout.is_empty() && told.stderr.is_empty(),
+        "{told:?}\n{metrics}"
+    );
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alert-rules.yml");
+    let told = Command::new("promtool")
+        .args(["check", "rules", "--lint-fatal", rules])
+        .output()
+        .await
+        .unwrap();
+    assert!(told.status.success(), "{told:?}");
+    // A rule on a metric that is not there would never fire.
+    let rules = std::fs::read_to_string(rules).unwrap();
+    let dashboard = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/docs/grafana-dashboard.json"
+    ))
+    .unwrap();
+    for text in [rules, dashboard] {
+        for after in text.split("itwin_syncd_").skip(1) {
+            let name: String = after
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
+            assert!(
+                metrics.contains(&format!("\nitwin_syncd_{name}")),
+                "there is no metric {name}"
+            );
+        }
+    }
+}
