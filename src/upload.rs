@@ -18,6 +18,7 @@ mod unfinished;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
@@ -63,6 +64,8 @@ struct Shared {
     folders: Arc<Folders>,
     pool: Pool,
     unfinished: Arc<Unfinished>,
+    /// Whether storage takes CRC64 as a checksum, as far as is known.
+    crc64: Arc<AtomicBool>,
     wake: Arc<Notify>,
     lanes: watch::Sender<u64>,
     live: Live,
@@ -124,6 +127,7 @@ impl Uploads {
                 ledger: parts.ledger,
                 client: parts.client,
                 pool: settings.pool(),
+                crc64: Arc::new(AtomicBool::new(true)),
                 unfinished: Arc::new(Unfinished::new(parts.unfinished)),
                 policy: settings.policy(),
                 limits: settings.limits,
@@ -230,6 +234,7 @@ impl Shared {
                 settings.pool()
             },
             unfinished: Arc::clone(&self.unfinished),
+            crc64: Arc::clone(&self.crc64),
             policy: settings.policy(),
             give_up: settings.retry.give_up,
             limits: settings.limits,

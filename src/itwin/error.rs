@@ -209,6 +209,15 @@ impl Error {
         })
     }
 
+    /// Whether storage of another making than Azure's knows no CRC64. MD5 is known to all of them.
+    #[must_use]
+    pub fn checksum_unknown(&self) -> bool {
+        self.answer().is_some_and(|answer| {
+            answer.from == From::Blob
+                && answer.has_code(&["FeatureNotSupported", "UnsupportedHeader"])
+        })
+    }
+
     /// Whether the same request may well succeed in a moment; the pause that was asked for, if any.
     pub(super) fn passing(&self, repeatable: bool) -> Option<Option<Duration>> {
         let passing = match &self.kind {
@@ -217,8 +226,9 @@ impl Error {
             Kind::Answer(answer) => {
                 let spoiled =
                     answer.from == From::Blob && answer.has_code(&["Md5Mismatch", "Crc64Mismatch"]);
+                let hopeless = self.checksum_unknown();
                 answer.status == 429
-                    || repeatable && (spoiled || matches!(answer.status, 408 | 500..))
+                    || repeatable && !hopeless && (spoiled || matches!(answer.status, 408 | 500..))
             }
             Kind::Unreadable { .. } => repeatable,
             Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,

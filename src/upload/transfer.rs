@@ -4,6 +4,7 @@
 //! which of them need not be sent again.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -107,6 +108,11 @@ pub(super) async fn send(
                 }
                 url = renewed;
             }
+            Err(Trouble::Platform(error))
+                if error.checksum_unknown() && shared.crc64.swap(false, Ordering::Relaxed) =>
+            {
+                debug!(%error, "storage takes no CRC64; sending MD5 from now on");
+            }
             Err(trouble) => return Err(trouble),
         }
         source.rewind().await?;
@@ -130,7 +136,7 @@ async fn whole(
     let len = usize::try_from(source.fingerprint().size).unwrap_or(usize::MAX);
     let block = source.next(shared.pool.take(len).await).await?;
     let content = source.finish().await?;
-    let (bytes, checksum) = checked(block, url).await;
+    let (bytes, checksum) = checked(shared, block, url).await;
     shared.client.put_blob(url, bytes, checksum).await?;
     progress.sent(content.bytes);
     Ok(content)
@@ -180,7 +186,7 @@ async fn in_blocks(
                 } else {
                     let id = id.clone();
                     on_their_way.push(async move {
-                        let (bytes, checksum) = checked(block, &way.url).await;
+                        let (bytes, checksum) = checked(shared, block, &way.url).await;
                         shared.client.put_block(&way.url, &id, bytes, checksum).await?;
                         progress.sent(len);
                         Ok(())
@@ -212,9 +218,9 @@ async fn held(shared: &Shared, url: &UploadUrl) -> Result<HashSet<String>, Troub
 }
 
 /// The bytes of a block, and the best checksum that the address takes.
-async fn checked(block: Block, url: &UploadUrl) -> (Bytes, Checksum) {
+async fn checked(shared: &Shared, block: Block, url: &UploadUrl) -> (Bytes, Checksum) {
     let bytes = Bytes::from_owner(block.bytes);
-    if url.takes_crc64() {
+    if url.takes_crc64() && shared.crc64.load(Ordering::Relaxed) {
         return (bytes, Checksum::Crc64(block.crc64));
     }
     let hashed = bytes.clone();

@@ -412,11 +412,12 @@ async fn a_request_without_an_answer_ends_with_the_total_timeout_and_is_repeated
 #[tokio::test]
 async fn an_upload_that_stands_still_is_given_up_after_the_idle_timeout_and_repeated() {
     let (mut site, folder) = Site::with_folder(platform()).await;
-    site.tables += "[network]\nidle_timeout = \"1s\"\n";
+    site.tables += "[network]\nidle_timeout = \"1s\"\n[upload]\nblock_size = \"16MiB\"\n";
     site.emulator.fault(Fault {
         route: "PUT *".to_owned(),
         skip: 0,
-        count: Some(1),
+        // As often as it is tried in place.
+        count: Some(3),
         effect: Effect::Slow {
             bytes_per_second: 1,
         },
