@@ -30,6 +30,7 @@ pub use mistakes::{Mistake, Mistakes};
 pub use outward::{Address, Alert, Format, Heartbeat, Web};
 use values::Bad;
 
+use crate::pace::Period;
 use crate::secret::Secret;
 use crate::selection::Selection;
 
@@ -151,6 +152,8 @@ pub struct Upload {
     pub block_size: u64,
     /// Bytes of all blocks in flight, for the whole process.
     pub memory: u64,
+    /// How fast content may go, by the time of day.
+    pub rate: Vec<Period>,
 }
 
 /// Connections and their runs.

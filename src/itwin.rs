@@ -26,6 +26,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use url::Url;
 
+use crate::pace::{Pace, Period};
 use crate::retry::Budget;
 use crate::secret::Secret;
 
@@ -60,6 +61,8 @@ pub struct Settings {
     pub scope: String,
     /// Requests to the API in any minute, at most.
     pub requests_per_minute: usize,
+    /// How fast content may go.
+    pub rate: Vec<Period>,
     /// The way to both, and to the storage of content.
     pub network: Network,
 }
@@ -93,8 +96,9 @@ impl Client {
         let platform = http::platform_client(&route)?;
         let api_url = settings.api_url.clone();
         let budget = Budget::new(settings.requests_per_minute);
+        let pace = Pace::new(settings.rate.clone());
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
-        let blobs = Blobs::new(&route, Arc::clone(&gates))?;
+        let blobs = Blobs::new(&route, Arc::clone(&gates), pace)?;
         Ok(Self {
             api: Arc::new(Api::new(platform, api_url, tokens, &gates, budget)),
             blobs: Arc::new(blobs),
@@ -129,6 +133,11 @@ impl Client {
     /// Waits until a host asks for a pause.
     pub async fn asked_to_pause(&self) {
         self.gates.news().await;
+    }
+
+    /// Lets content go this fast from now on.
+    pub fn set_rate(&self, periods: Vec<Period>) {
+        self.blobs.pace.set(periods);
     }
 
     /// Allows so many requests to the API in any minute from now on.

@@ -12,7 +12,7 @@
 //! 5. The log ([`telemetry`]), the commands ([`cli`]), the page and the metrics ([`web`]) and the alerts ([`alert`]) tell
 //!    a person, from the ledger and from what goes on at this moment ([`live`]); [`control`] does what the person wants.
 //!
-//! [`service`] starts all of it and stops it in order. Below: [`itwin`], the platform's client; `retry`, the pauses;
+//! [`service`] starts all of it and stops it in order. Below: [`itwin`], the platform's client; `retry`, the pauses; [`pace`], the limits of speed;
 //! [`config`], the configuration; [`secret`], what must not be printed. Beside it all stands the [`emulator`], a
 //! stand-in of the platform that shares nothing with the rest.
 //!
@@ -31,6 +31,7 @@ pub mod lane;
 pub mod ledger;
 pub mod live;
 mod names;
+pub mod pace;
 pub mod retry;
 pub mod secret;
 pub mod selection;

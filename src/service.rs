@@ -214,6 +214,7 @@ pub fn client(config: &Config) -> Result<Client, itwin::Error> {
         client_secret: config.itwin.client_secret.clone(),
         scope: config.itwin.scope.clone(),
         requests_per_minute: config.itwin.requests_per_minute,
+        rate: config.upload.rate.clone(),
         network: network(&config.network),
     })
 }

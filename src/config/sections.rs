@@ -70,7 +70,7 @@ pub(super) const KEYS: &Keys = &[
     ),
     ("heartbeat", &["url", "interval"]),
     ("log", &["level", "directory", "keep_files"]),
-    ("upload", &["workers", "block_size", "memory"]),
+    ("upload", &["workers", "block_size", "memory", "rate"]),
     (
         "sync",
         &[
@@ -252,6 +252,7 @@ pub(super) fn upload(section: &mut Section<'_>) -> Upload {
         memory: section
             .read("memory", values::size(1..=MEMORY_LIMIT))
             .unwrap_or(32 * MIB),
+        rate: section.read("rate", values::periods).unwrap_or_default(),
     };
     if upload.block_size > upload.memory {
         let [block, memory] = [upload.block_size, upload.memory].map(show_size);

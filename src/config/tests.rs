@@ -340,6 +340,18 @@ fn each_mistake_elsewhere_has_its_message() {
             "config.toml line 8, upload.block_size: \"1GiB\" is too large\n  hint: write a value from \"1B\" to \"100MiB\"",
         ),
         (
+            "[upload]\nrate = [{ from = \"7\", to = \"19:00\", limit = \"2MiB/s\" }]",
+            "config.toml line 8, upload.rate: has \"7\", which is no time of day\n  hint: write [{ from = \"07:00\", to = \"19:00\", limit = \"2MiB/s\" }]",
+        ),
+        (
+            "[upload]\nrate = [{ from = \"07:00\", to = \"19:00\", limit = \"2 potatoes\" }]",
+            "config.toml line 8, upload.rate: has \"2 potatoes\", which is no speed\n  hint: write [{ from = \"07:00\", to = \"19:00\", limit = \"2MiB/s\" }]",
+        ),
+        (
+            "[upload]\nrate = [{ from = \"07:00\", limit = \"2MiB/s\" }]",
+            "config.toml line 8, upload.rate: has a period without to\n  hint: write [{ from = \"07:00\", to = \"19:00\", limit = \"2MiB/s\" }]",
+        ),
+        (
             "[upload]\nblock_size = 8388608",
             "config.toml line 8, upload.block_size: 8388608 has no unit\n  hint: write \"8MiB\" or \"512KiB\"",
         ),

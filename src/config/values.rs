@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Level;
 use super::document::kind;
+use crate::pace::Period;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,6 +146,44 @@ pub(super) fn size(limits: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> 
 }
 
 /// An address without query: https, or http to this machine.
+/// Limits of speed by the time of day.
+pub(super) fn periods(value: &DeValue<'_>) -> Result<Vec<Period>, Bad> {
+    let bad = |what: &str| {
+        let hint = "write [{ from = \"07:00\", to = \"19:00\", limit = \"2MiB/s\" }]";
+        Bad::new(what, hint)
+    };
+    let all = value.as_array().ok_or_else(|| bad("is no list"))?;
+    let period = |one: &DeValue<'_>| {
+        let table = one.as_table().ok_or_else(|| bad("is no list of tables"))?;
+        let text = |key: &str| {
+            let found = table.iter().find(|(name, _)| name.get_ref() == key);
+            let text = found.and_then(|(_, value)| value.get_ref().as_str());
+            text.ok_or_else(|| bad(&format!("has a period without {key}")))
+        };
+        let unknown = |name: &str| !["from", "to", "limit"].contains(&name);
+        if let Some((name, _)) = table.iter().find(|(name, _)| unknown(name.get_ref())) {
+            return Err(bad(&format!("has a period with {:?}", name.get_ref())));
+        }
+        let time = |key: &str| {
+            let text = text(key)?;
+            let time = jiff::civil::Time::strptime("%H:%M", text);
+            time.map_err(|_| bad(&format!("has {text:?}, which is no time of day")))
+        };
+        let limit = text("limit")?;
+        let size = limit.strip_suffix("/s").filter(|size| size.ends_with('B'));
+        let bytes = size.and_then(|size| size.parse().ok());
+        let ByteSize(bytes) = bytes
+            .filter(|ByteSize(bytes)| *bytes > 0)
+            .ok_or_else(|| bad(&format!("has {limit:?}, which is no speed")))?;
+        Ok(Period {
+            from: time("from")?,
+            to: time("to")?,
+            limit: bytes,
+        })
+    };
+    all.iter().map(|one| period(one.get_ref())).collect()
+}
+
 pub(super) fn url(value: &DeValue<'_>) -> Result<Url, Bad> {
     let text = text(value)?;
     let url = Url::parse(&text).ok().filter(Url::has_host);

@@ -19,13 +19,11 @@ use super::Client;
 use super::error::{Answer, Error, From, Kind, harmless};
 use super::http::{self, Gates, Reply};
 use super::network::Route;
+use crate::pace::Pace;
 use crate::retry;
 
 /// After its last byte a body is answered within this time.
 const ANSWER: Duration = Duration::from_secs(120);
-
-/// Content goes out in pieces of this size, so that it can be seen to move.
-const PIECE: usize = 256 * 1024;
 
 /// The first version of the protocol that checks a CRC64.
 /// Source: learn.microsoft.com/rest/api/storageservices/put-block
@@ -113,10 +111,11 @@ pub(super) struct Blobs {
     gates: Arc<Gates>,
     /// A body of which no byte moves for this long is given up.
     idle: Duration,
+    pub(super) pace: Arc<Pace>,
 }
 
 impl Blobs {
-    pub(super) fn new(route: &Route, gates: Arc<Gates>) -> Result<Self, Error> {
+    pub(super) fn new(route: &Route, gates: Arc<Gates>, pace: Pace) -> Result<Self, Error> {
         // One socket per body: many bodies over one HTTP/2 connection would share its window.
         let http = route
             .builder()?
@@ -124,7 +123,12 @@ impl Blobs {
             .build()
             .map_err(|error| http::setup(&error))?;
         let idle = route.network.idle_timeout;
-        Ok(Self { http, gates, idle })
+        Ok(Self {
+            http,
+            gates,
+            idle,
+            pace: Arc::new(pace),
+        })
     }
 
     async fn put(
@@ -137,8 +141,8 @@ impl Blobs {
         let len = body.len() as u64;
         let moved = Moved::new(len, self.idle);
         let seen = moved.clone();
-        let body =
-            pieces(body).inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
+        let body = pieces(body, Arc::clone(&self.pace))
+            .inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
         let mut request = self
             .http
             .put(url.clone())
@@ -310,10 +314,18 @@ impl Client {
 
 const OCTETS: &str = "application/octet-stream";
 
-fn pieces(bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::unfold(bytes, |mut rest| async move {
-        let piece = rest.split_to(rest.len().min(PIECE));
-        (!piece.is_empty()).then_some((Ok(piece), rest))
+/// The bytes in pieces, so that they can be seen to move, no faster than they may go.
+fn pieces(
+    bytes: Bytes,
+    pace: Arc<Pace>,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    stream::unfold((bytes, pace), |(mut rest, pace)| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        let piece = rest.split_to(rest.len().min(pace.piece()));
+        pace.take(piece.len()).await;
+        Some((Ok(piece), (rest, pace)))
     })
 }
 

@@ -155,6 +155,7 @@ impl Tasks {
         let (config, waiting) = live(old, new);
         levels.set(config.log.level);
         client.set_requests_per_minute(config.itwin.requests_per_minute);
+        client.set_rate(config.upload.rate.clone());
         let gone = |watch: &&Watch| !config.watches.contains(watch);
         for watch in old.watches.iter().filter(gone) {
             self.unwatch(&watch.name);

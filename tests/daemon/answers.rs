@@ -220,6 +220,7 @@ async fn no_answer_makes_the_client_panic_or_tell_a_secret() {
                 client_secret: Secret::new(SECRET),
                 scope: "itwin-platform".to_owned(),
                 requests_per_minute: 1_000_000,
+                rate: Vec::new(),
                 network: Network {
                     proxy: None,
                     no_proxy: Vec::new(),

@@ -531,3 +531,18 @@ async fn an_address_that_ends_during_an_upload_is_renewed_and_the_same_blob_keep
         assert_eq!(taken > 34, sent_again, "{update_blob:?}: {taken}");
     }
 }
+
+#[tokio::test]
+async fn content_goes_no_faster_than_the_limit_of_the_hour() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables +=
+        "[upload]\nrate = [{ from = \"00:00\", to = \"00:00\", limit = \"512KiB/s\" }]\n";
+    std::fs::write(folder.join("city.nwd"), vec![7; 1536 * 1024]).unwrap();
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    let created = site.requests("POST", "/files")[0].time;
+    let completed = site.requests("POST", "/complete")[0].time;
+    let took = completed.duration_since(created);
+    assert!(took >= jiff::SignedDuration::from_millis(2500), "{took:?}");
+}

@@ -1,0 +1,268 @@
+//! How fast content may go out: limits by the time of day, for the whole process.
+//!
+//! In come pieces of content that want to go; each is let go when its turn has come. Which limit holds is asked anew for
+//! every piece, so one begins and ends at its minute, and a night in which clocks change has just the hours that it has.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use tokio::time::Instant;
+
+/// A limit changes for those who wait within this time.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// So much that was let go too late is made up for.
+const CATCH_UP: Duration = Duration::from_millis(100);
+
+/// The largest piece that goes in one.
+const PIECE_MAX: u64 = 256 * 1024;
+
+/// The smallest one that is worth the trouble.
+const PIECE_MIN: u64 = 4 * 1024;
+
+/// A limit for a part of every day, by the clock of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period {
+    /// It begins then.
+    pub from: Time,
+    /// It ends then; the next day, if this is not later than `from`.
+    pub to: Time,
+    /// Bytes in a second; at least 1.
+    pub limit: u64,
+}
+
+/// The smallest limit of the periods that hold at a time of day. None: no limit.
+fn limit_at(periods: &[Period], time: Time) -> Option<u64> {
+    let holds = |period: &&Period| {
+        if period.from < period.to {
+            (period.from..period.to).contains(&time)
+        } else {
+            time >= period.from || time < period.to
+        }
+    };
+    periods.iter().filter(holds).map(|one| one.limit).min()
+}
+
+fn time_of_day(at: Timestamp, zone: TimeZone) -> Time {
+    at.to_zoned_datetime(zone).time()
+}
+
+/// Lets content go no faster than the limit of the hour.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    periods: Mutex<Vec<Period>>,
+    clock: fn() -> Time,
+    /// When the next piece may go. Whoever waits holds it, so that pieces go in the order they came.
+    next: tokio::sync::Mutex<Instant>,
+}
+
+impl Pace {
+    pub(crate) fn new(periods: Vec<Period>) -> Self {
+        Self::by_clock(periods, || {
+            time_of_day(Timestamp::now(), TimeZone::system())
+        })
+    }
+
+    fn by_clock(periods: Vec<Period>, clock: fn() -> Time) -> Self {
+        Self {
+            periods: Mutex::new(periods),
+            clock,
+            next: tokio::sync::Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Other limits from now on.
+    pub(crate) fn set(&self, periods: Vec<Period>) {
+        *self.periods.lock().unwrap_or_else(PoisonError::into_inner) = periods;
+    }
+
+    /// The best size of a piece, in bytes: small enough that a slow limit is kept evenly.
+    pub(crate) fn piece(&self) -> usize {
+        let piece = self
+            .limit()
+            .map_or(PIECE_MAX, |limit| (limit / 20).clamp(PIECE_MIN, PIECE_MAX));
+        usize::try_from(piece).unwrap_or(usize::MAX)
+    }
+
+    /// Waits until so many bytes may go.
+    pub(crate) async fn take(&self, bytes: usize) {
+        if self.limit().is_none() {
+            return;
+        }
+        let mut next = self.next.lock().await;
+        while let Some(limit) = self.limit() {
+            let now = Instant::now();
+            if now >= *next {
+                let nanos = (bytes as u64).saturating_mul(1_000_000_000) / limit;
+                let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
+                *next = (*next).max(earliest) + Duration::from_nanos(nanos);
+                return;
+            }
+            tokio::time::sleep_until((now + LOOK).min(*next)).await;
+        }
+    }
+
+    fn limit(&self) -> Option<u64> {
+        let periods = self.periods.lock().unwrap_or_else(PoisonError::into_inner);
+        // The clock is not free of cost.
+        if periods.is_empty() {
+            return None;
+        }
+        limit_at(&periods, (self.clock)())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::cell::Cell;
+
+    use super::*;
+    use jiff::civil::{date, time};
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn period(from: (i8, i8), to: (i8, i8), limit: u64) -> Period {
+        Period {
+            from: time(from.0, from.1, 0, 0),
+            to: time(to.0, to.1, 0, 0),
+            limit,
+        }
+    }
+
+    #[test]
+    fn the_smallest_limit_of_the_hour_holds_also_over_midnight() {
+        let periods = [
+            period((7, 0), (19, 0), 2),
+            period((22, 30), (6, 0), 5),
+            period((12, 0), (13, 0), 1),
+        ];
+        for (at, expected) in [
+            ((6, 59), None),
+            ((7, 0), Some(2)),
+            ((12, 30), Some(1)),
+            ((18, 59), Some(2)),
+            ((19, 0), None),
+            ((22, 30), Some(5)),
+            ((0, 0), Some(5)),
+            ((5, 59), Some(5)),
+            ((6, 0), None),
+        ] {
+            assert_eq!(
+                limit_at(&periods, time(at.0, at.1, 0, 0)),
+                expected,
+                "{at:?}"
+            );
+        }
+    }
+
+    thread_local! {
+        /// The night that is played, and when it began.
+        static NIGHT: Cell<Option<(Timestamp, Instant)>> = const { Cell::new(None) };
+    }
+
+    /// The time of day in Berlin, as the paused clock moves on.
+    fn berlin() -> Time {
+        let (began, at) = NIGHT.get().unwrap();
+        let now = began + at.elapsed();
+        time_of_day(now, TimeZone::get("Europe/Berlin").unwrap())
+    }
+
+    /// Bytes that go within the `hours` after 22:00 of the evening before, of a stream that never ends.
+    async fn sent_in_night(evening: jiff::civil::Date, periods: Vec<Period>, hours: u64) -> u64 {
+        let began = evening
+            .at(22, 0, 0, 0)
+            .in_tz("Europe/Berlin")
+            .unwrap()
+            .timestamp();
+        NIGHT.set(Some((began, Instant::now())));
+        let pace = Pace::by_clock(periods, berlin);
+        let end = Instant::now() + Duration::from_secs(hours * 3600);
+        let mut sent = 0;
+        while Instant::now() < end {
+            pace.take(64 * 1024).await;
+            sent += 64 * 1024;
+            if pace.limit().is_none() {
+                // Where there is no limit nothing is counted.
+                sent -= 64 * 1024;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        sent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_night_in_which_clocks_change_has_as_many_limited_hours_as_it_has() {
+        // From one to four o'clock: three hours, but two when clocks go forward and four when they go back.
+        let limited = vec![period((1, 0), (4, 0), 100 * 1024)];
+        for (evening, hours) in [
+            (date(2026, 3, 27), 3),
+            (date(2026, 3, 28), 2),
+            (date(2026, 10, 24), 4),
+        ] {
+            let sent = sent_in_night(evening, limited.clone(), 9).await;
+            let expected = hours * 3600 * 100 * 1024;
+            assert!(
+                sent.abs_diff(expected) < expected / 100,
+                "{evening}: {sent} of {expected}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_seconds_have_what_the_limit_allows_whoever_sends() {
+        for limit in [50 * 1024, 2 * MIB, 100 * MIB] {
+            let pace =
+                std::sync::Arc::new(Pace::by_clock(vec![period((0, 0), (0, 0), limit)], || {
+                    time(9, 0, 0, 0)
+                }));
+            let end = Instant::now() + Duration::from_secs(10);
+            let senders = (0..8).map(|_| {
+                let pace = std::sync::Arc::clone(&pace);
+                tokio::spawn(async move {
+                    let mut sent = 0;
+                    loop {
+                        let piece = pace.piece();
+                        pace.take(piece).await;
+                        if Instant::now() >= end {
+                            return sent;
+                        }
+                        sent += piece as u64;
+                    }
+                })
+            });
+            let mut sent = 0;
+            for sender in senders.collect::<Vec<_>>() {
+                sent += sender.await.unwrap();
+            }
+            let expected = limit * 10;
+            assert!(
+                sent.abs_diff(expected) <= expected / 20,
+                "{limit}: {sent} of {expected}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_goes_on_when_the_limit_is_lifted() {
+        let pace = std::sync::Arc::new(Pace::by_clock(vec![period((0, 0), (0, 0), 1)], || {
+            time(9, 0, 0, 0)
+        }));
+        pace.take(1_000_000).await;
+        let waiting = tokio::spawn({
+            let pace = std::sync::Arc::clone(&pace);
+            async move { pace.take(1).await }
+        });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!waiting.is_finished());
+        pace.set(Vec::new());
+        tokio::time::timeout(Duration::from_secs(2), waiting)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
