@@ -248,7 +248,8 @@ async fn a_full_disk_ends_the_daemon_with_what_to_do_and_loses_nothing() {
 #[tokio::test]
 #[ignore = "needs strace: run tests/all"]
 async fn a_disk_that_fails_to_write_ends_the_daemon_and_the_next_one_finds_a_sound_ledger() {
-    for failing in ["fsync,fdatasync", "pwrite64"] {
+    // Counted for each thread by itself.
+    for (failing, from) in [("fsync,fdatasync", 3), ("pwrite64", 60)] {
         let (site, folder) = Site::with_folder(platform()).await;
         let mut files = BTreeMap::new();
         for number in 0..20 {
@@ -256,7 +257,7 @@ async fn a_disk_that_fails_to_write_ends_the_daemon_and_the_next_one_finds_a_sou
             write(&folder.join(&path), &content);
             files.insert(path, content);
         }
-        let inject = format!("inject={failing}:error=EIO:when=60+");
+        let inject = format!("inject={failing}:error=EIO:when={from}+");
         let trace = format!("trace={failing}");
         let daemon = site.start_under(&[
             "strace",
