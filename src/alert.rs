@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::causes::chain;
 use crate::config::{self, Heartbeat, Level};
 use crate::ledger::{self, Ledger, Problem, RootState, WatchReport};
 use crate::names::Shown;
@@ -114,7 +115,7 @@ pub async fn run(
                     warn!(
                         alert = alert.name,
                         event = event.as_str(),
-                        error = send::chain(&error),
+                        error = chain(&error),
                         seconds = pause.as_secs(),
                         "an alert could not be delivered; trying again"
                     );
@@ -144,9 +145,7 @@ pub async fn beat(
         let mut missed = false;
         loop {
             let called = match reader.last_result().await {
-                Ok(_) => send::call(&http, &url)
-                    .await
-                    .map_err(|error| send::chain(&error)),
+                Ok(_) => send::call(&http, &url).await.map_err(|error| chain(&error)),
                 Err(error) => Err(error.to_string()),
             };
             match called {

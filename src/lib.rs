@@ -20,6 +20,7 @@
 
 pub mod alert;
 mod attempt;
+mod causes;
 pub mod cli;
 pub mod config;
 pub mod control;

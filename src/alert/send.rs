@@ -175,14 +175,3 @@ async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
         status: status.to_string(),
     })
 }
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

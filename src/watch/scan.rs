@@ -17,6 +17,7 @@ use tokio::sync::mpsc as async_mpsc;
 use super::Survey;
 use super::events::{self, Events};
 use super::left_alone::LeftAlone;
+use crate::causes::chain;
 use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
@@ -213,7 +214,7 @@ impl Scanner {
         if !self.found.remote {
             match Events::new(&self.plan.root, self.hints.clone()) {
                 Ok(events) => self.events = Some(events),
-                Err(error) => self.problem(Path::new(""), &error_chain(&error)),
+                Err(error) => self.problem(Path::new(""), &chain(&error)),
             }
         }
         self.walk(&root, PathBuf::new())?;
@@ -349,7 +350,7 @@ impl Scanner {
             Ok(()) | Err(events::Error::Gone) => {}
             Err(error) => {
                 self.found.unwatched = true;
-                self.problem(dir, &error_chain(&error));
+                self.problem(dir, &chain(&error));
             }
         }
     }
@@ -366,14 +367,4 @@ impl Scanner {
     fn tell(&self, report: Report) -> Result<(), Stopped> {
         self.reports.blocking_send(report).map_err(|_| Stopped)
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
