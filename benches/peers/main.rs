@@ -8,6 +8,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -208,7 +209,7 @@ fn large(platform: &Platform, rows: &mut Vec<Row>) {
     for _ in 0..rounds() {
         for ((_, command), costs) in peers.iter().zip(&mut theirs) {
             warm(folder.path());
-            costs.extend(measure::run(&mut command()));
+            costs.push(measure::run(&mut command()));
         }
         ours.push(upload(platform, folder.path(), 1, ""));
     }
@@ -257,7 +258,7 @@ fn middle(platform: &Platform, rows: &mut Vec<Row>) {
                 .arg(folder.path().join(format!("{number}.dgn")))
                 .arg(platform.sink(&number.to_string()));
         }
-        theirs.extend(measure::run(&mut curl));
+        theirs.push(measure::run(&mut curl));
         ours.push(upload(platform, folder.path(), files as usize, ""));
     }
     let ratio = seconds_of(&ours) / seconds_of(&theirs);
@@ -422,7 +423,7 @@ fn start_up(platform: &Platform, rows: &mut Vec<Row>) {
             .arg("find \"$0\" -type f -printf '%p %s %T@ %C@\\n' > \"$1\"")
             .arg(site.watched())
             .arg(&listing);
-        theirs.extend(measure::run(&mut find));
+        theirs.push(measure::run(&mut find));
         let began = Instant::now();
         let mut daemon = site.start();
         let line = daemon.says("scan finished", 1);
@@ -506,7 +507,7 @@ fn touched(platform: &Platform, rows: &mut Vec<Row>) {
     for round in 1..=rounds() {
         if installed("b3sum") {
             warm(&site.watched());
-            theirs.extend(measure::run(Command::new("b3sum").arg(&file)));
+            theirs.push(measure::run(Command::new("b3sum").arg(&file)));
         }
         warm(&site.watched());
         std::fs::File::options()
