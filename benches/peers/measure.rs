@@ -1,5 +1,6 @@
 //! Runs programs and looks at what they need.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -60,6 +61,15 @@ pub fn installed(program: &str) -> bool {
         println!("skipped: {program} is not installed");
     }
     found
+}
+
+/// A program that a variable of the environment names; says so if there is none.
+pub fn named(variable: &str) -> Option<OsString> {
+    let program = std::env::var_os(variable);
+    if program.is_none() {
+        println!("skipped: {variable} is not set");
+    }
+    program
 }
 
 /// Runs a program to its end, which must be a good one.

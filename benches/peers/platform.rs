@@ -18,6 +18,8 @@ pub struct Seen {
     pub requests: HashMap<&'static str, u64>,
     /// When the first byte of content came, and when the last was taken.
     pub content: Option<(Instant, Instant)>,
+    /// Bytes of content.
+    pub bytes: u64,
     /// When files were created.
     pub created: Vec<Instant>,
 }
@@ -68,6 +70,11 @@ impl Platform {
     /// Where other programs send a blob to.
     pub fn sink(&self, name: &str) -> String {
         format!("{}/account/blob/{name}?{SIGNATURE}", self.address)
+    }
+
+    /// The container of the blobs.
+    pub fn container(&self) -> String {
+        format!("{}/account/blob?{SIGNATURE}", self.address)
     }
 
     pub fn set_latency(&self, latency: Duration) {
@@ -260,6 +267,7 @@ impl State {
                     self.sizes.insert(name.to_owned(), request.length);
                 }
                 let seen = &mut self.seen;
+                seen.bytes += request.length;
                 let first = seen.content.map_or(began, |(first, _)| first.min(began));
                 seen.content = Some((first, Instant::now()));
                 empty(201)
