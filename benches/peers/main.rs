@@ -1,13 +1,26 @@
 //! What the daemon needs, beside what people use instead: in one run, on one machine, to the same sink.
 //!
 //! `cargo bench` prints the table; `cargo bench -- NAME` one row. `BENCH_SCALE=0.1` makes everything smaller,
-//! `BENCH_DIR` is where files are made (4 GiB are needed), `BENCH_ROUNDS` how often each is measured. A program that is
-//! not installed is skipped, and said so: curl, find, b3sum, rclone; `AZCOPY` and `AZURE_PYTHON` name the AzCopy program,
-//! and a Python that has azure-storage-blob.
+//! `BENCH_DIR` is where files are made (4 GiB are needed), `BENCH_ROUNDS` how often each is measured.
+//!
+//! A program that is not there is skipped, and said so; one that fails ends the measurement. Debian has curl, find, b3sum
+//! and rclone. `AZCOPY` and `AZURE_PYTHON` name the others:
+//!
+//! ```sh
+//! npm install --prefix peers @azure-tools/azcopy-linux && chmod +x peers/node_modules/@azure-tools/azcopy-linux/dist/bin/*
+//! apt-get install libsecret-1-0 # AzCopy does not start without it
+//! python3 -m venv peers/python && peers/python/bin/pip install azure-storage-blob
+//! export AZCOPY=$PWD/peers/node_modules/@azure-tools/azcopy-linux/dist/bin/azcopy_linux_amd64
+//! export AZURE_PYTHON=$PWD/peers/python/bin/python
+//! ```
+//!
+//! Other programs are measured from their start to their end, and it is told how much of that was content. What the daemon
+//! does before and after is not of its uploads alone, so it is measured from the first byte of content to the last.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -26,6 +39,7 @@
 
 mod measure;
 mod platform;
+mod programs;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +49,7 @@ use std::time::{Duration, Instant};
 
 use measure::{Cost, Daemon, Site, installed, median, number};
 use platform::Platform;
+use programs::Program;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -121,6 +136,12 @@ fn seconds_of(costs: &[Cost]) -> f64 {
     median(costs.iter().map(|cost| cost.seconds).collect())
 }
 
+/// From the first byte of content to the last.
+fn content_seconds(platform: &Platform) -> f64 {
+    let (first, last) = platform.seen().content.unwrap();
+    last.duration_since(first).as_secs_f64()
+}
+
 /// Uploads what lies in the folder of a site that is new each time, and measures from the first request to the last answer.
 fn upload(platform: &Platform, source: &Path, files: usize, tables: &str) -> Cost {
     platform.reset();
@@ -135,139 +156,71 @@ fn upload(platform: &Platform, source: &Path, files: usize, tables: &str) -> Cos
     warm(&site.watched());
     let mut daemon = site.start();
     daemon.says(" uploaded ", files);
-    let (first, last) = platform.seen().content.unwrap();
     Cost {
-        seconds: last.duration_since(first).as_secs_f64(),
+        seconds: content_seconds(platform),
         peak_mib: measure::peak_mib(daemon.pid()).unwrap(),
     }
 }
 
-/// One large file: the daemon and every other program that is there.
-fn large(platform: &Platform, rows: &mut Vec<Row>) {
-    let folder = tempfile::tempdir_in(scratch()).unwrap();
-    let file = folder.path().join("large.dgn");
-    fill(&file, scaled(2048) * MIB);
-    let url = platform.sink("large");
+/// Files of one size: the daemon and every other program that is there.
+fn send(
+    platform: &Platform,
+    rows: &mut Vec<Row>,
+    work: &str,
+    files: u64,
+    bytes: u64,
+    bar: &'static str,
+) {
+    let dir = tempfile::tempdir_in(scratch()).unwrap();
+    let (folder, home) = (dir.path().join("files"), dir.path().join("home"));
+    std::fs::create_dir(&home).unwrap();
+    for number in 0..files {
+        fill(&folder.join(format!("{number}.dgn")), bytes);
+    }
+    let took_all = |name: &str| assert_eq!(platform.seen().bytes, files * bytes, "{name}");
+    let mut programs = programs::all(platform, &folder, &home);
     let mut ours = Vec::new();
-    let mut peers: Vec<(&str, Box<dyn Fn() -> Command>)> = Vec::new();
-    if installed("curl") {
-        let (file, url) = (file.clone(), url.clone());
-        peers.push((
-            "curl -T",
-            Box::new(move || {
-                let mut curl = Command::new("curl");
-                curl.args(["-s", "-S", "-f", "-H", "x-ms-blob-type: BlockBlob", "-T"])
-                    .arg(&file)
-                    .arg(&url);
-                curl
-            }),
-        ));
-    }
-    if let Some(azcopy) = std::env::var_os("AZCOPY") {
-        let (file, url) = (file.clone(), url.clone());
-        peers.push((
-            "AzCopy",
-            Box::new(move || {
-                let mut command = Command::new(&azcopy);
-                command.arg("copy").arg(&file).arg(format!("{url}&sig=x"));
-                command.args([
-                    "--from-to=LocalBlob",
-                    "--check-length=false",
-                    "--log-level=NONE",
-                    "--overwrite=true",
-                ]);
-                command
-            }),
-        ));
-    }
-    if let Some(python) = std::env::var_os("AZURE_PYTHON") {
-        let (file, url) = (file.clone(), url.clone());
-        peers.push(("Python SDK", Box::new(move || {
-            let program = "import sys\nfrom azure.storage.blob import BlobClient\nblob = BlobClient.from_blob_url(sys.argv[2])\n\
-                           blob.upload_blob(open(sys.argv[1], 'rb'), overwrite=True, max_concurrency=4)";
-            let mut command = Command::new(&python);
-            command.args(["-c", program]).arg(&file).arg(&url);
-            command
-        })));
-    }
-    if installed("rclone") {
-        let (folder, url) = (folder.path().to_owned(), platform.url().to_owned());
-        peers.push((
-            "rclone",
-            Box::new(move || {
-                let mut command = Command::new("rclone");
-                command
-                    .arg("copy")
-                    .arg(&folder)
-                    .arg(format!(":azureblob,sas_url={url:?}:blob"));
-                command
-            }),
-        ));
-    }
-    let mut theirs: Vec<Vec<Cost>> = vec![Vec::new(); peers.len()];
+    let mut theirs: Vec<Vec<(Cost, f64)>> = vec![Vec::new(); programs.len()];
     for _ in 0..rounds() {
-        for ((_, command), costs) in peers.iter().zip(&mut theirs) {
-            warm(folder.path());
-            costs.extend(measure::run(&mut command()));
+        for (Program { name, command }, costs) in programs.iter_mut().zip(&mut theirs) {
+            platform.reset();
+            warm(&folder);
+            let cost = measure::run(command);
+            took_all(name);
+            costs.push((cost, content_seconds(platform)));
         }
-        ours.push(upload(platform, folder.path(), 1, ""));
+        ours.push(upload(platform, &folder, files as usize, ""));
+        took_all("itwin-syncd");
     }
-    for ((name, _), costs) in peers
-        .iter()
-        .zip(&theirs)
-        .filter(|(_, costs)| !costs.is_empty())
-    {
-        let ratio = seconds_of(&ours) / seconds_of(costs);
+    for (Program { name, .. }, costs) in programs.iter().zip(theirs) {
+        let (costs, content): (Vec<Cost>, Vec<f64>) = costs.into_iter().unzip();
+        let (whole, content) = (seconds_and_memory(&costs), median(content));
         rows.push(row(
-            &format!("2 GiB, {name}"),
+            &format!("{work}, {name}"),
             seconds_and_memory(&ours),
-            seconds_and_memory(costs),
-            ratio,
-            "≤ 1.15 of curl",
+            format!("{whole}, {content:.2} s of it content"),
+            seconds_of(&ours) / seconds_of(&costs),
+            bar,
         ));
     }
 }
 
-/// Many files of middle size, their content only.
+fn large(platform: &Platform, rows: &mut Vec<Row>) {
+    let bytes = scaled(2048) * MIB;
+    send(platform, rows, "2 GiB", 1, bytes, "≤ 1.15 of curl");
+}
+
+/// Their content only.
 fn middle(platform: &Platform, rows: &mut Vec<Row>) {
-    let folder = tempfile::tempdir_in(scratch()).unwrap();
     let files = scaled(200);
-    for number in 0..files {
-        fill(&folder.path().join(format!("{number}.dgn")), 5 * MIB);
-    }
-    if !installed("curl") {
-        return;
-    }
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..rounds() {
-        warm(folder.path());
-        let mut curl = Command::new("curl");
-        curl.args([
-            "-s",
-            "-S",
-            "-f",
-            "-Z",
-            "--parallel-max",
-            "8",
-            "-H",
-            "x-ms-blob-type: BlockBlob",
-        ]);
-        for number in 0..files {
-            curl.arg("-T")
-                .arg(folder.path().join(format!("{number}.dgn")))
-                .arg(platform.sink(&number.to_string()));
-        }
-        theirs.extend(measure::run(&mut curl));
-        ours.push(upload(platform, folder.path(), files as usize, ""));
-    }
-    let ratio = seconds_of(&ours) / seconds_of(&theirs);
-    rows.push(row(
-        "200 × 5 MiB, curl -Z8",
-        seconds_and_memory(&ours),
-        seconds_and_memory(&theirs),
-        ratio,
-        "≤ 1.3",
-    ));
+    send(
+        platform,
+        rows,
+        "200 × 5 MiB",
+        files,
+        5 * MIB,
+        "≤ 1.3 of curl",
+    );
 }
 
 /// Many small files, each call to the API takes 20 ms.
@@ -422,7 +375,7 @@ fn start_up(platform: &Platform, rows: &mut Vec<Row>) {
             .arg("find \"$0\" -type f -printf '%p %s %T@ %C@\\n' > \"$1\"")
             .arg(site.watched())
             .arg(&listing);
-        theirs.extend(measure::run(&mut find));
+        theirs.push(measure::run(&mut find));
         let began = Instant::now();
         let mut daemon = site.start();
         let line = daemon.says("scan finished", 1);
@@ -506,7 +459,7 @@ fn touched(platform: &Platform, rows: &mut Vec<Row>) {
     for round in 1..=rounds() {
         if installed("b3sum") {
             warm(&site.watched());
-            theirs.extend(measure::run(Command::new("b3sum").arg(&file)));
+            theirs.push(measure::run(Command::new("b3sum").arg(&file)));
         }
         warm(&site.watched());
         std::fs::File::options()

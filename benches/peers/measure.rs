@@ -1,5 +1,7 @@
 //! Runs programs and looks at what they need.
 
+use std::ffi::OsString;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -61,29 +63,44 @@ pub fn installed(program: &str) -> bool {
     found
 }
 
-/// Runs a program to its end. None: it failed, which is told.
-pub fn run(command: &mut Command) -> Option<Cost> {
+/// A program that a variable of the environment names; says so if there is none.
+pub fn named(variable: &str) -> Option<OsString> {
+    let program = std::env::var_os(variable);
+    if program.is_none() {
+        println!("skipped: {variable} is not set");
+    }
+    program
+}
+
+/// Runs a program to its end, which must be a good one.
+pub fn run(command: &mut Command) -> Cost {
+    let mut told = tempfile::tempfile().unwrap();
     let began = Instant::now();
     let mut child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdin(Stdio::null())
+        .stdout(told.try_clone().unwrap())
+        .stderr(told.try_clone().unwrap())
         .spawn()
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
     let mut peak = 0.0;
-    loop {
+    let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
-            let seconds = began.elapsed().as_secs_f64();
-            if !status.success() {
-                println!("skipped: {:?} failed", command.get_program());
-                return None;
-            }
-            return Some(Cost {
-                seconds,
-                peak_mib: peak,
-            });
+            break status;
         }
+        // None when it has just ended.
         peak = peak_mib(child.id()).unwrap_or(peak);
         std::thread::sleep(Duration::from_millis(2));
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    if !status.success() {
+        let mut text = String::new();
+        told.rewind().unwrap();
+        told.read_to_string(&mut text).unwrap();
+        panic!("{:?}: {status}:\n{text}", command.get_program());
+    }
+    Cost {
+        seconds,
+        peak_mib: peak,
     }
 }
 

@@ -1,5 +1,8 @@
 //! A platform that knows only what a measurement needs, and takes bytes as fast as they come: blobs are read and
 //! discarded. One thread for each socket, so that it is no slower than what is measured.
+//!
+//! Blobs are at `/account/blob/NAME`, with the account in the path as emulators of Azure have it: other programs take an
+//! address of a machine in no other form.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read as _, Write as _};
@@ -15,6 +18,8 @@ pub struct Seen {
     pub requests: HashMap<&'static str, u64>,
     /// When the first byte of content came, and when the last was taken.
     pub content: Option<(Instant, Instant)>,
+    /// Bytes of content.
+    pub bytes: u64,
     /// When files were created.
     pub created: Vec<Instant>,
 }
@@ -22,8 +27,10 @@ pub struct Seen {
 #[derive(Debug, Default)]
 struct State {
     seen: Seen,
-    /// Bytes by file.
+    /// Bytes by blob, which has the name of its file.
     sizes: HashMap<String, u64>,
+    /// Bytes by blob that is sent in blocks and not complete yet.
+    blocks: HashMap<String, u64>,
     source_files: Vec<String>,
     connected: bool,
 }
@@ -60,9 +67,14 @@ impl Platform {
         &self.address
     }
 
-    /// Where other programs send content to.
+    /// Where other programs send a blob to.
     pub fn sink(&self, name: &str) -> String {
-        format!("{}/blob/{name}?sv=2022-11-02", self.address)
+        format!("{}/account/blob/{name}?{SIGNATURE}", self.address)
+    }
+
+    /// The container of the blobs.
+    pub fn container(&self) -> String {
+        format!("{}/account/blob?{SIGNATURE}", self.address)
     }
 
     pub fn set_latency(&self, latency: Duration) {
@@ -89,24 +101,23 @@ impl Platform {
             }
             let began = Instant::now();
             let mut left = request.length;
-            let mut text = Vec::new();
             while left > 0 {
                 let most = buffer.len().min(usize::try_from(left).unwrap());
                 match reader.read(&mut buffer[..most]) {
                     Ok(0) | Err(_) => return,
-                    Ok(got) => {
-                        left -= got as u64;
-                        if !request.is_content() {
-                            text.extend_from_slice(&buffer[..got]);
-                        }
-                    }
+                    Ok(got) => left -= got as u64,
                 }
             }
             let (status, headers, body) = self.answer(&request, began);
-            let answer = format!(
-                "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
-                body.len()
-            );
+            let format = if body.starts_with('<') { "xml" } else { "json" };
+            let mut answer =
+                format!("HTTP/1.1 {status} X\r\nContent-Type: application/{format}\r\n{headers}");
+            // The length in an answer to HEAD is that of the blob.
+            if request.method != "HEAD" {
+                answer.push_str(&format!("Content-Length: {}\r\n", body.len()));
+            }
+            answer.push_str("\r\n");
+            answer.push_str(&body);
             if writer.write_all(answer.as_bytes()).is_err() {
                 return;
             }
@@ -122,29 +133,16 @@ impl Platform {
             std::thread::sleep(Duration::from_millis(latency));
         }
         let mut state = self.state.lock().unwrap();
-        let mut count = |operation| *state.seen.requests.entry(operation).or_default() += 1;
+        if let ["account", "blob", blob @ ..] = parts.as_slice() {
+            let (status, headers, body) = state.blob(request, query, &blob.join("/"), began);
+            let headers = format!(
+                "ETag: {TAG}\r\nLast-Modified: {MODIFIED}\r\nx-ms-version: 2022-11-02\r\n\
+                 x-ms-request-id: 00000000-0000-4000-8000-000000000000\r\nx-ms-request-server-encrypted: true\r\n{headers}"
+            );
+            return (status, headers, body);
+        }
         let ok = |body: String| (200, String::new(), body);
         match (request.method.as_str(), parts.as_slice()) {
-            ("PUT", ["blob", file]) => {
-                count("content");
-                if query.contains("comp=blocklist") {
-                    return (201, String::new(), String::new());
-                }
-                let size = state.sizes.entry((*file).to_owned()).or_default();
-                *size = if query.contains("comp=block") {
-                    *size + request.length
-                } else {
-                    request.length
-                };
-                let now = Instant::now();
-                let first = state
-                    .seen
-                    .content
-                    .map_or(began, |(first, _)| first.min(began));
-                state.seen.content = Some((first, now));
-                (201, String::new(), String::new())
-            }
-            ("GET", ["blob", _]) => (404, String::new(), String::new()),
             ("POST", ["connect", "token"]) => {
                 ok(r#"{"access_token":"t","expires_in":3600,"token_type":"Bearer"}"#.to_owned())
             }
@@ -158,7 +156,7 @@ impl Platform {
                 ))
             }
             ("GET", ["storage", "folders", _, list @ ("files" | "folders")]) => {
-                count("list");
+                state.count("list");
                 ok(format!(r#"{{"{list}":[],"_links":{{}}}}"#))
             }
             ("POST", ["storage", "folders", _, "folders"]) => {
@@ -170,18 +168,18 @@ impl Platform {
                 )
             }
             ("POST", ["storage", "folders", _, "files"]) => {
-                count("create");
+                state.count("create");
                 state.seen.created.push(Instant::now());
                 let id = self.next.fetch_add(1, Ordering::Relaxed);
                 (202, String::new(), self.links(&format!("f{id}")))
             }
             ("POST", ["storage", "files", file, "updateContent"]) => {
-                count("update");
+                state.count("update");
                 state.sizes.remove(*file);
                 (202, String::new(), self.links(file))
             }
             ("POST", ["storage", "files", file, "complete"]) => {
-                count("complete");
+                state.count("complete");
                 ok(file_entity(file, &state))
             }
             ("GET", ["storage", "files", file]) => ok(file_entity(file, &state)),
@@ -212,7 +210,7 @@ impl Platform {
                 )
             }
             ("POST", [.., "run"]) => {
-                count("run");
+                state.count("run");
                 let id = self.next.fetch_add(1, Ordering::Relaxed);
                 (
                     202,
@@ -238,6 +236,74 @@ impl Platform {
         )
     }
 }
+
+impl State {
+    fn count(&mut self, operation: &'static str) {
+        *self.seen.requests.entry(operation).or_default() += 1;
+    }
+
+    /// What storage answers: as much of it as other programs look at.
+    fn blob(
+        &mut self,
+        request: &Request,
+        query: &str,
+        name: &str,
+        began: Instant,
+    ) -> (u16, String, String) {
+        let empty = |status| (status, String::new(), String::new());
+        match request.method.as_str() {
+            "GET" if name.is_empty() => (200, String::new(), self.list()),
+            "PUT" if query.contains("comp=blocklist") => {
+                self.count("content");
+                let size = self.blocks.remove(name).unwrap_or(0);
+                self.sizes.insert(name.to_owned(), size);
+                empty(201)
+            }
+            "PUT" => {
+                self.count("content");
+                if query.contains("comp=block") {
+                    *self.blocks.entry(name.to_owned()).or_default() += request.length;
+                } else {
+                    self.sizes.insert(name.to_owned(), request.length);
+                }
+                let seen = &mut self.seen;
+                seen.bytes += request.length;
+                let first = seen.content.map_or(began, |(first, _)| first.min(began));
+                seen.content = Some((first, Instant::now()));
+                empty(201)
+            }
+            "HEAD" if self.sizes.contains_key(name) => {
+                let size = self.sizes[name];
+                let told = format!("Content-Length: {size}\r\nx-ms-blob-type: BlockBlob\r\n");
+                (200, told, String::new())
+            }
+            _ => {
+                let told = "x-ms-error-code: BlobNotFound\r\n";
+                (404, told.to_owned(), String::new())
+            }
+        }
+    }
+
+    /// The blobs of the container.
+    fn list(&self) -> String {
+        let mut blobs = String::new();
+        for (name, size) in &self.sizes {
+            blobs.push_str(&format!(
+                "<Blob><Name>{name}</Name><Properties><Last-Modified>{MODIFIED}</Last-Modified><Etag>{TAG}</Etag>\
+                 <Content-Length>{size}</Content-Length><Content-Type>application/octet-stream</Content-Type>\
+                 <BlobType>BlockBlob</BlobType></Properties></Blob>"
+            ));
+        }
+        format!(
+            "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/></EnumerationResults>"
+        )
+    }
+}
+
+/// Nobody checks it.
+const SIGNATURE: &str = "sv=2022-11-02&sr=c&sp=rcwl&se=2099-01-01T00:00:00Z&sig=c2ln";
+const MODIFIED: &str = "Tue, 25 Nov 2025 00:00:00 GMT";
+const TAG: &str = "\"0x1\"";
 
 const CONNECTION: &str = r#"{"id":"c","displayName":"itwin-syncd","authenticationType":"Service"}"#;
 
@@ -282,6 +348,6 @@ impl Request {
     }
 
     fn is_content(&self) -> bool {
-        self.path.starts_with("/blob/")
+        self.path.starts_with("/account/")
     }
 }
