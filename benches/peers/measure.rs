@@ -185,7 +185,7 @@ impl Daemon {
                     found += usize::from(line.contains(text));
                     self.log.push(line);
                 }
-                Err(_) => panic!("{text:?} does not come:\n{}", self.log.join("\n")),
+                Err(error) => panic!("{text:?} does not come ({error}):\n{}", self.log.join("\n")),
             }
         }
         let mut told = self.log.iter().filter(|line| line.contains(text));
