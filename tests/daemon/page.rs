@@ -34,6 +34,29 @@ async fn site() -> (Site, std::path::PathBuf) {
     (site, folder)
 }
 
+/// The driver asks for any free port of IPv4 and then for the same one of IPv6: another program may have that, and
+/// the driver ends.
+async fn start_driver() -> (Child, u16) {
+    let mut told = String::new();
+    for _ in 0..10 {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("chromedriver should be installed");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if let Some(port) = line.split("successfully on port ").nth(1) {
+                return (driver, port.trim_end_matches('.').parse().unwrap());
+            }
+            told += &line;
+        }
+    }
+    panic!("chromedriver does not start: {told}");
+}
+
 /// A browser without a screen, and the program that drives it.
 struct Browser {
     page: Client,
@@ -43,20 +66,7 @@ struct Browser {
 
 impl Browser {
     async fn start() -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chromedriver should be installed");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port: u16 = loop {
-            let line = lines.next_line().await.unwrap().unwrap();
-            if let Some(port) = line.split("successfully on port ").nth(1) {
-                break port.trim_end_matches('.').parse().unwrap();
-            }
-        };
+        let (driver, port) = start_driver().await;
         let profile = tempfile::tempdir().unwrap();
         let arguments = [
             "--headless",
