@@ -9,6 +9,7 @@
 //! room to use them.
 
 mod folders;
+mod hash;
 mod pool;
 mod source;
 mod steps;

@@ -3,6 +3,7 @@
 //! Pulled, not pushed: the one who sends asks for the next block when there is room for it, and brings the memory for it.
 //! The handle stays open from the first look to the last, and the fingerprint is
 //! compared before and after on that handle. A share that hangs keeps the thread; the asker goes on after a deadline.
+//! Nobody waits for the bytes of a file that is only hashed, so that is done on several threads.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
@@ -12,18 +13,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::hash::{self, Pieces};
 use super::pool::Buffer;
 use crate::ledger::{Content, Fingerprint};
 use crate::share::{self, Root};
 
 /// How long the share may take for one piece. Generous: a slow share is not a dead one.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
-
-/// Read and hashed at once, so that what is hashed is still in the processor's cache.
-const SLICE: usize = 128 * 1024;
-
-/// Read in one go when nobody wants the bytes: a share must answer within the deadline for as much.
-const SKIM: u64 = 64 * 1024 * 1024;
 
 /// An open file.
 #[derive(Debug)]
@@ -104,8 +100,9 @@ impl Source {
         self.ask(|answer| Command::Next { buffer, answer }).await
     }
 
-    /// Reads what is left without giving it out, and tells what the whole file holds.
+    /// Tells what the whole file holds, without giving it out.
     pub(super) async fn hash(&self) -> Result<Content, Error> {
+        self.rewind().await?;
         while self.ask(|answer| Command::Skim { answer }).await? > 0 {}
         self.finish().await
     }
@@ -147,6 +144,8 @@ struct Reader {
     fingerprint: Fingerprint,
     left: u64,
     blake3: blake3::Hasher,
+    /// What was hashed in their stead when nobody wanted the bytes.
+    pieces: Pieces,
 }
 
 impl Reader {
@@ -162,6 +161,7 @@ impl Reader {
             fingerprint,
             left: fingerprint.size,
             blake3: blake3::Hasher::new(),
+            pieces: Pieces::default(),
         })
     }
 
@@ -180,7 +180,7 @@ impl Reader {
     /// Reads up to the size that the file had when it was opened, never beyond: what a writer appends is another version.
     fn next(&mut self, mut buffer: Buffer) -> Result<Block, Error> {
         let mut crc64 = crc64fast_nvme::Digest::new();
-        for slice in buffer.as_mut().chunks_mut(SLICE) {
+        for slice in buffer.as_mut().chunks_mut(hash::SLICE) {
             self.read(slice)?;
             crc64.write(slice);
         }
@@ -190,14 +190,13 @@ impl Reader {
         })
     }
 
-    /// Reads some of what is left, and tells how much is left then.
+    /// Hashes some of what is left, and tells how much is left then.
     fn skim(&mut self) -> Result<u64, Error> {
-        let mut slice = vec![0; SLICE];
-        let until = self.left.saturating_sub(SKIM);
-        while self.left > until {
-            let len = usize::try_from(self.left).map_or(SLICE, |left| left.min(SLICE));
-            self.read(slice.get_mut(..len).unwrap_or_default())?;
-        }
+        let at = self.fingerprint.size - self.left;
+        self.left -= self
+            .pieces
+            .add(&self.file, at, self.left)
+            .map_err(Error::from_read)?;
         Ok(self.left)
     }
 
@@ -206,13 +205,7 @@ impl Reader {
         if len > self.left {
             return Err(Error::Changed);
         }
-        match self.file.read_exact(slice) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(Error::Changed);
-            }
-            Err(error) => return Err(Error::from_io(error)),
-        }
+        self.file.read_exact(slice).map_err(Error::from_read)?;
         self.left -= len;
         self.blake3.update(slice);
         Ok(())
@@ -222,6 +215,7 @@ impl Reader {
         self.file.rewind().map_err(Error::from_io)?;
         self.left = self.fingerprint.size;
         self.blake3.reset();
+        self.pieces = Pieces::default();
         Ok(())
     }
 
@@ -235,8 +229,9 @@ impl Reader {
         if self.left > 0 || !on_handle || !at_path {
             return Err(Error::Changed);
         }
+        let digest = self.pieces.finish();
         Ok(Content {
-            digest: *self.blake3.finalize().as_bytes(),
+            digest: *digest.unwrap_or_else(|| self.blake3.finalize()).as_bytes(),
             bytes: self.fingerprint.size,
         })
     }
@@ -248,6 +243,14 @@ impl Error {
             Self::Gone
         } else {
             Self::Unreadable(Arc::new(error))
+        }
+    }
+
+    /// A file that ends before its size has changed.
+    fn from_read(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Changed,
+            _ => Self::from_io(error),
         }
     }
 }
@@ -292,7 +295,6 @@ mod tests {
             let content = source.finish().await.unwrap();
             assert_eq!(content.bytes, 400_000);
             assert_eq!(content.digest, *blake3::hash(&bytes).as_bytes());
-            source.rewind().await.unwrap();
             assert_eq!(source.hash().await.unwrap(), content);
         }
     }
@@ -351,7 +353,6 @@ mod tests {
         std::fs::write(dir.path().join(&path), "012").unwrap();
         let buffer = Pool::new(100, 100).take(10).await;
         assert!(matches!(source.next(buffer).await, Err(Error::Changed)));
-        source.rewind().await.unwrap();
         assert!(matches!(source.hash().await, Err(Error::Changed)));
     }
 
