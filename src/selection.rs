@@ -80,6 +80,18 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// The connector of a file that is uploaded, and within that None if it is stored only.
+    #[must_use]
+    pub fn connector(self) -> Option<Option<ConnectorType>> {
+        match self {
+            Self::Source { connector, .. } => Some(Some(connector)),
+            Self::UploadOnly { .. } => Some(None),
+            Self::NoConnector | Self::Ignored(_) => None,
+        }
+    }
+}
+
 /// Why a file is ignored or a folder not entered. `Display` gives it as the end of a sentence ("ignored: …").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
@@ -189,12 +201,18 @@ impl Selection {
     /// What the file at `rel` is to us, and why. `rel` is relative to the root, without `.` and `..`.
     #[must_use]
     pub fn decide(&self, rel: &Path) -> Verdict {
+        match rel.parent().and_then(ignored_folder) {
+            Some(reason) => Verdict::Ignored(reason),
+            None => self.decide_entered(rel),
+        }
+    }
+
+    /// The same for a file whose folders were all entered, as [`Selection::prunes`] has nothing against them.
+    #[must_use]
+    pub fn decide_entered(&self, rel: &Path) -> Verdict {
         let Some(name) = rel.file_name() else {
             return Verdict::NoConnector;
         };
-        if let Some(reason) = rel.parent().and_then(ignored_folder) {
-            return Verdict::Ignored(reason);
-        }
         if let Some(entry) = ignored::file(name.as_encoded_bytes()) {
             return Verdict::Ignored(entry.into());
         }
@@ -220,7 +238,6 @@ impl Selection {
             };
         }
         connectors::extensions(name)
-            .into_iter()
             .find_map(|extension| self.connectors.get(&extension))
             .map_or(Verdict::NoConnector, |(connector, why)| Verdict::Source {
                 connector: connector.clone(),

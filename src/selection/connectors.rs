@@ -96,27 +96,24 @@ pub(super) fn table() -> BTreeMap<String, (ConnectorType, Why)> {
 }
 
 /// The extensions of a file name, lower-cased: the two-part one first, when there is one. Empty when there is none, or none in UTF-8.
-pub(super) fn extensions(name: &OsStr) -> Vec<String> {
+pub(super) fn extensions(name: &OsStr) -> impl Iterator<Item = String> {
     // Only the extension must be UTF-8; the name before it may be anything.
     let mut parts = name.as_encoded_bytes().rsplitn(3, |&byte| byte == b'.');
     let last = parts.next().and_then(|part| str::from_utf8(part).ok());
-    let (Some(last), Some(before)) = (last.filter(|last| !last.is_empty()), parts.next()) else {
-        return Vec::new();
-    };
+    let before = parts.next();
     let has_stem = parts.next().is_some_and(|stem| !stem.is_empty());
-    if before.is_empty() && !has_stem {
-        // ".dgn" is a hidden file without extension.
-        return Vec::new();
-    }
-    let two_part = str::from_utf8(before)
-        .ok()
-        .filter(|before| has_stem && !before.is_empty())
-        .map(|before| format!("{before}.{last}"));
+    // ".dgn" is a hidden file without extension.
+    let is_hidden = before.is_none_or(|before| before.is_empty() && !has_stem);
+    let last = last.filter(|last| !last.is_empty() && !is_hidden);
+    let two_part = last.zip(before).and_then(|(last, before)| {
+        let before = str::from_utf8(before).ok()?;
+        (has_stem && !before.is_empty()).then(|| format!("{before}.{last}"))
+    });
+    let one_part = last.map(str::to_owned);
     two_part
         .into_iter()
-        .chain([last.to_owned()])
+        .chain(one_part)
         .map(|extension| extension.to_lowercase())
-        .collect()
 }
 
 /// Type, and the extensions it reads by default.

@@ -15,6 +15,9 @@ pub const LIST_VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: &'static str,
+    /// What the name begins and ends with, around its `*`; without one it begins with all of it. Split at compile time, as
+    /// every file of every scan is compared with every entry.
+    ends: (&'static [u8], Option<&'static [u8]>),
     /// Who leaves such names behind.
     pub(super) what: &'static str,
 }
@@ -23,17 +26,40 @@ pub(super) struct Entry {
 pub(super) fn file(name: &[u8]) -> Option<&'static Entry> {
     FILES
         .iter()
-        .find(|entry| fits(entry.name, name))
+        .find(|entry| entry.fits(name))
         .or_else(|| is_revit_backup(name).then_some(&REVIT_BACKUP))
 }
 
 /// The entry that ignores a folder of this name and everything in it.
 pub(super) fn folder(name: &[u8]) -> Option<&'static Entry> {
-    FOLDERS.iter().find(|entry| fits(entry.name, name))
+    FOLDERS.iter().find(|entry| entry.fits(name))
 }
 
 const fn entry(name: &'static str, what: &'static str) -> Entry {
-    Entry { name, what }
+    let (whole, mut star) = (name.as_bytes(), 0);
+    while star < whole.len() && whole[star] != b'*' {
+        star += 1;
+    }
+    let ends = match whole.split_at(star) {
+        (head, [_star, tail @ ..]) => (head, Some(tail)),
+        (head, []) => (head, None),
+    };
+    Entry { name, ends, what }
+}
+
+impl Entry {
+    fn fits(&self, name: &[u8]) -> bool {
+        let (head, Some(tail)) = self.ends else {
+            return name.eq_ignore_ascii_case(self.ends.0);
+        };
+        name.len() >= head.len() + tail.len()
+            && name
+                .get(..head.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(head))
+            && name
+                .get(name.len() - tail.len()..)
+                .is_some_and(|end| end.eq_ignore_ascii_case(tail))
+    }
 }
 
 static FILES: [Entry; 47] = [
@@ -114,21 +140,6 @@ static FOLDERS: [Entry; 24] = [
 ];
 
 static REVIT_BACKUP: Entry = entry("*.0001.rvt", "numbered backup of Revit");
-
-/// Whether `name` fits `pattern`, which has at most one `*`.
-fn fits(pattern: &str, name: &[u8]) -> bool {
-    let Some((head, tail)) = pattern.split_once('*') else {
-        return name.eq_ignore_ascii_case(pattern.as_bytes());
-    };
-    let (head, tail) = (head.as_bytes(), tail.as_bytes());
-    name.len() >= head.len() + tail.len()
-        && name
-            .get(..head.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(head))
-        && name
-            .get(name.len() - tail.len()..)
-            .is_some_and(|end| end.eq_ignore_ascii_case(tail))
-}
 
 /// `plan.0001.rvt`, also for families and templates. A number that reads as a year (`Tower.2025.rvt`) is taken for a name that a person gave: a needless
 /// upload does less harm than a design that is never synchronized.
