@@ -5,7 +5,9 @@
 //! Every public function is one transaction, so a process that is killed anywhere leaves a state that the next
 //! start can go on from. The ledger never calls another room and never lets an SQL type out.
 //!
-//! It is one SQLite file in WAL mode, and a transaction that returned survives a power cut (`durable`).
+//! It is one SQLite file in WAL mode. A transaction that returned survives the end of the process; whoever is about to
+//! do something outside that the ledger must know of waits for the disk first, so that it survives a power cut too
+//! (`durable`).
 //! One connection writes. A lock file beside it keeps a second daemon out; the lock goes with the process that holds it.
 //! The SQL is plain enough for Postgres: ids come from the program, times are milliseconds since the epoch.
 
@@ -18,6 +20,7 @@ mod durable;
 mod files;
 mod history;
 mod lanes;
+mod listings;
 mod pauses;
 mod report;
 mod requeue;
@@ -48,6 +51,7 @@ pub use lanes::{
     Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
     RunReport, Verdict,
 };
+pub use listings::{Changes, ListingPart};
 pub use report::{
     Counts, FileReport, Lists, Overview, Problem, ResultReport, RunEntry, RunSummary, Snapshot,
     Summary, WatchReport,
@@ -420,7 +424,7 @@ impl Ledger {
         }
     }
 
-    /// Ends a transaction; afterwards it survives a power cut.
+    /// Ends a transaction; afterwards it, and everything before it, survives a power cut.
     async fn commit(&self, tx: Transaction<'_, Sqlite>, action: &'static str) -> Result<(), Error> {
         tx.commit().await.during(action)?;
         self.durable(action).await

@@ -1,7 +1,12 @@
-//! What makes a transaction survive a power cut: the write-ahead log must be on the disk before it counts.
+//! What makes a transaction survive a power cut: the write-ahead log must be on the disk.
+//!
+//! Waiting for that costs more than the transaction, so only those wait that something outside follows from: a file is
+//! created, content is completed, a run is requested or its result told. What a power cut can take then is
+//! only what nobody outside has seen the like of: it is found out, or done, once more. As the log is written in one
+//! order, whoever waits has all that was written before on the disk too.
 //!
 //! SQLite would wait for the disk within each transaction (`synchronous=FULL`), and everybody else behind it. Here the
-//! transactions follow each other without that, and then wait together: one call to the disk covers all that were
+//! transactions follow each other without that, and those that wait do so together: one call to the disk covers all that were
 //! committed before it began. Whoever returns from here has its transaction, and all earlier ones, on the disk.
 
 use std::fs::File;

@@ -1,5 +1,6 @@
 //! Files as the watch room knows them: what was handed over last, and handing over what is newer.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
+use super::listings::forget_listing;
 use super::state::on_new_version;
 use super::story::{Step, note};
 use super::uploads::forget_storage_file;
@@ -125,19 +127,24 @@ impl Ledger {
         const ACTION: &str = "take over finished files";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let mut changed = 0;
+        let mut folders = BTreeSet::new();
         for file in files {
             if hand_over_one(&mut tx, watch, file, now)
                 .await
                 .during(ACTION)?
             {
                 changed += 1;
+                folders.insert(split(&file.path).0);
             }
+        }
+        for dir in folders {
+            forget_listing(&mut tx, watch.0, dir).await.during(ACTION)?;
         }
         let braked = match changed {
             0 => None,
             _ => brake(&mut tx, watch.0).await.during(ACTION)?,
         };
-        self.commit(tx, ACTION).await?;
+        tx.commit().await.during(ACTION)?;
         Ok(HandedOver { changed, braked })
     }
 
@@ -210,6 +217,9 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
+        forget_listing(&mut tx, job.watch.0, split(&gone.path).0)
+            .await
+            .during(ACTION)?;
         sqlx::query(
             "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, source_file_id = $5, \
              mapped_connector = $6 WHERE id = $1",
@@ -223,7 +233,7 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        self.commit(tx, ACTION).await?;
+        tx.commit().await.during(ACTION)?;
         job.storage_file_id = storage_file_id;
         Ok(true)
     }

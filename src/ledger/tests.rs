@@ -491,6 +491,87 @@ async fn a_file_that_vanished_counts_as_new_when_it_is_back() {
     assert!(f.claim(2).await.is_some());
 }
 
+/// Every way in which what is known of a file changes.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    NewFile,
+    NewVersion,
+    Vanished,
+    Inherited,
+    Moved,
+}
+
+impl Change {
+    async fn happen(self, f: &Fixture) {
+        match self {
+            Self::NewFile => assert_eq!(f.hand_over("plans/new.dgn", 1, 1).await, 1),
+            Self::NewVersion => assert_eq!(f.hand_over("plans/a.dgn", 2, 1).await, 1),
+            Self::Vanished => {
+                let job = f.claim(1).await.unwrap();
+                assert_eq!(job.path, Path::new("plans/a.dgn"));
+                f.ledger.finish_vanished(&job, at(1)).await.unwrap();
+            }
+            Self::Inherited => {
+                let job = f.claim(1).await.unwrap();
+                f.ledger.take_place(&job, &[1; 32]).await.unwrap();
+                f.store(&job, 1, 1).await;
+                let run = f.begin_run(1).await;
+                f.finish_run(run, Verdict::Synchronized, 1).await;
+                f.hand_over("A.dgn", 1, 1).await;
+                let mut job = f.claim(2).await.unwrap();
+                let gone = f.ledger.take_place(&job, &[1; 32]).await.unwrap().unwrap();
+                assert_eq!(gone.path, Path::new("plans/a.dgn"));
+                assert!(f.ledger.inherit(&mut job, &gone).await.unwrap());
+            }
+            Self::Moved => {
+                let elsewhere = WatchSpec {
+                    storage_folder: "elsewhere".to_owned(),
+                    ..spec("north")
+                };
+                let moved = f.ledger.register_watches(&[elsewhere], at(1)).await;
+                assert_eq!(moved.unwrap()[0].1, 1);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listing_is_old_news_until_anything_that_is_known_of_its_files_changes() {
+    for change in [
+        Change::NewFile,
+        Change::NewVersion,
+        Change::Vanished,
+        Change::Inherited,
+        Change::Moved,
+    ] {
+        let f = Fixture::new().await;
+        f.hand_over("plans/a.dgn", 1, 0).await;
+        let part = |part, digest| ListingPart {
+            watch: f.watch,
+            dir: Path::new("plans"),
+            part,
+            digest,
+        };
+        let whole = part(0, &[7; 32]);
+        let (old_news, changes) = f.ledger.is_old_news(&whole).await.unwrap();
+        assert!(!old_news);
+        f.ledger.keep_listing(&whole, changes).await.unwrap();
+        assert!(f.ledger.is_old_news(&whole).await.unwrap().0);
+        for other in [part(0, &[8; 32]), part(1, &[7; 32])] {
+            assert!(!f.ledger.is_old_news(&other).await.unwrap().0);
+        }
+
+        change.happen(&f).await;
+        let (old_news, now) = f.ledger.is_old_news(&whole).await.unwrap();
+        assert!(!old_news, "{change:?}");
+        // What was compared before the change is not kept after it.
+        f.ledger.keep_listing(&whole, changes).await.unwrap();
+        assert!(!f.ledger.is_old_news(&whole).await.unwrap().0, "{change:?}");
+        f.ledger.keep_listing(&whole, now).await.unwrap();
+        assert!(f.ledger.is_old_news(&whole).await.unwrap().0);
+    }
+}
+
 #[tokio::test]
 async fn a_held_watch_holds_up_no_other() {
     let f = Fixture::new().await;
@@ -709,6 +790,15 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
     }
 }
 
+fn whole_listing(watch: WatchId) -> ListingPart<'static> {
+    ListingPart {
+        watch,
+        dir: Path::new(""),
+        part: 0,
+        digest: &[7; 32],
+    }
+}
+
 /// Calls what reads rows, and counts the refusals.
 async fn read_everything(f: &Fixture) -> u32 {
     fn note<T>(refused: &mut u32, result: Result<T, Error>) -> Option<T> {
@@ -721,6 +811,10 @@ async fn read_everything(f: &Fixture) -> u32 {
     note(&mut refused, ledger.summary(now).await);
     note(&mut refused, ledger.results_since(at(0)).await);
     note(&mut refused, ledger.known_in(f.watch, Path::new("")).await);
+    let listing = whole_listing(f.watch);
+    if let Some((_, changes)) = note(&mut refused, ledger.is_old_news(&listing).await) {
+        note(&mut refused, ledger.keep_listing(&listing, changes).await);
+    }
     let changed = [ready("a.dgn", 77)];
     note(&mut refused, ledger.hand_over(f.watch, &changed, now).await);
     note(&mut refused, ledger.next_upload_due(now).await);
@@ -752,13 +846,14 @@ async fn read_everything(f: &Fixture) -> u32 {
 
 #[tokio::test]
 async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
-    const TABLES: [&str; 7] = [
+    const TABLES: [&str; 8] = [
         "connections",
         "watches",
         "imodels",
         "folders",
         "runs",
         "files",
+        "listings",
         "jobs",
     ];
     let nonsense = [
@@ -777,6 +872,9 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
     let job = f.claim(1).await.unwrap();
     f.store(&job, 1, 2).await;
     f.begin_run(3).await;
+    let listing = whole_listing(f.watch);
+    let (_, changes) = f.ledger.is_old_news(&listing).await.unwrap();
+    f.ledger.keep_listing(&listing, changes).await.unwrap();
     let Fixture { dir, ledger, watch } = f;
     let mut columns = Vec::new();
     for table in TABLES {

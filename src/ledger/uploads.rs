@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
-use super::files::{fingerprint, join};
+use super::files::{fingerprint, join, split};
+use super::listings::forget_listing;
 use super::state::{AfterUpload, after_upload};
 use super::story::{Step, note};
 use super::watches::{Braked, brake};
@@ -207,7 +208,7 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
-        self.commit(tx, ACTION).await
+        tx.commit().await.during(ACTION)
     }
 
     /// Checkpoint before *create file* is sent with `marker` in its description.
@@ -251,7 +252,7 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        self.commit(tx, ACTION).await
+        tx.commit().await.during(ACTION)
     }
 
     /// Takes over a storage file that was there before and holds other content than the local file. The job waits for
@@ -278,7 +279,7 @@ impl Ledger {
             .await
             .during(ACTION)?;
         let braked = brake(&mut tx, job.watch.0).await.during(ACTION)?;
-        self.commit(tx, ACTION).await?;
+        tx.commit().await.during(ACTION)?;
         Ok(braked)
     }
 
@@ -298,7 +299,7 @@ impl Ledger {
         const ACTION: &str = "forget a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         forget_storage_file(&mut tx, file.0).await.during(ACTION)?;
-        self.commit(tx, ACTION).await
+        tx.commit().await.during(ACTION)
     }
 
     /// Checkpoint after storage acknowledged all bytes of `content`, before *complete* is sent.
@@ -381,7 +382,7 @@ impl Ledger {
         let result = hand_on(&mut tx, job, stored.version, Outcome::Uploaded, now)
             .await
             .during(ACTION)?;
-        self.commit(tx, ACTION).await?;
+        tx.commit().await.during(ACTION)?;
         Ok(result)
     }
 
@@ -402,7 +403,7 @@ impl Ledger {
         let result = hand_on(&mut tx, job, job.version, Outcome::Unchanged, now)
             .await
             .during(ACTION)?;
-        self.commit(tx, ACTION).await?;
+        tx.commit().await.during(ACTION)?;
         Ok(result)
     }
 
@@ -415,6 +416,9 @@ impl Ledger {
             .bind(job.file.0)
             .bind(job.version)
             .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
+        forget_listing(&mut tx, job.watch.0, split(&job.path).0)
             .await
             .during(ACTION)?;
         if newest == job.version {
@@ -433,7 +437,7 @@ impl Ledger {
         } else {
             make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
         }
-        self.commit(tx, ACTION).await
+        tx.commit().await.during(ACTION)
     }
 
     /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
@@ -453,7 +457,7 @@ impl Ledger {
                 .await
                 .during(ACTION)?;
         }
-        self.commit(tx, ACTION).await
+        tx.commit().await.during(ACTION)
     }
 
     /// Gives a claimed job back untouched, because the service stops.

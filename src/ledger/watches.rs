@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 use tracing::error;
 
+use super::listings::forget_listings;
 use super::{During as _, Error, Ledger, RootState, bytes_column, millis, new_id};
 
 /// A hold without end: the watch is not configured any more.
@@ -328,6 +329,7 @@ async fn forget_cloud_side(
     .execute(&mut **tx)
     .await?
     .rows_affected();
+    forget_listings(tx, watch_id).await?;
     sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
         .bind(watch_id)
         .execute(&mut **tx)

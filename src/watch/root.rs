@@ -15,13 +15,13 @@ use tracing::{debug, info, warn};
 use super::events::{self, Hint, Hints};
 use super::left_alone::LeftAlone;
 use super::look::{self, Seen, Sight};
-use super::scan::{self, Listing, Plan, Report, Summary};
+use super::scan::{self, Listed, Listing, Plan, Report, Summary};
 use super::settle::{Settling, Step};
 use super::{Handover, Order, Progress};
 use crate::config::Watch;
 use crate::failpoint::failpoint;
-use crate::ledger::{Fingerprint, Ready, RootState, WatchId};
-use crate::selection::Verdict;
+use crate::ledger::{Changes, Fingerprint, ListingPart, Ready, RootState, WatchId};
+use crate::selection::{ConnectorType, Verdict};
 use crate::share::Identity;
 
 /// Paths in one request to the looking thread: enough to be efficient, few enough to hand over in between.
@@ -33,7 +33,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How often the root is checked for being there at all, and for being the same one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
-type KnownFiles = HashMap<OsString, (Option<Fingerprint>, Option<String>)>;
+/// What the ledger knows of the files of a folder, and since which change.
+type KnownFiles = (
+    Changes,
+    HashMap<OsString, (Option<Fingerprint>, Option<String>)>,
+);
 
 pub(super) struct Task {
     watch: Watch,
@@ -53,8 +57,8 @@ pub(super) struct Task {
     /// Wanted files of the scan under way that turned out to be new or changed.
     changed: usize,
     left_alone: Arc<LeftAlone>,
-    /// What the ledger knows of the folder that was listed last: a large one comes in several listings.
-    known: (PathBuf, KnownFiles),
+    /// Of the folder whose listing comes now, once a part of it had to be compared: a large one comes in several.
+    known: Option<KnownFiles>,
 }
 
 #[derive(Debug)]
@@ -145,7 +149,7 @@ pub(super) async fn run(
         },
         changed: 0,
         left_alone,
-        known: (PathBuf::new(), KnownFiles::new()),
+        known: None,
         watch,
         id,
         out,
@@ -310,30 +314,53 @@ impl Task {
     fn wanted(&self, path: &Path) -> Option<Option<String>> {
         let verdict = self.watch.selection.decide(path);
         self.left_alone.mention(path, &verdict);
-        match verdict {
-            Verdict::Source { connector, .. } => Some(Some(connector.as_str().to_owned())),
-            Verdict::UploadOnly { .. } => Some(None),
-            Verdict::NoConnector | Verdict::Ignored(_) => None,
-        }
+        let connector = verdict.connector()?;
+        Some(connector.map(|connector| connector.to_string()))
     }
 
     async fn take_listing(&mut self, listing: Listing) -> Result<(), super::Error> {
-        if !listing.continued || self.known.0 != listing.dir {
-            let known = self.out.ledger.known_in(self.id, &listing.dir).await?;
-            let known = known
-                .into_iter()
-                .map(|known| (known.name, (known.fingerprint, known.connector)))
-                .collect();
-            self.known = (listing.dir, known);
+        let ledger = &self.out.ledger;
+        let part = ListingPart {
+            watch: self.id,
+            dir: &listing.dir,
+            part: listing.part,
+            digest: &listing.digest(),
+        };
+        if listing.part == 0 {
+            self.known = None;
         }
-        for (path, fingerprint) in listing.files {
-            let Some(connector) = self.wanted(&path) else {
-                continue;
-            };
-            let as_known = path.file_name().and_then(|name| self.known.1.get(name));
-            if as_known != Some(&(Some(fingerprint), connector))
-                && !self.settling.touch(&path, Instant::now())
-            {
+        let (old_news, changes) = ledger.is_old_news(&part).await?;
+        if old_news {
+            return Ok(());
+        }
+        let (changes, known) = match &self.known {
+            Some(known) => known,
+            None => {
+                let files = ledger.known_in(self.id, &listing.dir).await?;
+                let files = files
+                    .into_iter()
+                    .map(|known| (known.name, (known.fingerprint, known.connector)));
+                self.known.insert((changes, files.collect()))
+            }
+        };
+        let is_news = |file: &Listed| {
+            let known = file.path.file_name().and_then(|name| known.get(name));
+            known.is_none_or(|(fingerprint, connector)| {
+                *fingerprint != Some(file.fingerprint)
+                    || connector.as_deref() != file.connector.as_ref().map(ConnectorType::as_str)
+            })
+        };
+        let news: Vec<PathBuf> = listing
+            .files
+            .iter()
+            .filter(|file| is_news(file))
+            .map(|file| file.path.clone())
+            .collect();
+        if news.is_empty() {
+            ledger.keep_listing(&part, *changes).await?;
+        }
+        for path in news {
+            if !self.settling.touch(&path, Instant::now()) {
                 self.changed += 1;
                 self.look_at(path);
             }

@@ -22,7 +22,7 @@ use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
 use crate::ledger::{Fingerprint, Ready};
-use crate::selection::{Selection, Verdict};
+use crate::selection::{ConnectorType, Selection};
 use crate::share::{self, Identity, Kind, Root};
 
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
@@ -52,9 +52,42 @@ pub(super) enum Report {
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) dir: PathBuf,
-    pub(super) files: Vec<(PathBuf, Fingerprint)>,
-    /// Whether the listing before was of the same folder in the same walk.
-    pub(super) continued: bool,
+    pub(super) files: Vec<Listed>,
+    /// Which part of the folder it is, in this walk; from 0.
+    pub(super) part: u32,
+}
+
+/// A wanted file.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) path: PathBuf,
+    pub(super) fingerprint: Fingerprint,
+    /// None: it is stored only.
+    pub(super) connector: Option<ConnectorType>,
+}
+
+impl Listing {
+    /// Of all by which a file is known.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let mut all = Vec::new();
+        for file in &self.files {
+            let name = file.path.file_name().unwrap_or_default().as_bytes();
+            let connector = file.connector.as_ref().map(ConnectorType::as_str);
+            let print = &file.fingerprint;
+            all.extend((name.len() as u64).to_le_bytes());
+            all.extend(name);
+            all.extend(print.size.to_le_bytes());
+            all.extend(print.mtime_ns.to_le_bytes());
+            all.extend(print.ctime_ns.to_le_bytes());
+            all.extend(
+                connector
+                    .map_or(u64::MAX, |name| name.len() as u64)
+                    .to_le_bytes(),
+            );
+            all.extend(connector.unwrap_or_default().as_bytes());
+        }
+        *blake3::hash(&all).as_bytes()
+    }
 }
 
 /// What a walk of the whole root found.
@@ -134,18 +167,10 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
             Report::Listing(listing) => {
                 survey
                     .files
-                    .extend(listing.files.into_iter().map(|(path, fingerprint)| {
-                        let connector = match watch.selection.decide(&path) {
-                            Verdict::Source { connector, .. } => {
-                                Some(connector.as_str().to_owned())
-                            }
-                            _ => None,
-                        };
-                        Ready {
-                            path,
-                            fingerprint,
-                            connector,
-                        }
+                    .extend(listing.files.into_iter().map(|file| Ready {
+                        path: file.path,
+                        fingerprint: file.fingerprint,
+                        connector: file.connector.map(|connector| connector.to_string()),
                     }));
             }
             Report::FolderDone => {}
@@ -270,7 +295,7 @@ impl Scanner {
             Err(error) => return Ok(Err(error.into())),
         };
         let mut files = Vec::new();
-        let mut continued = false;
+        let mut part = 0;
         while let Some(entry) = entries.read() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -281,65 +306,63 @@ impl Scanner {
                 continue;
             }
             let path = dir.join(name);
-            let Some(kind) = self.wanted(&path, entry.file_type()) else {
-                self.found.ignored += u64::from(entry.file_type() == FileType::RegularFile);
-                continue;
+            let ask = || {
+                let fd = entries.fd().ok()?;
+                rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()
             };
-            if kind == Kind::Folder {
-                stack.push(path);
-                continue;
-            }
-            let Ok(stat) = entries.fd().and_then(|fd| {
-                rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
-            }) else {
-                continue;
+            // By name and type before any further call; some file systems do not tell the type.
+            let (kind, stat) = match entry.file_type() {
+                FileType::Directory => (Kind::Folder, None),
+                FileType::RegularFile => (Kind::Regular, None),
+                FileType::Unknown => match ask() {
+                    Some(stat) => (share::kind(&stat), Some(stat)),
+                    None => continue,
+                },
+                _ => continue,
             };
-            match share::kind(&stat) {
-                Kind::Regular if self.takes(&path) => {
-                    self.found.files += 1;
-                    files.push((path, share::fingerprint_of(&stat)));
-                }
+            match kind {
                 Kind::Folder if self.enters(&path) => stack.push(path),
-                Kind::Regular | Kind::Folder | Kind::Other => {}
+                Kind::Regular => {
+                    let verdict = self.plan.selection.decide_entered(&path);
+                    self.plan.left_alone.mention(&path, &verdict);
+                    let Some(connector) = verdict.connector() else {
+                        self.found.ignored += 1;
+                        continue;
+                    };
+                    let stat = stat.or_else(ask);
+                    let Some(stat) = stat.filter(|stat| share::kind(stat) == Kind::Regular) else {
+                        continue;
+                    };
+                    self.found.files += 1;
+                    files.push(Listed {
+                        path,
+                        fingerprint: share::fingerprint_of(&stat),
+                        connector,
+                    });
+                }
+                Kind::Folder | Kind::Other => {}
             }
             if files.len() == LISTING_MAX {
-                let files = std::mem::take(&mut files);
-                self.tell(Report::Listing(Listing {
-                    dir: dir.to_owned(),
-                    files,
-                    continued,
-                }))?;
-                continued = true;
+                self.tell_listing(dir, std::mem::take(&mut files), part)?;
+                part += 1;
             }
         }
         if !files.is_empty() {
-            self.tell(Report::Listing(Listing {
-                dir: dir.to_owned(),
-                files,
-                continued,
-            }))?;
+            self.tell_listing(dir, files, part)?;
         }
         Ok(Ok(()))
     }
 
-    /// Decides by name and type before any further call. `Regular` also stands for "the type is not known yet".
-    fn wanted(&self, path: &Path, file_type: FileType) -> Option<Kind> {
-        match file_type {
-            FileType::Directory => self.enters(path).then_some(Kind::Folder),
-            FileType::RegularFile => self.takes(path).then_some(Kind::Regular),
-            FileType::Unknown => Some(Kind::Regular),
-            _ => None,
-        }
+    fn tell_listing(&self, dir: &Path, files: Vec<Listed>, part: u32) -> Result<(), Stopped> {
+        self.tell(Report::Listing(Listing {
+            dir: dir.to_owned(),
+            files,
+            part,
+        }))
     }
 
     fn enters(&self, path: &Path) -> bool {
         self.plan.recursive && self.plan.selection.prunes(path).is_none()
-    }
-
-    fn takes(&self, path: &Path) -> bool {
-        let verdict = self.plan.selection.decide(path);
-        self.plan.left_alone.mention(path, &verdict);
-        matches!(verdict, Verdict::Source { .. } | Verdict::UploadOnly { .. })
     }
 
     fn watch(&mut self, dir: &Path) {
@@ -366,5 +389,60 @@ impl Scanner {
 
     fn tell(&self, report: Report) -> Result<(), Stopped> {
         self.reports.blocking_send(report).map_err(|_| Stopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One file with this name, this size and these times, and this connector.
+    fn listing(path: &str, numbers: [i64; 3], connector: Option<&str>) -> Listing {
+        let [size, mtime_ns, ctime_ns] = numbers;
+        let file = Listed {
+            path: PathBuf::from(path),
+            fingerprint: Fingerprint {
+                size: size.unsigned_abs(),
+                mtime_ns,
+                ctime_ns,
+            },
+            connector: connector.map(ConnectorType::new),
+        };
+        Listing {
+            dir: PathBuf::from("plans"),
+            files: vec![file],
+            part: 0,
+        }
+    }
+
+    #[test]
+    fn a_digest_tells_any_change_of_what_a_file_is_known_by() {
+        let digests: Vec<_> = [
+            listing("plans/a.dgn", [1, 2, 3], Some("MSTN")),
+            listing("plans/b.dgn", [1, 2, 3], Some("MSTN")),
+            listing("plans/a.dgn", [0, 2, 3], Some("MSTN")),
+            listing("plans/a.dgn", [1, 0, 3], Some("MSTN")),
+            listing("plans/a.dgn", [1, 2, 0], Some("MSTN")),
+            listing("plans/a.dgn", [1, 2, 3], Some("DWG")),
+            listing("plans/a.dgn", [1, 2, 3], Some("")),
+            listing("plans/a.dgn", [1, 2, 3], None),
+        ]
+        .iter()
+        .map(Listing::digest)
+        .collect();
+        let different: std::collections::HashSet<_> = digests.iter().collect();
+        assert_eq!(different.len(), digests.len());
+        let again = listing("plans/a.dgn", [1, 2, 3], Some("MSTN"));
+        assert_eq!(again.digest(), digests[0]);
+        let two = Listing {
+            files: again
+                .files
+                .into_iter()
+                .chain(listing("plans/b.dgn", [1, 2, 3], None).files)
+                .collect(),
+            dir: again.dir,
+            part: 0,
+        };
+        assert!(!digests.contains(&two.digest()));
     }
 }
