@@ -8,7 +8,7 @@
 //! It is one SQLite file in WAL mode. A transaction that returned survives the end of the process; whoever is about to
 //! do something outside that the ledger must know of waits for the disk first, so that it survives a power cut too
 //! (`durable`).
-//! One connection writes. A lock file beside it keeps a second daemon out; the lock goes with the process that holds it.
+//! One connection writes, others read beside it. A lock file beside it keeps a second daemon out; the lock goes with the process that holds it.
 //! The SQL is plain enough for Postgres: ids come from the program, times are milliseconds since the epoch.
 
 #![allow(
@@ -76,7 +76,10 @@ const UPGRADE: Duration = Duration::from_secs(2);
 /// The ledger of one state directory. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
 pub struct Ledger {
+    /// The one that writes.
     pool: SqlitePool,
+    /// Those that only read: nobody who looks something up waits for a transaction.
+    reads: SqlitePool,
     log: Log,
     /// The exclusive lock on the state directory. None for a reader.
     lock: Option<Arc<File>>,
@@ -332,6 +335,7 @@ impl Ledger {
             .busy_timeout(Duration::from_secs(30));
         let ledger = Self {
             pool: connect(options).await?,
+            reads: readers(&database),
             log: Log::of(&database),
             lock: Some(Arc::clone(lock)),
             moved_aside: None,
@@ -374,11 +378,7 @@ impl Ledger {
         if !file.exists() {
             return Err(missing());
         }
-        let options = SqliteConnectOptions::new()
-            .filename(&file)
-            .read_only(true)
-            .busy_timeout(Duration::from_secs(5));
-        let pool = connect(options).await?;
+        let pool = readers(&file);
         // A daemon that starts may be about to make the tables, or to bring them to this version.
         let deadline = Instant::now() + UPGRADE;
         loop {
@@ -406,6 +406,7 @@ impl Ledger {
             tokio::time::sleep(UPGRADE / 20).await;
         }
         Ok(Self {
+            reads: pool.clone(),
             pool,
             log: Log::of(&file),
             lock: None,
@@ -415,6 +416,8 @@ impl Ledger {
 
     /// Closes the database, which folds the write-ahead log back into the one file.
     pub async fn close(self) {
+        // The last one to be closed folds the log.
+        self.reads.close().await;
         self.pool.close().await;
         // The next start knows by the empty lock file that nothing has to be checked.
         if let Some(lock) = &self.lock
@@ -488,14 +491,25 @@ impl std::fmt::Debug for Ledger {
 }
 
 async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
+    pool(1).connect_with(options).await.during("be opened")
+}
+
+/// Connections that read, each opened when it is needed first.
+fn readers(database: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(database)
+        .read_only(true)
+        .busy_timeout(Duration::from_secs(5));
+    // A report may take its time; the stages go on meanwhile.
+    pool(2).connect_lazy_with(options)
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
-        .max_connections(1)
+        .max_connections(connections)
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(Duration::from_secs(60))
-        .connect_with(options)
-        .await
-        .during("be opened")
 }
 
 /// Begins the lock file of a process that ended because the ledger is damaged.

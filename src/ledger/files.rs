@@ -78,7 +78,7 @@ impl Ledger {
         )
         .bind(watch.0)
         .bind(dir.as_os_str().as_bytes())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await
         .during("list the known files of a folder")?;
         Ok(rows.into_iter().map(Known::from).collect())
@@ -94,7 +94,7 @@ impl Ledger {
         .bind(watch.0)
         .bind(dir)
         .bind(name)
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.reads)
         .await
         .during("look up a file")?;
         Ok(row.map(Known::from))
@@ -104,7 +104,7 @@ impl Ledger {
     pub async fn known_by_name(&self, watch: &str, path: &Path) -> Result<Option<Known>, Error> {
         let id: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
             .bind(watch)
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.reads)
             .await
             .during("look up a watch")?;
         match id {
@@ -171,7 +171,7 @@ impl Ledger {
             sqlx::query_as("SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2")
                 .bind(job.watch.0)
                 .bind(&place[..])
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.reads)
                 .await
                 .during(ACTION)?;
         Ok(other.map(|(id, dir, name)| Occupant {
@@ -293,6 +293,7 @@ async fn hand_over_one(
             .bind(version.saturating_add(1))
             .execute(&mut **tx)
             .await?;
+            open_job(tx, id, version.saturating_add(1), now).await?;
             (id, version.saturating_add(1))
         }
         None => {
@@ -311,10 +312,10 @@ async fn hand_over_one(
             .bind(&file.connector)
             .execute(&mut **tx)
             .await?;
+            insert_job(tx, id, 1, now).await?;
             (id, 1)
         }
     };
-    open_job(tx, id, version, now).await?;
     note(tx, id, version, Step::Seen, None, now).await?;
     Ok(true)
 }
@@ -331,13 +332,7 @@ async fn open_job(
         .fetch_optional(&mut **tx)
         .await?;
     let Some(state) = state else {
-        sqlx::query("INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES ($1, 'due', $2, $3, $3)")
-            .bind(file_id)
-            .bind(version)
-            .bind(millis(now))
-            .execute(&mut **tx)
-            .await?;
-        return Ok(());
+        return insert_job(tx, file_id, version, now).await;
     };
     let state = JobState::try_from(state).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     if on_new_version(state) == JobState::Due {
@@ -352,6 +347,21 @@ async fn open_job(
         .execute(&mut **tx)
         .await?;
     }
+    Ok(())
+}
+
+async fn insert_job(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    version: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES ($1, 'due', $2, $3, $3)")
+        .bind(file_id)
+        .bind(version)
+        .bind(millis(now))
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 

@@ -46,9 +46,8 @@ const OLD: &[Old] = &[
 ];
 
 impl Ledger {
-    /// Deletes history from before `before`, a little at a time, and returns how many rows went. `reader` is a
-    /// second ledger on the same directory, so that looking for them holds up nobody who writes.
-    pub async fn forget_history(&self, reader: &Self, before: Timestamp) -> Result<u64, Error> {
+    /// Deletes history from before `before`, a little at a time, and returns how many rows went.
+    pub async fn forget_history(&self, before: Timestamp) -> Result<u64, Error> {
         const ACTION: &str = "forget old history";
         let mut gone = 0;
         for old in OLD {
@@ -58,7 +57,7 @@ impl Ledger {
                     .bind(millis(before))
                     .bind(last)
                     .bind(LOOK)
-                    .fetch_all(&reader.pool)
+                    .fetch_all(&self.reads)
                     .await
                     .during(ACTION)?;
                 let Some((id, _)) = rows.last() else { break };

@@ -157,7 +157,7 @@ impl Ledger {
         let row: Option<(String, String)> =
             sqlx::query_as("SELECT itwin_id, root_folder_id FROM imodels WHERE id = $1")
                 .bind(imodel_id)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.reads)
                 .await
                 .during("look up an iModel")?;
         Ok(row.map(|(itwin_id, root_folder_id)| ImodelRecord {
@@ -190,7 +190,7 @@ impl Ledger {
         sqlx::query_scalar("SELECT folder_id FROM folders WHERE root_folder_id = $1 AND path = $2")
             .bind(root_folder_id)
             .bind(path)
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.reads)
             .await
             .during("look up a storage folder")
     }
@@ -232,7 +232,7 @@ impl Ledger {
              AND EXISTS (SELECT 1 FROM watches w WHERE w.connection_id = c.id) ORDER BY id",
         )
         .bind(imodel_id)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await
         .during("list the connections of an iModel")?;
         Ok(rows
@@ -300,7 +300,7 @@ impl Ledger {
         )
         .bind(imodel_id)
         .bind(millis(now))
-        .fetch_one(&self.pool)
+        .fetch_one(&self.reads)
         .await
         .during("look at the backlog of an iModel")?;
         Ok(Backlog {
@@ -324,7 +324,7 @@ impl Ledger {
         let rows: Vec<BatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(connection.0)
             .bind(millis(now))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.reads)
             .await
             .during("list the files that await a run")?;
         Ok(rows.into_iter().filter_map(BatchRow::into_file).collect())
@@ -336,7 +336,7 @@ impl Ledger {
             "SELECT 1 FROM files WHERE connection_id = $1 AND source_file_id IS NOT NULL LIMIT 1",
         )
         .bind(connection.0)
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.reads)
         .await
         .during("look for source files")?;
         Ok(one.is_some())
@@ -431,7 +431,7 @@ impl Ledger {
         let one: Option<i64> =
             sqlx::query_scalar("SELECT 1 FROM runs WHERE platform_id = $1 LIMIT 1")
                 .bind(platform_id)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.reads)
                 .await
                 .during("look up a run")?;
         Ok(one.is_some())
@@ -463,7 +463,7 @@ impl Ledger {
              WHERE c.imodel_id = $1 AND r.phase <> 'ended' ORDER BY r.id LIMIT 1",
         )
         .bind(imodel_id)
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.reads)
         .await
         .during("look for a run under way")?;
         Ok(row.map(
@@ -482,7 +482,7 @@ impl Ledger {
         let sql = format!("{BATCH_COLUMNS} WHERE j.run_id = $1 ORDER BY f.id");
         let rows: Vec<BatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(run.0)
-            .fetch_all(&self.pool)
+            .fetch_all(&self.reads)
             .await
             .during("list the files of a run")?;
         Ok(rows.into_iter().filter_map(BatchRow::into_file).collect())

@@ -36,7 +36,7 @@ impl Ledger {
         .bind(part.watch.0)
         .bind(part.dir.as_os_str().as_bytes())
         .bind(i64::from(part.part))
-        .fetch_one(&self.pool)
+        .fetch_one(&self.reads)
         .await
         .during("look up a listing")?;
         let same = digest.as_deref() == Some(&part.digest[..]);

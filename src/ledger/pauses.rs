@@ -8,7 +8,7 @@ impl Ledger {
     /// Hosts that are to be left alone, and until when.
     pub async fn pauses(&self) -> Result<Vec<(String, Timestamp)>, Error> {
         let rows: Vec<(String, i64)> = sqlx::query_as("SELECT host, until FROM pauses")
-            .fetch_all(&self.pool)
+            .fetch_all(&self.reads)
             .await
             .during("look up the pauses of hosts")?;
         Ok(rows

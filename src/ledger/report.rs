@@ -372,7 +372,7 @@ const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.e
 impl Ledger {
     /// The state of everything, as of `now`.
     pub async fn snapshot(&self, now: Timestamp) -> Result<Snapshot, Error> {
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let mut tx = self.reads.begin().await.during(ACTION)?;
         let (watches, _) = counted_watches(&mut tx, now).await?;
         let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
         let files: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -388,7 +388,7 @@ impl Ledger {
 
     /// The state of everything that does not rest, as of `now`.
     pub async fn overview(&self, lists: Lists, now: Timestamp) -> Result<Overview, Error> {
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let mut tx = self.reads.begin().await.during(ACTION)?;
         let (watches, last_success) = counted_watches(&mut tx, now).await?;
         let mut list = async |rest: &str, limit: u32| {
             let sql = format!("{FILES} {rest} LIMIT $1");
@@ -451,7 +451,7 @@ impl Ledger {
         limit: u32,
         now: Timestamp,
     ) -> Result<(Vec<WatchReport>, Vec<Problem>, u64), Error> {
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let mut tx = self.reads.begin().await.during(ACTION)?;
         let watches = watches(&mut tx, now).await?.into_iter();
         let watches = watches
             .map(|(_, watch)| watch)
@@ -483,7 +483,7 @@ impl Ledger {
     pub async fn alert_memo(&self, name: &str) -> Result<Option<String>, Error> {
         sqlx::query_scalar("SELECT memo FROM alerts WHERE name = $1")
             .bind(name)
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.reads)
             .await
             .during("look up what was told")
     }
@@ -506,7 +506,7 @@ impl Ledger {
         let row: Option<FileRow> =
             sqlx::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
                 .bind(file.0)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.reads)
                 .await
                 .during(ACTION)?;
         Ok(reports(row)?.pop())
@@ -519,7 +519,7 @@ impl Ledger {
         )))
         .bind(id)
         .bind(limit)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await
         .during(ACTION)?;
         results_of(rows)
@@ -528,7 +528,7 @@ impl Ledger {
     /// The id of the last result, to begin [`Ledger::results_after`] with; 0 when there is none.
     pub async fn last_result(&self) -> Result<i64, Error> {
         let id: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
-            .fetch_one(&self.pool)
+            .fetch_one(&self.reads)
             .await
             .during(ACTION)?;
         Ok(id.unwrap_or(0))
@@ -540,7 +540,7 @@ impl Ledger {
             "{RUNS} WHERE r.id >= $1 ORDER BY r.id"
         )))
         .bind(number)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await
         .during(ACTION)?;
         Ok(rows.into_iter().map(RunRow::into_entry).collect())
@@ -558,7 +558,7 @@ impl Ledger {
         )
         .bind(millis(soon))
         .bind(millis(RETIRED))
-        .fetch_one(&self.pool)
+        .fetch_one(&self.reads)
         .await
         .during("count its jobs")?;
         Ok(Summary {
@@ -574,7 +574,7 @@ impl Ledger {
         let rows: Vec<(String, i64)> =
             sqlx::query_as("SELECT outcome, COUNT(*) FROM results WHERE at >= $1 GROUP BY outcome ORDER BY outcome")
                 .bind(millis(since))
-                .fetch_all(&self.pool)
+                .fetch_all(&self.reads)
                 .await
                 .during(ACTION)?;
         rows.into_iter()

@@ -29,7 +29,7 @@ impl Ledger {
             Requeue::Failed => {
                 let ids: Vec<i64> =
                     sqlx::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
-                        .fetch_all(&self.pool)
+                        .fetch_all(&self.reads)
                         .await
                         .during(ACTION)?;
                 failed = ids.into_iter().map(FileId).collect();

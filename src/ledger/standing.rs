@@ -24,7 +24,7 @@ impl Ledger {
             "SELECT name, root_state FROM watches WHERE held_until < $1 ORDER BY name",
         )
         .bind(millis(RETIRED))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await
         .during(ACTION)?;
         let roots = roots
@@ -38,7 +38,7 @@ impl Ledger {
         let last_run: Option<(i64, Option<String>)> = sqlx::query_as(
             "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1",
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.reads)
         .await
         .during(ACTION)?;
         Ok(Standing {

@@ -117,7 +117,7 @@ impl Ledger {
              ORDER BY 1, 9",
         )
         .bind(file.0)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await
         .during(ACTION)?;
         let number = |column: i64| u64::try_from(column).unwrap_or(0);

@@ -898,6 +898,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
                 .foreign_keys(false);
             let ledger = Ledger {
                 pool: connect(options).await.unwrap(),
+                reads: readers(&file),
                 log: Log::of(&file),
                 lock: None,
                 moved_aside: None,
@@ -973,13 +974,9 @@ async fn old_history_goes_but_what_became_of_each_file_last_stays() {
         story.lines.iter().map(|line| line.at).collect::<Vec<_>>()
     };
     assert_eq!(lines().await.len(), 8);
-    let gone = fixture.ledger.forget_history(&reader, at(3000)).await;
+    let gone = fixture.ledger.forget_history(at(3000)).await;
     assert_eq!(gone.unwrap(), 4);
     assert_eq!(lines().await, [at(3000), at(3000), at(4000), at(4000)]);
-    fixture
-        .ledger
-        .forget_history(&reader, at(9000))
-        .await
-        .unwrap();
+    fixture.ledger.forget_history(at(9000)).await.unwrap();
     assert_eq!(lines().await, [at(4000), at(4000)], "the last of the file");
 }

@@ -171,7 +171,7 @@ impl Ledger {
              FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
         )
         .bind(file_id)
-        .fetch_one(&self.pool)
+        .fetch_one(&self.reads)
         .await
         .during(ACTION)?;
         row.into_job().during(ACTION).map(Some)
@@ -186,7 +186,7 @@ impl Ledger {
              UNION ALL SELECT MIN(held_until) FROM watches WHERE held_until > $1) AS next",
         )
         .bind(millis(now))
-        .fetch_one(&self.pool)
+        .fetch_one(&self.reads)
         .await
         .during("look for the next due job")?;
         Ok(at.map(timestamp))
@@ -288,7 +288,7 @@ impl Ledger {
         let owner: Option<i64> =
             sqlx::query_scalar("SELECT id FROM files WHERE storage_file_id = $1")
                 .bind(storage_file_id)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.reads)
                 .await
                 .during("look up the owner of a storage file")?;
         Ok(owner.map(FileId))
@@ -348,16 +348,16 @@ impl Ledger {
     ) -> Result<UploadResult, Error> {
         const ACTION: &str = "record a completed upload";
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        sqlx::query(
+        let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
-             outcome = NULL, outcome_at = NULL WHERE id = $1",
+             outcome = NULL, outcome_at = NULL WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
         )
         .bind(job.file.0)
         .bind(stored.version)
         .bind(&stored.content.digest[..])
         .bind(bytes_column(stored.content.bytes))
         .bind(millis(now))
-        .execute(&mut *tx)
+        .fetch_one(&mut *tx)
         .await
         .during(ACTION)?;
         sqlx::query(
@@ -379,7 +379,7 @@ impl Ledger {
         )
         .await
         .during(ACTION)?;
-        let result = hand_on(&mut tx, job, stored.version, Outcome::Uploaded, now)
+        let result = hand_on(&mut tx, job, stored.version, &file, Outcome::Uploaded, now)
             .await
             .during(ACTION)?;
         tx.commit().await.during(ACTION)?;
@@ -394,13 +394,15 @@ impl Ledger {
     ) -> Result<UploadResult, Error> {
         const ACTION: &str = "record an unchanged file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        sqlx::query("UPDATE files SET stored_version = $2 WHERE id = $1")
-            .bind(job.file.0)
-            .bind(job.version)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        let result = hand_on(&mut tx, job, job.version, Outcome::Unchanged, now)
+        let file: StoredRow = sqlx::query_as(
+            "UPDATE files SET stored_version = $2 WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
+        )
+        .bind(job.file.0)
+        .bind(job.version)
+        .fetch_one(&mut *tx)
+        .await
+        .during(ACTION)?;
+        let result = hand_on(&mut tx, job, job.version, &file, Outcome::Unchanged, now)
             .await
             .during(ACTION)?;
         tx.commit().await.during(ACTION)?;
@@ -514,28 +516,27 @@ fn content(
     })
 }
 
+/// A file whose content is in storage.
+#[derive(sqlx::FromRow)]
+struct StoredRow {
+    version: i64,
+    connector: Option<String>,
+    mapped_connector: Option<String>,
+    outcome: Option<String>,
+}
+
 /// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.
 async fn hand_on(
     tx: &mut Transaction<'_, Sqlite>,
     job: &UploadJob,
     stored: i64,
+    file: &StoredRow,
     done: Outcome,
     now: Timestamp,
 ) -> Result<UploadResult, sqlx::Error> {
-    let (newest, connector, mapped, outcome): (
-        i64,
-        Option<String>,
-        Option<String>,
-        Option<String>,
-    ) = sqlx::query_as(
-        "SELECT version, connector, mapped_connector, outcome FROM files WHERE id = $1",
-    )
-    .bind(job.file.0)
-    .fetch_one(&mut **tx)
-    .await?;
-    let synchronized =
-        outcome.as_deref() == Some(Outcome::Synchronized.as_str()) && mapped == connector;
-    match after_upload(stored, newest, connector.is_some(), synchronized) {
+    let synchronized = file.outcome.as_deref() == Some(Outcome::Synchronized.as_str())
+        && file.mapped_connector == file.connector;
+    match after_upload(stored, file.version, file.connector.is_some(), synchronized) {
         AfterUpload::DueAgain => {
             make_due(tx, job.file.0, now).await?;
             // What storage holds is known for sure.
@@ -558,7 +559,7 @@ async fn hand_on(
             Ok(UploadResult::AwaitsRun)
         }
         AfterUpload::Done => {
-            if connector.is_none() {
+            if file.connector.is_none() {
                 sqlx::query("UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = $1")
                     .bind(job.file.0)
                     .bind(millis(now))

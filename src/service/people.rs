@@ -92,7 +92,7 @@ impl Tasks {
         let (ledger, keep, stop) = (ledger.clone(), config.state.keep_history, self.stop.clone());
         self.spawn("history".to_owned(), async move {
             tokio::select! {
-                () = forget_history(ledger, reader, keep) => {}
+                () = forget_history(ledger, keep) => {}
                 () = stop.cancelled() => {}
             }
             Ok(())
@@ -102,12 +102,12 @@ impl Tasks {
 }
 
 /// Keeps the history as long as configured.
-async fn forget_history(ledger: Ledger, reader: Ledger, keep: Duration) {
+async fn forget_history(ledger: Ledger, keep: Duration) {
     loop {
         let before = Timestamp::now()
             .checked_sub(keep)
             .unwrap_or(Timestamp::UNIX_EPOCH);
-        match ledger.forget_history(&reader, before).await {
+        match ledger.forget_history(before).await {
             Ok(0) => {}
             Ok(rows) => info!(rows, "old history is forgotten (state.keep_history)"),
             Err(error) => warn!(%error, "old history could not be forgotten; trying again"),
