@@ -235,9 +235,12 @@ impl Shared {
         let content = transfer::send(self, &job, &source, way, &progress).await?;
         progress.done();
         failpoint("bytes sent");
-        self.ledger
-            .record_blob_written(&job, &content, Timestamp::now())
-            .await?;
+        // What fits into one request is sent again as soon as this is written down.
+        if bytes > self.limits.block_size {
+            self.ledger
+                .record_blob_written(&job, &content, Timestamp::now())
+                .await?;
+        }
         failpoint("bytes recorded");
         self.complete(
             &job,
