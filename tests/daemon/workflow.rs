@@ -390,7 +390,29 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
         // The next one comes while this one is on its way.
         eventually(|| site.requests("POST", "").len() > before, || daemon.log()).await;
     }
-    let last = sha256(format!("save {} ", saves - 1).repeat(1000).as_bytes());
+    // And the last one surely, after the bytes of the one before were read.
+    site.emulator.clear_faults();
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: None,
+        effect: Effect::Latency {
+            ms: 2000,
+            jitter_ms: 0,
+        },
+    });
+    for save in [saves, saves + 1] {
+        let content = format!("save {save} ").repeat(1000);
+        saved.insert(sha256(content.as_bytes()));
+        let updates = || site.requests("POST", "/updateContent").len();
+        let before = updates();
+        write(&folder.join("house.ifc"), &content);
+        if save == saves {
+            eventually(|| updates() > before, || daemon.log()).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+    let last = sha256(format!("save {} ", saves + 1).repeat(1000).as_bytes());
     let current = || {
         let stored = site.stored("house.ifc").completed;
         stored.is_some_and(|stored| stored.sha256 == last)
@@ -410,6 +432,55 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
             "a run read what was never saved"
         );
     }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_again() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.top = "settle = \"1s\"\nupload_interval = \"0s\"\n".to_owned();
+    site.tables += "[upload]\nworkers = 1\n";
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: Effect::Latency {
+            ms: 2000,
+            jitter_ms: 0,
+        },
+    });
+    let mut files = BTreeMap::new();
+    for name in ["one.ifc", "two.ifc"] {
+        write(&folder.join(name), name);
+        files.insert(name.to_owned(), name.to_owned());
+    }
+    let daemon = site.start();
+    let first = || {
+        let files = site.emulator.state().files;
+        files.into_values().next()
+    };
+    eventually(|| first().is_some(), || daemon.log()).await;
+    let waiting = match first().unwrap().path.as_str() {
+        "one.ifc" => "two.ifc",
+        _ => "one.ifc",
+    };
+    let mut file = std::fs::File::options()
+        .append(true)
+        .open(folder.join(waiting))
+        .unwrap();
+    let content = files.get_mut(waiting).unwrap();
+    // Until its turn has come and gone.
+    let mut parts_after = 0;
+    while parts_after < 5 {
+        file.write_all(b", part").unwrap();
+        *content += ", part";
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        parts_after += u32::from(first().unwrap().completed.is_some());
+    }
+    drop(file);
+    site.synchronized(2, &daemon).await;
+    daemon.stop().await;
+    assert_in_imodel(&site.emulator.state(), &files);
+    assert_eq!(site.stored(waiting).blob_writes, 1, "nothing half was sent");
 }
 
 /// Requests that sent a block, in their order.
