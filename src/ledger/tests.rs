@@ -694,6 +694,8 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
             sqlx::query(row).execute(&pool).await.unwrap();
         }
         pool.close().await;
+        let early = Ledger::read(dir.path()).await;
+        assert!(matches!(early, Err(Error::Older { .. })), "{early:?}");
         let ledger = Ledger::open(dir.path()).await.unwrap();
         let watch = ledger
             .register_watches(&[spec("north")], at(0))
