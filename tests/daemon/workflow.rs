@@ -8,7 +8,7 @@ use itwin_syncd::emulator::{
     DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, Effect, Fault, RequestRecord, Switches, UpdateBlob,
 };
 
-use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
+use crate::support::{Daemon, Site, assert_in_imodel, eventually, platform, sha256, write};
 
 const SECOND_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 const THIRD_IMODEL: &str = "cccccccc-bbbb-4ccc-8ddd-eeeeeeeeeeee";
@@ -434,10 +434,10 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
     }
 }
 
-#[tokio::test]
-async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_again() {
+/// A site whose only worker is busy for two seconds with one of these files, its daemon, and the file that waits.
+async fn one_behind_the_other() -> (Site, std::path::PathBuf, Daemon, &'static str) {
     let (mut site, folder) = Site::with_folder(platform()).await;
-    site.top = "settle = \"1s\"\nupload_interval = \"0s\"\n".to_owned();
+    "settle = \"1s\"\nupload_interval = \"0s\"\n".clone_into(&mut site.top);
     site.tables += "[upload]\nworkers = 1\n";
     site.emulator.fault(Fault {
         route: "PUT *".to_owned(),
@@ -448,39 +448,71 @@ async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_a
             jitter_ms: 0,
         },
     });
-    let mut files = BTreeMap::new();
     for name in ["one.ifc", "two.ifc"] {
         write(&folder.join(name), name);
-        files.insert(name.to_owned(), name.to_owned());
     }
     let daemon = site.start();
-    let first = || {
-        let files = site.emulator.state().files;
-        files.into_values().next()
-    };
-    eventually(|| first().is_some(), || daemon.log()).await;
-    let waiting = match first().unwrap().path.as_str() {
+    eventually(|| first(&site).is_some(), || daemon.log()).await;
+    let waiting = match first(&site).unwrap().path.as_str() {
         "one.ifc" => "two.ifc",
         _ => "one.ifc",
     };
+    (site, folder, daemon, waiting)
+}
+
+/// A file in storage, of which there is one at first.
+fn first(site: &Site) -> Option<itwin_syncd::emulator::File> {
+    site.emulator.state().files.into_values().next()
+}
+
+#[tokio::test]
+async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_again() {
+    let (site, folder, daemon, waiting) = one_behind_the_other().await;
     let mut file = std::fs::File::options()
         .append(true)
         .open(folder.join(waiting))
         .unwrap();
-    let content = files.get_mut(waiting).unwrap();
+    let mut content = waiting.to_owned();
     // Until its turn has come and gone.
     let mut parts_after = 0;
     while parts_after < 5 {
         file.write_all(b", part").unwrap();
-        *content += ", part";
+        content += ", part";
         tokio::time::sleep(Duration::from_millis(300)).await;
-        parts_after += u32::from(first().unwrap().completed.is_some());
+        parts_after += u32::from(
+            site.emulator
+                .state()
+                .files
+                .values()
+                .any(|file| file.completed.is_some()),
+        );
     }
     drop(file);
     site.synchronized(2, &daemon).await;
     daemon.stop().await;
-    assert_in_imodel(&site.emulator.state(), &files);
-    assert_eq!(site.stored(waiting).blob_writes, 1, "nothing half was sent");
+    let stored = site.stored(waiting);
+    assert_eq!(stored.blob_writes, 1, "nothing half was sent");
+    assert_eq!(stored.completed.unwrap().sha256, sha256(content.as_bytes()));
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_before_its_turn_comes_is_waited_for_no_longer() {
+    let (site, folder, daemon, waiting) = one_behind_the_other().await;
+    std::fs::remove_file(folder.join(waiting)).unwrap();
+    daemon.says("the file is gone; nothing to upload").await;
+    let done = || {
+        let runs = site.emulator.state().runs;
+        runs.values().any(|run| run.state == "Completed")
+    };
+    eventually(done, || daemon.log()).await;
+    daemon.stop().await;
+    assert_eq!(site.emulator.state().files.len(), 1);
+    let told = site.status().await;
+    let gone = told.get(&format!("north/{waiting}"));
+    assert!(
+        gone.is_none_or(|file| file["result"] == "vanished"),
+        "{told:#?}"
+    );
 }
 
 /// Requests that sent a block, in their order.
