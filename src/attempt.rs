@@ -212,5 +212,16 @@ mod tests {
             during < FILES as usize * 60,
             "{during} requests for nothing"
         );
+        // By then each file asks every quarter of an hour; at a steady pace they would use up the whole limit.
+        let quarter = Duration::from_mins(15);
+        let at_last = requests.iter().filter(|at| {
+            let since = at.duration_since(outage.began);
+            since < OUTAGE && since + quarter >= OUTAGE
+        });
+        let at_last = at_last.count();
+        assert!(
+            at_last < PER_MINUTE * 15 * 4 / 5,
+            "{at_last} requests in the last quarter of an hour"
+        );
     }
 }

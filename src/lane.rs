@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -49,6 +49,8 @@ pub struct Parts {
     pub settings: watch::Receiver<Settings>,
     /// Told when there may be something to do. Rises when a person asks not to wait any longer.
     pub wake: watch::Receiver<u64>,
+    /// To be told when a file has to be uploaded again.
+    pub uploads: Arc<Notify>,
     /// Tells how far the lane is.
     pub progress: watch::Sender<Progress>,
 }
@@ -91,6 +93,7 @@ pub struct Lane {
     policy: Policy,
     give_up: Duration,
     wake: watch::Receiver<u64>,
+    uploads: Arc<Notify>,
     progress: watch::Sender<Progress>,
     at_rest: bool,
     /// Failures in a row that concern the lane rather than a file.
@@ -123,6 +126,7 @@ impl Lane {
             give_up: settings.retry.give_up,
             sync: settings.sync,
             wake: parts.wake,
+            uploads: parts.uploads,
             progress: parts.progress,
             at_rest: false,
             failures: 0,

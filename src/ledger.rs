@@ -71,7 +71,7 @@ const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migrations");
 
 /// A reader waits this long for a daemon that is changing the shape.
-const UPGRADE: Duration = Duration::from_secs(2);
+const UPGRADE: Duration = Duration::from_secs(10);
 
 /// The ledger of one state directory. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
@@ -403,7 +403,7 @@ impl Ledger {
                     path: dir.to_owned(),
                 });
             }
-            tokio::time::sleep(UPGRADE / 20).await;
+            tokio::time::sleep(UPGRADE / 100).await;
         }
         Ok(Self {
             reads: pool.clone(),

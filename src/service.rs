@@ -346,6 +346,7 @@ impl Tasks {
             client: client.clone(),
             settings: self.lane_settings.subscribe(),
             wake: self.wake_lanes.subscribe(),
+            uploads: Arc::clone(&self.wake_uploads),
             progress,
         });
         let stop = self.stop.clone();

@@ -199,7 +199,12 @@ mod tests {
         let before = fingerprint(File::open(&path).unwrap()).unwrap();
         let time = std::fs::metadata(&path).unwrap().modified().unwrap();
         // Some file systems keep times only as fine as the kernel's tick: write until the change shows.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         let after = loop {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the change never shows"
+            );
             std::fs::write(&path, "two").unwrap();
             File::options()
                 .write(true)

@@ -59,16 +59,7 @@ fn example_loads_and_shows_the_defaults() {
 fn example_loads_with_every_optional_key_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let secret = secret_file(folder.path(), "tiger\n", 0o600);
-    let text: String = EXAMPLE
-        .lines()
-        .map(|line| {
-            line.strip_prefix("# ")
-                .filter(|rest| is_key_line(rest) || rest.starts_with("[["))
-                .unwrap_or(line)
-                .to_owned()
-                + "\n"
-        })
-        .collect();
+    let text = every_key_in_force();
     let certificate = folder.path().join("ca.pem");
     let authority = rcgen::generate_simple_self_signed(["company".to_owned()]).unwrap();
     fs::write(&certificate, authority.cert.pem()).unwrap();
@@ -90,6 +81,18 @@ fn example_loads_with_every_optional_key_in_force() {
     assert_eq!(watch.patience.settle, Duration::from_secs(20));
     assert_eq!(watch.connection, "itwin-syncd north");
     assert_eq!(config.state.path, Path::new("/var/lib/itwin-syncd"));
+}
+
+/// The example without the marks before its optional keys.
+fn every_key_in_force() -> String {
+    let lines = EXAMPLE.lines().map(|line| {
+        line.strip_prefix("# ")
+            .filter(|rest| is_key_line(rest) || rest.starts_with("[["))
+            .unwrap_or(line)
+            .to_owned()
+            + "\n"
+    });
+    lines.collect()
 }
 
 fn is_key_line(line: &str) -> bool {
@@ -839,7 +842,52 @@ fn piece() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Values that TOML takes and hardly any key does.
+fn value() -> impl Strategy<Value = String> {
+    let odd = [
+        "-1",
+        "0",
+        "99999999999999999999999",
+        "0xffffffffffffffffffff",
+        "1e400",
+        "-nan",
+        "true",
+        "1979-05-27T07:32:00Z",
+        "[]",
+        "[[1], [\"\"]]",
+        "{}",
+        "{ a = 1, \"\" = [] }",
+        "[{ from = \"24:60\", to = \"\", limit = \"-1B/s\" }]",
+        "\"-5s\"",
+        "\"99999999999999999 years\"",
+        "\"1e30 GiB\"",
+        "\"http://\"",
+        "\"\\u0000\"",
+    ];
+    prop_oneof![
+        proptest::sample::select(odd.to_vec()).prop_map(str::to_owned),
+        "\"[^\"\\\\\\pC]{0,12}\"",
+    ]
+}
+
 proptest! {
+    /// Unlike any text, which ends at the parser most of the time.
+    #[test]
+    fn no_value_makes_the_configuration_panic_and_every_refusal_has_words(
+        edits in proptest::collection::vec((0..1000_usize, value()), 1..4),
+    ) {
+        let mut lines: Vec<String> = every_key_in_force().lines().map(str::to_owned).collect();
+        let keys: Vec<usize> = (0..lines.len()).filter(|at| is_key_line(&lines[*at])).collect();
+        for (at, value) in edits {
+            let line = &mut lines[keys[at % keys.len()]];
+            let (key, _) = line.split_once(" = ").unwrap();
+            *line = format!("{key} = {value}");
+        }
+        if let Err(mistakes) = Config::parse(&lines.join("\n"), "config.toml", &Environment::default()) {
+            prop_assert!(!mistakes.to_string().trim().is_empty());
+        }
+    }
+
     #[test]
     fn no_text_makes_the_configuration_panic_and_every_refusal_has_words(
         edits in proptest::collection::vec((0..EXAMPLE.len(), 0..40_usize, piece()), 1..6),

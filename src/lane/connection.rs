@@ -258,6 +258,7 @@ impl Lane {
                     self.ledger
                         .upload_again(file.file, Timestamp::now())
                         .await?;
+                    self.uploads.notify_one();
                     return Ok(());
                 }
                 Err(other) => return Err(other.into()),

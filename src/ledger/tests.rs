@@ -775,6 +775,8 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
             sqlx::query(row).execute(&pool).await.unwrap();
         }
         pool.close().await;
+        let early = Ledger::read(dir.path()).await;
+        assert!(matches!(early, Err(Error::Older { .. })), "{early:?}");
         let ledger = Ledger::open(dir.path()).await.unwrap();
         let watch = ledger
             .register_watches(&[spec("north")], at(0))
@@ -948,6 +950,80 @@ async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start
             .moved_aside()
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn damage_where_no_start_looks_is_found_by_the_check_after_a_crash() {
+    let Fixture { dir, ledger, .. } = Fixture::new().await;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute(&ledger.pool)
+        .await
+        .unwrap();
+    let (page, size): (i64, i64) = sqlx::query_as(
+        "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size WHERE name = 'folders'",
+    )
+    .fetch_one(&ledger.pool)
+    .await
+    .unwrap();
+    // As a kill leaves it: the lock file is not emptied.
+    ledger.pool.close().await;
+    drop(ledger);
+    let mut file = File::options()
+        .write(true)
+        .open(dir.path().join("ledger.db"))
+        .unwrap();
+    let at = bytes_value((page - 1) * size);
+    file.seek(std::io::SeekFrom::Start(at)).unwrap();
+    file.write_all(&[0x5A; 100]).unwrap();
+    drop(file);
+    let next = Ledger::open(dir.path()).await.unwrap();
+    assert!(next.moved_aside().is_some());
+}
+
+#[tokio::test]
+async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_disk() {
+    let mut f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let job = f.claim(1).await.unwrap();
+    let stored = StoredContent {
+        version: job.version,
+        content: content(1),
+    };
+    let connection = f.connection().await.id;
+    // What the disk says no to: a path below something that is no folder.
+    let good = std::mem::replace(&mut f.ledger.log, Log::of(Path::new("/dev/null/ledger.db")));
+    let (ledger, now) = (&f.ledger, at(2));
+    let mut refused = Vec::new();
+    refused.push(ledger.record_create_sent(&job, "m", now).await.is_err());
+    refused.push(
+        ledger
+            .record_blob_written(&job, &stored.content, now)
+            .await
+            .is_err(),
+    );
+    refused.push(ledger.record_restart(&job, now).await.is_err());
+    ledger.record_storage_file(&job, "s", now).await.unwrap();
+    ledger.finish_stored(&job, &stored, now).await.unwrap();
+    let mappings = [(job.file, "source".to_owned(), "MSTN".to_owned())];
+    refused.push(
+        ledger
+            .record_mappings(connection, &mappings, now)
+            .await
+            .is_err(),
+    );
+    refused.push(ledger.begin_run(connection, now).await.is_err());
+    let run = ledger.open_run("imodel").await.unwrap().unwrap().id;
+    refused.push(ledger.record_run(run, "r").await.is_err());
+    refused.push(
+        ledger
+            .finish_run(run, "Completed", "Success", &[], now)
+            .await
+            .is_err(),
+    );
+    refused.push(ledger.record_pauses(&[]).await.is_err());
+    assert_eq!(refused, [true; 8]);
+    f.ledger.log = good;
+    f.ledger.record_pauses(&[]).await.unwrap();
 }
 
 #[test]

@@ -77,13 +77,7 @@ impl Pulse {
         let pause = allowed / PINGS;
         let mut well = true;
         loop {
-            let proved = match tokio::time::timeout(pause, self.ledger.prove_alive()).await {
-                Ok(Ok(())) if self.queue.borrow().elapsed() < QUEUE_MAX => Ok(()),
-                Ok(Ok(())) => Err("the queue of uploads does not move".to_owned()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("the ledger does not answer".to_owned()),
-            };
-            match proved {
+            match self.prove(pause).await {
                 Ok(()) => {
                     systemd::alive();
                     if !well {
@@ -103,6 +97,16 @@ impl Pulse {
                 }
             }
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// That all moves, or what does not.
+    async fn prove(&self, patience: Duration) -> Result<(), String> {
+        match tokio::time::timeout(patience, self.ledger.prove_alive()).await {
+            Ok(Ok(())) if self.queue.borrow().elapsed() < QUEUE_MAX => Ok(()),
+            Ok(Ok(())) => Err("the queue of uploads does not move".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the ledger does not answer".to_owned()),
         }
     }
 }
@@ -146,6 +150,23 @@ fn words(standing: &Standing, note: Option<&str>) -> String {
 mod tests {
     use super::*;
     use crate::ledger::Summary;
+
+    #[tokio::test]
+    async fn a_queue_of_uploads_that_nobody_looked_at_for_long_is_no_sign_of_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let (turned, queue) = watch::channel(now);
+        let pulse = Pulse {
+            ledger: Ledger::open(dir.path()).await.unwrap(),
+            queue,
+            note: watch::channel(None).1,
+        };
+        let patience = Duration::from_secs(60);
+        assert_eq!(pulse.prove(patience).await, Ok(()));
+        turned.send_replace(now.checked_sub(QUEUE_MAX).unwrap());
+        let told = pulse.prove(patience).await.unwrap_err();
+        assert!(told.contains("queue"), "{told}");
+    }
 
     #[test]
     fn the_line_tells_folders_queue_failures_last_run_and_what_a_person_should_know() {

@@ -356,6 +356,13 @@ mod tests {
         assert!(matches!(source.hash().await, Err(Error::Changed)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_share_that_does_not_answer_is_waited_for_until_the_deadline_only() {
+        let (_thread, answer) = oneshot::channel::<Result<(), Error>>();
+        let waited = tokio::time::timeout(2 * ANSWER_MAX, within_deadline(answer)).await;
+        assert!(matches!(waited, Ok(Err(Error::Hangs))), "{waited:?}");
+    }
+
     #[tokio::test]
     async fn a_missing_file_is_gone() {
         let (dir, _) = file(b"x");

@@ -394,7 +394,83 @@ impl Scanner {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+
     use super::*;
+    use crate::watch::events::{Hint, Hints};
+
+    /// A walk that has begun to list a folder and waits for somebody to take what it found.
+    struct Halted {
+        dir: tempfile::TempDir,
+        root: PathBuf,
+        reports: async_mpsc::Receiver<Report>,
+        hints: Hints,
+        _requests: mpsc::Sender<Request>,
+    }
+
+    impl Halted {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("root");
+            fs::create_dir(&root).unwrap();
+            // One listing is taken, one fits into the channel, and the next is held up before the folder is at its end.
+            for number in 0..LISTING_MAX * 4 {
+                File::create(root.join(format!("{number}.ifc"))).unwrap();
+            }
+            let (sender, hints) = events::channel();
+            let (reporter, reports) = async_mpsc::channel(1);
+            let plan = Plan {
+                root: root.clone(),
+                recursive: true,
+                selection: Selection::default(),
+                left_alone: Arc::new(LeftAlone::new("north")),
+            };
+            let requests = spawn("north", plan, sender, reporter).unwrap();
+            requests.send(Request::All).unwrap();
+            Self {
+                dir,
+                root,
+                reports,
+                hints,
+                _requests: requests,
+            }
+        }
+
+        async fn first_listing(&mut self) -> Listing {
+            match self.reports.recv().await {
+                Some(Report::Listing(listing)) => listing,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn summary(&mut self) -> Summary {
+            loop {
+                if let Report::Done(summary) = self.reports.recv().await.unwrap() {
+                    return summary;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_its_folder_is_listed_is_told_by_an_event() {
+        let mut walk = Halted::new();
+        let listed = walk.first_listing().await.files.remove(0).path;
+        fs::write(walk.root.join(&listed), "changed after it was listed").unwrap();
+        walk.summary().await;
+        let hint = tokio::time::timeout(Duration::from_secs(10), walk.hints.next()).await;
+        assert_eq!(hint.ok(), Some(Hint::Path(listed)));
+    }
+
+    #[tokio::test]
+    async fn a_walk_of_a_root_that_is_replaced_meanwhile_counts_for_nothing() {
+        let mut walk = Halted::new();
+        walk.first_listing().await;
+        fs::rename(&walk.root, walk.dir.path().join("away")).unwrap();
+        fs::create_dir(&walk.root).unwrap();
+        let told = walk.summary().await.root.unwrap_err().to_string();
+        assert!(told.contains("replaced"), "{told}");
+    }
 
     /// One file with this name, this size and these times, and this connector.
     fn listing(path: &str, numbers: [i64; 3], connector: Option<&str>) -> Listing {

@@ -298,6 +298,36 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_the_size_or_of_either_time_begins_a_new_rest() {
+        let changes: [fn(&mut Fingerprint); 3] = [
+            |print| print.size += 1,
+            |print| print.mtime_ns -= 1,
+            |print| print.ctime_ns -= 1,
+        ];
+        for (which, change) in changes.into_iter().enumerate() {
+            let mut settling = Settling::new(patience(None, 0));
+            let (path, start) = (Path::new("a.dgn"), Instant::now());
+            let mut changed = print(1);
+            change(&mut changed);
+            let mut step = |at: u64, fingerprint| {
+                let at = start + second(at);
+                settling.observe(
+                    path,
+                    Look {
+                        began: at,
+                        ended: at,
+                        fingerprint,
+                    },
+                )
+            };
+            assert_eq!(step(0, print(1)), Step::Wait);
+            assert_eq!(step(9, changed), Step::Wait);
+            assert_eq!(step(11, changed), Step::Wait, "{which}");
+            assert_eq!(step(19, changed), Step::Ready, "{which}");
+        }
+    }
+
+    #[test]
     fn a_file_that_grows_with_pauses_shorter_than_the_settle_time_is_not_ready_before_it_rests() {
         let mut settling = Settling::new(patience(None, 0));
         let ready = ready_after(Instant::now(), &mut settling, |s| s.min(60) / 8);

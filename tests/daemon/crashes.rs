@@ -67,7 +67,8 @@ async fn a_kill_right_behind_each_request_leaves_no_second_file_connection_or_ru
         "POST /synchronization/imodels/storageConnections",
         "POST /synchronization/imodels/storageConnections/*/run",
     ] {
-        let (site, folder) = Site::with_folder(platform()).await;
+        let (mut site, folder) = Site::with_folder(platform()).await;
+        site.tables += "[upload]\nblock_size = \"4B\"\n";
         write(&folder.join("house.ifc"), "house");
         let daemon = site.start();
         let effect = Effect::Reset { after_effect: true };
@@ -92,6 +93,10 @@ async fn a_kill_right_behind_each_request_leaves_no_second_file_connection_or_ru
         let state = site.emulator.state();
         assert_in_imodel(&state, &files);
         assert_eq!(state.runs.len(), 1, "{route}: {:#?}", state.runs);
+        // Where it stands in the ledger that storage has all blocks, they are not sent again.
+        if !route.starts_with("PUT") {
+            assert_eq!(site.stored("house.ifc").blob_writes, 1, "{route}");
+        }
         daemon.stop().await;
     }
 }
@@ -143,7 +148,7 @@ async fn a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing() {
                 files.insert(path.to_owned(), content.to_owned());
             }
             let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", &point)]);
-            if daemon.ended_by_itself_within(Duration::from_secs(4)).await {
+            if daemon.ended_by_itself_within(Duration::from_secs(8)).await {
                 reached += 1;
             }
             let daemon = site.start();
@@ -217,9 +222,27 @@ async fn an_answer_that_gets_lost_doubles_nothing() {
         let state = site.emulator.state();
         assert_in_imodel(&state, &BTreeMap::from(files));
         assert!(state.runs.len() <= runs + 2, "{route}: {:#?}", state.runs);
+        assert_eq!(state.folders.len(), 2, "{route}: {:#?}", state.folders);
         daemon.stop().await;
     });
     futures_util::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn a_run_whose_answer_got_lost_is_followed_and_not_requested_again() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    site.emulator.fault(Fault {
+        route: "POST */run".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: Effect::Reset { after_effect: true },
+    });
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    assert_eq!(site.emulator.state().runs.len(), 1);
+    assert_eq!(site.requests("POST", "/run").len(), 1);
+    daemon.stop().await;
 }
 
 #[tokio::test]

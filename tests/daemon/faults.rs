@@ -35,7 +35,8 @@ async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
         429,
         &[("retry-after", "2")],
     ));
-    for index in 0..6 {
+    // More than are done with before the pause begins.
+    for index in 0..40 {
         write(&folder.join(format!("{index}.ifc")), &index.to_string());
     }
     let done = site.run(&["run", "--once"]).await;
@@ -443,6 +444,96 @@ async fn of_two_storage_folders_of_one_name_the_oldest_is_used_by_every_daemon()
 }
 
 #[tokio::test]
+async fn of_two_storage_files_of_one_name_the_oldest_is_used_by_every_daemon() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("first.ifc"), "first");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    let root = site.stored("first.ifc").parent_folder_id;
+    let (api, token) = (reqwest::Client::new(), token(&site).await);
+    let post = |url: String| {
+        api.post(url)
+            .bearer_auth(&token)
+            .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
+    };
+    let mut twins = Vec::new();
+    for _ in 0..2 {
+        let made = post(format!(
+            "{}/storage/folders/{root}/files",
+            site.emulator.api_url()
+        ))
+        .json(&serde_json::json!({ "displayName": "house.ifc" }))
+        .send()
+        .await
+        .unwrap();
+        let made: serde_json::Value = made.json().await.unwrap();
+        let link = |name: &str| made["_links"][name]["href"].as_str().unwrap().to_owned();
+        let sent = api
+            .put(link("uploadUrl"))
+            .header("x-ms-blob-type", "BlockBlob")
+            .body("somebody else's")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(sent.status(), 201);
+        let completed = post(link("completeUrl")).header("content-length", 0);
+        let completed: serde_json::Value = completed.send().await.unwrap().json().await.unwrap();
+        twins.push(completed["file"]["id"].as_str().unwrap().to_owned());
+    }
+    write(&folder.join("house.ifc"), "house");
+    for lives in 0..2 {
+        let daemon = site.start();
+        site.synchronized(2, &daemon).await;
+        daemon.stop().await;
+        let files = site.emulator.state().files;
+        let content = |id: &String| files[id].completed.as_ref().unwrap().sha256.clone();
+        assert_eq!(content(&twins[0]), sha256(b"house"), "{lives}");
+        assert_eq!(content(&twins[1]), sha256(b"somebody else's"), "{lives}");
+        // The next one knows nothing.
+        std::fs::remove_dir_all(site.path("state")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_somebody_started_before_is_not_taken_for_the_one_whose_request_got_lost() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("first.ifc"), "first");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let connections = site.emulator.state().connections;
+    let connection = connections.into_keys().next().unwrap();
+    let started = reqwest::Client::new()
+        .post(format!(
+            "{}/synchronization/imodels/storageConnections/{connection}/run",
+            site.emulator.api_url()
+        ))
+        .bearer_auth(token(&site).await)
+        .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
+        .header("content-length", 0)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(started.status(), 202);
+    // Longer than clocks may differ, and than the run takes.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    site.emulator.fault(Fault {
+        route: "POST */run".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: Effect::Reset {
+            after_effect: false,
+        },
+    });
+    write(&folder.join("second.ifc"), "second");
+    site.synchronized(2, &daemon).await;
+    daemon.stop().await;
+    let files = [("first.ifc", "first"), ("second.ifc", "second")];
+    let files = files.map(|(path, content)| (path.to_owned(), content.to_owned()));
+    assert_in_imodel(&site.emulator.state(), &files.into());
+}
+
+#[tokio::test]
 async fn what_was_deleted_on_the_platform_is_made_again() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "house");
@@ -491,6 +582,63 @@ async fn what_was_deleted_on_the_platform_is_made_again() {
     eventually(mapped, || daemon.log()).await;
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_deleted_between_its_upload_and_its_run_is_uploaded_again() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    // Time enough to delete it.
+    site.tables = site
+        .tables
+        .replace("batch_window = \"300ms\"", "batch_window = \"3s\"");
+    let token = token(&site).await;
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    let stored = || {
+        let files = site.emulator.state().files;
+        files.into_values().find(|file| file.completed.is_some())
+    };
+    eventually(|| stored().is_some(), || daemon.log()).await;
+    let first = stored().unwrap().id;
+    let deleted = reqwest::Client::new()
+        .delete(format!("{}/storage/files/{first}", site.emulator.api_url()))
+        .bearer_auth(&token)
+        .header("accept", "application/vnd.bentley.itwin-platform.v1+json")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(deleted.status(), 204);
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    assert_ne!(site.stored("house.ifc").id, first);
+    let files = [("house.ifc".to_owned(), "house".to_owned())];
+    assert_in_imodel(&site.emulator.state(), &files.into());
+}
+
+#[tokio::test]
+async fn another_size_in_storage_than_was_sent_is_not_taken_for_done() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let effect = Effect::Status {
+        status: 200,
+        body: r#"{"file": {"id": "f", "size": 1}}"#.to_owned(),
+        headers: Vec::new(),
+        after_effect: true,
+    };
+    site.emulator.fault(Fault {
+        route: "POST /storage/files/*/complete".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect,
+    });
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let (_, log) = daemon.stop().await;
+    assert!(
+        log.contains("storage reports 1 bytes after 5 were sent"),
+        "{log}"
+    );
+    assert_eq!(site.stored("house.ifc").completions, 2);
 }
 
 #[tokio::test]

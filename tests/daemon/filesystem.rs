@@ -281,8 +281,7 @@ async fn saves_of_every_program_arrive_once_each_and_nothing_else_does() {
 #[tokio::test]
 #[ignore = "needs user namespaces: run tests/all"]
 async fn a_watch_limit_that_is_reached_leaves_the_rest_to_scans_and_says_so() {
-    let (mut site, folder) = roomy().await;
-    site.top += "rescan_interval = \"1s\"\n";
+    let (site, folder) = roomy().await;
     let mut files = BTreeMap::new();
     for number in 0..50 {
         save(

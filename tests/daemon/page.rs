@@ -255,6 +255,18 @@ async fn the_page_answers_only_to_its_names_its_token_and_itself() {
         status(get("").bearer_auth("tiger").header("host", "evil.example")).await,
         421
     );
+    // A browser runs no script but the page's own, whatever is in the answer.
+    for path in ["", "app.js", "metrics", "nowhere"] {
+        let answer = get(path).bearer_auth("tiger").send().await.unwrap();
+        let header = |name: &str| answer.headers()[name].to_str().unwrap();
+        let policy = header("content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self';"),
+            "{path}: {policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(header("x-content-type-options"), "nosniff", "{path}");
+    }
     let pause = r#"{"act":"pause","watches":["north"]}"#;
     let post = |origin: Option<&str>| {
         let request = http

@@ -8,7 +8,7 @@ use itwin_syncd::emulator::{
     DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, Effect, Fault, RequestRecord, Switches, UpdateBlob,
 };
 
-use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
+use crate::support::{Daemon, Site, assert_in_imodel, eventually, platform, sha256, write};
 
 const SECOND_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 const THIRD_IMODEL: &str = "cccccccc-bbbb-4ccc-8ddd-eeeeeeeeeeee";
@@ -390,7 +390,29 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
         // The next one comes while this one is on its way.
         eventually(|| site.requests("POST", "").len() > before, || daemon.log()).await;
     }
-    let last = sha256(format!("save {} ", saves - 1).repeat(1000).as_bytes());
+    // And the last one surely, after the bytes of the one before were read.
+    site.emulator.clear_faults();
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: None,
+        effect: Effect::Latency {
+            ms: 2000,
+            jitter_ms: 0,
+        },
+    });
+    for save in [saves, saves + 1] {
+        let content = format!("save {save} ").repeat(1000);
+        saved.insert(sha256(content.as_bytes()));
+        let updates = || site.requests("POST", "/updateContent").len();
+        let before = updates();
+        write(&folder.join("house.ifc"), &content);
+        if save == saves {
+            eventually(|| updates() > before, || daemon.log()).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+    let last = sha256(format!("save {} ", saves + 1).repeat(1000).as_bytes());
     let current = || {
         let stored = site.stored("house.ifc").completed;
         stored.is_some_and(|stored| stored.sha256 == last)
@@ -410,6 +432,87 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
             "a run read what was never saved"
         );
     }
+}
+
+/// A site whose only worker is busy for two seconds with one of these files, its daemon, and the file that waits.
+async fn one_behind_the_other() -> (Site, std::path::PathBuf, Daemon, &'static str) {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    "settle = \"1s\"\nupload_interval = \"0s\"\n".clone_into(&mut site.top);
+    site.tables += "[upload]\nworkers = 1\n";
+    site.emulator.fault(Fault {
+        route: "PUT *".to_owned(),
+        skip: 0,
+        count: Some(1),
+        effect: Effect::Latency {
+            ms: 2000,
+            jitter_ms: 0,
+        },
+    });
+    for name in ["one.ifc", "two.ifc"] {
+        write(&folder.join(name), name);
+    }
+    let daemon = site.start();
+    eventually(|| first(&site).is_some(), || daemon.log()).await;
+    let waiting = match first(&site).unwrap().path.as_str() {
+        "one.ifc" => "two.ifc",
+        _ => "one.ifc",
+    };
+    (site, folder, daemon, waiting)
+}
+
+/// A file in storage, of which there is one at first.
+fn first(site: &Site) -> Option<itwin_syncd::emulator::File> {
+    site.emulator.state().files.into_values().next()
+}
+
+#[tokio::test]
+async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_again() {
+    let (site, folder, daemon, waiting) = one_behind_the_other().await;
+    let mut file = std::fs::File::options()
+        .append(true)
+        .open(folder.join(waiting))
+        .unwrap();
+    let mut content = waiting.to_owned();
+    // Until its turn has come and gone.
+    let mut parts_after = 0;
+    while parts_after < 5 {
+        file.write_all(b", part").unwrap();
+        content += ", part";
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        parts_after += u32::from(
+            site.emulator
+                .state()
+                .files
+                .values()
+                .any(|file| file.completed.is_some()),
+        );
+    }
+    drop(file);
+    site.synchronized(2, &daemon).await;
+    daemon.stop().await;
+    let stored = site.stored(waiting);
+    assert_eq!(stored.blob_writes, 1, "nothing half was sent");
+    assert_eq!(stored.completed.unwrap().sha256, sha256(content.as_bytes()));
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_before_its_turn_comes_is_waited_for_no_longer() {
+    let (site, folder, daemon, waiting) = one_behind_the_other().await;
+    std::fs::remove_file(folder.join(waiting)).unwrap();
+    daemon.says("the file is gone; nothing to upload").await;
+    let done = || {
+        let runs = site.emulator.state().runs;
+        runs.values().any(|run| run.state == "Completed")
+    };
+    eventually(done, || daemon.log()).await;
+    daemon.stop().await;
+    assert_eq!(site.emulator.state().files.len(), 1);
+    let told = site.status().await;
+    let gone = told.get(&format!("north/{waiting}"));
+    assert!(
+        gone.is_none_or(|file| file["result"] == "vanished"),
+        "{told:#?}"
+    );
 }
 
 /// Requests that sent a block, in their order.
