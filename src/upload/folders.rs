@@ -25,6 +25,8 @@ const LISTING_HOLDS: Duration = Duration::from_secs(60);
 pub(super) struct Folders {
     client: Client,
     ledger: Ledger,
+    /// What the ledger has of each iModel: every upload asks, and it does not change.
+    imodels: std::sync::Mutex<HashMap<String, ImodelRecord>>,
     /// Which watch stores into (root folder, path).
     owners: std::sync::Mutex<HashMap<(String, String), String>>,
     /// Only one task at a time looks for or creates folders: two would make twins.
@@ -51,6 +53,7 @@ impl Folders {
         Self {
             client,
             ledger,
+            imodels: std::sync::Mutex::default(),
             owners: std::sync::Mutex::default(),
             state: Mutex::default(),
         }
@@ -139,6 +142,16 @@ impl Folders {
     }
 
     async fn imodel(&self, imodel_id: &str) -> Result<ImodelRecord, Trouble> {
+        let lock = || self.imodels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(imodel_id) {
+            return Ok(known.clone());
+        }
+        let record = self.look_up_imodel(imodel_id).await?;
+        lock().insert(imodel_id.to_owned(), record.clone());
+        Ok(record)
+    }
+
+    async fn look_up_imodel(&self, imodel_id: &str) -> Result<ImodelRecord, Trouble> {
         if let Some(record) = self.ledger.imodel(imodel_id).await? {
             return Ok(record);
         }
