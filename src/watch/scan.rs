@@ -500,6 +500,7 @@ mod tests {
             listing("plans/a.dgn", [1, 0, 3], Some("MSTN")),
             listing("plans/a.dgn", [1, 2, 0], Some("MSTN")),
             listing("plans/a.dgn", [1, 2, 3], Some("DWG")),
+            listing("plans/a.dgn", [1, 2, 3], Some("CIVI")),
             listing("plans/a.dgn", [1, 2, 3], Some("")),
             listing("plans/a.dgn", [1, 2, 3], None),
         ]

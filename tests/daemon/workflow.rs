@@ -316,9 +316,10 @@ async fn what_is_no_design_file_or_is_excluded_is_left_alone() {
 #[tokio::test]
 async fn a_run_of_somebody_else_is_waited_for_and_never_taken_for_ours() {
     let (site, folder) = Site::with_folder(platform()).await;
+    // Long enough for a busy machine to come as far as the run.
     let foreign = site
         .emulator
-        .start_foreign_run(DEFAULT_IMODEL_ID, Duration::from_secs(2));
+        .start_foreign_run(DEFAULT_IMODEL_ID, Duration::from_secs(10));
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     daemon.says("another run of the iModel is active").await;
