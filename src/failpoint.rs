@@ -28,3 +28,30 @@ pub(crate) fn panicpoint(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub(crate) fn panicpoint(_name: &str) {}
+
+/// Keeps a copy of the ledger whose write-ahead log this is, if `ITWIN_SYNCD_POWER_CUT` is set: it is on the disk now. A
+/// test that puts the last copy back after a kill takes away what a power cut would have taken.
+#[cfg(feature = "failpoints")]
+pub(crate) fn on_disk(log: &std::path::Path) -> std::io::Result<()> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COPIES: AtomicU64 = AtomicU64::new(0);
+    if std::env::var_os("ITWIN_SYNCD_POWER_CUT").is_none() {
+        return Ok(());
+    }
+    let copies = log.with_file_name("on-disk");
+    let number = COPIES.fetch_add(1, Ordering::Relaxed);
+    // Under its number only when it is whole: the kill may come any time.
+    let unfinished = copies.join("unfinished");
+    std::fs::create_dir_all(&unfinished)?;
+    for name in ["ledger.db-wal", "ledger.db"] {
+        std::fs::copy(log.with_file_name(name), unfinished.join(name))?;
+    }
+    std::fs::rename(unfinished, copies.join(number.to_string()))
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+#[allow(clippy::unnecessary_wraps, reason = "as it is with the feature")]
+pub(crate) fn on_disk(_log: &std::path::Path) -> std::io::Result<()> {
+    Ok(())
+}

@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
+use crate::failpoint;
+
 /// The write-ahead log, as far as it is on the disk. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Log {
@@ -59,10 +61,10 @@ impl Log {
                 Err(error) => return Err(error),
             }
             // A new file is lost with its folder's entry.
-            match path.parent().filter(|_| first) {
-                Some(folder) => File::open(folder)?.sync_all(),
-                None => Ok(()),
+            if let Some(folder) = path.parent().filter(|_| first) {
+                File::open(folder)?.sync_all()?;
             }
+            failpoint::on_disk(&path)
         });
         synced.await.map_err(io::Error::other)??;
         *on_disk = covered;

@@ -124,9 +124,52 @@ fn failpoints() -> Vec<String> {
     found
 }
 
+/// What takes the process away.
+#[cfg(feature = "failpoints")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Of the process: what it has written is there.
+    Kill,
+    /// Of the power: the ledger is what it waited for to be on the disk, and nothing that it wrote later.
+    Power,
+}
+
+#[cfg(feature = "failpoints")]
+impl Cut {
+    fn strike(self, state: &std::path::Path) {
+        if self == Self::Kill {
+            return;
+        }
+        let copies = state.join("on-disk");
+        let numbers = std::fs::read_dir(&copies).into_iter().flatten();
+        let last = numbers
+            .filter_map(|copy| copy.unwrap().file_name().to_str()?.parse::<u64>().ok())
+            .max();
+        for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+            drop(std::fs::remove_file(state.join(name)));
+            if let Some(last) = last {
+                let copy = copies.join(last.to_string()).join(name);
+                drop(std::fs::rename(copy, state.join(name)));
+            }
+        }
+        drop(std::fs::remove_dir_all(copies));
+    }
+}
+
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing() {
+    between_any_two_steps(Cut::Kill).await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_power_cut_between_any_two_steps_loses_nothing_and_doubles_nothing() {
+    between_any_two_steps(Cut::Power).await;
+}
+
+#[cfg(feature = "failpoints")]
+async fn between_any_two_steps(cut: Cut) {
     use futures_util::StreamExt as _;
     let sha256 = crate::support::sha256;
     let points = failpoints();
@@ -147,10 +190,15 @@ async fn a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing() {
                 write(&folder.join(path), content);
                 files.insert(path.to_owned(), content.to_owned());
             }
-            let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", &point)]);
+            let mut switches = vec![("ITWIN_SYNCD_FAILPOINT", point.as_str())];
+            if cut == Cut::Power {
+                switches.push(("ITWIN_SYNCD_POWER_CUT", "1"));
+            }
+            let daemon = site.start_with(&switches);
             if daemon.ended_by_itself_within(Duration::from_secs(8)).await {
                 reached += 1;
             }
+            cut.strike(&site.path("state"));
             let daemon = site.start();
             let all = || {
                 let state = site.emulator.state();
