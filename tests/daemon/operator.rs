@@ -12,6 +12,7 @@ fn refused_once(site: &Site, file: &str) {
         file: file.to_owned(),
         result: "Failed".to_owned(),
         error: None,
+        report: None,
         count: Some(1),
     });
 }
