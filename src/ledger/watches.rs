@@ -20,6 +20,14 @@ const PAUSED: Timestamp = Timestamp::constant(253_402_203_600, 0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchId(pub(super) i64);
 
+#[cfg(test)]
+impl WatchId {
+    /// Any id, for tests that have no ledger.
+    pub(crate) fn for_test(id: i64) -> Self {
+        Self(id)
+    }
+}
+
 /// The ledger's id of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(test, derive(Default))]

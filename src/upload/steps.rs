@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::folders::Place;
+use super::slots::Slot;
 use super::source::{self, Source};
 use super::transfer::{self, Way};
 use crate::attempt::{self, Failure, History};
@@ -99,8 +100,13 @@ impl From<UploadLinks> for Way {
 
 impl Shared {
     /// Brings the job as far as it goes and records where that is.
-    pub(super) async fn bring(&self, watch: &Watch, job: &UploadJob) -> Result<End, ledger::Error> {
-        let trouble = match self.attempt(watch, job).await {
+    pub(super) async fn bring(
+        &self,
+        watch: &Watch,
+        job: &UploadJob,
+        slot: &Slot,
+    ) -> Result<End, ledger::Error> {
+        let trouble = match self.attempt(watch, job, slot).await {
             Ok(end) => return Ok(end),
             Err(Trouble::Ledger(error)) => return Err(error),
             Err(Trouble::Source(source::Error::Gone)) => {
@@ -180,7 +186,7 @@ impl Shared {
         attempt::refusal(failure, history, &self.policy, self.give_up, now)
     }
 
-    async fn attempt(&self, watch: &Watch, job: &UploadJob) -> Result<End, Trouble> {
+    async fn attempt(&self, watch: &Watch, job: &UploadJob, slot: &Slot) -> Result<End, Trouble> {
         let (below, name) = names::storage_path(&job.path)?;
         if job
             .stored
@@ -194,7 +200,7 @@ impl Shared {
         if let Some(end) = self.complete_interrupted(job).await? {
             return Ok(end);
         }
-        let source = Source::open(&watch.path, &job.path).await?;
+        let source = Source::open(slot, &watch.path, &job.path).await?;
         let bytes = source.fingerprint().size;
         if job.fingerprint != Some(source.fingerprint()) {
             return Err(Trouble::NotSettled);
@@ -213,7 +219,7 @@ impl Shared {
             ));
         }
         if job.storage_file_id.is_none() {
-            self.take_place(watch, &mut job, &names::place(&below, &name))
+            self.take_place(watch, &mut job, &names::place(&below, &name), slot)
                 .await?;
         }
         let place = self.folders.place(watch, &below).await?;
@@ -288,13 +294,14 @@ impl Shared {
         watch: &Watch,
         job: &mut UploadJob,
         place: &[u8; 32],
+        slot: &Slot,
     ) -> Result<(), Trouble> {
         let Some(other) = self.ledger.take_place(job, place).await? else {
             return Ok(());
         };
-        match Source::open(&watch.path, &other.path).await {
+        match Source::open(slot, &watch.path, &other.path).await {
             Err(source::Error::Gone) => {}
-            Err(source::Error::Hangs) => return Err(source::Error::Hangs.into()),
+            Err(error @ (source::Error::Hangs | source::Error::Stuck)) => return Err(error.into()),
             _ => return Err(Trouble::Twin { other: other.path }),
         }
         if !self.ledger.inherit(job, &other).await? {
@@ -305,7 +312,11 @@ impl Shared {
     }
 
     /// Whether the file holds just what storage holds. Reads it only if its size says that it might.
-    async fn is_unchanged(&self, job: &mut UploadJob, source: &Source) -> Result<bool, Trouble> {
+    async fn is_unchanged(
+        &self,
+        job: &mut UploadJob,
+        source: &Source<'_>,
+    ) -> Result<bool, Trouble> {
         // An upload that was begun may have replaced what storage held.
         if job.stage.0 != Stage::Planned {
             return Ok(false);
@@ -338,7 +349,7 @@ impl Shared {
         job: &mut UploadJob,
         place: &Place,
         name: &str,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<Target, Trouble> {
         if let Some(id) = job.storage_file_id.clone() {
             if job.stage.0 == Stage::LinksReceived
@@ -386,7 +397,7 @@ impl Shared {
         &self,
         job: &mut UploadJob,
         id: &str,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<Option<StoredContent>, Trouble> {
         let bytes = source.fingerprint().size;
         if self.client.file(id).await?.size != Some(bytes) {
