@@ -45,6 +45,9 @@ use unfinished::Unfinished;
 /// How long an idle worker sleeps at most before it looks at the ledger again.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// A watch whose share does not answer is held for so long at a time; that ends when it answers.
+const SILENT_HOLD: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// A file above this is a large one, in bytes.
 const LARGE: u64 = 64 * 1024 * 1024;
 
@@ -276,9 +279,12 @@ impl Shared {
         (job, slot)
     }
 
-    /// Holds watches whose share does not answer, for a moment, and says so. Returns whether there are any.
+    /// Holds watches whose share does not answer, and says so. Returns whether there are any.
     async fn hold_silent_shares(&self) -> Result<bool, ledger::Error> {
         let name = |id| self.watches.get(&id).map_or("", |watch| &watch.name);
+        for (watch, reason) in self.slots.released() {
+            self.ledger.end_hold(watch, &reason).await?;
+        }
         for watch in self.slots.recovered() {
             info!(watch = name(watch), "the share answers again");
         }
@@ -292,7 +298,7 @@ impl Shared {
                     "no upload of this watch begins while its share does not answer"
                 );
             }
-            let until = crate::attempt::after(Timestamp::now(), slots::STALL * 2);
+            let until = crate::attempt::after(Timestamp::now(), SILENT_HOLD);
             self.ledger
                 .hold_watch(share.watch, until, &share.what)
                 .await?;

@@ -11,7 +11,7 @@ use super::files::{fingerprint, join, split};
 use super::listings::forget_listing;
 use super::state::{AfterUpload, after_upload};
 use super::story::{Step, note};
-use super::watches::{Braked, brake};
+use super::watches::{Braked, RETIRED, brake};
 use super::{
     During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column,
     bytes_value, millis, new_id, timestamp,
@@ -234,6 +234,24 @@ impl Ledger {
         .await
         .during(ACTION)?;
         row.into_job().during(ACTION).map(Some)
+    }
+
+    /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
+    /// `soon` and that failed fewer than `attempts` times.
+    pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<u64, Error> {
+        let awaited: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM jobs j JOIN watches w ON w.id = j.watch_id \
+             WHERE w.held_until < $3 AND (j.state IN ('uploading', 'running') \
+                OR (j.state IN ('due', 'stored') AND j.due_at <= $1 AND w.held_until <= $1 \
+                    AND j.attempts + j.run_attempts < $2))",
+        )
+        .bind(millis(soon))
+        .bind(i64::from(attempts))
+        .bind(millis(RETIRED))
+        .fetch_one(&self.reads)
+        .await
+        .during("count the jobs that are waited for")?;
+        Ok(bytes_value(awaited))
     }
 
     /// The time at which the next job may become due that is not due yet.

@@ -107,6 +107,19 @@ impl Ledger {
         Ok(())
     }
 
+    /// Ends a hold that [`Ledger::hold_watch`] began for this reason, unless the watch is held for another one by now.
+    pub async fn end_hold(&self, watch: WatchId, reason: &str) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE watches SET held_until = 0, held_reason = NULL WHERE id = $1 AND held_reason = $2",
+        )
+        .bind(watch.0)
+        .bind(reason)
+        .execute(&self.pool)
+        .await
+        .during("end the hold of a watch")?;
+        Ok(())
+    }
+
     /// Holds watches until [`Ledger::resume_watches`]: none of their jobs is claimed, over restarts too. What is in hand
     /// goes on to its end. Returns how many were not paused before; unknown names count for nothing.
     pub async fn pause_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {

@@ -55,6 +55,8 @@ struct Use {
     large: usize,
     /// The operator was told that the share does not answer.
     told: bool,
+    /// The watch is held for this reason.
+    held: Option<String>,
 }
 
 #[derive(Debug)]
@@ -178,6 +180,7 @@ impl Slots {
                 continue;
             };
             let is_new = !std::mem::replace(&mut used.told, true);
+            used.held = Some(what.clone());
             silent.push(Silent {
                 watch: *watch,
                 what,
@@ -185,6 +188,19 @@ impl Slots {
             });
         }
         silent
+    }
+
+    /// Watches that need not be held any more, and the reason for which they were; each is named once.
+    pub(super) fn released(&self) -> Vec<(WatchId, String)> {
+        let mut table = self.table();
+        let limit = table.stuck_max();
+        let mut released = Vec::new();
+        for (watch, used) in &mut table.watches {
+            if used.held.is_some() && used.silence(limit).is_none() {
+                released.extend(used.held.take().map(|reason| (*watch, reason)));
+            }
+        }
+        released
     }
 
     /// Watches whose share answers again; each is named once.
@@ -402,6 +418,8 @@ mod tests {
         drop(lent);
         assert_eq!(slots.busy(), Busy { all: 1, large: 1 });
         assert!(slots.silent().is_empty());
+        assert_eq!(slots.released()[0].0, a);
+        assert!(slots.released().is_empty());
         assert_eq!((slots.recovered(), slots.recovered()), (vec![a], vec![]));
         drop(slot);
         assert_eq!(slots.busy(), Busy { all: 0, large: 0 });

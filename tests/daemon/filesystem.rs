@@ -182,6 +182,94 @@ async fn links_pipes_and_circles_are_neither_followed_nor_opened() {
     daemon.stop().await;
 }
 
+#[tokio::test]
+async fn any_number_of_watches_takes_one_inotify_instance() {
+    let mut site = Site::new(platform().max_source_files(100_000)).await;
+    // Nothing is found by a scan.
+    site.top = site
+        .top
+        .replace("poll_interval = \"1s\"", "poll_interval = \"1h\"");
+    let mut folders = Vec::new();
+    for number in 0..40 {
+        let keys = format!("storage_folder = \"{number}\"");
+        let imodel = itwin_syncd::emulator::DEFAULT_IMODEL_ID;
+        let folder = site.watch(&format!("w{number}"), imodel, &keys);
+        std::fs::create_dir(folder.join("below")).unwrap();
+        folders.push(folder);
+    }
+    let daemon = site.start();
+    let scanned = || daemon.log().matches("scan finished").count() == folders.len();
+    eventually(scanned, || daemon.log()).await;
+    for folder in &folders {
+        write(&folder.join("a.ifc"), "a");
+        write(&folder.join("below/b.ifc"), "b");
+        write(&folder.join("new/folder/c.ifc"), "c");
+    }
+    site.synchronized(3 * folders.len(), &daemon).await;
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let instances = descriptors
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .filter(|target| target.as_os_str() == "anon_inode:inotify")
+        .count();
+    assert_eq!(instances, 1);
+    daemon.stop().await;
+}
+
+/// Folders within folders, with names of this length, and files in the last one.
+fn deep_tree(root: &Path, depth: usize, length: usize, files: usize) {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let name = "d".repeat(length);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut folder = openat(CWD, root, flags, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        mkdirat(&folder, &name, Mode::RWXU).unwrap();
+        folder = openat(&folder, &name, flags, Mode::empty()).unwrap();
+    }
+    for number in 0..files {
+        let name = format!("{number}.ifc");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = openat(&folder, name, flags, Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::io::write(file, b"deep").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn folders_far_deeper_than_any_path_cost_one_line_and_little_memory() {
+    let (site, folder) = roomy().await;
+    deep_tree(&folder, 800, 250, 500);
+    deep_tree(&folder, 70, 5, 500);
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "beside.ifc", "ordinary");
+    let daemon = site.start();
+    arrive(&site, &daemon, &files).await;
+    daemon.says("only partly watched").await;
+    // Events and later scans change nothing.
+    site.run(&["rescan"]).await;
+    save(&folder, &mut files, "later.ifc", "ordinary");
+    arrive(&site, &daemon, &files).await;
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("degraded"), "{told}");
+    assert!(told.contains("path longer than 2048 bytes"), "{told}");
+    assert!(told.contains("nested deeper than 64 folders"), "{told}");
+    assert!(told.len() < 4_000, "{told}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(peak < 96 * 1024, "{peak} KiB");
+    let (_, log) = daemon.stop().await;
+    assert!(
+        log.len() < 20_000,
+        "{} bytes of log", log.len()
+    );
+    let ledger = std::fs::metadata(site.path("state/ledger.db"))
+        .unwrap()
+        .len();
+    assert!(ledger < 1_000_000, "{ledger}");
+}
+
 /// How a program saves; the steps are apart by chance.
 async fn saves(program: usize, folder: &Path, name: &str, content: &str, random: &mut Rng) {
     let at = |name: &str| folder.join(name);

@@ -30,6 +30,10 @@ struct Remote {
     good_opens: u32,
     /// …so many fail, with this error.
     failing_opens: (u32, i32),
+    /// Listed, but asking what it is fails with this error.
+    unseen: Option<(String, i32)>,
+    /// Of this file only: opening it, or else reading it, fails with EIO.
+    broken: Option<(String, Breaks)>,
     /// Reads are not answered, though all else is.
     hangs_reads: bool,
     /// So many opens are answered, and no more.
@@ -42,6 +46,12 @@ struct Remote {
     open: BTreeMap<u64, u32>,
     /// Times are cut to this.
     clock_tick: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Breaks {
+    AtOpen,
+    AtRead,
 }
 
 #[derive(Debug)]
@@ -158,6 +168,11 @@ impl Remote {
         })
     }
 
+    fn breaks(&self, inode: u64, when: Breaks) -> bool {
+        let broken = self.broken.as_ref().filter(|broken| broken.1 == when);
+        broken.and_then(|(name, _)| self.inode(name)) == Some(inode)
+    }
+
     fn inode(&self, name: &str) -> Option<u64> {
         let at = self.files.keys().position(|known| known == name)?;
         Some(self.inodes_from + 2 + at as u64)
@@ -167,6 +182,11 @@ impl Remote {
 impl Filesystem for Share {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let remote = self.answering();
+        if let Some((unseen, errno)) = &remote.unseen
+            && name == unseen.as_str()
+        {
+            return reply.error(Errno::from_i32(*errno));
+        }
         let inode = name.to_str().and_then(|name| remote.inode(name));
         match inode.and_then(|inode| remote.attributes(inode)) {
             Some(attributes) => reply.entry(&Duration::ZERO, &attributes, Generation(0)),
@@ -183,6 +203,9 @@ impl Filesystem for Share {
 
     fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let mut remote = self.answering();
+        if remote.breaks(inode.into(), Breaks::AtOpen) {
+            return reply.error(Errno::EIO);
+        }
         match &mut remote.answered_opens {
             Some(0) => return remote.unanswered.push(Unanswered::Open(reply)),
             Some(left) => *left -= 1,
@@ -231,6 +254,9 @@ impl Filesystem for Share {
         reply: ReplyData,
     ) {
         let mut remote = self.answering();
+        if remote.breaks(inode.into(), Breaks::AtRead) {
+            return reply.error(Errno::EIO);
+        }
         if remote.hangs_reads {
             remote.unanswered.push(Unanswered::Read(reply));
             return;
@@ -343,6 +369,118 @@ async fn a_file_that_cannot_be_opened_for_a_while_is_waited_for() {
         drop(mounted);
     });
     futures_util::future::join_all(cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn an_entry_that_cannot_be_looked_at_is_reported_and_taken_when_it_can() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let share = Share::default();
+    share.put("a.ifc", "fine");
+    share.put("b.ifc", "not seen at first");
+    let mounted = share.mount(&folder);
+    for errno in [5, 116, 13] {
+        share.remote().unseen = Some(("b.ifc".to_owned(), errno));
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        daemon.says("b.ifc\\\": cannot be looked at: ").await;
+        let told = site.run(&["status"]).await.out;
+        assert!(!told.contains("All well"), "{told}");
+        assert!(told.contains("degraded"), "{told}");
+        assert!(told.contains("b.ifc\": cannot be looked at: "), "{told}");
+        daemon.stop().await;
+    }
+    let daemon = site.start();
+    share.remote().unseen = None;
+    site.synchronized(2, &daemon).await;
+    daemon.says("the folder is scanned at intervals").await;
+    daemon.stop().await;
+    drop(mounted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_single_pass_ends_although_a_file_cannot_be_read_and_says_so() {
+    for (when, says) in [
+        (Breaks::AtOpen, "could not be read completely"),
+        (Breaks::AtRead, "1 not at an end yet"),
+    ] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        let share = Share::default();
+        share.put("a.ifc", "fine");
+        share.put("b.ifc", "broken");
+        share.remote().broken = Some(("b.ifc".to_owned(), when));
+        let mounted = share.mount(&folder);
+        let pass = site.run(&["run", "--once"]).await;
+        assert_eq!(pass.code, Some(1), "{pass:?}");
+        assert!(pass.out.contains("1 synchronized"), "{pass:?}");
+        assert!(pass.out.contains(says), "{pass:?}");
+        if when == Breaks::AtOpen {
+            assert!(
+                pass.out
+                    .contains("b.ifc\": cannot be opened: Input/output error"),
+                "{pass:?}"
+            );
+        }
+        share.remote().broken = None;
+        let pass = site.run(&["run", "--once"]).await;
+        assert_eq!(pass.code, Some(0), "{pass:?}");
+        assert_in_imodel(&site.emulator.state(), &expected(&share));
+        drop(mounted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_share_that_is_mounted_below_a_watched_folder_is_seen_at_once_and_polled() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let below = folder.join("deep/share");
+    std::fs::create_dir_all(&below).unwrap();
+    write(&folder.join("local.ifc"), "local");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    // The next scan of the whole folder comes in an hour.
+    let share = Share::default();
+    share.put("a.ifc", "first");
+    let mounted = share.mount(&below);
+    site.synchronized(2, &daemon).await;
+    daemon
+        .says("raises no events, and is scanned at intervals")
+        .await;
+    for number in 0..3 {
+        share.put("a.ifc", &number.to_string());
+        write(&folder.join(format!("{number}.ifc")), "local");
+        let current = || {
+            let stored = site.emulator.state();
+            let mut files = stored
+                .files
+                .values()
+                .filter(|file| file.path == "deep/share/a.ifc");
+            files.any(|file| {
+                let completed = file.completed.as_ref();
+                completed.is_some_and(|one| one.sha256 == sha256(number.to_string().as_bytes()))
+            })
+        };
+        eventually(current, || daemon.log()).await;
+        site.synchronized(number + 3, &daemon).await;
+    }
+    let told = site.run(&["status"]).await.out;
+    assert!(
+        told.contains("deep/share") && told.contains("polled"),
+        "{told}"
+    );
+    let scans = daemon.log().matches("scan finished").count();
+    drop(mounted);
+    // It is gone, and what is in its place is watched.
+    daemon.says("the folder is watched again").await;
+    write(&below.join("under.ifc"), "what was below the mount");
+    site.synchronized(6, &daemon).await;
+    assert!(
+        scans <= 4,
+        "the whole folder was scanned {scans} times:\n{}",
+        daemon.log()
+    );
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
