@@ -41,6 +41,9 @@ const PASS_PATIENCE: Duration = Duration::from_secs(60);
 /// A single pass leaves a job that failed so often to the next pass.
 const PASS_ATTEMPTS: u32 = 6;
 
+/// How long a single pass waits when all that is left are files that cannot be read.
+const PASS_BUSY: Duration = Duration::from_secs(20);
+
 /// How the names of watches' tasks begin.
 const WATCH: &str = "watch ";
 
@@ -468,13 +471,24 @@ impl Tasks {
 /// Waits until every folder is scanned, every file found that can be opened is handed over, and every job is at an end or
 /// has to wait.
 async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
+    // Since when nothing but files that cannot be read is waited for.
+    let mut only_busy: Option<Instant> = None;
     loop {
         let soon = crate::attempt::after(Timestamp::now(), PASS_PATIENCE);
+        let awaited = ledger.awaited(PASS_ATTEMPTS, soon).await?;
+        only_busy = match awaited {
+            (0, busy) if busy > 0 => only_busy.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+        let left = |awaited: (u64, u64)| {
+            let patient = only_busy.is_some_and(|since| since.elapsed() >= PASS_BUSY);
+            awaited == (0, 0) || (awaited.0 == 0 && patient)
+        };
         // The lanes last: a reference file that was uploaded leaves no job, yet asks for a run.
         if pass.roots_at_rest()
-            && ledger.awaited(PASS_ATTEMPTS, soon).await? == 0
+            && left(awaited)
             && pass.lanes_at_rest().await
-            && ledger.awaited(PASS_ATTEMPTS, soon).await? == 0
+            && left(ledger.awaited(PASS_ATTEMPTS, soon).await?)
         {
             return Ok(());
         }

@@ -237,10 +237,11 @@ impl Ledger {
     }
 
     /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
-    /// `soon` and that failed fewer than `attempts` times.
-    pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<u64, Error> {
-        let awaited: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM jobs j JOIN watches w ON w.id = j.watch_id \
+    /// `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be read.
+    pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
+        let (all, busy): (i64, i64) = sqlx::query_as(
+            "SELECT COUNT(*), COUNT(CASE WHEN j.class = 'busy' THEN 1 END) \
+             FROM jobs j JOIN watches w ON w.id = j.watch_id \
              WHERE w.held_until < $3 AND (j.state IN ('uploading', 'running') \
                 OR (j.state IN ('due', 'stored') AND j.due_at <= $1 AND w.held_until <= $1 \
                     AND j.attempts + j.run_attempts < $2))",
@@ -251,7 +252,7 @@ impl Ledger {
         .fetch_one(&self.reads)
         .await
         .during("count the jobs that are waited for")?;
-        Ok(bytes_value(awaited))
+        Ok((bytes_value(all - busy), bytes_value(busy)))
     }
 
     /// The time at which the next job may become due that is not due yet.

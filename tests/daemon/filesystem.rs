@@ -215,6 +215,79 @@ async fn any_number_of_watches_takes_one_inotify_instance() {
     daemon.stop().await;
 }
 
+#[tokio::test]
+async fn a_name_that_is_no_glob_can_be_written_in_every_command() {
+    let (mut site, folder) = roomy().await;
+    let imodel = itwin_syncd::emulator::DEFAULT_IMODEL_ID;
+    site.watch("!south", imodel, "storage_folder = \"south\"");
+    site.replace_in_watches(
+        "name = \"north\"",
+        "storage_folder = \"north\"\nname = \"north\"",
+    );
+    let names = [
+        "!x.ifc",
+        r"a\b.ifc",
+        "-x.ifc",
+        "[x.ifc",
+        "{a,b}.ifc",
+        "x[1].ifc",
+    ];
+    for name in names {
+        write(&folder.join("plans").join(name), name);
+    }
+    write(
+        &folder.join("plans/x1.ifc"),
+        "what the last one would be as a glob",
+    );
+    let daemon = site.start();
+    daemon.says("contains '\\\\\\\\'").await;
+    let settled = async || {
+        let files = site.status().await;
+        let done = files
+            .values()
+            .filter(|file| file["state"] == "done")
+            .count();
+        (files.len(), done) == (7, 6)
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !settled().await {
+        assert!(tokio::time::Instant::now() < deadline, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for name in names {
+        let shown = format!("plans/{name}").replace('\\', r"\\");
+        let path = folder.join("plans").join(name);
+        for words in [
+            vec!["status", "--", name],
+            vec!["status", path.to_str().unwrap()],
+            vec!["explain", "--", path.to_str().unwrap()],
+            vec!["retry", "--", name],
+            vec!["retry", path.to_str().unwrap()],
+        ] {
+            let told = site.run(&words).await;
+            let what = format!("{words:?}: {told:?}");
+            assert!(
+                !told.err.contains("glob") && !told.err.contains("unexpected"),
+                "{what}"
+            );
+            match words[0] {
+                "status" => {
+                    assert!(told.out.contains(&shown), "{what}");
+                    assert!(!told.out.contains("x1.ifc"), "{what}");
+                }
+                "explain" => assert!(told.out.contains("taken: uploaded"), "{what}"),
+                _ => assert!(!told.err.contains("no file that is known"), "{what}"),
+            }
+        }
+    }
+    for verb in ["pause", "resume", "rescan"] {
+        let told = site.run(&[verb, "!south"]).await;
+        assert_eq!(told.code, Some(0), "{told:?}");
+        assert!(!told.out.contains("north"), "{told:?}");
+    }
+    daemon.stop().await;
+}
+
 /// Folders within folders, with names of this length, and files in the last one.
 fn deep_tree(root: &Path, depth: usize, length: usize, files: usize) {
     use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
@@ -260,10 +333,7 @@ async fn folders_far_deeper_than_any_path_cost_one_line_and_little_memory() {
     let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(peak < 96 * 1024, "{peak} KiB");
     let (_, log) = daemon.stop().await;
-    assert!(
-        log.len() < 20_000,
-        "{} bytes of log", log.len()
-    );
+    assert!(log.len() < 20_000, "{} bytes of log", log.len());
     let ledger = std::fs::metadata(site.path("state/ledger.db"))
         .unwrap()
         .len();
