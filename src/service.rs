@@ -299,6 +299,7 @@ impl Tasks {
             lane_settings: watch::Sender::new(lane::Settings {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
+                check_interval: check_interval(&config.watches),
             }),
             queue,
             note: watch::Sender::new(None),
@@ -473,13 +474,21 @@ impl Tasks {
 async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
     // Since when nothing but files that cannot be read is waited for.
     let mut only_busy: Option<Instant> = None;
+    // When there was nothing else the last time.
+    let mut others = Instant::now();
     loop {
         let soon = crate::attempt::after(Timestamp::now(), PASS_PATIENCE);
         let awaited = ledger.awaited(PASS_ATTEMPTS, soon).await?;
-        only_busy = match awaited {
-            (0, busy) if busy > 0 => only_busy.or_else(|| Some(Instant::now())),
-            _ => None,
-        };
+        let now = Instant::now();
+        // Such a file is under way for a moment now and then.
+        if awaited.0 == 0 {
+            others = now;
+        }
+        if awaited == (0, 0) || others.elapsed() >= PASS_PATIENCE / 10 {
+            only_busy = None;
+        } else if awaited.0 == 0 {
+            only_busy = only_busy.or(Some(now));
+        }
         let left = |awaited: (u64, u64)| {
             let patient = only_busy.is_some_and(|since| since.elapsed() >= PASS_BUSY);
             awaited == (0, 0) || (awaited.0 == 0 && patient)
@@ -518,6 +527,12 @@ impl InPass {
         }
         true
     }
+}
+
+/// How often the platform is asked what it holds: as often as the folders are scanned in full.
+fn check_interval(watches: &[Watch]) -> Duration {
+    let intervals = watches.iter().map(|watch| watch.rescan_interval);
+    intervals.min().unwrap_or(Duration::MAX)
 }
 
 async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watch)>, Error> {

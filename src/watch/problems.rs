@@ -9,7 +9,7 @@ use crate::names::Shown;
 const KINDS_MAX: usize = 8;
 
 /// Folders that are remembered by name as not read.
-const UNREAD_MAX: usize = 64;
+const UNREAD_MAX: usize = 1000;
 
 /// A longer path is shortened in the middle.
 const SHOWN_MAX: usize = 160;
@@ -18,7 +18,10 @@ const SHOWN_MAX: usize = 160;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Problems {
     kinds: BTreeMap<String, Kind>,
+    /// Nothing is known of these folders and all below them.
     unread: Vec<PathBuf>,
+    /// Of these it is not known what they hold themselves.
+    partly_read: Vec<PathBuf>,
     unread_more: bool,
     /// Some of it may be readable at the next look.
     passing: bool,
@@ -53,33 +56,54 @@ impl Problems {
         }
     }
 
-    /// Counts a problem that leaves it unknown what `folder` holds, or a part of it.
-    pub(super) fn add_unread(&mut self, kind: &str, path: &Path, folder: &Path) {
-        self.add(kind, path);
-        self.leave_unread(folder);
+    /// Counts a problem that leaves it unknown what `folder` and all below it hold.
+    pub(super) fn add_unread(&mut self, kind: &str, folder: &Path) {
+        self.refuse(kind, folder);
         self.passing = true;
     }
 
-    /// Counts a path that is not read because of what it is, so that looking again is of no use.
-    pub(super) fn refuse(&mut self, kind: &str, path: &Path) {
+    /// Counts a problem that leaves it unknown what `path` is, which is in `folder`.
+    pub(super) fn add_partly_read(&mut self, kind: &str, path: &Path, folder: &Path) {
+        self.refuse_in(kind, path, folder);
+        self.passing = true;
+    }
+
+    /// Counts a folder that is not read because of what it is, so that looking again is of no use.
+    pub(super) fn refuse(&mut self, kind: &str, folder: &Path) {
+        self.add(kind, folder);
+        self.leave_unread(folder);
+    }
+
+    /// Counts a file in `folder` that is not taken because of what it is, so that looking again is of no use.
+    pub(super) fn refuse_in(&mut self, kind: &str, path: &Path, folder: &Path) {
         self.add(kind, path);
-        self.leave_unread(path);
+        self.leave_partly_read(folder);
+    }
+
+    fn leave_unread(&mut self, folder: &Path) {
+        if self.unread.iter().any(|top| folder.starts_with(top)) {
+            return;
+        }
+        self.remember(folder, |problems| &mut problems.unread);
+    }
+
+    fn leave_partly_read(&mut self, folder: &Path) {
+        if !self.hides(folder) {
+            self.remember(folder, |problems| &mut problems.partly_read);
+        }
+    }
+
+    fn remember(&mut self, folder: &Path, list: fn(&mut Self) -> &mut Vec<PathBuf>) {
+        if self.unread.len() + self.partly_read.len() < UNREAD_MAX {
+            list(self).push(folder.to_owned());
+        } else {
+            self.unread_more = true;
+        }
     }
 
     /// Whether some of it may be readable at the next look.
     pub(super) fn may_pass(&self) -> bool {
         self.passing
-    }
-
-    fn leave_unread(&mut self, folder: &Path) {
-        if self.may_hide(folder) {
-            return;
-        }
-        if self.unread.len() < UNREAD_MAX {
-            self.unread.push(folder.to_owned());
-        } else {
-            self.unread_more = true;
-        }
     }
 
     /// Takes over the problems of another walk.
@@ -90,19 +114,24 @@ impl Problems {
         for folder in &other.unread {
             self.leave_unread(folder);
         }
+        for folder in &other.partly_read {
+            self.leave_partly_read(folder);
+        }
         self.unread_more |= other.unread_more;
         self.passing |= other.passing;
     }
 
     /// Whether every folder was read without an error, so that what was not found is not there.
     pub(super) fn none_unread(&self) -> bool {
-        self.unread.is_empty() && !self.unread_more
+        self.unread.is_empty() && self.partly_read.is_empty() && !self.unread_more
     }
 
-    /// Whether this path may be there although it was not found, because its folder was not read. With more unread
-    /// folders than are remembered by name, that is true of every path.
-    pub(super) fn may_hide(&self, path: &Path) -> bool {
-        self.unread_more || self.unread.iter().any(|folder| path.starts_with(folder))
+    /// Whether files of this folder may be there although they were not found. That is true of every folder when there
+    /// are more unread ones than are remembered by name.
+    pub(super) fn hides(&self, folder: &Path) -> bool {
+        self.unread_more
+            || self.unread.iter().any(|top| folder.starts_with(top))
+            || self.partly_read.iter().any(|known| known == folder)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -149,7 +178,7 @@ mod tests {
         let mut problems = Problems::default();
         for number in 0..10_000 {
             let path = PathBuf::from(format!("{number}/{}", "x".repeat(1000)));
-            problems.add_unread("Permission denied", &path, &path);
+            problems.add_unread("Permission denied", &path);
             problems.add("nothing", Path::new("a"));
         }
         let lines = problems.lines(Path::new("/srv"));
@@ -167,18 +196,29 @@ mod tests {
     fn what_was_not_read_may_hide_what_is_in_it() {
         let mut problems = Problems::default();
         problems.add("no watch", Path::new("a"));
-        assert!(problems.none_unread());
-        problems.add_unread("EIO", Path::new("closed/x.dgn"), Path::new("closed"));
-        assert!(!problems.none_unread());
-        assert!(problems.may_hide(Path::new("closed/deep/y.dgn")));
-        assert!(!problems.may_hide(Path::new("closed.dgn")));
+        assert!(problems.none_unread() && !problems.may_pass());
+        problems.refuse("too deep", Path::new("deep"));
+        assert!(!problems.none_unread() && !problems.may_pass());
+        problems.add_unread("EACCES", Path::new("closed"));
+        problems.add_partly_read("EIO", Path::new("part/x.dgn"), Path::new("part"));
+        assert!(problems.may_pass());
+        for (folder, hides) in [
+            ("deep/er", true),
+            ("closed", true),
+            ("closed/below", true),
+            ("closed.old", false),
+            ("part", true),
+            ("part/below", false),
+            ("", false),
+        ] {
+            assert_eq!(problems.hides(Path::new(folder)), hides, "{folder}");
+        }
         let mut all = Problems::default();
         all.extend(&problems);
         assert_eq!(all, problems);
         for number in 0..=UNREAD_MAX {
-            let folder = PathBuf::from(number.to_string());
-            all.add_unread("EIO", &folder, &folder);
+            all.add_unread("EIO", Path::new(&number.to_string()));
         }
-        assert!(all.may_hide(Path::new("anything.dgn")));
+        assert!(all.hides(Path::new("anything")));
     }
 }

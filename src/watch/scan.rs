@@ -72,6 +72,8 @@ pub(super) struct Listing {
     pub(super) files: Vec<Listed>,
     /// Which part of the folder it is, in this walk; from 0.
     pub(super) part: u32,
+    /// The folder was listed to its end with it. None of a folder whose listing broke off is the last one.
+    pub(super) last: bool,
 }
 
 /// A wanted file.
@@ -103,6 +105,8 @@ impl Listing {
             );
             all.extend(connector.unwrap_or_default().as_bytes());
         }
+        // A folder that ends here may have gone on once.
+        all.push(u8::from(self.last));
         *blake3::hash(&all).as_bytes()
     }
 }
@@ -407,7 +411,7 @@ impl Scanner {
             // A folder that is gone by now is no problem: its removal is an event, or the next scan's business.
             if error.kind() != io::ErrorKind::NotFound || dir.as_os_str().is_empty() {
                 let why = error.to_string();
-                self.found.problems.add_unread(&why, dir, dir);
+                self.found.problems.add_unread(&why, dir);
             }
         }
         Ok(())
@@ -438,6 +442,8 @@ impl Scanner {
         };
         let mut files = Vec::new();
         let (mut part, mut bytes) = (0, 0);
+        // Nothing of it could not be looked at, or was refused.
+        let mut whole = true;
         while let Some(entry) = entries.read() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -460,7 +466,7 @@ impl Scanner {
                 FileType::Unknown => match ask() {
                     Ok(stat) => (share::kind(&stat), Some(stat)),
                     Err(error) => {
-                        self.unseen(&error.into(), &path, dir);
+                        whole &= self.unseen(&error.into(), &path, dir);
                         continue;
                     }
                 },
@@ -484,13 +490,14 @@ impl Scanner {
                         continue;
                     };
                     if let Some(why) = too_long(&path) {
-                        self.found.problems.refuse(&why, &path);
+                        self.found.problems.refuse_in(&why, &path, dir);
+                        whole = false;
                         continue;
                     }
                     let stat = match stat.map_or_else(ask, Ok) {
                         Ok(stat) => stat,
                         Err(error) => {
-                            self.unseen(&error.into(), &path, dir);
+                            whole &= self.unseen(&error.into(), &path, dir);
                             continue;
                         }
                     };
@@ -508,21 +515,28 @@ impl Scanner {
                 Kind::Folder | Kind::Other => {}
             }
             if files.len() == LISTING_MAX || bytes >= LISTING_BYTES_MAX {
-                self.tell_listing(dir, std::mem::take(&mut files), part)?;
+                self.tell_listing(dir, std::mem::take(&mut files), part, false)?;
                 (part, bytes) = (part + 1, 0);
             }
         }
-        if !files.is_empty() {
-            self.tell_listing(dir, files, part)?;
+        if part > 0 || !files.is_empty() {
+            self.tell_listing(dir, files, part, whole)?;
         }
         Ok(Ok(()))
     }
 
-    fn tell_listing(&self, dir: &Path, files: Vec<Listed>, part: u32) -> Result<(), Stopped> {
+    fn tell_listing(
+        &self,
+        dir: &Path,
+        files: Vec<Listed>,
+        part: u32,
+        last: bool,
+    ) -> Result<(), Stopped> {
         self.tell(Report::Listing(Listing {
             dir: dir.to_owned(),
             files,
             part,
+            last,
         }))
     }
 
@@ -543,12 +557,14 @@ impl Scanner {
         }
     }
 
-    /// An entry that is there, but not what. One that is gone by now is no problem.
-    fn unseen(&mut self, error: &io::Error, path: &Path, dir: &Path) {
-        if !share::is_gone(error) {
-            let why = format!("cannot be looked at: {error}");
-            self.found.problems.add_unread(&why, path, dir);
+    /// An entry that is listed, but cannot be looked at. Returns whether it is gone by now, which is no problem.
+    fn unseen(&mut self, error: &io::Error, path: &Path, dir: &Path) -> bool {
+        if share::is_gone(error) {
+            return true;
         }
+        let why = format!("cannot be looked at: {error}");
+        self.found.problems.add_partly_read(&why, path, dir);
+        false
     }
 
     fn tell(&self, report: Report) -> Result<(), Stopped> {
@@ -697,6 +713,7 @@ mod tests {
             dir: PathBuf::from("plans"),
             files: vec![file],
             part: 0,
+            last: true,
         }
     }
 
@@ -728,6 +745,7 @@ mod tests {
                 .collect(),
             dir: again.dir,
             part: 0,
+            last: true,
         };
         assert!(!digests.contains(&two.digest()));
     }
