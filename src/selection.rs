@@ -25,7 +25,7 @@ mod ignored;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use connectors::ConnectorType;
@@ -104,10 +104,7 @@ pub enum Reason {
         what: &'static str,
     },
     /// A folder whose name begins with a dot.
-    DotFolder {
-        /// The folder, relative to the root.
-        folder: PathBuf,
-    },
+    DotFolder,
     /// A glob of `exclude`.
     Exclude {
         /// The glob as written.
@@ -265,19 +262,14 @@ impl Selection {
         {
             return None;
         }
-        let mut folders: Vec<&Path> = rel_dir.ancestors().collect();
-        folders.pop();
-        folders
-            .into_iter()
-            .rev()
-            .find(|folder| {
-                let name = folder.file_name().unwrap_or_default();
-                ignored::dot_folder(name.as_encoded_bytes())
-                    && !self.include.names_dot_folder(folder)
-            })
-            .map(|folder| Reason::DotFolder {
-                folder: folder.to_owned(),
-            })
+        let left_out = |folder: &Path| {
+            let name = folder.file_name().unwrap_or_default();
+            ignored::dot_folder(name.as_encoded_bytes()) && !self.include.names_dot_folder(folder)
+        };
+        rel_dir
+            .ancestors()
+            .any(left_out)
+            .then_some(Reason::DotFolder)
     }
 
     /// Why the folder at `rel_dir` need not be entered: everything in it is ignored. `None` for the root itself (an empty path).
@@ -346,13 +338,7 @@ impl fmt::Display for Reason {
             Self::BuiltIn { name, what } => {
                 write!(f, "{name:?} of the built-in ignore list ({what})")
             }
-            Self::DotFolder { folder } => {
-                write!(
-                    f,
-                    "the name of the folder {} begins with a dot",
-                    crate::names::Shown(folder)
-                )
-            }
+            Self::DotFolder => f.write_str("it is in a folder whose name begins with a dot"),
             Self::Exclude { glob } => write!(f, "exclude has {glob:?}"),
             Self::NotIncluded => f.write_str("no glob of include fits"),
         }

@@ -116,10 +116,9 @@ async fn one(path: &Path, config: &Offline, known: &Knowledge) -> Told {
         Verdict::Ignored(reason) => {
             let mut told = Told::no(&format!("ignored, {reason}"), in_watch);
             told.lines.push(match reason {
-                crate::selection::Reason::DotFolder { folder } => format!(
-                    "to do: rename the folder, or name it in include of the watch {:?}, as in include = [\"*\", {:?}]",
-                    watch.name,
-                    folder.join("**").display().to_string(),
+                crate::selection::Reason::DotFolder => format!(
+                    "to do: rename the folder, or name it in include of the watch {:?}, as in include = [\"*\", \".name/**\"]",
+                    watch.name
                 ),
                 crate::selection::Reason::BuiltIn { .. } => {
                     "to do: save it under another name; the built-in list cannot be changed"

@@ -116,24 +116,25 @@ pub(super) fn watches(words: &[String], watches: &[Watch]) -> Result<Vec<String>
     if words.is_empty() {
         return Ok(names.collect());
     }
-    let mut chosen = vec![false; watches.len()];
-    for word in words {
-        // A name is meant before a glob is; not every name is one.
-        let mut fits: Vec<bool> = watches.iter().map(|watch| watch.name == *word).collect();
-        if !fits.contains(&true) {
-            let pattern = Pattern::new(word)?;
-            let fitting = |watch: &Watch| pattern.fits(Path::new(&watch.name));
-            fits = watches.iter().map(fitting).collect();
-        }
-        if !fits.contains(&true) {
-            return Err(Error::NoWatch(word.clone()));
-        }
-        for (chosen, fits) in chosen.iter_mut().zip(fits) {
-            *chosen |= fits;
+    let patterns = words
+        .iter()
+        .map(|word| Ok((word, Pattern::new(word)?)))
+        .collect::<Result<Vec<_>, BadRule>>()?;
+    for (word, pattern) in &patterns {
+        if !watches
+            .iter()
+            .any(|watch| pattern.fits(Path::new(&watch.name)))
+        {
+            return Err(Error::NoWatch((*word).clone()));
         }
     }
-    let chosen = names.zip(chosen).filter(|(_, chosen)| *chosen);
-    Ok(chosen.map(|(name, _)| name).collect())
+    Ok(names
+        .filter(|name| {
+            patterns
+                .iter()
+                .any(|(_, pattern)| pattern.fits(Path::new(name)))
+        })
+        .collect())
 }
 
 /// A way to read a word.

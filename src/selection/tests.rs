@@ -482,7 +482,7 @@ fn each_bad_rule_is_named_with_its_reason() {
         format!("include: \"/\" {empty}"),
         "include: \"{a\" is no glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?); close every \"[\" and \"{\", or write \"[[]\" and \"[{]\" for the characters themselves".to_owned(),
         "exclude: \"!keep.dgn\" starts with \"!\", which has no meaning here; name what is wanted in include, or write \"[!]\" for the character".to_owned(),
-        "exclude: \"a\\\\b\" has a backslash; write \"/\" between folders, and brackets around a special character, as in \"[*]\"".to_owned(),
+        "exclude: \"a\\\\b\" has a backslash; write \"/\" between folders, brackets around a special character, as in \"[*]\", and \"?\" for a backslash in a name".to_owned(),
         format!("exclude: \"../x\" {parts}"),
         format!("exclude: \"a//b\" {parts}"),
         format!("upload_only: \"./x\" {parts}"),
@@ -565,7 +565,7 @@ proptest! {
     #[test]
     fn no_rule_brings_back_what_the_built_in_list_ignores(path in path()) {
         if let Verdict::Ignored(reason) = Selection::default().decide(&path) {
-            let built_in = matches!(reason, Reason::BuiltIn { .. });
+            let built_in = matches!(reason, Reason::BuiltIn { .. } | Reason::DotFolder);
             prop_assert!(built_in, "{:?}", reason);
             prop_assert_eq!(greedy(&["old"]).decide(&path), Verdict::Ignored(reason));
         }

@@ -23,7 +23,24 @@ async fn arrive(site: &Site, daemon: &Daemon, files: &BTreeMap<String, String>) 
         completed.count() == files.len()
     };
     eventually(all, || daemon.log().lines().rev().take(20).collect()).await;
-    site.synchronized(files.len(), daemon).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
+    loop {
+        let known = site.status().await;
+        // A file that was away and is back as it was ends as unchanged.
+        let good = |file: &&serde_json::Value| {
+            file["state"] == "done"
+                && (file["result"] == "synchronized" || file["result"] == "unchanged")
+        };
+        if known.len() == files.len() && known.values().filter(good).count() == files.len() {
+            break;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{known:#?}\n{}",
+            daemon.log()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_in_imodel(&site.emulator.state(), files);
 }
 
@@ -219,7 +236,7 @@ async fn any_number_of_watches_takes_one_inotify_instance() {
 async fn a_name_that_is_no_glob_can_be_written_in_every_command() {
     let (mut site, folder) = roomy().await;
     let imodel = itwin_syncd::emulator::DEFAULT_IMODEL_ID;
-    site.watch("!south", imodel, "storage_folder = \"south\"");
+    site.watch("-south", imodel, "storage_folder = \"south\"");
     site.replace_in_watches(
         "name = \"north\"",
         "storage_folder = \"north\"\nname = \"north\"",
@@ -240,14 +257,13 @@ async fn a_name_that_is_no_glob_can_be_written_in_every_command() {
         "what the last one would be as a glob",
     );
     let daemon = site.start();
-    daemon.says("contains '\\\\\\\\'").await;
     let settled = async || {
         let files = site.status().await;
         let done = files
             .values()
             .filter(|file| file["state"] == "done")
             .count();
-        (files.len(), done) == (7, 6)
+        (files.len(), done) == (7, 6) && files.values().any(|file| file["state"] == "failed")
     };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !settled().await {
@@ -275,13 +291,13 @@ async fn a_name_that_is_no_glob_can_be_written_in_every_command() {
                     assert!(told.out.contains(&shown), "{what}");
                     assert!(!told.out.contains("x1.ifc"), "{what}");
                 }
-                "explain" => assert!(told.out.contains("taken: uploaded"), "{what}"),
+                "explain" => assert!(told.out.contains(": taken"), "{what}"),
                 _ => assert!(!told.err.contains("no file that is known"), "{what}"),
             }
         }
     }
     for verb in ["pause", "resume", "rescan"] {
-        let told = site.run(&[verb, "!south"]).await;
+        let told = site.run(&[verb, "--", "-south"]).await;
         assert_eq!(told.code, Some(0), "{told:?}");
         assert!(!told.out.contains("north"), "{told:?}");
     }
