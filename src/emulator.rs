@@ -19,37 +19,74 @@
 //! | `GET /connect/authorize` | 302 400 | |
 //! | `POST /connect/introspect` | 200 400 | |
 //! | `POST /connect/token` | 200 400 401 | refresh-token |
+//! | `GET /users/me` | 200 | |
+//! | `GET /accesscontrol/permissions` | 200 | |
+//! | `GET /accesscontrol/itwins/{id}/permissions` | 200 404 | |
+//! | `GET /accesscontrol/itwins/{id}/roles` | 200 404 | |
+//! | `POST /accesscontrol/itwins/{id}/roles` | 201 403 404 422 | |
+//! | `GET /accesscontrol/itwins/{id}/roles/{id}` | 200 404 | |
+//! | `PATCH /accesscontrol/itwins/{id}/roles/{id}` | 200 403 404 422 | |
+//! | `DELETE /accesscontrol/itwins/{id}/roles/{id}` | 204 403 404 | |
+//! | `GET /accesscontrol/itwins/{id}/members/users` | 200 404 422 | |
+//! | `POST /accesscontrol/itwins/{id}/members/users` | 201 403 404 422 | |
+//! | `GET /accesscontrol/itwins/{id}/members/users/{id}` | 200 404 | |
+//! | `PATCH /accesscontrol/itwins/{id}/members/users/{id}` | 200 403 404 422 | |
+//! | `DELETE /accesscontrol/itwins/{id}/members/users/{id}` | 204 403 404 | |
+//! | `GET /accesscontrol/itwins/{id}/members/owners` | 200 404 422 | |
+//! | `POST /accesscontrol/itwins/{id}/members/owners` | 201 403 404 422 | |
+//! | `DELETE /accesscontrol/itwins/{id}/members/owners/{id}` | 204 403 404 | |
 //! | `GET /itwins` | 200 422 | |
 //! | `POST /itwins` | 201 409 422 | |
+//! | `GET /itwins/myprimaryaccount` | 200 | |
+//! | `GET /itwins/favorites` | 200 422 | |
+//! | `POST /itwins/favorites/{id}` | 204 404 422 | |
+//! | `DELETE /itwins/favorites/{id}` | 204 404 422 | |
+//! | `GET /itwins/recents` | 200 422 | |
+//! | `POST /itwins/recents/{id}` | 204 404 422 | |
 //! | `GET /itwins/{id}` | 200 404 422 | |
 //! | `PATCH /itwins/{id}` | 200 404 422 | |
 //! | `DELETE /itwins/{id}` | 204 404 | |
-//! | `GET /imodels` | 200 404 422 | |
-//! | `POST /imodels` | 201 404 409 422 | |
+//! | `GET /itwins/{id}/account` | 200 404 422 | |
+//! | `GET /imodels` | 200 403 404 422 | |
+//! | `POST /imodels` | 201 403 404 409 422 | |
 //! | `GET /imodels/{id}` | 200 403 404 422 | |
 //! | `PATCH /imodels/{id}` | 200 403 404 422 | |
 //! | `DELETE /imodels/{id}` | 204 403 404 | |
+//! | `POST /imodels/{id}/complete` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/operations/create` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/changesets` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/changesets/{id}` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/namedversions` | 200 403 404 422 | |
+//! | `POST /imodels/{id}/namedversions` | 201 403 404 409 422 | |
+//! | `GET /imodels/{id}/namedversions/{id}` | 200 403 404 422 | |
+//! | `PATCH /imodels/{id}/namedversions/{id}` | 200 403 404 409 422 | |
+//! | `GET /imodels/{id}/users` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/users/{id}` | 200 403 404 422 | |
 //! | `GET /storage` | 200 403 404 422 | storage-forbidden, itwin-unknown |
-//! | `GET /storage/files/{id}` | 200 404 | incomplete-files |
-//! | `PATCH /storage/files/{id}` | 200 404 422 | |
-//! | `DELETE /storage/files/{id}` | 204 404 | |
-//! | `POST /storage/files/{id}/complete` | 200 404 409 422 | complete-without-content, complete-again, complete-empty, complete-expired |
-//! | `GET /storage/files/{id}/download` | 302 404 | |
+//! | `GET /storage/files/{id}` | 200 403 404 | incomplete-files |
+//! | `PATCH /storage/files/{id}` | 200 403 404 422 | |
+//! | `DELETE /storage/files/{id}` | 204 403 404 | |
+//! | `POST /storage/files/{id}/complete` | 200 403 404 409 422 | complete-without-content, complete-again, complete-empty, complete-expired |
+//! | `GET /storage/files/{id}/download` | 302 403 404 | |
+//! | `POST /storage/files/{id}/move` | 200 403 404 409 422 | move-name-taken |
 //! | `POST /storage/files/{id}/updatecontent` | 202 403 404 409 | update-incomplete, update-blob, locked-file, sas-permissions |
-//! | `GET /storage/folders/{id}` | 200 404 | |
-//! | `PATCH /storage/folders/{id}` | 200 404 422 | |
-//! | `DELETE /storage/folders/{id}` | 204 404 422 | |
-//! | `GET /storage/folders/{id}/files` | 200 404 422 | incomplete-files, listed-description |
-//! | `POST /storage/folders/{id}/files` | 202 404 409 422 | duplicate-file, name-case, recycled-name, name-error, sas-permissions |
-//! | `GET /storage/folders/{id}/folders` | 200 404 422 | |
-//! | `POST /storage/folders/{id}/folders` | 201 404 409 422 | duplicate-folder, name-case, name-error |
-//! | `GET /storage/folders/{id}/list` | 200 404 422 | |
-//! | `GET /storage/folders/{id}/search` | 200 404 422 | |
+//! | `GET /storage/folders/{id}` | 200 403 404 | |
+//! | `PATCH /storage/folders/{id}` | 200 403 404 422 | |
+//! | `DELETE /storage/folders/{id}` | 204 403 404 422 | |
+//! | `GET /storage/folders/{id}/files` | 200 403 404 422 | incomplete-files, listed-description |
+//! | `POST /storage/folders/{id}/files` | 202 403 404 409 422 | duplicate-file, name-case, recycled-name, name-error, sas-permissions |
+//! | `GET /storage/folders/{id}/folders` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/folders` | 201 403 404 409 422 | duplicate-folder, name-case, name-error |
+//! | `GET /storage/folders/{id}/list` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/lock` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/move` | 200 403 404 409 422 | move-name-taken |
+//! | `GET /storage/folders/{id}/search` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/unlock` | 200 403 404 422 | |
 //! | `GET /storage/recyclebin` | 200 403 404 422 | |
-//! | `DELETE /storage/recyclebin/files/{id}` | 204 404 | |
-//! | `POST /storage/recyclebin/files/{id}/restore` | 204 404 | |
-//! | `DELETE /storage/recyclebin/folders/{id}` | 204 404 | |
-//! | `POST /storage/recyclebin/folders/{id}/restore` | 204 404 | |
+//! | `DELETE /storage/recyclebin/files/{id}` | 204 403 404 | |
+//! | `POST /storage/recyclebin/files/{id}/restore` | 204 403 404 | |
+//! | `DELETE /storage/recyclebin/folders/{id}` | 204 403 404 | |
+//! | `POST /storage/recyclebin/folders/{id}/restore` | 204 403 404 | |
 //! | `GET /emulated/{id}` | 200 206 404 416 | |
 //! | `HEAD /emulated/{id}` | 200 | |
 //! | `PUT /emulated/{id}` | 201 400 403 411 413 | |
@@ -57,25 +94,40 @@
 //! | `GET /emulated/{id}?comp=blocklist` | 200 400 403 404 | |
 //! | `PUT /emulated/{id}?comp=blocklist` | 201 400 | |
 //! | `PUT /emulated/{id}?comp=lease` | 400 | |
+//! | `GET /synchronization/configurations/connections/{id}` | 200 403 404 | |
+//! | `POST /synchronization/configurations/connections/{id}` | 200 201 403 404 422 | |
+//! | `PATCH /synchronization/configurations/connections/{id}` | 200 403 404 422 | |
+//! | `DELETE /synchronization/configurations/connections/{id}` | 204 403 404 | |
+//! | `GET /synchronization/configurations/imodels/{id}` | 200 403 404 | |
+//! | `POST /synchronization/configurations/imodels/{id}` | 200 201 403 404 422 | |
+//! | `PATCH /synchronization/configurations/imodels/{id}` | 200 403 404 422 | |
+//! | `DELETE /synchronization/configurations/imodels/{id}` | 204 403 404 | |
+//! | `GET /synchronization/configurations/itwins/{id}` | 200 403 404 | |
+//! | `POST /synchronization/configurations/itwins/{id}` | 200 201 403 404 422 | |
+//! | `PATCH /synchronization/configurations/itwins/{id}` | 200 403 404 422 | |
+//! | `DELETE /synchronization/configurations/itwins/{id}` | 204 403 404 | |
 //! | `GET /synchronization/imodels/connections` | 200 403 404 422 | |
 //! | `GET /synchronization/imodels/connections/authorizationinformation` | 200 422 | |
 //! | `GET /synchronization/imodels/storageconnections` | 200 403 404 422 | |
 //! | `POST /synchronization/imodels/storageconnections` | 201 403 404 409 422 | empty-connection, retired-connector, unknown-connector, limit |
-//! | `GET /synchronization/imodels/storageconnections/{id}` | 200 404 | last-run |
-//! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 404 422 | omitted-authentication |
-//! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 404 409 | delete-in-run |
-//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 404 | run-scope, location, run-body, unchanged-task |
-//! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 404 422 | |
-//! | `GET /synchronization/imodels/storageconnections/{id}/runs/{id}` | 200 404 | |
-//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles` | 200 404 422 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}` | 200 403 404 | last-run |
+//! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 403 404 422 | omitted-authentication |
+//! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 403 404 409 | delete-in-run, removed-source-file |
+//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 403 404 409 422 | run-scope, simultaneous-run, empty-run, location, run-body, unchanged-task |
+//! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 403 404 422 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/runs/{id}` | 200 403 404 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles` | 200 403 404 422 | |
 //! | `POST /synchronization/imodels/storageconnections/{id}/sourcefiles` | 201 403 404 409 422 | retired-connector, unknown-connector, limit |
-//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 404 | |
-//! | `PUT /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 404 409 422 | |
-//! | `DELETE /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 204 404 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 403 404 | |
+//! | `PUT /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 403 404 409 422 | |
+//! | `DELETE /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 204 403 404 | removed-source-file |
+//! | `GET /synchronization/reports` | 200 403 422 | |
 
+mod access;
 mod api;
 mod azurite;
 mod blob;
+mod configurations;
 mod control;
 mod faults;
 mod identity;
@@ -83,7 +135,9 @@ mod imodels;
 mod itwins;
 mod model;
 mod recycle_bin;
+mod relocate;
 mod reply;
+mod reports;
 mod runs;
 mod sas;
 mod server;
@@ -91,6 +145,7 @@ mod storage;
 mod store;
 mod switches;
 mod synchronization;
+mod versions;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -104,7 +159,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use faults::{AnyFault, Effect, Fault, Report, RunFault, TaskFault};
 pub use model::{
-    Completed, Connection, Covered, File, Folder, Imodel, Itwin, Run, SourceFile, State,
+    Changeset, Completed, Connection, Covered, File, Folder, Imodel, ImodelContent, Itwin, Member,
+    NamedVersion, Role, Run, SourceFile, State,
 };
 pub use server::RequestRecord;
 pub use switches::*;
@@ -177,13 +233,15 @@ pub struct Builder {
 struct Options {
     clients: Vec<(String, String)>,
     display_names: Vec<(String, String)>,
+    /// Clients that may do only what their roles allow.
+    outsiders: Vec<String>,
     native_clients: Vec<String>,
     run_duration: Duration,
     sas_lifetime: Duration,
     token_lifetime: Duration,
     max_source_files: usize,
     max_connections: usize,
-    page_size: usize,
+    page_size: Option<usize>,
     requests_per_minute: Option<u32>,
     forbidden_imodels: Vec<String>,
     forbidden_storage: Vec<String>,
@@ -217,6 +275,21 @@ struct Shared {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Makes the applications that were set up beforehand the owners of the iTwins that were.
+    fn own_itwins(&self) {
+        let services = self.options.clients.iter().map(|(id, _)| id);
+        for itwin in self.state().itwins.values_mut() {
+            for id in services
+                .clone()
+                .filter(|id| !self.options.outsiders.contains(id))
+            {
+                if itwin.roles.is_empty() || !itwin.members.is_empty() {
+                    access::add_owner(self, itwin, id);
+                }
+            }
+        }
     }
 
     /// How a client is named to others.
@@ -257,6 +330,15 @@ impl Shared {
         state.connections.clear();
         state.runs.clear();
         state.authorized_users.clear();
+        state.configurations.clear();
+        state.favorites.clear();
+        state.recents.clear();
+        for imodel in state.imodels.values_mut() {
+            imodel.changesets.clear();
+            imodel.named_versions.clear();
+            imodel.contents.clear();
+            imodel.gcs_from = None;
+        }
         drop(state);
         lock(&self.requests).clear();
         lock(&self.faults).clear();
@@ -301,6 +383,12 @@ impl Builder {
             .clients
             .push((id.to_owned(), secret.to_owned()));
         self
+    }
+
+    /// A service application that is no administrator of the organization: it may do only what the roles allow that it is given in an iTwin.
+    pub fn outsider(mut self, id: &str, secret: &str) -> Self {
+        self.options.outsiders.push(id.to_owned());
+        self.client(id, secret)
     }
 
     /// How a client is named in `lastModifiedByDisplayName`; by default by its id.
@@ -354,9 +442,9 @@ impl Builder {
         Self { seed, ..self }
     }
 
-    /// Items on a page of storage; by default 100.
+    /// The most items on a page of storage, whatever a client asks for; by default it gets up to 1000.
     pub fn page_size(mut self, items: usize) -> Self {
-        self.options.page_size = items.max(1);
+        self.options.page_size = Some(items.max(1));
         self
     }
 
@@ -466,6 +554,7 @@ impl Builder {
             quota: Mutex::default(),
             requests: Mutex::default(),
         });
+        shared.own_itwins();
         let stop = CancellationToken::new();
         let tasks = vec![
             tokio::spawn(server::serve(
@@ -515,13 +604,14 @@ impl Emulator {
             options: Options {
                 clients: Vec::new(),
                 display_names: Vec::new(),
+                outsiders: Vec::new(),
                 native_clients: Vec::new(),
                 run_duration: Duration::from_secs(2),
                 sas_lifetime: hour,
                 token_lifetime: hour,
                 max_source_files: 250,
                 max_connections: 100,
-                page_size: 100,
+                page_size: None,
                 requests_per_minute: None,
                 forbidden_imodels: Vec::new(),
                 forbidden_storage: Vec::new(),

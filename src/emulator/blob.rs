@@ -28,7 +28,7 @@ use super::Shared;
 use super::faults::{Effect, Strike};
 use super::model::{Content, Part};
 use super::reply::{self, Reply};
-use super::sas::{self, sign};
+use super::sas::{self, Grant, sign};
 use super::server::discard;
 
 const MIB: u64 = 1024 * 1024;
@@ -160,8 +160,13 @@ impl Put<'_> {
         }
         let (expiry, permissions) = (self.part("se"), self.part("sp"));
         let key = self.shared.state().key.clone();
+        let grant = Grant {
+            blob: self.blob,
+            permissions,
+            disposition: self.part("rscd"),
+        };
         if self.blob.is_empty()
-            || sign(&key, self.blob, expiry, permissions) != self.part("sig")
+            || sign(&key, grant, expiry) != self.part("sig")
             || self.part("sv") != sas::VERSION
         {
             return refused(403, "AuthenticationFailed", "The signature does not match.");
@@ -333,6 +338,7 @@ impl Put<'_> {
             parts,
         };
         let unlisted = std::mem::take(&mut blob.uncommitted);
+        let (id, size) = (content.id.clone(), content.size);
         state.retired.extend(blob.content.replace(content));
         blob.is_new = true;
         if !unlisted.is_empty() {
@@ -347,6 +353,15 @@ impl Put<'_> {
         }
         if let Some(file) = state.files.get_mut(&blob.file_id) {
             file.blob_writes += 1;
+            // Where new content goes to the blob of the old one, nothing else is left to show.
+            if file.blob.as_deref() == Some(self.blob)
+                && let Some(completed) = &mut file.completed
+            {
+                completed.size = size;
+                completed.sha256.clear();
+                completed.version += 1;
+                completed.content = Some(id);
+            }
         }
         self.shared.store.changed();
         true
@@ -580,6 +595,9 @@ impl Put<'_> {
         ];
         if range.is_some() {
             headers.push(("content-range", &bounds));
+        }
+        if !self.part("rscd").is_empty() {
+            headers.push(("content-disposition", self.part("rscd")));
         }
         if head {
             return Ok(reply::with(200, &headers, ""));

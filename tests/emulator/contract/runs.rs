@@ -20,6 +20,13 @@ pub async fn ended(platform: &Platform, location: &str) -> Value {
         if run["state"] == "Completed" {
             return run;
         }
+        let tasks = run["jobs"].as_array().unwrap().iter();
+        let tasks = tasks.flat_map(|job| job["tasks"].as_array().unwrap());
+        for task in tasks {
+            let ended = task["state"] == "Completed";
+            assert_eq!(ended, task["result"] != "Undetermined", "{task}");
+            assert_eq!(ended, !task["endDateTime"].is_null(), "{task}");
+        }
         assert_eq!(run["result"], "Undetermined");
         assert!(run["endDateTime"].is_null());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -117,9 +124,18 @@ pub async fn runs(seen: &Arc<Seen>) {
     assert!(!named.contains(&good) && named.contains(&wrong), "{named}");
     platform.switches_off();
 
+    // A request within a second of another one may be refused.
+    platform.switch("simultaneous-run", "conflict");
+    let first = run(&id).await;
+    assert_eq!(first.status, 202);
+    run(&id).await.is(409, "IModelAlreadyProcessingRequest");
+    platform.switches_off();
+    ended(&platform, first.header("location")).await;
+    without_source_files(&platform, &root).await;
+
     let list = format!("{CONNECTIONS}/{id}/runs");
     let listed = platform.get(&list).await.ok(200);
-    assert_eq!(listed["runs"].as_array().unwrap().len(), 4);
+    assert_eq!(listed["runs"].as_array().unwrap().len(), 5);
     assert!(listed["runs"][0]["jobs"].is_null(), "minimal");
     platform
         .get(&format!("{list}?$skip=x"))
@@ -135,6 +151,35 @@ pub async fn runs(seen: &Arc<Seen>) {
         .is(404, "RunNotFound");
     on_demand(&platform, &id, &good).await;
     of_people(&platform, &root).await;
+}
+
+async fn without_source_files(platform: &Platform, root: &str) {
+    let file = platform.upload(root, "lone.ifc", b"x").await;
+    let id = connected(platform, &[mapped(&file, "IFC")]).await;
+    let sources = format!("{CONNECTIONS}/{id}/sourceFiles");
+    let listed = platform.get(&sources).await.ok(200);
+    let source = listed["sourceFiles"][0]["id"].as_str().unwrap();
+    platform
+        .delete(&format!("{sources}/{source}"))
+        .await
+        .ok(204);
+    let path = format!("{CONNECTIONS}/{id}/run");
+    platform.switch("empty-run", "refused");
+    platform
+        .post(&path, Value::Null)
+        .await
+        .is(422, "InvalidStorageConnectionRequest");
+    platform.switches_off();
+    let started = platform.post(&path, Value::Null).await;
+    let report = ended(platform, started.header("location")).await;
+    assert_eq!(
+        (&report["result"], &report["jobs"]),
+        (&json!("Success"), &json!([]))
+    );
+    platform
+        .delete(&format!("{CONNECTIONS}/{id}"))
+        .await
+        .ok(204);
 }
 
 /// Results that a person asks for.
