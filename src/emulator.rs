@@ -17,7 +17,10 @@
 //! | `GET /.well-known/jwks` | 200 | |
 //! | `GET /.well-known/openid-configuration` | 200 | |
 //! | `GET /connect/authorize` | 302 400 | |
+//! | `GET /connect/consent` | 302 400 | |
+//! | `GET /connect/endsession` | 200 302 400 | |
 //! | `POST /connect/introspect` | 200 400 | |
+//! | `POST /connect/revocation` | 200 400 | |
 //! | `POST /connect/token` | 200 400 401 | refresh-token |
 //! | `GET /users/me` | 200 | |
 //! | `GET /accesscontrol/permissions` | 200 | |
@@ -130,9 +133,11 @@ mod blob;
 mod configurations;
 mod control;
 mod faults;
+mod guard;
 mod identity;
 mod imodels;
 mod itwins;
+mod look;
 mod model;
 mod recycle_bin;
 mod relocate;
@@ -141,13 +146,14 @@ mod reports;
 mod runs;
 mod sas;
 mod server;
+mod signer;
 mod storage;
 mod store;
 mod switches;
 mod synchronization;
 mod versions;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -167,8 +173,10 @@ pub use switches::*;
 
 use azurite::Azurite;
 use faults::Faults;
+use guard::Guard;
 use identity::Tokens;
 use server::Quota;
+use signer::Signer;
 use store::Store;
 
 /// The iTwin that is there unless others are named.
@@ -194,6 +202,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The key that signs tokens cannot be made or read.
+    #[error("cannot sign tokens")]
+    Key(#[source] std::io::Error),
     /// The Azurite that is to be used does not answer as one.
     #[error("cannot use the Azurite at {url}")]
     Azurite {
@@ -225,6 +236,8 @@ pub struct Builder {
     switches: Switches,
     faults: Vec<AnyFault>,
     seed: u64,
+    guard: Guard,
+    public_host: Option<String>,
     options: Options,
 }
 
@@ -236,6 +249,8 @@ struct Options {
     /// Clients that may do only what their roles allow.
     outsiders: Vec<String>,
     native_clients: Vec<String>,
+    /// Where browsers may be sent beside this machine.
+    redirects: Vec<String>,
     run_duration: Duration,
     sas_lifetime: Duration,
     token_lifetime: Duration,
@@ -246,6 +261,8 @@ struct Options {
     forbidden_imodels: Vec<String>,
     forbidden_storage: Vec<String>,
     refused_connectors: Vec<String>,
+    /// Whether runs look at the first bytes of files.
+    file_check: bool,
 }
 
 /// A running emulator; it ends when this is dropped.
@@ -263,6 +280,8 @@ struct Shared {
     api_url: String,
     blob_url: String,
     azurite: Option<Azurite>,
+    guard: Guard,
+    signer: Signer,
     store: Store,
     state: Mutex<State>,
     tokens: Mutex<Tokens>,
@@ -418,6 +437,32 @@ impl Builder {
         self
     }
 
+    /// Where browsers may be sent after signing in or out, beside addresses of this machine.
+    pub fn redirect(mut self, url: &str) -> Self {
+        self.options.redirects.push(url.to_owned());
+        self
+    }
+
+    /// Pages of this origin, such as `https://app.example.com`, may use the API, beside those of this machine.
+    pub fn origin(mut self, origin: &str) -> Self {
+        self.guard.origins.push(origin.to_owned());
+        self
+    }
+
+    /// Requests may call the emulator by this name, beside `localhost` and addresses.
+    pub fn host(mut self, name: &str) -> Self {
+        self.guard.hosts.push(name.to_owned());
+        self
+    }
+
+    /// The name that is in all addresses that the emulator gives, such as that of a container; it may be called by it.
+    pub fn public_host(self, name: &str) -> Self {
+        Self {
+            public_host: Some(name.to_owned()),
+            ..self
+        }
+    }
+
     /// Content goes to the Azurite at this address, and nothing is kept here.
     pub fn azurite(self, url: &str) -> Self {
         Self {
@@ -502,6 +547,14 @@ impl Builder {
         self
     }
 
+    /// Fails the task of a file whose first bytes are not those of the format that its name promises. By default a file is judged by its
+    /// name only, so that tests can make files of a few bytes. It is a light look: damage further on passes, and so do formats that it
+    /// does not know.
+    pub fn file_check(mut self, on: bool) -> Self {
+        self.options.file_check = on;
+        self
+    }
+
     /// Starts both origins.
     ///
     /// # Errors
@@ -539,13 +592,24 @@ impl Builder {
         for fault in self.faults {
             faults.add(fault);
         }
-        let (api, api_url) = listen(self.listen).await?;
-        let (blob, blob_url) = listen(self.blob_listen).await?;
+        let kept = state.signing_key.clone();
+        let signer = tokio::task::spawn_blocking(move || Signer::new(&kept)).await;
+        let signer = signer.map_err(std::io::Error::other).and_then(|made| made);
+        let (signer, kept) = signer.map_err(Error::Key)?;
+        state.signing_key = kept;
+        let mut guard = self.guard;
+        guard.hosts.extend(self.public_host.clone());
+        guard.short_hosts = !self.listen.ip().is_loopback();
+        let host = self.public_host.as_deref();
+        let (api, api_url) = listen(self.listen, host).await?;
+        let (blob, blob_url) = listen(self.blob_listen, host).await?;
         let shared = Arc::new(Shared {
             options: self.options,
             api_url,
             blob_url,
             azurite,
+            guard,
+            signer,
             store,
             state: Mutex::new(state),
             tokens: Mutex::default(),
@@ -579,11 +643,23 @@ impl Builder {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, String), Error> {
+/// Listens; returns the address for others too, which has this name if there is one.
+async fn listen(address: SocketAddr, host: Option<&str>) -> Result<(TcpListener, String), Error> {
     let refused = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let bound = listener.local_addr().map_err(refused)?;
-    Ok((listener, format!("http://{bound}")))
+    let mut bound = listener.local_addr().map_err(refused)?;
+    // "All addresses" is none that a client can connect to.
+    if bound.ip().is_unspecified() {
+        bound.set_ip(match bound.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let url = match host {
+        Some(host) => format!("http://{host}:{}", bound.port()),
+        None => format!("http://{bound}"),
+    };
+    Ok((listener, url))
 }
 
 impl Emulator {
@@ -601,11 +677,14 @@ impl Emulator {
             switches: Switches::default(),
             faults: Vec::new(),
             seed: 0,
+            guard: Guard::default(),
+            public_host: None,
             options: Options {
                 clients: Vec::new(),
                 display_names: Vec::new(),
                 outsiders: Vec::new(),
                 native_clients: Vec::new(),
+                redirects: Vec::new(),
                 run_duration: Duration::from_secs(2),
                 sas_lifetime: hour,
                 token_lifetime: hour,
@@ -616,6 +695,7 @@ impl Emulator {
                 forbidden_imodels: Vec::new(),
                 forbidden_storage: Vec::new(),
                 refused_connectors: Vec::new(),
+                file_check: false,
             },
         }
     }

@@ -47,6 +47,9 @@ pub struct State {
     /// Signs upload addresses and tokens.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
+    /// Signs tokens: PKCS #8 in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) signing_key: String,
     /// Where content goes to, by the name in the upload address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) blobs: BTreeMap<String, Blob>,
@@ -636,6 +639,7 @@ impl State {
             }
         }
         seen.key.clear();
+        seen.signing_key.clear();
         seen.blobs.clear();
         seen.retired.clear();
         for file in seen.files.values_mut() {

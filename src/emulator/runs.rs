@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::faults::{Faults, Report};
-use super::model::{Connection, Covered, Run, SourceFile, State};
+use super::model::{Connection, Covered, File, Run, SourceFile, State};
 use super::switches::UnchangedTask;
 
 /// Results of tasks from the best to the worst.
@@ -80,12 +80,13 @@ pub(super) fn begin(
     }
 }
 
-/// A run of a connection, with how each of its files will fare.
+/// A run of a connection, with how each of its files will fare. `look` tells what a file should be and is not.
 pub(super) fn of_connection(
     state: &State,
     connection: &Connection,
     duration: Duration,
     unchanged: UnchangedTask,
+    look: impl Fn(&File) -> Option<&'static str>,
     faults: &mut Faults,
     now: Timestamp,
 ) -> Run {
@@ -105,6 +106,8 @@ pub(super) fn of_connection(
                 failed("the file is missing or empty")
             } else if !reads(&source.connector_type, name) {
                 failed(&format!("{} does not read {name}", source.connector_type))
+            } else if let Some(format) = file.and_then(&look) {
+                failed(&format!("{name} does not begin like {format}"))
             } else {
                 ("Success".to_owned(), None)
             };

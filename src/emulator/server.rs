@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::faults::{Effect, Strike};
+use super::guard::{self, Guard};
 use super::reply::{self, Reply, refuse};
 use super::{Shared, api, blob, control, lock};
 
@@ -100,9 +101,20 @@ async fn answer(
         request.method().to_string(),
         request.uri().path().to_owned(),
     );
-    if origin == Origin::Api && path.to_ascii_lowercase().starts_with("/_emulator/") {
-        return Ok(control::answer(shared, request).await);
+    let guard = &shared.guard;
+    if let Err(refused) = guard.check_host(request.uri(), request.headers()) {
+        return Ok(refused.into_reply());
     }
+    if origin == Origin::Api && path.to_ascii_lowercase().starts_with("/_emulator/") {
+        return match Guard::check_control(request.headers()) {
+            Ok(()) => Ok(control::answer(shared, request).await),
+            Err(refused) => Ok(refused.into_reply()),
+        };
+    }
+    if guard::is_preflight(request.method(), request.headers()) {
+        return Ok(guard::preflight(guard, request.headers()));
+    }
+    let page = guard.allowed_origin(request.headers());
     let query = harmless(request.uri().query().unwrap_or_default());
     let correlation_id = request
         .headers()
@@ -134,6 +146,7 @@ async fn answer(
     if let Ok(value) = correlation_id.parse() {
         reply.headers_mut().insert(id_header, value);
     }
+    guard::readable(&mut reply, page);
     Ok(reply)
 }
 

@@ -5,13 +5,13 @@ use uuid::Uuid;
 
 use super::access::Permission;
 use super::api::{Ask, Pages, text, unknown};
-use super::model::{Connection, Covered, Run, SourceFile, State, storage_id};
+use super::model::{Connection, Covered, File, Run, SourceFile, State, storage_id};
 use super::reply::{self, Refusal, Reply, invalid, refuse};
 use super::switches::{
     DeleteInRun, EmptyConnection, EmptyRun, LastRun, Limit, Location, OmittedAuthentication,
     RemovedSourceFile, RetiredConnector, RunBody, RunScope, SimultaneousRun, UnknownConnector,
 };
-use super::{configurations, lock, reports, runs};
+use super::{configurations, lock, look, reports, runs};
 
 /// Items on a page.
 const PAGE: usize = 1000;
@@ -98,11 +98,11 @@ fn authorization(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
         .query("redirectUrl")
         .and_then(|text| url::Url::parse(text).ok());
     let redirect = redirect.ok_or_else(|| invalid(code, "redirectUrl", "It is no URL."))?;
-    let mut page = format!("{}/_emulator/authorize?", ask.shared.api_url);
-    page += &url::form_urlencoded::Serializer::new(String::new())
-        .append_pair("user", &ask.client_id)
-        .append_pair("redirectUrl", redirect.as_str())
-        .finish();
+    if !["http", "https"].contains(&redirect.scheme()) {
+        return Err(invalid(code, "redirectUrl", "It is no URL."));
+    }
+    let ticket = lock(&ask.shared.tokens).consent_page(&ask.client_id, redirect.as_str());
+    let page = format!("{}/connect/consent?ticket={ticket}", ask.shared.api_url);
     let authorized = state.authorized_users.contains(&ask.client_id);
     Ok(reply::json(
         200,
@@ -471,7 +471,16 @@ fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Result<Repl
     let mut faults = lock(&ask.shared.faults);
     let duration = ask.shared.options.run_duration;
     let unchanged = ask.switches.unchanged_task;
-    let mut run = runs::of_connection(state, connection, duration, unchanged, &mut faults, ask.now);
+    let look = |file: &File| looked_at(ask, state, file);
+    let mut run = runs::of_connection(
+        state,
+        connection,
+        duration,
+        unchanged,
+        look,
+        &mut faults,
+        ask.now,
+    );
     let fault = faults.run(&connection.imodel_id).unwrap_or_default();
     drop(faults);
     if let Some(ms) = fault.duration_ms {
@@ -492,6 +501,21 @@ fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Result<Repl
         state.runs.insert(run.id.clone(), run);
     }
     Ok(answered(ask, 202, &[("location", &location)]))
+}
+
+/// What a file should be and is not, by its first bytes, unless nobody wants to know.
+fn looked_at(ask: &Ask<'_>, state: &State, file: &File) -> Option<&'static str> {
+    if !ask.shared.options.file_check {
+        return None;
+    }
+    let blob = file.blob.as_ref().and_then(|blob| state.blobs.get(blob))?;
+    let content = blob.content.as_ref()?;
+    let head = ask.shared.store.head(content, look::LENGTH);
+    // Content that is kept elsewhere is not looked at.
+    if head.is_empty() && content.size > 0 {
+        return None;
+    }
+    look::mismatch(&file.display_name, &head)
 }
 
 /// An answer to *run*, with a body or without.

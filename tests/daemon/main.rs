@@ -15,6 +15,7 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod demo;
 mod faults;
 mod filesystem;
 mod fuse;

@@ -4,7 +4,7 @@
 mod access;
 mod azure;
 pub mod connections;
-mod identity;
+pub mod identity;
 mod management;
 pub mod runs;
 mod storage;

@@ -276,14 +276,58 @@ pub async fn of_people(platform: &Platform, root: &str) {
     let told = platform.get(&information).await.ok(200)["authorizationInformation"].clone();
     assert_eq!(told["isUserAuthorized"], false);
     let page = told["_links"]["authorizationUrl"]["href"].as_str().unwrap();
-    let back = platform.http.get(page).send().await.unwrap();
+    let page = page.strip_prefix(platform.emulator.api_url()).unwrap();
+    let back = platform.get(page).await;
     assert_eq!(
-        (back.status().as_u16(), &back.headers()["location"]),
-        (302, &"http://localhost:3301/callback".parse().unwrap())
+        (back.status, back.header("location")),
+        (302, "http://localhost:3301/callback")
     );
+    platform.get(page).await.is(400, "invalid_request");
     assert_eq!(
         platform.get(&information).await.ok(200)["authorizationInformation"]["isUserAuthorized"],
         true
     );
     assert_eq!(run().await["result"], "Success");
+}
+
+#[tokio::test]
+async fn a_renamed_text_file_fails_when_files_are_looked_at() {
+    for (check, expected) in [(true, "Error"), (false, "Success")] {
+        let builder = itwin_syncd::emulator::Emulator::builder()
+            .run_duration(Duration::from_millis(50))
+            .file_check(check);
+        let platform = Platform::start(builder).await;
+        let root = root(&platform).await;
+        let text = platform.upload(&root, "text.dwg", b"a text file").await;
+        // In blocks, of which the first is shorter than what is looked at.
+        let (real, url) = platform.create(&root, "real.dwg").await;
+        let ids = ["YQ==", "Yg=="];
+        for (id, content) in ids.iter().zip([&b"AC"[..], b"1032 and more"]) {
+            let url = format!("{url}&comp=block&blockid={}", encoded(id));
+            assert_eq!(platform.blob("PUT", &url, content, &[]).await.status, 201);
+        }
+        let list = "<BlockList><Latest>YQ==</Latest><Latest>Yg==</Latest></BlockList>";
+        let list_url = format!("{url}&comp=blocklist");
+        let listed = platform.blob("PUT", &list_url, list.as_bytes(), &[]).await;
+        assert_eq!(listed.status, 201);
+        platform.complete(&real).await.ok(200);
+        let files = [mapped(&text, "DWG"), mapped(&real, "DWG")];
+        let id = connected(&platform, &files).await;
+        let path = format!("{CONNECTIONS}/{id}/run");
+        let started = platform.post(&path, Value::Null).await;
+        let report = ended(&platform, started.header("location")).await;
+        let tasks = report["jobs"][0]["tasks"].as_array().unwrap();
+        let of = |file: &str| {
+            tasks
+                .iter()
+                .find(|task| task["storageFileId"] == file)
+                .unwrap()
+        };
+        assert_eq!(of(&text)["result"], expected);
+        assert_eq!(of(&real)["result"], "Success");
+        if check {
+            let message = of(&text)["error"]["message"].as_str().unwrap();
+            assert_eq!(message, "text.dwg does not begin like a DWG file");
+        }
+    }
 }
