@@ -130,6 +130,7 @@ mod access;
 mod api;
 mod azurite;
 mod blob;
+mod compare;
 mod configurations;
 mod control;
 mod faults;
@@ -139,6 +140,7 @@ mod imodels;
 mod itwins;
 mod look;
 mod model;
+mod recorder;
 mod recycle_bin;
 mod relocate;
 mod reply;
@@ -163,6 +165,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use compare::{CompareError, Comparison, compare};
 pub use faults::{AnyFault, Effect, Fault, Report, RunFault, TaskFault};
 pub use model::{
     Changeset, Completed, Connection, Covered, File, Folder, Imodel, ImodelContent, Itwin, Member,
@@ -175,6 +178,7 @@ use azurite::Azurite;
 use faults::Faults;
 use guard::Guard;
 use identity::Tokens;
+use recorder::Recorder;
 use server::Quota;
 use signer::Signer;
 use store::Store;
@@ -199,6 +203,14 @@ pub enum Error {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file that exchanges are written to cannot be made.
+    #[error("cannot write the recording {path:?}")]
+    Record {
+        /// The file.
+        path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
@@ -238,6 +250,7 @@ pub struct Builder {
     seed: u64,
     guard: Guard,
     public_host: Option<String>,
+    record: Option<PathBuf>,
     options: Options,
 }
 
@@ -281,6 +294,7 @@ struct Shared {
     blob_url: String,
     azurite: Option<Azurite>,
     guard: Guard,
+    recorder: Option<Recorder>,
     signer: Signer,
     store: Store,
     state: Mutex<State>,
@@ -471,6 +485,14 @@ impl Builder {
         }
     }
 
+    /// Writes all exchanges to this file, without secrets, as HAR.
+    pub fn record(self, path: PathBuf) -> Self {
+        Self {
+            record: Some(path),
+            ..self
+        }
+    }
+
     /// What the documentation leaves open.
     pub fn switches(self, switches: Switches) -> Self {
         Self { switches, ..self }
@@ -592,6 +614,12 @@ impl Builder {
         for fault in self.faults {
             faults.add(fault);
         }
+        let recorder = match self.record {
+            Some(path) => {
+                Some(Recorder::create(&path).map_err(|source| Error::Record { path, source })?)
+            }
+            None => None,
+        };
         let kept = state.signing_key.clone();
         let signer = tokio::task::spawn_blocking(move || Signer::new(&kept)).await;
         let signer = signer.map_err(std::io::Error::other).and_then(|made| made);
@@ -609,6 +637,7 @@ impl Builder {
             blob_url,
             azurite,
             guard,
+            recorder,
             signer,
             store,
             state: Mutex::new(state),
@@ -679,6 +708,7 @@ impl Emulator {
             seed: 0,
             guard: Guard::default(),
             public_host: None,
+            record: None,
             options: Options {
                 clients: Vec::new(),
                 display_names: Vec::new(),

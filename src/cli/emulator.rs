@@ -12,7 +12,9 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{EXIT_FAILED, EXIT_GOOD, complain};
-use crate::emulator::{self, AnyFault, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator, Switches};
+use crate::emulator::{
+    self, AnyFault, Builder, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator, Switches,
+};
 use crate::service::signals;
 
 #[derive(Debug, Args)]
@@ -68,6 +70,12 @@ pub(super) struct Arguments {
     /// Let something go wrong from the start, as JSON; docs/emulator.md has the kinds
     #[arg(long, value_name = "JSON", value_parser = fault)]
     fault: Vec<AnyFault>,
+    /// Write all exchanges to this file, without secrets, as HAR: something to attach to a bug report
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Ask the emulator the same as in this HAR file of the real platform, print where it answers otherwise, and exit with 1 if it does
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "data"])]
+    compare: Option<PathBuf>,
     /// Settles what faults leave to chance
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
@@ -135,7 +143,7 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
         }
     }
     let mut clients = arguments.client.clone();
-    if clients.is_empty() {
+    if clients.is_empty() && arguments.compare.is_none() {
         match secret(arguments.data.as_deref()) {
             Ok(secret) => clients.push((DEFAULT_CLIENT_ID.to_owned(), secret)),
             Err(error) => {
@@ -187,6 +195,12 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
     if let Some(data) = &arguments.data {
         builder = builder.data_dir(data.clone());
     }
+    if let Some(path) = &arguments.record {
+        builder = builder.record(path.clone());
+    }
+    if let Some(path) = &arguments.compare {
+        return compared(builder, path).await;
+    }
     let stop = CancellationToken::new();
     if let Err(error) = signals::handle(stop.clone()) {
         complain(&error, None);
@@ -206,6 +220,40 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
                 }
                 _ => "choose another --listen or --data",
             };
+            complain(&error, Some(hint.to_owned()));
+            EXIT_FAILED
+        }
+    }
+}
+
+#[allow(
+    clippy::print_stdout,
+    reason = "the differences are what was asked for"
+)]
+async fn compared(builder: Builder, path: &Path) -> u8 {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let builder = builder.listen(any).blob_listen(any);
+    match emulator::compare(builder, path).await {
+        Ok(comparison) => {
+            let differences = &comparison.differences;
+            for difference in differences {
+                // It has words of the recording, which anybody may have made.
+                println!("{}", difference.escape_debug());
+            }
+            println!(
+                "{} exchanges compared, {} skipped: {} differences",
+                comparison.compared,
+                comparison.skipped,
+                differences.len()
+            );
+            if differences.is_empty() {
+                EXIT_GOOD
+            } else {
+                EXIT_FAILED
+            }
+        }
+        Err(error) => {
+            let hint = "record with `mitmdump --set hardump=FILE`, or save a HAR file in a browser's network tools";
             complain(&error, Some(hint.to_owned()));
             EXIT_FAILED
         }

@@ -309,11 +309,12 @@ pub(super) fn text<'b>(
     }
 }
 
-/// Answers a request; an error closes the connection.
+/// Answers a request; an error closes the connection. `seen` gets its body.
 pub(super) async fn answer(
     shared: &Shared,
     request: Request<Incoming>,
     strike: &Strike,
+    seen: &mut Bytes,
 ) -> io::Result<Reply> {
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, BODY_MAX).collect().await {
@@ -324,6 +325,7 @@ pub(super) async fn answer(
         }
         Err(error) => return Err(io::Error::other(error)),
     };
+    *seen = body.clone();
     let segments = segments(parts.uri.path());
     let words: Vec<String> = segments
         .iter()

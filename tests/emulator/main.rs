@@ -19,5 +19,6 @@ mod faults;
 mod foreign;
 mod hostile;
 mod others;
+mod recording;
 mod safety;
 mod support;
