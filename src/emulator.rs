@@ -1,10 +1,11 @@
-//! A stand-in of the iTwin Platform, to try everything on without an account: in the demo, in tests, as a server.
+//! A stand-in for the iTwin Platform, to try everything without an account: in the demo, in tests, as a server.
 //!
-//! In come HTTP requests on two origins, one of the API with its identity provider and one of the blob storage; out go
-//! the platform's statuses, headers and bodies. State is in memory, and in a folder if one is given; content is always
-//! on disk. What arrived can be asked for: [`Emulator::state`], [`Emulator::requests`], and by HTTP below `/_emulator`.
+//! Input: HTTP requests on two origins, one for the API with its identity provider and one for the blob storage. Output: the platform's
+//! statuses, headers and bodies. State is in memory, and in a folder if one is given; content is always on disk. What arrived can be read: [`Emulator::state`], [`Emulator::requests`], and by HTTP below `/_emulator`.
 //!
-//! It uses no other room, the client least of all: it would share its mistakes.
+//! It uses no other module of this program, above all not the client: it would share the client's mistakes.
+//!
+//! Where no source says anything, the list at the end of `docs/emulator.md` says so.
 //!
 //! # What is emulated
 //!

@@ -126,7 +126,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 fn fault(text: &str) -> Result<AnyFault, String> {
     serde_json::from_str(text).map_err(|_| {
-        "no fault: it needs route and effect, or file and result, or imodelId".to_owned()
+        "not a fault: it needs route and effect, or file and result, or imodelId".to_owned()
     })
 }
 
@@ -237,8 +237,7 @@ async fn compared(builder: Builder, path: &Path) -> u8 {
         Ok(comparison) => {
             let differences = &comparison.differences;
             for difference in differences {
-                // It has words of the recording, which anybody may have made.
-                println!("{}", difference.escape_debug());
+                println!("{}", harmless(difference));
             }
             println!(
                 "{} exchanges compared, {} skipped: {} differences",
@@ -258,6 +257,16 @@ async fn compared(builder: Builder, path: &Path) -> u8 {
             EXIT_FAILED
         }
     }
+}
+
+/// Words of a recording, which anybody may have made, as they may go to a terminal.
+fn harmless(text: &str) -> String {
+    let quote = |c| ['\'', '"', '\\'].contains(&c);
+    let shown = text.chars().map(|c| match c {
+        c if quote(c) => c.to_string(),
+        c => c.escape_debug().to_string(),
+    });
+    shown.collect()
 }
 
 /// A secret that nobody can guess; the one that is kept with the data, if there is a folder for it.

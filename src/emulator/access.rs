@@ -322,7 +322,7 @@ fn members(ask: &Ask<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result<Reply, Ref
 
 fn owner_of(body: &Value) -> Result<Member, Refusal> {
     let email = text(body, "email", INVALID)?.filter(|email| email.contains('@'));
-    let email = email.ok_or_else(|| invalid(INVALID, "email", "It is no e-mail address."))?;
+    let email = email.ok_or_else(|| invalid(INVALID, "email", "It is not an e-mail address."))?;
     Ok(Member {
         email: email.to_owned(),
         role_ids: Vec::new(),

@@ -203,8 +203,8 @@ impl Ask<'_> {
         }
         match serde_json::from_slice(&self.body) {
             Ok(Value::Object(object)) => Ok(Value::Object(object)),
-            Ok(_) => Err(refuse(422, code, "The body is no JSON object.")),
-            Err(error) => Err(refuse(422, code, format!("The body is no JSON: {error}."))),
+            Ok(_) => Err(refuse(422, code, "The body is not a JSON object.")),
+            Err(error) => Err(refuse(422, code, format!("The body is not JSON: {error}."))),
         }
     }
 
@@ -305,7 +305,7 @@ pub(super) fn text<'b>(
     match &body[name] {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        _ => Err(invalid(code, name, "It is no text.")),
+        _ => Err(invalid(code, name, "It is not text.")),
     }
 }
 

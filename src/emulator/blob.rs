@@ -214,7 +214,7 @@ impl Put<'_> {
         if let Some(md5) = md5 {
             match md5.ok().and_then(|md5| md5.try_into().ok()) {
                 Some(md5) => wanted.md5 = Some(md5),
-                None => return refused(400, "InvalidMd5", "The MD5 value is no MD5 value."),
+                None => return refused(400, "InvalidMd5", "The header is not an MD5 value."),
             }
         }
         if let Some(crc64) = crc64 {
@@ -224,7 +224,7 @@ impl Put<'_> {
                     return refused(
                         400,
                         "InvalidHeaderValue",
-                        "The CRC64 value is no CRC64 value.",
+                        "The header is not a CRC64 value.",
                     );
                 }
             }
@@ -407,7 +407,7 @@ impl Put<'_> {
                 return refused(
                     400,
                     "InvalidQueryParameterValue",
-                    "The block id is no base64 of 1 to 64 bytes.",
+                    "The block id is not base64 of 1 to 64 bytes.",
                 );
             }
         };
@@ -489,7 +489,7 @@ impl Put<'_> {
             return refused(
                 400,
                 "InvalidXmlDocument",
-                "The block list is no XML of the expected form.",
+                "The block list is not XML of the expected form.",
             );
         };
         if ids.len() > BLOCKS_MAX {

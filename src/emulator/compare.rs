@@ -340,7 +340,7 @@ impl Replay {
     fn translate(&self, json: &mut Value) {
         match json {
             Value::Object(properties) => {
-                properties.values_mut().for_each(|one| self.translate(one))
+                properties.values_mut().for_each(|one| self.translate(one));
             }
             Value::Array(items) => items.iter_mut().for_each(|one| self.translate(one)),
             Value::String(text) => *text = self.ours(text).to_owned(),

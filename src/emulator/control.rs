@@ -37,7 +37,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
                 reply::empty(204)
             }
             Err(_) => refused(
-                "no fault: it needs route and effect, or file and result, or imodelId; see docs/emulator.md",
+                "not a fault: it needs route and effect, or file and result, or imodelId; see docs/emulator.md",
             ),
         },
         ("DELETE", "/_emulator/faults") => {

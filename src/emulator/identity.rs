@@ -1,4 +1,4 @@
-//! The identity provider: discovery, tokens for service applications and for people, and what they are good for.
+//! The identity provider: discovery, tokens for service applications and for users, introspection and revocation.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -88,7 +88,7 @@ pub(super) fn known<'s>(
 ) -> Result<&'s Imodel, Refusal> {
     let id = ask.segment(1);
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iModelId", "It is no UUID."));
+        return Err(invalid(INVALID, "iModelId", "It is not a UUID."));
     }
     ask.may_use_imodel(state, id, permission)?;
     state
@@ -167,7 +167,7 @@ fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let display_name = name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "It is missing."))?;
     let itwin_id = text(&body, "iTwinId", INVALID)?.unwrap_or_default();
     if Uuid::parse_str(itwin_id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is no UUID."));
+        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
     }
     let itwin_id = itwin_id.to_ascii_lowercase();
     may_use_itwin(ask, state, &itwin_id, "imodels_manage")?;
@@ -254,7 +254,7 @@ fn may_use_itwin(
 fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     let itwin_id = ask.query("iTwinId").unwrap_or_default();
     if Uuid::parse_str(itwin_id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is no UUID."));
+        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
     }
     let itwin_id = itwin_id.to_ascii_lowercase();
     may_use_itwin(ask, state, &itwin_id, "imodels_webview")?;

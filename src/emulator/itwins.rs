@@ -113,7 +113,7 @@ fn account() -> Reply {
 fn known<'s>(ask: &Ask<'_>, state: &'s State, at: usize) -> Result<&'s Itwin, Refusal> {
     let id = ask.segment(at);
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is no UUID."));
+        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
     }
     state
         .itwins
@@ -161,7 +161,7 @@ fn checked(ask: &Ask<'_>, whole: bool) -> Result<serde_json::Map<String, Value>,
     }
     match body {
         Value::Object(properties) => Ok(properties),
-        _ => Err(invalid(INVALID, "body", "It is no object.")),
+        _ => Err(invalid(INVALID, "body", "It is not an object.")),
     }
 }
 

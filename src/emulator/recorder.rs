@@ -44,6 +44,9 @@ const BODY_MAX: usize = 256 * 1024;
 
 const TAIL: &str = "\n]}}\n";
 
+/// Where the end begins, from the end of the file.
+const TAIL_AT: i64 = -5;
+
 /// Where exchanges are written to.
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -93,7 +96,7 @@ impl Recorder {
             ",\n"
         };
         let written = file
-            .seek(SeekFrom::End(-(TAIL.len() as i64)))
+            .seek(SeekFrom::End(TAIL_AT))
             .and_then(|_| write!(file, "{comma}{entry}{TAIL}"));
         if let Err(error) = written {
             tracing::error!(%error, "an exchange could not be recorded");
@@ -220,6 +223,11 @@ pub(super) fn without_secrets(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_takes_the_place_of_the_end() {
+        assert_eq!(TAIL_AT, -i64::try_from(TAIL.len()).unwrap());
+    }
 
     #[test]
     fn secrets_go_and_the_rest_stays() {

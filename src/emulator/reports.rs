@@ -18,7 +18,7 @@ const INVALID: &str = "InvalidBadgersRequest";
 pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let imodel_id = ask.query("imodelId").unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "imodelId", "It is no UUID."));
+        return Err(invalid(INVALID, "imodelId", "It is not a UUID."));
     }
     let run_id = ask.query("runId").filter(|id| !id.is_empty());
     let run_id = run_id.ok_or_else(|| invalid(INVALID, "runId", "It is missing."))?;

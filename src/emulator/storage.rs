@@ -202,7 +202,7 @@ pub(super) fn itwin_of(ask: &Ask<'_>, state: &State) -> Result<String, Refusal> 
     let id = ask.query("iTwinId").or(ask.query("projectId"));
     let id = id.ok_or_else(|| invalid(INVALID, "iTwinId", "It is missing."))?;
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is no UUID."));
+        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
     }
     let id = id.to_ascii_lowercase();
     if !state.itwins.contains_key(&id) {
@@ -210,7 +210,7 @@ pub(super) fn itwin_of(ask: &Ask<'_>, state: &State) -> Result<String, Refusal> 
             ItwinUnknown::NotFound => {
                 refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
             }
-            ItwinUnknown::Invalid => invalid(INVALID, "iTwinId", "It is no known iTwin."),
+            ItwinUnknown::Invalid => invalid(INVALID, "iTwinId", "It is not a known iTwin."),
             ItwinUnknown::Forbidden => insufficient(),
         });
     }

@@ -91,15 +91,15 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
     }
 }
 
-/// Whether the caller lets connections act for him, and where he can.
+/// Whether the caller lets connections act on his behalf, and the page where he can allow it.
 fn authorization(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     let code = "InvalidAuthorizationInformationRequest";
     let redirect = ask
         .query("redirectUrl")
         .and_then(|text| url::Url::parse(text).ok());
-    let redirect = redirect.ok_or_else(|| invalid(code, "redirectUrl", "It is no URL."))?;
+    let redirect = redirect.ok_or_else(|| invalid(code, "redirectUrl", "It is not a URL."))?;
     if !["http", "https"].contains(&redirect.scheme()) {
-        return Err(invalid(code, "redirectUrl", "It is no URL."));
+        return Err(invalid(code, "redirectUrl", "It is not a URL."));
     }
     let ticket = lock(&ask.shared.tokens).consent_page(&ask.client_id, redirect.as_str());
     let page = format!("{}/connect/consent?ticket={ticket}", ask.shared.api_url);
@@ -157,7 +157,7 @@ fn connection(ask: &Ask<'_>, state: &State) -> Result<Connection, Refusal> {
 fn list_connections(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     let imodel_id = ask.query("imodelId").unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "imodelId", "It is no UUID."));
+        return Err(invalid(INVALID, "imodelId", "It is not a UUID."));
     }
     ask.may_use_imodel(state, imodel_id, needed(ask))?;
     let imodel_id = imodel_id.to_ascii_lowercase();
@@ -263,7 +263,7 @@ fn create_connection(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
     let body = ask.json(INVALID)?;
     let imodel_id = text(&body, "iModelId", INVALID)?.unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "iModelId", "It is no UUID."));
+        return Err(invalid(INVALID, "iModelId", "It is not a UUID."));
     }
     ask.may_use_imodel(state, imodel_id, needed(ask))?;
     let imodel_id = imodel_id.to_ascii_lowercase();

@@ -16,6 +16,7 @@ mod commands;
 mod common;
 mod crashes;
 mod demo;
+mod emulator_command;
 mod faults;
 mod filesystem;
 mod fuse;

@@ -83,6 +83,21 @@ fn table() -> (BTreeSet<(String, u16)>, BTreeSet<String>) {
     (cells, switches)
 }
 
+#[test]
+fn the_table_in_the_documentation_is_that_of_the_module() {
+    let rows = |text: &str, before: &str| {
+        let rows = text.lines().filter_map(|line| line.strip_prefix(before));
+        rows.filter(|row| row.starts_with("| `") && row.matches('|').count() == 4)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let module = rows(include_str!("../../src/emulator.rs"), "//! ");
+    let documentation = include_str!("../../docs/emulator.md");
+    let operations = documentation.split("## Operations").nth(1).unwrap();
+    assert!(module.len() > 100);
+    assert_eq!(rows(operations, ""), module);
+}
+
 async fn platform(seen: &Arc<Seen>) -> Platform {
     let builder = Emulator::builder()
         .itwin(DEFAULT_ITWIN_ID, "Ours")
