@@ -171,6 +171,7 @@ fn was_processed(
     earlier.flat_map(|run| &run.covered).any(|covered| {
         covered.has_task
             && covered.source_file_id == source.id
+            && covered.storage_file_id == source.storage_file_id
             && covered.connector_type == source.connector_type
             && covered.version == version
             && matches!(covered.result.as_str(), "Success" | "PartialSuccess")

@@ -62,7 +62,7 @@ async fn a_file_that_failed_is_tried_again_at_once_when_a_person_asks() {
         "the run ended",
         "  failed",
         "why:",
-        "a person asked",
+        "retry requested",
         "synchronized: it is in the iModel",
     ]
     .iter()
