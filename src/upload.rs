@@ -9,6 +9,7 @@
 //! room to use them.
 
 mod folders;
+mod guard;
 mod hash;
 mod pool;
 mod slots;
@@ -29,14 +30,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::attempt::clock_time;
+use crate::attempt::{self, Failure, History, clock_time};
 use crate::config;
 use crate::itwin::Client;
 use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
 use crate::live::Live;
 use crate::names::Shown;
-use crate::retry::Policy;
+use crate::retry::{Class, Policy};
 use folders::Folders;
+use guard::ClaimGuard;
 use pool::Pool;
 use slots::{Slot, Slots};
 use steps::End;
@@ -158,6 +160,7 @@ impl Uploads {
         let mut at_work = JoinSet::new();
         let mut shared = Arc::clone(&self.shared);
         let mut settings = self.settings.clone();
+        let mut guard = ClaimGuard::default();
         let working = async {
             loop {
                 self.turned.send_replace(Instant::now());
@@ -174,6 +177,10 @@ impl Uploads {
                 };
                 let now = Timestamp::now();
                 if let Some((job, slot)) = shared.claim(now).await? {
+                    if !guard.allows(job.file, Instant::now()) {
+                        shared.put_off_restless(&job).await?;
+                        continue;
+                    }
                     let shared = Arc::clone(&shared);
                     at_work.spawn(async move { shared.work(job, slot).await });
                     continue;
@@ -252,6 +259,33 @@ impl Shared {
         }
     }
 
+    /// A job came back at once too often. That is a fault of ours, and must neither spin nor stay unseen.
+    async fn put_off_restless(&self, job: &UploadJob) -> Result<(), ledger::Error> {
+        let watch = self.watches.get(&job.watch);
+        let watch = watch.map_or("", |watch| watch.name.as_str());
+        error!(
+            watch, path = %Shown(&job.path),
+            hint = "report it with the log of the last minute; the file is tried again later",
+            "job became due again and again without a pause; putting it off"
+        );
+        let failure = Failure {
+            class: Class::Transient { floor: None },
+            reason: format!(
+                "cannot upload {}: its job did not make progress",
+                Shown(&job.path)
+            ),
+            hint: None,
+        };
+        let history = History {
+            // Not the first pause, which is short.
+            attempt: job.attempt.saturating_add(3),
+            failing_since: job.failing_since,
+        };
+        let now = Timestamp::now();
+        let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
+        self.ledger.put_off(job, &refusal, now).await
+    }
+
     /// Takes the next job, and a slot for it, if both are free.
     async fn claim(&self, now: Timestamp) -> Result<Option<(UploadJob, Slot)>, ledger::Error> {
         let workers = self.limits.workers;
@@ -298,7 +332,7 @@ impl Shared {
                     "no upload of this watch begins while its share does not answer"
                 );
             }
-            let until = crate::attempt::after(Timestamp::now(), SILENT_HOLD);
+            let until = attempt::after(Timestamp::now(), SILENT_HOLD);
             self.ledger
                 .hold_watch(share.watch, until, &share.what)
                 .await?;
