@@ -1,12 +1,14 @@
 //! An answer: read up to a limit, and judged before anything believes it. Proxies, firewalls and login pages answer too.
 
 use std::fmt;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use url::Url;
 
 use super::error::{Error, Kind};
@@ -40,24 +42,63 @@ impl Limit {
     }
 }
 
+/// A body up to this size has memory of its own, in bytes.
+const SMALL: usize = 1024 * 1024;
+
+/// What larger ones are read into, one after the other: so they cost this memory once, however many hosts send them.
+static LARGE: LazyLock<Arc<Mutex<Vec<u8>>>> = LazyLock::new(Arc::default);
+
+/// The bytes of an answer.
+#[derive(Debug)]
+pub(super) enum Body {
+    Small(Vec<u8>),
+    Large(OwnedMutexGuard<Vec<u8>>),
+}
+
+impl Body {
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Large(bytes) => bytes,
+        }
+    }
+}
+
+impl std::ops::Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Large(bytes) => bytes,
+        }
+    }
+}
+
 /// Reads the body; false: there was more of it.
 pub(super) async fn read(
     mut response: reqwest::Response,
     limit: Limit,
-) -> Result<(Vec<u8>, bool), reqwest::Error> {
+) -> Result<(Body, bool), reqwest::Error> {
     let limit = if response.status().as_u16() < 300 {
         limit.bytes()
     } else {
         REFUSAL_MAX
     };
-    let mut body = Vec::new();
+    let mut body = Body::Small(Vec::new());
     while let Some(piece) = response.chunk().await? {
         let left = limit - body.len();
+        let fitting = piece.get(..left.min(piece.len())).unwrap_or_default();
+        if body.len() + fitting.len() > SMALL && matches!(body, Body::Small(_)) {
+            let mut large = Arc::clone(&LARGE).lock_owned().await;
+            large.clear();
+            large.extend_from_slice(&body);
+            body = Body::Large(large);
+        }
+        body.bytes().extend_from_slice(fitting);
         if piece.len() > left {
-            body.extend_from_slice(piece.get(..left).unwrap_or_default());
             return Ok((body, false));
         }
-        body.extend_from_slice(&piece);
     }
     Ok((body, true))
 }
@@ -70,7 +111,7 @@ pub(super) struct Reply {
     host: String,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    body: Vec<u8>,
+    body: Body,
 }
 
 /// A page of a list.
@@ -86,7 +127,7 @@ impl Reply {
         host: String,
         status: StatusCode,
         headers: HeaderMap,
-        body: Vec<u8>,
+        body: Body,
     ) -> Self {
         Self {
             operation,
@@ -465,7 +506,7 @@ mod tests {
             "h".to_owned(),
             status,
             map,
-            body.as_bytes().to_vec(),
+            Body::Small(body.as_bytes().to_vec()),
         )
     }
 

@@ -34,6 +34,8 @@ const LIFETIME_MIN: Duration = Duration::from_secs(10);
 
 const OPERATION: &str = "get token";
 
+const DISCOVER: &str = "discover token endpoint";
+
 #[derive(Debug)]
 pub(super) struct Tokens {
     http: Http,
@@ -149,7 +151,7 @@ impl Tokens {
         let reply = http::exchange(OPERATION, &host, request, Limit::Answer).await?;
         if !reply.status.is_success() {
             let floor = http::hold(&host, reply.status, &reply.headers);
-            return Err(self.refusal(&reply, floor));
+            return Err(Self::refusal(&reply, floor));
         }
         // Not the parser's own words: they may quote the token.
         let granted = match reply.json::<Granted>() {
@@ -166,7 +168,7 @@ impl Tokens {
         })
     }
 
-    fn refusal(&self, reply: &Reply, floor: Option<Duration>) -> Error {
+    fn refusal(reply: &Reply, floor: Option<Duration>) -> Error {
         #[derive(Deserialize)]
         struct Refused {
             error: String,
@@ -209,7 +211,6 @@ impl Tokens {
             .to(&host)
             .get(url.clone())
             .header("accept", "application/json");
-        const DISCOVER: &str = "discover token endpoint";
         let reply = match http::exchange(DISCOVER, &host, request, Limit::Answer).await {
             Ok(reply) if reply.status.is_success() => reply,
             Ok(reply) => {

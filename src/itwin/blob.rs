@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::Client;
-use super::answer::{self, Limit, Reply};
+use super::answer::{self, Body as Read, Limit, Reply};
 use super::error::{Answer, Error, From, Kind};
 use super::http::{self, Door, Gates, Http};
 use super::network::Route;
@@ -201,9 +201,10 @@ impl Blobs {
                 return Err(Error::new(operation, Kind::Unreachable { host, cause: "no byte moved for too long".to_owned(), sent: true }));
             }
         };
-        match is_of_storage(&reply) {
-            true if reply.status.is_success() => Ok(()),
-            _ => Err(refusal(operation, &host, &reply)),
+        if is_of_storage(&reply) && reply.status.is_success() {
+            Ok(())
+        } else {
+            Err(refusal(operation, &host, &reply))
         }
     }
 }
@@ -246,10 +247,11 @@ impl Client {
         let reply = |body| Reply::new(OPERATION, host.host.clone(), status, headers, body);
         if !status.is_success() {
             let read = tokio::time::timeout(ANSWER, answer::read(answer, Limit::Answer)).await;
-            let body = read.ok().and_then(Result::ok).unwrap_or_default().0;
-            return Err(refusal(OPERATION, &host, &reply(body)));
+            let body = read.ok().and_then(Result::ok).map(|(body, _)| body);
+            let reply = reply(body.unwrap_or(Read::Small(Vec::new())));
+            return Err(refusal(OPERATION, &host, &reply));
         }
-        let reply = reply(Vec::new());
+        let reply = reply(Read::Small(Vec::new()));
         if !is_of_storage(&reply) {
             return Err(reply.foreign(None));
         }

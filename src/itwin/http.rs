@@ -517,7 +517,7 @@ pub(super) async fn exchange(
     let (body, whole) = match read {
         Ok(read) => read,
         // What it says cannot be read, which is no reason to forget that it said no.
-        Err(_) if status.as_u16() >= 400 => (Vec::new(), true),
+        Err(_) if status.as_u16() >= 400 => (answer::Body::Small(Vec::new()), true),
         Err(error) => return Err(unreachable(&error)),
     };
     let reply = Reply::new(operation, host(), status, headers, body);

@@ -423,25 +423,8 @@ impl Blocks<'_> {
                 renewed = async { renewing.as_mut()?.await.into() }, if renewing.is_some() => {
                     renewing = None;
                     let renewed: Option<Result<UploadLinks, itwin::Error>> = renewed;
-                    match renewed {
-                        Some(Ok(links)) if links.upload_url.is_same_blob(&address.url) => {
-                            debug!(path = %Shown(&self.job.path), "upload address renewed before its end");
-                            address.take(shared, links.upload_url);
-                            address.renewable = Some(true);
-                            self.keep(address);
-                        }
-                        Some(Ok(links)) => return Err(Interrupted::Moved(links.upload_url)),
-                        Some(Err(error)) if error.status().is_some_and(|status| status < 500) => {
-                            debug!(%error, "the upload address cannot be renewed");
-                            address.renewable = Some(false);
-                            address.speed = Speed::Full;
-                            say_unlimited(shared, self.job);
-                        }
-                        Some(Err(error)) => {
-                            debug!(%error, "the upload address is not renewed yet");
-                            not_before = Instant::now() + RENEW_AGAIN;
-                        }
-                        None => {}
+                    if let Some(renewed) = renewed {
+                        not_before = Instant::now() + self.renewed(address, renewed)?;
                     }
                 }
                 block = &mut reading, if free => {
@@ -476,6 +459,35 @@ impl Blocks<'_> {
         let content = source.finish().await?;
         shared.client.put_block_list(&address.url, &ids).await?;
         Ok(content)
+    }
+
+    /// Goes on at the renewed address, if it leads to the same blob; the pause before the next try.
+    fn renewed(
+        &self,
+        address: &mut Address,
+        renewed: Result<UploadLinks, itwin::Error>,
+    ) -> Result<Duration, Interrupted> {
+        match renewed {
+            Ok(links) if links.upload_url.is_same_blob(&address.url) => {
+                debug!(path = %Shown(&self.job.path), "upload address renewed before its end");
+                address.take(self.shared, links.upload_url);
+                address.renewable = Some(true);
+                self.keep(address);
+                Ok(Duration::ZERO)
+            }
+            Ok(links) => Err(Interrupted::Moved(links.upload_url)),
+            Err(error) if error.status().is_some_and(|status| status < 500) => {
+                debug!(%error, "the upload address cannot be renewed");
+                address.renewable = Some(false);
+                address.speed = Speed::Full;
+                say_unlimited(self.shared, self.job);
+                Ok(Duration::ZERO)
+            }
+            Err(error) => {
+                debug!(%error, "the upload address is not renewed yet");
+                Ok(RENEW_AGAIN)
+            }
+        }
     }
 
     /// Writes down where the blocks are.

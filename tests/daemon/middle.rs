@@ -202,5 +202,7 @@ pub fn endless(status: u16, headers: &[(&str, &str)], begin: &str, again: &str) 
     let pieces = futures_util::stream::once(std::future::ready(Bytes::from(begin.to_owned())))
         .chain(futures_util::stream::repeat(again));
     let frames = pieces.map(|piece| Ok(Frame::data(piece)));
-    answer.body(StreamBody::new(frames).boxed()).unwrap()
+    answer
+        .body(http_body_util::BodyExt::boxed(StreamBody::new(frames)))
+        .unwrap()
 }
