@@ -203,6 +203,11 @@ impl Reply {
         )
     }
 
+    pub(super) fn too_large(&self, what: String) -> Error {
+        let status = self.status.as_u16();
+        Error::new(self.operation, Kind::TooLarge { status, what })
+    }
+
     /// The failure that this answer is when it is of somebody on the way.
     pub(super) fn foreign(&self, floor: Option<Duration>) -> Error {
         Error::new(

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Answer(Box<Answer>),
     #[error("the answer ({status}) is not understood: {what}")]
     Unreadable { status: u16, what: String },
+    #[error("the answer ({status}) is too large: {what}")]
+    TooLarge { status: u16, what: String },
     #[error("answered by something between here and {host}: {status}, {what}")]
     Foreign {
         host: String,
@@ -143,9 +145,10 @@ impl Error {
             Kind::Held { left, .. } => Class::Transient { floor: Some(*left) },
             // The platform itself said nothing.
             Kind::Foreign { floor, .. } => Class::Transient { floor: *floor },
-            Kind::Setup(_) | Kind::Unreachable { .. } | Kind::Unreadable { .. } => {
-                Class::Transient { floor: None }
-            }
+            Kind::Setup(_)
+            | Kind::Unreachable { .. }
+            | Kind::Unreadable { .. }
+            | Kind::TooLarge { .. } => Class::Transient { floor: None },
         }
     }
 
@@ -174,7 +177,7 @@ impl Error {
             Kind::Setup(_) => {
                 Some("install the system's CA certificates (package ca-certificates), and see whether network.ca_file holds usable ones".to_owned())
             }
-            Kind::Held { .. } | Kind::Unreadable { .. } | Kind::Foreign { .. } => None,
+            Kind::Held { .. } | Kind::Unreadable { .. } | Kind::TooLarge { .. } | Kind::Foreign { .. } => None,
         }
     }
 
@@ -185,7 +188,7 @@ impl Error {
             Kind::Unreachable { sent, .. } => *sent,
             Kind::Answer(answer) => matches!(answer.status, 408 | 500..),
             // Whoever answers may have passed the request on.
-            Kind::Unreadable { .. } | Kind::Foreign { .. } => true,
+            Kind::Unreadable { .. } | Kind::TooLarge { .. } | Kind::Foreign { .. } => true,
             Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,
         }
     }
@@ -246,8 +249,16 @@ impl Error {
                     || repeatable && !hopeless && (spoiled || matches!(answer.status, 408 | 500..))
             }
             Kind::Unreadable { .. } => repeatable,
-            Kind::Foreign { status, .. } => repeatable && !status.is_redirection(),
-            Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,
+            // A page that refuses something does not change its mind in a moment.
+            Kind::Foreign { status, .. } => {
+                *status == StatusCode::TOO_MANY_REQUESTS
+                    || repeatable && (status.is_server_error() || status.is_success())
+            }
+            // It would be as large, or as endless, again.
+            Kind::TooLarge { .. }
+            | Kind::Setup(_)
+            | Kind::Held { .. }
+            | Kind::ForeignEndpoint { .. } => false,
         };
         passing.then(|| self.floor())
     }

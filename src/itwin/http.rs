@@ -38,7 +38,7 @@ const PAGE: usize = 100;
 const PAGES_MAX: usize = 10_000;
 
 /// A list of which more than this arrives, in bytes, is an endless one.
-const LIST_MAX: usize = 256 * 1024 * 1024;
+const LIST_MAX: usize = 128 * 1024 * 1024;
 
 /// What is kept of a list, in bytes: the largest folder that is of use has some 100,000 files.
 const KEPT_MAX: usize = 24 * 1024 * 1024;
@@ -457,7 +457,7 @@ impl Api {
             }
             if received > LIST_MAX || kept > KEPT_MAX || pages == PAGES_MAX {
                 let mib = received / (1024 * 1024);
-                return Err(reply.unreadable(&format!(
+                return Err(reply.too_large(format!(
                     "the list has no end: {pages} pages with {} items and {mib} MiB so far",
                     items.len()
                 )));
@@ -523,7 +523,7 @@ pub(super) async fn exchange(
     let reply = Reply::new(operation, host(), status, headers, body);
     if !whole && status.as_u16() < 400 {
         let mib = limit.bytes() / (1024 * 1024);
-        return Err(reply.unreadable(&format!("it has more than {mib} MiB")));
+        return Err(reply.too_large(format!("it has more than {mib} MiB")));
     }
     Ok(reply)
 }
