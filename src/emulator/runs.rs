@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::faults::Faults;
-use super::model::{Connection, Covered, Run, State};
+use super::faults::{Faults, Report};
+use super::model::{Connection, Covered, File, Run, SourceFile, State};
+use super::switches::UnchangedTask;
 
 /// Results of tasks from the best to the worst.
 const WORDS: [&str; 6] = [
@@ -56,7 +57,8 @@ pub(super) fn begin(
     now: Timestamp,
     covered: Vec<Covered>,
 ) -> Run {
-    let results: Vec<&str> = covered.iter().map(|file| file.result.as_str()).collect();
+    let tasks = covered.iter().filter(|file| file.has_task);
+    let results: Vec<&str> = tasks.map(|file| file.result.as_str()).collect();
     let verdict = verdict(&results);
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let id = Uuid::new_v4().to_string();
@@ -72,14 +74,19 @@ pub(super) fn begin(
         covered,
         verdict,
         error: None,
+        removed: Vec::new(),
+        creator: String::new(),
+        applied: false,
     }
 }
 
-/// A run of a connection, with how each of its files will fare.
+/// A run of a connection, with how each of its files will fare. `look` tells what a file should be and is not.
 pub(super) fn of_connection(
     state: &State,
     connection: &Connection,
     duration: Duration,
+    unchanged: UnchangedTask,
+    look: impl Fn(&File) -> Option<&'static str>,
     faults: &mut Faults,
     now: Timestamp,
 ) -> Run {
@@ -99,22 +106,34 @@ pub(super) fn of_connection(
                 failed("the file is missing or empty")
             } else if !reads(&source.connector_type, name) {
                 failed(&format!("{} does not read {name}", source.connector_type))
+            } else if let Some(format) = file.and_then(&look) {
+                failed(&format!("{name} does not begin like {format}"))
             } else {
                 ("Success".to_owned(), None)
             };
-            let (result, error) = faults
-                .task(&source.storage_file_id, name)
-                .unwrap_or((result, error));
+            let version = completed.map(|content| content.version).unwrap_or_default();
+            let fault = faults.task(&source.storage_file_id, name);
+            let has_task = fault.is_some()
+                || unchanged == UnchangedTask::Listed
+                || !was_processed(state, connection, source, version);
+            let (result, error, report) = match fault {
+                Some(fault) => (fault.result, fault.error, fault.report),
+                None => (result, error, None),
+            };
+            let report = report.or_else(|| usual_report(&result, error.is_some()));
             Covered {
                 storage_file_id: source.storage_file_id.clone(),
-                version: completed.map(|content| content.version).unwrap_or_default(),
+                source_file_id: source.id.clone(),
+                version,
                 sha256: completed
                     .map(|content| content.sha256.clone())
                     .unwrap_or_default(),
                 content: completed.and_then(|content| content.content.clone()),
                 connector_type: source.connector_type.clone(),
+                has_task,
                 result,
                 error,
+                report,
             }
         })
         .collect();
@@ -125,6 +144,7 @@ pub(super) fn of_connection(
         now,
         covered,
     );
+    run.creator.clone_from(&connection.owner);
     if connection.authentication_type != "Service"
         && !state.authorized_users.contains(&connection.owner)
     {
@@ -135,6 +155,44 @@ pub(super) fn of_connection(
         run.covered.clear();
     }
     run
+}
+
+/// Whether an earlier run of the connection read this very content as this very source file, and took it.
+fn was_processed(
+    state: &State,
+    connection: &Connection,
+    source: &SourceFile,
+    version: u32,
+) -> bool {
+    let earlier = state
+        .runs
+        .values()
+        .filter(|run| run.connection_id == connection.id);
+    earlier.flat_map(|run| &run.covered).any(|covered| {
+        covered.has_task
+            && covered.source_file_id == source.id
+            && covered.storage_file_id == source.storage_file_id
+            && covered.connector_type == source.connector_type
+            && covered.version == version
+            && matches!(covered.result.as_str(), "Success" | "PartialSuccess")
+    })
+}
+
+/// The report of a task that nobody gave one: none for a task without issues.
+fn usual_report(result: &str, has_error: bool) -> Option<Report> {
+    if result == "PartialSuccess" {
+        return Some(Report {
+            suggested_action: "Look at the warnings and correct the file.".to_owned(),
+            message: "The file was synchronized with issues.".to_owned(),
+            total_warnings_count: 1,
+            ..Report::default()
+        });
+    }
+    has_error.then(|| Report {
+        suggested_action: "Open the file in the program that made it and save it again.".to_owned(),
+        total_errors_count: 1,
+        ..Report::default()
+    })
 }
 
 fn failed(message: &str) -> (String, Option<serde_json::Value>) {
@@ -182,9 +240,67 @@ fn elapsed(run: &Run, now: Timestamp) -> u128 {
         .as_millis()
 }
 
+/// When a run is over.
+pub(super) fn end(run: &Run) -> Timestamp {
+    let end = run
+        .requested_at
+        .saturating_add(Duration::from_millis(run.duration_ms));
+    end.unwrap_or(Timestamp::MAX)
+}
+
 /// Whether a run is over.
 pub(super) fn has_ended(run: &Run, now: Timestamp) -> bool {
     elapsed(run, now) >= u128::from(run.duration_ms)
+}
+
+/// The id of a file's task in a run.
+pub(super) fn task_id(run_id: &str, storage_file_id: &str) -> String {
+    format!("{run_id}-{storage_file_id}")
+}
+
+/// When connectors work in a run, in thousandths of its duration.
+const EXECUTING: std::ops::Range<u64> = 250..900;
+
+/// Where a task stands at a time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) state: &'static str,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) ended_at: Option<Timestamp>,
+}
+
+/// Where the task at this place of so many stands: they are worked on one after the other.
+pub(super) fn progress(run: &Run, at: usize, count: usize, now: Timestamp) -> Progress {
+    let (at, count) = (at as u64, count.max(1) as u64);
+    let length = EXECUTING.end - EXECUTING.start;
+    let moment = |tasks: u64| {
+        let thousandths = EXECUTING.start + length * tasks / count;
+        let after = run.duration_ms.saturating_mul(thousandths) / 1000;
+        run.requested_at
+            .saturating_add(Duration::from_millis(after))
+            .unwrap_or(Timestamp::MAX)
+    };
+    let (start, end) = (moment(at), moment(at + 1));
+    let over = has_ended(run, now);
+    Progress {
+        state: match () {
+            () if over || now >= end => "Completed",
+            () if now >= start => "Executing",
+            () => "NotStarted",
+        },
+        started_at: (over || now >= start).then_some(start),
+        ended_at: (over || now >= end).then_some(end),
+    }
+}
+
+/// What a run is at, once it is planned.
+pub(super) fn phase(run: &Run, now: Timestamp) -> Option<&'static str> {
+    match elapsed(run, now) * 100 / u128::from(run.duration_ms.max(1)) {
+        ..15 => None,
+        15..25 => Some("Preprocessor"),
+        25..80 => Some("MasterFile"),
+        80.. => Some("ReferenceFile"),
+    }
 }
 
 /// State and result of a run at a time.
@@ -214,12 +330,15 @@ mod tests {
         let connector_type = "IFC".to_owned();
         Covered {
             storage_file_id,
+            source_file_id: String::new(),
             version: 1,
             sha256,
             content: None,
             connector_type,
+            has_task: true,
             result: result.to_owned(),
             error: None,
+            report: None,
         }
     }
 
@@ -256,6 +375,34 @@ mod tests {
             standing(&bad, start + Duration::from_secs(65)).0,
             "WaitingToRetry"
         );
+    }
+
+    #[test]
+    fn tasks_end_one_after_the_other_within_the_run() {
+        let start = Timestamp::UNIX_EPOCH;
+        let files = vec![covered("Success"), covered("Error")];
+        let run = begin(
+            "c".to_owned(),
+            "m".to_owned(),
+            Duration::from_secs(100),
+            start,
+            files,
+        );
+        let at = |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            let tasks = [0, 1].map(|at| progress(&run, at, 2, now).state);
+            (phase(&run, now), tasks)
+        };
+        for (seconds, phase, tasks) in [
+            (5, None, ["NotStarted", "NotStarted"]),
+            (20, Some("Preprocessor"), ["NotStarted", "NotStarted"]),
+            (30, Some("MasterFile"), ["Executing", "NotStarted"]),
+            (60, Some("MasterFile"), ["Completed", "Executing"]),
+            (95, Some("ReferenceFile"), ["Completed", "Completed"]),
+            (200, Some("ReferenceFile"), ["Completed", "Completed"]),
+        ] {
+            assert_eq!(at(seconds), (phase, tasks), "{seconds}");
+        }
     }
 
     #[test]

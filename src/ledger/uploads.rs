@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use sqlx::query::QueryScalar;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{Sqlite, Transaction};
 
 use super::files::{fingerprint, join, split};
 use super::listings::forget_listing;
 use super::state::{AfterUpload, after_upload};
 use super::story::{Step, note};
-use super::watches::{Braked, brake};
+use super::watches::{Braked, RETIRED, brake};
 use super::{
-    During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column,
-    bytes_value, millis, new_id, timestamp,
+    Absence, During as _, Error, FailureKind, FileId, Fingerprint, Ledger, Outcome, Stage,
+    StorageStamp, WatchId, bytes_column, bytes_value, millis, new_id, timestamp,
 };
 
 /// Content of a file, as it was read.
@@ -62,6 +64,10 @@ pub struct UploadJob {
     pub marker: Option<String>,
     /// Why the attempt before did not succeed.
     pub last_reason: Option<String>,
+    /// Storage may hold other content than what is known.
+    pub unverified: bool,
+    /// What the platform said of the storage file when its content was completed.
+    pub stamp: StorageStamp,
     /// What an interrupted attempt had fully sent (stage [`Stage::BlobWritten`]).
     pub written: Option<StoredContent>,
 }
@@ -80,8 +86,8 @@ pub enum UploadResult {
 /// Why an attempt did not succeed and what comes next.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// A word for the kind of failure, for reports.
-    pub class: &'static str,
+    /// What kind of failure it is.
+    pub kind: FailureKind,
     /// What failed and why, in one sentence.
     pub reason: String,
     /// What the reader can do, when there is something specific.
@@ -126,7 +132,11 @@ struct JobRow {
     content_version: Option<i64>,
     content_digest: Option<Vec<u8>>,
     content_size: Option<i64>,
-    reason: Option<String>,
+    previous_reason: Option<String>,
+    unverified: i64,
+    stored_modified: Option<String>,
+    stored_modified_by: Option<String>,
+    storage_folder_id: Option<String>,
 }
 
 impl Ledger {
@@ -138,11 +148,10 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
-        const ACTION: &str = "claim a job";
         // Each state by itself, so that the index gives the first without a look at all the others.
-        let claimed: Option<i64> = sqlx::query_scalar(
-            "UPDATE jobs SET state = 'uploading', \
-             version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+        let claim = sqlx::query_scalar(
+            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
+             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM ( \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
@@ -155,19 +164,78 @@ impl Ledger {
                     ORDER BY j.due_at LIMIT 1) AS failed) AS either \
                 ORDER BY due_at LIMIT 1) \
              RETURNING file_id",
+        );
+        let claim = claim
+            .bind(millis(now))
+            .bind(most.map_or(i64::MAX, bytes_column));
+        self.claimed(claim).await
+    }
+
+    /// Takes the job of this watch that has been due longest, if there is one and the watch is not held.
+    ///
+    /// `most` is the size in bytes up to which a file is taken.
+    pub async fn claim_upload_of(
+        &self,
+        watch: WatchId,
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<UploadJob>, Error> {
+        let claim = sqlx::query_scalar(
+            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
+             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+             WHERE file_id = (SELECT file_id FROM ( \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
+                    WHERE j.watch_id = $3 AND j.state = 'due' AND j.due_at <= $1 AND w.held_until <= $1 \
+                    AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS due \
+                UNION ALL \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
+                    WHERE j.watch_id = $3 AND j.state = 'failed' AND j.due_at <= $1 AND w.held_until <= $1 \
+                    AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS failed) AS either \
+                ORDER BY due_at LIMIT 1) \
+             RETURNING file_id",
+        );
+        let claim = claim
+            .bind(millis(now))
+            .bind(most.map_or(i64::MAX, bytes_column))
+            .bind(watch.0);
+        self.claimed(claim).await
+    }
+
+    /// The watches that have a job due and are not held, and since when.
+    pub async fn due_watches(&self, now: Timestamp) -> Result<Vec<(WatchId, Timestamp)>, Error> {
+        let rows: Vec<(i64, Option<i64>, Option<i64>)> = sqlx::query_as(
+            "SELECT w.id, \
+             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'due'), \
+             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'failed') \
+             FROM watches w WHERE w.held_until <= $1",
         )
         .bind(millis(now))
-        .bind(most.map_or(i64::MAX, bytes_column))
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.reads)
         .await
-        .during(ACTION)?;
+        .during("look for watches with work")?;
+        let due = rows.into_iter().filter_map(|(watch, due, failed)| {
+            let first = due.into_iter().chain(failed).min()?;
+            (first <= millis(now)).then(|| (WatchId(watch), timestamp(first)))
+        });
+        Ok(due.collect())
+    }
+
+    async fn claimed(
+        &self,
+        claim: QueryScalar<'_, Sqlite, i64, SqliteArguments>,
+    ) -> Result<Option<UploadJob>, Error> {
+        const ACTION: &str = "claim a job";
+        let claimed: Option<i64> = claim.fetch_optional(&self.pool).await.during(ACTION)?;
         let Some(file_id) = claimed else {
             return Ok(None);
         };
         let row: JobRow = sqlx::query_as(
             "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
              f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
-             j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, j.reason \
+             j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, j.previous_reason, \
+             f.unverified, f.stored_modified, f.stored_modified_by, f.storage_folder_id \
              FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
         )
         .bind(file_id)
@@ -175,6 +243,25 @@ impl Ledger {
         .await
         .during(ACTION)?;
         row.into_job().during(ACTION).map(Some)
+    }
+
+    /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
+    /// `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be read.
+    pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
+        let (all, busy): (i64, i64) = sqlx::query_as(
+            "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) \
+             FROM jobs j JOIN watches w ON w.id = j.watch_id \
+             WHERE w.held_until < $3 AND (j.state IN ('uploading', 'running') \
+                OR (j.state IN ('due', 'stored') AND j.due_at <= $1 AND w.held_until <= $1 \
+                    AND j.attempts + j.run_attempts < $2))",
+        )
+        .bind(millis(soon))
+        .bind(i64::from(attempts))
+        .bind(millis(RETIRED))
+        .fetch_one(&self.reads)
+        .await
+        .during("count the jobs that are waited for")?;
+        Ok((bytes_value(all - busy), bytes_value(busy)))
     }
 
     /// The time at which the next job may become due that is not due yet.
@@ -192,22 +279,31 @@ impl Ledger {
         Ok(at.map(timestamp))
     }
 
-    /// Gives every claim back, as the last process left them, and lets jobs that gave up try again: a start is a
-    /// person's act.
+    /// Gives every claim back, as the last process left them, and tries again what the operator may have corrected.
     pub(super) async fn release_claims(&self) -> Result<(), Error> {
-        const ACTION: &str = "take up the work of the last process";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
         sqlx::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
+            .execute(&self.pool)
+            .await
+            .during("take up the work of the last process")?;
+        self.retry_corrected().await
+    }
+
+    /// Makes jobs due whose failure the operator may have corrected, by another configuration or elsewhere.
+    pub async fn retry_corrected(&self) -> Result<(), Error> {
+        const ACTION: &str = "try failed files again";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let kinds = FailureKind::ALL.into_iter();
+        for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
+            sqlx::query(
+                "UPDATE jobs SET state = 'due', due_at = enqueued_at, attempts = 0, failing_since = NULL, \
+                 kind = NULL, previous_reason = reason, reason = NULL, hint = NULL \
+                 WHERE state = 'failed' AND kind = $1",
+            )
+            .bind(kind.as_str())
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        sqlx::query(
-            "UPDATE jobs SET state = 'due', due_at = enqueued_at, attempts = 0, failing_since = NULL \
-             WHERE state = 'failed' AND class IN ('gave_up', 'refused_for_all')",
-        )
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
+        }
         tx.commit().await.during(ACTION)
     }
 
@@ -255,13 +351,13 @@ impl Ledger {
         tx.commit().await.during(ACTION)
     }
 
-    /// Takes over a storage file that was there before and holds other content than the local file. The job waits for
-    /// its turn behind all that are due now.
+    /// Takes over a storage file that was there before and holds other content than the local file. The job is due at
+    /// `due`, behind all that are due now, and the attempt counts: whatever makes it start over does not do so for ever.
     pub async fn adopt(
         &self,
         job: &UploadJob,
         storage_file_id: &str,
-        now: Timestamp,
+        due: Timestamp,
     ) -> Result<Option<Braked>, Error> {
         const ACTION: &str = "adopt a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
@@ -272,12 +368,14 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        sqlx::query("UPDATE jobs SET state = 'due', due_at = $2 WHERE file_id = $1")
-            .bind(job.file.0)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE jobs SET state = 'due', due_at = $2, attempts = attempts + 1 WHERE file_id = $1",
+        )
+        .bind(job.file.0)
+        .bind(millis(due))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
         let braked = brake(&mut tx, job.watch.0).await.during(ACTION)?;
         tx.commit().await.during(ACTION)?;
         Ok(braked)
@@ -339,34 +437,43 @@ impl Ledger {
         self.durable("record that an upload starts over").await
     }
 
-    /// The content is complete in storage: hands the job on and raises the generation of its connection.
+    /// The content is complete in storage, which described the file as `stamp` says: hands the job on and raises the
+    /// generation of its connection.
     pub async fn finish_stored(
         &self,
         job: &UploadJob,
         stored: &StoredContent,
+        stamp: &StorageStamp,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
         const ACTION: &str = "record a completed upload";
         let mut tx = self.pool.begin().await.during(ACTION)?;
+        let generation: i64 = sqlx::query_scalar(
+            "UPDATE connections SET generation = generation + 1, moved_at = $2 \
+             WHERE id = (SELECT connection_id FROM watches WHERE id = $1) RETURNING generation",
+        )
+        .bind(job.watch.0)
+        .bind(millis(now))
+        .fetch_one(&mut *tx)
+        .await
+        .during(ACTION)?;
         let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
-             outcome = NULL, outcome_at = NULL WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
+             stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
+             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
+             RETURNING version, connector, mapped_connector, outcome",
         )
         .bind(job.file.0)
         .bind(stored.version)
         .bind(&stored.content.digest[..])
         .bind(bytes_column(stored.content.bytes))
         .bind(millis(now))
+        .bind(generation)
+        .bind(&stamp.modified)
+        .bind(&stamp.modified_by)
+        .bind(&stamp.folder_id)
+        .bind(&job.storage_file_id)
         .fetch_one(&mut *tx)
-        .await
-        .during(ACTION)?;
-        sqlx::query(
-            "UPDATE connections SET generation = generation + 1, moved_at = $2 \
-             WHERE id = (SELECT connection_id FROM watches WHERE id = $1)",
-        )
-        .bind(job.watch.0)
-        .bind(millis(now))
-        .execute(&mut *tx)
         .await
         .during(ACTION)?;
         note(
@@ -414,12 +521,17 @@ impl Ledger {
         const ACTION: &str = "record that a file is gone";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let newest: i64 = newest_version(&mut tx, job.file.0).await.during(ACTION)?;
-        sqlx::query("UPDATE files SET size = -1 WHERE id = $1 AND version = $2")
-            .bind(job.file.0)
-            .bind(job.version)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE files SET size = -1, absence = COALESCE(absence, $3), absent_since = COALESCE(absent_since, $4) \
+             WHERE id = $1 AND version = $2",
+        )
+        .bind(job.file.0)
+        .bind(job.version)
+        .bind(Absence::Missing.as_str())
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
         forget_listing(&mut tx, job.watch.0, split(&job.path).0)
             .await
             .during(ACTION)?;
@@ -494,7 +606,13 @@ impl JobRow {
                 timestamp(self.stage_at),
             ),
             marker: self.marker,
-            last_reason: self.reason,
+            last_reason: self.previous_reason,
+            unverified: self.unverified != 0,
+            stamp: StorageStamp {
+                modified: self.stored_modified,
+                modified_by: self.stored_modified_by,
+                folder_id: self.storage_folder_id,
+            },
             written: content(self.content_version, self.content_digest, self.content_size),
         })
     }
@@ -534,7 +652,10 @@ async fn hand_on(
     done: Outcome,
     now: Timestamp,
 ) -> Result<UploadResult, sqlx::Error> {
-    let synchronized = file.outcome.as_deref() == Some(Outcome::Synchronized.as_str())
+    let in_imodel = [Outcome::Synchronized, Outcome::SynchronizedWithIssues];
+    let synchronized = in_imodel
+        .iter()
+        .any(|outcome| file.outcome.as_deref() == Some(outcome.as_str()))
         && file.mapped_connector == file.connector;
     match after_upload(stored, file.version, file.connector.is_some(), synchronized) {
         AfterUpload::DueAgain => {
@@ -550,7 +671,7 @@ async fn hand_on(
             sqlx::query(
                 "UPDATE jobs SET state = 'stored', due_at = $2, attempts = 0, run_attempts = 0, failing_since = NULL, \
                  stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
-                 class = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
+                 kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
             )
             .bind(job.file.0)
             .bind(millis(now))
@@ -582,7 +703,7 @@ pub(super) async fn make_due(
         "UPDATE jobs SET state = 'due', due_at = $2, enqueued_at = $2, attempts = 0, run_attempts = 0, \
          failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
          content_version = NULL, content_digest = NULL, content_size = NULL, run_id = NULL, \
-         class = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
+         kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(millis(now))
@@ -601,14 +722,15 @@ async fn newest_version(
         .await
 }
 
+/// Forgets the storage file. The source file stays known: it still points there, until it is pointed elsewhere.
 pub(super) async fn forget_storage_file(
     tx: &mut Transaction<'_, Sqlite>,
     file_id: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
-         stored_at = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
-         outcome_at = NULL WHERE id = $1",
+         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, \
+         processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)
@@ -638,7 +760,7 @@ pub(super) async fn refuse(
         Again::Never => ("failed", None, 1),
     };
     let before: Option<(i64, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT j.version, j.reason, r.platform_id FROM jobs j LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
+        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
     )
     .bind(file_id)
     .fetch_optional(&mut **tx)
@@ -647,14 +769,14 @@ pub(super) async fn refuse(
     sqlx::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
-         class = $6, reason = $7, hint = $8 WHERE file_id = $1",
+         kind = $6, reason = $7, hint = $8 WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(state)
     .bind(due_at.map(millis))
     .bind(counts)
     .bind(millis(now))
-    .bind(refusal.class)
+    .bind(refusal.kind.as_str())
     .bind(&refusal.reason)
     .bind(&refusal.hint)
     .execute(&mut **tx)
@@ -726,7 +848,25 @@ pub(super) async fn delete_job(
     Ok(())
 }
 
-/// Writes down what became of the version that the job of this file is about. The job must still be there.
+/// Gives a file whose content is in storage a job that waits for a run, unless it has a job.
+pub(super) async fn insert_stored_job(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) \
+         SELECT id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) DO NOTHING",
+    )
+    .bind(file_id)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Records what became of the version that the job of this file is about, and returns the id of that record. The job
+/// must still be there.
 pub(super) async fn insert_result(
     tx: &mut Transaction<'_, Sqlite>,
     file_id: i64,
@@ -735,13 +875,14 @@ pub(super) async fn insert_result(
     reason: Option<&str>,
     hint: Option<&str>,
     now: Timestamp,
-) -> Result<(), sqlx::Error> {
+) -> Result<i64, sqlx::Error> {
+    let id = new_id(now);
     sqlx::query(
         "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, storage_file_id, run, reason, hint) \
          SELECT $1, f.id, j.version, $3, $4, $4 - j.enqueued_at, COALESCE(f.stored_size, 0), f.connector, \
          f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id WHERE f.id = $2",
     )
-    .bind(new_id(now))
+    .bind(id)
     .bind(file_id)
     .bind(outcome.as_str())
     .bind(millis(now))
@@ -750,5 +891,5 @@ pub(super) async fn insert_result(
     .bind(hint)
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(id)
 }

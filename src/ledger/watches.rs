@@ -20,6 +20,14 @@ const PAUSED: Timestamp = Timestamp::constant(253_402_203_600, 0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchId(pub(super) i64);
 
+#[cfg(test)]
+impl WatchId {
+    /// Any id, for tests that have no ledger.
+    pub(crate) fn for_test(id: i64) -> Self {
+        Self(id)
+    }
+}
+
 /// The ledger's id of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(test, derive(Default))]
@@ -99,6 +107,19 @@ impl Ledger {
         Ok(())
     }
 
+    /// Ends a hold that [`Ledger::hold_watch`] began for this reason, unless the watch is held for another one by now.
+    pub async fn end_hold(&self, watch: WatchId, reason: &str) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE watches SET held_until = 0, held_reason = NULL WHERE id = $1 AND held_reason = $2",
+        )
+        .bind(watch.0)
+        .bind(reason)
+        .execute(&self.pool)
+        .await
+        .during("end the hold of a watch")?;
+        Ok(())
+    }
+
     /// Holds watches until [`Ledger::resume_watches`]: none of their jobs is claimed, over restarts too. What is in hand
     /// goes on to its end. Returns how many were not paused before; unknown names count for nothing.
     pub async fn pause_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
@@ -166,6 +187,28 @@ impl Ledger {
         .execute(&self.pool)
         .await
         .during("record the state of a root")?;
+        Ok(())
+    }
+}
+
+impl Ledger {
+    /// The identity of the root in which files of a watch were found last, in the watch room's words.
+    pub async fn root_identity(&self, watch: WatchId) -> Result<Option<String>, Error> {
+        sqlx::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
+            .bind(watch.0)
+            .fetch_one(&self.reads)
+            .await
+            .during("look up the identity of a root")
+    }
+
+    /// Records the identity of a root in which files were found.
+    pub async fn record_root_identity(&self, watch: WatchId, identity: &str) -> Result<(), Error> {
+        sqlx::query("UPDATE watches SET root_identity = $2 WHERE id = $1")
+            .bind(watch.0)
+            .bind(identity)
+            .execute(&self.pool)
+            .await
+            .during("record the identity of a root")?;
         Ok(())
     }
 }
@@ -322,7 +365,8 @@ async fn forget_cloud_side(
     // A size below zero equals no file, so the next scan hands every file over as new.
     let forgotten = sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
-         stored_at = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
+         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, \
+         unverified = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
          outcome_at = NULL, size = -1 WHERE watch_id = $1",
     )
     .bind(watch_id)

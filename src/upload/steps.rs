@@ -7,14 +7,18 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::folders::Place;
+use super::folders::{Listing, Place};
+use super::slots::Slot;
 use super::source::{self, Source};
 use super::transfer::{self, Way};
 use crate::attempt::{self, Failure, History};
 use crate::config::Watch;
+use crate::content::{self, Content};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, UploadLinks};
-use crate::ledger::{self, Refusal, Stage, StoredContent, UploadJob, UploadResult};
+use crate::ledger::{
+    self, FailureKind, Refusal, Stage, StorageStamp, StoredContent, UploadJob, UploadResult,
+};
 use crate::names::{self, Shown, Unstorable};
 use crate::retry::Class;
 
@@ -30,6 +34,8 @@ pub(super) enum End {
     },
     Unchanged(UploadResult),
     Vanished,
+    /// The configuration no longer selects the file.
+    Deselected,
     /// Storage has a file of this name with other content, which is updated when all others were compared.
     Adopted {
         braked: Option<ledger::Braked>,
@@ -44,7 +50,13 @@ enum Target {
     /// so that the brake sees how many of them differ.
     LaterOf(String),
     /// Nowhere: storage holds the content already.
-    Held(StoredContent),
+    Held(Held),
+}
+
+/// Content of the local file that storage holds already.
+struct Held {
+    stored: StoredContent,
+    stamp: StorageStamp,
 }
 
 /// What got in the way of an attempt.
@@ -64,7 +76,7 @@ pub(super) enum Trouble {
     NotSettled,
     #[error("it is empty")]
     Empty,
-    #[error("it has {bytes} bytes; storage takes {limit} at most in blocks of this size")]
+    #[error("it has {bytes} bytes, and iTwin Storage takes {limit} at most")]
     TooLarge { bytes: u64, limit: u64 },
     #[error("watch {other:?} stores into the same folder of the same iTwin")]
     SharedFolder { other: String },
@@ -99,10 +111,21 @@ impl From<UploadLinks> for Way {
     }
 }
 
+/// Whether the watch, as it is configured now, takes the file.
+fn selects(watch: &Watch, path: &std::path::Path) -> bool {
+    let inside = path.parent().is_some_and(|dir| !dir.as_os_str().is_empty());
+    (watch.recursive || !inside) && watch.selection.decide(path).connector().is_some()
+}
+
 impl Shared {
     /// Brings the job as far as it goes and records where that is.
-    pub(super) async fn bring(&self, watch: &Watch, job: &UploadJob) -> Result<End, ledger::Error> {
-        let trouble = match self.attempt(watch, job).await {
+    pub(super) async fn bring(
+        &self,
+        watch: &Watch,
+        job: &UploadJob,
+        slot: &Slot,
+    ) -> Result<End, ledger::Error> {
+        let trouble = match self.attempt(watch, job, slot).await {
             Ok(end) => return Ok(end),
             Err(Trouble::Ledger(error)) => return Err(error),
             Err(Trouble::Source(source::Error::Gone)) => {
@@ -119,7 +142,7 @@ impl Shared {
                 .await?;
         }
         let refusal = self.refusal(watch, job, &trouble, now);
-        if refusal.class == "credentials" {
+        if refusal.kind == FailureKind::Credentials {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = attempt::after(now, self.policy.max);
             self.ledger
@@ -163,7 +186,7 @@ impl Shared {
             Trouble::Platform(error) => error.hint(),
             Trouble::Name(_) => Some("rename the file or folder".to_owned()),
             Trouble::Empty => Some("save the file again with content, or exclude it".to_owned()),
-            Trouble::TooLarge { .. } => Some("raise upload.block_size".to_owned()),
+            Trouble::TooLarge { .. } => Some("split the file, or exclude it".to_owned()),
             Trouble::SharedFolder { .. } => {
                 Some("give each of the two watches its own storage_folder".to_owned())
             }
@@ -184,21 +207,32 @@ impl Shared {
         attempt::refusal(failure, history, &self.policy, self.give_up, now)
     }
 
-    async fn attempt(&self, watch: &Watch, job: &UploadJob) -> Result<End, Trouble> {
+    async fn attempt(&self, watch: &Watch, job: &UploadJob, slot: &Slot) -> Result<End, Trouble> {
+        // A failure must not outlive its cause: first whether there is still something to do.
+        if !selects(watch, &job.path) {
+            self.ledger.finish_deselected(job, Timestamp::now()).await?;
+            return Ok(End::Deselected);
+        }
+        let source = Source::open(slot, &watch.path, &job.path).await?;
         let (below, name) = names::storage_path(&job.path)?;
-        if job
+        let mut job = job.clone();
+        let nothing_new = job
             .stored
             .as_ref()
-            .is_some_and(|stored| stored.version == job.version)
-        {
-            return Ok(End::Unchanged(
-                self.ledger.finish_unchanged(job, Timestamp::now()).await?,
-            ));
-        }
-        if let Some(end) = self.complete_interrupted(job).await? {
+            .is_some_and(|stored| stored.version == job.version);
+        if nothing_new {
+            match self.look_in_storage(watch, &mut job).await? {
+                Content::Ours => {
+                    return Ok(End::Unchanged(
+                        self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
+                    ));
+                }
+                Content::Changed { .. } => job.unverified = true,
+                Content::Missing => {}
+            }
+        } else if let Some(end) = self.complete_interrupted(&job).await? {
             return Ok(end);
         }
-        let source = Source::open(&watch.path, &job.path).await?;
         let bytes = source.fingerprint().size;
         if job.fingerprint != Some(source.fingerprint()) {
             return Err(Trouble::NotSettled);
@@ -210,30 +244,35 @@ impl Shared {
         if bytes > limit {
             return Err(Trouble::TooLarge { bytes, limit });
         }
-        let mut job = job.clone();
-        if self.is_unchanged(&mut job, &source).await? {
+        if self.is_unchanged(watch, &mut job, &source).await? {
             return Ok(End::Unchanged(
                 self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
             ));
         }
+        if job.unverified
+            && job.stage.0 == Stage::Planned
+            && let Some(id) = job.storage_file_id.clone()
+            && let Some(held) = self.held(&mut job, &id, &source).await?
+        {
+            return self.finish_held(&job, held).await;
+        }
         if job.storage_file_id.is_none() {
-            self.take_place(watch, &mut job, &names::place(&below, &name))
+            self.take_place(watch, &mut job, &names::place(&below, &name), slot)
                 .await?;
         }
         let place = self.folders.place(watch, &below).await?;
         let way = match self.way(&mut job, &place, &name, &source).await? {
             Target::Upload(way) => way,
             Target::LaterOf(id) => {
-                let braked = self.ledger.adopt(&job, &id, Timestamp::now()).await?;
+                let now = Timestamp::now();
+                let due = match job.attempt {
+                    1 => now,
+                    attempt => attempt::after(now, self.policy.delay(attempt, None)),
+                };
+                let braked = self.ledger.adopt(&job, &id, due).await?;
                 return Ok(End::Adopted { braked });
             }
-            Target::Held(stored) => {
-                let result = self
-                    .ledger
-                    .finish_stored(&job, &stored, Timestamp::now())
-                    .await?;
-                return Ok(End::Unchanged(result));
-            }
+            Target::Held(held) => return self.finish_held(&job, held).await,
         };
         let progress = self.live.upload(&watch.name, &job.path, bytes, job.attempt);
         let content = transfer::send(self, &job, &source, way, &progress).await?;
@@ -292,13 +331,14 @@ impl Shared {
         watch: &Watch,
         job: &mut UploadJob,
         place: &[u8; 32],
+        slot: &Slot,
     ) -> Result<(), Trouble> {
         let Some(other) = self.ledger.take_place(job, place).await? else {
             return Ok(());
         };
-        match Source::open(&watch.path, &other.path).await {
+        match Source::open(slot, &watch.path, &other.path).await {
             Err(source::Error::Gone) => {}
-            Err(source::Error::Hangs) => return Err(source::Error::Hangs.into()),
+            Err(error @ (source::Error::Hangs | source::Error::Stuck)) => return Err(error.into()),
             _ => return Err(Trouble::Twin { other: other.path }),
         }
         if !self.ledger.inherit(job, &other).await? {
@@ -309,7 +349,12 @@ impl Shared {
     }
 
     /// Whether the file holds just what storage holds. Reads it only if its size says that it might.
-    async fn is_unchanged(&self, job: &mut UploadJob, source: &Source) -> Result<bool, Trouble> {
+    async fn is_unchanged(
+        &self,
+        watch: &Watch,
+        job: &mut UploadJob,
+        source: &Source<'_>,
+    ) -> Result<bool, Trouble> {
         // An upload that was begun may have replaced what storage held.
         if job.stage.0 != Stage::Planned {
             return Ok(false);
@@ -325,14 +370,53 @@ impl Shared {
         if content != stored.content {
             return Ok(false);
         }
-        match self.client.file(&id).await {
-            Ok(file) => Ok(file.size == Some(stored.content.bytes)),
+        if job.unverified {
+            return Ok(false);
+        }
+        job.storage_file_id = Some(id);
+        match self.look_in_storage(watch, job).await? {
+            Content::Ours => Ok(true),
+            Content::Changed { .. } => {
+                job.unverified = true;
+                Ok(false)
+            }
+            Content::Missing => Ok(false),
+        }
+    }
+
+    /// What storage holds of the content that was completed last; a storage file that is gone is forgotten.
+    async fn look_in_storage(
+        &self,
+        watch: &Watch,
+        job: &mut UploadJob,
+    ) -> Result<Content, Trouble> {
+        let (Some(stored), Some(id)) = (&job.stored, &job.storage_file_id) else {
+            return Ok(Content::Missing);
+        };
+        match self.client.file(id).await {
+            Ok(_) if job.unverified => Ok(Content::Changed { by: None, at: None }),
+            Ok(file) => {
+                let found = content::compare(stored.content.bytes, &job.stamp, &file);
+                if let Content::Changed { by, at } = &found {
+                    content::warn_changed(&watch.name, &job.path, by.as_deref(), at.as_deref());
+                }
+                Ok(found)
+            }
             Err(error) if error.is_not_found() => {
                 self.forget(job).await?;
-                Ok(false)
+                Ok(Content::Missing)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn finish_held(&self, job: &UploadJob, held: Held) -> Result<End, Trouble> {
+        let now = Timestamp::now();
+        let result = self
+            .ledger
+            .finish_stored(job, &held.stored, &held.stamp, now)
+            .await?;
+        Ok(End::Unchanged(result))
     }
 
     /// Where to upload to: on with what an earlier attempt began, or to the known storage file, to one that is there by
@@ -342,8 +426,9 @@ impl Shared {
         job: &mut UploadJob,
         place: &Place,
         name: &str,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<Target, Trouble> {
+        let mut unusable = None;
         if let Some(id) = job.storage_file_id.clone() {
             if job.stage.0 == Stage::LinksReceived
                 && let Some(begun) = self.unfinished.find(
@@ -361,25 +446,45 @@ impl Shared {
                 return Ok(Target::Upload(links.into()));
             }
             self.forget(job).await?;
+            unusable = Some(id);
         }
         let (stage, sent) = job.stage;
         let unanswered = stage == Stage::CreateSent;
-        if let Some(id) = self.stranger(job, place, name, unanswered).await? {
-            // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
-            if !unanswered {
-                return Ok(match self.held(job, &id, source).await? {
-                    Some(stored) => Target::Held(stored),
-                    None => Target::LaterOf(id),
-                });
-            }
-            let links = match self.adopt(job, &id).await? {
-                Some(links) => links,
-                None => self.create(job, place, name).await?,
+        let mut listing = if unanswered {
+            Listing::Fresh
+        } else {
+            Listing::Cached
+        };
+        loop {
+            let Some(id) = self.untracked(job, place, name, listing).await? else {
+                break;
             };
-            return Ok(Target::Upload(links.into()));
+            // One that was refused just now is refused again: only a new file can help.
+            if unusable.as_ref() == Some(&id) {
+                break;
+            }
+            if unanswered {
+                let links = match self.adopt(job, &id).await? {
+                    Some(links) => links,
+                    None => self.create(job, place, name).await?,
+                };
+                return Ok(Target::Upload(links.into()));
+            }
+            // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
+            match self.held(job, &id, source).await {
+                Ok(Some(held)) => return Ok(Target::Held(held)),
+                Ok(None) => return Ok(Target::LaterOf(id)),
+                // It was deleted since the folder was listed.
+                Err(Trouble::Platform(error))
+                    if error.is_not_found() && listing == Listing::Cached =>
+                {
+                    listing = Listing::Fresh;
+                }
+                Err(trouble) => return Err(trouble),
+            }
         }
         let until = attempt::after(sent, LISTED_AFTER);
-        if unanswered && Timestamp::now() < until {
+        if unanswered && unusable.is_none() && Timestamp::now() < until {
             return Err(Trouble::CreateUnknown { until });
         }
         Ok(Target::Upload(self.create(job, place, name).await?.into()))
@@ -390,10 +495,11 @@ impl Shared {
         &self,
         job: &mut UploadJob,
         id: &str,
-        source: &Source,
-    ) -> Result<Option<StoredContent>, Trouble> {
+        source: &Source<'_>,
+    ) -> Result<Option<Held>, Trouble> {
         let bytes = source.fingerprint().size;
-        if self.client.file(id).await?.size != Some(bytes) {
+        let file = self.client.file(id).await?;
+        if file.size != Some(bytes) {
             return Ok(None);
         }
         let (mut hash, mut read) = (blake3::Hasher::new(), 0);
@@ -415,9 +521,12 @@ impl Shared {
             .record_storage_file(job, id, Timestamp::now())
             .await?;
         job.storage_file_id = Some(id.to_owned());
-        Ok(Some(StoredContent {
-            version: job.version,
-            content,
+        Ok(Some(Held {
+            stored: StoredContent {
+                version: job.version,
+                content,
+            },
+            stamp: content::stamp(&file),
         }))
     }
 
@@ -462,7 +571,7 @@ impl Shared {
                 }
                 // Storage takes a second file of the same name, but nothing promises that it always will.
                 if matches!(error.status(), Some(409 | 422))
-                    && let Some(id) = self.stranger(job, place, name, true).await?
+                    && let Some(id) = self.untracked(job, place, name, Listing::Fresh).await?
                     && let Some(links) = self.adopt(job, &id).await?
                 {
                     return Ok(links);
@@ -474,16 +583,16 @@ impl Shared {
 
     /// A storage file of this name that is nobody's: ours if a *create file* was executed without an answer, else one
     /// that was there before. Either way the file is known by name, and its content is updated.
-    async fn stranger(
+    async fn untracked(
         &self,
         job: &UploadJob,
         place: &Place,
         name: &str,
-        fresh: bool,
+        listing: Listing,
     ) -> Result<Option<String>, Trouble> {
         let named = self
             .folders
-            .strangers(&place.folder_id, name, fresh)
+            .untracked(&place.folder_id, name, listing)
             .await?;
         if named.len() < 2 {
             return Ok(named.into_iter().next());
@@ -584,7 +693,7 @@ impl Shared {
         failpoint("completed");
         let result = self
             .ledger
-            .finish_stored(job, &stored, Timestamp::now())
+            .finish_stored(job, &stored, &content::stamp(&file), Timestamp::now())
             .await?;
         failpoint("stored");
         Ok(End::Stored {

@@ -195,7 +195,7 @@ fn fits(bytes: u64, limit: Option<u64>, life: Option<Duration>) -> bool {
 pub(super) async fn send(
     shared: &Shared,
     job: &UploadJob,
-    source: &Source,
+    source: &Source<'_>,
     way: Way,
     progress: &Upload,
 ) -> Result<Content, Trouble> {
@@ -343,12 +343,12 @@ fn new_generation() -> [u8; 12] {
 /// One request.
 async fn whole(
     shared: &Shared,
-    source: &Source,
+    source: &Source<'_>,
     address: &Address,
     progress: &Upload,
 ) -> Result<Content, Interrupted> {
     let len = usize::try_from(source.fingerprint().size).unwrap_or(usize::MAX);
-    let block = source.next(shared.pool.take(len).await).await?;
+    let block = source.next(&shared.pool, len).await?;
     let content = source.finish().await?;
     let (bytes, checksum) = checked(shared, block, &address.url).await;
     shared
@@ -363,7 +363,7 @@ async fn whole(
 struct Blocks<'a> {
     shared: &'a Shared,
     job: &'a UploadJob,
-    source: &'a Source,
+    source: &'a Source<'a>,
     file_id: &'a str,
     generation: [u8; 12],
     block_size: u64,
@@ -388,8 +388,7 @@ impl Blocks<'_> {
         let read = |len: u64| async move {
             // The next block is read while others are on the wire, as far as there is memory for it.
             let len = usize::try_from(len.min(block_size)).unwrap_or(usize::MAX);
-            let buffer = shared.pool.take(len).await;
-            source.next(buffer).await
+            source.next(&shared.pool, len).await
         };
         let began = Instant::now();
         let mut left = source.fingerprint().size;

@@ -338,8 +338,7 @@ impl Daemon {
 
     /// The most memory that the process ever had, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let pid = self.child.id().expect("the daemon should live");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let peak = status
             .lines()
             .find_map(|line| line.strip_prefix("VmHWM:"))
@@ -347,8 +346,12 @@ impl Daemon {
         peak.expect("the kernel should know") * 1024
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the daemon should live")
+    }
+
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the daemon should live");
+        let pid = self.pid();
         let sent = std::process::Command::new("kill")
             .args([format!("-{name}"), pid.to_string()])
             .status();

@@ -11,10 +11,14 @@
 )]
 
 mod blobs;
+mod browser;
 #[path = "../common/mod.rs"]
 mod common;
 mod contract;
 mod faults;
 mod foreign;
 mod hostile;
+mod others;
+mod recording;
+mod safety;
 mod support;
