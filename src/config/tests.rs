@@ -582,7 +582,7 @@ fn with_secret_file(path: &str) -> String {
 #[test]
 fn the_first_source_of_the_secret_counts() {
     let folder = tempfile::tempdir().unwrap();
-    let path = secret_file(folder.path(), "from file\r\n", 0o600);
+    let path = secret_file(folder.path(), "\u{feff}from file\r\n", 0o600);
     let credentials = tempfile::tempdir().unwrap();
     let mut environment = environment();
     let secret = |text: &str, environment: &Environment| {
@@ -654,6 +654,18 @@ fn each_mistake_of_the_secret_has_its_message() {
             "a\nb\n",
             0o600,
             "the secret in {} has more than one line, or control characters",
+            "put the secret into the file, on one line, and nothing else",
+        ),
+        (
+            "tiger \n",
+            0o600,
+            "the secret in {} begins or ends with a space",
+            "put the secret into the file, on one line, and nothing else",
+        ),
+        (
+            "tiger\u{a0}\n",
+            0o600,
+            "the secret in {} contains an invisible character, such as a non-breaking space (U+00A0)",
             "put the secret into the file, on one line, and nothing else",
         ),
     ] {

@@ -11,6 +11,7 @@
 
 mod alerts;
 mod answers;
+mod between;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
@@ -22,6 +23,7 @@ mod filesystem;
 mod fuse;
 mod independence;
 mod ledger;
+mod middle;
 mod network;
 mod operator;
 mod page;
