@@ -1,6 +1,7 @@
-//! `itwin-syncd retry`, `rescan`, `pause` and `resume`: what a person asks the daemon to do.
+//! `itwin-syncd retry`, `rescan`, `pause` and `resume`: acts of an operator.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -13,9 +14,16 @@ use crate::config::Offline;
 use crate::control::{self, Act, Answer, Desk, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger};
 use crate::names::Shown;
+use crate::state_directory;
 
 /// Files that are named one by one.
 const LINES_MAX: usize = 50;
+
+/// A daemon that starts has the ledger's lock, and opens its socket within this time unless its ledger is large.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// Between two looks for that socket.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub(super) struct Retry {
@@ -61,6 +69,8 @@ enum Error {
     Control(#[from] control::Error),
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+    #[error(transparent)]
+    Directory(#[from] state_directory::Error),
 }
 
 impl Error {
@@ -69,6 +79,7 @@ impl Error {
             Self::Select(error) => Some(error.hint(&config.watches)),
             Self::Control(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
+            Self::Directory(error) => Some(error.hint()),
         }
     }
 }
@@ -91,12 +102,15 @@ pub(super) async fn retry(arguments: &Retry) -> u8 {
 
 async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
+    // Before the rights are given up: the owner of the state may not be able to reach every folder.
+    let meanings = select::meanings(&arguments.files, &config.watches)?;
+    state_directory::act_as_owner(state)?;
     let all = Ledger::read(state)
         .await?
         .snapshot(Timestamp::now())
         .await?
         .files;
-    let chosen = select::files(&arguments.files, &config.watches, &all)?;
+    let chosen = select::files(&meanings, &all)?;
     let (again, rest): (Vec<&FileReport>, Vec<&FileReport>) =
         chosen.iter().partition(|file| can_be_tried(file));
     let again: Vec<&FileReport> = again
@@ -177,7 +191,7 @@ async fn watches_with(verb: Verb, arguments: &Watches, config: &Offline) -> Resu
             "paused",
             "is paused; changes are noticed and wait, what is under way is finished",
         ),
-        Verb::Resume => ("resumed", "goes on"),
+        Verb::Resume => ("resumed", "is resumed"),
     };
     if arguments.dry_run {
         say(&format!("would be {word}: {names}"));
@@ -213,18 +227,30 @@ fn already(verb: Verb) -> &'static str {
 
 /// Has the daemon do it, or, when there is none, writes it into the ledger.
 async fn reach(state: &Path, act: Act) -> Result<Reached, Error> {
-    if let Some(answer) = control::ask(state, &Request::Do(act.clone())).await? {
-        return Ok(match answer {
-            Answer::Done { count } => Reached::Daemon(count),
-            _ => Reached::Daemon(0),
-        });
+    state_directory::act_as_owner(state)?;
+    let deadline = Instant::now() + STARTING;
+    loop {
+        if let Some(answer) = control::ask(state, &Request::Do(act.clone())).await? {
+            return Ok(match answer {
+                Answer::Done { count } => Reached::Daemon(count),
+                _ => Reached::Daemon(0),
+            });
+        }
+        // Only a ledger that is there: an act is no reason to begin one.
+        Ledger::read(state).await?;
+        match Ledger::open_within(state, Duration::ZERO).await {
+            Ok(ledger) => {
+                let count = Desk::without_daemon(ledger.clone()).carry_out(&act).await;
+                ledger.close().await;
+                return Ok(Reached::Ledger(count?));
+            }
+            // A daemon starts or ends, or another command is at work.
+            Err(ledger::Error::InUse { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    // Only a ledger that is there: an act is no reason to begin one.
-    Ledger::read(state).await?;
-    let ledger = Ledger::open(state).await?;
-    let count = Desk::without_daemon(ledger.clone()).carry_out(&act).await;
-    ledger.close().await;
-    Ok(Reached::Ledger(count?))
 }
 
 fn load(path: &Path) -> Result<Offline, u8> {

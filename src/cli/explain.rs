@@ -6,7 +6,9 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::status::moment;
-use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain_of_config, select};
+use super::{
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, select,
+};
 use crate::config::{Offline, Watch};
 use crate::control::{self, Answer, Request};
 use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, Snapshot};
@@ -14,6 +16,7 @@ use crate::live::Now;
 use crate::names::{self, Shown};
 use crate::selection::Verdict;
 use crate::share::{self, Kind, Root};
+use crate::state_directory;
 use crate::view;
 use crate::watch::Unfinished;
 
@@ -34,10 +37,24 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
             return EXIT_CONFIG;
         }
     };
+    // Before the rights are given up: the owner of the state may not be able to read every folder.
+    let places: Vec<_> = arguments
+        .paths
+        .iter()
+        .map(|path| {
+            let place = select::place(path, &config.watches)?;
+            let on_disk = disk(place.0, &place.1);
+            Some((place, on_disk))
+        })
+        .collect();
+    if let Err(error) = state_directory::act_as_owner(&config.state.path) {
+        complain(&error, Some(error.hint()));
+        return EXIT_FAILED;
+    }
     let known = Knowledge::gather(&config).await;
     let mut all_taken = true;
-    for path in &arguments.paths {
-        let told = one(path, &config, &known).await;
+    for (path, place) in arguments.paths.iter().zip(places) {
+        let told = one(place, &config, &known).await;
         all_taken &= told.taken;
         say(&format!("{}: {}", Shown(path), told.answer));
         for line in told.lines {
@@ -87,8 +104,12 @@ impl Knowledge {
     }
 }
 
-async fn one(path: &Path, config: &Offline, known: &Knowledge) -> Told {
-    let Some((watch, below)) = select::place(path, &config.watches) else {
+async fn one(
+    place: Option<((&Watch, PathBuf), OnDisk)>,
+    config: &Offline,
+    known: &Knowledge,
+) -> Told {
+    let Some(((watch, below), on_disk)) = place else {
         let folders: Vec<String> = config
             .watches
             .iter()
@@ -154,7 +175,6 @@ async fn one(path: &Path, config: &Offline, known: &Knowledge) -> Told {
         told.lines
             .push(format!("{error}; to do: rename the file or folder"));
     }
-    let on_disk = disk(watch, &below);
     match &on_disk {
         OnDisk::File(fingerprint) if fingerprint.size == 0 => {
             told.lines

@@ -69,18 +69,27 @@ fn without_parents(path: &Path) -> PathBuf {
     short
 }
 
+/// What words mean, by the configuration and the folders alone.
+pub(super) fn meanings<'a>(
+    words: &'a [PathBuf],
+    watches: &'a [Watch],
+) -> Result<Vec<(&'a Path, Meaning<'a>)>, Error> {
+    words
+        .iter()
+        .map(|word| Ok((word.as_path(), meaning(word, watches)?)))
+        .collect()
+}
+
 /// The files that any of the words means, in their order; no words mean all.
 pub(super) fn files(
-    words: &[PathBuf],
-    watches: &[Watch],
+    words: &[(&Path, Meaning<'_>)],
     all: &[FileReport],
 ) -> Result<Vec<FileReport>, Error> {
     if words.is_empty() {
         return Ok(all.to_vec());
     }
     let mut chosen = vec![false; all.len()];
-    for word in words {
-        let fits = meaning(word, watches)?;
+    for (word, fits) in words {
         let mut found = false;
         // A path that is there by just this name is meant before any glob is.
         for reading in [Reading::Path, Reading::GlobHere, Reading::Glob] {
@@ -95,7 +104,7 @@ pub(super) fn files(
             }
         }
         if !found {
-            return Err(Error::NoFile(word.clone()));
+            return Err(Error::NoFile((*word).to_owned()));
         }
     }
     let chosen = all.iter().zip(chosen).filter(|(_, chosen)| *chosen);
@@ -141,7 +150,7 @@ enum Reading {
 }
 
 /// What one word means.
-struct Meaning<'w> {
+pub(super) struct Meaning<'w> {
     /// The watch that it lies in as a path, and where.
     place: Option<(&'w str, PathBuf)>,
     here: Option<Pattern>,

@@ -3,7 +3,7 @@
 mod text;
 mod watching;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -16,7 +16,10 @@ use crate::config::Offline;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{self, Ledger, Lists, Snapshot};
 use crate::live::Now;
-use crate::view::{self, DaemonView, FileView, RunView, StoryView, UploadView, View, WatchView};
+use crate::state_directory;
+use crate::view::{
+    self, Around, DaemonView, FileView, RunView, StoryView, UploadView, Verdict, View, WatchView,
+};
 
 pub(super) use text::moment;
 
@@ -51,6 +54,8 @@ enum Error {
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
+    Directory(#[from] state_directory::Error),
+    #[error(transparent)]
     Select(#[from] select::Error),
     #[error("more than {STORIES_MAX} files fit; name fewer")]
     TooMany,
@@ -61,7 +66,14 @@ enum Error {
 impl Error {
     fn hint(&self, config: &Offline) -> Option<String> {
         match self {
+            Self::Ledger(_) if state_directory::full(&config.state.path).is_some() => {
+                Some(format!(
+                    "the disk of {} is full: free some space on it",
+                    config.state.path.display()
+                ))
+            }
             Self::Ledger(error) => error.hint(),
+            Self::Directory(error) => Some(error.hint()),
             Self::Select(error) => Some(error.hint(&config.watches)),
             Self::TooMany | Self::Write(_) => None,
         }
@@ -77,13 +89,14 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
         }
     };
     let told = if arguments.watch {
-        watching::watch(&config).await
+        watching::watch(&config).await.map(|()| true)
     } else {
         tell(arguments, &config).await
     };
     match told {
-        Ok(()) => EXIT_GOOD,
-        // Whoever reads has seen enough.
+        Ok(true) => EXIT_GOOD,
+        Ok(false) => EXIT_FAILED,
+        // The reader has closed the pipe.
         Err(Error::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_GOOD,
         Err(error) => {
             let hint = error.hint(&config);
@@ -93,30 +106,44 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
     }
 }
 
-async fn tell(arguments: &Arguments, config: &Offline) -> Result<(), Error> {
-    let ledger = Ledger::read(&config.state.path).await?;
+/// Prints the report, or the stories of files. Whether nothing in it needs attention.
+async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
+    let state = &config.state.path;
+    // Before the rights are given up: the owner of the state may not be able to reach every folder.
+    let meanings = select::meanings(&arguments.files, &config.watches)?;
+    state_directory::act_as_owner(state)?;
+    let ledger = Ledger::read(state).await?;
     let now = Timestamp::now();
     if !arguments.files.is_empty() {
-        let stories = stories(&arguments.files, config, &ledger).await?;
-        return print(&if arguments.json {
+        let stories = stories(&meanings, &ledger).await?;
+        print(&if arguments.json {
             json_text(&JsonStories {
                 version: VERSION,
                 files: &stories,
             })
         } else {
             text::stories(&stories)
-        });
+        })?;
+        return Ok(true);
     }
     let (daemon, unreachable) = daemon(config).await;
+    let around = Around {
+        unreachable,
+        disk_full: state_directory::full(state),
+    };
     if arguments.json {
         let snapshot = ledger.snapshot(now).await?;
-        let runs = ledger.overview(Lists { runs: 100, ..LISTS }, now).await?;
-        let runs = View::new(&runs, None).runs;
-        return print(&json(&snapshot, daemon.as_ref(), runs));
+        let overview = ledger.overview(Lists { runs: 100, ..LISTS }, now).await?;
+        let view = View::new(&overview, daemon.as_ref());
+        let verdict = view::verdict(&view, &around);
+        let well = verdict.well;
+        print(&json(&snapshot, daemon.as_ref(), view.runs, verdict))?;
+        return Ok(well);
     }
     let overview = ledger.overview(LISTS, now).await?;
     let view = View::new(&overview, daemon.as_ref());
-    print(&text::report(&view, unreachable.as_deref(), now))
+    print(&text::report(&view, &around, now))?;
+    Ok(view::verdict(&view, &around).well)
 }
 
 /// What the daemon says, or why it says nothing although it is there.
@@ -129,12 +156,11 @@ async fn daemon(config: &Offline) -> (Option<Now>, Option<String>) {
 }
 
 async fn stories(
-    words: &[PathBuf],
-    config: &Offline,
+    words: &[(&Path, select::Meaning<'_>)],
     ledger: &Ledger,
 ) -> Result<Vec<StoryView>, Error> {
     let all = ledger.snapshot(Timestamp::now()).await?.files;
-    let files = select::files(words, &config.watches, &all)?;
+    let files = select::files(words, &all)?;
     if files.len() > STORIES_MAX {
         return Err(Error::TooMany);
     }
@@ -158,6 +184,8 @@ const VERSION: u32 = 1;
 #[derive(Serialize)]
 struct Json<'a> {
     version: u32,
+    well: bool,
+    verdict: String,
     daemon: Option<DaemonView>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
@@ -172,10 +200,12 @@ struct JsonStories<'a> {
     files: &'a [StoryView],
 }
 
-fn json(snapshot: &Snapshot, daemon: Option<&Now>, runs: Vec<RunView>) -> String {
+fn json(snapshot: &Snapshot, daemon: Option<&Now>, runs: Vec<RunView>, verdict: Verdict) -> String {
     let files: Vec<FileView> = snapshot.files.iter().map(view::file_view).collect();
     json_text(&Json {
         version: VERSION,
+        well: verdict.well,
+        verdict: verdict.text,
         daemon: daemon.map(view::daemon),
         watches: snapshot
             .watches

@@ -26,6 +26,7 @@ mod page;
 mod refusals;
 mod runs;
 mod soak;
+mod state_directory;
 mod support;
 mod systemd;
 mod unknowns;
