@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::causes::chain;
 use crate::config::{self, Heartbeat, Level};
-use crate::ledger::{self, Ledger, Problem, RootState, WatchReport};
+use crate::ledger::{self, FailureKind, Ledger, Problem, RootState, WatchReport};
 use crate::names::Shown;
 use crate::retry::Policy;
 use desk::{Desk, Memo};
@@ -44,7 +44,7 @@ struct Trouble {
     /// Tells it from all others, for as long as it lasts.
     #[serde(skip)]
     key: String,
-    /// `file`, `folder` or `watch`.
+    /// `file`, `issues`, `folder`, `watch` or `run`.
     kind: &'static str,
     #[serde(skip)]
     severe: bool,
@@ -52,6 +52,9 @@ struct Trouble {
     /// Of a file: relative to its folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
+    /// Of a file that failed: what kind of failure it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<&'static str>,
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
@@ -91,7 +94,11 @@ pub async fn run(
         let troubles = match troubles(&reader, alert.level).await {
             Ok(troubles) => troubles,
             Err(error) => {
-                warn!(alert = alert.name, %error, "what is wrong could not be looked up; trying again");
+                warn!(
+                    alert = alert.name,
+                    error = chain(&error),
+                    "cannot look up problems in the ledger; trying again"
+                );
                 continue;
             }
         };
@@ -180,10 +187,15 @@ async fn troubles(reader: &Ledger, level: Level) -> Result<Troubles, ledger::Err
 }
 
 fn of_file(problem: Problem) -> Trouble {
+    let (kind, severe) = match problem.kind {
+        Some(_) => ("file", true),
+        None => ("issues", false),
+    };
     Trouble {
-        key: format!("file {} {}", problem.file, problem.version),
-        kind: "file",
-        severe: true,
+        key: format!("{kind} {} {}", problem.file, problem.version),
+        kind,
+        severe,
+        failure: problem.kind.map(FailureKind::as_str),
         path: Some(problem.path.to_string_lossy().into_owned()),
         watch: problem.watch,
         reason: problem.reason,
@@ -200,6 +212,7 @@ fn of_watch(watch: &WatchReport) -> Vec<Trouble> {
         severe,
         watch: watch.name.clone(),
         path: None,
+        failure: None,
         reason,
         hint: None,
     };
@@ -223,7 +236,36 @@ fn of_watch(watch: &WatchReport) -> Vec<Trouble> {
             ..folder("held", braked, format!("it is held: {reason}"))
         });
     }
+    let own = watch.last_run.as_ref();
+    if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
+        let id = run.id.as_deref().unwrap_or("of ours");
+        all.push(overdue(
+            watch,
+            id,
+            format!("run {id} takes longer than sync.run_deadline"),
+        ));
+    }
+    if let Some(run) = watch.blocked.as_ref().filter(|run| run.overdue) {
+        let reason = format!(
+            "waits for run {} of connection {:?}, which takes longer than sync.run_deadline",
+            run.run, run.connection
+        );
+        all.push(overdue(watch, &run.run, reason));
+    }
     all
+}
+
+fn overdue(watch: &WatchReport, run: &str, reason: String) -> Trouble {
+    Trouble {
+        key: format!("run {run} {}", watch.name),
+        kind: "run",
+        severe: true,
+        watch: watch.name.clone(),
+        path: None,
+        failure: None,
+        reason,
+        hint: Some("look at the run in the iTwin portal".to_owned()),
+    }
 }
 
 impl Trouble {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ledger::{Again, Refusal};
+use crate::ledger::{Again, FailureKind, Refusal};
 use crate::retry::{Class, Policy};
 
 /// A failure, as the room that saw it describes it.
@@ -40,30 +40,33 @@ pub(crate) fn refusal(
         reason,
         hint,
     } = failure;
-    let (word, again) = match class {
+    let (kind, again) = match class {
         Class::Busy => (
-            "busy",
+            FailureKind::Busy,
             Again::BusyUntil(after(now, policy.delay(history.attempt, None))),
         ),
         Class::Transient { floor } => {
             let next = after(now, policy.delay(history.attempt, floor));
             let since = history.failing_since.unwrap_or(now);
             if now.duration_since(since).unsigned_abs() >= give_up {
-                ("gave_up", Again::Never)
+                (FailureKind::GaveUp, Again::Never)
             } else {
-                ("transient", Again::At(next))
+                (FailureKind::Transient, Again::At(next))
             }
         }
         // Somebody has to mend these, elsewhere: that needs no restart of ours to be noticed.
-        Class::Credentials => ("credentials", Again::FailedUntil(after(now, policy.max))),
-        Class::RefusedForAll => (
-            "refused_for_all",
+        Class::Credentials => (
+            FailureKind::Credentials,
             Again::FailedUntil(after(now, policy.max)),
         ),
-        Class::RefusedForContent => ("refused", Again::Never),
+        Class::RefusedForAll => (
+            FailureKind::Blocked,
+            Again::FailedUntil(after(now, policy.max)),
+        ),
+        Class::RefusedForContent => (FailureKind::Refused, Again::Never),
     };
     Refusal {
-        class: word,
+        kind,
         reason,
         hint,
         again,

@@ -74,6 +74,11 @@ enum Command {
     Explain(explain::Arguments),
     /// Try files again at once that failed, or that wait for a later attempt.
     Retry(act::Retry),
+    /// Delete all that is known of files, such as failures of files that no longer exist.
+    ///
+    /// Nothing changes on the platform: storage files, source files and what was synchronized stay there. A file that is
+    /// still in its folder is found again by the next scan, as a new file.
+    Forget(act::Forget),
     /// Scan folders now instead of at the next interval.
     Rescan(act::Watches),
     /// Take no new work from watches, over restarts too, until they are resumed.
@@ -128,6 +133,7 @@ impl Cli {
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Explain(arguments) => explain::explain(&arguments).await,
                 Command::Retry(arguments) => act::retry(&arguments).await,
+                Command::Forget(arguments) => act::forget(&arguments).await,
                 Command::Rescan(arguments) => act::watches(act::Verb::Rescan, &arguments).await,
                 Command::Pause(arguments) => act::watches(act::Verb::Pause, &arguments).await,
                 Command::Resume(arguments) => act::watches(act::Verb::Resume, &arguments).await,

@@ -171,6 +171,8 @@ pub struct Sync {
     pub poll_max: Duration,
     /// A run that takes longer is given up.
     pub run_deadline: Duration,
+    /// Source files that somebody else removed from a connection are added again.
+    pub remap: bool,
 }
 
 /// When a job is tried again.

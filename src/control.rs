@@ -33,6 +33,11 @@ pub enum Act {
     },
     /// Try all files again that failed.
     RetryFailed,
+    /// Delete all that is known of these files.
+    Forget {
+        /// Their ids in the ledger.
+        files: Vec<String>,
+    },
     /// Scan the folders of these watches now.
     Rescan {
         /// Their names.
@@ -126,6 +131,10 @@ impl Desk {
                 let files = files.iter().filter_map(|id| id.parse::<FileId>().ok());
                 let which = Requeue::Files(files.collect());
                 ("retry", self.ledger.requeue(&which, now).await?)
+            }
+            Act::Forget { files } => {
+                let files: Vec<FileId> = files.iter().filter_map(|id| id.parse().ok()).collect();
+                ("forget", self.ledger.forget_files(&files).await?)
             }
             Act::RetryFailed => ("retry", self.ledger.requeue(&Requeue::Failed, now).await?),
             Act::Rescan { watches } => ("rescan", self.live.rescan(watches)),

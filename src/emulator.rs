@@ -64,7 +64,7 @@
 //! | `GET /synchronization/imodels/storageconnections/{id}` | 200 404 | last-run |
 //! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 404 422 | omitted-authentication |
 //! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 404 409 | delete-in-run |
-//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 404 | run-scope, location, run-body |
+//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 404 | run-scope, location, run-body, unchanged-task |
 //! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 404 422 | |
 //! | `GET /synchronization/imodels/storageconnections/{id}/runs/{id}` | 200 404 | |
 //! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles` | 200 404 422 | |
@@ -102,7 +102,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use faults::{AnyFault, Effect, Fault, RunFault, TaskFault};
+pub use faults::{AnyFault, Effect, Fault, Report, RunFault, TaskFault};
 pub use model::{
     Completed, Connection, Covered, File, Folder, Imodel, Itwin, Run, SourceFile, State,
 };
@@ -176,6 +176,7 @@ pub struct Builder {
 #[derive(Debug, Clone)]
 struct Options {
     clients: Vec<(String, String)>,
+    display_names: Vec<(String, String)>,
     native_clients: Vec<String>,
     run_duration: Duration,
     sas_lifetime: Duration,
@@ -216,6 +217,14 @@ struct Shared {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// How a client is named to others.
+    fn display_name<'s>(&'s self, client_id: &'s str) -> &'s str {
+        let mut names = self.options.display_names.iter();
+        names
+            .find(|(id, _)| id == client_id)
+            .map_or(client_id, |(_, name)| name)
     }
 
     /// Works out the digest of all content that has none yet. Reads that content.
@@ -291,6 +300,14 @@ impl Builder {
         self.options
             .clients
             .push((id.to_owned(), secret.to_owned()));
+        self
+    }
+
+    /// How a client is named in `lastModifiedByDisplayName`; by default by its id.
+    pub fn display_name(mut self, client_id: &str, name: &str) -> Self {
+        self.options
+            .display_names
+            .push((client_id.to_owned(), name.to_owned()));
         self
     }
 
@@ -497,6 +514,7 @@ impl Emulator {
             seed: 0,
             options: Options {
                 clients: Vec::new(),
+                display_names: Vec::new(),
                 native_clients: Vec::new(),
                 run_duration: Duration::from_secs(2),
                 sas_lifetime: hour,

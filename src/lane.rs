@@ -1,16 +1,23 @@
 //! One lane per iModel, because the platform runs one synchronization of an iModel at a time.
 //!
-//! In come, from the ledger, files whose content is complete in storage. A lane gathers them, makes sure that the
-//! iModel's connection holds each as a source file, requests one run for all of them, follows it to its end and
-//! gives every file its own outcome, back to the ledger. It never uploads.
+//! In come, from the ledger, files whose content is complete in storage. A lane gathers them, reads what the iModel's
+//! connection holds and corrects it, requests one run for all of them, follows it to its end and gives every file of
+//! ours that the run says something about its own outcome, back to the ledger. It never uploads.
 //!
-//! A run counts for a file only if it was requested after the file's upload was completed. The intent to request it
-//! is in the ledger before the request, so after a crash the lane first finds out what became of the run it finds
-//! there. A run of somebody else is waited for, never reported as ours.
+//! Others may change connection and storage at any time, so neither is remembered as a fact: the source files are read
+//! before each run (`connection`, `reconcile`), the storage files when it has ended (`contents`), and both once in
+//! `rescan_interval`. A run counts for a file only if it was requested after the file's upload was completed and
+//! storage still holds that content. The intent to request it is in the ledger before the request, so after a crash
+//! the lane first finds out what became of the run it finds there. A run of somebody else is waited for (`blocking`),
+//! never reported as ours.
 
+mod blocking;
+mod check;
 mod connection;
+mod contents;
 mod gather;
 mod outcome;
+mod reconcile;
 mod run;
 
 use std::sync::Arc;
@@ -23,10 +30,14 @@ use tracing::{debug, error, warn};
 
 use crate::attempt::{self, Failure, History, clock_time};
 use crate::config;
+use crate::content::{self, Content};
 use crate::itwin::{self, Client};
-use crate::ledger::{self, Again, BatchFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal};
+use crate::ledger::{
+    self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
+};
 use crate::names::Shown;
 use crate::retry::Policy;
+use blocking::Blocking;
 use gather::Gather;
 use run::Requested;
 
@@ -62,6 +73,8 @@ pub struct Settings {
     pub sync: config::Sync,
     /// Pauses between attempts.
     pub retry: config::Retry,
+    /// How often the platform is asked whether it still holds what it should, if nothing is run meanwhile.
+    pub check_interval: Duration,
 }
 
 impl Settings {
@@ -92,6 +105,7 @@ pub struct Lane {
     sync: config::Sync,
     policy: Policy,
     give_up: Duration,
+    check_interval: Duration,
     wake: watch::Receiver<u64>,
     uploads: Arc<Notify>,
     progress: watch::Sender<Progress>,
@@ -99,6 +113,15 @@ pub struct Lane {
     /// Failures in a row that concern the lane rather than a file.
     failures: u32,
     not_before: Instant,
+    /// Checks that failed in a row, and when the next one may begin.
+    check_failures: u32,
+    check_not_before: Instant,
+    /// The run of somebody else that ours waits for.
+    blocking: Option<Blocking>,
+    /// The ledger may name such a run.
+    blocking_recorded: bool,
+    /// How often in a row the connection was not there although it was known.
+    connection_losses: u32,
     /// How often a person had asked when it looked last.
     asked: u64,
 }
@@ -124,6 +147,7 @@ impl Lane {
             settings: parts.settings,
             policy: settings.policy(),
             give_up: settings.retry.give_up,
+            check_interval: settings.check_interval,
             sync: settings.sync,
             wake: parts.wake,
             uploads: parts.uploads,
@@ -131,6 +155,11 @@ impl Lane {
             at_rest: false,
             failures: 0,
             not_before: Instant::now(),
+            check_failures: 0,
+            check_not_before: Instant::now(),
+            blocking: None,
+            blocking_recorded: true,
+            connection_losses: 0,
             asked: 0,
         }
     }
@@ -149,6 +178,8 @@ impl Lane {
                     self.asked = asked;
                     self.failures = 0;
                     self.not_before = Instant::now();
+                    self.check_not_before = Instant::now();
+                    self.poll_blocking_soon();
                 }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
@@ -178,6 +209,7 @@ impl Lane {
             let settings = self.settings.borrow_and_update().clone();
             self.policy = settings.policy();
             self.give_up = settings.retry.give_up;
+            self.check_interval = settings.check_interval;
             self.sync = settings.sync;
         }
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
@@ -201,10 +233,22 @@ impl Lane {
         }
         match gather::decide(&backlog, now, &self.sync) {
             Gather::WaitFor(pause) => {
-                self.at_rest = backlog.first.is_none();
-                Ok(pause.min(LOOK_AGAIN))
+                // What waits for a run is looked at when that is requested.
+                if backlog.first.is_some() {
+                    return Ok(pause.min(LOOK_AGAIN));
+                }
+                self.unblock().await?;
+                let next_check = self.check_if_due(&connections, now).await?;
+                if next_check.is_zero() {
+                    return Ok(Duration::ZERO);
+                }
+                self.at_rest = true;
+                Ok(pause.min(next_check).min(LOOK_AGAIN))
             }
-            Gather::Go => self.go(&connections, now).await,
+            Gather::Go => match self.poll_blocking().await? {
+                Some(pause) => Ok(pause),
+                None => self.go(&connections, now).await,
+            },
         }
     }
 
@@ -215,22 +259,25 @@ impl Lane {
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
         for connection in connections {
-            let files = self.ledger.batch(connection.id, now).await?;
+            let mut files = self.ledger.connection_files(connection.id, now).await?;
+            files.retain(ConnectionFile::awaits_run);
             let references = connection.moved_on.is_some()
                 && self.ledger.holds_source_files(connection.id).await?;
             if files.is_empty() && !references {
                 continue;
             }
-            let requested = match self.prepare(connection, &files).await {
-                Ok(Some(platform_id)) => self.request(connection, &platform_id).await,
+            let requested = match self.reconcile(connection).await {
+                Ok(Some(platform_id)) => self.request(connection, &platform_id, references).await,
                 Ok(None) => continue,
                 Err(trouble) => Err(trouble),
             };
             match requested {
                 Ok(Requested::Yes) => {
                     self.failures = 0;
+                    self.connection_losses = 0;
                     return Ok(Duration::ZERO);
                 }
+                Ok(Requested::Nothing) => {}
                 Ok(Requested::NotYet(pause)) => {
                     self.not_before = Instant::now() + pause;
                     return Ok(pause);
@@ -249,32 +296,25 @@ impl Lane {
     async fn put_off(
         &mut self,
         connection: &ConnectionRecord,
-        files: &[BatchFile],
+        files: &[ConnectionFile],
         error: &itwin::Error,
     ) -> Result<Duration, ledger::Error> {
         let now = Timestamp::now();
         if error.is_not_found() {
-            warn!(imodel = %self.imodel_id, connection = connection.name, %error, "the connection is gone; looking for it again");
+            self.connection_losses = self.connection_losses.saturating_add(1);
             self.ledger.set_connection(connection.id, None).await?;
-        }
-        let mut refusals = Vec::with_capacity(files.len());
-        for file in files {
-            let failure = Failure {
-                class: error.class(),
-                reason: format!("cannot synchronize {}: {error}", Shown(&file.path)),
-                hint: error.hint(),
-            };
-            let history = History {
-                attempt: file.attempts.saturating_add(1),
-                failing_since: file.failing_since,
-            };
-            let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
-            if matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
-                report_failure(file, &refusal);
+            if self.connection_losses > 1 {
+                error!(
+                    imodel = %self.imodel_id, connection = connection.name, times = self.connection_losses, %error,
+                    hint = "see in the iTwin portal who deletes it, or whether the iModel was deleted",
+                    "connection is gone again after it was created"
+                );
+            } else {
+                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "connection is gone; looking for it again");
             }
-            refusals.push((file.file, refusal));
         }
-        self.ledger.put_off_stored(&refusals, now).await?;
+        let files: Vec<&ConnectionFile> = files.iter().collect();
+        self.refuse_all(&files, error, now).await?;
         self.failures = self.failures.saturating_add(1);
         let pause = self.policy.delay(self.failures, None);
         self.not_before = Instant::now() + pause;
@@ -288,37 +328,66 @@ impl Lane {
         Ok(pause)
     }
 
-    /// Fails or puts off single files, each for its own reason.
-    async fn refuse(&self, refused: Vec<(BatchFile, Refusal)>) -> Result<(), ledger::Error> {
-        let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.len());
-        for (file, refusal) in refused {
-            report_failure(&file, &refusal);
+    /// Puts off or fails all these files for one reason.
+    async fn refuse_all(
+        &self,
+        files: &[&ConnectionFile],
+        error: &itwin::Error,
+        now: Timestamp,
+    ) -> Result<(), ledger::Error> {
+        let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(files.len());
+        for file in files {
+            let failure = Failure {
+                class: error.class(),
+                reason: format!("cannot synchronize {}: {error}", Shown(&file.path)),
+                hint: error.hint(),
+            };
+            let history = History {
+                attempt: file.job.map_or(0, |job| job.attempts).saturating_add(1),
+                failing_since: file.job.and_then(|job| job.failing_since),
+            };
+            let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
+            if matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
+                report_failure(file, &refusal);
+            }
             refusals.push((file.file, refusal));
         }
-        self.ledger
-            .put_off_stored(&refusals, Timestamp::now())
-            .await
+        self.ledger.put_off_stored(&refusals, now).await
+    }
+}
+
+/// The one line for a storage file that somebody else deleted or changed.
+fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
+    let (watch, path) = (&file.watch, Shown(&file.path));
+    match content {
+        Some(Content::Changed { by, at }) => {
+            content::warn_changed(watch, &file.path, by.as_deref(), at.as_deref());
+        }
+        Some(Content::Missing | Content::Ours) | None => warn!(
+            %watch, %path,
+            "file was deleted from iTwin Storage by somebody else; uploading it again"
+        ),
     }
 }
 
 /// The one line that every file that fails gets.
-fn report_failure(file: &BatchFile, refusal: &Refusal) {
+fn report_failure(file: &ConnectionFile, refusal: &Refusal) {
     let (watch, path) = (&file.watch, Shown(&file.path));
     let (reason, hint) = (&refusal.reason, refusal.hint.as_deref().unwrap_or_default());
-    let connector = &file.connector;
+    let (connector, kind) = (&file.connector, refusal.kind);
     match refusal.again {
         Again::BusyUntil(at) => {
             debug!(%watch, %path, connector, reason, next = clock_time(at), "not synchronized yet");
         }
         Again::At(at) => {
-            warn!(%watch, %path, connector, reason, hint, next = clock_time(at), "synchronization failed; trying again");
+            warn!(%watch, %path, connector, %kind, reason, hint, next = clock_time(at), "synchronization failed; trying again");
         }
         Again::FailedUntil(at) => error!(
-            %watch, %path, connector, result = %Outcome::Failed, reason, hint, next = clock_time(at),
+            %watch, %path, connector, result = %Outcome::Failed, %kind, reason, hint, next = clock_time(at),
             "synchronization failed"
         ),
         Again::Never => error!(
-            %watch, %path, connector, result = %Outcome::Failed, reason, hint,
+            %watch, %path, connector, result = %Outcome::Failed, %kind, reason, hint,
             "synchronization failed; not tried again before the file changes"
         ),
     }

@@ -16,14 +16,17 @@
     reason = "whatever it is about, it fails when the database does"
 )]
 
+mod absence;
 mod durable;
 mod files;
 mod history;
 mod lanes;
 mod listings;
+mod mappings;
 mod pauses;
 mod report;
 mod requeue;
+mod runs;
 mod standing;
 mod state;
 mod story;
@@ -48,19 +51,19 @@ use crate::filesystem;
 use crate::state_directory::{self, StateDirectory};
 use durable::Log;
 
+pub use absence::Absent;
 pub use files::{Fingerprint, HandedOver, Known, Occupant, Ready};
-pub use lanes::{
-    Backlog, BatchFile, ConnectionId, ConnectionRecord, FileOutcome, ImodelRecord, OpenRun, RunId,
-    RunReport, Verdict,
-};
+pub use lanes::{Backlog, ConnectionId, ConnectionRecord, ImodelRecord};
 pub use listings::{Changes, ListingPart};
+pub use mappings::{ConnectionFile, Mapping, OpenJob, StorageStamp, StoredState};
 pub use report::{
     Counts, FileReport, Lists, Overview, Problem, ResultReport, RunEntry, RunSummary, Snapshot,
     Summary, WatchReport,
 };
 pub use requeue::Requeue;
+pub use runs::{BlockingRun, FileOutcome, Issues, OpenRun, RunId, RunReport, Verdict};
 pub use standing::Standing;
-pub use state::{JobState, Outcome, RootState, Stage};
+pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage};
 pub use story::{Story, StoryLine};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
 pub use watches::{Braked, FileId, WatchId, WatchSpec};

@@ -23,6 +23,7 @@ mod attempt;
 mod causes;
 pub mod cli;
 pub mod config;
+mod content;
 pub mod control;
 pub mod emulator;
 mod failpoint;

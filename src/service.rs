@@ -288,6 +288,7 @@ impl Tasks {
             lane_settings: watch::Sender::new(lane::Settings {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
+                check_interval: check_interval(&config.watches),
             }),
             queue,
             note: watch::Sender::new(None),
@@ -499,6 +500,12 @@ impl InPass {
         }
         true
     }
+}
+
+/// How often the platform is asked what it holds: as often as the folders are scanned in full.
+fn check_interval(watches: &[Watch]) -> Duration {
+    let intervals = watches.iter().map(|watch| watch.rescan_interval);
+    intervals.min().unwrap_or(Duration::MAX)
 }
 
 async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watch)>, Error> {

@@ -271,6 +271,9 @@ impl Shared {
             End::Vanished => {
                 info!(watch = %watch.name, %path, "the file is gone; nothing to upload");
             }
+            End::Deselected => {
+                info!(watch = %watch.name, %path, "file is no longer selected; nothing to upload");
+            }
             End::Adopted { braked } => {
                 info!(watch = %watch.name, %path, "storage has the file already, with other content; updating it");
                 if let Some(braked) = braked {

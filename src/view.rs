@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{
-    Counts, FileReport, JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary,
-    Story, StoryLine, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileReport, JobState, Outcome, Overview,
+    ResultReport, RootState, RunEntry, RunSummary, Story, StoryLine, WatchReport,
 };
 use crate::live::{Now, RootNow};
 
@@ -33,6 +33,8 @@ pub(crate) struct WatchView {
     pub(crate) held_reason: Option<String>,
     pub(crate) files: FilesView,
     pub(crate) last_run: Option<RunView>,
+    /// The run of somebody else that runs of its iModel wait for.
+    pub(crate) blocked_by: Option<BlockingView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
 }
 
@@ -40,7 +42,10 @@ pub(crate) struct WatchView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct FilesView {
     pub(crate) synchronized: u64,
+    pub(crate) synchronized_with_issues: u64,
     pub(crate) uploaded: u64,
+    /// Gone from the folder, or no longer selected.
+    pub(crate) gone: u64,
     pub(crate) waiting: u64,
     pub(crate) working: u64,
     pub(crate) failed: u64,
@@ -48,6 +53,23 @@ pub(crate) struct FilesView {
     pub(crate) settling: Option<u64>,
     /// Left alone; null without a daemon.
     pub(crate) ignored: Option<u64>,
+}
+
+/// A run of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct BlockingView {
+    pub(crate) run: String,
+    pub(crate) connection: String,
+    pub(crate) since: Timestamp,
+    pub(crate) overdue: bool,
+}
+
+/// What a connector reported of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct IssuesView {
+    pub(crate) errors: u64,
+    pub(crate) warnings: u64,
+    pub(crate) others: u64,
 }
 
 /// A file that is still being written.
@@ -68,6 +90,8 @@ pub(crate) struct RunView {
     pub(crate) state: Option<String>,
     pub(crate) result: Option<String>,
     pub(crate) files: Option<u64>,
+    /// It takes longer than `sync.run_deadline`.
+    pub(crate) overdue: bool,
 }
 
 /// A file.
@@ -90,6 +114,12 @@ pub(crate) struct FileView {
     pub(crate) bytes: Option<u64>,
     pub(crate) run: Option<String>,
     pub(crate) seconds: Option<f64>,
+    /// What the connector reported beside the result.
+    pub(crate) issues: Option<IssuesView>,
+    /// Why no local file stands for it: `missing`, `gone` or `deselected`.
+    pub(crate) absence: Option<&'static str>,
+    pub(crate) absent_since: Option<Timestamp>,
+    pub(crate) failure: Option<&'static str>,
     pub(crate) reason: Option<String>,
     pub(crate) hint: Option<String>,
     pub(crate) attempts: u64,
@@ -209,6 +239,12 @@ pub(crate) fn verdict(view: &View, around: &Around) -> Verdict {
     let held = configured()
         .filter(|watch| watch.held_reason.is_some())
         .count() as u64;
+    let overdue = configured()
+        .filter(|watch| {
+            let own = watch.last_run.as_ref().is_some_and(|run| run.overdue);
+            own || watch.blocked_by.as_ref().is_some_and(|run| run.overdue)
+        })
+        .count() as u64;
     let mut parts = Vec::new();
     if around.disk_full.is_some() {
         parts.push("the disk of the state directory is FULL".to_owned());
@@ -240,6 +276,16 @@ pub(crate) fn verdict(view: &View, around: &Around) -> Verdict {
             "folders are only partly watched",
         ),
         (held, "watch is held", "watches are held"),
+        (
+            overdue,
+            "watch waits for an overdue run",
+            "watches wait for an overdue run",
+        ),
+        (
+            sum(|watch| watch.files.synchronized_with_issues),
+            "file is synchronized with issues",
+            "files are synchronized with issues",
+        ),
     ]));
     let well = parts.is_empty();
     parts.extend(counted(&[
@@ -319,6 +365,7 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&Now>) -> WatchView {
         held_reason: held.map(|(_, reason)| reason.clone()),
         files: files_view(&watch.counts, live),
         last_run: watch.last_run.as_ref().map(run_view),
+        blocked_by: watch.blocked.as_ref().map(blocking_view),
         unfinished: live
             .map(|root| {
                 root.unfinished
@@ -333,10 +380,21 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&Now>) -> WatchView {
     }
 }
 
+fn blocking_view(blocking: &BlockingRun) -> BlockingView {
+    BlockingView {
+        run: blocking.run.clone(),
+        connection: blocking.connection.clone(),
+        since: blocking.since,
+        overdue: blocking.overdue,
+    }
+}
+
 fn files_view(counts: &Counts, live: Option<&RootNow>) -> FilesView {
     FilesView {
         synchronized: counts.synchronized,
+        synchronized_with_issues: counts.with_issues,
         uploaded: counts.uploaded,
+        gone: counts.gone,
         waiting: counts.waiting(),
         working: counts.working(),
         failed: counts.failed,
@@ -357,6 +415,7 @@ pub(crate) fn run_view(run: &RunSummary) -> RunView {
         state: run.state.clone(),
         result: run.result.clone(),
         files: None,
+        overdue: run.overdue && run.ended_at.is_none(),
     }
 }
 
@@ -384,6 +443,17 @@ pub(crate) fn file_view(file: &FileReport) -> FileView {
         bytes: file.bytes,
         run: file.run.clone(),
         seconds: file.millis.map(seconds),
+        issues: file
+            .issues
+            .filter(|_| file.outcome == Some(Outcome::SynchronizedWithIssues))
+            .map(|[errors, warnings, others]| IssuesView {
+                errors,
+                warnings,
+                others,
+            }),
+        absence: file.absence.map(|(absence, _)| absence.as_str()),
+        absent_since: file.absence.map(|(_, since)| since),
+        failure: file.kind.map(FailureKind::as_str),
         reason: file.reason.clone(),
         hint: file.hint.clone(),
         attempts: file.attempts,
@@ -435,10 +505,19 @@ fn story_words(line: &StoryLine) -> String {
         "uploaded" if line.millis.is_none() => "uploaded to storage".to_owned(),
         "uploaded" => "uploaded; it is meant to be in storage only".to_owned(),
         "put_off" => "an attempt did not succeed; trying again".to_owned(),
-        "asked" => "a person asked to try again".to_owned(),
+        "asked" => "retry requested".to_owned(),
+        "overwritten" => {
+            "storage file was changed or deleted by somebody else; compared and uploaded again"
+                .to_owned()
+        }
+        "gone" => "gone from the folder".to_owned(),
+        "deselected" => "no longer selected by the configuration".to_owned(),
         "run_requested" => "a run was requested".to_owned(),
         "run_ended" => "the run ended".to_owned(),
         "synchronized" => "synchronized: it is in the iModel".to_owned(),
+        "synchronized_with_issues" => {
+            "synchronized with issues: it is in the iModel, see the report".to_owned()
+        }
         "unchanged" => "same content as before: nothing was sent".to_owned(),
         "vanished" => "the file was gone from the folder".to_owned(),
         word => word.to_owned(),
@@ -453,8 +532,31 @@ pub(crate) fn word(file: &FileReport) -> &'static str {
         (Some(JobState::Stored), _) => "uploaded, waiting for a run",
         (Some(JobState::Running), _) => "in a run",
         (Some(JobState::Failed), _) => "failed",
+        (None, _) if is_absent(file) => absent_word(file),
+        (None, Some(Outcome::SynchronizedWithIssues)) => "synchronized with issues",
         (None, Some(outcome)) => outcome.as_str(),
         (None, None) => "known",
+    }
+}
+
+fn is_absent(file: &FileReport) -> bool {
+    matches!(file.absence, Some((Absence::Gone | Absence::Deselected, _)))
+}
+
+/// What is left of a file that no local file stands for.
+fn absent_word(file: &FileReport) -> &'static str {
+    let in_imodel = matches!(
+        file.stored_outcome,
+        Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
+    );
+    let deselected = matches!(file.absence, Some((Absence::Deselected, _)));
+    match (deselected, in_imodel, file.storage_file_id.is_some()) {
+        (false, true, _) => "gone from the folder; still in the iModel",
+        (false, false, true) => "gone from the folder; still in storage",
+        (false, false, false) => "gone from the folder",
+        (true, true, _) => "no longer selected; still in the iModel",
+        (true, false, true) => "no longer selected; still in storage",
+        (true, false, false) => "no longer selected",
     }
 }
 

@@ -11,6 +11,7 @@
 //! Each root has two threads of its own for every call that touches the share ([`look`] and [`scan`]), and one task
 //! ([`root`]) that never waits for them without a way out: a share that hangs holds up nothing but itself.
 
+mod absence;
 mod events;
 mod left_alone;
 mod look;

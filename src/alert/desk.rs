@@ -161,6 +161,7 @@ mod tests {
                     kind: "file",
                     severe: true,
                     watch: "north".to_owned(),
+                    failure: None,
                     path: Some((*key).to_owned()),
                     reason: "it is empty".to_owned(),
                     hint: None,

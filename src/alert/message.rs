@@ -33,12 +33,18 @@ impl Message<'_> {
     pub(super) fn title(&self) -> String {
         let host = self.host;
         let files = self.shown.iter().filter(|one| one.kind == "file").count();
-        let others = self.shown.len() - files;
+        let issues = self.shown.iter().filter(|one| one.kind == "issues").count();
+        let others = self.shown.len() - files - issues;
         let mut parts = Vec::new();
         match files {
             0 => {}
             1 => parts.push("1 file failed".to_owned()),
             _ => parts.push(format!("{files} files failed")),
+        }
+        match issues {
+            0 => {}
+            1 => parts.push("1 file synchronized with issues".to_owned()),
+            _ => parts.push(format!("{issues} files synchronized with issues")),
         }
         match others {
             0 => {}
@@ -150,6 +156,7 @@ mod tests {
             kind: "file",
             severe: true,
             watch: "north".to_owned(),
+            failure: None,
             path: Some(path.to_owned()),
             reason: "it is empty".to_owned(),
             hint: Some("save it again".to_owned()),

@@ -1,4 +1,4 @@
-//! `itwin-syncd retry`, `rescan`, `pause` and `resume`: acts of an operator.
+//! `itwin-syncd retry`, `forget`, `rescan`, `pause` and `resume`: what an operator has the daemon do.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -41,6 +41,21 @@ pub(super) struct Retry {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Forget {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Files or folders by their path, or globs such as '*.dwg' on paths relative to their watch.
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Only show what would be done.
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Watches {
     #[command(flatten)]
     config: ConfigArgument,
@@ -71,11 +86,14 @@ enum Error {
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
     Directory(#[from] state_directory::Error),
+    #[error("not confirmed: standard input is no terminal")]
+    NoTerminal,
 }
 
 impl Error {
     fn hint(&self, config: &Offline) -> Option<String> {
         match self {
+            Self::NoTerminal => Some("add --yes".to_owned()),
             Self::Select(error) => Some(error.hint(&config.watches)),
             Self::Control(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
@@ -152,6 +170,92 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         ),
     });
     Ok(())
+}
+
+pub(super) async fn forget(arguments: &Forget) -> u8 {
+    let config = match load(&arguments.config.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    finish(forget_with(arguments, &config).await, &config)
+}
+
+async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> {
+    let state = &config.state.path;
+    // Before the rights are given up, as for `retry`.
+    let meanings = select::meanings(&arguments.files, &config.watches)?;
+    state_directory::act_as_owner(state)?;
+    let all = Ledger::read(state)
+        .await?
+        .snapshot(Timestamp::now())
+        .await?
+        .files;
+    let chosen = select::files(&meanings, &all)?;
+    let (at_work, chosen): (Vec<&FileReport>, Vec<&FileReport>) = chosen
+        .iter()
+        .partition(|file| matches!(file.job, Some(JobState::Uploading | JobState::Running)));
+    list(&at_work, |file| {
+        format!(
+            "{} {}: not forgotten while it is worked on",
+            shown(file),
+            crate::view::word(file)
+        )
+    });
+    list(&chosen, |file| {
+        let stays = match &file.storage_file_id {
+            Some(id) => format!(
+                "storage file {id} stays on the platform, as does what was synchronized of it"
+            ),
+            None => "nothing of it is on the platform".to_owned(),
+        };
+        let back = if is_there(file, config) {
+            "; it is still in the folder, so the next scan finds it as a new file"
+        } else {
+            ""
+        };
+        format!("{}: {stays}{back}", shown(file))
+    });
+    let word = files_word(chosen.len() as u64);
+    if arguments.dry_run {
+        say(&format!("{word} would be forgotten"));
+        return Ok(());
+    }
+    if chosen.is_empty() {
+        say("nothing to forget");
+        return Ok(());
+    }
+    if !arguments.yes && !confirmed(&format!("Forget {word}?"))? {
+        say("nothing was forgotten");
+        return Ok(());
+    }
+    let files = chosen.iter().map(|file| file.id.to_string()).collect();
+    let (Reached::Daemon(count) | Reached::Ledger(count)) =
+        reach(state, Act::Forget { files }).await?;
+    say(&format!("{} forgotten", files_word(count)));
+    Ok(())
+}
+
+/// Whether the file is in its folder, and selected.
+fn is_there(file: &FileReport, config: &Offline) -> bool {
+    let watch = config.watches.iter().find(|watch| watch.name == file.watch);
+    watch.is_some_and(|watch| {
+        let selected = watch.selection.decide(&file.path).connector().is_some();
+        selected && watch.path.join(&file.path).symlink_metadata().is_ok()
+    })
+}
+
+/// Asks on the terminal.
+fn confirmed(question: &str) -> Result<bool, Error> {
+    use std::io::{BufRead as _, IsTerminal as _, Write as _};
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return Err(Error::NoTerminal);
+    }
+    let mut output = std::io::stderr();
+    let asked = write!(output, "{question} [y/N] ").and_then(|()| output.flush());
+    let mut answer = String::new();
+    let read = asked.and_then(|()| input.lock().read_line(&mut answer));
+    Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Says a line for each file, unless they are many.

@@ -257,8 +257,25 @@ async fn state(
     {
         told.lines.push(format!("waits for: {waits}"));
     }
-    if let Some(next) = file.and_then(next_step) {
-        told.lines.push(format!("waits for: {next}"));
+    let blocked = known.snapshot.as_ref().and_then(|snapshot| {
+        let mut watches = snapshot.watches.iter();
+        let report = watches.find(|report| report.name == watch.name)?;
+        report.blocked.as_ref()
+    });
+    match (file, blocked) {
+        (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
+            told.lines.push(format!(
+                "waits for: the end of run {} of connection {:?}, active since {}",
+                run.run,
+                run.connection,
+                moment(run.since)
+            ));
+        }
+        _ => {
+            if let Some(next) = file.and_then(next_step) {
+                told.lines.push(format!("waits for: {next}"));
+            }
+        }
     }
     let held = known.snapshot.as_ref().and_then(|snapshot| {
         let report = snapshot

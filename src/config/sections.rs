@@ -80,6 +80,7 @@ pub(super) const KEYS: &Keys = &[
             "poll_interval",
             "poll_max",
             "run_deadline",
+            "remap",
         ],
     ),
     ("retry", &["first_delay", "max_delay", "give_up"]),
@@ -280,6 +281,7 @@ pub(super) fn sync(section: &mut Section<'_>) -> Sync {
         poll_interval: duration(section, "poll_interval", 10 * SECOND, HOUR),
         poll_max: duration(section, "poll_max", MINUTE, HOUR),
         run_deadline: duration(section, "run_deadline", 6 * HOUR, 30 * DAY),
+        remap: section.read("remap", values::flag).unwrap_or(true),
     };
     at_least(
         section,

@@ -90,8 +90,26 @@ pub enum Effect {
     },
 }
 
+/// The summary that a task carries in `details.synchronizationReport`.
+///
+/// Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-run/
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Report {
+    /// What the user should do.
+    pub suggested_action: String,
+    /// Free text.
+    pub message: String,
+    /// Number of errors.
+    pub total_errors_count: u64,
+    /// Number of warnings.
+    pub total_warnings_count: u64,
+    /// Number of issues that are neither.
+    pub total_other_issues_count: u64,
+}
+
 /// Something that goes wrong with a file's task in a run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskFault {
     /// Storage file id or file name.
@@ -101,6 +119,9 @@ pub struct TaskFault {
     /// The task's error object.
     #[serde(default)]
     pub error: Option<serde_json::Value>,
+    /// The task's report. When left out, a `PartialSuccess` reports one warning, a task with an error object one error.
+    #[serde(default)]
+    pub report: Option<Report>,
     /// In so many runs; in all of them when left out.
     #[serde(default)]
     pub count: Option<u32>,
@@ -207,17 +228,13 @@ impl Faults {
         strike
     }
 
-    /// How the task of this file ends instead; counts it.
-    pub(super) fn task(
-        &mut self,
-        id: &str,
-        name: &str,
-    ) -> Option<(String, Option<serde_json::Value>)> {
+    /// The fault that strikes the task of this file; counts it.
+    pub(super) fn task(&mut self, id: &str, name: &str) -> Option<TaskFault> {
         let fault = self.tasks.iter_mut().find(|fault| {
             fault.count != Some(0) && (fault.file == id || fault.file.eq_ignore_ascii_case(name))
         })?;
         fault.count = fault.count.map(|count| count - 1);
-        Some((fault.result.clone(), fault.error.clone()))
+        Some(fault.clone())
     }
 
     /// What goes wrong with the next run of this iModel; counts it.
@@ -315,6 +332,14 @@ mod tests {
                 true,
             ),
             (r#"{"file":"a.ifc","result":"Skipped"}"#, true),
+            (
+                r#"{"file":"a.ifc","result":"PartialSuccess","report":{"totalWarningsCount":3}}"#,
+                true,
+            ),
+            (
+                r#"{"file":"a.ifc","result":"PartialSuccess","report":{"warnings":3}}"#,
+                false,
+            ),
             (r#"{"imodelId":"x","lost":true}"#, true),
             (
                 r#"{"route":"PUT *","effect":{"kind":"latency","mss":5}}"#,

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::faults::Report;
 use super::runs;
 
 /// All that the platform holds. Maps are by id.
@@ -98,8 +99,14 @@ pub struct Folder {
     pub path: String,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The client that created it; empty for a root folder.
+    #[serde(default)]
+    pub created_by: String,
     /// When it was changed.
     pub modified_at: Timestamp,
+    /// The client that changed it last.
+    #[serde(default)]
+    pub modified_by: String,
     /// In the recycle bin.
     pub deleted: bool,
 }
@@ -123,8 +130,14 @@ pub struct File {
     pub description: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When its name or description were changed.
+    /// The client that created it.
+    #[serde(default)]
+    pub created_by: String,
+    /// When its content, name or description was last changed; the first content does not count as a change.
     pub modified_at: Timestamp,
+    /// The client that changed it last.
+    #[serde(default)]
+    pub modified_by: String,
     /// The content that counts.
     pub completed: Option<Completed>,
     /// How often an upload was completed.
@@ -270,6 +283,9 @@ pub struct Run {
 pub struct Covered {
     /// The storage file.
     pub storage_file_id: String,
+    /// Its source file in the connection.
+    #[serde(default)]
+    pub source_file_id: String,
     /// Which of its contents; 0 for none.
     pub version: u32,
     /// SHA-256 of that content; empty for none.
@@ -279,11 +295,21 @@ pub struct Covered {
     pub(super) content: Option<String>,
     /// The connector that reads it.
     pub connector_type: String,
+    /// Whether the run has a task for it; without one the run says nothing about the file.
+    #[serde(default = "always")]
+    pub has_task: bool,
     /// How its task ends.
     pub result: String,
     /// What the connector complains about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<Value>,
+    /// What the task reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) report: Option<Report>,
+}
+
+fn always() -> bool {
+    true
 }
 
 /// An id as storage makes them: 43 characters, the iTwin and the item.
@@ -347,7 +373,9 @@ impl State {
             description: None,
             path: String::new(),
             created_at: itwin.created_at,
+            created_by: String::new(),
             modified_at: itwin.created_at,
+            modified_by: String::new(),
             deleted: false,
         };
         self.folders.insert(root.id.clone(), root);

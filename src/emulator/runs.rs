@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::faults::Faults;
-use super::model::{Connection, Covered, Run, State};
+use super::faults::{Faults, Report};
+use super::model::{Connection, Covered, Run, SourceFile, State};
+use super::switches::UnchangedTask;
 
 /// Results of tasks from the best to the worst.
 const WORDS: [&str; 6] = [
@@ -56,7 +57,8 @@ pub(super) fn begin(
     now: Timestamp,
     covered: Vec<Covered>,
 ) -> Run {
-    let results: Vec<&str> = covered.iter().map(|file| file.result.as_str()).collect();
+    let tasks = covered.iter().filter(|file| file.has_task);
+    let results: Vec<&str> = tasks.map(|file| file.result.as_str()).collect();
     let verdict = verdict(&results);
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let id = Uuid::new_v4().to_string();
@@ -80,6 +82,7 @@ pub(super) fn of_connection(
     state: &State,
     connection: &Connection,
     duration: Duration,
+    unchanged: UnchangedTask,
     faults: &mut Faults,
     now: Timestamp,
 ) -> Run {
@@ -102,19 +105,29 @@ pub(super) fn of_connection(
             } else {
                 ("Success".to_owned(), None)
             };
-            let (result, error) = faults
-                .task(&source.storage_file_id, name)
-                .unwrap_or((result, error));
+            let version = completed.map(|content| content.version).unwrap_or_default();
+            let fault = faults.task(&source.storage_file_id, name);
+            let has_task = fault.is_some()
+                || unchanged == UnchangedTask::Listed
+                || !was_processed(state, connection, source, version);
+            let (result, error, report) = match fault {
+                Some(fault) => (fault.result, fault.error, fault.report),
+                None => (result, error, None),
+            };
+            let report = report.or_else(|| usual_report(&result, error.is_some()));
             Covered {
                 storage_file_id: source.storage_file_id.clone(),
-                version: completed.map(|content| content.version).unwrap_or_default(),
+                source_file_id: source.id.clone(),
+                version,
                 sha256: completed
                     .map(|content| content.sha256.clone())
                     .unwrap_or_default(),
                 content: completed.and_then(|content| content.content.clone()),
                 connector_type: source.connector_type.clone(),
+                has_task,
                 result,
                 error,
+                report,
             }
         })
         .collect();
@@ -135,6 +148,44 @@ pub(super) fn of_connection(
         run.covered.clear();
     }
     run
+}
+
+/// Whether an earlier run of the connection read this very content as this very source file, and took it.
+fn was_processed(
+    state: &State,
+    connection: &Connection,
+    source: &SourceFile,
+    version: u32,
+) -> bool {
+    let earlier = state
+        .runs
+        .values()
+        .filter(|run| run.connection_id == connection.id);
+    earlier.flat_map(|run| &run.covered).any(|covered| {
+        covered.has_task
+            && covered.source_file_id == source.id
+            && covered.storage_file_id == source.storage_file_id
+            && covered.connector_type == source.connector_type
+            && covered.version == version
+            && matches!(covered.result.as_str(), "Success" | "PartialSuccess")
+    })
+}
+
+/// The report of a task that nobody gave one: none for a task without issues.
+fn usual_report(result: &str, has_error: bool) -> Option<Report> {
+    if result == "PartialSuccess" {
+        return Some(Report {
+            suggested_action: "Look at the warnings and correct the file.".to_owned(),
+            message: "The file was synchronized with issues.".to_owned(),
+            total_warnings_count: 1,
+            ..Report::default()
+        });
+    }
+    has_error.then(|| Report {
+        suggested_action: "Open the file in the program that made it and save it again.".to_owned(),
+        total_errors_count: 1,
+        ..Report::default()
+    })
 }
 
 fn failed(message: &str) -> (String, Option<serde_json::Value>) {
@@ -214,12 +265,15 @@ mod tests {
         let connector_type = "IFC".to_owned();
         Covered {
             storage_file_id,
+            source_file_id: String::new(),
             version: 1,
             sha256,
             content: None,
             connector_type,
+            has_task: true,
             result: result.to_owned(),
             error: None,
+            report: None,
         }
     }
 

@@ -350,7 +350,9 @@ fn create_folder(ask: &Ask<'_>, state: &mut State, parent_id: &str) -> Result<Re
         display_name,
         description,
         created_at: ask.now,
+        created_by: ask.client_id.clone(),
         modified_at: ask.now,
+        modified_by: ask.client_id.clone(),
         deleted: false,
     };
     let answer = one_folder(ask, 201, &folder);
@@ -364,6 +366,7 @@ fn update_folder(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Re
     folder.display_name = name.unwrap_or(folder.display_name);
     folder.description = description.or(folder.description);
     folder.modified_at = ask.now;
+    folder.modified_by.clone_from(&ask.client_id);
     state.folders.insert(folder.id.clone(), folder);
     renew_paths(state, id);
     Ok(one_folder(
@@ -416,7 +419,9 @@ fn create_file(ask: &Ask<'_>, state: &mut State, parent_id: &str) -> Result<Repl
         display_name,
         description,
         created_at: ask.now,
+        created_by: ask.client_id.clone(),
         modified_at: ask.now,
+        modified_by: ask.client_id.clone(),
         completed: None,
         completions: 0,
         blob_writes: 0,
@@ -471,6 +476,7 @@ fn update_file(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Refu
     }
     file.description = description.or(file.description);
     file.modified_at = ask.now;
+    file.modified_by.clone_from(&ask.client_id);
     let answer = one_file(ask, &file);
     state.files.insert(file.id.clone(), file);
     Ok(answer)
@@ -612,6 +618,11 @@ fn complete(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Refusal
             .completed
             .as_ref()
             .map_or(0, |completed| completed.version);
+        // The first completion leaves the time of the creation, as it was seen once on the platform.
+        if before > 0 {
+            file.modified_at = ask.now;
+            file.modified_by.clone_from(&ask.client_id);
+        }
         file.completed = Some(Completed {
             size,
             sha256: ask
@@ -658,12 +669,19 @@ fn time(at: Timestamp) -> String {
 }
 
 /// Who made and changed an item of an iTwin, and where it lies.
-fn item_links(ask: &Ask<'_>, itwin_id: &str, parent: &str) -> Value {
+fn item_links(
+    ask: &Ask<'_>,
+    itwin_id: &str,
+    (created_by, modified_by): (&str, &str),
+    parent: &str,
+) -> Value {
     let api = &ask.shared.api_url;
-    let member = member_id(&ask.client_id);
-    let member = format!("{api}/accesscontrol/itwins/{itwin_id}/members/users/{member}");
+    let member = |client: &str| {
+        let member = member_id(client);
+        json!({ "href": format!("{api}/accesscontrol/itwins/{itwin_id}/members/users/{member}") })
+    };
     json!({
-        "createdBy": { "href": member }, "lastModifiedBy": { "href": member },
+        "createdBy": member(created_by), "lastModifiedBy": member(modified_by),
         "parentFolder": { "href": format!("{api}/storage/folders/{parent}") },
     })
 }
@@ -676,9 +694,10 @@ pub(super) fn folder_json(ask: &Ask<'_>, folder: &Folder) -> Value {
     let parent = folder.parent_id.as_ref().unwrap_or(&folder.id);
     json!({
         "id": folder.id, "type": "folder", "displayName": folder.display_name, "description": folder.description,
-        "path": folder.path, "lastModifiedByDisplayName": "emulated", "parentFolderId": parent,
+        "path": folder.path, "lastModifiedByDisplayName": ask.shared.display_name(&folder.modified_by),
+        "parentFolderId": parent,
         "createdDateTime": time(folder.created_at), "lastModifiedDateTime": time(folder.modified_at),
-        "_links": item_links(ask, &folder.itwin_id, parent),
+        "_links": item_links(ask, &folder.itwin_id, (&folder.created_by, &folder.modified_by), parent),
     })
 }
 
@@ -693,9 +712,10 @@ pub(super) fn file_json(ask: &Ask<'_>, file: &File) -> Value {
         .map_or(0, |completed| completed.size);
     json!({
         "id": file.id, "type": "file", "displayName": file.display_name, "description": file.description,
-        "path": file.path, "size": size, "isFileLocked": file.locked, "lastModifiedByDisplayName": "emulated",
+        "path": file.path, "size": size, "isFileLocked": file.locked,
+        "lastModifiedByDisplayName": ask.shared.display_name(&file.modified_by),
         "createdDateTime": time(file.created_at), "lastModifiedDateTime": time(file.modified_at),
         "parentFolderId": file.parent_folder_id,
-        "_links": item_links(ask, &file.itwin_id, &file.parent_folder_id),
+        "_links": item_links(ask, &file.itwin_id, (&file.created_by, &file.modified_by), &file.parent_folder_id),
     })
 }

@@ -285,6 +285,13 @@ switches! {
         /// JSON.
         Json = "json",
     }
+    /// Whether a run has a task for a file that has no new content since a run that processed it.
+    unchanged_task: "unchanged-task", UnchangedTask {
+        /// It has one, with the result *Success*.
+        Listed = "listed",
+        /// It has none: the run says nothing about that file.
+        Absent = "absent",
+    }
     /// A connection's link to its last run.
     last_run: "last-run", LastRun {
         /// Names the newest run.

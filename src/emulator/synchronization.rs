@@ -429,7 +429,8 @@ fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Reply {
     }
     let mut faults = lock(&ask.shared.faults);
     let duration = ask.shared.options.run_duration;
-    let mut run = runs::of_connection(state, connection, duration, &mut faults, ask.now);
+    let unchanged = ask.switches.unchanged_task;
+    let mut run = runs::of_connection(state, connection, duration, unchanged, &mut faults, ask.now);
     let fault = faults.run(&connection.imodel_id).unwrap_or_default();
     drop(faults);
     if let Some(ms) = fault.duration_ms {
@@ -557,7 +558,7 @@ fn run_json(run: &Run, ask: &Ask<'_>) -> Value {
     let mut connectors: Vec<&str> = run
         .covered
         .iter()
-        .filter(|_| planned)
+        .filter(|file| planned && file.has_task)
         .map(|file| file.connector_type.as_str())
         .collect();
     connectors.sort_unstable();
@@ -565,7 +566,10 @@ fn run_json(run: &Run, ask: &Ask<'_>) -> Value {
     let jobs: Vec<Value> = connectors
         .into_iter()
         .map(|connector| {
-            let files = run.covered.iter().filter(|file| file.connector_type == connector);
+            let files = run
+                .covered
+                .iter()
+                .filter(|file| file.has_task && file.connector_type == connector);
             let results: Vec<&str> = files.clone().map(|file| file.result.as_str()).collect();
             let job_result = runs::verdict(&results);
             let tasks: Vec<Value> = files
@@ -578,10 +582,9 @@ fn run_json(run: &Run, ask: &Ask<'_>) -> Value {
                     });
                     if let (Some(error), true) = (&file.error, ended) {
                         task["error"] = error.clone();
-                        task["details"] = json!({ "synchronizationReport": {
-                            "suggestedAction": "Open the file in the program that made it and save it again.",
-                            "totalErrorsCount": 1, "totalWarningsCount": 0, "totalOtherIssuesCount": 0,
-                        }});
+                    }
+                    if let (Some(report), true) = (&file.report, ended) {
+                        task["details"] = json!({ "synchronizationReport": report });
                     }
                     task
                 })

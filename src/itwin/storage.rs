@@ -54,6 +54,16 @@ pub struct File {
     /// When it was made, if told.
     #[serde(rename = "createdDateTime", default, deserialize_with = "time")]
     pub created: Option<Timestamp>,
+    /// When it was changed last, in the platform's notation. It is no version: after the first upload it may be the
+    /// time of creation. But a change by somebody else moves it.
+    #[serde(rename = "lastModifiedDateTime", default)]
+    pub modified: Option<String>,
+    /// Who changed it last.
+    #[serde(rename = "lastModifiedByDisplayName", default)]
+    pub modified_by: Option<String>,
+    /// The folder that it lies in.
+    #[serde(default)]
+    pub parent_folder_id: Option<String>,
 }
 
 /// Where to send the content of a file.

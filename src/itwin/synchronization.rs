@@ -133,6 +133,16 @@ pub struct RunError {
     description: Option<String>,
 }
 
+impl RunError {
+    /// Whether the owner of the connection would have to sign in, which a service application never does.
+    #[must_use]
+    pub fn wants_a_user(&self) -> bool {
+        self.error_key
+            .as_deref()
+            .is_some_and(|key| key.eq_ignore_ascii_case("UserNotAuthenticated"))
+    }
+}
+
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<&str> = [&self.error_key, &self.description]
@@ -171,9 +181,29 @@ pub struct RunTask {
     /// What the connector complains about.
     #[serde(default)]
     pub error: Option<TaskError>,
-    /// What the connector proposes.
-    #[serde(rename = "details", default, deserialize_with = "suggested_action")]
+    /// The connector's report.
+    #[serde(rename = "details", default, deserialize_with = "report")]
+    pub report: TaskReport,
+}
+
+/// What a connector reports of a file that it read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
+pub struct TaskReport {
+    /// What it suggests to do.
     pub suggested_action: Option<String>,
+    /// A summary.
+    pub message: Option<String>,
+    /// Errors.
+    #[serde(rename = "totalErrorsCount", deserialize_with = "count")]
+    pub errors: u64,
+    /// Warnings.
+    #[serde(rename = "totalWarningsCount", deserialize_with = "count")]
+    pub warnings: u64,
+    /// Issues of other kinds.
+    #[serde(rename = "totalOtherIssuesCount", deserialize_with = "count")]
+    pub others: u64,
 }
 
 /// What a connector complains about.
@@ -268,6 +298,42 @@ impl Client {
             .send(&Call::repeatable("update connection", Method::PUT, url, ROLE).json(body))
             .await
             .map(drop)
+    }
+
+    /// A connection, with how its runs authenticate.
+    ///
+    /// # Errors
+    /// The connection is gone, not to be seen, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection/
+    pub async fn connection(&self, connection_id: &str) -> Result<Connection, Error> {
+        let url = self.connections_url(&[connection_id]);
+        let call = Call::repeatable("get connection", Method::GET, url, ROLE);
+        Ok(self
+            .api
+            .send(&call)
+            .await?
+            .json::<ConnectionBody>()?
+            .connection)
+    }
+
+    /// Removes a mapping from a connection. One that is not there any more counts as removed.
+    ///
+    /// # Errors
+    /// Not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/synchronization/operations/remove-storage-connection-sourcefile/
+    pub async fn remove_source_file(
+        &self,
+        connection_id: &str,
+        source_file_id: &str,
+    ) -> Result<(), Error> {
+        let url = self.connections_url(&[connection_id, "sourceFiles", source_file_id]);
+        let call = Call::repeatable("remove source file", Method::DELETE, url, ROLE);
+        match self.api.send(&call).await {
+            Err(error) if error.status() == Some(404) => Ok(()),
+            sent => sent.map(drop),
+        }
     }
 
     /// The source files of a connection.
@@ -437,17 +503,27 @@ fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-fn suggested_action<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<String>, D::Error> {
-    let details = Option::<serde_json::Value>::deserialize(deserializer)?.unwrap_or_default();
-    let action = details
-        .get("synchronizationReport")
-        .and_then(|report| report.get("suggestedAction"));
-    Ok(action
-        .and_then(|action| action.as_str())
-        .filter(|action| !action.is_empty())
-        .map(str::to_owned))
+/// The report in the details of a task. One that cannot be read counts as none: the result decides.
+fn report<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TaskReport, D::Error> {
+    let mut details = Option::<serde_json::Value>::deserialize(deserializer)?.unwrap_or_default();
+    let report = details
+        .get_mut("synchronizationReport")
+        .map(serde_json::Value::take)
+        .unwrap_or_default();
+    let mut report: TaskReport = serde_json::from_value(report).unwrap_or_default();
+    for text in [&mut report.suggested_action, &mut report.message] {
+        *text = text
+            .take()
+            .map(|text| super::error::harmless(&text, ""))
+            .filter(|text| !text.is_empty());
+    }
+    Ok(report)
+}
+
+/// A count, or 0 for anything else.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| value.as_u64()).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -496,13 +572,14 @@ mod tests {
     fn a_run_is_readable_with_nulls_unknown_words_and_large_exit_codes() {
         let run: Run = serde_json::from_str(
             r#"{"id":"r","state":"Hibernating","result":null,"startDateTime":null,"jobs":[{"connectorType":"NEW","tasks":[
-                {"storageFileId":"s","result":"Success","details":{"synchronizationReport":{"suggestedAction":"open it"}},
+                {"storageFileId":"s","result":"Success","details":{"synchronizationReport":{"suggestedAction":"open it","totalErrorsCount":2,"totalWarningsCount":null}},
                  "error":{"errorCode":"TAE","message":"m","bridgeExitCode":4294967295,"canUserFix":true}}]},{"tasks":null}]}"#,
         )
         .unwrap();
         assert!(!run.is_final());
         let task = &run.jobs[0].tasks[0];
-        assert_eq!(task.suggested_action.as_deref(), Some("open it"));
+        assert_eq!(task.report.suggested_action.as_deref(), Some("open it"));
+        assert_eq!((task.report.errors, task.report.warnings), (2, 0));
         assert_eq!(task.error.as_ref().unwrap().to_string(), "TAE: m");
         assert_eq!(task.error.as_ref().unwrap().can_user_fix, Some(true));
         let minimal: Run =

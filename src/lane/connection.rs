@@ -1,91 +1,195 @@
-//! Makes sure that an iModel's connection exists and holds the files of a batch as source files.
+//! Makes an iModel's connection hold what it should hold, before a run and once in a while.
 //!
-//! Nothing here is repeated blindly: what the platform holds is looked up by our name and our files before anything
-//! is created, so an answer that got lost does not make a second connection. A file that the platform refuses fails
-//! by itself.
+//! The platform is asked what it holds each time; what is missing or wrong is corrected (`reconcile` decides). Nothing
+//! is repeated blindly: the connection is looked up by our name before it is created, so an answer that got lost does
+//! not make a second one. A file that the platform refuses fails by itself.
 
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
+use super::reconcile::{Change, Remap, Wrong, differences};
 use super::{Lane, Trouble};
 use crate::attempt::{self, Failure, History};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
-use crate::ledger::{BatchFile, ConnectionRecord, FileId, Refusal};
+use crate::ledger::{
+    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, JobState, Mapping, Refusal,
+};
 use crate::names::Shown;
 use crate::retry::Class;
 
-/// Source files that were found or made: file, source file id, connector type.
-type Mappings = Vec<(FileId, String, String)>;
+/// Files that could not be mapped, and why.
+type Refused = Vec<(ConnectionFile, Refusal)>;
 
 /// Source files of an iModel, over all its connections.
 /// Source: bentleysystems.service-now.com, article KB0098316
 const SOURCE_FILES_MAX: usize = 250;
 
+/// The connection as it is on the platform.
+struct Found {
+    id: String,
+    source_files: Vec<SourceFile>,
+    /// It was created just now, with all that it holds.
+    created: bool,
+}
+
 impl Lane {
-    /// Readies the connection for a run with `files`, and returns the platform's id of it.
+    /// Compares the connection with what it should hold, corrects what differs, and returns the platform's id of it.
     ///
-    /// None: no file of the batch can be run, each for a reason of its own that is recorded.
-    pub(super) async fn prepare(
+    /// None: there is nothing to hold, or every file is refused for a reason of its own that is recorded.
+    pub(super) async fn reconcile(
         &self,
         connection: &ConnectionRecord,
-        files: &[BatchFile],
     ) -> Result<Option<String>, Trouble> {
-        let unready: Vec<&BatchFile> = files
-            .iter()
-            .filter(|file| {
-                file.mapped
-                    .as_ref()
-                    .is_none_or(|(_, connector)| *connector != file.connector)
-            })
-            .collect();
-        let known = connection.platform_id.clone();
-        if let (Some(platform_id), true) = (&known, unready.is_empty()) {
-            return Ok(Some(platform_id.clone()));
-        }
-        let mut refused = Vec::new();
-        let platform_id = match known {
-            Some(platform_id) => Some(platform_id),
-            None => {
-                self.find_or_create(connection, &unready, &mut refused)
-                    .await?
-            }
-        };
-        let Some(platform_id) = platform_id else {
+        let now = Timestamp::now();
+        let files = self.ledger.connection_files(connection.id, now).await?;
+        let mut refused = Refused::new();
+        let Some(found) = self
+            .find_or_create(connection, &files, &mut refused)
+            .await?
+        else {
             self.refuse(refused).await?;
             return Ok(None);
         };
-        self.hold(connection, &platform_id, unready, &mut refused)
-            .await?;
-        let all_refused = !files.is_empty() && refused.len() == files.len();
+        let dead = self.ledger.dead_mappings(connection.id).await?;
+        let remap = if self.sync.remap {
+            Remap::Yes
+        } else {
+            Remap::No
+        };
+        let differences = differences(&files, &dead, &found.source_files, remap);
+        let mut mappings: Vec<Mapping> = differences
+            .kept
+            .iter()
+            .filter(|(file, id)| {
+                found.created
+                    || file.source_file_id.as_deref() != Some(id)
+                    || file.mapped_connector.as_ref() != Some(&file.connector)
+            })
+            .map(|(file, id)| renewed(file, (*id).to_owned()))
+            .collect();
+        let changed: Vec<FileId> = differences
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Add(file) | Change::Correct { file, .. } => Some(file.file),
+                Change::Remove(_) => None,
+            })
+            .collect();
+        if !changed.is_empty() {
+            self.ledger.expect_mappings(&changed).await?;
+            failpoint("source files about to change");
+        }
+        for file in differences.removed {
+            refused.push((file.clone(), self.left_out(connection, file, now)));
+        }
+        let mut outcome = Ok(());
+        for change in differences.changes {
+            if let Change::Add(file) | Change::Correct { file, .. } = &change
+                && refused.iter().any(|(refused, _)| refused.file == file.file)
+            {
+                continue;
+            }
+            match self.apply(connection, &found.id, &change).await {
+                Ok(Some(mapping)) => mappings.push(mapping),
+                Ok(None) => {}
+                Err(Trouble::Platform(error)) if concerns_a_file(&error) => {
+                    if let Change::Add(file) | Change::Correct { file, .. } = change {
+                        self.refused(file, error, &mut refused).await?;
+                    }
+                }
+                Err(trouble) => {
+                    outcome = Err(trouble);
+                    break;
+                }
+            }
+        }
+        if !mappings.is_empty() {
+            self.ledger
+                .record_mappings(connection.id, &mappings, now)
+                .await?;
+            failpoint("source files recorded");
+        }
         self.refuse(refused).await?;
-        Ok((!all_refused).then_some(platform_id))
+        outcome?;
+        self.ledger.record_check(connection.id, now).await?;
+        Ok(Some(found.id))
     }
 
     async fn find_or_create(
         &self,
         connection: &ConnectionRecord,
-        files: &[&BatchFile],
-        refused: &mut Vec<(BatchFile, Refusal)>,
-    ) -> Result<Option<String>, Trouble> {
-        let platform_id = match self.find(connection, files).await? {
-            Some(found) => Some(found),
-            None => self.create(connection, files, refused).await?,
-        };
-        if let Some(platform_id) = &platform_id {
-            self.ledger
-                .set_connection(connection.id, Some(platform_id))
-                .await?;
-            failpoint("connection recorded");
+        files: &[ConnectionFile],
+        refused: &mut Refused,
+    ) -> Result<Option<Found>, Trouble> {
+        if let Some(id) = &connection.platform_id {
+            match self.look_up(connection, id).await {
+                Ok(source_files) => {
+                    return Ok(Some(Found {
+                        id: id.clone(),
+                        source_files,
+                        created: false,
+                    }));
+                }
+                Err(error) if error.is_not_found() => {
+                    warn!(
+                        imodel = %self.imodel_id, connection = connection.name, %error,
+                        "connection was deleted; creating it again with all stored files"
+                    );
+                    self.ledger.set_connection(connection.id, None).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(platform_id)
+        let (id, created) = match self.find(connection, files).await? {
+            Some(found) => (found, false),
+            None => match self.create(connection, files, refused).await? {
+                Some(created) => (created, true),
+                None => return Ok(None),
+            },
+        };
+        self.ledger.set_connection(connection.id, Some(&id)).await?;
+        failpoint("connection recorded");
+        let source_files = self.client.source_files(&id).await?;
+        Ok(Some(Found {
+            id,
+            source_files,
+            created,
+        }))
+    }
+
+    /// What a known connection holds; its authentication type is corrected on the way.
+    async fn look_up(
+        &self,
+        connection: &ConnectionRecord,
+        id: &str,
+    ) -> Result<Vec<SourceFile>, itwin::Error> {
+        let found = self.client.connection(id).await?;
+        self.correct_authentication(connection, &found).await?;
+        self.client.source_files(id).await
+    }
+
+    async fn correct_authentication(
+        &self,
+        connection: &ConnectionRecord,
+        found: &itwin::Connection,
+    ) -> Result<(), itwin::Error> {
+        if found.authenticates_as_service() {
+            return Ok(());
+        }
+        self.client.set_service_authentication(found).await?;
+        warn!(
+            imodel = %self.imodel_id, connection = connection.name,
+            "connection was not set to service authentication; corrected"
+        );
+        Ok(())
     }
 
     /// The connection of our name. Names are not unique: of several it is the one that holds a file of ours.
     async fn find(
         &self,
         connection: &ConnectionRecord,
-        files: &[&BatchFile],
+        files: &[ConnectionFile],
     ) -> Result<Option<String>, Trouble> {
         let mut named = self.client.connections(&self.imodel_id).await?;
         named.retain(|found| found.display_name.as_deref() == Some(connection.name.as_str()));
@@ -108,24 +212,25 @@ impl Lane {
             return Ok(None);
         };
         debug!(imodel = %self.imodel_id, connection = connection.name, "connection found");
-        if !found.authenticates_as_service() {
-            info!(imodel = %self.imodel_id, connection = connection.name, "connection set to service authentication");
-            self.client.set_service_authentication(&found).await?;
-        }
+        self.correct_authentication(connection, &found).await?;
         Ok(Some(found.id))
     }
 
-    /// Creates the connection with all files, or, when one of them is refused, with the first that is not.
+    /// Creates the connection with all stored files or, if one of them is refused, with the first that is not.
     async fn create(
         &self,
         connection: &ConnectionRecord,
-        files: &[&BatchFile],
-        refused: &mut Vec<(BatchFile, Refusal)>,
+        files: &[ConnectionFile],
+        refused: &mut Refused,
     ) -> Result<Option<String>, Trouble> {
+        let files: Vec<&ConnectionFile> = files
+            .iter()
+            .filter(|file| !file.absent && may_be_held(file))
+            .collect();
         if files.is_empty() {
             return Ok(None);
         }
-        match self.create_with(connection, files).await {
+        match self.create_with(connection, &files).await {
             Ok(created) => return Ok(Some(created)),
             Err(error) if !concerns_a_file(&error) => return Err(error.into()),
             Err(error) => debug!(%error, "connection refused; trying its files one by one"),
@@ -143,7 +248,7 @@ impl Lane {
     async fn create_with(
         &self,
         connection: &ConnectionRecord,
-        files: &[&BatchFile],
+        files: &[&ConnectionFile],
     ) -> Result<String, itwin::Error> {
         let source_files: Vec<(&str, &str)> = files
             .iter()
@@ -162,99 +267,105 @@ impl Lane {
         Ok(created.id)
     }
 
-    /// Makes every file a source file of the connection, with the connector that it should have.
-    async fn hold(
+    /// Makes one change on the platform, and returns the mapping that is there now.
+    async fn apply(
         &self,
         connection: &ConnectionRecord,
         platform_id: &str,
-        files: Vec<&BatchFile>,
-        refused: &mut Vec<(BatchFile, Refusal)>,
-    ) -> Result<(), Trouble> {
-        let held = self.client.source_files(platform_id).await?;
-        let mut mappings = Mappings::new();
-        let mut outcome = Ok(());
-        for file in files {
-            if refused.iter().any(|(refused, _)| refused.file == file.file) {
-                continue;
-            }
-            let known = held
-                .iter()
-                .find(|held| held.storage_file_id == file.storage_file_id);
-            match self.hold_one(platform_id, file, known).await {
-                Ok(source_file_id) => {
-                    mappings.push((file.file, source_file_id, file.connector.clone()));
-                }
-                Err(error) if concerns_a_file(&error) => self.refused(file, error, refused).await?,
-                Err(error) => {
-                    outcome = Err(error.into());
-                    break;
-                }
-            }
-        }
-        if !mappings.is_empty() {
-            self.ledger
-                .record_mappings(connection.id, &mappings, Timestamp::now())
-                .await?;
-            failpoint("source files recorded");
-        }
-        outcome
-    }
-
-    async fn hold_one(
-        &self,
-        platform_id: &str,
-        file: &BatchFile,
-        known: Option<&SourceFile>,
-    ) -> Result<String, itwin::Error> {
-        match known {
-            None => {
+        change: &Change<'_>,
+    ) -> Result<Option<Mapping>, Trouble> {
+        match change {
+            Change::Add(file) => {
                 let added = self
                     .client
                     .add_source_file(platform_id, &file.storage_file_id, &file.connector)
                     .await?;
                 failpoint("source file added");
-                debug!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "source file added");
-                Ok(added.id)
+                if file.source_file_id.is_some() {
+                    warn!(
+                        watch = file.watch, path = %Shown(&file.path), connection = connection.name,
+                        "file was removed from the connection by somebody else; added again"
+                    );
+                } else {
+                    debug!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "source file added");
+                }
+                Ok(Some(renewed(file, added.id)))
             }
-            Some(held)
-                if held
-                    .connector_type
-                    .as_ref()
-                    .is_some_and(|connector| *connector != file.connector) =>
-            {
-                let id = &held.id;
+            Change::Correct {
+                source_file_id,
+                file,
+                wrong,
+            } => {
                 self.client
-                    .update_source_file(platform_id, id, &file.storage_file_id, &file.connector)
+                    .update_source_file(
+                        platform_id,
+                        source_file_id,
+                        &file.storage_file_id,
+                        &file.connector,
+                    )
                     .await?;
-                info!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "connector type changed");
-                Ok(held.id.clone())
+                failpoint("source file corrected");
+                let changed_by_us = file.mapped_connector.as_ref() != Some(&file.connector);
+                match wrong {
+                    Wrong::Connector if changed_by_us => {
+                        info!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "connector type changed");
+                    }
+                    Wrong::Connector => warn!(
+                        watch = file.watch, path = %Shown(&file.path), connector = file.connector,
+                        "connector type was changed by somebody else; corrected"
+                    ),
+                    Wrong::StorageFile => warn!(
+                        watch = file.watch, path = %Shown(&file.path), connection = connection.name,
+                        "source file pointed to another storage file; corrected"
+                    ),
+                }
+                Ok(Some(renewed(file, (*source_file_id).to_owned())))
             }
-            Some(held) => Ok(held.id.clone()),
+            Change::Remove(source_file_id) => {
+                self.client
+                    .remove_source_file(platform_id, source_file_id)
+                    .await?;
+                info!(
+                    imodel = %self.imodel_id, connection = connection.name, source_file = source_file_id,
+                    "source file removed: both its storage file and the local file are gone"
+                );
+                self.ledger.forget_mapping(source_file_id).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What follows for a file that somebody removed, if that is to be respected.
+    fn left_out(
+        &self,
+        connection: &ConnectionRecord,
+        file: &ConnectionFile,
+        now: Timestamp,
+    ) -> Refusal {
+        Refusal {
+            kind: FailureKind::Unmapped,
+            reason: format!(
+                "cannot synchronize {}: somebody removed it from connection {:?}, and sync.remap is off",
+                Shown(&file.path),
+                connection.name
+            ),
+            hint: Some("add it there again, set sync.remap = true, or exclude the file".to_owned()),
+            again: Again::FailedUntil(attempt::after(now, self.policy.max)),
         }
     }
 
     /// Finds out why the platform does not take one file, and what follows for it.
     async fn refused(
         &self,
-        file: &BatchFile,
+        file: &ConnectionFile,
         error: itwin::Error,
-        refused: &mut Vec<(BatchFile, Refusal)>,
+        refused: &mut Refused,
     ) -> Result<(), Trouble> {
         let path = Shown(&file.path);
-        let mut failure = Failure {
-            class: Class::RefusedForContent,
-            reason: format!(
-                "cannot synchronize {path}: the platform refuses it as a source file of type {}: {error}",
-                file.connector
-            ),
-            hint: Some(
-                "choose another connector for this file in the watch's connectors".to_owned(),
-            ),
-        };
         if error.status() == Some(404) {
             match self.client.file(&file.storage_file_id).await {
                 Err(gone) if gone.is_not_found() => {
-                    warn!(watch = file.watch, %path, "the file is gone from storage; uploading it again");
+                    warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by somebody else; uploading it again");
                     self.ledger
                         .upload_again(file.file, Timestamp::now())
                         .await?;
@@ -266,6 +377,16 @@ impl Lane {
                 Ok(_) => return Err(error.into()),
             }
         }
+        let mut failure = Failure {
+            class: Class::Transient {
+                floor: error.floor(),
+            },
+            reason: format!(
+                "cannot synchronize {path}: the platform did not take it as a source file of type {}: {error}",
+                file.connector
+            ),
+            hint: None,
+        };
         if error.status() == Some(409)
             && let Some(other) = self.holder(&file.storage_file_id).await?
         {
@@ -277,16 +398,25 @@ impl Lane {
                 "remove it there, or write connection = {other:?} in the watch"
             ));
         }
-        if error.status() == Some(422) && self.is_full().await? {
-            failure.class = Class::RefusedForAll;
-            failure.hint = Some(format!(
-                "an iModel takes {SOURCE_FILES_MAX} source files: remove some there, exclude this one, or list it in \
-                 upload_only if others only refer to it"
-            ));
+        // Only the platform itself refuses a file for good, and it says so by a code. Anything else passes.
+        if error.status() == Some(422) && error.code().is_some() {
+            if self.is_full().await? {
+                failure.class = Class::RefusedForAll;
+                failure.hint = Some(format!(
+                    "an iModel takes {SOURCE_FILES_MAX} source files: remove some there, exclude this one, or list it in \
+                     upload_only if others only refer to it"
+                ));
+            } else {
+                failure.class = Class::RefusedForContent;
+                failure.hint = Some(
+                    "choose another connector for this file in the watch's connectors, or exclude it"
+                        .to_owned(),
+                );
+            }
         }
         let history = History {
-            attempt: file.attempts.saturating_add(1),
-            failing_since: file.failing_since,
+            attempt: file.job.map_or(0, |job| job.attempts).saturating_add(1),
+            failing_since: file.job.and_then(|job| job.failing_since),
         };
         let refusal = attempt::refusal(
             failure,
@@ -297,6 +427,19 @@ impl Lane {
         );
         refused.push((file.clone(), refusal));
         Ok(())
+    }
+
+    /// Fails or puts off single files, each for its own reason.
+    async fn refuse(&self, refused: Refused) -> Result<(), Trouble> {
+        let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.len());
+        for (file, refusal) in refused {
+            super::report_failure(&file, &refusal);
+            refusals.push((file.file, refusal));
+        }
+        Ok(self
+            .ledger
+            .put_off_stored(&refusals, Timestamp::now())
+            .await?)
     }
 
     /// Whether the connections of our iModel hold as many source files as the platform takes.
@@ -321,6 +464,28 @@ impl Lane {
         }
         Ok(None)
     }
+}
+
+/// A mapping that was made or corrected.
+fn renewed(file: &ConnectionFile, source_file_id: String) -> Mapping {
+    let known = file.mapped_connector.as_ref();
+    Mapping {
+        file: file.file,
+        source_file_id,
+        connector: file.connector.clone(),
+        renewed: true,
+        // One that is not known was not confirmed: the content may have been read with any.
+        other_connector: file.source_file_id.is_some() && known != Some(&file.connector),
+    }
+}
+
+/// Whether a new connection may hold the file: not if its mapping was refused, until its next attempt.
+fn may_be_held(file: &ConnectionFile) -> bool {
+    file.job.is_none_or(|job| match job.state {
+        JobState::Stored => job.awaits_run,
+        JobState::Failed => job.kind.is_some_and(FailureKind::is_ended_by_a_run),
+        JobState::Due | JobState::Uploading | JobState::Running => true,
+    })
 }
 
 /// Whether the platform refuses one of the files named in a request, rather than the request itself.

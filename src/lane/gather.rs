@@ -66,6 +66,7 @@ mod tests {
             poll_interval: Duration::from_secs(10),
             poll_max: Duration::from_secs(60),
             run_deadline: Duration::from_secs(3600),
+            remap: true,
         }
     }
 

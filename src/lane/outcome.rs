@@ -1,14 +1,20 @@
 //! What a finished run means for each file. Pure.
 //!
-//! `Completed` is not success: what counts is the result of the file's own tasks. The words for states and results
-//! are the platform's; one that we do not know is kept as it is and counts as a failure.
+//! `Completed` is not success: what counts is the result of the file's own tasks. A run without a task for a file says
+//! nothing about it, whatever the run's result. The words for states and results are the platform's; one that we do
+//! not know is kept as it is and counts as a failure.
 //! Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-run/
+
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
 use crate::attempt;
+use crate::content::Content;
 use crate::itwin::{Run, RunTask};
-use crate::ledger::{Again, BatchFile, FileOutcome, Refusal, Verdict};
+use crate::ledger::{
+    Again, ConnectionFile, FailureKind, FileId, FileOutcome, Issues, Outcome, Refusal, Verdict,
+};
 use crate::names::Shown;
 use crate::retry::Policy;
 
@@ -42,64 +48,220 @@ fn grade(result: &str) -> Grade {
     }
 }
 
-/// Gives every file that the run covers its outcome.
+/// What a run is judged by, beside itself.
+#[derive(Debug)]
+pub(super) struct Evidence<'a> {
+    /// The run covers content that was completed up to this generation.
+    pub(super) generation: i64,
+    /// The files that were to be brought by it.
+    pub(super) in_run: &'a HashSet<FileId>,
+    /// What storage holds, of every file that is judged.
+    pub(super) contents: &'a HashMap<FileId, Content>,
+    /// Files whose content another run has processed with success.
+    pub(super) processed_elsewhere: &'a HashSet<FileId>,
+}
+
+/// Gives every file that the run says something about its outcome: those that it was to bring, and all others of ours
+/// that it has a task for.
 pub(super) fn outcomes(
     run: &Run,
-    files: &[BatchFile],
+    files: &[ConnectionFile],
+    evidence: &Evidence<'_>,
     policy: &Policy,
     now: Timestamp,
 ) -> Vec<FileOutcome> {
     files
         .iter()
-        .map(|file| FileOutcome {
-            file: file.file,
-            verdict: verdict(run, file, policy, now),
+        .filter_map(|file| {
+            Some(FileOutcome {
+                file: file.file,
+                verdict: verdict(run, file, evidence, policy, now)?,
+            })
         })
         .collect()
 }
 
-fn verdict(run: &Run, file: &BatchFile, policy: &Policy, now: Timestamp) -> Verdict {
-    let worst = run
-        .jobs
+/// The files of ours that the run has a task for.
+pub(super) fn has_task(run: &Run, file: &ConnectionFile) -> bool {
+    worst_task(run, file).is_some()
+}
+
+/// The worst of the file's tasks.
+fn worst_task<'r>(run: &'r Run, file: &ConnectionFile) -> Option<&'r RunTask> {
+    run.jobs
         .iter()
         .flat_map(|job| &job.tasks)
         .filter(|task| task.storage_file_id.as_deref() == Some(file.storage_file_id.as_str()))
-        .max_by_key(|task| grade(&task.result));
-    let result = worst.map_or(run.result.as_str(), |task| task.result.as_str());
-    let grade = grade(result);
-    // A run that succeeded without a task for a file had nothing to do for it.
-    if grade == Grade::Success {
-        return Verdict::Synchronized;
+        .max_by_key(|task| grade(&task.result))
+}
+
+/// Whether the run has processed the file with success.
+pub(super) fn succeeded(run: &Run, file: &ConnectionFile) -> bool {
+    worst_task(run, file).is_some_and(|task| grade(&task.result) == Grade::Success)
+}
+
+/// The outcome of one file; None: the run changes nothing for it.
+fn verdict(
+    run: &Run,
+    file: &ConnectionFile,
+    evidence: &Evidence<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Option<Verdict> {
+    let in_run = evidence.in_run.contains(&file.file);
+    match evidence.contents.get(&file.file) {
+        Some(Content::Missing) => return Some(Verdict::LostInStorage),
+        // With no local file there is nothing to replace it with.
+        Some(Content::Changed { .. }) if file.absent && !in_run => return None,
+        Some(Content::Changed { .. }) => {
+            let pause = match file.stored.overwrites {
+                0 => std::time::Duration::ZERO,
+                before => policy.delay(before, None),
+            };
+            return Some(Verdict::Overwritten(attempt::after(now, pause)));
+        }
+        Some(Content::Ours) => {}
+        None => return None,
     }
-    let user_must_act = worst
-        .and_then(|task| task.error.as_ref())
-        .and_then(|error| error.can_user_fix)
-        == Some(true);
-    let repeats = match grade {
-        Grade::Error if !user_must_act => REPEATS,
+    if !in_run && (file.absent || file.stored.generation > evidence.generation) {
+        return None;
+    }
+    let Some(task) = worst_task(run, file) else {
+        return in_run.then(|| without_task(run, file, evidence, policy, now));
+    };
+    let issues = issues(run, file, task);
+    let repeats = match grade(&task.result) {
+        // It was in the iModel before, with the same report.
+        Grade::Success | Grade::Partial if !in_run && is_old(file, issues.is_some()) => {
+            return None;
+        }
+        Grade::Success | Grade::Partial => return Some(Verdict::Synchronized(issues)),
+        // Of a file that was not to be brought these words say nothing new.
+        Grade::Skipped | Grade::Unknown if !in_run => return None,
+        Grade::Error if user_must_act(task) => 0,
+        Grade::Error => REPEATS,
         Grade::Cancelled | Grade::TimedOut => REPEATS_CUT_SHORT,
-        // Of a run that failed as a whole nothing is known about this file.
-        Grade::Partial | Grade::Skipped | Grade::Unknown if worst.is_none() => REPEATS,
-        _ => 0,
+        Grade::Skipped | Grade::Unknown => 0,
     };
-    let again = if file.run_attempts < repeats {
-        // Longer than the pauses between requests: a run takes minutes, and connectors rarely mend themselves.
-        Again::At(attempt::after(
-            now,
-            policy.delay(file.run_attempts + 4, None),
-        ))
-    } else {
-        Again::Never
+    Some(refused(
+        FailureKind::Run,
+        reason(run, file, Some(task), &task.result),
+        hint(Some(task)),
+        again(file, repeats, policy, now),
+    ))
+}
+
+/// A run without a task for a file says nothing about it, unless its content was processed before.
+fn without_task(
+    run: &Run,
+    file: &ConnectionFile,
+    evidence: &Evidence<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Verdict {
+    let processed = file.stored.processed || evidence.processed_elsewhere.contains(&file.file);
+    // What was processed before is in the iModel, even if the run failed for other files.
+    let ended_well = matches!(grade(&run.result), Grade::Success | Grade::Partial);
+    if ended_well && processed {
+        return Verdict::Synchronized(None);
+    }
+    let (kind, repeats) = match grade(&run.result) {
+        Grade::Cancelled | Grade::TimedOut => (FailureKind::Run, REPEATS_CUT_SHORT),
+        Grade::Success | Grade::Partial => (FailureKind::NotProcessed, REPEATS),
+        Grade::Skipped | Grade::Unknown | Grade::Error => (FailureKind::Run, REPEATS),
     };
+    let hint = match kind {
+        FailureKind::NotProcessed => Some(
+            "save the file again; if that does not help, look at the run in the iTwin portal"
+                .to_owned(),
+        ),
+        _ => None,
+    };
+    refused(
+        kind,
+        reason(run, file, None, &run.result),
+        hint,
+        again(file, repeats, policy, now),
+    )
+}
+
+/// Whether this is how the file stands already.
+fn is_old(file: &ConnectionFile, with_issues: bool) -> bool {
+    file.job.is_none()
+        && file.outcome
+            == Some(if with_issues {
+                Outcome::SynchronizedWithIssues
+            } else {
+                Outcome::Synchronized
+            })
+}
+
+fn refused(kind: FailureKind, reason: String, hint: Option<String>, again: Again) -> Verdict {
     Verdict::Refused(Refusal {
-        class: "run",
-        reason: reason(run, file, worst, result),
-        hint: hint(worst),
+        kind,
+        reason,
+        hint,
         again,
     })
 }
 
-fn reason(run: &Run, file: &BatchFile, task: Option<&RunTask>, result: &str) -> String {
+fn user_must_act(task: &RunTask) -> bool {
+    task.error.as_ref().and_then(|error| error.can_user_fix) == Some(true)
+}
+
+/// When a failed run of the file is repeated: longer than the pauses between requests, as a run takes minutes and
+/// connectors rarely recover by themselves.
+fn again(file: &ConnectionFile, repeats: u32, policy: &Policy, now: Timestamp) -> Again {
+    let attempts = file.job.map_or(0, |job| job.run_attempts);
+    if attempts < repeats {
+        Again::At(attempt::after(now, policy.delay(attempts + 4, None)))
+    } else {
+        Again::Never
+    }
+}
+
+/// What the connector reported of a file that it brought into the iModel. Issues that are neither errors nor warnings
+/// are no reason to look at the file.
+fn issues(run: &Run, file: &ConnectionFile, task: &RunTask) -> Option<Issues> {
+    let report = &task.report;
+    let partial = grade(&task.result) == Grade::Partial;
+    if !partial && report.errors == 0 && report.warnings == 0 {
+        return None;
+    }
+    let counted = |count: u64, one: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        _ => Some(format!("{count} {one}s")),
+    };
+    let counts: Vec<String> = [
+        counted(report.errors, "error"),
+        counted(report.warnings, "warning"),
+        counted(report.others, "other issue"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let what = if counts.is_empty() {
+        format!("{} ended with {}", file.connector, task.result)
+    } else {
+        format!("{} reported {}", file.connector, counts.join(", "))
+    };
+    let words = task.error.as_ref().map(ToString::to_string);
+    let words = words
+        .filter(|text| !text.is_empty())
+        .or_else(|| report.message.clone())
+        .map(|text| format!(": {text}"))
+        .unwrap_or_default();
+    Some(Issues {
+        errors: report.errors,
+        warnings: report.warnings,
+        others: report.others,
+        reason: format!("{what} in run {}{words}", run.id),
+        hint: hint(Some(task)),
+    })
+}
+
+fn reason(run: &Run, file: &ConnectionFile, task: Option<&RunTask>, result: &str) -> String {
     let path = Shown(&file.path);
     let told = match task {
         Some(task) => task.error.as_ref().map(ToString::to_string),
@@ -126,8 +288,9 @@ fn hint(task: Option<&RunTask>) -> Option<String> {
     let link = task
         .error
         .as_ref()
-        .and_then(|error| error.kb_article_link.clone());
-    match (task.suggested_action.clone(), link) {
+        .and_then(|error| error.kb_article_link.clone())
+        .filter(|link| !link.is_empty());
+    match (task.report.suggested_action.clone(), link) {
         (Some(action), Some(link)) => Some(format!("{action}; see {link}")),
         (Some(action), None) => Some(action),
         (None, Some(link)) => Some(format!("see {link}")),
@@ -142,27 +305,72 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::ledger::FileId;
+    use crate::ledger::{JobState, OpenJob, StoredState};
 
-    /// What becomes of the file `f`, which has been in `run_attempts` runs before.
-    fn judge(run: &Value, run_attempts: u32) -> Verdict {
-        let run: Run = serde_json::from_value(run.clone()).unwrap();
-        let file = BatchFile {
+    /// The file `f`, which has been in `run_attempts` runs before.
+    fn file(run_attempts: u32) -> ConnectionFile {
+        ConnectionFile {
             file: FileId::default(),
             watch: "north".to_owned(),
             path: "a.dgn".into(),
             storage_file_id: "f".to_owned(),
             connector: "MSTN".to_owned(),
-            mapped: None,
-            run_attempts,
-            attempts: 0,
-            failing_since: None,
+            source_file_id: Some("s".to_owned()),
+            mapped_connector: Some("MSTN".to_owned()),
+            job: Some(OpenJob {
+                state: JobState::Running,
+                awaits_run: false,
+                kind: None,
+                run_attempts,
+                attempts: 0,
+                failing_since: None,
+            }),
+            stored: StoredState {
+                generation: 3,
+                ..StoredState::default()
+            },
+            outcome: None,
+            absent: false,
+        }
+    }
+
+    /// A file that is in the iModel and was not to be brought by the run.
+    fn resting(outcome: Outcome) -> ConnectionFile {
+        ConnectionFile {
+            job: None,
+            outcome: Some(outcome),
+            stored: StoredState {
+                processed: true,
+                ..file(0).stored
+            },
+            ..file(0)
+        }
+    }
+
+    fn judged(
+        run: &Value,
+        file: &ConnectionFile,
+        in_run: bool,
+        content: &Content,
+    ) -> Option<Verdict> {
+        let run: Run = serde_json::from_value(run.clone()).unwrap();
+        let ids = HashSet::from([file.file]);
+        let evidence = Evidence {
+            generation: 3,
+            in_run: if in_run { &ids } else { &HashSet::new() },
+            contents: &HashMap::from([(file.file, content.clone())]),
+            processed_elsewhere: &HashSet::new(),
         };
         let policy = Policy {
             first: std::time::Duration::from_secs(5),
             max: std::time::Duration::from_secs(900),
         };
-        verdict(&run, &file, &policy, Timestamp::UNIX_EPOCH)
+        verdict(&run, file, &evidence, &policy, Timestamp::UNIX_EPOCH)
+    }
+
+    /// What becomes of a file that was to be brought.
+    fn judge(run: &Value, run_attempts: u32) -> Verdict {
+        judged(run, &file(run_attempts), true, &Content::Ours).unwrap()
     }
 
     fn run(result: &str, tasks: &Value) -> Value {
@@ -171,7 +379,10 @@ mod tests {
 
     fn word(verdict: &Verdict) -> &'static str {
         match verdict {
-            Verdict::Synchronized => "good",
+            Verdict::Synchronized(None) => "good",
+            Verdict::Synchronized(Some(_)) => "issues",
+            Verdict::LostInStorage => "upload",
+            Verdict::Overwritten(_) => "compare",
             Verdict::Refused(refusal) => match refusal.again {
                 Again::At(_) => "again",
                 Again::Never => "failed",
@@ -198,7 +409,7 @@ mod tests {
             (
                 "success without a task",
                 run("Success", &json!([])),
-                ["good"; 3],
+                ["again", "again", "failed"],
             ),
             (
                 "an error beside a success",
@@ -238,7 +449,7 @@ mod tests {
             (
                 "partial",
                 run("PartialSuccess", &task("PartialSuccess")),
-                ["failed"; 3],
+                ["issues"; 3],
             ),
             ("skipped", run("Success", &task("Skipped")), ["failed"; 3]),
             (
@@ -290,5 +501,127 @@ mod tests {
             assert!(refusal.reason.contains(part), "{}", refusal.reason);
         }
         assert_eq!(refusal.hint.as_deref(), Some("see https://kb.example/7"));
+    }
+
+    #[test]
+    fn a_file_without_a_task_is_in_the_imodel_only_if_its_content_was_processed_before() {
+        let silent = run("Success", &json!([]));
+        let processed = ConnectionFile {
+            stored: StoredState {
+                processed: true,
+                ..file(0).stored
+            },
+            ..file(0)
+        };
+        let told = |run: &Value, file: &ConnectionFile, in_run| {
+            judged(run, file, in_run, &Content::Ours).map(|verdict| word(&verdict))
+        };
+        assert_eq!(told(&silent, &processed, true), Some("good"));
+        assert_eq!(told(&silent, &file(0), true), Some("again"));
+        assert_eq!(told(&silent, &file(2), true), Some("failed"));
+        assert_eq!(
+            told(&run("Error", &json!([])), &processed, true),
+            Some("again")
+        );
+        assert_eq!(told(&silent, &processed, false), None);
+    }
+
+    #[test]
+    fn a_task_of_a_file_that_was_not_to_be_brought_is_judged_too() {
+        let task = |result: &str| {
+            run(
+                "PartialSuccess",
+                &json!([{ "storageFileId": "f", "result": result }]),
+            )
+        };
+        let good = resting(Outcome::Synchronized);
+        let issues = resting(Outcome::SynchronizedWithIssues);
+        let failed = ConnectionFile {
+            job: Some(OpenJob {
+                state: JobState::Failed,
+                kind: Some(FailureKind::Run),
+                run_attempts: 3,
+                ..file(0).job.unwrap()
+            }),
+            ..resting(Outcome::Failed)
+        };
+        let newer = ConnectionFile {
+            stored: StoredState {
+                generation: 4,
+                ..good.stored.clone()
+            },
+            ..good.clone()
+        };
+        let gone = ConnectionFile {
+            absent: true,
+            ..good.clone()
+        };
+        for (what, file, result, expected) in [
+            ("it turned bad", &good, "Error", Some("again")),
+            ("it was cut short", &good, "TimedOut", Some("again")),
+            ("as it was", &good, "Success", None),
+            ("it was skipped", &good, "Skipped", None),
+            ("a word of tomorrow", &good, "Postponed", None),
+            ("issues now", &good, "PartialSuccess", Some("issues")),
+            ("issues as before", &issues, "PartialSuccess", None),
+            ("no issues any more", &issues, "Success", Some("good")),
+            ("it recovered", &failed, "Success", Some("good")),
+            ("it failed again", &failed, "Error", Some("failed")),
+            (
+                "completed after the run was requested",
+                &newer,
+                "Error",
+                None,
+            ),
+            ("gone from the folder", &gone, "Error", None),
+        ] {
+            let told = judged(&task(result), file, false, &Content::Ours);
+            assert_eq!(told.as_ref().map(word), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_run_counts_for_nothing_when_storage_does_not_hold_our_content() {
+        let good = run(
+            "Success",
+            &json!([{ "storageFileId": "f", "result": "Success" }]),
+        );
+        let changed = Content::Changed { by: None, at: None };
+        for (file, in_run, content, expected) in [
+            (file(0), true, &Content::Missing, Some("upload")),
+            (file(0), true, &changed, Some("compare")),
+            (
+                resting(Outcome::Synchronized),
+                false,
+                &Content::Missing,
+                Some("upload"),
+            ),
+            (
+                resting(Outcome::Synchronized),
+                false,
+                &changed,
+                Some("compare"),
+            ),
+        ] {
+            let told = judged(&good, &file, in_run, content);
+            assert_eq!(told.as_ref().map(word), expected, "{content:?} {in_run}");
+        }
+    }
+
+    #[test]
+    fn issues_name_their_counts_and_what_to_do() {
+        let tasks = json!([{ "storageFileId": "f", "result": "Success", "details": { "synchronizationReport": {
+            "totalErrorsCount": 1, "totalWarningsCount": 12, "totalOtherIssuesCount": 3, "suggestedAction": "check the levels" } } }]);
+        let Verdict::Synchronized(Some(issues)) = judge(&run("Success", &tasks), 0) else {
+            unreachable!("warnings are issues");
+        };
+        assert_eq!(
+            issues.reason,
+            "MSTN reported 1 error, 12 warnings, 3 other issues in run r"
+        );
+        assert_eq!(issues.hint.as_deref(), Some("check the levels"));
+        let only_others = json!([{ "storageFileId": "f", "result": "Success", "details": { "synchronizationReport": {
+            "totalOtherIssuesCount": 3 } } }]);
+        assert_eq!(word(&judge(&run("Success", &only_others), 0)), "good");
     }
 }

@@ -1,15 +1,21 @@
 //! One run: request it, find it again after a lost answer, follow it to its end.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, error, info, warn};
 
-use super::{Lane, Trouble, outcome};
+use super::outcome::{self, Evidence};
+use super::{Lane, Trouble};
+use crate::content::Content;
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Run, RunAnswer};
-use crate::ledger::{self, ConnectionRecord, OpenRun, Outcome, RunReport, Verdict};
+use crate::ledger::{
+    self, ConnectionFile, ConnectionRecord, FileId, OpenRun, Outcome, RunReport, Verdict,
+};
 use crate::names::Shown;
+use crate::retry::Class;
 
 /// Clocks that were compared over a network agree to this much.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(2);
@@ -17,11 +23,16 @@ const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(2);
 /// After several run requests at the same moment, all but one wait about this long.
 const CONTENDED: Duration = Duration::from_secs(5);
 
+/// Of the other runs of a connection this many are looked at for what they processed.
+const OTHER_RUNS: usize = 5;
+
 /// Whether a run was requested.
 #[derive(Debug)]
 pub(super) enum Requested {
     /// It was, or may have been: the ledger has it as open.
     Yes,
+    /// There is nothing that it would bring.
+    Nothing,
     /// Another run of the iModel comes first.
     NotYet(Duration),
 }
@@ -32,26 +43,31 @@ impl Lane {
         &mut self,
         connection: &ConnectionRecord,
         platform_id: &str,
+        references: bool,
     ) -> Result<Requested, Trouble> {
         let run = self
             .ledger
             .begin_run(connection.id, Timestamp::now())
             .await?;
+        let files = self.ledger.run_size(run).await?;
+        if files == 0 && !references {
+            self.ledger.abandon_run(run).await?;
+            return Ok(Requested::Nothing);
+        }
         failpoint("run intended");
         match self.client.run(platform_id).await {
             Ok(RunAnswer::Started { run_id }) => {
                 failpoint("run answered");
                 self.ledger.record_run(run, &run_id).await?;
                 failpoint("run recorded");
-                let files = self.ledger.run_files(run).await?.len();
+                self.unblock().await?;
                 info!(imodel = %self.imodel_id, connection = connection.name, run = run_id, files, "run requested");
                 Ok(Requested::Yes)
             }
             Ok(RunAnswer::Active(active)) => {
                 self.ledger.abandon_run(run).await?;
-                let other = active.map(|active| active.run_id).unwrap_or_default();
-                info!(imodel = %self.imodel_id, active = other, "another run of the iModel is active; waiting for its end");
-                Ok(Requested::NotYet(self.sync.poll_interval))
+                let pause = self.blocked(active).await?;
+                Ok(Requested::NotYet(pause))
             }
             Ok(RunAnswer::Contended) => {
                 self.ledger.abandon_run(run).await?;
@@ -134,13 +150,21 @@ impl Lane {
     ) -> Result<Duration, ledger::Error> {
         let mut pause = self.sync.poll_interval;
         let mut last_state = String::new();
-        let mut alarm = deadline(open.requested_at, self.sync.run_deadline);
+        let overdue_at = deadline(open.requested_at, self.sync.run_deadline);
+        let mut overdue = open.overdue;
         loop {
             match self.client.run_state(connection, run_id).await {
-                Ok(run) if run.is_final() => {
-                    self.conclude(open, &run).await?;
-                    return Ok(Duration::ZERO);
-                }
+                Ok(run) if run.is_final() => match self.conclude(connection, open, &run).await {
+                    Ok(()) => return Ok(Duration::ZERO),
+                    Err(Trouble::Ledger(error)) => return Err(error),
+                    Err(Trouble::Platform(error)) => {
+                        warn!(
+                            imodel = %self.imodel_id, run = run_id, %error,
+                            hint = error.hint().unwrap_or_default(),
+                            "run ended, but its files cannot be looked up in iTwin Storage; trying again"
+                        );
+                    }
+                },
                 Ok(run) => {
                     if run.state != last_state {
                         debug!(imodel = %self.imodel_id, run = run_id, state = run.state, "run goes on");
@@ -157,13 +181,15 @@ impl Lane {
                     warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot ask for the run; asking again");
                 }
             }
-            if Instant::now() >= alarm {
-                error!(
-                    imodel = %self.imodel_id, run = run_id, state = last_state, since = %open.requested_at,
-                    hint = "look at the run in the iTwin portal; it is followed until it ends",
-                    "the run takes longer than sync.run_deadline"
-                );
-                alarm = Instant::now() + self.sync.run_deadline;
+            if !overdue && Instant::now() >= overdue_at {
+                overdue = true;
+                if self.ledger.record_overdue(open.id).await? {
+                    error!(
+                        imodel = %self.imodel_id, run = run_id, state = last_state, since = %open.requested_at,
+                        hint = "look at the run in the iTwin portal; it is followed until it ends",
+                        "run takes longer than sync.run_deadline"
+                    );
+                }
             }
             tokio::time::sleep(pause).await;
             pause = pause
@@ -173,44 +199,182 @@ impl Lane {
         }
     }
 
-    async fn conclude(&self, open: &OpenRun, run: &Run) -> Result<(), ledger::Error> {
+    /// Judges every file that the run says something about. The run stays open when the platform does not answer.
+    async fn conclude(&self, connection: &str, open: &OpenRun, run: &Run) -> Result<(), Trouble> {
         let now = Timestamp::now();
         failpoint("run ended");
-        let files = self.ledger.run_files(open.id).await?;
-        let outcomes = outcome::outcomes(run, &files, &self.policy, now);
+        let in_run: HashSet<FileId> = self
+            .ledger
+            .files_in_run(open.id)
+            .await?
+            .into_iter()
+            .collect();
+        let mut files = self.ledger.connection_files(open.connection, now).await?;
+        files.retain(|file| in_run.contains(&file.file) || outcome::has_task(run, file));
+        let looked_at: Vec<&ConnectionFile> = files.iter().collect();
+        let contents = match self.contents(&looked_at).await {
+            Ok(contents) => contents,
+            // Nobody may look: no file is called synchronized, and each says why.
+            Err(error) if !matches!(error.class(), Class::Transient { .. }) => {
+                return self.unverified(open, run, &files, &in_run, &error).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let processed_elsewhere = self
+            .processed_elsewhere(connection, run, &files, &in_run)
+            .await?;
+        let evidence = Evidence {
+            generation: open.generation,
+            in_run: &in_run,
+            contents: &contents,
+            processed_elsewhere: &processed_elsewhere,
+        };
+        let outcomes = outcome::outcomes(run, &files, &evidence, &self.policy, now);
         let reports = self
             .ledger
             .finish_run(open.id, &run.state, &run.result, &outcomes, now)
             .await?;
         failpoint("run concluded");
-        let synchronized = reports
+        self.report(open, run, &files, &contents, &reports);
+        if reports.iter().any(|report| {
+            matches!(
+                report.verdict,
+                Verdict::LostInStorage | Verdict::Overwritten(_)
+            )
+        }) {
+            self.uploads.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Ends a run whose files may not be looked up in storage.
+    async fn unverified(
+        &self,
+        open: &OpenRun,
+        run: &Run,
+        files: &[ConnectionFile],
+        in_run: &HashSet<FileId>,
+        error: &itwin::Error,
+    ) -> Result<(), Trouble> {
+        let now = Timestamp::now();
+        self.ledger
+            .finish_run(open.id, &run.state, &run.result, &[], now)
+            .await?;
+        let files: Vec<&ConnectionFile> = files
             .iter()
-            .filter(|report| matches!(report.verdict, Verdict::Synchronized))
-            .count();
-        for report in &reports {
-            if matches!(report.verdict, Verdict::Synchronized) {
-                tell(report, &run.id);
+            .filter(|file| in_run.contains(&file.file))
+            .collect();
+        self.refuse_all(&files, error, now).await?;
+        Ok(())
+    }
+
+    /// Files that this run has no task for, and whose content another run has processed: one that somebody started
+    /// in between, say.
+    async fn processed_elsewhere(
+        &self,
+        connection: &str,
+        run: &Run,
+        files: &[ConnectionFile],
+        in_run: &HashSet<FileId>,
+    ) -> Result<HashSet<FileId>, Trouble> {
+        let silent: Vec<&ConnectionFile> = files
+            .iter()
+            .filter(|file| in_run.contains(&file.file) && !file.stored.processed)
+            .filter(|file| !outcome::has_task(run, file))
+            .collect();
+        if silent.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut others = self.client.runs(connection).await?;
+        others.retain(|other| other.id != run.id && other.is_final());
+        others.sort_by_key(|other| std::cmp::Reverse(other.started));
+        others.truncate(OTHER_RUNS);
+        let mut processed = HashSet::new();
+        for other in others {
+            // Lists may leave the tasks out.
+            let other = if other.jobs.is_empty() {
+                self.client.run_state(connection, &other.id).await?
+            } else {
+                other
+            };
+            processed.extend(
+                silent
+                    .iter()
+                    .filter(|file| began_after_upload(&other, file))
+                    .filter(|file| outcome::succeeded(&other, file))
+                    .map(|file| file.file),
+            );
+        }
+        Ok(processed)
+    }
+
+    /// The lines in the log: one for each file whose state changed, one for the run.
+    fn report(
+        &self,
+        open: &OpenRun,
+        run: &Run,
+        files: &[ConnectionFile],
+        contents: &HashMap<FileId, Content>,
+        reports: &[RunReport],
+    ) {
+        let (mut synchronized, mut with_issues, mut failed, mut again) =
+            (0_u64, 0_u64, 0_u64, 0_u64);
+        for report in reports {
+            let file = files.iter().find(|file| file.file == report.file);
+            match &report.verdict {
+                Verdict::Synchronized(None) => {
+                    synchronized += 1;
+                    tell(report, &run.id);
+                }
+                Verdict::Synchronized(Some(issues)) => {
+                    with_issues += 1;
+                    let seconds = Duration::from_millis(report.millis).as_secs_f64();
+                    warn!(
+                        watch = report.watch, path = %Shown(&report.path), connector = report.connector, run = run.id,
+                        result = %Outcome::SynchronizedWithIssues, bytes = report.bytes, seconds,
+                        errors = issues.errors, warnings = issues.warnings, others = issues.others,
+                        reason = issues.reason, hint = issues.hint.as_deref().unwrap_or_default(),
+                        "file synchronized with issues"
+                    );
+                }
+                Verdict::Refused(refusal) => {
+                    failed += 1;
+                    if let Some(file) = file {
+                        super::report_failure(file, refusal);
+                    }
+                }
+                Verdict::LostInStorage | Verdict::Overwritten(_) => {
+                    again += 1;
+                    if let Some(file) = file {
+                        super::report_foreign_change(file, contents.get(&file.file));
+                    }
+                }
             }
         }
-        for (file, outcome) in files.iter().zip(&outcomes) {
-            if let Verdict::Refused(refusal) = &outcome.verdict {
-                super::report_failure(file, refusal);
-            }
-        }
-        let seconds = now.duration_since(open.requested_at).as_secs_f64();
-        let (result, failed) = (&run.result, reports.len() - synchronized);
+        let seconds = Timestamp::now()
+            .duration_since(open.requested_at)
+            .as_secs_f64();
+        let result = &run.result;
         let error = run
             .error
             .as_ref()
             .map(itwin::RunError::to_string)
             .unwrap_or_default();
-        if failed == 0 && run.result.eq_ignore_ascii_case("success") {
-            info!(imodel = %self.imodel_id, run = run.id, result, synchronized, failed, seconds, "run finished");
+        if failed == 0 && again == 0 {
+            info!(imodel = %self.imodel_id, run = run.id, result, synchronized, with_issues, failed, seconds, "run finished");
         } else {
-            warn!(imodel = %self.imodel_id, run = run.id, result, error, synchronized, failed, seconds, "run finished");
+            warn!(imodel = %self.imodel_id, run = run.id, result, error, synchronized, with_issues, failed, again, seconds, "run finished");
         }
-        Ok(())
     }
+}
+
+/// Whether a run began after the file's content was completed, both by the platform's clock.
+fn began_after_upload(run: &Run, file: &ConnectionFile) -> bool {
+    let completed = file.stored.stamp.modified.as_deref();
+    let completed = completed.and_then(|text| text.parse::<Timestamp>().ok());
+    completed
+        .zip(run.started)
+        .is_some_and(|(completed, started)| started > completed)
 }
 
 /// The one line that every synchronized file gets.

@@ -14,8 +14,8 @@ use super::story::{Step, note};
 use super::uploads::forget_storage_file;
 use super::watches::{Braked, brake};
 use super::{
-    During as _, Error, FileId, JobState, Ledger, UploadJob, WatchId, bytes_column, bytes_value,
-    millis, new_id,
+    Absence, During as _, Error, FileId, JobState, Ledger, UploadJob, WatchId, bytes_column,
+    bytes_value, millis, new_id,
 };
 
 /// What tells two states of a file apart without reading it. Compared with `!=` only: times may go backwards.
@@ -38,6 +38,8 @@ pub struct Known {
     pub fingerprint: Option<Fingerprint>,
     /// The connector type it was handed over with; None for a reference file.
     pub connector: Option<String>,
+    /// Scans did not find it lately, or it is not selected.
+    pub absence: Option<Absence>,
 }
 
 /// A finished file, ready to become a job.
@@ -58,11 +60,13 @@ struct KnownRow {
     mtime_ns: i64,
     ctime_ns: i64,
     connector: Option<String>,
+    absence: Option<String>,
 }
 
 impl From<KnownRow> for Known {
     fn from(row: KnownRow) -> Self {
         Self {
+            absence: row.absence.and_then(|word| Absence::try_from(word).ok()),
             name: OsString::from_vec(row.name),
             fingerprint: fingerprint(row.size, row.mtime_ns, row.ctime_ns),
             connector: row.connector,
@@ -74,7 +78,7 @@ impl Ledger {
     /// All files of one folder (`dir` relative to the root, empty for the root itself), in no order.
     pub async fn known_in(&self, watch: WatchId, dir: &Path) -> Result<Vec<Known>, Error> {
         let rows: Vec<KnownRow> = sqlx::query_as(
-            "SELECT name, size, mtime_ns, ctime_ns, connector FROM files WHERE watch_id = $1 AND dir = $2",
+            "SELECT name, size, mtime_ns, ctime_ns, connector, absence FROM files WHERE watch_id = $1 AND dir = $2",
         )
         .bind(watch.0)
         .bind(dir.as_os_str().as_bytes())
@@ -88,7 +92,7 @@ impl Ledger {
     pub async fn known(&self, watch: WatchId, path: &Path) -> Result<Option<Known>, Error> {
         let (dir, name) = split(path);
         let row: Option<KnownRow> = sqlx::query_as(
-            "SELECT name, size, mtime_ns, ctime_ns, connector FROM files \
+            "SELECT name, size, mtime_ns, ctime_ns, connector, absence FROM files \
              WHERE watch_id = $1 AND dir = $2 AND name = $3",
         )
         .bind(watch.0)
@@ -212,7 +216,10 @@ impl Ledger {
         forget_storage_file(&mut tx, gone.file.0)
             .await
             .during(ACTION)?;
-        sqlx::query("UPDATE files SET place = NULL, size = -1 WHERE id = $1")
+        sqlx::query(
+            "UPDATE files SET place = NULL, size = -1, connection_id = NULL, source_file_id = NULL, \
+             mapped_connector = NULL WHERE id = $1",
+        )
             .bind(gone.file.0)
             .execute(&mut *tx)
             .await
@@ -283,7 +290,8 @@ async fn hand_over_one(
         }
         Some((id, version, ..)) => {
             sqlx::query(
-                "UPDATE files SET size = $2, mtime_ns = $3, ctime_ns = $4, connector = $5, version = $6 WHERE id = $1",
+                "UPDATE files SET size = $2, mtime_ns = $3, ctime_ns = $4, connector = $5, version = $6, overwrites = 0, \
+                 absence = NULL, absent_since = NULL WHERE id = $1",
             )
             .bind(id)
             .bind(bytes_column(print.size))
@@ -338,7 +346,8 @@ async fn open_job(
     if on_new_version(state) == JobState::Due {
         sqlx::query(
             "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, attempts = 0, \
-             run_attempts = 0, failing_since = NULL, run_id = NULL, class = NULL, reason = NULL, hint = NULL, reported = NULL \
+             run_attempts = 0, failing_since = NULL, run_id = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+             hint = NULL, reported = NULL \
              WHERE file_id = $1",
         )
         .bind(file_id)

@@ -120,7 +120,7 @@ fn content_of(byte: u8) -> Content {
 
 fn refusal(again: Again) -> Refusal {
     Refusal {
-        class: "transient",
+        kind: FailureKind::Transient,
         reason: "the model wants it".to_owned(),
         hint: None,
         again,
@@ -271,7 +271,7 @@ impl World {
             }
             Next::Record(stored) => {
                 self.ledger()
-                    .finish_stored(&job, &stored, now)
+                    .finish_stored(&job, &stored, &StorageStamp::default(), now)
                     .await
                     .unwrap();
                 None
@@ -340,16 +340,21 @@ impl World {
         }
         let now = self.now();
         let connection = self.ledger().connections("imodel").await.unwrap()[0].id;
-        let batch = self.ledger().batch(connection, now).await.unwrap();
+        let files = self.ledger().connection_files(connection, now).await;
+        let mut batch = files.unwrap();
+        batch.retain(ConnectionFile::awaits_run);
         if batch.is_empty() {
             return;
         }
         let mappings: Vec<_> = batch
             .into_iter()
-            .filter(|file| file.mapped.is_none())
-            .map(|file| {
-                let id = format!("source {}", file.path.display());
-                (file.file, id, file.connector)
+            .filter(|file| file.mapped_connector.is_none())
+            .map(|file| Mapping {
+                file: file.file,
+                source_file_id: format!("source {}", file.path.display()),
+                connector: file.connector,
+                renewed: true,
+                other_connector: false,
             })
             .collect();
         if !mappings.is_empty() {
@@ -367,12 +372,17 @@ impl World {
         let Some((run, seen)) = self.run.take() else {
             return;
         };
-        let files = self.ledger().run_files(run).await.unwrap();
+        let now = self.now();
+        let in_run = self.ledger().files_in_run(run).await.unwrap();
+        let connection = self.ledger().connections("imodel").await.unwrap()[0].id;
+        let files = self.ledger().connection_files(connection, now).await;
+        let mut files = files.unwrap();
+        files.retain(|file| in_run.contains(&file.file));
         let mut outcomes = Vec::new();
         for (bit, file) in files.iter().enumerate() {
             let verdict = if good >> bit & 1 == 1 {
                 self.imodel.insert(file.path.clone(), seen[&file.path]);
-                Verdict::Synchronized
+                Verdict::Synchronized(None)
             } else {
                 Verdict::Refused(refusal(Again::At(self.now())))
             };

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use super::files::join;
 use super::watches::RETIRED;
 use super::{
-    During as _, Error, FileId, JobState, Ledger, Outcome, RootState, bytes_value, millis,
-    timestamp,
+    Absence, BlockingRun, During as _, Error, FailureKind, FileId, JobState, Ledger, Outcome,
+    RootState, bytes_value, millis, timestamp,
 };
 
 /// The ledger at one moment.
@@ -46,6 +46,8 @@ pub struct WatchReport {
     pub waits_for_person: bool,
     /// The last run of its connection.
     pub last_run: Option<RunSummary>,
+    /// A run of somebody else that keeps runs of its iModel from starting.
+    pub blocked: Option<BlockingRun>,
     /// Its files by how they stand.
     pub counts: Counts,
 }
@@ -55,6 +57,10 @@ pub struct WatchReport {
 pub struct Counts {
     /// In the iModel, and nothing is to be done.
     pub synchronized: u64,
+    /// In the iModel, with errors or warnings of the connector.
+    pub with_issues: u64,
+    /// No longer in the folder or no longer selected; what was synchronized of them is still in the iModel.
+    pub gone: u64,
     /// In storage, and meant to be there only.
     pub uploaded: u64,
     /// They wait for their upload.
@@ -84,15 +90,24 @@ impl Counts {
         self.uploading + self.running
     }
 
-    fn add(&mut self, job: Option<JobState>, outcome: Option<Outcome>, gone: bool, files: u64) {
+    fn add(
+        &mut self,
+        job: Option<JobState>,
+        outcome: Option<Outcome>,
+        absent: bool,
+        vanished: bool,
+        files: u64,
+    ) {
         let count = match (job, outcome) {
             (Some(JobState::Due), _) => &mut self.due,
             (Some(JobState::Uploading), _) => &mut self.uploading,
             (Some(JobState::Stored), _) => &mut self.stored,
             (Some(JobState::Running), _) => &mut self.running,
             (Some(JobState::Failed), _) => &mut self.failed,
-            (None, _) if gone => &mut self.other,
+            (None, _) if absent => &mut self.gone,
+            (None, _) if vanished => &mut self.other,
             (None, Some(Outcome::Synchronized)) => &mut self.synchronized,
+            (None, Some(Outcome::SynchronizedWithIssues)) => &mut self.with_issues,
             (None, Some(Outcome::Uploaded)) => &mut self.uploaded,
             (None, _) => &mut self.other,
         };
@@ -181,6 +196,8 @@ pub struct RunSummary {
     pub state: Option<String>,
     /// See `state`.
     pub result: Option<String>,
+    /// It takes longer than `sync.run_deadline`.
+    pub overdue: bool,
 }
 
 /// A file in a snapshot.
@@ -196,10 +213,16 @@ pub struct FileReport {
     pub job: Option<JobState>,
     /// When the version that the job is about was handed over.
     pub seen_at: Option<Timestamp>,
-    /// Whether it was gone from the folder when it was to be read.
-    pub gone: bool,
+    /// Why no local file stands for it, and since when.
+    pub absence: Option<(Absence, Timestamp)>,
     /// The last recorded outcome.
     pub outcome: Option<Outcome>,
+    /// The outcome of the content in storage; None while a run for it is owed.
+    pub stored_outcome: Option<Outcome>,
+    /// What the connector reported of the last result: errors, warnings, others.
+    pub issues: Option<[u64; 3]>,
+    /// What kind of failure it has.
+    pub kind: Option<FailureKind>,
     /// When that was.
     pub outcome_at: Option<Timestamp>,
     /// Connector type, or None for a file that is stored only.
@@ -248,6 +271,8 @@ pub struct Problem {
     pub reason: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What kind of failure it is; None for a file that is synchronized with issues.
+    pub kind: Option<FailureKind>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -259,11 +284,16 @@ struct ProblemRow {
     name: Vec<u8>,
     reason: String,
     hint: Option<String>,
+    kind: Option<String>,
+    failed: bool,
 }
 
 impl ProblemRow {
     fn into_problem(self) -> Problem {
+        // While it is tried again the kind is not known; it has failed nevertheless.
+        let kind = self.kind.and_then(|word| FailureKind::try_from(word).ok());
         Problem {
+            kind: self.failed.then(|| kind.unwrap_or(FailureKind::Transient)),
             file: FileId(self.id),
             version: self.version,
             watch: self.watch,
@@ -303,6 +333,11 @@ struct WatchRow {
     ended_at: Option<i64>,
     state: Option<String>,
     result: Option<String>,
+    run_overdue: bool,
+    blocking_run: Option<String>,
+    blocking_connection: Option<String>,
+    blocked_since: Option<i64>,
+    blocked_overdue: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -313,7 +348,15 @@ struct FileRow {
     name: Vec<u8>,
     job: Option<String>,
     enqueued_at: Option<i64>,
-    gone: bool,
+    absence: Option<String>,
+    absent_since: Option<i64>,
+    stored_outcome: Option<String>,
+    errors: Option<i64>,
+    warnings: Option<i64>,
+    others: Option<i64>,
+    kind: Option<String>,
+    result_reason: Option<String>,
+    result_hint: Option<String>,
     outcome: Option<String>,
     outcome_at: Option<i64>,
     connector: Option<String>,
@@ -351,13 +394,15 @@ struct RunRow {
     ended_at: Option<i64>,
     state: Option<String>,
     result: Option<String>,
+    overdue: bool,
     files: i64,
 }
 
 const ACTION: &str = "be read for a report";
 
-const FILES: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.size < 0 AS gone, \
-     r.outcome, r.at AS outcome_at, f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
+const FILES: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, f.absent_since, \
+     f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, r.reason AS result_reason, \
+     r.hint AS result_hint, r.outcome, r.at AS outcome_at, f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
      j.due_at, j.attempts \
      FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
      LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id)";
@@ -367,7 +412,7 @@ const RESULTS: &str = "SELECT r.id, r.file_id, w.name AS watch, f.dir, f.name, r
      FROM results r JOIN files f ON f.id = r.file_id JOIN watches w ON w.id = f.watch_id";
 
 const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.ended_at, r.state, r.result, \
-     r.files FROM runs r JOIN connections c ON c.id = r.connection_id";
+     r.overdue <> 0 AS overdue, r.files FROM runs r JOIN connections c ON c.id = r.connection_id";
 
 impl Ledger {
     /// The state of everything, as of `now`.
@@ -457,12 +502,21 @@ impl Ledger {
             .map(|(_, watch)| watch)
             .filter(|watch| watch.configured);
         let rows: Vec<ProblemRow> = sqlx::query_as(
-            "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint \
+            "SELECT f.id AS id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint, j.kind, \
+             1 AS failed, j.failing_since AS since \
              FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE j.reported IS NOT NULL AND w.held_until < $1 ORDER BY j.failing_since, f.id LIMIT $2",
+             WHERE j.reported IS NOT NULL AND w.held_until < $1 \
+             UNION ALL \
+             SELECT f.id, f.version, w.name, f.dir, f.name, COALESCE(r.reason, ''), r.hint, NULL, 0, f.outcome_at \
+             FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN results r ON r.id = \
+                (SELECT MAX(id) FROM results WHERE file_id = f.id AND outcome = $3) \
+             WHERE f.outcome = $3 AND f.absence IS NULL AND w.held_until < $1 \
+             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id) \
+             ORDER BY failed DESC, since, id LIMIT $2",
         )
         .bind(millis(RETIRED))
         .bind(limit)
+        .bind(Outcome::SynchronizedWithIssues.as_str())
         .fetch_all(&mut *tx)
         .await
         .during(ACTION)?;
@@ -594,8 +648,10 @@ async fn watches(
 ) -> Result<Vec<(i64, WatchReport)>, Error> {
     let rows: Vec<WatchRow> = sqlx::query_as(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_reason, \
-         w.paused_at, w.braked, r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result \
-         FROM watches w LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
+         w.paused_at, w.braked, r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result, \
+         COALESCE(r.overdue, 0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
+         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue \
+         FROM watches w LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
          ORDER BY w.name",
     )
     .fetch_all(&mut **tx)
@@ -607,8 +663,17 @@ async fn watches(
         .map_err(unreadable)
 }
 
-/// Watch, job state, outcome, gone; files, and when the last of them had its outcome.
-type GroupRow = (i64, Option<String>, Option<String>, bool, i64, Option<i64>);
+/// Watch, job state, outcome, whether it is gone or deselected, whether it vanished; files, and when the last of them
+/// had its outcome.
+type GroupRow = (
+    i64,
+    Option<String>,
+    Option<String>,
+    bool,
+    bool,
+    i64,
+    Option<i64>,
+);
 
 /// All watches with their counts, and when a file was synchronized last. Looks at every file.
 async fn counted_watches(
@@ -616,15 +681,16 @@ async fn counted_watches(
     now: Timestamp,
 ) -> Result<(Vec<WatchReport>, Option<Timestamp>), Error> {
     let groups: Vec<GroupRow> = sqlx::query_as(
-        "SELECT f.watch_id, j.state, f.outcome, f.size < 0 AS gone, COUNT(*), MAX(f.outcome_at) \
-         FROM files f LEFT JOIN jobs j ON j.file_id = f.id GROUP BY 1, 2, 3, 4",
+        "SELECT f.watch_id, j.state, f.outcome, COALESCE(f.absence, 'missing') <> 'missing' AS absent, \
+         f.size < 0 AS vanished, COUNT(*), MAX(f.outcome_at) \
+         FROM files f LEFT JOIN jobs j ON j.file_id = f.id GROUP BY 1, 2, 3, 4, 5",
     )
     .fetch_all(&mut **tx)
     .await
     .during(ACTION)?;
     let mut counts: HashMap<i64, Counts> = HashMap::new();
     let mut last_success = None;
-    for (watch, job, outcome, gone, files, at) in groups {
+    for (watch, job, outcome, absent, vanished, files, at) in groups {
         let job = job
             .map(JobState::try_from)
             .transpose()
@@ -633,13 +699,16 @@ async fn counted_watches(
             .map(Outcome::try_from)
             .transpose()
             .map_err(unreadable)?;
-        if outcome == Some(Outcome::Synchronized) {
+        if matches!(
+            outcome,
+            Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
+        ) {
             last_success = last_success.max(at);
         }
         counts
             .entry(watch)
             .or_default()
-            .add(job, outcome, gone, bytes_value(files));
+            .add(job, outcome, absent, vanished, bytes_value(files));
     }
     let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
         let counts = counts.remove(&id).unwrap_or_default();
@@ -697,6 +766,7 @@ impl RunRow {
                 ended_at: self.ended_at.map(timestamp),
                 state: self.state,
                 result: self.result,
+                overdue: self.overdue,
             },
             files: bytes_value(self.files),
         }
@@ -726,7 +796,21 @@ impl WatchRow {
                 ended_at: self.ended_at.map(timestamp),
                 state: self.state,
                 result: self.result,
+                overdue: self.run_overdue,
             }),
+            blocked: match (
+                self.blocking_run,
+                self.blocking_connection,
+                self.blocked_since,
+            ) {
+                (Some(run), Some(connection), Some(since)) => Some(BlockingRun {
+                    run,
+                    connection,
+                    since: timestamp(since),
+                    overdue: self.blocked_overdue,
+                }),
+                _ => None,
+            },
         })
     }
 }
@@ -736,9 +820,30 @@ impl FileRow {
         Ok(FileReport {
             id: FileId(self.id),
             seen_at: self.enqueued_at.map(timestamp),
-            gone: self.gone,
+            absence: self
+                .absence
+                .map(Absence::try_from)
+                .transpose()?
+                .zip(self.absent_since.map(timestamp)),
+            stored_outcome: self.stored_outcome.map(Outcome::try_from).transpose()?,
+            issues: match (self.errors, self.warnings, self.others) {
+                (None, None, None) => None,
+                (errors, warnings, others) => {
+                    Some([errors, warnings, others].map(|count| bytes_value(count.unwrap_or(0))))
+                }
+            },
+            kind: self.kind.map(FailureKind::try_from).transpose()?,
             watch: self.watch,
             path: join(self.dir, self.name),
+            // A result with issues has its reason in the result, as there is no job.
+            reason: match (&self.job, self.errors) {
+                (None, Some(_)) => self.result_reason,
+                _ => self.reason,
+            },
+            hint: match (&self.job, self.errors) {
+                (None, Some(_)) => self.result_hint,
+                _ => self.hint,
+            },
             job: self.job.map(JobState::try_from).transpose()?,
             outcome: self.outcome.map(Outcome::try_from).transpose()?,
             outcome_at: self.outcome_at.map(timestamp),
@@ -747,8 +852,6 @@ impl FileRow {
             bytes: self.stored_size.map(bytes_value),
             run: self.run,
             millis: self.millis.map(bytes_value),
-            reason: self.reason,
-            hint: self.hint,
             next_attempt: self.due_at.map(timestamp),
             attempts: self.attempts.map_or(0, bytes_value),
         })

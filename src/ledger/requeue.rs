@@ -67,8 +67,8 @@ async fn requeue_one(
     };
     if state == "stored" {
         sqlx::query(
-            "UPDATE jobs SET due_at = $2, attempts = 0, failing_since = NULL, class = NULL, reason = NULL, hint = NULL, \
-             reported = NULL WHERE file_id = $1",
+            "UPDATE jobs SET due_at = $2, attempts = 0, failing_since = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+             hint = NULL, reported = NULL WHERE file_id = $1",
         )
         .bind(file.0)
         .bind(millis(now))

@@ -35,6 +35,8 @@ pub enum Stage {
 pub enum Outcome {
     /// In the iModel.
     Synchronized,
+    /// In the iModel, but the connector reported errors or warnings.
+    SynchronizedWithIssues,
     /// In storage, and meant to be there only (a reference file).
     Uploaded,
     /// The same content as before: nothing was sent.
@@ -43,6 +45,75 @@ pub enum Outcome {
     Failed,
     /// The file went away before it could be read.
     Vanished,
+}
+
+/// Why an attempt failed. Decides whether a restart or a retry can help, and is shown in status, log and alerts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The local file cannot be read at the moment.
+    Busy,
+    /// Likely to pass by itself; another attempt is scheduled.
+    Transient,
+    /// Transient failures lasted longer than `retry.give_up`.
+    GaveUp,
+    /// The platform does not accept our credentials.
+    Credentials,
+    /// Something outside the file must change: a permission, a lock, a mapping in another connection.
+    Blocked,
+    /// The file's name, content or connector is refused.
+    Refused,
+    /// The connector failed on the file.
+    Run,
+    /// The run ended without processing the file.
+    NotProcessed,
+    /// Somebody removed the file from the connection, and `sync.remap` is off.
+    Unmapped,
+}
+
+impl FailureKind {
+    /// Every kind, for those who look up words.
+    pub const ALL: [Self; 9] = [
+        Self::Busy,
+        Self::Transient,
+        Self::GaveUp,
+        Self::Credentials,
+        Self::Blocked,
+        Self::Refused,
+        Self::Run,
+        Self::NotProcessed,
+        Self::Unmapped,
+    ];
+
+    /// Whether the next start of the service tries again: the operator may have fixed the cause.
+    #[must_use]
+    pub fn is_retried_at_start(self) -> bool {
+        match self {
+            Self::GaveUp | Self::Blocked | Self::Unmapped => true,
+            Self::Busy
+            | Self::Transient
+            | Self::Credentials
+            | Self::Refused
+            | Self::Run
+            | Self::NotProcessed => false,
+        }
+    }
+
+    /// Whether a later run that processes the file ends the failure.
+    #[must_use]
+    pub fn is_ended_by_a_run(self) -> bool {
+        matches!(self, Self::Run | Self::NotProcessed)
+    }
+}
+
+/// Why no local file stands for a known file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Absence {
+    /// The last scan did not find it; another scan has to confirm that.
+    Missing,
+    /// It was deleted, moved or renamed.
+    Gone,
+    /// The configuration no longer selects it.
+    Deselected,
 }
 
 /// How the watch room finds the root of a watch.
@@ -106,10 +177,29 @@ words!(
 words!(
     Outcome,
     Synchronized = "synchronized",
+    SynchronizedWithIssues = "synchronized_with_issues",
     Uploaded = "uploaded",
     Unchanged = "unchanged",
     Failed = "failed",
     Vanished = "vanished",
+);
+words!(
+    FailureKind,
+    Busy = "busy",
+    Transient = "transient",
+    GaveUp = "gave_up",
+    Credentials = "credentials",
+    Blocked = "blocked",
+    Refused = "refused",
+    Run = "run",
+    NotProcessed = "not_processed",
+    Unmapped = "unmapped",
+);
+words!(
+    Absence,
+    Missing = "missing",
+    Gone = "gone",
+    Deselected = "deselected",
 );
 words!(
     RootState,

@@ -16,6 +16,12 @@ pub(super) enum Step {
     PutOff,
     /// A person asked for another attempt.
     Asked,
+    /// Its storage file was deleted or changed by somebody else, so it is compared or uploaded again.
+    Overwritten,
+    /// It is gone from the folder.
+    Gone,
+    /// The configuration no longer selects it.
+    Deselected,
 }
 
 /// All that is kept of a file.
@@ -55,6 +61,9 @@ impl Step {
             Self::Uploaded => "uploaded",
             Self::PutOff => "put_off",
             Self::Asked => "asked",
+            Self::Overwritten => "overwritten",
+            Self::Gone => "gone",
+            Self::Deselected => "deselected",
         }
     }
 }

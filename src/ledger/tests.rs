@@ -108,7 +108,7 @@ impl Fixture {
             .await
             .unwrap();
         self.ledger
-            .finish_stored(job, &stored, at(second))
+            .finish_stored(job, &stored, &StorageStamp::default(), at(second))
             .await
             .unwrap()
     }
@@ -117,21 +117,28 @@ impl Fixture {
         self.ledger.connections("imodel").await.unwrap().remove(0)
     }
 
+    /// The files that wait for a run.
+    async fn batch(&self, second: i64) -> Vec<ConnectionFile> {
+        let connection = self.connection().await.id;
+        let files = self.ledger.connection_files(connection, at(second)).await;
+        let mut files = files.unwrap();
+        files.retain(ConnectionFile::awaits_run);
+        files
+    }
+
     /// Maps everything that waits and begins a run of it.
     async fn begin_run(&self, second: i64) -> RunId {
         let connection = self.connection().await.id;
         let mappings: Vec<_> = self
-            .ledger
-            .batch(connection, at(second))
+            .batch(second)
             .await
-            .unwrap()
             .into_iter()
-            .map(|file| {
-                (
-                    file.file,
-                    format!("source {}", file.path.display()),
-                    file.connector,
-                )
+            .map(|file| Mapping {
+                file: file.file,
+                source_file_id: format!("source {}", file.path.display()),
+                connector: file.connector,
+                renewed: true,
+                other_connector: false,
             })
             .collect();
         self.ledger
@@ -142,11 +149,11 @@ impl Fixture {
     }
 
     async fn finish_run(&self, run: RunId, verdict: Verdict, second: i64) -> Vec<RunReport> {
-        let files = self.ledger.run_files(run).await.unwrap();
+        let files = self.ledger.files_in_run(run).await.unwrap();
         let outcomes: Vec<_> = files
-            .iter()
+            .into_iter()
             .map(|file| FileOutcome {
-                file: file.file,
+                file,
                 verdict: verdict.clone(),
             })
             .collect();
@@ -167,7 +174,7 @@ impl Fixture {
 
 fn refusal(again: Again) -> Refusal {
     Refusal {
-        class: "transient",
+        kind: FailureKind::Transient,
         reason: "no".to_owned(),
         hint: None,
         again,
@@ -191,7 +198,7 @@ async fn a_file_goes_from_hand_over_to_synchronized_and_leaves_no_job() {
     assert_eq!(f.store(&job, 1, 2).await, UploadResult::AwaitsRun);
     let run = f.begin_run(3).await;
     f.ledger.record_run(run, "run-1").await.unwrap();
-    let reports = f.finish_run(run, Verdict::Synchronized, 9).await;
+    let reports = f.finish_run(run, Verdict::Synchronized(None), 9).await;
     assert_eq!(reports[0].millis, 9000, "from hand-over to result");
     let file = f.file("a/b.dgn").await;
     assert_eq!(
@@ -240,7 +247,11 @@ async fn a_file_that_changes_during_its_run_gets_no_outcome_from_that_run() {
     f.store(&job, 1, 1).await;
     let run = f.begin_run(2).await;
     f.hand_over("a.dgn", 2, 3).await;
-    assert!(f.finish_run(run, Verdict::Synchronized, 4).await.is_empty());
+    assert!(
+        f.finish_run(run, Verdict::Synchronized(None), 4)
+            .await
+            .is_empty()
+    );
     let job = f.claim(5).await.unwrap();
     f.store(&job, 2, 6).await;
     assert_eq!(f.file("a.dgn").await.job, Some(JobState::Stored));
@@ -253,7 +264,7 @@ async fn the_same_content_again_is_done_without_a_run() {
     let job = f.claim(0).await.unwrap();
     f.store(&job, 1, 1).await;
     let run = f.begin_run(2).await;
-    f.finish_run(run, Verdict::Synchronized, 3).await;
+    f.finish_run(run, Verdict::Synchronized(None), 3).await;
     f.hand_over("a.dgn", 2, 4).await;
     let job = f.claim(5).await.unwrap();
     assert_eq!(
@@ -288,7 +299,7 @@ async fn another_connector_for_the_same_content_is_owed_a_run() {
     let job = f.claim(0).await.unwrap();
     f.store(&job, 1, 1).await;
     let run = f.begin_run(2).await;
-    f.finish_run(run, Verdict::Synchronized, 3).await;
+    f.finish_run(run, Verdict::Synchronized(None), 3).await;
     let civil = Ready {
         connector: Some("CIVIL".to_owned()),
         ..ready("a.dgn", 1)
@@ -306,14 +317,13 @@ async fn another_connector_for_the_same_content_is_owed_a_run() {
         f.ledger.finish_unchanged(&job, at(6)).await.unwrap(),
         UploadResult::AwaitsRun
     );
-    let batch = f
-        .ledger
-        .batch(f.connection().await.id, at(7))
-        .await
-        .unwrap();
+    let batch = f.batch(7).await;
     assert_eq!(
-        batch[0].mapped,
-        Some(("source a.dgn".to_owned(), "MSTN".to_owned()))
+        (
+            batch[0].source_file_id.as_deref(),
+            batch[0].mapped_connector.as_deref()
+        ),
+        (Some("source a.dgn"), Some("MSTN"))
     );
     assert_eq!(batch[0].connector, "CIVIL");
 }
@@ -327,12 +337,12 @@ async fn a_run_covers_what_was_complete_before_its_request_and_nothing_later() {
     f.store(&a, 1, 1).await;
     let run = f.begin_run(2).await;
     f.store(&b, 2, 3).await;
-    let reports = f.finish_run(run, Verdict::Synchronized, 4).await;
+    let reports = f.finish_run(run, Verdict::Synchronized(None), 4).await;
     assert_eq!(reports.len(), 1);
     assert_eq!(f.file("b.dgn").await.job, Some(JobState::Stored));
     assert!(f.connection().await.moved_on.is_some());
     let run = f.begin_run(5).await;
-    f.finish_run(run, Verdict::Synchronized, 6).await;
+    f.finish_run(run, Verdict::Synchronized(None), 6).await;
     assert_eq!(f.connection().await.moved_on, None);
 }
 
@@ -384,7 +394,7 @@ async fn a_run_request_without_an_answer_is_found_again_with_its_files() {
     let f = f.restart().await;
     let open = f.ledger.open_run("imodel").await.unwrap().unwrap();
     assert_eq!((open.platform_id, open.requested_at), (None, at(2)));
-    assert_eq!(f.ledger.run_files(open.id).await.unwrap().len(), 1);
+    assert_eq!(f.ledger.files_in_run(open.id).await.unwrap().len(), 1);
     f.ledger.abandon_run(open.id).await.unwrap();
     assert!(f.ledger.open_run("imodel").await.unwrap().is_none());
     assert_eq!(f.file("a.dgn").await.job, Some(JobState::Stored));
@@ -516,7 +526,7 @@ impl Change {
                 f.ledger.take_place(&job, &[1; 32]).await.unwrap();
                 f.store(&job, 1, 1).await;
                 let run = f.begin_run(1).await;
-                f.finish_run(run, Verdict::Synchronized, 1).await;
+                f.finish_run(run, Verdict::Synchronized(None), 1).await;
                 f.hand_over("A.dgn", 1, 1).await;
                 let mut job = f.claim(2).await.unwrap();
                 let gone = f.ledger.take_place(&job, &[1; 32]).await.unwrap().unwrap();
@@ -673,12 +683,8 @@ async fn a_failed_run_of_a_file_is_repeated_at_its_time() {
         .await;
     let backlog = f.ledger.backlog("imodel", at(4)).await.unwrap();
     assert_eq!((backlog.waiting, backlog.next_due), (0, Some(at(80))));
-    let batch = f
-        .ledger
-        .batch(f.connection().await.id, at(80))
-        .await
-        .unwrap();
-    assert_eq!(batch[0].run_attempts, 1);
+    let batch = f.batch(80).await;
+    assert_eq!(batch[0].job.unwrap().run_attempts, 1);
 }
 
 #[tokio::test]
@@ -788,7 +794,12 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
         assert_eq!((job.path.to_str(), job.version), (Some("a.dgn"), 4));
         f.store(&job, 1, 2).await;
         let run = f.begin_run(3).await;
-        assert_eq!(f.finish_run(run, Verdict::Synchronized, 4).await.len(), 1);
+        assert_eq!(
+            f.finish_run(run, Verdict::Synchronized(None), 4)
+                .await
+                .len(),
+            1
+        );
     }
 }
 
@@ -827,12 +838,12 @@ async fn read_everything(f: &Fixture) -> u32 {
     note(&mut refused, ledger.imodel("imodel").await);
     note(&mut refused, ledger.backlog("imodel", now).await);
     if let Some(Some(open)) = note(&mut refused, ledger.open_run("imodel").await) {
-        let files = note(&mut refused, ledger.run_files(open.id).await).unwrap_or_default();
+        let files = note(&mut refused, ledger.files_in_run(open.id).await).unwrap_or_default();
         let outcomes: Vec<_> = files
-            .iter()
+            .into_iter()
             .map(|file| FileOutcome {
-                file: file.file,
-                verdict: Verdict::Synchronized,
+                file,
+                verdict: Verdict::Synchronized(None),
             })
             .collect();
         let end = ledger.finish_run(open.id, "Completed", "Success", &outcomes, now);
@@ -840,7 +851,10 @@ async fn read_everything(f: &Fixture) -> u32 {
     }
     let connections = note(&mut refused, ledger.connections("imodel").await);
     for connection in connections.unwrap_or_default() {
-        note(&mut refused, ledger.batch(connection.id, now).await);
+        note(
+            &mut refused,
+            ledger.connection_files(connection.id, now).await,
+        );
         note(&mut refused, ledger.begin_run(connection.id, now).await);
     }
     refused
@@ -1006,8 +1020,18 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
     );
     refused.push(ledger.record_restart(&job, now).await.is_err());
     ledger.record_storage_file(&job, "s", now).await.unwrap();
-    ledger.finish_stored(&job, &stored, now).await.unwrap();
-    let mappings = [(job.file, "source".to_owned(), "MSTN".to_owned())];
+    let stamp = StorageStamp::default();
+    ledger
+        .finish_stored(&job, &stored, &stamp, now)
+        .await
+        .unwrap();
+    let mappings = [Mapping {
+        file: job.file,
+        source_file_id: "source".to_owned(),
+        connector: "MSTN".to_owned(),
+        renewed: true,
+        other_connector: false,
+    }];
     refused.push(
         ledger
             .record_mappings(connection, &mappings, now)

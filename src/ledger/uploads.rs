@@ -11,8 +11,8 @@ use super::state::{AfterUpload, after_upload};
 use super::story::{Step, note};
 use super::watches::{Braked, brake};
 use super::{
-    During as _, Error, FileId, Fingerprint, Ledger, Outcome, Stage, WatchId, bytes_column,
-    bytes_value, millis, new_id, timestamp,
+    Absence, During as _, Error, FailureKind, FileId, Fingerprint, Ledger, Outcome, Stage,
+    StorageStamp, WatchId, bytes_column, bytes_value, millis, new_id, timestamp,
 };
 
 /// Content of a file, as it was read.
@@ -62,6 +62,10 @@ pub struct UploadJob {
     pub marker: Option<String>,
     /// Why the attempt before did not succeed.
     pub last_reason: Option<String>,
+    /// Storage may hold other content than what is known.
+    pub unverified: bool,
+    /// What the platform said of the storage file when its content was completed.
+    pub stamp: StorageStamp,
     /// What an interrupted attempt had fully sent (stage [`Stage::BlobWritten`]).
     pub written: Option<StoredContent>,
 }
@@ -80,8 +84,8 @@ pub enum UploadResult {
 /// Why an attempt did not succeed and what comes next.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// A word for the kind of failure, for reports.
-    pub class: &'static str,
+    /// What kind of failure it is.
+    pub kind: FailureKind,
     /// What failed and why, in one sentence.
     pub reason: String,
     /// What the reader can do, when there is something specific.
@@ -126,7 +130,11 @@ struct JobRow {
     content_version: Option<i64>,
     content_digest: Option<Vec<u8>>,
     content_size: Option<i64>,
-    reason: Option<String>,
+    previous_reason: Option<String>,
+    unverified: i64,
+    stored_modified: Option<String>,
+    stored_modified_by: Option<String>,
+    storage_folder_id: Option<String>,
 }
 
 impl Ledger {
@@ -141,8 +149,8 @@ impl Ledger {
         const ACTION: &str = "claim a job";
         // Each state by itself, so that the index gives the first without a look at all the others.
         let claimed: Option<i64> = sqlx::query_scalar(
-            "UPDATE jobs SET state = 'uploading', \
-             version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
+             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM ( \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
@@ -167,7 +175,8 @@ impl Ledger {
         let row: JobRow = sqlx::query_as(
             "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
              f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
-             j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, j.reason \
+             j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, j.previous_reason, \
+             f.unverified, f.stored_modified, f.stored_modified_by, f.storage_folder_id \
              FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
         )
         .bind(file_id)
@@ -192,22 +201,31 @@ impl Ledger {
         Ok(at.map(timestamp))
     }
 
-    /// Gives every claim back, as the last process left them, and lets jobs that gave up try again: a start is a
-    /// person's act.
+    /// Gives every claim back, as the last process left them, and tries again what the operator may have corrected.
     pub(super) async fn release_claims(&self) -> Result<(), Error> {
-        const ACTION: &str = "take up the work of the last process";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
         sqlx::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
+            .execute(&self.pool)
+            .await
+            .during("take up the work of the last process")?;
+        self.retry_corrected().await
+    }
+
+    /// Makes jobs due whose failure the operator may have corrected, by another configuration or elsewhere.
+    pub async fn retry_corrected(&self) -> Result<(), Error> {
+        const ACTION: &str = "try failed files again";
+        let mut tx = self.pool.begin().await.during(ACTION)?;
+        let kinds = FailureKind::ALL.into_iter();
+        for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
+            sqlx::query(
+                "UPDATE jobs SET state = 'due', due_at = enqueued_at, attempts = 0, failing_since = NULL, \
+                 kind = NULL, previous_reason = reason, reason = NULL, hint = NULL \
+                 WHERE state = 'failed' AND kind = $1",
+            )
+            .bind(kind.as_str())
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        sqlx::query(
-            "UPDATE jobs SET state = 'due', due_at = enqueued_at, attempts = 0, failing_since = NULL \
-             WHERE state = 'failed' AND class IN ('gave_up', 'refused_for_all')",
-        )
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
+        }
         tx.commit().await.during(ACTION)
     }
 
@@ -339,34 +357,42 @@ impl Ledger {
         self.durable("record that an upload starts over").await
     }
 
-    /// The content is complete in storage: hands the job on and raises the generation of its connection.
+    /// The content is complete in storage, which described the file as `stamp` says: hands the job on and raises the
+    /// generation of its connection.
     pub async fn finish_stored(
         &self,
         job: &UploadJob,
         stored: &StoredContent,
+        stamp: &StorageStamp,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
         const ACTION: &str = "record a completed upload";
         let mut tx = self.pool.begin().await.during(ACTION)?;
+        let generation: i64 = sqlx::query_scalar(
+            "UPDATE connections SET generation = generation + 1, moved_at = $2 \
+             WHERE id = (SELECT connection_id FROM watches WHERE id = $1) RETURNING generation",
+        )
+        .bind(job.watch.0)
+        .bind(millis(now))
+        .fetch_one(&mut *tx)
+        .await
+        .during(ACTION)?;
         let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
-             outcome = NULL, outcome_at = NULL WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
+             stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
+             processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
+             RETURNING version, connector, mapped_connector, outcome",
         )
         .bind(job.file.0)
         .bind(stored.version)
         .bind(&stored.content.digest[..])
         .bind(bytes_column(stored.content.bytes))
         .bind(millis(now))
+        .bind(generation)
+        .bind(&stamp.modified)
+        .bind(&stamp.modified_by)
+        .bind(&stamp.folder_id)
         .fetch_one(&mut *tx)
-        .await
-        .during(ACTION)?;
-        sqlx::query(
-            "UPDATE connections SET generation = generation + 1, moved_at = $2 \
-             WHERE id = (SELECT connection_id FROM watches WHERE id = $1)",
-        )
-        .bind(job.watch.0)
-        .bind(millis(now))
-        .execute(&mut *tx)
         .await
         .during(ACTION)?;
         note(
@@ -414,12 +440,17 @@ impl Ledger {
         const ACTION: &str = "record that a file is gone";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let newest: i64 = newest_version(&mut tx, job.file.0).await.during(ACTION)?;
-        sqlx::query("UPDATE files SET size = -1 WHERE id = $1 AND version = $2")
-            .bind(job.file.0)
-            .bind(job.version)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE files SET size = -1, absence = COALESCE(absence, $3), absent_since = COALESCE(absent_since, $4) \
+             WHERE id = $1 AND version = $2",
+        )
+        .bind(job.file.0)
+        .bind(job.version)
+        .bind(Absence::Missing.as_str())
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
         forget_listing(&mut tx, job.watch.0, split(&job.path).0)
             .await
             .during(ACTION)?;
@@ -494,7 +525,13 @@ impl JobRow {
                 timestamp(self.stage_at),
             ),
             marker: self.marker,
-            last_reason: self.reason,
+            last_reason: self.previous_reason,
+            unverified: self.unverified != 0,
+            stamp: StorageStamp {
+                modified: self.stored_modified,
+                modified_by: self.stored_modified_by,
+                folder_id: self.storage_folder_id,
+            },
             written: content(self.content_version, self.content_digest, self.content_size),
         })
     }
@@ -534,7 +571,10 @@ async fn hand_on(
     done: Outcome,
     now: Timestamp,
 ) -> Result<UploadResult, sqlx::Error> {
-    let synchronized = file.outcome.as_deref() == Some(Outcome::Synchronized.as_str())
+    let in_imodel = [Outcome::Synchronized, Outcome::SynchronizedWithIssues];
+    let synchronized = in_imodel
+        .iter()
+        .any(|outcome| file.outcome.as_deref() == Some(outcome.as_str()))
         && file.mapped_connector == file.connector;
     match after_upload(stored, file.version, file.connector.is_some(), synchronized) {
         AfterUpload::DueAgain => {
@@ -550,7 +590,7 @@ async fn hand_on(
             sqlx::query(
                 "UPDATE jobs SET state = 'stored', due_at = $2, attempts = 0, run_attempts = 0, failing_since = NULL, \
                  stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
-                 class = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
+                 kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
             )
             .bind(job.file.0)
             .bind(millis(now))
@@ -582,7 +622,7 @@ pub(super) async fn make_due(
         "UPDATE jobs SET state = 'due', due_at = $2, enqueued_at = $2, attempts = 0, run_attempts = 0, \
          failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
          content_version = NULL, content_digest = NULL, content_size = NULL, run_id = NULL, \
-         class = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
+         kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(millis(now))
@@ -601,14 +641,15 @@ async fn newest_version(
         .await
 }
 
+/// Forgets the storage file. The source file stays known: it still points there, until it is pointed elsewhere.
 pub(super) async fn forget_storage_file(
     tx: &mut Transaction<'_, Sqlite>,
     file_id: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
-         stored_at = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
-         outcome_at = NULL WHERE id = $1",
+         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, \
+         processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)
@@ -638,7 +679,7 @@ pub(super) async fn refuse(
         Again::Never => ("failed", None, 1),
     };
     let before: Option<(i64, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT j.version, j.reason, r.platform_id FROM jobs j LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
+        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
     )
     .bind(file_id)
     .fetch_optional(&mut **tx)
@@ -647,14 +688,14 @@ pub(super) async fn refuse(
     sqlx::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
-         class = $6, reason = $7, hint = $8 WHERE file_id = $1",
+         kind = $6, reason = $7, hint = $8 WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(state)
     .bind(due_at.map(millis))
     .bind(counts)
     .bind(millis(now))
-    .bind(refusal.class)
+    .bind(refusal.kind.as_str())
     .bind(&refusal.reason)
     .bind(&refusal.hint)
     .execute(&mut **tx)
@@ -726,7 +767,25 @@ pub(super) async fn delete_job(
     Ok(())
 }
 
-/// Writes down what became of the version that the job of this file is about. The job must still be there.
+/// Gives a file whose content is in storage a job that waits for a run, unless it has a job.
+pub(super) async fn insert_stored_job(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) \
+         SELECT id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) DO NOTHING",
+    )
+    .bind(file_id)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Records what became of the version that the job of this file is about, and returns the id of that record. The job
+/// must still be there.
 pub(super) async fn insert_result(
     tx: &mut Transaction<'_, Sqlite>,
     file_id: i64,
@@ -735,13 +794,14 @@ pub(super) async fn insert_result(
     reason: Option<&str>,
     hint: Option<&str>,
     now: Timestamp,
-) -> Result<(), sqlx::Error> {
+) -> Result<i64, sqlx::Error> {
+    let id = new_id(now);
     sqlx::query(
         "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, storage_file_id, run, reason, hint) \
          SELECT $1, f.id, j.version, $3, $4, $4 - j.enqueued_at, COALESCE(f.stored_size, 0), f.connector, \
          f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id WHERE f.id = $2",
     )
-    .bind(new_id(now))
+    .bind(id)
     .bind(file_id)
     .bind(outcome.as_str())
     .bind(millis(now))
@@ -750,5 +810,5 @@ pub(super) async fn insert_result(
     .bind(hint)
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(id)
 }

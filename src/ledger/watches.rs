@@ -170,6 +170,28 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// The identity of the root in which files of a watch were found last, in the watch room's words.
+    pub async fn root_identity(&self, watch: WatchId) -> Result<Option<String>, Error> {
+        sqlx::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
+            .bind(watch.0)
+            .fetch_one(&self.reads)
+            .await
+            .during("look up the identity of a root")
+    }
+
+    /// Records the identity of a root in which files were found.
+    pub async fn record_root_identity(&self, watch: WatchId, identity: &str) -> Result<(), Error> {
+        sqlx::query("UPDATE watches SET root_identity = $2 WHERE id = $1")
+            .bind(watch.0)
+            .bind(identity)
+            .execute(&self.pool)
+            .await
+            .during("record the identity of a root")?;
+        Ok(())
+    }
+}
+
 async fn register(
     tx: &mut Transaction<'_, Sqlite>,
     spec: &WatchSpec,
@@ -322,7 +344,8 @@ async fn forget_cloud_side(
     // A size below zero equals no file, so the next scan hands every file over as new.
     let forgotten = sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
-         stored_at = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
+         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, \
+         unverified = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
          outcome_at = NULL, size = -1 WHERE watch_id = $1",
     )
     .bind(watch_id)

@@ -175,7 +175,11 @@ impl Tasks {
         self.lane_settings.send_replace(lane::Settings {
             sync: config.sync.clone(),
             retry: config.retry.clone(),
+            check_interval: super::check_interval(&config.watches),
         });
+        // What failed for a cause in the configuration may succeed now.
+        ledger.retry_corrected().await?;
+        self.wake_uploads.notify_one();
         for watch in &config.watches {
             self.lane(&watch.imodel_id, ledger, client);
         }

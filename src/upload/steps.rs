@@ -12,9 +12,12 @@ use super::source::{self, Source};
 use super::transfer::{self, Way};
 use crate::attempt::{self, Failure, History};
 use crate::config::Watch;
+use crate::content::{self, Content};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, UploadLinks};
-use crate::ledger::{self, Refusal, Stage, StoredContent, UploadJob, UploadResult};
+use crate::ledger::{
+    self, FailureKind, Refusal, Stage, StorageStamp, StoredContent, UploadJob, UploadResult,
+};
 use crate::names::{self, Shown, Unstorable};
 use crate::retry::Class;
 
@@ -30,6 +33,8 @@ pub(super) enum End {
     },
     Unchanged(UploadResult),
     Vanished,
+    /// The configuration no longer selects the file.
+    Deselected,
     /// Storage has a file of this name with other content, which is updated when all others were compared.
     Adopted {
         braked: Option<ledger::Braked>,
@@ -44,7 +49,13 @@ enum Target {
     /// so that the brake sees how many of them differ.
     LaterOf(String),
     /// Nowhere: storage holds the content already.
-    Held(StoredContent),
+    Held(Held),
+}
+
+/// Content of the local file that storage holds already.
+struct Held {
+    stored: StoredContent,
+    stamp: StorageStamp,
 }
 
 /// What got in the way of an attempt.
@@ -62,7 +73,7 @@ pub(super) enum Trouble {
     NotSettled,
     #[error("it is empty")]
     Empty,
-    #[error("it has {bytes} bytes; storage takes {limit} at most in blocks of this size")]
+    #[error("it has {bytes} bytes, and iTwin Storage takes {limit} at most")]
     TooLarge { bytes: u64, limit: u64 },
     #[error("watch {other:?} stores into the same folder of the same iTwin")]
     SharedFolder { other: String },
@@ -97,6 +108,12 @@ impl From<UploadLinks> for Way {
     }
 }
 
+/// Whether the watch, as it is configured now, takes the file.
+fn selects(watch: &Watch, path: &std::path::Path) -> bool {
+    let inside = path.parent().is_some_and(|dir| !dir.as_os_str().is_empty());
+    (watch.recursive || !inside) && watch.selection.decide(path).connector().is_some()
+}
+
 impl Shared {
     /// Brings the job as far as it goes and records where that is.
     pub(super) async fn bring(&self, watch: &Watch, job: &UploadJob) -> Result<End, ledger::Error> {
@@ -117,7 +134,7 @@ impl Shared {
                 .await?;
         }
         let refusal = self.refusal(watch, job, &trouble, now);
-        if refusal.class == "credentials" {
+        if refusal.kind == FailureKind::Credentials {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = attempt::after(now, self.policy.max);
             self.ledger
@@ -160,7 +177,7 @@ impl Shared {
             Trouble::Platform(error) => error.hint(),
             Trouble::Name(_) => Some("rename the file or folder".to_owned()),
             Trouble::Empty => Some("save the file again with content, or exclude it".to_owned()),
-            Trouble::TooLarge { .. } => Some("raise upload.block_size".to_owned()),
+            Trouble::TooLarge { .. } => Some("split the file, or exclude it".to_owned()),
             Trouble::SharedFolder { .. } => {
                 Some("give each of the two watches its own storage_folder".to_owned())
             }
@@ -181,20 +198,31 @@ impl Shared {
     }
 
     async fn attempt(&self, watch: &Watch, job: &UploadJob) -> Result<End, Trouble> {
-        let (below, name) = names::storage_path(&job.path)?;
-        if job
-            .stored
-            .as_ref()
-            .is_some_and(|stored| stored.version == job.version)
-        {
-            return Ok(End::Unchanged(
-                self.ledger.finish_unchanged(job, Timestamp::now()).await?,
-            ));
-        }
-        if let Some(end) = self.complete_interrupted(job).await? {
-            return Ok(end);
+        // A failure must not outlive its cause: first whether there is still something to do.
+        if !selects(watch, &job.path) {
+            self.ledger.finish_deselected(job, Timestamp::now()).await?;
+            return Ok(End::Deselected);
         }
         let source = Source::open(&watch.path, &job.path).await?;
+        let (below, name) = names::storage_path(&job.path)?;
+        let mut job = job.clone();
+        let nothing_new = job
+            .stored
+            .as_ref()
+            .is_some_and(|stored| stored.version == job.version);
+        if nothing_new {
+            match self.look_in_storage(watch, &mut job).await? {
+                Content::Ours => {
+                    return Ok(End::Unchanged(
+                        self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
+                    ));
+                }
+                Content::Changed { .. } => job.unverified = true,
+                Content::Missing => {}
+            }
+        } else if let Some(end) = self.complete_interrupted(&job).await? {
+            return Ok(end);
+        }
         let bytes = source.fingerprint().size;
         if job.fingerprint != Some(source.fingerprint()) {
             return Err(Trouble::NotSettled);
@@ -206,11 +234,17 @@ impl Shared {
         if bytes > limit {
             return Err(Trouble::TooLarge { bytes, limit });
         }
-        let mut job = job.clone();
-        if self.is_unchanged(&mut job, &source).await? {
+        if self.is_unchanged(watch, &mut job, &source).await? {
             return Ok(End::Unchanged(
                 self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
             ));
+        }
+        if job.unverified
+            && job.stage.0 == Stage::Planned
+            && let Some(id) = job.storage_file_id.clone()
+            && let Some(held) = self.held(&mut job, &id, &source).await?
+        {
+            return self.finish_held(&job, held).await;
         }
         if job.storage_file_id.is_none() {
             self.take_place(watch, &mut job, &names::place(&below, &name))
@@ -223,13 +257,7 @@ impl Shared {
                 let braked = self.ledger.adopt(&job, &id, Timestamp::now()).await?;
                 return Ok(End::Adopted { braked });
             }
-            Target::Held(stored) => {
-                let result = self
-                    .ledger
-                    .finish_stored(&job, &stored, Timestamp::now())
-                    .await?;
-                return Ok(End::Unchanged(result));
-            }
+            Target::Held(held) => return self.finish_held(&job, held).await,
         };
         let progress = self.live.upload(&watch.name, &job.path, bytes, job.attempt);
         let content = transfer::send(self, &job, &source, way, &progress).await?;
@@ -305,7 +333,12 @@ impl Shared {
     }
 
     /// Whether the file holds just what storage holds. Reads it only if its size says that it might.
-    async fn is_unchanged(&self, job: &mut UploadJob, source: &Source) -> Result<bool, Trouble> {
+    async fn is_unchanged(
+        &self,
+        watch: &Watch,
+        job: &mut UploadJob,
+        source: &Source,
+    ) -> Result<bool, Trouble> {
         // An upload that was begun may have replaced what storage held.
         if job.stage.0 != Stage::Planned {
             return Ok(false);
@@ -321,14 +354,53 @@ impl Shared {
         if content != stored.content {
             return Ok(false);
         }
-        match self.client.file(&id).await {
-            Ok(file) => Ok(file.size == Some(stored.content.bytes)),
+        if job.unverified {
+            return Ok(false);
+        }
+        job.storage_file_id = Some(id);
+        match self.look_in_storage(watch, job).await? {
+            Content::Ours => Ok(true),
+            Content::Changed { .. } => {
+                job.unverified = true;
+                Ok(false)
+            }
+            Content::Missing => Ok(false),
+        }
+    }
+
+    /// What storage holds of the content that was completed last; a storage file that is gone is forgotten.
+    async fn look_in_storage(
+        &self,
+        watch: &Watch,
+        job: &mut UploadJob,
+    ) -> Result<Content, Trouble> {
+        let (Some(stored), Some(id)) = (&job.stored, &job.storage_file_id) else {
+            return Ok(Content::Missing);
+        };
+        match self.client.file(id).await {
+            Ok(_) if job.unverified => Ok(Content::Changed { by: None, at: None }),
+            Ok(file) => {
+                let found = content::compare(stored.content.bytes, &job.stamp, &file);
+                if let Content::Changed { by, at } = &found {
+                    content::warn_changed(&watch.name, &job.path, by.as_deref(), at.as_deref());
+                }
+                Ok(found)
+            }
             Err(error) if error.is_not_found() => {
                 self.forget(job).await?;
-                Ok(false)
+                Ok(Content::Missing)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn finish_held(&self, job: &UploadJob, held: Held) -> Result<End, Trouble> {
+        let now = Timestamp::now();
+        let result = self
+            .ledger
+            .finish_stored(job, &held.stored, &held.stamp, now)
+            .await?;
+        Ok(End::Unchanged(result))
     }
 
     /// Where to upload to: on with what an earlier attempt began, or to the known storage file, to one that is there by
@@ -364,7 +436,7 @@ impl Shared {
             // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
             if !unanswered {
                 return Ok(match self.held(job, &id, source).await? {
-                    Some(stored) => Target::Held(stored),
+                    Some(held) => Target::Held(held),
                     None => Target::LaterOf(id),
                 });
             }
@@ -387,9 +459,10 @@ impl Shared {
         job: &mut UploadJob,
         id: &str,
         source: &Source,
-    ) -> Result<Option<StoredContent>, Trouble> {
+    ) -> Result<Option<Held>, Trouble> {
         let bytes = source.fingerprint().size;
-        if self.client.file(id).await?.size != Some(bytes) {
+        let file = self.client.file(id).await?;
+        if file.size != Some(bytes) {
             return Ok(None);
         }
         let (mut hash, mut read) = (blake3::Hasher::new(), 0);
@@ -411,9 +484,12 @@ impl Shared {
             .record_storage_file(job, id, Timestamp::now())
             .await?;
         job.storage_file_id = Some(id.to_owned());
-        Ok(Some(StoredContent {
-            version: job.version,
-            content,
+        Ok(Some(Held {
+            stored: StoredContent {
+                version: job.version,
+                content,
+            },
+            stamp: content::stamp(&file),
         }))
     }
 
@@ -580,7 +656,7 @@ impl Shared {
         failpoint("completed");
         let result = self
             .ledger
-            .finish_stored(job, &stored, Timestamp::now())
+            .finish_stored(job, &stored, &content::stamp(&file), Timestamp::now())
             .await?;
         failpoint("stored");
         Ok(End::Stored {

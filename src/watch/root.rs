@@ -12,15 +12,18 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::absence::{self, Seen};
 use super::events::{self, Hint, Hints};
 use super::left_alone::LeftAlone;
-use super::look::{self, Seen, Sight};
-use super::scan::{self, Listed, Listing, Plan, Report, Summary};
+use super::look::{self, Sight};
+use super::scan::{self, Listing, Plan, Report, Summary};
 use super::settle::{Settling, Step};
 use super::{Handover, Order, Progress};
 use crate::config::Watch;
 use crate::failpoint::failpoint;
-use crate::ledger::{Changes, Fingerprint, ListingPart, Ready, RootState, WatchId};
+use crate::ledger::{
+    self, Absence, Absent, Changes, Fingerprint, Ledger, ListingPart, Ready, RootState, WatchId,
+};
 use crate::selection::{ConnectorType, Verdict};
 use crate::share::Identity;
 
@@ -33,11 +36,16 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How often the root is checked for being there at all, and for being the same one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
+/// What the ledger knows of a file.
+#[derive(Debug)]
+pub(super) struct KnownFile {
+    fingerprint: Option<Fingerprint>,
+    connector: Option<String>,
+    pub(super) absence: Option<Absence>,
+}
+
 /// What the ledger knows of the files of a folder, and since which change.
-type KnownFiles = (
-    Changes,
-    HashMap<OsString, (Option<Fingerprint>, Option<String>)>,
-);
+type KnownFiles = (Changes, HashMap<OsString, KnownFile>);
 
 pub(super) struct Task {
     watch: Watch,
@@ -59,6 +67,12 @@ pub(super) struct Task {
     left_alone: Arc<LeftAlone>,
     /// Of the folder whose listing comes now, once a part of it had to be compared: a large one comes in several.
     known: Option<KnownFiles>,
+    /// What the scan under way has listed.
+    listed: Seen,
+    /// What it did not find.
+    absent: Absent,
+    /// Files are missing, and the scan that confirms it is still to come.
+    unconfirmed: bool,
 }
 
 #[derive(Debug)]
@@ -91,7 +105,7 @@ struct RootView {
 
 enum Wake {
     Hint(Hint),
-    Seen(Seen),
+    Seen(look::Seen),
     Report(Report),
     Order(Order),
     Timer,
@@ -150,6 +164,9 @@ pub(super) async fn run(
         changed: 0,
         left_alone,
         known: None,
+        listed: Seen::default(),
+        absent: Absent::default(),
+        unconfirmed: false,
         watch,
         id,
         out,
@@ -192,6 +209,9 @@ impl Task {
             Wake::Report(Report::Listing(listing)) => self.take_listing(listing).await?,
             Wake::Report(Report::FolderDone) => {
                 self.scan.folders = self.scan.folders.saturating_sub(1);
+                if self.absent.missing > 0 {
+                    self.scan_soon(Instant::now() + self.watch.patience.settle);
+                }
             }
             Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
             Wake::Order(Order::Scan) => self.scan_soon(Instant::now()),
@@ -218,6 +238,7 @@ impl Task {
             self.scan.since = Some(now);
             self.scan.again = false;
             self.changed = 0;
+            self.listed.begin_scan();
         }
         if self.asked.is_none() {
             let mut paths = self.settling.take_due(now, LOOKS_MAX);
@@ -240,6 +261,7 @@ impl Task {
                 && self.scan.folders == 0
                 && self.dirty.is_empty()
                 && self.settling.is_empty()
+                && !self.unconfirmed
                 && self.asked.is_none(),
             settling: self.settling.len(),
             scanning: self.scan.since.is_some(),
@@ -328,36 +350,45 @@ impl Task {
         };
         if listing.part == 0 {
             self.known = None;
+            self.listed.begin_folder();
         }
         let (old_news, changes) = ledger.is_old_news(&part).await?;
+        let names = listing
+            .files
+            .iter()
+            .filter_map(|file| file.path.file_name());
+        self.listed.take_part(names, !old_news);
         if old_news {
-            return Ok(());
+            return self.end_folder(&listing).await;
         }
         let (changes, known) = match &self.known {
             Some(known) => known,
             None => {
-                let files = ledger.known_in(self.id, &listing.dir).await?;
-                let files = files
-                    .into_iter()
-                    .map(|known| (known.name, (known.fingerprint, known.connector)));
-                self.known.insert((changes, files.collect()))
+                let files = known_files(ledger, self.id, &listing.dir).await?;
+                self.known.insert((changes, files))
             }
         };
-        let is_news = |file: &Listed| {
-            let known = file.path.file_name().and_then(|name| known.get(name));
-            known.is_none_or(|(fingerprint, connector)| {
-                *fingerprint != Some(file.fingerprint)
-                    || connector.as_deref() != file.connector.as_ref().map(ConnectorType::as_str)
-            })
-        };
-        let news: Vec<PathBuf> = listing
-            .files
-            .iter()
-            .filter(|file| is_news(file))
-            .map(|file| file.path.clone())
-            .collect();
+        let (mut news, mut found) = (Vec::new(), Vec::new());
+        for file in &listing.files {
+            let name = file.path.file_name().unwrap_or_default();
+            match known.get(name) {
+                Some(known)
+                    if known.fingerprint == Some(file.fingerprint)
+                        && known.connector.as_deref()
+                            == file.connector.as_ref().map(ConnectorType::as_str) =>
+                {
+                    if known.absence == Some(Absence::Missing) {
+                        found.push(name.to_owned());
+                    }
+                }
+                _ => news.push(file.path.clone()),
+            }
+        }
         if news.is_empty() {
             ledger.keep_listing(&part, *changes).await?;
+        }
+        if !found.is_empty() {
+            ledger.record_found(self.id, &listing.dir, &found).await?;
         }
         for path in news {
             if !self.settling.touch(&path, Instant::now()) {
@@ -365,10 +396,81 @@ impl Task {
                 self.look_at(path);
             }
         }
+        self.end_folder(&listing).await
+    }
+
+    /// Once a folder was listed to its end: which of its known files are not there any more?
+    async fn end_folder(&mut self, listing: &Listing) -> Result<(), super::Error> {
+        if !listing.last || !self.listed.end_folder(&listing.dir) {
+            return Ok(());
+        }
+        let files = match self.known.take() {
+            Some((_, files)) => files,
+            None => known_files(&self.out.ledger, self.id, &listing.dir).await?,
+        };
+        let absent = self.listed.unlisted(&self.watch, &listing.dir, &files);
+        self.record_absent(&listing.dir, &absent).await
+    }
+
+    async fn record_absent(
+        &mut self,
+        dir: &Path,
+        files: &[(OsString, Absence)],
+    ) -> Result<(), super::Error> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let now = Timestamp::now();
+        let settled = now.checked_sub(self.watch.patience.settle).unwrap_or(now);
+        self.absent += self
+            .out
+            .ledger
+            .record_absent(self.id, dir, files, settled, now)
+            .await?;
         Ok(())
     }
 
-    async fn take_looks(&mut self, seen: Seen) -> Result<(), super::Error> {
+    /// Once the whole root was scanned: which known folders were not there?
+    async fn end_scan(&mut self, summary: &Summary) -> Result<(), super::Error> {
+        self.unconfirmed = false;
+        let (Ok(identity), Some(unread)) = (&summary.root, &summary.unread) else {
+            return Ok(());
+        };
+        let identity = identity.to_string();
+        let before = self.out.ledger.root_identity(self.id).await?;
+        if summary.files > 0 {
+            if before.as_deref() != Some(&identity) {
+                self.out
+                    .ledger
+                    .record_root_identity(self.id, &identity)
+                    .await?;
+            }
+        } else if before.is_some_and(|before| before != identity) {
+            // An empty folder that is not the one in which files were found: an unmounted share, not a deletion.
+            return Ok(());
+        }
+        let known = self.out.ledger.known_folders(self.id).await?;
+        for dir in self.listed.unlisted_folders(known, unread) {
+            let files = known_files(&self.out.ledger, self.id, &dir).await?;
+            let absent = absence::absent(&self.watch, &dir, files.iter());
+            self.record_absent(&dir, &absent).await?;
+        }
+        let Absent {
+            gone,
+            deselected,
+            missing,
+        } = std::mem::take(&mut self.absent);
+        if gone > 0 || deselected > 0 {
+            info!(watch = %self.watch.name, gone, deselected, "known files are gone from the folder or no longer selected");
+        }
+        self.unconfirmed = missing > 0;
+        if self.unconfirmed {
+            debug!(watch = %self.watch.name, missing, "files were not found; scanning again to confirm");
+        }
+        Ok(())
+    }
+
+    async fn take_looks(&mut self, seen: look::Seen) -> Result<(), super::Error> {
         self.asked = None;
         self.answered(&seen.root).await?;
         let mut ready = Vec::new();
@@ -401,7 +503,15 @@ impl Task {
                         self.scan.folders += 1;
                     }
                 }
-                Sight::Other | Sight::Gone => self.settling.forget(&path),
+                Sight::Other | Sight::Gone => {
+                    self.settling.forget(&path);
+                    let known = self.out.ledger.known(self.id, &path).await?;
+                    if known.is_some_and(|known| known.absence.is_none()) {
+                        // An event proves nothing; a scan does. Programs that save by rename must not cause many.
+                        let settled = Instant::now() + self.watch.patience.settle;
+                        self.scan_soon(settled.max(self.scan.ended + self.watch.poll_interval));
+                    }
+                }
                 Sight::Busy(error) => {
                     if self.wanted(&path).is_some() && self.settling.busy(&path, Instant::now()) {
                         warn!(
@@ -440,6 +550,12 @@ impl Task {
         let next = match (&summary.root, polled) {
             (Ok(_), false) => jittered(self.watch.rescan_interval),
             _ => self.watch.poll_interval,
+        };
+        self.end_scan(&summary).await?;
+        let next = if self.unconfirmed {
+            next.min(self.watch.patience.settle + Duration::from_millis(1))
+        } else {
+            next
         };
         self.scan.next = if self.scan.again {
             Instant::now()
@@ -538,6 +654,23 @@ impl Task {
         }
         Ok(())
     }
+}
+
+async fn known_files(
+    ledger: &Ledger,
+    watch: WatchId,
+    dir: &Path,
+) -> Result<HashMap<OsString, KnownFile>, ledger::Error> {
+    let files = ledger.known_in(watch, dir).await?.into_iter();
+    let files = files.map(|known| {
+        let file = KnownFile {
+            fingerprint: known.fingerprint,
+            connector: known.connector,
+            absence: known.absence,
+        };
+        (known.name, file)
+    });
+    Ok(files.collect())
 }
 
 /// What the end of a scan says about the root.

@@ -28,6 +28,9 @@ use crate::share::{self, Identity, Kind, Root};
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
 const LISTING_MAX: usize = 4096;
 
+/// Folders that could not be listed are named up to this number.
+const UNREAD_MAX: usize = 1000;
+
 /// What to walk.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -55,6 +58,8 @@ pub(super) struct Listing {
     pub(super) files: Vec<Listed>,
     /// Which part of the folder it is, in this walk; from 0.
     pub(super) part: u32,
+    /// The folder was listed to its end with it. None of a folder whose listing broke off is the last one.
+    pub(super) last: bool,
 }
 
 /// A wanted file.
@@ -86,6 +91,8 @@ impl Listing {
             );
             all.extend(connector.unwrap_or_default().as_bytes());
         }
+        // A folder that ends here may have gone on once.
+        all.push(u8::from(self.last));
         *blake3::hash(&all).as_bytes()
     }
 }
@@ -106,6 +113,8 @@ pub(super) struct Summary {
     /// Folders that could not be read or watched, with the reason; the first few, and how many in all.
     pub(super) problems: Vec<String>,
     pub(super) problem_count: u64,
+    /// Folders that could not be listed to their end: nothing is known of what they hold. None: there were too many.
+    pub(super) unread: Option<Vec<PathBuf>>,
 }
 
 /// How to walk.
@@ -200,6 +209,7 @@ struct Found {
     unwatched: bool,
     problems: Vec<String>,
     problem_count: u64,
+    unread: Vec<PathBuf>,
 }
 
 /// Nobody listens any more.
@@ -220,6 +230,7 @@ impl Scanner {
             watched: self.events.is_some() && !found.unwatched,
             problems: found.problems,
             problem_count: found.problem_count,
+            unread: (found.unread.len() <= UNREAD_MAX).then_some(found.unread),
         }))
     }
 
@@ -268,6 +279,9 @@ impl Scanner {
                 // A folder that is gone by now is no problem: its removal is an event, or the next scan's business.
                 if error.kind() != io::ErrorKind::NotFound || dir.as_os_str().is_empty() {
                     self.problem(&dir, &error.to_string());
+                    if self.found.unread.len() <= UNREAD_MAX {
+                        self.found.unread.push(dir);
+                    }
                 }
             }
         }
@@ -343,21 +357,28 @@ impl Scanner {
                 Kind::Folder | Kind::Other => {}
             }
             if files.len() == LISTING_MAX {
-                self.tell_listing(dir, std::mem::take(&mut files), part)?;
+                self.tell_listing(dir, std::mem::take(&mut files), part, false)?;
                 part += 1;
             }
         }
-        if !files.is_empty() {
-            self.tell_listing(dir, files, part)?;
+        if part > 0 || !files.is_empty() {
+            self.tell_listing(dir, files, part, true)?;
         }
         Ok(Ok(()))
     }
 
-    fn tell_listing(&self, dir: &Path, files: Vec<Listed>, part: u32) -> Result<(), Stopped> {
+    fn tell_listing(
+        &self,
+        dir: &Path,
+        files: Vec<Listed>,
+        part: u32,
+        last: bool,
+    ) -> Result<(), Stopped> {
         self.tell(Report::Listing(Listing {
             dir: dir.to_owned(),
             files,
             part,
+            last,
         }))
     }
 
@@ -488,6 +509,7 @@ mod tests {
             dir: PathBuf::from("plans"),
             files: vec![file],
             part: 0,
+            last: true,
         }
     }
 
@@ -519,6 +541,7 @@ mod tests {
                 .collect(),
             dir: again.dir,
             part: 0,
+            last: true,
         };
         assert!(!digests.contains(&two.digest()));
     }

@@ -95,7 +95,7 @@ function bytes(count) {
   return (unit === 0 ? count : count.toFixed(1)) + " " + units[unit];
 }
 
-const tones = { synchronized: "good", uploaded: "good", unchanged: "good", failed: "bad", vanished: "held" };
+const tones = { synchronized: "good", synchronized_with_issues: "held", uploaded: "good", unchanged: "good", failed: "bad", vanished: "held" };
 
 function fileButton(item, id) {
   const button = make("button", { type: "button", class: "link" }, shown(item.path));
@@ -145,12 +145,16 @@ function showSummary() {
   const parts = [];
   if (failed) parts.push(failed === 1 ? "1 file failed" : failed + " files failed");
   if (away) parts.push(away === 1 ? "1 folder cannot be reached" : away + " folders cannot be reached");
+  const issues = sum("synchronized_with_issues");
+  const overdue = view.watches.filter((watch) => (watch.blocked_by && watch.blocked_by.overdue) || (watch.last_run && watch.last_run.overdue)).length;
+  if (overdue) parts.push(overdue === 1 ? "1 watch waits for an overdue run" : overdue + " watches wait for an overdue run");
+  if (issues) parts.push(issues === 1 ? "1 file is synchronized with issues" : issues + " files are synchronized with issues");
   if (held) parts.push(held === 1 ? "1 watch is held" : held + " watches are held");
   if (working) parts.push(working === 1 ? "1 file is on its way" : working + " files are on their way");
   if (waiting) parts.push(waiting + " waiting");
   if (settling) parts.push(settling + " being written");
   const done = sum("synchronized");
-  const tone = failed || away ? "bad" : held ? "held" : parts.length ? "work" : "good";
+  const tone = failed || away || overdue ? "bad" : held || issues ? "held" : parts.length ? "work" : "good";
   parts.push(done === 0 ? "no file is synchronized yet" : done === 1 ? "1 file is synchronized" : done + " files are synchronized");
   $("summary").className = "summary " + tone;
   setText($("summary"), (tone === "good" ? "All well: " : "") + parts.join(", ") + ".");
@@ -178,7 +182,8 @@ function showWatches() {
   }, (item, watch) => {
     const [, counts, folder, held, run, unfinished, buttons] = item.children;
     const files = watch.files;
-    const list = [["synchronized", files.synchronized, "good"], ["stored only", files.uploaded, "good", true],
+    const list = [["synchronized", files.synchronized, "good"], ["with issues", files.synchronized_with_issues, "held", true],
+      ["gone", files.gone, "quiet", true], ["stored only", files.uploaded, "good", true],
       ["being written", files.settling, "work", true], ["waiting", files.waiting, "work"], ["working", files.working, "work"],
       ["failed", files.failed, "bad"], ["ignored", files.ignored, "quiet"]]
       .filter(([, count, , optional]) => count !== null && !(optional && !count));
@@ -208,7 +213,14 @@ function showWatches() {
       const last = watch.last_run;
       run.className = "run " + (last.ended_at && !/^success$/i.test(last.result || "") ? "bad" : "quiet");
       if (last.ended_at) run.replaceChildren("Last run: " + shown(last.result || "ended") + ", ", when(last.ended_at), ", took " + span(last.seconds));
-      else run.replaceChildren("Run under way, ", when(last.requested_at, "requested "));
+      else run.replaceChildren("Run under way, ", when(last.requested_at, "requested "), last.overdue ? ", overdue" : "");
+    }
+    if (watch.blocked_by) {
+      const other = watch.blocked_by;
+      run.hidden = false;
+      run.className = "run " + (other.overdue ? "bad" : "held");
+      run.replaceChildren("Waits for run " + shown(other.run) + " of connection " + shown(other.connection) + ", ",
+        when(other.since, "active since "), other.overdue ? ", overdue" : "");
     }
     fill(unfinished, watch.unfinished, (file) => file.path, () => make("li"),
       (child, file) => setText(child, shown(file.path) + (file.busy ? ": cannot be opened now" : ": still being written")));

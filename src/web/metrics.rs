@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 
 use super::connections::Counts;
-use crate::ledger::{self, Ledger, Outcome, Overview, RootState};
+use crate::ledger::{self, Ledger, Outcome, Overview, RootState, WatchReport};
 use crate::live::{Histogram, Live};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,12 +21,48 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 /// Results that are counted in one go.
 const AT_ONCE: u32 = 5000;
 
-const OUTCOMES: [Outcome; 5] = [
+const OUTCOMES: [Outcome; 6] = [
     Outcome::Synchronized,
+    Outcome::SynchronizedWithIssues,
     Outcome::Uploaded,
     Outcome::Unchanged,
     Outcome::Failed,
     Outcome::Vanished,
+];
+
+/// A gauge with one value for each watch: its name, what it means, and its value.
+type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
+
+const WATCH_GAUGES: [WatchGauge; 5] = [
+    (
+        "files_synchronized",
+        "Files that are in the iModel as they are in the folder.",
+        |watch| watch.counts.synchronized,
+    ),
+    (
+        "files_synchronized_with_issues",
+        "Files that are in the iModel, with errors or warnings of the connector.",
+        |watch| watch.counts.with_issues,
+    ),
+    (
+        "files_gone",
+        "Known files that are gone from the folder or no longer selected.",
+        |watch| watch.counts.gone,
+    ),
+    (
+        "watch_held",
+        "1 while no work of the watch is begun: paused, held by the brake or after refused credentials.",
+        |watch| u64::from(watch.held.is_some()),
+    ),
+    (
+        "run_overdue",
+        "1 while the run that the watch waits for, its own or another one of the iModel, is longer than sync.run_deadline.",
+        |watch| {
+            let own = watch.last_run.as_ref();
+            let own = own.is_some_and(|run| run.overdue && run.ended_at.is_none());
+            u64::from(own || watch.blocked.as_ref().is_some_and(|run| run.overdue))
+        },
+    ),
 ];
 
 /// What has been counted of the ledger's results and runs since the process began.
@@ -223,19 +259,13 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
             out.value("", &labels, float(count));
         }
     }
-    out.family(
-        "files_synchronized",
-        "gauge",
-        "Files that are in the iModel as they are in the folder.",
-    );
-    for watch in facts
-        .overview
-        .watches
-        .iter()
-        .filter(|watch| watch.configured)
-    {
-        let labels = [("watch", watch.name.as_str())];
-        out.value("", &labels, float(watch.counts.synchronized));
+    for (name, help, value) in WATCH_GAUGES {
+        out.family(name, "gauge", help);
+        let watches = facts.overview.watches.iter();
+        for watch in watches.filter(|watch| watch.configured) {
+            let labels = [("watch", watch.name.as_str())];
+            out.value("", &labels, float(value(watch)));
+        }
     }
     out.family(
         "roots",
@@ -253,20 +283,6 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
             .filter(|watch| watch.configured && watch.root == state)
             .count();
         out.value("", &[("state", state.as_str())], float(count as u64));
-    }
-    out.family(
-        "watch_held",
-        "gauge",
-        "1 while no work of the watch is begun: paused, held by the brake or after refused credentials.",
-    );
-    for watch in facts
-        .overview
-        .watches
-        .iter()
-        .filter(|watch| watch.configured)
-    {
-        let labels = [("watch", watch.name.as_str())];
-        out.value("", &labels, if watch.held.is_some() { 1.0 } else { 0.0 });
     }
     let age = |at: Timestamp| facts.now.duration_since(at).as_secs_f64().max(0.0);
     out.family(

@@ -170,12 +170,14 @@ async fn a_power_cut_between_any_two_steps_loses_nothing_and_doubles_nothing() {
 
 #[cfg(feature = "failpoints")]
 async fn between_any_two_steps(cut: Cut) {
+    use super::somebody::{Somebody, shared_platform};
     use futures_util::StreamExt as _;
     let sha256 = crate::support::sha256;
     let points = failpoints();
     assert!(points.len() >= 18, "{points:?}");
     let cases = points.into_iter().map(|point| async move {
-        let (site, folder) = Site::with_folder(platform()).await;
+        let (site, folder) = Site::with_folder(shared_platform()).await;
+        let somebody = Somebody::signs_in(&site.emulator).await;
         let mut reached = 0;
         let rounds = [
             [("first.ifc", "first"), ("inner/second.ifc", "second")],
@@ -186,6 +188,11 @@ async fn between_any_two_steps(cut: Cut) {
         ];
         let mut files = BTreeMap::new();
         for round in rounds {
+            // Somebody changes the connection in between.
+            if files.contains_key("first.ifc") {
+                let first = site.stored("first.ifc").id;
+                assert!(somebody.remaps(&first, &first, "DWG").await);
+            }
             for (path, content) in round {
                 write(&folder.join(path), content);
                 files.insert(path.to_owned(), content.to_owned());

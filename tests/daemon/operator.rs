@@ -12,6 +12,7 @@ fn refused_once(site: &Site, file: &str) {
         file: file.to_owned(),
         result: "Failed".to_owned(),
         error: None,
+        report: None,
         count: Some(1),
     });
 }
@@ -61,7 +62,7 @@ async fn a_file_that_failed_is_tried_again_at_once_when_a_person_asks() {
         "the run ended",
         "  failed",
         "why:",
-        "a person asked",
+        "retry requested",
         "synchronized: it is in the iModel",
     ]
     .iter()

@@ -151,6 +151,7 @@ async fn the_page_follows_files_to_their_ends_retries_and_takes_names_for_text()
         file: "refused.ifc".to_owned(),
         result: "Failed".to_owned(),
         error: None,
+        report: None,
         count: Some(1),
     });
     let daemon = site.start();

@@ -106,6 +106,7 @@ async fn one_bad_file_of_a_run_fails_alone_with_the_connectors_words() {
         file,
         result,
         error: Some(error),
+        report: None,
         count: Some(1),
     });
     write(&folder.join("bad.ifc"), "bad");

@@ -53,6 +53,8 @@ async fn a_file_takes_each_step_of_the_workflow_once_and_in_order() {
         format!("GET {connections}/*/sourceFiles 200"),
         format!("POST {connections}/*/run 202"),
         format!("GET {connections}/*/runs/* 200"),
+        // Whether storage still holds what the run should have read.
+        "GET /storage/files/* 200".to_owned(),
     ];
     assert_eq!(once, expected, "{steps:#?}");
     let (status, log) = daemon.stop().await;

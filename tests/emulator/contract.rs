@@ -2,10 +2,10 @@
 //! statuses, and each switch is set to each of its words. At the end the table and what was seen must be the same.
 
 mod azure;
-mod connections;
+pub mod connections;
 mod identity;
 mod management;
-mod runs;
+pub mod runs;
 mod storage;
 
 use std::collections::BTreeSet;

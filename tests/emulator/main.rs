@@ -17,4 +17,5 @@ mod contract;
 mod faults;
 mod foreign;
 mod hostile;
+mod others;
 mod support;

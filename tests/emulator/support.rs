@@ -167,13 +167,19 @@ impl Platform {
     }
 
     pub async fn sign_in(&mut self) {
+        self.sign_in_as((DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET))
+            .await;
+    }
+
+    /// Acts as this client from now on.
+    pub async fn sign_in_as(&mut self, (id, secret): (&str, &str)) {
         let granted = self
             .form(
                 "/connect/token",
                 &[
                     ("grant_type", "client_credentials"),
-                    ("client_id", DEFAULT_CLIENT_ID),
-                    ("client_secret", DEFAULT_CLIENT_SECRET),
+                    ("client_id", id),
+                    ("client_secret", secret),
                     ("scope", "itwin-platform"),
                 ],
             )

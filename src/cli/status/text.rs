@@ -100,7 +100,10 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             &format!(
                 "watch {:?}: not in the configuration any more, {} files known",
                 watch.name,
-                watch.files.synchronized + watch.files.uploaded
+                watch.files.synchronized
+                    + watch.files.synchronized_with_issues
+                    + watch.files.uploaded
+                    + watch.files.gone
             ),
         );
         return;
@@ -111,6 +114,12 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     );
     let files = &watch.files;
     let mut counts = vec![format!("{} synchronized", files.synchronized)];
+    if files.synchronized_with_issues > 0 {
+        counts.push(format!("{} with issues", files.synchronized_with_issues));
+    }
+    if files.gone > 0 {
+        counts.push(format!("{} gone", files.gone));
+    }
     if files.uploaded > 0 {
         counts.push(format!("{} stored only", files.uploaded));
     }
@@ -151,7 +160,20 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
                 moment_at(run.requested_at, now)
             ),
         };
-        line(out, &format!("  run     {told}"));
+        let overdue = if run.overdue { ", OVERDUE" } else { "" };
+        line(out, &format!("  run     {told}{overdue}"));
+    }
+    if let Some(blocking) = &watch.blocked_by {
+        let overdue = if blocking.overdue { ", OVERDUE" } else { "" };
+        line(
+            out,
+            &format!(
+                "  waits   for run {} of connection {:?}, active since {}{overdue}",
+                blocking.run,
+                blocking.connection,
+                moment_at(blocking.since, now)
+            ),
+        );
     }
     for file in &watch.unfinished {
         let why = if file.busy {
@@ -266,7 +288,7 @@ fn done(out: &mut String, result: &ResultView, now: Timestamp) {
         out,
         &format!(
             "  {:<13} {}: {}{connector}, {}",
-            result.result,
+            result.result.replace('_', " "),
             result.watch,
             shown(&result.path),
             moment_at(result.at, now)
@@ -291,6 +313,21 @@ pub(super) fn stories(stories: &[StoryView]) -> String {
         }
         if let Some(bytes) = file.bytes {
             line(&mut out, &format!("  in storage    {}", size(bytes)));
+        }
+        if let Some(since) = file
+            .absent_since
+            .filter(|_| file.absence != Some("missing"))
+        {
+            line(&mut out, &format!("  absent since  {}", clock_time(since)));
+        }
+        if let Some(issues) = file.issues {
+            line(
+                &mut out,
+                &format!(
+                    "  issues        {} errors, {} warnings, {} others",
+                    issues.errors, issues.warnings, issues.others
+                ),
+            );
         }
         if story.story.is_empty() {
             line(&mut out, "  nothing is kept of its history");

@@ -110,9 +110,16 @@ pub async fn runs(seen: &Arc<Seen>) {
     platform.switches_off();
     ended(&platform, with_body.header("location")).await;
 
+    platform.switch("unchanged-task", "absent");
+    let silent = run(&id).await;
+    let silent = ended(&platform, silent.header("location")).await;
+    let named = silent["jobs"].to_string();
+    assert!(!named.contains(&good) && named.contains(&wrong), "{named}");
+    platform.switches_off();
+
     let list = format!("{CONNECTIONS}/{id}/runs");
     let listed = platform.get(&list).await.ok(200);
-    assert_eq!(listed["runs"].as_array().unwrap().len(), 3);
+    assert_eq!(listed["runs"].as_array().unwrap().len(), 4);
     assert!(listed["runs"][0]["jobs"].is_null(), "minimal");
     platform
         .get(&format!("{list}?$skip=x"))
@@ -151,6 +158,7 @@ pub async fn on_demand(platform: &Platform, id: &str, good: &str) {
             file: good.to_owned(),
             result: result.to_owned(),
             error: error.clone(),
+            report: None,
             count: Some(1),
         });
         let report = run().await;

@@ -1,0 +1,124 @@
+//! Once in a while, also when nothing is to be run: does the platform still hold what it should?
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::warn;
+
+use super::{Lane, Trouble};
+use crate::attempt;
+use crate::content::Content;
+use crate::ledger::{self, ConnectionFile, ConnectionRecord};
+
+impl Lane {
+    /// Checks the connections whose turn has come, and returns how long the next one has. Zero: a check found
+    /// something to do.
+    pub(super) async fn check_if_due(
+        &mut self,
+        connections: &[ConnectionRecord],
+        now: Timestamp,
+    ) -> Result<Duration, ledger::Error> {
+        let held = self
+            .check_not_before
+            .saturating_duration_since(Instant::now());
+        let mut next = self.check_interval;
+        for connection in connections {
+            // A connection that was never made holds nothing.
+            if connection.platform_id.is_none() {
+                continue;
+            }
+            let left = until_check(connection.checked_at, now, self.check_interval).max(held);
+            if !left.is_zero() {
+                next = next.min(left);
+                continue;
+            }
+            match self.check(connection).await {
+                Ok(found) => {
+                    self.check_failures = 0;
+                    if found {
+                        next = Duration::ZERO;
+                    }
+                }
+                Err(Trouble::Ledger(error)) => return Err(error),
+                Err(Trouble::Platform(error)) => {
+                    self.check_failures = self.check_failures.saturating_add(1);
+                    let pause = self.policy.delay(self.check_failures, error.floor());
+                    self.check_not_before = Instant::now() + pause;
+                    next = next.min(pause);
+                    warn!(
+                        imodel = %self.imodel_id, connection = connection.name, %error,
+                        hint = error.hint().unwrap_or_default(),
+                        "cannot check what the connection holds; trying again"
+                    );
+                    break;
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    /// Corrects the connection, and compares what storage holds of all its files. True: something has to be uploaded
+    /// or run.
+    async fn check(&mut self, connection: &ConnectionRecord) -> Result<bool, Trouble> {
+        self.reconcile(connection).await?;
+        let now = Timestamp::now();
+        let files = self.ledger.connection_files(connection.id, now).await?;
+        let at_rest: Vec<&ConnectionFile> = files
+            .iter()
+            .filter(|file| file.job.is_none() && !file.absent)
+            .collect();
+        let mut found = files.iter().any(ConnectionFile::awaits_run);
+        let contents = self.contents(&at_rest).await?;
+        for file in at_rest {
+            let content = contents.get(&file.file);
+            match content {
+                Some(Content::Missing) => self.ledger.upload_again(file.file, now).await?,
+                Some(Content::Changed { .. }) => {
+                    let pause = match file.stored.overwrites {
+                        0 => Duration::ZERO,
+                        before => self.policy.delay(before, None),
+                    };
+                    let due = attempt::after(now, pause);
+                    self.ledger.compare_again(file.file, due, now).await?;
+                }
+                Some(Content::Ours) | None => continue,
+            }
+            super::report_foreign_change(file, content);
+            found = true;
+        }
+        if found {
+            self.uploads.notify_one();
+        }
+        Ok(found)
+    }
+}
+
+/// How long until a connection is checked again; a check in the future means that the clock was set back.
+fn until_check(checked_at: Timestamp, now: Timestamp, interval: Duration) -> Duration {
+    match Duration::try_from(now.duration_since(checked_at)) {
+        Ok(since) => interval.saturating_sub(since),
+        Err(_) => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_checked_once_in_the_interval_whatever_the_clock_does() {
+        let at = |second: i64| Timestamp::from_second(10_000 + second).unwrap();
+        let hour = Duration::from_secs(3600);
+        for (checked, now, left) in [
+            (at(0), at(0), 3600),
+            (at(0), at(600), 3000),
+            (at(0), at(3600), 0),
+            (at(0), at(9000), 0),
+            (at(500), at(0), 0),
+            (Timestamp::UNIX_EPOCH, at(0), 0),
+        ] {
+            let found = until_check(checked, now, hour);
+            assert_eq!(found, Duration::from_secs(left), "{checked} {now}");
+        }
+    }
+}
