@@ -671,6 +671,27 @@ fn bytes_value(column: i64) -> u64 {
     u64::try_from(column).unwrap_or(0)
 }
 
+/// Counts every file, and compares with the kept counts.
+#[cfg(test)]
+async fn assert_counts_are_right(pool: &SqlitePool) {
+    type Row = (i64, String, String, i64, i64, i64, i64);
+    let kept: Vec<Row> = sqlx::query_as(
+        "SELECT watch_id, job, outcome, absent, vanished, reported, files FROM counts WHERE files <> 0 ORDER BY 1, 2, 3, 4, 5, 6",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let counted: Vec<Row> = sqlx::query_as(
+        "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), COALESCE(f.absence, 'missing') <> 'missing', f.size < 0, \
+         j.reported IS NOT NULL, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(kept, counted, "kept counts and counted ones");
+}
+
 #[cfg(test)]
 mod model;
 #[cfg(test)]

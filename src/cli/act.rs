@@ -12,7 +12,7 @@ use super::{
 };
 use crate::config::Offline;
 use crate::control::{self, Act, Answer, Desk, Request};
-use crate::ledger::{self, FileReport, JobState, Ledger};
+use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
 use crate::names::Shown;
 use crate::state_directory;
 
@@ -94,7 +94,7 @@ impl Error {
     fn hint(&self, config: &Offline) -> Option<String> {
         match self {
             Self::NoTerminal => Some("add --yes".to_owned()),
-            Self::Select(error) => Some(error.hint(&config.watches)),
+            Self::Select(error) => error.hint(&config.watches),
             Self::Control(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Directory(error) => Some(error.hint()),
@@ -123,12 +123,11 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
     // Before the rights are given up: the owner of the state may not be able to reach every folder.
     let meanings = select::meanings(&arguments.files, &config.watches)?;
     state_directory::act_as_owner(state)?;
-    let all = Ledger::read(state)
-        .await?
-        .snapshot(Timestamp::now())
-        .await?
-        .files;
-    let chosen = select::files(&meanings, &all)?;
+    let ledger = Ledger::read(state).await?;
+    if meanings.is_empty() {
+        return retry_failed(arguments, &ledger, state).await;
+    }
+    let chosen = select::files(&meanings, &ledger).await?;
     let (again, rest): (Vec<&FileReport>, Vec<&FileReport>) =
         chosen.iter().partition(|file| can_be_tried(file));
     let again: Vec<&FileReport> = again
@@ -156,20 +155,51 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         }
         return Ok(());
     }
-    let act = if arguments.failed && arguments.files.is_empty() {
-        Act::RetryFailed
-    } else {
-        let files = again.iter().map(|file| file.id.to_string()).collect();
-        Act::Retry { files }
+    let files = again.iter().map(|file| file.id.to_string()).collect();
+    tried_again(reach(state, Act::Retry { files }).await?);
+    Ok(())
+}
+
+/// Tries every failed file again, however many there are.
+async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Result<(), Error> {
+    let lists = Lists {
+        // One more than is named.
+        files: LINES_MAX as u32 + 1,
+        results: 0,
+        runs: 0,
     };
-    say(&match reach(state, act).await? {
+    let overview = ledger.overview(lists, Timestamp::now()).await?;
+    let all: u64 = overview
+        .watches
+        .iter()
+        .map(|watch| watch.counts.failed)
+        .sum();
+    for file in overview.failed.iter().take(LINES_MAX) {
+        let reason = file.reason.as_deref().unwrap_or_default();
+        say(&format!("{} was: {reason}", shown(file)));
+    }
+    let more = all.saturating_sub(LINES_MAX as u64);
+    if more > 0 {
+        say(&format!("… and {more} more"));
+    }
+    if arguments.dry_run {
+        say(&format!("{} would be tried again", files_word(all)));
+    } else if all == 0 {
+        say("nothing failed");
+    } else {
+        tried_again(reach(state, Act::RetryFailed).await?);
+    }
+    Ok(())
+}
+
+fn tried_again(reached: Reached) {
+    say(&match reached {
         Reached::Daemon(count) => format!("{} tried again now", files_word(count)),
         Reached::Ledger(count) => format!(
             "{} tried again at the next start: no daemon is running",
             files_word(count)
         ),
     });
-    Ok(())
 }
 
 pub(super) async fn forget(arguments: &Forget) -> u8 {
@@ -185,12 +215,8 @@ async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> 
     // Before the rights are given up, as for `retry`.
     let meanings = select::meanings(&arguments.files, &config.watches)?;
     state_directory::act_as_owner(state)?;
-    let all = Ledger::read(state)
-        .await?
-        .snapshot(Timestamp::now())
-        .await?
-        .files;
-    let chosen = select::files(&meanings, &all)?;
+    let ledger = Ledger::read(state).await?;
+    let chosen = select::files(&meanings, &ledger).await?;
     let (at_work, chosen): (Vec<&FileReport>, Vec<&FileReport>) = chosen
         .iter()
         .partition(|file| matches!(file.job, Some(JobState::Uploading | JobState::Running)));

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::config::{Offline, Watch};
 use crate::control::{self, Answer, Request};
-use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, Snapshot};
+use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
 use crate::live::Now;
 use crate::names::{self, Shown};
 use crate::selection::Verdict;
@@ -85,22 +85,36 @@ impl Told {
 
 /// What ledger and daemon know, as far as they are there.
 struct Knowledge {
-    snapshot: Option<Snapshot>,
+    ledger: Option<Ledger>,
+    watches: Vec<WatchReport>,
     daemon: Option<Now>,
 }
 
 impl Knowledge {
     async fn gather(config: &Offline) -> Self {
         let state = &config.state.path;
-        let snapshot = async { Ledger::read(state).await?.snapshot(Timestamp::now()).await };
+        let ledger = Ledger::read(state).await.ok();
+        let watches = match &ledger {
+            Some(ledger) => ledger.watch_reports(Timestamp::now()).await.ok(),
+            None => None,
+        };
         let daemon = match control::ask(state, &Request::Now).await {
             Ok(Some(Answer::Now(now))) => Some(*now),
             _ => None,
         };
         Self {
-            snapshot: snapshot.await.ok(),
+            ledger,
+            watches: watches.unwrap_or_default(),
             daemon,
         }
+    }
+
+    async fn file(&self, watch: &str, path: &Path) -> Option<FileReport> {
+        self.ledger.as_ref()?.file_at(watch, path).await.ok()?
+    }
+
+    fn watch(&self, name: &str) -> Option<&WatchReport> {
+        self.watches.iter().find(|report| report.name == name)
     }
 }
 
@@ -230,12 +244,8 @@ async fn state(
     config: &Offline,
     known: &Knowledge,
 ) {
-    let file = known.snapshot.as_ref().and_then(|snapshot| {
-        snapshot
-            .files
-            .iter()
-            .find(|file| file.watch == watch.name && file.path == below)
-    });
+    let file = known.file(&watch.name, below).await;
+    let file = file.as_ref();
     if let Some(file) = file {
         let at = file
             .result_time()
@@ -253,15 +263,11 @@ async fn state(
             .push("state: not handed over for upload yet".to_owned());
     }
     let unfinished = unfinished(config, watch, below).await;
-    if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known, config).await
-    {
+    if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         told.lines.push(format!("waits for: {waits}"));
     }
-    let blocked = known.snapshot.as_ref().and_then(|snapshot| {
-        let mut watches = snapshot.watches.iter();
-        let report = watches.find(|report| report.name == watch.name)?;
-        report.blocked.as_ref()
-    });
+    let report = known.watch(&watch.name);
+    let blocked = report.and_then(|report| report.blocked.as_ref());
     match (file, blocked) {
         (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
             told.lines.push(format!(
@@ -277,22 +283,13 @@ async fn state(
             }
         }
     }
-    let held = known.snapshot.as_ref().and_then(|snapshot| {
-        let report = snapshot
-            .watches
-            .iter()
-            .find(|report| report.name == watch.name)?;
-        report.held.as_ref().filter(|_| report.configured)
-    });
+    let held = report
+        .filter(|report| report.configured)
+        .and_then(|report| report.held.as_ref());
     if let Some((_, reason)) = held {
         told.lines.push(format!("the watch is held: {reason}"));
     }
-    if let Some(report) = known.snapshot.as_ref().and_then(|snapshot| {
-        snapshot
-            .watches
-            .iter()
-            .find(|report| report.name == watch.name && report.note.is_some())
-    }) {
+    if let Some(report) = report.filter(|report| report.note.is_some()) {
         told.lines.push(format!(
             "its folder is {}: {}",
             view::root_word(report.root),
@@ -331,7 +328,6 @@ async fn waits_for(
     on_disk: &OnDisk,
     unfinished: Option<&Unfinished>,
     known: &Knowledge,
-    config: &Offline,
 ) -> Option<String> {
     if let Some(file) = unfinished {
         let settle = watch.patience.settle;
@@ -348,8 +344,7 @@ async fn waits_for(
     let OnDisk::File(fingerprint) = on_disk else {
         return None;
     };
-    let ledger = Ledger::read(&config.state.path).await.ok();
-    let last: Option<Known> = match &ledger {
+    let last: Option<Known> = match &known.ledger {
         Some(ledger) => ledger
             .known_by_name(&watch.name, below)
             .await

@@ -3,6 +3,7 @@
 mod text;
 mod watching;
 
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,12 +15,10 @@ use super::{
 };
 use crate::config::Offline;
 use crate::control::{self, Answer, Request};
-use crate::ledger::{self, Ledger, Lists, Snapshot};
+use crate::ledger::{self, Ledger, Lists};
 use crate::live::Now;
 use crate::state_directory;
-use crate::view::{
-    self, Around, DaemonView, FileView, RunView, StoryView, UploadView, Verdict, View, WatchView,
-};
+use crate::view::{self, Around, DaemonView, StoryView, UploadView, Verdict, View, WatchView};
 
 pub(super) use text::moment;
 
@@ -74,7 +73,7 @@ impl Error {
             }
             Self::Ledger(error) => error.hint(),
             Self::Directory(error) => Some(error.hint()),
-            Self::Select(error) => Some(error.hint(&config.watches)),
+            Self::Select(error) => error.hint(&config.watches),
             Self::TooMany | Self::Write(_) => None,
         }
     }
@@ -132,12 +131,16 @@ async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
         disk_full: state_directory::full(state),
     };
     if arguments.json {
-        let snapshot = ledger.snapshot(now).await?;
-        let overview = ledger.overview(Lists { runs: 100, ..LISTS }, now).await?;
+        let lists = Lists {
+            files: 0,
+            results: 0,
+            runs: 100,
+        };
+        let overview = ledger.overview(lists, now).await?;
         let view = View::new(&overview, daemon.as_ref());
         let verdict = view::verdict(&view, &around);
         let well = verdict.well;
-        print(&json(&snapshot, daemon.as_ref(), view.runs, verdict))?;
+        print_json(view, verdict, select::Pages::new(&ledger, now).await?).await?;
         return Ok(well);
     }
     let overview = ledger.overview(LISTS, now).await?;
@@ -159,8 +162,7 @@ async fn stories(
     words: &[(&Path, select::Meaning<'_>)],
     ledger: &Ledger,
 ) -> Result<Vec<StoryView>, Error> {
-    let all = ledger.snapshot(Timestamp::now()).await?.files;
-    let files = select::files(words, &all)?;
+    let files = select::files(words, ledger).await?;
     if files.len() > STORIES_MAX {
         return Err(Error::TooMany);
     }
@@ -172,7 +174,6 @@ async fn stories(
 }
 
 fn print(report: &str) -> Result<(), Error> {
-    use std::io::Write as _;
     writeln!(std::io::stdout(), "{}", report.trim_end())?;
     Ok(())
 }
@@ -180,17 +181,15 @@ fn print(report: &str) -> Result<(), Error> {
 /// Rises when a field changes its meaning or goes.
 const VERSION: u32 = 1;
 
-/// The JSON form.
+/// The JSON form without its lists of files and runs.
 #[derive(Serialize)]
-struct Json<'a> {
+struct JsonHead {
     version: u32,
     well: bool,
     verdict: String,
     daemon: Option<DaemonView>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
-    files: &'a [FileView],
-    runs: Vec<RunView>,
 }
 
 /// The JSON form of stories.
@@ -200,22 +199,41 @@ struct JsonStories<'a> {
     files: &'a [StoryView],
 }
 
-fn json(snapshot: &Snapshot, daemon: Option<&Now>, runs: Vec<RunView>, verdict: Verdict) -> String {
-    let files: Vec<FileView> = snapshot.files.iter().map(view::file_view).collect();
-    json_text(&Json {
+/// Prints the JSON form. The files are written page by page, so that they are never all in memory.
+async fn print_json(
+    view: View,
+    verdict: Verdict,
+    mut pages: select::Pages<'_>,
+) -> Result<(), Error> {
+    let head = json_text(&JsonHead {
         version: VERSION,
         well: verdict.well,
         verdict: verdict.text,
-        daemon: daemon.map(view::daemon),
-        watches: snapshot
-            .watches
-            .iter()
-            .map(|watch| view::watch_view(watch, daemon))
-            .collect(),
-        uploads: daemon.map(view::uploads).unwrap_or_default(),
-        files: &files,
-        runs,
-    })
+        daemon: view.daemon,
+        watches: view.watches,
+        uploads: view.uploads,
+    });
+    let mut out = BufWriter::new(std::io::stdout());
+    // Its last brace comes at the end.
+    let head = head.strip_suffix("\n}").unwrap_or(&head);
+    write!(out, "{head},\n  \"files\": [")?;
+    let mut separator = "";
+    while let Some(page) = pages.next().await? {
+        for file in &page {
+            let file = indented(&json_text(&view::file_view(file)), "\n    ");
+            write!(out, "{separator}\n    {file}")?;
+            separator = ",";
+        }
+    }
+    let end = if separator.is_empty() { "" } else { "\n  " };
+    let runs = indented(&json_text(&view.runs), "\n  ");
+    writeln!(out, "{end}],\n  \"runs\": {runs}\n}}")?;
+    Ok(out.flush()?)
+}
+
+/// A value in its place in another one. A text in JSON has no line breaks of its own.
+fn indented(json: &str, line_break: &str) -> String {
+    json.replace('\n', line_break)
 }
 
 fn json_text(value: &impl Serialize) -> String {

@@ -26,6 +26,7 @@ mod page;
 mod refusals;
 mod remedies;
 mod runs;
+mod scale;
 mod soak;
 mod somebody;
 mod state_directory;
