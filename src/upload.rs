@@ -9,6 +9,7 @@
 //! room to use them.
 
 mod folders;
+mod guard;
 mod hash;
 mod pool;
 mod source;
@@ -28,14 +29,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::attempt::clock_time;
+use crate::attempt::{self, Failure, History, clock_time};
 use crate::config;
 use crate::itwin::Client;
 use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
 use crate::live::Live;
 use crate::names::Shown;
-use crate::retry::Policy;
+use crate::retry::{Class, Policy};
 use folders::Folders;
+use guard::ClaimGuard;
 use pool::Pool;
 use steps::End;
 use unfinished::Unfinished;
@@ -152,6 +154,7 @@ impl Uploads {
         let mut large_at_work = 0;
         let mut shared = Arc::clone(&self.shared);
         let mut settings = self.settings.clone();
+        let mut guard = ClaimGuard::default();
         let working = async {
             loop {
                 self.turned.send_replace(Instant::now());
@@ -168,6 +171,10 @@ impl Uploads {
                     // The last free worker takes no large file: small ones must not wait behind large ones only.
                     let most = (workers > 1 && large_at_work + 1 >= workers).then_some(LARGE);
                     if let Some(job) = shared.ledger.claim_upload(most, now).await? {
+                        if !guard.allows(job.file, Instant::now()) {
+                            shared.put_off_restless(&job).await?;
+                            continue;
+                        }
                         let shared = Arc::clone(&shared);
                         let large =
                             usize::from(job.fingerprint.is_some_and(|print| print.size > LARGE));
@@ -244,6 +251,33 @@ impl Shared {
             lanes: self.lanes.clone(),
             live: self.live.clone(),
         }
+    }
+
+    /// A job came back at once too often. That is a fault of ours, and must neither spin nor stay unseen.
+    async fn put_off_restless(&self, job: &UploadJob) -> Result<(), ledger::Error> {
+        let watch = self.watches.get(&job.watch);
+        let watch = watch.map_or("", |watch| watch.name.as_str());
+        error!(
+            watch, path = %Shown(&job.path),
+            hint = "report it with the log of the last minute; the file is tried again later",
+            "job became due again and again without a pause; putting it off"
+        );
+        let failure = Failure {
+            class: Class::Transient { floor: None },
+            reason: format!(
+                "cannot upload {}: its job did not make progress",
+                Shown(&job.path)
+            ),
+            hint: None,
+        };
+        let history = History {
+            // Not the first pause, which is short.
+            attempt: job.attempt.saturating_add(3),
+            failing_since: job.failing_since,
+        };
+        let now = Timestamp::now();
+        let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
+        self.ledger.put_off(job, &refusal, now).await
     }
 
     async fn work(&self, job: UploadJob) -> Result<(), ledger::Error> {

@@ -273,13 +273,13 @@ impl Ledger {
         tx.commit().await.during(ACTION)
     }
 
-    /// Takes over a storage file that was there before and holds other content than the local file. The job waits for
-    /// its turn behind all that are due now.
+    /// Takes over a storage file that was there before and holds other content than the local file. The job is due at
+    /// `due`, behind all that are due now, and the attempt counts: whatever makes it start over does not do so for ever.
     pub async fn adopt(
         &self,
         job: &UploadJob,
         storage_file_id: &str,
-        now: Timestamp,
+        due: Timestamp,
     ) -> Result<Option<Braked>, Error> {
         const ACTION: &str = "adopt a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
@@ -290,12 +290,14 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        sqlx::query("UPDATE jobs SET state = 'due', due_at = $2 WHERE file_id = $1")
-            .bind(job.file.0)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE jobs SET state = 'due', due_at = $2, attempts = attempts + 1 WHERE file_id = $1",
+        )
+        .bind(job.file.0)
+        .bind(millis(due))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
         let braked = brake(&mut tx, job.watch.0).await.during(ACTION)?;
         tx.commit().await.during(ACTION)?;
         Ok(braked)
@@ -380,7 +382,7 @@ impl Ledger {
         let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
              stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
-             processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
+             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
              RETURNING version, connector, mapped_connector, outcome",
         )
         .bind(job.file.0)
@@ -392,6 +394,7 @@ impl Ledger {
         .bind(&stamp.modified)
         .bind(&stamp.modified_by)
         .bind(&stamp.folder_id)
+        .bind(&job.storage_file_id)
         .fetch_one(&mut *tx)
         .await
         .during(ACTION)?;

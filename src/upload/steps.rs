@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::folders::Place;
+use super::folders::{Listing, Place};
 use super::source::{self, Source};
 use super::transfer::{self, Way};
 use crate::attempt::{self, Failure, History};
@@ -254,7 +254,12 @@ impl Shared {
         let way = match self.way(&mut job, &place, &name, &source).await? {
             Target::Upload(way) => way,
             Target::LaterOf(id) => {
-                let braked = self.ledger.adopt(&job, &id, Timestamp::now()).await?;
+                let now = Timestamp::now();
+                let due = match job.attempt {
+                    1 => now,
+                    attempt => attempt::after(now, self.policy.delay(attempt, None)),
+                };
+                let braked = self.ledger.adopt(&job, &id, due).await?;
                 return Ok(End::Adopted { braked });
             }
             Target::Held(held) => return self.finish_held(&job, held).await,
@@ -412,6 +417,7 @@ impl Shared {
         name: &str,
         source: &Source,
     ) -> Result<Target, Trouble> {
+        let mut unusable = None;
         if let Some(id) = job.storage_file_id.clone() {
             if job.stage.0 == Stage::LinksReceived
                 && let Some(begun) = self.unfinished.find(
@@ -429,25 +435,45 @@ impl Shared {
                 return Ok(Target::Upload(links.into()));
             }
             self.forget(job).await?;
+            unusable = Some(id);
         }
         let (stage, sent) = job.stage;
         let unanswered = stage == Stage::CreateSent;
-        if let Some(id) = self.stranger(job, place, name, unanswered).await? {
-            // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
-            if !unanswered {
-                return Ok(match self.held(job, &id, source).await? {
-                    Some(held) => Target::Held(held),
-                    None => Target::LaterOf(id),
-                });
-            }
-            let links = match self.adopt(job, &id).await? {
-                Some(links) => links,
-                None => self.create(job, place, name).await?,
+        let mut listing = if unanswered {
+            Listing::Fresh
+        } else {
+            Listing::Cached
+        };
+        loop {
+            let Some(id) = self.untracked(job, place, name, listing).await? else {
+                break;
             };
-            return Ok(Target::Upload(links.into()));
+            // One that was refused just now is refused again: only a new file can help.
+            if unusable.as_ref() == Some(&id) {
+                break;
+            }
+            if unanswered {
+                let links = match self.adopt(job, &id).await? {
+                    Some(links) => links,
+                    None => self.create(job, place, name).await?,
+                };
+                return Ok(Target::Upload(links.into()));
+            }
+            // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
+            match self.held(job, &id, source).await {
+                Ok(Some(held)) => return Ok(Target::Held(held)),
+                Ok(None) => return Ok(Target::LaterOf(id)),
+                // It was deleted since the folder was listed.
+                Err(Trouble::Platform(error))
+                    if error.is_not_found() && listing == Listing::Cached =>
+                {
+                    listing = Listing::Fresh;
+                }
+                Err(trouble) => return Err(trouble),
+            }
         }
         let until = attempt::after(sent, LISTED_AFTER);
-        if unanswered && Timestamp::now() < until {
+        if unanswered && unusable.is_none() && Timestamp::now() < until {
             return Err(Trouble::CreateUnknown { until });
         }
         Ok(Target::Upload(self.create(job, place, name).await?.into()))
@@ -534,7 +560,7 @@ impl Shared {
                 }
                 // Storage takes a second file of the same name, but nothing promises that it always will.
                 if matches!(error.status(), Some(409 | 422))
-                    && let Some(id) = self.stranger(job, place, name, true).await?
+                    && let Some(id) = self.untracked(job, place, name, Listing::Fresh).await?
                     && let Some(links) = self.adopt(job, &id).await?
                 {
                     return Ok(links);
@@ -546,16 +572,16 @@ impl Shared {
 
     /// A storage file of this name that is nobody's: ours if a *create file* was executed without an answer, else one
     /// that was there before. Either way the file is known by name, and its content is updated.
-    async fn stranger(
+    async fn untracked(
         &self,
         job: &UploadJob,
         place: &Place,
         name: &str,
-        fresh: bool,
+        listing: Listing,
     ) -> Result<Option<String>, Trouble> {
         let named = self
             .folders
-            .strangers(&place.folder_id, name, fresh)
+            .untracked(&place.folder_id, name, listing)
             .await?;
         if named.len() < 2 {
             return Ok(named.into_iter().next());

@@ -25,6 +25,7 @@ mod operator;
 mod page;
 mod refusals;
 mod remedies;
+mod restless;
 mod runs;
 mod scale;
 mod soak;
