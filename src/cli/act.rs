@@ -19,6 +19,9 @@ use crate::state_directory;
 /// Files that are named one by one.
 const LINES_MAX: usize = 50;
 
+/// The same as a number of rows.
+const LINES_MAX_ROWS: u32 = 50;
+
 /// A daemon that starts has the ledger's lock, and opens its socket within this time unless its ledger is large.
 const STARTING: Duration = Duration::from_secs(30);
 
@@ -156,15 +159,14 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         return Ok(());
     }
     let files = again.iter().map(|file| file.id.to_string()).collect();
-    tried_again(reach(state, Act::Retry { files }).await?);
+    tried_again(&reach(state, Act::Retry { files }).await?);
     Ok(())
 }
 
 /// Tries every failed file again, however many there are.
 async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Result<(), Error> {
     let lists = Lists {
-        // One more than is named.
-        files: LINES_MAX as u32 + 1,
+        files: LINES_MAX_ROWS,
         results: 0,
         runs: 0,
     };
@@ -187,17 +189,17 @@ async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Resul
     } else if all == 0 {
         say("nothing failed");
     } else {
-        tried_again(reach(state, Act::RetryFailed).await?);
+        tried_again(&reach(state, Act::RetryFailed).await?);
     }
     Ok(())
 }
 
-fn tried_again(reached: Reached) {
+fn tried_again(reached: &Reached) {
     say(&match reached {
-        Reached::Daemon(count) => format!("{} tried again now", files_word(count)),
+        Reached::Daemon(count) => format!("{} tried again now", files_word(*count)),
         Reached::Ledger(count) => format!(
             "{} tried again at the next start: no daemon is running",
-            files_word(count)
+            files_word(*count)
         ),
     });
 }

@@ -108,7 +108,7 @@ BEGIN
 END;
 
 -- What the lists of a report begin with.
-CREATE INDEX jobs_failed ON jobs (failing_since DESC, file_id) WHERE state = 'failed';
+CREATE INDEX jobs_failed ON jobs (state, failing_since DESC, file_id);
 CREATE INDEX jobs_reported ON jobs (failing_since, file_id) WHERE reported IS NOT NULL;
 CREATE INDEX jobs_oldest ON jobs (enqueued_at) WHERE state <> 'failed';
 CREATE INDEX files_with_issues ON files (outcome_at, id) WHERE outcome = 'synchronized_with_issues';
