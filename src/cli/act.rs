@@ -32,7 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Retry {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files or folders by their path, or globs such as '*.dwg' on paths relative to their watch.
+    /// Files or folders by their path or name, or globs such as '*.dwg' on paths relative to their watch. Write -- before a
+    /// name that begins with "-".
     #[arg(value_name = "FILE", required_unless_present = "failed")]
     files: Vec<PathBuf>,
     /// Every file that failed; with FILE only those of them.
@@ -62,7 +63,7 @@ pub(super) struct Forget {
 pub(super) struct Watches {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Watches by their name, or globs of names. Without any: all of them.
+    /// Watches by their name, or globs of names. Without any: all of them. Write -- before a name that begins with "-".
     #[arg(value_name = "WATCH")]
     names: Vec<String>,
     /// Only show what would be done.
@@ -124,7 +125,7 @@ pub(super) async fn retry(arguments: &Retry) -> u8 {
 async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
     // Before the rights are given up: the owner of the state may not be able to reach every folder.
-    let meanings = select::meanings(&arguments.files, &config.watches)?;
+    let meanings = select::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
     if meanings.is_empty() {
@@ -215,7 +216,7 @@ pub(super) async fn forget(arguments: &Forget) -> u8 {
 async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
     // Before the rights are given up, as for `retry`.
-    let meanings = select::meanings(&arguments.files, &config.watches)?;
+    let meanings = select::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
     let chosen = select::files(&meanings, &ledger).await?;

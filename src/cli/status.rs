@@ -36,7 +36,8 @@ const LISTS: Lists = Lists {
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Tell the whole story of these files: each version, upload, run and result. Paths, or globs such as '*.dwg'.
+    /// Tell the whole story of these files: each version, upload, run and result. Paths, names, or globs such as
+    /// '*.dwg'. Write -- before a name that begins with "-".
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print one JSON object, for programs; docs/status.md tells of its fields.
@@ -109,7 +110,7 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
 async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
     let state = &config.state.path;
     // Before the rights are given up: the owner of the state may not be able to reach every folder.
-    let meanings = select::meanings(&arguments.files, &config.watches)?;
+    let meanings = select::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
     let now = Timestamp::now();

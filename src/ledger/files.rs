@@ -372,12 +372,15 @@ async fn insert_job(
     version: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES ($1, 'due', $2, $3, $3)")
-        .bind(file_id)
-        .bind(version)
-        .bind(millis(now))
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) \
+         SELECT id, watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
+    )
+    .bind(file_id)
+    .bind(version)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::folders::{Listing, Place};
+use super::slots::Slot;
 use super::source::{self, Source};
 use super::transfer::{self, Way};
 use crate::attempt::{self, Failure, History};
@@ -116,8 +117,13 @@ fn selects(watch: &Watch, path: &std::path::Path) -> bool {
 
 impl Shared {
     /// Brings the job as far as it goes and records where that is.
-    pub(super) async fn bring(&self, watch: &Watch, job: &UploadJob) -> Result<End, ledger::Error> {
-        let trouble = match self.attempt(watch, job).await {
+    pub(super) async fn bring(
+        &self,
+        watch: &Watch,
+        job: &UploadJob,
+        slot: &Slot,
+    ) -> Result<End, ledger::Error> {
+        let trouble = match self.attempt(watch, job, slot).await {
             Ok(end) => return Ok(end),
             Err(Trouble::Ledger(error)) => return Err(error),
             Err(Trouble::Source(source::Error::Gone)) => {
@@ -197,13 +203,13 @@ impl Shared {
         attempt::refusal(failure, history, &self.policy, self.give_up, now)
     }
 
-    async fn attempt(&self, watch: &Watch, job: &UploadJob) -> Result<End, Trouble> {
+    async fn attempt(&self, watch: &Watch, job: &UploadJob, slot: &Slot) -> Result<End, Trouble> {
         // A failure must not outlive its cause: first whether there is still something to do.
         if !selects(watch, &job.path) {
             self.ledger.finish_deselected(job, Timestamp::now()).await?;
             return Ok(End::Deselected);
         }
-        let source = Source::open(&watch.path, &job.path).await?;
+        let source = Source::open(slot, &watch.path, &job.path).await?;
         let (below, name) = names::storage_path(&job.path)?;
         let mut job = job.clone();
         let nothing_new = job
@@ -247,7 +253,7 @@ impl Shared {
             return self.finish_held(&job, held).await;
         }
         if job.storage_file_id.is_none() {
-            self.take_place(watch, &mut job, &names::place(&below, &name))
+            self.take_place(watch, &mut job, &names::place(&below, &name), slot)
                 .await?;
         }
         let place = self.folders.place(watch, &below).await?;
@@ -321,13 +327,14 @@ impl Shared {
         watch: &Watch,
         job: &mut UploadJob,
         place: &[u8; 32],
+        slot: &Slot,
     ) -> Result<(), Trouble> {
         let Some(other) = self.ledger.take_place(job, place).await? else {
             return Ok(());
         };
-        match Source::open(&watch.path, &other.path).await {
+        match Source::open(slot, &watch.path, &other.path).await {
             Err(source::Error::Gone) => {}
-            Err(source::Error::Hangs) => return Err(source::Error::Hangs.into()),
+            Err(error @ (source::Error::Hangs | source::Error::Stuck)) => return Err(error.into()),
             _ => return Err(Trouble::Twin { other: other.path }),
         }
         if !self.ledger.inherit(job, &other).await? {
@@ -342,7 +349,7 @@ impl Shared {
         &self,
         watch: &Watch,
         job: &mut UploadJob,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<bool, Trouble> {
         // An upload that was begun may have replaced what storage held.
         if job.stage.0 != Stage::Planned {
@@ -415,7 +422,7 @@ impl Shared {
         job: &mut UploadJob,
         place: &Place,
         name: &str,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<Target, Trouble> {
         let mut unusable = None;
         if let Some(id) = job.storage_file_id.clone() {
@@ -484,7 +491,7 @@ impl Shared {
         &self,
         job: &mut UploadJob,
         id: &str,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<Option<Held>, Trouble> {
         let bytes = source.fingerprint().size;
         let file = self.client.file(id).await?;

@@ -15,6 +15,8 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod demo;
+mod emulator_command;
 mod faults;
 mod filesystem;
 mod fuse;
