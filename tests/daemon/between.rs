@@ -567,7 +567,6 @@ async fn assert_nothing_shown(site: &Site, daemon: &Daemon, page: &str, secrets:
         &["status"][..],
         &["status", "--json"],
         &["status", "*"],
-        &["check"],
     ] {
         let told = site.run(command).await;
         assert_clean(&command.join(" "), &told.out, secrets);
@@ -812,6 +811,7 @@ async fn a_task_error_with_control_characters_is_one_harmless_line_everywhere() 
         file: "house.ifc".to_owned(),
         result: "Error".to_owned(),
         error: Some(json!({ "errorCode": "X", "description": "bad\nREADY=1\r\nSTATUS=fine\u{1b}[2J\u{202e}\u{2028}end" })),
+        report: None,
         count: None,
         report: None,
     });
