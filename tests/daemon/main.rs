@@ -28,6 +28,7 @@ mod remedies;
 mod runs;
 mod soak;
 mod somebody;
+mod storm;
 mod support;
 mod systemd;
 mod together;

@@ -336,6 +336,12 @@ impl Daemon {
         self.child.kill().await.unwrap();
     }
 
+    /// SIGKILL; how the process ended, which may have been before, and the whole log.
+    pub async fn killed(mut self) -> (ExitStatus, String) {
+        self.child.start_kill().unwrap();
+        self.ended().await
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().expect("the daemon should live");
         let sent = std::process::Command::new("kill")
