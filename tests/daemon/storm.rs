@@ -518,7 +518,8 @@ impl Storm {
         };
         self.tell(&format!("ended: {status:?}\n{log}"));
         let expected = match (&end, status.code(), status.signal()) {
-            (End::Stop, code, _) => code == Some(0),
+            // Before it has said that it watches, the signal may end it as it would any process.
+            (End::Stop, code, signal) => code == Some(0) || signal == Some(15),
             (End::FullDisk { .. }, Some(1), _) => {
                 self.tally.full_disks += 1;
                 log.contains("make room on the disk")
@@ -535,7 +536,7 @@ impl Storm {
             End::Stop => self.tally.stops += 1,
             _ => {}
         }
-        if status.signal().is_some() {
+        if matches!(status.signal(), Some(6 | 9)) {
             self.tally.kills += 1;
         }
         if !expected || log.contains("panicked") {
