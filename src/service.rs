@@ -7,6 +7,7 @@
 //! The service is ready when configuration, ledger and client stand, not when every share does: one that is away shows as such (`pulse`). At SIGHUP the
 //! configuration is read again (`reload`). systemd is told of all of it (`systemd`).
 
+mod descriptors;
 mod pauses;
 mod people;
 mod pulse;
@@ -130,6 +131,7 @@ pub async fn run(
     mut reloads: Option<Reloads>,
 ) -> Result<Pass, Error> {
     let began = Timestamp::now();
+    descriptors::raise();
     let ledger = systemd::patient(Ledger::open(&config.state.path)).await?;
     if let Some((path, what)) = ledger.moved_aside() {
         error!(

@@ -11,6 +11,7 @@
 
 mod alerts;
 mod answers;
+mod between;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
@@ -22,6 +23,7 @@ mod filesystem;
 mod fuse;
 mod independence;
 mod ledger;
+mod middle;
 mod network;
 mod operator;
 mod page;
@@ -29,8 +31,10 @@ mod refusals;
 mod remedies;
 mod restless;
 mod runs;
+mod scale;
 mod soak;
 mod somebody;
+mod state_directory;
 mod storm;
 mod support;
 mod systemd;
