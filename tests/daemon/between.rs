@@ -813,6 +813,7 @@ async fn a_task_error_with_control_characters_is_one_harmless_line_everywhere() 
         result: "Error".to_owned(),
         error: Some(json!({ "errorCode": "X", "description": "bad\nREADY=1\r\nSTATUS=fine\u{1b}[2J\u{202e}\u{2028}end" })),
         count: None,
+        report: None,
     });
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
