@@ -484,9 +484,12 @@ impl Storm {
             }
             _ => self.site.start(),
         };
-        let lasting = match self.random.u8(0..8) {
-            0 => self.random.u64(0..60),
-            1 => self.random.u64(1000..3000),
+        let lasting = match (&end, self.random.u8(0..8)) {
+            // Long enough to get to most steps.
+            #[cfg(feature = "failpoints")]
+            (End::At(_), _) => self.random.u64(800..2000),
+            (_, 0) => self.random.u64(0..60),
+            (_, 1) => self.random.u64(1000..3000),
             _ => self.random.u64(60..900),
         };
         let until = Instant::now() + Duration::from_millis(lasting);
