@@ -236,7 +236,7 @@ async fn a_file_that_is_gone_still_awaits_its_run_until_its_mapping_is_refused()
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(1).await.unwrap();
     f.store(&job, 1, 1).await;
-    let gone = [(OsString::from("a.dgn"), Absence::Missing)];
+    let gone = [(std::ffi::OsString::from("a.dgn"), Absence::Missing)];
     for second in [10, 20] {
         f.ledger
             .record_absent(f.watch, Path::new(""), &gone, at(second), at(second))
