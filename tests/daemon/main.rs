@@ -35,6 +35,7 @@ mod scale;
 mod soak;
 mod somebody;
 mod state_directory;
+mod storm;
 mod support;
 mod systemd;
 mod together;
