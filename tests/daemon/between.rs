@@ -563,11 +563,7 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
 /// Looks at everything that the daemon says or leaves behind.
 async fn assert_nothing_shown(site: &Site, daemon: &Daemon, page: &str, secrets: &[String]) {
     assert_clean("the log", &daemon.log(), secrets);
-    for command in [
-        &["status"][..],
-        &["status", "--json"],
-        &["status", "*"],
-    ] {
+    for command in [&["status"][..], &["status", "--json"], &["status", "*"]] {
         let told = site.run(command).await;
         assert_clean(&command.join(" "), &told.out, secrets);
         assert_clean(&command.join(" "), &told.err, secrets);
@@ -813,7 +809,6 @@ async fn a_task_error_with_control_characters_is_one_harmless_line_everywhere() 
         error: Some(json!({ "errorCode": "X", "description": "bad\nREADY=1\r\nSTATUS=fine\u{1b}[2J\u{202e}\u{2028}end" })),
         report: None,
         count: None,
-        report: None,
     });
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
