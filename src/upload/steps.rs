@@ -568,12 +568,10 @@ impl Shared {
                 failpoint("file recorded");
                 Ok(links)
             }
-            Err(error) if error.may_have_taken_effect() => {
-                Err(Trouble::CreateUnknown {
-                    until: attempt::after(now, LISTED_AFTER),
-                    error: Some(error),
-                })
-            }
+            Err(error) if error.may_have_taken_effect() => Err(Trouble::CreateUnknown {
+                until: attempt::after(now, LISTED_AFTER),
+                error: Some(error),
+            }),
             Err(error) => {
                 self.ledger.forget_storage_file(job.file).await?;
                 if error.is_not_found() {

@@ -464,14 +464,20 @@ async fn an_upload_address_without_tls_is_refused_by_a_platform_with_tls() {
     let (mut site, folder, proxy) = behind_a_proxy(Mode::Open).await;
     site.tables += &proxy.authority(&site);
     // The platform has TLS, and its storage of content stays at a plain address of this machine.
-    proxy.inner.hides_blobs.store(false, std::sync::atomic::Ordering::Relaxed);
+    proxy
+        .inner
+        .hides_blobs
+        .store(false, std::sync::atomic::Ordering::Relaxed);
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     daemon
         .says("the upload address is none, or without TLS")
         .await;
     assert!(site.requests("PUT", "").is_empty());
-    proxy.inner.hides_blobs.store(true, std::sync::atomic::Ordering::Relaxed);
+    proxy
+        .inner
+        .hides_blobs
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }
