@@ -7,6 +7,7 @@
 //! The service is ready when configuration, ledger and client stand, not when every share does: one that is away shows as such (`pulse`). At SIGHUP the
 //! configuration is read again (`reload`). systemd is told of all of it (`systemd`).
 
+mod clock;
 mod pauses;
 mod people;
 mod pulse;
@@ -18,7 +19,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -121,7 +121,8 @@ pub async fn run(
     stop: CancellationToken,
     mut reloads: Option<Reloads>,
 ) -> Result<Pass, Error> {
-    let began = Timestamp::now();
+    crate::clock::hold();
+    let began = crate::clock::now();
     let ledger = systemd::patient(Ledger::open(&config.state.path)).await?;
     if let Some((path, what)) = ledger.moved_aside() {
         error!(
@@ -131,6 +132,7 @@ pub async fn run(
             "the ledger was damaged and has been moved aside; a new one begins"
         );
     }
+    clock::correct(&ledger).await?;
     let client = client(&config).map_err(Error::Client)?;
     pauses::resume(&client, &ledger).await?;
     if let Some(proxy) = &config.network.proxy {
@@ -186,7 +188,7 @@ pub async fn run(
         ledger.condemn(error);
     }
     let results = ledger.results_since(began).await?;
-    let open = ledger.summary(Timestamp::now()).await?;
+    let open = ledger.summary(crate::clock::now()).await?;
     ended?;
     // Not after an error, which may be the ledger's: the next start is to check it.
     ledger.close().await;
@@ -312,6 +314,18 @@ impl Tasks {
         );
         let pauses = pauses::record(client.clone(), ledger.clone(), tasks.stop.clone());
         tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
+        let clock = clock::follow(
+            ledger.clone(),
+            Arc::clone(&tasks.wake_uploads),
+            tasks.wake_lanes.clone(),
+        );
+        let stop = tasks.stop.clone();
+        tasks.spawn("clock".to_owned(), async move {
+            tokio::select! {
+                ended = clock => Ok(ended?),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
         for (id, watch) in watches {
             tasks.watch(id, watch, ledger);
         }
@@ -463,7 +477,7 @@ impl Tasks {
 /// Waits until every folder is scanned, every file found is handed over, and every job is at an end.
 async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
     loop {
-        let soon = crate::attempt::after(Timestamp::now(), PASS_PATIENCE);
+        let soon = crate::attempt::after(crate::clock::now(), PASS_PATIENCE);
         // The lanes last: a reference file that was uploaded leaves no job, yet asks for a run.
         if pass.roots_at_rest()
             && ledger.summary(soon).await?.pending == 0
@@ -518,7 +532,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             brake: config.brake_files,
         })
         .collect();
-    let registered = ledger.register_watches(&specs, Timestamp::now()).await?;
+    let registered = ledger.register_watches(&specs, crate::clock::now()).await?;
     let mut watches = Vec::with_capacity(registered.len());
     for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
         if forgotten > 0 {

@@ -21,7 +21,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -164,7 +163,7 @@ impl Uploads {
                 let mut pause = LOOK_AGAIN;
                 let workers = shared.limits.workers;
                 if at_work.len() < workers {
-                    let now = Timestamp::now();
+                    let now = crate::clock::now();
                     // The last free worker takes no large file: small ones must not wait behind large ones only.
                     let most = (workers > 1 && large_at_work + 1 >= workers).then_some(LARGE);
                     if let Some(job) = shared.ledger.claim_upload(most, now).await? {

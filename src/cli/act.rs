@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use jiff::Timestamp;
 
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
@@ -111,7 +110,7 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
     let all = Ledger::read(state)
         .await?
-        .snapshot(Timestamp::now())
+        .snapshot(crate::clock::now())
         .await?
         .files;
     let chosen = select::files(&arguments.files, &config.watches, &all)?;
@@ -170,7 +169,7 @@ async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> 
     let state = &config.state.path;
     let all = Ledger::read(state)
         .await?
-        .snapshot(Timestamp::now())
+        .snapshot(crate::clock::now())
         .await?
         .files;
     let chosen = select::files(&arguments.files, &config.watches, &all)?;

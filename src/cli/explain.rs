@@ -75,7 +75,12 @@ struct Knowledge {
 impl Knowledge {
     async fn gather(config: &Offline) -> Self {
         let state = &config.state.path;
-        let snapshot = async { Ledger::read(state).await?.snapshot(Timestamp::now()).await };
+        let snapshot = async {
+            Ledger::read(state)
+                .await?
+                .snapshot(crate::clock::now())
+                .await
+        };
         let daemon = match control::ask(state, &Request::Now).await {
             Ok(Some(Answer::Now(now))) => Some(*now),
             _ => None,

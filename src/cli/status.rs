@@ -6,7 +6,6 @@ mod watching;
 use std::path::PathBuf;
 
 use clap::Args;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -95,7 +94,7 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
 
 async fn tell(arguments: &Arguments, config: &Offline) -> Result<(), Error> {
     let ledger = Ledger::read(&config.state.path).await?;
-    let now = Timestamp::now();
+    let now = crate::clock::now();
     if !arguments.files.is_empty() {
         let stories = stories(&arguments.files, config, &ledger).await?;
         return print(&if arguments.json {
@@ -133,7 +132,7 @@ async fn stories(
     config: &Offline,
     ledger: &Ledger,
 ) -> Result<Vec<StoryView>, Error> {
-    let all = ledger.snapshot(Timestamp::now()).await?.files;
+    let all = ledger.snapshot(crate::clock::now()).await?.files;
     let files = select::files(words, &config.watches, &all)?;
     if files.len() > STORIES_MAX {
         return Err(Error::TooMany);

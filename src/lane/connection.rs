@@ -41,7 +41,7 @@ impl Lane {
         &self,
         connection: &ConnectionRecord,
     ) -> Result<Option<String>, Trouble> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;
         let mut refused = Refused::new();
         let Some(found) = self
@@ -367,7 +367,7 @@ impl Lane {
                 Err(gone) if gone.is_not_found() => {
                     warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by somebody else; uploading it again");
                     self.ledger
-                        .upload_again(file.file, Timestamp::now())
+                        .upload_again(file.file, crate::clock::now())
                         .await?;
                     self.uploads.notify_one();
                     return Ok(());
@@ -423,7 +423,7 @@ impl Lane {
             history,
             &self.policy,
             self.give_up,
-            Timestamp::now(),
+            crate::clock::now(),
         );
         refused.push((file.clone(), refusal));
         Ok(())
@@ -438,7 +438,7 @@ impl Lane {
         }
         Ok(self
             .ledger
-            .put_off_stored(&refusals, Timestamp::now())
+            .put_off_stored(&refusals, crate::clock::now())
             .await?)
     }
 

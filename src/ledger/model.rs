@@ -364,7 +364,7 @@ impl World {
                 .await
                 .unwrap();
         }
-        let run = self.ledger().begin_run(connection, now).await.unwrap();
+        let run = self.ledger().begin_run(connection, now, now).await.unwrap();
         self.run = Some((run, self.storage.clone()));
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
+use super::clock::{free, pause};
 use super::files::{fingerprint, join, split};
 use super::listings::forget_listing;
 use super::state::{AfterUpload, after_upload};
@@ -148,22 +149,32 @@ impl Ledger {
     ) -> Result<Option<UploadJob>, Error> {
         const ACTION: &str = "claim a job";
         // Each state by itself, so that the index gives the first without a look at all the others.
-        let claimed: Option<i64> = sqlx::query_scalar(
+        let claimed: Option<i64> = sqlx::query_scalar(concat!(
             "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
              reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM ( \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                    WHERE j.state = 'due' AND j.due_at <= $1 AND w.held_until <= $1 AND f.size <= $2 \
+                    WHERE j.state = 'due' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 \
                     ORDER BY j.due_at LIMIT 1) AS due \
                 UNION ALL \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                    WHERE j.state = 'failed' AND j.due_at <= $1 AND w.held_until <= $1 AND f.size <= $2 \
-                    ORDER BY j.due_at LIMIT 1) AS failed) AS either \
+                    WHERE j.state = 'failed' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 \
+                    ORDER BY j.due_at LIMIT 1) AS failed \
+                UNION ALL \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                    WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') AND ",
+            free!("$1"),
+            " AND f.size <= $2 LIMIT 1) AS ahead) AS either \
                 ORDER BY due_at LIMIT 1) \
              RETURNING file_id",
-        )
+        ))
         .bind(millis(now))
         .bind(most.map_or(i64::MAX, bytes_column))
         .fetch_optional(&self.pool)
@@ -217,7 +228,7 @@ impl Ledger {
         let kinds = FailureKind::ALL.into_iter();
         for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
             sqlx::query(
-                "UPDATE jobs SET state = 'due', due_at = enqueued_at, attempts = 0, failing_since = NULL, \
+                "UPDATE jobs SET state = 'due', due_at = enqueued_at, pause = 0, attempts = 0, failing_since = NULL, \
                  kind = NULL, previous_reason = reason, reason = NULL, hint = NULL \
                  WHERE state = 'failed' AND kind = $1",
             )
@@ -290,7 +301,7 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        sqlx::query("UPDATE jobs SET state = 'due', due_at = $2 WHERE file_id = $1")
+        sqlx::query("UPDATE jobs SET state = 'due', due_at = $2, pause = 0 WHERE file_id = $1")
             .bind(job.file.0)
             .bind(millis(now))
             .execute(&mut *tx)
@@ -588,7 +599,7 @@ async fn hand_on(
         }
         AfterUpload::AwaitRun => {
             sqlx::query(
-                "UPDATE jobs SET state = 'stored', due_at = $2, attempts = 0, run_attempts = 0, failing_since = NULL, \
+                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, run_attempts = 0, failing_since = NULL, \
                  stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
                  kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
             )
@@ -619,7 +630,7 @@ pub(super) async fn make_due(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE jobs SET state = 'due', due_at = $2, enqueued_at = $2, attempts = 0, run_attempts = 0, \
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, run_attempts = 0, \
          failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
          content_version = NULL, content_digest = NULL, content_size = NULL, run_id = NULL, \
          kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
@@ -688,7 +699,7 @@ pub(super) async fn refuse(
     sqlx::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
-         kind = $6, reason = $7, hint = $8 WHERE file_id = $1",
+         kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(state)
@@ -698,6 +709,7 @@ pub(super) async fn refuse(
     .bind(refusal.kind.as_str())
     .bind(&refusal.reason)
     .bind(&refusal.hint)
+    .bind(due_at.map_or(0, |at| pause(now, at)))
     .execute(&mut **tx)
     .await?;
     if state == "failed" {
@@ -798,7 +810,7 @@ pub(super) async fn insert_result(
     let id = new_id(now);
     sqlx::query(
         "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, storage_file_id, run, reason, hint) \
-         SELECT $1, f.id, j.version, $3, $4, $4 - j.enqueued_at, COALESCE(f.stored_size, 0), f.connector, \
+         SELECT $1, f.id, j.version, $3, $4, CASE WHEN $4 > j.enqueued_at THEN $4 - j.enqueued_at ELSE 0 END, COALESCE(f.stored_size, 0), f.connector, \
          f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id WHERE f.id = $2",
     )
     .bind(id)

@@ -420,7 +420,7 @@ impl Task {
         if files.is_empty() {
             return Ok(());
         }
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let settled = now.checked_sub(self.watch.patience.settle).unwrap_or(now);
         self.absent += self
             .out
@@ -530,7 +530,7 @@ impl Task {
             let handed = self
                 .out
                 .ledger
-                .hand_over(self.id, &ready, Timestamp::now())
+                .hand_over(self.id, &ready, crate::clock::now())
                 .await?;
             if let Some(braked) = handed.braked {
                 braked.tell(&self.watch.name);
@@ -562,7 +562,7 @@ impl Task {
         } else {
             Instant::now() + next
         };
-        self.scan.next_at = Timestamp::now()
+        self.scan.next_at = crate::clock::now()
             .checked_add(self.scan.next.saturating_duration_since(Instant::now()))
             .ok();
         self.scan.again = false;
@@ -581,7 +581,7 @@ impl Task {
                 info!(watch = %self.watch.name, files, changed, seconds, "{message}");
             }
         }
-        self.show(state, note, ok.then(Timestamp::now)).await
+        self.show(state, note, ok.then(crate::clock::now)).await
     }
 
     /// Notices a root that went away, came back or was replaced, between scans.

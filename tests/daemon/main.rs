@@ -11,6 +11,8 @@
 
 mod alerts;
 mod answers;
+#[cfg(feature = "failpoints")]
+mod clocks;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
