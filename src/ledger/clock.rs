@@ -67,9 +67,10 @@ const FOLLOW: [&str; 6] = [
 ];
 
 /// What a start corrects: times that were taken from a clock that was ahead of `$1` by more than [`SLACK`] (`$2`).
-const CORRECT: [&str; 5] = [
+const CORRECT: [&str; 6] = [
     "UPDATE jobs SET due_at = $1, pause = 0 WHERE due_at - pause > $2",
     "UPDATE jobs SET enqueued_at = $1 WHERE enqueued_at > $2",
+    "UPDATE jobs SET stage_at = $1 WHERE stage_at > $2",
     "UPDATE jobs SET failing_since = $1 WHERE failing_since > $2",
     "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE held_since > $2",
     "UPDATE connections SET moved_at = $1 WHERE moved_at > $2",

@@ -83,7 +83,7 @@ async fn a_retry_that_was_planned_by_a_clock_that_was_ahead_comes_after_its_own_
 async fn a_clock_that_jumps_while_files_fail_gives_none_up_and_delays_none() {
     let (site, folder) = Site::with_folder(platform()).await;
     let clock = Clock::new(&site, 0);
-    fails(&site, "POST /storage/folders/*/files");
+    fails(&site, "PUT /emulated/*");
     write(&folder.join("house.ifc"), "house");
     let daemon = clock.start(&site);
     daemon.says("upload failed; trying again").await;
@@ -105,7 +105,7 @@ async fn a_clock_that_jumps_while_files_fail_gives_none_up_and_delays_none() {
 async fn a_kill_between_two_jumps_of_the_clock_gives_no_file_up() {
     let (site, folder) = Site::with_folder(platform()).await;
     let clock = Clock::new(&site, 0);
-    fails(&site, "POST /storage/folders/*/files");
+    fails(&site, "PUT /emulated/*");
     write(&folder.join("house.ifc"), "house");
     for days in [0, 10, 20, 5] {
         clock.set(days * DAY);
@@ -187,7 +187,6 @@ async fn any_jumps_of_the_clock_and_kills_come_to_the_same_end() {
     }
     let mut random = Rng::with_seed(seed);
     let (mut site, folder) = Site::with_folder(platform().seed(seed)).await;
-    // The clock alone would give a file up in no time.
     site.tables += "[upload]\nblock_size = \"4B\"\n";
     let clock = Clock::new(&site, 0);
     let mut files = BTreeMap::new();
