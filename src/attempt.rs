@@ -75,6 +75,15 @@ pub(crate) fn refusal(
     }
 }
 
+/// When a file whose storage file somebody else has changed or deleted is brought back: at once the first time, and
+/// later the more often it happened since the local file changed, so that two programs do not fight without a pause.
+pub(crate) fn after_foreign_change(before: u32, policy: &Policy, now: Timestamp) -> Timestamp {
+    match before {
+        0 => now,
+        before => after(now, policy.delay(before, None)),
+    }
+}
+
 /// `now` plus a pause; a pause beyond the end of time counts as none.
 pub(crate) fn after(now: Timestamp, pause: Duration) -> Timestamp {
     now.checked_add(pause).unwrap_or(now)

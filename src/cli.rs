@@ -88,7 +88,7 @@ enum Command {
     /// Serve a stand-in of the iTwin Platform, to try everything on without an account.
     ///
     /// Prints the addresses and the credentials to put into a configuration.
-    Emulator(emulator::Arguments),
+    Emulator(Box<emulator::Arguments>),
     /// Show the whole way on an embedded emulator: three files from a temporary folder into an iModel.
     ///
     /// Needs nothing and leaves nothing behind.

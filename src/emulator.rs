@@ -1,10 +1,11 @@
-//! A stand-in of the iTwin Platform, to try everything on without an account: in the demo, in tests, as a server.
+//! A stand-in for the iTwin Platform, to try everything without an account: in the demo, in tests, as a server.
 //!
-//! In come HTTP requests on two origins, one of the API with its identity provider and one of the blob storage; out go
-//! the platform's statuses, headers and bodies. State is in memory, and in a folder if one is given; content is always
-//! on disk. What arrived can be asked for: [`Emulator::state`], [`Emulator::requests`], and by HTTP below `/_emulator`.
+//! Input: HTTP requests on two origins, one for the API with its identity provider and one for the blob storage. Output: the platform's
+//! statuses, headers and bodies. State is in memory, and in a folder if one is given; content is always on disk. What arrived can be read: [`Emulator::state`], [`Emulator::requests`], and by HTTP below `/_emulator`.
 //!
-//! It uses no other room, the client least of all: it would share its mistakes.
+//! It uses no other module of this program, above all not the client: it would share the client's mistakes.
+//!
+//! Where no source says anything, the list at the end of `docs/emulator.md` says so.
 //!
 //! # What is emulated
 //!
@@ -17,39 +18,79 @@
 //! | `GET /.well-known/jwks` | 200 | |
 //! | `GET /.well-known/openid-configuration` | 200 | |
 //! | `GET /connect/authorize` | 302 400 | |
+//! | `GET /connect/consent` | 302 400 | |
+//! | `GET /connect/endsession` | 200 302 400 | |
 //! | `POST /connect/introspect` | 200 400 | |
+//! | `POST /connect/revocation` | 200 400 | |
 //! | `POST /connect/token` | 200 400 401 | refresh-token |
+//! | `GET /users/me` | 200 | |
+//! | `GET /accesscontrol/permissions` | 200 | |
+//! | `GET /accesscontrol/itwins/{id}/permissions` | 200 404 | |
+//! | `GET /accesscontrol/itwins/{id}/roles` | 200 404 | |
+//! | `POST /accesscontrol/itwins/{id}/roles` | 201 403 404 422 | |
+//! | `GET /accesscontrol/itwins/{id}/roles/{id}` | 200 404 | |
+//! | `PATCH /accesscontrol/itwins/{id}/roles/{id}` | 200 403 404 422 | |
+//! | `DELETE /accesscontrol/itwins/{id}/roles/{id}` | 204 403 404 | |
+//! | `GET /accesscontrol/itwins/{id}/members/users` | 200 404 422 | |
+//! | `POST /accesscontrol/itwins/{id}/members/users` | 201 403 404 422 | |
+//! | `GET /accesscontrol/itwins/{id}/members/users/{id}` | 200 404 | |
+//! | `PATCH /accesscontrol/itwins/{id}/members/users/{id}` | 200 403 404 422 | |
+//! | `DELETE /accesscontrol/itwins/{id}/members/users/{id}` | 204 403 404 | |
+//! | `GET /accesscontrol/itwins/{id}/members/owners` | 200 404 422 | |
+//! | `POST /accesscontrol/itwins/{id}/members/owners` | 201 403 404 422 | |
+//! | `DELETE /accesscontrol/itwins/{id}/members/owners/{id}` | 204 403 404 | |
 //! | `GET /itwins` | 200 422 | |
 //! | `POST /itwins` | 201 409 422 | |
+//! | `GET /itwins/myprimaryaccount` | 200 | |
+//! | `GET /itwins/favorites` | 200 422 | |
+//! | `POST /itwins/favorites/{id}` | 204 404 422 | |
+//! | `DELETE /itwins/favorites/{id}` | 204 404 422 | |
+//! | `GET /itwins/recents` | 200 422 | |
+//! | `POST /itwins/recents/{id}` | 204 404 422 | |
 //! | `GET /itwins/{id}` | 200 404 422 | |
 //! | `PATCH /itwins/{id}` | 200 404 422 | |
 //! | `DELETE /itwins/{id}` | 204 404 | |
-//! | `GET /imodels` | 200 404 422 | |
-//! | `POST /imodels` | 201 404 409 422 | |
+//! | `GET /itwins/{id}/account` | 200 404 422 | |
+//! | `GET /imodels` | 200 403 404 422 | |
+//! | `POST /imodels` | 201 403 404 409 422 | |
 //! | `GET /imodels/{id}` | 200 403 404 422 | |
 //! | `PATCH /imodels/{id}` | 200 403 404 422 | |
 //! | `DELETE /imodels/{id}` | 204 403 404 | |
+//! | `POST /imodels/{id}/complete` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/operations/create` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/changesets` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/changesets/{id}` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/namedversions` | 200 403 404 422 | |
+//! | `POST /imodels/{id}/namedversions` | 201 403 404 409 422 | |
+//! | `GET /imodels/{id}/namedversions/{id}` | 200 403 404 422 | |
+//! | `PATCH /imodels/{id}/namedversions/{id}` | 200 403 404 409 422 | |
+//! | `GET /imodels/{id}/users` | 200 403 404 422 | |
+//! | `GET /imodels/{id}/users/{id}` | 200 403 404 422 | |
 //! | `GET /storage` | 200 403 404 422 | storage-forbidden, itwin-unknown |
-//! | `GET /storage/files/{id}` | 200 404 | incomplete-files |
-//! | `PATCH /storage/files/{id}` | 200 404 422 | |
-//! | `DELETE /storage/files/{id}` | 204 404 | |
-//! | `POST /storage/files/{id}/complete` | 200 404 409 422 | complete-without-content, complete-again, complete-empty, complete-expired |
-//! | `GET /storage/files/{id}/download` | 302 404 | |
+//! | `GET /storage/files/{id}` | 200 403 404 | incomplete-files |
+//! | `PATCH /storage/files/{id}` | 200 403 404 422 | |
+//! | `DELETE /storage/files/{id}` | 204 403 404 | |
+//! | `POST /storage/files/{id}/complete` | 200 403 404 409 422 | complete-without-content, complete-again, complete-empty, complete-expired |
+//! | `GET /storage/files/{id}/download` | 302 403 404 | |
+//! | `POST /storage/files/{id}/move` | 200 403 404 409 422 | move-name-taken |
 //! | `POST /storage/files/{id}/updatecontent` | 202 403 404 409 | update-incomplete, update-blob, locked-file, sas-permissions |
-//! | `GET /storage/folders/{id}` | 200 404 | |
-//! | `PATCH /storage/folders/{id}` | 200 404 422 | |
-//! | `DELETE /storage/folders/{id}` | 204 404 422 | |
-//! | `GET /storage/folders/{id}/files` | 200 404 422 | incomplete-files, listed-description |
-//! | `POST /storage/folders/{id}/files` | 202 404 409 422 | duplicate-file, name-case, recycled-name, name-error, sas-permissions |
-//! | `GET /storage/folders/{id}/folders` | 200 404 422 | |
-//! | `POST /storage/folders/{id}/folders` | 201 404 409 422 | duplicate-folder, name-case, name-error |
-//! | `GET /storage/folders/{id}/list` | 200 404 422 | |
-//! | `GET /storage/folders/{id}/search` | 200 404 422 | |
+//! | `GET /storage/folders/{id}` | 200 403 404 | |
+//! | `PATCH /storage/folders/{id}` | 200 403 404 422 | |
+//! | `DELETE /storage/folders/{id}` | 204 403 404 422 | |
+//! | `GET /storage/folders/{id}/files` | 200 403 404 422 | incomplete-files, listed-description |
+//! | `POST /storage/folders/{id}/files` | 202 403 404 409 422 | duplicate-file, name-case, recycled-name, name-error, sas-permissions |
+//! | `GET /storage/folders/{id}/folders` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/folders` | 201 403 404 409 422 | duplicate-folder, name-case, name-error |
+//! | `GET /storage/folders/{id}/list` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/lock` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/move` | 200 403 404 409 422 | move-name-taken |
+//! | `GET /storage/folders/{id}/search` | 200 403 404 422 | |
+//! | `POST /storage/folders/{id}/unlock` | 200 403 404 422 | |
 //! | `GET /storage/recyclebin` | 200 403 404 422 | |
-//! | `DELETE /storage/recyclebin/files/{id}` | 204 404 | |
-//! | `POST /storage/recyclebin/files/{id}/restore` | 204 404 | |
-//! | `DELETE /storage/recyclebin/folders/{id}` | 204 404 | |
-//! | `POST /storage/recyclebin/folders/{id}/restore` | 204 404 | |
+//! | `DELETE /storage/recyclebin/files/{id}` | 204 403 404 | |
+//! | `POST /storage/recyclebin/files/{id}/restore` | 204 403 404 | |
+//! | `DELETE /storage/recyclebin/folders/{id}` | 204 403 404 | |
+//! | `POST /storage/recyclebin/folders/{id}/restore` | 204 403 404 | |
 //! | `GET /emulated/{id}` | 200 206 404 416 | |
 //! | `HEAD /emulated/{id}` | 200 | |
 //! | `PUT /emulated/{id}` | 201 400 403 411 413 | |
@@ -57,42 +98,65 @@
 //! | `GET /emulated/{id}?comp=blocklist` | 200 400 403 404 | |
 //! | `PUT /emulated/{id}?comp=blocklist` | 201 400 | |
 //! | `PUT /emulated/{id}?comp=lease` | 400 | |
+//! | `GET /synchronization/configurations/connections/{id}` | 200 403 404 | |
+//! | `POST /synchronization/configurations/connections/{id}` | 200 201 403 404 422 | |
+//! | `PATCH /synchronization/configurations/connections/{id}` | 200 403 404 422 | |
+//! | `DELETE /synchronization/configurations/connections/{id}` | 204 403 404 | |
+//! | `GET /synchronization/configurations/imodels/{id}` | 200 403 404 | |
+//! | `POST /synchronization/configurations/imodels/{id}` | 200 201 403 404 422 | |
+//! | `PATCH /synchronization/configurations/imodels/{id}` | 200 403 404 422 | |
+//! | `DELETE /synchronization/configurations/imodels/{id}` | 204 403 404 | |
+//! | `GET /synchronization/configurations/itwins/{id}` | 200 403 404 | |
+//! | `POST /synchronization/configurations/itwins/{id}` | 200 201 403 404 422 | |
+//! | `PATCH /synchronization/configurations/itwins/{id}` | 200 403 404 422 | |
+//! | `DELETE /synchronization/configurations/itwins/{id}` | 204 403 404 | |
 //! | `GET /synchronization/imodels/connections` | 200 403 404 422 | |
 //! | `GET /synchronization/imodels/connections/authorizationinformation` | 200 422 | |
 //! | `GET /synchronization/imodels/storageconnections` | 200 403 404 422 | |
 //! | `POST /synchronization/imodels/storageconnections` | 201 403 404 409 422 | empty-connection, retired-connector, unknown-connector, limit |
-//! | `GET /synchronization/imodels/storageconnections/{id}` | 200 404 | last-run |
-//! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 404 422 | omitted-authentication |
-//! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 404 409 | delete-in-run |
-//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 404 | run-scope, location, run-body, unchanged-task |
-//! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 404 422 | |
-//! | `GET /synchronization/imodels/storageconnections/{id}/runs/{id}` | 200 404 | |
-//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles` | 200 404 422 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}` | 200 403 404 | last-run |
+//! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 403 404 422 | omitted-authentication |
+//! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 403 404 409 | delete-in-run, removed-source-file |
+//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 403 404 409 422 | run-scope, simultaneous-run, empty-run, location, run-body, unchanged-task |
+//! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 403 404 422 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/runs/{id}` | 200 403 404 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles` | 200 403 404 422 | |
 //! | `POST /synchronization/imodels/storageconnections/{id}/sourcefiles` | 201 403 404 409 422 | retired-connector, unknown-connector, limit |
-//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 404 | |
-//! | `PUT /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 404 409 422 | |
-//! | `DELETE /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 204 404 | |
+//! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 403 404 | |
+//! | `PUT /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 200 403 404 409 422 | |
+//! | `DELETE /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}` | 204 403 404 | removed-source-file |
+//! | `GET /synchronization/reports` | 200 403 422 | |
 
+mod access;
 mod api;
 mod azurite;
 mod blob;
+mod compare;
+mod configurations;
 mod control;
 mod faults;
+mod guard;
 mod identity;
 mod imodels;
 mod itwins;
+mod look;
 mod model;
+mod recorder;
 mod recycle_bin;
+mod relocate;
 mod reply;
+mod reports;
 mod runs;
 mod sas;
 mod server;
+mod signer;
 mod storage;
 mod store;
 mod switches;
 mod synchronization;
+mod versions;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -102,17 +166,22 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use compare::{CompareError, Comparison, compare};
 pub use faults::{AnyFault, Effect, Fault, Report, RunFault, TaskFault};
 pub use model::{
-    Completed, Connection, Covered, File, Folder, Imodel, Itwin, Run, SourceFile, State,
+    Changeset, Completed, Connection, Covered, File, Folder, Imodel, ImodelContent, Itwin, Member,
+    NamedVersion, Role, Run, SourceFile, State,
 };
 pub use server::RequestRecord;
 pub use switches::*;
 
 use azurite::Azurite;
 use faults::Faults;
+use guard::Guard;
 use identity::Tokens;
+use recorder::Recorder;
 use server::Quota;
+use signer::Signer;
 use store::Store;
 
 /// The iTwin that is there unless others are named.
@@ -138,6 +207,17 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The file that exchanges are written to cannot be made.
+    #[error("cannot write the recording {path:?}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The key that signs tokens cannot be made or read.
+    #[error("cannot sign tokens")]
+    Key(#[source] std::io::Error),
     /// The Azurite that is to be used does not answer as one.
     #[error("cannot use the Azurite at {url}")]
     Azurite {
@@ -169,6 +249,9 @@ pub struct Builder {
     switches: Switches,
     faults: Vec<AnyFault>,
     seed: u64,
+    guard: Guard,
+    public_host: Option<String>,
+    record: Option<PathBuf>,
     options: Options,
 }
 
@@ -177,17 +260,23 @@ pub struct Builder {
 struct Options {
     clients: Vec<(String, String)>,
     display_names: Vec<(String, String)>,
+    /// Clients that may do only what their roles allow.
+    outsiders: Vec<String>,
     native_clients: Vec<String>,
+    /// Where browsers may be sent beside this machine.
+    redirects: Vec<String>,
     run_duration: Duration,
     sas_lifetime: Duration,
     token_lifetime: Duration,
     max_source_files: usize,
     max_connections: usize,
-    page_size: usize,
+    page_size: Option<usize>,
     requests_per_minute: Option<u32>,
     forbidden_imodels: Vec<String>,
     forbidden_storage: Vec<String>,
     refused_connectors: Vec<String>,
+    /// Whether runs look at the first bytes of files.
+    file_check: bool,
 }
 
 /// A running emulator; it ends when this is dropped.
@@ -205,6 +294,9 @@ struct Shared {
     api_url: String,
     blob_url: String,
     azurite: Option<Azurite>,
+    guard: Guard,
+    recorder: Option<Recorder>,
+    signer: Signer,
     store: Store,
     state: Mutex<State>,
     tokens: Mutex<Tokens>,
@@ -217,6 +309,21 @@ struct Shared {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Makes the applications that were set up beforehand the owners of the iTwins that were.
+    fn own_itwins(&self) {
+        let services = self.options.clients.iter().map(|(id, _)| id);
+        for itwin in self.state().itwins.values_mut() {
+            for id in services
+                .clone()
+                .filter(|id| !self.options.outsiders.contains(id))
+            {
+                if itwin.roles.is_empty() || !itwin.members.is_empty() {
+                    access::add_owner(self, itwin, id);
+                }
+            }
+        }
     }
 
     /// How a client is named to others.
@@ -257,6 +364,15 @@ impl Shared {
         state.connections.clear();
         state.runs.clear();
         state.authorized_users.clear();
+        state.configurations.clear();
+        state.favorites.clear();
+        state.recents.clear();
+        for imodel in state.imodels.values_mut() {
+            imodel.changesets.clear();
+            imodel.named_versions.clear();
+            imodel.contents.clear();
+            imodel.gcs_from = None;
+        }
         drop(state);
         lock(&self.requests).clear();
         lock(&self.faults).clear();
@@ -303,6 +419,12 @@ impl Builder {
         self
     }
 
+    /// A service application that is no administrator of the organization: it may do only what the roles allow that it is given in an iTwin.
+    pub fn outsider(mut self, id: &str, secret: &str) -> Self {
+        self.options.outsiders.push(id.to_owned());
+        self.client(id, secret)
+    }
+
     /// How a client is named in `lastModifiedByDisplayName`; by default by its id.
     pub fn display_name(mut self, client_id: &str, name: &str) -> Self {
         self.options
@@ -330,10 +452,44 @@ impl Builder {
         self
     }
 
+    /// Where browsers may be sent after signing in or out, beside addresses of this machine.
+    pub fn redirect(mut self, url: &str) -> Self {
+        self.options.redirects.push(url.to_owned());
+        self
+    }
+
+    /// Pages of this origin, such as `https://app.example.com`, may use the API, beside those of this machine.
+    pub fn origin(mut self, origin: &str) -> Self {
+        self.guard.origins.push(origin.to_owned());
+        self
+    }
+
+    /// Requests may call the emulator by this name, beside `localhost` and addresses.
+    pub fn host(mut self, name: &str) -> Self {
+        self.guard.hosts.push(name.to_owned());
+        self
+    }
+
+    /// The name that is in all addresses that the emulator gives, such as that of a container; it may be called by it.
+    pub fn public_host(self, name: &str) -> Self {
+        Self {
+            public_host: Some(name.to_owned()),
+            ..self
+        }
+    }
+
     /// Content goes to the Azurite at this address, and nothing is kept here.
     pub fn azurite(self, url: &str) -> Self {
         Self {
             azurite: Some(url.to_owned()),
+            ..self
+        }
+    }
+
+    /// Writes all exchanges to this file, without secrets, as HAR.
+    pub fn record(self, path: PathBuf) -> Self {
+        Self {
+            record: Some(path),
             ..self
         }
     }
@@ -354,9 +510,9 @@ impl Builder {
         Self { seed, ..self }
     }
 
-    /// Items on a page of storage; by default 100.
+    /// The most items on a page of storage, whatever a client asks for; by default it gets up to 1000.
     pub fn page_size(mut self, items: usize) -> Self {
-        self.options.page_size = items.max(1);
+        self.options.page_size = Some(items.max(1));
         self
     }
 
@@ -414,6 +570,14 @@ impl Builder {
         self
     }
 
+    /// Fails the task of a file whose first bytes are not those of the format that its name promises. By default a file is judged by its
+    /// name only, so that tests can make files of a few bytes. It is a light look: damage further on passes, and so do formats that it
+    /// does not know.
+    pub fn file_check(mut self, on: bool) -> Self {
+        self.options.file_check = on;
+        self
+    }
+
     /// Starts both origins.
     ///
     /// # Errors
@@ -451,13 +615,31 @@ impl Builder {
         for fault in self.faults {
             faults.add(fault);
         }
-        let (api, api_url) = listen(self.listen).await?;
-        let (blob, blob_url) = listen(self.blob_listen).await?;
+        let recorder = match self.record {
+            Some(path) => {
+                Some(Recorder::create(&path).map_err(|source| Error::Record { path, source })?)
+            }
+            None => None,
+        };
+        let kept = state.signing_key.clone();
+        let signer = tokio::task::spawn_blocking(move || Signer::new(&kept)).await;
+        let signer = signer.map_err(std::io::Error::other).and_then(|made| made);
+        let (signer, kept) = signer.map_err(Error::Key)?;
+        state.signing_key = kept;
+        let mut guard = self.guard;
+        guard.hosts.extend(self.public_host.clone());
+        guard.short_hosts = !self.listen.ip().is_loopback();
+        let host = self.public_host.as_deref();
+        let (api, api_url) = listen(self.listen, host).await?;
+        let (blob, blob_url) = listen(self.blob_listen, host).await?;
         let shared = Arc::new(Shared {
             options: self.options,
             api_url,
             blob_url,
             azurite,
+            guard,
+            recorder,
+            signer,
             store,
             state: Mutex::new(state),
             tokens: Mutex::default(),
@@ -466,6 +648,7 @@ impl Builder {
             quota: Mutex::default(),
             requests: Mutex::default(),
         });
+        shared.own_itwins();
         let stop = CancellationToken::new();
         let tasks = vec![
             tokio::spawn(server::serve(
@@ -490,11 +673,23 @@ impl Builder {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, String), Error> {
+/// Listens; returns the address for others too, which has this name if there is one.
+async fn listen(address: SocketAddr, host: Option<&str>) -> Result<(TcpListener, String), Error> {
     let refused = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let bound = listener.local_addr().map_err(refused)?;
-    Ok((listener, format!("http://{bound}")))
+    let mut bound = listener.local_addr().map_err(refused)?;
+    // "All addresses" is none that a client can connect to.
+    if bound.ip().is_unspecified() {
+        bound.set_ip(match bound.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let url = match host {
+        Some(host) => format!("http://{host}:{}", bound.port()),
+        None => format!("http://{bound}"),
+    };
+    Ok((listener, url))
 }
 
 impl Emulator {
@@ -512,20 +707,26 @@ impl Emulator {
             switches: Switches::default(),
             faults: Vec::new(),
             seed: 0,
+            guard: Guard::default(),
+            public_host: None,
+            record: None,
             options: Options {
                 clients: Vec::new(),
                 display_names: Vec::new(),
+                outsiders: Vec::new(),
                 native_clients: Vec::new(),
+                redirects: Vec::new(),
                 run_duration: Duration::from_secs(2),
                 sas_lifetime: hour,
                 token_lifetime: hour,
                 max_source_files: 250,
                 max_connections: 100,
-                page_size: 100,
+                page_size: None,
                 requests_per_minute: None,
                 forbidden_imodels: Vec::new(),
                 forbidden_storage: Vec::new(),
                 refused_connectors: Vec::new(),
+                file_check: false,
             },
         }
     }

@@ -29,6 +29,20 @@ pub(crate) fn panicpoint(name: &str) {
 #[inline]
 pub(crate) fn panicpoint(_name: &str) {}
 
+/// How long to wait for a share: `usual`, or a part of it if `ITWIN_SYNCD_SHARE_HASTE` is a number to divide it by.
+#[cfg(feature = "failpoints")]
+pub(crate) fn share_deadline(usual: std::time::Duration) -> std::time::Duration {
+    let haste = std::env::var("ITWIN_SYNCD_SHARE_HASTE").ok();
+    let haste = haste.and_then(|text| text.parse().ok());
+    usual / haste.filter(|haste| *haste > 0).unwrap_or(1)
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn share_deadline(usual: std::time::Duration) -> std::time::Duration {
+    usual
+}
+
 /// Keeps a copy of the ledger whose write-ahead log this is, if `ITWIN_SYNCD_POWER_CUT` is set: it is on the disk now. A
 /// test that puts the last copy back after a kill takes away what a power cut would have taken.
 #[cfg(feature = "failpoints")]

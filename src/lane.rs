@@ -122,6 +122,8 @@ pub struct Lane {
     blocking_recorded: bool,
     /// How often in a row the connection was not there although it was known.
     connection_losses: u32,
+    /// Runs in a row that were requested and then not found.
+    lost_runs: u32,
     /// How often a person had asked when it looked last.
     asked: u64,
 }
@@ -160,6 +162,7 @@ impl Lane {
             blocking: None,
             blocking_recorded: true,
             connection_losses: 0,
+            lost_runs: 0,
             asked: 0,
         }
     }

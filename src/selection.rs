@@ -6,13 +6,14 @@
 //!
 //! The first rule that fits decides:
 //! 1. the built-in ignore list (`selection/ignored.rs`); no rule of the user brings such a file back,
-//! 2. `exclude`,
-//! 3. `include`: when it is not empty, everything else is ignored,
-//! 4. `upload_only`,
-//! 5. a connector by glob, in the order of the config file,
-//! 6. a connector by extension, two-part extensions (`i.dgn`) first; the user's entries replace entries of the table
+//! 2. a folder whose name begins with a dot, unless a glob of `include` names such a folder and fits it,
+//! 3. `exclude`,
+//! 4. `include`: when it is not empty, everything else is ignored,
+//! 5. `upload_only`,
+//! 6. a connector by glob, in the order of the config file,
+//! 7. a connector by extension, two-part extensions (`i.dgn`) first; the user's entries replace entries of the table
 //!    (`selection/connectors.rs`),
-//! 7. otherwise the file has no connector and is left alone.
+//! 8. otherwise the file has no connector and is left alone.
 //!
 //! **Globs** read as in a `.gitignore`, without its `!`: `*` and `?` stay within one folder, `**` crosses folders; a glob without `/` fits a file or folder
 //! of that name anywhere, one with `/` is taken from the root (a leading `/` only says so); a trailing `/` asks for a folder; and a glob that
@@ -102,6 +103,8 @@ pub enum Reason {
         /// Who leaves such names behind, such as "lock file of Rhino".
         what: &'static str,
     },
+    /// A folder whose name begins with a dot.
+    DotFolder,
     /// A glob of `exclude`.
     Exclude {
         /// The glob as written.
@@ -201,7 +204,7 @@ impl Selection {
     /// What the file at `rel` is to us, and why. `rel` is relative to the root, without `.` and `..`.
     #[must_use]
     pub fn decide(&self, rel: &Path) -> Verdict {
-        match rel.parent().and_then(ignored_folder) {
+        match rel.parent().and_then(|dir| self.ignored_folder(dir)) {
             Some(reason) => Verdict::Ignored(reason),
             None => self.decide_entered(rel),
         }
@@ -245,12 +248,36 @@ impl Selection {
             })
     }
 
+    /// Why a folder, or any of the folders above it, is ignored whatever `exclude` says.
+    fn ignored_folder(&self, rel_dir: &Path) -> Option<Reason> {
+        if let Some(entry) = rel_dir
+            .iter()
+            .find_map(|name| ignored::folder(name.as_encoded_bytes()))
+        {
+            return Some(entry.into());
+        }
+        if !rel_dir
+            .iter()
+            .any(|name| ignored::dot_folder(name.as_encoded_bytes()))
+        {
+            return None;
+        }
+        let left_out = |folder: &Path| {
+            let name = folder.file_name().unwrap_or_default();
+            ignored::dot_folder(name.as_encoded_bytes()) && !self.include.names_dot_folder(folder)
+        };
+        rel_dir
+            .ancestors()
+            .any(left_out)
+            .then_some(Reason::DotFolder)
+    }
+
     /// Why the folder at `rel_dir` need not be entered: everything in it is ignored. `None` for the root itself (an empty path).
     ///
     /// Whenever this gives a reason, [`Selection::decide`] ignores every file below that folder.
     #[must_use]
     pub fn prunes(&self, rel_dir: &Path) -> Option<Reason> {
-        ignored_folder(rel_dir).or_else(|| {
+        self.ignored_folder(rel_dir).or_else(|| {
             self.exclude
                 .first_for_folder(rel_dir)
                 .map(|glob| Reason::Exclude {
@@ -311,6 +338,7 @@ impl fmt::Display for Reason {
             Self::BuiltIn { name, what } => {
                 write!(f, "{name:?} of the built-in ignore list ({what})")
             }
+            Self::DotFolder => f.write_str("it is in a folder whose name begins with a dot"),
             Self::Exclude { glob } => write!(f, "exclude has {glob:?}"),
             Self::NotIncluded => f.write_str("no glob of include fits"),
         }
@@ -336,14 +364,6 @@ impl fmt::Display for List {
             Self::Connectors => "connectors",
         })
     }
-}
-
-/// The built-in list's word on a folder or on any of the folders above it.
-fn ignored_folder(rel_dir: &Path) -> Option<Reason> {
-    rel_dir
-        .iter()
-        .find_map(|name| ignored::folder(name.as_encoded_bytes()))
-        .map(Reason::from)
 }
 
 fn extension_mistake(extension: &str) -> Option<BadRule> {

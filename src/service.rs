@@ -38,6 +38,12 @@ pub use reload::Reloads;
 /// In a single pass a job whose next attempt is further away than this is left to the next pass.
 const PASS_PATIENCE: Duration = Duration::from_secs(60);
 
+/// A single pass leaves a job that failed so often to the next pass.
+const PASS_ATTEMPTS: u32 = 6;
+
+/// How long a single pass waits when all that is left are files that cannot be read.
+const PASS_BUSY: Duration = Duration::from_secs(20);
+
 /// How the names of watches' tasks begin.
 const WATCH: &str = "watch ";
 
@@ -65,6 +71,8 @@ pub struct Pass {
     pub open: Summary,
     /// Watches whose folder cannot be reached, with the reason.
     pub unreachable: Vec<(String, String)>,
+    /// Watches of which a part cannot be read, with what and why.
+    pub left_out: Vec<(String, String)>,
 }
 
 /// Why the service ended although nobody asked it to.
@@ -107,7 +115,7 @@ impl Pass {
     /// Whether everything that was found is where it belongs.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.open == Summary::default() && self.unreachable.is_empty()
+        self.open == Summary::default() && self.unreachable.is_empty() && self.left_out.is_empty()
     }
 }
 
@@ -180,7 +188,8 @@ pub async fn run(
         }
     };
     systemd::stopping(config.shutdown_grace);
-    let unreachable = tasks.unreachable();
+    let unreachable = tasks.troubles(|progress| progress.problem.clone());
+    let left_out = tasks.troubles(|progress| progress.left_out.clone());
     tasks.stop(config.shutdown_grace).await;
     if let Err(error) = &ended
         && let Some(error) = error.of_ledger()
@@ -201,6 +210,7 @@ pub async fn run(
         results,
         open,
         unreachable,
+        left_out,
     })
 }
 
@@ -242,6 +252,8 @@ struct Tasks {
     roots: HashMap<String, Root>,
     lanes: BTreeMap<String, watch::Receiver<lane::Progress>>,
     wake_uploads: Arc<Notify>,
+    /// The kernel's file events, for all watches together.
+    events: watching::Events,
     /// Rises when a person asks a lane not to wait any longer.
     wake_lanes: watch::Sender<u64>,
     live: Live,
@@ -278,6 +290,7 @@ impl Tasks {
             roots: HashMap::new(),
             lanes: BTreeMap::new(),
             wake_uploads: Arc::default(),
+            events: watching::Events::default(),
             wake_lanes: watch::Sender::new(0),
             live: Live::new(),
             upload_settings: watch::Sender::new(upload::Settings {
@@ -389,6 +402,7 @@ impl Tasks {
         let out = Handover {
             ledger: ledger.clone(),
             wake: Arc::clone(&self.wake_uploads),
+            events: self.events.clone(),
         };
         let name = format!("{WATCH}{}", watch.name);
         self.spawn(name, async move {
@@ -441,16 +455,11 @@ impl Tasks {
         }
     }
 
-    fn unreachable(&self) -> Vec<(String, String)> {
+    /// What the watches say of themselves, by name.
+    fn troubles(&self, of: impl Fn(&Progress) -> Option<String>) -> Vec<(String, String)> {
         self.roots
             .iter()
-            .filter_map(|(name, root)| {
-                root.progress
-                    .borrow()
-                    .problem
-                    .clone()
-                    .map(|problem| (name.clone(), problem))
-            })
+            .filter_map(|(name, root)| Some((name.clone(), of(&root.progress.borrow())?)))
             .collect()
     }
 
@@ -474,15 +483,35 @@ impl Tasks {
     }
 }
 
-/// Waits until every folder is scanned, every file found is handed over, and every job is at an end.
+/// Waits until every folder is scanned, every file found that can be opened is handed over, and every job is at an end or
+/// has to wait.
 async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
+    // Since when nothing but files that cannot be read is waited for.
+    let mut only_busy: Option<Instant> = None;
+    // When there was nothing else the last time.
+    let mut others = Instant::now();
     loop {
         let soon = crate::attempt::after(crate::clock::now(), PASS_PATIENCE);
+        let awaited = ledger.awaited(PASS_ATTEMPTS, soon).await?;
+        let now = Instant::now();
+        // Such a file is under way for a moment now and then.
+        if awaited.0 == 0 {
+            others = now;
+        }
+        if awaited == (0, 0) || others.elapsed() >= PASS_PATIENCE / 10 {
+            only_busy = None;
+        } else if awaited.0 == 0 {
+            only_busy = only_busy.or(Some(now));
+        }
+        let left = |awaited: (u64, u64)| {
+            let patient = only_busy.is_some_and(|since| since.elapsed() >= PASS_BUSY);
+            awaited == (0, 0) || (awaited.0 == 0 && patient)
+        };
         // The lanes last: a reference file that was uploaded leaves no job, yet asks for a run.
         if pass.roots_at_rest()
-            && ledger.summary(soon).await?.pending == 0
+            && left(awaited)
             && pass.lanes_at_rest().await
-            && ledger.summary(soon).await?.pending == 0
+            && left(ledger.awaited(PASS_ATTEMPTS, soon).await?)
         {
             return Ok(());
         }

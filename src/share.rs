@@ -20,10 +20,26 @@ pub(crate) struct Root {
 }
 
 /// What tells one root directory from another one at the same path, such as an empty mount point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     device: u64,
     inode: u64,
+}
+
+impl Identity {
+    /// The identity of a directory that is open.
+    pub(crate) fn of(directory: impl AsFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(directory)?;
+        Ok(Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(inode: u64) -> Self {
+        Self { device: 0, inode }
+    }
 }
 
 impl std::fmt::Display for Identity {
@@ -52,11 +68,7 @@ impl Root {
 
     /// The identity of the directory that is open.
     pub(crate) fn identity(&self) -> io::Result<Identity> {
-        let stat = rustix::fs::fstat(&self.fd)?;
-        Ok(Identity {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        })
+        Identity::of(&self.fd)
     }
 
     /// Opens a folder for listing; the empty path is the root itself.

@@ -9,8 +9,10 @@
 //! room to use them.
 
 mod folders;
+mod guard;
 mod hash;
 mod pool;
+mod slots;
 mod source;
 mod steps;
 mod transfer;
@@ -21,26 +23,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::attempt::clock_time;
+use crate::attempt::{self, Failure, History, clock_time};
 use crate::config;
 use crate::itwin::Client;
 use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
 use crate::live::Live;
 use crate::names::Shown;
-use crate::retry::Policy;
+use crate::retry::{Class, Policy};
 use folders::Folders;
+use guard::ClaimGuard;
 use pool::Pool;
+use slots::{Slot, Slots};
 use steps::End;
 use unfinished::Unfinished;
 
 /// How long an idle worker sleeps at most before it looks at the ledger again.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A watch whose share does not answer is held for so long at a time; that ends when it answers.
+const SILENT_HOLD: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// A file above this is a large one, in bytes.
 const LARGE: u64 = 64 * 1024 * 1024;
@@ -63,6 +71,7 @@ struct Shared {
     watches: HashMap<WatchId, config::Watch>,
     folders: Arc<Folders>,
     pool: Pool,
+    slots: Slots,
     unfinished: Arc<Unfinished>,
     /// Whether storage takes CRC64 as a checksum, as far as is known.
     crc64: Arc<AtomicBool>,
@@ -127,6 +136,7 @@ impl Uploads {
                 ledger: parts.ledger,
                 client: parts.client,
                 pool: settings.pool(),
+                slots: Slots::default(),
                 crc64: Arc::new(AtomicBool::new(true)),
                 unfinished: Arc::new(Unfinished::new(parts.unfinished)),
                 policy: settings.policy(),
@@ -148,43 +158,46 @@ impl Uploads {
     /// When the ledger fails.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), ledger::Error> {
         let mut at_work = JoinSet::new();
-        let mut large_at_work = 0;
         let mut shared = Arc::clone(&self.shared);
         let mut settings = self.settings.clone();
+        let mut guard = ClaimGuard::default();
         let working = async {
             loop {
                 self.turned.send_replace(Instant::now());
                 while let Some(ended) = at_work.try_join_next() {
-                    large_at_work -= survive(ended)?;
+                    survive(ended)?;
                 }
                 if settings.has_changed().is_ok_and(|changed| changed) {
                     shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
                 }
-                let mut pause = LOOK_AGAIN;
-                let workers = shared.limits.workers;
-                if at_work.len() < workers {
-                    let now = crate::clock::now();
-                    // The last free worker takes no large file: small ones must not wait behind large ones only.
-                    let most = (workers > 1 && large_at_work + 1 >= workers).then_some(LARGE);
-                    if let Some(job) = shared.ledger.claim_upload(most, now).await? {
-                        let shared = Arc::clone(&shared);
-                        let large =
-                            usize::from(job.fingerprint.is_some_and(|print| print.size > LARGE));
-                        large_at_work += large;
-                        at_work.spawn(async move { shared.work(job).await.map(|()| large) });
+                let mut pause = if shared.hold_silent_shares().await? {
+                    slots::STALL
+                } else {
+                    LOOK_AGAIN
+                };
+                let now = crate::clock::now();
+                if let Some((job, slot)) = shared.claim(now).await? {
+                    if !guard.allows(job.file, Instant::now()) {
+                        shared.put_off_restless(&job).await?;
                         continue;
                     }
-                    if let Some(at) = shared.ledger.next_upload_due(now).await? {
-                        pause = at.duration_since(now).unsigned_abs().min(LOOK_AGAIN);
-                    }
+                    let shared = Arc::clone(&shared);
+                    at_work.spawn(async move { shared.work(job, slot).await });
+                    continue;
+                }
+                if shared.slots.busy().all < shared.limits.workers
+                    && let Some(at) = shared.ledger.next_upload_due(now).await?
+                {
+                    pause = at.duration_since(now).unsigned_abs().min(pause);
                 }
                 if at_work.is_empty() {
                     shared.pool.shrink();
                 }
                 tokio::select! {
-                    Some(ended) = at_work.join_next() => large_at_work -= survive(ended)?,
+                    Some(ended) = at_work.join_next() => survive(ended)?,
                     Ok(()) = settings.changed() => settings.mark_changed(),
                     () = shared.wake.notified() => {}
+                    () = shared.slots.changed() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -206,14 +219,14 @@ impl Uploads {
     }
 }
 
-/// Whether a worker that ended had a large file, as a number. One that panicked must not pass for one that succeeded.
+/// What a worker ended with. One that panicked must not pass for one that succeeded.
 fn survive(
-    ended: Result<Result<usize, ledger::Error>, tokio::task::JoinError>,
-) -> Result<usize, ledger::Error> {
+    ended: Result<Result<(), ledger::Error>, tokio::task::JoinError>,
+) -> Result<(), ledger::Error> {
     match ended {
         Ok(result) => result,
         Err(panic) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
-        Err(_) => Ok(0),
+        Err(_) => Ok(()),
     }
 }
 
@@ -233,6 +246,7 @@ impl Shared {
             } else {
                 settings.pool()
             },
+            slots: self.slots.clone(),
             unfinished: Arc::clone(&self.unfinished),
             crc64: Arc::clone(&self.crc64),
             policy: settings.policy(),
@@ -245,13 +259,96 @@ impl Shared {
         }
     }
 
-    async fn work(&self, job: UploadJob) -> Result<(), ledger::Error> {
+    /// A job came back at once too often. That is a fault of ours, and must neither spin nor stay unseen.
+    async fn put_off_restless(&self, job: &UploadJob) -> Result<(), ledger::Error> {
+        let watch = self.watches.get(&job.watch);
+        let watch = watch.map_or("", |watch| watch.name.as_str());
+        error!(
+            watch, path = %Shown(&job.path),
+            hint = "report it with the log of the last minute; the file is tried again later",
+            "job became due again and again without a pause; putting it off"
+        );
+        let failure = Failure {
+            class: Class::Transient { floor: None },
+            reason: format!(
+                "cannot upload {}: its job did not make progress",
+                Shown(&job.path)
+            ),
+            hint: None,
+        };
+        let history = History {
+            // Not the first pause, which is short.
+            attempt: job.attempt.saturating_add(3),
+            failing_since: job.failing_since,
+        };
+        let now = crate::clock::now();
+        let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
+        self.ledger.put_off(job, &refusal, now).await
+    }
+
+    /// Takes the next job, and a slot for it, if both are free.
+    async fn claim(&self, now: Timestamp) -> Result<Option<(UploadJob, Slot)>, ledger::Error> {
+        let workers = self.limits.workers;
+        let busy = self.slots.busy();
+        if busy.all >= workers {
+            return Ok(None);
+        }
+        // The last free worker takes no large file: small ones must not wait behind large ones only.
+        let most = (workers > 1 && busy.large + 1 >= workers).then_some(LARGE);
+        if self.watches.len() < 2 || self.slots.is_idle() {
+            let job = self.ledger.claim_upload(most, now).await?;
+            return Ok(job.map(|job| self.with_slot(job)));
+        }
+        for watch in self.slots.order(self.ledger.due_watches(now).await?) {
+            if let Some(job) = self.ledger.claim_upload_of(watch, most, now).await? {
+                return Ok(Some(self.with_slot(job)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn with_slot(&self, job: UploadJob) -> (UploadJob, Slot) {
+        let large = job.fingerprint.is_some_and(|print| print.size > LARGE);
+        let slot = self.slots.take(job.watch, large);
+        (job, slot)
+    }
+
+    /// Holds watches whose share does not answer, and says so. Returns whether there are any.
+    async fn hold_silent_shares(&self) -> Result<bool, ledger::Error> {
+        let name = |id| self.watches.get(&id).map_or("", |watch| &watch.name);
+        for (watch, reason) in self.slots.released() {
+            self.ledger.end_hold(watch, &reason).await?;
+        }
+        for watch in self.slots.recovered() {
+            info!(watch = name(watch), "the share answers again");
+        }
+        let silent = self.slots.silent();
+        for share in &silent {
+            if share.is_new {
+                warn!(
+                    watch = name(share.watch),
+                    reason = share.what,
+                    hint = "check the file server and the mount; other watches are not affected",
+                    "no upload of this watch begins while its share does not answer"
+                );
+            }
+            let now = crate::clock::now();
+            let until = attempt::after(now, SILENT_HOLD);
+            self.ledger
+                .hold_watch(share.watch, until, &share.what, now)
+                .await?;
+        }
+        Ok(!silent.is_empty())
+    }
+
+    async fn work(&self, job: UploadJob, slot: Slot) -> Result<(), ledger::Error> {
         let Some(watch) = self.watches.get(&job.watch) else {
             return self.ledger.unclaim(&job).await;
         };
         let began = std::time::Instant::now();
         debug!(watch = %watch.name, path = %Shown(&job.path), attempt = job.attempt, "upload begins");
-        let end = self.bring(watch, &job).await?;
+        let end = self.bring(watch, &job, &slot).await?;
+        drop(slot);
         let seconds = began.elapsed().as_secs_f64();
         let path = Shown(&job.path);
         match end {

@@ -15,6 +15,8 @@ mod absence;
 mod events;
 mod left_alone;
 mod look;
+mod mounts;
+mod problems;
 mod root;
 mod scan;
 mod settle;
@@ -27,13 +29,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use events::Events;
+
 use crate::config::Watch;
 use crate::ledger::{self, Ledger, Ready, WatchId};
 
 /// How far the watch of one root is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// The root was scanned, and every file found is handed over.
+    /// The root was scanned, and every file found is handed over, but for those that cannot be opened.
     pub at_rest: bool,
     /// Files that are settling.
     pub settling: usize,
@@ -43,6 +47,8 @@ pub struct Progress {
     pub next_scan: Option<Timestamp>,
     /// Files that the last full scan left alone.
     pub ignored: Option<u64>,
+    /// What of the root cannot be read, if there is something.
+    pub left_out: Option<String>,
     /// Why the root cannot be reached, if it cannot.
     pub problem: Option<String>,
 }
@@ -83,6 +89,8 @@ pub struct Handover {
     pub ledger: Ledger,
     /// Told after each hand-over. A hint: whoever misses it finds the files by looking.
     pub wake: Arc<Notify>,
+    /// The kernel's events, for all watches together.
+    pub events: Events,
 }
 
 /// Why a watch ended although nobody asked it to.

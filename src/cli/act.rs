@@ -20,7 +20,8 @@ const LINES_MAX: usize = 50;
 pub(super) struct Retry {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files or folders by their path, or globs such as '*.dwg' on paths relative to their watch.
+    /// Files or folders by their path or name, or globs such as '*.dwg' on paths relative to their watch. Write -- before a
+    /// name that begins with "-".
     #[arg(value_name = "FILE", required_unless_present = "failed")]
     files: Vec<PathBuf>,
     /// Every file that failed; with FILE only those of them.
@@ -50,7 +51,7 @@ pub(super) struct Forget {
 pub(super) struct Watches {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Watches by their name, or globs of names. Without any: all of them.
+    /// Watches by their name, or globs of names. Without any: all of them. Write -- before a name that begins with "-".
     #[arg(value_name = "WATCH")]
     names: Vec<String>,
     /// Only show what would be done.

@@ -11,13 +11,13 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{EXIT_FAILED, EXIT_GOOD, complain};
 use crate::config::{Config, Environment};
-use crate::emulator::{
-    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_IMODEL_ID, Emulator,
-};
+use crate::emulator::{self, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator};
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
+use crate::names::Shown;
 use crate::service::{self, Until, signals};
 use crate::telemetry;
 use crate::view;
@@ -89,9 +89,15 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         .tempdir()?;
     let folder = place.path().join("drop");
     tokio::fs::create_dir(&folder).await?;
-    let emulator = Emulator::builder().start().await?;
+    // Others on this machine must not be able to guess it.
+    let client_secret = Uuid::new_v4().simple().to_string();
+    let emulator = Emulator::builder()
+        .client(DEFAULT_CLIENT_ID, &client_secret)
+        .file_check(true)
+        .start()
+        .await?;
     let page = free_address();
-    let config = config(&place, &folder, &emulator, page)?;
+    let config = config(&place, &folder, (&emulator, &client_secret), page)?;
     let _telemetry = telemetry::start(&config.log)?;
     say(&format!(
         "emulated iTwin Platform at {}",
@@ -153,7 +159,7 @@ fn unasked(ended: Result<Result<service::Pass, service::Error>, tokio::task::Joi
 fn config(
     place: &TempDir,
     folder: &Path,
-    emulator: &Emulator,
+    (emulator, client_secret): (&Emulator, &str),
     page: SocketAddr,
 ) -> Result<Config, Error> {
     let (api, issuer) = (emulator.api_url(), emulator.issuer_url());
@@ -170,7 +176,7 @@ fn config(
         state = place.path().join("state"),
     );
     // The other commands work on it too.
-    private_file(&secret, DEFAULT_CLIENT_SECRET)?;
+    private_file(&secret, client_secret)?;
     std::fs::write(place.path().join(CONFIG), &text)?;
     Config::parse(&text, CONFIG, &Environment::default())
         .map_err(|mistakes| Error::Config(mistakes.to_string()))
@@ -284,9 +290,9 @@ impl Progress {
                 let reason = file
                     .reason
                     .as_ref()
-                    .map(|reason| format!(" ({reason})"))
+                    .map(|reason| format!(" ({})", harmless(reason)))
                     .unwrap_or_default();
-                say(&format!("  {:<14} {word}{reason}", file.path.display()));
+                say(&format!("  {:<14} {word}{reason}", shown(&file.path)));
                 self.shown.insert(file.path.clone(), news);
             }
         }
@@ -312,15 +318,15 @@ fn table(files: &[FileReport]) -> bool {
         "seconds",
     ]);
     for file in files {
-        let shown = |text: &Option<String>| text.clone().unwrap_or_default();
+        let known = |text: &Option<String>| harmless(text.as_deref().unwrap_or_default());
         let seconds = file
             .millis
             .map(|millis| format!("{:.1}", Duration::from_millis(millis).as_secs_f64()));
         row([
-            &file.path.display().to_string(),
-            &shown(&file.connector),
-            &shown(&file.storage_file_id),
-            &shown(&file.run),
+            &shown(&file.path),
+            &known(&file.connector),
+            &known(&file.storage_file_id),
+            &known(&file.run),
             file.outcome.map_or("", Outcome::as_str),
             &seconds.unwrap_or_default(),
         ]);
@@ -334,9 +340,24 @@ fn table(files: &[FileReport]) -> bool {
     failed == 0
 }
 
+/// Text from elsewhere as it may go to a terminal: quoted with escapes if it has characters that are not printed as they are.
+fn harmless(text: &str) -> String {
+    let quoted = format!("{text:?}");
+    let is_plain = quoted.len() == text.len() + 2;
+    if is_plain { text.to_owned() } else { quoted }
+}
+
+/// A path as it may go to a terminal.
+fn shown(path: &Path) -> String {
+    match path.to_str() {
+        Some(text) => harmless(text),
+        None => Shown(path).to_string(),
+    }
+}
+
 #[allow(
     clippy::print_stdout,
-    reason = "the demo talks to the person who runs it"
+    reason = "the demo talks to the user who runs it"
 )]
 fn say(text: &str) {
     println!("{text}");

@@ -21,7 +21,7 @@ use crate::watch::Unfinished;
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files by their path; they need not be there.
+    /// Files by their path; they need not be there. Write -- before a name that begins with "-".
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 }
@@ -121,6 +121,10 @@ async fn one(path: &Path, config: &Offline, known: &Knowledge) -> Told {
         Verdict::Ignored(reason) => {
             let mut told = Told::no(&format!("ignored, {reason}"), in_watch);
             told.lines.push(match reason {
+                crate::selection::Reason::DotFolder => format!(
+                    "to do: rename the folder, or name it in include of the watch {:?}, as in include = [\"*\", \".name/**\"]",
+                    watch.name
+                ),
                 crate::selection::Reason::BuiltIn { .. } => {
                     "to do: save it under another name; the built-in list cannot be changed"
                         .to_owned()

@@ -17,7 +17,7 @@ pub(super) struct Arguments {
     config: ConfigArgument,
     /// Scan once, bring everything that is pending to an end, print a summary and exit.
     ///
-    /// Exit code 0 if all is synchronized, 1 if any file failed or a folder could not be reached.
+    /// Exit code 0 if all is synchronized, 1 if any file failed or a folder or file could not be read.
     #[arg(long)]
     once: bool,
     /// Show what would be uploaded and synchronized, and touch nothing.
@@ -117,5 +117,8 @@ fn print_summary(pass: &Pass) {
     }
     for (watch, reason) in &pass.unreachable {
         println!("watch {watch:?} could not be reached: {reason}");
+    }
+    for (watch, what) in &pass.left_out {
+        println!("watch {watch:?} could not be read completely: {what}");
     }
 }

@@ -1,7 +1,8 @@
 //! Which files and watches the words of a command mean.
 //!
-//! A word is a path on disk (absolute, or from the current folder) of a file or folder in a watch, or a glob as the
-//! configuration has them, on paths relative to their watch: `Deck.dgn` and `*.dwg` fit anywhere.
+//! A word is a path on disk (absolute, or from the current folder) of a file or folder in a watch, the name of a file, or
+//! a glob as the configuration has them, on paths relative to their watch: `Deck.dgn` and `*.dwg` fit anywhere. A file that
+//! is there under just this path or name is meant before any glob is, so names that are no globs can be written as they are.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -80,10 +81,14 @@ pub(super) fn files(
     }
     let mut chosen = vec![false; all.len()];
     for word in words {
-        let fits = meaning(word, watches)?;
+        let fits = meaning(word, watches);
         let mut found = false;
-        // A path that is there by just this name is meant before any glob is.
-        for reading in [Reading::Path, Reading::GlobHere, Reading::Glob] {
+        for reading in [
+            Reading::Path,
+            Reading::Name,
+            Reading::GlobHere,
+            Reading::Glob,
+        ] {
             for (file, chosen) in all.iter().zip(&mut chosen) {
                 if fits.fits(file, reading) {
                     *chosen = true;
@@ -95,7 +100,10 @@ pub(super) fn files(
             }
         }
         if !found {
-            return Err(Error::NoFile(word.clone()));
+            return Err(match fits.no_glob {
+                Some(bad) => Error::Glob(bad),
+                None => Error::NoFile(word.clone()),
+            });
         }
     }
     let chosen = all.iter().zip(chosen).filter(|(_, chosen)| *chosen);
@@ -134,6 +142,8 @@ pub(super) fn watches(words: &[String], watches: &[Watch]) -> Result<Vec<String>
 enum Reading {
     /// The path of a file or folder.
     Path,
+    /// The name of a file or folder, in any folder.
+    Name,
     /// A glob, from the folder that it was written in.
     GlobHere,
     /// A glob on paths below any watch.
@@ -147,6 +157,8 @@ struct Meaning<'w> {
     here: Option<Pattern>,
     /// As it was written, unless it begins at the root of the disk.
     bare: Option<(PathBuf, Option<Pattern>)>,
+    /// Why it cannot be read as a glob.
+    no_glob: Option<BadRule>,
 }
 
 impl Meaning<'_> {
@@ -161,6 +173,10 @@ impl Meaning<'_> {
                 return here.is_some_and(|(_, path)| file.path.starts_with(path))
                     || bare.is_some_and(|(path, _)| file.path.starts_with(path));
             }
+            Reading::Name => {
+                let name = self.bare.as_ref().map(|(path, _)| path.as_os_str());
+                return name.is_some_and(|name| file.path.iter().any(|part| part == name));
+            }
             Reading::GlobHere => self.here.as_ref().filter(|_| here.is_some()),
             Reading::Glob => self.bare.as_ref().and_then(|(_, pattern)| pattern.as_ref()),
         };
@@ -168,31 +184,27 @@ impl Meaning<'_> {
     }
 }
 
-fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Result<Meaning<'w>, Error> {
+fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Meaning<'w> {
+    let mut no_glob = None;
     // What is not text is no glob.
-    let pattern = |text: Option<String>| {
-        text.filter(|text| !text.is_empty() && text != "/")
-            .map(|text| Pattern::new(&text))
-            .transpose()
+    let mut pattern = |text: Option<String>| {
+        let text = text.filter(|text| !text.is_empty() && text != "/")?;
+        Pattern::new(&text).map_err(|bad| no_glob = Some(bad)).ok()
     };
     let place = place(word, watches).map(|(watch, path)| (watch.name.as_str(), path));
     let here = place
         .as_ref()
         .and_then(|(_, path)| path.to_str().map(|text| format!("/{text}")));
-    let bare = if word.is_absolute() {
-        None
-    } else {
+    let here = pattern(here);
+    let bare = (!word.is_absolute()).then(|| {
         let text = word.to_str().map(ToOwned::to_owned);
-        let pattern = match pattern(text) {
-            // `..` is no glob, but a way to a place.
-            Err(_) if place.is_some() => None,
-            pattern => pattern?,
-        };
-        Some((word.to_owned(), pattern))
-    };
-    Ok(Meaning {
-        here: pattern(here)?,
+        (word.to_owned(), pattern(text))
+    });
+    Meaning {
+        // `..` is no glob, but a way to a place.
+        no_glob: no_glob.filter(|_| place.is_none()),
         place,
+        here,
         bare,
-    })
+    }
 }

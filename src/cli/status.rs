@@ -33,7 +33,8 @@ const LISTS: Lists = Lists {
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Tell the whole story of these files: each version, upload, run and result. Paths, or globs such as '*.dwg'.
+    /// Tell the whole story of these files: each version, upload, run and result. Paths, names, or globs such as
+    /// '*.dwg'. Write -- before a name that begins with "-".
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print one JSON object, for programs; docs/status.md tells of its fields.

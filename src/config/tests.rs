@@ -296,7 +296,7 @@ fn each_mistake_in_a_watch_has_its_message() {
         ),
         (
             "exclude = [\n  \"fine\",\n  \"Piping\\\\*.dwg\",\n]",
-            "config.toml line 9, watch \"north\", exclude: \"Piping\\\\*.dwg\" has a backslash\n  hint: write \"/\" between folders, and brackets around a special character, as in \"[*]\"",
+            "config.toml line 9, watch \"north\", exclude: \"Piping\\\\*.dwg\" has a backslash\n  hint: write \"/\" between folders, brackets around a special character, as in \"[*]\", and \"?\" for a backslash in a name",
         ),
         (
             "upload_only = [\"[a\"]",

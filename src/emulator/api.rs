@@ -1,27 +1,135 @@
 //! The API's origin: takes requests apart, checks what all of them have in common, and hands each to its part.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
+use super::access::Permission;
 use super::faults::Strike;
 use super::model::State;
 use super::reply::{self, Refusal, Reply, invalid, refuse};
 use super::switches::{AcceptMissing, MediaType, OversizedPage, Switches};
-use super::{Shared, identity, imodels, itwins, lock, storage, synchronization};
+use super::{Shared, access, identity, imodels, itwins, lock, storage, synchronization};
 
 /// A body of a request is at most this long.
 const BODY_MAX: usize = 1024 * 1024;
+
+/// The most items that a page can be asked for.
+///
+/// Source: the published definitions of Storage and iModels.
+const PAGE_MAX: usize = 1000;
+
+/// Query parameters as the documentation writes them; clients may write them in any case.
+const PARAMETERS: [&str; 25] = [
+    "$filter",
+    "$orderBy",
+    "$search",
+    "$select",
+    "afterIndex",
+    "changesetId",
+    "displayName",
+    "iTwinAccountId",
+    "iTwinId",
+    "imodelId",
+    "includeInactive",
+    "lastIndex",
+    "name",
+    "number",
+    "parentId",
+    "projectId",
+    "redirectUrl",
+    "runId",
+    "state",
+    "status",
+    "subClass",
+    "taskId",
+    "type",
+    "versionId",
+    "x-correlation-id",
+];
+
+/// How a list is paged.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// Items on a page that nobody asked a size for.
+    pub(super) default: usize,
+    /// No page has more items, whatever is asked for.
+    pub(super) cap: Option<usize>,
+    /// Which pages name a next one.
+    pub(super) next: Next,
+    /// Whether `$continuationToken` is understood.
+    pub(super) has_tokens: bool,
+    /// The code of a refusal.
+    pub(super) code: &'static str,
+}
+
+impl Pages {
+    /// Pages of a list that names a next page even behind the last one.
+    pub(super) fn always(default: usize, code: &'static str) -> Self {
+        Self {
+            default,
+            cap: None,
+            next: Next::Always,
+            has_tokens: false,
+            code,
+        }
+    }
+
+    /// Pages of a list whose last page names no next one.
+    pub(super) fn while_more(default: usize, code: &'static str) -> Self {
+        Self {
+            next: Next::WhileMore,
+            ..Self::always(default, code)
+        }
+    }
+}
+
+/// A parameter's name in the documented case.
+fn documented(name: &str) -> &str {
+    let mut known = PARAMETERS.iter();
+    known
+        .find(|known| known.eq_ignore_ascii_case(name))
+        .unwrap_or(&name)
+}
+
+/// Text for an address: everything encoded but what never needs to be.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+/// All but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// An opaque token for a place in a list.
+fn token(skip: usize) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("skip {skip}"))
+}
+
+/// The place in a list that a token stands for; the empty one stands for its beginning.
+fn continuation(token: &str, code: &'static str) -> Result<usize, Refusal> {
+    if token.is_empty() {
+        return Ok(0);
+    }
+    let decoded = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
+    let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+    let skip = text.and_then(|text| text.strip_prefix("skip ")?.parse().ok());
+    skip.ok_or_else(|| invalid(code, "$continuationToken", "The token is unknown."))
+}
 
 /// A request, taken apart.
 #[derive(Debug)]
@@ -32,8 +140,8 @@ pub(super) struct Ask<'a> {
     pub(super) words: Vec<String>,
     /// Segments of the path, decoded.
     pub(super) segments: Vec<String>,
-    /// By name in lower case.
-    query: HashMap<String, String>,
+    /// Names in lower case, in the order they were sent.
+    query: Vec<(String, String)>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: Bytes,
     pub(super) now: Timestamp,
@@ -74,9 +182,10 @@ impl Ask<'_> {
 
     /// The value of a query parameter.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
-        self.query
-            .get(&name.to_ascii_lowercase())
-            .map(String::as_str)
+        let mut pairs = self.query.iter();
+        pairs
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
@@ -94,8 +203,8 @@ impl Ask<'_> {
         }
         match serde_json::from_slice(&self.body) {
             Ok(Value::Object(object)) => Ok(Value::Object(object)),
-            Ok(_) => Err(refuse(422, code, "The body is no JSON object.")),
-            Err(error) => Err(refuse(422, code, format!("The body is no JSON: {error}."))),
+            Ok(_) => Err(refuse(422, code, "The body is not a JSON object.")),
+            Err(error) => Err(refuse(422, code, format!("The body is not JSON: {error}."))),
         }
     }
 
@@ -105,52 +214,65 @@ impl Ask<'_> {
             .is_some_and(|prefer| prefer.eq_ignore_ascii_case("return=representation"))
     }
 
-    /// A page of a list, with links.
-    pub(super) fn page<T>(
-        &self,
-        items: Vec<T>,
-        max: usize,
-        next: Next,
-        code: &'static str,
-    ) -> Result<(Vec<T>, Value), Refusal> {
+    /// A page of a list, with links that keep whatever was asked for.
+    pub(super) fn page<T>(&self, items: Vec<T>, pages: &Pages) -> Result<(Vec<T>, Value), Refusal> {
+        let code = pages.code;
         let number = |name: &'static str, default: usize| match self.query(name) {
             None => Ok(default),
             Some(text) => text
                 .parse()
-                .map_err(|_| invalid(code, name, "It is no number.")),
+                .map_err(|_| invalid(code, name, "The value must be a number.")),
         };
-        let (top, skip) = (number("$top", max)?, number("$skip", 0)?);
-        if top == 0 || top > max && self.switches.oversized_page == OversizedPage::Refused {
-            return Err(invalid(code, "$top", "It is out of range."));
+        let continued = match self.query("$continuationToken") {
+            Some(token) if pages.has_tokens => Some(continuation(token, code)?),
+            _ => None,
+        };
+        let (top, skip) = (number("$top", pages.default)?, number("$skip", 0)?);
+        let is_oversized = top > PAGE_MAX;
+        if top == 0 || is_oversized && self.switches.oversized_page == OversizedPage::Refused {
+            let what = "The page size must be between 1 and 1000.";
+            return Err(invalid(code, "$top", what));
         }
-        let top = top.min(max);
+        let skip = continued.unwrap_or(skip);
+        let top = top.min(PAGE_MAX).min(pages.cap.unwrap_or(PAGE_MAX));
         let more = items.len() > skip.saturating_add(top);
         let page = items.into_iter().skip(skip).take(top).collect();
-        let mut others = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in self.query.iter().filter(|(name, _)| !name.starts_with('$')) {
-            others.append_pair(name, value);
-        }
-        let others = others.finish();
         let link = |skip: usize| {
-            let path = self.segments.join("/");
-            let and = if others.is_empty() { "" } else { "&" };
-            let href = format!(
-                "{}/{path}?{others}{and}$skip={skip}&$top={top}",
-                self.shared.api_url
-            );
-            json!({ "href": href })
+            let mut pairs: Vec<String> = Vec::new();
+            for (name, value) in &self.query {
+                if !["$skip", "$top", "$continuationtoken"].contains(&name.as_str()) {
+                    pairs.push(format!("{}={}", documented(name), encoded(value)));
+                }
+            }
+            pairs.push(match continued {
+                Some(_) => format!("$continuationToken={}", token(skip)),
+                None => format!("$skip={skip}"),
+            });
+            pairs.push(format!("$top={top}"));
+            let path = self.segments.iter().map(|segment| encoded(segment));
+            let path = path.collect::<Vec<_>>().join("/");
+            json!({ "href": format!("{}/{path}?{}", self.shared.api_url, pairs.join("&")) })
         };
         let mut links = json!({ "self": link(skip), "prev": link(skip.saturating_sub(top)) });
-        if more || next == Next::Always {
+        if more || pages.next == Next::Always {
             links["next"] = link(skip.saturating_add(top));
         }
         Ok((page, links))
     }
 
-    /// Fails when the caller has no permission on an iModel.
-    pub(super) fn may_use_imodel(&self, id: &str) -> Result<(), Refusal> {
+    /// Fails when the caller lacks a permission on an iModel; one that is not there is another matter.
+    pub(super) fn may_use_imodel(
+        &self,
+        state: &State,
+        id: &str,
+        permission: Permission,
+    ) -> Result<(), Refusal> {
         let forbidden = &self.shared.options.forbidden_imodels;
-        if forbidden.iter().any(|forbidden| forbidden == id) {
+        let imodel = state.imodels.get(&id.to_ascii_lowercase());
+        let itwin = imodel.and_then(|imodel| state.itwins.get(&imodel.itwin_id));
+        if forbidden.iter().any(|forbidden| forbidden == id)
+            || itwin.is_some_and(|itwin| !access::has(self, itwin, permission))
+        {
             return Err(insufficient());
         }
         Ok(())
@@ -183,15 +305,16 @@ pub(super) fn text<'b>(
     match &body[name] {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        _ => Err(invalid(code, name, "It is no text.")),
+        _ => Err(invalid(code, name, "It is not text.")),
     }
 }
 
-/// Answers a request; an error closes the connection.
+/// Answers a request; an error closes the connection. `seen` gets its body.
 pub(super) async fn answer(
     shared: &Shared,
     request: Request<Incoming>,
     strike: &Strike,
+    seen: &mut Bytes,
 ) -> io::Result<Reply> {
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, BODY_MAX).collect().await {
@@ -202,6 +325,7 @@ pub(super) async fn answer(
         }
         Err(error) => return Err(io::Error::other(error)),
     };
+    *seen = body.clone();
     let segments = segments(parts.uri.path());
     let words: Vec<String> = segments
         .iter()
@@ -257,7 +381,7 @@ fn segments(path: &str) -> Option<Vec<String>> {
 
 fn vendor_type(ask: &Ask<'_>) -> String {
     let version = match ask.words.first().map(String::as_str) {
-        Some("imodels") => "v2",
+        Some("imodels" | "accesscontrol") => "v2",
         _ => "v1",
     };
     format!("application/vnd.bentley.itwin-platform.{version}+json")
@@ -274,7 +398,9 @@ fn is_acceptable(ask: &Ask<'_>) -> bool {
     accept.split(',').any(|one| {
         let kind = one.split(';').next().unwrap_or_default().trim();
         kind.eq_ignore_ascii_case(&known)
-            || open && kind == "*/*"
+            // The documentation asks for the vendor type and says nothing of a general one: it is served as if the header were missing.
+            // Source: developer.bentley.com/apis/overview/lifecycle/
+            || open && ["*/*", "application/*", "application/json"].contains(&kind)
             || is_download
                 && kind
                     .eq_ignore_ascii_case("application/vnd.bentley.itwin-platform.v1+octet-stream")
@@ -292,11 +418,14 @@ fn route(ask: &mut Ask<'_>) -> Result<Reply, Refusal> {
     let ask = &*ask;
     let mut state = ask.shared.state();
     let state: &mut State = &mut state;
+    state.settle(ask.now);
     match ask.words.first().map(String::as_str) {
+        Some("accesscontrol") => access::answer(ask, state),
         Some("itwins") => itwins::answer(ask, state),
         Some("imodels") => imodels::answer(ask, state),
         Some("storage") => storage::answer(ask, state),
         Some("synchronization") => synchronization::answer(ask, state),
+        Some("users") => access::me(ask),
         _ => Err(unknown()),
     }
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::api::Arrived;
+use super::sas::Grant;
 use super::{sas, store};
 
 /// The account that every Azurite has, with the key that is printed in its manual.
@@ -61,13 +62,10 @@ impl Azurite {
     }
 
     /// The address of a blob, signed.
-    pub(super) fn address(&self, blob: &str, expiry: Timestamp, permissions: &str) -> String {
-        let query = sas::service(
-            &self.key,
-            &format!("/{ACCOUNT}/{CONTAINER}/{blob}"),
-            expiry,
-            permissions,
-        );
+    pub(super) fn address(&self, grant: Grant<'_>, expiry: Timestamp) -> String {
+        let blob = grant.blob;
+        let resource = format!("/{ACCOUNT}/{CONTAINER}/{blob}");
+        let query = sas::service(&self.key, &resource, grant, expiry);
         format!("{}/{CONTAINER}/{blob}?{query}", self.base)
     }
 

@@ -28,7 +28,7 @@ use super::Shared;
 use super::faults::{Effect, Strike};
 use super::model::{Content, Part};
 use super::reply::{self, Reply};
-use super::sas::{self, sign};
+use super::sas::{self, Grant, sign};
 use super::server::discard;
 
 const MIB: u64 = 1024 * 1024;
@@ -160,8 +160,13 @@ impl Put<'_> {
         }
         let (expiry, permissions) = (self.part("se"), self.part("sp"));
         let key = self.shared.state().key.clone();
+        let grant = Grant {
+            blob: self.blob,
+            permissions,
+            disposition: self.part("rscd"),
+        };
         if self.blob.is_empty()
-            || sign(&key, self.blob, expiry, permissions) != self.part("sig")
+            || sign(&key, grant, expiry) != self.part("sig")
             || self.part("sv") != sas::VERSION
         {
             return refused(403, "AuthenticationFailed", "The signature does not match.");
@@ -209,7 +214,7 @@ impl Put<'_> {
         if let Some(md5) = md5 {
             match md5.ok().and_then(|md5| md5.try_into().ok()) {
                 Some(md5) => wanted.md5 = Some(md5),
-                None => return refused(400, "InvalidMd5", "The MD5 value is no MD5 value."),
+                None => return refused(400, "InvalidMd5", "The header is not an MD5 value."),
             }
         }
         if let Some(crc64) = crc64 {
@@ -219,7 +224,7 @@ impl Put<'_> {
                     return refused(
                         400,
                         "InvalidHeaderValue",
-                        "The CRC64 value is no CRC64 value.",
+                        "The header is not a CRC64 value.",
                     );
                 }
             }
@@ -333,6 +338,7 @@ impl Put<'_> {
             parts,
         };
         let unlisted = std::mem::take(&mut blob.uncommitted);
+        let (id, size) = (content.id.clone(), content.size);
         state.retired.extend(blob.content.replace(content));
         blob.is_new = true;
         if !unlisted.is_empty() {
@@ -347,6 +353,15 @@ impl Put<'_> {
         }
         if let Some(file) = state.files.get_mut(&blob.file_id) {
             file.blob_writes += 1;
+            // Where new content goes to the blob of the old one, nothing else is left to show.
+            if file.blob.as_deref() == Some(self.blob)
+                && let Some(completed) = &mut file.completed
+            {
+                completed.size = size;
+                completed.sha256.clear();
+                completed.version += 1;
+                completed.content = Some(id);
+            }
         }
         self.shared.store.changed();
         true
@@ -392,7 +407,7 @@ impl Put<'_> {
                 return refused(
                     400,
                     "InvalidQueryParameterValue",
-                    "The block id is no base64 of 1 to 64 bytes.",
+                    "The block id is not base64 of 1 to 64 bytes.",
                 );
             }
         };
@@ -474,7 +489,7 @@ impl Put<'_> {
             return refused(
                 400,
                 "InvalidXmlDocument",
-                "The block list is no XML of the expected form.",
+                "The block list is not XML of the expected form.",
             );
         };
         if ids.len() > BLOCKS_MAX {
@@ -580,6 +595,9 @@ impl Put<'_> {
         ];
         if range.is_some() {
             headers.push(("content-range", &bounds));
+        }
+        if !self.part("rscd").is_empty() {
+            headers.push(("content-disposition", self.part("rscd")));
         }
         if head {
             return Ok(reply::with(200, &headers, ""));

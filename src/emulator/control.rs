@@ -1,4 +1,4 @@
-//! What a person or a test asks the emulator itself, below `/_emulator`: no token, no record.
+//! What a user or a test asks the emulator itself, below `/_emulator`: no token, no record. Pages of other origins were refused before.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
                 reply::empty(204)
             }
             Err(_) => refused(
-                "no fault: it needs route and effect, or file and result, or imodelId; see the README",
+                "not a fault: it needs route and effect, or file and result, or imodelId; see docs/emulator.md",
             ),
         },
         ("DELETE", "/_emulator/faults") => {
@@ -60,8 +60,6 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
             reply::empty(204)
         }
         ("POST", "/_emulator/lock") => lock_file(shared, &query),
-        // Where a person lets connections act for him.
-        ("GET", "/_emulator/authorize") => authorize(shared, &query),
         _ => reply::json(
             404,
             &json!({ "error": "there are GET state, requests and switches; POST faults, switches, lock and reset; DELETE faults" }),
@@ -85,21 +83,6 @@ fn lock_file(shared: &Shared, query: &str) -> Reply {
             reply::empty(204)
         }
         None => refused("there is no such file; it needs ?file=ID, and &locked=false to unlock"),
-    }
-}
-
-fn authorize(shared: &Shared, query: &str) -> Reply {
-    let mut redirect = None;
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        match &*name {
-            "user" => shared.state().authorized_users.push(value.into_owned()),
-            "redirectUrl" => redirect = Some(value.into_owned()),
-            _ => {}
-        }
-    }
-    match redirect {
-        Some(href) => reply::with(302, &[("location", &href)], ""),
-        None => reply::empty(204),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The identity provider: discovery, tokens for service applications and for people, and what they are good for.
+//! The identity provider: discovery, tokens for service applications and for users, introspection and revocation.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,13 +12,22 @@ use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 use uuid::Uuid;
 
+use super::access;
 use super::api::{Ask, unknown};
+use super::guard::may_redirect;
 use super::lock;
+use super::model::member_id;
 use super::reply::{self, Refusal, Reply, refuse};
 use super::switches::RefreshToken;
 
 /// The scope that there is.
 const SCOPE: &str = "itwin-platform";
+
+/// How long a page for consent waits for the user.
+const CONSENT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// The most pages for consent that wait.
+const CONSENTS_MAX: usize = 1000;
 
 /// Scopes of people, which a service application must not ask for.
 const PERSONAL: [&str; 5] = [
@@ -38,12 +47,25 @@ type Denied = &'static str;
 /// What has been handed out.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    /// Tokens that are good: their clients and their ends.
-    access: HashMap<String, (String, Instant)>,
+    /// Tokens that are good.
+    access: HashMap<String, Access>,
     /// Refresh tokens that are good: their clients.
     refresh: HashMap<String, String>,
     /// Codes that wait to be exchanged.
     codes: HashMap<String, Code>,
+    /// Pages on which a user lets connections act: whose, and where the browser goes then.
+    consents: HashMap<String, Consent>,
+}
+
+/// A token that was handed out.
+#[derive(Debug, Clone)]
+struct Access {
+    client_id: String,
+    scope: String,
+    /// Seconds since 1970.
+    issued_at: i64,
+    expires_at: i64,
+    ends_at: Instant,
 }
 
 #[derive(Debug)]
@@ -51,7 +73,15 @@ struct Code {
     client_id: String,
     redirect_uri: String,
     challenge: String,
-    offline: bool,
+    scope: String,
+    nonce: Option<String>,
+    ends_at: Instant,
+}
+
+#[derive(Debug)]
+struct Consent {
+    client_id: String,
+    redirect_url: String,
     ends_at: Instant,
 }
 
@@ -60,6 +90,8 @@ struct Granted {
     client_id: String,
     scope: String,
     refresh_token: Option<String>,
+    /// Wanted by a user who asked for `openid`, with the nonce.
+    id_token: Option<Option<String>>,
 }
 
 impl Tokens {
@@ -67,9 +99,26 @@ impl Tokens {
         self.access.clear();
     }
 
-    fn client_of(&self, token: &str) -> Option<&str> {
-        let (client, end) = self.access.get(token)?;
-        (*end > Instant::now()).then_some(client)
+    fn access(&self, token: &str) -> Option<&Access> {
+        let access = self.access.get(token)?;
+        (access.ends_at > Instant::now()).then_some(access)
+    }
+
+    /// A page where this user lets connections act; only who asked for it knows its address.
+    pub(super) fn consent_page(&mut self, client_id: &str, redirect_url: &str) -> String {
+        let now = Instant::now();
+        self.consents.retain(|_, consent| consent.ends_at > now);
+        if self.consents.len() >= CONSENTS_MAX {
+            self.consents.clear();
+        }
+        let ticket = random();
+        let consent = Consent {
+            client_id: client_id.to_owned(),
+            redirect_url: redirect_url.to_owned(),
+            ends_at: now + CONSENT_LIFETIME,
+        };
+        self.consents.insert(ticket.clone(), consent);
+        ticket
     }
 }
 
@@ -93,13 +142,16 @@ pub(super) fn authorize(ask: &Ask<'_>) -> Result<String, Refusal> {
         }
     };
     let tokens = lock(&ask.shared.tokens);
-    tokens.client_of(token).map(str::to_owned).ok_or_else(|| {
-        refuse(
-            401,
-            "Unauthorized",
-            "The token is not valid, or not any more.",
-        )
-    })
+    let access = tokens.access(token);
+    access
+        .map(|access| access.client_id.clone())
+        .ok_or_else(|| {
+            refuse(
+                401,
+                "Unauthorized",
+                "The token is not valid, or not any more.",
+            )
+        })
 }
 
 /// Answers what belongs to the identity provider.
@@ -107,13 +159,16 @@ pub(super) fn answer(ask: &Ask<'_>) -> Option<Reply> {
     let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
     let answered = match (ask.method.as_str(), words.as_slice()) {
         ("GET", [".well-known", "openid-configuration"]) => discovery(ask),
-        ("GET", [".well-known", "jwks"]) => reply::json(200, &json!({ "keys": [] })),
+        ("GET", [".well-known", "jwks"]) => reply::json(200, &ask.shared.signer.key_set()),
         ("GET", ["connect", "authorize"]) => code(ask),
         ("POST", ["connect", "token"]) => match grant(ask) {
             Ok(granted) => token(ask, granted),
             Err((status, error)) => denied(status, error),
         },
         ("POST", ["connect", "introspect"]) => introspect(ask),
+        ("POST", ["connect", "revocation"]) => revoke(ask),
+        ("GET", ["connect", "endsession"]) => end_session(ask),
+        ("GET", ["connect", "consent"]) => consent(ask),
         (_, [".well-known" | "connect", ..]) => unknown().into_reply(),
         _ => return None,
     };
@@ -129,8 +184,10 @@ fn discovery(ask: &Ask<'_>) -> Reply {
             "authorization_endpoint": format!("{issuer}/connect/authorize"),
             "token_endpoint": format!("{issuer}/connect/token"),
             "introspection_endpoint": format!("{issuer}/connect/introspect"),
+            "revocation_endpoint": format!("{issuer}/connect/revocation"),
+            "end_session_endpoint": format!("{issuer}/connect/endsession"),
             "jwks_uri": format!("{issuer}/.well-known/jwks"),
-            "scopes_supported": [SCOPE, "offline_access"],
+            "scopes_supported": [SCOPE, "openid", "profile", "email", "organization", "offline_access"],
             "grant_types_supported": ["client_credentials", "authorization_code", "refresh_token"],
             "response_types_supported": ["code"],
             "code_challenge_methods_supported": ["S256"],
@@ -152,20 +209,30 @@ fn denied(status: u16, error: Denied) -> Reply {
 
 fn token(ask: &Ask<'_>, granted: Granted) -> Reply {
     let lifetime = ask.shared.options.token_lifetime;
-    let token = {
-        let mut state = ask.shared.state();
-        state.tokens_issued += 1;
-        jwt(ask, &state.key, &granted, lifetime)
+    let issued_at = ask.now.as_second();
+    let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+    let access = Access {
+        client_id: granted.client_id.clone(),
+        scope: granted.scope.clone(),
+        issued_at,
+        expires_at: issued_at.saturating_add(seconds),
+        ends_at: Instant::now() + lifetime,
     };
-    let mut tokens = lock(&ask.shared.tokens);
-    let now = Instant::now();
-    tokens.access.retain(|_, (_, end)| *end > now);
-    tokens
-        .access
-        .insert(token.clone(), (granted.client_id.clone(), now + lifetime));
+    let signed = |claims| ask.shared.signer.token(&claims);
+    let Some(token) = signed(access_claims(ask, &access)) else {
+        return denied(500, "server_error");
+    };
+    ask.shared.state().tokens_issued += 1;
     let mut body = json!({
         "access_token": token, "expires_in": lifetime.as_secs(), "token_type": "Bearer", "scope": granted.scope,
     });
+    if let Some(nonce) = &granted.id_token {
+        body["id_token"] = signed(id_claims(ask, &access, nonce.as_deref())).into();
+    }
+    let mut tokens = lock(&ask.shared.tokens);
+    let now = Instant::now();
+    tokens.access.retain(|_, access| access.ends_at > now);
+    tokens.access.insert(token, access);
     if let Some(refresh) = granted.refresh_token {
         tokens.refresh.insert(refresh.clone(), granted.client_id);
         body["refresh_token"] = refresh.into();
@@ -173,20 +240,38 @@ fn token(ask: &Ask<'_>, granted: Granted) -> Reply {
     reply::json(200, &body)
 }
 
-/// A token in the form of a JWT; clients look into it, although it is opaque.
-fn jwt(ask: &Ask<'_>, key: &str, granted: &Granted, lifetime: Duration) -> String {
-    let now = ask.now.as_second();
-    let ends = now.saturating_add(i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX));
-    let encoded = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    let header = encoded(json!({ "alg": "HS256", "typ": "JWT" }));
-    let scopes: Vec<&str> = granted.scope.split(' ').collect();
-    let claims = encoded(json!({
-        "iss": ask.shared.api_url, "client_id": granted.client_id, "iat": now, "nbf": now, "exp": ends,
+/// What an access token says; clients look into it, although it is opaque to them.
+fn access_claims(ask: &Ask<'_>, access: &Access) -> Value {
+    let issuer = &ask.shared.api_url;
+    let scopes: Vec<&str> = access.scope.split(' ').collect();
+    let mut claims = json!({
+        "iss": issuer, "aud": [format!("{issuer}/resources"), "bentley-api-management"],
+        "client_id": access.client_id, "iat": access.issued_at, "nbf": access.issued_at, "exp": access.expires_at,
         "scope": scopes, "jti": Uuid::new_v4().simple().to_string(),
-    }));
-    let signed = format!("{header}.{claims}");
-    let signature = BASE64_URL_SAFE_NO_PAD.encode(super::sas::mac(key.as_bytes(), &signed));
-    format!("{signed}.{signature}")
+    });
+    if is_native(ask, &access.client_id) {
+        claims["sub"] = member_id(&access.client_id).into();
+        claims["email"] = access::email(ask.shared, &access.client_id).into();
+    }
+    claims
+}
+
+/// What an id token says of the user.
+fn id_claims(ask: &Ask<'_>, access: &Access, nonce: Option<&str>) -> Value {
+    let name = ask.shared.display_name(&access.client_id);
+    json!({
+        "iss": ask.shared.api_url, "aud": access.client_id, "sub": member_id(&access.client_id), "name": name,
+        "email": access::email(ask.shared, &access.client_id), "iat": access.issued_at, "exp": access.expires_at,
+        "nonce": nonce,
+    })
+}
+
+fn is_native(ask: &Ask<'_>, client_id: &str) -> bool {
+    ask.shared
+        .options
+        .native_clients
+        .iter()
+        .any(|id| id == client_id)
 }
 
 fn form(ask: &Ask<'_>) -> HashMap<String, String> {
@@ -208,6 +293,7 @@ fn grant(ask: &Ask<'_>) -> Result<Granted, (u16, Denied)> {
                 client_id,
                 scope: scope.to_owned(),
                 refresh_token: None,
+                id_token: None,
             })
         }
         "authorization_code" => {
@@ -222,10 +308,12 @@ fn grant(ask: &Ask<'_>) -> Result<Granted, (u16, Denied)> {
             {
                 return Err((400, "invalid_grant"));
             }
+            let has = |scope: &str| code.scope.split(' ').any(|word| word == scope);
             Ok(Granted {
                 client_id: code.client_id,
-                scope: SCOPE.to_owned(),
-                refresh_token: code.offline.then(random),
+                refresh_token: has("offline_access").then(random),
+                id_token: has("openid").then_some(code.nonce),
+                scope: code.scope,
             })
         }
         "refresh_token" => {
@@ -247,6 +335,7 @@ fn grant(ask: &Ask<'_>) -> Result<Granted, (u16, Denied)> {
                 client_id,
                 scope: SCOPE.to_owned(),
                 refresh_token,
+                id_token: None,
             })
         }
         _ => Err((400, "unsupported_grant_type")),
@@ -303,7 +392,7 @@ fn random() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 
-/// The person agrees at once: the browser is sent back with a code.
+/// The user agrees at once: the browser is sent back with a code, to this machine or to a registered address.
 fn code(ask: &Ask<'_>) -> Reply {
     let field = |name: &str| ask.query(name).unwrap_or_default().to_owned();
     let Ok(mut back) = Url::parse(&field("redirect_uri")) else {
@@ -317,6 +406,8 @@ fn code(ask: &Ask<'_>) -> Reply {
         .contains(&field("client_id"))
     {
         return denied(400, "unauthorized_client");
+    } else if !may_redirect(&ask.shared.options.redirects, &field("redirect_uri")) {
+        return denied(400, "invalid_request");
     } else if field("response_type") != "code" {
         Some("unsupported_response_type")
     } else if field("code_challenge_method") != "S256" || field("code_challenge").is_empty() {
@@ -334,7 +425,8 @@ fn code(ask: &Ask<'_>) -> Reply {
                 client_id: field("client_id"),
                 redirect_uri: field("redirect_uri"),
                 challenge: field("code_challenge"),
-                offline: scope.split(' ').any(|word| word == "offline_access"),
+                scope: known_scopes(&scope),
+                nonce: ask.query("nonce").map(str::to_owned),
                 ends_at: Instant::now() + CODE_LIFETIME,
             };
             lock(&ask.shared.tokens).codes.insert(code.clone(), waiting);
@@ -348,17 +440,96 @@ fn code(ask: &Ask<'_>) -> Reply {
     reply::with(302, &[("location", back.as_str())], "")
 }
 
+/// Those of the wanted scopes that there are.
+fn known_scopes(wanted: &str) -> String {
+    let known = |word: &&str| *word == SCOPE || PERSONAL.contains(word);
+    wanted
+        .split(' ')
+        .filter(known)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Source: RFC 7662
 fn introspect(ask: &Ask<'_>) -> Reply {
     let form = form(ask);
     if let Err((status, error)) = service(ask, &form) {
         return denied(status, error);
     }
     let token = form.get("token").map(String::as_str).unwrap_or_default();
-    match lock(&ask.shared.tokens).client_of(token) {
-        Some(client_id) => {
-            let body = json!({ "active": true, "client_id": client_id, "scope": SCOPE, "iss": ask.shared.api_url });
+    let access = lock(&ask.shared.tokens).access(token).cloned();
+    match access {
+        Some(access) => {
+            let mut body = access_claims(ask, &access);
+            body["active"] = true.into();
+            body["token_type"] = "Bearer".into();
+            body["scope"] = access.scope.into();
             reply::json(200, &body)
         }
         None => reply::json(200, &json!({ "active": false })),
+    }
+}
+
+/// Ends a token; one that is not known is as good as ended.
+///
+/// Source: RFC 7009
+fn revoke(ask: &Ask<'_>) -> Reply {
+    let form = form(ask);
+    let native = form.get("client_id").filter(|id| is_native(ask, id));
+    let client = match native {
+        Some(id) => Ok(id.clone()),
+        None => service(ask, &form),
+    };
+    let client = match client {
+        Ok(client) => client,
+        Err((status, error)) => return denied(status, error),
+    };
+    let Some(token) = form.get("token") else {
+        return denied(400, "invalid_request");
+    };
+    let mut tokens = lock(&ask.shared.tokens);
+    if tokens
+        .access
+        .get(token)
+        .is_some_and(|access| access.client_id == client)
+    {
+        tokens.access.remove(token);
+    }
+    if tokens.refresh.get(token) == Some(&client) {
+        tokens.refresh.remove(token);
+    }
+    reply::empty(200)
+}
+
+/// Signs a user out, and sends the browser back if it came with an address.
+///
+/// Source: openid.net/specs/openid-connect-rpinitiated-1_0.html
+fn end_session(ask: &Ask<'_>) -> Reply {
+    let Some(to) = ask.query("post_logout_redirect_uri") else {
+        let plain = [("content-type", "text/plain; charset=utf-8")];
+        return reply::with(200, &plain, "You are signed out.\n");
+    };
+    let back = Url::parse(to).ok();
+    let back = back.filter(|_| may_redirect(&ask.shared.options.redirects, to));
+    let Some(mut back) = back else {
+        return denied(400, "invalid_request");
+    };
+    if let Some(state) = ask.query("state") {
+        back.query_pairs_mut().append_pair("state", state);
+    }
+    reply::with(302, &[("location", back.as_str())], "")
+}
+
+/// The user lets connections act, at an address that was given to an application of that user, once.
+fn consent(ask: &Ask<'_>) -> Reply {
+    let ticket = ask.query("ticket").unwrap_or_default();
+    let consent = lock(&ask.shared.tokens).consents.remove(ticket);
+    match consent.filter(|consent| consent.ends_at > Instant::now()) {
+        Some(consent) => {
+            let mut state = ask.shared.state();
+            state.authorized_users.push(consent.client_id);
+            reply::with(302, &[("location", &consent.redirect_url)], "")
+        }
+        None => denied(400, "invalid_request"),
     }
 }

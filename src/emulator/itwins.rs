@@ -3,12 +3,18 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::api::{Ask, Next, text, unknown};
+use super::access;
+use super::api::{Ask, Pages, text, unknown};
 use super::model::{Itwin, State, member_id};
 use super::reply::{self, Refusal, Reply, invalid, refuse};
 
-/// Items on a page.
-const PAGE: usize = 1000;
+/// Items on a page that nobody asked a size for.
+const PAGE: usize = 100;
+
+/// The most iTwins that count as recently used.
+///
+/// Source: developer.bentley.com/apis/itwins/operations/get-my-recently-used-itwins/
+const RECENTS_MAX: usize = 25;
 
 const INVALID: &str = "InvalidiTwinsRequest";
 
@@ -29,18 +35,50 @@ const FILTERS: [&str; 6] = [
     "type",
     "status",
     "parentId",
-    "subClass",
+    "iTwinAccountId",
 ];
 
 pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
     match (ask.method.as_str(), words.as_slice()) {
-        ("GET", ["itwins"]) => list(ask, state),
+        ("GET", ["itwins"]) => list(ask, state.itwins.values().collect()),
         ("POST", ["itwins"]) => create(ask, state),
-        ("GET", ["itwins", _]) => Ok(one(200, known(ask, state)?)),
+        ("GET", ["itwins", "myprimaryaccount"]) => Ok(account()),
+        ("GET", ["itwins", "favorites" | "recents"]) => {
+            let lists = if words[1] == "favorites" {
+                &state.favorites
+            } else {
+                &state.recents
+            };
+            let ids = lists.get(&ask.client_id).into_iter().flatten();
+            list(ask, ids.filter_map(|id| state.itwins.get(id)).collect())
+        }
+        ("POST", ["itwins", kind @ ("favorites" | "recents"), _])
+        | ("DELETE", ["itwins", kind @ "favorites", _]) => {
+            let id = known(ask, state, 2)?.id.clone();
+            let lists = if *kind == "favorites" {
+                &mut state.favorites
+            } else {
+                &mut state.recents
+            };
+            let list = lists.entry(ask.client_id.clone()).or_default();
+            list.retain(|listed| *listed != id);
+            if ask.method == "POST" {
+                list.insert(0, id);
+            }
+            if *kind == "recents" {
+                list.truncate(RECENTS_MAX);
+            }
+            Ok(reply::empty(204))
+        }
+        ("GET", ["itwins", _, "account"]) => {
+            known(ask, state, 1)?;
+            Ok(account())
+        }
+        ("GET", ["itwins", _]) => Ok(one(200, known(ask, state, 1)?)),
         ("PATCH", ["itwins", _]) => {
             let changes = checked(ask, false)?;
-            let mut itwin = known(ask, state)?.clone();
+            let mut itwin = known(ask, state, 1)?.clone();
             for (name, value) in changes {
                 match (name.as_str(), value.as_str()) {
                     ("displayName", Some(name)) => name.clone_into(&mut itwin.display_name),
@@ -52,7 +90,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             Ok(answer)
         }
         ("DELETE", ["itwins", _]) => {
-            let id = known(ask, state)?.id.clone();
+            let id = known(ask, state, 1)?.id.clone();
             state.remove_itwin(&id);
             Ok(reply::empty(204))
         }
@@ -60,15 +98,32 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
     }
 }
 
-fn known<'s>(ask: &Ask<'_>, state: &'s State) -> Result<&'s Itwin, Refusal> {
-    let id = ask.segment(1);
+/// The account that all iTwins belong to.
+///
+/// Source: developer.bentley.com/apis/itwins/operations/get-my-primary-account/
+fn account() -> Reply {
+    let account = json!({
+        "id": ACCOUNT, "class": "Account", "subClass": "Account", "type": null,
+        "number": "Emulated organization", "displayName": "Emulated organization",
+    });
+    reply::json(200, &json!({ "iTwin": account }))
+}
+
+/// The iTwin that a segment of the path names; one that the caller is no member of is not there for him.
+fn known<'s>(ask: &Ask<'_>, state: &'s State, at: usize) -> Result<&'s Itwin, Refusal> {
+    let id = ask.segment(at);
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is no UUID."));
+        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
     }
     state
         .itwins
         .get(&id.to_ascii_lowercase())
-        .ok_or_else(|| refuse(404, "iTwinNotFound", "Requested iTwin is not available."))
+        .filter(|itwin| access::is_member(ask, itwin))
+        .ok_or_else(not_found)
+}
+
+pub(super) fn not_found() -> Refusal {
+    refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
 }
 
 /// The properties of a body; `whole` demands those that every iTwin has.
@@ -106,7 +161,7 @@ fn checked(ask: &Ask<'_>, whole: bool) -> Result<serde_json::Map<String, Value>,
     }
     match body {
         Value::Object(properties) => Ok(properties),
-        _ => Err(invalid(INVALID, "body", "It is no object.")),
+        _ => Err(invalid(INVALID, "body", "It is not an object.")),
     }
 }
 
@@ -139,32 +194,44 @@ fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
             "iTwin already exists within this account with the same number.",
         ));
     }
-    let itwin = Itwin {
+    let mut itwin = Itwin {
         id,
         display_name: display_name.to_owned(),
         created_at: ask.now,
         properties,
+        members: Vec::new(),
+        roles: Vec::new(),
     };
+    access::add_owner(ask.shared, &mut itwin, &ask.client_id);
     let answer = one(201, &itwin);
     state.add_itwin(itwin);
     Ok(answer)
 }
 
-fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
-    if let Some(wanted) = ask.query("subClass")
-        && !CLASSES.iter().any(|(_, subs)| subs.contains(&wanted))
-    {
+/// A list of these iTwins: favorites and recents keep their order unless another one is asked for.
+fn list(ask: &Ask<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal> {
+    let classes = ask.query("subClass").map(|wanted| wanted.split(','));
+    let classes: Vec<&str> = classes.into_iter().flatten().map(str::trim).collect();
+    let is_known = |class: &&str| CLASSES.iter().any(|(_, subs)| subs.contains(class));
+    if !classes.iter().all(is_known) {
         return Err(invalid(INVALID, "subClass", "It is unknown."));
     }
-    let inactive = ask.query("includeInactive") == Some("true") || ask.query("status").is_some();
-    let mut found: Vec<Value> = state
-        .itwins
-        .values()
+    let (status, inactive) = (ask.query("status"), ask.query("includeInactive"));
+    if status.is_some() && inactive.is_some() {
+        let what = "It cannot be used together with status.";
+        return Err(invalid(INVALID, "includeInactive", what));
+    }
+    let inactive = inactive == Some("true") || status.is_some();
+    let mut found: Vec<Value> = itwins
+        .into_iter()
+        .filter(|itwin| access::is_member(ask, itwin))
         .map(shown)
         .filter(|itwin| inactive || itwin["status"] == "Active")
         .filter(|itwin| {
-            ask.query("iTwinAccountId")
-                .is_none_or(|account| itwin["iTwinAccountId"] == account)
+            classes.is_empty()
+                || itwin["subClass"]
+                    .as_str()
+                    .is_some_and(|class| classes.contains(&class))
         })
         .filter(|itwin| {
             FILTERS
@@ -173,17 +240,28 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
         })
         .filter(|itwin| {
             ask.query("$search").is_none_or(|wanted| {
+                let wanted = wanted.to_lowercase();
                 let has = |name: &str| {
                     itwin[name]
                         .as_str()
-                        .is_some_and(|text| text.contains(wanted))
+                        .is_some_and(|text| text.to_lowercase().contains(&wanted))
                 };
                 has("displayName") || has("number")
             })
         })
         .collect();
-    found.sort_by_key(|itwin| itwin["createdDateTime"].to_string());
-    let (page, links) = ask.page(found, PAGE, Next::WhileMore, INVALID)?;
+    let order = ask.query("$orderBy");
+    let is_personal = ask.words.len() > 1;
+    if order.is_some() || !is_personal {
+        let order = order.unwrap_or("createdDateTime");
+        let (by, direction) = order.split_once(' ').unwrap_or((order, "asc"));
+        let key = |itwin: &Value| (itwin[by].to_string(), itwin["id"].to_string());
+        found.sort_by_key(key);
+        if direction == "desc" {
+            found.reverse();
+        }
+    }
+    let (page, links) = ask.page(found, &Pages::while_more(PAGE, INVALID))?;
     Ok(reply::json(
         200,
         &json!({ "iTwins": page, "_links": links }),
@@ -214,6 +292,8 @@ impl Itwin {
             display_name: name.to_owned(),
             created_at: now,
             properties: properties.as_object().cloned().unwrap_or_default(),
+            members: Vec::new(),
+            roles: Vec::new(),
         }
     }
 }

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::faults::Report;
-use super::runs;
+use super::{runs, store};
 
 /// All that the platform holds. Maps are by id.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -35,9 +35,21 @@ pub struct State {
     pub tokens_issued: u64,
     /// Users who let connections of theirs act for them.
     pub authorized_users: Vec<String>,
+    /// Settings of the connectors, by scope such as `imodels/ID`.
+    #[serde(default)]
+    pub configurations: BTreeMap<String, serde_json::Map<String, Value>>,
+    /// The favorite iTwins of each client.
+    #[serde(default)]
+    pub favorites: BTreeMap<String, Vec<String>>,
+    /// The iTwins that each client used recently, the latest first.
+    #[serde(default)]
+    pub recents: BTreeMap<String, Vec<String>>,
     /// Signs upload addresses and tokens.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
+    /// Signs tokens: PKCS #8 in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) signing_key: String,
     /// Where content goes to, by the name in the upload address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) blobs: BTreeMap<String, Blob>,
@@ -59,6 +71,40 @@ pub struct Itwin {
     pub created_at: Timestamp,
     /// All other properties, as they were sent.
     pub properties: serde_json::Map<String, Value>,
+    /// Who works on it, and with which roles.
+    #[serde(default)]
+    pub members: Vec<Member>,
+    /// The roles there are.
+    #[serde(default)]
+    pub roles: Vec<Role>,
+}
+
+/// A member of an iTwin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Member {
+    /// The user's e-mail address.
+    pub email: String,
+    /// The roles that the user has.
+    pub role_ids: Vec<String>,
+    /// Whether the user may do everything.
+    pub owner: bool,
+}
+
+/// A role in an iTwin.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Role {
+    /// UUID.
+    pub id: String,
+    /// Its name.
+    pub display_name: String,
+    /// Free text.
+    pub description: String,
+    /// Such as `storage_write`.
+    pub permissions: Vec<String>,
 }
 
 /// An iModel.
@@ -78,6 +124,89 @@ pub struct Imodel {
     pub extent: Option<Value>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The client that created it; empty when it was set up beforehand.
+    #[serde(default)]
+    pub creator: String,
+    /// Whether it can be used; one from a baseline cannot before that is completed.
+    #[serde(default = "always")]
+    pub initialized: bool,
+    /// Bits for schema synchronization, codes and views.
+    #[serde(default)]
+    pub containers_enabled: u64,
+    /// What was pushed, by index from 1.
+    #[serde(default)]
+    pub changesets: Vec<Changeset>,
+    /// Named versions in the order of their creation.
+    #[serde(default)]
+    pub named_versions: Vec<NamedVersion>,
+    /// What runs brought in, by storage file.
+    #[serde(default)]
+    pub contents: Vec<ImodelContent>,
+    /// The storage file whose coordinate system is that of the iModel for good: the first one that was synchronized.
+    #[serde(default)]
+    pub gcs_from: Option<String>,
+    /// Where the baseline goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) baseline: Option<String>,
+}
+
+/// What one run changed in an iModel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Changeset {
+    /// 40 hexadecimal digits.
+    pub id: String,
+    /// Counted from 1.
+    pub index: u64,
+    /// Free text.
+    pub description: String,
+    /// When the run ended.
+    pub pushed_at: Timestamp,
+    /// The run.
+    pub run_id: String,
+    /// Whose connection ran.
+    pub creator: String,
+    /// Names of the storage files that brought something new.
+    pub changed_files: Vec<String>,
+}
+
+/// A name for a changeset, or for the baseline.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct NamedVersion {
+    /// UUID.
+    pub id: String,
+    /// Unique in the iModel.
+    pub name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// None: the baseline.
+    pub changeset_id: Option<String>,
+    /// 0: the baseline.
+    pub changeset_index: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// `visible` or `hidden`.
+    pub state: String,
+    /// The client that created it.
+    pub creator: String,
+}
+
+/// What an iModel holds of a storage file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ImodelContent {
+    /// The storage file.
+    pub storage_file_id: String,
+    /// Which of its contents.
+    pub version: u32,
+    /// SHA-256 of that content.
+    pub sha256: String,
+    /// Whether a connection of the iModel has a source file for it now.
+    pub mapped: bool,
 }
 
 /// A storage folder.
@@ -274,6 +403,15 @@ pub struct Run {
     /// What is wrong with it as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<Value>,
+    /// Storage files whose elements it removes, as they have no source file any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) removed: Vec<String>,
+    /// Whose connection runs.
+    #[serde(default)]
+    pub(super) creator: String,
+    /// Whether the iModel has what it brought.
+    #[serde(default)]
+    pub(super) applied: bool,
 }
 
 /// A source file in a run.
@@ -385,6 +523,9 @@ impl State {
     /// Removes an iTwin with all it holds.
     pub(super) fn remove_itwin(&mut self, id: &str) {
         self.itwins.remove(id);
+        for list in self.favorites.values_mut().chain(self.recents.values_mut()) {
+            list.retain(|listed| listed != id);
+        }
         let imodels: Vec<String> = self
             .imodels
             .values()
@@ -406,10 +547,99 @@ impl State {
         self.runs.retain(|_, run| run.imodel_id != id);
     }
 
-    /// For others to see: runs as they stand, nothing secret.
+    /// Gives iModels what the runs that ended by now brought them.
+    pub(super) fn settle(&mut self, now: Timestamp) {
+        let waiting = self.runs.values().filter(|run| !run.applied);
+        let mut ended: Vec<(Timestamp, String)> = waiting
+            .filter(|run| runs::has_ended(run, now))
+            .map(|run| (runs::end(run), run.id.clone()))
+            .collect();
+        ended.sort();
+        for (at, id) in ended {
+            self.apply(&id, at);
+        }
+    }
+
+    /// Gives an iModel what a run brought, and pushes a changeset if that is anything.
+    fn apply(&mut self, run_id: &str, at: Timestamp) {
+        let Some(run) = self.runs.get_mut(run_id) else {
+            return;
+        };
+        run.applied = true;
+        let Some(imodel) = self.imodels.get_mut(&run.imodel_id) else {
+            return;
+        };
+        let mut changed = Vec::new();
+        for covered in &run.covered {
+            let is_read = matches!(covered.result.as_str(), "Success" | "PartialSuccess");
+            if !covered.has_task || !is_read || covered.version == 0 {
+                continue;
+            }
+            let id = &covered.storage_file_id;
+            imodel.gcs_from.get_or_insert_with(|| id.clone());
+            let mut contents = imodel.contents.iter_mut();
+            match contents.find(|held| held.storage_file_id == *id) {
+                Some(held) if held.version == covered.version => continue,
+                Some(held) => held.version = covered.version,
+                None => imodel.contents.push(ImodelContent {
+                    storage_file_id: id.clone(),
+                    version: covered.version,
+                    sha256: String::new(),
+                    mapped: true,
+                }),
+            }
+            let name = self.files.get(id).map(|file| file.display_name.clone());
+            changed.push(name.unwrap_or_else(|| id.clone()));
+        }
+        let held = imodel.contents.len();
+        let removed = &run.removed;
+        imodel
+            .contents
+            .retain(|held| !removed.contains(&held.storage_file_id));
+        if changed.is_empty() && held == imodel.contents.len() {
+            return;
+        }
+        let digest = store::hex(&Sha256::digest(run_id));
+        let index = imodel.changesets.len() as u64 + 1;
+        imodel.changesets.push(Changeset {
+            id: digest.chars().take(40).collect(),
+            index,
+            description: format!("Synchronized {} file(s)", changed.len()),
+            pushed_at: at,
+            run_id: run_id.to_owned(),
+            creator: run.creator.clone(),
+            changed_files: changed,
+        });
+    }
+
+    /// Storage files that an iModel holds something of, and no connection has any more.
+    pub(super) fn unmapped(&self, imodel_id: &str) -> Vec<String> {
+        let imodel = self.imodels.get(imodel_id);
+        let contents = imodel.into_iter().flat_map(|imodel| &imodel.contents);
+        contents
+            .map(|held| &held.storage_file_id)
+            .filter(|id| !self.is_mapped(imodel_id, id, ""))
+            .cloned()
+            .collect()
+    }
+
+    /// For others to see: runs and iModels as they stand, nothing secret.
     pub(super) fn at(&self, now: Timestamp) -> Self {
         let mut seen = self.clone();
+        seen.settle(now);
+        for imodel in seen.imodels.values_mut() {
+            imodel.baseline = None;
+            for held in &mut imodel.contents {
+                let covered = seen.runs.values().flat_map(|run| &run.covered);
+                let same = covered
+                    .filter(|one| one.storage_file_id == held.storage_file_id)
+                    .find(|one| one.version == held.version);
+                held.sha256 = same.map(|one| one.sha256.clone()).unwrap_or_default();
+                held.mapped = self.is_mapped(&imodel.id, &held.storage_file_id, "");
+            }
+        }
         seen.key.clear();
+        seen.signing_key.clear();
         seen.blobs.clear();
         seen.retired.clear();
         for file in seen.files.values_mut() {

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::api::{Ask, Next, unknown};
+use super::api::{Ask, unknown};
 use super::model::State;
 use super::reply::{self, Refusal, Reply};
 use super::storage::{
-    INVALID, allowed, drop_blob, file_json, folder_json, itwin_of, no_file, no_folder,
+    allowed, drop_blob, file_json, folder_json, itwin_of, no_file, no_folder, pages,
 };
 
 /// Answers what lies below `storage/recyclebin`.
@@ -33,7 +33,7 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
         .map(|folder| folder_json(ask, folder))
         .chain(files.map(|file| file_json(ask, file)))
         .collect();
-    let (page, links) = ask.page(items, ask.shared.options.page_size, Next::Always, INVALID)?;
+    let (page, links) = ask.page(items, &pages(ask))?;
     Ok(reply::json(200, &json!({ "items": page, "_links": links })))
 }
 
@@ -47,7 +47,7 @@ fn recycled(ask: &Ask<'_>, state: &State, kind: &str) -> Result<String, Refusal>
         let folder = state.folders.get(id).filter(|folder| folder.deleted);
         (folder.map(|folder| &folder.itwin_id), no_folder)
     };
-    allowed(ask, itwin_id.ok_or_else(missing)?, missing)?;
+    allowed(ask, state, itwin_id.ok_or_else(missing)?, missing)?;
     Ok(id.to_owned())
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::faults::{Faults, Report};
-use super::model::{Connection, Covered, Run, SourceFile, State};
+use super::model::{Connection, Covered, File, Run, SourceFile, State};
 use super::switches::UnchangedTask;
 
 /// Results of tasks from the best to the worst.
@@ -74,15 +74,19 @@ pub(super) fn begin(
         covered,
         verdict,
         error: None,
+        removed: Vec::new(),
+        creator: String::new(),
+        applied: false,
     }
 }
 
-/// A run of a connection, with how each of its files will fare.
+/// A run of a connection, with how each of its files will fare. `look` tells what a file should be and is not.
 pub(super) fn of_connection(
     state: &State,
     connection: &Connection,
     duration: Duration,
     unchanged: UnchangedTask,
+    look: impl Fn(&File) -> Option<&'static str>,
     faults: &mut Faults,
     now: Timestamp,
 ) -> Run {
@@ -102,6 +106,8 @@ pub(super) fn of_connection(
                 failed("the file is missing or empty")
             } else if !reads(&source.connector_type, name) {
                 failed(&format!("{} does not read {name}", source.connector_type))
+            } else if let Some(format) = file.and_then(&look) {
+                failed(&format!("{name} does not begin like {format}"))
             } else {
                 ("Success".to_owned(), None)
             };
@@ -138,6 +144,7 @@ pub(super) fn of_connection(
         now,
         covered,
     );
+    run.creator.clone_from(&connection.owner);
     if connection.authentication_type != "Service"
         && !state.authorized_users.contains(&connection.owner)
     {
@@ -233,9 +240,67 @@ fn elapsed(run: &Run, now: Timestamp) -> u128 {
         .as_millis()
 }
 
+/// When a run is over.
+pub(super) fn end(run: &Run) -> Timestamp {
+    let end = run
+        .requested_at
+        .saturating_add(Duration::from_millis(run.duration_ms));
+    end.unwrap_or(Timestamp::MAX)
+}
+
 /// Whether a run is over.
 pub(super) fn has_ended(run: &Run, now: Timestamp) -> bool {
     elapsed(run, now) >= u128::from(run.duration_ms)
+}
+
+/// The id of a file's task in a run.
+pub(super) fn task_id(run_id: &str, storage_file_id: &str) -> String {
+    format!("{run_id}-{storage_file_id}")
+}
+
+/// When connectors work in a run, in thousandths of its duration.
+const EXECUTING: std::ops::Range<u64> = 250..900;
+
+/// Where a task stands at a time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) state: &'static str,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) ended_at: Option<Timestamp>,
+}
+
+/// Where the task at this place of so many stands: they are worked on one after the other.
+pub(super) fn progress(run: &Run, at: usize, count: usize, now: Timestamp) -> Progress {
+    let (at, count) = (at as u64, count.max(1) as u64);
+    let length = EXECUTING.end - EXECUTING.start;
+    let moment = |tasks: u64| {
+        let thousandths = EXECUTING.start + length * tasks / count;
+        let after = run.duration_ms.saturating_mul(thousandths) / 1000;
+        run.requested_at
+            .saturating_add(Duration::from_millis(after))
+            .unwrap_or(Timestamp::MAX)
+    };
+    let (start, end) = (moment(at), moment(at + 1));
+    let over = has_ended(run, now);
+    Progress {
+        state: match () {
+            () if over || now >= end => "Completed",
+            () if now >= start => "Executing",
+            () => "NotStarted",
+        },
+        started_at: (over || now >= start).then_some(start),
+        ended_at: (over || now >= end).then_some(end),
+    }
+}
+
+/// What a run is at, once it is planned.
+pub(super) fn phase(run: &Run, now: Timestamp) -> Option<&'static str> {
+    match elapsed(run, now) * 100 / u128::from(run.duration_ms.max(1)) {
+        ..15 => None,
+        15..25 => Some("Preprocessor"),
+        25..80 => Some("MasterFile"),
+        80.. => Some("ReferenceFile"),
+    }
 }
 
 /// State and result of a run at a time.
@@ -310,6 +375,34 @@ mod tests {
             standing(&bad, start + Duration::from_secs(65)).0,
             "WaitingToRetry"
         );
+    }
+
+    #[test]
+    fn tasks_end_one_after_the_other_within_the_run() {
+        let start = Timestamp::UNIX_EPOCH;
+        let files = vec![covered("Success"), covered("Error")];
+        let run = begin(
+            "c".to_owned(),
+            "m".to_owned(),
+            Duration::from_secs(100),
+            start,
+            files,
+        );
+        let at = |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            let tasks = [0, 1].map(|at| progress(&run, at, 2, now).state);
+            (phase(&run, now), tasks)
+        };
+        for (seconds, phase, tasks) in [
+            (5, None, ["NotStarted", "NotStarted"]),
+            (20, Some("Preprocessor"), ["NotStarted", "NotStarted"]),
+            (30, Some("MasterFile"), ["Executing", "NotStarted"]),
+            (60, Some("MasterFile"), ["Completed", "Executing"]),
+            (95, Some("ReferenceFile"), ["Completed", "Completed"]),
+            (200, Some("ReferenceFile"), ["Completed", "Completed"]),
+        ] {
+            assert_eq!(at(seconds), (phase, tasks), "{seconds}");
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::Sha256;
+
+use super::api::encoded;
 
 /// The protocol version that addresses name.
 pub(super) const VERSION: &str = "2019-07-07";
@@ -21,44 +22,67 @@ pub(super) fn mac(key: &[u8], text: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The signature of one of our addresses: whoever changes its blob, its end or its permissions loses it.
-pub(super) fn sign(key: &str, blob: &str, expiry: &str, permissions: &str) -> String {
-    let text = format!("{blob}\n{expiry}\n{permissions}");
+/// What an address is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grant<'a> {
+    /// The name in the address.
+    pub(super) blob: &'a str,
+    /// Letters such as `rw`.
+    pub(super) permissions: &'a str,
+    /// The `Content-Disposition` of downloads; empty for none.
+    pub(super) disposition: &'a str,
+}
+
+/// The `Content-Disposition` of a file with this name.
+pub(super) fn attachment(name: &str) -> String {
+    format!("attachment; filename=\"{name}\"")
+}
+
+/// The signature of one of our addresses: any change of the blob, the end, the permissions or the disposition breaks it.
+pub(super) fn sign(key: &str, grant: Grant<'_>, expiry: &str) -> String {
+    let Grant {
+        blob,
+        permissions,
+        disposition,
+    } = grant;
+    let text = format!("{blob}\n{expiry}\n{permissions}\n{disposition}");
     BASE64_STANDARD.encode(mac(key.as_bytes(), &text))
 }
 
 /// One of our addresses.
-pub(super) fn address(
-    blob_url: &str,
-    key: &str,
-    blob: &str,
-    expiry: Timestamp,
-    permissions: &str,
-) -> String {
+pub(super) fn address(blob_url: &str, key: &str, grant: Grant<'_>, expiry: Timestamp) -> String {
     let expiry = format!("{expiry:.3}");
-    let signature = sign(key, blob, &expiry, permissions);
+    let signature = sign(key, grant, &expiry);
     let query = query(&[
         ("sv", VERSION),
-        ("sr", "b"),
-        ("sp", permissions),
         ("se", &expiry),
+        ("sr", "b"),
+        ("sp", grant.permissions),
+        ("rscd", grant.disposition),
         ("sig", &signature),
     ]);
-    format!("{blob_url}/emulated/{blob}?{query}")
+    format!("{blob_url}/emulated/{}?{query}", grant.blob)
 }
 
 /// The query of a service SAS for one blob.
-pub(super) fn service(key: &[u8], resource: &str, expiry: Timestamp, permissions: &str) -> String {
+pub(super) fn service(key: &[u8], resource: &str, grant: Grant<'_>, expiry: Timestamp) -> String {
     let expiry = format!("{expiry:.0}");
-    // Start, identifier, addresses, protocol, snapshot and the five response headers are left open.
-    let text =
-        format!("{permissions}\n\n{expiry}\n/blob{resource}\n\n\n\n{VERSION}\nb\n\n\n\n\n\n");
+    let Grant {
+        permissions,
+        disposition,
+        ..
+    } = grant;
+    // Start, identifier, addresses, protocol, snapshot and the other four response headers are left open.
+    let text = format!(
+        "{permissions}\n\n{expiry}\n/blob{resource}\n\n\n\n{VERSION}\nb\n\n\n{disposition}\n\n\n"
+    );
     let signature = BASE64_STANDARD.encode(mac(key, &text));
     query(&[
         ("sv", VERSION),
+        ("se", &expiry),
         ("sr", "b"),
         ("sp", permissions),
-        ("se", &expiry),
+        ("rscd", disposition),
         ("sig", &signature),
     ])
 }
@@ -81,9 +105,9 @@ pub(super) fn account(key: &[u8], account: &str, expiry: Timestamp) -> String {
 }
 
 fn query(pairs: &[(&str, &str)]) -> String {
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     pairs
         .iter()
+        .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name}={}", encoded(value)))
         .collect::<Vec<_>>()
         .join("&")

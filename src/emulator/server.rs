@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::{Timestamp, Unit};
@@ -16,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::faults::{Effect, Strike};
+use super::guard::{self, Guard};
+use super::recorder::Exchange;
 use super::reply::{self, Reply, refuse};
 use super::{Shared, api, blob, control, lock};
 
@@ -100,9 +104,20 @@ async fn answer(
         request.method().to_string(),
         request.uri().path().to_owned(),
     );
-    if origin == Origin::Api && path.to_ascii_lowercase().starts_with("/_emulator/") {
-        return Ok(control::answer(shared, request).await);
+    let guard = &shared.guard;
+    if let Err(refused) = guard.check_host(request.uri(), request.headers()) {
+        return Ok(refused.into_reply());
     }
+    if origin == Origin::Api && path.to_ascii_lowercase().starts_with("/_emulator/") {
+        return match Guard::check_control(request.headers()) {
+            Ok(()) => Ok(control::answer(shared, request).await),
+            Err(refused) => Ok(refused.into_reply()),
+        };
+    }
+    if guard::is_preflight(request.method(), request.headers()) {
+        return Ok(guard::preflight(guard, request.headers()));
+    }
+    let page = guard.allowed_origin(request.headers());
     let query = harmless(request.uri().query().unwrap_or_default());
     let correlation_id = request
         .headers()
@@ -115,7 +130,32 @@ async fn answer(
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .unwrap_or(0);
     let strike = lock(&shared.faults).strike(&method, &path);
-    let answered = struck(shared, origin, request, &strike, time).await;
+    let recorded = shared.recorder.as_ref().map(|_| {
+        let base = match origin {
+            Origin::Api => &shared.api_url,
+            Origin::Blob => &shared.blob_url,
+        };
+        let url = format!("{base}{}", request.uri());
+        (url, request.headers().clone())
+    });
+    let mut body = Bytes::new();
+    let mut answered = struck(shared, origin, request, &strike, time, &mut body).await;
+    if let (Some(recorder), Some((url, request_headers))) = (&shared.recorder, recorded) {
+        let (reply, response_headers, response_body) = seen(answered, &strike).await;
+        let status = reply.as_ref().map_or(0, |reply| reply.status().as_u16());
+        recorder.write(&Exchange {
+            began: time,
+            method: &method,
+            url,
+            request_headers: &request_headers,
+            request_body: &body,
+            request_size: bytes,
+            status,
+            response_headers,
+            response_body: &response_body,
+        });
+        answered = reply;
+    }
     let (origin_name, id_header) = match origin {
         Origin::Api => ("api", "x-correlation-id"),
         Origin::Blob => ("blob", "x-ms-request-id"),
@@ -134,16 +174,46 @@ async fn answer(
     if let Ok(value) = correlation_id.parse() {
         reply.headers_mut().insert(id_header, value);
     }
+    guard::readable(&mut reply, page);
     Ok(reply)
 }
 
-/// The answer, with all that goes wrong on the way.
+/// An answer with its headers and its body, as far as that is text that is sent whole.
+async fn seen(
+    answered: io::Result<Reply>,
+    strike: &Strike,
+) -> (io::Result<Reply>, HeaderMap, Bytes) {
+    let reply = match answered {
+        Ok(reply) => reply,
+        Err(error) => return (Err(error), HeaderMap::new(), Bytes::new()),
+    };
+    let headers = reply.headers().clone();
+    let kind = headers.get("content-type");
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let is_text = kind.contains("json") || kind.contains("xml");
+    let is_whole = strike.bytes_per_second.is_none() && strike.effect != Some(Effect::CutAnswer);
+    if !is_text || !is_whole {
+        return (Ok(reply), headers, Bytes::new());
+    }
+    let (parts, body) = reply.into_parts();
+    match body.collect().await {
+        Ok(body) => {
+            let body = body.to_bytes();
+            let reply = Reply::from_parts(parts, reply::full(body.clone()));
+            (Ok(reply), headers, body)
+        }
+        Err(error) => (Err(error), headers, Bytes::new()),
+    }
+}
+
+/// The answer, with all that goes wrong on the way; `body` gets that of a request to the API.
 async fn struck(
     shared: &Shared,
     origin: Origin,
     request: Request<Incoming>,
     strike: &Strike,
     time: Timestamp,
+    body: &mut Bytes,
 ) -> io::Result<Reply> {
     if !strike.latency.is_zero() {
         tokio::time::sleep(strike.latency).await;
@@ -170,7 +240,7 @@ async fn struck(
         refused
     } else {
         match origin {
-            Origin::Api => api::answer(shared, request, strike).await?,
+            Origin::Api => api::answer(shared, request, strike, body).await?,
             Origin::Blob => blob::answer(shared, request, strike).await?,
         }
     };

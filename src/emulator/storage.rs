@@ -6,17 +6,19 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::api::{Arrived, Ask, Next, insufficient, text, unknown};
+use super::access::{self, Permission};
+use super::api::{Arrived, Ask, Pages, insufficient, text, unknown};
 use super::model::{
     Blob, Completed, Content, File, Folder, Pending, State, member_id, root_id, storage_id,
 };
 use super::reply::{self, Refusal, Reply, invalid, refuse};
+use super::sas::{Grant, attachment};
 use super::switches::{
     CompleteAgain, CompleteEmpty, CompleteExpired, CompleteWithoutContent, DuplicateFile,
     DuplicateFolder, IncompleteFiles, ItwinUnknown, ListedDescription, LockedFile, NameCase,
     NameError, RecycledName, SasPermissions, StorageForbidden, UpdateBlob, UpdateIncomplete,
 };
-use super::{recycle_bin, sas};
+use super::{recycle_bin, relocate, sas};
 
 pub(super) const INVALID: &str = "InvalidStorageRequest";
 const INVALID_FILE: &str = "InvalidCreateFileRequest";
@@ -79,12 +81,22 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
         ("POST", ["storage", "files", _, "updatecontent"]) => update_content(ask, state, id),
         ("POST", ["storage", "files", _, "complete"]) => complete(ask, state, id),
         ("GET", ["storage", "files", _, "download"]) => {
-            let blob = file(ask, state, id)?.blob.clone();
+            let file = file(ask, state, id)?;
+            let blob = file.blob.as_ref();
             let blob =
                 blob.ok_or_else(|| refuse(404, "FileNotFound", "The file has no content."))?;
-            let href = address(ask, state, &blob, expiry(ask), "r");
+            let disposition = attachment(&file.display_name);
+            let grant = Grant {
+                blob,
+                permissions: "r",
+                disposition: &disposition,
+            };
+            let href = address(ask, state, grant, expiry(ask));
             Ok(reply::with(302, &[("location", &href)], ""))
         }
+        ("POST", ["storage", "files" | "folders", _, "move"]) => relocate::answer(ask, state, id),
+        ("POST", ["storage", "folders", _, "lock"]) => lock_files(ask, state, id, true),
+        ("POST", ["storage", "folders", _, "unlock"]) => lock_files(ask, state, id, false),
         (_, ["storage", "recyclebin", rest @ ..]) => recycle_bin::answer(ask, state, rest),
         _ => Err(unknown()),
     }
@@ -120,11 +132,15 @@ pub(super) fn no_folder() -> Refusal {
 /// Fails, in one of the ways there are, when the caller has no permission on the storage of an iTwin.
 pub(super) fn allowed(
     ask: &Ask<'_>,
+    state: &State,
     itwin_id: &str,
     missing: fn() -> Refusal,
 ) -> Result<(), Refusal> {
     let forbidden = &ask.shared.options.forbidden_storage;
-    if !forbidden.iter().any(|forbidden| forbidden == itwin_id) {
+    let is_forbidden = forbidden.iter().any(|forbidden| forbidden == itwin_id);
+    let itwin = state.itwins.get(itwin_id);
+    let has = itwin.is_some_and(|itwin| access::has(ask, itwin, needed(ask)));
+    if has && !is_forbidden {
         return Ok(());
     }
     Err(match ask.switches.storage_forbidden {
@@ -132,6 +148,19 @@ pub(super) fn allowed(
         StorageForbidden::NotFound => missing(),
         StorageForbidden::Unauthorized => refuse(401, "Unauthorized", "Access is denied."),
     })
+}
+
+/// The permission that a request needs.
+///
+/// Source: the "Authorization" part of each operation below developer.bentley.com/apis/storage/operations/
+fn needed(ask: &Ask<'_>) -> Permission {
+    let is_bin = ask.words.get(1).is_some_and(|word| word == "recyclebin");
+    match ask.method.as_str() {
+        "GET" => "storage_read",
+        "DELETE" => "storage_delete",
+        _ if is_bin => "storage_delete",
+        _ => "storage_write",
+    }
 }
 
 /// Whether a folder and all above it are there.
@@ -146,17 +175,17 @@ fn is_live(state: &State, id: &str) -> bool {
     true
 }
 
-fn folder<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s Folder, Refusal> {
+pub(super) fn folder<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s Folder, Refusal> {
     let folder = state
         .folders
         .get(id)
         .filter(|folder| is_live(state, &folder.id));
     let folder = folder.ok_or_else(no_folder)?;
-    allowed(ask, &folder.itwin_id, no_folder)?;
+    allowed(ask, state, &folder.itwin_id, no_folder)?;
     Ok(folder)
 }
 
-fn file<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s File, Refusal> {
+pub(super) fn file<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s File, Refusal> {
     let hidden = ask.switches.incomplete_files == IncompleteFiles::Hidden && ask.method == "GET";
     let file = state
         .files
@@ -164,7 +193,7 @@ fn file<'s>(ask: &Ask<'_>, state: &'s State, id: &str) -> Result<&'s File, Refus
         .filter(|file| !file.deleted && is_live(state, &file.parent_folder_id))
         .filter(|file| file.completed.is_some() || !hidden)
         .ok_or_else(no_file)?;
-    allowed(ask, &file.itwin_id, no_file)?;
+    allowed(ask, state, &file.itwin_id, no_file)?;
     Ok(file)
 }
 
@@ -173,7 +202,7 @@ pub(super) fn itwin_of(ask: &Ask<'_>, state: &State) -> Result<String, Refusal> 
     let id = ask.query("iTwinId").or(ask.query("projectId"));
     let id = id.ok_or_else(|| invalid(INVALID, "iTwinId", "It is missing."))?;
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is no UUID."));
+        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
     }
     let id = id.to_ascii_lowercase();
     if !state.itwins.contains_key(&id) {
@@ -181,11 +210,11 @@ pub(super) fn itwin_of(ask: &Ask<'_>, state: &State) -> Result<String, Refusal> 
             ItwinUnknown::NotFound => {
                 refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
             }
-            ItwinUnknown::Invalid => invalid(INVALID, "iTwinId", "It is no known iTwin."),
+            ItwinUnknown::Invalid => invalid(INVALID, "iTwinId", "It is not a known iTwin."),
             ItwinUnknown::Forbidden => insufficient(),
         });
     }
-    allowed(ask, &id, || {
+    allowed(ask, state, &id, || {
         refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
     })?;
     Ok(id)
@@ -197,6 +226,14 @@ fn top_level(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     let (page, mut links) = found.folders().files().page()?;
     links["folder"] = json!({ "href": format!("{}/storage/folders/{root}", ask.shared.api_url) });
     Ok(reply::json(200, &json!({ "items": page, "_links": links })))
+}
+
+/// How lists of storage are paged.
+pub(super) fn pages(ask: &Ask<'_>) -> Pages {
+    Pages {
+        cap: ask.shared.options.page_size,
+        ..Pages::always(100, INVALID)
+    }
 }
 
 /// Items that were found in a folder.
@@ -272,8 +309,7 @@ impl<'a> Found<'a> {
                 item.remove("description");
             }
         }
-        let max = self.ask.shared.options.page_size;
-        self.ask.page(self.items, max, Next::Always, INVALID)
+        self.ask.page(self.items, &pages(self.ask))
     }
 }
 
@@ -314,14 +350,14 @@ fn named(ask: &Ask<'_>, code: &'static str) -> Result<(Option<String>, Option<St
     Ok((name.map(str::to_owned), description.map(str::to_owned)))
 }
 
-fn is_same_name(ask: &Ask<'_>, one: &str, other: &str) -> bool {
+pub(super) fn is_same_name(ask: &Ask<'_>, one: &str, other: &str) -> bool {
     match ask.switches.name_case {
         NameCase::Sensitive => one == other,
         NameCase::Insensitive => one.to_lowercase() == other.to_lowercase(),
     }
 }
 
-fn name_taken() -> Refusal {
+pub(super) fn name_taken() -> Refusal {
     refuse(409, "Conflict", "An item of this name is there already.")
 }
 
@@ -377,7 +413,7 @@ fn update_folder(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Re
 }
 
 /// Paths follow the names above them.
-fn renew_paths(state: &mut State, id: &str) {
+pub(super) fn renew_paths(state: &mut State, id: &str) {
     let mut waiting = vec![id.to_owned()];
     while let Some(id) = waiting.pop() {
         let Some(folder) = state.folders.get(&id).cloned() else {
@@ -518,17 +554,61 @@ fn expiry(ask: &Ask<'_>) -> Timestamp {
 }
 
 /// The address of a blob, at our own storage or at Azurite.
-fn address(
-    ask: &Ask<'_>,
-    state: &State,
-    blob: &str,
-    expiry: Timestamp,
-    permissions: &str,
-) -> String {
+fn address(ask: &Ask<'_>, state: &State, grant: Grant<'_>, expiry: Timestamp) -> String {
     match &ask.shared.azurite {
-        Some(azurite) => azurite.address(blob, expiry, permissions),
-        None => sas::address(&ask.shared.blob_url, &state.key, blob, expiry, permissions),
+        Some(azurite) => azurite.address(grant, expiry),
+        None => sas::address(&ask.shared.blob_url, &state.key, grant, expiry),
     }
+}
+
+/// Locks files of a folder, or unlocks them; all must be in it.
+///
+/// Source: developer.bentley.com/apis/storage/operations/lock-files-in-folder/, unlock-files-in-folder/
+fn lock_files(
+    ask: &Ask<'_>,
+    state: &mut State,
+    folder_id: &str,
+    lock: bool,
+) -> Result<Reply, Refusal> {
+    folder(ask, state, folder_id)?;
+    let body = ask.json(INVALID)?;
+    let ids = body["fileIds"].as_array();
+    let ids = ids.ok_or_else(|| invalid(INVALID, "fileIds", "It is missing."))?;
+    let mut files = Vec::new();
+    for id in ids {
+        let file = file(ask, state, id.as_str().unwrap_or_default())?;
+        if file.parent_folder_id != folder_id || !lock && !file.locked {
+            return Err(no_file());
+        }
+        files.push(file.id.clone());
+    }
+    let mut items = Vec::new();
+    for id in files {
+        if let Some(file) = state.files.get_mut(&id) {
+            file.locked = lock;
+            items.push(file_json(ask, file));
+        }
+    }
+    Ok(reply::json(200, &json!({ "files": items })))
+}
+
+/// An address to write content to that is no file of storage.
+pub(super) fn upload_address(ask: &Ask<'_>, state: &State, blob: &str) -> String {
+    own_address(ask, state, blob, "rw")
+}
+
+/// An address to read such content from.
+pub(super) fn read_address(ask: &Ask<'_>, state: &State, blob: &str) -> String {
+    own_address(ask, state, blob, "r")
+}
+
+fn own_address(ask: &Ask<'_>, state: &State, blob: &str, permissions: &str) -> String {
+    let grant = Grant {
+        blob,
+        permissions,
+        disposition: "",
+    };
+    sas::address(&ask.shared.blob_url, &state.key, grant, expiry(ask))
 }
 
 /// Addresses for the next content of a file.
@@ -538,7 +618,14 @@ fn links(ask: &Ask<'_>, state: &mut State, file_id: &str, blob: String) -> Reply
         SasPermissions::ReadWrite => "rw",
         SasPermissions::Write => "w",
     };
-    let upload = address(ask, state, &blob, expires_at, permissions);
+    let name = state.files.get(file_id).map(|file| &file.display_name);
+    let disposition = name.map(|name| attachment(name)).unwrap_or_default();
+    let grant = Grant {
+        blob: &blob,
+        permissions,
+        disposition: &disposition,
+    };
+    let upload = address(ask, state, grant, expires_at);
     let kept = state.blobs.entry(blob.clone()).or_insert_with(|| Blob {
         file_id: file_id.to_owned(),
         ..Blob::default()
@@ -614,12 +701,13 @@ fn complete(ask: &Ask<'_>, state: &mut State, id: &str) -> Result<Reply, Refusal
     let superseded = {
         let file = state.files.get_mut(id).ok_or_else(no_file)?;
         file.completions += 1;
-        let before = file
-            .completed
-            .as_ref()
-            .map_or(0, |completed| completed.version);
+        // Content that counted as soon as it was written is no further version.
+        let before = file.completed.as_ref().map_or(0, |completed| {
+            let counts = content_id.is_some() && completed.content == content_id;
+            completed.version - u32::from(counts)
+        });
         // The first completion leaves the time of the creation, as it was seen once on the platform.
-        if before > 0 {
+        if file.completions > 1 {
             file.modified_at = ask.now;
             file.modified_by.clone_from(&ask.client_id);
         }
@@ -686,7 +774,7 @@ fn item_links(
     })
 }
 
-fn one_folder(ask: &Ask<'_>, status: u16, folder: &Folder) -> Reply {
+pub(super) fn one_folder(ask: &Ask<'_>, status: u16, folder: &Folder) -> Reply {
     reply::json(status, &json!({ "folder": folder_json(ask, folder) }))
 }
 
@@ -701,7 +789,7 @@ pub(super) fn folder_json(ask: &Ask<'_>, folder: &Folder) -> Value {
     })
 }
 
-fn one_file(ask: &Ask<'_>, file: &File) -> Reply {
+pub(super) fn one_file(ask: &Ask<'_>, file: &File) -> Reply {
     reply::json(200, &json!({ "file": file_json(ask, file) }))
 }
 

@@ -114,6 +114,21 @@ impl Store {
         Ok(hex(&sha256.finalize()))
     }
 
+    /// The first bytes of content, at most so many. Empty when nothing of it is here.
+    pub(super) fn head(&self, content: &Content, length: usize) -> Vec<u8> {
+        let mut head = Vec::new();
+        for (_, part) in &content.parts {
+            let left = (length - head.len()) as u64;
+            let Ok(file) = std::fs::File::open(self.part(&part.name)) else {
+                return Vec::new();
+            };
+            if left == 0 || file.take(left).read_to_end(&mut head).is_err() {
+                break;
+            }
+        }
+        head
+    }
+
     fn state_file(&self) -> PathBuf {
         self.folder.join("state.json")
     }

@@ -74,12 +74,12 @@ switches! {
         /// The vendor type with the version.
         Vendor = "vendor",
     }
-    /// A page size above the largest one.
+    /// A page size above 1000.
     oversized_page: "oversized-page", OversizedPage {
-        /// The largest page is served.
-        Clamped = "clamped",
         /// 422.
         Refused = "refused",
+        /// A page of 1000 is served.
+        Clamped = "clamped",
     }
     /// A file is created with the name of another one in its folder.
     duplicate_file: "duplicate-file", DuplicateFile {
@@ -107,6 +107,15 @@ switches! {
         Sensitive = "sensitive",
         /// They are one.
         Insensitive = "insensitive",
+    }
+    /// A file or folder is moved to where another one has its name.
+    move_name_taken: "move-name-taken", MoveNameTaken {
+        /// Two of one name.
+        Twin = "twin",
+        /// 409.
+        Conflict = "409",
+        /// 422.
+        Refused = "422",
     }
     /// A new file gets the name of one in the recycle bin.
     recycled_name: "recycled-name", RecycledName {
@@ -151,7 +160,7 @@ switches! {
     update_blob: "update-blob", UpdateBlob {
         /// A new one each time.
         Fresh = "fresh",
-        /// The one before: old content is gone before the new one is completed.
+        /// The one before: what is written there counts at once, before it is completed.
         Same = "same",
     }
     /// An upload is completed before content has arrived.
@@ -255,6 +264,13 @@ switches! {
         /// It becomes the default, `User`.
         Reset = "reset",
     }
+    /// What an iModel holds of a storage file whose source file or connection was deleted.
+    removed_source_file: "removed-source-file", RemovedSourceFile {
+        /// It stays.
+        Kept = "kept",
+        /// It is gone with the next run of the iModel, or with the connection.
+        ElementsDeleted = "elements-deleted",
+    }
     /// A connection is deleted while it runs.
     delete_in_run: "delete-in-run", DeleteInRun {
         /// 204.
@@ -268,6 +284,20 @@ switches! {
         Imodel = "imodel",
         /// A connection.
         Connection = "connection",
+    }
+    /// *Run* is requested while another request for the same iModel is being processed, within a second of it.
+    simultaneous_run: "simultaneous-run", SimultaneousRun {
+        /// 303, like later ones.
+        SeeOther = "see-other",
+        /// 409.
+        Conflict = "conflict",
+    }
+    /// A connection without source files is run.
+    empty_run: "empty-run", EmptyRun {
+        /// 202, and the run has no task.
+        Taken = "taken",
+        /// 422.
+        Refused = "refused",
     }
     /// The address of a run in answers to *run*.
     location: "location", Location {

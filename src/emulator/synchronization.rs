@@ -1,21 +1,23 @@
 //! Synchronization: connections, source files, runs; one active run per iModel.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::api::{Ask, Next, text, unknown};
-use super::model::{Connection, Run, SourceFile, State, storage_id};
+use super::access::Permission;
+use super::api::{Ask, Pages, text, unknown};
+use super::model::{Connection, Covered, File, Run, SourceFile, State, storage_id};
 use super::reply::{self, Refusal, Reply, invalid, refuse};
 use super::switches::{
-    DeleteInRun, EmptyConnection, LastRun, Limit, Location, OmittedAuthentication,
-    RetiredConnector, RunBody, RunScope, UnknownConnector,
+    DeleteInRun, EmptyConnection, EmptyRun, LastRun, Limit, Location, OmittedAuthentication,
+    RemovedSourceFile, RetiredConnector, RunBody, RunScope, SimultaneousRun, UnknownConnector,
 };
-use super::{lock, runs};
+use super::{configurations, lock, look, reports, runs};
 
 /// Items on a page.
 const PAGE: usize = 1000;
+
+/// How long a request for a run is being processed, for the switch `simultaneous-run`.
+const PROCESSING: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 const INVALID: &str = "InvalidStorageConnectionRequest";
 const INVALID_FILE: &str = "InvalidStorageConnectionSourceFileRequest";
@@ -49,6 +51,13 @@ const RETIRED: [&str; 5] = [
 
 pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["synchronization", "reports"] if ask.method == "GET" => {
+            return reports::answer(ask, state);
+        }
+        ["synchronization", "configurations", _, _] => return configurations::answer(ask, state),
+        _ => {}
+    }
     let ["synchronization", "imodels", words @ ..] = words.as_slice() else {
         return Err(unknown());
     };
@@ -65,7 +74,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
                 ("GET", ["sourcefiles"]) => list_source_files(ask, state, connection),
                 ("POST", ["sourcefiles"]) => add_source_file(ask, state, &connection),
                 (_, ["sourcefiles", _]) => one_source_file(ask, state, connection),
-                ("POST", ["run"]) => Ok(run(ask, state, &connection)),
+                ("POST", ["run"]) => run(ask, state, &connection),
                 ("GET", ["runs"]) => list_runs(ask, state, &connection),
                 ("GET", ["runs", _]) => {
                     let run = state.runs.get(ask.segment(5));
@@ -82,18 +91,18 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
     }
 }
 
-/// Whether the caller lets connections act for him, and where he can.
+/// Whether the caller lets connections act on his behalf, and the page where he can allow it.
 fn authorization(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     let code = "InvalidAuthorizationInformationRequest";
     let redirect = ask
         .query("redirectUrl")
         .and_then(|text| url::Url::parse(text).ok());
-    let redirect = redirect.ok_or_else(|| invalid(code, "redirectUrl", "It is no URL."))?;
-    let mut page = format!("{}/_emulator/authorize?", ask.shared.api_url);
-    page += &url::form_urlencoded::Serializer::new(String::new())
-        .append_pair("user", &ask.client_id)
-        .append_pair("redirectUrl", redirect.as_str())
-        .finish();
+    let redirect = redirect.ok_or_else(|| invalid(code, "redirectUrl", "It is not a URL."))?;
+    if !["http", "https"].contains(&redirect.scheme()) {
+        return Err(invalid(code, "redirectUrl", "It is not a URL."));
+    }
+    let ticket = lock(&ask.shared.tokens).consent_page(&ask.client_id, redirect.as_str());
+    let page = format!("{}/connect/consent?ticket={ticket}", ask.shared.api_url);
     let authorized = state.authorized_users.contains(&ask.client_id);
     Ok(reply::json(
         200,
@@ -101,6 +110,16 @@ fn authorization(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
             "isUserAuthorized": authorized, "_links": { "authorizationUrl": { "href": page } },
         }}),
     ))
+}
+
+/// The permission that a request needs: the documentation does not say; these follow from the texts of the iModel permissions.
+fn needed(ask: &Ask<'_>) -> Permission {
+    let is_connection = ask.words.len() == 4;
+    match ask.method.as_str() {
+        "GET" => "imodels_webview",
+        "DELETE" if is_connection => "imodels_manage",
+        _ => "imodels_write",
+    }
 }
 
 fn no_connection() -> Refusal {
@@ -131,16 +150,16 @@ fn connection(ask: &Ask<'_>, state: &State) -> Result<Connection, Refusal> {
         no_connection
     };
     let connection = connection.ok_or_else(missing)?;
-    ask.may_use_imodel(&connection.imodel_id)?;
+    ask.may_use_imodel(state, &connection.imodel_id, needed(ask))?;
     Ok(connection.clone())
 }
 
 fn list_connections(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     let imodel_id = ask.query("imodelId").unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "imodelId", "It is no UUID."));
+        return Err(invalid(INVALID, "imodelId", "It is not a UUID."));
     }
-    ask.may_use_imodel(imodel_id)?;
+    ask.may_use_imodel(state, imodel_id, needed(ask))?;
     let imodel_id = imodel_id.to_ascii_lowercase();
     if !state.imodels.contains_key(&imodel_id) {
         return Err(refuse(
@@ -155,7 +174,7 @@ fn list_connections(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
         .filter(|connection| connection.imodel_id == imodel_id)
         .collect();
     connections.sort_by_key(|connection| (connection.created_at, &connection.id));
-    let (page, links) = ask.page(connections, PAGE, Next::Always, INVALID)?;
+    let (page, links) = ask.page(connections, &Pages::always(PAGE, INVALID))?;
     let items: Vec<Value> = page
         .into_iter()
         .map(|connection| {
@@ -244,9 +263,9 @@ fn create_connection(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
     let body = ask.json(INVALID)?;
     let imodel_id = text(&body, "iModelId", INVALID)?.unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "iModelId", "It is no UUID."));
+        return Err(invalid(INVALID, "iModelId", "It is not a UUID."));
     }
-    ask.may_use_imodel(imodel_id)?;
+    ask.may_use_imodel(state, imodel_id, needed(ask))?;
     let imodel_id = imodel_id.to_ascii_lowercase();
     if !state.imodels.contains_key(&imodel_id) {
         return Err(refuse(
@@ -336,6 +355,14 @@ fn delete_connection(
         ));
     }
     state.connections.remove(&connection.id);
+    if ask.switches.removed_source_file == RemovedSourceFile::ElementsDeleted {
+        let removed = state.unmapped(&connection.imodel_id);
+        if let Some(imodel) = state.imodels.get_mut(&connection.imodel_id) {
+            imodel
+                .contents
+                .retain(|held| !removed.contains(&held.storage_file_id));
+        }
+    }
     Ok(reply::empty(204))
 }
 
@@ -344,7 +371,7 @@ fn list_source_files(
     state: &State,
     connection: Connection,
 ) -> Result<Reply, Refusal> {
-    let (page, links) = ask.page(connection.source_files, PAGE, Next::Always, INVALID_FILE)?;
+    let (page, links) = ask.page(connection.source_files, &Pages::always(PAGE, INVALID_FILE))?;
     let items: Vec<Value> = page
         .iter()
         .map(|file| source_file_json(state, file, ask.wants_representation()))
@@ -411,7 +438,11 @@ fn one_source_file(
     }
 }
 
-fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Reply {
+fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Result<Reply, Refusal> {
+    if connection.source_files.is_empty() && ask.switches.empty_run == EmptyRun::Refused {
+        let what = "The connection has no source files.";
+        return Err(invalid(INVALID, "sourceFiles", what));
+    }
     let active = state.runs.values().find(|run| {
         let same = match ask.switches.run_scope {
             RunScope::Imodel => run.imodel_id == connection.imodel_id,
@@ -420,17 +451,36 @@ fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Reply {
         same && !runs::has_ended(run, ask.now)
     });
     if let Some(active) = active {
+        let is_processed = ask.switches.simultaneous_run == SimultaneousRun::SeeOther
+            || ask.now.duration_since(active.requested_at) > PROCESSING;
+        if !is_processed {
+            // The code is the one of an older definition.
+            return Err(refuse(
+                409,
+                "IModelAlreadyProcessingRequest",
+                "A run request is already being processed.",
+            ));
+        }
         let location = location(ask, active);
-        return if ask.switches.location == Location::Absent {
+        return Ok(if ask.switches.location == Location::Absent {
             answered(ask, 303, &[])
         } else {
             answered(ask, 303, &[("location", &location)])
-        };
+        });
     }
     let mut faults = lock(&ask.shared.faults);
     let duration = ask.shared.options.run_duration;
     let unchanged = ask.switches.unchanged_task;
-    let mut run = runs::of_connection(state, connection, duration, unchanged, &mut faults, ask.now);
+    let look = |file: &File| looked_at(ask, state, file);
+    let mut run = runs::of_connection(
+        state,
+        connection,
+        duration,
+        unchanged,
+        look,
+        &mut faults,
+        ask.now,
+    );
     let fault = faults.run(&connection.imodel_id).unwrap_or_default();
     drop(faults);
     if let Some(ms) = fault.duration_ms {
@@ -443,11 +493,29 @@ fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Reply {
         }
     }
     run.error = fault.error.or(run.error);
+    if ask.switches.removed_source_file == RemovedSourceFile::ElementsDeleted {
+        run.removed = state.unmapped(&connection.imodel_id);
+    }
     let location = location(ask, &run);
     if !fault.lost {
         state.runs.insert(run.id.clone(), run);
     }
-    answered(ask, 202, &[("location", &location)])
+    Ok(answered(ask, 202, &[("location", &location)]))
+}
+
+/// What a file should be and is not, by its first bytes, unless nobody wants to know.
+fn looked_at(ask: &Ask<'_>, state: &State, file: &File) -> Option<&'static str> {
+    if !ask.shared.options.file_check {
+        return None;
+    }
+    let blob = file.blob.as_ref().and_then(|blob| state.blobs.get(blob))?;
+    let content = blob.content.as_ref()?;
+    let head = ask.shared.store.head(content, look::LENGTH);
+    // Content that is kept elsewhere is not looked at.
+    if head.is_empty() && content.size > 0 {
+        return None;
+    }
+    look::mismatch(&file.display_name, &head)
 }
 
 /// An answer to *run*, with a body or without.
@@ -478,7 +546,7 @@ fn list_runs(ask: &Ask<'_>, state: &State, connection: &Connection) -> Result<Re
         .values()
         .filter(|run| run.connection_id == connection.id)
         .collect();
-    let (page, links) = ask.page(runs, PAGE, Next::Always, INVALID)?;
+    let (page, links) = ask.page(runs, &Pages::always(PAGE, INVALID))?;
     let items: Vec<Value> = page
         .into_iter()
         .map(|run| {
@@ -544,64 +612,76 @@ fn source_file_json(state: &State, file: &SourceFile, representation: bool) -> V
     shown
 }
 
+/// A file's task while its run goes its way: tasks end one after the other, and tell their result then.
+fn task_json(run: &Run, file: &Covered, progress: &runs::Progress) -> Value {
+    let ended = progress.state == "Completed";
+    let mut task = json!({
+        "id": runs::task_id(&run.id, &file.storage_file_id), "storageFileId": file.storage_file_id,
+        "startDateTime": progress.started_at.map(time), "endDateTime": progress.ended_at.map(time),
+        "retryAttempts": 0, "state": progress.state,
+        "result": if ended { &file.result } else { "Undetermined" },
+    });
+    if let (Some(error), true) = (&file.error, ended) {
+        task["error"] = error.clone();
+    }
+    if let (Some(report), true) = (&file.report, ended) {
+        task["details"] = json!({ "synchronizationReport": report });
+    }
+    task
+}
+
+fn time(at: jiff::Timestamp) -> String {
+    format!("{at:.7}")
+}
+
+/// A run as it stands: a job for each connector type, in it a task for each file.
 fn run_json(run: &Run, ask: &Ask<'_>) -> Value {
     let (state, result) = runs::standing(run, ask.now);
+    let phase = runs::phase(run, ask.now);
+    let planned = run.covered.iter().filter(|file| file.has_task);
+    let mut files: Vec<&Covered> = planned.filter(|_| phase.is_some()).collect();
+    files.sort_by_key(|file| &file.connector_type);
+    let count = files.len();
+    let mut tasks = files.into_iter().enumerate().peekable();
+    let mut jobs = Vec::new();
+    while let Some((_, first)) = tasks.peek() {
+        let connector = first.connector_type.clone();
+        let mut of_job = Vec::new();
+        while let Some((at, file)) = tasks.next_if(|(_, file)| file.connector_type == connector) {
+            of_job.push((file, runs::progress(run, at, count, ask.now)));
+        }
+        let states: Vec<&str> = of_job.iter().map(|(_, task)| task.state).collect();
+        let job_state = if states.iter().all(|state| *state == "Completed") {
+            "Completed"
+        } else if states.iter().all(|state| *state == "NotStarted") {
+            "NotStarted"
+        } else {
+            "Executing"
+        };
+        let results: Vec<&str> = of_job
+            .iter()
+            .map(|(file, _)| file.result.as_str())
+            .collect();
+        let ended = job_state == "Completed";
+        let last = of_job.last().and_then(|(_, task)| task.ended_at);
+        let started = of_job.first().and_then(|(_, task)| task.started_at);
+        let tasks: Vec<Value> = of_job
+            .iter()
+            .map(|(file, progress)| task_json(run, file, progress))
+            .collect();
+        jobs.push(json!({
+            "id": format!("{}-{connector}", run.id), "connectorType": connector,
+            "startDateTime": started.map(time), "endDateTime": last.filter(|_| ended).map(time), "state": job_state,
+            "result": if ended { runs::verdict(&results) } else { "Undetermined".to_owned() }, "tasks": tasks,
+        }));
+    }
     let ended = state == "Completed";
-    let time = |at: jiff::Timestamp| format!("{at:.7}");
-    let started = time(run.requested_at);
-    let end = run
-        .requested_at
-        .saturating_add(Duration::from_millis(run.duration_ms));
-    let end = ended.then(|| time(end.unwrap_or(ask.now)));
-    let planned =
-        ended || state == "Executing" || state == "WaitingToRetry" || state == "Finalizing";
-    let mut connectors: Vec<&str> = run
-        .covered
-        .iter()
-        .filter(|file| planned && file.has_task)
-        .map(|file| file.connector_type.as_str())
-        .collect();
-    connectors.sort_unstable();
-    connectors.dedup();
-    let jobs: Vec<Value> = connectors
-        .into_iter()
-        .map(|connector| {
-            let files = run
-                .covered
-                .iter()
-                .filter(|file| file.has_task && file.connector_type == connector);
-            let results: Vec<&str> = files.clone().map(|file| file.result.as_str()).collect();
-            let job_result = runs::verdict(&results);
-            let tasks: Vec<Value> = files
-                .map(|file| {
-                    let result = if ended { &file.result } else { "Undetermined" };
-                    let mut task = json!({
-                        "id": format!("{}-{}", run.id, file.storage_file_id), "storageFileId": file.storage_file_id,
-                        "startDateTime": started, "endDateTime": end, "retryAttempts": 0,
-                        "state": state, "result": result,
-                    });
-                    if let (Some(error), true) = (&file.error, ended) {
-                        task["error"] = error.clone();
-                    }
-                    if let (Some(report), true) = (&file.report, ended) {
-                        task["details"] = json!({ "synchronizationReport": report });
-                    }
-                    task
-                })
-                .collect();
-            json!({
-                "id": format!("{}-{connector}", run.id), "connectorType": connector, "startDateTime": started,
-                "endDateTime": end, "state": state, "result": if ended { &job_result } else { "Undetermined" },
-                "tasks": tasks,
-            })
-        })
-        .collect();
     let mut shown = json!({
-        "id": run.id, "connectionId": run.connection_id, "startDateTime": started, "endDateTime": end,
-        "state": state, "result": result, "jobs": jobs,
+        "id": run.id, "connectionId": run.connection_id, "startDateTime": time(run.requested_at),
+        "endDateTime": ended.then(|| time(runs::end(run))), "state": state, "result": result, "jobs": jobs,
     });
-    if planned {
-        shown["phase"] = json!("MasterFile");
+    if let Some(phase) = phase {
+        shown["phase"] = json!(phase);
     }
     if let (Some(error), true) = (&run.error, ended) {
         shown["error"] = error.clone();

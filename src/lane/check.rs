@@ -71,15 +71,11 @@ impl Lane {
         let contents = self.contents(&at_rest).await?;
         for file in at_rest {
             let content = contents.get(&file.file);
+            let due = attempt::after_foreign_change(file.stored.overwrites, &self.policy, now);
             match content {
-                Some(Content::Missing) => self.ledger.upload_again(file.file, now).await?,
+                Some(Content::Missing) => self.ledger.upload_again(file, due, now).await?,
                 Some(Content::Changed { .. }) => {
-                    let pause = match file.stored.overwrites {
-                        0 => Duration::ZERO,
-                        before => self.policy.delay(before, None),
-                    };
-                    let due = attempt::after(now, pause);
-                    self.ledger.compare_again(file.file, due, now).await?;
+                    self.ledger.compare_again(file, due, now).await?;
                 }
                 Some(Content::Ours) | None => continue,
             }

@@ -18,8 +18,24 @@ use crate::ledger::{
 use crate::names::Shown;
 use crate::retry::Class;
 
-/// Files that could not be mapped, and why.
-type Refused = Vec<(ConnectionFile, Refusal)>;
+/// Files that could not be mapped.
+#[derive(Debug, Default)]
+struct Refused {
+    /// And why.
+    files: Vec<(ConnectionFile, Refusal)>,
+    /// Files whose storage file is gone: they are uploaded again.
+    lost: Vec<FileId>,
+}
+
+impl Refused {
+    fn has(&self, file: &ConnectionFile) -> bool {
+        self.lost.contains(&file.file)
+            || self
+                .files
+                .iter()
+                .any(|(refused, _)| refused.file == file.file)
+    }
+}
 
 /// Source files of an iModel, over all its connections.
 /// Source: bentleysystems.service-now.com, article KB0098316
@@ -43,7 +59,7 @@ impl Lane {
     ) -> Result<Option<String>, Trouble> {
         let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;
-        let mut refused = Refused::new();
+        let mut refused = Refused::default();
         let Some(found) = self
             .find_or_create(connection, &files, &mut refused)
             .await?
@@ -81,12 +97,13 @@ impl Lane {
             failpoint("source files about to change");
         }
         for file in differences.removed {
-            refused.push((file.clone(), self.left_out(connection, file, now)));
+            let refusal = self.left_out(connection, file, now);
+            refused.files.push((file.clone(), refusal));
         }
         let mut outcome = Ok(());
         for change in differences.changes {
             if let Change::Add(file) | Change::Correct { file, .. } = &change
-                && refused.iter().any(|(refused, _)| refused.file == file.file)
+                && refused.has(file)
             {
                 continue;
             }
@@ -366,9 +383,11 @@ impl Lane {
             match self.client.file(&file.storage_file_id).await {
                 Err(gone) if gone.is_not_found() => {
                     warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by somebody else; uploading it again");
-                    self.ledger
-                        .upload_again(file.file, crate::clock::now())
-                        .await?;
+                    let now = crate::clock::now();
+                    let before = file.stored.overwrites;
+                    let due = attempt::after_foreign_change(before, &self.policy, now);
+                    self.ledger.upload_again(file, due, now).await?;
+                    refused.lost.push(file.file);
                     self.uploads.notify_one();
                     return Ok(());
                 }
@@ -425,14 +444,14 @@ impl Lane {
             self.give_up,
             crate::clock::now(),
         );
-        refused.push((file.clone(), refusal));
+        refused.files.push((file.clone(), refusal));
         Ok(())
     }
 
     /// Fails or puts off single files, each for its own reason.
     async fn refuse(&self, refused: Refused) -> Result<(), Trouble> {
-        let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.len());
-        for (file, refusal) in refused {
+        let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.files.len());
+        for (file, refusal) in refused.files {
             super::report_failure(&file, &refusal);
             refusals.push((file.file, refusal));
         }

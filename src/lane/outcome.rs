@@ -75,6 +75,8 @@ pub(super) fn outcomes(
         .filter_map(|file| {
             Some(FileOutcome {
                 file: file.file,
+                storage_file_id: file.storage_file_id.clone(),
+                stored_generation: file.stored.generation,
                 verdict: verdict(run, file, evidence, policy, now)?,
             })
         })
@@ -110,15 +112,15 @@ fn verdict(
 ) -> Option<Verdict> {
     let in_run = evidence.in_run.contains(&file.file);
     match evidence.contents.get(&file.file) {
-        Some(Content::Missing) => return Some(Verdict::LostInStorage),
+        Some(Content::Missing) => {
+            let due = attempt::after_foreign_change(file.stored.overwrites, policy, now);
+            return Some(Verdict::LostInStorage(due));
+        }
         // With no local file there is nothing to replace it with.
         Some(Content::Changed { .. }) if file.absent && !in_run => return None,
         Some(Content::Changed { .. }) => {
-            let pause = match file.stored.overwrites {
-                0 => std::time::Duration::ZERO,
-                before => policy.delay(before, None),
-            };
-            return Some(Verdict::Overwritten(attempt::after(now, pause)));
+            let due = attempt::after_foreign_change(file.stored.overwrites, policy, now);
+            return Some(Verdict::Overwritten(due));
         }
         Some(Content::Ours) => {}
         None => return None,
@@ -381,7 +383,7 @@ mod tests {
         match verdict {
             Verdict::Synchronized(None) => "good",
             Verdict::Synchronized(Some(_)) => "issues",
-            Verdict::LostInStorage => "upload",
+            Verdict::LostInStorage(_) => "upload",
             Verdict::Overwritten(_) => "compare",
             Verdict::Refused(refusal) => match refusal.again {
                 Again::At(_) => "again",

@@ -105,8 +105,7 @@ impl Lane {
                 }
                 Ok(None) => {
                     debug!(imodel = %self.imodel_id, "the run was not requested; requesting it again");
-                    self.ledger.abandon_run(open.id).await?;
-                    return Ok(Duration::ZERO);
+                    return self.lose_run(open).await;
                 }
                 Err(Trouble::Ledger(error)) => return Err(error),
                 Err(Trouble::Platform(error)) if error.is_not_found() => {
@@ -122,6 +121,15 @@ impl Lane {
             },
         };
         self.poll(connection, &run_id, open).await
+    }
+
+    /// A run that was requested does not exist. The next request waits the longer the more often that happens.
+    async fn lose_run(&mut self, open: &OpenRun) -> Result<Duration, ledger::Error> {
+        self.ledger.abandon_run(open.id).await?;
+        self.lost_runs = self.lost_runs.saturating_add(1);
+        let pause = self.policy.delay(self.lost_runs, None);
+        self.not_before = Instant::now() + pause;
+        Ok(pause)
     }
 
     /// A run of the connection that can only be the one whose request got no answer: not known yet, and started
@@ -179,8 +187,7 @@ impl Lane {
                 }
                 Err(error) if error.is_not_found() => {
                     warn!(imodel = %self.imodel_id, run = run_id, %error, "the run is gone; its files get another one");
-                    self.ledger.abandon_run(open.id).await?;
-                    return Ok(Duration::ZERO);
+                    return self.lose_run(open).await;
                 }
                 Err(error) => {
                     warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot ask for the run; asking again");
@@ -205,8 +212,14 @@ impl Lane {
     }
 
     /// Judges every file that the run says something about. The run stays open when the platform does not answer.
-    async fn conclude(&self, connection: &str, open: &OpenRun, run: &Run) -> Result<(), Trouble> {
+    async fn conclude(
+        &mut self,
+        connection: &str,
+        open: &OpenRun,
+        run: &Run,
+    ) -> Result<(), Trouble> {
         let now = crate::clock::now();
+        self.lost_runs = 0;
         failpoint("run ended");
         let in_run: HashSet<FileId> = self
             .ledger
@@ -244,7 +257,7 @@ impl Lane {
         if reports.iter().any(|report| {
             matches!(
                 report.verdict,
-                Verdict::LostInStorage | Verdict::Overwritten(_)
+                Verdict::LostInStorage(_) | Verdict::Overwritten(_)
             )
         }) {
             self.uploads.notify_one();
@@ -348,7 +361,7 @@ impl Lane {
                         super::report_failure(file, refusal);
                     }
                 }
-                Verdict::LostInStorage | Verdict::Overwritten(_) => {
+                Verdict::LostInStorage(_) | Verdict::Overwritten(_) => {
                     again += 1;
                     if let Some(file) = file {
                         super::report_foreign_change(file, contents.get(&file.file));

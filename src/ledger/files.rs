@@ -185,7 +185,7 @@ impl Ledger {
     }
 
     /// Gives a job's file what belongs to a file that is gone from its folder: the place, the storage file and the
-    /// source file. False: there is still a job for that file.
+    /// source file. Its job ends with it; false: that is being uploaded or in a run.
     pub async fn inherit(&self, job: &mut UploadJob, gone: &Occupant) -> Result<bool, Error> {
         const ACTION: &str = "let a file take the place of another one";
         type Row = (
@@ -196,14 +196,21 @@ impl Ledger {
             Option<String>,
         );
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        let at_work: Option<i64> = sqlx::query_scalar("SELECT 1 FROM jobs WHERE file_id = $1")
-            .bind(gone.file.0)
-            .fetch_optional(&mut *tx)
-            .await
-            .during(ACTION)?;
+        let at_work: Option<String> = sqlx::query_scalar(
+            "SELECT state FROM jobs WHERE file_id = $1 AND state IN ('uploading', 'running')",
+        )
+        .bind(gone.file.0)
+        .fetch_optional(&mut *tx)
+        .await
+        .during(ACTION)?;
         if at_work.is_some() {
             return Ok(false);
         }
+        sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+            .bind(gone.file.0)
+            .execute(&mut *tx)
+            .await
+            .during(ACTION)?;
         let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
             sqlx::query_as(
                 "SELECT place, storage_file_id, connection_id, source_file_id, mapped_connector \
@@ -365,12 +372,15 @@ async fn insert_job(
     version: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES ($1, 'due', $2, $3, $3)")
-        .bind(file_id)
-        .bind(version)
-        .bind(millis(now))
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) \
+         SELECT id, watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
+    )
+    .bind(file_id)
+    .bind(version)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

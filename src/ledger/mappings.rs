@@ -265,10 +265,21 @@ impl Ledger {
 
     /// The storage file is gone: its content has to be uploaded again. The source file is kept, to be pointed at the
     /// new storage file.
-    pub async fn upload_again(&self, file: FileId, now: Timestamp) -> Result<(), Error> {
+    ///
+    /// Not before `due`, so that somebody who deletes it again and again does not keep us busy.
+    pub async fn upload_again(
+        &self,
+        file: &ConnectionFile,
+        due: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         const ACTION: &str = "send a file back to the upload";
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        lost_in_storage(&mut tx, file.0, now).await.during(ACTION)?;
+        if is_current(&mut tx, file).await.during(ACTION)? {
+            lost_in_storage(&mut tx, file.file.0, due, now)
+                .await
+                .during(ACTION)?;
+        }
         self.commit(tx, ACTION).await
     }
 
@@ -277,15 +288,17 @@ impl Ledger {
     /// Not before `due`, so that two programs that overwrite each other do not do it without a pause.
     pub async fn compare_again(
         &self,
-        file: FileId,
+        file: &ConnectionFile,
         due: Timestamp,
         now: Timestamp,
     ) -> Result<(), Error> {
         const ACTION: &str = "send a file back to be compared";
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        overwritten_in_storage(&mut tx, file.0, due, now)
-            .await
-            .during(ACTION)?;
+        if is_current(&mut tx, file).await.during(ACTION)? {
+            overwritten_in_storage(&mut tx, file.file.0, due, now)
+                .await
+                .during(ACTION)?;
+        }
         self.commit(tx, ACTION).await
     }
 }
@@ -404,14 +417,34 @@ async fn await_run(
     }
 }
 
+/// Whether the file's content in storage is still the one that was looked at: an upload may have replaced it meanwhile.
+async fn is_current(
+    tx: &mut Transaction<'_, Sqlite>,
+    file: &ConnectionFile,
+) -> Result<bool, sqlx::Error> {
+    let current: Option<(Option<String>, i64)> =
+        sqlx::query_as("SELECT storage_file_id, stored_generation FROM files WHERE id = $1")
+            .bind(file.file.0)
+            .fetch_optional(&mut **tx)
+            .await?;
+    Ok(current.is_some_and(|(id, generation)| {
+        id.as_deref() == Some(&file.storage_file_id) && generation == file.stored.generation
+    }))
+}
+
 /// See [`Ledger::upload_again`].
 pub(super) async fn lost_in_storage(
     tx: &mut Transaction<'_, Sqlite>,
     file_id: i64,
+    due: Timestamp,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     forget_storage_file(tx, file_id).await?;
-    upload_job(tx, file_id, now, now).await
+    sqlx::query("UPDATE files SET overwrites = overwrites + 1 WHERE id = $1")
+        .bind(file_id)
+        .execute(&mut **tx)
+        .await?;
+    upload_job(tx, file_id, due, now).await
 }
 
 /// See [`Ledger::compare_again`].

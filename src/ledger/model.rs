@@ -15,6 +15,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
+use crate::attempt::{after, after_foreign_change};
+use crate::retry::Policy;
 
 const FILES: [&str; 4] = ["a.dgn", "b.dgn", "in/c.dgn", "in/d.dgn"];
 
@@ -388,6 +390,8 @@ impl World {
             };
             outcomes.push(FileOutcome {
                 file: file.file,
+                storage_file_id: file.storage_file_id.clone(),
+                stored_generation: file.stored.generation,
                 verdict,
             });
         }
@@ -478,5 +482,144 @@ proptest! {
             }
             world.calm_down().await;
         });
+    }
+}
+
+/// How an attempt may end for a job in hand, or a run for a file in it, while the clock stands still.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Stored,
+    Unchanged,
+    Adopted,
+    StorageFileGone,
+    PutOff,
+    RunGood,
+    RunBad,
+    LostInStorage,
+    Overwritten,
+    Restarted,
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![
+        Just(End::Stored),
+        Just(End::Unchanged),
+        Just(End::Adopted),
+        Just(End::StorageFileGone),
+        Just(End::PutOff),
+        Just(End::RunGood),
+        Just(End::RunBad),
+        Just(End::LostInStorage),
+        Just(End::Overwritten),
+        Just(End::Restarted),
+    ]
+}
+
+/// Claims of one job without any change of its file and without a pause: each of the ways back that are free once.
+const CLAIMS_WITHOUT_PAUSE: u32 = 4;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_order_of_outcomes_makes_a_job_due_again_and_again_without_a_pause(ends in proptest::collection::vec(end(), 20..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new().await;
+            let path = PathBuf::from(FILES[0]);
+            world.local.insert(path.clone(), Local { print: 1, content: 1 });
+            world.hand_over(path).await;
+            let mut claims = 0;
+            for end in ends {
+                claims += u32::from(world.end_attempt(end).await);
+            }
+            assert!(claims <= CLAIMS_WITHOUT_PAUSE, "{claims} claims");
+        });
+    }
+}
+
+impl World {
+    /// Claims the job if it is due and ends the attempt, or ends a run of what waits for one. True: it was claimed.
+    async fn end_attempt(&mut self, end: End) -> bool {
+        let policy = Policy {
+            first: std::time::Duration::from_secs(5),
+            max: std::time::Duration::from_secs(900),
+        };
+        let now = self.now();
+        let connection = self.ledger().connections("imodel").await.unwrap()[0].id;
+        let files = self.ledger().connection_files(connection, now).await;
+        let waiting = files.unwrap().pop().filter(ConnectionFile::awaits_run);
+        if let Some(file) = waiting {
+            let due = after_foreign_change(file.stored.overwrites, &policy, now);
+            let verdict = match end {
+                End::RunGood => Verdict::Synchronized(None),
+                End::RunBad => Verdict::Refused(refusal(Again::At(after(now, policy.first)))),
+                End::LostInStorage => Verdict::LostInStorage(due),
+                End::Overwritten => Verdict::Overwritten(due),
+                _ => return false,
+            };
+            self.request_run().await;
+            let (run, _) = self.run.take().unwrap();
+            let outcome = FileOutcome {
+                file: file.file,
+                storage_file_id: file.storage_file_id,
+                stored_generation: file.stored.generation,
+                verdict,
+            };
+            let outcomes = [outcome];
+            let ledger = self.ledger();
+            let ended = ledger.finish_run(run, "Completed", "Success", &outcomes, now);
+            ended.await.unwrap();
+            return false;
+        }
+        let Some(mut job) = self.ledger().claim_upload(None, now).await.unwrap() else {
+            return false;
+        };
+        match end {
+            End::Unchanged if job.stored.is_some() => {
+                self.ledger().finish_unchanged(&job, now).await.unwrap();
+            }
+            End::Adopted => {
+                let due = match job.attempt {
+                    1 => now,
+                    attempt => after(now, policy.delay(attempt, None)),
+                };
+                self.ledger()
+                    .adopt(&job, "storage", due, now)
+                    .await
+                    .unwrap();
+            }
+            // A new storage file is made in the same attempt.
+            End::StorageFileGone | End::Stored | End::Unchanged => {
+                if matches!(end, End::StorageFileGone) {
+                    self.ledger().forget_storage_file(job.file).await.unwrap();
+                }
+                let ledger = self.ledger();
+                ledger
+                    .record_storage_file(&job, "storage", now)
+                    .await
+                    .unwrap();
+                job.storage_file_id = Some("storage".to_owned());
+                let stored = StoredContent {
+                    version: job.version,
+                    content: content_of(1),
+                };
+                let stamp = StorageStamp::default();
+                ledger
+                    .finish_stored(&job, &stored, &stamp, now)
+                    .await
+                    .unwrap();
+            }
+            End::Restarted => {
+                self.ledger = None;
+                self.start().await;
+            }
+            _ => {
+                let pause = policy.delay(job.attempt, None);
+                self.put_off(&job, Again::At(after(now, pause))).await;
+            }
+        }
+        // A start is no loop of ours.
+        !matches!(end, End::Restarted)
     }
 }

@@ -43,6 +43,10 @@ pub struct OpenRun {
 pub struct FileOutcome {
     /// The file.
     pub file: FileId,
+    /// Its storage file, as it was when it was judged.
+    pub storage_file_id: String,
+    /// The generation of its content, as it was when it was judged.
+    pub stored_generation: i64,
     /// The outcome.
     pub verdict: Verdict,
 }
@@ -54,8 +58,8 @@ pub enum Verdict {
     Synchronized(Option<Issues>),
     /// It is not; the refusal says why and when to run it again.
     Refused(Refusal),
-    /// Its storage file is gone: it has to be uploaded again.
-    LostInStorage,
+    /// Its storage file is gone: it has to be uploaded again, not before this time.
+    LostInStorage(Timestamp),
     /// Its storage file was changed by somebody else: it has to be compared, not before this time.
     Overwritten(Timestamp),
 }
@@ -390,6 +394,7 @@ struct ConcludedRow {
     name: Vec<u8>,
     connector: Option<String>,
     stored_size: Option<i64>,
+    storage_file_id: Option<String>,
     stored_generation: i64,
     state: Option<String>,
     kind: Option<String>,
@@ -397,9 +402,14 @@ struct ConcludedRow {
     enqueued_at: Option<i64>,
 }
 
-/// Whether the verdict of a run applies to the file: it was in the run, or the run covers its content and nothing
-/// newer is on its way.
-fn applies(row: &ConcludedRow, run: RunId, generation: i64) -> bool {
+/// Whether the verdict of a run applies to the file: its content is still the one that was judged, and it was in the
+/// run, or the run covers that content and nothing newer is on its way.
+fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i64) -> bool {
+    if row.storage_file_id.as_deref() != Some(&outcome.storage_file_id)
+        || row.stored_generation != outcome.stored_generation
+    {
+        return false;
+    }
     if row.run_id == Some(run.0) {
         return true;
     }
@@ -424,7 +434,7 @@ async fn conclude(
 ) -> Result<Option<RunReport>, sqlx::Error> {
     let file_id = outcome.file.0;
     let row: Option<ConcludedRow> = sqlx::query_as(
-        "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.stored_generation, j.state, j.kind, \
+        "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, f.stored_generation, j.state, j.kind, \
          j.run_id, j.enqueued_at FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
          WHERE f.id = $1",
     )
@@ -436,7 +446,7 @@ async fn conclude(
         .bind(run.0)
         .fetch_one(&mut **tx)
         .await?;
-    if !applies(&row, run, generation) {
+    if !applies(&row, outcome, run, generation) {
         return Ok(None);
     }
     insert_stored_job(tx, file_id, now).await?;
@@ -483,7 +493,7 @@ async fn conclude(
             .await?;
             refuse(tx, file_id, "stored", refusal, now).await?;
         }
-        Verdict::LostInStorage => lost_in_storage(tx, file_id, now).await?,
+        Verdict::LostInStorage(due) => lost_in_storage(tx, file_id, *due, now).await?,
         Verdict::Overwritten(due) => overwritten_in_storage(tx, file_id, *due, now).await?,
     }
     let waited = millis(now).saturating_sub(row.enqueued_at.unwrap_or_else(|| millis(now)));

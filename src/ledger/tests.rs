@@ -152,14 +152,7 @@ impl Fixture {
     }
 
     async fn finish_run(&self, run: RunId, verdict: Verdict, second: i64) -> Vec<RunReport> {
-        let files = self.ledger.files_in_run(run).await.unwrap();
-        let outcomes: Vec<_> = files
-            .into_iter()
-            .map(|file| FileOutcome {
-                file,
-                verdict: verdict.clone(),
-            })
-            .collect();
+        let outcomes = outcomes(&self.ledger, run, &verdict, second).await;
         self.ledger
             .finish_run(run, "Completed", "Success", &outcomes, at(second))
             .await
@@ -182,6 +175,22 @@ fn refusal(again: Again) -> Refusal {
         hint: None,
         again,
     }
+}
+
+/// One verdict for every file of a run.
+async fn outcomes(ledger: &Ledger, run: RunId, verdict: &Verdict, second: i64) -> Vec<FileOutcome> {
+    let in_run = ledger.files_in_run(run).await.unwrap();
+    let connection = ledger.connections("imodel").await.unwrap()[0].id;
+    let files = ledger.connection_files(connection, at(second)).await;
+    let mut files = files.unwrap();
+    files.retain(|file| in_run.contains(&file.file));
+    let outcome = |file: ConnectionFile| FileOutcome {
+        file: file.file,
+        storage_file_id: file.storage_file_id,
+        stored_generation: file.stored.generation,
+        verdict: verdict.clone(),
+    };
+    files.into_iter().map(outcome).collect()
 }
 
 #[tokio::test]
@@ -696,7 +705,8 @@ async fn a_file_that_is_gone_from_storage_is_uploaded_as_a_new_one() {
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(0).await.unwrap();
     f.store(&job, 1, 1).await;
-    f.ledger.upload_again(job.file, at(2)).await.unwrap();
+    let stored = f.batch(2).await.remove(0);
+    f.ledger.upload_again(&stored, at(2), at(2)).await.unwrap();
     let job = f.claim(2).await.unwrap();
     assert_eq!((job.storage_file_id, job.stored), (None, None));
 }
@@ -846,6 +856,8 @@ async fn read_everything(f: &Fixture) -> u32 {
             .into_iter()
             .map(|file| FileOutcome {
                 file,
+                storage_file_id: String::new(),
+                stored_generation: 0,
                 verdict: Verdict::Synchronized(None),
             })
             .collect();
@@ -1226,4 +1238,36 @@ async fn the_search_for_times_that_are_ahead_of_the_clock_reads_no_other_job() {
     let plan: Vec<String> = plan.into_iter().map(|row| row.3).collect();
     assert!(plan[0].contains("USING INDEX jobs_set"), "{plan:#?}");
     assert!(plan.iter().all(|step| !step.contains("SCAN")), "{plan:#?}");
+}
+
+#[tokio::test]
+async fn what_was_seen_in_storage_before_a_newer_upload_changes_nothing_after_it() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let job = f.claim(0).await.unwrap();
+    f.store(&job, 1, 1).await;
+    let before = f.batch(2).await.remove(0);
+    f.hand_over("a.dgn", 2, 3).await;
+    let job = f.claim(4).await.unwrap();
+    f.store(&job, 2, 5).await;
+    f.ledger.upload_again(&before, at(6), at(6)).await.unwrap();
+    f.ledger.compare_again(&before, at(6), at(6)).await.unwrap();
+    let file = f.file("a.dgn").await;
+    assert_eq!(file.job, Some(JobState::Stored));
+    assert!(file.storage_file_id.is_some());
+    // Nor does the end of a run that was judged by it.
+    let run = f.begin_run(7).await;
+    let old = FileOutcome {
+        file: before.file,
+        storage_file_id: before.storage_file_id,
+        stored_generation: before.stored.generation,
+        verdict: Verdict::Synchronized(None),
+    };
+    let reports = f
+        .ledger
+        .finish_run(run, "Completed", "Success", &[old], at(8))
+        .await
+        .unwrap();
+    assert!(reports.is_empty());
+    assert_eq!(f.file("a.dgn").await.job, Some(JobState::Stored));
 }

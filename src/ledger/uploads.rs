@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use sqlx::query::QueryScalar;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{Sqlite, Transaction};
 
-use super::clock::{free, pause};
+use super::clock::{due, free, pause};
 use super::files::{fingerprint, join, split};
 use super::listings::forget_listing;
 use super::state::{AfterUpload, after_upload};
 use super::story::{Step, note};
-use super::watches::{Braked, brake};
+use super::watches::{Braked, RETIRED, brake};
 use super::{
     Absence, During as _, Error, FailureKind, FileId, Fingerprint, Ledger, Outcome, Stage,
     StorageStamp, WatchId, bytes_column, bytes_value, millis, new_id, timestamp,
@@ -147,9 +149,8 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
-        const ACTION: &str = "claim a job";
         // Each state by itself, so that the index gives the first without a look at all the others.
-        let claimed: Option<i64> = sqlx::query_scalar(concat!(
+        let claim = sqlx::query_scalar(concat!(
             "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
              reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM ( \
@@ -174,12 +175,84 @@ impl Ledger {
             " AND f.size <= $2 LIMIT 1) AS ahead) AS either \
                 ORDER BY due_at LIMIT 1) \
              RETURNING file_id",
+        ));
+        let claim = claim
+            .bind(millis(now))
+            .bind(most.map_or(i64::MAX, bytes_column));
+        self.claimed(claim).await
+    }
+
+    /// Takes the job of this watch that has been due longest, if there is one and the watch is not held.
+    ///
+    /// `most` is the size in bytes up to which a file is taken.
+    pub async fn claim_upload_of(
+        &self,
+        watch: WatchId,
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<UploadJob>, Error> {
+        let claim = sqlx::query_scalar(concat!(
+            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
+             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+             WHERE file_id = (SELECT file_id FROM ( \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
+                    WHERE j.watch_id = $3 AND j.state = 'due' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS due \
+                UNION ALL \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
+                    WHERE j.watch_id = $3 AND j.state = 'failed' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS failed \
+                UNION ALL \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
+                    WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.watch_id, 0) = $3 \
+                    AND COALESCE(j.state, '') IN ('due', 'failed') AND ",
+            free!("$1"),
+            " AND f.size <= $2 LIMIT 1) AS ahead) AS either \
+                ORDER BY due_at LIMIT 1) \
+             RETURNING file_id",
+        ));
+        let claim = claim
+            .bind(millis(now))
+            .bind(most.map_or(i64::MAX, bytes_column))
+            .bind(watch.0);
+        self.claimed(claim).await
+    }
+
+    /// The watches that have a job due and are not held, and since when.
+    pub async fn due_watches(&self, now: Timestamp) -> Result<Vec<(WatchId, Timestamp)>, Error> {
+        // What was set by a clock that was ahead is due too.
+        let rows: Vec<(i64, Option<i64>, Option<i64>, bool)> = sqlx::query_as(concat!(
+            "SELECT w.id, \
+             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'due'), \
+             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'failed'), \
+             EXISTS (SELECT 1 FROM jobs j WHERE j.due_at - j.pause > $1 + 5000 \
+                 AND COALESCE(j.watch_id, 0) = w.id AND COALESCE(j.state, '') IN ('due', 'failed')) \
+             FROM watches w WHERE ",
+            free!("$1"),
         ))
         .bind(millis(now))
-        .bind(most.map_or(i64::MAX, bytes_column))
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.reads)
         .await
-        .during(ACTION)?;
+        .during("look for watches with work")?;
+        let due = rows.into_iter().filter_map(|(watch, due, failed, ahead)| {
+            let ahead = ahead.then(|| millis(now));
+            let first = due.into_iter().chain(failed).chain(ahead).min()?;
+            (first <= millis(now)).then(|| (WatchId(watch), timestamp(first)))
+        });
+        Ok(due.collect())
+    }
+
+    async fn claimed(
+        &self,
+        claim: QueryScalar<'_, Sqlite, i64, SqliteArguments>,
+    ) -> Result<Option<UploadJob>, Error> {
+        const ACTION: &str = "claim a job";
+        let claimed: Option<i64> = claim.fetch_optional(&self.pool).await.during(ACTION)?;
         let Some(file_id) = claimed else {
             return Ok(None);
         };
@@ -195,6 +268,28 @@ impl Ledger {
         .await
         .during(ACTION)?;
         row.into_job().during(ACTION).map(Some)
+    }
+
+    /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
+    /// `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be read.
+    pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
+        let (all, busy): (i64, i64) = sqlx::query_as(concat!(
+            "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) \
+             FROM jobs j JOIN watches w ON w.id = j.watch_id \
+             WHERE w.held_until < $3 AND (j.state IN ('uploading', 'running') \
+                OR (j.state IN ('due', 'stored') AND ",
+            due!("$1"),
+            " AND ",
+            free!("$1"),
+            " AND j.attempts + j.run_attempts < $2))",
+        ))
+        .bind(millis(soon))
+        .bind(i64::from(attempts))
+        .bind(millis(RETIRED))
+        .fetch_one(&self.reads)
+        .await
+        .during("count the jobs that are waited for")?;
+        Ok((bytes_value(all - busy), bytes_value(busy)))
     }
 
     /// The time at which the next job may become due that is not due yet.
@@ -284,12 +379,13 @@ impl Ledger {
         tx.commit().await.during(ACTION)
     }
 
-    /// Takes over a storage file that was there before and holds other content than the local file. The job waits for
-    /// its turn behind all that are due now.
+    /// Takes over a storage file that was there before and holds other content than the local file. The job is due at
+    /// `due`, behind all that are due now, and the attempt counts: whatever makes it start over does not do so for ever.
     pub async fn adopt(
         &self,
         job: &UploadJob,
         storage_file_id: &str,
+        due: Timestamp,
         now: Timestamp,
     ) -> Result<Option<Braked>, Error> {
         const ACTION: &str = "adopt a storage file";
@@ -301,12 +397,15 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .during(ACTION)?;
-        sqlx::query("UPDATE jobs SET state = 'due', due_at = $2, pause = 0 WHERE file_id = $1")
-            .bind(job.file.0)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+        sqlx::query(
+            "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, attempts = attempts + 1 WHERE file_id = $1",
+        )
+        .bind(job.file.0)
+        .bind(millis(due))
+        .bind(pause(now, due))
+        .execute(&mut *tx)
+        .await
+        .during(ACTION)?;
         let braked = brake(&mut tx, job.watch.0).await.during(ACTION)?;
         tx.commit().await.during(ACTION)?;
         Ok(braked)
@@ -391,7 +490,7 @@ impl Ledger {
         let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
              stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
-             processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
+             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
              RETURNING version, connector, mapped_connector, outcome",
         )
         .bind(job.file.0)
@@ -403,6 +502,7 @@ impl Ledger {
         .bind(&stamp.modified)
         .bind(&stamp.modified_by)
         .bind(&stamp.folder_id)
+        .bind(&job.storage_file_id)
         .fetch_one(&mut *tx)
         .await
         .during(ACTION)?;

@@ -20,6 +20,14 @@ const PAUSED: Timestamp = Timestamp::constant(253_402_203_600, 0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchId(pub(super) i64);
 
+#[cfg(test)]
+impl WatchId {
+    /// Any id, for tests that have no ledger.
+    pub(crate) fn for_test(id: i64) -> Self {
+        Self(id)
+    }
+}
+
 /// The ledger's id of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(test, derive(Default))]
@@ -101,6 +109,19 @@ impl Ledger {
         .execute(&self.pool)
         .await
         .during("hold a watch")?;
+        Ok(())
+    }
+
+    /// Ends a hold that [`Ledger::hold_watch`] began for this reason, unless the watch is held for another one by now.
+    pub async fn end_hold(&self, watch: WatchId, reason: &str) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE id = $1 AND held_reason = $2",
+        )
+        .bind(watch.0)
+        .bind(reason)
+        .execute(&self.pool)
+        .await
+        .during("end the hold of a watch")?;
         Ok(())
     }
 

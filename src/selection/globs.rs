@@ -32,6 +32,8 @@ struct Compiled {
 struct Glob {
     text: String,
     folders_only: bool,
+    /// For each part that begins with a dot, the glob up to there: a dot folder that is meant by its name.
+    dot_folders: Vec<globset::Glob>,
 }
 
 /// What a path is, and so which globs may fit it.
@@ -67,6 +69,7 @@ impl Globs {
                     compiled.globs.push(Glob {
                         text: text.to_owned(),
                         folders_only,
+                        dot_folders: dot_folders(text),
                     });
                 }
                 Err((why, hint)) => bad.push(BadRule {
@@ -104,6 +107,13 @@ impl Globs {
         self.first(rel_dir, Kind::Folder)
     }
 
+    /// Whether a glob has a part that begins with a dot and stands for this folder: `.archive/**`, `Plans/.old`, `**/.x/*.dgn`.
+    /// A glob such as `*.dgn` names no dot folder, although it fits files in one.
+    pub(super) fn names_dot_folder(&self, rel_dir: &Path) -> bool {
+        let mut globs = self.0.globs.iter().flat_map(|glob| &glob.dot_folders);
+        globs.any(|glob| glob.compile_matcher().is_match(rel_dir))
+    }
+
     fn first(&self, rel: &Path, kind: Kind) -> Option<Fit<'_>> {
         if self.is_empty() {
             return None;
@@ -138,6 +148,31 @@ impl Globs {
     }
 }
 
+/// The beginnings of a glob that end with a part that begins with a dot.
+fn dot_folders(text: &str) -> Vec<globset::Glob> {
+    let from_root = text.trim_end_matches('/').contains('/');
+    let body = text.strip_prefix('/').unwrap_or(text);
+    let parts: Vec<&str> = body.split('/').collect();
+    let ends = (1..=parts.len()).filter(|end| {
+        let part = parts.get(end - 1);
+        part.is_some_and(|part| part.len() > 1 && part.starts_with('.'))
+    });
+    ends.filter_map(|end| {
+        let start = parts.get(..end)?.join("/");
+        let glob = if from_root {
+            start
+        } else {
+            format!("**/{start}")
+        };
+        GlobBuilder::new(&glob)
+            .literal_separator(true)
+            .case_insensitive(true)
+            .build()
+            .ok()
+    })
+    .collect()
+}
+
 /// The glob, and whether it fits folders only; or what is wrong with it and what to write instead.
 fn compile(text: &str) -> Result<(globset::Glob, bool), (String, String)> {
     let wrong = |why: &str, hint: &str| Err((why.to_owned(), hint.to_owned()));
@@ -150,7 +185,7 @@ fn compile(text: &str) -> Result<(globset::Glob, bool), (String, String)> {
     if text.contains('\\') {
         return wrong(
             "has a backslash",
-            "write \"/\" between folders, and brackets around a special character, as in \"[*]\"",
+            "write \"/\" between folders, brackets around a special character, as in \"[*]\", and \"?\" for a backslash in a name",
         );
     }
     // "folder/**" is every file in the folder, which is what the folder itself stands for, so that it need not be entered.

@@ -1,7 +1,10 @@
 //! Names that CAD, BIM and office programs, file transfers and file servers leave behind: temporary, lock and backup files.
 //!
 //! In comes one name as bytes, out goes the entry of the list that it fits. The list is a constant; a watch can add to it (`exclude`), never take from
-//! it: a list that can be replaced loses its safe entries the day someone adds one of his own.
+//! it: a list that can be replaced loses its safe entries the day someone adds one of their own.
+//!
+//! Folders whose name begins with a dot are ignored as a kind, as programs keep their own data there. A watch can bring
+//! one back by naming it in `include`; those that are in the list by name stay ignored.
 //!
 //! The rule for an entry: no program saves a *finished* design under such a name. So `atmp*` is missing (`ATMPlan.dgn` is a real
 //! name, and the temporary file has no extension, hence no connector), and so is `*.nwc`, which the customer synchronizes.
@@ -9,7 +12,7 @@
 //! way that Excel saves files") and the exclusion lists of Nextcloud, Dropbox, Trimble Connect and abraunegg/onedrive.
 
 /// Raised with every change of the list, so that a log line can say which one was in force.
-pub const LIST_VERSION: u32 = 1;
+pub const LIST_VERSION: u32 = 2;
 
 /// A name of the list: at most one `*`, case ignored.
 #[derive(Debug)]
@@ -28,11 +31,17 @@ pub(super) fn file(name: &[u8]) -> Option<&'static Entry> {
         .iter()
         .find(|entry| entry.fits(name))
         .or_else(|| is_revit_backup(name).then_some(&REVIT_BACKUP))
+        .or_else(|| is_conflict_copy(name).then_some(&CONFLICT_COPY))
 }
 
 /// The entry that ignores a folder of this name and everything in it.
 pub(super) fn folder(name: &[u8]) -> Option<&'static Entry> {
     FOLDERS.iter().find(|entry| entry.fits(name))
+}
+
+/// Whether a folder of this name belongs to a program, as far as its name says.
+pub(super) fn dot_folder(name: &[u8]) -> bool {
+    name.starts_with(b".")
 }
 
 const fn entry(name: &'static str, what: &'static str) -> Entry {
@@ -62,7 +71,7 @@ impl Entry {
     }
 }
 
-static FILES: [Entry; 47] = [
+static FILES: [Entry; 58] = [
     entry("~*", "temporary or lock file of an office program"),
     entry(".~*", "temporary or lock file of an office program"),
     entry("*~", "backup of an editor"),
@@ -97,6 +106,17 @@ static FILES: [Entry; 47] = [
     entry("*.filepart", "unfinished transfer"),
     entry("*.crdownload", "unfinished transfer"),
     entry("*.download", "unfinished transfer"),
+    entry("*.aria2", "unfinished transfer"),
+    entry("*.!ut", "unfinished transfer"),
+    entry("*.!qB", "unfinished transfer"),
+    entry("*.opdownload", "unfinished transfer"),
+    entry("*.lftp-pget-status", "unfinished transfer"),
+    entry(".in.*.", "unfinished transfer of lftp"),
+    entry("*.ffs_tmp", "unfinished copy of FreeFileSync"),
+    entry("*.ffs_db", "database of FreeFileSync"),
+    entry("*.ffs_lock", "lock file of FreeFileSync"),
+    entry(".syncthing.*", "unfinished copy of Syncthing"),
+    entry("*.!sync", "unfinished copy of a sync program"),
     entry(".nfs*", "deleted file still open on NFS"),
     entry(".fuse_hidden*", "deleted file still open on FUSE"),
     entry(".smbdelete*", "deleted file still open on SMB"),
@@ -112,7 +132,7 @@ static FILES: [Entry; 47] = [
     entry(".stignore", "metadata of a sync program"),
 ];
 
-static FOLDERS: [Entry; 24] = [
+static FOLDERS: [Entry; 44] = [
     entry("*_backup", "backups of Revit"),
     entry("Revit_temp", "temporary files of Revit"),
     entry(".snapshot", "snapshots of the file server"),
@@ -137,6 +157,26 @@ static FOLDERS: [Entry; 24] = [
     entry(".stfolder", "metadata of a sync program"),
     entry(".dropbox.cache", "cache of a sync program"),
     entry(".sync", "metadata of a sync program"),
+    entry(".rsync-partial", "unfinished copies of rsync"),
+    entry(".rsync-tmp", "unfinished copies of rsync"),
+    entry(".~tmp~", "unfinished copies of rsync"),
+    entry("*.ffs_tmp", "unfinished copies of FreeFileSync"),
+    entry("*.ffs_trash", "deleted files of FreeFileSync"),
+    entry(".lftp", "data of lftp"),
+    entry(".unison", "data of Unison"),
+    entry(".owncloudsync", "data of a sync program"),
+    entry(".tmp.drivedownload", "unfinished copies of Google Drive"),
+    entry(".tmp.driveupload", "unfinished copies of Google Drive"),
+    entry(".dtrash", "deleted files of a program"),
+    entry(".recycle", "recycle bin of the file server"),
+    entry(".recycled", "recycle bin of the file server"),
+    entry(".AppleDouble", "metadata of macOS"),
+    entry(".AppleDB", "metadata of macOS"),
+    entry(".AppleDesktop", "metadata of macOS"),
+    entry(".DocumentRevisions-V100", "old versions kept by macOS"),
+    entry(".git", "data of Git"),
+    entry(".svn", "data of Subversion"),
+    entry(".hg", "data of Mercurial"),
 ];
 
 static REVIT_BACKUP: Entry = entry("*.0001.rvt", "numbered backup of Revit");
@@ -154,4 +194,36 @@ fn is_revit_backup(name: &[u8]) -> bool {
         .any(|revit| extension.eq_ignore_ascii_case(revit));
     let is_year = number.starts_with(b"19") || number.starts_with(b"20");
     is_revit && number.len() == 4 && number.iter().all(u8::is_ascii_digit) && !is_year
+}
+
+static CONFLICT_COPY: Entry = entry(
+    "NAME (conflicted copy …)",
+    "copy that a sync program made of a file that two people changed",
+);
+
+/// What sync programs put into the names of such copies (Dropbox, Box, Nextcloud, Syncthing), in lower case.
+const CONFLICTS: [&[u8]; 3] = [b"conflicted copy", b"(case conflict", b".sync-conflict-20"];
+
+fn is_conflict_copy(name: &[u8]) -> bool {
+    let holds = |mark: &&[u8]| {
+        let mut parts = name.windows(mark.len());
+        parts.any(|part| part.eq_ignore_ascii_case(mark))
+    };
+    CONFLICTS.iter().any(holds) || is_owncloud_conflict(name)
+}
+
+/// `plan_conflict-20240131-235959.dgn`. Without the exact time it may be the name of a report on clashes.
+fn is_owncloud_conflict(name: &[u8]) -> bool {
+    const MARK: &[u8] = b"_conflict-";
+    let is_time = |text: &[u8]| {
+        text.len() == 15
+            && text.iter().enumerate().all(|(at, byte)| match at {
+                8 => *byte == b'-',
+                _ => byte.is_ascii_digit(),
+            })
+    };
+    name.windows(MARK.len() + 15).any(|part| {
+        let (mark, time) = part.split_at(MARK.len());
+        mark == MARK && is_time(time)
+    })
 }

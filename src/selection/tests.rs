@@ -114,6 +114,83 @@ fn every_type_of_the_table_is_known_and_retired_ones_are_marked() {
 }
 
 #[test]
+fn what_copy_and_sync_programs_keep_beside_designs_is_ignored() {
+    let usual = Selection::default();
+    for path in [
+        ".rsync-partial/plan.dgn",
+        "Plans/.~tmp~/plan.dgn",
+        "plan.dgn.ffs_tmp",
+        "Plans.ffs_tmp/plan.dgn",
+        ".lftp/plan.dgn",
+        ".git/plan.dgn",
+        "a/.svn/pristine/plan.dgn",
+        ".recycle/user/plan.dgn",
+        ".AppleDouble/plan.dgn",
+        ".syncthing.plan.dgn.tmp",
+        ".anything/deep/plan.dgn",
+        "plan (Anna's conflicted copy 2024-01-31).dgn",
+        "plan (Case Conflict).dgn",
+        "plan.sync-conflict-20240131-235959-ABCDEFG.dgn",
+        "plan_conflict-20240131-235959.dgn",
+    ] {
+        let verdict = verdict(&usual, path);
+        assert!(verdict.starts_with("ignored: "), "{path}: {verdict}");
+    }
+    for path in [
+        "clash-conflict-2024.ifc",
+        "pipes_conflict-20240131.ifc",
+        "conflict.dgn",
+        "sync/plan.dgn",
+        "git/plan.dgn",
+        "v1.2/plan.dgn",
+        "..a/../plan.dgn",
+        ".plan.dgn",
+    ] {
+        let path = path.trim_start_matches("..a/../");
+        let verdict = verdict(&usual, path);
+        assert!(!verdict.starts_with("ignored: "), "{path}: {verdict}");
+    }
+}
+
+#[test]
+fn a_dot_folder_is_entered_only_when_include_names_it() {
+    let file = ".archive/2024/plan.dgn";
+    for (include, path, taken) in [
+        (&[][..], file, false),
+        (&["*"], file, false),
+        (&["**"], file, false),
+        (&["*.dgn"], file, false),
+        (&["*", ".archive/**"], file, true),
+        (&["*", ".archive"], file, true),
+        (&["*", ".archive/"], file, true),
+        (&["/.archive"], file, true),
+        (&["*", ".archive/**/*.dgn"], file, true),
+        (&["*", ".ARCHIVE"], file, true),
+        (&["*", ".arch*"], file, true),
+        (&["*", ".other"], file, false),
+        (&["*", ".archive"], "deep/.archive/plan.dgn", true),
+        (&["*", ".archive/**"], "deep/.archive/plan.dgn", false),
+        (&["*", "deep/.archive"], "deep/.archive/plan.dgn", true),
+        (&["*", ".archive"], ".archive/.more/plan.dgn", false),
+        (&["*", ".git"], ".git/plan.dgn", false),
+    ] {
+        let rules = Rules {
+            include: globs(include),
+            ..Rules::default()
+        };
+        let selection = selection(&rules);
+        let path = Path::new(path);
+        let ignored = matches!(selection.decide(path), Verdict::Ignored(_));
+        assert_eq!(!ignored, taken, "{include:?} {path:?}");
+        let pruned = path
+            .ancestors()
+            .skip(1)
+            .any(|folder| selection.prunes(folder).is_some());
+        assert_eq!(!pruned, taken, "{include:?} {path:?}");
+    }
+}
+
+#[test]
 fn names_that_programs_leave_behind_are_ignored() {
     let usual = Selection::default();
     for name in [
@@ -405,7 +482,7 @@ fn each_bad_rule_is_named_with_its_reason() {
         format!("include: \"/\" {empty}"),
         "include: \"{a\" is no glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?); close every \"[\" and \"{\", or write \"[[]\" and \"[{]\" for the characters themselves".to_owned(),
         "exclude: \"!keep.dgn\" starts with \"!\", which has no meaning here; name what is wanted in include, or write \"[!]\" for the character".to_owned(),
-        "exclude: \"a\\\\b\" has a backslash; write \"/\" between folders, and brackets around a special character, as in \"[*]\"".to_owned(),
+        "exclude: \"a\\\\b\" has a backslash; write \"/\" between folders, brackets around a special character, as in \"[*]\", and \"?\" for a backslash in a name".to_owned(),
         format!("exclude: \"../x\" {parts}"),
         format!("exclude: \"a//b\" {parts}"),
         format!("upload_only: \"./x\" {parts}"),
@@ -488,7 +565,7 @@ proptest! {
     #[test]
     fn no_rule_brings_back_what_the_built_in_list_ignores(path in path()) {
         if let Verdict::Ignored(reason) = Selection::default().decide(&path) {
-            let built_in = matches!(reason, Reason::BuiltIn { .. });
+            let built_in = matches!(reason, Reason::BuiltIn { .. } | Reason::DotFolder);
             prop_assert!(built_in, "{:?}", reason);
             prop_assert_eq!(greedy(&["old"]).decide(&path), Verdict::Ignored(reason));
         }

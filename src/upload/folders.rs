@@ -17,6 +17,7 @@ use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Client};
 use crate::ledger::{ImodelRecord, Ledger};
+use crate::names;
 
 /// What was listed counts for so long; somebody else may make a folder any time.
 const LISTING_HOLDS: Duration = Duration::from_secs(60);
@@ -33,12 +34,29 @@ pub(super) struct Folders {
     state: Mutex<State>,
 }
 
+/// A storage file of a listed folder that no file of the ledger owns.
+#[derive(Debug, Clone)]
+struct Untracked {
+    id: String,
+    name: String,
+}
+
+/// Untracked files by their name with case folded, oldest first.
+type UntrackedByName = HashMap<[u8; 32], Vec<Untracked>>;
+
 #[derive(Debug, Default)]
 struct State {
-    /// Files of other making in a listed folder: name to storage file ids.
-    strangers: HashMap<String, HashMap<String, Vec<String>>>,
+    /// Of each listed folder.
+    untracked: HashMap<String, UntrackedByName>,
     /// Folders in a listed folder: when it was listed, name to folder id.
     children: HashMap<String, (Instant, HashMap<String, String>)>,
+}
+
+/// Whether a list of a folder from before may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listing {
+    Cached,
+    Fresh,
 }
 
 /// A folder in storage.
@@ -105,37 +123,44 @@ impl Folders {
         })
     }
 
-    /// Storage files named `name` in a folder that no file of the ledger owns.
+    /// Storage files named `name` in a folder that no file of the ledger owns, oldest first. If there are none, those
+    /// whose name differs in case only: storage may not tell them apart.
     ///
-    /// `fresh` lists the folder again: an earlier *create file* may have been executed without an answer.
-    pub(super) async fn strangers(
+    /// `listing` says whether a list from before may be used: an earlier *create file* may have been executed without
+    /// an answer, and somebody else may have deleted what was listed.
+    pub(super) async fn untracked(
         &self,
         folder_id: &str,
         name: &str,
-        fresh: bool,
+        listing: Listing,
     ) -> Result<Vec<String>, Trouble> {
         let mut state = self.state.lock().await;
-        if fresh || !state.strangers.contains_key(folder_id) {
+        if listing == Listing::Fresh || !state.untracked.contains_key(folder_id) {
             let listed = self.list(folder_id).await?;
-            state.strangers.insert(folder_id.to_owned(), listed);
+            state.untracked.insert(folder_id.to_owned(), listed);
         }
         let named = state
-            .strangers
+            .untracked
             .get(folder_id)
-            .and_then(|files| files.get(name));
-        let mut strangers = Vec::new();
-        for id in named.into_iter().flatten() {
-            if self.ledger.owns_storage_file(id).await?.is_none() {
-                strangers.push(id.clone());
+            .and_then(|files| files.get(&names::place(&[], name)));
+        let (mut exact, mut similar) = (Vec::new(), Vec::new());
+        for file in named.into_iter().flatten() {
+            if self.ledger.owns_storage_file(&file.id).await?.is_none() {
+                let fit = if file.name == name {
+                    &mut exact
+                } else {
+                    &mut similar
+                };
+                fit.push(file.id.clone());
             }
         }
-        Ok(strangers)
+        Ok(if exact.is_empty() { similar } else { exact })
     }
 
     /// A folder that was thought to be there is not: everything known below its root is looked up again.
     pub(super) async fn forget(&self, place: &Place) -> Result<(), Trouble> {
         let mut state = self.state.lock().await;
-        state.strangers.clear();
+        state.untracked.clear();
         state.children.clear();
         drop(state);
         Ok(self.ledger.forget_folders(&place.root_folder_id).await?)
@@ -189,7 +214,7 @@ impl Folders {
                 failpoint("folder created");
                 info!(folder = name, "storage folder created");
                 // It is new, so there is nothing in it.
-                state.strangers.insert(folder.id.clone(), HashMap::new());
+                state.untracked.insert(folder.id.clone(), HashMap::new());
                 let nothing = (Instant::now(), HashMap::new());
                 state.children.insert(folder.id.clone(), nothing);
                 if let Some((_, children)) = state.children.get_mut(parent) {
@@ -228,15 +253,22 @@ impl Folders {
         Ok(())
     }
 
-    /// Files of a folder by name, oldest first.
-    async fn list(&self, folder_id: &str) -> Result<HashMap<String, Vec<String>>, Trouble> {
+    /// The untracked files of a folder.
+    async fn list(&self, folder_id: &str) -> Result<UntrackedByName, Trouble> {
         let mut files = self.client.files(folder_id).await?;
         debug!(folder_id, files = files.len(), "storage folder listed");
         files.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
-        let mut named: HashMap<String, Vec<String>> = HashMap::new();
+        let mut named = UntrackedByName::new();
         for file in files {
             if self.ledger.owns_storage_file(&file.id).await?.is_none() {
-                named.entry(file.display_name).or_default().push(file.id);
+                let untracked = Untracked {
+                    id: file.id,
+                    name: file.display_name,
+                };
+                named
+                    .entry(names::place(&[], &untracked.name))
+                    .or_default()
+                    .push(untracked);
             }
         }
         Ok(named)

@@ -16,7 +16,7 @@ pub(super) const SLICE: usize = 128 * 1024;
 /// One branch of the tree, in bytes: a power of two, as the tree is binary.
 const PIECE: u64 = 1024 * 1024;
 
-/// Hashed in one go, a branch as well: a share must answer within its deadline for as much.
+/// Hashed in one go, a branch as well.
 const GO: u64 = 64 * 1024 * 1024;
 
 /// More threads would only wait for the disk, or for memory.
@@ -33,10 +33,17 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// Hashes some of the `left` bytes of the file from `at` on, where the last call ended, and tells how many.
-    pub(super) fn add(&mut self, file: &File, at: u64, left: u64) -> io::Result<u64> {
+    /// `progress` rises with every slice that was read.
+    pub(super) fn add(
+        &mut self,
+        file: &File,
+        at: u64,
+        left: u64,
+        progress: &AtomicU64,
+    ) -> io::Result<u64> {
         let len = left.min(GO);
         if at == 0 && left <= PIECE {
-            let hasher = read(file, 0, left, &mut vec![0; SLICE])?;
+            let hasher = read(file, 0, left, &mut vec![0; SLICE], progress)?;
             self.whole = Some(hasher.finalize());
             return Ok(len);
         }
@@ -50,7 +57,7 @@ impl Pieces {
                 if from >= len {
                     return Ok::<_, io::Error>(done);
                 }
-                let piece = read(file, at + from, PIECE.min(len - from), &mut slice)?;
+                let piece = read(file, at + from, PIECE.min(len - from), &mut slice, progress)?;
                 done.push((index, piece.finalize_non_root()));
             }
         };
@@ -86,7 +93,13 @@ impl Pieces {
 }
 
 /// A piece of a file, at its place in the tree.
-fn read(file: &File, at: u64, len: u64, slice: &mut [u8]) -> io::Result<blake3::Hasher> {
+fn read(
+    file: &File,
+    at: u64,
+    len: u64,
+    slice: &mut [u8],
+    progress: &AtomicU64,
+) -> io::Result<blake3::Hasher> {
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(at);
     let mut done = 0;
@@ -94,6 +107,7 @@ fn read(file: &File, at: u64, len: u64, slice: &mut [u8]) -> io::Result<blake3::
         let most = usize::try_from(len - done).map_or(SLICE, |left| left.min(SLICE));
         let slice = slice.get_mut(..most).unwrap_or_default();
         file.read_exact_at(slice, at + done)?;
+        progress.fetch_add(1, Ordering::Relaxed);
         hasher.update(slice);
         done += most as u64;
     }
@@ -154,7 +168,7 @@ mod tests {
             let mut pieces = Pieces::default();
             let mut at = 0;
             loop {
-                at += pieces.add(&file, at, len - at).unwrap();
+                at += pieces.add(&file, at, len - at, &AtomicU64::new(0)).unwrap();
                 if at == len {
                     break;
                 }

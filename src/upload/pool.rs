@@ -4,9 +4,12 @@
 //! A buffer is taken when there is room for it and goes back by itself when its last reader drops it. Buffers of the
 //! usual size are used again, because fresh memory costs the kernel more than sending it does.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::ledger::WatchId;
 
 /// The pool's smallest change, in bytes.
 const UNIT: usize = 64 * 1024;
@@ -16,6 +19,9 @@ const UNIT: usize = 64 * 1024;
 pub(super) struct Pool {
     room: Arc<Semaphore>,
     units: u32,
+    /// What one watch may use while others have work: all but one buffer of the usual size.
+    watch_units: u32,
+    watches: Arc<Mutex<HashMap<WatchId, Arc<Semaphore>>>>,
     free: Arc<Free>,
 }
 
@@ -34,6 +40,8 @@ pub(super) struct Buffer {
     len: usize,
     free: Arc<Free>,
     _room: Option<OwnedSemaphorePermit>,
+    /// Out of what its watch may use.
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 impl Pool {
@@ -43,9 +51,13 @@ impl Pool {
         let units = bytes(memory)
             .div_ceil(UNIT)
             .clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let one = u32::try_from(bytes(usual).div_ceil(UNIT)).unwrap_or(u32::MAX);
         Self {
-            room: Arc::new(Semaphore::new(units)),
-            units: u32::try_from(units).unwrap_or(u32::MAX),
+            room: Arc::new(Semaphore::new(units as usize)),
+            units,
+            watch_units: if units / 2 >= one { units - one } else { units },
+            watches: Arc::default(),
             free: Arc::new(Free {
                 usual: bytes(usual),
                 buffers: Mutex::default(),
@@ -54,9 +66,19 @@ impl Pool {
     }
 
     /// Waits for room for `len` bytes. What is larger than the whole pool gets all of it.
-    pub(super) async fn take(&self, len: usize) -> Buffer {
+    ///
+    /// With a `watch` the room comes out of what one watch may use beside others; without one it may be all there is.
+    pub(super) async fn take(&self, watch: Option<WatchId>, len: usize) -> Buffer {
         let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        // Nobody closes the semaphore.
+        // Nobody closes the semaphores.
+        let share = match watch {
+            Some(watch) => {
+                let units = units.clamp(1, self.watch_units);
+                let share = self.share(watch);
+                share.acquire_many_owned(units).await.ok()
+            }
+            None => None,
+        };
         let room = Arc::clone(&self.room)
             .acquire_many_owned(units.clamp(1, self.units))
             .await
@@ -73,7 +95,17 @@ impl Pool {
             len,
             free: Arc::clone(&self.free),
             _room: room,
+            _share: share,
         }
+    }
+
+    fn share(&self, watch: WatchId) -> Arc<Semaphore> {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.watch_units as usize;
+        let share = watches
+            .entry(watch)
+            .or_insert_with(|| Arc::new(Semaphore::new(all)));
+        Arc::clone(share)
     }
 
     /// Gives unused memory back to the system.
@@ -123,19 +155,57 @@ mod tests {
         let pool = Pool::new(4 * MIB as u64, MIB as u64);
         let mut taken = Vec::new();
         for _ in 0..4 {
-            taken.push(pool.take(MIB).await);
+            taken.push(pool.take(None, MIB).await);
         }
         let wait = Duration::from_secs(1);
-        assert!(tokio::time::timeout(wait, pool.take(1)).await.is_err());
+        assert!(
+            tokio::time::timeout(wait, pool.take(None, 1))
+                .await
+                .is_err()
+        );
         taken.pop();
-        assert!(tokio::time::timeout(wait, pool.take(1)).await.is_ok());
+        assert!(tokio::time::timeout(wait, pool.take(None, 1)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_watch_leaves_a_buffer_to_the_others() {
+        let pool = Pool::new(4 * MIB as u64, MIB as u64);
+        let [north, south] = [1, 2].map(|id| Some(WatchId::for_test(id)));
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            taken.push(pool.take(north, MIB).await);
+        }
+        let wait = Duration::from_secs(1);
+        assert!(
+            tokio::time::timeout(wait, pool.take(north, MIB))
+                .await
+                .is_err()
+        );
+        assert!(
+            tokio::time::timeout(wait, pool.take(south, MIB))
+                .await
+                .is_ok()
+        );
+        // With nobody else at work it may have all.
+        assert!(
+            tokio::time::timeout(wait, pool.take(None, MIB))
+                .await
+                .is_ok()
+        );
+        // What does not fit into its part gets all of that part.
+        taken.clear();
+        assert!(
+            tokio::time::timeout(wait, pool.take(north, 9 * MIB))
+                .await
+                .is_ok()
+        );
     }
 
     #[tokio::test]
     async fn a_buffer_has_the_length_that_was_asked_for_and_is_used_again() {
         let pool = Pool::new(4 * MIB as u64, MIB as u64);
         for len in [1, 1000, MIB - 1, MIB, MIB / 2 + 1] {
-            let mut buffer = pool.take(len).await;
+            let mut buffer = pool.take(None, len).await;
             assert_eq!(buffer.as_mut().len(), len);
             assert_eq!(buffer.as_ref().len(), len);
         }
@@ -147,6 +217,6 @@ mod tests {
     #[tokio::test]
     async fn what_is_larger_than_the_pool_gets_all_of_it() {
         let pool = Pool::new(MIB as u64, MIB as u64);
-        assert_eq!(pool.take(3 * MIB).await.as_ref().len(), 3 * MIB);
+        assert_eq!(pool.take(None, 3 * MIB).await.as_ref().len(), 3 * MIB);
     }
 }

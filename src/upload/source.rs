@@ -2,30 +2,40 @@
 //!
 //! Pulled, not pushed: the one who sends asks for the next block when there is room for it, and brings the memory for it.
 //! The handle stays open from the first look to the last, and the fingerprint is
-//! compared before and after on that handle. A share that hangs keeps the thread; the asker goes on after a deadline.
+//! compared before and after on that handle.
 //! Nobody waits for the bytes of a file that is only hashed, so that is done on several threads.
+//!
+//! A share may answer late or never. The thread reads into a small piece of memory of its own, so that the asker can take
+//! the buffer of a block back at any time: it does so when nothing was read for [`STALL`], and gives its upload slot back
+//! as well. When nothing was read for [`ANSWER_MAX`] it gives up; the thread stays behind, and `slots` counts it.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::hash::{self, Pieces};
-use super::pool::Buffer;
+use super::pool::{Buffer, Pool};
+use super::slots::{STALL, Slot, ThreadKey};
+use crate::failpoint::share_deadline;
 use crate::ledger::{Content, Fingerprint};
 use crate::share::{self, Root};
 
-/// How long the share may take for one piece. Generous: a slow share is not a dead one.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// How long the share may take for the next few bytes. Generous: a slow share is not a dead one.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// An open file.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct Source<'s> {
     commands: mpsc::Sender<Command>,
     fingerprint: Fingerprint,
+    thread: Asked<'s>,
 }
 
 /// The next bytes of a file, and their checksum as Azure takes it (CRC-64/NVME).
@@ -46,47 +56,92 @@ pub(super) enum Error {
     Unreadable(Arc<io::Error>),
     #[error("the share has not answered for {} s", ANSWER_MAX.as_secs())]
     Hangs,
+    #[error("the share has not answered earlier reads")]
+    Stuck,
 }
+
+/// What a command came to, or that the buffer was taken back meanwhile; then the command was not done.
+type Answer<T> = Result<Option<T>, Error>;
 
 #[derive(Debug)]
 enum Command {
     Next {
-        buffer: Buffer,
-        answer: oneshot::Sender<Result<Block, Error>>,
+        buffer: Arc<Mutex<Option<Buffer>>>,
+        len: usize,
+        answer: oneshot::Sender<Answer<Block>>,
     },
     Skim {
-        answer: oneshot::Sender<Result<u64, Error>>,
+        answer: oneshot::Sender<Answer<u64>>,
     },
     Rewind {
-        answer: oneshot::Sender<Result<(), Error>>,
+        answer: oneshot::Sender<Answer<()>>,
     },
     Finish {
-        answer: oneshot::Sender<Result<Content, Error>>,
+        answer: oneshot::Sender<Answer<Content>>,
     },
 }
 
-impl Source {
-    /// Opens the file at `path` beneath `root`.
-    pub(super) async fn open(root: &Path, path: &Path) -> Result<Self, Error> {
+/// A buffer that the thread fills. It goes back to the pool with this, whatever the thread does.
+struct Loan(Arc<Mutex<Option<Buffer>>>);
+
+impl Loan {
+    fn take_back(&self) {
+        let buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(buffer);
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
+
+/// The thread of a file as the asker knows it.
+#[derive(Debug)]
+struct Asked<'s> {
+    slot: &'s Slot,
+    path: PathBuf,
+    key: ThreadKey,
+    /// Rises whenever the share has answered.
+    progress: Arc<AtomicU64>,
+}
+
+impl<'s> Source<'s> {
+    /// Opens the file at `path` beneath `root`, for the upload that has `slot`.
+    pub(super) async fn open(slot: &'s Slot, root: &Path, path: &Path) -> Result<Self, Error> {
+        let (guard, key) = slot.thread(path).map_err(|_stuck| Error::Stuck)?;
         let (commands, inbox) = mpsc::channel();
         let (opened, answer) = oneshot::channel();
+        let thread = Asked {
+            slot,
+            path: path.to_owned(),
+            key,
+            progress: Arc::default(),
+        };
+        let progress = Arc::clone(&thread.progress);
         let (root, path) = (root.to_owned(), path.to_owned());
         std::thread::Builder::new()
             .name("read".to_owned())
-            .spawn(move || match Reader::open(root, path) {
-                Ok(mut reader) => {
-                    if opened.send(Ok(reader.fingerprint)).is_ok() {
-                        reader.serve(&inbox);
+            .spawn(move || {
+                // Counted until the file is closed, too: that also asks the share.
+                let _guard = guard;
+                match Reader::open(root, path, progress) {
+                    Ok(mut reader) => {
+                        if opened.send(Ok(Some(reader.fingerprint))).is_ok() {
+                            reader.serve(&inbox);
+                        }
                     }
+                    // Nobody waits any more when the deadline has passed.
+                    Err(error) => drop(opened.send(Err(error))),
                 }
-                // Nobody waits any more when the deadline has passed.
-                Err(error) => drop(opened.send(Err(error))),
             })
             .map_err(|error| Error::Unreadable(Arc::new(error)))?;
-        let fingerprint = within_deadline(answer).await?;
+        let fingerprint = thread.answered(answer, None).await?;
         Ok(Self {
             commands,
-            fingerprint,
+            fingerprint: fingerprint.ok_or(Error::Hangs)?,
+            thread,
         })
     }
 
@@ -95,9 +150,27 @@ impl Source {
         self.fingerprint
     }
 
-    /// Fills `buffer` with the next bytes. There must be as many left.
-    pub(super) async fn next(&self, buffer: Buffer) -> Result<Block, Error> {
-        self.ask(|answer| Command::Next { buffer, answer }).await
+    /// The next `len` bytes, in a buffer from `pool`. There must be as many left.
+    pub(super) async fn next(&self, pool: &Pool, len: usize) -> Result<Block, Error> {
+        let mut patient = false;
+        loop {
+            let slot = self.thread.slot;
+            let watch = (!slot.is_alone()).then_some(slot.watch());
+            let buffer = Arc::new(Mutex::new(Some(pool.take(watch, len).await)));
+            let loan = Loan(Arc::clone(&buffer));
+            let (sender, answer) = oneshot::channel();
+            self.send(Command::Next {
+                buffer,
+                len,
+                answer: sender,
+            })?;
+            // A share that is slow all the time must not be read from for ever without getting anywhere.
+            let taken_back = (!patient).then_some(&loan);
+            if let Some(block) = self.thread.answered(answer, taken_back).await? {
+                return Ok(block);
+            }
+            patient = true;
+        }
     }
 
     /// Tells what the whole file holds, without giving it out.
@@ -119,21 +192,54 @@ impl Source {
 
     async fn ask<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+        command: impl FnOnce(oneshot::Sender<Answer<T>>) -> Command,
     ) -> Result<T, Error> {
         let (sender, answer) = oneshot::channel();
-        // A thread that is gone drops the other end, which the wait below reports.
-        if self.commands.send(command(sender)).is_err() {
-            return Err(Error::Hangs);
-        }
-        within_deadline(answer).await
+        self.send(command(sender))?;
+        let done = self.thread.answered(answer, None).await?;
+        done.ok_or(Error::Hangs)
+    }
+
+    fn send(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).map_err(|_gone| Error::Hangs)
     }
 }
 
-async fn within_deadline<T>(answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(ANSWER_MAX, answer).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) | Err(_) => Err(Error::Hangs),
+impl Asked<'_> {
+    /// Waits for an answer for as long as the share makes progress. A share that makes none for a moment costs the upload
+    /// its slot, and the buffer that the thread fills, until it does.
+    async fn answered<T>(
+        &self,
+        mut answer: oneshot::Receiver<Answer<T>>,
+        loan: Option<&Loan>,
+    ) -> Answer<T> {
+        let (stall, answer_max) = (share_deadline(STALL), share_deadline(ANSWER_MAX));
+        let mut seen = self.progress.load(Ordering::Relaxed);
+        let mut since = Instant::now();
+        let mut lent = None;
+        loop {
+            let patience = if lent.is_none() { stall } else { answer_max };
+            let deadline = (since + patience).min(Instant::now() + stall);
+            match tokio::time::timeout_at(deadline, &mut answer).await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(_ended)) => return Err(Error::Hangs),
+                Err(_) => {}
+            }
+            let now = self.progress.load(Ordering::Relaxed);
+            if now != seen {
+                seen = now;
+                since = Instant::now();
+                lent = None;
+            } else if since.elapsed() >= answer_max {
+                self.slot.abandon(self.key);
+                return Err(Error::Hangs);
+            } else if lent.is_none() && since.elapsed() >= stall {
+                if let Some(loan) = loan {
+                    loan.take_back();
+                }
+                lent = Some(self.slot.lend(&self.path));
+            }
+        }
     }
 }
 
@@ -146,10 +252,12 @@ struct Reader {
     blake3: blake3::Hasher,
     /// What was hashed in their stead when nobody wanted the bytes.
     pieces: Pieces,
+    slice: Vec<u8>,
+    progress: Arc<AtomicU64>,
 }
 
 impl Reader {
-    fn open(root: PathBuf, path: PathBuf) -> Result<Self, Error> {
+    fn open(root: PathBuf, path: PathBuf, progress: Arc<AtomicU64>) -> Result<Self, Error> {
         let file = Root::open(&root)
             .and_then(|root| root.file(&path))
             .map_err(Error::from_io)?;
@@ -162,6 +270,8 @@ impl Reader {
             left: fingerprint.size,
             blake3: blake3::Hasher::new(),
             pieces: Pieces::default(),
+            slice: Vec::new(),
+            progress,
         })
     }
 
@@ -169,25 +279,60 @@ impl Reader {
         for command in inbox {
             // An asker that went away needs no answer.
             match command {
-                Command::Next { buffer, answer } => drop(answer.send(self.next(buffer))),
-                Command::Skim { answer } => drop(answer.send(self.skim())),
-                Command::Rewind { answer } => drop(answer.send(self.rewind())),
-                Command::Finish { answer } => drop(answer.send(self.finish())),
+                Command::Next {
+                    buffer,
+                    len,
+                    answer,
+                } => drop(answer.send(self.next(&buffer, len))),
+                Command::Skim { answer } => drop(answer.send(self.skim().map(Some))),
+                Command::Rewind { answer } => {
+                    self.rewind();
+                    drop(answer.send(Ok(Some(()))));
+                }
+                Command::Finish { answer } => drop(answer.send(self.finish().map(Some))),
             }
         }
     }
 
     /// Reads up to the size that the file had when it was opened, never beyond: what a writer appends is another version.
-    fn next(&mut self, mut buffer: Buffer) -> Result<Block, Error> {
-        let mut crc64 = crc64fast_nvme::Digest::new();
-        for slice in buffer.as_mut().chunks_mut(hash::SLICE) {
-            self.read(slice)?;
-            crc64.write(slice);
+    /// If the buffer is taken away meanwhile, it is as if nothing had been read.
+    fn next(&mut self, buffer: &Mutex<Option<Buffer>>, len: usize) -> Answer<Block> {
+        let buffer = || buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        if len as u64 > self.left {
+            return Err(Error::Changed);
         }
-        Ok(Block {
-            bytes: buffer,
+        let before = (self.left, self.blake3.clone());
+        let mut crc64 = crc64fast_nvme::Digest::new();
+        let mut done = 0;
+        self.slice.resize(hash::SLICE, 0);
+        while done < len {
+            let end = len.min(done + hash::SLICE);
+            let slice = self.slice.get_mut(..end - done).unwrap_or_default();
+            let at = self.fingerprint.size - self.left;
+            self.file
+                .read_exact_at(slice, at)
+                .map_err(Error::from_read)?;
+            self.progress.fetch_add(1, Ordering::Relaxed);
+            self.left -= slice.len() as u64;
+            self.blake3.update(slice);
+            crc64.write(slice);
+            match buffer()
+                .as_mut()
+                .and_then(|buffer| buffer.as_mut().get_mut(done..end))
+            {
+                Some(place) => place.copy_from_slice(slice),
+                None => break,
+            }
+            done = end;
+        }
+        let Some(bytes) = buffer().take().filter(|_| done == len) else {
+            (self.left, self.blake3) = before;
+            return Ok(None);
+        };
+        Ok(Some(Block {
+            bytes,
             crc64: crc64.sum64(),
-        })
+        }))
     }
 
     /// Hashes some of what is left, and tells how much is left then.
@@ -195,28 +340,15 @@ impl Reader {
         let at = self.fingerprint.size - self.left;
         self.left -= self
             .pieces
-            .add(&self.file, at, self.left)
+            .add(&self.file, at, self.left, &self.progress)
             .map_err(Error::from_read)?;
         Ok(self.left)
     }
 
-    fn read(&mut self, slice: &mut [u8]) -> Result<(), Error> {
-        let len = slice.len() as u64;
-        if len > self.left {
-            return Err(Error::Changed);
-        }
-        self.file.read_exact(slice).map_err(Error::from_read)?;
-        self.left -= len;
-        self.blake3.update(slice);
-        Ok(())
-    }
-
-    fn rewind(&mut self) -> Result<(), Error> {
-        self.file.rewind().map_err(Error::from_io)?;
+    fn rewind(&mut self) {
         self.left = self.fingerprint.size;
         self.blake3.reset();
         self.pieces = Pieces::default();
-        Ok(())
     }
 
     fn finish(&mut self) -> Result<Content, Error> {
@@ -260,7 +392,12 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::upload::pool::Pool;
+    use crate::ledger::WatchId;
+    use crate::upload::slots::Slots;
+
+    fn slot() -> Slot {
+        Slots::default().take(WatchId::for_test(1), false)
+    }
 
     fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -269,12 +406,11 @@ mod tests {
     }
 
     /// Reads the rest, in blocks of `len` bytes.
-    async fn read_all(source: &Source, len: usize, mut left: usize) -> Vec<u8> {
+    async fn read_all(source: &Source<'_>, len: usize, mut left: usize) -> Vec<u8> {
         let pool = Pool::new(4_000_000, 100_000);
         let mut all = Vec::new();
         while left > 0 {
-            let buffer = pool.take(len.min(left)).await;
-            let block = source.next(buffer).await.unwrap();
+            let block = source.next(&pool, len.min(left)).await.unwrap();
             let bytes = block.bytes.as_ref();
             let mut crc64 = crc64fast_nvme::Digest::new();
             crc64.write(bytes);
@@ -287,10 +423,11 @@ mod tests {
 
     #[tokio::test]
     async fn blocks_make_the_whole_file_and_its_hash_however_they_are_cut() {
+        let slot = slot();
         let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         let (dir, path) = file(&bytes);
         for len in [1000, 4096, 399_999, 400_000] {
-            let source = Source::open(dir.path(), &path).await.unwrap();
+            let source = Source::open(&slot, dir.path(), &path).await.unwrap();
             assert_eq!(read_all(&source, len, bytes.len()).await, bytes);
             let content = source.finish().await.unwrap();
             assert_eq!(content.bytes, 400_000);
@@ -301,8 +438,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_rewind_begins_the_hash_anew() {
+        let slot = slot();
         let (dir, path) = file(b"0123456789");
-        let source = Source::open(dir.path(), &path).await.unwrap();
+        let source = Source::open(&slot, dir.path(), &path).await.unwrap();
         read_all(&source, 4, 4).await;
         source.rewind().await.unwrap();
         assert_eq!(read_all(&source, 3, 10).await, b"0123456789");
@@ -314,6 +452,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_changed_while_it_was_read_is_told_apart() {
+        let slot = slot();
         let changes: [fn(&Path); 4] = [
             |path| {
                 File::options()
@@ -339,7 +478,7 @@ mod tests {
         ];
         for change in changes {
             let (dir, path) = file(b"0123456789");
-            let source = Source::open(dir.path(), &path).await.unwrap();
+            let source = Source::open(&slot, dir.path(), &path).await.unwrap();
             read_all(&source, 100, 10).await;
             change(&dir.path().join(&path));
             assert!(matches!(source.finish().await, Err(Error::Changed)));
@@ -348,26 +487,97 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_cut_short_has_changed() {
+        let slot = slot();
         let (dir, path) = file(b"0123456789");
-        let source = Source::open(dir.path(), &path).await.unwrap();
+        let source = Source::open(&slot, dir.path(), &path).await.unwrap();
         std::fs::write(dir.path().join(&path), "012").unwrap();
-        let buffer = Pool::new(100, 100).take(10).await;
-        assert!(matches!(source.next(buffer).await, Err(Error::Changed)));
+        let pool = Pool::new(100, 100);
+        assert!(matches!(source.next(&pool, 10).await, Err(Error::Changed)));
         assert!(matches!(source.hash().await, Err(Error::Changed)));
+    }
+
+    fn asked(slot: &Slot) -> Asked<'_> {
+        let (_guard, key) = slot.thread(Path::new("a.dgn")).unwrap();
+        Asked {
+            slot,
+            path: PathBuf::from("a.dgn"),
+            key,
+            progress: Arc::default(),
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_share_that_does_not_answer_is_waited_for_until_the_deadline_only() {
-        let (_thread, answer) = oneshot::channel::<Result<(), Error>>();
-        let waited = tokio::time::timeout(2 * ANSWER_MAX, within_deadline(answer)).await;
+        let slot = slot();
+        let (_thread, answer) = oneshot::channel::<Answer<()>>();
+        let waited =
+            tokio::time::timeout(2 * ANSWER_MAX, asked(&slot).answered(answer, None)).await;
         assert!(matches!(waited, Ok(Err(Error::Hangs))), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_that_is_slow_is_waited_for_as_long_as_it_answers() {
+        let slot = slot();
+        let asked = asked(&slot);
+        let (thread, answer) = oneshot::channel::<Answer<()>>();
+        let progress = Arc::clone(&asked.progress);
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                tokio::time::sleep(ANSWER_MAX / 2).await;
+                progress.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(thread.send(Ok(Some(()))));
+        });
+        let waited = asked.answered(answer, None).await;
+        assert!(matches!(waited, Ok(Some(()))), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_that_does_not_answer_keeps_neither_buffer_nor_slot() {
+        let slots = Slots::default();
+        let slot = slots.take(WatchId::for_test(1), true);
+        let pool = Pool::new(100, 100);
+        let buffer = Arc::new(Mutex::new(Some(pool.take(None, 100).await)));
+        let loan = Loan(Arc::clone(&buffer));
+        let asked = asked(&slot);
+        let (thread, answer) = oneshot::channel::<Answer<()>>();
+        let others = async {
+            tokio::time::sleep(STALL * 2).await;
+            assert_eq!(slots.busy().all, 0);
+            let room = tokio::time::timeout(STALL, pool.take(None, 100)).await;
+            assert!(room.is_ok(), "the buffer is not given back");
+            drop(thread.send(Ok(None)));
+        };
+        let (waited, ()) = tokio::join!(asked.answered(answer, Some(&loan)), others);
+        assert!(matches!(waited, Ok(None)), "{waited:?}");
+        assert_eq!(slots.busy().all, 1);
+    }
+
+    #[test]
+    fn a_block_whose_buffer_was_taken_back_is_read_once_more() {
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let (dir, path) = file(&bytes);
+        let mut reader = Reader::open(dir.path().to_owned(), path, Arc::default()).unwrap();
+        let pool = Pool::new(1_000_000, 1_000_000);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let buffer = || Mutex::new(Some(runtime.block_on(pool.take(None, 200_000))));
+        let first = reader.next(&buffer(), 200_000).unwrap().unwrap();
+        assert!(reader.next(&Mutex::new(None), 200_000).unwrap().is_none());
+        let second = reader.next(&buffer(), 200_000).unwrap().unwrap();
+        let both = [first.bytes.as_ref(), second.bytes.as_ref()].concat();
+        assert_eq!(both, bytes);
+        let content = reader.finish().unwrap();
+        assert_eq!(content.digest, *blake3::hash(&bytes).as_bytes());
     }
 
     #[tokio::test]
     async fn a_missing_file_is_gone() {
+        let slot = slot();
         let (dir, _) = file(b"x");
         assert!(matches!(
-            Source::open(dir.path(), Path::new("b.dgn")).await,
+            Source::open(&slot, dir.path(), Path::new("b.dgn")).await,
             Err(Error::Gone)
         ));
     }

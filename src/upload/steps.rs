@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::folders::Place;
+use super::folders::{Listing, Place};
+use super::slots::Slot;
 use super::source::{self, Source};
 use super::transfer::{self, Way};
 use crate::attempt::{self, Failure, History};
@@ -116,8 +117,13 @@ fn selects(watch: &Watch, path: &std::path::Path) -> bool {
 
 impl Shared {
     /// Brings the job as far as it goes and records where that is.
-    pub(super) async fn bring(&self, watch: &Watch, job: &UploadJob) -> Result<End, ledger::Error> {
-        let trouble = match self.attempt(watch, job).await {
+    pub(super) async fn bring(
+        &self,
+        watch: &Watch,
+        job: &UploadJob,
+        slot: &Slot,
+    ) -> Result<End, ledger::Error> {
+        let trouble = match self.attempt(watch, job, slot).await {
             Ok(end) => return Ok(end),
             Err(Trouble::Ledger(error)) => return Err(error),
             Err(Trouble::Source(source::Error::Gone)) => {
@@ -199,7 +205,7 @@ impl Shared {
         attempt::refusal(failure, history, &self.policy, self.give_up, now)
     }
 
-    async fn attempt(&self, watch: &Watch, job: &UploadJob) -> Result<End, Trouble> {
+    async fn attempt(&self, watch: &Watch, job: &UploadJob, slot: &Slot) -> Result<End, Trouble> {
         // A failure must not outlive its cause: first whether there is still something to do.
         if !selects(watch, &job.path) {
             self.ledger
@@ -207,7 +213,7 @@ impl Shared {
                 .await?;
             return Ok(End::Deselected);
         }
-        let source = Source::open(&watch.path, &job.path).await?;
+        let source = Source::open(slot, &watch.path, &job.path).await?;
         let (below, name) = names::storage_path(&job.path)?;
         let mut job = job.clone();
         let nothing_new = job
@@ -255,14 +261,19 @@ impl Shared {
             return self.finish_held(&job, held).await;
         }
         if job.storage_file_id.is_none() {
-            self.take_place(watch, &mut job, &names::place(&below, &name))
+            self.take_place(watch, &mut job, &names::place(&below, &name), slot)
                 .await?;
         }
         let place = self.folders.place(watch, &below).await?;
         let way = match self.way(&mut job, &place, &name, &source).await? {
             Target::Upload(way) => way,
             Target::LaterOf(id) => {
-                let braked = self.ledger.adopt(&job, &id, crate::clock::now()).await?;
+                let now = crate::clock::now();
+                let due = match job.attempt {
+                    1 => now,
+                    attempt => attempt::after(now, self.policy.delay(attempt, None)),
+                };
+                let braked = self.ledger.adopt(&job, &id, due, now).await?;
                 return Ok(End::Adopted { braked });
             }
             Target::Held(held) => return self.finish_held(&job, held).await,
@@ -324,13 +335,14 @@ impl Shared {
         watch: &Watch,
         job: &mut UploadJob,
         place: &[u8; 32],
+        slot: &Slot,
     ) -> Result<(), Trouble> {
         let Some(other) = self.ledger.take_place(job, place).await? else {
             return Ok(());
         };
-        match Source::open(&watch.path, &other.path).await {
+        match Source::open(slot, &watch.path, &other.path).await {
             Err(source::Error::Gone) => {}
-            Err(source::Error::Hangs) => return Err(source::Error::Hangs.into()),
+            Err(error @ (source::Error::Hangs | source::Error::Stuck)) => return Err(error.into()),
             _ => return Err(Trouble::Twin { other: other.path }),
         }
         if !self.ledger.inherit(job, &other).await? {
@@ -345,7 +357,7 @@ impl Shared {
         &self,
         watch: &Watch,
         job: &mut UploadJob,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<bool, Trouble> {
         // An upload that was begun may have replaced what storage held.
         if job.stage.0 != Stage::Planned {
@@ -418,8 +430,9 @@ impl Shared {
         job: &mut UploadJob,
         place: &Place,
         name: &str,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<Target, Trouble> {
+        let mut unusable = None;
         if let Some(id) = job.storage_file_id.clone() {
             if job.stage.0 == Stage::LinksReceived
                 && let Some(begun) = self.unfinished.find(
@@ -437,27 +450,48 @@ impl Shared {
                 return Ok(Target::Upload(links.into()));
             }
             self.forget(job).await?;
+            unusable = Some(id);
         }
         let (stage, sent) = job.stage;
         let unanswered = stage == Stage::CreateSent;
-        if let Some(id) = self.stranger(job, place, name, unanswered).await? {
-            // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
-            if !unanswered {
-                return Ok(match self.held(job, &id, source).await? {
-                    Some(held) => Target::Held(held),
-                    None => Target::LaterOf(id),
-                });
-            }
-            let links = match self.adopt(job, &id).await? {
-                Some(links) => links,
-                None => self.create(job, place, name).await?,
+        let mut listing = if unanswered {
+            Listing::Fresh
+        } else {
+            Listing::Cached
+        };
+        loop {
+            let Some(id) = self.untracked(job, place, name, listing).await? else {
+                break;
             };
-            return Ok(Target::Upload(links.into()));
+            // One that was refused just now is refused again: only a new file can help.
+            if unusable.as_ref() == Some(&id) {
+                break;
+            }
+            if unanswered {
+                let links = match self.adopt(job, &id).await? {
+                    Some(links) => links,
+                    None => self.create(job, place, name).await?,
+                };
+                return Ok(Target::Upload(links.into()));
+            }
+            // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
+            match self.held(job, &id, source).await {
+                Ok(Some(held)) => return Ok(Target::Held(held)),
+                Ok(None) => return Ok(Target::LaterOf(id)),
+                // It was deleted since the folder was listed.
+                Err(Trouble::Platform(error))
+                    if error.is_not_found() && listing == Listing::Cached =>
+                {
+                    listing = Listing::Fresh;
+                }
+                Err(trouble) => return Err(trouble),
+            }
         }
         let now = crate::clock::now();
         let until = attempt::after(sent, LISTED_AFTER);
         // Further ahead it was sent by a clock that was ahead: nobody waits for that to come.
-        if unanswered && now < until && sent <= attempt::after(now, LISTED_AFTER) {
+        let sent_ahead = sent > attempt::after(now, LISTED_AFTER);
+        if unanswered && unusable.is_none() && now < until && !sent_ahead {
             return Err(Trouble::CreateUnknown { until });
         }
         Ok(Target::Upload(self.create(job, place, name).await?.into()))
@@ -468,7 +502,7 @@ impl Shared {
         &self,
         job: &mut UploadJob,
         id: &str,
-        source: &Source,
+        source: &Source<'_>,
     ) -> Result<Option<Held>, Trouble> {
         let bytes = source.fingerprint().size;
         let file = self.client.file(id).await?;
@@ -544,7 +578,7 @@ impl Shared {
                 }
                 // Storage takes a second file of the same name, but nothing promises that it always will.
                 if matches!(error.status(), Some(409 | 422))
-                    && let Some(id) = self.stranger(job, place, name, true).await?
+                    && let Some(id) = self.untracked(job, place, name, Listing::Fresh).await?
                     && let Some(links) = self.adopt(job, &id).await?
                 {
                     return Ok(links);
@@ -556,16 +590,16 @@ impl Shared {
 
     /// A storage file of this name that is nobody's: ours if a *create file* was executed without an answer, else one
     /// that was there before. Either way the file is known by name, and its content is updated.
-    async fn stranger(
+    async fn untracked(
         &self,
         job: &UploadJob,
         place: &Place,
         name: &str,
-        fresh: bool,
+        listing: Listing,
     ) -> Result<Option<String>, Trouble> {
         let named = self
             .folders
-            .strangers(&place.folder_id, name, fresh)
+            .untracked(&place.folder_id, name, listing)
             .await?;
         if named.len() < 2 {
             return Ok(named.into_iter().next());

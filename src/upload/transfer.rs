@@ -67,7 +67,7 @@ pub(super) struct Way {
 pub(super) async fn send(
     shared: &Shared,
     job: &UploadJob,
-    source: &Source,
+    source: &Source<'_>,
     way: Way,
     progress: &Upload,
 ) -> Result<Content, Trouble> {
@@ -129,12 +129,12 @@ fn new_generation() -> [u8; 12] {
 /// One request.
 async fn whole(
     shared: &Shared,
-    source: &Source,
+    source: &Source<'_>,
     url: &UploadUrl,
     progress: &Upload,
 ) -> Result<Content, Trouble> {
     let len = usize::try_from(source.fingerprint().size).unwrap_or(usize::MAX);
-    let block = source.next(shared.pool.take(len).await).await?;
+    let block = source.next(&shared.pool, len).await?;
     let content = source.finish().await?;
     let (bytes, checksum) = checked(shared, block, url).await;
     shared.client.put_blob(url, bytes, checksum).await?;
@@ -146,7 +146,7 @@ async fn whole(
 async fn in_blocks(
     shared: &Shared,
     job: &UploadJob,
-    source: &Source,
+    source: &Source<'_>,
     way: &Progress,
     block_size: u64,
     resumes: bool,
@@ -160,8 +160,7 @@ async fn in_blocks(
     let read = |len: u64| async move {
         // The next block is read while others are on the wire, as far as there is room in memory.
         let len = usize::try_from(len.min(block_size)).unwrap_or(usize::MAX);
-        let buffer = shared.pool.take(len).await;
-        source.next(buffer).await
+        source.next(&shared.pool, len).await
     };
     let mut left = source.fingerprint().size;
     let (mut ids, mut skipped) = (Vec::new(), 0_u64);

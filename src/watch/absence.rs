@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
+use super::problems::Problems;
 use super::root::KnownFile;
 use crate::config::Watch;
 use crate::ledger::Absence;
@@ -63,11 +64,15 @@ impl Seen {
     }
 
     /// Known folders that were neither listed to their end nor lie where nothing could be read.
-    pub(super) fn unlisted_folders(&self, known: Vec<PathBuf>, unread: &[PathBuf]) -> Vec<PathBuf> {
+    pub(super) fn unlisted_folders(
+        &self,
+        known: Vec<PathBuf>,
+        problems: &Problems,
+    ) -> Vec<PathBuf> {
         known
             .into_iter()
             .filter(|dir| !self.folders.contains(&self.hasher.hash_one(dir.as_path())))
-            .filter(|dir| !unread.iter().any(|part| dir.starts_with(part)))
+            .filter(|dir| !problems.hides(dir))
             .collect()
     }
 }

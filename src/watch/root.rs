@@ -16,11 +16,12 @@ use super::absence::{self, Seen};
 use super::events::{self, Hint, Hints};
 use super::left_alone::LeftAlone;
 use super::look::{self, Sight};
+use super::problems::{self, Problems};
 use super::scan::{self, Listing, Plan, Report, Summary};
 use super::settle::{Settling, Step};
 use super::{Handover, Order, Progress};
 use crate::config::Watch;
-use crate::failpoint::failpoint;
+use crate::failpoint::{failpoint, share_deadline};
 use crate::ledger::{
     self, Absence, Absent, Changes, Fingerprint, Ledger, ListingPart, Ready, RootState, WatchId,
 };
@@ -32,6 +33,16 @@ const LOOKS_MAX: usize = 256;
 
 /// A share that has not answered for this long is reported as hanging.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// With more files in hand, or more bytes of their paths, no more listings are taken: the scan waits.
+const IN_HAND_MAX: usize = 50_000;
+const IN_HAND_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Files that cannot be read and are looked at again and again; the others are left to the next scan.
+const BUSY_FILES_MAX: usize = 10_000;
+
+/// A root of which a part could not be read is scanned again after so many poll intervals.
+const UNREAD_POLLS: u32 = 10;
 
 /// How often the root is checked for being there at all, and for being the same one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
@@ -56,6 +67,10 @@ pub(super) struct Task {
     /// Paths that wait for their first look, oldest first; `queued` holds the same ones.
     dirty: VecDeque<PathBuf>,
     queued: HashSet<PathBuf>,
+    /// Bytes of all paths in `dirty`.
+    dirty_bytes: usize,
+    /// How many files could not be read, by the reason, since all could be.
+    unreadable: Problems,
     looks: mpsc::Sender<look::Request>,
     /// When the request was sent that the looking thread has not answered yet.
     asked: Option<Instant>,
@@ -88,6 +103,12 @@ struct ScanState {
     ended: Instant,
     /// Scans of single folders under way.
     folders: usize,
+    /// Parts that tell no events and are scanned by themselves, and when that comes next.
+    polled: Vec<PathBuf>,
+    next_poll: Instant,
+    pulse: Arc<scan::Pulse>,
+    /// How far the scans were when they were looked at last, and since when they have been there.
+    seen: (u64, Instant),
 }
 
 /// How the root was found last.
@@ -96,11 +117,17 @@ struct RootView {
     identity: Option<Identity>,
     state: RootState,
     note: Option<String>,
+    /// What `note` says without numbers and examples, to tell when it says something new.
+    kinds: Vec<String>,
     hanging: bool,
+    /// A scan does not get on.
+    scan_hangs: bool,
     check: Instant,
     scanned: bool,
     /// Files that the last scan left alone.
     ignored: Option<u64>,
+    /// Of the last scan, and of scans of single folders since.
+    problems: Problems,
 }
 
 enum Wake {
@@ -126,21 +153,26 @@ pub(super) async fn run(
     };
     let (hint_sender, mut hints) = events::channel();
     let (answers, mut seen) = async_mpsc::channel(1);
-    let (reports, mut reported) = async_mpsc::channel(16);
+    let (reports, mut reported) = async_mpsc::channel(4);
     let left_alone = Arc::new(LeftAlone::new(&watch.name));
+    let pulse = Arc::<scan::Pulse>::default();
     let plan = Plan {
         root: watch.path.clone(),
         recursive: watch.recursive,
         selection: watch.selection.clone(),
         left_alone: Arc::clone(&left_alone),
+        pulse: Arc::clone(&pulse),
     };
     let looks = look::spawn(&watch.name, watch.path.clone(), answers).map_err(thread)?;
-    let scans = scan::spawn(&watch.name, plan, hint_sender, reports).map_err(thread)?;
+    let watches = out.events.of_root(&watch.path, hint_sender);
+    let scans = scan::spawn(&watch.name, plan, Some(watches), reports).map_err(thread)?;
     let now = Instant::now();
     let mut task = Task {
         settling: Settling::new(watch.patience),
         dirty: VecDeque::new(),
         queued: HashSet::new(),
+        dirty_bytes: 0,
+        unreadable: Problems::default(),
         looks,
         asked: None,
         scans,
@@ -151,15 +183,22 @@ pub(super) async fn run(
             next_at: None,
             ended: now,
             folders: 0,
+            polled: Vec::new(),
+            next_poll: now,
+            pulse,
+            seen: (0, now),
         },
         root: RootView {
             identity: None,
             state: RootState::Ok,
             note: None,
+            kinds: Vec::new(),
             hanging: false,
+            scan_hangs: false,
             check: now + CHECK_INTERVAL,
             scanned: false,
             ignored: None,
+            problems: Problems::default(),
         },
         changed: 0,
         left_alone,
@@ -178,7 +217,7 @@ pub(super) async fn run(
             biased;
             () = stop.cancelled() => return Ok(()),
             seen = seen.recv() => Wake::Seen(seen.ok_or_else(|| task.ended("look"))?),
-            report = reported.recv() => Wake::Report(report.ok_or_else(|| task.ended("scan"))?),
+            report = reported.recv(), if task.takes_listings() => Wake::Report(report.ok_or_else(|| task.ended("scan"))?),
             Some(order) = orders.recv() => Wake::Order(order),
             hint = hints.next() => Wake::Hint(hint),
             () = tokio::time::sleep_until(task.next_timer().into()) => Wake::Timer,
@@ -207,8 +246,9 @@ impl Task {
             }
             Wake::Seen(seen) => self.take_looks(seen).await?,
             Wake::Report(Report::Listing(listing)) => self.take_listing(listing).await?,
-            Wake::Report(Report::FolderDone) => {
+            Wake::Report(Report::FolderDone(problems)) => {
                 self.scan.folders = self.scan.folders.saturating_sub(1);
+                self.take_problems(&problems).await?;
                 if self.absent.missing > 0 {
                     self.scan_soon(Instant::now() + self.watch.patience.settle);
                 }
@@ -225,7 +265,7 @@ impl Task {
             }
             Wake::Timer => self.check_for_hang().await?,
         }
-        Ok(())
+        self.check_scan_for_hang().await
     }
 
     /// Sends off what can be asked now, and tells how far things are.
@@ -240,6 +280,18 @@ impl Task {
             self.changed = 0;
             self.listed.begin_scan();
         }
+        if self.polls() && now >= self.scan.next_poll {
+            self.scan.next_poll = now + self.watch.poll_interval;
+            for folder in &self.scan.polled {
+                if self
+                    .scans
+                    .send(scan::Request::Folder(folder.clone()))
+                    .is_ok()
+                {
+                    self.scan.folders += 1;
+                }
+            }
+        }
         if self.asked.is_none() {
             let mut paths = self.settling.take_due(now, LOOKS_MAX);
             while paths.len() < LOOKS_MAX {
@@ -247,6 +299,7 @@ impl Task {
                     break;
                 };
                 self.queued.remove(&path);
+                self.dirty_bytes -= path.as_os_str().len();
                 paths.push(path);
             }
             let check = now >= self.root.check;
@@ -260,13 +313,14 @@ impl Task {
                 && self.scan.since.is_none()
                 && self.scan.folders == 0
                 && self.dirty.is_empty()
-                && self.settling.is_empty()
+                && (self.settling.is_empty() || self.settling.is_stuck())
                 && !self.unconfirmed
                 && self.asked.is_none(),
             settling: self.settling.len(),
             scanning: self.scan.since.is_some(),
             next_scan: self.scan.next_at,
             ignored: self.root.ignored,
+            left_out: self.left_out(),
             problem: (self.root.state == RootState::Unavailable)
                 .then(|| self.root.note.clone())
                 .flatten(),
@@ -278,16 +332,36 @@ impl Task {
         });
     }
 
+    /// What of the root cannot be read, in words.
+    fn left_out(&self) -> Option<String> {
+        let scanned = Some(&self.root.problems).filter(|problems| !problems.none_unread());
+        let opened = Some(&self.unreadable).filter(|_| self.settling.busy_count() > 0);
+        let lines: Vec<String> = scanned
+            .into_iter()
+            .chain(opened)
+            .flat_map(|problems| problems.lines(&self.watch.path))
+            .collect();
+        (!lines.is_empty()).then(|| lines.join("; "))
+    }
+
     fn next_timer(&self) -> Instant {
         let mut next = self.root.check;
         match self.asked {
-            Some(asked) => next = next.max(asked + ANSWER_MAX),
+            Some(asked) => next = next.max(asked + share_deadline(ANSWER_MAX)),
             None => next = self.settling.next_look().map_or(next, |at| at.min(next)),
         }
         if self.scan.since.is_none() {
             next = next.min(self.scan.next);
         }
+        if self.polls() {
+            next = next.min(self.scan.next_poll);
+        }
         next.max(Instant::now())
+    }
+
+    /// Whether parts of the root are scanned by themselves, and no other scan is under way.
+    fn polls(&self) -> bool {
+        !self.scan.polled.is_empty() && self.scan.since.is_none() && self.scan.folders == 0
     }
 
     /// Scans as soon as it is `earliest`.
@@ -307,11 +381,25 @@ impl Task {
         if self.settling.touch(&path, Instant::now()) || self.skipped(&path) {
             return;
         }
-        self.look_at(path);
+        if self.takes_listings() {
+            self.look_at(path);
+        } else {
+            // The scan finds it when there is less in hand.
+            self.scan_soon(Instant::now());
+        }
+    }
+
+    /// Whether there is little enough in hand to take more.
+    fn takes_listings(&self) -> bool {
+        self.dirty.len() + self.settling.len() < IN_HAND_MAX
+            && self.dirty_bytes + self.settling.bytes() < IN_HAND_BYTES_MAX
     }
 
     /// Whether the path can be neither a wanted file nor a folder to enter.
     fn skipped(&self, path: &Path) -> bool {
+        if scan::too_long(path).is_some() {
+            return true;
+        }
         let inside = path.parent().is_some_and(|dir| !dir.as_os_str().is_empty());
         if inside && !self.watch.recursive {
             return true;
@@ -328,6 +416,7 @@ impl Task {
 
     fn look_at(&mut self, path: PathBuf) {
         if self.queued.insert(path.clone()) {
+            self.dirty_bytes += path.as_os_str().len();
             self.dirty.push_back(path);
         }
     }
@@ -433,7 +522,7 @@ impl Task {
     /// Once the whole root was scanned: which known folders were not there?
     async fn end_scan(&mut self, summary: &Summary) -> Result<(), super::Error> {
         self.unconfirmed = false;
-        let (Ok(identity), Some(unread)) = (&summary.root, &summary.unread) else {
+        let Ok(identity) = &summary.root else {
             return Ok(());
         };
         let identity = identity.to_string();
@@ -450,7 +539,7 @@ impl Task {
             return Ok(());
         }
         let known = self.out.ledger.known_folders(self.id).await?;
-        for dir in self.listed.unlisted_folders(known, unread) {
+        for dir in self.listed.unlisted_folders(known, &summary.problems) {
             let files = known_files(&self.out.ledger, self.id, &dir).await?;
             let absent = absence::absent(&self.watch, &dir, files.iter());
             self.record_absent(&dir, &absent).await?;
@@ -513,14 +602,14 @@ impl Task {
                     }
                 }
                 Sight::Busy(error) => {
-                    if self.wanted(&path).is_some() && self.settling.busy(&path, Instant::now()) {
-                        warn!(
-                            watch = %self.watch.name, path = ?path, %error,
-                            "cannot open the file now; looking again until it can be read"
-                        );
+                    if self.wanted(&path).is_some() {
+                        self.take_busy(&path, &error);
                     }
                 }
             }
+        }
+        if self.settling.busy_count() == 0 {
+            self.unreadable = Problems::default();
         }
         if !ready.is_empty() {
             for file in &ready {
@@ -541,6 +630,43 @@ impl Task {
         Ok(())
     }
 
+    /// A file that cannot be read now is looked at again. The log gets a line for the first of a kind, the 10th, the
+    /// 100th, and so on.
+    fn take_busy(&mut self, path: &Path, error: &io::Error) {
+        if !self.settling.busy(path, Instant::now()) {
+            return;
+        }
+        if self.settling.busy_count() > BUSY_FILES_MAX
+            || self.settling.bytes() > IN_HAND_BYTES_MAX / 2
+        {
+            self.settling.forget(path);
+        }
+        let count = self
+            .unreadable
+            .add(&format!("cannot be opened: {error}"), path);
+        if 10_u64.pow(count.ilog10()) == count {
+            warn!(
+                watch = %self.watch.name, path = problems::shown(path), files = count, %error,
+                "cannot open the file now; looking again until it can be read"
+            );
+        }
+    }
+
+    /// What is wrong with a folder that was scanned by itself: noted when it is something new.
+    async fn take_problems(&mut self, problems: &Problems) -> Result<(), super::Error> {
+        let known = &self.root.kinds;
+        if problems.kinds().iter().all(|kind| known.contains(kind))
+            || self.root.state == RootState::Unavailable
+        {
+            return Ok(());
+        }
+        self.root.problems.extend(problems);
+        self.scan_soon(Instant::now() + self.watch.poll_interval * UNREAD_POLLS);
+        let (state, note) = judge_problems(&self.root.problems, &self.watch.path);
+        self.show(state, note, self.root.problems.kinds(), None)
+            .await
+    }
+
     async fn take_summary(&mut self, summary: Summary) -> Result<(), super::Error> {
         self.scan.since = None;
         self.scan.ended = Instant::now();
@@ -548,6 +674,10 @@ impl Task {
         self.root.hanging = false;
         let polled = summary.remote || !summary.watched;
         let next = match (&summary.root, polled) {
+            (Ok(_), false) if summary.problems.may_pass() => {
+                let soon = self.watch.poll_interval * UNREAD_POLLS;
+                jittered(soon.min(self.watch.rescan_interval))
+            }
             (Ok(_), false) => jittered(self.watch.rescan_interval),
             _ => self.watch.poll_interval,
         };
@@ -566,10 +696,15 @@ impl Task {
             .checked_add(self.scan.next.saturating_duration_since(Instant::now()))
             .ok();
         self.scan.again = false;
+        self.scan.polled.clone_from(&summary.remote_folders);
+        self.scan.next_poll = Instant::now() + self.watch.poll_interval;
         self.root.ignored = summary.root.is_ok().then_some(summary.ignored);
         self.root.identity = summary.root.as_ref().ok().copied();
         let ok = summary.root.is_ok();
-        let (state, note) = judge(&summary);
+        let (state, note) = judge(&summary, &self.watch.path);
+        let kinds = summary.problems.kinds();
+        self.root.scan_hangs = false;
+        let complete = ok && summary.problems.none_unread();
         if ok {
             let message = "scan finished";
             let (files, changed) = (summary.files, self.changed);
@@ -578,10 +713,12 @@ impl Task {
             if polled && changed == 0 && self.root.state == state {
                 debug!(watch = %self.watch.name, files, changed, seconds, "{message}");
             } else {
-                info!(watch = %self.watch.name, files, changed, seconds, "{message}");
+                info!(watch = %self.watch.name, files, changed, complete, seconds, "{message}");
             }
         }
-        self.show(state, note, ok.then(crate::clock::now)).await
+        self.root.problems = summary.problems;
+        self.show(state, note, kinds, ok.then(crate::clock::now))
+            .await
     }
 
     /// Notices a root that went away, came back or was replaced, between scans.
@@ -601,7 +738,8 @@ impl Task {
             Ok(_) => Ok(()),
             Err(error) => {
                 self.root.identity = None;
-                self.show(RootState::Unavailable, Some(error.to_string()), None)
+                let note = error.to_string();
+                self.show(RootState::Unavailable, Some(note.clone()), vec![note], None)
                     .await
             }
         }
@@ -610,14 +748,34 @@ impl Task {
     async fn check_for_hang(&mut self) -> Result<(), super::Error> {
         let waiting = self
             .asked
-            .is_some_and(|asked| asked.elapsed() >= ANSWER_MAX);
+            .is_some_and(|asked| asked.elapsed() >= share_deadline(ANSWER_MAX));
         if waiting {
             self.root.check = Instant::now() + CHECK_INTERVAL;
             self.root.hanging = true;
             let note = format!("the share has not answered for {} s", ANSWER_MAX.as_secs());
-            self.show(RootState::Unavailable, Some(note), None).await?;
+            self.show(RootState::Unavailable, Some(note.clone()), vec![note], None)
+                .await?;
         }
         Ok(())
+    }
+
+    /// Notices a scan that waits for the share, although looks at single files are answered.
+    async fn check_scan_for_hang(&mut self) -> Result<(), super::Error> {
+        let now = Instant::now();
+        let walks = self.scan.since.is_some() || self.scan.folders > 0;
+        let steps = self.scan.pulse.steps().filter(|_| walks);
+        if steps != Some(self.scan.seen.0) {
+            self.scan.seen = (steps.unwrap_or(u64::MAX), now);
+            return Ok(());
+        }
+        if self.root.scan_hangs || now - self.scan.seen.1 < share_deadline(ANSWER_MAX) {
+            return Ok(());
+        }
+        self.root.scan_hangs = true;
+        let seconds = ANSWER_MAX.as_secs();
+        let note = format!("the share has not answered for {seconds} s while it was scanned");
+        self.show(RootState::Unavailable, Some(note.clone()), vec![note], None)
+            .await
     }
 
     /// Records the state of the root, and logs it when it is news.
@@ -625,10 +783,11 @@ impl Task {
         &mut self,
         state: RootState,
         note: Option<String>,
+        kinds: Vec<String>,
         scanned: Option<Timestamp>,
     ) -> Result<(), super::Error> {
         let news = (state, &note) != (self.root.state, &self.root.note);
-        if news {
+        if (state, &kinds) != (self.root.state, &self.root.kinds) {
             let (watch, root) = (&self.watch.name, &self.watch.path);
             let reason = note.as_deref().unwrap_or_default();
             match state {
@@ -651,6 +810,7 @@ impl Task {
                 .await?;
             self.root.state = state;
             self.root.note = note;
+            self.root.kinds = kinds;
         }
         Ok(())
     }
@@ -674,27 +834,37 @@ async fn known_files(
 }
 
 /// What the end of a scan says about the root.
-fn judge(summary: &Summary) -> (RootState, Option<String>) {
+fn judge(summary: &Summary, root: &Path) -> (RootState, Option<String>) {
     if let Err(error) = &summary.root {
         return (RootState::Unavailable, Some(error.to_string()));
     }
-    if summary.problem_count > 0 {
-        let more = summary
-            .problem_count
-            .saturating_sub(summary.problems.len().try_into().unwrap_or(u64::MAX));
-        let mut note = summary.problems.join("; ");
-        if more > 0 {
-            note = format!("{note}; and {more} more");
-        }
-        return (RootState::Degraded, Some(note));
-    }
-    if summary.remote {
+    if summary.problems.is_empty() && summary.remote {
         return (
             RootState::Polled,
             Some("changes on this file system raise no events".to_owned()),
         );
     }
-    (RootState::Ok, None)
+    if let ([first, others @ ..], true) = (&summary.remote_folders[..], summary.problems.is_empty())
+    {
+        let folder = problems::shown(first);
+        let note = match others.len() {
+            0 => format!(
+                "{folder} is on a file system that raises no events, and is scanned at intervals"
+            ),
+            more => format!(
+                "{folder} and {more} more folders are on file systems that raise no events, and are scanned at intervals"
+            ),
+        };
+        return (RootState::Polled, Some(note));
+    }
+    judge_problems(&summary.problems, root)
+}
+
+fn judge_problems(problems: &Problems, root: &Path) -> (RootState, Option<String>) {
+    if problems.is_empty() {
+        return (RootState::Ok, None);
+    }
+    (RootState::Degraded, Some(problems.lines(root).join("; ")))
 }
 
 /// Between 0.75 and 1.25 times the interval, so that many roots do not scan in step.

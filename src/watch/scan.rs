@@ -4,10 +4,11 @@
 //! by an event. The size and times of a listing only say *what to look at*; whether a file is finished is judged on
 //! the opened file. The thread may hang for as long as its share does; nobody joins it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,9 @@ use rustix::fs::{AtFlags, Dir, FileType};
 use tokio::sync::mpsc as async_mpsc;
 
 use super::Survey;
-use super::events::{self, Events};
+use super::events::{self, Watches};
 use super::left_alone::LeftAlone;
-use crate::causes::chain;
+use super::problems::Problems;
 use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
@@ -28,8 +29,21 @@ use crate::share::{self, Identity, Kind, Root};
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
 const LISTING_MAX: usize = 4096;
 
-/// Folders that could not be listed are named up to this number.
-const UNREAD_MAX: usize = 1000;
+/// The same in bytes of paths.
+const LISTING_BYTES_MAX: usize = 1024 * 1024;
+
+/// Folders nested deeper below the root are not read. People do not make them; programs that fail do, and each costs as
+/// many calls as it is deep.
+pub(super) const DEPTH_MAX: usize = 64;
+
+/// Longer paths below the root are not read, in bytes: half of what other programs can open at all.
+pub(super) const PATH_MAX: usize = 2048;
+
+/// Parts of a root on remote file systems that are scanned by themselves; with more of them the whole root is.
+const REMOTE_MAX: usize = 64;
+
+/// Names of folders that may wait to be read, in bytes with what it takes to keep them.
+const WAITING_MAX: usize = 64 * 1024 * 1024;
 
 /// What to walk.
 #[derive(Debug)]
@@ -48,7 +62,7 @@ pub(super) enum Report {
     /// The walk of [`Request::All`] is over.
     Done(Summary),
     /// The walk of a [`Request::Folder`] is over.
-    FolderDone,
+    FolderDone(Problems),
 }
 
 /// Wanted files of one folder; a large folder comes in several of these.
@@ -106,15 +120,34 @@ pub(super) struct Summary {
     pub(super) took: Duration,
     /// The root as it was before and after, or why it could not be walked.
     pub(super) root: io::Result<Identity>,
-    /// Whether a part of it is on a file system that tells no events.
+    /// Whether the root, or too many parts of it, are on a file system that tells no events.
     pub(super) remote: bool,
+    /// The topmost folders that are on such a file system, if it is not all of the root.
+    pub(super) remote_folders: Vec<PathBuf>,
     /// Whether every folder is watched by inotify.
     pub(super) watched: bool,
-    /// Folders that could not be read or watched, with the reason; the first few, and how many in all.
-    pub(super) problems: Vec<String>,
-    pub(super) problem_count: u64,
-    /// Folders that could not be listed to their end: nothing is known of what they hold. None: there were too many.
-    pub(super) unread: Option<Vec<PathBuf>>,
+    /// What could not be read, watched or accepted.
+    pub(super) problems: Problems,
+}
+
+/// Shows from outside of the thread whether it gets on.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    steps: AtomicU64,
+    /// It waits for somebody to take what it found.
+    reporting: AtomicBool,
+}
+
+impl Pulse {
+    /// A number that changes while the walk gets on. None: it does not wait for the share.
+    pub(super) fn steps(&self) -> Option<u64> {
+        let reporting = self.reporting.load(Ordering::Relaxed);
+        (!reporting).then(|| self.steps.load(Ordering::Relaxed))
+    }
+
+    fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// How to walk.
@@ -124,13 +157,14 @@ pub(super) struct Plan {
     pub(super) recursive: bool,
     pub(super) selection: Selection,
     pub(super) left_alone: Arc<LeftAlone>,
+    pub(super) pulse: Arc<Pulse>,
 }
 
 /// Starts the thread. It ends when the returned sender or the receiver of `reports` is dropped.
 pub(super) fn spawn(
     name: &str,
     plan: Plan,
-    hints: events::Sender,
+    watches: Option<Watches>,
     reports: async_mpsc::Sender<Report>,
 ) -> io::Result<mpsc::Sender<Request>> {
     let (requests, inbox) = mpsc::channel();
@@ -139,15 +173,15 @@ pub(super) fn spawn(
         .spawn(move || {
             let mut scanner = Scanner {
                 plan,
-                hints,
+                watches,
+                deaf: true,
                 reports,
-                events: None,
                 found: Found::default(),
             };
             for request in inbox {
                 let told = match request {
                     Request::All => scanner.all(),
-                    Request::Folder(folder) => scanner.folder(folder),
+                    Request::Folder(folder) => scanner.folder(&folder),
                 };
                 if told.is_err() {
                     return;
@@ -164,10 +198,10 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
         recursive: watch.recursive,
         selection: watch.selection.clone(),
         left_alone: Arc::new(LeftAlone::new(&watch.name)),
+        pulse: Arc::default(),
     };
-    let (hints, _unheard) = events::channel();
     let (reports, mut reported) = async_mpsc::channel(16);
-    let requests = spawn(&watch.name, plan, hints, reports)?;
+    let requests = spawn(&watch.name, plan, None, reports)?;
     let gone = || io::Error::other("the scan ended by itself");
     requests.send(Request::All).map_err(|_| gone())?;
     let mut survey = Survey::default();
@@ -182,11 +216,11 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
                         connector: file.connector.map(|connector| connector.to_string()),
                     }));
             }
-            Report::FolderDone => {}
+            Report::FolderDone(_) => {}
             Report::Done(summary) => {
                 summary.root?;
                 survey.ignored = summary.ignored;
-                survey.problems = summary.problems;
+                survey.problems = summary.problems.lines(&watch.path);
                 return Ok(survey);
             }
         }
@@ -195,9 +229,11 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
 
 struct Scanner {
     plan: Plan,
-    hints: events::Sender,
+    /// None: nobody wants to hear of changes.
+    watches: Option<Watches>,
+    /// No folder can be watched, or none needs to be.
+    deaf: bool,
     reports: async_mpsc::Sender<Report>,
-    events: Option<Events>,
     found: Found,
 }
 
@@ -206,10 +242,86 @@ struct Found {
     files: u64,
     ignored: u64,
     remote: bool,
+    remote_folders: Vec<PathBuf>,
     unwatched: bool,
-    problems: Vec<String>,
-    problem_count: u64,
-    unread: Vec<PathBuf>,
+    problems: Problems,
+}
+
+impl Found {
+    /// Notes a folder on a file system that tells no events.
+    fn note_remote(&mut self, dir: &Path) {
+        let known = |top: &PathBuf| dir.starts_with(top);
+        if self.remote || self.remote_folders.iter().any(known) {
+            return;
+        }
+        if self.remote_folders.len() < REMOTE_MAX {
+            self.remote_folders.push(dir.to_owned());
+        } else {
+            self.remote = true;
+        }
+    }
+}
+
+/// Folders that wait to be read, deepest first. Only the names are kept, as paths are long where folders are deep.
+#[derive(Default)]
+struct Waiting {
+    /// The path of the folder that is read, and its length at each depth.
+    path: PathBuf,
+    lengths: Vec<usize>,
+    /// Names, with the depth that they are at.
+    names: Vec<(usize, OsString)>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn new(start: PathBuf) -> Self {
+        Self {
+            path: start,
+            ..Self::default()
+        }
+    }
+
+    /// Takes in a folder in the one that is read. Returns whether there was space for it.
+    fn push(&mut self, name: &OsStr) -> bool {
+        let bytes = name.len() + size_of::<(usize, OsString)>();
+        if self.bytes + bytes > WAITING_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        self.names.push((self.lengths.len(), name.to_owned()));
+        true
+    }
+
+    /// Goes to the next folder.
+    fn next(&mut self) -> Option<&Path> {
+        let (depth, name) = self.names.pop()?;
+        self.bytes -= name.len() + size_of::<(usize, OsString)>();
+        while self.lengths.len() > depth {
+            if let Some(length) = self.lengths.pop() {
+                let mut path = std::mem::take(&mut self.path).into_os_string().into_vec();
+                path.truncate(length);
+                self.path = OsString::from_vec(path).into();
+            }
+        }
+        self.lengths.push(self.path.as_os_str().len());
+        self.path.push(name);
+        Some(&self.path)
+    }
+}
+
+/// Why a path is not read, however it got there; None if it may be.
+pub(super) fn too_long(path: &Path) -> Option<String> {
+    if path.as_os_str().len() > PATH_MAX {
+        return Some(format!(
+            "path longer than {PATH_MAX} bytes, which is not read; shorten it or exclude the folder"
+        ));
+    }
+    let deep = path.components().nth(DEPTH_MAX).is_some();
+    deep.then(|| {
+        format!(
+            "nested deeper than {DEPTH_MAX} folders, which is not read; move it up or exclude the folder"
+        )
+    })
 }
 
 /// Nobody listens any more.
@@ -227,10 +339,9 @@ impl Scanner {
             took: began.elapsed(),
             root,
             remote: found.remote,
-            watched: self.events.is_some() && !found.unwatched,
+            watched: !self.deaf && !found.unwatched,
+            remote_folders: found.remote_folders,
             problems: found.problems,
-            problem_count: found.problem_count,
-            unread: (found.unread.len() <= UNREAD_MAX).then_some(found.unread),
         }))
     }
 
@@ -245,15 +356,24 @@ impl Scanner {
             .folder(Path::new(""))
             .and_then(filesystem::is_remote)
             .unwrap_or(true);
-        // New watches each time: those of a root that was replaced, or that were lost, are mended by the way.
-        self.events = None;
-        if !self.found.remote {
-            match Events::new(&self.plan.root, self.hints.clone()) {
-                Ok(events) => self.events = Some(events),
-                Err(error) => self.problem(Path::new(""), &chain(&error)),
+        // Every folder is watched anew: watches of a root that was replaced, or that were lost, are mended by the way.
+        self.deaf = true;
+        if let Some(watches) = &mut self.watches {
+            if self.found.remote {
+                watches.clear();
+            } else {
+                match watches.begin() {
+                    Ok(()) => self.deaf = false,
+                    Err(error) => {
+                        self.found.problems.add(&error.to_string(), Path::new(""));
+                    }
+                }
             }
         }
-        self.walk(&root, PathBuf::new())?;
+        self.walk(&root, Path::new(""))?;
+        if let Some(watches) = &mut self.watches {
+            watches.end();
+        }
         let after = Root::open(&self.plan.root).and_then(|root| root.identity());
         Ok(match after {
             Ok(after) if after == before => Ok(after),
@@ -264,25 +384,34 @@ impl Scanner {
         })
     }
 
-    fn folder(&mut self, folder: PathBuf) -> Result<(), Stopped> {
+    fn folder(&mut self, folder: &Path) -> Result<(), Stopped> {
         panicpoint("scan");
+        self.found = Found::default();
         if let Ok(root) = Root::open(&self.plan.root) {
             self.walk(&root, folder)?;
         }
-        self.tell(Report::FolderDone)
+        let found = std::mem::take(&mut self.found);
+        self.tell(Report::FolderDone(found.problems))
     }
 
-    fn walk(&mut self, root: &Root, start: PathBuf) -> Result<(), Stopped> {
-        let mut stack = vec![start];
-        while let Some(dir) = stack.pop() {
-            if let Err(error) = self.list(root, &dir, &mut stack)? {
-                // A folder that is gone by now is no problem: its removal is an event, or the next scan's business.
-                if error.kind() != io::ErrorKind::NotFound || dir.as_os_str().is_empty() {
-                    self.problem(&dir, &error.to_string());
-                    if self.found.unread.len() <= UNREAD_MAX {
-                        self.found.unread.push(dir);
-                    }
-                }
+    fn walk(&mut self, root: &Root, start: &Path) -> Result<(), Stopped> {
+        let mut waiting = Waiting::new(start.to_owned());
+        self.list_in(root, start, &mut waiting)?;
+        while let Some(dir) = waiting.next().map(Path::to_owned) {
+            self.list_in(root, &dir, &mut waiting)?;
+        }
+        Ok(())
+    }
+
+    fn list_in(&mut self, root: &Root, dir: &Path, waiting: &mut Waiting) -> Result<(), Stopped> {
+        self.plan.pulse.step();
+        if let Some(why) = too_long(dir) {
+            self.found.problems.refuse(&why, dir);
+        } else if let Err(error) = self.list(root, dir, waiting)? {
+            // A folder that is gone by now is no problem: its removal is an event, or the next scan's business.
+            if error.kind() != io::ErrorKind::NotFound || dir.as_os_str().is_empty() {
+                let why = error.to_string();
+                self.found.problems.add_unread(&why, dir);
             }
         }
         Ok(())
@@ -292,24 +421,29 @@ impl Scanner {
         &mut self,
         root: &Root,
         dir: &Path,
-        stack: &mut Vec<PathBuf>,
+        waiting: &mut Waiting,
     ) -> Result<io::Result<()>, Stopped> {
         let opened = root.folder(dir).and_then(|fd| {
             let remote = self.found.remote || filesystem::is_remote(&fd)?;
-            Ok((remote, fd))
+            Ok((remote, Identity::of(&fd)?, fd))
         });
-        let (remote, fd) = match opened {
+        let (remote, identity, fd) = match opened {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
         };
-        self.found.remote |= remote;
-        self.watch(dir);
+        if remote {
+            self.found.note_remote(dir);
+        } else {
+            self.watch(dir, identity);
+        }
         let mut entries = match Dir::new(fd) {
             Ok(entries) => entries,
             Err(error) => return Ok(Err(error.into())),
         };
         let mut files = Vec::new();
-        let mut part = 0;
+        let (mut part, mut bytes) = (0, 0);
+        // Nothing of it could not be looked at, or was refused.
+        let mut whole = true;
         while let Some(entry) = entries.read() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -319,23 +453,35 @@ impl Scanner {
             if name == "." || name == ".." {
                 continue;
             }
+            self.plan.pulse.step();
             let path = dir.join(name);
             let ask = || {
-                let fd = entries.fd().ok()?;
-                rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()
+                let fd = entries.fd()?;
+                rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
             };
             // By name and type before any further call; some file systems do not tell the type.
             let (kind, stat) = match entry.file_type() {
                 FileType::Directory => (Kind::Folder, None),
                 FileType::RegularFile => (Kind::Regular, None),
                 FileType::Unknown => match ask() {
-                    Some(stat) => (share::kind(&stat), Some(stat)),
-                    None => continue,
+                    Ok(stat) => (share::kind(&stat), Some(stat)),
+                    Err(error) => {
+                        whole &= self.unseen(&error.into(), &path, dir);
+                        continue;
+                    }
                 },
                 _ => continue,
             };
             match kind {
-                Kind::Folder if self.enters(&path) => stack.push(path),
+                Kind::Folder if self.enters(&path) => {
+                    let why = too_long(&path).or_else(|| {
+                        let full = "in a folder with too many others, which is not read; split it or exclude some";
+                        (!waiting.push(name)).then(|| full.to_owned())
+                    });
+                    if let Some(why) = why {
+                        self.found.problems.refuse(&why, &path);
+                    }
+                }
                 Kind::Regular => {
                     let verdict = self.plan.selection.decide_entered(&path);
                     self.plan.left_alone.mention(&path, &verdict);
@@ -343,11 +489,23 @@ impl Scanner {
                         self.found.ignored += 1;
                         continue;
                     };
-                    let stat = stat.or_else(ask);
-                    let Some(stat) = stat.filter(|stat| share::kind(stat) == Kind::Regular) else {
+                    if let Some(why) = too_long(&path) {
+                        self.found.problems.refuse_in(&why, &path, dir);
+                        whole = false;
                         continue;
+                    }
+                    let stat = match stat.map_or_else(ask, Ok) {
+                        Ok(stat) => stat,
+                        Err(error) => {
+                            whole &= self.unseen(&error.into(), &path, dir);
+                            continue;
+                        }
                     };
+                    if share::kind(&stat) != Kind::Regular {
+                        continue;
+                    }
                     self.found.files += 1;
+                    bytes += path.as_os_str().len();
                     files.push(Listed {
                         path,
                         fingerprint: share::fingerprint_of(&stat),
@@ -356,13 +514,13 @@ impl Scanner {
                 }
                 Kind::Folder | Kind::Other => {}
             }
-            if files.len() == LISTING_MAX {
+            if files.len() == LISTING_MAX || bytes >= LISTING_BYTES_MAX {
                 self.tell_listing(dir, std::mem::take(&mut files), part, false)?;
-                part += 1;
+                (part, bytes) = (part + 1, 0);
             }
         }
         if part > 0 || !files.is_empty() {
-            self.tell_listing(dir, files, part, true)?;
+            self.tell_listing(dir, files, part, whole)?;
         }
         Ok(Ok(()))
     }
@@ -386,30 +544,36 @@ impl Scanner {
         self.plan.recursive && self.plan.selection.prunes(path).is_none()
     }
 
-    fn watch(&mut self, dir: &Path) {
-        let Some(events) = self.events.as_mut() else {
+    fn watch(&mut self, dir: &Path, folder: Identity) {
+        let Some(watches) = self.watches.as_ref().filter(|_| !self.deaf) else {
             return;
         };
-        match events.watch(dir) {
+        match watches.watch(dir, folder) {
             Ok(()) | Err(events::Error::Gone) => {}
             Err(error) => {
                 self.found.unwatched = true;
-                self.problem(dir, &chain(&error));
+                self.found.problems.add(&error.to_string(), dir);
             }
         }
     }
 
-    fn problem(&mut self, dir: &Path, what: &str) {
-        self.found.problem_count += 1;
-        if self.found.problems.len() < 5 {
-            self.found
-                .problems
-                .push(format!("{:?}: {what}", self.plan.root.join(dir)));
+    /// An entry that is listed, but cannot be looked at. Returns whether it is gone by now, which is no problem.
+    fn unseen(&mut self, error: &io::Error, path: &Path, dir: &Path) -> bool {
+        if share::is_gone(error) {
+            return true;
         }
+        let why = format!("cannot be looked at: {error}");
+        self.found.problems.add_partly_read(&why, path, dir);
+        false
     }
 
     fn tell(&self, report: Report) -> Result<(), Stopped> {
-        self.reports.blocking_send(report).map_err(|_| Stopped)
+        let pulse = &self.plan.pulse;
+        pulse.reporting.store(true, Ordering::Relaxed);
+        let told = self.reports.blocking_send(report).map_err(|_| Stopped);
+        pulse.step();
+        pulse.reporting.store(false, Ordering::Relaxed);
+        told
     }
 }
 
@@ -418,7 +582,7 @@ mod tests {
     use std::fs::{self, File};
 
     use super::*;
-    use crate::watch::events::{Hint, Hints};
+    use crate::watch::events::{Events, Hint, Hints};
 
     /// A walk that has begun to list a folder and waits for somebody to take what it found.
     struct Halted {
@@ -445,8 +609,10 @@ mod tests {
                 recursive: true,
                 selection: Selection::default(),
                 left_alone: Arc::new(LeftAlone::new("north")),
+                pulse: Arc::default(),
             };
-            let requests = spawn("north", plan, sender, reporter).unwrap();
+            let watches = Events::default().of_root(&root, sender);
+            let requests = spawn("north", plan, Some(watches), reporter).unwrap();
             requests.send(Request::All).unwrap();
             Self {
                 dir,
@@ -491,6 +657,44 @@ mod tests {
         fs::create_dir(&walk.root).unwrap();
         let told = walk.summary().await.root.unwrap_err().to_string();
         assert!(told.contains("replaced"), "{told}");
+    }
+
+    #[test]
+    fn folders_are_read_deepest_first_and_wait_by_their_names_only() {
+        let mut waiting = Waiting::new(PathBuf::new());
+        assert!(waiting.push(OsStr::new("a")) && waiting.push(OsStr::new("b")));
+        let mut seen = Vec::new();
+        while let Some(dir) = waiting.next().map(Path::to_owned) {
+            if dir.components().count() < 3 {
+                waiting.push(OsStr::new("x"));
+                waiting.push(OsStr::new("y"));
+            }
+            seen.push(dir.to_str().unwrap().to_owned());
+        }
+        let below = |top: &str| {
+            let each = ["", "/y", "/y/y", "/y/x", "/x", "/x/y", "/x/x"];
+            each.map(|below| format!("{top}{below}"))
+        };
+        assert_eq!(seen, [below("b"), below("a")].concat());
+        assert_eq!(waiting.bytes, 0);
+        let mut count = 0;
+        while waiting.push(OsStr::new("one more folder")) {
+            count += 1;
+        }
+        assert!((500_000..2_000_000).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn a_path_is_refused_by_its_length_and_by_its_depth() {
+        let deep = |depth: usize| PathBuf::from(vec!["d"; depth].join("/"));
+        for (path, refused) in [
+            (deep(DEPTH_MAX), false),
+            (deep(DEPTH_MAX + 1), true),
+            (PathBuf::from("x".repeat(PATH_MAX)), false),
+            (PathBuf::from("x".repeat(PATH_MAX + 1)), true),
+        ] {
+            assert_eq!(too_long(&path).is_some(), refused, "{path:?}");
+        }
     }
 
     /// One file with this name, this size and these times, and this connector.

@@ -28,6 +28,10 @@ pub(super) struct Settling {
     finished: HashMap<PathBuf, Instant>,
     /// Times at which files are to be looked at. May hold outdated times: an entry's own `look_at` decides.
     queue: BinaryHeap<Reverse<(Instant, PathBuf)>>,
+    /// Of all paths in `files`.
+    bytes: usize,
+    /// How many of `files` cannot be read.
+    busy: usize,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,8 @@ impl Settling {
             files: HashMap::new(),
             finished: HashMap::new(),
             queue: BinaryHeap::new(),
+            bytes: 0,
+            busy: 0,
         }
     }
 
@@ -75,6 +81,25 @@ impl Settling {
 
     pub(super) fn len(&self) -> usize {
         self.files.len()
+    }
+
+    /// Bytes of all their paths.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many of them cannot be read.
+    pub(super) fn busy_count(&self) -> usize {
+        self.busy
+    }
+
+    /// Whether all that is left are files that could not be read for so long that waiting for them makes no sense.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.busy == self.files.len()
+            && self
+                .files
+                .values()
+                .all(|entry| entry.seen.is_none() && entry.busy >= BUSY_MAX)
     }
 
     /// Files that are waited for, for people: one, or some of them.
@@ -115,7 +140,7 @@ impl Settling {
                 None => look.began,
             };
             if next <= look.began {
-                self.files.remove(path);
+                self.forget(path);
                 self.finish(path, look.ended);
                 return Step::Ready;
             }
@@ -182,7 +207,10 @@ impl Settling {
 
     /// The file is gone, or turned out to be as it is known.
     pub(super) fn forget(&mut self, path: &Path) {
-        self.files.remove(path);
+        if let Some(entry) = self.files.remove(path) {
+            self.bytes -= path.as_os_str().len();
+            self.busy -= usize::from(entry.seen.is_none());
+        }
     }
 
     /// Takes up to `most` files whose time to be looked at has come.
@@ -224,9 +252,12 @@ impl Settling {
             look_at: Some(look_at),
             busy,
         };
+        self.busy += usize::from(entry.seen.is_none());
         if let Some(known) = self.files.get_mut(path) {
+            self.busy -= usize::from(known.seen.is_none());
             *known = entry;
         } else {
+            self.bytes += path.as_os_str().len();
             self.files.insert(path.to_owned(), entry);
         }
         self.queue.push(Reverse((look_at, path.to_owned())));

@@ -23,7 +23,24 @@ async fn arrive(site: &Site, daemon: &Daemon, files: &BTreeMap<String, String>) 
         completed.count() == files.len()
     };
     eventually(all, || daemon.log().lines().rev().take(20).collect()).await;
-    site.synchronized(files.len(), daemon).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
+    loop {
+        let known = site.status().await;
+        // A file that was away and is back as it was ends as unchanged.
+        let good = |file: &&serde_json::Value| {
+            file["state"] == "done"
+                && (file["result"] == "synchronized" || file["result"] == "unchanged")
+        };
+        if known.len() == files.len() && known.values().filter(good).count() == files.len() {
+            break;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{known:#?}\n{}",
+            daemon.log()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_in_imodel(&site.emulator.state(), files);
 }
 
@@ -180,6 +197,163 @@ async fn links_pipes_and_circles_are_neither_followed_nor_opened() {
     save(&folder, &mut files, "later.ifc", "later");
     arrive(&site, &daemon, &files).await;
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn any_number_of_watches_takes_one_inotify_instance() {
+    let mut site = Site::new(platform().max_source_files(100_000)).await;
+    // Nothing is found by a scan.
+    site.top = site
+        .top
+        .replace("poll_interval = \"1s\"", "poll_interval = \"1h\"");
+    let mut folders = Vec::new();
+    for number in 0..40 {
+        let keys = format!("storage_folder = \"{number}\"");
+        let imodel = itwin_syncd::emulator::DEFAULT_IMODEL_ID;
+        let folder = site.watch(&format!("w{number}"), imodel, &keys);
+        std::fs::create_dir(folder.join("below")).unwrap();
+        folders.push(folder);
+    }
+    let daemon = site.start();
+    let scanned = || daemon.log().matches("scan finished").count() == folders.len();
+    eventually(scanned, || daemon.log()).await;
+    for folder in &folders {
+        write(&folder.join("a.ifc"), "a");
+        write(&folder.join("below/b.ifc"), "b");
+        write(&folder.join("new/folder/c.ifc"), "c");
+    }
+    site.synchronized(3 * folders.len(), &daemon).await;
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let instances = descriptors
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .filter(|target| target.as_os_str() == "anon_inode:inotify")
+        .count();
+    assert_eq!(instances, 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_glob_can_be_written_in_every_command() {
+    let (mut site, folder) = roomy().await;
+    let imodel = itwin_syncd::emulator::DEFAULT_IMODEL_ID;
+    site.watch("-south", imodel, "storage_folder = \"south\"");
+    site.replace_in_watches(
+        "name = \"north\"",
+        "storage_folder = \"north\"\nname = \"north\"",
+    );
+    let names = [
+        "!x.ifc",
+        r"a\b.ifc",
+        "-x.ifc",
+        "[x.ifc",
+        "{a,b}.ifc",
+        "x[1].ifc",
+    ];
+    for name in names {
+        write(&folder.join("plans").join(name), name);
+    }
+    write(
+        &folder.join("plans/x1.ifc"),
+        "what the last one would be as a glob",
+    );
+    let daemon = site.start();
+    let settled = async || {
+        let files = site.status().await;
+        let done = files
+            .values()
+            .filter(|file| file["state"] == "done")
+            .count();
+        (files.len(), done) == (7, 6) && files.values().any(|file| file["state"] == "failed")
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !settled().await {
+        assert!(tokio::time::Instant::now() < deadline, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for name in names {
+        let shown = format!("plans/{name}").replace('\\', r"\\");
+        let path = folder.join("plans").join(name);
+        for words in [
+            vec!["status", "--", name],
+            vec!["status", path.to_str().unwrap()],
+            vec!["explain", "--", path.to_str().unwrap()],
+            vec!["retry", "--", name],
+            vec!["retry", path.to_str().unwrap()],
+        ] {
+            let told = site.run(&words).await;
+            let what = format!("{words:?}: {told:?}");
+            assert!(
+                !told.err.contains("glob") && !told.err.contains("unexpected"),
+                "{what}"
+            );
+            match words[0] {
+                "status" => {
+                    assert!(told.out.contains(&shown), "{what}");
+                    assert!(!told.out.contains("x1.ifc"), "{what}");
+                }
+                "explain" => assert!(told.out.contains(": taken"), "{what}"),
+                _ => assert!(!told.err.contains("no file that is known"), "{what}"),
+            }
+        }
+    }
+    for verb in ["pause", "resume", "rescan"] {
+        let told = site.run(&[verb, "--", "-south"]).await;
+        assert_eq!(told.code, Some(0), "{told:?}");
+        assert!(!told.out.contains("north"), "{told:?}");
+    }
+    daemon.stop().await;
+}
+
+/// Folders within folders, with names of this length, and files in the last one.
+fn deep_tree(root: &Path, depth: usize, length: usize, files: usize) {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let name = "d".repeat(length);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut folder = openat(CWD, root, flags, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        mkdirat(&folder, &name, Mode::RWXU).unwrap();
+        folder = openat(&folder, &name, flags, Mode::empty()).unwrap();
+    }
+    for number in 0..files {
+        let name = format!("{number}.ifc");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = openat(&folder, name, flags, Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::io::write(file, b"deep").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn folders_far_deeper_than_any_path_cost_one_line_and_little_memory() {
+    let (site, folder) = roomy().await;
+    deep_tree(&folder, 800, 250, 500);
+    deep_tree(&folder, 70, 5, 500);
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "beside.ifc", "ordinary");
+    let daemon = site.start();
+    arrive(&site, &daemon, &files).await;
+    daemon.says("only partly watched").await;
+    // Events and later scans change nothing.
+    site.run(&["rescan"]).await;
+    save(&folder, &mut files, "later.ifc", "ordinary");
+    arrive(&site, &daemon, &files).await;
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("degraded"), "{told}");
+    assert!(told.contains("path longer than 2048 bytes"), "{told}");
+    assert!(told.contains("nested deeper than 64 folders"), "{told}");
+    assert!(told.len() < 4_000, "{told}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(peak < 96 * 1024, "{peak} KiB");
+    let (_, log) = daemon.stop().await;
+    assert!(log.len() < 20_000, "{} bytes of log", log.len());
+    let ledger = std::fs::metadata(site.path("state/ledger.db"))
+        .unwrap()
+        .len();
+    assert!(ledger < 1_000_000, "{ledger}");
 }
 
 /// How a program saves; the steps are apart by chance.

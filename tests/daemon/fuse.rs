@@ -30,12 +30,34 @@ struct Remote {
     good_opens: u32,
     /// …so many fail, with this error.
     failing_opens: (u32, i32),
+    /// Listed, but asking what it is fails with this error.
+    unseen: Option<(String, i32)>,
+    /// Of this file only: opening it, or else reading it, fails with EIO.
+    broken: Option<(String, Breaks)>,
+    /// Reads are not answered, though all else is.
+    hangs_reads: bool,
+    /// So many opens are answered, and no more.
+    answered_opens: Option<u32>,
+    /// What waits for an answer.
+    unanswered: Vec<Unanswered>,
     /// A file of which no handle is open is listed with size 0, as some servers do until its writer closes it.
     lists_no_sizes: bool,
     /// Open handles by inode.
     open: BTreeMap<u64, u32>,
     /// Times are cut to this.
     clock_tick: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Breaks {
+    AtOpen,
+    AtRead,
+}
+
+#[derive(Debug)]
+enum Unanswered {
+    Read(ReplyData),
+    Open(ReplyOpen),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -87,11 +109,31 @@ impl Hanging {
         share.remote().hangs = true;
         Self(share.clone())
     }
+
+    fn reads_of(share: &Share) -> Self {
+        share.remote().hangs_reads = true;
+        Self(share.clone())
+    }
+
+    fn opens_of(share: &Share, after: u32) -> Self {
+        share.remote().answered_opens = Some(after);
+        Self(share.clone())
+    }
 }
 
 impl Drop for Hanging {
     fn drop(&mut self) {
-        self.0.remote().hangs = false;
+        let mut remote = self.0.remote();
+        remote.hangs = false;
+        remote.hangs_reads = false;
+        remote.answered_opens = None;
+        for reply in remote.unanswered.drain(..) {
+            match reply {
+                Unanswered::Read(reply) => reply.error(Errno::EIO),
+                Unanswered::Open(reply) => reply.error(Errno::EIO),
+            }
+        }
+        drop(remote);
         self.0.0.1.notify_all();
     }
 }
@@ -126,6 +168,11 @@ impl Remote {
         })
     }
 
+    fn breaks(&self, inode: u64, when: Breaks) -> bool {
+        let broken = self.broken.as_ref().filter(|broken| broken.1 == when);
+        broken.and_then(|(name, _)| self.inode(name)) == Some(inode)
+    }
+
     fn inode(&self, name: &str) -> Option<u64> {
         let at = self.files.keys().position(|known| known == name)?;
         Some(self.inodes_from + 2 + at as u64)
@@ -135,6 +182,11 @@ impl Remote {
 impl Filesystem for Share {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let remote = self.answering();
+        if let Some((unseen, errno)) = &remote.unseen
+            && name == unseen.as_str()
+        {
+            return reply.error(Errno::from_i32(*errno));
+        }
         let inode = name.to_str().and_then(|name| remote.inode(name));
         match inode.and_then(|inode| remote.attributes(inode)) {
             Some(attributes) => reply.entry(&Duration::ZERO, &attributes, Generation(0)),
@@ -151,6 +203,14 @@ impl Filesystem for Share {
 
     fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let mut remote = self.answering();
+        if remote.breaks(inode.into(), Breaks::AtOpen) {
+            return reply.error(Errno::EIO);
+        }
+        match &mut remote.answered_opens {
+            Some(0) => return remote.unanswered.push(Unanswered::Open(reply)),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if remote.good_opens == 0 && remote.failing_opens.0 > 0 {
             remote.failing_opens.0 -= 1;
             reply.error(Errno::from_i32(remote.failing_opens.1));
@@ -193,7 +253,14 @@ impl Filesystem for Share {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let remote = self.answering();
+        let mut remote = self.answering();
+        if remote.breaks(inode.into(), Breaks::AtRead) {
+            return reply.error(Errno::EIO);
+        }
+        if remote.hangs_reads {
+            remote.unanswered.push(Unanswered::Read(reply));
+            return;
+        }
         let at = u64::from(inode).checked_sub(remote.inodes_from + 2);
         let file = at.and_then(|at| remote.files.values().nth(usize::try_from(at).unwrap()));
         match file {
@@ -306,6 +373,118 @@ async fn a_file_that_cannot_be_opened_for_a_while_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn an_entry_that_cannot_be_looked_at_is_reported_and_taken_when_it_can() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let share = Share::default();
+    share.put("a.ifc", "fine");
+    share.put("b.ifc", "not seen at first");
+    let mounted = share.mount(&folder);
+    for errno in [5, 116, 13] {
+        share.remote().unseen = Some(("b.ifc".to_owned(), errno));
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        daemon.says("b.ifc\\\": cannot be looked at: ").await;
+        let told = site.run(&["status"]).await.out;
+        assert!(!told.contains("All well"), "{told}");
+        assert!(told.contains("degraded"), "{told}");
+        assert!(told.contains("b.ifc\": cannot be looked at: "), "{told}");
+        daemon.stop().await;
+    }
+    let daemon = site.start();
+    share.remote().unseen = None;
+    site.synchronized(2, &daemon).await;
+    daemon.says("the folder is scanned at intervals").await;
+    daemon.stop().await;
+    drop(mounted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_single_pass_ends_although_a_file_cannot_be_read_and_says_so() {
+    for (when, says) in [
+        (Breaks::AtOpen, "could not be read completely"),
+        (Breaks::AtRead, "1 not at an end yet"),
+    ] {
+        let (site, folder) = Site::with_folder(platform()).await;
+        let share = Share::default();
+        share.put("a.ifc", "fine");
+        share.put("b.ifc", "broken");
+        share.remote().broken = Some(("b.ifc".to_owned(), when));
+        let mounted = share.mount(&folder);
+        let pass = site.run(&["run", "--once"]).await;
+        assert_eq!(pass.code, Some(1), "{pass:?}");
+        assert!(pass.out.contains("1 synchronized"), "{pass:?}");
+        assert!(pass.out.contains(says), "{pass:?}");
+        if when == Breaks::AtOpen {
+            assert!(
+                pass.out
+                    .contains("b.ifc\": cannot be opened: Input/output error"),
+                "{pass:?}"
+            );
+        }
+        share.remote().broken = None;
+        let pass = site.run(&["run", "--once"]).await;
+        assert_eq!(pass.code, Some(0), "{pass:?}");
+        assert_in_imodel(&site.emulator.state(), &expected(&share));
+        drop(mounted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_share_that_is_mounted_below_a_watched_folder_is_seen_at_once_and_polled() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let below = folder.join("deep/share");
+    std::fs::create_dir_all(&below).unwrap();
+    write(&folder.join("local.ifc"), "local");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    // The next scan of the whole folder comes in an hour.
+    let share = Share::default();
+    share.put("a.ifc", "first");
+    let mounted = share.mount(&below);
+    site.synchronized(2, &daemon).await;
+    daemon
+        .says("raises no events, and is scanned at intervals")
+        .await;
+    for number in 0..3 {
+        share.put("a.ifc", &number.to_string());
+        write(&folder.join(format!("{number}.ifc")), "local");
+        let current = || {
+            let stored = site.emulator.state();
+            let mut files = stored
+                .files
+                .values()
+                .filter(|file| file.path == "deep/share/a.ifc");
+            files.any(|file| {
+                let completed = file.completed.as_ref();
+                completed.is_some_and(|one| one.sha256 == sha256(number.to_string().as_bytes()))
+            })
+        };
+        eventually(current, || daemon.log()).await;
+        site.synchronized(number + 3, &daemon).await;
+    }
+    let told = site.run(&["status"]).await.out;
+    assert!(
+        told.contains("deep/share") && told.contains("polled"),
+        "{told}"
+    );
+    let scans = daemon.log().matches("scan finished").count();
+    drop(mounted);
+    // It is gone, and what is in its place is watched.
+    daemon.says("the folder is watched again").await;
+    write(&below.join("under.ifc"), "what was below the mount");
+    site.synchronized(6, &daemon).await;
+    assert!(
+        scans <= 4,
+        "the whole folder was scanned {scans} times:\n{}",
+        daemon.log()
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
 async fn a_share_that_hangs_holds_up_no_other_folder_and_no_end() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.top += "shutdown_grace = \"2s\"\n";
@@ -356,6 +535,110 @@ async fn a_share_that_hangs_holds_up_no_other_folder_and_no_end() {
     site.synchronized(8, &next).await;
     next.stop().await;
     drop(mounted);
+}
+
+/// Threads of a process that read files for uploads, and all its descriptors.
+#[cfg(feature = "failpoints")]
+fn footprint(pid: u32) -> (usize, usize) {
+    let entries = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap();
+    let reads =
+        entries("task").filter_map(|task| std::fs::read(task.ok()?.path().join("comm")).ok());
+    (
+        reads.filter(|name| name == b"read\n").count(),
+        entries("fd").count(),
+    )
+}
+
+#[cfg(feature = "failpoints")]
+/// A site with a share of ten files and, beside it, a local folder; uploads have little to work with.
+async fn beside_a_share() -> (Site, Share, BackgroundSession, std::path::PathBuf) {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    let other = site.watch(
+        "south",
+        itwin_syncd::emulator::DEFAULT_IMODEL_ID,
+        "storage_folder = \"south\"",
+    );
+    site.replace_in_watches(
+        "name = \"north\"",
+        "storage_folder = \"north\"\nname = \"north\"",
+    );
+    site.tables += "[upload]\nworkers = 3\nblock_size = \"64KiB\"\nmemory = \"256KiB\"\n";
+    let share = Share::default();
+    for number in 0..10 {
+        share.put(
+            &format!("{number}.ifc"),
+            &number.to_string().repeat(100_000),
+        );
+    }
+    let mounted = share.mount(&folder);
+    (site, share, mounted, other)
+}
+
+/// Keeps the local folder busy for many times as long as a share is waited for, and looks at threads and descriptors.
+#[cfg(feature = "failpoints")]
+async fn others_go_on_beside_a_share_that_hangs(hang: impl FnOnce(&Share) -> Hanging) {
+    let (site, share, mounted, other) = beside_a_share().await;
+    let hanging = hang(&share);
+    // A share is waited for 3 s instead of 60, and an upload keeps its slot and buffer 250 ms instead of 5 s.
+    let daemon = site.start_with(&[("ITWIN_SYNCD_SHARE_HASTE", "20")]);
+    daemon.says("its share does not answer").await;
+    let pid = daemon.pid();
+    let mut footprints = Vec::new();
+    let began = Instant::now();
+    let mut written = 0;
+    while began.elapsed() < Duration::from_secs(24) {
+        let asked = Instant::now();
+        write(&other.join(format!("{written}.ifc")), &written.to_string());
+        written += 1;
+        loop {
+            let files = site.status().await;
+            let here = files.iter().filter(|(name, file)| {
+                name.starts_with("south/")
+                    && file["state"] == "done"
+                    && file["result"] == "synchronized"
+            });
+            if here.count() == written {
+                break;
+            }
+            assert!(
+                asked.elapsed() < Duration::from_secs(10),
+                "file {written} waits behind the share that hangs: {files:#?}\n{}",
+                daemon.log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        footprints.push(footprint(pid));
+    }
+    let told = site.run(&["status"]).await.out;
+    assert!(told.contains("the share has not answered"), "{told}");
+    assert!(written > 10, "{written} in {:?}", began.elapsed());
+    let descriptors = footprints[0].1;
+    assert!(
+        footprints
+            .iter()
+            .all(|(reads, files)| *reads <= 4 && *files <= descriptors + 8),
+        "threads and descriptors grow: {footprints:?}"
+    );
+    drop(hanging);
+    site.synchronized(written + 10, &daemon).await;
+    daemon.says("the share answers again").await;
+    daemon.stop().await;
+    drop(mounted);
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn reads_that_never_return_keep_nothing_from_other_folders() {
+    others_go_on_beside_a_share_that_hangs(Hanging::reads_of).await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn opens_that_never_return_keep_nothing_from_other_folders() {
+    // Each file is looked at twice, with one open each, before it counts as finished.
+    others_go_on_beside_a_share_that_hangs(|share| Hanging::opens_of(share, 20)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,8 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod demo;
+mod emulator_command;
 mod faults;
 mod filesystem;
 mod fuse;
@@ -27,6 +29,7 @@ mod operator;
 mod page;
 mod refusals;
 mod remedies;
+mod restless;
 mod runs;
 mod soak;
 mod somebody;

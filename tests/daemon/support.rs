@@ -336,8 +336,12 @@ impl Daemon {
         self.child.kill().await.unwrap();
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the daemon should live")
+    }
+
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the daemon should live");
+        let pid = self.pid();
         let sent = std::process::Command::new("kill")
             .args([format!("-{name}"), pid.to_string()])
             .status();

@@ -36,43 +36,58 @@ async fn clients_of_bentley_and_microsoft_do_the_same_with_azurite() {
     foreign_clients(&builder.azurite(&azurite.url).start().await.unwrap()).await;
 }
 
-#[tokio::test]
-#[ignore = "needs curl and jq: run tests/all"]
-async fn the_walk_by_hand_in_the_readme_ends_well() {
-    let readme = include_str!("../../README.md");
-    let walk = readme.split("The whole workflow by hand:").nth(1).unwrap();
-    let walk = walk
-        .split("```")
-        .nth(1)
-        .unwrap()
-        .strip_prefix("sh")
-        .unwrap();
+/// The code of a language in a part of the documentation.
+fn example(heading: &str, language: &str) -> String {
+    let text = include_str!("../../docs/emulator.md");
+    let part = text.split(&format!("\n### {heading}\n")).nth(1).unwrap();
+    let fence = format!("```{language}\n");
+    let code = part.split(&fence).nth(1).unwrap();
+    code.split("```").next().unwrap().to_owned()
+}
+
+/// Runs an example against an emulator of its own; returns what it prints and the sizes of the files there are then.
+async fn ran(program: &str, option: &str, code: &str) -> (String, Vec<u64>) {
     let emulator = Emulator::builder()
         .run_duration(Duration::from_millis(300))
+        .file_check(true)
         .start()
         .await
         .unwrap();
-    let walk = walk.replace("http://127.0.0.1:8290", emulator.api_url());
-    let ran = Command::new("bash")
-        .args(["-euc", &walk])
+    let code = code.replace("http://127.0.0.1:8290", emulator.api_url());
+    let ran = Command::new(program)
+        .args([option, &code])
         .output()
         .await
         .unwrap();
     let told =
         String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{told}");
+    let state = emulator.state();
+    let sizes = state.files.values();
+    let sizes = sizes.map(|file| file.completed.as_ref().unwrap().size);
+    (told, sizes.collect())
+}
+
+#[tokio::test]
+#[ignore = "needs curl and jq: run tests/all"]
+async fn the_walk_by_hand_in_the_documentation_ends_well() {
+    let (told, sizes) = ran("bash", "-euc", &example("curl", "sh")).await;
     assert_eq!(told.matches("\"result\": \"Success\"").count(), 2, "{told}");
-    assert_eq!(
-        emulator
-            .state()
-            .files
-            .values()
-            .next()
-            .unwrap()
-            .completed
-            .as_ref()
-            .unwrap()
-            .size,
-        13
-    );
+    assert_eq!(sizes, [13]);
+}
+
+#[tokio::test]
+#[ignore = "needs Node.js: run tests/all"]
+async fn the_example_in_javascript_ends_well() {
+    let code = example("JavaScript", "js");
+    let code = format!("(async () => {{ {code} }})()");
+    let (told, sizes) = ran("node", "-e", &code).await;
+    assert_eq!((told.trim(), sizes.as_slice()), ("house.ifc 13", &[13][..]));
+}
+
+#[tokio::test]
+#[ignore = "needs Python: run tests/all"]
+async fn the_example_in_python_ends_well() {
+    let (told, sizes) = ran("python3", "-c", &example("Python", "python")).await;
+    assert_eq!((told.trim(), sizes.as_slice()), ("house.ifc 13", &[13][..]));
 }

@@ -11,6 +11,7 @@
 )]
 
 mod blobs;
+mod browser;
 #[path = "../common/mod.rs"]
 mod common;
 mod contract;
@@ -18,4 +19,6 @@ mod faults;
 mod foreign;
 mod hostile;
 mod others;
+mod recording;
+mod safety;
 mod support;

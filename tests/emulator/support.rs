@@ -23,7 +23,30 @@ pub struct Seen {
 }
 
 /// Words of paths; everything else is an id.
-const WORDS: [&str; 27] = [
+const WORDS: [&str; 50] = [
+    "accesscontrol",
+    "account",
+    "changesets",
+    "configurations",
+    "consent",
+    "create",
+    "endsession",
+    "favorites",
+    "lock",
+    "me",
+    "members",
+    "move",
+    "myprimaryaccount",
+    "namedversions",
+    "operations",
+    "owners",
+    "permissions",
+    "recents",
+    "reports",
+    "revocation",
+    "roles",
+    "unlock",
+    "users",
     "storage",
     "folders",
     "files",

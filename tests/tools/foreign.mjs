@@ -1,5 +1,6 @@
-// Clients of others against the emulator: Bentley's for tokens, iTwins and iModels, Microsoft's for blobs, and requests
-// in the form that Bentley's command-line program sends for storage and synchronization.
+// Clients of others against the emulator: Bentley's for tokens, iTwins and iModels, Microsoft's for blobs, a library for
+// resource servers that checks tokens by the key set, and requests in the form that Bentley's command-line program sends
+// for storage and synchronization.
 //
 // Usage: node foreign.mjs API_URL ISSUER_URL CLIENT_ID CLIENT_SECRET
 
@@ -13,6 +14,7 @@ import { BlockBlobClient } from "@azure/storage-blob";
 import { IModelsClient, toArray } from "@itwin/imodels-client-management";
 import { ITwinsAccessClient } from "@itwin/itwins-client";
 import { ServiceAuthorizationClient } from "@itwin/service-authorization";
+import { createRemoteJWKSet, jwtVerify } from "jose";
 
 const [api, issuer, clientId, clientSecret] = process.argv.slice(2);
 
@@ -22,6 +24,17 @@ const token = await signIn.getAccessToken();
 assert.match(token, /^Bearer /);
 await assert.rejects(new ServiceAuthorizationClient({ ...authority, clientSecret: "wrong" }).getAccessToken());
 
+// As a server does that takes tokens of the platform.
+const discovery = await (await fetch(`${issuer}/.well-known/openid-configuration`)).json();
+const keys = createRemoteJWKSet(new URL(discovery.jwks_uri));
+const expected = { issuer: discovery.issuer, audience: "bentley-api-management", algorithms: ["RS256"] };
+const { payload } = await jwtVerify(token.slice("Bearer ".length), keys, expected);
+assert.equal(payload.client_id, clientId);
+assert.deepEqual(payload.scope, ["itwin-platform"]);
+const [head, claims, signature] = token.slice("Bearer ".length).split(".");
+const forged = Buffer.from(JSON.stringify({ ...payload, client_id: "other" })).toString("base64url");
+await assert.rejects(jwtVerify(`${head}.${forged}.${signature}`, keys, expected), /signature/);
+
 const itwins = new ITwinsAccessClient(`${api}/itwins`);
 const created = await itwins.createiTwin(token, { displayName: "Foreign", class: "Thing", subClass: "Asset", number: `n-${Date.now()}` });
 assert.equal(created.status, 201);
@@ -29,6 +42,9 @@ const itwin = created.data;
 assert.equal((await itwins.getAsync(token, itwin.id, "representation")).data.displayName, "Foreign");
 assert.ok((await itwins.queryAsync(token, undefined, { subClass: "Asset" })).data.some(({ id }) => id === itwin.id));
 assert.equal((await itwins.createiTwin(token, { displayName: "X", class: "Thing", subClass: "Project" })).status, 422);
+assert.equal((await itwins.getPrimaryAccountAsync(token)).data.subClass, "Account");
+assert.equal((await itwins.queryFavoritesAsync(token, "Asset")).status, 200);
+assert.equal((await itwins.queryRecentsAsync(token, "Asset")).status, 200);
 
 const imodels = new IModelsClient({ api: { baseUrl: `${api}/imodels` } });
 const authorization = async () => ({ scheme: "Bearer", token: token.slice("Bearer ".length) });
@@ -41,6 +57,13 @@ assert.deepEqual(imodel.extent, extent);
 await imodels.iModels.createEmpty({ authorization, iModelProperties: { iTwinId: itwin.id, name: "Two" } });
 const listed = await toArray(imodels.iModels.getRepresentationList({ authorization, urlParams: { iTwinId: itwin.id, $top: 1 } }));
 assert.deepEqual(listed.map(({ name }) => name), ["One", "Two"]);
+for (const name of ["Three", "Four", "Five"]) {
+  await imodels.iModels.createEmpty({ authorization, iModelProperties: { iTwinId: itwin.id, name } });
+}
+// Pages of two, from the end: the links keep the order.
+const descending = { iTwinId: itwin.id, $top: 2, $orderBy: { property: "name", operator: "desc" } };
+const ordered = await toArray(imodels.iModels.getMinimalList({ authorization, urlParams: descending }));
+assert.deepEqual(ordered.map(({ displayName }) => displayName), ["Two", "Three", "One", "Four", "Five"]);
 const missing = imodels.iModels.getSingle({ authorization, iModelId: "00000000-0000-4000-8000-000000000000" });
 await assert.rejects(missing, ({ code }) => code === "iModelNotFound");
 
@@ -111,6 +134,32 @@ do {
 const results = Object.fromEntries(run.jobs.flatMap(({ tasks }) => tasks).map(({ storageFileId, result }) => [storageFileId, result]));
 assert.deepEqual(results, { [large.id]: "Success", [small.id]: "Success", [wrong.id]: "Error" });
 assert.equal(run.result, "PartialSuccess");
+
+// The run pushed a changeset, which gets a name.
+const ofIModel = { authorization, iModelId: imodel.id };
+const [changeset] = await toArray(imodels.changesets.getRepresentationList(ofIModel));
+assert.deepEqual([changeset.index, changeset.synchronizationInfo.changedFiles.sort()], [1, ["large.dgn", "small.ifc"]]);
+assert.equal((await imodels.changesets.getSingle({ ...ofIModel, changesetIndex: 1 })).id, changeset.id);
+const version = { name: "Monday", description: "first", changesetId: changeset.id };
+const named = await imodels.namedVersions.create({ ...ofIModel, namedVersionProperties: version });
+assert.equal((await named.getChangeset()).id, changeset.id);
+assert.ok((await named.getCreator()).email.startsWith(clientId));
+await assert.rejects(
+  imodels.namedVersions.create({ ...ofIModel, namedVersionProperties: version }),
+  ({ code }) => code === "NamedVersionOnChangesetExists",
+);
+const hidden = { ...ofIModel, namedVersionId: named.id, namedVersionProperties: { state: "hidden" } };
+assert.equal((await imodels.namedVersions.update(hidden)).state, "hidden");
+assert.equal((await toArray(imodels.namedVersions.getMinimalList(ofIModel))).length, 1);
+
+// Folders by pages, as a program that stops at a short page does it.
+for (let number = 0; number < 120; number += 1) {
+  await send("POST", `storage/folders/${folder.id}/folders`, { displayName: `F${number}` }, 201);
+}
+const { folders } = await send("GET", `storage/folders/${folder.id}/folders?$top=1000`);
+assert.equal(folders.length, 120);
+await send("GET", `storage/folders/${folder.id}/folders?$top=1001`, undefined, 422);
+assert.equal((await send("GET", `storage/folders/${folder.id}/folders`)).folders.length, 100);
 
 await send("DELETE", `${connections}/${connection.id}`, undefined, 204);
 await send("DELETE", `storage/folders/${folder.id}`, undefined, 204);

@@ -86,6 +86,10 @@ fn verdict(view: &View) -> String {
         .clone()
         .filter(|watch| watch.root == "unavailable")
         .count() as u64;
+    let degraded = watches
+        .clone()
+        .filter(|watch| watch.root == "degraded")
+        .count() as u64;
     let held = watches
         .clone()
         .filter(|watch| watch.held_reason.is_some())
@@ -108,6 +112,11 @@ fn verdict(view: &View) -> String {
             away,
             "folder cannot be reached",
             "folders cannot be reached",
+        ),
+        (
+            degraded,
+            "folder is only partly watched",
+            "folders are only partly watched",
         ),
         (held, "watch is held", "watches are held"),
         (

@@ -253,7 +253,7 @@ pub async fn limits(url: &str, seen: &Arc<Seen>) {
         let address = format!("{}:{}", target.host_str().unwrap(), target.port().unwrap());
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let head = format!(
-            "PUT {}?{} HTTP/1.1\r\nhost: x\r\nx-ms-blob-type: BlockBlob\r\nx-ms-version: {version}\r\n\
+            "PUT {}?{} HTTP/1.1\r\nHost: localhost\r\nx-ms-blob-type: BlockBlob\r\nx-ms-version: {version}\r\n\
              content-length: {length}\r\nexpect: 100-continue\r\n\r\n",
             target.path(),
             target.query().unwrap()

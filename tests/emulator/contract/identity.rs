@@ -11,6 +11,12 @@ use sha2::{Digest as _, Sha256};
 use super::platform;
 use crate::support::{Platform, Seen, encoded};
 
+/// What proves that whoever brings a code is whom it was given to.
+pub const VERIFIER: &str = "a-verifier-of-at-least-forty-three-characters-in-all";
+
+/// Its SHA-256.
+pub const CHALLENGE: &str = "RDUzzyZDshWdh1NjEiYbs7cmFE5AV1hxBpr8vrwUqKM";
+
 pub async fn identity(seen: &Arc<Seen>) {
     let platform = platform(seen).await;
     let discovery = platform
@@ -129,8 +135,9 @@ pub async fn identity(seen: &Arc<Seen>) {
 
 /// Signing in as a person: a code, its exchange, and refresh tokens that rotate.
 pub async fn people(platform: &Platform) {
-    let verifier = "a-verifier-of-at-least-forty-three-characters-in-all";
+    let verifier = VERIFIER;
     let challenge = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
+    assert_eq!(challenge, CHALLENGE);
     let redirect = "http://localhost:3301/signin-callback";
     let authorize = |client: &str, kind: &str, method: &str| {
         format!(
@@ -154,6 +161,31 @@ pub async fn people(platform: &Platform) {
         .get(&authorize("nobody", "code", "S256"))
         .await
         .is(400, "unauthorized_client");
+    platform
+        .get(&authorize(native, "code", "S256").replace("localhost", "evil.example"))
+        .await
+        .is(400, "invalid_request");
+    assert_eq!(platform.get("/connect/endsession").await.status, 200);
+    let leave = |to: &str| {
+        format!(
+            "/connect/endsession?post_logout_redirect_uri={}",
+            encoded(to)
+        )
+    };
+    assert_eq!(platform.get(&leave(redirect)).await.status, 302);
+    platform
+        .get(&leave("https://evil.example"))
+        .await
+        .is(400, "invalid_request");
+    let revoke = [("client_id", native), ("token", "unknown")];
+    assert_eq!(
+        platform.form("/connect/revocation", &revoke).await.status,
+        200
+    );
+    platform
+        .form("/connect/revocation", &revoke[..1])
+        .await
+        .is(400, "invalid_request");
     platform
         .get("/connect/authorize?redirect_uri=nonsense")
         .await

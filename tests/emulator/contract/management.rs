@@ -6,7 +6,7 @@ use itwin_syncd::emulator::DEFAULT_ITWIN_ID;
 use serde_json::{Value, json};
 
 use super::{FORBIDDEN_IMODEL, NOBODY, platform};
-use crate::support::Seen;
+use crate::support::{Platform, Seen};
 
 pub async fn itwins(seen: &Arc<Seen>) {
     let platform = platform(seen).await;
@@ -93,11 +93,226 @@ pub async fn itwins(seen: &Arc<Seen>) {
         )
         .await
         .is(404, "iTwinNotFound");
+    for query in ["status=Active&includeInactive=true", "$top=1001", "$top=0"] {
+        platform
+            .get(&format!("/itwins?{query}"))
+            .await
+            .is(422, "InvalidiTwinsRequest");
+    }
+    personal_lists(&platform, &id).await;
     platform.delete(&format!("/itwins/{id}")).await.ok(204);
     platform
         .delete(&format!("/itwins/{id}"))
         .await
         .is(404, "iTwinNotFound");
+}
+
+/// Favorites, recently used iTwins, and the account.
+async fn personal_lists(platform: &Platform, id: &str) {
+    let names = async |path: &str| {
+        let listed = platform.get(path).await.ok(200)["iTwins"].clone();
+        let ids = listed.as_array().unwrap().iter();
+        ids.map(|itwin| itwin["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for list in ["favorites", "recents"] {
+        let all = format!("/itwins/{list}");
+        assert_eq!(names(&all).await, Vec::<String>::new());
+        for id in [DEFAULT_ITWIN_ID, id, DEFAULT_ITWIN_ID] {
+            platform
+                .post(&format!("{all}/{id}"), Value::Null)
+                .await
+                .ok(204);
+        }
+        // The one that was added last comes first.
+        assert_eq!(names(&all).await, [DEFAULT_ITWIN_ID, id]);
+        assert_eq!(
+            names(&format!("{all}?subClass=Asset,Portfolio")).await,
+            [id]
+        );
+        platform
+            .get(&format!("{all}?subClass=Castle"))
+            .await
+            .is(422, "InvalidiTwinsRequest");
+        platform
+            .post(&format!("{all}/{NOBODY}"), Value::Null)
+            .await
+            .is(404, "iTwinNotFound");
+        platform
+            .post(&format!("{all}/nonsense"), Value::Null)
+            .await
+            .is(422, "InvalidiTwinsRequest");
+    }
+    let one = format!("/itwins/favorites/{id}");
+    platform.delete(&one).await.ok(204);
+    assert_eq!(names("/itwins/favorites").await, [DEFAULT_ITWIN_ID]);
+    platform
+        .delete(&format!("/itwins/favorites/{NOBODY}"))
+        .await
+        .is(404, "iTwinNotFound");
+    platform
+        .delete("/itwins/favorites/nonsense")
+        .await
+        .is(422, "InvalidiTwinsRequest");
+    for number in 0..30 {
+        let body =
+            json!({ "displayName": format!("n{number}"), "class": "Thing", "subClass": "Asset" });
+        let made = platform.post("/itwins", body).await.ok(201)["iTwin"]["id"].clone();
+        let path = format!("/itwins/recents/{}", made.as_str().unwrap());
+        platform.post(&path, Value::Null).await.ok(204);
+    }
+    assert_eq!(names("/itwins/recents").await.len(), 25);
+    let account = platform.get("/itwins/myprimaryaccount").await.ok(200)["iTwin"].clone();
+    assert_eq!(account["subClass"], "Account");
+    let of = |id: &str| format!("/itwins/{id}/account");
+    assert_eq!(platform.get(&of(id)).await.ok(200)["iTwin"], account);
+    platform.get(&of(NOBODY)).await.is(404, "iTwinNotFound");
+    platform
+        .get(&of("nonsense"))
+        .await
+        .is(422, "InvalidiTwinsRequest");
+}
+
+/// All items of a list, by the links that the answers give.
+async fn followed(platform: &Platform, first: &str, field: &str) -> Vec<String> {
+    let mut next = Some(first.to_owned());
+    let mut found = Vec::new();
+    while let Some(path) = next {
+        let page = platform.get(&path).await.ok(200);
+        for item in page[field].as_array().unwrap() {
+            found.push(item["displayName"].as_str().unwrap().to_owned());
+        }
+        let href = page["_links"]["next"]["href"].as_str();
+        next = href.map(|href| {
+            let path = href.strip_prefix(platform.emulator.api_url()).unwrap();
+            path.to_owned()
+        });
+        assert!(found.len() < 100, "{first} does not end");
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_client_that_follows_links_sees_every_entry_once_in_the_order_it_asked_for() {
+    let platform = Platform::start(itwin_syncd::emulator::Emulator::builder()).await;
+    let names = ["Alpha", "Beta", "Gamma", "Delta", "Epsilon"];
+    for name in names {
+        let body = json!({ "displayName": format!("{name} iTwin"), "class": "Thing", "subClass": "Asset" });
+        platform.post("/itwins", body).await.ok(201);
+        let body = json!({ "name": format!("{name} iModel"), "iTwinId": DEFAULT_ITWIN_ID });
+        platform.post("/imodels", body).await.ok(201);
+    }
+    let sorted = |kind: &str| {
+        let mut names = names.map(|name| format!("{name} {kind}")).to_vec();
+        names.sort();
+        names.reverse();
+        names
+    };
+    for order in ["$orderBy=displayName%20desc", "$orderby=displayName+desc"] {
+        let itwins = format!("/itwins?{order}&$top=2&subclass=Asset&$search=itwin");
+        assert_eq!(
+            followed(&platform, &itwins, "iTwins").await,
+            sorted("iTwin")
+        );
+        for paging in ["$top=2", "$top=2&$continuationToken="] {
+            let imodels = format!(
+                "/imodels?itwinid={DEFAULT_ITWIN_ID}&$search=MODEL&{}&{paging}&state=initialized&name=",
+                order.replace("displayName", "name")
+            );
+            let imodels = imodels.trim_end_matches("&name=").to_owned();
+            let found = followed(&platform, &imodels, "iModels").await;
+            let found: Vec<String> = found
+                .into_iter()
+                .filter(|name| name != "Emulated iModel")
+                .collect();
+            assert_eq!(found, sorted("iModel"), "{imodels}");
+        }
+    }
+    let page = platform
+        .get("/itwins?$TOP=2&SUBCLASS=Asset&$orderBy=displayName%20desc&$search=A%20i")
+        .await
+        .ok(200);
+    let href = page["_links"]["next"]["href"].as_str().unwrap();
+    let expected =
+        "/itwins?subClass=Asset&$orderBy=displayName%20desc&$search=A%20i&$skip=2&$top=2";
+    assert!(href.ends_with(expected), "{href}");
+    // A bare media type is served like a missing one.
+    for accept in ["application/json", "*/*"] {
+        platform
+            .ask_with("GET", "/itwins", Value::Null, &[("accept", accept)])
+            .await
+            .ok(200);
+    }
+}
+
+/// The ways to create an iModel, and what a body may say.
+async fn creation(platform: &Platform) {
+    let with = |name: &str, more: Value| {
+        let mut body = json!({ "name": name, "iTwinId": DEFAULT_ITWIN_ID });
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        body
+    };
+    let create = async |body: Value| platform.post("/imodels", body).await;
+    for wrong in [
+        json!({ "description": "x".repeat(256) }),
+        json!({ "containersEnabled": 8 }),
+        json!({ "containersEnabled": "one" }),
+        json!({ "creationMode": "levitated" }),
+        json!({ "creationMode": "fromBaseline" }),
+    ] {
+        create(with("X", wrong))
+            .await
+            .is(422, "InvalidiModelsRequest");
+    }
+    let template =
+        json!({ "creationMode": "fromiModelVersion", "template": { "iModelId": NOBODY } });
+    create(with("X", template)).await.is(404, "iModelNotFound");
+    let more =
+        json!({ "creationMode": "empty", "containersEnabled": 3, "description": "x".repeat(255) });
+    let made = create(with("Empty", more)).await.ok(201)["iModel"].clone();
+    assert_eq!(
+        (&made["containersEnabled"], &made["state"]),
+        (&json!(3), &json!("initialized"))
+    );
+    let one = format!("/imodels/{}", made["id"].as_str().unwrap());
+    let operation = platform.get(&format!("{one}/operations/create")).await;
+    assert_eq!(operation.ok(200)["createOperation"]["state"], "successful");
+    let patch = async |body: Value| platform.ask("PATCH", &one, body).await;
+    patch(json!({ "description": "x".repeat(256) }))
+        .await
+        .is(422, "InvalidiModelsRequest");
+    assert_eq!(
+        patch(json!({ "containersEnabled": 0 })).await.ok(200)["iModel"]["containersEnabled"],
+        0
+    );
+
+    let more = json!({ "creationMode": "fromBaseline", "baselineFile": { "size": 4 } });
+    let made = create(with("Baseline", more)).await.ok(201)["iModel"].clone();
+    assert_eq!(made["state"], "notInitialized");
+    let listed = async |state: &str| {
+        let path = format!("/imodels?iTwinId={DEFAULT_ITWIN_ID}&state={state}");
+        platform.get(&path).await.ok(200)["iModels"].to_string()
+    };
+    assert!(listed("notInitialized").await.contains("Baseline"));
+    assert!(!listed("initialized").await.contains("Baseline"));
+    let complete = made["_links"]["complete"]["href"].as_str().unwrap();
+    let complete = complete.strip_prefix(platform.emulator.api_url()).unwrap();
+    platform
+        .post(complete, Value::Null)
+        .await
+        .is(422, "InvalidiModelsRequest");
+    platform
+        .put(made["_links"]["upload"]["href"].as_str().unwrap(), b"base")
+        .await;
+    let completed = platform.post(complete, Value::Null).await.ok(200);
+    assert_eq!(completed["baselineFile"]["fileSize"], 4);
+    assert!(listed("initialized").await.contains("Baseline"));
+    platform
+        .post(&format!("/imodels/{NOBODY}/complete"), Value::Null)
+        .await
+        .is(404, "iModelNotFound");
 }
 
 pub async fn imodels(seen: &Arc<Seen>) {
@@ -169,6 +384,18 @@ pub async fn imodels(seen: &Arc<Seen>) {
         let listed = platform.get(&of(query)).await.ok(200);
         assert_eq!(listed["iModels"][0]["displayName"], first, "{query}");
     }
+    for wrong in [
+        "state=odd",
+        "$orderBy=size",
+        "$top=1001",
+        "$continuationToken=odd",
+    ] {
+        platform
+            .get(&of(&format!("&{wrong}")))
+            .await
+            .is(422, "InvalidiModelsRequest");
+    }
+    creation(&platform).await;
     platform
         .get("/imodels")
         .await

@@ -20,6 +20,13 @@ pub async fn ended(platform: &Platform, location: &str) -> Value {
         if run["state"] == "Completed" {
             return run;
         }
+        let tasks = run["jobs"].as_array().unwrap().iter();
+        let tasks = tasks.flat_map(|job| job["tasks"].as_array().unwrap());
+        for task in tasks {
+            let ended = task["state"] == "Completed";
+            assert_eq!(ended, task["result"] != "Undetermined", "{task}");
+            assert_eq!(ended, !task["endDateTime"].is_null(), "{task}");
+        }
         assert_eq!(run["result"], "Undetermined");
         assert!(run["endDateTime"].is_null());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -117,9 +124,18 @@ pub async fn runs(seen: &Arc<Seen>) {
     assert!(!named.contains(&good) && named.contains(&wrong), "{named}");
     platform.switches_off();
 
+    // A request within a second of another one may be refused.
+    platform.switch("simultaneous-run", "conflict");
+    let first = run(&id).await;
+    assert_eq!(first.status, 202);
+    run(&id).await.is(409, "IModelAlreadyProcessingRequest");
+    platform.switches_off();
+    ended(&platform, first.header("location")).await;
+    without_source_files(&platform, &root).await;
+
     let list = format!("{CONNECTIONS}/{id}/runs");
     let listed = platform.get(&list).await.ok(200);
-    assert_eq!(listed["runs"].as_array().unwrap().len(), 4);
+    assert_eq!(listed["runs"].as_array().unwrap().len(), 5);
     assert!(listed["runs"][0]["jobs"].is_null(), "minimal");
     platform
         .get(&format!("{list}?$skip=x"))
@@ -135,6 +151,35 @@ pub async fn runs(seen: &Arc<Seen>) {
         .is(404, "RunNotFound");
     on_demand(&platform, &id, &good).await;
     of_people(&platform, &root).await;
+}
+
+async fn without_source_files(platform: &Platform, root: &str) {
+    let file = platform.upload(root, "lone.ifc", b"x").await;
+    let id = connected(platform, &[mapped(&file, "IFC")]).await;
+    let sources = format!("{CONNECTIONS}/{id}/sourceFiles");
+    let listed = platform.get(&sources).await.ok(200);
+    let source = listed["sourceFiles"][0]["id"].as_str().unwrap();
+    platform
+        .delete(&format!("{sources}/{source}"))
+        .await
+        .ok(204);
+    let path = format!("{CONNECTIONS}/{id}/run");
+    platform.switch("empty-run", "refused");
+    platform
+        .post(&path, Value::Null)
+        .await
+        .is(422, "InvalidStorageConnectionRequest");
+    platform.switches_off();
+    let started = platform.post(&path, Value::Null).await;
+    let report = ended(platform, started.header("location")).await;
+    assert_eq!(
+        (&report["result"], &report["jobs"]),
+        (&json!("Success"), &json!([]))
+    );
+    platform
+        .delete(&format!("{CONNECTIONS}/{id}"))
+        .await
+        .ok(204);
 }
 
 /// Results that a person asks for.
@@ -231,14 +276,58 @@ pub async fn of_people(platform: &Platform, root: &str) {
     let told = platform.get(&information).await.ok(200)["authorizationInformation"].clone();
     assert_eq!(told["isUserAuthorized"], false);
     let page = told["_links"]["authorizationUrl"]["href"].as_str().unwrap();
-    let back = platform.http.get(page).send().await.unwrap();
+    let page = page.strip_prefix(platform.emulator.api_url()).unwrap();
+    let back = platform.get(page).await;
     assert_eq!(
-        (back.status().as_u16(), &back.headers()["location"]),
-        (302, &"http://localhost:3301/callback".parse().unwrap())
+        (back.status, back.header("location")),
+        (302, "http://localhost:3301/callback")
     );
+    platform.get(page).await.is(400, "invalid_request");
     assert_eq!(
         platform.get(&information).await.ok(200)["authorizationInformation"]["isUserAuthorized"],
         true
     );
     assert_eq!(run().await["result"], "Success");
+}
+
+#[tokio::test]
+async fn a_renamed_text_file_fails_when_files_are_looked_at() {
+    for (check, expected) in [(true, "Error"), (false, "Success")] {
+        let builder = itwin_syncd::emulator::Emulator::builder()
+            .run_duration(Duration::from_millis(50))
+            .file_check(check);
+        let platform = Platform::start(builder).await;
+        let root = root(&platform).await;
+        let text = platform.upload(&root, "text.dwg", b"a text file").await;
+        // In blocks, of which the first is shorter than what is looked at.
+        let (real, url) = platform.create(&root, "real.dwg").await;
+        let ids = ["YQ==", "Yg=="];
+        for (id, content) in ids.iter().zip([&b"AC"[..], b"1032 and more"]) {
+            let url = format!("{url}&comp=block&blockid={}", encoded(id));
+            assert_eq!(platform.blob("PUT", &url, content, &[]).await.status, 201);
+        }
+        let list = "<BlockList><Latest>YQ==</Latest><Latest>Yg==</Latest></BlockList>";
+        let list_url = format!("{url}&comp=blocklist");
+        let listed = platform.blob("PUT", &list_url, list.as_bytes(), &[]).await;
+        assert_eq!(listed.status, 201);
+        platform.complete(&real).await.ok(200);
+        let files = [mapped(&text, "DWG"), mapped(&real, "DWG")];
+        let id = connected(&platform, &files).await;
+        let path = format!("{CONNECTIONS}/{id}/run");
+        let started = platform.post(&path, Value::Null).await;
+        let report = ended(&platform, started.header("location")).await;
+        let tasks = report["jobs"][0]["tasks"].as_array().unwrap();
+        let of = |file: &str| {
+            tasks
+                .iter()
+                .find(|task| task["storageFileId"] == file)
+                .unwrap()
+        };
+        assert_eq!(of(&text)["result"], expected);
+        assert_eq!(of(&real)["result"], "Success");
+        if check {
+            let message = of(&text)["error"]["message"].as_str().unwrap();
+            assert_eq!(message, "text.dwg does not begin like a DWG file");
+        }
+    }
 }

@@ -154,15 +154,14 @@ pub async fn folders(seen: &Arc<Seen>) {
         .await
         .ok(200);
     assert_eq!(found["items"][0]["displayName"], "Deck");
+    let of_size = |size: u32| format!("/storage/folders/{root}/folders?$top={size}");
+    platform.get(&of_size(1000)).await.ok(200);
     platform
-        .get(&format!("/storage/folders/{root}/folders?$top=5"))
-        .await
-        .ok(200);
-    platform.switch("oversized-page", "refused");
-    platform
-        .get(&format!("/storage/folders/{root}/folders?$top=5"))
+        .get(&of_size(1001))
         .await
         .is(422, "InvalidStorageRequest");
+    platform.switch("oversized-page", "clamped");
+    platform.get(&of_size(1001)).await.ok(200);
     platform.switches_off();
 
     let patch = async |id: &str, body: Value| {
@@ -187,6 +186,8 @@ pub async fn folders(seen: &Arc<Seen>) {
         .await
         .is(404, "FolderNotFound");
 
+    moves(&platform, &root, &id, inner_id).await;
+    locks(&platform, &root, &id).await;
     platform
         .delete(&format!("/storage/folders/{root}"))
         .await
@@ -204,6 +205,184 @@ pub async fn folders(seen: &Arc<Seen>) {
         .await
         .is(404, "FolderNotFound");
     drop(second);
+}
+
+/// Files and folders go to another folder.
+async fn moves(platform: &Platform, root: &str, folder: &str, inner: &str) {
+    let to = |target: &str| json!({ "parentFolderId": target });
+    let file = platform.upload(root, "m.dgn", b"x").await;
+    let path = format!("/storage/files/{file}/move");
+    let moved = platform.post(&path, to(inner)).await.ok(200)["file"].clone();
+    assert_eq!(
+        (&moved["parentFolderId"], &moved["path"], &moved["id"]),
+        (&json!(inner), &json!("Dam/Deck/m.dgn"), &json!(file))
+    );
+    platform
+        .post(&path, to("missing"))
+        .await
+        .is(404, "FolderNotFound");
+    platform
+        .post("/storage/files/missing/move", to(root))
+        .await
+        .is(404, "FileNotFound");
+    platform
+        .post(&path, json!({}))
+        .await
+        .is(422, "InvalidStorageRequest");
+    let path = format!("/storage/folders/{inner}/move");
+    let moved = platform.post(&path, to(root)).await.ok(200)["folder"].clone();
+    assert_eq!(
+        (&moved["parentFolderId"], &moved["path"]),
+        (&json!(root), &json!("Deck"))
+    );
+    let shown = platform.get(&format!("/storage/files/{file}")).await;
+    assert_eq!(shown.ok(200)["file"]["path"], "Deck/m.dgn");
+    platform
+        .post("/storage/folders/missing/move", to(root))
+        .await
+        .is(404, "FolderNotFound");
+    platform.post(&path, to(folder)).await.ok(200);
+    for (moved, target) in [(folder, inner), (folder, folder), (root, folder)] {
+        platform
+            .post(&format!("/storage/folders/{moved}/move"), to(target))
+            .await
+            .is(422, "InvalidStorageRequest");
+    }
+    let twin = platform.upload(root, "m.dgn", b"y").await;
+    let path = format!("/storage/files/{twin}/move");
+    for (word, status, code) in [
+        ("409", 409, "Conflict"),
+        ("422", 422, "InvalidStorageRequest"),
+        ("twin", 200, ""),
+    ] {
+        platform.switch("move-name-taken", word);
+        platform.post(&path, to(inner)).await.is(status, code);
+    }
+    let folders = format!("/storage/folders/{root}/folders");
+    let deck = platform
+        .post(&folders, json!({ "displayName": "Deck" }))
+        .await
+        .ok(201);
+    let path = format!(
+        "/storage/folders/{}/move",
+        deck["folder"]["id"].as_str().unwrap()
+    );
+    platform.switch("move-name-taken", "409");
+    platform.post(&path, to(folder)).await.is(409, "Conflict");
+    platform.switches_off();
+}
+
+/// Files of a folder are locked and unlocked by their ids.
+async fn locks(platform: &Platform, root: &str, folder: &str) {
+    let first = platform.upload(folder, "l1.dgn", b"x").await;
+    let second = platform.upload(folder, "l2.dgn", b"x").await;
+    let elsewhere = platform.upload(root, "l3.dgn", b"x").await;
+    let (lock, unlock) = (
+        format!("/storage/folders/{folder}/lock"),
+        format!("/storage/folders/{folder}/unlock"),
+    );
+    let of = |ids: &[&str]| json!({ "fileIds": ids });
+    let locked = platform.post(&lock, of(&[&first, &second])).await.ok(200)["files"].clone();
+    assert_eq!(
+        (&locked[0]["isFileLocked"], &locked[1]["isFileLocked"]),
+        (&json!(true), &json!(true))
+    );
+    let update = format!("/storage/files/{first}/updateContent");
+    platform
+        .post(&update, Value::Null)
+        .await
+        .is(409, "FileLocked");
+    let free = platform.post(&unlock, of(&[&first])).await.ok(200)["files"].clone();
+    assert_eq!(free[0]["isFileLocked"], false);
+    platform.post(&update, Value::Null).await.ok(202);
+    // One that is not locked, one of another folder, none at all.
+    platform
+        .post(&unlock, of(&[&first]))
+        .await
+        .is(404, "FileNotFound");
+    platform
+        .post(&lock, of(&[&first, &elsewhere]))
+        .await
+        .is(404, "FileNotFound");
+    for path in [&lock, &unlock] {
+        platform
+            .post(path, json!({}))
+            .await
+            .is(422, "InvalidStorageRequest");
+    }
+    assert!(!platform.emulator.state().files[&first].locked);
+}
+
+#[tokio::test]
+async fn what_is_written_to_the_blob_of_a_file_counts_at_once_or_with_its_completion() {
+    for (word, size, version) in [("fresh", 3, 1), ("same", 8, 2)] {
+        let platform =
+            Platform::start(Emulator::builder().run_duration(Duration::from_millis(50))).await;
+        let root = root(&platform).await;
+        platform.switch("update-blob", word);
+        let file = platform.upload(&root, "a.ifc", b"old").await;
+        let update = format!("/storage/files/{file}/updateContent");
+        let (_, url) = links(&platform.post(&update, Value::Null).await.ok(202));
+        platform.put(&url, b"new, not").await;
+        let path = format!("/storage/files/{file}");
+        let shown = platform.get(&path).await.ok(200)["file"].clone();
+        assert_eq!(shown["size"], size, "{word}");
+        let mapped = super::connections::mapped(&file, "IFC");
+        let id = super::connections::connected(&platform, &[mapped]).await;
+        let run = format!("{}/{id}/run", super::connections::CONNECTIONS);
+        let started = platform.post(&run, Value::Null).await;
+        super::runs::ended(&platform, started.header("location")).await;
+        let state = platform.emulator.state();
+        let covered = &state.runs.values().next().unwrap().covered[0];
+        let content: &[u8] = if word == "same" { b"new, not" } else { b"old" };
+        assert_eq!(
+            (covered.version, &covered.sha256),
+            (version, &sha256(content)),
+            "{word}"
+        );
+        // Its completion makes no further version of it.
+        platform.complete(&file).await.ok(200);
+        let completed = platform.emulator.state().files[&file]
+            .completed
+            .clone()
+            .unwrap();
+        assert_eq!((completed.size, completed.version), (8, 2), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_address_is_encoded_as_azure_does_it_and_names_the_download() {
+    let platform = Platform::start(Emulator::builder()).await;
+    let root = root(&platform).await;
+    let (file, url) = platform.create(&root, "a b+c.dgn").await;
+    let query = url.split_once('?').unwrap().1;
+    let names: Vec<&str> = query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap().0)
+        .collect();
+    assert_eq!(names, ["sv", "se", "sr", "sp", "rscd", "sig"]);
+    assert!(query.starts_with("sv=2019-07-07&se=20"), "{query}");
+    assert!(
+        query.contains("&rscd=attachment%3B%20filename%3D%22a%20b%2Bc.dgn%22&"),
+        "{query}"
+    );
+    platform.put(&url, b"x").await;
+    platform.complete(&file).await.ok(200);
+    let download = platform
+        .get(&format!("/storage/files/{file}/download"))
+        .await;
+    let content = platform
+        .blob("GET", download.header("location"), b"", &[])
+        .await;
+    assert_eq!(
+        content.header("content-disposition"),
+        "attachment; filename=\"a b+c.dgn\""
+    );
+    let forged = url.replace("b%2Bc", "evil");
+    platform
+        .blob("PUT", &forged, b"x", &[("x-ms-blob-type", "BlockBlob")])
+        .await
+        .is(403, "AuthenticationFailed");
 }
 
 pub async fn files(seen: &Arc<Seen>) {

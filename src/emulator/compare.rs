@@ -1,0 +1,608 @@
+//! Compares a recording of the real platform with the emulator: asks the emulator the same and tells where it answers otherwise.
+//!
+//! In comes a HAR file, as browsers, mitmproxy and [`Builder::record`] write it; out go differences of statuses, error codes, headers and
+//! the shapes of bodies. Values are not compared: ids, times and names differ anyway. An id that the platform gave stands for the one that
+//! the emulator gives in the same place. What a recording does not say of its beginning is made up: its iTwins and iModels are there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Client, Method, Response};
+use serde_json::Value;
+use url::Url;
+use uuid::Uuid;
+
+use super::recorder::{redact, without_secrets};
+use super::{Builder, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_ITWIN_ID, Emulator, Error};
+
+/// First segments of the paths of the API.
+const APIS: [&str; 6] = [
+    "accesscontrol",
+    "imodels",
+    "itwins",
+    "storage",
+    "synchronization",
+    "users",
+];
+
+/// Content that is sent in place of content that was not recorded is at most this long.
+const CONTENT_MAX: u64 = 16 * 1024 * 1024;
+
+/// How long to wait before a run that should have ended is looked at again, and how often.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS_MAX: u32 = 600;
+
+/// What was compared.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// Exchanges that were asked again.
+    pub compared: usize,
+    /// Exchanges that were not: of the identity provider, of other hosts, about things that came from before the recording.
+    pub skipped: usize,
+    /// Each difference once, with its operation.
+    pub differences: BTreeSet<String>,
+}
+
+/// Why nothing was compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompareError {
+    /// The file cannot be read.
+    #[error("cannot read the recording {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no recording.
+    #[error("{0:?} is not a HAR file: it has no log.entries")]
+    Format(PathBuf),
+    /// The emulator did not start.
+    #[error(transparent)]
+    Emulator(#[from] Error),
+    /// The emulator did not answer.
+    #[error("the emulator does not answer")]
+    Answer(#[source] reqwest::Error),
+}
+
+/// A request with its answer, as it was recorded.
+#[derive(Debug)]
+struct Recorded {
+    method: String,
+    url: Url,
+    headers: BTreeMap<String, String>,
+    body: Option<Value>,
+    size: u64,
+    status: u16,
+    location: Option<Url>,
+    media_type: String,
+    answer: Value,
+}
+
+/// Asks an emulator the same as in a recording.
+///
+/// # Errors
+/// When the file is no recording or the emulator does not start.
+pub async fn compare(builder: Builder, path: &Path) -> Result<Comparison, CompareError> {
+    let recorded = read(path)?;
+    let emulator = set_up(builder, &recorded).start().await?;
+    let client = Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .map_err(CompareError::Answer)?;
+    let mut replay = Replay {
+        token: token(&emulator, &client).await?,
+        emulator,
+        client,
+        ids: BTreeMap::new(),
+        uploads: BTreeMap::new(),
+        result: Comparison::default(),
+    };
+    for one in &recorded {
+        replay.ask(one).await?;
+    }
+    Ok(replay.result)
+}
+
+fn read(path: &Path) -> Result<Vec<Recorded>, CompareError> {
+    let text = std::fs::read(path).map_err(|source| CompareError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&text);
+    let har: Value = serde_json::from_slice(text).unwrap_or_default();
+    let entries = har["log"]["entries"].as_array();
+    let entries = entries.ok_or_else(|| CompareError::Format(path.to_owned()))?;
+    Ok(entries.iter().filter_map(recorded).collect())
+}
+
+fn recorded(entry: &Value) -> Option<Recorded> {
+    let (request, response) = (&entry["request"], &entry["response"]);
+    let headers = |of: &Value| -> BTreeMap<String, String> {
+        let headers = of["headers"].as_array().into_iter().flatten();
+        headers
+            .filter_map(|header| {
+                let name = header["name"].as_str()?.to_ascii_lowercase();
+                Some((name, header["value"].as_str()?.to_owned()))
+            })
+            .collect()
+    };
+    let json = |text: &Value| {
+        let mut json = serde_json::from_str(text.as_str()?).ok()?;
+        redact(&mut json);
+        Some(json)
+    };
+    let url = Url::parse(&without_secrets(request["url"].as_str()?)).ok()?;
+    let answered = headers(response);
+    let location = answered.get("location").map(String::as_str);
+    let kind = response["content"]["mimeType"].as_str().unwrap_or_default();
+    Some(Recorded {
+        method: request["method"].as_str()?.to_owned(),
+        location: location.and_then(|to| url.join(&without_secrets(to)).ok()),
+        headers: headers(request),
+        body: json(&request["postData"]["text"]),
+        size: request["bodySize"].as_u64().unwrap_or(0),
+        status: u16::try_from(response["status"].as_u64()?).ok()?,
+        media_type: kind.split(';').next().unwrap_or_default().trim().to_owned(),
+        answer: json(&response["content"]["text"]).unwrap_or_default(),
+        url,
+    })
+}
+
+impl Recorded {
+    fn segments(&self) -> Vec<String> {
+        segments(&self.url)
+    }
+
+    fn is_of_api(&self) -> bool {
+        let first = self
+            .segments()
+            .first()
+            .map(|word| word.to_ascii_lowercase());
+        first.is_some_and(|word| APIS.contains(&word.as_str()))
+    }
+}
+
+fn segments(url: &Url) -> Vec<String> {
+    let segments = url.path_segments().into_iter().flatten();
+    let decoded = segments.map(|segment| {
+        let text = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+        text.into_owned()
+    });
+    decoded.filter(|segment| !segment.is_empty()).collect()
+}
+
+/// The iTwins and iModels that a recording knows of and did not create.
+fn set_up(mut builder: Builder, recorded: &[Recorded]) -> Builder {
+    let (mut itwins, mut imodels, mut created) =
+        (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    for one in recorded {
+        for (kind, known) in [("iTwin", true), ("iModel", false)] {
+            let Some(id) = one.answer[kind]["id"].as_str() else {
+                continue;
+            };
+            if one.method == "POST" && one.status == 201 {
+                created.insert(id.to_owned());
+            } else if known {
+                itwins.insert(id.to_owned());
+            } else {
+                let itwin = one.answer[kind]["iTwinId"].as_str();
+                imodels.insert(id.to_owned(), itwin.map(str::to_owned));
+            }
+        }
+        for (name, value) in one.url.query_pairs() {
+            match name.to_ascii_lowercase().as_str() {
+                "itwinid" => {
+                    itwins.insert(value.into_owned());
+                }
+                "imodelid" => {
+                    imodels.entry(value.into_owned()).or_insert(None);
+                }
+                _ => {}
+            }
+        }
+        if let Some(id) = one.body.as_ref().and_then(|body| body["iModelId"].as_str()) {
+            imodels.entry(id.to_owned()).or_insert(None);
+        }
+    }
+    let is_new = |id: &str| Uuid::parse_str(id).is_ok() && !created.contains(id);
+    let other = itwins.iter().find(|id| is_new(id)).cloned();
+    let other = other.unwrap_or_else(|| DEFAULT_ITWIN_ID.to_owned());
+    itwins.insert(other.clone());
+    itwins.extend(imodels.values().flatten().cloned());
+    for id in itwins.iter().filter(|id| is_new(id)) {
+        builder = builder.itwin(id, "Recorded");
+    }
+    for (id, itwin) in imodels.iter().filter(|(id, _)| is_new(id)) {
+        let itwin = itwin.as_ref().unwrap_or(&other);
+        builder = builder.imodel(id, itwin, &format!("Recorded {id}"));
+    }
+    builder.client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+}
+
+async fn token(emulator: &Emulator, client: &Client) -> Result<String, CompareError> {
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("scope", "itwin-platform"),
+        ("client_id", DEFAULT_CLIENT_ID),
+        ("client_secret", DEFAULT_CLIENT_SECRET),
+    ];
+    let url = format!("{}/connect/token", emulator.issuer_url());
+    let answer = client.post(url).form(&form).send().await;
+    let answer = answer.map_err(CompareError::Answer)?;
+    let granted: Value = answer.json().await.map_err(CompareError::Answer)?;
+    Ok(granted["access_token"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+struct Replay {
+    emulator: Emulator,
+    client: Client,
+    token: String,
+    /// Ours by the recorded ones.
+    ids: BTreeMap<String, String>,
+    /// Our upload addresses by the recorded ones, those without their query.
+    uploads: BTreeMap<String, String>,
+    result: Comparison,
+}
+
+impl Replay {
+    async fn ask(&mut self, one: &Recorded) -> Result<(), CompareError> {
+        let bare = without_query(&one.url);
+        let upload = self.uploads.get(&bare).cloned();
+        let request = match upload {
+            Some(ours) if one.method == "PUT" => self.upload(one, &ours),
+            _ if one.is_of_api() => self.request(one),
+            _ => {
+                self.result.skipped += 1;
+                return Ok(());
+            }
+        };
+        self.result.compared += 1;
+        let again = request.try_clone();
+        let answer = request.send().await.map_err(CompareError::Answer)?;
+        let mut answer = Answered::read(answer).await?;
+        // A run that had ended is compared with one that has.
+        let mut looks = 0;
+        while is_ended(&one.answer) && is_run(&answer.json) && !is_ended(&answer.json) {
+            let Some(request) = again.as_ref().and_then(reqwest::RequestBuilder::try_clone) else {
+                break;
+            };
+            if looks == LOOKS_MAX {
+                break;
+            }
+            looks += 1;
+            tokio::time::sleep(LOOK).await;
+            let looked = request.send().await.map_err(CompareError::Answer)?;
+            answer = Answered::read(looked).await?;
+        }
+        self.look(one, &answer);
+        Ok(())
+    }
+
+    fn upload(&self, one: &Recorded, ours: &str) -> reqwest::RequestBuilder {
+        let wanted = one.url.query_pairs();
+        let wanted = wanted.filter(|(name, _)| name == "comp" || name == "blockid");
+        let mut url = ours.to_owned();
+        for (name, value) in wanted {
+            url.push_str(&format!("&{name}={}", super::api::encoded(&value)));
+        }
+        let size = usize::try_from(one.size.min(CONTENT_MAX)).unwrap_or(0);
+        let mut request = self.client.put(url).body(vec![b' '; size]);
+        if let Some(kind) = one.headers.get("x-ms-blob-type") {
+            request = request.header("x-ms-blob-type", kind);
+        }
+        request.header("content-length", size)
+    }
+
+    fn request(&self, one: &Recorded) -> reqwest::RequestBuilder {
+        let path: Vec<String> = one
+            .segments()
+            .iter()
+            .map(|segment| super::api::encoded(self.ours(segment)))
+            .collect();
+        let query: Vec<(String, String)> = one
+            .url
+            .query_pairs()
+            .map(|(name, value)| (name.into_owned(), self.ours(&value).to_owned()))
+            .collect();
+        let url = format!("{}/{}", self.emulator.api_url(), path.join("/"));
+        let method = Method::from_bytes(one.method.as_bytes()).unwrap_or_default();
+        let mut request = self.client.request(method, url).query(&query);
+        if one.headers.contains_key("authorization") {
+            request = request.bearer_auth(&self.token);
+        }
+        for name in ["accept", "prefer"] {
+            if let Some(value) = one.headers.get(name) {
+                request = request.header(name, value);
+            }
+        }
+        match one.body.clone() {
+            Some(mut body) => {
+                self.translate(&mut body);
+                request.json(&body)
+            }
+            None if one.method == "GET" => request,
+            None => request.header("content-length", 0),
+        }
+    }
+
+    fn ours<'t>(&'t self, text: &'t str) -> &'t str {
+        self.ids.get(text).map_or(text, String::as_str)
+    }
+
+    fn translate(&self, json: &mut Value) {
+        match json {
+            Value::Object(properties) => {
+                properties.values_mut().for_each(|one| self.translate(one));
+            }
+            Value::Array(items) => items.iter_mut().for_each(|one| self.translate(one)),
+            Value::String(text) => *text = self.ours(text).to_owned(),
+            _ => {}
+        }
+    }
+
+    /// Notes how our answer differs, and which of our ids stand for which recorded ones.
+    fn look(&mut self, one: &Recorded, answer: &Answered) {
+        let operation = operation(one);
+        let (status, ours) = (answer.status, &answer.json);
+        let differences = &mut self.result.differences;
+        let mut differ = |what: String| {
+            differences.insert(format!("{operation}: {what}"));
+        };
+        let code = |of: &Value| of["error"]["code"].as_str().unwrap_or("no code").to_owned();
+        if status != one.status {
+            let said = |status: u16, of: &Value| match status {
+                400.. => format!("{status} {}", code(of)),
+                _ => status.to_string(),
+            };
+            differ(format!(
+                "the platform answered {}, the emulator {}",
+                said(one.status, &one.answer),
+                said(status, ours)
+            ));
+            return;
+        }
+        if status >= 400 && code(&one.answer) != code(ours) {
+            differ(format!(
+                "with {status} the platform's code is {}, the emulator's {}",
+                code(&one.answer),
+                code(ours)
+            ));
+        }
+        let kind = answer
+            .media_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
+        if !one.media_type.is_empty() && kind != one.media_type {
+            differ(format!(
+                "the platform's media type is {}, the emulator's {kind}",
+                one.media_type
+            ));
+        }
+        let location = answer.location.as_ref();
+        if one.location.is_some() != location.is_some() {
+            let has = |has: bool| if has { "has" } else { "has no" };
+            differ(format!(
+                "the platform's answer {} Location, the emulator's {}",
+                has(one.location.is_some()),
+                has(location.is_some())
+            ));
+        }
+        let under_way = |answer: &Value| is_run(answer) && !is_ended(answer);
+        if !one.answer.is_null() && !under_way(&one.answer) && !under_way(ours) {
+            differences.extend(
+                shape_differences(&one.answer, ours)
+                    .into_iter()
+                    .map(|what| format!("{operation}: {what}")),
+            );
+        }
+        let location = location.and_then(|to| one.url.join(to).ok());
+        if let (Some(theirs), Some(ours)) = (&one.location, &location) {
+            self.learn_address(theirs, ours);
+        }
+        self.learn(&one.answer, ours, "");
+    }
+
+    /// Notes which of our ids stand for which recorded ones: those in the same place.
+    fn learn(&mut self, theirs: &Value, ours: &Value, name: &str) {
+        match (theirs, ours) {
+            (Value::Object(theirs), Value::Object(ours)) => {
+                for (name, value) in theirs {
+                    if let Some(ours) = ours.get(name) {
+                        self.learn(value, ours, name);
+                    }
+                }
+            }
+            (Value::Array(theirs), Value::Array(ours)) if theirs.len() == ours.len() => {
+                for (theirs, ours) in theirs.iter().zip(ours) {
+                    self.learn(theirs, ours, name);
+                }
+            }
+            (Value::String(theirs), Value::String(ours)) if name == "href" => {
+                if let (Ok(theirs), Ok(ours)) = (Url::parse(theirs), Url::parse(ours)) {
+                    self.learn_address(&theirs, &ours);
+                }
+            }
+            (Value::String(theirs), Value::String(ours)) => {
+                let is_id = name == "id" || name.ends_with("Id");
+                if is_id && theirs != ours {
+                    self.ids.insert(theirs.clone(), ours.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn learn_address(&mut self, theirs: &Url, ours: &Url) {
+        if ours.as_str().starts_with(self.emulator.blob_url()) {
+            self.uploads
+                .insert(without_query(theirs), ours.as_str().to_owned());
+            return;
+        }
+        let (theirs, ours) = (segments(theirs), segments(ours));
+        if theirs.len() != ours.len() {
+            return;
+        }
+        for (theirs, ours) in theirs.into_iter().zip(ours) {
+            if !theirs.eq_ignore_ascii_case(&ours) {
+                self.ids.insert(theirs, ours);
+            }
+        }
+    }
+}
+
+/// An answer of the emulator.
+struct Answered {
+    status: u16,
+    media_type: String,
+    location: Option<String>,
+    json: Value,
+}
+
+impl Answered {
+    async fn read(answer: Response) -> Result<Self, CompareError> {
+        let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
+        Ok(Self {
+            status: answer.status().as_u16(),
+            media_type: header("content-type").unwrap_or_default(),
+            location: header("location"),
+            json: serde_json::from_slice(&answer.bytes().await.map_err(CompareError::Answer)?)
+                .unwrap_or_default(),
+        })
+    }
+}
+
+fn is_run(answer: &Value) -> bool {
+    answer["run"]["state"].is_string()
+}
+
+fn is_ended(answer: &Value) -> bool {
+    answer["run"]["state"] == "Completed"
+}
+
+/// How the emulator's answer has another shape than the platform's.
+fn shape_differences(theirs: &Value, ours: &Value) -> Vec<String> {
+    let (mut there, mut here) = (BTreeMap::new(), BTreeMap::new());
+    shape(theirs, "", &mut there);
+    shape(ours, "", &mut here);
+    let mut differences = Vec::new();
+    for (path, kind) in &there {
+        match here.get(path) {
+            None if is_known_below(&here, path) => {
+                differences.push(format!("the emulator lacks {path}"));
+            }
+            Some(other) if other != kind && *other != "null" && *kind != "null" => {
+                differences.push(format!("{path} is {kind} at the platform, {other} here"));
+            }
+            _ => {}
+        }
+    }
+    let missing = here.keys().filter(|path| !there.contains_key(*path));
+    let missing = missing.filter(|path| is_known_below(&there, path));
+    differences.extend(missing.map(|path| format!("the platform lacks {path}")));
+    differences
+}
+
+fn without_query(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.into()
+}
+
+/// Method and path, with ids left out.
+fn operation(one: &Recorded) -> String {
+    let is_id =
+        |segment: &String| segment.len() >= 30 || segment.contains(|c: char| c.is_ascii_digit());
+    let segments = one.segments();
+    let segments: Vec<&str> = segments
+        .iter()
+        .map(|segment| {
+            if is_id(segment) {
+                "{id}"
+            } else {
+                segment.as_str()
+            }
+        })
+        .collect();
+    format!("{} /{}", one.method, segments.join("/"))
+}
+
+/// The paths of all properties with the kinds of their values; items of a list count as one.
+fn shape(json: &Value, path: &str, found: &mut BTreeMap<String, &'static str>) {
+    let kind = match json {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    found.entry(path.to_owned()).or_insert(kind);
+    match json {
+        Value::Array(items) => {
+            for item in items {
+                shape(item, &format!("{path}[]"), found);
+            }
+        }
+        Value::Object(properties) => {
+            for (name, value) in properties {
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                shape(value, &path, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether what a property belongs to is there too: of an empty list or of null nothing is known.
+fn is_known_below(shape: &BTreeMap<String, &'static str>, path: &str) -> bool {
+    let parent = match path.rsplit_once('.') {
+        Some((parent, _)) => parent,
+        None => "",
+    };
+    if path.ends_with("[]") {
+        return false;
+    }
+    shape.get(parent) == Some(&"an object")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_shape_is_known_as_far_as_there_is_something() {
+        let mut found = BTreeMap::new();
+        shape(
+            &json!({ "a": [{ "b": 1 }], "c": [], "d": null }),
+            "",
+            &mut found,
+        );
+        let paths: Vec<&str> = found.keys().map(String::as_str).collect();
+        assert_eq!(paths, ["", "a", "a[]", "a[].b", "c", "d"]);
+        for (path, expected) in [
+            ("e", true),
+            ("a[].x", true),
+            ("c[].x", false),
+            ("d.x", false),
+            ("a[]", false),
+        ] {
+            assert_eq!(is_known_below(&found, path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The emulator as a command: its secret, its names, and what it says of a listening address that others can reach.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// Starts it; returns what it prints until it is ready.
+async fn started(arguments: &[&str]) -> (Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"))
+        .arg("emulator")
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told = String::new();
+    let reading = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            told += &line;
+            told.push('\n');
+            let is_open = arguments.iter().any(|one| one.starts_with("0.0.0.0"));
+            let last = if is_open {
+                "--public-host"
+            } else {
+                "What arrived"
+            };
+            if line.contains(last) {
+                return;
+            }
+        }
+        panic!("the emulator ended");
+    };
+    tokio::time::timeout(Duration::from_secs(60), reading)
+        .await
+        .expect("the emulator should start");
+    (child, told)
+}
+
+fn between<'t>(text: &'t str, before: &str, after: &str) -> &'t str {
+    let rest = text.split_once(before).unwrap().1;
+    rest.split_once(after).unwrap().0
+}
+
+async fn signs_in(api: &str, secret: &str) -> bool {
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("scope", "itwin-platform"),
+        ("client_id", "service-emulator"),
+        ("client_secret", secret),
+    ];
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = http.post(format!("{api}/connect/token")).form(&form).send();
+    answer.await.unwrap().status() == 200
+}
+
+#[tokio::test]
+async fn the_secret_is_random_stays_with_the_data_and_is_fixed_only_on_demand() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().to_str().unwrap();
+    let mut secrets = Vec::new();
+    for arguments in [
+        &["--listen", "127.0.0.1:0"][..],
+        &["--listen", "127.0.0.1:0"],
+        &["--listen", "127.0.0.1:0", "--data", folder],
+        &["--listen", "127.0.0.1:0", "--data", folder],
+    ] {
+        let (mut child, told) = started(arguments).await;
+        let api = between(&told, "at ", ", blobs");
+        let secret = between(&told, "ITWIN_SYNCD_CLIENT_SECRET=", " ").to_owned();
+        assert!(signs_in(api, &secret).await, "{told}");
+        assert!(!signs_in(api, "emulator-secret").await, "{told}");
+        secrets.push(secret);
+        child.kill().await.unwrap();
+    }
+    assert_ne!(secrets[0], secrets[1]);
+    assert_ne!(secrets[1], secrets[2]);
+    assert_eq!(secrets[2], secrets[3]);
+    let kept = std::fs::metadata(data.path().join("client-secret")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&kept.permissions());
+    assert_eq!(mode & 0o777, 0o600);
+
+    let fixed = [
+        "--listen",
+        "127.0.0.1:0",
+        "--client",
+        "service-emulator:mine",
+    ];
+    let (_child, told) = started(&fixed).await;
+    assert!(signs_in(between(&told, "at ", ", blobs"), "mine").await);
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_comes_with_a_warning_and_a_name() {
+    let (_child, told) = started(&["--listen", "0.0.0.0:0", "--public-host", "localhost"]).await;
+    assert!(told.contains("WARNING: it listens on 0.0.0.0"), "{told}");
+    let api = between(&told, "at ", ", blobs");
+    assert!(api.starts_with("http://localhost:"), "{told}");
+    let discovery = format!("{api}/.well-known/openid-configuration");
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let discovery = http.get(discovery).send().await.unwrap().text().await;
+    assert!(discovery.unwrap().contains(&format!("{api}/connect/token")));
+}
+
+#[tokio::test]
+async fn a_recording_is_compared_by_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("platform.har");
+    let url = "https://api.bentley.com/storage/files/missing";
+    let entry = |code: &str| {
+        let error = format!("{{\"error\":{{\"code\":{code:?},\"message\":\"gone\"}}}}");
+        serde_json::json!({ "log": { "entries": [{
+            "request": {
+                "method": "GET", "url": url, "bodySize": 0,
+                "headers": [{ "name": "Authorization", "value": "Bearer secret-of-the-user" }],
+            },
+            "response": {
+                "status": 404, "headers": [],
+                "content": { "mimeType": "application/json", "text": error },
+            },
+        }] } })
+    };
+    for (code, exit, expected) in [
+        (
+            "FileNotFound",
+            0,
+            "1 exchanges compared, 0 skipped: 0 differences",
+        ),
+        (
+            "ItemNotFound",
+            1,
+            "the platform's code is ItemNotFound, the emulator's FileNotFound",
+        ),
+    ] {
+        std::fs::write(&path, entry(code).to_string()).unwrap();
+        let ran = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"))
+            .args(["emulator", "--compare"])
+            .arg(&path)
+            .output()
+            .await
+            .unwrap();
+        let told = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert_eq!(ran.status.code(), Some(exit), "{told}");
+        assert!(told.contains(expected), "{told}");
+        assert!(!told.contains("secret-of-the-user"), "{told}");
+    }
+}
