@@ -64,7 +64,9 @@ enum Command {
     Check(ConfigArgument),
     /// Show how every watch stands, what failed and why, what is under way; or the whole story of single files.
     ///
-    /// It reads the ledger, with the daemon running or not, and asks the daemon for what goes on at this moment.
+    /// Reads the ledger, whether the daemon runs or not, and asks the daemon for its work at this moment.
+    ///
+    /// Exit codes: 0 nothing needs attention; 1 something does (the first line says what), or there is no answer.
     Status(status::Arguments),
     /// Say of a path whether it would be taken, by which rule, where it stands and what it waits for.
     ///

@@ -166,7 +166,10 @@ impl Desk {
     }
 }
 
+/// The name of the socket in a state directory.
+const SOCKET: &str = "control.sock";
+
 /// Where the socket of a state directory is.
 fn socket(state: &Path) -> PathBuf {
-    state.join("control.sock")
+    state.join(SOCKET)
 }

@@ -10,6 +10,7 @@
 //! Source of the calls: developer.bentley.com/apis/{imodels-v2,storage,synchronization}/operations/, and
 //! learn.microsoft.com/rest/api/storageservices/ for blobs.
 
+mod answer;
 mod auth;
 mod blob;
 mod error;
@@ -17,6 +18,7 @@ mod http;
 mod imodels;
 mod network;
 mod probe;
+mod said;
 mod storage;
 mod synchronization;
 
@@ -30,7 +32,7 @@ use crate::pace::{Pace, Period};
 use crate::retry::Budget;
 use crate::secret::Secret;
 
-pub use blob::{Checksum, UploadUrl};
+pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
 pub use imodels::Imodel;
 pub use network::{Network, Proxy};
@@ -138,6 +140,12 @@ impl Client {
     /// Lets content go this fast from now on.
     pub fn set_rate(&self, periods: Vec<Period>) {
         self.blobs.pace.set(periods);
+    }
+
+    /// How fast content may go at the moment, in bytes a second, if there is a limit.
+    #[must_use]
+    pub fn rate_limit(&self) -> Option<u64> {
+        self.blobs.pace.limit()
     }
 
     /// Allows so many requests to the API in any minute from now on.

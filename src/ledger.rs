@@ -42,12 +42,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Sqlite, Transaction};
 
 use crate::filesystem;
+use crate::state_directory::{self, StateDirectory};
 use durable::Log;
 
 pub use absence::Absent;
@@ -76,6 +78,21 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migratio
 
 /// A reader waits this long for a daemon that is changing the shape.
 const UPGRADE: Duration = Duration::from_secs(10);
+
+/// A start waits this long for the lock: a command that works without the daemon holds it for a moment.
+const LOCK: Duration = Duration::from_secs(5);
+
+/// The file that is locked.
+const LOCK_FILE: &str = "lock";
+
+/// The database, and the files that SQLite has beside it.
+const DATABASE: &str = "ledger.db";
+const DATABASE_FILES: [&str; 4] = [
+    "ledger.db",
+    "ledger.db-wal",
+    "ledger.db-shm",
+    "ledger.db-journal",
+];
 
 /// The ledger of one state directory. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
@@ -117,6 +134,9 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// The directory, or a file in it, cannot be trusted.
+    #[error(transparent)]
+    Directory(state_directory::Error),
     /// The directory is on a network file system, where the database is not safe.
     #[error("{path:?} is on a network file system, where the ledger would not be safe")]
     Network {
@@ -180,6 +200,7 @@ impl Error {
                 "let the service's user write {}, in a directory of its own",
                 path.display()
             )),
+            Self::Directory(error) => Some(error.hint()),
             Self::Network { .. } => Some("put state.path on a local disk".to_owned()),
             Self::Newer { .. } => {
                 Some("install that version again, or restore the ledger from before it".to_owned())
@@ -240,21 +261,19 @@ fn is_nonsense(error: &(dyn std::error::Error + 'static)) -> bool {
     )
 }
 
-/// Moves a damaged ledger out of the way; it may still be of use to a person.
-fn move_aside(dir: &Path, now: Timestamp) -> Result<PathBuf, Error> {
-    let aside = dir.join(format!("damaged-{}", now.as_second()));
-    let io = |source| Error::Io {
-        path: aside.clone(),
-        source,
-    };
-    std::fs::create_dir_all(&aside).map_err(io)?;
-    for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
-        match std::fs::rename(dir.join(name), aside.join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
+impl From<state_directory::Error> for Error {
+    fn from(error: state_directory::Error) -> Self {
+        match error {
+            state_directory::Error::Io { path, source } => Self::Io { path, source },
+            error => Self::Directory(error),
         }
     }
-    Ok(aside)
+}
+
+/// Moves a damaged ledger out of the way; it may still be of use to a person.
+fn move_aside(directory: &StateDirectory, now: Timestamp) -> Result<PathBuf, Error> {
+    let folder = format!("damaged-{}", now.as_second());
+    Ok(directory.move_into(&folder, &DATABASE_FILES)?)
 }
 
 /// Names what a database call was for, so that its error says more than the database knows.
@@ -272,18 +291,24 @@ impl<T> During<T> for Result<T, sqlx::Error> {
 }
 
 impl Ledger {
-    /// Opens the ledger in `dir` for the one daemon that may write it, making directory and tables as needed.
+    /// Opens the ledger in `dir` for the one daemon that may write it, making directory and tables as needed. Waits a
+    /// moment for a command that has the ledger.
     ///
     /// Uploads that the last process had in hand are due again afterwards, at the stage they had reached.
     ///
     /// # Errors
     /// [`Error::InUse`] when another daemon holds the directory, [`Error::Newer`] for a ledger of a later
-    /// version, [`Error::Io`] and [`Error::Database`] for the rest.
+    /// version, [`Error::Directory`] when the directory cannot be trusted, [`Error::Io`] and [`Error::Database`] for the rest.
     pub async fn open(dir: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(dir).map_err(|source| Error::Io {
-            path: dir.to_owned(),
-            source,
-        })?;
+        Self::open_within(dir, LOCK).await
+    }
+
+    /// The same, waiting for the lock no longer than `patience`.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub async fn open_within(dir: &Path, patience: Duration) -> Result<Self, Error> {
+        StateDirectory::make(dir)?;
         if filesystem::is_network(dir).map_err(|source| Error::Io {
             path: dir.to_owned(),
             source,
@@ -292,17 +317,18 @@ impl Ledger {
                 path: dir.to_owned(),
             });
         }
-        let (lock, left) = lock(dir)?;
+        let directory = StateDirectory::open(dir)?;
+        let (lock, left) = wait_for_lock(dir, &directory, patience).await?;
         let lock = Arc::new(lock);
         let opened = match left {
             Left::Damaged(what) => Err(Error::Damaged { what }),
-            Left::Unfinished => Self::open_locked(dir, &lock, false).await,
-            Left::Closed => Self::open_locked(dir, &lock, true).await,
+            Left::Unfinished => Self::open_locked(&directory, &lock, false).await,
+            Left::Closed => Self::open_locked(&directory, &lock, true).await,
         };
         match opened {
             Err(error) if error.is_damage() => {
-                let moved = move_aside(dir, crate::clock::now())?;
-                let mut ledger = Self::open_locked(dir, &lock, true).await?;
+                let moved = move_aside(&directory, crate::clock::now())?;
+                let mut ledger = Self::open_locked(&directory, &lock, true).await?;
                 ledger.moved_aside = Some((moved, error.to_string()));
                 Ok(ledger)
             }
@@ -327,8 +353,16 @@ impl Ledger {
     }
 
     /// `clean`: the last process closed it, so that it needs no check.
-    async fn open_locked(dir: &Path, lock: &Arc<File>, clean: bool) -> Result<Self, Error> {
-        let database = dir.join("ledger.db");
+    async fn open_locked(
+        directory: &StateDirectory,
+        lock: &Arc<File>,
+        clean: bool,
+    ) -> Result<Self, Error> {
+        let database = checked_database(directory)?;
+        if !directory.check_file(DATABASE)? {
+            // With the rights that SQLite then gives to the files beside it.
+            directory.file(DATABASE, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        }
         let options = SqliteConnectOptions::new()
             .filename(&database)
             .create_if_missing(true)
@@ -340,7 +374,7 @@ impl Ledger {
         let ledger = Self {
             pool: connect(options).await?,
             reads: readers(&database),
-            log: Log::of(&database),
+            log: Log::of(directory.clone()),
             lock: Some(Arc::clone(lock)),
             moved_aside: None,
         };
@@ -355,7 +389,7 @@ impl Ledger {
                 | sqlx::migrate::MigrateError::VersionTooNew(..),
             ) => {
                 return Err(Error::Newer {
-                    path: dir.to_owned(),
+                    path: directory.path().to_owned(),
                 });
             }
             Err(source) => {
@@ -375,11 +409,19 @@ impl Ledger {
     /// # Errors
     /// [`Error::Missing`] when no daemon has run yet, [`Error::Database`] for the rest.
     pub async fn read(dir: &Path) -> Result<Self, Error> {
-        let file = dir.join("ledger.db");
         let missing = || Error::Missing {
             path: dir.to_owned(),
         };
-        if !file.exists() {
+        let directory = match StateDirectory::open(dir) {
+            Err(state_directory::Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                return Err(missing());
+            }
+            directory => directory?,
+        };
+        let file = checked_database(&directory)?;
+        if !directory.check_file(DATABASE)? {
             return Err(missing());
         }
         let pool = readers(&file);
@@ -412,7 +454,7 @@ impl Ledger {
         Ok(Self {
             reads: pool.clone(),
             pool,
-            log: Log::of(&file),
+            log: Log::of(directory),
             lock: None,
             moved_aside: None,
         })
@@ -534,20 +576,48 @@ enum Left {
     Damaged(String),
 }
 
+/// The path of the database, for SQLite, which opens its files by their paths: none of them is a link.
+fn checked_database(directory: &StateDirectory) -> Result<PathBuf, Error> {
+    for name in DATABASE_FILES {
+        directory.check_file(name)?;
+    }
+    Ok(directory.path_of(DATABASE))
+}
+
+/// Takes the lock as soon as it is free.
+async fn wait_for_lock(
+    dir: &Path,
+    directory: &StateDirectory,
+    patience: Duration,
+) -> Result<(File, Left), Error> {
+    let deadline = Instant::now() + patience;
+    let mut waiting = false;
+    loop {
+        match lock(dir, directory) {
+            Err(Error::InUse { pid, .. }) if Instant::now() < deadline => {
+                if !waiting {
+                    tracing::info!(
+                        process = pid.unwrap_or_default(),
+                        seconds = patience.as_secs_f64(),
+                        "another itwin-syncd uses the state directory; waiting for it"
+                    );
+                }
+                waiting = true;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            locked => return locked,
+        }
+    }
+}
+
 /// Takes the exclusive lock of the state directory and leaves our process id in it for the one who comes second.
-fn lock(dir: &Path) -> Result<(File, Left), Error> {
-    let path = dir.join("lock");
+fn lock(dir: &Path, directory: &StateDirectory) -> Result<(File, Left), Error> {
+    let path = directory.path_of(LOCK_FILE);
     let io = |source| Error::Io {
         path: path.clone(),
         source,
     };
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(io)?;
+    let mut file = directory.file(LOCK_FILE, OFlags::RDWR | OFlags::CREATE)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -604,6 +674,27 @@ fn bytes_column(bytes: u64) -> i64 {
 
 fn bytes_value(column: i64) -> u64 {
     u64::try_from(column).unwrap_or(0)
+}
+
+/// Counts every file, and compares with the kept counts.
+#[cfg(test)]
+async fn assert_counts_are_right(pool: &SqlitePool) {
+    type Row = (i64, String, String, i64, i64, i64, i64);
+    let kept: Vec<Row> = sqlx::query_as(
+        "SELECT watch_id, job, outcome, absent, vanished, reported, files FROM counts WHERE files <> 0 ORDER BY 1, 2, 3, 4, 5, 6",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let counted: Vec<Row> = sqlx::query_as(
+        "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), COALESCE(f.absence, 'missing') <> 'missing', f.size < 0, \
+         j.reported IS NOT NULL, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(kept, counted, "kept counts and counted ones");
 }
 
 #[cfg(test)]

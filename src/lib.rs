@@ -40,6 +40,7 @@ pub mod secret;
 pub mod selection;
 pub mod service;
 mod share;
+pub mod state_directory;
 pub mod telemetry;
 pub mod upload;
 mod view;

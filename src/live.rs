@@ -337,6 +337,11 @@ impl Upload {
         self.sending.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes that storage has, of this upload.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.sending.sent.load(Ordering::Relaxed)
+    }
+
     /// The bytes are sent once more from the start.
     pub(crate) fn again(&self) {
         self.sending.sent.store(0, Ordering::Relaxed);

@@ -105,7 +105,8 @@ impl Pace {
         }
     }
 
-    fn limit(&self) -> Option<u64> {
+    /// The limit at this time, in bytes a second. None: there is none.
+    pub(crate) fn limit(&self) -> Option<u64> {
         let periods = self.periods.lock().unwrap_or_else(PoisonError::into_inner);
         // The clock is not free of cost.
         if periods.is_empty() {

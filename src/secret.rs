@@ -1,36 +1,244 @@
-//! A secret that cannot be printed by accident.
+//! Secrets that cannot be printed by accident, and the search for them in text that others sent.
 //!
-//! In comes the text of a client secret, out it goes through [`Secret::expose`] only, so that every use can be found by that word.
-//! It never shows in `Debug`, and it has no `Display` and no serde. It is not wiped from memory: the requests that carry it copy it anyway.
+//! The text of a secret comes out through [`Secret::expose`] only, so that every use can be found by that word. It never shows in `Debug`,
+//! and it has no `Display` and no serde. It is not wiped from memory: the requests that carry it copy it anyway.
+//!
+//! While a secret is in use, and for some time after, the process knows it: [`redact`] removes it from any text, in every encoding in which
+//! a host may send it back, whole or in parts. Text from outside is redacted once, where it arrives; the log is redacted again.
 
+mod encoded;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 /// Text that must not reach a log, an error or a `Debug` print.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Arc<Live>);
+
+/// The text; known to the registry as long as it exists.
+#[derive(PartialEq, Eq)]
+struct Live(String);
 
 impl Secret {
     /// Wraps `text` as it is.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        let text = text.into();
+        registry(|registry| registry.add(&text));
+        Self(Arc::new(Live(text)))
     }
 
     /// The text itself, for the request that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.0.0
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        registry(|registry| registry.retire(&self.0));
     }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
+        f.write_str(REDACTED)
     }
+}
+
+/// Stands in the place of a secret.
+pub const REDACTED: &str = "[redacted]";
+
+/// How much of a secret is enough to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Eight letters or digits in a row. For text that is only shown.
+    Short,
+    /// Sixteen in a row, or the whole of a shorter secret. For ids and names, which a chance hit would change.
+    Long,
+}
+
+/// Removes every secret in use from `text`: raw, percent-encoded, form-encoded, as base64, escaped as in JSON or HTML, in any case, and cut
+/// into lines or pieces of at least the length that `part` gives.
+#[must_use]
+pub fn redact(text: &str, part: Part) -> Cow<'_, str> {
+    let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
+    if registry.windows.is_empty() && registry.short.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let found = encoded::views(text)
+        .iter()
+        .flat_map(|view| registry.find(view, part))
+        .collect::<Vec<_>>();
+    drop(registry);
+    encoded::without(text, found)
+}
+
+static REGISTRY: LazyLock<RwLock<Registry>> = LazyLock::new(RwLock::default);
+
+fn registry(change: impl FnOnce(&mut Registry)) {
+    change(&mut REGISTRY.write().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Letters and digits of a secret that are compared at once.
+const WINDOW: usize = 8;
+
+/// See [`Part::Long`].
+const LONG: usize = 16;
+
+/// Secrets that are remembered after their last use: an answer to the last request with one of them may still be on its way.
+const REMEMBERED: usize = 256;
+
+/// The secrets in use.
+#[derive(Default)]
+struct Registry {
+    /// How often each is in use.
+    texts: HashMap<String, usize>,
+    /// No longer in use, the oldest first.
+    dropped: VecDeque<String>,
+    /// Every [`WINDOW`] of every encoding: in how many secrets, and how many letters in a row are enough for [`Part::Long`].
+    windows: HashMap<u64, (usize, usize)>,
+    /// Those that are shorter than a window, with their encodings.
+    short: HashMap<Vec<u8>, usize>,
+}
+
+impl Registry {
+    fn add(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        let uses = self.texts.entry(text.to_owned()).or_default();
+        *uses += 1;
+        let before = self.dropped.iter().position(|known| known == text);
+        if let Some(at) = before {
+            self.dropped.remove(at);
+        } else if *uses == 1 {
+            let (windows, short) = patterns(text);
+            for (window, long) in windows {
+                let known = self.windows.entry(window).or_insert((0, long));
+                *known = (known.0 + 1, known.1.min(long));
+            }
+            for whole in short {
+                *self.short.entry(whole).or_default() += 1;
+            }
+        }
+    }
+
+    fn retire(&mut self, text: &str) {
+        let Some(uses) = self.texts.get_mut(text) else {
+            return;
+        };
+        *uses -= 1;
+        if *uses > 0 {
+            return;
+        }
+        self.dropped.push_back(text.to_owned());
+        if self.dropped.len() <= REMEMBERED {
+            return;
+        }
+        let Some(oldest) = self.dropped.pop_front() else {
+            return;
+        };
+        self.texts.remove(&oldest);
+        let (windows, short) = patterns(&oldest);
+        for (window, _) in windows {
+            if let Some(known) = self.windows.get_mut(&window) {
+                known.0 -= 1;
+                if known.0 == 0 {
+                    self.windows.remove(&window);
+                }
+            }
+        }
+        for whole in short {
+            if let Some(known) = self.short.get_mut(&whole) {
+                *known -= 1;
+                if *known == 0 {
+                    self.short.remove(&whole);
+                }
+            }
+        }
+    }
+
+    /// Where the secrets are, as ranges of the text.
+    fn find(&self, view: &[encoded::Unit], part: Part) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        let mut run: Option<(usize, usize, usize)> = None;
+        let mut window = 0_u64;
+        let mut close = |run: Option<(usize, usize, usize)>| {
+            if let Some((first, last, enough)) = run
+                && (part == Part::Short || last - first + 1 >= enough)
+                && let (Some(first), Some(last)) = (view.get(first), view.get(last))
+            {
+                found.push((first.start, last.end));
+            }
+        };
+        for (at, unit) in view.iter().enumerate() {
+            window = window << 8 | u64::from(unit.byte);
+            let hit = if at + 1 >= WINDOW {
+                self.windows.get(&window)
+            } else {
+                None
+            };
+            match (hit, run) {
+                (Some((_, long)), None) => run = Some((at + 1 - WINDOW, at, *long)),
+                (Some((_, long)), Some((first, _, enough))) => {
+                    run = Some((first, at, enough.min(*long)));
+                }
+                (None, Some(_)) => {
+                    close(run.take());
+                }
+                (None, None) => {}
+            }
+        }
+        close(run);
+        if part == Part::Short {
+            for whole in self.short.keys() {
+                for (at, part) in view.windows(whole.len()).enumerate() {
+                    if part.iter().map(|unit| unit.byte).eq(whole.iter().copied())
+                        && let (Some(first), Some(last)) =
+                            (view.get(at), view.get(at + whole.len() - 1))
+                    {
+                        found.push((first.start, last.end));
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// All windows of a secret in all its encodings, each once, and what is shorter than a window.
+fn patterns(text: &str) -> (HashMap<u64, usize>, HashSet<Vec<u8>>) {
+    let mut windows = HashMap::new();
+    let mut short = HashSet::new();
+    for pattern in encoded::patterns(text) {
+        if pattern.len() < WINDOW {
+            // A secret of two letters would hide half of every text.
+            if pattern.len() > 2 {
+                short.insert(pattern);
+            }
+            continue;
+        }
+        let long = pattern.len().min(LONG);
+        for part in pattern.windows(WINDOW) {
+            let window = part
+                .iter()
+                .fold(0_u64, |window, byte| window << 8 | u64::from(*byte));
+            let known = windows.entry(window).or_insert(long);
+            *known = long.min(*known);
+        }
+    }
+    (windows, short)
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+
     use super::*;
 
     #[test]
@@ -43,5 +251,68 @@ mod tests {
     #[test]
     fn expose_gives_the_text_back() {
         assert_eq!(Secret::new("tiger").expose(), "tiger");
+    }
+
+    #[test]
+    fn a_secret_is_removed_in_every_encoding() {
+        const TEXT: &str = "Zq8+mV/2pL=Xw\"7\\Rk9~Tn4";
+        let _secret = Secret::new(TEXT);
+        let login = format!("service-test:{TEXT}");
+        let basic = BASE64_STANDARD.encode(&login);
+        for echoed in [
+            TEXT.to_owned(),
+            TEXT.to_lowercase(),
+            "Zq8%2BmV%2F2pL%3DXw%227%5CRk9~Tn4".to_owned(),
+            "Zq8%252BmV%252F2pL%253DXw%25227%255CRk9~Tn4".to_owned(),
+            r#"Zq8+mV\/2pL=Xw\"7\\Rk9~Tn4"#.to_owned(),
+            r"Zq8\u002bmV\u002F2pL\u003dXw\u00227\u005cRk9~Tn4".to_owned(),
+            "Zq8&#43;mV&#x2F;2pL=Xw&quot;7&#92;Rk9~Tn4".to_owned(),
+            basic.clone(),
+            basic.replace('=', "%3D"),
+            BASE64_URL_SAFE_NO_PAD.encode(&login),
+            BASE64_STANDARD.encode(format!("x{login}")),
+            BASE64_STANDARD.encode(format!("xy{login}")),
+            "Zq8+mV/2pL\r\n=Xw\"7\\Rk9~Tn4".to_owned(),
+            "Zq8+ mV/2 pL=X w\"7\\ Rk9~ Tn4".to_owned(),
+            "Zq8+mV/2pL=Xw".to_owned(),
+            "Xw\"7\\Rk9~Tn4".to_owned(),
+            "Zq8+mV\u{200b}/2pL=Xw\"7\\Rk9~\u{202e}Tn4".to_owned(),
+        ] {
+            let text = format!("invalid: {echoed}, sorry");
+            let shown = redact(&text, Part::Short);
+            assert!(shown.starts_with("invalid: "), "{shown}");
+            assert!(shown.ends_with(", sorry"), "{shown}");
+            let plain: String = shown.chars().filter(char::is_ascii_alphanumeric).collect();
+            for part in ["8mV", "mV2", "2pL", "Xw7", "Rk9", "U04", "RbjQ"] {
+                assert!(!plain.contains(part), "{echoed}: {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_stays() {
+        let _secret = Secret::new("harbour-bridge-0451-example");
+        for text in [
+            "bridge.ifc",
+            "Harbour/Bridge.dgn",
+            "",
+            "100 % ready & \\srv\\north",
+            "é日本",
+        ] {
+            assert_eq!(redact(text, Part::Long), text);
+        }
+        assert_eq!(redact("harbour-bridge-0451-example", Part::Long), REDACTED);
+    }
+
+    #[test]
+    fn a_secret_is_remembered_for_a_while_and_not_for_ever() {
+        let text = |number: usize| format!("mZ4x{number}uW8r{number}qK2p");
+        drop(Secret::new(text(7_000_000)));
+        assert_eq!(redact(&text(7_000_000), Part::Long), REDACTED);
+        // Other tests of this process have secrets of their own.
+        for number in 7_000_001..7_000_001 + 2 * REMEMBERED {
+            drop(Secret::new(text(number)));
+        }
+        assert_eq!(redact(&text(7_000_000), Part::Long), text(7_000_000));
     }
 }

@@ -8,6 +8,7 @@
 //! configuration is read again (`reload`). systemd is told of all of it (`systemd`).
 
 mod clock;
+mod descriptors;
 mod pauses;
 mod people;
 mod pulse;
@@ -131,6 +132,7 @@ pub async fn run(
 ) -> Result<Pass, Error> {
     crate::clock::hold();
     let began = crate::clock::now();
+    descriptors::raise();
     let ledger = systemd::patient(Ledger::open(&config.state.path)).await?;
     if let Some((path, what)) = ledger.moved_aside() {
         error!(

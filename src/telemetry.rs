@@ -2,10 +2,12 @@
 //!
 //! Standard error is one of three things. The journal gets entries in its own protocol, with a field for each of ours (`journal`). A terminal gets
 //! lines with time and colour. Anything else gets plain lines with the level in front as `<3>`, which systemd and syslog understand
-//! (`sd-daemon(3)`). Secrets never get here: the types that hold them print nothing.
+//! (`sd-daemon(3)`). Secrets never get here: the types that hold them print nothing, and what others say is redacted where it arrives. As a second
+//! net, every line is searched for the secrets in use before it is written.
 
 mod journal;
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 
@@ -20,6 +22,7 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config;
+use crate::secret::{Part, redact};
 use journal::Journal;
 
 /// Keeps the log going; the last lines are written when it is dropped.
@@ -92,7 +95,7 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
                     tracing_subscriber::fmt::layer()
                         .json()
                         .flatten_event(true)
-                        .with_writer(writer),
+                        .with_writer(move || Redacted(writer.clone())),
                 ),
                 Some(guard),
             )
@@ -122,9 +125,35 @@ where
     }
     let lines = tracing_subscriber::fmt::layer().with_target(false);
     if std::io::stderr().is_terminal() {
-        lines.with_writer(std::io::stderr).boxed()
+        lines.with_writer(|| Redacted(io::stderr())).boxed()
     } else {
         lines.with_ansi(false).with_writer(Prefixed).boxed()
+    }
+}
+
+/// Writes lines without the secrets in use.
+struct Redacted<W>(W);
+
+impl<W: io::Write> io::Write for Redacted<W> {
+    /// Called once for each event, with the whole line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(&redacted(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// A line without the secrets in use.
+fn redacted(line: &[u8]) -> Cow<'_, [u8]> {
+    match std::str::from_utf8(line) {
+        Ok(text) => match redact(text, Part::Long) {
+            Cow::Borrowed(text) => text.as_bytes().into(),
+            Cow::Owned(text) => text.into_bytes().into(),
+        },
+        Err(_) => line.into(),
     }
 }
 
@@ -156,7 +185,7 @@ impl io::Write for Line {
     /// Called once for each event, with the whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut whole = format!("<{}>", self.priority).into_bytes();
-        whole.extend(line);
+        whole.extend(redacted(line).iter());
         io::stderr().write_all(&whole)?;
         Ok(line.len())
     }

@@ -172,6 +172,24 @@ pub(crate) struct View {
     pub(crate) runs: Vec<RunView>,
 }
 
+/// What a command sees of the daemon from outside.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Around {
+    /// Why a daemon that is there does not answer.
+    pub(crate) unreachable: Option<String>,
+    /// Bytes that are left on the disk of the ledger, if it cannot be written with so few.
+    pub(crate) disk_full: Option<u64>,
+}
+
+/// The answer to the first question: is everything all right?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Nothing needs attention.
+    pub(crate) well: bool,
+    /// The same in one line, the worst first.
+    pub(crate) text: String,
+}
+
 /// The story of a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct StoryView {
@@ -210,6 +228,98 @@ impl View {
             results: overview.results.iter().map(result_view).collect(),
             runs: overview.runs.iter().map(run_entry).collect(),
         }
+    }
+}
+
+/// Judges what a command shows. What stops everything comes first, then what needs attention, then what is under way.
+pub(crate) fn verdict(view: &View, around: &Around) -> Verdict {
+    let sum = |count: fn(&WatchView) -> u64| view.watches.iter().map(count).sum::<u64>();
+    let configured = || view.watches.iter().filter(|watch| watch.configured);
+    let roots = |state: &str| configured().filter(|watch| watch.root == state).count() as u64;
+    let held = configured()
+        .filter(|watch| watch.held_reason.is_some())
+        .count() as u64;
+    let overdue = configured()
+        .filter(|watch| {
+            let own = watch.last_run.as_ref().is_some_and(|run| run.overdue);
+            own || watch.blocked_by.as_ref().is_some_and(|run| run.overdue)
+        })
+        .count() as u64;
+    let mut parts = Vec::new();
+    if around.disk_full.is_some() {
+        parts.push("the disk of the state directory is FULL".to_owned());
+    }
+    if around.unreachable.is_some() {
+        parts.push("the daemon DOES NOT ANSWER".to_owned());
+    } else if view.daemon.is_none() {
+        parts.push("the daemon is NOT RUNNING".to_owned());
+    }
+    let counted = |counts: &[(u64, &str, &str)]| -> Vec<String> {
+        let told = counts.iter().filter(|(count, ..)| *count > 0);
+        told.map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }))
+            .collect()
+    };
+    parts.extend(counted(&[
+        (
+            sum(|watch| watch.files.failed),
+            "file FAILED",
+            "files FAILED",
+        ),
+        (
+            roots("unavailable"),
+            "folder cannot be reached",
+            "folders cannot be reached",
+        ),
+        (
+            roots("degraded"),
+            "folder is only partly watched",
+            "folders are only partly watched",
+        ),
+        (held, "watch is held", "watches are held"),
+        (
+            overdue,
+            "watch waits for an overdue run",
+            "watches wait for an overdue run",
+        ),
+        (
+            sum(|watch| watch.files.synchronized_with_issues),
+            "file is synchronized with issues",
+            "files are synchronized with issues",
+        ),
+    ]));
+    let well = parts.is_empty();
+    parts.extend(counted(&[
+        (
+            sum(|watch| watch.files.working),
+            "file is on its way",
+            "files are on their way",
+        ),
+        (sum(|watch| watch.files.waiting), "file waits", "files wait"),
+        (
+            sum(|watch| watch.files.settling.unwrap_or(0)),
+            "file is being written",
+            "files are being written",
+        ),
+    ]));
+    let rests = parts.is_empty();
+    parts.push(match sum(|watch| watch.files.synchronized) {
+        0 => "no file is synchronized yet".to_owned(),
+        1 => "1 file is synchronized".to_owned(),
+        files => format!("{files} files are synchronized"),
+    });
+    let text = format!(
+        "{}{}",
+        if rests { "All well: " } else { "" },
+        parts.join(", ")
+    );
+    let mut letters = text.chars();
+    Verdict {
+        well,
+        // A sentence may begin with the word for a fault.
+        text: letters
+            .next()
+            .map(|first| first.to_uppercase().chain(letters).collect())
+            .unwrap_or_default(),
     }
 }
 

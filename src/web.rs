@@ -7,19 +7,22 @@
 //! Who may: everybody on this machine when it listens on a loopback address without a token, else who knows the token.
 //! `guard` keeps pages of others from using a browser that may.
 
+mod connections;
 mod guard;
+mod guesses;
 mod metrics;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Query, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -33,7 +36,9 @@ use crate::control::{Act, Desk};
 use crate::itwin::Client;
 use crate::ledger::{self, FileId, Ledger, Lists, RootState};
 use crate::view::{self, View};
-use guard::Guard;
+use connections::{Counts, Peer, Quiet};
+use guard::{Guard, Refusal};
+use guesses::Guesses;
 use metrics::Tally;
 
 /// What the page lists.
@@ -51,6 +56,12 @@ const SHARE: u32 = 10;
 
 /// Pages that are shown at the same time.
 const WATCHERS_MAX: usize = 50;
+
+/// For the answer to a request to begin.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The longest body of a request, in bytes: as many files as the page lists, to try again.
+const BODY_MAX: usize = 256 * 1024;
 
 /// What the room is made of.
 #[derive(Debug)]
@@ -74,6 +85,10 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     guard: Guard,
+    guesses: Mutex<Guesses>,
+    /// For log lines about wrong tokens.
+    quiet: Mutex<Quiet>,
+    counts: Arc<Counts>,
     desk: Desk,
     reader: Ledger,
     client: Client,
@@ -117,6 +132,9 @@ impl Server {
     pub async fn run(self, parts: Parts, stop: CancellationToken) -> Result<(), ledger::Error> {
         let shared = Arc::new(Shared {
             guard: Guard::new(&parts.config),
+            guesses: Mutex::default(),
+            quiet: Mutex::default(),
+            counts: Arc::default(),
             tally: tokio::sync::Mutex::new(Tally::new(&parts.reader).await?),
             desk: parts.desk,
             reader: parts.reader,
@@ -127,14 +145,43 @@ impl Server {
         if let Ok(address) = self.listener.local_addr() {
             info!(address = %format!("http://{address}/"), "the page is served");
         }
-        let serving = axum::serve(self.listener, router(Arc::clone(&shared)));
+        let counts = Arc::clone(&shared.counts);
+        let router = router(Arc::clone(&shared));
+        let serving = connections::serve(self.listener, router, counts, stop.clone());
         tokio::select! {
-            // Its loop outlives every error of a socket.
-            _ = serving => {}
+            () = serving => {}
             () = publish(shared) => {}
             () = stop.cancelled() => {}
         }
         Ok(())
+    }
+}
+
+impl Shared {
+    /// Whether a request may be answered. Counts wrong tokens, and looks at none of a peer that has to wait.
+    fn admits(&self, peer: IpAddr, request: &axum::extract::Request) -> Result<(), Refusal> {
+        let (uri, headers) = (request.uri(), request.headers());
+        // Held over the whole decision: requests at the same time get no more guesses than one after the other.
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if self.guard.brings_token(uri, headers)
+            && let Some(wait) = guesses.wait(peer, now)
+        {
+            return Err(Refusal::Later(wait));
+        }
+        let admitted = self.guard.admits(request.method(), uri, headers);
+        if admitted == Err(Refusal::WrongToken) {
+            let (wrong, delay) = guesses.wrong(peer, now);
+            self.counts.wrong_tokens.fetch_add(1, Ordering::Relaxed);
+            let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(left_out) = quiet.may(now) {
+                warn!(
+                    %peer, wrong, delay_seconds = delay.as_secs(), left_out,
+                    "a request to the page had a wrong token"
+                );
+            }
+        }
+        admitted
     }
 }
 
@@ -162,20 +209,22 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| std::future::ready("ok\n")))
         .route("/readyz", get(ready))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guarded))
         .with_state(shared)
 }
 
 async fn guarded(
     State(shared): State<Arc<Shared>>,
+    Extension(Peer(peer)): Extension<Peer>,
     request: axum::extract::Request,
     next: middleware::Next,
 ) -> Response {
-    let mut response = match shared
-        .guard
-        .admits(request.method(), request.uri(), request.headers())
-    {
-        Ok(()) => next.run(request).await,
+    let mut response = match shared.admits(peer, &request) {
+        Ok(()) => match tokio::time::timeout(ANSWER, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
+        },
         Err(refusal) => refusal.into_response(),
     };
     for (name, value) in guard::HEADERS {
@@ -321,6 +370,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Fai
         live: &shared.desk.live,
         traffic: &shared.client.traffic(),
         tally: &tally,
+        page: &shared.counts,
         now,
     });
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())

@@ -1,6 +1,7 @@
 //! `itwin-syncd retry`, `forget`, `rescan`, `pause` and `resume`: what an operator has the daemon do.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -10,11 +11,21 @@ use super::{
 };
 use crate::config::Offline;
 use crate::control::{self, Act, Answer, Desk, Request};
-use crate::ledger::{self, FileReport, JobState, Ledger};
+use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
 use crate::names::Shown;
+use crate::state_directory;
 
 /// Files that are named one by one.
 const LINES_MAX: usize = 50;
+
+/// The same as a number of rows.
+const LINES_MAX_ROWS: u32 = 50;
+
+/// A daemon that starts has the ledger's lock, and opens its socket within this time unless its ledger is large.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// Between two looks for that socket.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub(super) struct Retry {
@@ -76,6 +87,8 @@ enum Error {
     Control(#[from] control::Error),
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+    #[error(transparent)]
+    Directory(#[from] state_directory::Error),
     #[error("not confirmed: standard input is no terminal")]
     NoTerminal,
 }
@@ -84,9 +97,10 @@ impl Error {
     fn hint(&self, config: &Offline) -> Option<String> {
         match self {
             Self::NoTerminal => Some("add --yes".to_owned()),
-            Self::Select(error) => Some(error.hint(&config.watches)),
+            Self::Select(error) => error.hint(&config.watches),
             Self::Control(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
+            Self::Directory(error) => Some(error.hint()),
         }
     }
 }
@@ -109,12 +123,14 @@ pub(super) async fn retry(arguments: &Retry) -> u8 {
 
 async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
-    let all = Ledger::read(state)
-        .await?
-        .snapshot(crate::clock::now())
-        .await?
-        .files;
-    let chosen = select::files(&arguments.files, &config.watches, &all)?;
+    // Before the rights are given up: the owner of the state may not be able to reach every folder.
+    let meanings = select::meanings(&arguments.files, &config.watches);
+    state_directory::act_as_owner(state)?;
+    let ledger = Ledger::read(state).await?;
+    if meanings.is_empty() {
+        return retry_failed(arguments, &ledger, state).await;
+    }
+    let chosen = select::files(&meanings, &ledger).await?;
     let (again, rest): (Vec<&FileReport>, Vec<&FileReport>) =
         chosen.iter().partition(|file| can_be_tried(file));
     let again: Vec<&FileReport> = again
@@ -142,20 +158,50 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         }
         return Ok(());
     }
-    let act = if arguments.failed && arguments.files.is_empty() {
-        Act::RetryFailed
-    } else {
-        let files = again.iter().map(|file| file.id.to_string()).collect();
-        Act::Retry { files }
+    let files = again.iter().map(|file| file.id.to_string()).collect();
+    tried_again(&reach(state, Act::Retry { files }).await?);
+    Ok(())
+}
+
+/// Tries every failed file again, however many there are.
+async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Result<(), Error> {
+    let lists = Lists {
+        files: LINES_MAX_ROWS,
+        results: 0,
+        runs: 0,
     };
-    say(&match reach(state, act).await? {
-        Reached::Daemon(count) => format!("{} tried again now", files_word(count)),
+    let overview = ledger.overview(lists, crate::clock::now()).await?;
+    let all: u64 = overview
+        .watches
+        .iter()
+        .map(|watch| watch.counts.failed)
+        .sum();
+    for file in overview.failed.iter().take(LINES_MAX) {
+        let reason = file.reason.as_deref().unwrap_or_default();
+        say(&format!("{} was: {reason}", shown(file)));
+    }
+    let more = all.saturating_sub(LINES_MAX as u64);
+    if more > 0 {
+        say(&format!("… and {more} more"));
+    }
+    if arguments.dry_run {
+        say(&format!("{} would be tried again", files_word(all)));
+    } else if all == 0 {
+        say("nothing failed");
+    } else {
+        tried_again(&reach(state, Act::RetryFailed).await?);
+    }
+    Ok(())
+}
+
+fn tried_again(reached: &Reached) {
+    say(&match reached {
+        Reached::Daemon(count) => format!("{} tried again now", files_word(*count)),
         Reached::Ledger(count) => format!(
             "{} tried again at the next start: no daemon is running",
-            files_word(count)
+            files_word(*count)
         ),
     });
-    Ok(())
 }
 
 pub(super) async fn forget(arguments: &Forget) -> u8 {
@@ -168,12 +214,11 @@ pub(super) async fn forget(arguments: &Forget) -> u8 {
 
 async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
-    let all = Ledger::read(state)
-        .await?
-        .snapshot(crate::clock::now())
-        .await?
-        .files;
-    let chosen = select::files(&arguments.files, &config.watches, &all)?;
+    // Before the rights are given up, as for `retry`.
+    let meanings = select::meanings(&arguments.files, &config.watches);
+    state_directory::act_as_owner(state)?;
+    let ledger = Ledger::read(state).await?;
+    let chosen = select::files(&meanings, &ledger).await?;
     let (at_work, chosen): (Vec<&FileReport>, Vec<&FileReport>) = chosen
         .iter()
         .partition(|file| matches!(file.job, Some(JobState::Uploading | JobState::Running)));
@@ -278,7 +323,7 @@ async fn watches_with(verb: Verb, arguments: &Watches, config: &Offline) -> Resu
             "paused",
             "is paused; changes are noticed and wait, what is under way is finished",
         ),
-        Verb::Resume => ("resumed", "goes on"),
+        Verb::Resume => ("resumed", "is resumed"),
     };
     if arguments.dry_run {
         say(&format!("would be {word}: {names}"));
@@ -314,18 +359,30 @@ fn already(verb: Verb) -> &'static str {
 
 /// Has the daemon do it, or, when there is none, writes it into the ledger.
 async fn reach(state: &Path, act: Act) -> Result<Reached, Error> {
-    if let Some(answer) = control::ask(state, &Request::Do(act.clone())).await? {
-        return Ok(match answer {
-            Answer::Done { count } => Reached::Daemon(count),
-            _ => Reached::Daemon(0),
-        });
+    state_directory::act_as_owner(state)?;
+    let deadline = Instant::now() + STARTING;
+    loop {
+        if let Some(answer) = control::ask(state, &Request::Do(act.clone())).await? {
+            return Ok(match answer {
+                Answer::Done { count } => Reached::Daemon(count),
+                _ => Reached::Daemon(0),
+            });
+        }
+        // Only a ledger that is there: an act is no reason to begin one.
+        Ledger::read(state).await?;
+        match Ledger::open_within(state, Duration::ZERO).await {
+            Ok(ledger) => {
+                let count = Desk::without_daemon(ledger.clone()).carry_out(&act).await;
+                ledger.close().await;
+                return Ok(Reached::Ledger(count?));
+            }
+            // A daemon starts or ends, or another command is at work.
+            Err(ledger::Error::InUse { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    // Only a ledger that is there: an act is no reason to begin one.
-    Ledger::read(state).await?;
-    let ledger = Ledger::open(state).await?;
-    let count = Desk::without_daemon(ledger.clone()).carry_out(&act).await;
-    ledger.close().await;
-    Ok(Reached::Ledger(count?))
 }
 
 fn load(path: &Path) -> Result<Offline, u8> {

@@ -9,6 +9,7 @@ use crate::filesystem;
 use crate::itwin::{self, Client};
 use crate::service;
 use crate::share;
+use crate::state_directory::{self, StateDirectory};
 
 /// Prints the lines and remembers whether all was well.
 struct Report {
@@ -67,13 +68,39 @@ pub(super) async fn check(path: &Path) -> u8 {
 }
 
 fn state(report: &mut Report, path: &Path) {
-    let writable = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path));
-    match writable {
-        Ok(_) => Report::ok(&format!("state directory {path:?} can be written")),
+    let name = format!("state directory {path:?}");
+    // Root can write everywhere; what counts is the user of the service.
+    match state_directory::owner_beside_root(path) {
+        Ok(None) => {}
+        Ok(Some(owner)) => {
+            Report::ok(&format!(
+                "{name} belongs to the user {owner}; run the service as that user"
+            ));
+            return;
+        }
+        Err(error) => {
+            report.wrong(&format!("{name}: {}", chain(&error)), Some(&error.hint()));
+            return;
+        }
+    }
+    let checked = StateDirectory::make(path).and_then(|()| StateDirectory::open(path));
+    if let Err(error) = checked {
+        report.wrong(&format!("{name}: {}", chain(&error)), Some(&error.hint()));
+        return;
+    }
+    if let Some(left) = state_directory::full(path) {
+        report.wrong(
+            &format!("{name}: its disk is full, {left} bytes are left"),
+            Some("free some space on that disk"),
+        );
+        return;
+    }
+    match tempfile::tempfile_in(path) {
+        Ok(_) => Report::ok(&format!("{name} can be written")),
         Err(error) => {
             let hint =
                 "run the check as the service's user, or make the directory writable for that user";
-            report.wrong(&format!("state directory {path:?}: {error}"), Some(hint));
+            report.wrong(&format!("{name}: {error}"), Some(hint));
         }
     }
 }

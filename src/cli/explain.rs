@@ -6,14 +6,17 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::status::moment;
-use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain_of_config, select};
+use super::{
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, select,
+};
 use crate::config::{Offline, Watch};
 use crate::control::{self, Answer, Request};
-use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, Snapshot};
+use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
 use crate::live::Now;
 use crate::names::{self, Shown};
 use crate::selection::Verdict;
 use crate::share::{self, Kind, Root};
+use crate::state_directory;
 use crate::view;
 use crate::watch::Unfinished;
 
@@ -34,10 +37,24 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
             return EXIT_CONFIG;
         }
     };
+    // Before the rights are given up: the owner of the state may not be able to read every folder.
+    let places: Vec<_> = arguments
+        .paths
+        .iter()
+        .map(|path| {
+            let place = select::place(path, &config.watches)?;
+            let on_disk = disk(place.0, &place.1);
+            Some((place, on_disk))
+        })
+        .collect();
+    if let Err(error) = state_directory::act_as_owner(&config.state.path) {
+        complain(&error, Some(error.hint()));
+        return EXIT_FAILED;
+    }
     let known = Knowledge::gather(&config).await;
     let mut all_taken = true;
-    for path in &arguments.paths {
-        let told = one(path, &config, &known).await;
+    for (path, place) in arguments.paths.iter().zip(places) {
+        let told = one(place, &config, &known).await;
         all_taken &= told.taken;
         say(&format!("{}: {}", Shown(path), told.answer));
         for line in told.lines {
@@ -68,32 +85,45 @@ impl Told {
 
 /// What ledger and daemon know, as far as they are there.
 struct Knowledge {
-    snapshot: Option<Snapshot>,
+    ledger: Option<Ledger>,
+    watches: Vec<WatchReport>,
     daemon: Option<Now>,
 }
 
 impl Knowledge {
     async fn gather(config: &Offline) -> Self {
         let state = &config.state.path;
-        let snapshot = async {
-            Ledger::read(state)
-                .await?
-                .snapshot(crate::clock::now())
-                .await
+        let ledger = Ledger::read(state).await.ok();
+        let watches = match &ledger {
+            Some(ledger) => ledger.watch_reports(crate::clock::now()).await.ok(),
+            None => None,
         };
         let daemon = match control::ask(state, &Request::Now).await {
             Ok(Some(Answer::Now(now))) => Some(*now),
             _ => None,
         };
         Self {
-            snapshot: snapshot.await.ok(),
+            ledger,
+            watches: watches.unwrap_or_default(),
             daemon,
         }
     }
+
+    async fn file(&self, watch: &str, path: &Path) -> Option<FileReport> {
+        self.ledger.as_ref()?.file_at(watch, path).await.ok()?
+    }
+
+    fn watch(&self, name: &str) -> Option<&WatchReport> {
+        self.watches.iter().find(|report| report.name == name)
+    }
 }
 
-async fn one(path: &Path, config: &Offline, known: &Knowledge) -> Told {
-    let Some((watch, below)) = select::place(path, &config.watches) else {
+async fn one(
+    place: Option<((&Watch, PathBuf), OnDisk)>,
+    config: &Offline,
+    known: &Knowledge,
+) -> Told {
+    let Some(((watch, below), on_disk)) = place else {
         let folders: Vec<String> = config
             .watches
             .iter()
@@ -163,7 +193,6 @@ async fn one(path: &Path, config: &Offline, known: &Knowledge) -> Told {
         told.lines
             .push(format!("{error}; to do: rename the file or folder"));
     }
-    let on_disk = disk(watch, &below);
     match &on_disk {
         OnDisk::File(fingerprint) if fingerprint.size == 0 => {
             told.lines
@@ -219,12 +248,8 @@ async fn state(
     config: &Offline,
     known: &Knowledge,
 ) {
-    let file = known.snapshot.as_ref().and_then(|snapshot| {
-        snapshot
-            .files
-            .iter()
-            .find(|file| file.watch == watch.name && file.path == below)
-    });
+    let file = known.file(&watch.name, below).await;
+    let file = file.as_ref();
     if let Some(file) = file {
         let at = file
             .result_time()
@@ -242,15 +267,11 @@ async fn state(
             .push("state: not handed over for upload yet".to_owned());
     }
     let unfinished = unfinished(config, watch, below).await;
-    if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known, config).await
-    {
+    if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         told.lines.push(format!("waits for: {waits}"));
     }
-    let blocked = known.snapshot.as_ref().and_then(|snapshot| {
-        let mut watches = snapshot.watches.iter();
-        let report = watches.find(|report| report.name == watch.name)?;
-        report.blocked.as_ref()
-    });
+    let report = known.watch(&watch.name);
+    let blocked = report.and_then(|report| report.blocked.as_ref());
     match (file, blocked) {
         (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
             told.lines.push(format!(
@@ -266,22 +287,13 @@ async fn state(
             }
         }
     }
-    let held = known.snapshot.as_ref().and_then(|snapshot| {
-        let report = snapshot
-            .watches
-            .iter()
-            .find(|report| report.name == watch.name)?;
-        report.held.as_ref().filter(|_| report.configured)
-    });
+    let held = report
+        .filter(|report| report.configured)
+        .and_then(|report| report.held.as_ref());
     if let Some((_, reason)) = held {
         told.lines.push(format!("the watch is held: {reason}"));
     }
-    if let Some(report) = known.snapshot.as_ref().and_then(|snapshot| {
-        snapshot
-            .watches
-            .iter()
-            .find(|report| report.name == watch.name && report.note.is_some())
-    }) {
+    if let Some(report) = report.filter(|report| report.note.is_some()) {
         told.lines.push(format!(
             "its folder is {}: {}",
             view::root_word(report.root),
@@ -320,7 +332,6 @@ async fn waits_for(
     on_disk: &OnDisk,
     unfinished: Option<&Unfinished>,
     known: &Knowledge,
-    config: &Offline,
 ) -> Option<String> {
     if let Some(file) = unfinished {
         let settle = watch.patience.settle;
@@ -337,8 +348,7 @@ async fn waits_for(
     let OnDisk::File(fingerprint) = on_disk else {
         return None;
     };
-    let ledger = Ledger::read(&config.state.path).await.ok();
-    let last: Option<Known> = match &ledger {
+    let last: Option<Known> = match &known.ledger {
         Some(ledger) => ledger
             .known_by_name(&watch.name, below)
             .await

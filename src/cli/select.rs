@@ -6,9 +6,22 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use jiff::Timestamp;
+
 use crate::config::Watch;
-use crate::ledger::FileReport;
+use crate::ledger::{self, FileReport, Ledger};
 use crate::selection::{BadRule, Pattern};
+
+/// Files that are held at once.
+const PAGE: u32 = 1000;
+
+/// The ways to read a word, in the order in which they count.
+const READINGS: [Reading; 4] = [
+    Reading::Path,
+    Reading::Name,
+    Reading::GlobHere,
+    Reading::Glob,
+];
 
 /// A word that means nothing here.
 #[derive(Debug, thiserror::Error)]
@@ -19,11 +32,14 @@ pub(super) enum Error {
     NoWatch(String),
     #[error("not a glob")]
     Glob(#[from] BadRule),
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
 }
 
 impl Error {
-    pub(super) fn hint(&self, watches: &[Watch]) -> String {
-        match self {
+    pub(super) fn hint(&self, watches: &[Watch]) -> Option<String> {
+        let hint = match self {
+            Self::Ledger(error) => return error.hint(),
             Self::NoFile(_) => {
                 "`itwin-syncd explain` with its path says whether it would be taken".to_owned()
             }
@@ -32,7 +48,8 @@ impl Error {
                 format!("the watches are: {}", names.join(", "))
             }
             Self::Glob(bad) => bad.hint.clone(),
-        }
+        };
+        Some(hint)
     }
 }
 
@@ -70,44 +87,103 @@ fn without_parents(path: &Path) -> PathBuf {
     short
 }
 
-/// The files that any of the words means, in their order; no words mean all.
-pub(super) fn files(
-    words: &[PathBuf],
-    watches: &[Watch],
-    all: &[FileReport],
+/// What words mean, by the configuration and the folders alone.
+pub(super) fn meanings<'a>(
+    words: &'a [PathBuf],
+    watches: &'a [Watch],
+) -> Vec<(&'a Path, Meaning<'a>)> {
+    words
+        .iter()
+        .map(|word| (word.as_path(), meaning(word, watches)))
+        .collect()
+}
+
+/// The files that any of the words means, by watch and path; no words mean all.
+///
+/// Looks a path up that is one file; for the rest it goes through the ledger page by page, and holds only what fits.
+pub(super) async fn files(
+    words: &[(&Path, Meaning<'_>)],
+    ledger: &Ledger,
 ) -> Result<Vec<FileReport>, Error> {
-    if words.is_empty() {
-        return Ok(all.to_vec());
+    let mut chosen = Vec::new();
+    let mut rest = Vec::new();
+    for (word, meaning) in words {
+        let known = match &meaning.place {
+            Some((watch, path)) => ledger.file_at(watch, path).await?,
+            None => None,
+        };
+        match known {
+            Some(file) => chosen.push(file),
+            None => rest.push((*word, meaning, READINGS.map(|_| Vec::new()))),
+        }
     }
-    let mut chosen = vec![false; all.len()];
-    for word in words {
-        let fits = meaning(word, watches);
-        let mut found = false;
-        for reading in [
-            Reading::Path,
-            Reading::Name,
-            Reading::GlobHere,
-            Reading::Glob,
-        ] {
-            for (file, chosen) in all.iter().zip(&mut chosen) {
-                if fits.fits(file, reading) {
-                    *chosen = true;
-                    found = true;
+    if !rest.is_empty() || words.is_empty() {
+        let mut pages = Pages::new(ledger, crate::clock::now()).await?;
+        while let Some(page) = pages.next().await? {
+            for file in page {
+                for (_, meaning, found) in &mut rest {
+                    let first = READINGS
+                        .iter()
+                        .zip(found)
+                        .find(|(reading, _)| meaning.fits(&file, **reading));
+                    if let Some((_, found)) = first {
+                        found.push(file.clone());
+                    }
+                }
+                if words.is_empty() {
+                    chosen.push(file);
                 }
             }
-            if found {
-                break;
-            }
-        }
-        if !found {
-            return Err(match fits.no_glob {
-                Some(bad) => Error::Glob(bad),
-                None => Error::NoFile(word.clone()),
-            });
         }
     }
-    let chosen = all.iter().zip(chosen).filter(|(_, chosen)| *chosen);
-    Ok(chosen.map(|(file, _)| file.clone()).collect())
+    for (word, meaning, found) in rest {
+        // A path that is there by just this name is meant before any glob is.
+        let found = found.into_iter().find(|found| !found.is_empty());
+        chosen.extend(found.ok_or_else(|| match &meaning.no_glob {
+            Some(bad) => Error::Glob(bad.clone()),
+            None => Error::NoFile(word.to_owned()),
+        })?);
+    }
+    chosen.sort_by(|one, other| (&one.watch, &one.path).cmp(&(&other.watch, &other.path)));
+    chosen.dedup_by(|one, other| one.id == other.id);
+    Ok(chosen)
+}
+
+/// Goes through all files that the ledger knows, a page at a time.
+pub(super) struct Pages<'l> {
+    ledger: &'l Ledger,
+    /// Names of the watches that are left, the next one last.
+    watches: Vec<String>,
+    after: Option<PathBuf>,
+}
+
+impl<'l> Pages<'l> {
+    /// Begins with the first file of the first watch by name.
+    pub(super) async fn new(ledger: &'l Ledger, now: Timestamp) -> Result<Self, ledger::Error> {
+        let watches = ledger.watch_reports(now).await?.into_iter();
+        Ok(Self {
+            ledger,
+            watches: watches.rev().map(|watch| watch.name).collect(),
+            after: None,
+        })
+    }
+
+    /// The next page; None after the last one.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<FileReport>>, ledger::Error> {
+        while let Some(watch) = self.watches.last() {
+            let page = self
+                .ledger
+                .files_page(watch, self.after.as_deref(), PAGE)
+                .await?;
+            if let Some(last) = page.last() {
+                self.after = Some(last.path.clone());
+                return Ok(Some(page));
+            }
+            self.watches.pop();
+            self.after = None;
+        }
+        Ok(None)
+    }
 }
 
 /// The names of the watches that any of the words means; no words mean all.
@@ -151,7 +227,7 @@ enum Reading {
 }
 
 /// What one word means.
-struct Meaning<'w> {
+pub(super) struct Meaning<'w> {
     /// The watch that it lies in as a path, and where.
     place: Option<(&'w str, PathBuf)>,
     here: Option<Pattern>,

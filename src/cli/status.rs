@@ -3,7 +3,8 @@
 mod text;
 mod watching;
 
-use std::path::PathBuf;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -13,9 +14,10 @@ use super::{
 };
 use crate::config::Offline;
 use crate::control::{self, Answer, Request};
-use crate::ledger::{self, Ledger, Lists, Snapshot};
+use crate::ledger::{self, Ledger, Lists};
 use crate::live::Now;
-use crate::view::{self, DaemonView, FileView, RunView, StoryView, UploadView, View, WatchView};
+use crate::state_directory;
+use crate::view::{self, Around, DaemonView, StoryView, UploadView, Verdict, View, WatchView};
 
 pub(super) use text::moment;
 
@@ -51,6 +53,8 @@ enum Error {
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
+    Directory(#[from] state_directory::Error),
+    #[error(transparent)]
     Select(#[from] select::Error),
     #[error("more than {STORIES_MAX} files fit; name fewer")]
     TooMany,
@@ -61,8 +65,15 @@ enum Error {
 impl Error {
     fn hint(&self, config: &Offline) -> Option<String> {
         match self {
+            Self::Ledger(_) if state_directory::full(&config.state.path).is_some() => {
+                Some(format!(
+                    "the disk of {} is full: free some space on it",
+                    config.state.path.display()
+                ))
+            }
             Self::Ledger(error) => error.hint(),
-            Self::Select(error) => Some(error.hint(&config.watches)),
+            Self::Directory(error) => Some(error.hint()),
+            Self::Select(error) => error.hint(&config.watches),
             Self::TooMany | Self::Write(_) => None,
         }
     }
@@ -77,13 +88,14 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
         }
     };
     let told = if arguments.watch {
-        watching::watch(&config).await
+        watching::watch(&config).await.map(|()| true)
     } else {
         tell(arguments, &config).await
     };
     match told {
-        Ok(()) => EXIT_GOOD,
-        // Whoever reads has seen enough.
+        Ok(true) => EXIT_GOOD,
+        Ok(false) => EXIT_FAILED,
+        // The reader has closed the pipe.
         Err(Error::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_GOOD,
         Err(error) => {
             let hint = error.hint(&config);
@@ -93,30 +105,48 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
     }
 }
 
-async fn tell(arguments: &Arguments, config: &Offline) -> Result<(), Error> {
-    let ledger = Ledger::read(&config.state.path).await?;
+/// Prints the report, or the stories of files. Whether nothing in it needs attention.
+async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
+    let state = &config.state.path;
+    // Before the rights are given up: the owner of the state may not be able to reach every folder.
+    let meanings = select::meanings(&arguments.files, &config.watches);
+    state_directory::act_as_owner(state)?;
+    let ledger = Ledger::read(state).await?;
     let now = crate::clock::now();
     if !arguments.files.is_empty() {
-        let stories = stories(&arguments.files, config, &ledger).await?;
-        return print(&if arguments.json {
+        let stories = stories(&meanings, &ledger).await?;
+        print(&if arguments.json {
             json_text(&JsonStories {
                 version: VERSION,
                 files: &stories,
             })
         } else {
             text::stories(&stories)
-        });
+        })?;
+        return Ok(true);
     }
     let (daemon, unreachable) = daemon(config).await;
+    let around = Around {
+        unreachable,
+        disk_full: state_directory::full(state),
+    };
     if arguments.json {
-        let snapshot = ledger.snapshot(now).await?;
-        let runs = ledger.overview(Lists { runs: 100, ..LISTS }, now).await?;
-        let runs = View::new(&runs, None).runs;
-        return print(&json(&snapshot, daemon.as_ref(), runs));
+        let lists = Lists {
+            files: 0,
+            results: 0,
+            runs: 100,
+        };
+        let overview = ledger.overview(lists, now).await?;
+        let view = View::new(&overview, daemon.as_ref());
+        let verdict = view::verdict(&view, &around);
+        let well = verdict.well;
+        print_json(view, verdict, select::Pages::new(&ledger, now).await?).await?;
+        return Ok(well);
     }
     let overview = ledger.overview(LISTS, now).await?;
     let view = View::new(&overview, daemon.as_ref());
-    print(&text::report(&view, unreachable.as_deref(), now))
+    print(&text::report(&view, &around, now))?;
+    Ok(view::verdict(&view, &around).well)
 }
 
 /// What the daemon says, or why it says nothing although it is there.
@@ -129,12 +159,10 @@ async fn daemon(config: &Offline) -> (Option<Now>, Option<String>) {
 }
 
 async fn stories(
-    words: &[PathBuf],
-    config: &Offline,
+    words: &[(&Path, select::Meaning<'_>)],
     ledger: &Ledger,
 ) -> Result<Vec<StoryView>, Error> {
-    let all = ledger.snapshot(crate::clock::now()).await?.files;
-    let files = select::files(words, &config.watches, &all)?;
+    let files = select::files(words, ledger).await?;
     if files.len() > STORIES_MAX {
         return Err(Error::TooMany);
     }
@@ -146,7 +174,6 @@ async fn stories(
 }
 
 fn print(report: &str) -> Result<(), Error> {
-    use std::io::Write as _;
     writeln!(std::io::stdout(), "{}", report.trim_end())?;
     Ok(())
 }
@@ -154,15 +181,15 @@ fn print(report: &str) -> Result<(), Error> {
 /// Rises when a field changes its meaning or goes.
 const VERSION: u32 = 1;
 
-/// The JSON form.
+/// The JSON form without its lists of files and runs.
 #[derive(Serialize)]
-struct Json<'a> {
+struct JsonHead {
     version: u32,
+    well: bool,
+    verdict: String,
     daemon: Option<DaemonView>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
-    files: &'a [FileView],
-    runs: Vec<RunView>,
 }
 
 /// The JSON form of stories.
@@ -172,20 +199,41 @@ struct JsonStories<'a> {
     files: &'a [StoryView],
 }
 
-fn json(snapshot: &Snapshot, daemon: Option<&Now>, runs: Vec<RunView>) -> String {
-    let files: Vec<FileView> = snapshot.files.iter().map(view::file_view).collect();
-    json_text(&Json {
+/// Prints the JSON form. The files are written page by page, so that they are never all in memory.
+async fn print_json(
+    view: View,
+    verdict: Verdict,
+    mut pages: select::Pages<'_>,
+) -> Result<(), Error> {
+    let head = json_text(&JsonHead {
         version: VERSION,
-        daemon: daemon.map(view::daemon),
-        watches: snapshot
-            .watches
-            .iter()
-            .map(|watch| view::watch_view(watch, daemon))
-            .collect(),
-        uploads: daemon.map(view::uploads).unwrap_or_default(),
-        files: &files,
-        runs,
-    })
+        well: verdict.well,
+        verdict: verdict.text,
+        daemon: view.daemon,
+        watches: view.watches,
+        uploads: view.uploads,
+    });
+    let mut out = BufWriter::new(std::io::stdout());
+    // Its last brace comes at the end.
+    let head = head.strip_suffix("\n}").unwrap_or(&head);
+    write!(out, "{head},\n  \"files\": [")?;
+    let mut separator = "";
+    while let Some(page) = pages.next().await? {
+        for file in &page {
+            let file = indented(&json_text(&view::file_view(file)), "\n    ");
+            write!(out, "{separator}\n    {file}")?;
+            separator = ",";
+        }
+    }
+    let end = if separator.is_empty() { "" } else { "\n  " };
+    let runs = indented(&json_text(&view.runs), "\n  ");
+    writeln!(out, "{end}],\n  \"runs\": {runs}\n}}")?;
+    Ok(out.flush()?)
+}
+
+/// A value in its place in another one. A text in JSON has no line breaks of its own.
+fn indented(json: &str, line_break: &str) -> String {
+    json.replace('\n', line_break)
 }
 
 fn json_text(value: &impl Serialize) -> String {

@@ -109,14 +109,25 @@ fn read(path: &Path, is_credential: bool) -> Result<Secret, Bad> {
     })
 }
 
+/// The secret in `text`, which may begin with the byte order mark of an editor and end with a line break. Other invisible characters are
+/// refused here: sent along, they would only come back as "invalid client".
 fn checked(text: &str) -> Result<Secret, &'static str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.trim_end_matches(['\r', '\n']);
+    let hidden = |letter: char| {
+        letter.is_whitespace() && letter != ' '
+            || matches!(letter, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
     if text.trim().is_empty() {
         Err("is empty")
     } else if text.len() as u64 > LONGEST {
         Err("is too long")
     } else if text.chars().any(char::is_control) {
         Err("has more than one line, or control characters")
+    } else if text.starts_with(' ') || text.ends_with(' ') {
+        Err("begins or ends with a space")
+    } else if text.chars().any(hidden) {
+        Err("contains an invisible character, such as a non-breaking space (U+00A0)")
     } else {
         Ok(Secret::new(text))
     }

@@ -2,6 +2,7 @@
 //!
 //! In come sections, out go checked values. Addresses of webhooks are secrets: they are never quoted, and `Debug` shows their host only.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,12 @@ use super::sections::KEYS;
 use super::values::{self, Bad};
 use super::{Level, credentials};
 use crate::secret::Secret;
+
+/// The shortest token of the page, in characters: as random hexadecimal digits 64 bits.
+const TOKEN_MIN: usize = 16;
+
+/// Fewer different characters are no random token.
+const TOKEN_DIFFERENT: usize = 6;
 
 /// The local page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,6 +106,7 @@ pub(super) fn web(section: &mut Section<'_>, purpose: Purpose) -> Web {
     let file = section.read("token_file", values::absolute);
     let token = file.filter(|_| purpose == Purpose::Work).and_then(|file| {
         credentials::read_file(&file)
+            .and_then(strong)
             .map_err(|bad| section.add("token_file", bad))
             .ok()
     });
@@ -111,7 +119,7 @@ pub(super) fn web(section: &mut Section<'_>, purpose: Purpose) -> Web {
             "listen",
             Bad::new(
                 format!("{listen} can be reached from other machines, and there is no token"),
-                "write a long random word into a file (mode 600) and name it in web.token_file, or listen on 127.0.0.1",
+                "write a random token (`openssl rand -hex 24`) into a file (mode 600) and name it in web.token_file, or listen on 127.0.0.1",
             ),
         );
     }
@@ -120,6 +128,21 @@ pub(super) fn web(section: &mut Section<'_>, purpose: Purpose) -> Web {
         token,
         hosts,
     }
+}
+
+/// A token that cannot be guessed, as far as its text shows.
+fn strong(token: Secret) -> Result<Secret, Bad> {
+    let text = token.expose();
+    let different: BTreeSet<char> = text.chars().collect();
+    if text.chars().count() >= TOKEN_MIN && different.len() >= TOKEN_DIFFERENT {
+        return Ok(token);
+    }
+    Err(Bad::new(
+        format!(
+            "the token is too easy to guess: it needs at least {TOKEN_MIN} characters, {TOKEN_DIFFERENT} of them different"
+        ),
+        "make a random one, for example with `openssl rand -hex 24`, and write it into the file",
+    ))
 }
 
 pub(super) fn heartbeat(section: &mut Section<'_>, purpose: Purpose) -> Heartbeat {

@@ -58,7 +58,7 @@ fn example_loads_and_shows_the_defaults() {
 #[test]
 fn example_loads_with_every_optional_key_in_force() {
     let folder = tempfile::tempdir().unwrap();
-    let secret = secret_file(folder.path(), "tiger\n", 0o600);
+    let secret = secret_file(folder.path(), "tiger-burning-bright\n", 0o600);
     let text = every_key_in_force();
     let certificate = folder.path().join("ca.pem");
     let authority = rcgen::generate_simple_self_signed(["company".to_owned()]).unwrap();
@@ -176,9 +176,27 @@ fn a_page_that_others_can_reach_needs_a_token() {
     }
     assert!(web("8291").contains("is no address with a port"));
     let folder = tempfile::tempdir().unwrap();
-    let token = secret_file(folder.path(), "word\n", 0o600);
-    let text = format!("{LEAST}[web]\nlisten = \"0.0.0.0:1\"\ntoken_file = {token:?}\n");
-    assert_eq!(mistakes(&text), "none");
+    let with = |token: &str| {
+        let token = secret_file(folder.path(), &format!("{token}\n"), 0o600);
+        mistakes(&format!(
+            "{LEAST}[web]\nlisten = \"0.0.0.0:1\"\ntoken_file = {token:?}\n"
+        ))
+    };
+    for weak in [
+        "x",
+        "word",
+        "fifteen-letters",
+        "aaaaaaaaaaaaaaaaaaaaaaaa",
+        "abababababababababababab",
+    ] {
+        let told = with(weak);
+        assert!(told.contains("too easy to guess"), "{weak}: {told}");
+        assert!(told.contains("openssl rand"), "{weak}: {told}");
+        assert!(weak == "x" || !told.contains(weak), "{weak}: {told}");
+    }
+    for strong in ["a4f0c1d2e3b49586", "sixteen-letters!"] {
+        assert_eq!(with(strong), "none", "{strong}");
+    }
 }
 
 #[test]
@@ -582,7 +600,7 @@ fn with_secret_file(path: &str) -> String {
 #[test]
 fn the_first_source_of_the_secret_counts() {
     let folder = tempfile::tempdir().unwrap();
-    let path = secret_file(folder.path(), "from file\r\n", 0o600);
+    let path = secret_file(folder.path(), "\u{feff}from file\r\n", 0o600);
     let credentials = tempfile::tempdir().unwrap();
     let mut environment = environment();
     let secret = |text: &str, environment: &Environment| {
@@ -654,6 +672,18 @@ fn each_mistake_of_the_secret_has_its_message() {
             "a\nb\n",
             0o600,
             "the secret in {} has more than one line, or control characters",
+            "put the secret into the file, on one line, and nothing else",
+        ),
+        (
+            "tiger \n",
+            0o600,
+            "the secret in {} begins or ends with a space",
+            "put the secret into the file, on one line, and nothing else",
+        ),
+        (
+            "tiger\u{a0}\n",
+            0o600,
+            "the secret in {} contains an invisible character, such as a non-breaking space (U+00A0)",
             "put the secret into the file, on one line, and nothing else",
         ),
     ] {

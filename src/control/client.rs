@@ -4,13 +4,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use super::{Answer, Request, socket};
 
 /// The daemon answers at once, unless its disk is in trouble.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The longest answer, in bytes: the live record of many watches.
+const ANSWER_MAX: u64 = 64 * 1024 * 1024;
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +83,8 @@ async fn talk(path: &Path, request: &Request) -> io::Result<String> {
     text.push('\n');
     stream.write_all(text.as_bytes()).await?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).await?;
+    BufReader::new(stream.take(ANSWER_MAX))
+        .read_line(&mut line)
+        .await?;
     Ok(line)
 }

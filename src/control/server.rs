@@ -1,19 +1,20 @@
 //! The socket's side of the daemon.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Answer, Desk, Request, socket};
+use super::{Answer, Desk, Request, SOCKET, socket};
+use crate::state_directory::StateDirectory;
 
 /// The longest request: a hundred thousand files to try again.
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
@@ -21,11 +22,12 @@ const REQUEST_MAX: u64 = 4 * 1024 * 1024;
 /// For a request to arrive and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who comes when so many talk already waits.
+/// Clients that are served at the same time, with a descriptor each. Others wait in the kernel's queue, which takes none of
+/// ours.
 const TALKS_MAX: usize = 16;
 
-/// User and group may use it.
-const MODE: u32 = 0o660;
+/// Clients that wait in that queue.
+const BACKLOG: u32 = 128;
 
 /// A socket that is ready to be served. It is removed when this is dropped.
 #[derive(Debug)]
@@ -40,14 +42,23 @@ impl Server {
     /// # Errors
     /// When it cannot be made.
     pub fn bind(state: &Path) -> io::Result<Self> {
+        let directory = StateDirectory::open(state).map_err(io::Error::other)?;
+        directory.remove_socket(SOCKET)?;
+        // User and group may use it. A socket gets the mode of its descriptor, less the umask, in the moment that it gets its
+        // name: nobody else can connect before the mode is set.
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP;
+        let unnamed = UnixSocket::new_stream()?;
+        rustix::fs::fchmod(&unnamed, mode)?;
         let path = socket(state);
-        match path.symlink_metadata() {
-            Ok(found) if found.file_type().is_socket() => std::fs::remove_file(&path)?,
-            _ => {}
+        unnamed.bind(&path)?;
+        let server = Self {
+            listener: unnamed.listen(BACKLOG)?,
+            path,
+        };
+        // What the umask took away.
+        if directory.mode_of(SOCKET)? != mode {
+            directory.set_mode(SOCKET, mode)?;
         }
-        let listener = UnixListener::bind(&path)?;
-        let server = Self { listener, path };
-        std::fs::set_permissions(&server.path, std::fs::Permissions::from_mode(MODE))?;
         Ok(server)
     }
 
@@ -57,12 +68,13 @@ impl Server {
         let mut all = JoinSet::new();
         loop {
             while all.try_join_next().is_some() {}
-            let Ok(permit) = Arc::clone(&talks).acquire_owned().await else {
-                return;
+            let next = async {
+                let permit = Arc::clone(&talks).acquire_owned().await;
+                (permit, self.listener.accept().await)
             };
-            let accepted = tokio::select! {
+            let (permit, accepted) = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
+                next = next => next,
             };
             match accepted {
                 Ok((stream, _)) => {
@@ -80,7 +92,7 @@ impl Server {
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "the control socket takes nobody");
+                    warn!(%error, "the control socket cannot accept a client; trying again in 1 s");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

@@ -5,15 +5,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use reqwest::StatusCode;
+use serde::{Deserialize, Deserializer};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use url::Url;
 
 use super::Settings;
-use super::error::{Answer, Error, From, Kind, harmless};
-use super::http::{self, Gates, Reply};
+use super::answer::{self, Limit, Reply};
+use super::error::{Answer, Error, From, Kind};
+use super::http::{self, Gates, Http};
+use super::said::words;
 use crate::retry;
 use crate::secret::Secret;
 
@@ -23,11 +26,19 @@ const RENEW_EARLY: Duration = Duration::from_secs(300);
 /// The life of a token that does not tell.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
+/// No token is kept for longer, whatever is said.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Nor asked for again sooner.
+const LIFETIME_MIN: Duration = Duration::from_secs(10);
+
 const OPERATION: &str = "get token";
+
+const DISCOVER: &str = "discover token endpoint";
 
 #[derive(Debug)]
 pub(super) struct Tokens {
-    http: reqwest::Client,
+    http: Http,
     settings: Settings,
     gates: Arc<Gates>,
     /// Locked while a token is asked for, so that everybody else waits for that one.
@@ -48,7 +59,7 @@ struct Token {
 }
 
 impl Tokens {
-    pub(super) fn new(http: reqwest::Client, settings: Settings, gates: Arc<Gates>) -> Self {
+    pub(super) fn new(http: Http, settings: Settings, gates: Arc<Gates>) -> Self {
         Self {
             http,
             settings,
@@ -93,10 +104,6 @@ impl Tokens {
         }
     }
 
-    pub(super) fn secret(&self) -> &str {
-        self.settings.client_secret.expose()
-    }
-
     /// The user as which a service application is a member of an iTwin.
     pub(super) fn service_user(&self) -> String {
         format!("{}@apps.imsoidc.bentley.com", self.settings.client_id)
@@ -125,11 +132,14 @@ impl Tokens {
         #[derive(Deserialize)]
         struct Granted {
             access_token: String,
-            expires_in: Option<u64>,
+            #[serde(default, deserialize_with = "lifetime")]
+            expires_in: Option<Duration>,
         }
         let asked_at = Instant::now();
+        let host = self.gates.of(endpoint);
         let request = self
             .http
+            .to(&host)
             .post(endpoint.clone())
             .header("accept", "application/json")
             .form(&[
@@ -138,17 +148,18 @@ impl Tokens {
                 ("client_secret", self.settings.client_secret.expose()),
                 ("scope", &self.settings.scope),
             ]);
-        let host = self.gates.of(endpoint);
-        let reply = http::exchange(OPERATION, &host, request).await?;
+        let reply = http::exchange(OPERATION, &host, request, Limit::Answer).await?;
         if !reply.status.is_success() {
             let floor = http::hold(&host, reply.status, &reply.headers);
-            return Err(self.refusal(&reply, floor));
+            return Err(Self::refusal(&reply, floor));
         }
         // Not the parser's own words: they may quote the token.
-        let granted: Granted = reply
-            .json()
-            .map_err(|_| reply.unreadable("no access_token"))?;
-        let lifetime = granted.expires_in.map_or(LIFETIME, Duration::from_secs);
+        let granted = match reply.json::<Granted>() {
+            Ok(granted) if !granted.access_token.is_empty() => granted,
+            _ if reply.json::<serde::de::IgnoredAny>().is_err() => return Err(reply.foreign(None)),
+            _ => return Err(reply.unreadable("it holds no access token")),
+        };
+        let lifetime = granted.expires_in.unwrap_or(LIFETIME);
         debug!(lifetime = lifetime.as_secs(), "token received");
         Ok(Token {
             text: Secret::new(granted.access_token),
@@ -157,7 +168,7 @@ impl Tokens {
         })
     }
 
-    fn refusal(&self, reply: &Reply, floor: Option<Duration>) -> Error {
+    fn refusal(reply: &Reply, floor: Option<Duration>) -> Error {
         #[derive(Deserialize)]
         struct Refused {
             error: String,
@@ -168,13 +179,17 @@ impl Tokens {
                 error,
                 error_description,
             }) => (Some(error), error_description.unwrap_or_default()),
-            Err(_) => (None, reply.text()),
+            Err(_) if reply.is_empty() && reply.status == StatusCode::UNAUTHORIZED => {
+                (None, String::new())
+            }
+            // OAuth's errors are JSON with a word for the error: RFC 6749, section 5.2.
+            Err(_) => return reply.foreign(floor),
         };
         let answer = Answer {
             from: From::Identity,
             status: reply.status.as_u16(),
-            code: code.map(|code| harmless(&code, self.secret())),
-            message: harmless(&message, self.secret()),
+            code: code.map(|code| words(&code)),
+            message: words(&message),
             request_id: None,
             floor,
             permission: None,
@@ -190,13 +205,13 @@ impl Tokens {
         }
         let issuer = &self.settings.issuer_url;
         let url = http::below(issuer, &[".well-known", "openid-configuration"]);
+        let host = self.gates.of(&url);
         let request = self
             .http
+            .to(&host)
             .get(url.clone())
             .header("accept", "application/json");
-        let reply = match http::exchange("discover token endpoint", &self.gates.of(&url), request)
-            .await
-        {
+        let reply = match http::exchange(DISCOVER, &host, request, Limit::Answer).await {
             Ok(reply) if reply.status.is_success() => reply,
             Ok(reply) => {
                 warn!(
@@ -217,13 +232,57 @@ impl Tokens {
         let Some(token_endpoint) = named else {
             return Ok(None);
         };
-        // The secret goes to the host that was configured, and nowhere else.
-        if token_endpoint.scheme() != issuer.scheme()
-            || token_endpoint.host_str() != issuer.host_str()
+        // The secret goes to the host that was configured, and nowhere else: not to another port of it either, nor with a user name.
+        if token_endpoint.origin() != issuer.origin()
+            || !token_endpoint.username().is_empty()
+            || token_endpoint.password().is_some()
         {
-            let host = token_endpoint.host_str().unwrap_or_default().to_owned();
-            return Err(Error::new(OPERATION, Kind::ForeignEndpoint { host }));
+            let address = answer::target(token_endpoint.as_str());
+            return Err(Error::new(OPERATION, Kind::ForeignEndpoint { address }));
         }
         Ok(Some(token_endpoint))
+    }
+}
+
+/// Seconds, as a number or as text; nothing where they are no time. A life without an end, or with none at all, is no reason to fail.
+fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    let seconds = match &value {
+        serde_json::Value::Number(number) => number.as_f64(),
+        serde_json::Value::String(text) => text.trim().parse::<f64>().ok(),
+        _ => None,
+    };
+    let seconds = seconds.filter(|seconds| seconds.is_finite());
+    Ok(seconds.map(|seconds| {
+        let seconds = seconds.clamp(LIFETIME_MIN.as_secs_f64(), LIFETIME_MAX.as_secs_f64());
+        Duration::from_secs_f64(seconds)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn any_lifetime_is_one_that_can_be_used() {
+        for (told, seconds) in [
+            ("3600", Some(3600.0)),
+            ("3599.5", Some(3599.5)),
+            ("\"3600\"", Some(3600.0)),
+            ("18446744073709551615", Some(86400.0)),
+            ("1e300", Some(86400.0)),
+            ("-5", Some(10.0)),
+            ("0", Some(10.0)),
+            ("\"soon\"", None),
+            ("\"NaN\"", None),
+            ("null", None),
+            ("[]", None),
+        ] {
+            let mut json = serde_json::Deserializer::from_str(told);
+            let life = lifetime(&mut json).unwrap();
+            assert_eq!(life.map(|life| life.as_secs_f64()), seconds, "{told}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: learn.microsoft.com/rest/api/storageservices/ put-blob, put-block, put-block-list, get-block-list
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,17 +11,21 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Body, header};
 use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::Client;
-use super::error::{Answer, Error, From, Kind, harmless};
-use super::http::{self, Gates, Reply};
+use super::answer::{self, Body as Read, Limit, Reply};
+use super::error::{Answer, Error, From, Kind};
+use super::http::{self, Door, Gates, Http};
 use super::network::Route;
+use super::said::words;
 use crate::pace::Pace;
 use crate::retry;
+use crate::secret::Secret;
 
 /// After its last byte a body is answered within this time.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -34,7 +39,20 @@ const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b
 
 /// An address to upload to. Whoever has it may write: it shows only its host.
 #[derive(Clone)]
-pub struct UploadUrl(Url);
+pub struct UploadUrl {
+    url: Url,
+    /// What is secret about it; held so that it is known as long as the address is in use.
+    _signature: Secret,
+}
+
+/// How fast content goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speed {
+    /// Within the configured limit.
+    Limited,
+    /// As fast as the network takes it, because it would arrive never otherwise.
+    Full,
+}
 
 /// What storage checks the bytes of a request against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,31 +84,56 @@ impl UploadUrl {
             Host::Ipv4(ip) => ip.is_loopback(),
             Host::Ipv6(ip) => ip.is_loopback(),
         };
-        (url.scheme() == "https" || url.scheme() == "http" && here).then_some(Self(url))
+        if url.scheme() != "https" && !(url.scheme() == "http" && here) {
+            return None;
+        }
+        let signature = url
+            .query_pairs()
+            .find(|(name, _)| name.eq_ignore_ascii_case("sig"))
+            .map(|(_, signature)| signature.into_owned());
+        let signature = signature.unwrap_or_else(|| url.query().unwrap_or_default().to_owned());
+        Some(Self {
+            _signature: Secret::new(signature),
+            url,
+        })
+    }
+
+    /// Whether content is as safe on its way there as on the way to `base`: one without TLS is for a platform on this machine only.
+    pub(super) fn is_as_safe_as(&self, base: &Url) -> bool {
+        self.url.scheme() == "https" || base.scheme() == "http"
+    }
+
+    /// When it ends, by the platform's clock, if it says so.
+    ///
+    /// Source: learn.microsoft.com/rest/api/storageservices/create-service-sas (field `se`)
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        let (_, end) = self.url.query_pairs().find(|(name, _)| name == "se")?;
+        end.parse().ok()
     }
 
     /// The whole address, which is a secret.
     pub(crate) fn expose(&self) -> &str {
-        self.0.as_str()
+        self.url.as_str()
     }
 
     /// Whether both lead to the same blob, however they are signed: then the blocks that one took are there for the other.
     #[must_use]
     pub fn is_same_blob(&self, other: &Self) -> bool {
-        self.0.origin() == other.0.origin() && self.0.path() == other.0.path()
+        self.url.origin() == other.url.origin() && self.url.path() == other.url.path()
     }
 
     /// Whether the version of the protocol that the address is signed for checks a CRC64.
     #[must_use]
     pub fn takes_crc64(&self) -> bool {
-        self.0
+        self.url
             .query_pairs()
             .any(|(name, version)| name == "sv" && *version >= *CRC64_SINCE)
     }
 
     /// The address with more in its query; what is there already is signed and stays as it is.
     fn with(&self, more: &str) -> Url {
-        let mut url = self.0.clone();
+        let mut url = self.url.clone();
         let query = url
             .query()
             .map_or_else(|| more.to_owned(), |query| format!("{query}&{more}"));
@@ -101,13 +144,13 @@ impl UploadUrl {
 
 impl fmt::Debug for UploadUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UploadUrl({}/…)", self.0.authority())
+        write!(f, "UploadUrl({}/…)", http::authority(&self.url))
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Blobs {
-    http: reqwest::Client,
+    http: Http,
     gates: Arc<Gates>,
     /// A body of which no byte moves for this long is given up.
     idle: Duration,
@@ -117,11 +160,7 @@ pub(super) struct Blobs {
 impl Blobs {
     pub(super) fn new(route: &Route, gates: Arc<Gates>, pace: Pace) -> Result<Self, Error> {
         // One socket per body: many bodies over one HTTP/2 connection would share its window.
-        let http = route
-            .builder()?
-            .http1_only()
-            .build()
-            .map_err(|error| http::setup(&error))?;
+        let http = Http::new(|| Ok(route.builder()?.http1_only()))?;
         let idle = route.network.idle_timeout;
         Ok(Self {
             http,
@@ -137,21 +176,24 @@ impl Blobs {
         url: Url,
         headers: &[(&'static str, String)],
         body: Bytes,
-    ) -> Result<Reply, Error> {
+        speed: Speed,
+    ) -> Result<(), Error> {
         let len = body.len() as u64;
         let moved = Moved::new(len, self.idle);
         let seen = moved.clone();
-        let body = pieces(body, Arc::clone(&self.pace))
+        let body = pieces(body, Arc::clone(&self.pace), speed)
             .inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
+        let host = self.gates.of(&url);
         let mut request = self
             .http
-            .put(url.clone())
+            .to(&host)
+            .put(url)
             .header(header::CONTENT_LENGTH, len);
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let host = self.gates.of(&url);
-        let sent = http::exchange(operation, &host, request.body(Body::wrap_stream(body)));
+        let request = request.body(Body::wrap_stream(body));
+        let sent = http::exchange(operation, &host, request, Limit::Answer);
         let reply = tokio::select! {
             reply = sent => reply?,
             () = moved.stalled() => {
@@ -159,8 +201,8 @@ impl Blobs {
                 return Err(Error::new(operation, Kind::Unreachable { host, cause: "no byte moved for too long".to_owned(), sent: true }));
             }
         };
-        if reply.status.is_success() {
-            Ok(reply)
+        if is_of_storage(&reply) && reply.status.is_success() {
+            Ok(())
         } else {
             Err(refusal(operation, &host, &reply))
         }
@@ -182,7 +224,7 @@ impl Client {
         const OPERATION: &str = "download";
         let url = self.content_address(file_id).await?;
         let unreachable = |cause: String| {
-            let host = self.blobs.gates.of(&url.0).host.clone();
+            let host = self.blobs.gates.of(&url.url).host.clone();
             Error::new(
                 OPERATION,
                 Kind::Unreachable {
@@ -193,18 +235,25 @@ impl Client {
             )
         };
         let failed = |error: &reqwest::Error| unreachable(http::innermost(error));
-        let request = self.blobs.http.get(url.0.clone()).send();
+        let host = self.blobs.gates.of(&url.url);
+        let request = self.blobs.http.to(&host).get(url.url.clone()).send();
         let stalled = || unreachable("no byte moved for too long".to_owned());
         let answer = tokio::time::timeout(ANSWER, request)
             .await
             .map_err(|_| stalled())?;
-        self.blobs
-            .gates
-            .of(&url.0)
-            .count(answer.as_ref().ok().map(reqwest::Response::status));
+        host.count(answer.as_ref().ok().map(reqwest::Response::status));
         let answer = answer.map_err(|error| failed(&error))?;
-        if !answer.status().is_success() {
-            return Err(unreachable(format!("status {}", answer.status())));
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let reply = |body| Reply::new(OPERATION, host.host.clone(), status, headers, body);
+        if !status.is_success() {
+            let read = tokio::time::timeout(ANSWER, answer::read(answer, Limit::Answer)).await;
+            let body = read.ok().and_then(Result::ok).map(|(body, _)| body);
+            let reply = reply(body.unwrap_or(Read::Small(Vec::new())));
+            return Err(refusal(OPERATION, &host, &reply));
+        }
+        let reply = reply(Read::Small(Vec::new()));
+        if !is_of_storage(&reply) {
+            return Err(reply.foreign(None));
         }
         let mut pieces = answer.bytes_stream();
         loop {
@@ -225,13 +274,15 @@ impl Client {
         url: &UploadUrl,
         content: Bytes,
         checksum: Checksum,
+        speed: Speed,
     ) -> Result<(), Error> {
         let headers = [
             ("x-ms-blob-type", "BlockBlob".to_owned()),
             ("content-type", OCTETS.to_owned()),
             checksum.header(),
         ];
-        self.send("upload", &url.0, &headers, content).await
+        self.send("upload", &url.url, &headers, content, speed)
+            .await
     }
 
     /// Sends one block; sent again under the same id it replaces itself.
@@ -244,30 +295,35 @@ impl Client {
         id: &str,
         block: Bytes,
         checksum: Checksum,
+        speed: Speed,
     ) -> Result<(), Error> {
         let url = url.with(&format!(
             "comp=block&blockid={}",
             utf8_percent_encode(id, IN_QUERY)
         ));
-        self.send("upload block", &url, &[checksum.header()], block)
+        self.send("upload block", &url, &[checksum.header()], block, speed)
             .await
     }
 
-    /// The ids of all blocks that storage has of a blob, in the list that makes them its content or not.
+    /// The ids, among those that begin with `prefix`, of the blocks that storage has of a blob, in the list that makes them its content or not.
     ///
     /// # Errors
     /// As for [`Client::put_blob`]; or the address does not allow to read.
-    pub async fn blocks(&self, url: &UploadUrl) -> Result<Vec<String>, Error> {
+    pub async fn blocks(&self, url: &UploadUrl, prefix: &str) -> Result<HashSet<String>, Error> {
         const OPERATION: &str = "list blocks";
         let url = url.with("comp=blocklist&blocklisttype=all");
-        let gate = self.blobs.gates.of(&url);
-        let request = self.blobs.http.get(url.clone()).timeout(ANSWER);
-        let reply = http::exchange(OPERATION, &gate, request).await?;
+        let host = self.blobs.gates.of(&url);
+        let request = self.blobs.http.to(&host).get(url).timeout(ANSWER);
+        let reply = http::exchange(OPERATION, &host, request, Limit::List).await?;
         match reply.status.as_u16() {
-            200 => Ok(elements(&reply.text(), "Name").map(str::to_owned).collect()),
+            200 if is_of_storage(&reply) => Ok(elements(&reply.text(), "Name")
+                .filter(|id| id.starts_with(prefix) && id.len() <= BLOCK_ID_MAX)
+                .take(BLOCKS_LISTED)
+                .map(str::to_owned)
+                .collect()),
             // Nothing was ever sent there.
-            404 => Ok(Vec::new()),
-            _ => Err(refusal(OPERATION, &gate, &reply)),
+            404 if is_of_storage(&reply) => Ok(HashSet::new()),
+            _ => Err(refusal(OPERATION, &host, &reply)),
         }
     }
 
@@ -290,7 +346,8 @@ impl Client {
             ("content-type", "application/xml".to_owned()),
             ("x-ms-blob-content-type", OCTETS.to_owned()),
         ];
-        self.send("commit blocks", &url, &headers, xml).await
+        self.send("commit blocks", &url, &headers, xml, Speed::Full)
+            .await
     }
 
     async fn send(
@@ -299,37 +356,62 @@ impl Client {
         url: &Url,
         headers: &[(&'static str, String)],
         body: Bytes,
+        speed: Speed,
     ) -> Result<(), Error> {
         retry::in_place(
             || {
                 self.blobs
-                    .put(operation, url.clone(), headers, body.clone())
+                    .put(operation, url.clone(), headers, body.clone(), speed)
             },
             |error: &Error| error.passing(true),
         )
         .await
-        .map(drop)
     }
 }
 
 const OCTETS: &str = "application/octet-stream";
 
+/// Letters of a block's id: 64 bytes in base64.
+/// Source: learn.microsoft.com/rest/api/storageservices/put-block
+const BLOCK_ID_MAX: usize = 88;
+
+/// A blob has at most 50,000 blocks in its content and 100,000 beside it.
+/// Source: learn.microsoft.com/rest/api/storageservices/put-block
+const BLOCKS_LISTED: usize = 150_000;
+
 /// The bytes in pieces, so that they can be seen to move, no faster than they may go.
 fn pieces(
     bytes: Bytes,
     pace: Arc<Pace>,
+    speed: Speed,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::unfold((bytes, pace), |(mut rest, pace)| async move {
+    stream::unfold((bytes, pace), move |(mut rest, pace)| async move {
         if rest.is_empty() {
             return None;
         }
         let piece = rest.split_to(rest.len().min(pace.piece()));
-        pace.take(piece.len()).await;
+        if speed == Speed::Limited {
+            pace.take(piece.len()).await;
+        }
         Some((Ok(piece), (rest, pace)))
     })
 }
 
-fn refusal(operation: &'static str, host: &http::Door, reply: &Reply) -> Error {
+/// Whether storage itself answered: each of its answers has a header of its own kind.
+///
+/// Source: learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes (`x-ms-request-id`)
+fn is_of_storage(reply: &Reply) -> bool {
+    reply
+        .headers
+        .keys()
+        .any(|name| name.as_str().starts_with("x-ms-"))
+}
+
+fn refusal(operation: &'static str, host: &Door, reply: &Reply) -> Error {
+    let floor = http::hold(host, reply.status, &reply.headers);
+    if !is_of_storage(reply) || reply.status.is_redirection() {
+        return reply.foreign(floor);
+    }
     let text = reply.text();
     let code = http::text_header(&reply.headers, "x-ms-error-code")
         .map(str::to_owned)
@@ -337,10 +419,10 @@ fn refusal(operation: &'static str, host: &http::Door, reply: &Reply) -> Error {
     let answer = Answer {
         from: From::Blob,
         status: reply.status.as_u16(),
-        code: code.map(|code| harmless(&code, "")),
-        message: harmless(&element(&text, "Message").unwrap_or_default(), ""),
-        request_id: http::text_header(&reply.headers, "x-ms-request-id").map(|id| harmless(id, "")),
-        floor: http::hold(host, reply.status, &reply.headers),
+        code: code.map(|code| words(&code)),
+        message: words(&element(&text, "Message").unwrap_or_default()),
+        request_id: http::text_header(&reply.headers, "x-ms-request-id").map(words),
+        floor,
         permission: None,
     };
     Error::new(operation, Kind::Answer(Box::new(answer)))
@@ -351,12 +433,16 @@ fn element(xml: &str, name: &str) -> Option<String> {
     elements(xml, name).next().map(str::to_owned)
 }
 
-/// The texts of all elements of this name that contain no other.
+/// The texts of all elements of this name that contain no other, found one after the other.
 fn elements<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
-    let end = format!("</{name}>");
-    let rest = xml.split(&format!("<{name}>")).skip(1).collect::<Vec<_>>();
-    rest.into_iter()
-        .filter_map(move |rest| rest.split_once(&end).map(|(text, _)| text))
+    let (begin, end) = (format!("<{name}>"), format!("</{name}>"));
+    let mut rest = xml;
+    std::iter::from_fn(move || {
+        let (_, after) = rest.split_once(&begin)?;
+        let (text, after) = after.split_once(&end)?;
+        rest = after;
+        Some(text)
+    })
 }
 
 /// When a body last moved.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
+
 use crate::retry::Class;
 
 /// A request that did not do what it was for.
@@ -30,8 +32,17 @@ pub(super) enum Kind {
     Answer(Box<Answer>),
     #[error("the answer ({status}) is not understood: {what}")]
     Unreadable { status: u16, what: String },
-    #[error("the identity provider names a token endpoint elsewhere, at {host:?}")]
-    ForeignEndpoint { host: String },
+    #[error("the answer ({status}) is too large: {what}")]
+    TooLarge { status: u16, what: String },
+    #[error("answered by something between here and {host}: {status}, {what}")]
+    Foreign {
+        host: String,
+        status: StatusCode,
+        what: String,
+        floor: Option<Duration>,
+    },
+    #[error("the identity provider names a token endpoint elsewhere, at {address:?}")]
+    ForeignEndpoint { address: String },
 }
 
 /// An answer that says no.
@@ -132,9 +143,12 @@ impl Error {
             Kind::Answer(answer) => answer.class(),
             Kind::ForeignEndpoint { .. } => Class::Credentials,
             Kind::Held { left, .. } => Class::Transient { floor: Some(*left) },
-            Kind::Setup(_) | Kind::Unreachable { .. } | Kind::Unreadable { .. } => {
-                Class::Transient { floor: None }
-            }
+            // The platform itself said nothing.
+            Kind::Foreign { floor, .. } => Class::Transient { floor: *floor },
+            Kind::Setup(_)
+            | Kind::Unreachable { .. }
+            | Kind::Unreadable { .. }
+            | Kind::TooLarge { .. } => Class::Transient { floor: None },
         }
     }
 
@@ -153,6 +167,9 @@ impl Error {
         match &self.kind {
             Kind::Answer(answer) => answer_hint(answer),
             Kind::ForeignEndpoint { .. } => Some("correct itwin.issuer_url".to_owned()),
+            Kind::Foreign { host, status, .. } if !status.is_server_error() => Some(format!(
+                "ask the network's administrator to let requests to {host} pass the proxy or firewall unchanged; if the address has moved, correct it in [itwin]"
+            )),
             Kind::Unreachable { .. } => Some(
                 "`itwin-syncd check` goes the way step by step and tells where it ends; proxy and company certificates are set in [network]"
                     .to_owned(),
@@ -160,7 +177,7 @@ impl Error {
             Kind::Setup(_) => {
                 Some("install the system's CA certificates (package ca-certificates), and see whether network.ca_file holds usable ones".to_owned())
             }
-            Kind::Held { .. } | Kind::Unreadable { .. } => None,
+            Kind::Held { .. } | Kind::Unreadable { .. } | Kind::TooLarge { .. } | Kind::Foreign { .. } => None,
         }
     }
 
@@ -170,7 +187,8 @@ impl Error {
         match &self.kind {
             Kind::Unreachable { sent, .. } => *sent,
             Kind::Answer(answer) => matches!(answer.status, 408 | 500..),
-            Kind::Unreadable { .. } => true,
+            // Whoever answers may have passed the request on.
+            Kind::Unreadable { .. } | Kind::TooLarge { .. } | Kind::Foreign { .. } => true,
             Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,
         }
     }
@@ -231,7 +249,16 @@ impl Error {
                     || repeatable && !hopeless && (spoiled || matches!(answer.status, 408 | 500..))
             }
             Kind::Unreadable { .. } => repeatable,
-            Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,
+            // A page that refuses something does not change its mind in a moment.
+            Kind::Foreign { status, .. } => {
+                *status == StatusCode::TOO_MANY_REQUESTS
+                    || repeatable && (status.is_server_error() || status.is_success())
+            }
+            // It would be as large, or as endless, again.
+            Kind::TooLarge { .. }
+            | Kind::Setup(_)
+            | Kind::Held { .. }
+            | Kind::ForeignEndpoint { .. } => false,
         };
         passing.then(|| self.floor())
     }
@@ -280,36 +307,6 @@ fn answer_hint(answer: &Answer) -> Option<String> {
     };
     Some(hint.to_owned())
 }
-
-/// Text of somebody else's making, fit to be shown: one line, short, nothing in it that looks like a secret.
-pub(super) fn harmless(text: &str, secret: &str) -> String {
-    let text = if secret.is_empty() {
-        text.to_owned()
-    } else {
-        text.replace(secret, "[redacted]")
-    };
-    let mut shown = String::new();
-    let mut follows_a_name = false;
-    for word in text.split_whitespace() {
-        if !shown.is_empty() {
-            shown.push(' ');
-        }
-        let lower = word.to_ascii_lowercase();
-        let has = |marks: &[&str]| marks.iter().any(|mark| lower.contains(mark));
-        let names_one = has(&["_token", "_secret"]);
-        let secret = follows_a_name || names_one || has(&["sig=", "eyj", "secret=", "token="]);
-        shown.push_str(if secret { "[redacted]" } else { word });
-        follows_a_name = names_one;
-    }
-    if shown.chars().count() > TEXT_MAX {
-        shown = shown.chars().take(TEXT_MAX).chain(['…']).collect();
-    }
-    shown.retain(|character| !character.is_control());
-    shown
-}
-
-/// So many characters of an answer are shown.
-const TEXT_MAX: usize = 300;
 
 #[cfg(test)]
 mod tests {
@@ -433,15 +430,5 @@ mod tests {
         assert!(answer(From::Content, 503, "").passing(false).is_none());
         assert!(answer(From::Content, 503, "").passing(true).is_some());
         assert!(answer(From::Content, 409, "").passing(true).is_none());
-    }
-
-    #[test]
-    fn foreign_text_is_shown_without_secrets_in_one_short_line() {
-        let text = "no\n<b>access</b> to https://x/y?sv=1&sig=abc%3D with tiger and eyJhbGciOi";
-        assert_eq!(
-            harmless(text, "tiger"),
-            "no <b>access</b> to [redacted] with [redacted] and [redacted]"
-        );
-        assert_eq!(harmless(&"é".repeat(400), "").chars().count(), TEXT_MAX + 1);
     }
 }

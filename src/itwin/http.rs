@@ -2,21 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use url::Url;
 
+use super::answer::{self, Limit, Reply};
 use super::auth::Tokens;
-use super::error::{Answer, Error, From, Kind, harmless};
+use super::error::{Answer, Error, From, Kind};
 use super::network::Route;
+use super::said::words;
 use crate::retry::{self, Budget, Gate};
 use crate::secret::Secret;
 
@@ -35,6 +36,15 @@ const PAGE: usize = 100;
 /// A list with more pages than this is an endless one.
 const PAGES_MAX: usize = 10_000;
 
+/// A list of which more than this arrives, in bytes, is an endless one.
+const LIST_MAX: usize = 128 * 1024 * 1024;
+
+/// What is kept of a list, in bytes: the largest folder that is of use has some 100,000 files.
+const KEPT_MAX: usize = 24 * 1024 * 1024;
+
+/// After an answer that got lost on an open connection, new ones are used for this long.
+const DISTRUST: Duration = Duration::from_secs(10 * 60);
+
 /// The hosts that were asked, the pauses that they asked for, and how they answered.
 #[derive(Debug)]
 pub(super) struct Gates {
@@ -52,6 +62,42 @@ pub(super) struct Door {
     pub(super) host: String,
     /// Requests by the status of their answers; None for those without an answer.
     answers: Mutex<BTreeMap<Option<u16>, u64>>,
+    /// Until then no connection is used twice: something on the way closes them without a word.
+    distrusted: Mutex<Option<Instant>>,
+}
+
+/// Two clients that differ in one thing: the second opens a connection for every request.
+#[derive(Debug, Clone)]
+pub(super) struct Http {
+    pooled: reqwest::Client,
+    fresh: reqwest::Client,
+}
+
+impl Http {
+    /// Both from what `builder` gives.
+    pub(super) fn new(
+        builder: impl Fn() -> Result<reqwest::ClientBuilder, Error>,
+    ) -> Result<Self, Error> {
+        let build =
+            |builder: reqwest::ClientBuilder| builder.build().map_err(|error| setup(&error));
+        Ok(Self {
+            pooled: build(builder()?)?,
+            fresh: build(builder()?.pool_max_idle_per_host(0))?,
+        })
+    }
+
+    /// The one that suits the way to this host.
+    pub(super) fn to(&self, door: &Door) -> &reqwest::Client {
+        let distrusted = *door
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if distrusted.is_some_and(|until| Instant::now() < until) {
+            &self.fresh
+        } else {
+            &self.pooled
+        }
+    }
 }
 
 impl Gates {
@@ -65,12 +111,13 @@ impl Gates {
 
     pub(super) fn of(&self, url: &Url) -> Arc<Door> {
         let mut doors = self.doors();
-        let door = doors.entry(url.authority().to_owned());
+        let door = doors.entry(authority(url));
         Arc::clone(door.or_insert_with(|| {
             Arc::new(Door {
                 gate: Gate::new(Arc::clone(&self.news)),
                 host: self.route.describe(url),
                 answers: Mutex::default(),
+                distrusted: Mutex::default(),
             })
         }))
     }
@@ -117,7 +164,25 @@ impl Gates {
     }
 }
 
+/// Host and port; never the user part, which may be a password.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
 impl Door {
+    /// Uses no open connection for a while: an answer got lost on one.
+    fn distrust(&self) {
+        let mut until = self
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *until = Some(Instant::now() + DISTRUST);
+    }
+
     pub(super) fn count(&self, status: Option<StatusCode>) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         *answers
@@ -129,7 +194,7 @@ impl Door {
 /// The platform's API.
 #[derive(Debug)]
 pub(super) struct Api {
-    http: reqwest::Client,
+    http: Http,
     base: Url,
     tokens: Tokens,
     door: Arc<Door>,
@@ -148,30 +213,24 @@ pub(super) struct Call {
     body: Option<Value>,
     about: From,
     repeatable: bool,
+    /// An address of the platform's in the answer's `Location` is what the call is for.
+    redirects: bool,
+    limit: Limit,
     /// What a service application must be allowed to do.
     permission: &'static str,
 }
 
-/// What came back.
-#[derive(Debug)]
-pub(super) struct Reply {
-    operation: &'static str,
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    body: Bytes,
-}
-
 /// The client for the platform and its identity provider. A redirect means something of its own there.
-pub(super) fn platform_client(route: &Route) -> Result<reqwest::Client, Error> {
-    route
-        .builder()?
-        .read_timeout(route.network.idle_timeout)
-        .timeout(route.network.total_timeout)
-        // A connection that a firewall forgot is noticed before the next request waits for it.
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_while_idle(true)
-        .build()
-        .map_err(|error| setup(&error))
+pub(super) fn platform_client(route: &Route) -> Result<Http, Error> {
+    Http::new(|| {
+        Ok(route
+            .builder()?
+            .read_timeout(route.network.idle_timeout)
+            .timeout(route.network.total_timeout)
+            // A connection that a firewall forgot is noticed before the next request waits for it.
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_while_idle(true))
+    })
 }
 
 pub(super) fn setup(error: &reqwest::Error) -> Error {
@@ -194,6 +253,8 @@ impl Call {
             body: None,
             about: From::Target,
             repeatable: true,
+            redirects: false,
+            limit: Limit::Answer,
             permission,
         }
     }
@@ -208,6 +269,14 @@ impl Call {
 
     pub(super) fn accept(self, accept: &'static str) -> Self {
         Self { accept, ..self }
+    }
+
+    /// An answer may be an address.
+    pub(super) fn redirects(self) -> Self {
+        Self {
+            redirects: true,
+            ..self
+        }
     }
 
     pub(super) fn json(self, body: Value) -> Self {
@@ -226,27 +295,9 @@ impl Call {
     }
 }
 
-impl Reply {
-    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|error| self.unreadable(&error.to_string()))
-    }
-
-    pub(super) fn unreadable(&self, what: &str) -> Error {
-        // A parser quotes what it stumbled over.
-        let what = harmless(what, "");
-        Error::new(
-            self.operation,
-            Kind::Unreadable {
-                status: self.status.as_u16(),
-                what,
-            },
-        )
-    }
-}
-
 impl Api {
     pub(super) fn new(
-        http: reqwest::Client,
+        http: Http,
         base: Url,
         tokens: Tokens,
         gates: &Gates,
@@ -311,6 +362,7 @@ impl Api {
         self.budget.take().await;
         let mut request = self
             .http
+            .to(&self.door)
             .request(call.method.clone(), call.url.clone())
             .bearer_auth(token.expose())
             .header(header::ACCEPT, call.accept)
@@ -324,7 +376,11 @@ impl Api {
             // Some gateways refuse a request that does not say that its body is empty.
             None => request.header(header::CONTENT_LENGTH, 0),
         };
-        let reply = exchange(call.operation, &self.door, request).await?;
+        let reply = exchange(call.operation, &self.door, request, call.limit).await?;
+        if !answer::is_of_the_platform(&reply, call.redirects) {
+            let floor = hold(&self.door, reply.status, &reply.headers);
+            return Err(reply.foreign(floor));
+        }
         self.note_clock(&reply.headers);
         if reply.status.as_u16() < 400 {
             return Ok(reply);
@@ -334,28 +390,17 @@ impl Api {
             self.tokens.service_user(),
             call.permission
         ));
-        let (code, message) = envelope(&reply.body);
-        Err(self.refusal(call, &reply, code, &message, permission))
-    }
-
-    fn refusal(
-        &self,
-        call: &Call,
-        reply: &Reply,
-        code: Option<String>,
-        message: &str,
-        permission: Option<String>,
-    ) -> Error {
+        let (code, message) = reply.envelope();
         let answer = Answer {
             from: call.about,
             status: reply.status.as_u16(),
-            code: code.map(|code| harmless(&code, "")),
-            message: harmless(message, self.tokens.secret()),
-            request_id: text_header(&reply.headers, "x-correlation-id").map(|id| harmless(id, "")),
+            code: code.map(|code| words(&code)),
+            message: words(&message),
+            request_id: text_header(&reply.headers, "x-correlation-id").map(words),
             floor: hold(&self.door, reply.status, &reply.headers),
             permission,
         };
-        Error::new(call.operation, Kind::Answer(Box::new(answer)))
+        Err(Error::new(call.operation, Kind::Answer(Box::new(answer))))
     }
 
     fn note_clock(&self, headers: &HeaderMap) {
@@ -368,57 +413,72 @@ impl Api {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All items of a list, page by page.
+    /// The items of a list, page by page.
     ///
     /// Storage names a next page even on the last one, so the end is a page without anything new; addresses in the
-    /// answers are not followed, so the token goes nowhere else.
-    pub(super) async fn list<T: DeserializeOwned>(
+    /// answers are not followed, so the token goes nowhere else. Each page is read and dropped before the next is asked for.
+    pub(super) async fn list<T: DeserializeOwned + Item>(
         &self,
         call: Call,
         field: &str,
-        id: impl Fn(&T) -> &str,
     ) -> Result<Vec<T>, Error> {
-        let mut call = call;
+        let mut call = Call {
+            limit: Limit::List,
+            ..call
+        };
         let base = call.url.clone();
         let mut items: Vec<T> = Vec::new();
         let mut seen = std::collections::HashSet::new();
-        let mut skip = 0;
-        for _ in 0..PAGES_MAX {
+        let (mut skip, mut received, mut kept) = (0, 0, 0);
+        for pages in 1..=PAGES_MAX {
             call.url = base.clone();
             call.url
                 .query_pairs_mut()
                 .append_pair("$top", &PAGE.to_string())
                 .append_pair("$skip", &skip.to_string());
             let reply = self.send(&call).await?;
-            let mut page: HashMap<String, Value> = reply.json()?;
-            let more = page
-                .get("_links")
-                .is_none_or(|links| links.get("next").is_some_and(|next| !next.is_null()));
-            let Some(Value::Array(raw)) = page.remove(field) else {
-                return Err(reply.unreadable(&format!("no {field:?}")));
-            };
-            skip += raw.len();
+            received += reply.len();
+            let page = reply.page::<T>(field)?;
+            skip += page.items.len();
             let mut news = false;
-            for item in raw {
-                let item: T = serde_json::from_value(item)
-                    .map_err(|error| reply.unreadable(&error.to_string()))?;
-                if seen.insert(id(&item).to_owned()) {
+            for item in page.items {
+                // What is remembered of the ids takes place too.
+                let weight = item.weight() + 8 + size_of::<T>();
+                if seen.insert(digest(item.id())) {
+                    kept += weight;
                     items.push(item);
                     news = true;
                 }
             }
-            if !news || !more {
+            if !news || !page.more {
                 return Ok(items);
             }
+            if received > LIST_MAX || kept > KEPT_MAX || pages == PAGES_MAX {
+                let mib = received / (1024 * 1024);
+                return Err(reply.too_large(format!(
+                    "the list has no end: {pages} pages with {} items and {mib} MiB so far",
+                    items.len()
+                )));
+            }
         }
-        Err(Error::new(
-            call.operation,
-            Kind::Unreadable {
-                status: 200,
-                what: "the list has no end".to_owned(),
-            },
-        ))
+        Ok(items)
     }
+}
+
+/// An item of a list.
+pub(super) trait Item {
+    /// What tells it from all others.
+    fn id(&self) -> &str;
+    /// Bytes of its texts, about.
+    fn weight(&self) -> usize;
+}
+
+/// Stands for an id among those of a list.
+fn digest(id: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// One exchange with a host that may have asked for a pause.
@@ -426,6 +486,7 @@ pub(super) async fn exchange(
     operation: &'static str,
     door: &Door,
     request: reqwest::RequestBuilder,
+    limit: Limit,
 ) -> Result<Reply, Error> {
     let host = || door.host.clone();
     door.gate
@@ -434,6 +495,9 @@ pub(super) async fn exchange(
         .map_err(|left| Error::new(operation, Kind::Held { host: host(), left }))?;
     let unreachable = |error: &reqwest::Error| {
         let sent = !error.is_connect() && !error.is_builder();
+        if sent && !error.is_timeout() {
+            door.distrust();
+        }
         Error::new(
             operation,
             Kind::Unreachable {
@@ -447,22 +511,19 @@ pub(super) async fn exchange(
     door.count(response.as_ref().ok().map(reqwest::Response::status));
     let response = response.map_err(|error| unreachable(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = response
-        .bytes()
-        .await
-        .map_err(|error| unreachable(&error))?;
-    Ok(Reply {
-        operation,
-        status,
-        headers,
-        body,
-    })
-}
-
-impl Reply {
-    pub(super) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
+    let read = answer::read(response, limit).await;
+    let (body, whole) = match read {
+        Ok(read) => read,
+        // What it says cannot be read, which is no reason to forget that it said no.
+        Err(_) if status.as_u16() >= 400 => (answer::Body::Small(Vec::new()), true),
+        Err(error) => return Err(unreachable(&error)),
+    };
+    let reply = Reply::new(operation, host(), status, headers, body);
+    if !whole && status.as_u16() < 400 {
+        let mib = limit.bytes() / (1024 * 1024);
+        return Err(reply.too_large(format!("it has more than {mib} MiB")));
     }
+    Ok(reply)
 }
 
 /// Holds the host's gate when an answer asks for that, and tells for how long.
@@ -517,60 +578,7 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
     if text.is_empty() {
         "the request could not be sent".to_owned()
     } else {
-        harmless(&text, "")
-    }
-}
-
-/// Code and message of the platform's error envelope; not every failure has one.
-fn envelope(body: &[u8]) -> (Option<String>, String) {
-    #[derive(Deserialize)]
-    struct Envelope {
-        error: Body,
-    }
-    #[derive(Deserialize)]
-    struct Body {
-        code: Option<String>,
-        message: Option<String>,
-        target: Option<String>,
-        details: Option<Vec<Body>>,
-    }
-    #[derive(Deserialize)]
-    struct Flat {
-        message: String,
-    }
-    if let Ok(Envelope { error }) = serde_json::from_slice(body) {
-        let details = error.details.unwrap_or_default();
-        // An application that the platform does not know is told apart by a detail only.
-        let unknown_client = details
-            .iter()
-            .any(|detail| detail.code.as_deref() == Some("UnknownClient"));
-        let code = if unknown_client {
-            Some("UnknownClient".to_owned())
-        } else {
-            error.code
-        };
-        let mut message = error.message.unwrap_or_default();
-        for detail in &details {
-            let what = detail
-                .message
-                .as_deref()
-                .or(detail.code.as_deref())
-                .unwrap_or_default();
-            let target = detail
-                .target
-                .as_deref()
-                .map(|target| format!("{target}: "))
-                .unwrap_or_default();
-            message.push_str(&format!("; {target}{what}"));
-        }
-        if let Some(target) = error.target.filter(|target| !target.is_empty()) {
-            message.push_str(&format!(" ({target})"));
-        }
-        return (code, message);
-    }
-    match serde_json::from_slice(body) {
-        Ok(Flat { message }) => (None, message),
-        Err(_) => (None, String::from_utf8_lossy(body).into_owned()),
+        words(&text)
     }
 }
 
@@ -579,37 +587,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-
-    #[test]
-    fn an_error_is_read_from_the_envelope_from_a_flat_message_or_as_text() {
-        for (body, code, message) in [
-            (
-                r#"{"error":{"code":"InvalidStorageRequest","message":"bad","target":null,
-                   "details":[{"code":"InvalidValue","message":"name","target":"displayName"}]}}"#,
-                Some("InvalidStorageRequest"),
-                "bad; displayName: name",
-            ),
-            (
-                r#"{"error":{"code":"Unauthorized","details":[{"code":"UnknownClient","message":"x"}]}}"#,
-                Some("UnknownClient"),
-                "; x",
-            ),
-            (
-                r#"{"error":{"code":null,"message":null,"details":null}}"#,
-                None,
-                "",
-            ),
-            (r#"{"message":"no"}"#, None, "no"),
-            ("<html>busy</html>", None, "<html>busy</html>"),
-            ("", None, ""),
-        ] {
-            assert_eq!(
-                envelope(body.as_bytes()),
-                (code.map(str::to_owned), message.to_owned()),
-                "{body}"
-            );
-        }
-    }
 
     #[test]
     fn an_id_stays_one_segment_and_the_base_may_end_with_a_slash() {

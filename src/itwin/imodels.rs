@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::http::{Call, V2};
+use super::said::{id, text};
 use super::{Client, Error};
 
 /// An iModel.
@@ -12,15 +13,16 @@ use super::{Client, Error};
 #[non_exhaustive]
 pub struct Imodel {
     /// UUID.
+    #[serde(deserialize_with = "id")]
     pub id: String,
     /// The iTwin that it belongs to; UUID.
-    #[serde(rename = "iTwinId")]
+    #[serde(rename = "iTwinId", deserialize_with = "id")]
     pub itwin_id: String,
     /// Name for people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub display_name: String,
     /// The platform's word; see [`Imodel::initialized`].
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub state: String,
 }
 

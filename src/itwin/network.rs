@@ -81,10 +81,10 @@ impl Route {
         match self.via(url) {
             Some(proxy) => format!(
                 "{} (through the proxy {})",
-                url.authority(),
-                proxy.url.authority()
+                http::authority(url),
+                http::authority(&proxy.url)
             ),
-            None => url.authority().to_owned(),
+            None => http::authority(url),
         }
     }
 

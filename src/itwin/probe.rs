@@ -24,8 +24,8 @@ use url::Url;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::error::harmless;
 use super::network::{Proxy, Route};
+use super::said::words;
 use super::{Client, Network};
 
 /// A way that leads to the host.
@@ -363,7 +363,7 @@ impl ServerCertVerifier for Listener {
 fn issuer(certificate: &[u8]) -> String {
     match x509_parser::parse_x509_certificate(certificate) {
         Ok((_, certificate)) => {
-            format!("{:?}", harmless(&certificate.issuer().to_string(), ""))
+            format!("{:?}", words(&certificate.issuer().to_string()))
         }
         Err(error) => format!("somebody whose name cannot be read ({error})"),
     }

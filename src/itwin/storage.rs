@@ -7,8 +7,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use url::Url;
 
+use super::answer::Reply;
 use super::blob::UploadUrl;
-use super::http::{self, Call, Reply};
+use super::http::{self, Call, Item};
+use super::said::{id, maybe_name, name};
 use super::{Client, Error};
 
 /// The version of the API, for content.
@@ -23,9 +25,10 @@ const WRITE: &str = "a role with the permissions storage_read and storage_write"
 #[non_exhaustive]
 pub struct Folder {
     /// Opaque.
+    #[serde(deserialize_with = "id")]
     pub id: String,
     /// Its name; not unique.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "name")]
     pub display_name: String,
     /// When it was made, if told.
     #[serde(rename = "createdDateTime", default, deserialize_with = "time")]
@@ -38,12 +41,13 @@ pub struct Folder {
 #[non_exhaustive]
 pub struct File {
     /// Opaque; stays the same when the content is updated.
+    #[serde(deserialize_with = "id")]
     pub id: String,
     /// Its name; not unique.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "name")]
     pub display_name: String,
     /// Free text, given when it was created. Lists may leave it out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_name")]
     pub description: Option<String>,
     /// Bytes.
     #[serde(default)]
@@ -74,6 +78,27 @@ pub struct UploadLinks {
     pub file_id: String,
     /// Takes the bytes, for about an hour.
     pub upload_url: UploadUrl,
+}
+
+impl Item for Folder {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn weight(&self) -> usize {
+        self.id.len() + self.display_name.len()
+    }
+}
+
+impl Item for File {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn weight(&self) -> usize {
+        let description = self.description.as_ref().map_or(0, String::len);
+        self.id.len() + self.display_name.len() + description
+    }
 }
 
 impl Client {
@@ -114,9 +139,7 @@ impl Client {
     pub async fn folders(&self, folder_id: &str) -> Result<Vec<Folder>, Error> {
         let url = self.api.url(&["storage", "folders", folder_id, "folders"]);
         let call = Call::repeatable("list folders", Method::GET, url, READ);
-        self.api
-            .list(call, "folders", |folder: &Folder| &folder.id)
-            .await
+        self.api.list(call, "folders").await
     }
 
     /// Makes a folder; never repeated by itself.
@@ -146,7 +169,7 @@ impl Client {
     pub async fn files(&self, folder_id: &str) -> Result<Vec<File>, Error> {
         let url = self.api.url(&["storage", "folders", folder_id, "files"]);
         let call = Call::repeatable("list files", Method::GET, url, READ);
-        self.api.list(call, "files", |file: &File| &file.id).await
+        self.api.list(call, "files").await
     }
 
     /// A file's properties.
@@ -229,10 +252,11 @@ impl Client {
     pub(super) async fn content_address(&self, file_id: &str) -> Result<UploadUrl, Error> {
         let url = self.api.url(&["storage", "files", file_id, "download"]);
         let call = Call::repeatable("download", Method::GET, url, READ).about_a_file();
-        let reply = self.api.send(&call.accept(OCTETS)).await?;
+        let reply = self.api.send(&call.accept(OCTETS).redirects()).await?;
         http::text_header(&reply.headers, "location")
             .and_then(UploadUrl::parse)
-            .ok_or_else(|| reply.unreadable("no address to read from"))
+            .filter(|url| url.is_as_safe_as(self.api.base()))
+            .ok_or_else(|| reply.unreadable("no address with TLS to read from"))
     }
 
     fn links(&self, reply: &Reply) -> Result<UploadLinks, Error> {
@@ -260,6 +284,7 @@ impl Client {
             .map(|(id, _)| id)
             .ok_or_else(|| reply.unreadable("no file id in the complete link"))?;
         let upload_url = UploadUrl::parse(&links.upload_url.href)
+            .filter(|url| url.is_as_safe_as(self.api.base()))
             .ok_or_else(|| reply.unreadable("the upload address is none, or without TLS"))?;
         Ok(UploadLinks {
             file_id,
@@ -291,6 +316,7 @@ pub(super) fn id_after(base: &Url, href: &str, word: &str) -> Option<(String, Op
             .map(std::borrow::Cow::into_owned)
     });
     let id = decoded.next()?.ok().filter(|id| !id.is_empty())?;
+    let id = super::said::data(&id);
     Some((id, decoded.next().and_then(Result::ok)))
 }
 

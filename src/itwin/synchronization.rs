@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use url::Url;
 
-use super::http::{self, Call};
+use super::http::{self, Call, Item};
+use super::said::{id, maybe_name, maybe_text, name, text};
 use super::storage::{id_after, time};
 use super::{Client, Error};
 
@@ -21,9 +22,10 @@ const ROLE: &str =
 #[non_exhaustive]
 pub struct Connection {
     /// Opaque.
+    #[serde(deserialize_with = "id")]
     pub id: String,
     /// Its name; not unique.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_name")]
     pub display_name: Option<String>,
     #[serde(default)]
     authentication_type: Option<String>,
@@ -56,12 +58,13 @@ pub struct NewConnection<'a> {
 #[non_exhaustive]
 pub struct SourceFile {
     /// UUID of the mapping, not of the storage file.
+    #[serde(deserialize_with = "id")]
     pub id: String,
     /// The storage file.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "name")]
     pub storage_file_id: String,
     /// The connector that reads it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_text")]
     pub connector_type: Option<String>,
 }
 
@@ -97,15 +100,16 @@ pub struct ActiveRun {
 #[non_exhaustive]
 pub struct Run {
     /// Opaque.
+    #[serde(deserialize_with = "id")]
     pub id: String,
     /// When it started, by the platform's clock.
     #[serde(rename = "startDateTime", default, deserialize_with = "time")]
     pub started: Option<Timestamp>,
     /// The platform's word; see [`Run::is_final`].
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "text")]
     pub state: String,
     /// The platform's word.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "text")]
     pub result: String,
     /// What is wrong with the run as a whole.
     #[serde(default)]
@@ -127,9 +131,9 @@ impl Run {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunError {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_text")]
     error_key: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_text")]
     description: Option<String>,
 }
 
@@ -160,7 +164,7 @@ impl fmt::Display for RunError {
 #[non_exhaustive]
 pub struct RunJob {
     /// The connector.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "text")]
     pub connector_type: String,
     /// One per file.
     #[serde(default, deserialize_with = "items")]
@@ -173,10 +177,10 @@ pub struct RunJob {
 #[non_exhaustive]
 pub struct RunTask {
     /// The storage file.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_name")]
     pub storage_file_id: Option<String>,
     /// The platform's word. It decides; an error may be there in spite of success.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "text")]
     pub result: String,
     /// What the connector complains about.
     #[serde(default)]
@@ -215,25 +219,57 @@ pub struct TaskError {
     #[serde(default)]
     pub can_user_fix: Option<bool>,
     /// Where it is explained.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_text")]
     pub kb_article_link: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_text")]
     error_code: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_text")]
     message: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_text")]
     description: Option<String>,
 }
 
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let told = filled(&self.description).or_else(|| filled(&self.message));
-        let parts: Vec<String> = [filled(&self.error_code), told]
+        let told = self.description.as_deref().or(self.message.as_deref());
+        let parts: Vec<&str> = [self.error_code.as_deref(), told]
             .into_iter()
             .flatten()
             .collect();
-        f.write_str(&super::error::harmless(&parts.join(": "), ""))
+        f.write_str(&parts.join(": "))
+    }
+}
+
+impl Item for Connection {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn weight(&self) -> usize {
+        self.id.len() + self.display_name.as_ref().map_or(0, String::len)
+    }
+}
+
+impl Item for SourceFile {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn weight(&self) -> usize {
+        let connector = self.connector_type.as_ref().map_or(0, String::len);
+        self.id.len() + self.storage_file_id.len() + connector
+    }
+}
+
+impl Item for Run {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn weight(&self) -> usize {
+        let tasks = self.jobs.iter().map(|job| job.tasks.len()).sum::<usize>();
+        // Words have a length that is no longer than this.
+        self.id.len() + self.jobs.len() * 256 + tasks * 1024
     }
 }
 
@@ -248,11 +284,7 @@ impl Client {
         let mut url = self.connections_url(&[]);
         url.query_pairs_mut().append_pair("imodelId", imodel_id);
         let call = Call::repeatable("list connections", Method::GET, url, ROLE);
-        self.api
-            .list(call, "connections", |connection: &Connection| {
-                &connection.id
-            })
-            .await
+        self.api.list(call, "connections").await
     }
 
     /// Makes a connection that works with the service application's own credentials; never repeated by itself.
@@ -345,9 +377,7 @@ impl Client {
     pub async fn source_files(&self, connection_id: &str) -> Result<Vec<SourceFile>, Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles"]);
         let call = Call::repeatable("list source files", Method::GET, url, ROLE);
-        self.api
-            .list(call, "sourceFiles", |file: &SourceFile| &file.id)
-            .await
+        self.api.list(call, "sourceFiles").await
     }
 
     /// Maps a storage file into a connection; never repeated by itself.
@@ -407,12 +437,16 @@ impl Client {
     /// Source: developer.bentley.com/apis/synchronization/operations/run-storage-connection/
     pub async fn run(&self, connection_id: &str) -> Result<RunAnswer, Error> {
         let url = self.connections_url(&[connection_id, "run"]);
-        let reply = match self.api.send(&Call::creating("run", url, ROLE)).await {
+        let call = Call::creating("run", url, ROLE).redirects();
+        let reply = match self.api.send(&call).await {
             Err(error) if error.status() == Some(409) => return Ok(RunAnswer::Contended),
             reply => reply?,
         };
-        let location = http::text_header(&reply.headers, "location")
-            .and_then(|href| located(self.api.base(), href));
+        let href = http::text_header(&reply.headers, "location");
+        let location = href.and_then(|href| located(self.api.base(), href));
+        if reply.status.is_redirection() && href.is_some() && location.is_none() {
+            return Err(reply.foreign(None));
+        }
         match (reply.status, location) {
             (StatusCode::SEE_OTHER, active) => Ok(RunAnswer::Active(active)),
             (status, Some(run)) if status.is_success() => {
@@ -434,7 +468,6 @@ impl Client {
             .list(
                 Call::repeatable("list runs", Method::GET, url, ROLE),
                 "runs",
-                |run: &Run| &run.id,
             )
             .await
     }
@@ -493,10 +526,6 @@ fn located(base: &Url, href: &str) -> Option<ActiveRun> {
     })
 }
 
-fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
 fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -514,7 +543,7 @@ fn report<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TaskReport, D::E
     for text in [&mut report.suggested_action, &mut report.message] {
         *text = text
             .take()
-            .map(|text| super::error::harmless(&text, ""))
+            .map(|text| super::said::words(&text))
             .filter(|text| !text.is_empty());
     }
     Ok(report)

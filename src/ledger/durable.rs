@@ -11,18 +11,23 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::OFlags;
 use tokio::sync::Mutex;
 
 use crate::failpoint;
+use crate::state_directory::{self, StateDirectory};
+
+/// The write-ahead log beside the database.
+const LOG: &str = "ledger.db-wal";
 
 /// The write-ahead log, as far as it is on the disk. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Log {
-    path: Arc<PathBuf>,
+    directory: StateDirectory,
     /// Transactions that were committed, by the count of those who came here.
     committed: Arc<AtomicU64>,
     /// Of them, those that are on the disk.
@@ -30,11 +35,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn of(database: &Path) -> Self {
-        let mut path = database.as_os_str().to_owned();
-        path.push("-wal");
+    pub(super) fn of(directory: StateDirectory) -> Self {
         Self {
-            path: Arc::new(path.into()),
+            directory,
             committed: Arc::default(),
             on_disk: Arc::default(),
         }
@@ -52,19 +55,21 @@ impl Log {
             return Ok(());
         }
         let covered = self.committed.load(Ordering::Acquire);
-        let (path, first) = (Arc::clone(&self.path), *on_disk == 0);
+        let (directory, first) = (self.directory.clone(), *on_disk == 0);
         let synced = tokio::task::spawn_blocking(move || {
-            match File::open(&*path) {
+            match directory.file(LOG, OFlags::RDONLY) {
                 Ok(log) => log.sync_data()?,
                 // Folded into the database, which SQLite has waited for.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(state_directory::Error::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                Err(state_directory::Error::Io { source, .. }) => return Err(source),
+                Err(error) => return Err(io::Error::other(error)),
             }
             // A new file is lost with its folder's entry.
-            if let Some(folder) = path.parent().filter(|_| first) {
-                File::open(folder)?.sync_all()?;
+            if first {
+                File::from(directory.as_fd().try_clone_to_owned()?).sync_all()?;
             }
-            failpoint::on_disk(&path)
+            failpoint::on_disk(&directory.path_of(LOG))
         });
         synced.await.map_err(io::Error::other)??;
         *on_disk = covered;

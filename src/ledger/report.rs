@@ -3,12 +3,12 @@
 //! Those who look again and again open a second ledger for reading ([`Ledger::read`]), so that they hold up nobody.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::clock::{due, free, is_ahead};
-use super::files::join;
+use super::files::{join, split};
 use super::watches::RETIRED;
 use super::{
     Absence, BlockingRun, During as _, Error, FailureKind, FileId, JobState, Ledger, Outcome,
@@ -402,12 +402,36 @@ struct RunRow {
 
 const ACTION: &str = "be read for a report";
 
-const FILES: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, f.absent_since, \
-     f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, r.reason AS result_reason, \
-     r.hint AS result_hint, r.outcome, r.at AS outcome_at, f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
-     j.due_at, j.attempts \
-     FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
-     LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id)";
+/// The columns of a [`FileRow`].
+macro_rules! file_columns {
+    () => {
+        "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, f.absent_since, \
+         f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, r.reason AS result_reason, \
+         r.hint AS result_hint, r.outcome, r.at AS outcome_at, f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
+         j.due_at, j.attempts "
+    };
+}
+
+/// The last result of a file.
+macro_rules! last_result {
+    () => {
+        " LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id) "
+    };
+}
+
+const FILES: &str = concat!(
+    file_columns!(),
+    "FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id",
+    last_result!()
+);
+
+/// The same for files with a job, which are looked up in the order of the jobs.
+const FILES_OF_JOBS: &str = concat!(
+    file_columns!(),
+    "FROM jobs j CROSS JOIN files f CROSS JOIN watches w",
+    last_result!(),
+    "WHERE f.id = j.file_id AND w.id = f.watch_id"
+);
 
 const RESULTS: &str = "SELECT r.id, r.file_id, w.name AS watch, f.dir, f.name, r.outcome, r.at, r.millis, r.bytes, \
      r.connector, r.reason \
@@ -420,7 +444,7 @@ impl Ledger {
     /// The state of everything, as of `now`.
     pub async fn snapshot(&self, now: Timestamp) -> Result<Snapshot, Error> {
         let mut tx = self.reads.begin().await.during(ACTION)?;
-        let (watches, _) = counted_watches(&mut tx, now).await?;
+        let watches = counted_watches(&mut tx, now).await?;
         let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
         let files: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .fetch_all(&mut *tx)
@@ -436,9 +460,13 @@ impl Ledger {
     /// The state of everything that does not rest, as of `now`.
     pub async fn overview(&self, lists: Lists, now: Timestamp) -> Result<Overview, Error> {
         let mut tx = self.reads.begin().await.during(ACTION)?;
-        let (watches, last_success) = counted_watches(&mut tx, now).await?;
+        let watches = counted_watches(&mut tx, now).await?;
+        let last_success: Option<i64> = sqlx::query_scalar("SELECT at FROM last_success")
+            .fetch_optional(&mut *tx)
+            .await
+            .during(ACTION)?;
         let mut list = async |rest: &str, limit: u32| {
-            let sql = format!("{FILES} {rest} LIMIT $1");
+            let sql = format!("{FILES_OF_JOBS} {rest} LIMIT $1");
             let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
                 .bind(limit)
                 .fetch_all(&mut *tx)
@@ -447,16 +475,21 @@ impl Ledger {
             reports(rows)
         };
         let failed = list(
-            "WHERE j.state = 'failed' ORDER BY j.failing_since DESC, f.id",
+            "AND j.state = 'failed' ORDER BY j.failing_since DESC, j.file_id",
             lists.files,
         )
         .await?;
-        let open = list(
-            "WHERE j.state <> 'failed' ORDER BY CASE j.state WHEN 'uploading' THEN 0 WHEN 'running' THEN 1 \
-             WHEN 'stored' THEN 2 ELSE 3 END, j.due_at, f.id",
-            lists.files,
-        )
-        .await?;
+        // One state after the other, each by its index.
+        let mut open = Vec::new();
+        for state in ["uploading", "running", "stored", "due"] {
+            let left = lists
+                .files
+                .saturating_sub(u32::try_from(open.len()).unwrap_or(u32::MAX));
+            if left > 0 {
+                let rest = format!("AND j.state = '{state}' ORDER BY j.due_at, j.file_id");
+                open.extend(list(&rest, left).await?);
+            }
+        }
         let results: Vec<ResultRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "{RESULTS} ORDER BY r.id DESC LIMIT $1"
         )))
@@ -472,11 +505,12 @@ impl Ledger {
         .await
         .during(ACTION)?;
         let oldest: Option<i64> = sqlx::query_scalar(
-            "SELECT MIN(j.enqueued_at) FROM jobs j JOIN files f ON f.id = j.file_id \
-             JOIN watches w ON w.id = f.watch_id WHERE j.state <> 'failed' AND w.held_until < $1",
+            "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
+             WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' AND w.held_until < $1 \
+             ORDER BY j.enqueued_at LIMIT 1",
         )
         .bind(millis(RETIRED))
-        .fetch_one(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
         .during(ACTION)?;
         tx.rollback().await.during(ACTION)?;
@@ -487,7 +521,7 @@ impl Ledger {
             results: results_of(results)?,
             runs: runs.into_iter().map(RunRow::into_entry).collect(),
             oldest: oldest.map(timestamp),
-            last_success,
+            last_success: last_success.map(timestamp),
         })
     }
 
@@ -503,28 +537,36 @@ impl Ledger {
         let watches = watches
             .map(|(_, watch)| watch)
             .filter(|watch| watch.configured);
-        let rows: Vec<ProblemRow> = sqlx::query_as(
-            "SELECT f.id AS id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint, j.kind, \
-             1 AS failed, j.failing_since AS since \
-             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE j.reported IS NOT NULL AND w.held_until < $1 \
-             UNION ALL \
-             SELECT f.id, f.version, w.name, f.dir, f.name, COALESCE(r.reason, ''), r.hint, NULL, 0, f.outcome_at \
-             FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN results r ON r.id = \
-                (SELECT MAX(id) FROM results WHERE file_id = f.id AND outcome = $3) \
-             WHERE f.outcome = $3 AND f.absence IS NULL AND w.held_until < $1 \
-             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id) \
-             ORDER BY failed DESC, since, id LIMIT $2",
+        let mut rows: Vec<ProblemRow> = sqlx::query_as(
+            "SELECT f.id AS id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint, j.kind, 1 AS failed \
+             FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
+             WHERE f.id = j.file_id AND w.id = f.watch_id AND j.reported IS NOT NULL AND w.held_until < $1 \
+             ORDER BY j.failing_since, j.file_id LIMIT $2",
         )
         .bind(millis(RETIRED))
         .bind(limit)
-        .bind(Outcome::SynchronizedWithIssues.as_str())
         .fetch_all(&mut *tx)
         .await
         .during(ACTION)?;
+        let left = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+        // The word is in the text of the query because the index is for this word.
+        let with_issues: Vec<ProblemRow> = sqlx::query_as(
+            "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, COALESCE(r.reason, '') AS reason, r.hint, NULL AS kind, 0 AS failed \
+             FROM files f CROSS JOIN watches w LEFT JOIN results r ON r.id = \
+                (SELECT MAX(id) FROM results WHERE file_id = f.id AND outcome = 'synchronized_with_issues') \
+             WHERE w.id = f.watch_id AND f.outcome = 'synchronized_with_issues' AND f.absence IS NULL AND w.held_until < $1 \
+             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id) \
+             ORDER BY f.outcome_at, f.id LIMIT $2",
+        )
+        .bind(millis(RETIRED))
+        .bind(left)
+        .fetch_all(&mut *tx)
+        .await
+        .during(ACTION)?;
+        rows.extend(with_issues);
         let all: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE j.reported IS NOT NULL AND w.held_until < $1",
+            "SELECT COALESCE(SUM(c.files), 0) FROM counts c JOIN watches w ON w.id = c.watch_id \
+             WHERE c.reported = 1 AND w.held_until < $1",
         )
         .bind(millis(RETIRED))
         .fetch_one(&mut *tx)
@@ -555,6 +597,56 @@ impl Ledger {
         .await
         .during("write down what was told")?;
         Ok(())
+    }
+
+    /// All watches with their counts, by name.
+    pub async fn watch_reports(&self, now: Timestamp) -> Result<Vec<WatchReport>, Error> {
+        let mut tx = self.reads.begin().await.during(ACTION)?;
+        let watches = counted_watches(&mut tx, now).await?;
+        tx.rollback().await.during(ACTION)?;
+        Ok(watches)
+    }
+
+    /// The next files of a watch after this path, by folder and name; at most `limit`. None begins with the first one.
+    ///
+    /// Each page is a look of its own: a file that is there all the time is in exactly one of them.
+    pub async fn files_page(
+        &self,
+        watch: &str,
+        after: Option<&Path>,
+        limit: u32,
+    ) -> Result<Vec<FileReport>, Error> {
+        // No file has an empty name.
+        let (dir, name) = after.map_or((&b""[..], &b""[..]), split);
+        let sql = format!(
+            "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND (f.dir, f.name) > ($2, $3) \
+             ORDER BY f.dir, f.name LIMIT $4"
+        );
+        let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(watch)
+            .bind(dir)
+            .bind(name)
+            .bind(limit)
+            .fetch_all(&self.reads)
+            .await
+            .during(ACTION)?;
+        reports(rows)
+    }
+
+    /// The file of this path, relative to the folder of the watch of this name.
+    pub async fn file_at(&self, watch: &str, path: &Path) -> Result<Option<FileReport>, Error> {
+        let (dir, name) = split(path);
+        let sql = format!(
+            "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND f.dir = $2 AND f.name = $3"
+        );
+        let row: Option<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(watch)
+            .bind(dir)
+            .bind(name)
+            .fetch_optional(&self.reads)
+            .await
+            .during(ACTION)?;
+        Ok(reports(row)?.pop())
     }
 
     /// One file.
@@ -673,58 +765,53 @@ async fn watches(
         .map_err(unreadable)
 }
 
-/// Watch, job state, outcome, whether it is gone or deselected, whether it vanished; files, and when the last of them
-/// had its outcome.
-type GroupRow = (
-    i64,
-    Option<String>,
-    Option<String>,
-    bool,
-    bool,
-    i64,
-    Option<i64>,
-);
+/// A kept count: watch, job state and outcome (both empty for none), whether the file is gone or deselected, whether it
+/// vanished; files.
+#[derive(sqlx::FromRow)]
+struct CountRow {
+    watch_id: i64,
+    job: String,
+    outcome: String,
+    absent: bool,
+    vanished: bool,
+    files: i64,
+}
 
-/// All watches with their counts, and when a file was synchronized last. Looks at every file.
+/// All watches with their counts, which are kept and not counted.
 async fn counted_watches(
     tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
     now: Timestamp,
-) -> Result<(Vec<WatchReport>, Option<Timestamp>), Error> {
-    let groups: Vec<GroupRow> = sqlx::query_as(
-        "SELECT f.watch_id, j.state, f.outcome, COALESCE(f.absence, 'missing') <> 'missing' AS absent, \
-         f.size < 0 AS vanished, COUNT(*), MAX(f.outcome_at) \
-         FROM files f LEFT JOIN jobs j ON j.file_id = f.id GROUP BY 1, 2, 3, 4, 5",
+) -> Result<Vec<WatchReport>, Error> {
+    let rows: Vec<CountRow> = sqlx::query_as(
+        "SELECT watch_id, job, outcome, absent <> 0 AS absent, vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
     )
     .fetch_all(&mut **tx)
     .await
     .during(ACTION)?;
     let mut counts: HashMap<i64, Counts> = HashMap::new();
-    let mut last_success = None;
-    for (watch, job, outcome, absent, vanished, files, at) in groups {
-        let job = job
+    for row in rows {
+        let word = |text: String| (!text.is_empty()).then_some(text);
+        let job = word(row.job)
             .map(JobState::try_from)
             .transpose()
             .map_err(unreadable)?;
-        let outcome = outcome
+        let outcome = word(row.outcome)
             .map(Outcome::try_from)
             .transpose()
             .map_err(unreadable)?;
-        if matches!(
+        counts.entry(row.watch_id).or_default().add(
+            job,
             outcome,
-            Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
-        ) {
-            last_success = last_success.max(at);
-        }
-        counts
-            .entry(watch)
-            .or_default()
-            .add(job, outcome, absent, vanished, bytes_value(files));
+            row.absent,
+            row.vanished,
+            bytes_value(row.files),
+        );
     }
     let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
         let counts = counts.remove(&id).unwrap_or_default();
         WatchReport { counts, ..watch }
     });
-    Ok((watches.collect(), last_success.map(timestamp)))
+    Ok(watches.collect())
 }
 
 fn reports(rows: impl IntoIterator<Item = FileRow>) -> Result<Vec<FileReport>, Error> {

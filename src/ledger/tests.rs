@@ -933,7 +933,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
             let ledger = Ledger {
                 pool: connect(options).await.unwrap(),
                 reads: readers(&file),
-                log: Log::of(&file),
+                log: Log::of(StateDirectory::open(copy.path()).unwrap()),
                 lock: None,
                 moved_aside: None,
             };
@@ -1022,8 +1022,11 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
         content: content(1),
     };
     let connection = f.connection().await.id;
-    // What the disk says no to: a path below something that is no folder.
-    let good = std::mem::replace(&mut f.ledger.log, Log::of(Path::new("/dev/null/ledger.db")));
+    // A log that cannot be written to the disk: it is a folder.
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::create_dir(elsewhere.path().join("ledger.db-wal")).unwrap();
+    let unusable = StateDirectory::open(elsewhere.path()).unwrap();
+    let good = std::mem::replace(&mut f.ledger.log, Log::of(unusable));
     let (ledger, now) = (&f.ledger, at(2));
     let mut refused = Vec::new();
     refused.push(ledger.record_create_sent(&job, "m", now).await.is_err());

@@ -16,6 +16,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::priority;
+use crate::secret::{Part, redact};
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -84,6 +85,7 @@ impl<S: Subscriber> Layer<S> for Journal {
             .is_err()
         {
             let line = format!("<{}>{}\n", priority(level), fields.text());
+            let line = redact(&line, Part::Long);
             io::stderr().write_all(line.as_bytes()).ok();
         }
     }
@@ -139,6 +141,7 @@ impl Visit for Fields {
 
 /// Adds one field to an entry. A value of several lines is told by its length.
 fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
+    let value = redact(value, Part::Long);
     let value = value.as_bytes();
     let value = value.get(..VALUE_MAX).unwrap_or(value);
     entry.extend(name.as_bytes());

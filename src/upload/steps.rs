@@ -70,6 +70,8 @@ pub(super) enum Trouble {
     Source(#[from] source::Error),
     #[error("{0}")]
     Name(#[from] Unstorable),
+    #[error(transparent)]
+    TooSlow(#[from] transfer::TooSlow),
     #[error("it is not as it was when it was finished")]
     NotSettled,
     #[error("it is empty")]
@@ -176,6 +178,7 @@ impl Shared {
                 floor: Some(until.duration_since(now).unsigned_abs()),
             },
             Trouble::NotInitialized { .. }
+            | Trouble::TooSlow(_)
             | Trouble::FolderGone(_)
             | Trouble::SizeDiffers { .. }
             | Trouble::NotCompleted(_)
@@ -191,6 +194,7 @@ impl Shared {
             }
             Trouble::Twin { .. } => Some("rename one of the two".to_owned()),
             Trouble::Locked => Some("unlock it there".to_owned()),
+            Trouble::TooSlow(_) => Some(transfer::TooSlow::hint()),
             _ => None,
         };
         let failure = Failure {

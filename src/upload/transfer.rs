@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,14 +13,15 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use md5::{Digest as _, Md5};
-use tracing::{debug, info};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::source::{self, Block, Source};
 use super::steps::Trouble;
 use super::unfinished::Progress;
 use crate::config;
-use crate::itwin::{self, Checksum, UploadUrl};
+use crate::itwin::{self, Checksum, Speed, UploadLinks, UploadUrl};
 use crate::ledger::{Content, UploadJob};
 use crate::live::Upload;
 use crate::names::Shown;
@@ -35,8 +37,14 @@ const BLOCK_MAX: u64 = 100 * 1024 * 1024;
 /// Blocks of one file that are on their way at once.
 const BLOCKS_IN_FLIGHT: usize = 4;
 
-/// An upload address is renewed this often without the upload getting anywhere.
+/// A refused upload address is replaced this often in one attempt.
 const RENEWALS_MAX: u32 = 3;
+
+/// An address is renewed so long before its end, or after three quarters of a short life.
+const MARGIN: Duration = Duration::from_secs(300);
+
+/// The pause before an address that could not be renewed is asked for again.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
 /// The largest file that can be stored with these limits.
 pub(super) fn size_limit(limits: &config::Upload) -> u64 {
@@ -62,8 +70,125 @@ pub(super) struct Way {
     pub(super) generation: Option<[u8; 12]>,
 }
 
+/// A file that cannot arrive: its address ends first, and a new address begins with an empty blob.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{sent} of {bytes} bytes were sent in {} s without a rate limit, then the upload address ended; a new address names another blob, so the upload starts from zero; {needed} bytes/s are needed",
+    took.as_secs()
+)]
+pub(super) struct TooSlow {
+    bytes: u64,
+    sent: u64,
+    took: Duration,
+    /// Bytes a second.
+    needed: u64,
+}
+
+impl TooSlow {
+    pub(super) fn hint() -> String {
+        "use a faster connection, or let the large file go when nothing else is uploaded (upload.workers = 1 leaves it the whole line)".to_owned()
+    }
+}
+
+/// An upload address with its remaining life, and what is known of its successor.
+struct Address {
+    url: UploadUrl,
+    /// When it came, and how long it is good from then; none if it does not say.
+    since: Instant,
+    life: Option<Duration>,
+    /// Whether a renewed one leads to the same blob, with the blocks that are there.
+    renewable: Option<bool>,
+    speed: Speed,
+}
+
+impl Address {
+    fn new(shared: &Shared, url: UploadUrl) -> Self {
+        let mut address = Self {
+            url: url.clone(),
+            since: Instant::now(),
+            life: None,
+            renewable: None,
+            speed: Speed::Limited,
+        };
+        address.take(shared, url);
+        address
+    }
+
+    /// Goes on with this one.
+    fn take(&mut self, shared: &Shared, url: UploadUrl) {
+        // Its end is by the platform's clock.
+        let now = shared.client.platform_time();
+        let left = url.ends_at().map(|end| end.duration_since(now));
+        self.life = left.map(|left| Duration::try_from(left).unwrap_or_default());
+        self.since = Instant::now();
+        self.url = url;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.life.is_some_and(|life| self.since.elapsed() >= life)
+    }
+
+    /// Another blob begins here; whatever slowed the last one down must not slow this one.
+    fn start_over(&mut self, shared: &Shared, url: UploadUrl) {
+        self.take(shared, url);
+        self.renewable = Some(false);
+        self.speed = Speed::Full;
+    }
+}
+
+/// How far an upload to one address is.
+#[derive(Debug, Clone, Copy)]
+struct Course {
+    /// The address's life, from when it was first used.
+    life: Duration,
+    elapsed: Duration,
+    sent: u64,
+    left: u64,
+    renewable: Option<bool>,
+}
+
+/// Whether it is time for a new address: only if the rest would not arrive at the present one. What its successor leads to is found out
+/// early, while little is lost if that is another blob; one that is known to lead to the same blob has time until shortly before the end.
+fn needs_another(course: Course) -> bool {
+    let Course {
+        life,
+        elapsed,
+        sent,
+        left,
+        renewable,
+    } = course;
+    let remaining = life.saturating_sub(elapsed);
+    let margin = (life / 4).min(MARGIN);
+    let needed = seconds_for(left, sent, elapsed);
+    if needed.is_some_and(|needed| needed <= remaining.as_secs_f64() * 0.9) {
+        return false;
+    }
+    match renewable {
+        Some(false) => false,
+        Some(true) => remaining <= margin,
+        None => elapsed >= life / 10 || remaining <= margin,
+    }
+}
+
+/// How long the rest takes at the pace so far.
+fn seconds_for(left: u64, sent: u64, elapsed: Duration) -> Option<f64> {
+    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+    (sent > 0).then(|| elapsed.as_secs_f64() * left as f64 / sent as f64)
+}
+
+/// Whether so many bytes fit into the life of an address at this limit.
+fn fits(bytes: u64, limit: Option<u64>, life: Option<Duration>) -> bool {
+    let (Some(limit), Some(life)) = (limit, life) else {
+        return true;
+    };
+    u128::from(bytes) * 1000 <= u128::from(limit) * life.as_millis() * 9 / 10
+}
+
 /// Sends the whole file and returns what was sent, once it is certain that the file did not change meanwhile.
 /// Nothing counts in storage before *complete*, so an upload that is broken off leaves the old content.
+///
+/// An upload that takes longer than its address lives goes on at a renewed one, which is asked for before the old one ends. Where the renewed
+/// one names another blob, the whole file must arrive within one life: then it is sent without the rate limit.
 pub(super) async fn send(
     shared: &Shared,
     job: &UploadJob,
@@ -74,49 +199,135 @@ pub(super) async fn send(
     let bytes = source.fingerprint().size;
     let block_size = block_size(shared.limits.block_size, bytes);
     let in_one = bytes <= shared.limits.block_size;
-    let mut url = way.url;
+    let mut address = Address::new(shared, way.url);
     let (mut generation, mut resumes) = match way.generation {
         Some(known) => (known, true),
         None => (new_generation(), false),
     };
+    if !resumes && !fits(bytes, shared.client.rate_limit(), address.life) {
+        choose(shared, job, &way.file_id, in_one, &mut address).await?;
+    }
     let mut renewals = 0;
     loop {
         let sent = if in_one {
-            whole(shared, source, &url, progress).await
+            whole(shared, source, &address, progress).await
         } else {
-            let way = Progress {
-                url: url.clone(),
+            let upload = Blocks {
+                shared,
+                job,
+                source,
+                file_id: &way.file_id,
                 generation,
+                block_size,
+                progress,
             };
-            shared.unfinished.keep(job, block_size, &way);
-            in_blocks(shared, job, source, &way, block_size, resumes, progress).await
+            upload.send(&mut address, resumes).await
         };
         match sent {
             Ok(content) => {
                 shared.unfinished.forget(job);
                 return Ok(content);
             }
-            Err(Trouble::Platform(error))
-                if error.upload_url_refused() && renewals < RENEWALS_MAX =>
-            {
+            Err(Interrupted::Moved(url)) => {
+                address.start_over(shared, url);
+                (generation, resumes) = (new_generation(), false);
+                say_unlimited(shared, job);
+            }
+            Err(Interrupted::Trouble(Trouble::Platform(error))) if error.upload_url_refused() => {
+                let ended = address.has_ended();
+                if ended && address.renewable == Some(false) {
+                    return Err(too_slow(bytes, progress, &address).into());
+                }
+                if renewals == RENEWALS_MAX {
+                    return Err(error.into());
+                }
                 renewals += 1;
                 debug!(%error, "upload address refused; asking for a new one");
                 let renewed = shared.client.update_content(&way.file_id).await?.upload_url;
-                resumes = renewed.is_same_blob(&url);
+                resumes = renewed.is_same_blob(&address.url);
+                if resumes {
+                    address.take(shared, renewed);
+                } else if ended {
+                    address.start_over(shared, renewed);
+                    say_unlimited(shared, job);
+                } else {
+                    address.take(shared, renewed);
+                }
                 if !resumes {
                     generation = new_generation();
                 }
-                url = renewed;
             }
-            Err(Trouble::Platform(error))
+            Err(Interrupted::Trouble(Trouble::Platform(error)))
                 if error.checksum_unknown() && shared.crc64.swap(false, Ordering::Relaxed) =>
             {
                 debug!(%error, "storage takes no CRC64; sending MD5 from now on");
             }
-            Err(trouble) => return Err(trouble),
+            Err(Interrupted::Trouble(trouble)) => return Err(trouble),
         }
         source.rewind().await?;
         progress.again();
+    }
+}
+
+/// Before a file that the rate limit would hold back for longer than its address lives: sees what a renewed address leads to, because that
+/// decides whether the limit can be kept.
+async fn choose(
+    shared: &Shared,
+    job: &UploadJob,
+    file_id: &str,
+    in_one: bool,
+    address: &mut Address,
+) -> Result<(), Trouble> {
+    if !in_one {
+        match shared.client.update_content(file_id).await {
+            Ok(links) if links.upload_url.is_same_blob(&address.url) => {
+                address.renewable = Some(true);
+                address.take(shared, links.upload_url);
+                return Ok(());
+            }
+            Ok(links) => address.take(shared, links.upload_url),
+            // Before the first *complete* there may be no second address.
+            Err(error) if error.status().is_some_and(|status| status < 500) => {
+                debug!(%error, "the upload address cannot be renewed");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    address.renewable = Some(false);
+    address.speed = Speed::Full;
+    say_unlimited(shared, job);
+    Ok(())
+}
+
+fn say_unlimited(shared: &Shared, job: &UploadJob) {
+    if shared.client.rate_limit().is_some() {
+        warn!(
+            path = %Shown(&job.path),
+            "sending without the rate limit: at the limit, the upload address would end before the file has arrived, and a new address starts from zero"
+        );
+    }
+}
+
+fn too_slow(bytes: u64, progress: &Upload, address: &Address) -> TooSlow {
+    let life = address.life.unwrap_or_default().as_secs().max(1);
+    TooSlow {
+        bytes,
+        sent: progress.bytes_sent().min(bytes),
+        took: address.since.elapsed(),
+        needed: bytes.div_ceil(life),
+    }
+}
+
+/// Why an upload to one address stopped.
+enum Interrupted {
+    /// The renewed address names another blob.
+    Moved(UploadUrl),
+    Trouble(Trouble),
+}
+
+impl<E: Into<Trouble>> From<E> for Interrupted {
+    fn from(error: E) -> Self {
+        Self::Trouble(error.into())
     }
 }
 
@@ -130,87 +341,179 @@ fn new_generation() -> [u8; 12] {
 async fn whole(
     shared: &Shared,
     source: &Source<'_>,
-    url: &UploadUrl,
+    address: &Address,
     progress: &Upload,
-) -> Result<Content, Trouble> {
+) -> Result<Content, Interrupted> {
     let len = usize::try_from(source.fingerprint().size).unwrap_or(usize::MAX);
     let block = source.next(&shared.pool, len).await?;
     let content = source.finish().await?;
-    let (bytes, checksum) = checked(shared, block, url).await;
-    shared.client.put_blob(url, bytes, checksum).await?;
+    let (bytes, checksum) = checked(shared, block, &address.url).await;
+    shared
+        .client
+        .put_blob(&address.url, bytes, checksum, address.speed)
+        .await?;
     progress.sent(content.bytes);
     Ok(content)
 }
 
 /// Blocks, several on their way at once; then the list that makes them the content.
-async fn in_blocks(
-    shared: &Shared,
-    job: &UploadJob,
-    source: &Source<'_>,
-    way: &Progress,
+struct Blocks<'a> {
+    shared: &'a Shared,
+    job: &'a UploadJob,
+    source: &'a Source<'a>,
+    file_id: &'a str,
+    generation: [u8; 12],
     block_size: u64,
-    resumes: bool,
-    progress: &Upload,
-) -> Result<Content, Trouble> {
-    let held = if resumes {
-        held(shared, &way.url).await?
-    } else {
-        HashSet::new()
-    };
-    let read = |len: u64| async move {
-        // The next block is read while others are on the wire, as far as there is room in memory.
-        let len = usize::try_from(len.min(block_size)).unwrap_or(usize::MAX);
-        source.next(&shared.pool, len).await
-    };
-    let mut left = source.fingerprint().size;
-    let (mut ids, mut skipped) = (Vec::new(), 0_u64);
-    let mut on_their_way = FuturesUnordered::new();
-    let mut reading = Box::pin(read(left));
-    while left > 0 || !on_their_way.is_empty() {
-        let room = left > 0 && on_their_way.len() < BLOCKS_IN_FLIGHT;
-        tokio::select! {
-            Some(sent) = on_their_way.next(), if !on_their_way.is_empty() => {
-                let sent: Result<(), itwin::Error> = sent;
-                sent?;
+    progress: &'a Upload,
+}
+
+impl Blocks<'_> {
+    async fn send(&self, address: &mut Address, resumes: bool) -> Result<Content, Interrupted> {
+        let Self {
+            shared,
+            source,
+            progress,
+            block_size,
+            ..
+        } = *self;
+        self.keep(address);
+        let held = if resumes {
+            held(shared, &address.url, self.generation).await?
+        } else {
+            HashSet::new()
+        };
+        let read = |len: u64| async move {
+            // The next block is read while others are on the wire, as far as there is memory for it.
+            let len = usize::try_from(len.min(block_size)).unwrap_or(usize::MAX);
+            source.next(&shared.pool, len).await
+        };
+        let began = Instant::now();
+        let mut left = source.fingerprint().size;
+        let (mut ids, mut skipped, mut sent) = (Vec::new(), 0_u64, 0_u64);
+        let mut on_their_way = FuturesUnordered::new();
+        let mut reading = Box::pin(read(left));
+        let mut renewing = None;
+        let mut not_before = began;
+        while left > 0 || !on_their_way.is_empty() {
+            if renewing.is_none()
+                && left > 0
+                && Instant::now() >= not_before
+                && let Some(life) = address.life
+                && needs_another(Course {
+                    life,
+                    elapsed: address.since.elapsed(),
+                    // At the pace since the beginning, however many addresses ago that is.
+                    sent: rate(sent, began.elapsed(), address.since.elapsed()),
+                    left,
+                    renewable: address.renewable,
+                })
+            {
+                renewing = Some(Box::pin(shared.client.update_content(self.file_id)));
             }
-            block = &mut reading, if room => {
-                let block: Result<Block, source::Error> = block;
-                let block = block?;
-                let len = block.bytes.as_ref().len() as u64;
-                left -= len;
-                let id = block_id(way.generation, block.crc64, ids.len());
-                if held.contains(&id) {
-                    skipped += len;
-                    progress.held(len);
-                } else {
-                    let id = id.clone();
-                    on_their_way.push(async move {
-                        let (bytes, checksum) = checked(shared, block, &way.url).await;
-                        shared.client.put_block(&way.url, &id, bytes, checksum).await?;
-                        progress.sent(len);
-                        Ok(())
-                    });
+            let free = left > 0 && on_their_way.len() < BLOCKS_IN_FLIGHT && renewing.is_none();
+            tokio::select! {
+                Some(arrived) = on_their_way.next(), if !on_their_way.is_empty() => {
+                    let arrived: Result<u64, itwin::Error> = arrived;
+                    sent += arrived?;
                 }
-                ids.push(id);
-                if left > 0 {
-                    reading = Box::pin(read(left));
+                renewed = async { renewing.as_mut()?.await.into() }, if renewing.is_some() => {
+                    renewing = None;
+                    let renewed: Option<Result<UploadLinks, itwin::Error>> = renewed;
+                    if let Some(renewed) = renewed {
+                        not_before = Instant::now() + self.renewed(address, renewed)?;
+                    }
+                }
+                block = &mut reading, if free => {
+                    let block: Result<Block, source::Error> = block;
+                    let block = block?;
+                    let len = block.bytes.as_ref().len() as u64;
+                    left -= len;
+                    let id = block_id(self.generation, block.crc64, ids.len());
+                    if held.contains(&id) {
+                        skipped += len;
+                        progress.held(len);
+                    } else {
+                        let (id, url, speed) = (id.clone(), address.url.clone(), address.speed);
+                        on_their_way.push(async move {
+                            let (bytes, checksum) = checked(shared, block, &url).await;
+                            shared.client.put_block(&url, &id, bytes, checksum, speed).await?;
+                            progress.sent(len);
+                            Ok(len)
+                        });
+                    }
+                    ids.push(id);
+                    if left > 0 {
+                        reading = Box::pin(read(left));
+                    }
                 }
             }
         }
+        if skipped > 0 {
+            info!(path = %Shown(&self.job.path), bytes = skipped, "an interrupted upload continues; storage had this much of it");
+        }
+        // Nothing is visible before the list: a file that changed must not get that far.
+        let content = source.finish().await?;
+        shared.client.put_block_list(&address.url, &ids).await?;
+        Ok(content)
     }
-    if skipped > 0 {
-        info!(path = %Shown(&job.path), bytes = skipped, "an interrupted upload went on; storage had so much of it");
+
+    /// Goes on at the renewed address, if it leads to the same blob; the pause before the next try.
+    fn renewed(
+        &self,
+        address: &mut Address,
+        renewed: Result<UploadLinks, itwin::Error>,
+    ) -> Result<Duration, Interrupted> {
+        match renewed {
+            Ok(links) if links.upload_url.is_same_blob(&address.url) => {
+                debug!(path = %Shown(&self.job.path), "upload address renewed before its end");
+                address.take(self.shared, links.upload_url);
+                address.renewable = Some(true);
+                self.keep(address);
+                Ok(Duration::ZERO)
+            }
+            Ok(links) => Err(Interrupted::Moved(links.upload_url)),
+            Err(error) if error.status().is_some_and(|status| status < 500) => {
+                debug!(%error, "the upload address cannot be renewed");
+                address.renewable = Some(false);
+                address.speed = Speed::Full;
+                say_unlimited(self.shared, self.job);
+                Ok(Duration::ZERO)
+            }
+            Err(error) => {
+                debug!(%error, "the upload address is not renewed yet");
+                Ok(RENEW_AGAIN)
+            }
+        }
     }
-    // Nothing is visible before the list: a file that changed must not get that far.
-    let content = source.finish().await?;
-    shared.client.put_block_list(&way.url, &ids).await?;
-    Ok(content)
+
+    /// Writes down where the blocks are.
+    fn keep(&self, address: &Address) {
+        let progress = Progress {
+            url: address.url.clone(),
+            generation: self.generation,
+        };
+        self.shared
+            .unfinished
+            .keep(self.job, self.block_size, &progress);
+    }
 }
 
-/// The blocks that storage has already. An address that allows no reading costs their sending again.
-async fn held(shared: &Shared, url: &UploadUrl) -> Result<HashSet<String>, Trouble> {
-    match shared.client.blocks(url).await {
-        Ok(ids) => Ok(ids.into_iter().collect()),
+/// What was sent in all, as a part for `recent` of the time that it took.
+fn rate(sent: u64, took: Duration, recent: Duration) -> u64 {
+    let (took, recent) = (took.as_millis().max(1), recent.as_millis());
+    u64::try_from(u128::from(sent) * recent / took).unwrap_or(u64::MAX)
+}
+
+/// The blocks of this upload that storage has already. An address that allows no reading costs their sending again.
+async fn held(
+    shared: &Shared,
+    url: &UploadUrl,
+    generation: [u8; 12],
+) -> Result<HashSet<String>, Trouble> {
+    // Twelve bytes are sixteen letters: every id of the upload begins with them.
+    let prefix = BASE64_STANDARD.encode(generation);
+    match shared.client.blocks(url, &prefix).await {
+        Ok(ids) => Ok(ids),
         Err(error) if error.code() == Some("AuthorizationPermissionMismatch") => Ok(HashSet::new()),
         Err(error) => Err(error.into()),
     }
@@ -255,6 +558,45 @@ mod tests {
         ] {
             assert_eq!(block_size(8 * MIB, bytes), expected, "{bytes}");
         }
+    }
+
+    #[test]
+    fn another_address_is_asked_for_when_the_rest_would_not_arrive_and_at_the_best_time() {
+        const HOUR: u64 = 3600;
+        for (elapsed, sent, left, renewable, expected) in [
+            // It arrives in time.
+            (600, 50, 50, None, false),
+            (3300, 99, 1, Some(true), false),
+            // It would not: what the next address leads to is found out after a tenth of the life.
+            (300, 1, 99, None, false),
+            (360, 1, 99, None, true),
+            // A known one is renewed five minutes before the end.
+            (3200, 10, 90, Some(true), false),
+            (3300, 10, 90, Some(true), true),
+            // One that leads elsewhere never: all would be lost.
+            (3500, 10, 90, Some(false), false),
+            // Nothing has arrived yet.
+            (3400, 0, 90, Some(true), true),
+        ] {
+            let course = Course {
+                life: Duration::from_secs(HOUR),
+                elapsed: Duration::from_secs(elapsed),
+                sent,
+                left,
+                renewable,
+            };
+            assert_eq!(needs_another(course), expected, "{course:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_fits_into_the_life_of_an_address_or_not() {
+        let hour = Some(Duration::from_secs(3600));
+        assert!(fits(6 * 1024 * MIB, Some(2 * MIB), hour));
+        assert!(!fits(7 * 1024 * MIB, Some(2 * MIB), hour));
+        assert!(fits(u64::MAX, None, hour));
+        assert!(fits(u64::MAX, Some(1), None));
+        assert!(!fits(1, Some(1), Some(Duration::ZERO)));
     }
 
     #[test]

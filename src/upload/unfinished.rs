@@ -2,22 +2,29 @@
 //! not have yet.
 //!
 //! Each is a small file below `state.path` that only its owner may read, and not a row of the ledger: it holds the upload
-//! address, which is a secret, though for an hour only. Losing one costs the bytes that were sent.
+//! address, which is a secret, though for an hour only. Losing one costs the bytes that were sent. The folder and the files
+//! in it are opened without following links.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use crate::itwin::UploadUrl;
 use crate::ledger::UploadJob;
+use crate::state_directory::open_folder;
 
 /// Storage forgets blocks after a week; addresses end long before.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest record, in bytes: a few times the longest upload address.
+const RECORD_MAX: u64 = 64 * 1024;
 
 /// Where they are kept.
 #[derive(Debug)]
@@ -46,20 +53,39 @@ struct Record {
 impl Unfinished {
     /// Keeps them in `folder`, which is made when it is needed; forgets what is too old to be of use.
     pub(super) fn new(folder: PathBuf) -> Self {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let modified = entry.metadata().and_then(|meta| meta.modified());
-            let now = SystemTime::now();
-            if modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEPT)) {
-                remove(&entry.path());
+        let unfinished = Self { folder };
+        if let Err(error) = unfinished.forget_old()
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            debug!(%error, "the records of old uploads could not be removed");
+        }
+        unfinished
+    }
+
+    fn forget_old(&self) -> io::Result<()> {
+        let folder = self.open()?;
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        for entry in Dir::read_from(&folder)? {
+            let name = entry?.file_name().to_owned();
+            let found = rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let changed = Duration::from_secs(u64::try_from(found.st_mtime).unwrap_or(0));
+            let is_folder = [&b"."[..], b".."].contains(&name.to_bytes());
+            if !is_folder && now.saturating_sub(changed) > KEPT {
+                remove(rustix::fs::unlinkat(&folder, &name, AtFlags::empty()));
             }
         }
-        Self { folder }
+        Ok(())
+    }
+
+    fn open(&self) -> io::Result<OwnedFd> {
+        Ok(open_folder(CWD, &self.folder)?)
     }
 
     /// How the upload of this version of the file went on so far, if it was in blocks of this size.
     pub(super) fn find(&self, job: &UploadJob, block_size: u64) -> Option<Progress> {
-        let text = fs::read(self.path(job)).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
+        let record = self.read(job).ok()?;
         let same = record.version == job.version
             && record.block_size == block_size
             && job.storage_file_id.as_ref() == Some(&record.storage_file_id);
@@ -68,6 +94,15 @@ impl Unfinished {
             url,
             generation: record.generation,
         })
+    }
+
+    fn read(&self, job: &UploadJob) -> io::Result<Record> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let name = job.file.to_string();
+        let file = rustix::fs::openat(self.open()?, name, flags, Mode::empty())?;
+        let mut text = Vec::new();
+        File::from(file).take(RECORD_MAX).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
     }
 
     /// Writes down how it can go on. A failure costs a later attempt its start only.
@@ -85,34 +120,36 @@ impl Unfinished {
             generation: progress.generation,
             url: progress.url.expose().to_owned(),
         };
-        fs::create_dir_all(&self.folder)?;
-        let path = self.path(job);
-        let unfinished = path.with_extension("new");
-        let mut file = fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        file.write_all(&serde_json::to_vec(&record)?)?;
-        fs::rename(unfinished, path)
+        match rustix::fs::mkdir(&self.folder, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let folder = self.open()?;
+        let name = job.file.to_string();
+        let new = format!("{name}.new");
+        let flags = OFlags::WRONLY
+            | OFlags::CREATE
+            | OFlags::TRUNC
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&folder, &new, flags, Mode::RUSR | Mode::WUSR)?;
+        File::from(file).write_all(&serde_json::to_vec(&record)?)?;
+        Ok(rustix::fs::renameat(&folder, &new, &folder, &name)?)
     }
 
     /// The upload has come to an end.
     pub(super) fn forget(&self, job: &UploadJob) {
-        remove(&self.path(job));
-    }
-
-    fn path(&self, job: &UploadJob) -> PathBuf {
-        self.folder.join(job.file.to_string())
+        if let Ok(folder) = self.open() {
+            let name = job.file.to_string();
+            remove(rustix::fs::unlinkat(&folder, name, AtFlags::empty()));
+        }
     }
 }
 
-fn remove(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            debug!(%error, "the record of an upload could not be removed");
-        }
-        _ => {}
+fn remove(removed: Result<(), Errno>) {
+    match removed {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => debug!(%error, "the record of an upload could not be removed"),
     }
 }

@@ -35,8 +35,8 @@ const LOOKS_MAX: usize = 256;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// With more files in hand, or more bytes of their paths, no more listings are taken: the scan waits.
-const IN_HAND_MAX: usize = 50_000;
-const IN_HAND_BYTES_MAX: usize = 16 * 1024 * 1024;
+const IN_HAND_MAX: usize = 250_000;
+const IN_HAND_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Files that cannot be read and are looked at again and again; the others are left to the next scan.
 const BUSY_FILES_MAX: usize = 10_000;

@@ -5,6 +5,7 @@
 //! itself. Without a valid token nothing is told but whether the service lives.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -47,8 +48,12 @@ pub(super) enum Refusal {
     Host,
     /// It comes from another page.
     Origin,
-    /// It brings no token, or a wrong one.
-    Token,
+    /// It brings no token.
+    NoToken,
+    /// It brings a wrong one.
+    WrongToken,
+    /// Its peer has sent wrong tokens, and has to wait this long.
+    Later(Duration),
 }
 
 impl IntoResponse for Refusal {
@@ -56,20 +61,30 @@ impl IntoResponse for Refusal {
         match self {
             Self::Host => (
                 StatusCode::MISDIRECTED_REQUEST,
-                "not called by a name of this page; names other than localhost belong into web.hosts\n",
+                "the Host header names another server; add names other than localhost to web.hosts\n",
             )
                 .into_response(),
             Self::Origin => (
                 StatusCode::FORBIDDEN,
-                "only this page itself may ask for that\n",
+                "only the page itself may send this request\n",
             )
                 .into_response(),
-            Self::Token => (
+            Self::NoToken | Self::WrongToken => (
                 StatusCode::UNAUTHORIZED,
                 [(header::WWW_AUTHENTICATE, "Basic realm=\"itwin-syncd\", charset=\"UTF-8\"")],
-                "the token is asked for as a password\n",
+                "enter the token as the password; the user name does not matter\n",
             )
                 .into_response(),
+            Self::Later(wait) => {
+                // A header holds whole seconds; the last part of one counts.
+                let seconds = wait.as_secs() + 1;
+                (
+                    StatusCode::TOO_MANY_REQUESTS,
+                    [(header::RETRY_AFTER, seconds.to_string())],
+                    format!("too many wrong tokens; try again in {seconds} s\n"),
+                )
+                    .into_response()
+            }
         }
     }
 }
@@ -91,18 +106,31 @@ impl Guard {
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
-        let host = text(headers, &header::HOST).ok_or(Refusal::Host)?;
+        // Of two headers another program may believe the other one.
+        let host = only(headers, &header::HOST)
+            .ok()
+            .flatten()
+            .ok_or(Refusal::Host)?;
         if !self.is_ours(host) {
             return Err(Refusal::Host);
         }
-        let health = ["/healthz", "/readyz"].contains(&uri.path());
-        if !health && !self.knows_token(headers) {
-            return Err(Refusal::Token);
+        if self.wants_token(uri) {
+            self.check_token(headers)?;
         }
-        if method != Method::GET && method != Method::HEAD && !same_origin(host, headers) {
+        let origin = only(headers, &header::ORIGIN).map_err(|Several| Refusal::Origin)?;
+        if method != Method::GET && method != Method::HEAD && !same_origin(host, origin, headers) {
             return Err(Refusal::Origin);
         }
         Ok(())
+    }
+
+    /// Whether a request brings a token that would be looked at.
+    pub(super) fn brings_token(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        self.wants_token(uri) && headers.contains_key(header::AUTHORIZATION)
+    }
+
+    fn wants_token(&self, uri: &Uri) -> bool {
+        self.token.is_some() && !["/healthz", "/readyz"].contains(&uri.path())
     }
 
     /// An address cannot be pointed elsewhere by a name server; a name can.
@@ -119,40 +147,59 @@ impl Guard {
                 .any(|known| known.eq_ignore_ascii_case(name))
     }
 
-    fn knows_token(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else {
-            return true;
-        };
-        let Some((scheme, given)) =
-            text(headers, &header::AUTHORIZATION).and_then(|given| given.split_once(' '))
-        else {
-            return false;
-        };
-        let given = if scheme.eq_ignore_ascii_case("bearer") {
-            given.as_bytes().to_owned()
-        } else if scheme.eq_ignore_ascii_case("basic") {
-            let decoded = BASE64_STANDARD.decode(given).unwrap_or_default();
-            match decoded.iter().position(|byte| *byte == b':') {
-                Some(colon) => decoded.get(colon + 1..).unwrap_or_default().to_owned(),
-                None => return false,
-            }
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let given = only(headers, &header::AUTHORIZATION).map_err(|Several| Refusal::WrongToken)?;
+        let given = given.ok_or(Refusal::NoToken)?;
+        let given = given_token(given).ok_or(Refusal::WrongToken)?;
+        if Some(blake3::hash(&given)) == self.token {
+            Ok(())
         } else {
-            return false;
-        };
-        blake3::hash(&given) == *token
+            Err(Refusal::WrongToken)
+        }
     }
 }
 
-/// Browsers tell where such a request comes from; who does not tell is refused.
-fn same_origin(host: &str, headers: &HeaderMap) -> bool {
-    let from = text(headers, &HeaderName::from_static("sec-fetch-site"));
-    let origin = text(headers, &header::ORIGIN).and_then(|origin| origin.split_once("://"));
-    from.is_none_or(|from| from == "same-origin")
-        && origin.is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+/// The token in the value of an Authorization header.
+fn given_token(value: &str) -> Option<Vec<u8>> {
+    let (scheme, given) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(given.as_bytes().to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = BASE64_STANDARD.decode(given).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    Some(decoded.get(colon + 1..)?.to_owned())
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+/// Browsers tell where such a request comes from; one without that is refused.
+fn same_origin(host: &str, origin: Option<&str>, headers: &HeaderMap) -> bool {
+    let header = |name| only(headers, &HeaderName::from_static(name));
+    let (Ok(from), Ok(forwarded)) = (header("sec-fetch-site"), header("x-forwarded-proto")) else {
+        return false;
+    };
+    // A proxy with TLS before the page says so. No page of others can make a browser send this header.
+    let scheme = forwarded.unwrap_or("http");
+    from.is_none_or(|from| from == "same-origin")
+        && origin
+            .and_then(|origin| origin.split_once("://"))
+            .is_some_and(|(of_page, authority)| {
+                of_page.eq_ignore_ascii_case(scheme) && authority.eq_ignore_ascii_case(host)
+            })
+}
+
+/// A header came more than once, or is no text.
+struct Several;
+
+/// The value of a header that may come only once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Several> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| Several),
+        (Some(_), Some(_)) => Err(Several),
+    }
 }
 
 #[cfg(test)]
@@ -168,7 +215,7 @@ mod tests {
     ) -> Result<(), Refusal> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.insert(
+            map.append(
                 HeaderName::from_bytes(name.as_bytes()).unwrap(),
                 value.parse().unwrap(),
             );
@@ -211,6 +258,14 @@ mod tests {
             assert_eq!(refused, Err(Refusal::Host), "{host}");
         }
         assert_eq!(ask(&guard, &Method::GET, "/", &[]), Err(Refusal::Host));
+        for twice in [["localhost", "localhost"], ["localhost", "evil.example"]] {
+            let headers = twice.map(|host| ("host", host));
+            assert_eq!(
+                ask(&guard, &Method::GET, "/", &headers),
+                Err(Refusal::Host),
+                "{twice:?}"
+            );
+        }
     }
 
     #[test]
@@ -227,11 +282,36 @@ mod tests {
             ]),
             Ok(())
         );
+        // Behind a proxy with TLS.
+        assert_eq!(
+            post(&[
+                ("host", "cad.example"),
+                ("origin", "https://cad.example"),
+                ("x-forwarded-proto", "https")
+            ]),
+            Ok(())
+        );
         for headers in [
             &[host][..],
             &[host, ("origin", "null")],
             &[host, ("origin", "http://localhost:8000")],
             &[host, ("origin", "https://evil.example")],
+            &[host, ("origin", "https://localhost:8291")],
+            &[
+                host,
+                ("origin", "http://localhost:8291"),
+                ("origin", "http://localhost:8291"),
+            ],
+            &[
+                host,
+                ("origin", "http://localhost:8291"),
+                ("origin", "http://evil.example"),
+            ],
+            &[
+                host,
+                ("origin", "http://localhost:8291"),
+                ("x-forwarded-proto", "https"),
+            ],
             &[
                 host,
                 ("origin", "http://localhost:8291"),
@@ -255,15 +335,17 @@ mod tests {
         let basic = format!("Basic {}", BASE64_STANDARD.encode("me:tiger:lion"));
         assert_eq!(get("/", Some(&basic)), Ok(()));
         assert_eq!(get("/metrics", Some("Bearer tiger:lion")), Ok(()));
+        for path in ["/", "/metrics"] {
+            assert_eq!(get(path, None), Err(Refusal::NoToken));
+        }
         for given in [
-            None,
             Some("Bearer tiger"),
             Some("Bearer "),
             Some("Basic !"),
             Some("tiger:lion"),
         ] {
             for path in ["/", "/metrics", "/api/state", "/app.js"] {
-                assert_eq!(get(path, given), Err(Refusal::Token), "{given:?}");
+                assert_eq!(get(path, given), Err(Refusal::WrongToken), "{given:?}");
             }
         }
     }

@@ -8,9 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
+use super::connections::Counts;
 use crate::ledger::{self, Ledger, Outcome, Overview, RootState, WatchReport};
 use crate::live::{Histogram, Live};
 
@@ -82,6 +84,7 @@ pub(super) struct Facts<'a> {
     pub(super) live: &'a Live,
     pub(super) traffic: &'a [(String, Option<u16>, u64)],
     pub(super) tally: &'a Tally,
+    pub(super) page: &'a Counts,
     pub(super) now: Timestamp,
 }
 
@@ -163,6 +166,7 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
     );
     out.value("", &[], seconds_of(facts.live.began()));
     counters(&mut out, facts);
+    page(&mut out, facts.page);
     gauges(&mut out, facts);
     out.family(
         "upload_duration_seconds",
@@ -218,6 +222,21 @@ fn counters(out: &mut Text, facts: &Facts<'_>) {
         let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
         out.value("", &[("host", host), ("status", &status)], float(*count));
     }
+}
+
+fn page(out: &mut Text, counts: &Counts) {
+    out.family(
+        "page_wrong_tokens_total",
+        "counter",
+        "Requests to the page with a wrong token.",
+    );
+    out.value("", &[], float(counts.wrong_tokens.load(Ordering::Relaxed)));
+    out.family(
+        "page_connections_refused_total",
+        "counter",
+        "Connections to the page that were closed because there were too many.",
+    );
+    out.value("", &[], float(counts.refused.load(Ordering::Relaxed)));
 }
 
 fn gauges(out: &mut Text, facts: &Facts<'_>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::StreamExt as _;
-use itwin_syncd::itwin::{Checksum, Client, Error, Network, NewConnection, Settings};
+use itwin_syncd::itwin::{Checksum, Client, Error, Network, NewConnection, Settings, Speed};
 use itwin_syncd::secret::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -185,7 +185,7 @@ async fn call_everything(client: &Client) -> usize {
             let block = bytes::Bytes::from_static(b"abc");
             good.push(judge(
                 client
-                    .put_block(&url, "aWQ=", block, Checksum::Crc64(0))
+                    .put_block(&url, "aWQ=", block, Checksum::Crc64(0), Speed::Limited)
                     .await,
             ));
             good.push(judge(

@@ -71,7 +71,7 @@ async fn status_tells_of_a_failure_with_reason_hint_and_next_attempt() {
     write(&folder.join("empty.ifc"), "");
     site.run(&["run", "--once"]).await;
     let status = site.run(&["status"]).await;
-    assert_eq!(status.code, Some(0), "{status:?}");
+    assert_eq!(status.code, Some(1), "{status:?}");
     for part in [
         "watch \"north\"",
         "\"empty.ifc\"  failed",

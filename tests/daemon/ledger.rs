@@ -188,7 +188,7 @@ impl SmallDisk {
     fn mount(at: &Path) -> Self {
         std::fs::create_dir(at).unwrap();
         let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs"])
             .arg(at)
             .status();
         assert!(mounted.unwrap().success());
@@ -238,6 +238,14 @@ async fn a_full_disk_ends_the_daemon_with_what_to_do_and_loses_nothing() {
     let (status, log) = daemon.ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("make room on the disk"), "{log}");
+    let told = site.run(&["status"]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(
+        told.out
+            .starts_with("The disk of the state directory is FULL, the daemon is NOT RUNNING, ")
+            || told.err.contains("is full: free some space on it"),
+        "{told:?}"
+    );
     disk.make_room();
     let daemon = site.start();
     site.synchronized(files.len(), &daemon).await;

@@ -11,6 +11,7 @@
 
 mod alerts;
 mod answers;
+mod between;
 #[cfg(feature = "failpoints")]
 mod clocks;
 mod commands;
@@ -24,6 +25,7 @@ mod filesystem;
 mod fuse;
 mod independence;
 mod ledger;
+mod middle;
 mod network;
 mod operator;
 mod page;
@@ -31,8 +33,10 @@ mod refusals;
 mod remedies;
 mod restless;
 mod runs;
+mod scale;
 mod soak;
 mod somebody;
+mod state_directory;
 mod support;
 mod systemd;
 mod together;

@@ -120,7 +120,7 @@ async fn a_paused_watch_takes_no_new_work_over_a_restart_until_it_is_resumed() {
     );
     assert!(site.requests("PUT", "").is_empty(), "nothing was sent");
     let resumed = site.run(&["resume"]).await;
-    assert!(resumed.out.contains("north: goes on"), "{resumed:?}");
+    assert!(resumed.out.contains("north: is resumed"), "{resumed:?}");
     site.synchronized(2, &daemon).await;
     daemon.stop().await;
 }
@@ -141,7 +141,7 @@ async fn a_watch_that_the_brake_holds_goes_on_when_a_person_resumes_it() {
     let daemon = site.start();
     daemon.says("the watch is held").await;
     let resumed = site.run(&["resume", "north"]).await;
-    assert!(resumed.out.contains("goes on"), "{resumed:?}");
+    assert!(resumed.out.contains("is resumed"), "{resumed:?}");
     let all_again = || (0..5).all(|n| site.stored(&format!("{n}.ifc")).completions == 2);
     eventually(all_again, || daemon.log()).await;
     site.synchronized(5, &daemon).await;

@@ -13,6 +13,8 @@ use crate::support::{Daemon, Site, platform, write};
 
 const HOSTILE: &str = "<img src=x onerror=document.title='owned'>.dwg";
 
+const TOKEN: &str = "tiger-burning-bright-in-the-forests";
+
 /// Nothing that the page shows takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -237,7 +239,7 @@ async fn the_page_answers_only_to_its_names_its_token_and_itself() {
     use std::os::unix::fs::PermissionsExt as _;
     let (mut site, _folder) = site().await;
     let token = site.path("token");
-    write(&token, "tiger\n");
+    write(&token, &format!("{TOKEN}\n"));
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     site.tables += &format!("token_file = {token:?}\n");
     let daemon = site.start();
@@ -249,16 +251,16 @@ async fn the_page_answers_only_to_its_names_its_token_and_itself() {
         assert_eq!(status(get(path)).await, 401, "{path}");
         assert_eq!(status(get(path).bearer_auth("lion")).await, 401, "{path}");
     }
-    assert_eq!(status(get("").basic_auth("me", Some("tiger"))).await, 200);
-    assert_eq!(status(get("metrics").bearer_auth("tiger")).await, 200);
-    assert_eq!(status(get("api/file?id=1").bearer_auth("tiger")).await, 404);
+    assert_eq!(status(get("").basic_auth("me", Some(TOKEN))).await, 200);
+    assert_eq!(status(get("metrics").bearer_auth(TOKEN)).await, 200);
+    assert_eq!(status(get("api/file?id=1").bearer_auth(TOKEN)).await, 404);
     assert_eq!(
-        status(get("").bearer_auth("tiger").header("host", "evil.example")).await,
+        status(get("").bearer_auth(TOKEN).header("host", "evil.example")).await,
         421
     );
     // A browser runs no script but the page's own, whatever is in the answer.
     for path in ["", "app.js", "metrics", "nowhere"] {
-        let answer = get(path).bearer_auth("tiger").send().await.unwrap();
+        let answer = get(path).bearer_auth(TOKEN).send().await.unwrap();
         let header = |name: &str| answer.headers()[name].to_str().unwrap();
         let policy = header("content-security-policy");
         assert!(
@@ -272,7 +274,7 @@ async fn the_page_answers_only_to_its_names_its_token_and_itself() {
     let post = |origin: Option<&str>| {
         let request = http
             .post(format!("{address}api/act"))
-            .bearer_auth("tiger")
+            .bearer_auth(TOKEN)
             .header("content-type", "application/json")
             .body(pause);
         match origin {
@@ -288,7 +290,120 @@ async fn the_page_answers_only_to_its_names_its_token_and_itself() {
     let told = site.run(&["status"]).await.out;
     assert!(told.contains("PAUSED"), "{told}");
     let (_, log) = daemon.stop().await;
-    assert!(!log.contains("tiger"), "{log}");
+    assert!(!log.contains(TOKEN), "{log}");
+}
+
+#[tokio::test]
+async fn a_peer_that_guesses_tokens_has_to_wait_and_the_log_and_the_metrics_tell() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (mut site, _folder) = site().await;
+    let token = site.path("token");
+    write(&token, TOKEN);
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    site.tables += &format!("token_file = {token:?}\n");
+    let daemon = site.start();
+    let address = address(&daemon).await;
+    let http = reqwest::Client::new();
+    let ask = async |token: &str| {
+        let request = http.get(format!("{address}metrics")).bearer_auth(token);
+        let answer = request.send().await.unwrap();
+        let wait = answer.headers().contains_key("retry-after");
+        (answer.status().as_u16(), wait, answer.text().await.unwrap())
+    };
+    let began = tokio::time::Instant::now();
+    let mut looked_at = 0;
+    for guess in 0..500 {
+        match ask(&format!("guess-{guess}")).await {
+            (401, false, _) => looked_at += 1,
+            (429, true, text) => assert!(text.contains("try again in"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Five, and one for each delay that has passed.
+    let delays = began.elapsed().as_secs() + 1;
+    assert!((6..=6 + delays).contains(&looked_at), "{looked_at}");
+    // Nor is a right one looked at meanwhile.
+    assert_eq!(ask(TOKEN).await.0, 429);
+    assert_eq!(status(http.get(format!("{address}healthz"))).await, 200);
+    let deadline = began + PATIENCE;
+    let metrics = loop {
+        let (status, _, text) = ask(TOKEN).await;
+        if status == 200 {
+            break text;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let wanted = format!("itwin_syncd_page_wrong_tokens_total {looked_at}");
+    assert!(metrics.lines().any(|line| line == wanted), "{metrics}");
+    let (_, log) = daemon.stop().await;
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("had a wrong token"));
+    let lines: Vec<_> = lines.collect();
+    assert!((1..=3).contains(&lines.len()), "{lines:#?}");
+    assert!(lines[0].contains("127.0.0.1"), "{lines:#?}");
+    assert!(!log.contains("guess-"), "{log}");
+}
+
+/// A request from another address of this machine, its head not finished unless `whole`.
+async fn request_from(
+    peer: &str,
+    address: &str,
+    whole: bool,
+) -> std::io::Result<tokio::net::TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind(format!("{peer}:0").parse().unwrap())?;
+    let host = address.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = socket.connect(host.parse().unwrap()).await?;
+    let end = if whole { "\r\n" } else { "" };
+    let head = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{end}");
+    stream.write_all(head.as_bytes()).await?;
+    Ok(stream)
+}
+
+/// Whether a whole request from this address is answered.
+async fn is_served(peer: &str, address: &str) -> bool {
+    use tokio::io::AsyncReadExt as _;
+    let mut answer = String::new();
+    let read = async {
+        let mut stream = request_from(peer, address, true).await?;
+        stream.read_to_string(&mut answer).await
+    };
+    let read = tokio::time::timeout(PATIENCE, read).await;
+    read.is_ok_and(|read| read.is_ok()) && answer.starts_with("HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn requests_that_are_left_half_done_take_nothing_from_the_work_or_from_other_peers() {
+    let (site, folder) = site().await;
+    let daemon = site.start_under(&["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"]);
+    let address = address(&daemon).await;
+    let mut half = Vec::new();
+    for _ in 0..300 {
+        // One that is refused may be closed before it is written to.
+        half.extend(request_from("127.0.0.1", &address, false).await);
+    }
+    write(&folder.join("house.ifc"), "house");
+    site.synchronized(1, &daemon).await;
+    assert!(is_served("127.0.0.2", &address).await, "{}", daemon.log());
+    daemon.says("too many connections to the page").await;
+    assert!(!is_served("127.0.0.1", &address).await);
+    // They are closed in time, though each is kept open on its other side.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !is_served("127.0.0.1", &address).await {
+        assert!(tokio::time::Instant::now() < deadline, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let metrics = reqwest::get(format!("{address}metrics")).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let refused = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("itwin_syncd_page_connections_refused_total "))
+        .unwrap();
+    assert!(refused.parse::<u64>().unwrap() >= 280, "{refused}");
+    drop(half);
+    daemon.stop().await;
 }
 
 #[tokio::test]

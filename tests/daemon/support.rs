@@ -336,6 +336,16 @@ impl Daemon {
         self.child.kill().await.unwrap();
     }
 
+    /// The most memory that the process ever had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        peak.expect("the kernel should know") * 1024
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the daemon should live")
     }

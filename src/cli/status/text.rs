@@ -9,7 +9,9 @@ use jiff::Timestamp;
 
 use crate::attempt::clock_time;
 use crate::names::Shown;
-use crate::view::{FileView, LineView, ResultView, StoryView, UploadView, View, WatchView};
+use crate::view::{
+    Around, FileView, LineView, ResultView, StoryView, UploadView, View, WatchView, verdict,
+};
 
 /// Cells of a progress bar.
 const BAR: u64 = 20;
@@ -17,11 +19,11 @@ const BAR: u64 = 20;
 /// A day and a half is told as a date.
 const RECENT: u64 = 36 * 3600;
 
-/// The whole report. `unreachable`: why a daemon that is there says nothing.
-pub(super) fn report(view: &View, unreachable: Option<&str>, now: Timestamp) -> String {
+/// The whole report.
+pub(super) fn report(view: &View, around: &Around, now: Timestamp) -> String {
     let mut out = String::new();
-    line(&mut out, &verdict(view));
-    line(&mut out, &daemon(view, unreachable, now));
+    line(&mut out, &verdict(view, around).text);
+    line(&mut out, &daemon(view, around.unreachable.as_deref(), now));
     for watch in &view.watches {
         out.push('\n');
         watch_text(&mut out, watch, now);
@@ -78,74 +80,6 @@ fn heading(
     line(out, &format!("{title}{more}"));
 }
 
-/// The answer to the first question, in one line.
-fn verdict(view: &View) -> String {
-    let sum = |count: fn(&WatchView) -> u64| view.watches.iter().map(count).sum::<u64>();
-    let watches = view.watches.iter().filter(|watch| watch.configured);
-    let away = watches
-        .clone()
-        .filter(|watch| watch.root == "unavailable")
-        .count() as u64;
-    let degraded = watches
-        .clone()
-        .filter(|watch| watch.root == "degraded")
-        .count() as u64;
-    let held = watches
-        .clone()
-        .filter(|watch| watch.held_reason.is_some())
-        .count() as u64;
-    let overdue = watches
-        .filter(|watch| {
-            let own = watch.last_run.as_ref().is_some_and(|run| run.overdue);
-            own || watch.blocked_by.as_ref().is_some_and(|run| run.overdue)
-        })
-        .count() as u64;
-    let (failed, working) = (
-        sum(|watch| watch.files.failed),
-        sum(|watch| watch.files.working),
-    );
-    let waiting = sum(|watch| watch.files.waiting);
-    let settling = sum(|watch| watch.files.settling.unwrap_or(0));
-    let mut parts: Vec<String> = [
-        (failed, "file FAILED", "files FAILED"),
-        (
-            away,
-            "folder cannot be reached",
-            "folders cannot be reached",
-        ),
-        (
-            degraded,
-            "folder is only partly watched",
-            "folders are only partly watched",
-        ),
-        (held, "watch is held", "watches are held"),
-        (
-            overdue,
-            "watch waits for an overdue run",
-            "watches wait for an overdue run",
-        ),
-        (
-            sum(|watch| watch.files.synchronized_with_issues),
-            "file is synchronized with issues",
-            "files are synchronized with issues",
-        ),
-        (working, "file is on its way", "files are on their way"),
-        (waiting, "file waits", "files wait"),
-        (settling, "file is being written", "files are being written"),
-    ]
-    .into_iter()
-    .filter(|(count, ..)| *count > 0)
-    .map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }))
-    .collect();
-    let well = if parts.is_empty() { "All well: " } else { "" };
-    parts.push(match sum(|watch| watch.files.synchronized) {
-        0 => "no file is synchronized yet".to_owned(),
-        1 => "1 file is synchronized".to_owned(),
-        files => format!("{files} files are synchronized"),
-    });
-    format!("{well}{}", parts.join(", "))
-}
-
 fn daemon(view: &View, unreachable: Option<&str>, now: Timestamp) -> String {
     match (&view.daemon, unreachable) {
         (Some(daemon), _) => format!(
@@ -154,8 +88,8 @@ fn daemon(view: &View, unreachable: Option<&str>, now: Timestamp) -> String {
             moment_at(daemon.since, now),
             daemon.pid
         ),
-        (None, Some(why)) => format!("itwin-syncd may be running, but says nothing: {why}"),
-        (None, None) => "itwin-syncd is NOT RUNNING; this is how it left things".to_owned(),
+        (None, Some(why)) => format!("itwin-syncd runs but does not answer: {why}"),
+        (None, None) => "itwin-syncd is NOT RUNNING; this is the state at its end".to_owned(),
     }
 }
 

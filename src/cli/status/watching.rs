@@ -10,7 +10,8 @@ use crate::attempt::clock_time;
 use crate::config::Offline;
 use crate::ledger::{Ledger, Lists, Outcome};
 use crate::names::Shown;
-use crate::view::{self, View};
+use crate::state_directory;
+use crate::view::{self, Around, View};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
 pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
+    state_directory::act_as_owner(&config.state.path)?;
     let ledger = Ledger::read(&config.state.path).await?;
     let ended = tokio::signal::ctrl_c();
     if !std::io::stdout().is_terminal() {
@@ -49,10 +51,14 @@ pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
 async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<(), Error> {
     loop {
         let (daemon, unreachable) = super::daemon(config).await;
+        let around = Around {
+            unreachable,
+            disk_full: state_directory::full(&config.state.path),
+        };
         let now = crate::clock::now();
         let overview = ledger.overview(LISTS, now).await?;
         let view = View::new(&overview, daemon.as_ref());
-        *last = text::report(&view, unreachable.as_deref(), now);
+        *last = text::report(&view, &around, now);
         let (width, height) = size();
         let mut screen = String::from("\x1b[H");
         let lines: Vec<&str> = last.lines().collect();
@@ -66,7 +72,7 @@ async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<
         if more > 0 {
             screen.push_str(&format!("… {more} more lines"));
         } else {
-            screen.push_str("Ctrl-C ends this view; the daemon goes on");
+            screen.push_str("Press Ctrl-C to leave; the daemon keeps running");
         }
         screen.push_str("\x1b[K\x1b[J");
         write(&screen)?;

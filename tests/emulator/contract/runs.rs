@@ -51,6 +51,12 @@ pub async fn runs(seen: &Arc<Seen>) {
     .await;
     let run_of = |id: &str| format!("{CONNECTIONS}/{id}/run");
     let run = async |id: &str| platform.post(&run_of(id), Value::Null).await;
+    platform.emulator.fail_run(RunFault {
+        imodel_id: DEFAULT_IMODEL_ID.to_owned(),
+        duration_ms: Some(1500),
+        count: Some(1),
+        ..RunFault::default()
+    });
     let started = run(&id).await;
     let location = started.header("location").to_owned();
     assert!(location.starts_with(platform.emulator.api_url()));
@@ -126,6 +132,13 @@ pub async fn runs(seen: &Arc<Seen>) {
 
     // A request within a second of another one may be refused.
     platform.switch("simultaneous-run", "conflict");
+    // Long enough for a busy machine.
+    platform.emulator.fail_run(RunFault {
+        imodel_id: DEFAULT_IMODEL_ID.to_owned(),
+        duration_ms: Some(900),
+        count: Some(1),
+        ..RunFault::default()
+    });
     let first = run(&id).await;
     assert_eq!(first.status, 202);
     run(&id).await.is(409, "IModelAlreadyProcessingRequest");
