@@ -30,7 +30,7 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Nor asked for again sooner.
-const LIFETIME_MIN: Duration = Duration::from_secs(10);
+const LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 const OPERATION: &str = "get token";
 
@@ -273,8 +273,8 @@ mod tests {
             ("\"3600\"", Some(3600.0)),
             ("18446744073709551615", Some(86400.0)),
             ("1e300", Some(86400.0)),
-            ("-5", Some(10.0)),
-            ("0", Some(10.0)),
+            ("-5", Some(1.0)),
+            ("0", Some(1.0)),
             ("\"soon\"", None),
             ("\"NaN\"", None),
             ("null", None),
