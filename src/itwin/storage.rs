@@ -330,7 +330,7 @@ pub(super) fn id_after(base: &Url, href: &str, word: &str) -> Option<(String, Op
             .map(std::borrow::Cow::into_owned)
     });
     let id = decoded.next()?.ok().filter(|id| !id.is_empty())?;
-    let id = super::said::data(&id);
+    let id = super::said::as_id(&id)?;
     Some((id, decoded.next().and_then(Result::ok)))
 }
 
