@@ -202,10 +202,9 @@ impl Storm {
         self.site.top = format!(
             "settle = \"100ms\"\npoll_interval = \"1s\"\nrescan_interval = {rescan_interval:?}\n"
         );
-        self.site.tables =
-            "[sync]\nbatch_window = \"100ms\"\npoll_interval = \"50ms\"\npoll_max = \"200ms\"\n\
-             [retry]\nfirst_delay = \"100ms\"\nmax_delay = \"1s\"\n"
-                .to_owned();
+        let calm = "[sync]\nbatch_window = \"100ms\"\npoll_interval = \"50ms\"\npoll_max = \"200ms\"\n\
+             [retry]\nfirst_delay = \"100ms\"\nmax_delay = \"1s\"\n";
+        calm.clone_into(&mut self.site.tables);
         self.site
             .replace_in_watches("exclude = [\"/out/\"]", "exclude = []");
     }
@@ -456,11 +455,11 @@ impl Storm {
     fn draw_end(&mut self) -> End {
         match self.random.u8(0..20) {
             0 => End::Stop,
-            1..=3 if self.disk.is_some() => End::FullDisk {
+            1..=4 if self.disk.is_some() => End::FullDisk {
                 from_start: self.random.u8(0..4) == 0,
             },
             #[cfg(feature = "failpoints")]
-            4..=10 => {
+            5..=10 => {
                 let points = super::crashes::failpoints();
                 End::At(self.random.choice(points).unwrap())
             }
@@ -475,7 +474,7 @@ impl Storm {
             self.configure();
         }
         self.tell(&format!("start, to end by {end:?}"));
-        let daemon = match &end {
+        let mut daemon = match &end {
             #[cfg(feature = "failpoints")]
             End::At(point) => self.site.start_with(&[("ITWIN_SYNCD_FAILPOINT", point)]),
             End::FullDisk { from_start: true } => {
@@ -494,7 +493,7 @@ impl Storm {
         };
         let until = Instant::now() + Duration::from_millis(lasting);
         let full_at = Instant::now() + Duration::from_millis(self.random.u64(0..lasting.max(1)));
-        let mut full = false;
+        let mut full = matches!(end, End::FullDisk { from_start: true });
         while Instant::now() < until {
             match self.random.u8(0..20) {
                 0..=8 => self.change(),
@@ -512,6 +511,12 @@ impl Storm {
                 self.tell("disk full");
             }
             tokio::time::sleep(Duration::from_millis(self.random.u64(1..100))).await;
+        }
+        if matches!(end, End::FullDisk { .. }) {
+            if !full {
+                self.disk.as_ref().unwrap().fill();
+            }
+            daemon.ends_within(Duration::from_secs(3)).await;
         }
         let (status, log) = if matches!(end, End::Stop) {
             self.tell("SIGTERM");
@@ -608,7 +613,7 @@ impl Storm {
                     completed.version
                 ));
             }
-            let imodel = self.imodel_of(path);
+            let imodel = imodel_of(path);
             let mapped: Vec<&str> = state
                 .connections
                 .values()
@@ -622,11 +627,6 @@ impl Storm {
             }
         }
         self.judge_storage(state, local)
-    }
-
-    fn imodel_of(&self, path: &str) -> &'static str {
-        let watch = path.split('/').next().unwrap();
-        WATCHES.iter().find(|(name, _)| *name == watch).unwrap().1
     }
 
     /// No path is stored twice, and nothing was ever stored or read that was in no file.
@@ -779,6 +779,11 @@ impl Storm {
         }
         Ok(())
     }
+}
+
+fn imodel_of(path: &str) -> &'static str {
+    let watch = path.split('/').next().unwrap();
+    WATCHES.iter().find(|(name, _)| *name == watch).unwrap().1
 }
 
 fn connector(path: &Path) -> Option<&'static str> {
