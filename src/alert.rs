@@ -11,7 +11,6 @@ mod send;
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -102,7 +101,7 @@ pub async fn run(
                 continue;
             }
         };
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let due = desk.look(&troubles, now);
         if let Some(event) = due.filter(|_| Instant::now() >= not_before) {
             let sent = tokio::select! {
@@ -176,7 +175,7 @@ pub async fn beat(
 }
 
 async fn troubles(reader: &Ledger, level: Level) -> Result<Troubles, ledger::Error> {
-    let (watches, files, all) = reader.problems(PROBLEMS_MAX, Timestamp::now()).await?;
+    let (watches, files, all) = reader.problems(PROBLEMS_MAX, crate::clock::now()).await?;
     let mut list: Vec<Trouble> = watches.iter().flat_map(of_watch).collect();
     let more = all.saturating_sub(files.len() as u64);
     list.extend(files.into_iter().map(of_file));

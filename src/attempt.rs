@@ -48,7 +48,9 @@ pub(crate) fn refusal(
         Class::Transient { floor } => {
             let next = after(now, policy.delay(history.attempt, floor));
             let since = history.failing_since.unwrap_or(now);
-            if now.duration_since(since).unsigned_abs() >= give_up {
+            let failing = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+            // The clock alone ends no file: it may have jumped. So many attempts as that time takes must have failed.
+            if failing >= give_up && policy.pauses(history.attempt) >= give_up / 2 {
                 (FailureKind::GaveUp, Again::Never)
             } else {
                 (FailureKind::Transient, Again::At(next))
@@ -105,6 +107,43 @@ mod tests {
 
     use super::*;
     use crate::retry::{self, Budget};
+
+    #[test]
+    fn only_time_and_attempts_together_give_a_file_up() {
+        let policy = Policy {
+            first: Duration::from_secs(5),
+            max: Duration::from_mins(15),
+        };
+        let day = 86_400;
+        // 3 days take about 290 attempts.
+        for (failed_for, attempt, gives_up) in [
+            (3 * day, 300, true),
+            (4 * day, 160, true),
+            (3 * day - 1, 300, false),
+            // The clock jumped ahead.
+            (10 * day, 3, false),
+            (400 * day, 100, false),
+            // It was set back.
+            (-10 * day, 300, false),
+        ] {
+            let failure = Failure {
+                class: Class::Transient { floor: None },
+                reason: String::new(),
+                hint: None,
+            };
+            let now = Timestamp::from_second(1_800_000_000).unwrap();
+            let history = History {
+                attempt,
+                failing_since: Some(now - jiff::SignedDuration::from_secs(failed_for)),
+            };
+            let refusal = refusal(failure, history, &policy, Duration::from_hours(72), now);
+            assert_eq!(
+                refusal.again == Again::Never,
+                gives_up,
+                "{failed_for} s, attempt {attempt}"
+            );
+        }
+    }
 
     const FILES: u32 = 1000;
     const WORKERS: usize = 4;

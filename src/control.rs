@@ -10,7 +10,6 @@ mod server;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tracing::info;
@@ -125,7 +124,7 @@ impl Desk {
     /// # Errors
     /// When the ledger fails.
     pub async fn carry_out(&self, act: &Act) -> Result<u64, ledger::Error> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let (what, count) = match act {
             Act::Retry { files } => {
                 let files = files.iter().filter_map(|id| id.parse::<FileId>().ok());

@@ -25,7 +25,7 @@ mod synchronization;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use url::Url;
 
 use crate::pace::{Pace, Period};
@@ -112,7 +112,7 @@ impl Client {
     /// The pauses that hosts have asked for and that are not over.
     #[must_use]
     pub fn pauses(&self) -> Vec<Pause> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let closed = self.gates.closed().into_iter();
         closed
             .map(|(host, left)| Pause {
@@ -125,7 +125,7 @@ impl Client {
     /// Keeps pauses that were asked of an earlier client, such as one of a process before this one.
     pub fn keep(&self, pauses: &[Pause]) {
         for pause in pauses {
-            let left = pause.until.duration_since(Timestamp::now());
+            let left = pause.until.duration_since(crate::clock::now());
             if let Ok(left) = Duration::try_from(left) {
                 self.gates.hold(&pause.host, left);
             }
@@ -167,9 +167,15 @@ impl Client {
         self.gates.traffic()
     }
 
-    /// How far the platform's clock is ahead of ours, by its latest answer; to the second.
+    /// The time by the platform's clock, to the second, as its latest answer said it; by ours before the first answer.
     #[must_use]
-    pub fn clock_offset(&self) -> SignedDuration {
-        self.api.clock_offset()
+    pub fn platform_time(&self) -> Timestamp {
+        self.platform_clock().unwrap_or_else(crate::clock::now)
+    }
+
+    /// The time by the platform's clock, once it has answered.
+    #[must_use]
+    pub fn platform_clock(&self) -> Option<Timestamp> {
+        self.api.platform_clock()
     }
 }

@@ -223,7 +223,7 @@ impl Lane {
             return Ok(held);
         }
         self.at_rest = false;
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
         let connections = self.ledger.connections(&self.imodel_id).await?;
         for connection in &connections {
@@ -302,7 +302,7 @@ impl Lane {
         files: &[ConnectionFile],
         error: &itwin::Error,
     ) -> Result<Duration, ledger::Error> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         if error.is_not_found() {
             self.connection_losses = self.connection_losses.saturating_add(1);
             self.ledger.set_connection(connection.id, None).await?;

@@ -17,6 +17,7 @@
 )]
 
 mod absence;
+mod clock;
 mod durable;
 mod files;
 mod history;
@@ -326,7 +327,7 @@ impl Ledger {
         };
         match opened {
             Err(error) if error.is_damage() => {
-                let moved = move_aside(&directory, Timestamp::now())?;
+                let moved = move_aside(&directory, crate::clock::now())?;
                 let mut ledger = Self::open_locked(&directory, &lock, true).await?;
                 ledger.moved_aside = Some((moved, error.to_string()));
                 Ok(ledger)
@@ -507,10 +508,14 @@ impl Ledger {
 
     /// New ids come after all that are there, even when the clock was set back: readers go by their order.
     async fn resume_ids(&self) -> Result<(), Error> {
-        let last: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
-            .fetch_one(&self.pool)
-            .await
-            .during("look for its last result")?;
+        let last: Option<i64> = sqlx::query_scalar(
+            "SELECT MAX(id) FROM (SELECT MAX(id) AS id FROM results UNION ALL SELECT MAX(id) FROM steps \
+             UNION ALL SELECT MAX(id) FROM runs UNION ALL SELECT MAX(id) FROM files \
+             UNION ALL SELECT MAX(id) FROM watches UNION ALL SELECT MAX(id) FROM connections) AS last",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .during("look for its last id")?;
         LAST_ID.fetch_max(last.unwrap_or(0), Ordering::Relaxed);
         Ok(())
     }

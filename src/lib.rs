@@ -22,6 +22,7 @@ pub mod alert;
 mod attempt;
 mod causes;
 pub mod cli;
+mod clock;
 pub mod config;
 mod content;
 pub mod control;

@@ -133,7 +133,7 @@ impl Live {
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Inner {
-            began: Timestamp::now(),
+            began: crate::clock::now(),
             next: AtomicU64::new(0),
             uploads: Mutex::default(),
             roots: Mutex::default(),
@@ -166,7 +166,7 @@ impl Live {
             path: path.to_owned(),
             bytes,
             sent: AtomicU64::new(0),
-            since: Timestamp::now(),
+            since: crate::clock::now(),
             rate: Mutex::new(Rate {
                 marks: [(now, 0); 2],
             }),

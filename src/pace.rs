@@ -62,7 +62,7 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(periods: Vec<Period>) -> Self {
         Self::by_clock(periods, || {
-            time_of_day(Timestamp::now(), TimeZone::system())
+            time_of_day(crate::clock::now(), TimeZone::system())
         })
     }
 

@@ -60,6 +60,20 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// About how long the pauses before `attempt`, counted from 1, were together.
+    #[must_use]
+    pub fn pauses(&self, attempt: u32) -> Duration {
+        let (mut all, mut pause) = (Duration::ZERO, self.first.max(Duration::from_millis(1)));
+        for before in 1..attempt {
+            if pause >= self.max {
+                return all.saturating_add(self.max.saturating_mul(attempt - before));
+            }
+            all = all.saturating_add(pause);
+            pause = pause.saturating_mul(2);
+        }
+        all
+    }
+
     /// The pause after `attempt`, counted from 1; never shorter than `floor`.
     ///
     /// Jittered by half in both directions, so that many jobs that failed together don't come back together.

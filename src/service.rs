@@ -7,6 +7,7 @@
 //! The service is ready when configuration, ledger and client stand, not when every share does: one that is away shows as such (`pulse`). At SIGHUP the
 //! configuration is read again (`reload`). systemd is told of all of it (`systemd`).
 
+mod clock;
 mod descriptors;
 mod pauses;
 mod people;
@@ -19,7 +20,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -130,7 +130,8 @@ pub async fn run(
     stop: CancellationToken,
     mut reloads: Option<Reloads>,
 ) -> Result<Pass, Error> {
-    let began = Timestamp::now();
+    crate::clock::hold();
+    let began = crate::clock::now();
     descriptors::raise();
     let ledger = systemd::patient(Ledger::open(&config.state.path)).await?;
     if let Some((path, what)) = ledger.moved_aside() {
@@ -141,6 +142,7 @@ pub async fn run(
             "the ledger was damaged and has been moved aside; a new one begins"
         );
     }
+    clock::correct(&ledger).await?;
     let client = client(&config).map_err(Error::Client)?;
     pauses::resume(&client, &ledger).await?;
     if let Some(proxy) = &config.network.proxy {
@@ -197,7 +199,7 @@ pub async fn run(
         ledger.condemn(error);
     }
     let results = ledger.results_since(began).await?;
-    let open = ledger.summary(Timestamp::now()).await?;
+    let open = ledger.summary(crate::clock::now()).await?;
     ended?;
     // Not after an error, which may be the ledger's: the next start is to check it.
     ledger.close().await;
@@ -327,6 +329,18 @@ impl Tasks {
         );
         let pauses = pauses::record(client.clone(), ledger.clone(), tasks.stop.clone());
         tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
+        let clock = clock::follow(
+            ledger.clone(),
+            Arc::clone(&tasks.wake_uploads),
+            tasks.wake_lanes.clone(),
+        );
+        let stop = tasks.stop.clone();
+        tasks.spawn("clock".to_owned(), async move {
+            tokio::select! {
+                ended = clock => Ok(ended?),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
         for (id, watch) in watches {
             tasks.watch(id, watch, ledger);
         }
@@ -479,7 +493,7 @@ async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
     // When there was nothing else the last time.
     let mut others = Instant::now();
     loop {
-        let soon = crate::attempt::after(Timestamp::now(), PASS_PATIENCE);
+        let soon = crate::attempt::after(crate::clock::now(), PASS_PATIENCE);
         let awaited = ledger.awaited(PASS_ATTEMPTS, soon).await?;
         let now = Instant::now();
         // Such a file is under way for a moment now and then.
@@ -549,7 +563,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             brake: config.brake_files,
         })
         .collect();
-    let registered = ledger.register_watches(&specs, Timestamp::now()).await?;
+    let registered = ledger.register_watches(&specs, crate::clock::now()).await?;
     let mut watches = Vec::with_capacity(registered.len());
     for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
         if forgotten > 0 {

@@ -175,7 +175,7 @@ impl Uploads {
                 } else {
                     LOOK_AGAIN
                 };
-                let now = Timestamp::now();
+                let now = crate::clock::now();
                 if let Some((job, slot)) = shared.claim(now).await? {
                     if !guard.allows(job.file, Instant::now()) {
                         shared.put_off_restless(&job).await?;
@@ -281,7 +281,7 @@ impl Shared {
             attempt: job.attempt.saturating_add(3),
             failing_since: job.failing_since,
         };
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
         self.ledger.put_off(job, &refusal, now).await
     }
@@ -332,9 +332,10 @@ impl Shared {
                     "no upload of this watch begins while its share does not answer"
                 );
             }
-            let until = attempt::after(Timestamp::now(), SILENT_HOLD);
+            let now = crate::clock::now();
+            let until = attempt::after(now, SILENT_HOLD);
             self.ledger
-                .hold_watch(share.watch, until, &share.what)
+                .hold_watch(share.watch, until, &share.what, now)
                 .await?;
         }
         Ok(!silent.is_empty())

@@ -243,12 +243,12 @@ struct Told<'a> {
 }
 
 async fn look(shared: &Shared) -> Result<View, ledger::Error> {
-    let overview = shared.reader.overview(LISTS, Timestamp::now()).await?;
+    let overview = shared.reader.overview(LISTS, crate::clock::now()).await?;
     Ok(View::new(&overview, Some(&shared.desk.live.now().await)))
 }
 
 fn told(view: &View) -> String {
-    let now = Timestamp::now();
+    let now = crate::clock::now();
     serde_json::to_string(&Told { now, view }).unwrap_or_default()
 }
 
@@ -353,7 +353,7 @@ async fn act(
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
     let mut tally = shared.tally.lock().await;
     tally.count(&shared.reader).await?;
-    let now = Timestamp::now();
+    let now = crate::clock::now();
     let overview = shared
         .reader
         .overview(
@@ -384,7 +384,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         runs: 0,
     };
     let began = shared.desk.live.began();
-    let problem = match shared.reader.overview(lists, Timestamp::now()).await {
+    let problem = match shared.reader.overview(lists, crate::clock::now()).await {
         Err(_) => Some("the ledger cannot be read".to_owned()),
         Ok(overview) => {
             let configured = || overview.watches.iter().filter(|watch| watch.configured);

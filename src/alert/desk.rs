@@ -86,7 +86,8 @@ impl Desk {
     /// What is to be told now, if anything. It is asked for again until it is delivered.
     pub(super) fn look(&mut self, troubles: &Troubles, now: Timestamp) -> Option<Event> {
         let past = |since: Timestamp, wait: Duration| {
-            Duration::try_from(now.duration_since(since)).unwrap_or_default() >= wait
+            // A moment ahead of now is of a clock that was set back: nobody knows how long ago it was.
+            Duration::try_from(now.duration_since(since)).map_or(true, |passed| passed >= wait)
         };
         let anything = !troubles.list.is_empty() || troubles.more > 0;
         let open = !self.memo.told.is_empty() || self.memo.more;
@@ -198,6 +199,16 @@ mod tests {
         assert_eq!(step(&mut desk, 3700, &[]), None);
         assert_eq!(step(&mut desk, 3760, &[]), Some(Event::AllClear));
         assert_eq!(step(&mut desk, 9999, &[]), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nothing_back() {
+        let day = 86_400;
+        let mut desk = desk();
+        assert_eq!(step(&mut desk, 0, &["a"]), None);
+        assert_eq!(step(&mut desk, -day, &["a"]), Some(Event::Trouble));
+        assert_eq!(step(&mut desk, 5, &[]), None);
+        assert_eq!(step(&mut desk, -day, &[]), Some(Event::AllClear));
     }
 
     #[test]

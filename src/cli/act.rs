@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use jiff::Timestamp;
 
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
@@ -171,7 +170,7 @@ async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Resul
         results: 0,
         runs: 0,
     };
-    let overview = ledger.overview(lists, Timestamp::now()).await?;
+    let overview = ledger.overview(lists, crate::clock::now()).await?;
     let all: u64 = overview
         .watches
         .iter()

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
@@ -283,7 +282,7 @@ struct Progress {
 impl Progress {
     /// Says what changed, and returns all files.
     async fn look(&mut self) -> Result<Vec<FileReport>, Error> {
-        let files = self.ledger.snapshot(Timestamp::now()).await?.files;
+        let files = self.ledger.snapshot(crate::clock::now()).await?.files;
         for file in &files {
             let word = view::word(file).to_owned();
             let news = (file.job, file.run.clone(), word.clone());

@@ -95,7 +95,7 @@ impl Knowledge {
         let state = &config.state.path;
         let ledger = Ledger::read(state).await.ok();
         let watches = match &ledger {
-            Some(ledger) => ledger.watch_reports(Timestamp::now()).await.ok(),
+            Some(ledger) => ledger.watch_reports(crate::clock::now()).await.ok(),
             None => None,
         };
         let daemon = match control::ask(state, &Request::Now).await {

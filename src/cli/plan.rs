@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
-use jiff::Timestamp;
 
 use super::{EXIT_FAILED, EXIT_GOOD, complain};
 use crate::config::{Config, Watch};
@@ -33,7 +32,7 @@ async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
         Err(error) => return Err(error),
     };
     let reports = match &ledger {
-        Some(ledger) => ledger.snapshot(Timestamp::now()).await?.files,
+        Some(ledger) => ledger.snapshot(crate::clock::now()).await?.files,
         None => Vec::new(),
     };
     let mut good = true;

@@ -118,7 +118,7 @@ pub(super) async fn files(
         }
     }
     if !rest.is_empty() || words.is_empty() {
-        let mut pages = Pages::new(ledger, Timestamp::now()).await?;
+        let mut pages = Pages::new(ledger, crate::clock::now()).await?;
         while let Some(page) = pages.next().await? {
             for file in page {
                 for (_, meaning, found) in &mut rest {

@@ -7,7 +7,6 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -113,7 +112,7 @@ async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
     let meanings = select::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
-    let now = Timestamp::now();
+    let now = crate::clock::now();
     if !arguments.files.is_empty() {
         let stories = stories(&meanings, &ledger).await?;
         print(&if arguments.json {

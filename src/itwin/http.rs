@@ -1,11 +1,10 @@
 //! One request to the platform: token, headers, pauses, quick repeats, and the answer or why there is none.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -200,8 +199,8 @@ pub(super) struct Api {
     tokens: Tokens,
     door: Arc<Door>,
     budget: Budget,
-    /// Milliseconds that the platform's clock is ahead of ours.
-    clock_offset: AtomicI64,
+    /// What the platform's clock said, and when.
+    clock: Mutex<Option<(Timestamp, Instant)>>,
 }
 
 /// A request before it is sent.
@@ -311,7 +310,7 @@ impl Api {
             tokens,
             door,
             budget,
-            clock_offset: AtomicI64::new(0),
+            clock: Mutex::default(),
         }
     }
 
@@ -327,8 +326,10 @@ impl Api {
         &self.base
     }
 
-    pub(super) fn clock_offset(&self) -> SignedDuration {
-        SignedDuration::from_millis(self.clock_offset.load(Ordering::Relaxed))
+    /// The platform's time, which our clock has no part in.
+    pub(super) fn platform_clock(&self) -> Option<Timestamp> {
+        let (date, heard) = (*self.clock())?;
+        date.checked_add(heard.elapsed()).ok()
     }
 
     /// An address below the base; every segment is one path segment, whatever it contains.
@@ -403,16 +404,13 @@ impl Api {
     }
 
     fn note_clock(&self, headers: &HeaderMap) {
-        let date = text_header(headers, "date").and_then(|text| {
-            jiff::fmt::rfc2822::DateTimeParser::new()
-                .parse_timestamp(text)
-                .ok()
-        });
-        if let Some(date) = date {
-            let offset = date.duration_since(Timestamp::now()).as_millis();
-            self.clock_offset
-                .store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
+        if let Some(date) = date(headers) {
+            *self.clock() = Some((date, Instant::now()));
         }
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Option<(Timestamp, Instant)>> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The items of a list, page by page.
@@ -533,11 +531,21 @@ pub(super) fn hold(door: &Door, status: StatusCode, headers: &HeaderMap) -> Opti
     let header = text_header(headers, "retry-after")
         .or_else(|| text_header(headers, "itwinplatform-ratelimit-retry-after-seconds"));
     let rate_limited = status == StatusCode::TOO_MANY_REQUESTS;
-    let pause = retry::asked_pause(header, rate_limited, Timestamp::now())?;
+    // A date is one of the host's clock, so it is compared with what that says.
+    let now = date(headers).unwrap_or_else(crate::clock::now);
+    let pause = retry::asked_pause(header, rate_limited, now)?;
     if rate_limited || status.is_server_error() {
         door.gate.hold(pause);
     }
     Some(pause)
+}
+
+/// The host's time, as its answer says it.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = text_header(headers, "date")?;
+    jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text)
+        .ok()
 }
 
 pub(super) fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tracing::{debug, error, info};
 
 use super::Lane;
@@ -93,7 +92,7 @@ impl Lane {
 
     /// What can be found out about a run that was not seen before.
     async fn first_seen(&self, run: String, active: Option<&ActiveRun>) -> BlockingRun {
-        let now = Timestamp::now();
+        let now = self.client.platform_time();
         let mut record = BlockingRun {
             run,
             connection: active
@@ -123,7 +122,7 @@ impl Lane {
     }
 
     fn report_overdue(&self, record: BlockingRun) -> BlockingRun {
-        let lasts = Duration::try_from(Timestamp::now().duration_since(record.since));
+        let lasts = Duration::try_from(self.client.platform_time().duration_since(record.since));
         if record.overdue || lasts.unwrap_or_default() < self.sync.run_deadline {
             return record;
         }

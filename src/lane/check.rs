@@ -61,7 +61,7 @@ impl Lane {
     /// or run.
     async fn check(&mut self, connection: &ConnectionRecord) -> Result<bool, Trouble> {
         self.reconcile(connection).await?;
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;
         let at_rest: Vec<&ConnectionFile> = files
             .iter()

@@ -57,7 +57,7 @@ impl Lane {
         &self,
         connection: &ConnectionRecord,
     ) -> Result<Option<String>, Trouble> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;
         let mut refused = Refused::default();
         let Some(found) = self
@@ -383,7 +383,7 @@ impl Lane {
             match self.client.file(&file.storage_file_id).await {
                 Err(gone) if gone.is_not_found() => {
                     warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by somebody else; uploading it again");
-                    let now = Timestamp::now();
+                    let now = crate::clock::now();
                     let before = file.stored.overwrites;
                     let due = attempt::after_foreign_change(before, &self.policy, now);
                     self.ledger.upload_again(file, due, now).await?;
@@ -442,7 +442,7 @@ impl Lane {
             history,
             &self.policy,
             self.give_up,
-            Timestamp::now(),
+            crate::clock::now(),
         );
         refused.files.push((file.clone(), refusal));
         Ok(())
@@ -457,7 +457,7 @@ impl Lane {
         }
         Ok(self
             .ledger
-            .put_off_stored(&refusals, Timestamp::now())
+            .put_off_stored(&refusals, crate::clock::now())
             .await?)
     }
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::config;
 use crate::ledger::Backlog;
+
+/// Two readings of the clock, by two tasks, may be in the wrong order by this much.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(5);
 
 /// What a lane does next.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,8 +30,8 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
             .map_or(Duration::MAX, |at| between(now, at));
         return Gather::WaitFor(due);
     };
-    let longest = sync.batch_max.saturating_sub(between(first, now));
-    let quiet = sync.batch_window.saturating_sub(between(last, now));
+    let longest = sync.batch_max.saturating_sub(since(first, now));
+    let quiet = sync.batch_window.saturating_sub(since(last, now));
     if longest.is_zero() || (quiet.is_zero() && !backlog.in_hand) {
         return Gather::Go;
     }
@@ -48,6 +51,15 @@ pub(super) fn with_references(backlog: Backlog, at: Timestamp) -> Backlog {
         last: Some(backlog.last.map_or(at, |last| last.max(at))),
         ..backlog
     }
+}
+
+/// How long ago something came. A time ahead of `now` was taken from a clock that was ahead: nobody knows how long ago
+/// that was, and it must not hold the batch up.
+fn since(came: Timestamp, now: Timestamp) -> Duration {
+    if came.duration_since(now) > CLOCKS_AGREE {
+        return Duration::MAX;
+    }
+    between(came, now)
 }
 
 fn between(from: Timestamp, to: Timestamp) -> Duration {
@@ -121,11 +133,19 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_hold_a_batch_for_longer_than_its_maximum() {
-        let future = backlog(5000, 5000, false);
-        assert_eq!(
-            decide(&future, at(0), &sync()),
-            Gather::WaitFor(Duration::from_secs(10))
-        );
+    fn a_clock_that_was_set_back_holds_up_no_batch() {
+        for (first, last, in_hand, expected) in [
+            (5000, 5000, false, Gather::Go),
+            (5000, 5000, true, Gather::Go),
+            (-1, 5000, false, Gather::Go),
+            // As of two tasks that looked at the clock one after the other.
+            (1, 1, false, Gather::WaitFor(Duration::from_secs(10))),
+        ] {
+            assert_eq!(
+                decide(&backlog(first, last, in_hand), at(0), &sync()),
+                expected,
+                "{first} {last} {in_hand}"
+            );
+        }
     }
 }

@@ -47,7 +47,11 @@ impl Lane {
     ) -> Result<Requested, Trouble> {
         let run = self
             .ledger
-            .begin_run(connection.id, Timestamp::now())
+            .begin_run(
+                connection.id,
+                self.client.platform_time(),
+                crate::clock::now(),
+            )
             .await?;
         let files = self.ledger.run_size(run).await?;
         if files == 0 && !references {
@@ -132,11 +136,8 @@ impl Lane {
     /// after the request, by the platform's clock.
     async fn find_run(&self, connection: &str, open: &OpenRun) -> Result<Option<String>, Trouble> {
         let runs = self.client.runs(connection).await?;
-        let offset = self.client.clock_offset();
-        let earliest = open
-            .requested_at
-            .saturating_add(offset - CLOCKS_AGREE)
-            .unwrap_or(open.requested_at);
+        let requested = open.requested_there.unwrap_or(open.requested_at);
+        let earliest = requested.saturating_sub(CLOCKS_AGREE).unwrap_or(requested);
         let mut candidates: Vec<&Run> = runs
             .iter()
             .filter(|run| run.started.is_some_and(|started| started >= earliest))
@@ -158,7 +159,11 @@ impl Lane {
     ) -> Result<Duration, ledger::Error> {
         let mut pause = self.sync.poll_interval;
         let mut last_state = String::new();
-        let overdue_at = deadline(open.requested_at, self.sync.run_deadline);
+        let overdue_at = deadline(
+            open.requested_there.unwrap_or(open.requested_at),
+            self.client.platform_time(),
+            self.sync.run_deadline,
+        );
         let mut overdue = open.overdue;
         loop {
             match self.client.run_state(connection, run_id).await {
@@ -213,7 +218,7 @@ impl Lane {
         open: &OpenRun,
         run: &Run,
     ) -> Result<(), Trouble> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         self.lost_runs = 0;
         failpoint("run ended");
         let in_run: HashSet<FileId> = self
@@ -269,7 +274,7 @@ impl Lane {
         in_run: &HashSet<FileId>,
         error: &itwin::Error,
     ) -> Result<(), Trouble> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         self.ledger
             .finish_run(open.id, &run.state, &run.result, &[], now)
             .await?;
@@ -364,7 +369,7 @@ impl Lane {
                 }
             }
         }
-        let seconds = Timestamp::now()
+        let seconds = crate::clock::now()
             .duration_since(open.requested_at)
             .as_secs_f64();
         let result = &run.result;
@@ -399,8 +404,8 @@ fn tell(report: &RunReport, run: &str) {
     );
 }
 
-fn deadline(requested_at: Timestamp, limit: Duration) -> Instant {
-    let gone: Duration = Timestamp::now()
+fn deadline(requested_at: Timestamp, now: Timestamp, limit: Duration) -> Instant {
+    let gone: Duration = now
         .duration_since(requested_at)
         .try_into()
         .unwrap_or(Duration::ZERO);

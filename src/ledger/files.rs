@@ -352,7 +352,7 @@ async fn open_job(
     let state = JobState::try_from(state).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     if on_new_version(state) == JobState::Due {
         sqlx::query(
-            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, attempts = 0, \
+            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, pause = 0, attempts = 0, \
              run_attempts = 0, failing_since = NULL, run_id = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
              hint = NULL, reported = NULL \
              WHERE file_id = $1",

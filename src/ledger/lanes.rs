@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::clock::{due, free};
 use super::watches::RETIRED;
 use super::{During as _, Error, Ledger, bytes_value, millis, timestamp};
 
@@ -186,18 +187,24 @@ impl Ledger {
             in_hand: bool,
         }
         // Asked after every upload, so it must not look at all that is still to be uploaded.
-        let row: Row = sqlx::query_as(
-            "SELECT COUNT(CASE WHEN j.due_at <= $2 THEN 1 END) AS waiting, \
-             MIN(CASE WHEN j.due_at <= $2 THEN j.due_at END) AS first, \
-             MAX(CASE WHEN j.due_at <= $2 THEN j.due_at END) AS last, \
+        let row: Row = sqlx::query_as(concat!(
+            "SELECT COUNT(CASE WHEN ",
+            due!("$2"),
+            " THEN 1 END) AS waiting, MIN(CASE WHEN ",
+            due!("$2"),
+            " THEN j.due_at END) AS first, MAX(CASE WHEN ",
+            due!("$2"),
+            " THEN j.due_at END) AS last, \
              MIN(CASE WHEN j.due_at > $2 THEN j.due_at END) AS next_due, \
              (EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
                  WHERE j.state = 'uploading' AND w.imodel_id = $1) \
               OR EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                 WHERE j.state = 'due' AND j.due_at <= $2 AND w.imodel_id = $1 AND w.held_until <= $2)) AS in_hand \
+                 WHERE j.state = 'due' AND j.due_at <= $2 AND w.imodel_id = $1 AND ",
+            free!("$2"),
+            ")) AS in_hand \
              FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
              WHERE j.state = 'stored' AND w.imodel_id = $1",
-        )
+        ))
         .bind(imodel_id)
         .bind(millis(now))
         .fetch_one(&self.reads)

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
+use super::clock::{has_come, pause};
 use super::files::join;
 use super::story::{Step, note};
 use super::uploads::{forget_storage_file, insert_stored_job, refuse};
@@ -125,6 +126,7 @@ pub(super) struct ConnectionFileRow {
     state: Option<String>,
     kind: Option<String>,
     due_at: Option<i64>,
+    pause: Option<i64>,
     run_attempts: Option<i64>,
     attempts: Option<i64>,
     failing_since: Option<i64>,
@@ -133,7 +135,7 @@ pub(super) struct ConnectionFileRow {
 pub(super) const CONNECTION_FILE: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, f.connector, \
      (f.connection_id = w.connection_id) IS TRUE AS mapped_here, f.source_file_id, f.mapped_connector, \
      f.stored_size, f.stored_modified, f.stored_modified_by, f.storage_folder_id, f.stored_generation, f.processed, \
-     f.overwrites, f.absence, f.outcome, j.state, j.kind, j.due_at, j.run_attempts, j.attempts, j.failing_since \
+     f.overwrites, f.absence, f.outcome, j.state, j.kind, j.due_at, j.pause, j.run_attempts, j.attempts, j.failing_since \
      FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id ";
 
 impl ConnectionFile {
@@ -324,7 +326,9 @@ impl ConnectionFileRow {
         let job = state.map(|state| OpenJob {
             state,
             awaits_run: state == JobState::Stored
-                && self.due_at.is_some_and(|due| due <= millis(now)),
+                && self
+                    .due_at
+                    .is_some_and(|due| has_come(due, self.pause.unwrap_or(0), now)),
             kind,
             run_attempts: self.run_attempts.map_or(0, count),
             attempts: self.attempts.map_or(0, count),
@@ -413,7 +417,7 @@ async fn await_run(
         JobState::Stored => Ok(true),
         JobState::Failed if kind.is_some_and(FailureKind::is_ended_by_a_run) => {
             sqlx::query(
-                "UPDATE jobs SET state = 'stored', due_at = $2, kind = NULL, reason = NULL, hint = NULL \
+                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, kind = NULL, reason = NULL, hint = NULL \
                  WHERE file_id = $1",
             )
             .bind(file_id)
@@ -483,11 +487,12 @@ async fn upload_job(
 ) -> Result<(), sqlx::Error> {
     insert_stored_job(tx, file_id, now).await?;
     sqlx::query(
-        "UPDATE jobs SET state = 'due', due_at = $2, run_id = NULL, kind = NULL, reason = NULL, hint = NULL \
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, run_id = NULL, kind = NULL, reason = NULL, hint = NULL \
          WHERE file_id = $1 AND state IN ('stored', 'running', 'failed')",
     )
     .bind(file_id)
     .bind(millis(due))
+    .bind(pause(now, due))
     .execute(&mut **tx)
     .await?;
     let version: i64 = sqlx::query_scalar("SELECT version FROM jobs WHERE file_id = $1")

@@ -366,7 +366,7 @@ impl World {
                 .await
                 .unwrap();
         }
-        let run = self.ledger().begin_run(connection, now).await.unwrap();
+        let run = self.ledger().begin_run(connection, now, now).await.unwrap();
         self.run = Some((run, self.storage.clone()));
     }
 
@@ -585,7 +585,10 @@ impl World {
                     1 => now,
                     attempt => after(now, policy.delay(attempt, None)),
                 };
-                self.ledger().adopt(&job, "storage", due).await.unwrap();
+                self.ledger()
+                    .adopt(&job, "storage", due, now)
+                    .await
+                    .unwrap();
             }
             // A new storage file is made in the same attempt.
             End::StorageFileGone | End::Stored | End::Unchanged => {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::clock::{due, free, is_ahead};
 use super::files::{join, split};
 use super::watches::RETIRED;
 use super::{
@@ -325,6 +326,7 @@ struct WatchRow {
     root_note: Option<String>,
     scanned_at: Option<i64>,
     held_until: i64,
+    held_since: i64,
     held_reason: Option<String>,
     paused_at: Option<i64>,
     braked: i64,
@@ -694,14 +696,22 @@ impl Ledger {
 
     /// Counts the open jobs of configured watches; those whose next attempt is due before `soon` are pending.
     pub async fn summary(&self, soon: Timestamp) -> Result<Summary, Error> {
-        let (pending, failed, later): (i64, i64, i64) = sqlx::query_as(
+        let (pending, failed, later): (i64, i64, i64) = sqlx::query_as(concat!(
             "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
-                 OR (j.state IN ('due', 'stored') AND j.due_at <= $1 AND w.held_until <= $1) THEN 1 END), \
+                 OR (j.state IN ('due', 'stored') AND ",
+            due!("$1"),
+            " AND ",
+            free!("$1"),
+            ") THEN 1 END), \
              COUNT(CASE WHEN j.state = 'failed' THEN 1 END), \
-             COUNT(CASE WHEN j.state IN ('due', 'stored') AND (j.due_at > $1 OR w.held_until > $1) THEN 1 END) \
+             COUNT(CASE WHEN j.state IN ('due', 'stored') AND NOT (",
+            due!("$1"),
+            " AND ",
+            free!("$1"),
+            ") THEN 1 END) \
              FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
              WHERE w.held_until < $2",
-        )
+        ))
         .bind(millis(soon))
         .bind(millis(RETIRED))
         .fetch_one(&self.reads)
@@ -739,7 +749,7 @@ async fn watches(
     now: Timestamp,
 ) -> Result<Vec<(i64, WatchReport)>, Error> {
     let rows: Vec<WatchRow> = sqlx::query_as(
-        "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_reason, \
+        "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_since, w.held_reason, \
          w.paused_at, w.braked, r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result, \
          COALESCE(r.overdue, 0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue \
@@ -875,7 +885,7 @@ impl WatchRow {
             scanned_at: self.scanned_at.map(timestamp),
             held: self
                 .held_reason
-                .filter(|_| held_until > now)
+                .filter(|_| held_until > now && !is_ahead(self.held_since, now))
                 .map(|reason| (held_until, reason)),
             last_run: self.requested_at.map(|requested_at| RunSummary {
                 id: self.run,

@@ -67,7 +67,7 @@ async fn requeue_one(
     };
     if state == "stored" {
         sqlx::query(
-            "UPDATE jobs SET due_at = $2, attempts = 0, failing_since = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+            "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
              hint = NULL, reported = NULL WHERE file_id = $1",
         )
         .bind(file.0)
@@ -79,7 +79,7 @@ async fn requeue_one(
     }
     // A pause that a refused token or a hanging share asked for is over when a person says so; theirs is not, nor the brake.
     sqlx::query(
-        "UPDATE watches SET held_until = 0, held_reason = NULL WHERE paused_at IS NULL AND braked = 0 \
+        "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE paused_at IS NULL AND braked = 0 \
          AND held_until < $2 AND id = (SELECT watch_id FROM files WHERE id = $1)",
     )
     .bind(file.0)

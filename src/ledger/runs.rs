@@ -30,6 +30,8 @@ pub struct OpenRun {
     pub platform_id: Option<String>,
     /// When it was requested.
     pub requested_at: Timestamp,
+    /// The same by the platform's clock, as far as that was known.
+    pub requested_there: Option<Timestamp>,
     /// It covers what was completed up to this generation of the connection.
     pub generation: i64,
     /// That it takes longer than it should was reported.
@@ -110,28 +112,31 @@ pub struct BlockingRun {
 }
 
 impl Ledger {
-    /// Writes the intent to request a run, for every file of the connection that is stored, due and mapped.
+    /// Writes the intent to request a run, for every file of the connection that is stored, due and mapped. `there` is
+    /// the time by the platform's clock.
     pub async fn begin_run(
         &self,
         connection: ConnectionId,
+        there: Timestamp,
         now: Timestamp,
     ) -> Result<RunId, Error> {
         const ACTION: &str = "record that a run is about to be requested";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         let id = new_id(now);
         sqlx::query(
-            "INSERT INTO runs (id, connection_id, generation, phase, requested_at) \
-             SELECT $1, id, generation, 'requested', $3 FROM connections WHERE id = $2",
+            "INSERT INTO runs (id, connection_id, generation, phase, requested_at, requested_there) \
+             SELECT $1, id, generation, 'requested', $3, $4 FROM connections WHERE id = $2",
         )
         .bind(id)
         .bind(connection.0)
         .bind(millis(now))
+        .bind(millis(there))
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
         let files = sqlx::query(
             "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
-             reason = NULL, hint = NULL WHERE state = 'stored' AND due_at <= $3 AND file_id IN \
+             reason = NULL, hint = NULL WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) AND file_id IN \
              (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id WHERE w.connection_id = $2 \
               AND f.connection_id = $2 AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector)",
         )
@@ -193,9 +198,18 @@ impl Ledger {
 
     /// The oldest run of an iModel that is not over.
     pub async fn open_run(&self, imodel_id: &str) -> Result<Option<OpenRun>, Error> {
-        type Row = (i64, i64, Option<String>, Option<String>, i64, i64, bool);
+        type Row = (
+            i64,
+            i64,
+            Option<String>,
+            Option<String>,
+            i64,
+            Option<i64>,
+            i64,
+            bool,
+        );
         let row: Option<Row> = sqlx::query_as(
-            "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, r.generation, \
+            "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, r.requested_there, r.generation, \
              r.overdue <> 0 FROM runs r JOIN connections c ON c.id = r.connection_id \
              WHERE c.imodel_id = $1 AND r.phase <> 'ended' ORDER BY r.id LIMIT 1",
         )
@@ -210,6 +224,7 @@ impl Ledger {
                 connection_platform_id,
                 platform_id,
                 requested_at,
+                requested_there,
                 generation,
                 overdue,
             )| OpenRun {
@@ -218,6 +233,7 @@ impl Ledger {
                 connection_platform_id,
                 platform_id,
                 requested_at: timestamp(requested_at),
+                requested_there: requested_there.map(timestamp),
                 generation,
                 overdue,
             },

@@ -145,7 +145,10 @@ impl Fixture {
             .record_mappings(connection, &mappings, at(second))
             .await
             .unwrap();
-        self.ledger.begin_run(connection, at(second)).await.unwrap()
+        self.ledger
+            .begin_run(connection, at(second), at(second))
+            .await
+            .unwrap()
     }
 
     async fn finish_run(&self, run: RunId, verdict: Verdict, second: i64) -> Vec<RunReport> {
@@ -629,7 +632,7 @@ async fn a_held_watch_holds_up_no_other() {
         .await
         .unwrap();
     f.ledger
-        .hold_watch(ids[0].0, at(100), "hangs")
+        .hold_watch(ids[0].0, at(100), "hangs", at(1))
         .await
         .unwrap();
     assert_eq!(f.claim(2).await.unwrap().path, Path::new("s.dgn"));
@@ -888,7 +891,10 @@ async fn read_everything(f: &Fixture) -> u32 {
             &mut refused,
             ledger.connection_files(connection.id, now).await,
         );
-        note(&mut refused, ledger.begin_run(connection.id, now).await);
+        note(
+            &mut refused,
+            ledger.begin_run(connection.id, now, now).await,
+        );
     }
     refused
 }
@@ -1071,7 +1077,7 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
             .await
             .is_err(),
     );
-    refused.push(ledger.begin_run(connection, now).await.is_err());
+    refused.push(ledger.begin_run(connection, now, now).await.is_err());
     let run = ledger.open_run("imodel").await.unwrap().unwrap().id;
     refused.push(ledger.record_run(run, "r").await.is_err());
     refused.push(
@@ -1080,10 +1086,10 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
             .await
             .is_err(),
     );
-    refused.push(ledger.record_pauses(&[]).await.is_err());
+    refused.push(ledger.record_pauses(&[], at(0)).await.is_err());
     assert_eq!(refused, [true; 8]);
     f.ledger.log = good;
-    f.ledger.record_pauses(&[]).await.unwrap();
+    f.ledger.record_pauses(&[], at(0)).await.unwrap();
 }
 
 #[test]
@@ -1115,6 +1121,147 @@ async fn old_history_goes_but_what_became_of_each_file_last_stays() {
     assert_eq!(lines().await, [at(3000), at(3000), at(4000), at(4000)]);
     fixture.ledger.forget_history(at(9000)).await.unwrap();
     assert_eq!(lines().await, [at(4000), at(4000)], "the last of the file");
+}
+
+/// The clock of a job that was put off by `at(0)` plus a minute, or the like, then jumps.
+const JUMPS: [i64; 6] = [-400 * 86_400, -86_400, -3_600, -90, 86_400, 400 * 86_400];
+
+fn transient(again: Again) -> Refusal {
+    Refusal {
+        kind: FailureKind::Transient,
+        reason: "no answer".to_owned(),
+        hint: None,
+        again,
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_clock_was_no_upload_waits_longer_than_its_own_pause() {
+    for again in [
+        Again::At(at(60)),
+        Again::BusyUntil(at(60)),
+        Again::FailedUntil(at(60)),
+    ] {
+        for jump in JUMPS {
+            let f = Fixture::new().await;
+            f.hand_over("a.dgn", 1, 0).await;
+            let job = f.claim(0).await.unwrap();
+            f.ledger
+                .put_off(&job, &transient(again), at(0))
+                .await
+                .unwrap();
+            assert!(f.claim(59).await.is_none(), "{again:?}");
+            // Nobody noticed the jump.
+            let claimed = f.claim(jump + 60).await;
+            assert!(claimed.is_some(), "{again:?}, the clock jumped by {jump} s");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_handed_over_or_stored_before_the_clock_was_set_back_does_not_wait() {
+    for jump in JUMPS {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let job = f.claim(jump).await.unwrap();
+        f.store(&job, 1, 0).await;
+        let now = at(jump);
+        let backlog = f.ledger.backlog("imodel", now).await.unwrap();
+        assert_eq!(backlog.waiting, 1, "{jump}");
+        assert_eq!(f.batch(jump).await.len(), 1, "{jump}");
+        let summary = f.ledger.summary(now).await.unwrap();
+        assert_eq!((summary.pending, summary.later), (1, 0), "{jump}");
+        let run = f.begin_run(jump).await;
+        assert_eq!(f.ledger.run_size(run).await.unwrap(), 1, "{jump}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_clock_was_a_watch_is_held_no_longer_than_was_meant_but_a_pause_stays() {
+    for jump in JUMPS {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let hold = f.ledger.hold_watch(f.watch, at(60), "hangs", at(0));
+        hold.await.unwrap();
+        assert!(f.claim(59).await.is_none());
+        let job = f.claim(jump + 60).await;
+        f.ledger.unclaim(&job.unwrap()).await.unwrap();
+        // A hold of the clock as it is now takes the place of the void one.
+        let hold = f
+            .ledger
+            .hold_watch(f.watch, at(jump + 20), "hangs", at(jump));
+        hold.await.unwrap();
+        if jump < 0 {
+            assert!(f.claim(jump + 10).await.is_none(), "{jump}");
+        }
+        let names = ["north".to_owned()];
+        f.ledger.pause_watches(&names, at(0)).await.unwrap();
+        assert!(f.claim(jump).await.is_none(), "{jump}: it is paused");
+    }
+}
+
+#[tokio::test]
+async fn a_jump_that_is_noticed_moves_every_pause_with_it() {
+    for jump in JUMPS {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        f.hand_over("b.dgn", 1, 0).await;
+        let job = f.claim(0).await.unwrap();
+        let again = transient(Again::At(at(60)));
+        f.ledger.put_off(&job, &again, at(0)).await.unwrap();
+        let hold = f.ledger.hold_watch(f.watch, at(30), "hangs", at(0));
+        hold.await.unwrap();
+        let moved = SignedDuration::from_secs(jump);
+        f.ledger.follow_clock(moved).await.unwrap();
+        assert!(f.claim(jump + 29).await.is_none(), "{jump}");
+        assert_eq!(f.claim(jump + 30).await.unwrap().path, Path::new("b.dgn"));
+        assert!(f.claim(jump + 59).await.is_none(), "{jump}");
+        let job = f.claim(jump + 60).await.unwrap();
+        assert_eq!(job.failing_since, Some(at(jump)));
+    }
+}
+
+#[tokio::test]
+async fn what_a_clock_that_was_ahead_has_left_is_corrected_once() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let job = f.claim(0).await.unwrap();
+    let again = transient(Again::At(at(60)));
+    f.ledger.put_off(&job, &again, at(0)).await.unwrap();
+    assert_eq!(f.ledger.correct_times(at(30)).await.unwrap(), 0);
+    let now = at(-86_400);
+    assert!(f.ledger.correct_times(now).await.unwrap() > 0);
+    assert_eq!(f.ledger.correct_times(now).await.unwrap(), 0);
+    let job = f.claim(-86_400).await.unwrap();
+    assert_eq!(job.failing_since, Some(now));
+}
+
+#[tokio::test]
+async fn a_host_is_left_alone_no_longer_than_it_asked_for() {
+    let f = Fixture::new().await;
+    let pause = ("host".to_owned(), at(60));
+    f.ledger.record_pauses(&[pause], at(0)).await.unwrap();
+    for (now, until) in [(10, 60), (100, 60), (-86_400, -86_400 + 60)] {
+        let pauses = f.ledger.pauses(at(now)).await.unwrap();
+        assert_eq!(pauses, [("host".to_owned(), at(until))], "at {now}");
+    }
+}
+
+#[tokio::test]
+async fn the_search_for_times_that_are_ahead_of_the_clock_reads_no_other_job() {
+    let f = Fixture::new().await;
+    let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(
+        "EXPLAIN QUERY PLAN SELECT j.file_id, j.due_at FROM jobs j \
+         JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+         WHERE j.due_at - j.pause > 1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') \
+         AND (w.held_until <= 1 OR w.held_since > 1 + 5000) AND f.size <= 10 LIMIT 1",
+    )
+    .fetch_all(&f.ledger.reads)
+    .await
+    .unwrap();
+    let plan: Vec<String> = plan.into_iter().map(|row| row.3).collect();
+    assert!(plan[0].contains("USING INDEX jobs_set"), "{plan:#?}");
+    assert!(plan.iter().all(|step| !step.contains("SCAN")), "{plan:#?}");
 }
 
 #[tokio::test]

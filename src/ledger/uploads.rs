@@ -7,6 +7,7 @@ use sqlx::query::QueryScalar;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Sqlite, Transaction};
 
+use super::clock::{due, free, pause};
 use super::files::{fingerprint, join, split};
 use super::listings::forget_listing;
 use super::state::{AfterUpload, after_upload};
@@ -149,22 +150,32 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
         // Each state by itself, so that the index gives the first without a look at all the others.
-        let claim = sqlx::query_scalar(
+        let claim = sqlx::query_scalar(concat!(
             "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
              reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM ( \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                    WHERE j.state = 'due' AND j.due_at <= $1 AND w.held_until <= $1 AND f.size <= $2 \
+                    WHERE j.state = 'due' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 \
                     ORDER BY j.due_at LIMIT 1) AS due \
                 UNION ALL \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                    WHERE j.state = 'failed' AND j.due_at <= $1 AND w.held_until <= $1 AND f.size <= $2 \
-                    ORDER BY j.due_at LIMIT 1) AS failed) AS either \
+                    WHERE j.state = 'failed' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 \
+                    ORDER BY j.due_at LIMIT 1) AS failed \
+                UNION ALL \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                    WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') AND ",
+            free!("$1"),
+            " AND f.size <= $2 LIMIT 1) AS ahead) AS either \
                 ORDER BY due_at LIMIT 1) \
              RETURNING file_id",
-        );
+        ));
         let claim = claim
             .bind(millis(now))
             .bind(most.map_or(i64::MAX, bytes_column));
@@ -180,22 +191,31 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
-        let claim = sqlx::query_scalar(
+        let claim = sqlx::query_scalar(concat!(
             "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
              reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM ( \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
-                    WHERE j.watch_id = $3 AND j.state = 'due' AND j.due_at <= $1 AND w.held_until <= $1 \
-                    AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS due \
+                    WHERE j.watch_id = $3 AND j.state = 'due' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS due \
                 UNION ALL \
                 SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
                     JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
-                    WHERE j.watch_id = $3 AND j.state = 'failed' AND j.due_at <= $1 AND w.held_until <= $1 \
-                    AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS failed) AS either \
+                    WHERE j.watch_id = $3 AND j.state = 'failed' AND j.due_at <= $1 AND ",
+            free!("$1"),
+            " AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS failed \
+                UNION ALL \
+                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
+                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
+                    WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.watch_id, 0) = $3 \
+                    AND COALESCE(j.state, '') IN ('due', 'failed') AND ",
+            free!("$1"),
+            " AND f.size <= $2 LIMIT 1) AS ahead) AS either \
                 ORDER BY due_at LIMIT 1) \
              RETURNING file_id",
-        );
+        ));
         let claim = claim
             .bind(millis(now))
             .bind(most.map_or(i64::MAX, bytes_column))
@@ -205,18 +225,23 @@ impl Ledger {
 
     /// The watches that have a job due and are not held, and since when.
     pub async fn due_watches(&self, now: Timestamp) -> Result<Vec<(WatchId, Timestamp)>, Error> {
-        let rows: Vec<(i64, Option<i64>, Option<i64>)> = sqlx::query_as(
+        // What was set by a clock that was ahead is due too.
+        let rows: Vec<(i64, Option<i64>, Option<i64>, bool)> = sqlx::query_as(concat!(
             "SELECT w.id, \
              (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'due'), \
-             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'failed') \
-             FROM watches w WHERE w.held_until <= $1",
-        )
+             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'failed'), \
+             EXISTS (SELECT 1 FROM jobs j WHERE j.due_at - j.pause > $1 + 5000 \
+                 AND COALESCE(j.watch_id, 0) = w.id AND COALESCE(j.state, '') IN ('due', 'failed')) \
+             FROM watches w WHERE ",
+            free!("$1"),
+        ))
         .bind(millis(now))
         .fetch_all(&self.reads)
         .await
         .during("look for watches with work")?;
-        let due = rows.into_iter().filter_map(|(watch, due, failed)| {
-            let first = due.into_iter().chain(failed).min()?;
+        let due = rows.into_iter().filter_map(|(watch, due, failed, ahead)| {
+            let ahead = ahead.then(|| millis(now));
+            let first = due.into_iter().chain(failed).chain(ahead).min()?;
             (first <= millis(now)).then(|| (WatchId(watch), timestamp(first)))
         });
         Ok(due.collect())
@@ -248,13 +273,16 @@ impl Ledger {
     /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
     /// `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be read.
     pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
-        let (all, busy): (i64, i64) = sqlx::query_as(
+        let (all, busy): (i64, i64) = sqlx::query_as(concat!(
             "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) \
              FROM jobs j JOIN watches w ON w.id = j.watch_id \
              WHERE w.held_until < $3 AND (j.state IN ('uploading', 'running') \
-                OR (j.state IN ('due', 'stored') AND j.due_at <= $1 AND w.held_until <= $1 \
-                    AND j.attempts + j.run_attempts < $2))",
-        )
+                OR (j.state IN ('due', 'stored') AND ",
+            due!("$1"),
+            " AND ",
+            free!("$1"),
+            " AND j.attempts + j.run_attempts < $2))",
+        ))
         .bind(millis(soon))
         .bind(i64::from(attempts))
         .bind(millis(RETIRED))
@@ -295,7 +323,7 @@ impl Ledger {
         let kinds = FailureKind::ALL.into_iter();
         for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
             sqlx::query(
-                "UPDATE jobs SET state = 'due', due_at = enqueued_at, attempts = 0, failing_since = NULL, \
+                "UPDATE jobs SET state = 'due', due_at = enqueued_at, pause = 0, attempts = 0, failing_since = NULL, \
                  kind = NULL, previous_reason = reason, reason = NULL, hint = NULL \
                  WHERE state = 'failed' AND kind = $1",
             )
@@ -358,6 +386,7 @@ impl Ledger {
         job: &UploadJob,
         storage_file_id: &str,
         due: Timestamp,
+        now: Timestamp,
     ) -> Result<Option<Braked>, Error> {
         const ACTION: &str = "adopt a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
@@ -369,10 +398,11 @@ impl Ledger {
             .await
             .during(ACTION)?;
         sqlx::query(
-            "UPDATE jobs SET state = 'due', due_at = $2, attempts = attempts + 1 WHERE file_id = $1",
+            "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, attempts = attempts + 1 WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(due))
+        .bind(pause(now, due))
         .execute(&mut *tx)
         .await
         .during(ACTION)?;
@@ -669,7 +699,7 @@ async fn hand_on(
         }
         AfterUpload::AwaitRun => {
             sqlx::query(
-                "UPDATE jobs SET state = 'stored', due_at = $2, attempts = 0, run_attempts = 0, failing_since = NULL, \
+                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, run_attempts = 0, failing_since = NULL, \
                  stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
                  kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
             )
@@ -700,7 +730,7 @@ pub(super) async fn make_due(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE jobs SET state = 'due', due_at = $2, enqueued_at = $2, attempts = 0, run_attempts = 0, \
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, run_attempts = 0, \
          failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
          content_version = NULL, content_digest = NULL, content_size = NULL, run_id = NULL, \
          kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
@@ -769,7 +799,7 @@ pub(super) async fn refuse(
     sqlx::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
-         kind = $6, reason = $7, hint = $8 WHERE file_id = $1",
+         kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(state)
@@ -779,6 +809,7 @@ pub(super) async fn refuse(
     .bind(refusal.kind.as_str())
     .bind(&refusal.reason)
     .bind(&refusal.hint)
+    .bind(due_at.map_or(0, |at| pause(now, at)))
     .execute(&mut **tx)
     .await?;
     if state == "failed" {
@@ -879,7 +910,7 @@ pub(super) async fn insert_result(
     let id = new_id(now);
     sqlx::query(
         "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, storage_file_id, run, reason, hint) \
-         SELECT $1, f.id, j.version, $3, $4, $4 - j.enqueued_at, COALESCE(f.stored_size, 0), f.connector, \
+         SELECT $1, f.id, j.version, $3, $4, CASE WHEN $4 > j.enqueued_at THEN $4 - j.enqueued_at ELSE 0 END, COALESCE(f.stored_size, 0), f.connector, \
          f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id WHERE f.id = $2",
     )
     .bind(id)

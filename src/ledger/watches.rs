@@ -76,7 +76,7 @@ impl Ledger {
     ) -> Result<Vec<(WatchId, u64)>, Error> {
         const ACTION: &str = "register the watches";
         let mut tx = self.pool.begin().await.during(ACTION)?;
-        sqlx::query("UPDATE watches SET held_until = $1, held_reason = 'not in the configuration'")
+        sqlx::query("UPDATE watches SET held_until = $1, held_since = 0, held_reason = 'not in the configuration'")
             .bind(millis(RETIRED))
             .execute(&mut *tx)
             .await
@@ -96,21 +96,26 @@ impl Ledger {
         watch: WatchId,
         until: Timestamp,
         reason: &str,
+        now: Timestamp,
     ) -> Result<(), Error> {
-        sqlx::query("UPDATE watches SET held_until = $2, held_reason = $3 WHERE id = $1 AND held_until < $2")
-            .bind(watch.0)
-            .bind(millis(until))
-            .bind(reason)
-            .execute(&self.pool)
-            .await
-            .during("hold a watch")?;
+        sqlx::query(
+            "UPDATE watches SET held_until = $2, held_reason = $3, held_since = $4 \
+             WHERE id = $1 AND (held_until < $2 OR held_since > $4 + 5000)",
+        )
+        .bind(watch.0)
+        .bind(millis(until))
+        .bind(reason)
+        .bind(millis(now))
+        .execute(&self.pool)
+        .await
+        .during("hold a watch")?;
         Ok(())
     }
 
     /// Ends a hold that [`Ledger::hold_watch`] began for this reason, unless the watch is held for another one by now.
     pub async fn end_hold(&self, watch: WatchId, reason: &str) -> Result<(), Error> {
         sqlx::query(
-            "UPDATE watches SET held_until = 0, held_reason = NULL WHERE id = $1 AND held_reason = $2",
+            "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE id = $1 AND held_reason = $2",
         )
         .bind(watch.0)
         .bind(reason)
@@ -128,7 +133,7 @@ impl Ledger {
         let mut paused = 0;
         for name in names {
             paused += sqlx::query(
-                "UPDATE watches SET paused_at = $2, held_until = $3, held_reason = $4 \
+                "UPDATE watches SET paused_at = $2, held_until = $3, held_since = 0, held_reason = $4 \
                  WHERE name = $1 AND paused_at IS NULL AND held_until < $5",
             )
             .bind(name)
@@ -154,7 +159,7 @@ impl Ledger {
         for name in names {
             resumed += sqlx::query(
                 "UPDATE watches SET paused_at = NULL, agreed = CASE WHEN braked > 0 THEN braked ELSE agreed END, \
-                 braked = 0, held_until = 0, held_reason = NULL \
+                 braked = 0, held_until = 0, held_since = 0, held_reason = NULL \
                  WHERE name = $1 AND held_until > $2 AND held_until < $3",
             )
             .bind(name)
@@ -283,12 +288,14 @@ async fn set_brake(
         Ok(files) if files > 0 => (millis(BRAKED), Some(brake_reason(files))),
         _ => (0, None),
     };
-    sqlx::query("UPDATE watches SET held_until = $2, held_reason = $3 WHERE id = $1")
-        .bind(id)
-        .bind(until)
-        .bind(reason)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "UPDATE watches SET held_until = $2, held_since = 0, held_reason = $3 WHERE id = $1",
+    )
+    .bind(id)
+    .bind(until)
+    .bind(reason)
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
@@ -337,7 +344,7 @@ pub(super) async fn brake(
     let files = u64::try_from(due).unwrap_or(0);
     sqlx::query(
         "UPDATE watches SET braked = $2, held_until = CASE WHEN paused_at IS NULL THEN $3 ELSE held_until END, \
-         held_reason = CASE WHEN paused_at IS NULL THEN $4 ELSE held_reason END WHERE id = $1",
+         held_since = 0, held_reason = CASE WHEN paused_at IS NULL THEN $4 ELSE held_reason END WHERE id = $1",
     )
         .bind(id)
         .bind(due)

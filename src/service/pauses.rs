@@ -2,12 +2,13 @@
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::itwin::{Client, Pause};
 use crate::ledger::{self, Ledger};
 
 /// Makes the client keep the pauses that the last process was asked for.
 pub(super) async fn resume(client: &Client, ledger: &Ledger) -> Result<(), ledger::Error> {
-    let known = ledger.pauses().await?;
+    let known = ledger.pauses(clock::now()).await?;
     let pauses: Vec<Pause> = known
         .into_iter()
         .map(|(host, until)| Pause { host, until })
@@ -32,6 +33,6 @@ pub(super) async fn record(
             .into_iter()
             .map(|pause| (pause.host, pause.until))
             .collect();
-        ledger.record_pauses(&pauses).await?;
+        ledger.record_pauses(&pauses, clock::now()).await?;
     }
 }

@@ -17,6 +17,9 @@ use crate::{alert, web};
 /// How often old history is looked for.
 const HISTORY_LOOK: Duration = Duration::from_secs(3600);
 
+/// How often the platform's clock is looked at until it is known.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
+
 /// For one request to the receiver of an alert or a heartbeat.
 const REQUEST: Duration = Duration::from_secs(20);
 
@@ -89,10 +92,11 @@ impl Tasks {
                 Ok(())
             });
         }
-        let (ledger, keep, stop) = (ledger.clone(), config.state.keep_history, self.stop.clone());
+        let (ledger, client) = (ledger.clone(), client.clone());
+        let (keep, stop) = (config.state.keep_history, self.stop.clone());
         self.spawn("history".to_owned(), async move {
             tokio::select! {
-                () = forget_history(ledger, keep) => {}
+                () = forget_history(ledger, client, keep) => {}
                 () = stop.cancelled() => {}
             }
             Ok(())
@@ -102,9 +106,15 @@ impl Tasks {
 }
 
 /// Keeps the history as long as configured.
-async fn forget_history(ledger: Ledger, keep: Duration) {
+async fn forget_history(ledger: Ledger, client: Client, keep: Duration) {
     loop {
-        let before = Timestamp::now()
+        // Our clock alone must not delete anything: it may be ahead by years.
+        let Some(there) = client.platform_clock() else {
+            tokio::time::sleep(CLOCK_LOOK).await;
+            continue;
+        };
+        let before = crate::clock::now()
+            .min(there)
             .checked_sub(keep)
             .unwrap_or(Timestamp::UNIX_EPOCH);
         match ledger.forget_history(before).await {

@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -113,7 +112,7 @@ impl Pulse {
 
 /// The line of this moment.
 pub(super) async fn line(ledger: &Ledger, note: Option<&str>) -> Result<String, ledger::Error> {
-    let standing = ledger.standing(after(Timestamp::now(), SOON)).await?;
+    let standing = ledger.standing(after(crate::clock::now(), SOON)).await?;
     Ok(words(&standing, note))
 }
 
@@ -148,6 +147,8 @@ fn words(standing: &Standing, note: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::ledger::Summary;
 

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
@@ -78,7 +77,7 @@ pub(super) fn refuse(mistakes: &Mistakes) -> String {
     );
     format!(
         "the configuration of {} was not taken ({count} mistakes, see the log)",
-        clock_time(Timestamp::now())
+        clock_time(crate::clock::now())
     )
 }
 

@@ -137,16 +137,18 @@ impl Shared {
             Ok(end) => return Ok(end),
             Err(Trouble::Ledger(error)) => return Err(error),
             Err(Trouble::Source(source::Error::Gone)) => {
-                self.ledger.finish_vanished(job, Timestamp::now()).await?;
+                self.ledger
+                    .finish_vanished(job, crate::clock::now())
+                    .await?;
                 return Ok(End::Vanished);
             }
             Err(trouble) => trouble,
         };
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         if matches!(trouble, Trouble::Source(source::Error::Hangs)) {
             let until = attempt::after(now, watch.poll_interval);
             self.ledger
-                .hold_watch(job.watch, until, &trouble.to_string())
+                .hold_watch(job.watch, until, &trouble.to_string(), now)
                 .await?;
         }
         let refusal = self.refusal(watch, job, &trouble, now);
@@ -154,7 +156,7 @@ impl Shared {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = attempt::after(now, self.policy.max);
             self.ledger
-                .hold_watch(job.watch, until, &refusal.reason)
+                .hold_watch(job.watch, until, &refusal.reason, now)
                 .await?;
         }
         self.ledger.put_off(job, &refusal, now).await?;
@@ -221,7 +223,9 @@ impl Shared {
     async fn attempt(&self, watch: &Watch, job: &UploadJob, slot: &Slot) -> Result<End, Trouble> {
         // A failure must not outlive its cause: first whether there is still something to do.
         if !selects(watch, &job.path) {
-            self.ledger.finish_deselected(job, Timestamp::now()).await?;
+            self.ledger
+                .finish_deselected(job, crate::clock::now())
+                .await?;
             return Ok(End::Deselected);
         }
         let source = Source::open(slot, &watch.path, &job.path).await?;
@@ -235,7 +239,9 @@ impl Shared {
             match self.look_in_storage(watch, &mut job).await? {
                 Content::Ours => {
                     return Ok(End::Unchanged(
-                        self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
+                        self.ledger
+                            .finish_unchanged(&job, crate::clock::now())
+                            .await?,
                     ));
                 }
                 Content::Changed { .. } => job.unverified = true,
@@ -257,7 +263,9 @@ impl Shared {
         }
         if self.is_unchanged(watch, &mut job, &source).await? {
             return Ok(End::Unchanged(
-                self.ledger.finish_unchanged(&job, Timestamp::now()).await?,
+                self.ledger
+                    .finish_unchanged(&job, crate::clock::now())
+                    .await?,
             ));
         }
         if job.unverified
@@ -275,12 +283,12 @@ impl Shared {
         let way = match self.way(&mut job, &place, &name, &source).await? {
             Target::Upload(way) => way,
             Target::LaterOf(id) => {
-                let now = Timestamp::now();
+                let now = crate::clock::now();
                 let due = match job.attempt {
                     1 => now,
                     attempt => attempt::after(now, self.policy.delay(attempt, None)),
                 };
-                let braked = self.ledger.adopt(&job, &id, due).await?;
+                let braked = self.ledger.adopt(&job, &id, due, now).await?;
                 return Ok(End::Adopted { braked });
             }
             Target::Held(held) => return self.finish_held(&job, held).await,
@@ -292,7 +300,7 @@ impl Shared {
         // What fits into one request is sent again as soon as this is written down.
         if bytes > self.limits.block_size {
             self.ledger
-                .record_blob_written(&job, &content, Timestamp::now())
+                .record_blob_written(&job, &content, crate::clock::now())
                 .await?;
         }
         failpoint("bytes recorded");
@@ -422,7 +430,7 @@ impl Shared {
     }
 
     async fn finish_held(&self, job: &UploadJob, held: Held) -> Result<End, Trouble> {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let result = self
             .ledger
             .finish_stored(job, &held.stored, &held.stamp, now)
@@ -494,8 +502,11 @@ impl Shared {
                 Err(trouble) => return Err(trouble),
             }
         }
+        let now = crate::clock::now();
         let until = attempt::after(sent, LISTED_AFTER);
-        if unanswered && unusable.is_none() && Timestamp::now() < until {
+        // Further ahead it was sent by a clock that was ahead: nobody waits for that to come.
+        let sent_ahead = sent > attempt::after(now, LISTED_AFTER);
+        if unanswered && unusable.is_none() && now < until && !sent_ahead {
             return Err(Trouble::CreateUnknown { until, error: None });
         }
         Ok(Target::Upload(self.create(job, place, name).await?.into()))
@@ -529,7 +540,7 @@ impl Shared {
         }
         info!(path = %Shown(&job.path), storage_file = id, "storage holds this content already");
         self.ledger
-            .record_storage_file(job, id, Timestamp::now())
+            .record_storage_file(job, id, crate::clock::now())
             .await?;
         job.storage_file_id = Some(id.to_owned());
         Ok(Some(Held {
@@ -548,7 +559,7 @@ impl Shared {
         name: &str,
     ) -> Result<UploadLinks, Trouble> {
         let marker = uuid::Uuid::new_v4().simple().to_string();
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         self.ledger.record_create_sent(job, &marker, now).await?;
         job.stage = (Stage::CreateSent, now);
         failpoint("create intended");
@@ -562,7 +573,7 @@ impl Shared {
             Ok(links) => {
                 failpoint("file created");
                 self.ledger
-                    .record_storage_file(job, &links.file_id, Timestamp::now())
+                    .record_storage_file(job, &links.file_id, crate::clock::now())
                     .await?;
                 job.storage_file_id = Some(links.file_id.clone());
                 failpoint("file recorded");
@@ -622,7 +633,7 @@ impl Shared {
     async fn adopt(&self, job: &mut UploadJob, id: &str) -> Result<Option<UploadLinks>, Trouble> {
         info!(path = %Shown(&job.path), storage_file = id, "storage has the file already; updating its content");
         self.ledger
-            .record_storage_file(job, id, Timestamp::now())
+            .record_storage_file(job, id, crate::clock::now())
             .await?;
         job.storage_file_id = Some(id.to_owned());
         let links = self.update(job, id).await?;
@@ -635,7 +646,7 @@ impl Shared {
     /// Links to new content of a known storage file. None: it is gone, or was never completed and never can be.
     async fn update(&self, job: &UploadJob, id: &str) -> Result<Option<UploadLinks>, Trouble> {
         // From here on storage may hold something else than what is known.
-        self.ledger.record_restart(job, Timestamp::now()).await?;
+        self.ledger.record_restart(job, crate::clock::now()).await?;
         let error = match self.client.update_content(id).await {
             Ok(links) => {
                 failpoint("update answered");
@@ -685,7 +696,7 @@ impl Shared {
                 let before = job.stored.as_ref().map(|stored| stored.content.bytes);
                 let file = self.client.file(id).await?;
                 if file.size != Some(sent) || before == Some(sent) {
-                    self.ledger.record_restart(job, Timestamp::now()).await?;
+                    self.ledger.record_restart(job, crate::clock::now()).await?;
                     return Err(Trouble::NotCompleted(error));
                 }
                 file
@@ -693,7 +704,7 @@ impl Shared {
             Err(error) => return Err(error.into()),
         };
         if file.size != Some(sent) {
-            self.ledger.record_restart(job, Timestamp::now()).await?;
+            self.ledger.record_restart(job, crate::clock::now()).await?;
             return Err(Trouble::SizeDiffers {
                 sent,
                 stored: file.size.unwrap_or(0),
@@ -702,7 +713,7 @@ impl Shared {
         failpoint("completed");
         let result = self
             .ledger
-            .finish_stored(job, &stored, &content::stamp(&file), Timestamp::now())
+            .finish_stored(job, &stored, &content::stamp(&file), crate::clock::now())
             .await?;
         failpoint("stored");
         Ok(End::Stored {

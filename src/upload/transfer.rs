@@ -12,7 +12,6 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -118,9 +117,7 @@ impl Address {
     /// Goes on with this one.
     fn take(&mut self, shared: &Shared, url: UploadUrl) {
         // Its end is by the platform's clock.
-        let now = Timestamp::now()
-            .checked_add(shared.client.clock_offset())
-            .unwrap_or(Timestamp::MAX);
+        let now = shared.client.platform_time();
         let left = url.ends_at().map(|end| end.duration_since(now));
         self.life = left.map(|left| Duration::try_from(left).unwrap_or_default());
         self.since = Instant::now();

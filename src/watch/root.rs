@@ -528,7 +528,7 @@ impl Task {
         if files.is_empty() {
             return Ok(());
         }
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let settled = now.checked_sub(self.watch.patience.settle).unwrap_or(now);
         self.absent += self
             .out
@@ -638,7 +638,7 @@ impl Task {
             let handed = self
                 .out
                 .ledger
-                .hand_over(self.id, &ready, Timestamp::now())
+                .hand_over(self.id, &ready, crate::clock::now())
                 .await?;
             if let Some(braked) = handed.braked {
                 braked.tell(&self.watch.name);
@@ -711,7 +711,7 @@ impl Task {
         } else {
             Instant::now() + next
         };
-        self.scan.next_at = Timestamp::now()
+        self.scan.next_at = crate::clock::now()
             .checked_add(self.scan.next.saturating_duration_since(Instant::now()))
             .ok();
         self.scan.again = false;
@@ -736,7 +736,8 @@ impl Task {
             }
         }
         self.root.problems = summary.problems;
-        self.show(state, note, kinds, ok.then(Timestamp::now)).await
+        self.show(state, note, kinds, ok.then(crate::clock::now))
+            .await
     }
 
     /// Notices a root that went away, came back or was replaced, between scans.

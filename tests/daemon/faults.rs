@@ -77,7 +77,7 @@ async fn a_pause_that_the_host_asked_for_outlives_a_kill() {
     while itwin_syncd::ledger::Ledger::read(&state)
         .await
         .unwrap()
-        .pauses()
+        .pauses(jiff::Timestamp::now())
         .await
         .unwrap()
         .is_empty()

@@ -12,6 +12,8 @@
 mod alerts;
 mod answers;
 mod between;
+#[cfg(feature = "failpoints")]
+mod clocks;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;

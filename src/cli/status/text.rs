@@ -381,7 +381,7 @@ fn size(bytes: u64) -> String {
 
 /// A time as a person says it.
 pub(in crate::cli) fn moment(at: Timestamp) -> String {
-    moment_at(at, Timestamp::now())
+    moment_at(at, crate::clock::now())
 }
 
 fn moment_at(at: Timestamp, now: Timestamp) -> String {

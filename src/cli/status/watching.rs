@@ -5,8 +5,6 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::{Error, LISTS, text};
 use crate::attempt::clock_time;
 use crate::config::Offline;
@@ -57,7 +55,7 @@ async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<
             unreachable,
             disk_full: state_directory::full(&config.state.path),
         };
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let overview = ledger.overview(LISTS, now).await?;
         let view = View::new(&overview, daemon.as_ref());
         *last = text::report(&view, &around, now);
@@ -88,7 +86,7 @@ async fn news(ledger: &Ledger) -> Result<(), Error> {
     // What rested before this command was begun is no news.
     let mut last = ledger.last_result().await?;
     loop {
-        let overview = ledger.overview(NEWS, Timestamp::now()).await?;
+        let overview = ledger.overview(NEWS, crate::clock::now()).await?;
         for file in overview.open.iter().chain(&overview.failed) {
             let state = (view::word(file), file.reason.clone());
             if known.get(&file.id.to_string()) != Some(&state) {
@@ -114,7 +112,7 @@ async fn news(ledger: &Ledger) -> Result<(), Error> {
 }
 
 fn tell(watch: &str, path: &Path, what: &str) -> Result<(), Error> {
-    let now = clock_time(Timestamp::now());
+    let now = clock_time(crate::clock::now());
     write(&format!("{now} {watch}: {} {what}\n", Shown(path)))
 }
 
