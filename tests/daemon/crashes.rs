@@ -140,11 +140,7 @@ async fn a_deleted_file_is_gone_even_if_the_scan_that_missed_it_was_killed() {
     daemon.stop().await;
     std::fs::remove_file(folder.join("deleted.ifc")).unwrap();
     let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", MISSING)]);
-    assert!(
-        daemon
-            .ended_by_itself_within(Duration::from_secs(60))
-            .await
-    );
+    assert!(daemon.ended_by_itself_within(Duration::from_secs(60)).await);
     let daemon = site.start();
     daemon.says("known files are gone").await;
     daemon.stop().await;
