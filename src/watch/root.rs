@@ -82,6 +82,9 @@ pub(super) struct Task {
     left_alone: Arc<LeftAlone>,
     /// Of the folder whose listing comes now, once a part of it had to be compared: a large one comes in several.
     known: Option<KnownFiles>,
+    /// Parts of the folder that held nothing new. They are kept once all its files were compared: after a kill in
+    /// between, the next scan must compare them again.
+    unkept: Vec<(u32, [u8; 32], Changes)>,
     /// What the scan under way has listed.
     listed: Seen,
     /// What it did not find.
@@ -203,6 +206,7 @@ pub(super) async fn run(
         changed: 0,
         left_alone,
         known: None,
+        unkept: Vec::new(),
         listed: Seen::default(),
         absent: Absent::default(),
         unconfirmed: false,
@@ -431,14 +435,16 @@ impl Task {
 
     async fn take_listing(&mut self, listing: Listing) -> Result<(), super::Error> {
         let ledger = &self.out.ledger;
+        let digest = listing.digest();
         let part = ListingPart {
             watch: self.id,
             dir: &listing.dir,
             part: listing.part,
-            digest: &listing.digest(),
+            digest: &digest,
         };
         if listing.part == 0 {
             self.known = None;
+            self.unkept.clear();
             self.listed.begin_folder();
         }
         let (old_news, changes) = ledger.is_old_news(&part).await?;
@@ -474,7 +480,7 @@ impl Task {
             }
         }
         if news.is_empty() {
-            ledger.keep_listing(&part, *changes).await?;
+            self.unkept.push((listing.part, digest, *changes));
         }
         if !found.is_empty() {
             ledger.record_found(self.id, &listing.dir, &found).await?;
@@ -498,6 +504,19 @@ impl Task {
             None => known_files(&self.out.ledger, self.id, &listing.dir).await?,
         };
         let absent = self.listed.unlisted(&self.watch, &listing.dir, &files);
+        if absent.is_empty() {
+            for (part, digest, changes) in std::mem::take(&mut self.unkept) {
+                let part = ListingPart {
+                    watch: self.id,
+                    dir: &listing.dir,
+                    part,
+                    digest: &digest,
+                };
+                self.out.ledger.keep_listing(&part, changes).await?;
+            }
+            return Ok(());
+        }
+        failpoint("files about to be missing");
         self.record_absent(&listing.dir, &absent).await
     }
 

@@ -1,5 +1,5 @@
-//! Storms: kills, faults, reloads, full disks and changes by others at random, on a platform whose undocumented behavior
-//! is drawn as well. Afterwards, in calm weather, nothing is lost, nothing is stored twice, status is true, and the
+//! Storms: kills, faults, reloads, full disks, clock jumps and changes by others at random, on a platform whose undocumented
+//! behavior is drawn as well. Afterwards, in calm weather, nothing is lost, nothing is stored twice, status is true, and the
 //! daemon is quiet.
 //!
 //! Each seed is one site. By hand for longer: `STORM_SEEDS=20 STORM_KILLS=100`; `STORM_SEED=…` repeats one seed. The
@@ -77,6 +77,7 @@ struct Tally {
     full_disks: u32,
     stops: u32,
     reloads: u32,
+    clock_jumps: u32,
     faults: u32,
     changes: u32,
     by_others: u32,
@@ -202,9 +203,9 @@ impl Storm {
         self.site.top = format!(
             "settle = \"100ms\"\npoll_interval = \"1s\"\nrescan_interval = {rescan_interval:?}\n"
         );
-        "[sync]\nbatch_window = \"100ms\"\npoll_interval = \"50ms\"\npoll_max = \"200ms\"\n\
-             [retry]\nfirst_delay = \"100ms\"\nmax_delay = \"1s\"\n"
-            .clone_into(&mut self.site.tables);
+        let calm = "[sync]\nbatch_window = \"100ms\"\npoll_interval = \"50ms\"\npoll_max = \"200ms\"\n\
+             [retry]\nfirst_delay = \"100ms\"\nmax_delay = \"1s\"\n";
+        calm.clone_into(&mut self.site.tables);
         self.site
             .replace_in_watches("exclude = [\"/out/\"]", "exclude = []");
     }
@@ -452,14 +453,39 @@ impl Storm {
         self.tell(&format!("SIGHUP, valid: {valid}"));
     }
 
+    /// The daemon's wall clock jumps, and stays wrong until the next jump.
+    fn jump(&mut self) {
+        let seconds = match self.random.u8(0..4) {
+            0 => 0,
+            1 => self.random.i64(-120..120),
+            _ => self.random.i64(-1_000_000..1_000_000),
+        };
+        self.set_clock(seconds);
+        self.tally.clock_jumps += 1;
+        self.tell(&format!("clock wrong by {seconds} s"));
+    }
+
+    fn set_clock(&self, seconds: i64) {
+        let unfinished = self.site.path("clock.unfinished");
+        std::fs::write(&unfinished, seconds.to_string()).unwrap();
+        std::fs::rename(unfinished, self.site.path("clock")).unwrap();
+    }
+
+    fn start(&self, environment: &[(&str, &str)]) -> Daemon {
+        let clock = self.site.path("clock");
+        let mut environment = environment.to_vec();
+        environment.push(("ITWIN_SYNCD_CLOCK", clock.to_str().unwrap()));
+        self.site.start_with(&environment)
+    }
+
     fn draw_end(&mut self) -> End {
         match self.random.u8(0..20) {
             0 => End::Stop,
-            1..=3 if self.disk.is_some() => End::FullDisk {
+            1..=4 if self.disk.is_some() => End::FullDisk {
                 from_start: self.random.u8(0..4) == 0,
             },
             #[cfg(feature = "failpoints")]
-            4..=10 => {
+            5..=10 => {
                 let points = super::crashes::failpoints();
                 End::At(self.random.choice(points).unwrap())
             }
@@ -474,14 +500,13 @@ impl Storm {
             self.configure();
         }
         self.tell(&format!("start, to end by {end:?}"));
-        let daemon = match &end {
+        if matches!(end, End::FullDisk { from_start: true }) {
+            self.disk.as_ref().unwrap().fill();
+        }
+        let mut daemon = match &end {
             #[cfg(feature = "failpoints")]
-            End::At(point) => self.site.start_with(&[("ITWIN_SYNCD_FAILPOINT", point)]),
-            End::FullDisk { from_start: true } => {
-                self.disk.as_ref().unwrap().fill();
-                self.site.start()
-            }
-            _ => self.site.start(),
+            End::At(point) => self.start(&[("ITWIN_SYNCD_FAILPOINT", point)]),
+            _ => self.start(&[]),
         };
         let lasting = match (&end, self.random.u8(0..8)) {
             // Long enough to get to most steps.
@@ -493,13 +518,14 @@ impl Storm {
         };
         let until = Instant::now() + Duration::from_millis(lasting);
         let full_at = Instant::now() + Duration::from_millis(self.random.u64(0..lasting.max(1)));
-        let mut full = false;
+        let mut full = matches!(end, End::FullDisk { from_start: true });
         while Instant::now() < until {
             match self.random.u8(0..20) {
                 0..=8 => self.change(),
                 9..=11 => self.trouble(),
                 12 => self.others_act().await,
                 13 => self.reload(&daemon),
+                14 => self.jump(),
                 _ => {}
             }
             if matches!(end, End::FullDisk { from_start: false })
@@ -511,6 +537,12 @@ impl Storm {
                 self.tell("disk full");
             }
             tokio::time::sleep(Duration::from_millis(self.random.u64(1..100))).await;
+        }
+        if matches!(end, End::FullDisk { .. }) {
+            if !full {
+                self.disk.as_ref().unwrap().fill();
+            }
+            daemon.ends_within(Duration::from_secs(3)).await;
         }
         let (status, log) = if matches!(end, End::Stop) {
             self.tell("SIGTERM");
@@ -607,7 +639,7 @@ impl Storm {
                     completed.version
                 ));
             }
-            let imodel = Self::imodel_of(path);
+            let imodel = imodel_of(path);
             let mapped: Vec<&str> = state
                 .connections
                 .values()
@@ -621,11 +653,6 @@ impl Storm {
             }
         }
         self.judge_storage(state, local)
-    }
-
-    fn imodel_of(path: &str) -> &'static str {
-        let watch = path.split('/').next().unwrap();
-        WATCHES.iter().find(|(name, _)| *name == watch).unwrap().1
     }
 
     /// No path is stored twice, and nothing was ever stored or read that was in no file.
@@ -693,8 +720,9 @@ impl Storm {
         self.site.emulator.clear_faults();
         self.configure_calm("1s");
         self.tell("calm");
+        self.set_clock(0);
         let began = Instant::now();
-        let daemon = self.site.start();
+        let daemon = self.start(&[]);
         let judged = self.calms_down(&daemon).await;
         self.tally.calm_after = began.elapsed();
         let judged = match judged {
@@ -778,6 +806,11 @@ impl Storm {
         }
         Ok(())
     }
+}
+
+fn imodel_of(path: &str) -> &'static str {
+    let watch = path.split('/').next().unwrap();
+    WATCHES.iter().find(|(name, _)| *name == watch).unwrap().1
 }
 
 fn connector(path: &Path) -> Option<&'static str> {

@@ -336,9 +336,16 @@ impl Daemon {
         self.child.kill().await.unwrap();
     }
 
+    /// Waits for the end, but no longer than this; whether it came.
+    pub async fn ends_within(&mut self, patience: Duration) -> bool {
+        let ended = tokio::time::timeout(patience, self.child.wait()).await;
+        ended.is_ok()
+    }
+
     /// SIGKILL; how the process ended, which may have been before, and the whole log.
     pub async fn killed(mut self) -> (ExitStatus, String) {
-        self.child.start_kill().unwrap();
+        // Fails only if it has ended by itself.
+        drop(self.child.start_kill());
         self.ended().await
     }
 
