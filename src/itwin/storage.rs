@@ -10,7 +10,7 @@ use url::Url;
 use super::answer::Reply;
 use super::blob::UploadUrl;
 use super::http::{self, Call, Item};
-use super::said::{id, maybe_name, name};
+use super::said::{id, maybe_name, maybe_text, name};
 use super::{Client, Error};
 
 /// The version of the API, for content.
@@ -60,13 +60,21 @@ pub struct File {
     pub created: Option<Timestamp>,
     /// When it was changed last, in the platform's notation. It is no version: after the first upload it may be the
     /// time of creation. But a change by somebody else moves it.
-    #[serde(rename = "lastModifiedDateTime", default)]
+    #[serde(
+        rename = "lastModifiedDateTime",
+        default,
+        deserialize_with = "maybe_name"
+    )]
     pub modified: Option<String>,
     /// Who changed it last.
-    #[serde(rename = "lastModifiedByDisplayName", default)]
+    #[serde(
+        rename = "lastModifiedByDisplayName",
+        default,
+        deserialize_with = "maybe_text"
+    )]
     pub modified_by: Option<String>,
     /// The folder that it lies in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "maybe_name")]
     pub parent_folder_id: Option<String>,
 }
 
@@ -96,8 +104,14 @@ impl Item for File {
     }
 
     fn weight(&self) -> usize {
-        let description = self.description.as_ref().map_or(0, String::len);
-        self.id.len() + self.display_name.len() + description
+        let more = [
+            &self.description,
+            &self.modified,
+            &self.modified_by,
+            &self.parent_folder_id,
+        ];
+        let more: usize = more.into_iter().flatten().map(String::len).sum();
+        self.id.len() + self.display_name.len() + more
     }
 }
 

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::reconcile::{Change, Remap, Wrong, differences};
+use super::reconcile::{Change, Remap, Wrong, differences, is_wanted};
 use super::{Lane, Trouble};
 use crate::attempt::{self, Failure, History};
 use crate::failpoint::failpoint;
@@ -242,7 +242,7 @@ impl Lane {
     ) -> Result<Option<String>, Trouble> {
         let files: Vec<&ConnectionFile> = files
             .iter()
-            .filter(|file| !file.absent && may_be_held(file))
+            .filter(|file| is_wanted(file) && may_be_held(file))
             .collect();
         if files.is_empty() {
             return Ok(None);

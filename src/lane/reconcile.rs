@@ -68,7 +68,7 @@ pub(super) fn differences<'a>(
         .iter()
         .map(|file| file.storage_file_id.as_str())
         .collect();
-    for file in files.iter().filter(|file| !file.absent) {
+    for file in files.iter().filter(|file| is_wanted(file)) {
         let held = there
             .iter()
             .find(|held| held.storage_file_id == file.storage_file_id);
@@ -113,6 +113,12 @@ pub(super) fn differences<'a>(
         .changes
         .extend(of_dead.map(|held| Change::Remove(&held.id)));
     result
+}
+
+/// Whether the connection should hold the file: not once the local file is gone, unless its last content was uploaded
+/// before and still waits for a run.
+pub(super) fn is_wanted(file: &ConnectionFile) -> bool {
+    !file.absent || file.awaits_run()
 }
 
 /// Whether a run of the file as it is in storage is wanted now: not while a refusal of its mapping waits for its next
@@ -290,8 +296,13 @@ mod tests {
             absent: true,
             ..file("f", Some(("s", "MSTN")))
         };
+        let gone_after_upload = ConnectionFile {
+            absent: true,
+            ..with_job(JobState::Stored, true, None)
+        };
         for (file, expected) in [
             (gone, vec![]),
+            (gone_after_upload, vec!["add f"]),
             (with_job(JobState::Stored, true, None), vec!["add f"]),
             (with_job(JobState::Stored, false, None), vec![]),
             (with_job(JobState::Due, false, None), vec![]),

@@ -79,7 +79,7 @@ impl Lane {
                 Ok(Requested::NotYet(CONTENDED.min(self.sync.poll_interval)))
             }
             Err(error) if error.may_have_taken_effect() => {
-                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "a run request got no answer; looking for the run");
+                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "whether the run was started is not known; looking for it");
                 Ok(Requested::Yes)
             }
             Err(error) => {

@@ -258,6 +258,7 @@ impl Ledger {
                 refuse(&mut tx, file.0, "stored", refusal, now)
                     .await
                     .during(ACTION)?;
+                end_if_absent(&mut tx, file.0).await.during(ACTION)?;
             }
         }
         self.commit(tx, ACTION).await
@@ -301,6 +302,18 @@ impl Ledger {
         }
         self.commit(tx, ACTION).await
     }
+}
+
+/// Ends the wait of a file that was just refused, if its local file is gone: no failure outlives its file.
+async fn end_if_absent(tx: &mut Transaction<'_, Sqlite>, file: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM jobs WHERE file_id = $1 AND EXISTS \
+         (SELECT 1 FROM files WHERE id = $1 AND absence IN ('gone', 'deselected'))",
+    )
+    .bind(file)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 impl ConnectionFileRow {

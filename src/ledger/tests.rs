@@ -234,6 +234,27 @@ async fn handing_over_what_is_known_makes_no_job() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_gone_still_awaits_its_run_until_its_mapping_is_refused() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let job = f.claim(1).await.unwrap();
+    f.store(&job, 1, 1).await;
+    let gone = [(std::ffi::OsString::from("a.dgn"), Absence::Missing)];
+    for second in [10, 20] {
+        f.ledger
+            .record_absent(f.watch, Path::new(""), &gone, at(second), at(second))
+            .await
+            .unwrap();
+    }
+    let waiting = f.batch(21).await;
+    assert!(waiting[0].absent);
+    let refusals = [(waiting[0].file, refusal(Again::At(at(30))))];
+    f.ledger.put_off_stored(&refusals, at(22)).await.unwrap();
+    assert_eq!(f.batch(40).await, []);
+    assert_eq!(f.ledger.summary(at(40)).await.unwrap(), Summary::default());
+}
+
+#[tokio::test]
 async fn a_file_that_changes_while_it_is_uploaded_gets_one_further_job() {
     let f = Fixture::new().await;
     f.hand_over("a.dgn", 1, 0).await;

@@ -82,8 +82,12 @@ pub(super) enum Trouble {
     SharedFolder { other: String },
     #[error("the iModel {imodel} is not ready (state {state:?})")]
     NotInitialized { imodel: String, state: String },
-    #[error("a create request got no answer, and storage may not list the file yet")]
-    CreateUnknown { until: Timestamp },
+    #[error("whether storage created the file is not known yet{}", after_colon(error.as_ref()))]
+    CreateUnknown {
+        until: Timestamp,
+        /// What came instead of an answer; none when that was before a restart.
+        error: Option<itwin::Error>,
+    },
     #[error("its folder is gone from storage")]
     FolderGone(#[source] itwin::Error),
     #[error("storage reports {stored} bytes after {sent} were sent")]
@@ -99,6 +103,10 @@ pub(super) enum Trouble {
     Locked,
     #[error("storage did not complete the upload, which starts over")]
     NotCompleted(#[source] itwin::Error),
+}
+
+fn after_colon(error: Option<&itwin::Error>) -> String {
+    error.map_or_else(String::new, |error| format!(": {error}"))
 }
 
 impl From<UploadLinks> for Way {
@@ -174,7 +182,7 @@ impl Shared {
             Trouble::SharedFolder { .. } | Trouble::Twin { .. } | Trouble::Locked => {
                 Class::RefusedForAll
             }
-            Trouble::CreateUnknown { until } => Class::Transient {
+            Trouble::CreateUnknown { until, .. } => Class::Transient {
                 floor: Some(until.duration_since(now).unsigned_abs()),
             },
             Trouble::NotInitialized { .. }
@@ -185,7 +193,10 @@ impl Shared {
             | Trouble::Ledger(_) => Class::Transient { floor: None },
         };
         let hint = match trouble {
-            Trouble::Platform(error) => error.hint(),
+            Trouble::Platform(error)
+            | Trouble::CreateUnknown {
+                error: Some(error), ..
+            } => error.hint(),
             Trouble::Name(_) => Some("rename the file or folder".to_owned()),
             Trouble::Empty => Some("save the file again with content, or exclude it".to_owned()),
             Trouble::TooLarge { .. } => Some("split the file, or exclude it".to_owned()),
@@ -496,7 +507,7 @@ impl Shared {
         // Further ahead it was sent by a clock that was ahead: nobody waits for that to come.
         let sent_ahead = sent > attempt::after(now, LISTED_AFTER);
         if unanswered && unusable.is_none() && now < until && !sent_ahead {
-            return Err(Trouble::CreateUnknown { until });
+            return Err(Trouble::CreateUnknown { until, error: None });
         }
         Ok(Target::Upload(self.create(job, place, name).await?.into()))
     }
@@ -568,12 +579,10 @@ impl Shared {
                 failpoint("file recorded");
                 Ok(links)
             }
-            Err(error) if error.may_have_taken_effect() => {
-                debug!(path = %Shown(&job.path), %error, "a create request got no answer");
-                Err(Trouble::CreateUnknown {
-                    until: attempt::after(now, LISTED_AFTER),
-                })
-            }
+            Err(error) if error.may_have_taken_effect() => Err(Trouble::CreateUnknown {
+                until: attempt::after(now, LISTED_AFTER),
+                error: Some(error),
+            }),
             Err(error) => {
                 self.ledger.forget_storage_file(job.file).await?;
                 if error.is_not_found() {

@@ -103,7 +103,7 @@ async fn a_kill_right_behind_each_request_leaves_no_second_file_connection_or_ru
 
 /// All points that the source names.
 #[cfg(feature = "failpoints")]
-fn failpoints() -> Vec<String> {
+pub(super) fn failpoints() -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting = vec![std::path::PathBuf::from(concat!(
         env!("CARGO_MANIFEST_DIR"),

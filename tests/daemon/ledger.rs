@@ -182,10 +182,10 @@ async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until
 }
 
 /// A small file system of its own for the ledger; it goes with this.
-struct SmallDisk(std::path::PathBuf);
+pub(super) struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path) -> Self {
+    pub(super) fn mount(at: &Path) -> Self {
         std::fs::create_dir(at).unwrap();
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs"])
@@ -196,12 +196,12 @@ impl SmallDisk {
     }
 
     /// Writes until nothing fits any more.
-    fn fill(&self) {
+    pub(super) fn fill(&self) {
         let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
     }
 
-    fn make_room(&self) {
+    pub(super) fn make_room(&self) {
         std::fs::remove_file(self.0.join("filler")).unwrap();
     }
 }

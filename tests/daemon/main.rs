@@ -37,6 +37,7 @@ mod scale;
 mod soak;
 mod somebody;
 mod state_directory;
+mod storm;
 mod support;
 mod systemd;
 mod together;

@@ -52,6 +52,8 @@ struct Inner {
     /// What the emulator calls itself, and what it is called outside.
     names: [(String, String); 2],
     client: reqwest::Client,
+    /// Whether upload addresses are those outside.
+    hides_blobs: std::sync::atomic::AtomicBool,
 }
 
 impl Proxy {
@@ -83,6 +85,7 @@ impl Proxy {
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .unwrap(),
+            hides_blobs: true.into(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("{scheme}://{}", listener.local_addr().unwrap());
@@ -250,7 +253,12 @@ impl Inner {
 
     fn outside(&self, text: &str) -> String {
         let [api, blobs] = &self.names;
-        text.replace(&blobs.0, &blobs.1).replace(&api.0, &api.1)
+        let text = text.replace(&api.0, &api.1);
+        if self.hides_blobs.load(std::sync::atomic::Ordering::Relaxed) {
+            text.replace(&blobs.0, &blobs.1)
+        } else {
+            text
+        }
     }
 }
 
@@ -447,6 +455,29 @@ async fn a_proxy_that_is_spoken_to_by_tls_must_be_trusted_too() {
     assert_eq!(check.code, Some(0), "{check:?}");
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_address_without_tls_is_refused_by_a_platform_with_tls() {
+    let (mut site, folder, proxy) = behind_a_proxy(Mode::Open).await;
+    site.tables += &proxy.authority(&site);
+    // The platform has TLS, and its storage of content stays at a plain address of this machine.
+    proxy
+        .inner
+        .hides_blobs
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    write(&folder.join("house.ifc"), "house");
+    let daemon = site.start();
+    daemon
+        .says("the upload address is none, or without TLS")
+        .await;
+    assert!(site.requests("PUT", "").is_empty());
+    proxy
+        .inner
+        .hides_blobs
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }

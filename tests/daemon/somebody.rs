@@ -47,7 +47,8 @@ impl<'e> Somebody<'e> {
             emulator,
             http,
             token: answer["access_token"].as_str().unwrap().to_owned(),
-            count: AtomicU32::new(0),
+            // Names of its files differ from those of an earlier sign-in.
+            count: AtomicU32::new(u32::try_from(emulator.state().files.len()).unwrap()),
         }
     }
 

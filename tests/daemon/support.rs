@@ -336,6 +336,12 @@ impl Daemon {
         self.child.kill().await.unwrap();
     }
 
+    /// SIGKILL; how the process ended, which may have been before, and the whole log.
+    pub async fn killed(mut self) -> (ExitStatus, String) {
+        self.child.start_kill().unwrap();
+        self.ended().await
+    }
+
     /// The most memory that the process ever had, in bytes.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();

@@ -328,6 +328,30 @@ async fn a_storage_file_that_is_deleted_before_its_run_is_uploaded_and_mapped_ag
 }
 
 #[tokio::test]
+async fn a_file_that_is_deleted_between_its_upload_and_its_run_is_still_mapped_and_run() {
+    let (mut site, folder) = site(OFTEN).await;
+    site.tables = site
+        .tables
+        .replace("batch_window = \"300ms\"", "batch_window = \"5s\"");
+    let daemon = site.start();
+    let kept = bring(&site, &daemon, &folder, "kept.ifc", "kept").await;
+    write(&folder.join("deleted.ifc"), "last");
+    let stored = || {
+        let state = site.emulator.state();
+        let mut files = state.files.values();
+        files.any(|file| file.path == "deleted.ifc" && file.completed.is_some())
+    };
+    eventually(stored, || daemon.log()).await;
+    std::fs::remove_file(folder.join("deleted.ifc")).unwrap();
+    daemon.says("known files are gone").await;
+    let run = || !runs_of(&site, "deleted.ifc", "last").is_empty();
+    eventually(run, || daemon.log()).await;
+    let deleted = site.stored("deleted.ifc");
+    assert_eq!(mapped(&site), [ifc(&[&kept, &deleted])]);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn retry_uploads_a_file_whose_storage_file_is_gone() {
     let (site, folder) = site(SELDOM).await;
     let somebody = Somebody::signs_in(&site.emulator).await;
