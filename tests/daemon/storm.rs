@@ -202,10 +202,9 @@ impl Storm {
         self.site.top = format!(
             "settle = \"100ms\"\npoll_interval = \"1s\"\nrescan_interval = {rescan_interval:?}\n"
         );
-        self.site.tables =
-            "[sync]\nbatch_window = \"100ms\"\npoll_interval = \"50ms\"\npoll_max = \"200ms\"\n\
+        "[sync]\nbatch_window = \"100ms\"\npoll_interval = \"50ms\"\npoll_max = \"200ms\"\n\
              [retry]\nfirst_delay = \"100ms\"\nmax_delay = \"1s\"\n"
-                .to_owned();
+            .clone_into(&mut self.site.tables);
         self.site
             .replace_in_watches("exclude = [\"/out/\"]", "exclude = []");
     }
@@ -608,7 +607,7 @@ impl Storm {
                     completed.version
                 ));
             }
-            let imodel = self.imodel_of(path);
+            let imodel = Self::imodel_of(path);
             let mapped: Vec<&str> = state
                 .connections
                 .values()
@@ -624,7 +623,7 @@ impl Storm {
         self.judge_storage(state, local)
     }
 
-    fn imodel_of(&self, path: &str) -> &'static str {
+    fn imodel_of(path: &str) -> &'static str {
         let watch = path.split('/').next().unwrap();
         WATCHES.iter().find(|(name, _)| *name == watch).unwrap().1
     }
