@@ -109,7 +109,18 @@ impl Folders {
             folder_id = match self.ledger.folder(&root_folder_id, &path).await? {
                 Some(known) => known,
                 None => {
-                    let found = self.find_or_create(&mut state, &folder_id, segment).await?;
+                    let found = match self.find_or_create(&mut state, &folder_id, segment).await {
+                        // The folder above is gone, although the ledger knows it.
+                        Err(Trouble::Platform(error))
+                            if error.is_not_found() && folder_id != root_folder_id =>
+                        {
+                            state.untracked.clear();
+                            state.children.clear();
+                            self.ledger.forget_folders(&root_folder_id).await?;
+                            return Err(Trouble::FolderGone(error));
+                        }
+                        found => found?,
+                    };
                     self.ledger
                         .remember_folder(&root_folder_id, &path, &found)
                         .await?;
@@ -275,6 +286,17 @@ impl Folders {
     }
 }
 
+/// The folder of this name, or else one whose name differs in case only: storage may not tell them apart.
 fn child(state: &State, parent: &str, name: &str) -> Option<String> {
-    state.children.get(parent)?.1.get(name).cloned()
+    let children = &state.children.get(parent)?.1;
+    if let Some(id) = children.get(name) {
+        return Some(id.clone());
+    }
+    let place = names::place(&[], name);
+    let mut others: Vec<_> = children
+        .iter()
+        .filter(|(other, _)| names::place(&[], other) == place)
+        .collect();
+    others.sort();
+    others.first().map(|(_, id)| (*id).clone())
 }

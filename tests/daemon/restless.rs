@@ -103,6 +103,43 @@ async fn a_rename_in_case_only_after_a_lost_ledger_makes_no_second_storage_file(
 }
 
 #[tokio::test]
+async fn a_folder_renamed_in_case_only_after_a_lost_ledger_makes_no_second_storage_file() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("Plans/a.ifc"), "content");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    std::fs::rename(folder.join("Plans"), folder.join("plans")).unwrap();
+    let daemon = site.start();
+    let done =
+        || daemon.log().contains("file synchronized") || daemon.log().contains("file unchanged");
+    eventually(done, || daemon.log()).await;
+    let state = site.emulator.state();
+    assert_eq!(state.files.len(), 1, "{:#?}", state.files);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_storage_folder_deleted_by_somebody_else_is_made_again_for_a_new_folder_below_it() {
+    let (site, folder) = Site::with_folder(shared_platform()).await;
+    let somebody = Somebody::signs_in(&site.emulator).await;
+    write(&folder.join("plans/a.ifc"), "a");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let plans = site.stored("plans/a.ifc").parent_folder_id;
+    assert!(somebody.deletes_the_storage_folder(&plans).await);
+    write(&folder.join("plans/new/b.ifc"), "b");
+    let stored = || {
+        let state = site.emulator.state();
+        let mut live = state.files.values();
+        live.any(|file| file.path == "plans/new/b.ifc" && file.completed.is_some())
+    };
+    eventually(stored, || daemon.log()).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_run_that_is_never_found_is_requested_with_growing_pauses() {
     for lost in [true, false] {
         let (mut site, folder) = Site::with_folder(platform()).await;

@@ -140,6 +140,11 @@ impl<'e> Somebody<'e> {
         self.ask(Method::DELETE, &path, None).await.0 == 204
     }
 
+    pub async fn deletes_the_storage_folder(&self, id: &str) -> bool {
+        let path = format!("/storage/folders/{id}");
+        self.ask(Method::DELETE, &path, None).await.0 == 204
+    }
+
     /// Puts other content into a storage file, and completes it.
     pub async fn overwrites(&self, id: &str, content: &str) -> bool {
         let path = format!("/storage/files/{id}/updateContent");
