@@ -670,6 +670,13 @@ impl Shared {
                 info!(path = %Shown(&job.path), storage_file = id, "the file was never completed and takes no content; storing a new one");
                 Ok(None)
             }
+            // Storage does not show it before it was completed, and takes no content for it.
+            Err(hidden)
+                if job.stored.is_none() && hidden.is_not_found() && error.status() != Some(403) =>
+            {
+                info!(path = %Shown(&job.path), storage_file = id, "the file was never completed and takes no content; storing a new one");
+                Ok(None)
+            }
             _ => Err(error.into()),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Effect, Fault, RunFault, TaskFault};
-use itwin_syncd::emulator::{Switches, UpdateIncomplete};
+use itwin_syncd::emulator::{IncompleteFiles, Switches, UpdateIncomplete};
 
 use super::somebody::{Somebody, shared_platform};
 use super::support::{Site, eventually, platform, write};
@@ -11,9 +11,14 @@ use super::support::{Site, eventually, platform, write};
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_storage_file_that_was_never_completed_and_takes_no_content_is_replaced_without_a_loop() {
-    for leaning in [UpdateIncomplete::Conflict, UpdateIncomplete::NotFound] {
+    for leaning in [
+        (UpdateIncomplete::Conflict, IncompleteFiles::Listed),
+        (UpdateIncomplete::NotFound, IncompleteFiles::Listed),
+        // It can't be read either, so only the refusal shows that it is there.
+        (UpdateIncomplete::Conflict, IncompleteFiles::Hidden),
+    ] {
         let mut switches = Switches::default();
-        switches.update_incomplete = leaning;
+        (switches.update_incomplete, switches.incomplete_files) = leaning;
         let (site, folder) = Site::with_folder(platform().switches(switches)).await;
         write(&folder.join("first.ifc"), "first");
         let daemon = site.start();
