@@ -665,10 +665,11 @@ fn stages() -> Vec<Stage> {
         (
             "GET",
             "/storage/",
-            echoing(
-                200,
-                |echo| json!({ "_links": { "folder": { "href": format!("/storage/folders/{echo}") } } }),
-            ),
+            echoing(200, |echo| {
+                let id =
+                    percent_encoding::utf8_percent_encode(echo, percent_encoding::NON_ALPHANUMERIC);
+                json!({ "_links": { "folder": { "href": format!("/storage/folders/{id}") } } })
+            }),
         ),
     ]
 }

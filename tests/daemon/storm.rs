@@ -934,12 +934,13 @@ async fn storms(small_disk: bool) {
 }
 
 #[tokio::test]
+#[ignore = "minutes of chance, by hand: STORM_SEEDS, STORM_KILLS"]
 async fn after_any_storm_nothing_is_lost_or_doubled_and_the_daemon_is_quiet() {
     storms(false).await;
 }
 
 #[tokio::test]
-#[ignore = "needs root: run tests/all"]
+#[ignore = "needs root, and minutes of chance, by hand: STORM_SEEDS, STORM_KILLS"]
 async fn after_any_storm_with_full_disks_nothing_is_lost_or_doubled_and_the_daemon_is_quiet() {
     storms(true).await;
 }
