@@ -355,7 +355,10 @@ impl Lane {
             }
             refusals.push((file.file, refusal));
         }
-        self.ledger.put_off_stored(&refusals, now).await
+        self.ledger.put_off_stored(&refusals, now).await?;
+        // A file that failed until a time is tried by the upload stage, which has to know that time.
+        self.uploads.notify_one();
+        Ok(())
     }
 }
 

@@ -38,7 +38,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -106,6 +106,8 @@ pub struct Ledger {
     lock: Option<Arc<File>>,
     /// Where a damaged ledger went, and what was wrong with it.
     moved_aside: Option<(PathBuf, String)>,
+    /// How often files were forgotten: what storage holds of them belongs to nobody any more.
+    forgotten: Arc<AtomicU64>,
 }
 
 /// What can go wrong with the ledger.
@@ -377,6 +379,7 @@ impl Ledger {
             log: Log::of(directory.clone()),
             lock: Some(Arc::clone(lock)),
             moved_aside: None,
+            forgotten: Arc::default(),
         };
         ledger.check_sqlite().await?;
         if !clean {
@@ -457,6 +460,7 @@ impl Ledger {
             log: Log::of(directory),
             lock: None,
             moved_aside: None,
+            forgotten: Arc::default(),
         })
     }
 

@@ -221,9 +221,21 @@ impl Platform {
                     String::new(),
                 )
             }
-            ("GET", [.., "runs", run]) => ok(format!(
-                r#"{{"run":{{"id":"{run}","state":"Completed","result":"Success","jobs":[]}}}}"#
-            )),
+            ("GET", [.., "storageConnections", _]) => {
+                ok(format!(r#"{{"connection":{CONNECTION}}}"#))
+            }
+            // A run has read every file that is there.
+            ("GET", [.., "runs", run]) => {
+                let tasks: Vec<String> = state
+                    .sizes
+                    .keys()
+                    .map(|file| format!(r#"{{"storageFileId":"{file}","result":"Success"}}"#))
+                    .collect();
+                ok(format!(
+                    r#"{{"run":{{"id":"{run}","state":"Completed","result":"Success","jobs":[{{"tasks":[{}]}}]}}}}"#,
+                    tasks.join(",")
+                ))
+            }
             _ => (404, String::new(), String::new()),
         }
     }

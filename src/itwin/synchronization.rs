@@ -112,7 +112,7 @@ pub struct Run {
     #[serde(default, deserialize_with = "text")]
     pub result: String,
     /// What is wrong with the run as a whole.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "trouble")]
     pub error: Option<RunError>,
     /// One per connector type.
     #[serde(default, deserialize_with = "items")]
@@ -183,7 +183,7 @@ pub struct RunTask {
     #[serde(default, deserialize_with = "text")]
     pub result: String,
     /// What the connector complains about.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "complaint")]
     pub error: Option<TaskError>,
     /// The connector's report.
     #[serde(rename = "details", default, deserialize_with = "report")]
@@ -532,6 +532,33 @@ fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// The error of a task. One of another shape than expected must not make the run unreadable: its text is kept.
+fn complaint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TaskError>, D::Error> {
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.map(|value| {
+        let text = maybe_text(&value).unwrap_or_default();
+        serde_json::from_value(value).unwrap_or(TaskError {
+            can_user_fix: None,
+            kb_article_link: None,
+            error_code: None,
+            message: text,
+            description: None,
+        })
+    }))
+}
+
+/// The same for the error of a run.
+fn trouble<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RunError>, D::Error> {
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.map(|value| {
+        let text = maybe_text(&value).unwrap_or_default();
+        serde_json::from_value(value).unwrap_or(RunError {
+            error_key: None,
+            description: text,
+        })
+    }))
+}
+
 /// The report in the details of a task. One that cannot be read counts as none: the result decides.
 fn report<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TaskReport, D::Error> {
     let mut details = Option::<serde_json::Value>::deserialize(deserializer)?.unwrap_or_default();
@@ -595,6 +622,20 @@ mod tests {
             );
         }
         assert!(located(&base, "/synchronization/elsewhere").is_none());
+    }
+
+    #[test]
+    fn an_error_of_another_shape_does_not_make_a_run_unreadable() {
+        let run: Run = serde_json::from_str(
+            r#"{"id":"r","state":"Completed","result":"Error","error":"no licence","jobs":[{"tasks":[
+                {"storageFileId":"s","result":"Error","error":"no project","details":7},
+                {"storageFileId":"t","result":"Error","error":{"message":3}}]}]}"#,
+        )
+        .unwrap();
+        assert_eq!(run.error.unwrap().to_string(), "no licence");
+        let tasks = &run.jobs[0].tasks;
+        assert_eq!(tasks[0].error.as_ref().unwrap().to_string(), "no project");
+        assert_eq!(tasks[1].error.as_ref().unwrap().to_string(), "");
     }
 
     #[test]

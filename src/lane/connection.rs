@@ -455,10 +455,15 @@ impl Lane {
             super::report_failure(&file, &refusal);
             refusals.push((file.file, refusal));
         }
-        Ok(self
-            .ledger
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        self.ledger
             .put_off_stored(&refusals, crate::clock::now())
-            .await?)
+            .await?;
+        // A file that failed until a time is tried by the upload stage, which has to know that time.
+        self.uploads.notify_one();
+        Ok(())
     }
 
     /// Whether the connections of our iModel hold as many source files as the platform takes.

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
@@ -154,7 +155,14 @@ impl Ledger {
             }
             self.commit(tx, ACTION).await?;
         }
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
         Ok(forgotten)
+    }
+
+    /// Rises whenever files are forgotten. A list of storage files that belong to nobody is out of date then.
+    #[must_use]
+    pub fn times_forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 }
 

@@ -956,6 +956,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
                 reads: readers(&file),
                 log: Log::of(StateDirectory::open(copy.path()).unwrap()),
                 lock: None,
+                forgotten: Arc::default(),
                 moved_aside: None,
             };
             let sql = format!("UPDATE {table} SET {column} = {value}");

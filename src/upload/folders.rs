@@ -48,6 +48,8 @@ type UntrackedByName = HashMap<[u8; 32], Vec<Untracked>>;
 struct State {
     /// Of each listed folder.
     untracked: HashMap<String, UntrackedByName>,
+    /// How often files had been forgotten by then.
+    forgotten: u64,
     /// Folders in a listed folder: when it was listed, name to folder id.
     children: HashMap<String, (Instant, HashMap<String, String>)>,
 }
@@ -146,6 +148,12 @@ impl Folders {
         listing: Listing,
     ) -> Result<Vec<String>, Trouble> {
         let mut state = self.state.lock().await;
+        // What was forgotten is untracked from now on, although we made it after the folder was listed.
+        let forgotten = self.ledger.times_forgotten();
+        if state.forgotten != forgotten {
+            state.forgotten = forgotten;
+            state.untracked.clear();
+        }
         if listing == Listing::Fresh || !state.untracked.contains_key(folder_id) {
             let listed = self.list(folder_id).await?;
             state.untracked.insert(folder_id.to_owned(), listed);

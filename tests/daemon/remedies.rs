@@ -342,6 +342,24 @@ async fn forget_deletes_what_is_known_and_says_what_stays_on_the_platform() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_forgotten_and_still_there_finds_its_storage_file_again() {
+    let (site, folder) = site().await;
+    write(&folder.join("a.ifc"), "a");
+    let daemon = site.start();
+    status_is(&site, &daemon, "a.ifc", Some("synchronized")).await;
+    let forgotten = site.run(&["forget", "--yes", "a.ifc"]).await;
+    assert_eq!(forgotten.code, Some(0), "{forgotten:?}");
+    daemon.says("storage holds this content already").await;
+    status_is(&site, &daemon, "a.ifc", Some("synchronized")).await;
+    let state = site.emulator.state();
+    assert_eq!(state.files.len(), 1, "{:#?}", state.files);
+    let connections = state.connections.values();
+    let held: usize = connections.map(|one| one.source_files.len()).sum();
+    assert_eq!(held, 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_reason_ends_with_the_step_that_leaves_it_behind() {
     let (site, folder) = site().await;
     site.emulator.fault(Fault {
