@@ -7,13 +7,13 @@
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::reconcile::{Change, Remap, Wrong, differences, is_wanted};
+use super::reconcile::{Change, Remap, Wrong, differences, is_wanted, waits_after_refusal};
 use super::{Lane, Trouble};
 use crate::attempt::{self, Failure, History};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{
-    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, JobState, Mapping, Refusal,
+    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, Mapping, Refusal,
 };
 use crate::names::Shown;
 use crate::retry::Class;
@@ -242,7 +242,7 @@ impl Lane {
     ) -> Result<Option<String>, Trouble> {
         let files: Vec<&ConnectionFile> = files
             .iter()
-            .filter(|file| is_wanted(file) && may_be_held(file))
+            .filter(|file| is_wanted(file) && !waits_after_refusal(file))
             .collect();
         if files.is_empty() {
             return Ok(None);
@@ -501,15 +501,6 @@ fn renewed(file: &ConnectionFile, source_file_id: String) -> Mapping {
         // One that is not known was not confirmed: the content may have been read with any.
         other_connector: file.source_file_id.is_some() && known != Some(&file.connector),
     }
-}
-
-/// Whether a new connection may hold the file: not if its mapping was refused, until its next attempt.
-fn may_be_held(file: &ConnectionFile) -> bool {
-    file.job.is_none_or(|job| match job.state {
-        JobState::Stored => job.awaits_run,
-        JobState::Failed => job.kind.is_some_and(FailureKind::is_ended_by_a_run),
-        JobState::Due | JobState::Uploading | JobState::Running => true,
-    })
 }
 
 /// Whether the platform refuses one of the files named in a request, rather than the request itself.

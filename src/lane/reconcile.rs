@@ -124,9 +124,20 @@ pub(super) fn is_wanted(file: &ConnectionFile) -> bool {
 /// Whether a run of the file as it is in storage is wanted now: not while a refusal of its mapping waits for its next
 /// attempt, nor while newer content is on its way.
 fn may_change(file: &ConnectionFile) -> bool {
-    file.job.is_none_or(|job| match job.state {
-        JobState::Stored => job.awaits_run,
-        JobState::Failed => job.kind.is_some_and(FailureKind::is_ended_by_a_run),
+    let newer = file.job.is_some_and(|job| {
+        matches!(
+            job.state,
+            JobState::Due | JobState::Uploading | JobState::Running
+        )
+    });
+    !newer && !waits_after_refusal(file)
+}
+
+/// Whether the file's mapping was refused, and waits for its next attempt.
+pub(super) fn waits_after_refusal(file: &ConnectionFile) -> bool {
+    file.job.is_some_and(|job| match job.state {
+        JobState::Stored => !job.awaits_run,
+        JobState::Failed => !job.kind.is_some_and(FailureKind::is_ended_by_a_run),
         JobState::Due | JobState::Uploading | JobState::Running => false,
     })
 }
