@@ -167,7 +167,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use compare::{CompareError, Comparison, compare};
-pub use faults::{AnyFault, Effect, Fault, Report, RunFault, TaskFault};
+pub use faults::{AnyFault, Effect, Fault, InvalidFault, Report, Route, RunFault, TaskFault};
 pub use model::{
     Changeset, Completed, Connection, Covered, File, Folder, Imodel, ImodelContent, Itwin, Member,
     NamedVersion, Role, Run, SourceFile, State,
@@ -176,7 +176,7 @@ pub use server::RequestRecord;
 pub use switches::*;
 
 use azurite::Azurite;
-use faults::Faults;
+use faults::ActiveFaults;
 use guard::Guard;
 use identity::Tokens;
 use recorder::Recorder;
@@ -301,7 +301,7 @@ struct Shared {
     state: Mutex<State>,
     tokens: Mutex<Tokens>,
     switches: Mutex<Switches>,
-    faults: Mutex<Faults>,
+    faults: Mutex<ActiveFaults>,
     quota: Mutex<Quota>,
     requests: Mutex<Vec<RequestRecord>>,
 }
@@ -611,7 +611,7 @@ impl Builder {
             ),
             None => None,
         };
-        let mut faults = Faults::new(self.seed);
+        let mut faults = ActiveFaults::new(self.seed);
         for fault in self.faults {
             faults.add(fault);
         }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::access::Permission;
-use super::faults::Strike;
+use super::faults::AppliedFault;
 use super::model::State;
 use super::reply::{self, Refusal, Reply, invalid, refuse};
 use super::switches::{AcceptMissing, MediaType, OversizedPage, Switches};
@@ -313,7 +313,7 @@ pub(super) fn text<'b>(
 pub(super) async fn answer(
     shared: &Shared,
     request: Request<Incoming>,
-    strike: &Strike,
+    applied: &AppliedFault,
     seen: &mut Bytes,
 ) -> io::Result<Reply> {
     let (parts, body) = request.into_parts();
@@ -346,7 +346,7 @@ pub(super) async fn answer(
         body,
         now: Timestamp::now(),
         switches: *lock(&shared.switches),
-        address_lifetime: strike.address_lifetime.unwrap_or(lifetime),
+        address_lifetime: applied.address_lifetime.unwrap_or(lifetime),
         arrived: None,
         client_id: String::new(),
     };

@@ -25,7 +25,7 @@ use url::form_urlencoded;
 use uuid::Uuid;
 
 use super::Shared;
-use super::faults::{Effect, Strike};
+use super::faults::{AppliedFault, Effect};
 use super::model::{Content, Part};
 use super::reply::{self, Reply};
 use super::sas::{self, Grant, sign};
@@ -68,7 +68,7 @@ struct Put<'a> {
     query: &'a HashMap<String, String>,
     /// The name in the address.
     blob: &'a str,
-    strike: &'a Strike,
+    applied: &'a AppliedFault,
 }
 
 /// Checks on a body.
@@ -89,7 +89,7 @@ struct Arrived {
 pub(super) async fn answer(
     shared: &Shared,
     request: Request<Incoming>,
-    strike: &Strike,
+    applied: &AppliedFault,
 ) -> io::Result<Reply> {
     let (parts, body) = request.into_parts();
     let query: HashMap<String, String> =
@@ -102,7 +102,7 @@ pub(super) async fn answer(
         headers: &parts.headers,
         query: &query,
         blob: blob.unwrap_or_default(),
-        strike,
+        applied,
     };
     if let Err(Refused(status, code, message)) = put.check(&parts.method) {
         discard(body).await;
@@ -284,7 +284,7 @@ impl Put<'_> {
         let (pieces, waiting) = mpsc::channel(PIECES_WAITING);
         let path = self.shared.store.part(name);
         let writer = tokio::task::spawn_blocking(move || write(&path, waiting, with_md5));
-        let cut_after = match self.strike.effect {
+        let cut_after = match self.applied.effect {
             Some(Effect::CutBody { after }) => after,
             _ => u64::MAX,
         };
@@ -306,7 +306,7 @@ impl Put<'_> {
             if pieces.send(piece).await.is_err() {
                 break;
             }
-            if let Some(bytes_per_second) = self.strike.bytes_per_second {
+            if let Some(bytes_per_second) = self.applied.bytes_per_second {
                 tokio::time::sleep(reply::pause(length, bytes_per_second)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! The two origins: accepts, lets faults strike, hands over to the API or the blob storage, records.
+//! The two origins: accepts, lets faults applied, hands over to the API or the blob storage, records.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::faults::{Effect, Strike};
+use super::faults::{AppliedFault, Effect};
 use super::guard::{self, Guard};
 use super::recorder::Exchange;
 use super::reply::{self, Reply, refuse};
@@ -129,7 +129,7 @@ async fn answer(
         .get("content-length")
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .unwrap_or(0);
-    let strike = lock(&shared.faults).strike(&method, &path);
+    let applied = lock(&shared.faults).for_request(&method, &path);
     let recorded = shared.recorder.as_ref().map(|_| {
         let base = match origin {
             Origin::Api => &shared.api_url,
@@ -139,9 +139,9 @@ async fn answer(
         (url, request.headers().clone())
     });
     let mut body = Bytes::new();
-    let mut answered = struck(shared, origin, request, &strike, time, &mut body).await;
+    let mut answered = struck(shared, origin, request, &applied, time, &mut body).await;
     if let (Some(recorder), Some((url, request_headers))) = (&shared.recorder, recorded) {
-        let (reply, response_headers, response_body) = seen(answered, &strike).await;
+        let (reply, response_headers, response_body) = seen(answered, &applied).await;
         let status = reply.as_ref().map_or(0, |reply| reply.status().as_u16());
         recorder.write(&Exchange {
             began: time,
@@ -181,7 +181,7 @@ async fn answer(
 /// An answer with its headers and its body, as far as that is text that is sent whole.
 async fn seen(
     answered: io::Result<Reply>,
-    strike: &Strike,
+    applied: &AppliedFault,
 ) -> (io::Result<Reply>, HeaderMap, Bytes) {
     let reply = match answered {
         Ok(reply) => reply,
@@ -191,7 +191,7 @@ async fn seen(
     let kind = headers.get("content-type");
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let is_text = kind.contains("json") || kind.contains("xml");
-    let is_whole = strike.bytes_per_second.is_none() && strike.effect != Some(Effect::CutAnswer);
+    let is_whole = applied.bytes_per_second.is_none() && applied.effect != Some(Effect::CutAnswer);
     if !is_text || !is_whole {
         return (Ok(reply), headers, Bytes::new());
     }
@@ -211,18 +211,18 @@ async fn struck(
     shared: &Shared,
     origin: Origin,
     request: Request<Incoming>,
-    strike: &Strike,
+    applied: &AppliedFault,
     time: Timestamp,
     body: &mut Bytes,
 ) -> io::Result<Reply> {
-    if !strike.latency.is_zero() {
-        tokio::time::sleep(strike.latency).await;
+    if !applied.latency.is_zero() {
+        tokio::time::sleep(applied.latency).await;
     }
-    if strike.revoke_tokens {
+    if applied.revoke_tokens {
         lock(&shared.tokens).revoke_all();
     }
     let kept_from_effect = matches!(
-        strike.effect,
+        applied.effect,
         Some(
             Effect::Status {
                 after_effect: false,
@@ -240,11 +240,11 @@ async fn struck(
         refused
     } else {
         match origin {
-            Origin::Api => api::answer(shared, request, strike, body).await?,
-            Origin::Blob => blob::answer(shared, request, strike).await?,
+            Origin::Api => api::answer(shared, request, applied, body).await?,
+            Origin::Blob => blob::answer(shared, request, applied).await?,
         }
     };
-    match &strike.effect {
+    match &applied.effect {
         Some(Effect::Status {
             status,
             body,
@@ -261,7 +261,7 @@ async fn struck(
         Some(Effect::CutAnswer) => reply = reply::cut(reply).await,
         _ => {}
     }
-    if let Some(bytes_per_second) = strike.bytes_per_second {
+    if let Some(bytes_per_second) = applied.bytes_per_second {
         reply = reply::slow(reply, bytes_per_second).await;
     }
     Ok(reply)

@@ -481,7 +481,7 @@ fn run(ask: &Ask<'_>, state: &mut State, connection: &Connection) -> Result<Repl
         &mut faults,
         ask.now,
     );
-    let fault = faults.run(&connection.imodel_id).unwrap_or_default();
+    let fault = faults.for_run(&connection.imodel_id).unwrap_or_default();
     drop(faults);
     if let Some(ms) = fault.duration_ms {
         run.duration_ms = ms;
