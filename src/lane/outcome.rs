@@ -21,6 +21,10 @@ use crate::retry::Policy;
 /// A failed run of a file is repeated so often, unless the platform says that only the user can mend it.
 const REPEATS: u32 = 2;
 
+/// After this many runs that left a file out, it is uploaded again before the next one: to the platform the same bytes
+/// are a new version then.
+const RUNS_BEFORE_UPLOAD: u32 = 2;
+
 /// A run that was cut short by the platform is repeated so often.
 const REPEATS_CUT_SHORT: u32 = 1;
 
@@ -172,19 +176,26 @@ fn without_task(
         Grade::Success | Grade::Partial => (FailureKind::NotProcessed, REPEATS),
         Grade::Skipped | Grade::Unknown | Grade::Error => (FailureKind::Run, REPEATS),
     };
-    let hint = match kind {
-        FailureKind::NotProcessed => Some(
-            "save the file again; if that does not help, look at the run in the iTwin portal"
+    let again = again(file, repeats, policy, now);
+    let reason = reason(run, file, None, &run.result);
+    if kind != FailureKind::NotProcessed {
+        return refused(kind, reason, None, again);
+    }
+    let refusal = Refusal {
+        kind,
+        reason,
+        hint: Some(
+            "`itwin-syncd retry` uploads the file again; if that does not help, look at the run in the iTwin portal"
                 .to_owned(),
         ),
-        _ => None,
+        again,
     };
-    refused(
-        kind,
-        reason(run, file, None, &run.result),
-        hint,
-        again(file, repeats, policy, now),
-    )
+    let runs = file.job.map_or(0, |job| job.run_attempts) + 1;
+    if runs >= RUNS_BEFORE_UPLOAD {
+        Verdict::SendAgain(refusal)
+    } else {
+        Verdict::Refused(refusal)
+    }
 }
 
 /// Whether this is how the file stands already.
@@ -390,6 +401,10 @@ mod tests {
                 Again::Never => "failed",
                 Again::BusyUntil(_) | Again::FailedUntil(_) => "waits",
             },
+            Verdict::SendAgain(refusal) => match refusal.again {
+                Again::Never => "failed",
+                _ => "upload again",
+            },
         }
     }
 
@@ -411,7 +426,7 @@ mod tests {
             (
                 "success without a task",
                 run("Success", &json!([])),
-                ["again", "again", "failed"],
+                ["again", "upload again", "failed"],
             ),
             (
                 "an error beside a success",
@@ -421,7 +436,7 @@ mod tests {
             (
                 "the other file's error",
                 run("PartialSuccess", &other),
-                ["again", "again", "failed"],
+                ["again", "upload again", "failed"],
             ),
             (
                 "good among bad ones",

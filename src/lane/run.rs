@@ -257,7 +257,7 @@ impl Lane {
         if reports.iter().any(|report| {
             matches!(
                 report.verdict,
-                Verdict::LostInStorage(_) | Verdict::Overwritten(_)
+                Verdict::LostInStorage(_) | Verdict::Overwritten(_) | Verdict::SendAgain(_)
             )
         }) {
             self.uploads.notify_one();
@@ -355,7 +355,7 @@ impl Lane {
                         "file synchronized with issues"
                     );
                 }
-                Verdict::Refused(refusal) => {
+                Verdict::Refused(refusal) | Verdict::SendAgain(refusal) => {
                     failed += 1;
                     if let Some(file) = file {
                         super::report_failure(file, refusal);

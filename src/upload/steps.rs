@@ -231,10 +231,11 @@ impl Shared {
         let source = Source::open(slot, &watch.path, &job.path).await?;
         let (below, name) = names::storage_path(&job.path)?;
         let mut job = job.clone();
-        let nothing_new = job
-            .stored
-            .as_ref()
-            .is_some_and(|stored| stored.version == job.version);
+        let nothing_new = !job.send_again
+            && job
+                .stored
+                .as_ref()
+                .is_some_and(|stored| stored.version == job.version);
         if nothing_new {
             match self.look_in_storage(watch, &mut job).await? {
                 Content::Ours => {
@@ -269,6 +270,7 @@ impl Shared {
             ));
         }
         if job.unverified
+            && !job.send_again
             && job.stage.0 == Stage::Planned
             && let Some(id) = job.storage_file_id.clone()
             && let Some(held) = self.held(&mut job, &id, &source).await?
@@ -375,7 +377,7 @@ impl Shared {
         source: &Source<'_>,
     ) -> Result<bool, Trouble> {
         // An upload that was begun may have replaced what storage held.
-        if job.stage.0 != Stage::Planned {
+        if job.stage.0 != Stage::Planned || job.send_again {
             return Ok(false);
         }
         let (Some(stored), Some(id)) = (job.stored.clone(), job.storage_file_id.clone()) else {
