@@ -14,13 +14,14 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use super::faults::AnyFault;
+use super::lock::lock;
 use super::reply::{self, Reply};
-use super::{Shared, lock};
+use super::shared::Shared;
 
 /// Maximum length of a fault, in bytes.
 const BODY_MAX: usize = 16 * 1024 * 1024;
 
-pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
+pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_ascii_lowercase();
     let method = request.method().to_string();
     let query = request.uri().query().unwrap_or_default().to_owned();
@@ -30,7 +31,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     match (method.as_str(), path.trim_end_matches('/')) {
         ("GET", "/_emulator/state") => {
             shared.digest_all().await;
-            json_of(&shared.state().at(Timestamp::now()))
+            json_of(&shared.state().as_of(Timestamp::now()))
         }
         ("GET", "/_emulator/requests") => json_of(&*lock(&shared.requests)),
         ("POST", "/_emulator/faults") => match AnyFault::from_json(&body.to_bytes()) {
