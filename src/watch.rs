@@ -13,13 +13,13 @@
 
 mod absence;
 mod events;
-mod left_alone;
-mod look;
 mod mounts;
+mod probe;
 mod problems;
 mod root;
 mod scan;
 mod settle;
+mod skip_log;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Any order of changes, uploads, runs, failures and restarts, against a model of folder, storage and iModel.
 //!
 //! The model plays the rooms around the ledger: the watch that hands over what it sees, workers that take their steps
-//! one at a time and may be lost between any two of them, and a lane. What it checks is what the ledger promises.
+//! one at a time and may be lost between any two of them, and a synchronizer. What it checks is what the ledger promises.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::attempt::{after, after_foreign_change};
+use crate::next_attempt::{after, after_foreign_change};
 use crate::retry::Policy;
 
 const FILES: [&str; 4] = ["a.dgn", "b.dgn", "in/c.dgn", "in/d.dgn"];
@@ -298,7 +298,7 @@ impl World {
             .stored
             .as_ref()
             .is_some_and(|stored| stored.content == content_of(local.content));
-        if same && job.stage.0 == Stage::Planned {
+        if same && !job.send_again && job.stage.0 == Stage::Planned {
             self.ledger().finish_unchanged(job, now).await.unwrap();
             return None;
         }
@@ -385,8 +385,10 @@ impl World {
             let verdict = if good >> bit & 1 == 1 {
                 self.imodel.insert(file.path.clone(), seen[&file.path]);
                 Verdict::Synchronized(None)
-            } else {
+            } else if good >> 7 & 1 == 1 {
                 Verdict::Refused(refusal(Again::At(self.now())))
+            } else {
+                Verdict::SendAgain(refusal(Again::At(self.now())))
             };
             outcomes.push(FileOutcome {
                 file: file.file,
@@ -496,6 +498,7 @@ enum End {
     PutOff,
     RunGood,
     RunBad,
+    LeftOut,
     LostInStorage,
     Overwritten,
     Restarted,
@@ -510,6 +513,7 @@ fn end() -> impl Strategy<Value = End> {
         Just(End::PutOff),
         Just(End::RunGood),
         Just(End::RunBad),
+        Just(End::LeftOut),
         Just(End::LostInStorage),
         Just(End::Overwritten),
         Just(End::Restarted),
@@ -555,6 +559,7 @@ impl World {
             let verdict = match end {
                 End::RunGood => Verdict::Synchronized(None),
                 End::RunBad => Verdict::Refused(refusal(Again::At(after(now, policy.first)))),
+                End::LeftOut => Verdict::SendAgain(refusal(Again::At(after(now, policy.first)))),
                 End::LostInStorage => Verdict::LostInStorage(due),
                 End::Overwritten => Verdict::Overwritten(due),
                 _ => return false,
@@ -577,7 +582,7 @@ impl World {
             return false;
         };
         match end {
-            End::Unchanged if job.stored.is_some() => {
+            End::Unchanged if job.stored.is_some() && !job.send_again => {
                 self.ledger().finish_unchanged(&job, now).await.unwrap();
             }
             End::Adopted => {

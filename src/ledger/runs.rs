@@ -9,8 +9,8 @@ use super::files::join;
 use super::mappings::{lost_in_storage, overwritten_in_storage};
 use super::uploads::{delete_job, insert_result, insert_stored_job, refuse};
 use super::{
-    ConnectionId, During as _, Error, FileId, JobState, Ledger, Outcome, Refusal, bytes_column,
-    bytes_value, millis, new_id, timestamp,
+    Again, ConnectionId, During as _, Error, FileId, JobState, Ledger, Outcome, Refusal,
+    bytes_column, bytes_value, millis, new_id, timestamp,
 };
 
 /// The ledger's id of a run.
@@ -58,6 +58,9 @@ pub enum Verdict {
     Synchronized(Option<Issues>),
     /// It is not; the refusal says why and when to run it again.
     Refused(Refusal),
+    /// It is not, and more runs alone will not help: the next attempt uploads it again, even if storage holds the same
+    /// bytes.
+    SendAgain(Refusal),
     /// Its storage file is gone: it has to be uploaded again, not before this time.
     LostInStorage(Timestamp),
     /// Its storage file was changed by somebody else: it has to be compared, not before this time.
@@ -483,15 +486,18 @@ async fn conclude(
             delete_job(tx, file_id).await?;
         }
         Verdict::Refused(refusal) => {
-            // The failure is the run's, also of a file that was in it without a job.
-            sqlx::query(
-                "UPDATE jobs SET run_attempts = run_attempts + 1, run_id = $2, state = 'running' WHERE file_id = $1",
-            )
-            .bind(file_id)
-            .bind(run.0)
-            .execute(&mut **tx)
-            .await?;
-            refuse(tx, file_id, "stored", refusal, now).await?;
+            refuse_in_run(tx, file_id, run, "stored", refusal, now).await?;
+        }
+        Verdict::SendAgain(refusal) => {
+            sqlx::query("UPDATE files SET send_again = 1 WHERE id = $1")
+                .bind(file_id)
+                .execute(&mut **tx)
+                .await?;
+            let waiting = match refusal.again {
+                Again::Never => "stored",
+                _ => "due",
+            };
+            refuse_in_run(tx, file_id, run, waiting, refusal, now).await?;
         }
         Verdict::LostInStorage(due) => lost_in_storage(tx, file_id, *due, now).await?,
         Verdict::Overwritten(due) => overwritten_in_storage(tx, file_id, *due, now).await?,
@@ -506,4 +512,24 @@ async fn conclude(
         millis: bytes_value(waited),
         verdict: outcome.verdict.clone(),
     }))
+}
+
+/// Counts a failed run of a file. `waiting` is the state in which its job waits for the next attempt.
+async fn refuse_in_run(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    run: RunId,
+    waiting: &'static str,
+    refusal: &Refusal,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    // The failure is the run's, also of a file that was in it without a job.
+    sqlx::query(
+        "UPDATE jobs SET run_attempts = run_attempts + 1, run_id = $2, state = 'running' WHERE file_id = $1",
+    )
+    .bind(file_id)
+    .bind(run.0)
+    .execute(&mut **tx)
+    .await?;
+    refuse(tx, file_id, waiting, refusal, now).await
 }

@@ -9,10 +9,10 @@ use sqlx::{Sqlite, Transaction};
 
 use super::clock::{due, free, pause};
 use super::files::{fingerprint, join, split};
-use super::listings::forget_listing;
+use super::history::{Step, note};
+use super::scan_digests::forget_listing;
 use super::state::{AfterUpload, after_upload};
-use super::story::{Step, note};
-use super::watches::{Braked, RETIRED, brake};
+use super::watches::{BulkChange, RETIRED, brake};
 use super::{
     Absence, During as _, Error, FailureKind, FileId, Fingerprint, Ledger, Outcome, Stage,
     StorageStamp, WatchId, bytes_column, bytes_value, millis, new_id, timestamp,
@@ -67,6 +67,8 @@ pub struct UploadJob {
     pub last_reason: Option<String>,
     /// Storage may hold other content than what is known.
     pub unverified: bool,
+    /// The bytes are sent even if storage holds the same: runs left out what is there.
+    pub send_again: bool,
     /// What the platform said of the storage file when its content was completed.
     pub stamp: StorageStamp,
     /// What an interrupted attempt had fully sent (stage [`Stage::BlobWritten`]).
@@ -135,6 +137,7 @@ struct JobRow {
     content_size: Option<i64>,
     previous_reason: Option<String>,
     unverified: i64,
+    send_again: i64,
     stored_modified: Option<String>,
     stored_modified_by: Option<String>,
     storage_folder_id: Option<String>,
@@ -260,7 +263,7 @@ impl Ledger {
             "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
              f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
              j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, j.previous_reason, \
-             f.unverified, f.stored_modified, f.stored_modified_by, f.storage_folder_id \
+             f.unverified, f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id \
              FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
         )
         .bind(file_id)
@@ -387,7 +390,7 @@ impl Ledger {
         storage_file_id: &str,
         due: Timestamp,
         now: Timestamp,
-    ) -> Result<Option<Braked>, Error> {
+    ) -> Result<Option<BulkChange>, Error> {
         const ACTION: &str = "adopt a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         // A version before the first: storage has something, and nobody knows what.
@@ -490,7 +493,7 @@ impl Ledger {
         let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
              stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
-             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
+             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
              RETURNING version, connector, mapped_connector, outcome",
         )
         .bind(job.file.0)
@@ -638,6 +641,7 @@ impl JobRow {
             marker: self.marker,
             last_reason: self.previous_reason,
             unverified: self.unverified != 0,
+            send_again: self.send_again != 0,
             stamp: StorageStamp {
                 modified: self.stored_modified,
                 modified_by: self.stored_modified_by,
@@ -699,12 +703,15 @@ async fn hand_on(
         }
         AfterUpload::AwaitRun => {
             sqlx::query(
-                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, run_attempts = 0, failing_since = NULL, \
+                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, \
+                 run_attempts = CASE WHEN $3 THEN run_attempts ELSE 0 END, failing_since = NULL, \
                  stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
                  kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
             )
             .bind(job.file.0)
             .bind(millis(now))
+            // The runs that left it out still count: otherwise it would be sent for ever.
+            .bind(job.send_again)
             .execute(&mut **tx)
             .await?;
             Ok(UploadResult::AwaitsRun)
@@ -760,7 +767,7 @@ pub(super) async fn forget_storage_file(
     sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
          stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, \
-         processed = 0, unverified = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
+         processed = 0, unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)

@@ -446,6 +446,37 @@ async fn a_run_that_says_nothing_about_a_file_is_no_success() {
 }
 
 #[tokio::test]
+async fn a_file_that_every_run_leaves_out_is_uploaded_again_and_synchronized() {
+    // The platform makes no task for content that it has processed, and the ledger that knew so is lost.
+    let mut switches = Switches::default();
+    switches.unchanged_task = UnchangedTask::Absent;
+    let (site, folder) = Site::with_folder(shared_platform().switches(switches)).await;
+    let somebody = Somebody::signs_in(&site.emulator).await;
+    let daemon = site.start();
+    bring(&site, &daemon, &folder, "a.ifc", "content").await;
+    daemon.stop().await;
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    // The run that processed it is older than the runs that are searched for it.
+    let connection = somebody.connection().unwrap();
+    for runs in 2..8 {
+        assert!(somebody.runs(&connection).await);
+        let ended = || {
+            let state = site.emulator.state();
+            state.runs.len() == runs && state.runs.values().all(|run| run.state == "Completed")
+        };
+        eventually(ended, String::new).await;
+    }
+    let daemon = site.start();
+    daemon.says("did not process it").await;
+    let again = || site.stored("a.ifc").completions == 2;
+    eventually(again, || daemon.log()).await;
+    covered(&site, &daemon, "a.ifc", "content").await;
+    status_is(&site, &daemon, "a.ifc", "done", "synchronized").await;
+    assert_eq!(site.stored("a.ifc").completions, 2);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_file_with_warnings_is_synchronized_with_issues_everywhere() {
     let (mut site, folder) = site(SELDOM).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

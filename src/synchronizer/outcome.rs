@@ -9,17 +9,21 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use crate::attempt;
-use crate::content::Content;
 use crate::itwin::{Run, RunTask};
 use crate::ledger::{
     Again, ConnectionFile, FailureKind, FileId, FileOutcome, Issues, Outcome, Refusal, Verdict,
 };
 use crate::names::Shown;
+use crate::next_attempt;
 use crate::retry::Policy;
+use crate::stored_content::Content;
 
 /// A failed run of a file is repeated so often, unless the platform says that only the user can mend it.
 const REPEATS: u32 = 2;
+
+/// After this many runs that left a file out, it is uploaded again before the next one: to the platform the same bytes
+/// are a new version then.
+const RUNS_BEFORE_UPLOAD: u32 = 2;
 
 /// A run that was cut short by the platform is repeated so often.
 const REPEATS_CUT_SHORT: u32 = 1;
@@ -113,13 +117,13 @@ fn verdict(
     let in_run = evidence.in_run.contains(&file.file);
     match evidence.contents.get(&file.file) {
         Some(Content::Missing) => {
-            let due = attempt::after_foreign_change(file.stored.overwrites, policy, now);
+            let due = next_attempt::after_foreign_change(file.stored.overwrites, policy, now);
             return Some(Verdict::LostInStorage(due));
         }
         // With no local file there is nothing to replace it with.
         Some(Content::Changed { .. }) if file.absent && !in_run => return None,
         Some(Content::Changed { .. }) => {
-            let due = attempt::after_foreign_change(file.stored.overwrites, policy, now);
+            let due = next_attempt::after_foreign_change(file.stored.overwrites, policy, now);
             return Some(Verdict::Overwritten(due));
         }
         Some(Content::Ours) => {}
@@ -172,19 +176,26 @@ fn without_task(
         Grade::Success | Grade::Partial => (FailureKind::NotProcessed, REPEATS),
         Grade::Skipped | Grade::Unknown | Grade::Error => (FailureKind::Run, REPEATS),
     };
-    let hint = match kind {
-        FailureKind::NotProcessed => Some(
-            "save the file again; if that does not help, look at the run in the iTwin portal"
+    let again = again(file, repeats, policy, now);
+    let reason = reason(run, file, None, &run.result);
+    if kind != FailureKind::NotProcessed {
+        return refused(kind, reason, None, again);
+    }
+    let refusal = Refusal {
+        kind,
+        reason,
+        hint: Some(
+            "`itwin-syncd retry` uploads the file again; if that does not help, look at the run in the iTwin portal"
                 .to_owned(),
         ),
-        _ => None,
+        again,
     };
-    refused(
-        kind,
-        reason(run, file, None, &run.result),
-        hint,
-        again(file, repeats, policy, now),
-    )
+    let runs = file.job.map_or(0, |job| job.run_attempts) + 1;
+    if runs >= RUNS_BEFORE_UPLOAD {
+        Verdict::SendAgain(refusal)
+    } else {
+        Verdict::Refused(refusal)
+    }
 }
 
 /// Whether this is how the file stands already.
@@ -216,7 +227,7 @@ fn user_must_act(task: &RunTask) -> bool {
 fn again(file: &ConnectionFile, repeats: u32, policy: &Policy, now: Timestamp) -> Again {
     let attempts = file.job.map_or(0, |job| job.run_attempts);
     if attempts < repeats {
-        Again::At(attempt::after(now, policy.delay(attempts + 4, None)))
+        Again::At(next_attempt::after(now, policy.delay(attempts + 4, None)))
     } else {
         Again::Never
     }
@@ -390,6 +401,10 @@ mod tests {
                 Again::Never => "failed",
                 Again::BusyUntil(_) | Again::FailedUntil(_) => "waits",
             },
+            Verdict::SendAgain(refusal) => match refusal.again {
+                Again::Never => "failed",
+                _ => "upload again",
+            },
         }
     }
 
@@ -411,7 +426,7 @@ mod tests {
             (
                 "success without a task",
                 run("Success", &json!([])),
-                ["again", "again", "failed"],
+                ["again", "upload again", "failed"],
             ),
             (
                 "an error beside a success",
@@ -421,7 +436,7 @@ mod tests {
             (
                 "the other file's error",
                 run("PartialSuccess", &other),
-                ["again", "again", "failed"],
+                ["again", "upload again", "failed"],
             ),
             (
                 "good among bad ones",
