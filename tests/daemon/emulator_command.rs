@@ -57,7 +57,7 @@ async fn signs_in(api: &str, secret: &str) -> bool {
 }
 
 #[tokio::test]
-async fn the_secret_is_random_stays_with_the_data_and_is_fixed_only_on_demand() {
+async fn the_secret_is_random_kept_with_the_data_and_fixed_only_on_request() {
     let data = tempfile::tempdir().unwrap();
     let folder = data.path().to_str().unwrap();
     let mut secrets = Vec::new();
@@ -93,7 +93,7 @@ async fn the_secret_is_random_stays_with_the_data_and_is_fixed_only_on_demand() 
 }
 
 #[tokio::test]
-async fn an_address_that_others_can_reach_comes_with_a_warning_and_a_name() {
+async fn a_non_loopback_address_prints_a_warning() {
     let (_child, told) = started(&["--listen", "0.0.0.0:0", "--public-host", "localhost"]).await;
     assert!(told.contains("WARNING: it listens on 0.0.0.0"), "{told}");
     let api = between(&told, "at ", ", blobs");

@@ -157,23 +157,38 @@ fn every_message_of_the_troubleshooting_page_is_in_the_source() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// The module of a source file: its name, or that of its folder if the file is called `tests.rs`.
+fn module(file: &Path) -> &str {
+    let folder = file.parent().unwrap();
+    let named = if file.file_stem().unwrap() == "tests" {
+        folder
+    } else {
+        file
+    };
+    named.file_stem().unwrap().to_str().unwrap()
+}
+
 #[test]
 fn every_test_that_the_readme_of_the_tests_names_exists() {
-    let mut known = String::new();
-    for folder in ["src", "tests"] {
-        for file in files(&project().join(folder), &["rs"]) {
-            known.push_str(&fs::read_to_string(&file).unwrap());
-        }
-    }
+    let sources = ["src", "tests"].map(|folder| files(&project().join(folder), &["rs"]));
+    let sources: Vec<_> = sources
+        .iter()
+        .flatten()
+        .map(|file| (module(file), fs::read_to_string(file).unwrap()))
+        .collect();
     let page = fs::read_to_string(project().join("tests/README.md")).unwrap();
     let mut missing = Vec::new();
     for name in code(&page).filter(|name| name.contains("::") && !name.contains(' ')) {
-        let test = name
-            .rsplit("::")
-            .next()
-            .and_then(|test| test.split('…').next());
-        let test = test.unwrap();
-        if test != "*" && test != "tests" && !known.contains(&format!("fn {test}")) {
+        let mut parts = name.rsplit("::").filter(|part| *part != "tests");
+        let test = parts.next().and_then(|test| test.split('…').next());
+        let (Some(test), Some(home)) = (test, parts.next()) else {
+            continue;
+        };
+        let wanted = format!("fn {}", test.trim_matches('*'));
+        let found = sources
+            .iter()
+            .any(|(module, text)| *module == home && (test == "*" || text.contains(&wanted)));
+        if !found && test.contains(['_', '*']) {
             missing.push(name.to_owned());
         }
     }
