@@ -39,17 +39,7 @@ impl Clock {
 
 /// The route fails from now on.
 fn fails(site: &Site, route: &str) {
-    site.emulator.fault(Fault {
-        route: route.to_owned(),
-        skip: 0,
-        count: None,
-        effect: Effect::Status {
-            status: 503,
-            body: String::new(),
-            headers: Vec::new(),
-            after_effect: false,
-        },
-    });
+    site.emulator.fault(Fault::on(route).status(503));
 }
 
 async fn refused(site: &Site, daemon: &Daemon, times: usize) {
@@ -204,23 +194,23 @@ async fn random_clock_jumps_and_kills_lose_nothing() {
                 "POST */run",
                 "GET *",
             ];
-            site.emulator.fault(Fault {
-                route: (*random.choice(&routes).unwrap()).to_owned(),
-                skip: random.u32(0..2),
-                count: Some(random.u32(1..4)),
-                effect: if random.bool() {
-                    Effect::Reset {
-                        after_effect: random.bool(),
-                    }
-                } else {
-                    Effect::Status {
-                        status: 503,
-                        body: String::new(),
-                        headers: Vec::new(),
-                        after_effect: false,
-                    }
-                },
-            });
+            site.emulator.fault(
+                Fault::on(*random.choice(&routes).unwrap())
+                    .effect(if random.bool() {
+                        Effect::Reset {
+                            after_effect: random.bool(),
+                        }
+                    } else {
+                        Effect::Status {
+                            status: 503,
+                            body: String::new(),
+                            headers: Vec::new(),
+                            after_effect: false,
+                        }
+                    })
+                    .skip(random.u32(0..2))
+                    .times(random.u32(1..4)),
+            );
         }
         let (path, content) = (
             format!("{}.ifc", random.u8(0..6)),

@@ -125,14 +125,8 @@ async fn no_secret_reaches_any_output() {
         "[log]\nlevel = \"trace\"\ndirectory = {:?}\n",
         site.path("log")
     );
-    site.emulator.fault(itwin_syncd::emulator::Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: itwin_syncd::emulator::Effect::Reset {
-            after_effect: false,
-        },
-    });
+    site.emulator
+        .fault(itwin_syncd::emulator::Fault::on("PUT *").reset().times(1));
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;

@@ -3,19 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Effect, Fault};
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault};
 
 use crate::support::{Site, assert_in_imodel, eventually, platform, write};
 
 /// Makes every request take a while, so that a kill meets some of them.
 fn slow(site: &Site, route: &str, ms: u64) {
-    let effect = Effect::Latency { ms, jitter_ms: 0 };
-    site.emulator.fault(Fault {
-        route: route.to_owned(),
-        skip: 0,
-        count: None,
-        effect,
-    });
+    site.emulator
+        .fault(Fault::on(route).latency(Duration::from_millis(ms)));
 }
 
 #[tokio::test]
@@ -71,13 +66,8 @@ async fn a_kill_right_after_each_request_creates_no_second_file_connection_or_ru
         site.tables += "[upload]\nblock_size = \"4B\"\n";
         write(&folder.join("house.ifc"), "house");
         let daemon = site.start();
-        let effect = Effect::Reset { after_effect: true };
-        site.emulator.fault(Fault {
-            route: route.to_owned(),
-            skip: 0,
-            count: Some(1),
-            effect,
-        });
+        site.emulator
+            .fault(Fault::on(route).reset().after_effect().times(1));
         let struck = || {
             site.emulator
                 .requests()
@@ -277,13 +267,8 @@ async fn a_lost_response_doubles_nothing() {
         let daemon = site.start();
         site.synchronized(1, &daemon).await;
         let runs = site.emulator.state().runs.len();
-        let effect = Effect::Reset { after_effect: true };
-        site.emulator.fault(Fault {
-            route: route.to_owned(),
-            skip: 0,
-            count: Some(1),
-            effect,
-        });
+        site.emulator
+            .fault(Fault::on(route).reset().after_effect().times(1));
         write(&folder.join("new/second.ifc"), "second");
         write(&folder.join("first.ifc"), "first, changed");
         site.synchronized(2, &daemon).await;
@@ -310,12 +295,8 @@ async fn a_lost_response_doubles_nothing() {
 #[tokio::test]
 async fn a_run_whose_response_was_lost_is_followed_and_not_requested_again() {
     let (site, folder) = Site::with_folder(platform()).await;
-    site.emulator.fault(Fault {
-        route: "POST */run".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Reset { after_effect: true },
-    });
+    site.emulator
+        .fault(Fault::on("POST */run").reset().after_effect().times(1));
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use itwin_syncd::emulator::{Effect, Fault, TaskFault};
+use itwin_syncd::emulator::{Fault, TaskFault};
 use serde_json::json;
 
 use crate::intermediary::{Answer, Asked, Middle, bytes, endless, text};
@@ -423,14 +423,7 @@ async fn when_renewed_urls_name_another_blob_the_bandwidth_limit_is_lifted() {
 async fn a_file_too_large_for_the_lifetime_of_a_url_fails_with_the_reason() {
     let (site, folder) =
         short_lived(Duration::from_secs(3), 128, Some(("update-blob", "fresh"))).await;
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect: Effect::Slow {
-            bytes_per_second: 20_000,
-        },
-    });
+    site.emulator.fault(Fault::on("PUT *").slow(20_000));
     std::fs::write(folder.join("large.ifc"), large()).unwrap();
     let daemon = site.start();
     daemon.says("a new address names another blob, so the upload starts from zero; 500000 bytes/s are needed").await;

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use itwin_syncd::emulator::{Effect, Fault};
+use itwin_syncd::emulator::Fault;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
@@ -400,16 +400,12 @@ async fn an_unreachable_proxy_is_named() {
 async fn a_request_without_a_response_times_out_and_is_retried() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables += "[network]\ntotal_timeout = \"500ms\"\n";
-    site.emulator.fault(Fault {
-        route: "GET /imodels/*".to_owned(),
-        skip: 0,
-        // More than are tried in place.
-        count: Some(4),
-        effect: Effect::Latency {
-            ms: 3_600_000,
-            jitter_ms: 0,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("GET /imodels/*")
+            .latency(std::time::Duration::from_millis(3_600_000))
+            // More than are tried in place.
+            .times(4),
+    );
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     daemon.says("no answer in time").await;
@@ -421,15 +417,12 @@ async fn a_request_without_a_response_times_out_and_is_retried() {
 async fn a_stalled_upload_times_out_and_is_retried() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables += "[network]\nidle_timeout = \"1s\"\n[upload]\nblock_size = \"16MiB\"\n";
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        // As often as it is tried in place.
-        count: Some(3),
-        effect: Effect::Slow {
-            bytes_per_second: 1,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("PUT *")
+            .slow(1)
+            // As often as it is tried in place.
+            .times(3),
+    );
     // More than the buffers on the way hold.
     std::fs::write(folder.join("large.ifc"), vec![b'x'; 16 * 1024 * 1024]).unwrap();
     let daemon = site.start();

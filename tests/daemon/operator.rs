@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use itwin_syncd::emulator::{Effect, Fault, TaskFault};
+use itwin_syncd::emulator::{Fault, TaskFault};
 
 use crate::support::{Site, eventually, platform, write};
 
@@ -192,14 +192,7 @@ async fn the_control_socket_is_for_user_and_group_and_removed_at_a_graceful_stop
 #[tokio::test]
 async fn an_upload_in_progress_is_shown_with_percent_and_rate() {
     let (site, folder) = Site::with_folder(platform()).await;
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect: Effect::Slow {
-            bytes_per_second: 300_000,
-        },
-    });
+    site.emulator.fault(Fault::on("PUT *").slow(300_000));
     std::fs::write(folder.join("large.rvt"), vec![7; 30_000_000]).unwrap();
     let daemon = site.start();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -321,17 +314,11 @@ async fn retry_ends_the_backoff_of_the_synchronizer_as_well() {
         "first_delay = \"200ms\"\nmax_delay = \"2s\"",
         "first_delay = \"1h\"\nmax_delay = \"1h\"",
     );
-    site.emulator.fault(Fault {
-        route: "POST /synchronization/imodels/storageConnections/*/run".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Status {
-            status: 403,
-            headers: Vec::new(),
-            body: String::new(),
-            after_effect: false,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("POST /synchronization/imodels/storageConnections/*/run")
+            .status(403)
+            .times(1),
+    );
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     daemon.says("no run could be requested").await;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use itwin_syncd::emulator::{
-    DEFAULT_IMODEL_ID, Effect, Fault, File, Report, Run, Switches, TaskFault, UnchangedTask,
+    DEFAULT_IMODEL_ID, Fault, File, Report, Run, Switches, TaskFault, UnchangedTask,
 };
 
 use super::other_client::{NAME, OtherClient, shared_platform};
@@ -417,15 +417,11 @@ async fn a_run_without_a_task_for_a_file_is_no_success() {
     assert!(other_client.runs(&other_client.connection().unwrap()).await);
     covered(&site, &daemon, "a.ifc", "second").await;
     // And a mapping that goes between our look and the run: no run has a task for the content.
-    site.emulator.fault(Fault {
-        route: "POST */run".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Latency {
-            ms: 1500,
-            jitter_ms: 0,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("POST */run")
+            .latency(Duration::from_millis(1500))
+            .times(1),
+    );
     let before = site.requests("POST", "/run").len();
     write(&folder.join("a.ifc"), "third");
     let listed = || {
@@ -614,17 +610,12 @@ async fn one_odd_response_to_add_source_file_fails_no_file_for_good() {
         let (site, folder) = Site::with_folder(platform()).await;
         let daemon = site.start();
         bring(&site, &daemon, &folder, "a.ifc", "a").await;
-        site.emulator.fault(Fault {
-            route: "POST /synchronization/imodels/storageConnections/*/sourceFiles".to_owned(),
-            skip: 0,
-            count: Some(1),
-            effect: Effect::Status {
-                status,
-                body: body.to_owned(),
-                headers: Vec::new(),
-                after_effect: false,
-            },
-        });
+        site.emulator.fault(
+            Fault::on("POST /synchronization/imodels/storageConnections/*/sourceFiles")
+                .status(status)
+                .body(body)
+                .times(1),
+        );
         bring(&site, &daemon, &folder, "b.ifc", "b").await;
         let (_, log) = daemon.stop().await;
         assert!(!log.contains("result=failed"), "{status}: {log}");

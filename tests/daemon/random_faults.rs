@@ -352,10 +352,10 @@ impl Storm {
             }
             _ => {
                 let fault = Fault {
-                    route: (*random.choice(ROUTES).unwrap()).to_owned(),
-                    skip: random.u32(0..3),
                     count,
-                    effect: effect(random),
+                    ..Fault::on(*random.choice(ROUTES).unwrap())
+                        .effect(effect(random))
+                        .skip(random.u32(0..3))
                 };
                 self.tell(&format!("fault: {fault:?}"));
                 self.site.emulator.fault(fault);

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use itwin_syncd::emulator::Effect;
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault};
 use tokio::time::Instant;
 
@@ -188,18 +187,12 @@ async fn a_file_mapped_by_another_connection_is_mapped_once_it_is_removed_there(
     write(&folder.join("first.ifc"), "first");
     let daemon = site.start();
     status_is(&site, &daemon, "first.ifc", Some("synchronized")).await;
-    // OtherClient is faster: maps the new file into a connection of their own.
-    site.emulator.fault(Fault {
-        route: "POST /synchronization/imodels/storageConnections/*/sourceFiles".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Status {
-            status: 503,
-            body: String::new(),
-            headers: Vec::new(),
-            after_effect: false,
-        },
-    });
+    // Another client maps the new file first, into a connection of its own.
+    site.emulator.fault(
+        Fault::on("POST /synchronization/imodels/storageConnections/*/sourceFiles")
+            .status(503)
+            .times(1),
+    );
     write(&folder.join("a.ifc"), "a");
     daemon.says("no run could be requested").await;
     let file = site.stored("a.ifc");
@@ -362,17 +355,11 @@ async fn a_file_that_is_forgotten_and_still_there_finds_its_storage_file_again()
 #[tokio::test]
 async fn a_reason_is_cleared_by_the_step_that_succeeds() {
     let (site, folder) = site().await;
-    site.emulator.fault(Fault {
-        route: "POST /storage/folders/*/files".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Status {
-            status: 503,
-            body: String::new(),
-            headers: Vec::new(),
-            after_effect: false,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("POST /storage/folders/*/files")
+            .status(503)
+            .times(1),
+    );
     site.emulator.fail_run(itwin_syncd::emulator::RunFault {
         imodel_id: DEFAULT_IMODEL_ID.to_owned(),
         duration_ms: Some(5000),

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Effect, Fault};
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault};
 use sqlx::Connection as _;
 
 use crate::support::{Daemon, Site, eventually, platform, write};
@@ -174,15 +174,11 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
         "name = \"north\"\nstorage_folder = \"North\"",
     );
     // The first upload is slow: under way when the configuration changes.
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Latency {
-            ms: 3000,
-            jitter_ms: 0,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("PUT *")
+            .latency(std::time::Duration::from_millis(3000))
+            .times(1),
+    );
     let systemd = Supervisor::new(&site);
     write(&north.join("slow.ifc"), "slow");
     let daemon = systemd.start(&site);
