@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileReport, JobState, Outcome, Overview,
-    ResultReport, RootState, RunEntry, RunSummary, Story, StoryLine, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, JobState,
+    Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
 use crate::runtime_status::{Now, RootNow};
 
@@ -475,14 +475,14 @@ fn result_view(result: &ResultReport) -> ResultView {
     }
 }
 
-pub(crate) fn story_view(story: &Story) -> StoryView {
+pub(crate) fn story_view(story: &FileHistory) -> StoryView {
     StoryView {
         file: file_view(&story.file),
-        story: story.lines.iter().map(line_view).collect(),
+        story: story.entries.iter().map(line_view).collect(),
     }
 }
 
-fn line_view(line: &StoryLine) -> LineView {
+fn line_view(line: &HistoryEntry) -> LineView {
     LineView {
         at: line.at,
         version: line.version,
@@ -496,7 +496,7 @@ fn line_view(line: &StoryLine) -> LineView {
     }
 }
 
-fn story_words(line: &StoryLine) -> String {
+fn story_words(line: &HistoryEntry) -> String {
     match line.what.as_str() {
         "seen" => format!(
             "version {} was finished being written",

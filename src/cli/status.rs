@@ -172,7 +172,7 @@ async fn stories(
     for file in files {
         stories.extend(
             ledger
-                .story(file.id)
+                .file_history(file.id)
                 .await?
                 .as_ref()
                 .map(status_view::story_view),

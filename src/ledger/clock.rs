@@ -6,7 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{During as _, Error, Ledger, millis};
+use super::{Error, Ledger, millis};
 
 /// Two readings of a steady clock, by two tasks, may be in the wrong order by this much, in milliseconds.
 pub(super) const SLACK: i64 = 5000;
@@ -79,34 +79,32 @@ const CORRECT: [&str; 6] = [
 impl Ledger {
     /// The clock has jumped by `jump`: everything that is planned moves with it.
     pub async fn follow_clock(&self, jump: SignedDuration) -> Result<(), Error> {
-        const ACTION: &str = "move its times with the clock";
         let jump = i64::try_from(jump.as_millis()).unwrap_or(0);
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        for sql in FOLLOW {
-            sqlx::query(sql)
-                .bind(jump)
-                .execute(&mut *tx)
-                .await
-                .during(ACTION)?;
-        }
-        tx.commit().await.during(ACTION)
+        self.db
+            .write("move its times with the clock", async |tx| {
+                for sql in FOLLOW {
+                    sqlx::query(sql).bind(jump).execute(&mut **tx).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Corrects what a clock that was ahead has left, and returns how many rows that were.
     pub async fn correct_times(&self, now: Timestamp) -> Result<u64, Error> {
-        const ACTION: &str = "correct times that are ahead of the clock";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        let mut corrected = 0;
-        for sql in CORRECT {
-            corrected += sqlx::query(sql)
-                .bind(millis(now))
-                .bind(millis(now).saturating_add(SLACK))
-                .execute(&mut *tx)
-                .await
-                .during(ACTION)?
-                .rows_affected();
-        }
-        tx.commit().await.during(ACTION)?;
-        Ok(corrected)
+        self.db
+            .write("correct times that are ahead of the clock", async |tx| {
+                let mut corrected = 0;
+                for sql in CORRECT {
+                    corrected += sqlx::query(sql)
+                        .bind(millis(now))
+                        .bind(millis(now).saturating_add(SLACK))
+                        .execute(&mut **tx)
+                        .await?
+                        .rows_affected();
+                }
+                Ok(corrected)
+            })
+            .await
     }
 }

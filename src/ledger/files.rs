@@ -6,7 +6,6 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use sqlx::{Sqlite, Transaction};
 
 use super::history::{Step, note};
 use super::scan_digests::forget_listing;
@@ -14,8 +13,8 @@ use super::state::on_new_version;
 use super::uploads::forget_storage_file;
 use super::watches::{BulkChange, brake};
 use super::{
-    Absence, During as _, Error, FileId, JobState, Ledger, UploadJob, WatchId, bytes_column,
-    bytes_value, millis, new_id,
+    Absence, Error, FileId, JobState, Ledger, Tx, UploadJob, WatchId, count_column, count_value,
+    millis, new_id,
 };
 
 /// What tells two states of a file apart without reading it. Compared with `!=` only: times may go backwards.
@@ -60,13 +59,13 @@ struct KnownRow {
     mtime_ns: i64,
     ctime_ns: i64,
     connector: Option<String>,
-    absence: Option<String>,
+    absence: Option<Absence>,
 }
 
 impl From<KnownRow> for Known {
     fn from(row: KnownRow) -> Self {
         Self {
-            absence: row.absence.and_then(|word| Absence::try_from(word).ok()),
+            absence: row.absence,
             name: OsString::from_vec(row.name),
             fingerprint: fingerprint(row.size, row.mtime_ns, row.ctime_ns),
             connector: row.connector,
@@ -77,40 +76,46 @@ impl From<KnownRow> for Known {
 impl Ledger {
     /// All files of one folder (`dir` relative to the root, empty for the root itself), in no order.
     pub async fn known_in(&self, watch: WatchId, dir: &Path) -> Result<Vec<Known>, Error> {
-        let rows: Vec<KnownRow> = sqlx::query_as(
+        let rows: Vec<KnownRow> = self.db.read("list the known files of a folder", async |db| { sqlx::query_as(
             "SELECT name, size, mtime_ns, ctime_ns, connector, absence FROM files WHERE watch_id = $1 AND dir = $2",
         )
         .bind(watch.0)
         .bind(dir.as_os_str().as_bytes())
-        .fetch_all(&self.reads)
-        .await
-        .during("list the known files of a folder")?;
+        .fetch_all(db).await }).await?;
         Ok(rows.into_iter().map(Known::from).collect())
     }
 
     /// One file by its path relative to the root.
     pub async fn known(&self, watch: WatchId, path: &Path) -> Result<Option<Known>, Error> {
         let (dir, name) = split(path);
-        let row: Option<KnownRow> = sqlx::query_as(
-            "SELECT name, size, mtime_ns, ctime_ns, connector, absence FROM files \
+        let row: Option<KnownRow> = self
+            .db
+            .read("look up a file", async |db| {
+                sqlx::query_as(
+                    "SELECT name, size, mtime_ns, ctime_ns, connector, absence FROM files \
              WHERE watch_id = $1 AND dir = $2 AND name = $3",
-        )
-        .bind(watch.0)
-        .bind(dir)
-        .bind(name)
-        .fetch_optional(&self.reads)
-        .await
-        .during("look up a file")?;
+                )
+                .bind(watch.0)
+                .bind(dir)
+                .bind(name)
+                .fetch_optional(db)
+                .await
+            })
+            .await?;
         Ok(row.map(Known::from))
     }
 
     /// One file by the name of its watch and its path relative to the root.
     pub async fn known_by_name(&self, watch: &str, path: &Path) -> Result<Option<Known>, Error> {
-        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
-            .bind(watch)
-            .fetch_optional(&self.reads)
-            .await
-            .during("look up a watch")?;
+        let id: Option<i64> = self
+            .db
+            .read("look up a watch", async |db| {
+                sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
+                    .bind(watch)
+                    .fetch_optional(db)
+                    .await
+            })
+            .await?;
         match id {
             Some(id) => self.known(WatchId(id), path).await,
             None => Ok(None),
@@ -128,28 +133,26 @@ impl Ledger {
         files: &[Ready],
         now: Timestamp,
     ) -> Result<HandedOver, Error> {
-        const ACTION: &str = "take over finished files";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        let mut changed = 0;
-        let mut folders = BTreeSet::new();
-        for file in files {
-            if hand_over_one(&mut tx, watch, file, now)
-                .await
-                .during(ACTION)?
-            {
-                changed += 1;
-                folders.insert(split(&file.path).0);
-            }
-        }
-        for dir in folders {
-            forget_listing(&mut tx, watch.0, dir).await.during(ACTION)?;
-        }
-        let braked = match changed {
-            0 => None,
-            _ => brake(&mut tx, watch.0).await.during(ACTION)?,
-        };
-        tx.commit().await.during(ACTION)?;
-        Ok(HandedOver { changed, braked })
+        self.db
+            .write("take over finished files", async |tx| {
+                let mut changed = 0;
+                let mut folders = BTreeSet::new();
+                for file in files {
+                    if hand_over_one(tx, watch, file, now).await? {
+                        changed += 1;
+                        folders.insert(split(&file.path).0);
+                    }
+                }
+                for dir in folders {
+                    forget_listing(tx, watch.0, dir).await?;
+                }
+                let braked = match changed {
+                    0 => None,
+                    _ => brake(tx, watch.0).await?,
+                };
+                Ok(HandedOver { changed, braked })
+            })
+            .await
     }
 
     /// Takes the place in storage that belongs to a file, unless another file has it.
@@ -160,26 +163,33 @@ impl Ledger {
         job: &UploadJob,
         place: &[u8; 32],
     ) -> Result<Option<Occupant>, Error> {
-        const ACTION: &str = "take a place in storage";
-        let taken = sqlx::query("UPDATE files SET place = $2 WHERE id = $1")
-            .bind(job.file.0)
-            .bind(&place[..])
-            .execute(&self.pool)
-            .await;
-        match taken {
-            Ok(_) => return Ok(None),
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {}
-            Err(error) => return Err(error).during(ACTION),
-        }
-        let other: Option<(i64, Vec<u8>, Vec<u8>)> =
-            sqlx::query_as("SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2")
-                .bind(job.watch.0)
+        let occupant: Option<(FileId, Vec<u8>, Vec<u8>)> = self
+            .db
+            .write("take a place in storage", async |tx| {
+                let taken = sqlx::query(
+                    "UPDATE files SET place = $2 WHERE id = $1 AND NOT EXISTS \
+                     (SELECT 1 FROM files o WHERE o.watch_id = $3 AND o.place = $2 AND o.id <> $1)",
+                )
+                .bind(job.file)
                 .bind(&place[..])
-                .fetch_optional(&self.reads)
+                .bind(job.watch)
+                .execute(&mut **tx)
+                .await?;
+                if taken.rows_affected() > 0 {
+                    return Ok(None);
+                }
+                sqlx::query_as(
+                    "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 AND id <> $3",
+                )
+                .bind(job.watch)
+                .bind(&place[..])
+                .bind(job.file)
+                .fetch_optional(&mut **tx)
                 .await
-                .during(ACTION)?;
-        Ok(other.map(|(id, dir, name)| Occupant {
-            file: FileId(id),
+            })
+            .await?;
+        Ok(occupant.map(|(file, dir, name)| Occupant {
+            file,
             path: join(dir, name),
         }))
     }
@@ -187,7 +197,6 @@ impl Ledger {
     /// Gives a job's file what belongs to a file that is gone from its folder: the place, the storage file and the
     /// source file. Its job ends with it; false: that is being uploaded or in a run.
     pub async fn inherit(&self, job: &mut UploadJob, gone: &Occupant) -> Result<bool, Error> {
-        const ACTION: &str = "let a file take the place of another one";
         type Row = (
             Option<Vec<u8>>,
             Option<String>,
@@ -195,45 +204,39 @@ impl Ledger {
             Option<String>,
             Option<String>,
         );
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write("let a file take the place of another one", async |tx| {
         let at_work: Option<String> = sqlx::query_scalar(
             "SELECT state FROM jobs WHERE file_id = $1 AND state IN ('uploading', 'running')",
         )
         .bind(gone.file.0)
-        .fetch_optional(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .fetch_optional(&mut **tx)
+        .await?;
         if at_work.is_some() {
             return Ok(false);
         }
         sqlx::query("DELETE FROM jobs WHERE file_id = $1")
             .bind(gone.file.0)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+            .execute(&mut **tx)
+            .await?;
         let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
             sqlx::query_as(
                 "SELECT place, storage_file_id, connection_id, source_file_id, mapped_connector \
                  FROM files WHERE id = $1",
             )
             .bind(gone.file.0)
-            .fetch_one(&mut *tx)
-            .await
-            .during(ACTION)?;
-        forget_storage_file(&mut tx, gone.file.0)
-            .await
-            .during(ACTION)?;
+            .fetch_one(&mut **tx)
+            .await?;
+        forget_storage_file(tx, gone.file.0)
+            .await?;
         sqlx::query(
             "UPDATE files SET place = NULL, size = -1, connection_id = NULL, source_file_id = NULL, \
              mapped_connector = NULL WHERE id = $1",
         )
             .bind(gone.file.0)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        forget_listing(&mut tx, job.watch.0, split(&gone.path).0)
-            .await
-            .during(ACTION)?;
+            .execute(&mut **tx)
+            .await?;
+        forget_listing(tx, job.watch.0, split(&gone.path).0)
+            .await?;
         sqlx::query(
             "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, source_file_id = $5, \
              mapped_connector = $6 WHERE id = $1",
@@ -244,12 +247,11 @@ impl Ledger {
         .bind(connection_id)
         .bind(source_file_id)
         .bind(mapped_connector)
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        .execute(&mut **tx)
+        .await?;
         job.storage_file_id = storage_file_id;
         Ok(true)
+        }).await
     }
 }
 
@@ -272,7 +274,7 @@ pub struct HandedOver {
 }
 
 async fn hand_over_one(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     watch: WatchId,
     file: &Ready,
     now: Timestamp,
@@ -301,7 +303,7 @@ async fn hand_over_one(
                  absence = NULL, absent_since = NULL WHERE id = $1",
             )
             .bind(id)
-            .bind(bytes_column(print.size))
+            .bind(count_column(print.size))
             .bind(print.mtime_ns)
             .bind(print.ctime_ns)
             .bind(&file.connector)
@@ -321,7 +323,7 @@ async fn hand_over_one(
             .bind(watch.0)
             .bind(dir)
             .bind(name)
-            .bind(bytes_column(print.size))
+            .bind(count_column(print.size))
             .bind(print.mtime_ns)
             .bind(print.ctime_ns)
             .bind(&file.connector)
@@ -337,19 +339,18 @@ async fn hand_over_one(
 
 /// Gives the file its one open job. The stage of an interrupted upload stays: it tells what may have been sent.
 async fn open_job(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     version: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let state: Option<String> = sqlx::query_scalar("SELECT state FROM jobs WHERE file_id = $1")
+    let state: Option<JobState> = sqlx::query_scalar("SELECT state FROM jobs WHERE file_id = $1")
         .bind(file_id)
         .fetch_optional(&mut **tx)
         .await?;
     let Some(state) = state else {
         return insert_job(tx, file_id, version, now).await;
     };
-    let state = JobState::try_from(state).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     if on_new_version(state) == JobState::Due {
         sqlx::query(
             "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, pause = 0, attempts = 0, \
@@ -367,7 +368,7 @@ async fn open_job(
 }
 
 async fn insert_job(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     version: i64,
     now: Timestamp,
@@ -400,7 +401,7 @@ pub(super) fn join(dir: Vec<u8>, name: Vec<u8>) -> PathBuf {
 
 pub(super) fn fingerprint(size: i64, mtime_ns: i64, ctime_ns: i64) -> Option<Fingerprint> {
     (size >= 0).then(|| Fingerprint {
-        size: bytes_value(size),
+        size: count_value(size),
         mtime_ns,
         ctime_ns,
     })

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 
 use super::watches::RETIRED;
-use super::{During as _, Error, Ledger, RootState, Summary, millis, timestamp};
+use super::{Error, Ledger, RootState, Summary, millis, timestamp};
 
-/// How things stand.
+/// The health of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct Health {
     /// Configured watches by name, and how their roots were found last.
     pub roots: Vec<(String, RootState)>,
     /// The open jobs.
@@ -17,31 +17,30 @@ pub struct Standing {
 }
 
 impl Ledger {
-    /// How things stand; jobs whose next attempt is due before `soon` are pending.
-    pub async fn standing(&self, soon: Timestamp) -> Result<Standing, Error> {
+    /// The health of the service; jobs whose next attempt is due before `soon` are pending.
+    pub async fn health(&self, soon: Timestamp) -> Result<Health, Error> {
         const ACTION: &str = "be read for the status line";
-        let roots: Vec<(String, String)> = sqlx::query_as(
-            "SELECT name, root_state FROM watches WHERE held_until < $1 ORDER BY name",
-        )
-        .bind(millis(RETIRED))
-        .fetch_all(&self.reads)
-        .await
-        .during(ACTION)?;
-        let roots = roots
-            .into_iter()
-            .map(|(name, word)| Ok((name, RootState::try_from(word)?)))
-            .collect::<Result<_, super::state::UnknownWord>>()
-            .map_err(|error| Error::Database {
-                action: ACTION,
-                source: Box::new(error),
-            })?;
-        let last_run: Option<(i64, Option<String>)> = sqlx::query_as(
+        let roots: Vec<(String, RootState)> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(
+                    "SELECT name, root_state FROM watches WHERE held_until < $1 ORDER BY name",
+                )
+                .bind(millis(RETIRED))
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        let last_run: Option<(i64, Option<String>)> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(
             "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1",
         )
-        .fetch_optional(&self.reads)
-        .await
-        .during(ACTION)?;
-        Ok(Standing {
+        .fetch_optional(db).await
+            })
+            .await?;
+        Ok(Health {
             roots,
             jobs: self.summary(soon).await?,
             last_run: last_run.map(|(ended_at, result)| (timestamp(ended_at), result)),
@@ -50,13 +49,6 @@ impl Ledger {
 
     /// Comes back when the ledger takes changes: begins one that changes nothing, and takes it back.
     pub async fn prove_alive(&self) -> Result<(), Error> {
-        const ACTION: &str = "take a change";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        // No row, but the lock of a writer.
-        sqlx::query("UPDATE watches SET name = name WHERE id IS NULL")
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        tx.rollback().await.during(ACTION)
+        self.db.check_writable("accept a change").await
     }
 }

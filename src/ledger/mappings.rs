@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use sqlx::{Sqlite, Transaction};
 
 use super::clock::{has_come, pause};
 use super::files::join;
@@ -14,8 +13,8 @@ use super::history::{Step, note};
 use super::uploads::{forget_storage_file, insert_stored_job, refuse};
 use super::watches::RETIRED;
 use super::{
-    Absence, ConnectionId, During as _, Error, FailureKind, FileId, JobState, Ledger, Outcome,
-    Refusal, bytes_value, millis, timestamp,
+    Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, Tx,
+    count_value, millis, timestamp,
 };
 
 /// A file that is, or belongs, in a connection, with all that a run of it is judged by.
@@ -105,7 +104,7 @@ pub struct Mapping {
 
 #[derive(sqlx::FromRow)]
 pub(super) struct ConnectionFileRow {
-    id: i64,
+    id: FileId,
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
@@ -121,10 +120,10 @@ pub(super) struct ConnectionFileRow {
     stored_generation: i64,
     processed: i64,
     overwrites: i64,
-    absence: Option<String>,
-    outcome: Option<String>,
-    state: Option<String>,
-    kind: Option<String>,
+    absence: Option<Absence>,
+    outcome: Option<Outcome>,
+    state: Option<JobState>,
+    kind: Option<FailureKind>,
     due_at: Option<i64>,
     pause: Option<i64>,
     run_attempts: Option<i64>,
@@ -153,62 +152,66 @@ impl Ledger {
         connection: ConnectionId,
         now: Timestamp,
     ) -> Result<Vec<ConnectionFile>, Error> {
-        const ACTION: &str = "list the files of a connection";
         let sql = format!(
             "{CONNECTION_FILE} WHERE w.connection_id = $1 AND w.held_until < $2 AND f.connector IS NOT NULL \
              AND f.storage_file_id IS NOT NULL AND f.stored_version > 0 ORDER BY w.name, f.dir, f.name"
         );
-        let rows: Vec<ConnectionFileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(connection.0)
-            .bind(millis(RETIRED))
-            .fetch_all(&self.reads)
-            .await
-            .during(ACTION)?;
-        rows.into_iter()
-            .map(|row| row.into_file(now))
-            .collect::<Result<_, _>>()
-            .during(ACTION)
+        let rows: Vec<ConnectionFileRow> = self
+            .db
+            .read("list the files of a connection", async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                    .bind(connection.0)
+                    .bind(millis(RETIRED))
+                    .fetch_all(db)
+                    .await
+            })
+            .await?;
+        Ok(rows.into_iter().map(|row| row.into_file(now)).collect())
     }
 
     /// Source files of a connection whose storage file is gone and whose local file is gone too: nothing will ever
     /// be read through them.
     pub async fn dead_mappings(&self, connection: ConnectionId) -> Result<Vec<String>, Error> {
-        sqlx::query_scalar(
+        self.db.read("look for source files without a storage file", async |db| { sqlx::query_scalar(
             "SELECT source_file_id FROM files WHERE connection_id = $1 AND source_file_id IS NOT NULL \
              AND storage_file_id IS NULL AND absence IN ('gone', 'deselected')",
         )
         .bind(connection.0)
-        .fetch_all(&self.reads)
-        .await
-        .during("look for source files without a storage file")
+        .fetch_all(db).await }).await
     }
 
     /// A dead mapping was removed from the connection.
     pub async fn forget_mapping(&self, source_file_id: &str) -> Result<(), Error> {
-        sqlx::query(
+        self.db
+            .write("forget a source file", async |tx| {
+                sqlx::query(
             "UPDATE files SET connection_id = NULL, source_file_id = NULL, mapped_connector = NULL \
              WHERE source_file_id = $1 AND storage_file_id IS NULL",
         )
         .bind(source_file_id)
-        .execute(&self.pool)
-        .await
-        .during("forget a source file")?;
+        .execute(&mut **tx).await
+            })
+            .await?;
         Ok(())
     }
 
     /// Source files of these files are about to be changed: until [`Ledger::record_mappings`] their connector is unknown,
     /// so that a change whose record is lost still leads to a run.
     pub async fn expect_mappings(&self, files: &[FileId]) -> Result<(), Error> {
-        const ACTION: &str = "record that source files are about to be changed";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        for file in files {
-            sqlx::query("UPDATE files SET mapped_connector = NULL WHERE id = $1")
-                .bind(file.0)
-                .execute(&mut *tx)
-                .await
-                .during(ACTION)?;
-        }
-        self.commit(tx, ACTION).await
+        self.db
+            .write_durably(
+                "record that source files are about to be changed",
+                async |tx| {
+                    for file in files {
+                        sqlx::query("UPDATE files SET mapped_connector = NULL WHERE id = $1")
+                            .bind(file.0)
+                            .execute(&mut **tx)
+                            .await?;
+                    }
+                    Ok(())
+                },
+            )
+            .await
     }
 
     /// Records the source files of a connection as they are on the platform now.
@@ -221,26 +224,25 @@ impl Ledger {
         mappings: &[Mapping],
         now: Timestamp,
     ) -> Result<(), Error> {
-        const ACTION: &str = "record source files";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        let mut renewed = false;
-        for mapping in mappings {
-            record_mapping(&mut tx, connection, mapping, now)
-                .await
-                .during(ACTION)?;
-            renewed |= mapping.renewed;
-        }
-        if renewed {
-            sqlx::query(
+        self.db
+            .write_durably("record source files", async |tx| {
+                let mut renewed = false;
+                for mapping in mappings {
+                    record_mapping(tx, connection, mapping, now).await?;
+                    renewed |= mapping.renewed;
+                }
+                if renewed {
+                    sqlx::query(
                 "UPDATE connections SET generation = generation + 1, moved_at = $2 WHERE id = $1",
             )
             .bind(connection.0)
             .bind(millis(now))
-            .execute(&mut *tx)
+            .execute(&mut **tx)
+            .await?;
+                }
+                Ok(())
+            })
             .await
-            .during(ACTION)?;
-        }
-        self.commit(tx, ACTION).await
     }
 
     /// Files could not get a run, each for its own reason: they wait for another attempt, or fail.
@@ -251,17 +253,17 @@ impl Ledger {
         refusals: &[(FileId, Refusal)],
         now: Timestamp,
     ) -> Result<(), Error> {
-        const ACTION: &str = "put files off that wait for a run";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        for (file, refusal) in refusals {
-            if await_run(&mut tx, file.0, now).await.during(ACTION)? {
-                refuse(&mut tx, file.0, "stored", refusal, now)
-                    .await
-                    .during(ACTION)?;
-                end_if_absent(&mut tx, file.0).await.during(ACTION)?;
-            }
-        }
-        self.commit(tx, ACTION).await
+        self.db
+            .write_durably("put files off that wait for a run", async |tx| {
+                for (file, refusal) in refusals {
+                    if await_run(tx, file.0, now).await? {
+                        refuse(tx, file.0, "stored", refusal, now).await?;
+                        end_if_absent(tx, file.0).await?;
+                    }
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// The storage file is gone: its content has to be uploaded again. The source file is kept, to be pointed at the
@@ -274,14 +276,14 @@ impl Ledger {
         due: Timestamp,
         now: Timestamp,
     ) -> Result<(), Error> {
-        const ACTION: &str = "send a file back to the upload";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        if is_current(&mut tx, file).await.during(ACTION)? {
-            lost_in_storage(&mut tx, file.file.0, due, now)
-                .await
-                .during(ACTION)?;
-        }
-        self.commit(tx, ACTION).await
+        self.db
+            .write_durably("send a file back to the upload", async |tx| {
+                if is_current(tx, file).await? {
+                    lost_in_storage(tx, file.file.0, due, now).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Somebody else changed the storage file: its content is compared, and uploaded again if it differs.
@@ -293,19 +295,19 @@ impl Ledger {
         due: Timestamp,
         now: Timestamp,
     ) -> Result<(), Error> {
-        const ACTION: &str = "send a file back to be compared";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        if is_current(&mut tx, file).await.during(ACTION)? {
-            overwritten_in_storage(&mut tx, file.file.0, due, now)
-                .await
-                .during(ACTION)?;
-        }
-        self.commit(tx, ACTION).await
+        self.db
+            .write_durably("send a file back to be compared", async |tx| {
+                if is_current(tx, file).await? {
+                    overwritten_in_storage(tx, file.file.0, due, now).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 }
 
 /// Ends the wait of a file that was just refused, if its local file is gone: no failure outlives its file.
-async fn end_if_absent(tx: &mut Transaction<'_, Sqlite>, file: i64) -> Result<(), sqlx::Error> {
+async fn end_if_absent(tx: &mut Tx, file: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "DELETE FROM jobs WHERE file_id = $1 AND EXISTS \
          (SELECT 1 FROM files WHERE id = $1 AND absence IN ('gone', 'deselected'))",
@@ -317,27 +319,21 @@ async fn end_if_absent(tx: &mut Transaction<'_, Sqlite>, file: i64) -> Result<()
 }
 
 impl ConnectionFileRow {
-    pub(super) fn into_file(self, now: Timestamp) -> Result<ConnectionFile, sqlx::Error> {
-        let decode = |error: super::state::UnknownWord| sqlx::Error::Decode(Box::new(error));
+    pub(super) fn into_file(self, now: Timestamp) -> ConnectionFile {
         let count = |column: i64| u32::try_from(column).unwrap_or(u32::MAX);
-        let state = self.state.map(JobState::try_from).transpose();
-        let kind = self.kind.map(FailureKind::try_from).transpose();
-        let (state, kind) = (state.map_err(decode)?, kind.map_err(decode)?);
-        let job = state.map(|state| OpenJob {
+        let job = self.state.map(|state| OpenJob {
             state,
             awaits_run: state == JobState::Stored
                 && self
                     .due_at
                     .is_some_and(|due| has_come(due, self.pause.unwrap_or(0), now)),
-            kind,
+            kind: self.kind,
             run_attempts: self.run_attempts.map_or(0, count),
             attempts: self.attempts.map_or(0, count),
             failing_since: self.failing_since.map(timestamp),
         });
-        let absence = self.absence.map(Absence::try_from).transpose();
-        let outcome = self.outcome.map(Outcome::try_from).transpose();
-        Ok(ConnectionFile {
-            file: FileId(self.id),
+        ConnectionFile {
+            file: self.id,
             watch: self.watch,
             path: join(self.dir, self.name),
             storage_file_id: self.storage_file_id.unwrap_or_default(),
@@ -346,7 +342,7 @@ impl ConnectionFileRow {
             mapped_connector: self.mapped_connector.filter(|_| self.mapped_here),
             job,
             stored: StoredState {
-                bytes: bytes_value(self.stored_size.unwrap_or(0)),
+                bytes: count_value(self.stored_size.unwrap_or(0)),
                 stamp: StorageStamp {
                     modified: self.stored_modified,
                     modified_by: self.stored_modified_by,
@@ -356,17 +352,14 @@ impl ConnectionFileRow {
                 processed: self.processed != 0,
                 overwrites: count(self.overwrites),
             },
-            outcome: outcome.map_err(decode)?,
-            absent: matches!(
-                absence.map_err(decode)?,
-                Some(Absence::Gone | Absence::Deselected)
-            ),
-        })
+            outcome: self.outcome,
+            absent: matches!(self.absence, Some(Absence::Gone | Absence::Deselected)),
+        }
     }
 }
 
 async fn record_mapping(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     connection: ConnectionId,
     mapping: &Mapping,
     now: Timestamp,
@@ -390,17 +383,12 @@ async fn record_mapping(
 }
 
 /// Makes a file wait for a run. False: a newer version of it is on its way, or it is in a run.
-async fn await_run(
-    tx: &mut Transaction<'_, Sqlite>,
-    file_id: i64,
-    now: Timestamp,
-) -> Result<bool, sqlx::Error> {
-    let job: Option<(String, Option<String>)> =
+async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sqlx::Error> {
+    let job: Option<(JobState, Option<FailureKind>)> =
         sqlx::query_as("SELECT state, kind FROM jobs WHERE file_id = $1")
             .bind(file_id)
             .fetch_optional(&mut **tx)
             .await?;
-    let decode = |error: super::state::UnknownWord| sqlx::Error::Decode(Box::new(error));
     let Some((state, kind)) = job else {
         insert_stored_job(tx, file_id, now).await?;
         sqlx::query("UPDATE files SET outcome = NULL, outcome_at = NULL WHERE id = $1")
@@ -409,11 +397,7 @@ async fn await_run(
             .await?;
         return Ok(true);
     };
-    let kind = kind
-        .map(FailureKind::try_from)
-        .transpose()
-        .map_err(decode)?;
-    match JobState::try_from(state).map_err(decode)? {
+    match state {
         JobState::Stored => Ok(true),
         JobState::Failed if kind.is_some_and(FailureKind::is_ended_by_a_run) => {
             sqlx::query(
@@ -431,10 +415,7 @@ async fn await_run(
 }
 
 /// Whether the file's content in storage is still the one that was looked at: an upload may have replaced it meanwhile.
-async fn is_current(
-    tx: &mut Transaction<'_, Sqlite>,
-    file: &ConnectionFile,
-) -> Result<bool, sqlx::Error> {
+async fn is_current(tx: &mut Tx, file: &ConnectionFile) -> Result<bool, sqlx::Error> {
     let current: Option<(Option<String>, i64)> =
         sqlx::query_as("SELECT storage_file_id, stored_generation FROM files WHERE id = $1")
             .bind(file.file.0)
@@ -447,7 +428,7 @@ async fn is_current(
 
 /// See [`Ledger::upload_again`].
 pub(super) async fn lost_in_storage(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     due: Timestamp,
     now: Timestamp,
@@ -462,7 +443,7 @@ pub(super) async fn lost_in_storage(
 
 /// See [`Ledger::compare_again`].
 pub(super) async fn overwritten_in_storage(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     due: Timestamp,
     now: Timestamp,
@@ -480,7 +461,7 @@ pub(super) async fn overwritten_in_storage(
 /// Makes the file due for the upload stage, whatever its job was about. An upload in hand is left alone: its worker
 /// looks at the storage file by itself.
 async fn upload_job(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     due: Timestamp,
     now: Timestamp,

@@ -406,7 +406,7 @@ impl World {
 
     /// What holds at every moment: a file that counts as done is in the iModel as it was handed over last.
     async fn check(&self) {
-        super::assert_counts_are_right(&self.ledger().reads).await;
+        super::assert_counts_are_right(self.ledger().db.writer()).await;
         for file in self.ledger().snapshot(self.now()).await.unwrap().files {
             if file.job.is_some() || !is_done(&file) {
                 continue;

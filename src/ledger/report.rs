@@ -11,8 +11,8 @@ use super::clock::{due, free, is_ahead};
 use super::files::{join, split};
 use super::watches::RETIRED;
 use super::{
-    Absence, BlockingRun, During as _, Error, FailureKind, FileId, JobState, Ledger, Outcome,
-    RootState, bytes_value, millis, timestamp,
+    Absence, BlockingRun, Error, FailureKind, FileId, JobState, Ledger, Outcome, RootState, Tx,
+    WatchId, count_value, millis, timestamp,
 };
 
 /// The ledger at one moment.
@@ -91,28 +91,21 @@ impl Counts {
         self.uploading + self.running
     }
 
-    fn add(
-        &mut self,
-        job: Option<JobState>,
-        outcome: Option<Outcome>,
-        absent: bool,
-        vanished: bool,
-        files: u64,
-    ) {
-        let count = match (job, outcome) {
+    fn add(&mut self, row: &CountRow) {
+        let count = match (row.job, row.outcome) {
             (Some(JobState::Due), _) => &mut self.due,
             (Some(JobState::Uploading), _) => &mut self.uploading,
             (Some(JobState::Stored), _) => &mut self.stored,
             (Some(JobState::Running), _) => &mut self.running,
             (Some(JobState::Failed), _) => &mut self.failed,
-            (None, _) if absent => &mut self.gone,
-            (None, _) if vanished => &mut self.other,
+            (None, _) if row.absent => &mut self.gone,
+            (None, _) if row.vanished => &mut self.other,
             (None, Some(Outcome::Synchronized)) => &mut self.synchronized,
             (None, Some(Outcome::SynchronizedWithIssues)) => &mut self.with_issues,
             (None, Some(Outcome::Uploaded)) => &mut self.uploaded,
             (None, _) => &mut self.other,
         };
-        *count += files;
+        *count += count_value(row.files);
     }
 }
 
@@ -278,24 +271,25 @@ pub struct Problem {
 
 #[derive(sqlx::FromRow)]
 struct ProblemRow {
-    id: i64,
+    id: FileId,
     version: i64,
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
     reason: String,
     hint: Option<String>,
-    kind: Option<String>,
+    kind: Option<FailureKind>,
     failed: bool,
 }
 
 impl ProblemRow {
     fn into_problem(self) -> Problem {
         // While it is tried again the kind is not known; it has failed nevertheless.
-        let kind = self.kind.and_then(|word| FailureKind::try_from(word).ok());
         Problem {
-            kind: self.failed.then(|| kind.unwrap_or(FailureKind::Transient)),
-            file: FileId(self.id),
+            kind: self
+                .failed
+                .then(|| self.kind.unwrap_or(FailureKind::Transient)),
+            file: self.id,
             version: self.version,
             watch: self.watch,
             path: join(self.dir, self.name),
@@ -319,10 +313,10 @@ impl FileReport {
 
 #[derive(sqlx::FromRow)]
 struct WatchRow {
-    id: i64,
+    id: WatchId,
     name: String,
     imodel_id: String,
-    root_state: String,
+    root_state: RootState,
     root_note: Option<String>,
     scanned_at: Option<i64>,
     held_until: i64,
@@ -344,22 +338,22 @@ struct WatchRow {
 
 #[derive(sqlx::FromRow)]
 struct FileRow {
-    id: i64,
+    id: FileId,
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
-    job: Option<String>,
+    job: Option<JobState>,
     enqueued_at: Option<i64>,
-    absence: Option<String>,
+    absence: Option<Absence>,
     absent_since: Option<i64>,
-    stored_outcome: Option<String>,
+    stored_outcome: Option<Outcome>,
     errors: Option<i64>,
     warnings: Option<i64>,
     others: Option<i64>,
-    kind: Option<String>,
+    kind: Option<FailureKind>,
     result_reason: Option<String>,
     result_hint: Option<String>,
-    outcome: Option<String>,
+    outcome: Option<Outcome>,
     outcome_at: Option<i64>,
     connector: Option<String>,
     storage_file_id: Option<String>,
@@ -375,11 +369,11 @@ struct FileRow {
 #[derive(sqlx::FromRow)]
 struct ResultRow {
     id: i64,
-    file_id: i64,
+    file_id: FileId,
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
-    outcome: String,
+    outcome: Outcome,
     at: i64,
     millis: i64,
     bytes: i64,
@@ -443,38 +437,30 @@ const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.e
 impl Ledger {
     /// The state of everything, as of `now`.
     pub async fn snapshot(&self, now: Timestamp) -> Result<Snapshot, Error> {
-        let mut tx = self.reads.begin().await.during(ACTION)?;
-        let watches = counted_watches(&mut tx, now).await?;
-        let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
-        let files: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .fetch_all(&mut *tx)
+        self.db
+            .read_at_once(ACTION, async |tx| {
+                let watches = counted_watches(tx, now).await?;
+                let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
+                let files: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                    .fetch_all(&mut **tx)
+                    .await?;
+                Ok(Snapshot {
+                    watches,
+                    files: reports(files),
+                })
+            })
             .await
-            .during(ACTION)?;
-        tx.rollback().await.during(ACTION)?;
-        Ok(Snapshot {
-            watches,
-            files: reports(files)?,
-        })
     }
 
     /// The state of everything that does not rest, as of `now`.
     pub async fn overview(&self, lists: Lists, now: Timestamp) -> Result<Overview, Error> {
-        let mut tx = self.reads.begin().await.during(ACTION)?;
-        let watches = counted_watches(&mut tx, now).await?;
+        self.db.read_at_once(ACTION, async |tx| {
+        let watches = counted_watches(tx, now).await?;
         let last_success: Option<i64> = sqlx::query_scalar("SELECT at FROM last_success")
-            .fetch_optional(&mut *tx)
-            .await
-            .during(ACTION)?;
-        let mut list = async |rest: &str, limit: u32| {
-            let sql = format!("{FILES_OF_JOBS} {rest} LIMIT $1");
-            let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-                .bind(limit)
-                .fetch_all(&mut *tx)
-                .await
-                .during(ACTION)?;
-            reports(rows)
-        };
-        let failed = list(
+            .fetch_optional(&mut **tx)
+            .await?;
+        let failed = files_of_jobs(
+            tx,
             "AND j.state = 'failed' ORDER BY j.failing_since DESC, j.file_id",
             lists.files,
         )
@@ -487,42 +473,39 @@ impl Ledger {
                 .saturating_sub(u32::try_from(open.len()).unwrap_or(u32::MAX));
             if left > 0 {
                 let rest = format!("AND j.state = '{state}' ORDER BY j.due_at, j.file_id");
-                open.extend(list(&rest, left).await?);
+                open.extend(files_of_jobs(tx, &rest, left).await?);
             }
         }
         let results: Vec<ResultRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "{RESULTS} ORDER BY r.id DESC LIMIT $1"
         )))
-        .bind(lists.results)
-        .fetch_all(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .bind(i64::from(lists.results))
+        .fetch_all(&mut **tx)
+        .await?;
         let runs: Vec<RunRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "{RUNS} ORDER BY r.id DESC LIMIT $1"
         )))
-        .bind(lists.runs)
-        .fetch_all(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .bind(i64::from(lists.runs))
+        .fetch_all(&mut **tx)
+        .await?;
         let oldest: Option<i64> = sqlx::query_scalar(
             "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
              WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' AND w.held_until < $1 \
              ORDER BY j.enqueued_at LIMIT 1",
         )
         .bind(millis(RETIRED))
-        .fetch_optional(&mut *tx)
-        .await
-        .during(ACTION)?;
-        tx.rollback().await.during(ACTION)?;
+        .fetch_optional(&mut **tx)
+        .await?;
         Ok(Overview {
             watches,
             failed,
             open,
-            results: results_of(results)?,
+            results: results.into_iter().map(ResultRow::into_report).collect(),
             runs: runs.into_iter().map(RunRow::into_entry).collect(),
             oldest: oldest.map(timestamp),
             last_success: last_success.map(timestamp),
         })
+        }).await
     }
 
     /// Watches of the configuration without their counts, files whose failure was written down and that have not got over it, even while
@@ -532,8 +515,8 @@ impl Ledger {
         limit: u32,
         now: Timestamp,
     ) -> Result<(Vec<WatchReport>, Vec<Problem>, u64), Error> {
-        let mut tx = self.reads.begin().await.during(ACTION)?;
-        let watches = watches(&mut tx, now).await?.into_iter();
+        self.db.read_at_once(ACTION, async |tx| {
+        let watches = watches(tx, now).await?.into_iter();
         let watches = watches
             .map(|(_, watch)| watch)
             .filter(|watch| watch.configured);
@@ -544,10 +527,9 @@ impl Ledger {
              ORDER BY j.failing_since, j.file_id LIMIT $2",
         )
         .bind(millis(RETIRED))
-        .bind(limit)
-        .fetch_all(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .bind(i64::from(limit))
+        .fetch_all(&mut **tx)
+        .await?;
         let left = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
         // The word is in the text of the query because the index is for this word.
         let with_issues: Vec<ProblemRow> = sqlx::query_as(
@@ -559,52 +541,53 @@ impl Ledger {
              ORDER BY f.outcome_at, f.id LIMIT $2",
         )
         .bind(millis(RETIRED))
-        .bind(left)
-        .fetch_all(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .bind(i64::from(left))
+        .fetch_all(&mut **tx)
+        .await?;
         rows.extend(with_issues);
         let all: i64 = sqlx::query_scalar(
             "SELECT COALESCE(SUM(c.files), 0) FROM counts c JOIN watches w ON w.id = c.watch_id \
              WHERE c.reported = 1 AND w.held_until < $1",
         )
         .bind(millis(RETIRED))
-        .fetch_one(&mut *tx)
-        .await
-        .during(ACTION)?;
-        tx.rollback().await.during(ACTION)?;
+        .fetch_one(&mut **tx)
+        .await?;
         let problems = rows.into_iter().map(ProblemRow::into_problem).collect();
-        Ok((watches.collect(), problems, bytes_value(all)))
+        Ok((watches.collect(), problems, count_value(all)))
+        }).await
     }
 
     /// What an alert has kept.
     pub async fn alert_memo(&self, name: &str) -> Result<Option<String>, Error> {
-        sqlx::query_scalar("SELECT memo FROM alerts WHERE name = $1")
-            .bind(name)
-            .fetch_optional(&self.reads)
+        self.db
+            .read("look up what was told", async |db| {
+                sqlx::query_scalar("SELECT memo FROM alerts WHERE name = $1")
+                    .bind(name)
+                    .fetch_optional(db)
+                    .await
+            })
             .await
-            .during("look up what was told")
     }
 
     /// Keeps something for an alert.
     pub async fn keep_alert_memo(&self, name: &str, memo: &str) -> Result<(), Error> {
-        sqlx::query(
+        self.db.write("write down what was told", async |tx| { sqlx::query(
             "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET memo = excluded.memo",
         )
         .bind(name)
         .bind(memo)
-        .execute(&self.pool)
-        .await
-        .during("write down what was told")?;
+        .execute(&mut **tx).await }).await?;
         Ok(())
     }
 
     /// All watches with their counts, by name.
     pub async fn watch_reports(&self, now: Timestamp) -> Result<Vec<WatchReport>, Error> {
-        let mut tx = self.reads.begin().await.during(ACTION)?;
-        let watches = counted_watches(&mut tx, now).await?;
-        tx.rollback().await.during(ACTION)?;
-        Ok(watches)
+        self.db
+            .read_at_once(ACTION, async |tx| {
+                let watches = counted_watches(tx, now).await?;
+                Ok(watches)
+            })
+            .await
     }
 
     /// The next files of a watch after this path, by folder and name; at most `limit`. None begins with the first one.
@@ -622,15 +605,19 @@ impl Ledger {
             "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND (f.dir, f.name) > ($2, $3) \
              ORDER BY f.dir, f.name LIMIT $4"
         );
-        let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(watch)
-            .bind(dir)
-            .bind(name)
-            .bind(limit)
-            .fetch_all(&self.reads)
-            .await
-            .during(ACTION)?;
-        reports(rows)
+        let rows: Vec<FileRow> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                    .bind(watch)
+                    .bind(dir)
+                    .bind(name)
+                    .bind(i64::from(limit))
+                    .fetch_all(db)
+                    .await
+            })
+            .await?;
+        Ok(reports(rows))
     }
 
     /// The file of this path, relative to the folder of the watch of this name.
@@ -639,173 +626,187 @@ impl Ledger {
         let sql = format!(
             "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND f.dir = $2 AND f.name = $3"
         );
-        let row: Option<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(watch)
-            .bind(dir)
-            .bind(name)
-            .fetch_optional(&self.reads)
-            .await
-            .during(ACTION)?;
-        Ok(reports(row)?.pop())
+        let row: Option<FileRow> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                    .bind(watch)
+                    .bind(dir)
+                    .bind(name)
+                    .fetch_optional(db)
+                    .await
+            })
+            .await?;
+        Ok(row.map(FileRow::into_report))
     }
 
     /// One file.
     pub async fn file_report(&self, file: FileId) -> Result<Option<FileReport>, Error> {
-        let row: Option<FileRow> =
-            sqlx::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
-                .bind(file.0)
-                .fetch_optional(&self.reads)
-                .await
-                .during(ACTION)?;
-        Ok(reports(row)?.pop())
+        let row: Option<FileRow> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
+                    .bind(file.0)
+                    .fetch_optional(db)
+                    .await
+            })
+            .await?;
+        Ok(row.map(FileRow::into_report))
     }
 
     /// The results after the one with this id, oldest first.
     pub async fn results_after(&self, id: i64, limit: u32) -> Result<Vec<ResultReport>, Error> {
-        let rows: Vec<ResultRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "{RESULTS} WHERE r.id > $1 ORDER BY r.id LIMIT $2"
-        )))
-        .bind(id)
-        .bind(limit)
-        .fetch_all(&self.reads)
-        .await
-        .during(ACTION)?;
-        results_of(rows)
+        let rows: Vec<ResultRow> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(format!(
+                    "{RESULTS} WHERE r.id > $1 ORDER BY r.id LIMIT $2"
+                )))
+                .bind(id)
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        Ok(rows.into_iter().map(ResultRow::into_report).collect())
     }
 
     /// The id of the last result, to begin [`Ledger::results_after`] with; 0 when there is none.
     pub async fn last_result(&self) -> Result<i64, Error> {
-        let id: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
-            .fetch_one(&self.reads)
-            .await
-            .during(ACTION)?;
+        let id: Option<i64> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_scalar("SELECT MAX(id) FROM results")
+                    .fetch_one(db)
+                    .await
+            })
+            .await?;
         Ok(id.unwrap_or(0))
     }
 
     /// The runs from the one with this number on, oldest first.
     pub async fn runs_from(&self, number: i64) -> Result<Vec<RunEntry>, Error> {
-        let rows: Vec<RunRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "{RUNS} WHERE r.id >= $1 ORDER BY r.id"
-        )))
-        .bind(number)
-        .fetch_all(&self.reads)
-        .await
-        .during(ACTION)?;
+        let rows: Vec<RunRow> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(format!(
+                    "{RUNS} WHERE r.id >= $1 ORDER BY r.id"
+                )))
+                .bind(number)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
         Ok(rows.into_iter().map(RunRow::into_entry).collect())
     }
 
     /// Counts the open jobs of configured watches; those whose next attempt is due before `soon` are pending.
     pub async fn summary(&self, soon: Timestamp) -> Result<Summary, Error> {
-        let (pending, failed, later): (i64, i64, i64) = sqlx::query_as(concat!(
-            "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
+        let (pending, failed, later): (i64, i64, i64) = self
+            .db
+            .read("count its jobs", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
                  OR (j.state IN ('due', 'stored') AND ",
-            due!("$1"),
-            " AND ",
-            free!("$1"),
-            ") THEN 1 END), \
+                    due!("$1"),
+                    " AND ",
+                    free!("$1"),
+                    ") THEN 1 END), \
              COUNT(CASE WHEN j.state = 'failed' THEN 1 END), \
              COUNT(CASE WHEN j.state IN ('due', 'stored') AND NOT (",
-            due!("$1"),
-            " AND ",
-            free!("$1"),
-            ") THEN 1 END) \
+                    due!("$1"),
+                    " AND ",
+                    free!("$1"),
+                    ") THEN 1 END) \
              FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
              WHERE w.held_until < $2",
-        ))
-        .bind(millis(soon))
-        .bind(millis(RETIRED))
-        .fetch_one(&self.reads)
-        .await
-        .during("count its jobs")?;
+                ))
+                .bind(millis(soon))
+                .bind(millis(RETIRED))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
         Ok(Summary {
-            pending: bytes_value(pending),
-            failed: bytes_value(failed),
-            later: bytes_value(later),
+            pending: count_value(pending),
+            failed: count_value(failed),
+            later: count_value(later),
         })
     }
 
     /// How many results of each kind were written since `since`.
     pub async fn results_since(&self, since: Timestamp) -> Result<Vec<(Outcome, u64)>, Error> {
-        const ACTION: &str = "count its results";
-        let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT outcome, COUNT(*) FROM results WHERE at >= $1 GROUP BY outcome ORDER BY outcome")
+        let rows: Vec<(Outcome, i64)> = self
+            .db
+            .read("count its results", async |db| {
+                sqlx::query_as(
+                    "SELECT outcome, COUNT(*) FROM results WHERE at >= $1 GROUP BY outcome ORDER BY outcome",
+                )
                 .bind(millis(since))
-                .fetch_all(&self.reads)
+                .fetch_all(db)
                 .await
-                .during(ACTION)?;
-        rows.into_iter()
-            .map(|(word, count)| Ok((Outcome::try_from(word)?, bytes_value(count))))
-            .collect::<Result<_, super::state::UnknownWord>>()
-            .map_err(|error| Error::Database {
-                action: ACTION,
-                source: Box::new(error),
             })
+            .await?;
+        let counts = rows.into_iter();
+        Ok(counts
+            .map(|(outcome, count)| (outcome, count_value(count)))
+            .collect())
     }
 }
 
+/// The first files that have a job, by the rest of the query: a condition and an order.
+async fn files_of_jobs(
+    tx: &mut Tx,
+    rest: &str,
+    limit: u32,
+) -> Result<Vec<FileReport>, sqlx::Error> {
+    let sql = format!("{FILES_OF_JOBS} {rest} LIMIT $1");
+    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(i64::from(limit))
+        .fetch_all(&mut **tx)
+        .await?;
+    Ok(reports(rows))
+}
+
 /// All watches, without counts.
-async fn watches(
-    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    now: Timestamp,
-) -> Result<Vec<(i64, WatchReport)>, Error> {
+async fn watches(tx: &mut Tx, now: Timestamp) -> Result<Vec<(WatchId, WatchReport)>, sqlx::Error> {
     let rows: Vec<WatchRow> = sqlx::query_as(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_since, w.held_reason, \
          w.paused_at, w.braked, r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result, \
          COALESCE(r.overdue, 0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue \
-         FROM watches w LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
+         FROM watches w LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id \
+         LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
          ORDER BY w.name",
     )
     .fetch_all(&mut **tx)
-    .await
-    .during(ACTION)?;
-    rows.into_iter()
-        .map(|row| Ok((row.id, row.into_report(now)?)))
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)
+    .await?;
+    let reports = rows.into_iter();
+    Ok(reports.map(|row| (row.id, row.into_report(now))).collect())
 }
 
-/// A kept count: watch, job state and outcome (both empty for none), whether the file is gone or deselected, whether it
-/// vanished; files.
+/// A row of the counts that triggers keep.
 #[derive(sqlx::FromRow)]
 struct CountRow {
-    watch_id: i64,
-    job: String,
-    outcome: String,
+    watch_id: WatchId,
+    job: Option<JobState>,
+    outcome: Option<Outcome>,
     absent: bool,
     vanished: bool,
     files: i64,
 }
 
 /// All watches with their counts, which are kept and not counted.
-async fn counted_watches(
-    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    now: Timestamp,
-) -> Result<Vec<WatchReport>, Error> {
+async fn counted_watches(tx: &mut Tx, now: Timestamp) -> Result<Vec<WatchReport>, sqlx::Error> {
     let rows: Vec<CountRow> = sqlx::query_as(
-        "SELECT watch_id, job, outcome, absent <> 0 AS absent, vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
+        "SELECT watch_id, NULLIF(job, '') AS job, NULLIF(outcome, '') AS outcome, absent <> 0 AS absent, \
+         vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
     )
     .fetch_all(&mut **tx)
-    .await
-    .during(ACTION)?;
-    let mut counts: HashMap<i64, Counts> = HashMap::new();
+    .await?;
+    let mut counts: HashMap<WatchId, Counts> = HashMap::new();
     for row in rows {
-        let word = |text: String| (!text.is_empty()).then_some(text);
-        let job = word(row.job)
-            .map(JobState::try_from)
-            .transpose()
-            .map_err(unreadable)?;
-        let outcome = word(row.outcome)
-            .map(Outcome::try_from)
-            .transpose()
-            .map_err(unreadable)?;
-        counts.entry(row.watch_id).or_default().add(
-            job,
-            outcome,
-            row.absent,
-            row.vanished,
-            bytes_value(row.files),
-        );
+        counts.entry(row.watch_id).or_default().add(&row);
     }
     let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
         let counts = counts.remove(&id).unwrap_or_default();
@@ -814,41 +815,24 @@ async fn counted_watches(
     Ok(watches.collect())
 }
 
-fn reports(rows: impl IntoIterator<Item = FileRow>) -> Result<Vec<FileReport>, Error> {
-    rows.into_iter()
-        .map(FileRow::into_report)
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)
-}
-
-fn results_of(rows: Vec<ResultRow>) -> Result<Vec<ResultReport>, Error> {
-    rows.into_iter()
-        .map(ResultRow::into_report)
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)
-}
-
-fn unreadable(error: super::state::UnknownWord) -> Error {
-    Error::Database {
-        action: ACTION,
-        source: Box::new(error),
-    }
+fn reports(rows: impl IntoIterator<Item = FileRow>) -> Vec<FileReport> {
+    rows.into_iter().map(FileRow::into_report).collect()
 }
 
 impl ResultRow {
-    fn into_report(self) -> Result<ResultReport, super::state::UnknownWord> {
-        Ok(ResultReport {
+    fn into_report(self) -> ResultReport {
+        ResultReport {
             id: self.id,
-            file: FileId(self.file_id),
+            file: self.file_id,
             watch: self.watch,
             path: join(self.dir, self.name),
-            outcome: Outcome::try_from(self.outcome)?,
+            outcome: self.outcome,
             at: timestamp(self.at),
-            millis: bytes_value(self.millis),
-            bytes: bytes_value(self.bytes),
+            millis: count_value(self.millis),
+            bytes: count_value(self.bytes),
             connector: self.connector,
             reason: self.reason,
-        })
+        }
     }
 }
 
@@ -865,22 +849,22 @@ impl RunRow {
                 result: self.result,
                 overdue: self.overdue,
             },
-            files: bytes_value(self.files),
+            files: count_value(self.files),
         }
     }
 }
 
 impl WatchRow {
-    fn into_report(self, now: Timestamp) -> Result<WatchReport, super::state::UnknownWord> {
+    fn into_report(self, now: Timestamp) -> WatchReport {
         let held_until = timestamp(self.held_until);
-        Ok(WatchReport {
+        WatchReport {
             paused_at: self.paused_at.map(timestamp),
             configured: self.held_until < millis(RETIRED),
             waits_for_person: self.paused_at.is_some() || self.braked > 0,
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
-            root: RootState::try_from(self.root_state)?,
+            root: self.root_state,
             note: self.root_note,
             scanned_at: self.scanned_at.map(timestamp),
             held: self
@@ -908,28 +892,24 @@ impl WatchRow {
                 }),
                 _ => None,
             },
-        })
+        }
     }
 }
 
 impl FileRow {
-    fn into_report(self) -> Result<FileReport, super::state::UnknownWord> {
-        Ok(FileReport {
-            id: FileId(self.id),
+    fn into_report(self) -> FileReport {
+        FileReport {
+            id: self.id,
             seen_at: self.enqueued_at.map(timestamp),
-            absence: self
-                .absence
-                .map(Absence::try_from)
-                .transpose()?
-                .zip(self.absent_since.map(timestamp)),
-            stored_outcome: self.stored_outcome.map(Outcome::try_from).transpose()?,
+            absence: self.absence.zip(self.absent_since.map(timestamp)),
+            stored_outcome: self.stored_outcome,
             issues: match (self.errors, self.warnings, self.others) {
                 (None, None, None) => None,
                 (errors, warnings, others) => {
-                    Some([errors, warnings, others].map(|count| bytes_value(count.unwrap_or(0))))
+                    Some([errors, warnings, others].map(|count| count_value(count.unwrap_or(0))))
                 }
             },
-            kind: self.kind.map(FailureKind::try_from).transpose()?,
+            kind: self.kind,
             watch: self.watch,
             path: join(self.dir, self.name),
             // A result with issues has its reason in the result, as there is no job.
@@ -941,16 +921,16 @@ impl FileRow {
                 (None, Some(_)) => self.result_hint,
                 _ => self.hint,
             },
-            job: self.job.map(JobState::try_from).transpose()?,
-            outcome: self.outcome.map(Outcome::try_from).transpose()?,
+            job: self.job,
+            outcome: self.outcome,
             outcome_at: self.outcome_at.map(timestamp),
             connector: self.connector,
             storage_file_id: self.storage_file_id,
-            bytes: self.stored_size.map(bytes_value),
+            bytes: self.stored_size.map(count_value),
             run: self.run,
-            millis: self.millis.map(bytes_value),
+            millis: self.millis.map(count_value),
             next_attempt: self.due_at.map(timestamp),
-            attempts: self.attempts.map_or(0, bytes_value),
-        })
+            attempts: self.attempts.map_or(0, count_value),
+        }
     }
 }

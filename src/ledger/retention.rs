@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{During as _, Error, Ledger, millis};
+use super::{Error, Ledger, millis};
 
 /// Rows that one look at the old ones takes in.
 const LOOK: i64 = 2000;
@@ -53,13 +53,17 @@ impl Ledger {
         for old in OLD {
             let mut last = 0_i64;
             loop {
-                let rows: Vec<(i64, bool)> = sqlx::query_as(old.look)
-                    .bind(millis(before))
-                    .bind(last)
-                    .bind(LOOK)
-                    .fetch_all(&self.reads)
-                    .await
-                    .during(ACTION)?;
+                let rows: Vec<(i64, bool)> = self
+                    .db
+                    .read(ACTION, async |db| {
+                        sqlx::query_as(old.look)
+                            .bind(millis(before))
+                            .bind(last)
+                            .bind(LOOK)
+                            .fetch_all(db)
+                            .await
+                    })
+                    .await?;
                 let Some((id, _)) = rows.last() else { break };
                 last = *id;
                 let goes: Vec<i64> = rows
@@ -67,16 +71,18 @@ impl Ledger {
                     .filter_map(|(id, goes)| goes.then_some(*id))
                     .collect();
                 for chunk in goes.chunks(AT_ONCE) {
-                    let mut tx = self.pool.begin().await.during(ACTION)?;
-                    for id in chunk {
-                        gone += sqlx::query(old.delete)
-                            .bind(id)
-                            .execute(&mut *tx)
-                            .await
-                            .during(ACTION)?
-                            .rows_affected();
-                    }
-                    tx.commit().await.during(ACTION)?;
+                    self.db
+                        .write(ACTION, async |tx| {
+                            for id in chunk {
+                                gone += sqlx::query(old.delete)
+                                    .bind(id)
+                                    .execute(&mut **tx)
+                                    .await?
+                                    .rows_affected();
+                            }
+                            Ok(())
+                        })
+                        .await?;
                     tokio::time::sleep(REST).await;
                 }
             }

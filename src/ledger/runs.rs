@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use sqlx::{Sqlite, Transaction};
 
 use super::files::join;
 use super::mappings::{lost_in_storage, overwritten_in_storage};
 use super::uploads::{delete_job, insert_result, insert_stored_job, refuse};
 use super::{
-    Again, ConnectionId, During as _, Error, FileId, JobState, Ledger, Outcome, Refusal,
-    bytes_column, bytes_value, millis, new_id, timestamp,
+    Again, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, Tx,
+    count_column, count_value, millis, new_id, timestamp,
 };
 
 /// The ledger's id of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
 pub struct RunId(i64);
 
 /// A run that is not over, as far as we know.
@@ -123,8 +123,7 @@ impl Ledger {
         there: Timestamp,
         now: Timestamp,
     ) -> Result<RunId, Error> {
-        const ACTION: &str = "record that a run is about to be requested";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write_durably("record that a run is about to be requested", async |tx| {
         let id = new_id(now);
         sqlx::query(
             "INSERT INTO runs (id, connection_id, generation, phase, requested_at, requested_there) \
@@ -134,9 +133,8 @@ impl Ledger {
         .bind(connection.0)
         .bind(millis(now))
         .bind(millis(there))
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .execute(&mut **tx)
+        .await?;
         let files = sqlx::query(
             "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
              reason = NULL, hint = NULL WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) AND file_id IN \
@@ -146,57 +144,61 @@ impl Ledger {
         .bind(id)
         .bind(connection.0)
         .bind(millis(now))
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?
+        .execute(&mut **tx)
+        .await?
         .rows_affected();
         sqlx::query("UPDATE runs SET files = $2 WHERE id = $1")
             .bind(id)
-            .bind(bytes_column(files))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        self.commit(tx, ACTION).await?;
+            .bind(count_column(files))
+            .execute(&mut **tx)
+            .await?;
         Ok(RunId(id))
+        }).await
     }
 
     /// The platform accepted the run.
     pub async fn record_run(&self, run: RunId, platform_id: &str) -> Result<(), Error> {
-        sqlx::query("UPDATE runs SET phase = 'active', platform_id = $2 WHERE id = $1")
-            .bind(run.0)
-            .bind(platform_id)
-            .execute(&self.pool)
-            .await
-            .during("record a run")?;
-        self.durable("record a run").await
+        self.db
+            .write_durably("record a run", async |tx| {
+                sqlx::query("UPDATE runs SET phase = 'active', platform_id = $2 WHERE id = $1")
+                    .bind(run.0)
+                    .bind(platform_id)
+                    .execute(&mut **tx)
+                    .await
+            })
+            .await?;
+        Ok(())
     }
 
     /// Whether a run with this id of the platform is in the ledger already.
     pub async fn knows_run(&self, platform_id: &str) -> Result<bool, Error> {
-        let one: Option<i64> =
-            sqlx::query_scalar("SELECT 1 FROM runs WHERE platform_id = $1 LIMIT 1")
-                .bind(platform_id)
-                .fetch_optional(&self.reads)
-                .await
-                .during("look up a run")?;
-        Ok(one.is_some())
+        let known: bool = self
+            .db
+            .read("look up a run", async |db| {
+                sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM runs WHERE platform_id = $1)")
+                    .bind(platform_id)
+                    .fetch_one(db)
+                    .await
+            })
+            .await?;
+        Ok(known)
     }
 
     /// The run does not exist: its files await another one.
     pub async fn abandon_run(&self, run: RunId) -> Result<(), Error> {
-        const ACTION: &str = "give a run up";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        sqlx::query("UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1")
-            .bind(run.0)
-            .execute(&mut *tx)
+        self.db
+            .write_durably("give a run up", async |tx| {
+                sqlx::query("UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1")
+                    .bind(run.0)
+                    .execute(&mut **tx)
+                    .await?;
+                sqlx::query("DELETE FROM runs WHERE id = $1")
+                    .bind(run.0)
+                    .execute(&mut **tx)
+                    .await?;
+                Ok(())
+            })
             .await
-            .during(ACTION)?;
-        sqlx::query("DELETE FROM runs WHERE id = $1")
-            .bind(run.0)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        self.commit(tx, ACTION).await
     }
 
     /// The oldest run of an iModel that is not over.
@@ -211,15 +213,13 @@ impl Ledger {
             i64,
             bool,
         );
-        let row: Option<Row> = sqlx::query_as(
+        let row: Option<Row> = self.db.read("look for a run under way", async |db| { sqlx::query_as(
             "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, r.requested_there, r.generation, \
              r.overdue <> 0 FROM runs r JOIN connections c ON c.id = r.connection_id \
              WHERE c.imodel_id = $1 AND r.phase <> 'ended' ORDER BY r.id LIMIT 1",
         )
         .bind(imodel_id)
-        .fetch_optional(&self.reads)
-        .await
-        .during("look for a run under way")?;
+        .fetch_optional(db).await }).await?;
         Ok(row.map(
             |(
                 id,
@@ -245,35 +245,45 @@ impl Ledger {
 
     /// Keeps the last state that was seen of a run, for status.
     pub async fn note_run_state(&self, run: RunId, state: &str) -> Result<(), Error> {
-        sqlx::query("UPDATE runs SET state = $2 WHERE id = $1")
-            .bind(run.0)
-            .bind(state)
-            .execute(&self.pool)
-            .await
-            .during("note the state of a run")?;
+        self.db
+            .write("note the state of a run", async |tx| {
+                sqlx::query("UPDATE runs SET state = $2 WHERE id = $1")
+                    .bind(run.0)
+                    .bind(state)
+                    .execute(&mut **tx)
+                    .await
+            })
+            .await?;
         Ok(())
     }
 
     /// Records that a run takes longer than it should. False: that was recorded before.
     pub async fn record_overdue(&self, run: RunId) -> Result<bool, Error> {
-        let recorded = sqlx::query("UPDATE runs SET overdue = 1 WHERE id = $1 AND overdue = 0")
-            .bind(run.0)
-            .execute(&self.pool)
-            .await
-            .during("record that a run is overdue")?;
+        let recorded = self
+            .db
+            .write("record that a run is overdue", async |tx| {
+                sqlx::query("UPDATE runs SET overdue = 1 WHERE id = $1 AND overdue = 0")
+                    .bind(run.0)
+                    .execute(&mut **tx)
+                    .await
+            })
+            .await?;
         Ok(recorded.rows_affected() > 0)
     }
 
     /// The run of somebody else that keeps a run of this iModel from starting, as last seen.
     pub async fn blocking_run(&self, imodel_id: &str) -> Result<Option<BlockingRun>, Error> {
         type Row = (String, String, i64, i64);
-        let row: Option<Row> = sqlx::query_as(
+        let row: Option<Row> = self
+            .db
+            .read("look for a run that blocks an iModel", async |db| {
+                sqlx::query_as(
             "SELECT run, connection, since, overdue FROM blocking_runs WHERE imodel_id = $1",
         )
         .bind(imodel_id)
-        .fetch_optional(&self.reads)
-        .await
-        .during("look for a run that blocks an iModel")?;
+        .fetch_optional(db).await
+            })
+            .await?;
         Ok(row.map(|(run, connection, since, overdue)| BlockingRun {
             run,
             connection,
@@ -290,14 +300,17 @@ impl Ledger {
     ) -> Result<(), Error> {
         const ACTION: &str = "record what blocks an iModel";
         let Some(blocking) = blocking else {
-            sqlx::query("DELETE FROM blocking_runs WHERE imodel_id = $1")
-                .bind(imodel_id)
-                .execute(&self.pool)
-                .await
-                .during(ACTION)?;
+            self.db
+                .write(ACTION, async |tx| {
+                    sqlx::query("DELETE FROM blocking_runs WHERE imodel_id = $1")
+                        .bind(imodel_id)
+                        .execute(&mut **tx)
+                        .await
+                })
+                .await?;
             return Ok(());
         };
-        sqlx::query(
+        self.db.write(ACTION, async |tx| { sqlx::query(
             "INSERT INTO blocking_runs (imodel_id, run, connection, since, overdue) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (imodel_id) DO UPDATE SET run = excluded.run, connection = excluded.connection, \
              since = excluded.since, overdue = excluded.overdue",
@@ -307,29 +320,35 @@ impl Ledger {
         .bind(&blocking.connection)
         .bind(millis(blocking.since))
         .bind(i64::from(blocking.overdue))
-        .execute(&self.pool)
-        .await
-        .during(ACTION)?;
+        .execute(&mut **tx).await }).await?;
         Ok(())
     }
 
     /// How many files a run is to bring.
     pub async fn run_size(&self, run: RunId) -> Result<u64, Error> {
-        let files: i64 = sqlx::query_scalar("SELECT files FROM runs WHERE id = $1")
-            .bind(run.0)
-            .fetch_one(&self.reads)
-            .await
-            .during("look up a run")?;
-        Ok(bytes_value(files))
+        let files: i64 = self
+            .db
+            .read("look up a run", async |db| {
+                sqlx::query_scalar("SELECT files FROM runs WHERE id = $1")
+                    .bind(run.0)
+                    .fetch_one(db)
+                    .await
+            })
+            .await?;
+        Ok(count_value(files))
     }
 
     /// The files that were in a run and still wait for its end.
     pub async fn files_in_run(&self, run: RunId) -> Result<Vec<FileId>, Error> {
-        let ids: Vec<i64> = sqlx::query_scalar("SELECT file_id FROM jobs WHERE run_id = $1")
-            .bind(run.0)
-            .fetch_all(&self.reads)
-            .await
-            .during("list the files of a run")?;
+        let ids: Vec<i64> = self
+            .db
+            .read("list the files of a run", async |db| {
+                sqlx::query_scalar("SELECT file_id FROM jobs WHERE run_id = $1")
+                    .bind(run.0)
+                    .fetch_all(db)
+                    .await
+            })
+            .await?;
         Ok(ids.into_iter().map(FileId).collect())
     }
 
@@ -344,49 +363,45 @@ impl Ledger {
         outcomes: &[FileOutcome],
         now: Timestamp,
     ) -> Result<Vec<RunReport>, Error> {
-        const ACTION: &str = "record the end of a run";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        sqlx::query(
+        self.db
+            .write_durably("record the end of a run", async |tx| {
+                sqlx::query(
             "UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 WHERE id = $1",
         )
         .bind(run.0)
         .bind(state)
         .bind(result)
         .bind(millis(now))
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
-        sqlx::query(
+        .execute(&mut **tx)
+        .await?;
+                sqlx::query(
             "UPDATE connections SET covered = (SELECT CASE WHEN r.generation > connections.covered \
              THEN r.generation ELSE connections.covered END FROM runs r WHERE r.id = $1) \
              WHERE id = (SELECT connection_id FROM runs WHERE id = $1)",
         )
         .bind(run.0)
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
-        let platform_id: Option<String> =
-            sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
-                .bind(run.0)
-                .fetch_one(&mut *tx)
-                .await
-                .during(ACTION)?;
-        let mut reports = Vec::with_capacity(outcomes.len());
-        for outcome in outcomes {
-            if let Some(report) = conclude(&mut tx, run, platform_id.as_deref(), outcome, now)
-                .await
-                .during(ACTION)?
-            {
-                reports.push(report);
-            }
-        }
-        sqlx::query("UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1")
-            .bind(run.0)
-            .execute(&mut *tx)
+        .execute(&mut **tx)
+        .await?;
+                let platform_id: Option<String> =
+                    sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
+                        .bind(run.0)
+                        .fetch_one(&mut **tx)
+                        .await?;
+                let mut reports = Vec::with_capacity(outcomes.len());
+                for outcome in outcomes {
+                    if let Some(report) =
+                        conclude(tx, run, platform_id.as_deref(), outcome, now).await?
+                    {
+                        reports.push(report);
+                    }
+                }
+                sqlx::query("UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1")
+                    .bind(run.0)
+                    .execute(&mut **tx)
+                    .await?;
+                Ok(reports)
+            })
             .await
-            .during(ACTION)?;
-        self.commit(tx, ACTION).await?;
-        Ok(reports)
     }
 }
 
@@ -399,9 +414,9 @@ struct ConcludedRow {
     stored_size: Option<i64>,
     storage_file_id: Option<String>,
     stored_generation: i64,
-    state: Option<String>,
-    kind: Option<String>,
-    run_id: Option<i64>,
+    state: Option<JobState>,
+    kind: Option<FailureKind>,
+    run_id: Option<RunId>,
     enqueued_at: Option<i64>,
 }
 
@@ -413,23 +428,19 @@ fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i6
     {
         return false;
     }
-    if row.run_id == Some(run.0) {
+    if row.run_id == Some(run) {
         return true;
     }
-    let state = row.state.clone().map(JobState::try_from);
-    let kind = row.kind.clone().map(super::FailureKind::try_from);
     row.stored_generation <= generation
-        && match state {
-            None | Some(Ok(JobState::Stored)) => true,
-            Some(Ok(JobState::Failed)) => {
-                matches!(kind, Some(Ok(kind)) if kind.is_ended_by_a_run())
-            }
-            Some(_) => false,
+        && match row.state {
+            None | Some(JobState::Stored) => true,
+            Some(JobState::Failed) => row.kind.is_some_and(FailureKind::is_ended_by_a_run),
+            Some(JobState::Due | JobState::Uploading | JobState::Running) => false,
         }
 }
 
 async fn conclude(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     run: RunId,
     platform_id: Option<&str>,
     outcome: &FileOutcome,
@@ -463,7 +474,7 @@ async fn conclude(
                 "UPDATE files SET outcome = $2, outcome_at = $3, processed = 1 WHERE id = $1",
             )
             .bind(file_id)
-            .bind(done.as_str())
+            .bind(done)
             .bind(millis(now))
             .execute(&mut **tx)
             .await?;
@@ -477,9 +488,9 @@ async fn conclude(
                     "UPDATE results SET errors = $2, warnings = $3, others = $4 WHERE id = $1",
                 )
                 .bind(result)
-                .bind(bytes_column(issues.errors))
-                .bind(bytes_column(issues.warnings))
-                .bind(bytes_column(issues.others))
+                .bind(count_column(issues.errors))
+                .bind(count_column(issues.warnings))
+                .bind(count_column(issues.others))
                 .execute(&mut **tx)
                 .await?;
             }
@@ -508,15 +519,15 @@ async fn conclude(
         watch: row.watch,
         path: join(row.dir, row.name),
         connector: row.connector.unwrap_or_default(),
-        bytes: bytes_value(row.stored_size.unwrap_or(0)),
-        millis: bytes_value(waited),
+        bytes: count_value(row.stored_size.unwrap_or(0)),
+        millis: count_value(waited),
         verdict: outcome.verdict.clone(),
     }))
 }
 
 /// Counts a failed run of a file. `waiting` is the state in which its job waits for the next attempt.
 async fn refuse_in_run(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     run: RunId,
     waiting: &'static str,

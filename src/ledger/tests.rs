@@ -733,6 +733,22 @@ async fn a_file_that_is_gone_from_storage_is_uploaded_as_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_synchronized_file_that_is_uploaded_again_is_found_by_its_watch() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let job = f.claim(0).await.unwrap();
+    f.store(&job, 1, 1).await;
+    let stored = f.batch(2).await.remove(0);
+    let run = f.begin_run(2).await;
+    f.finish_run(run, Verdict::Synchronized(None), 3).await;
+    f.ledger.upload_again(&stored, at(4), at(4)).await.unwrap();
+    let due = f.ledger.due_watches(at(4)).await.unwrap();
+    assert_eq!(due, [(f.watch, at(4))]);
+    let job = f.ledger.claim_upload_of(f.watch, None, at(4)).await;
+    assert_eq!(job.unwrap().unwrap().path, Path::new("a.dgn"));
+}
+
+#[tokio::test]
 async fn names_are_bytes() {
     use std::os::unix::ffi::OsStrExt as _;
     let f = Fixture::new().await;
@@ -756,7 +772,7 @@ async fn a_second_daemon_is_refused_by_name() {
     let f = Fixture::new().await;
     let error = Ledger::open(f.dir.path()).await.unwrap_err();
     let expected = format!(
-        "another itwin-syncd (process {}) already works on {:?}",
+        "another itwin-syncd (process {}) already uses {:?}",
         std::process::id(),
         f.dir.path()
     );
@@ -782,7 +798,7 @@ async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
 async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
     let f = Fixture::new().await;
     sqlx::query("UPDATE _sqlx_migrations SET version = 999 WHERE version = 1")
-        .execute(&f.ledger.pool)
+        .execute(f.ledger.db.writer())
         .await
         .unwrap();
     let Fixture { dir, ledger, .. } = f;
@@ -798,13 +814,12 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
     let all = sqlx::migrate!("src/ledger/migrations");
     for versions in 1..all.migrations.len() {
         let dir = tempfile::tempdir().unwrap();
-        let options = SqliteConnectOptions::new()
-            .filename(dir.path().join("ledger.db"))
-            .create_if_missing(true);
-        let pool = connect(options).await.unwrap();
+        let directory = StateDirectory::open(dir.path()).unwrap();
+        let older_db = Database::open_unchecked(directory).await;
+        let pool = older_db.writer();
         let mut older = sqlx::migrate!("src/ledger/migrations");
         older.migrations.to_mut().truncate(versions);
-        older.run(&pool).await.unwrap();
+        older.run(pool).await.unwrap();
         for row in [
             "INSERT INTO connections (id, imodel_id, name) VALUES (1, 'imodel', 'itwin-syncd')",
             "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES (2, 'north', 'imodel', '', 1)",
@@ -812,9 +827,9 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
              VALUES (3, 2, x'', x'612e64676e', 10, 7, 7, 'MSTN', 4)",
             "INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES (3, 'uploading', 4, 5, 5)",
         ] {
-            sqlx::query(row).execute(&pool).await.unwrap();
+            sqlx::query(row).execute(pool).await.unwrap();
         }
-        pool.close().await;
+        older_db.close().await;
         let early = Ledger::read(dir.path()).await;
         assert!(matches!(early, Err(Error::Older { .. })), "{early:?}");
         let ledger = Ledger::open(dir.path()).await.unwrap();
@@ -935,7 +950,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
     for table in TABLES {
         let named: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
             .bind(table)
-            .fetch_all(&ledger.pool)
+            .fetch_all(ledger.db.writer())
             .await
             .unwrap();
         columns.extend(named.into_iter().map(|column| (table, column)));
@@ -947,14 +962,9 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
             let copy = tempfile::tempdir().unwrap();
             let file = copy.path().join("ledger.db");
             std::fs::copy(dir.path().join("ledger.db"), &file).unwrap();
-            let options = SqliteConnectOptions::new()
-                .filename(&file)
-                .synchronous(SqliteSynchronous::Off)
-                .foreign_keys(false);
+            let directory = StateDirectory::open(copy.path()).unwrap();
             let ledger = Ledger {
-                pool: connect(options).await.unwrap(),
-                reads: readers(&file),
-                log: Log::of(StateDirectory::open(copy.path()).unwrap()),
+                db: Database::open_unchecked(directory).await,
                 lock: None,
                 forgotten: Arc::default(),
                 moved_aside: None,
@@ -963,7 +973,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
             // Some values break a constraint: those cannot be there.
             drop(
                 sqlx::query(sqlx::AssertSqlSafe(sql))
-                    .execute(&ledger.pool)
+                    .execute(ledger.db.writer())
                     .await,
             );
             let f = Fixture {
@@ -985,11 +995,11 @@ async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start
     let f = Fixture::new().await;
     f.hand_over("a.dgn", 1, 0).await;
     sqlx::query("UPDATE jobs SET stage = 'napping'")
-        .execute(&f.ledger.pool)
+        .execute(f.ledger.db.writer())
         .await
         .unwrap();
     let error = f.ledger.claim_upload(None, at(1)).await.unwrap_err();
-    f.ledger.condemn(&error);
+    f.ledger.mark_corrupt(&error);
     let Fixture { dir, ledger, .. } = f;
     drop(ledger);
     let next = Ledger::open(dir.path()).await.unwrap();
@@ -1010,25 +1020,26 @@ async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start
 async fn damage_where_no_start_looks_is_found_by_the_check_after_a_crash() {
     let Fixture { dir, ledger, .. } = Fixture::new().await;
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-        .execute(&ledger.pool)
+        .execute(ledger.db.writer())
         .await
         .unwrap();
     let (page, size): (i64, i64) = sqlx::query_as(
         "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size WHERE name = 'folders'",
     )
-    .fetch_one(&ledger.pool)
+    .fetch_one(ledger.db.writer())
     .await
     .unwrap();
     // As a kill leaves it: the lock file is not emptied.
-    ledger.pool.close().await;
-    drop(ledger);
-    let mut file = File::options()
+    let Ledger { db, lock, .. } = ledger;
+    db.close().await;
+    drop(lock);
+    let mut file = std::fs::File::options()
         .write(true)
         .open(dir.path().join("ledger.db"))
         .unwrap();
-    let at = bytes_value((page - 1) * size);
-    file.seek(std::io::SeekFrom::Start(at)).unwrap();
-    file.write_all(&[0x5A; 100]).unwrap();
+    let at = count_value((page - 1) * size);
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(at)).unwrap();
+    std::io::Write::write_all(&mut file, &[0x5A; 100]).unwrap();
     drop(file);
     let next = Ledger::open(dir.path()).await.unwrap();
     assert!(next.moved_aside().is_some());
@@ -1048,7 +1059,8 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::create_dir(elsewhere.path().join("ledger.db-wal")).unwrap();
     let unusable = StateDirectory::open(elsewhere.path()).unwrap();
-    let good = std::mem::replace(&mut f.ledger.log, Log::of(unusable));
+    let broken = f.ledger.db.with_log_of(unusable);
+    let good = std::mem::replace(&mut f.ledger.db, broken);
     let (ledger, now) = (&f.ledger, at(2));
     let mut refused = Vec::new();
     refused.push(ledger.record_create_sent(&job, "m", now).await.is_err());
@@ -1089,7 +1101,7 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
     );
     refused.push(ledger.record_pauses(&[], at(0)).await.is_err());
     assert_eq!(refused, [true; 8]);
-    f.ledger.log = good;
+    f.ledger.db = good;
     f.ledger.record_pauses(&[], at(0)).await.unwrap();
 }
 
@@ -1113,8 +1125,8 @@ async fn old_history_goes_but_what_became_of_each_file_last_stays() {
     let reader = Ledger::read(fixture.dir.path()).await.unwrap();
     let file = reader.snapshot(at(5000)).await.unwrap().files.remove(0).id;
     let lines = async || {
-        let story = reader.story(file).await.unwrap().unwrap();
-        story.lines.iter().map(|line| line.at).collect::<Vec<_>>()
+        let story = reader.file_history(file).await.unwrap().unwrap();
+        story.entries.iter().map(|line| line.at).collect::<Vec<_>>()
     };
     assert_eq!(lines().await.len(), 8);
     let gone = fixture.ledger.forget_history(at(3000)).await;
@@ -1257,7 +1269,7 @@ async fn the_search_for_times_that_are_ahead_of_the_clock_reads_no_other_job() {
          WHERE j.due_at - j.pause > 1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') \
          AND (w.held_until <= 1 OR w.held_since > 1 + 5000) AND f.size <= 10 LIMIT 1",
     )
-    .fetch_all(&f.ledger.reads)
+    .fetch_all(f.ledger.db.writer())
     .await
     .unwrap();
     let plan: Vec<String> = plan.into_iter().map(|row| row.3).collect();

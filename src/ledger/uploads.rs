@@ -3,9 +3,6 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use sqlx::query::QueryScalar;
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Sqlite, Transaction};
 
 use super::clock::{due, free, pause};
 use super::files::{fingerprint, join, split};
@@ -14,8 +11,8 @@ use super::scan_digests::forget_listing;
 use super::state::{AfterUpload, after_upload};
 use super::watches::{BulkChange, RETIRED, brake};
 use super::{
-    Absence, During as _, Error, FailureKind, FileId, Fingerprint, Ledger, Outcome, Stage,
-    StorageStamp, WatchId, bytes_column, bytes_value, millis, new_id, timestamp,
+    Absence, Error, FailureKind, FileId, Fingerprint, Ledger, Outcome, Stage, StorageStamp, Tx,
+    WatchId, count_column, count_value, millis, new_id, timestamp,
 };
 
 /// Content of a file, as it was read.
@@ -114,8 +111,8 @@ pub enum Again {
 
 #[derive(sqlx::FromRow)]
 struct JobRow {
-    file_id: i64,
-    watch_id: i64,
+    file_id: FileId,
+    watch_id: WatchId,
     dir: Vec<u8>,
     name: Vec<u8>,
     size: i64,
@@ -129,7 +126,7 @@ struct JobRow {
     version: i64,
     attempts: i64,
     failing_since: Option<i64>,
-    stage: String,
+    stage: Stage,
     stage_at: i64,
     marker: Option<String>,
     content_version: Option<i64>,
@@ -143,6 +140,34 @@ struct JobRow {
     storage_folder_id: Option<String>,
 }
 
+/// SQL: claims the job that has been due longest. `$1` is the time, `$2` the largest size.
+macro_rules! claim {
+    // Conditions on the job `j`, for the searches by index and for the one by `jobs_set`.
+    ($of:literal, $set_of:literal) => {
+        concat!(
+            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
+             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+             WHERE file_id = (SELECT file_id FROM (",
+            // Each state by itself, so that an index gives the first without reading the others.
+            "SELECT * FROM (", due_jobs!(), $of, "j.state = 'due' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS due \
+             UNION ALL SELECT * FROM (", due_jobs!(), $of, "j.state = 'failed' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS failed \
+             UNION ALL SELECT * FROM (", due_jobs!(), $set_of, "j.due_at - j.pause > $1 + 5000 \
+                AND COALESCE(j.state, '') IN ('due', 'failed') LIMIT 1) AS ahead) AS either \
+             ORDER BY due_at LIMIT 1) RETURNING file_id"
+        )
+    };
+}
+
+/// SQL: jobs `j` of files that are small enough, in watches that are not held.
+macro_rules! due_jobs {
+    () => {
+        concat!(
+            "SELECT j.file_id, j.due_at FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
+             WHERE f.size <= $2 AND ", free!("$1"), " AND "
+        )
+    };
+}
+
 impl Ledger {
     /// Takes the job that has been due longest, if there is one, out of the watches that are not held.
     ///
@@ -152,37 +177,15 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
-        // Each state by itself, so that the index gives the first without a look at all the others.
-        let claim = sqlx::query_scalar(concat!(
-            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
-             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
-             WHERE file_id = (SELECT file_id FROM ( \
-                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
-                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                    WHERE j.state = 'due' AND j.due_at <= $1 AND ",
-            free!("$1"),
-            " AND f.size <= $2 \
-                    ORDER BY j.due_at LIMIT 1) AS due \
-                UNION ALL \
-                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
-                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                    WHERE j.state = 'failed' AND j.due_at <= $1 AND ",
-            free!("$1"),
-            " AND f.size <= $2 \
-                    ORDER BY j.due_at LIMIT 1) AS failed \
-                UNION ALL \
-                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
-                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                    WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') AND ",
-            free!("$1"),
-            " AND f.size <= $2 LIMIT 1) AS ahead) AS either \
-                ORDER BY due_at LIMIT 1) \
-             RETURNING file_id",
-        ));
-        let claim = claim
+        let claim = sqlx::query_scalar(claim!("", ""))
             .bind(millis(now))
-            .bind(most.map_or(i64::MAX, bytes_column));
-        self.claimed(claim).await
+            .bind(most.map_or(i64::MAX, count_column));
+        self.db
+            .write("claim a job", async |tx| {
+                let claimed = claim.fetch_optional(&mut **tx).await?;
+                claimed_job(tx, claimed).await
+            })
+            .await
     }
 
     /// Takes the job of this watch that has been due longest, if there is one and the watch is not held.
@@ -194,42 +197,25 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
-        let claim = sqlx::query_scalar(concat!(
-            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
-             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
-             WHERE file_id = (SELECT file_id FROM ( \
-                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
-                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
-                    WHERE j.watch_id = $3 AND j.state = 'due' AND j.due_at <= $1 AND ",
-            free!("$1"),
-            " AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS due \
-                UNION ALL \
-                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
-                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
-                    WHERE j.watch_id = $3 AND j.state = 'failed' AND j.due_at <= $1 AND ",
-            free!("$1"),
-            " AND f.size <= $2 ORDER BY j.due_at LIMIT 1) AS failed \
-                UNION ALL \
-                SELECT * FROM (SELECT j.file_id, j.due_at FROM jobs j \
-                    JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
-                    WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.watch_id, 0) = $3 \
-                    AND COALESCE(j.state, '') IN ('due', 'failed') AND ",
-            free!("$1"),
-            " AND f.size <= $2 LIMIT 1) AS ahead) AS either \
-                ORDER BY due_at LIMIT 1) \
-             RETURNING file_id",
-        ));
-        let claim = claim
-            .bind(millis(now))
-            .bind(most.map_or(i64::MAX, bytes_column))
-            .bind(watch.0);
-        self.claimed(claim).await
+        let claim = sqlx::query_scalar(claim!(
+            "j.watch_id = $3 AND ",
+            "COALESCE(j.watch_id, 0) = $3 AND "
+        ))
+        .bind(millis(now))
+        .bind(most.map_or(i64::MAX, count_column))
+        .bind(watch);
+        self.db
+            .write("claim a job", async |tx| {
+                let claimed = claim.fetch_optional(&mut **tx).await?;
+                claimed_job(tx, claimed).await
+            })
+            .await
     }
 
     /// The watches that have a job due and are not held, and since when.
     pub async fn due_watches(&self, now: Timestamp) -> Result<Vec<(WatchId, Timestamp)>, Error> {
         // What was set by a clock that was ahead is due too.
-        let rows: Vec<(i64, Option<i64>, Option<i64>, bool)> = sqlx::query_as(concat!(
+        let rows: Vec<(i64, Option<i64>, Option<i64>, bool)> = self.db.read("look for watches with work", async |db| { sqlx::query_as(concat!(
             "SELECT w.id, \
              (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'due'), \
              (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'failed'), \
@@ -239,9 +225,7 @@ impl Ledger {
             free!("$1"),
         ))
         .bind(millis(now))
-        .fetch_all(&self.reads)
-        .await
-        .during("look for watches with work")?;
+        .fetch_all(db).await }).await?;
         let due = rows.into_iter().filter_map(|(watch, due, failed, ahead)| {
             let ahead = ahead.then(|| millis(now));
             let first = due.into_iter().chain(failed).chain(ahead).min()?;
@@ -250,79 +234,66 @@ impl Ledger {
         Ok(due.collect())
     }
 
-    async fn claimed(
-        &self,
-        claim: QueryScalar<'_, Sqlite, i64, SqliteArguments>,
-    ) -> Result<Option<UploadJob>, Error> {
-        const ACTION: &str = "claim a job";
-        let claimed: Option<i64> = claim.fetch_optional(&self.pool).await.during(ACTION)?;
-        let Some(file_id) = claimed else {
-            return Ok(None);
-        };
-        let row: JobRow = sqlx::query_as(
-            "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
-             f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
-             j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, j.previous_reason, \
-             f.unverified, f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id \
-             FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
-        )
-        .bind(file_id)
-        .fetch_one(&self.reads)
-        .await
-        .during(ACTION)?;
-        row.into_job().during(ACTION).map(Some)
-    }
-
     /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
     /// `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be read.
     pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
-        let (all, busy): (i64, i64) = sqlx::query_as(concat!(
-            "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) \
+        let (all, busy): (i64, i64) = self
+            .db
+            .read("count the jobs that are waited for", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) \
              FROM jobs j JOIN watches w ON w.id = j.watch_id \
              WHERE w.held_until < $3 AND (j.state IN ('uploading', 'running') \
                 OR (j.state IN ('due', 'stored') AND ",
-            due!("$1"),
-            " AND ",
-            free!("$1"),
-            " AND j.attempts + j.run_attempts < $2))",
-        ))
-        .bind(millis(soon))
-        .bind(i64::from(attempts))
-        .bind(millis(RETIRED))
-        .fetch_one(&self.reads)
-        .await
-        .during("count the jobs that are waited for")?;
-        Ok((bytes_value(all - busy), bytes_value(busy)))
+                    due!("$1"),
+                    " AND ",
+                    free!("$1"),
+                    " AND j.attempts + j.run_attempts < $2))",
+                ))
+                .bind(millis(soon))
+                .bind(i64::from(attempts))
+                .bind(millis(RETIRED))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
+        Ok((count_value(all - busy), count_value(busy)))
     }
 
     /// The time at which the next job may become due that is not due yet.
     pub async fn next_upload_due(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
-        let at: Option<i64> = sqlx::query_scalar(
-            "SELECT MIN(at) FROM ( \
+        let at: Option<i64> = self
+            .db
+            .read("look for the next due job", async |db| {
+                sqlx::query_scalar(
+                    "SELECT MIN(at) FROM ( \
              SELECT MIN(due_at) AS at FROM jobs WHERE state = 'due' AND due_at > $1 \
              UNION ALL SELECT MIN(due_at) FROM jobs WHERE state = 'failed' AND due_at > $1 \
              UNION ALL SELECT MIN(held_until) FROM watches WHERE held_until > $1) AS next",
-        )
-        .bind(millis(now))
-        .fetch_one(&self.reads)
-        .await
-        .during("look for the next due job")?;
+                )
+                .bind(millis(now))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
         Ok(at.map(timestamp))
     }
 
     /// Gives every claim back, as the last process left them, and tries again what the operator may have corrected.
     pub(super) async fn release_claims(&self) -> Result<(), Error> {
-        sqlx::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
-            .execute(&self.pool)
-            .await
-            .during("take up the work of the last process")?;
+        self.db
+            .write("take up the work of the last process", async |tx| {
+                sqlx::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
+                    .execute(&mut **tx)
+                    .await
+            })
+            .await?;
         self.retry_corrected().await
     }
 
     /// Makes jobs due whose failure the operator may have corrected, by another configuration or elsewhere.
     pub async fn retry_corrected(&self) -> Result<(), Error> {
-        const ACTION: &str = "try failed files again";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write("try failed files again", async |tx| {
         let kinds = FailureKind::ALL.into_iter();
         for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
             sqlx::query(
@@ -330,12 +301,12 @@ impl Ledger {
                  kind = NULL, previous_reason = reason, reason = NULL, hint = NULL \
                  WHERE state = 'failed' AND kind = $1",
             )
-            .bind(kind.as_str())
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+            .bind(kind)
+            .execute(&mut **tx)
+            .await?;
         }
-        tx.commit().await.during(ACTION)
+        Ok(())
+        }).await
     }
 
     /// Checkpoint before *create file* is sent with `marker` in its description.
@@ -345,17 +316,18 @@ impl Ledger {
         marker: &str,
         now: Timestamp,
     ) -> Result<(), Error> {
-        sqlx::query(
+        self.db
+            .write_durably("record that a file is about to be created", async |tx| {
+                sqlx::query(
             "UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(now))
         .bind(marker)
-        .execute(&self.pool)
-        .await
-        .during("record that a file is about to be created")?;
-        self.durable("record that a file is about to be created")
-            .await
+        .execute(&mut **tx).await
+            })
+            .await?;
+        Ok(())
     }
 
     /// Checkpoint after the storage file is known, before any byte is sent to it.
@@ -365,21 +337,19 @@ impl Ledger {
         storage_file_id: &str,
         now: Timestamp,
     ) -> Result<(), Error> {
-        const ACTION: &str = "record a storage file";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write("record a storage file", async |tx| {
         sqlx::query("UPDATE files SET storage_file_id = $2 WHERE id = $1")
             .bind(job.file.0)
             .bind(storage_file_id)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+            .execute(&mut **tx)
+            .await?;
         sqlx::query("UPDATE jobs SET stage = 'links_received', stage_at = $2, marker = NULL WHERE file_id = $1")
             .bind(job.file.0)
             .bind(millis(now))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        tx.commit().await.during(ACTION)
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
+        }).await
     }
 
     /// Takes over a storage file that was there before and holds other content than the local file. The job is due at
@@ -391,46 +361,48 @@ impl Ledger {
         due: Timestamp,
         now: Timestamp,
     ) -> Result<Option<BulkChange>, Error> {
-        const ACTION: &str = "adopt a storage file";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write("adopt a storage file", async |tx| {
         // A version before the first: storage has something, and nobody knows what.
         sqlx::query("UPDATE files SET storage_file_id = $2, stored_version = 0 WHERE id = $1")
             .bind(job.file.0)
             .bind(storage_file_id)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+            .execute(&mut **tx)
+            .await?;
         sqlx::query(
             "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, attempts = attempts + 1 WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(due))
         .bind(pause(now, due))
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
-        let braked = brake(&mut tx, job.watch.0).await.during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        .execute(&mut **tx)
+        .await?;
+        let braked = brake(tx, job.watch.0).await?;
         Ok(braked)
+        }).await
     }
 
     /// Whether another file of ours owns this storage file already.
     pub async fn owns_storage_file(&self, storage_file_id: &str) -> Result<Option<FileId>, Error> {
-        let owner: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM files WHERE storage_file_id = $1")
-                .bind(storage_file_id)
-                .fetch_optional(&self.reads)
-                .await
-                .during("look up the owner of a storage file")?;
+        let owner: Option<i64> = self
+            .db
+            .read("look up the owner of a storage file", async |db| {
+                sqlx::query_scalar("SELECT id FROM files WHERE storage_file_id = $1")
+                    .bind(storage_file_id)
+                    .fetch_optional(db)
+                    .await
+            })
+            .await?;
         Ok(owner.map(FileId))
     }
 
     /// Forgets the storage file of a job: it is gone from storage, so nothing that was known of it holds.
     pub async fn forget_storage_file(&self, file: FileId) -> Result<(), Error> {
-        const ACTION: &str = "forget a storage file";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        forget_storage_file(&mut tx, file.0).await.during(ACTION)?;
-        tx.commit().await.during(ACTION)
+        self.db
+            .write("forget a storage file", async |tx| {
+                forget_storage_file(tx, file.0).await?;
+                Ok(())
+            })
+            .await
     }
 
     /// Checkpoint after storage acknowledged all bytes of `content`, before *complete* is sent.
@@ -440,7 +412,7 @@ impl Ledger {
         content: &Content,
         now: Timestamp,
     ) -> Result<(), Error> {
-        sqlx::query(
+        self.db.write_durably("record that a file's bytes are in storage", async |tx| { sqlx::query(
             "UPDATE jobs SET stage = 'blob_written', stage_at = $2, content_version = $3, content_digest = $4, \
              content_size = $5 WHERE file_id = $1",
         )
@@ -448,26 +420,21 @@ impl Ledger {
         .bind(millis(now))
         .bind(job.version)
         .bind(&content.digest[..])
-        .bind(bytes_column(content.bytes))
-        .execute(&self.pool)
-        .await
-        .during("record that a file's bytes are in storage")?;
-        self.durable("record that a file's bytes are in storage")
-            .await
+        .bind(count_column(content.bytes))
+        .execute(&mut **tx).await }).await?;
+        Ok(())
     }
 
     /// Checkpoint back to the start of an upload: what was written before it counts for nothing any more.
     pub async fn record_restart(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
-        sqlx::query(
+        self.db.write_durably("record that an upload starts over", async |tx| { sqlx::query(
             "UPDATE jobs SET stage = 'links_received', stage_at = $2, content_version = NULL, content_digest = NULL, \
              content_size = NULL WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(now))
-        .execute(&self.pool)
-        .await
-        .during("record that an upload starts over")?;
-        self.durable("record that an upload starts over").await
+        .execute(&mut **tx).await }).await?;
+        Ok(())
     }
 
     /// The content is complete in storage, which described the file as `stamp` says: hands the job on and raises the
@@ -479,17 +446,15 @@ impl Ledger {
         stamp: &StorageStamp,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
-        const ACTION: &str = "record a completed upload";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write("record a completed upload", async |tx| {
         let generation: i64 = sqlx::query_scalar(
             "UPDATE connections SET generation = generation + 1, moved_at = $2 \
              WHERE id = (SELECT connection_id FROM watches WHERE id = $1) RETURNING generation",
         )
         .bind(job.watch.0)
         .bind(millis(now))
-        .fetch_one(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .fetch_one(&mut **tx)
+        .await?;
         let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
              stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
@@ -499,31 +464,28 @@ impl Ledger {
         .bind(job.file.0)
         .bind(stored.version)
         .bind(&stored.content.digest[..])
-        .bind(bytes_column(stored.content.bytes))
+        .bind(count_column(stored.content.bytes))
         .bind(millis(now))
         .bind(generation)
         .bind(&stamp.modified)
         .bind(&stamp.modified_by)
         .bind(&stamp.folder_id)
         .bind(&job.storage_file_id)
-        .fetch_one(&mut *tx)
-        .await
-        .during(ACTION)?;
+        .fetch_one(&mut **tx)
+        .await?;
         note(
-            &mut tx,
+            tx,
             job.file.0,
             stored.version,
             Step::Uploaded,
             None,
             now,
         )
-        .await
-        .during(ACTION)?;
-        let result = hand_on(&mut tx, job, stored.version, &file, Outcome::Uploaded, now)
-            .await
-            .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        .await?;
+        let result = hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now)
+            .await?;
         Ok(result)
+        }).await
     }
 
     /// The file holds what storage holds already: no upload, and no run unless one is still owed.
@@ -532,45 +494,39 @@ impl Ledger {
         job: &UploadJob,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
-        const ACTION: &str = "record an unchanged file";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write("record an unchanged file", async |tx| {
         let file: StoredRow = sqlx::query_as(
             "UPDATE files SET stored_version = $2 WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
         )
         .bind(job.file.0)
         .bind(job.version)
-        .fetch_one(&mut *tx)
-        .await
-        .during(ACTION)?;
-        let result = hand_on(&mut tx, job, job.version, &file, Outcome::Unchanged, now)
-            .await
-            .during(ACTION)?;
-        tx.commit().await.during(ACTION)?;
+        .fetch_one(&mut **tx)
+        .await?;
+        let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now)
+            .await?;
         Ok(result)
+        }).await
     }
 
     /// The file is not there any more. Its job goes; whatever appears under its name later counts as new.
     pub async fn finish_vanished(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
-        const ACTION: &str = "record that a file is gone";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        let newest: i64 = newest_version(&mut tx, job.file.0).await.during(ACTION)?;
+        self.db.write("record that a file is gone", async |tx| {
+        let newest: i64 = newest_version(tx, job.file.0).await?;
         sqlx::query(
             "UPDATE files SET size = -1, absence = COALESCE(absence, $3), absent_since = COALESCE(absent_since, $4) \
              WHERE id = $1 AND version = $2",
         )
         .bind(job.file.0)
         .bind(job.version)
-        .bind(Absence::Missing.as_str())
+        .bind(Absence::Missing)
         .bind(millis(now))
-        .execute(&mut *tx)
-        .await
-        .during(ACTION)?;
-        forget_listing(&mut tx, job.watch.0, split(&job.path).0)
-            .await
-            .during(ACTION)?;
+        .execute(&mut **tx)
+        .await?;
+        forget_listing(tx, job.watch.0, split(&job.path).0)
+            .await?;
         if newest == job.version {
             insert_result(
-                &mut tx,
+                tx,
                 job.file.0,
                 Outcome::Vanished,
                 None,
@@ -578,13 +534,13 @@ impl Ledger {
                 None,
                 now,
             )
-            .await
-            .during(ACTION)?;
-            delete_job(&mut tx, job.file.0).await.during(ACTION)?;
+            .await?;
+            delete_job(tx, job.file.0).await?;
         } else {
-            make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
+            make_due(tx, job.file.0, now).await?;
         }
-        tx.commit().await.during(ACTION)
+        Ok(())
+        }).await
     }
 
     /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
@@ -594,36 +550,63 @@ impl Ledger {
         refusal: &Refusal,
         now: Timestamp,
     ) -> Result<(), Error> {
-        const ACTION: &str = "put a job off";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        let newest = newest_version(&mut tx, job.file.0).await.during(ACTION)?;
-        if newest > job.version && matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
-            make_due(&mut tx, job.file.0, now).await.during(ACTION)?;
-        } else {
-            refuse(&mut tx, job.file.0, "due", refusal, now)
-                .await
-                .during(ACTION)?;
-        }
-        tx.commit().await.during(ACTION)
+        self.db
+            .write("put a job off", async |tx| {
+                let newest = newest_version(tx, job.file.0).await?;
+                if newest > job.version
+                    && matches!(refusal.again, Again::FailedUntil(_) | Again::Never)
+                {
+                    make_due(tx, job.file.0, now).await?;
+                } else {
+                    refuse(tx, job.file.0, "due", refusal, now).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Gives a claimed job back untouched, because the service stops.
     pub async fn unclaim(&self, job: &UploadJob) -> Result<(), Error> {
-        sqlx::query("UPDATE jobs SET state = 'due' WHERE file_id = $1 AND state = 'uploading'")
-            .bind(job.file.0)
-            .execute(&self.pool)
-            .await
-            .during("give a job back")?;
+        self.db
+            .write("give a job back", async |tx| {
+                sqlx::query(
+                    "UPDATE jobs SET state = 'due' WHERE file_id = $1 AND state = 'uploading'",
+                )
+                .bind(job.file.0)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 }
 
+/// The job that was just claimed, if one was.
+async fn claimed_job(
+    tx: &mut Tx,
+    claimed: Option<FileId>,
+) -> Result<Option<UploadJob>, sqlx::Error> {
+    let Some(file) = claimed else {
+        return Ok(None);
+    };
+    let row: JobRow = sqlx::query_as(
+        "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
+         f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
+         j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, \
+         j.previous_reason, f.unverified, f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id \
+         FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
+    )
+    .bind(file)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(Some(row.into_job()))
+}
+
 impl JobRow {
-    fn into_job(self) -> Result<UploadJob, sqlx::Error> {
-        let decode = |error: super::state::UnknownWord| sqlx::Error::Decode(Box::new(error));
-        Ok(UploadJob {
-            file: FileId(self.file_id),
-            watch: WatchId(self.watch_id),
+    fn into_job(self) -> UploadJob {
+        UploadJob {
+            file: self.file_id,
+            watch: self.watch_id,
             path: join(self.dir, self.name),
             fingerprint: fingerprint(self.size, self.mtime_ns, self.ctime_ns),
             version: self.version,
@@ -634,10 +617,7 @@ impl JobRow {
             connector: self.connector,
             storage_file_id: self.storage_file_id,
             stored: content(self.stored_version, self.stored_digest, self.stored_size),
-            stage: (
-                Stage::try_from(self.stage).map_err(decode)?,
-                timestamp(self.stage_at),
-            ),
+            stage: (self.stage, timestamp(self.stage_at)),
             marker: self.marker,
             last_reason: self.previous_reason,
             unverified: self.unverified != 0,
@@ -648,7 +628,7 @@ impl JobRow {
                 folder_id: self.storage_folder_id,
             },
             written: content(self.content_version, self.content_digest, self.content_size),
-        })
+        }
     }
 }
 
@@ -663,7 +643,7 @@ fn content(
         version: version?,
         content: Content {
             digest,
-            bytes: bytes_value(size?),
+            bytes: count_value(size?),
         },
     })
 }
@@ -674,23 +654,22 @@ struct StoredRow {
     version: i64,
     connector: Option<String>,
     mapped_connector: Option<String>,
-    outcome: Option<String>,
+    outcome: Option<Outcome>,
 }
 
 /// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.
 async fn hand_on(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     job: &UploadJob,
     stored: i64,
     file: &StoredRow,
     done: Outcome,
     now: Timestamp,
 ) -> Result<UploadResult, sqlx::Error> {
-    let in_imodel = [Outcome::Synchronized, Outcome::SynchronizedWithIssues];
-    let synchronized = in_imodel
-        .iter()
-        .any(|outcome| file.outcome.as_deref() == Some(outcome.as_str()))
-        && file.mapped_connector == file.connector;
+    let synchronized = matches!(
+        file.outcome,
+        Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
+    ) && file.mapped_connector == file.connector;
     match after_upload(stored, file.version, file.connector.is_some(), synchronized) {
         AfterUpload::DueAgain => {
             make_due(tx, job.file.0, now).await?;
@@ -731,11 +710,7 @@ async fn hand_on(
     }
 }
 
-pub(super) async fn make_due(
-    tx: &mut Transaction<'_, Sqlite>,
-    file_id: i64,
-    now: Timestamp,
-) -> Result<(), sqlx::Error> {
+pub(super) async fn make_due(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, run_attempts = 0, \
          failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
@@ -749,10 +724,7 @@ pub(super) async fn make_due(
     Ok(())
 }
 
-async fn newest_version(
-    tx: &mut Transaction<'_, Sqlite>,
-    file_id: i64,
-) -> Result<i64, sqlx::Error> {
+async fn newest_version(tx: &mut Tx, file_id: i64) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT version FROM files WHERE id = $1")
         .bind(file_id)
         .fetch_one(&mut **tx)
@@ -760,10 +732,7 @@ async fn newest_version(
 }
 
 /// Forgets the storage file. The source file stays known: it still points there, until it is pointed elsewhere.
-pub(super) async fn forget_storage_file(
-    tx: &mut Transaction<'_, Sqlite>,
-    file_id: i64,
-) -> Result<(), sqlx::Error> {
+pub(super) async fn forget_storage_file(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
          stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, \
@@ -784,7 +753,7 @@ pub(super) async fn forget_storage_file(
 
 /// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt: 'due' or 'stored'.
 pub(super) async fn refuse(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     waiting: &'static str,
     refusal: &Refusal,
@@ -813,7 +782,7 @@ pub(super) async fn refuse(
     .bind(due_at.map(millis))
     .bind(counts)
     .bind(millis(now))
-    .bind(refusal.kind.as_str())
+    .bind(refusal.kind)
     .bind(&refusal.reason)
     .bind(&refusal.hint)
     .bind(due_at.map_or(0, |at| pause(now, at)))
@@ -837,7 +806,7 @@ pub(super) async fn refuse(
 
 /// Writes a failure into the history, once for each reason.
 async fn report_failure(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     waiting: &str,
     refusal: &Refusal,
@@ -875,10 +844,7 @@ async fn report_failure(
     Ok(())
 }
 
-pub(super) async fn delete_job(
-    tx: &mut Transaction<'_, Sqlite>,
-    file_id: i64,
-) -> Result<(), sqlx::Error> {
+pub(super) async fn delete_job(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM jobs WHERE file_id = $1")
         .bind(file_id)
         .execute(&mut **tx)
@@ -888,13 +854,13 @@ pub(super) async fn delete_job(
 
 /// Gives a file whose content is in storage a job that waits for a run, unless it has a job.
 pub(super) async fn insert_stored_job(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) \
-         SELECT id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) DO NOTHING",
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) \
+         SELECT id, watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) DO NOTHING",
     )
     .bind(file_id)
     .bind(millis(now))
@@ -906,7 +872,7 @@ pub(super) async fn insert_stored_job(
 /// Records what became of the version that the job of this file is about, and returns the id of that record. The job
 /// must still be there.
 pub(super) async fn insert_result(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     outcome: Outcome,
     run: Option<&str>,
@@ -922,7 +888,7 @@ pub(super) async fn insert_result(
     )
     .bind(id)
     .bind(file_id)
-    .bind(outcome.as_str())
+    .bind(outcome)
     .bind(millis(now))
     .bind(run)
     .bind(reason)

@@ -1,11 +1,10 @@
 //! The watches that the ledger knows, by name, and holds on them.
 
 use jiff::Timestamp;
-use sqlx::{Sqlite, Transaction};
 use tracing::error;
 
 use super::scan_digests::forget_listings;
-use super::{During as _, Error, Ledger, RootState, bytes_column, millis, new_id};
+use super::{Error, Ledger, RootState, Tx, count_column, millis, new_id};
 
 /// A hold without end: the watch is not configured any more.
 pub(super) const RETIRED: Timestamp = Timestamp::MAX;
@@ -17,7 +16,8 @@ const BRAKED: Timestamp = Timestamp::constant(253_402_200_000, 0);
 const PAUSED: Timestamp = Timestamp::constant(253_402_203_600, 0);
 
 /// The ledger's id of a watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
 pub struct WatchId(pub(super) i64);
 
 #[cfg(test)]
@@ -29,7 +29,8 @@ impl WatchId {
 }
 
 /// The ledger's id of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
 #[cfg_attr(test, derive(Default))]
 pub struct FileId(pub(super) i64);
 
@@ -74,19 +75,17 @@ impl Ledger {
         specs: &[WatchSpec],
         now: Timestamp,
     ) -> Result<Vec<(WatchId, u64)>, Error> {
-        const ACTION: &str = "register the watches";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write_durably("register the watches", async |tx| {
         sqlx::query("UPDATE watches SET held_until = $1, held_since = 0, held_reason = 'not in the configuration'")
             .bind(millis(RETIRED))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
+            .execute(&mut **tx)
+            .await?;
         let mut registered = Vec::with_capacity(specs.len());
         for spec in specs {
-            registered.push(register(&mut tx, spec, now).await.during(ACTION)?);
+            registered.push(register(tx, spec, now).await?);
         }
-        self.commit(tx, ACTION).await?;
         Ok(registered)
+        }).await
     }
 
     /// Keeps all jobs of a watch from being claimed until `until`, for a cause that concerns the whole watch.
@@ -98,38 +97,38 @@ impl Ledger {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), Error> {
-        sqlx::query(
-            "UPDATE watches SET held_until = $2, held_reason = $3, held_since = $4 \
+        self.db
+            .write("hold a watch", async |tx| {
+                sqlx::query(
+                    "UPDATE watches SET held_until = $2, held_reason = $3, held_since = $4 \
              WHERE id = $1 AND (held_until < $2 OR held_since > $4 + 5000)",
-        )
-        .bind(watch.0)
-        .bind(millis(until))
-        .bind(reason)
-        .bind(millis(now))
-        .execute(&self.pool)
-        .await
-        .during("hold a watch")?;
+                )
+                .bind(watch.0)
+                .bind(millis(until))
+                .bind(reason)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 
     /// Ends a hold that [`Ledger::hold_watch`] began for this reason, unless the watch is held for another one by now.
     pub async fn end_hold(&self, watch: WatchId, reason: &str) -> Result<(), Error> {
-        sqlx::query(
+        self.db.write("end the hold of a watch", async |tx| { sqlx::query(
             "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE id = $1 AND held_reason = $2",
         )
         .bind(watch.0)
         .bind(reason)
-        .execute(&self.pool)
-        .await
-        .during("end the hold of a watch")?;
+        .execute(&mut **tx).await }).await?;
         Ok(())
     }
 
     /// Holds watches until [`Ledger::resume_watches`]: none of their jobs is claimed, over restarts too. What is in hand
     /// goes on to its end. Returns how many were not paused before; unknown names count for nothing.
     pub async fn pause_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
-        const ACTION: &str = "pause watches";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write_durably("pause watches", async |tx| {
         let mut paused = 0;
         for name in names {
             paused += sqlx::query(
@@ -141,20 +140,18 @@ impl Ledger {
             .bind(millis(PAUSED))
             .bind(PAUSE_REASON)
             .bind(millis(RETIRED))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?
+            .execute(&mut **tx)
+            .await?
             .rows_affected();
         }
-        self.commit(tx, ACTION).await?;
         Ok(paused)
+        }).await
     }
 
     /// Lets watches go on, whatever held them: a pause, the brake (so many files are agreed to then), or a pause
     /// after refused credentials. Returns how many were held.
     pub async fn resume_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
-        const ACTION: &str = "let watches go on";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
+        self.db.write_durably("let watches go on", async |tx| {
         let mut resumed = 0;
         for name in names {
             resumed += sqlx::query(
@@ -165,13 +162,12 @@ impl Ledger {
             .bind(name)
             .bind(millis(now))
             .bind(millis(RETIRED))
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?
+            .execute(&mut **tx)
+            .await?
             .rows_affected();
         }
-        self.commit(tx, ACTION).await?;
         Ok(resumed)
+        }).await
     }
 
     /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was one.
@@ -182,16 +178,14 @@ impl Ledger {
         note: Option<&str>,
         scanned: Option<Timestamp>,
     ) -> Result<(), Error> {
-        sqlx::query(
+        self.db.write("record the state of a root", async |tx| { sqlx::query(
             "UPDATE watches SET root_state = $2, root_note = $3, scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
         )
         .bind(watch.0)
-        .bind(state.as_str())
+        .bind(state)
         .bind(note)
         .bind(scanned.map(millis))
-        .execute(&self.pool)
-        .await
-        .during("record the state of a root")?;
+        .execute(&mut **tx).await }).await?;
         Ok(())
     }
 }
@@ -199,27 +193,33 @@ impl Ledger {
 impl Ledger {
     /// The identity of the root in which files of a watch were found last, in the watch room's words.
     pub async fn root_identity(&self, watch: WatchId) -> Result<Option<String>, Error> {
-        sqlx::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
-            .bind(watch.0)
-            .fetch_one(&self.reads)
+        self.db
+            .read("look up the identity of a root", async |db| {
+                sqlx::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
+                    .bind(watch.0)
+                    .fetch_one(db)
+                    .await
+            })
             .await
-            .during("look up the identity of a root")
     }
 
     /// Records the identity of a root in which files were found.
     pub async fn record_root_identity(&self, watch: WatchId, identity: &str) -> Result<(), Error> {
-        sqlx::query("UPDATE watches SET root_identity = $2 WHERE id = $1")
-            .bind(watch.0)
-            .bind(identity)
-            .execute(&self.pool)
-            .await
-            .during("record the identity of a root")?;
+        self.db
+            .write("record the identity of a root", async |tx| {
+                sqlx::query("UPDATE watches SET root_identity = $2 WHERE id = $1")
+                    .bind(watch.0)
+                    .bind(identity)
+                    .execute(&mut **tx)
+                    .await
+            })
+            .await?;
         Ok(())
     }
 }
 
 async fn register(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     spec: &WatchSpec,
     now: Timestamp,
 ) -> Result<(WatchId, u64), sqlx::Error> {
@@ -264,12 +264,8 @@ async fn register(
 }
 
 /// Sets the limit of a watch, and lets it go on unless it was held for more files than that.
-async fn set_brake(
-    tx: &mut Transaction<'_, Sqlite>,
-    id: i64,
-    limit: u64,
-) -> Result<(), sqlx::Error> {
-    let limit = bytes_column(limit);
+async fn set_brake(tx: &mut Tx, id: i64, limit: u64) -> Result<(), sqlx::Error> {
+    let limit = count_column(limit);
     sqlx::query(
         "UPDATE watches SET brake = $2, braked = CASE WHEN braked > $2 AND braked > agreed THEN braked ELSE 0 END \
          WHERE id = $1",
@@ -319,10 +315,7 @@ impl BulkChange {
 }
 
 /// Holds a watch when more of its files than its limit are due that storage knows.
-pub(super) async fn brake(
-    tx: &mut Transaction<'_, Sqlite>,
-    id: i64,
-) -> Result<Option<BulkChange>, sqlx::Error> {
+pub(super) async fn brake(tx: &mut Tx, id: i64) -> Result<Option<BulkChange>, sqlx::Error> {
     let (limit, agreed, braked, due): (i64, i64, i64, i64) = sqlx::query_as(
         "SELECT w.brake, w.agreed, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
             WHERE f.watch_id = w.id AND j.state = 'due' AND f.stored_version IS NOT NULL) \
@@ -365,10 +358,7 @@ fn brake_reason(files: u64) -> String {
     )
 }
 
-async fn forget_cloud_side(
-    tx: &mut Transaction<'_, Sqlite>,
-    watch_id: i64,
-) -> Result<u64, sqlx::Error> {
+async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Error> {
     // A size below zero equals no file, so the next scan hands every file over as new.
     let forgotten = sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
@@ -388,11 +378,7 @@ async fn forget_cloud_side(
     Ok(forgotten)
 }
 
-async fn connection_row(
-    tx: &mut Transaction<'_, Sqlite>,
-    spec: &WatchSpec,
-    now: Timestamp,
-) -> Result<i64, sqlx::Error> {
+async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result<i64, sqlx::Error> {
     sqlx::query(
         "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT (imodel_id, name) DO NOTHING",
     )

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::systemd;
-use crate::ledger::{self, Ledger, RootState, Standing};
+use crate::ledger::{self, Health, Ledger, RootState};
 use crate::next_attempt::{after, clock_time};
 
 /// How often the status line is written anew.
@@ -112,12 +112,12 @@ impl Pulse {
 
 /// The line of this moment.
 pub(super) async fn line(ledger: &Ledger, note: Option<&str>) -> Result<String, ledger::Error> {
-    let standing = ledger.standing(after(crate::clock::now(), SOON)).await?;
+    let standing = ledger.health(after(crate::clock::now(), SOON)).await?;
     Ok(words(&standing, note))
 }
 
 /// How things stand, in one line.
-fn words(standing: &Standing, note: Option<&str>) -> String {
+fn words(standing: &Health, note: Option<&str>) -> String {
     let mut line = String::new();
     if let Some(note) = note {
         line = format!("{note}; ");
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_line_tells_folders_queue_failures_last_run_and_what_a_person_should_know() {
-        let mut standing = Standing {
+        let mut standing = Health {
             roots: vec![("north".to_owned(), RootState::Ok)],
             jobs: Summary::default(),
             last_run: None,
