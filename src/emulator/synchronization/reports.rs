@@ -6,35 +6,39 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::api::Ask;
-use super::model::{Blob, Content, Covered, Part, Run, State};
-use super::reply::{self, Refusal, Reply, invalid, refuse};
-use super::{runs, storage};
+use crate::emulator::access::check_imodel;
+use crate::emulator::addresses::read_address;
+use crate::emulator::model::{Blob, Content, Covered, Part, Run, State};
+use crate::emulator::reply::{self, Refusal, Reply, invalid, refuse};
+use crate::emulator::request::ApiRequest;
+use crate::emulator::runs;
 
 /// The code that the documentation gives.
 const INVALID: &str = "InvalidBadgersRequest";
 
 /// Answers `GET /synchronization/reports`.
-pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let imodel_id = ask.query("imodelId").unwrap_or_default();
+pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let imodel_id = request.query("imodelId").unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
         return Err(invalid(INVALID, "imodelId", "It is not a UUID."));
     }
-    let run_id = ask.query("runId").filter(|id| !id.is_empty());
+    let run_id = request.query("runId").filter(|id| !id.is_empty());
     let run_id = run_id.ok_or_else(|| invalid(INVALID, "runId", "It is missing."))?;
-    ask.may_use_imodel(state, imodel_id, "imodels_webview")?;
+    check_imodel(request, state, imodel_id, "imodels_webview")?;
     let run = state.runs.get(run_id);
     let run = run.filter(|run| run.imodel_id.eq_ignore_ascii_case(imodel_id));
-    let run = run.filter(|run| runs::has_ended(run, ask.now)).cloned();
+    let run = run.filter(|run| runs::has_ended(run, request.now)).cloned();
     let mut reports = Vec::new();
     for covered in run.iter().flat_map(|run| &run.covered) {
         let task_id = runs::task_id(run_id, &covered.storage_file_id);
-        let is_wanted = ask.query("taskId").is_none_or(|wanted| wanted == task_id);
+        let is_wanted = request
+            .query("taskId")
+            .is_none_or(|wanted| wanted == task_id);
         let Some(run) = run.as_ref().filter(|_| is_wanted && covered.has_task) else {
             continue;
         };
         let content = report(state, run, covered).to_string();
-        let address = publish(ask, state, &task_id, &content)
+        let address = publish(request, state, &task_id, &content)
             .map_err(|error| refuse(500, "InternalServerError", error.to_string()))?;
         reports.push(json!({
             "id": task_id, "imodelId": run.imodel_id, "runId": run_id, "taskId": task_id, "sasUri": address,
@@ -46,14 +50,14 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
 
 /// Puts a report to where it can be fetched without a token.
 fn publish(
-    ask: &Ask<'_>,
+    request: &ApiRequest<'_>,
     state: &mut State,
     task_id: &str,
     content: &str,
 ) -> std::io::Result<String> {
     let blob = format!("report-{task_id}");
     if !state.blobs.contains_key(&blob) {
-        std::fs::write(ask.shared.store.part(&blob), content)?;
+        std::fs::write(request.shared.store.part(&blob), content)?;
         let size = content.len() as u64;
         let part = Part {
             name: blob.clone(),
@@ -73,7 +77,7 @@ fn publish(
             },
         );
     }
-    Ok(storage::read_address(ask, state, &blob))
+    Ok(read_address(request, state, &blob))
 }
 
 fn report(state: &State, run: &Run, covered: &Covered) -> Value {

@@ -4,12 +4,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::access;
-use super::api::{Ask, insufficient, unknown};
-use super::imodels;
-use super::itwins;
-use super::model::State;
-use super::reply::{self, Refusal, Reply, invalid, refuse};
+use crate::emulator::access;
+use crate::emulator::model::State;
+use crate::emulator::reply::{
+    self, Refusal, Reply, imodel_not_found, insufficient, invalid, itwin_not_found, refuse, unknown,
+};
+use crate::emulator::request::ApiRequest;
 
 const INVALID: &str = "InvalidConfigurationRequest";
 
@@ -28,30 +28,30 @@ const DEFAULTS: [(&str, bool); 10] = [
 ];
 
 /// Answers `/synchronization/configurations/{itwins|imodels|connections}/{id}`.
-pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let kind = ask.words.get(2).cloned().unwrap_or_default();
-    let scopes = scopes(ask, state, &kind)?;
+pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let kind = request.path_lower.get(2).cloned().unwrap_or_default();
+    let scopes = scopes(request, state, &kind)?;
     let scope = scopes.last().cloned().unwrap_or_default();
     let missing = || {
         let message = "Requested Configuration is not available.";
         refuse(404, "ConfigurationNotFound", message)
     };
     let known = state.configurations.get(&scope).cloned();
-    match ask.method.as_str() {
+    match request.method.as_str() {
         "GET" => {
             known.ok_or_else(missing)?;
-            Ok(shown(ask, state, 200, &scopes))
+            Ok(shown(request, state, 200, &scopes))
         }
         "POST" => {
             let status = if known.is_some() { 200 } else { 201 };
-            state.configurations.insert(scope, settings(ask)?);
-            Ok(shown(ask, state, status, &scopes))
+            state.configurations.insert(scope, settings(request)?);
+            Ok(shown(request, state, status, &scopes))
         }
         "PATCH" => {
             let mut known = known.ok_or_else(missing)?;
-            known.extend(settings(ask)?);
+            known.extend(settings(request)?);
             state.configurations.insert(scope, known);
-            Ok(shown(ask, state, 200, &scopes))
+            Ok(shown(request, state, 200, &scopes))
         }
         "DELETE" => {
             known.ok_or_else(missing)?;
@@ -63,8 +63,8 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
 }
 
 /// The scopes that hold for what the path names, from the widest to the one that it names.
-fn scopes(ask: &Ask<'_>, state: &State, kind: &str) -> Result<Vec<String>, Refusal> {
-    let id = ask.segment(3);
+fn scopes(request: &ApiRequest<'_>, state: &State, kind: &str) -> Result<Vec<String>, Refusal> {
+    let id = request.segment(3);
     let connection = match kind {
         "itwins" | "imodels" => None,
         "connections" => Some(state.connections.get(id).ok_or_else(|| {
@@ -78,17 +78,17 @@ fn scopes(ask: &Ask<'_>, state: &State, kind: &str) -> Result<Vec<String>, Refus
         None => (kind == "imodels").then(|| id.to_ascii_lowercase()),
     };
     let imodel = match &imodel_id {
-        Some(id) => Some(state.imodels.get(id).ok_or_else(imodels::not_found)?),
+        Some(id) => Some(state.imodels.get(id).ok_or_else(imodel_not_found)?),
         None => None,
     };
     let itwin_id = imodel.map_or_else(|| id.to_ascii_lowercase(), |imodel| imodel.itwin_id.clone());
-    let itwin = state.itwins.get(&itwin_id).ok_or_else(itwins::not_found)?;
-    let permission = if ask.method == "GET" {
+    let itwin = state.itwins.get(&itwin_id).ok_or_else(itwin_not_found)?;
+    let permission = if request.method == "GET" {
         "imodels_webview"
     } else {
         "imodels_manage"
     };
-    if !access::has(ask, itwin, permission) {
+    if !access::has(request, itwin, permission) {
         return Err(insufficient());
     }
     let mut scopes = vec![format!("itwins/{itwin_id}")];
@@ -98,8 +98,8 @@ fn scopes(ask: &Ask<'_>, state: &State, kind: &str) -> Result<Vec<String>, Refus
 }
 
 /// The settings in a body: known names, switched on or off.
-fn settings(ask: &Ask<'_>) -> Result<Map<String, Value>, Refusal> {
-    let body = ask.json(INVALID)?;
+fn settings(request: &ApiRequest<'_>) -> Result<Map<String, Value>, Refusal> {
+    let body = request.json(INVALID)?;
     let settings = if body["settings"].is_object() {
         &body["settings"]
     } else {
@@ -118,7 +118,7 @@ fn settings(ask: &Ask<'_>) -> Result<Map<String, Value>, Refusal> {
     Ok(settings)
 }
 
-fn shown(ask: &Ask<'_>, state: &State, status: u16, scopes: &[String]) -> Reply {
+fn shown(request: &ApiRequest<'_>, state: &State, status: u16, scopes: &[String]) -> Reply {
     let defaults = DEFAULTS
         .iter()
         .map(|(name, on)| ((*name).to_owned(), json!(on)));
@@ -129,7 +129,7 @@ fn shown(ask: &Ask<'_>, state: &State, status: u16, scopes: &[String]) -> Reply 
         resolved.extend(own.clone());
     }
     let configuration = json!({
-        "scopeId": ask.segment(3), "settings": own, "resolvedSettings": resolved,
+        "scopeId": request.segment(3), "settings": own, "resolvedSettings": resolved,
     });
     reply::json(status, &json!({ "configuration": configuration }))
 }

@@ -2,25 +2,29 @@
 
 use serde_json::{Value, json};
 
-use super::api::{Ask, unknown};
-use super::model::State;
-use super::reply::{self, Refusal, Reply};
-use super::storage::{
-    allowed, drop_blob, file_json, folder_json, itwin_of, no_file, no_folder, pages,
-};
+use super::listing::pages;
+use super::lookup::{allowed, itwin_of, no_file, no_folder};
+use super::shapes::{file_json, folder_json};
+use crate::emulator::model::State;
+use crate::emulator::reply::{self, Refusal, Reply, unknown};
+use crate::emulator::request::ApiRequest;
 
 /// Answers what lies below `storage/recyclebin`.
-pub(super) fn answer(ask: &Ask<'_>, state: &mut State, words: &[&str]) -> Result<Reply, Refusal> {
-    match (ask.method.as_str(), words) {
-        ("GET", []) => list(ask, state),
-        ("POST", [kind @ ("files" | "folders"), _, "restore"]) => restore(ask, state, kind),
-        ("DELETE", [kind @ ("files" | "folders"), _]) => purge(ask, state, kind),
+pub(super) fn handle(
+    request: &ApiRequest<'_>,
+    state: &mut State,
+    path: &[&str],
+) -> Result<Reply, Refusal> {
+    match (request.method.as_str(), path) {
+        ("GET", []) => list(request, state),
+        ("POST", [kind @ ("files" | "folders"), _, "restore"]) => restore(request, state, kind),
+        ("DELETE", [kind @ ("files" | "folders"), _]) => purge(request, state, kind),
         _ => Err(unknown()),
     }
 }
 
-fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
-    let itwin_id = itwin_of(ask, state)?;
+fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
+    let itwin_id = itwin_of(request, state)?;
     let folders = state
         .folders
         .values()
@@ -30,16 +34,16 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
         .values()
         .filter(|file| file.deleted && file.itwin_id == itwin_id);
     let items: Vec<Value> = folders
-        .map(|folder| folder_json(ask, folder))
-        .chain(files.map(|file| file_json(ask, file)))
+        .map(|folder| folder_json(request, folder))
+        .chain(files.map(|file| file_json(request, file)))
         .collect();
-    let (page, links) = ask.page(items, &pages(ask))?;
+    let (page, links) = request.page(items, &pages(request))?;
     Ok(reply::json(200, &json!({ "items": page, "_links": links })))
 }
 
 /// The id and iTwin of something in the recycle bin.
-fn recycled(ask: &Ask<'_>, state: &State, kind: &str) -> Result<String, Refusal> {
-    let id = ask.segment(3);
+fn recycled(request: &ApiRequest<'_>, state: &State, kind: &str) -> Result<String, Refusal> {
+    let id = request.segment(3);
     let (itwin_id, missing): (_, fn() -> Refusal) = if kind == "files" {
         let file = state.files.get(id).filter(|file| file.deleted);
         (file.map(|file| &file.itwin_id), no_file)
@@ -47,12 +51,12 @@ fn recycled(ask: &Ask<'_>, state: &State, kind: &str) -> Result<String, Refusal>
         let folder = state.folders.get(id).filter(|folder| folder.deleted);
         (folder.map(|folder| &folder.itwin_id), no_folder)
     };
-    allowed(ask, state, itwin_id.ok_or_else(missing)?, missing)?;
+    allowed(request, state, itwin_id.ok_or_else(missing)?, missing)?;
     Ok(id.to_owned())
 }
 
-fn restore(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
-    let id = recycled(ask, state, kind)?;
+fn restore(request: &ApiRequest<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
+    let id = recycled(request, state, kind)?;
     if let Some(file) = state.files.get_mut(&id) {
         file.deleted = false;
     }
@@ -62,8 +66,8 @@ fn restore(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusa
     Ok(reply::empty(204))
 }
 
-fn purge(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
-    let mut waiting = vec![recycled(ask, state, kind)?];
+fn purge(request: &ApiRequest<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal> {
+    let mut waiting = vec![recycled(request, state, kind)?];
     while let Some(id) = waiting.pop() {
         state.folders.remove(&id);
         let within = state
@@ -86,7 +90,7 @@ fn purge(ask: &Ask<'_>, state: &mut State, kind: &str) -> Result<Reply, Refusal>
                 .into_iter()
                 .chain(file.pending.map(|pending| pending.blob))
             {
-                drop_blob(state, &blob);
+                state.drop_blob(&blob);
             }
         }
     }

@@ -8,26 +8,14 @@ use itwin_syncd::emulator::{Effect, Fault};
 use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
 fn answer(route: &str, count: u32, status: u16, headers: &[(&str, &str)]) -> Fault {
-    let headers = headers
+    let fault = Fault::on(route).status(status).times(count);
+    headers
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
-    let effect = Effect::Status {
-        status,
-        body: String::new(),
-        headers,
-        after_effect: false,
-    };
-    Fault {
-        route: route.to_owned(),
-        skip: 0,
-        count: Some(count),
-        effect,
-    }
+        .fold(fault, |fault, (name, value)| fault.header(name, value))
 }
 
 #[tokio::test]
-async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
+async fn a_rate_limit_pauses_every_request_to_the_host_as_long_as_it_asks() {
     let (site, folder) = Site::with_folder(platform()).await;
     site.emulator.fault(answer(
         "POST /storage/folders/*/files",
@@ -60,7 +48,7 @@ async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
 }
 
 #[tokio::test]
-async fn a_pause_that_the_host_asked_for_outlives_a_kill() {
+async fn a_retry_after_of_a_host_survives_a_kill() {
     let (site, folder) = Site::with_folder(platform()).await;
     let asked = [("retry-after", "4")];
     site.emulator
@@ -105,7 +93,7 @@ async fn a_pause_that_the_host_asked_for_outlives_a_kill() {
 }
 
 #[tokio::test]
-async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
+async fn no_kind_of_outage_leaves_a_trace_in_storage() {
     let faults = [
         answer("POST /storage/folders/*/files", 1, 500, &[]),
         answer("POST /storage/files/*/complete", 4, 503, &[]),
@@ -145,15 +133,11 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
 }
 
 #[tokio::test]
-async fn after_an_outage_with_many_files_queued_all_arrive_inside_the_limit_and_once() {
+async fn after_an_outage_many_queued_files_arrive_once_and_within_the_limit() {
     const PER_MINUTE: usize = 2000;
     let (mut site, folder) = Site::with_folder(platform().max_source_files(1000)).await;
     site.itwin = format!("requests_per_minute = {PER_MINUTE}\n");
-    let down = Fault {
-        count: None,
-        ..answer("*", 1, 503, &[])
-    };
-    site.emulator.fault(down);
+    site.emulator.fault(Fault::on("*").status(503));
     let mut files = std::collections::BTreeMap::new();
     for number in 0..300 {
         let (path, content) = (format!("{number}.ifc"), number.to_string());
@@ -254,12 +238,7 @@ async fn whatever_happens_to_a_request_of_any_step_the_last_content_arrives_once
         effects().into_iter().map(move |effect| async move {
             let (site, folder) =
                 Site::with_folder(platform().run_duration(Duration::from_millis(50))).await;
-            let fault = Fault {
-                route: (*step).to_owned(),
-                skip: 0,
-                count: Some(2),
-                effect,
-            };
+            let fault = Fault::on(*step).effect(effect).times(2);
             write(&folder.join("house.ifc"), "zero");
             let is_update = step.ends_with("updateContent");
             if !is_update {
@@ -349,7 +328,7 @@ async fn the_configured_number_of_requests_in_a_minute_is_never_exceeded() {
 }
 
 #[tokio::test]
-async fn a_token_is_asked_for_once_and_renewed_before_it_ends() {
+async fn a_token_is_requested_once_and_renewed_before_it_expires() {
     let (site, folder) = Site::with_folder(platform().token_lifetime(Duration::from_secs(4))).await;
     write(&folder.join("a.ifc"), "a");
     write(&folder.join("b.ifc"), "b");
@@ -497,7 +476,7 @@ async fn of_two_storage_files_of_one_name_the_oldest_is_used_by_every_daemon() {
 }
 
 #[tokio::test]
-async fn a_run_that_somebody_started_before_is_not_taken_for_the_one_whose_request_got_lost() {
+async fn an_earlier_run_of_another_client_is_not_taken_for_the_lost_one() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("first.ifc"), "first");
     let daemon = site.start();
@@ -518,14 +497,8 @@ async fn a_run_that_somebody_started_before_is_not_taken_for_the_one_whose_reque
     assert_eq!(started.status(), 202);
     // Longer than clocks may differ, and than the run takes.
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    site.emulator.fault(Fault {
-        route: "POST */run".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Reset {
-            after_effect: false,
-        },
-    });
+    site.emulator
+        .fault(Fault::on("POST */run").reset().times(1));
     write(&folder.join("second.ifc"), "second");
     site.synchronized(2, &daemon).await;
     daemon.stop().await;
@@ -535,7 +508,7 @@ async fn a_run_that_somebody_started_before_is_not_taken_for_the_one_whose_reque
 }
 
 #[tokio::test]
-async fn what_was_deleted_on_the_platform_is_made_again() {
+async fn what_was_deleted_on_the_platform_is_created_again() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
@@ -617,20 +590,15 @@ async fn what_is_deleted_between_its_upload_and_its_run_is_uploaded_again() {
 }
 
 #[tokio::test]
-async fn another_size_in_storage_than_was_sent_is_not_taken_for_done() {
+async fn a_size_in_storage_that_differs_from_what_was_sent_does_not_count() {
     let (site, folder) = Site::with_folder(platform()).await;
-    let effect = Effect::Status {
-        status: 200,
-        body: r#"{"file": {"id": "f", "size": 1}}"#.to_owned(),
-        headers: Vec::new(),
-        after_effect: true,
-    };
-    site.emulator.fault(Fault {
-        route: "POST /storage/files/*/complete".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect,
-    });
+    site.emulator.fault(
+        Fault::on("POST /storage/files/*/complete")
+            .status(200)
+            .body(r#"{"file": {"id": "f", "size": 1}}"#)
+            .after_effect()
+            .times(1),
+    );
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
@@ -643,7 +611,7 @@ async fn another_size_in_storage_than_was_sent_is_not_taken_for_done() {
 }
 
 #[tokio::test]
-async fn a_refused_complete_of_equal_size_is_not_taken_for_done() {
+async fn a_refused_complete_of_equal_size_does_not_count() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "one");
     let daemon = site.start();
@@ -666,12 +634,8 @@ async fn content_that_was_sent_but_not_completed_is_not_taken_for_what_storage_h
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     // The bytes arrive, and nobody tells the daemon.
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect: Effect::Reset { after_effect: true },
-    });
+    site.emulator
+        .fault(Fault::on("PUT *").reset().after_effect());
     write(&folder.join("house.ifc"), "two");
     let sent = || site.stored("house.ifc").blob_writes >= 2;
     eventually(sent, || daemon.log()).await;

@@ -6,58 +6,66 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::access;
-use super::api::{Ask, text, unknown};
-use super::imodels::{INVALID, PAGES, description_of, known, name_of};
-use super::model::{Changeset, Imodel, NamedVersion, State, member_id};
-use super::reply::{self, Refusal, Reply, invalid, refuse};
+use super::lookup::{INVALID, PAGES, description_of, known, name_of};
+use crate::emulator::access;
+use crate::emulator::model::{Changeset, Imodel, NamedVersion, State, member_id};
+use crate::emulator::reply::{self, Refusal, Reply, imodel_not_found, invalid, refuse, unknown};
+use crate::emulator::request::{ApiRequest, text};
 
 /// Answers what lies below `/imodels/{id}`.
-pub(super) fn answer(ask: &Ask<'_>, state: &mut State, rest: &[&str]) -> Result<Reply, Refusal> {
-    match (ask.method.as_str(), rest) {
-        ("GET", ["changesets"]) => list_changesets(ask, known(ask, state, "imodels_webview")?),
+pub(super) fn handle(
+    request: &ApiRequest<'_>,
+    state: &mut State,
+    rest: &[&str],
+) -> Result<Reply, Refusal> {
+    match (request.method.as_str(), rest) {
+        ("GET", ["changesets"]) => {
+            list_changesets(request, known(request, state, "imodels_webview")?)
+        }
         ("GET", ["changesets", _]) => {
-            let imodel = known(ask, state, "imodels_webview")?;
-            let wanted = ask.segment(3);
+            let imodel = known(request, state, "imodels_webview")?;
+            let wanted = request.segment(3);
             let mut changesets = imodel.changesets.iter();
             let found = changesets
                 .find(|one| one.id == wanted || one.index.to_string() == wanted)
                 .ok_or_else(no_changeset)?;
-            let shown = changeset_json(ask, imodel, found, true);
+            let shown = changeset_json(request, imodel, found, true);
             Ok(reply::json(200, &json!({ "changeset": shown })))
         }
-        ("GET", ["namedversions"]) => list_versions(ask, known(ask, state, "imodels_webview")?),
+        ("GET", ["namedversions"]) => {
+            list_versions(request, known(request, state, "imodels_webview")?)
+        }
         ("POST", ["namedversions"]) => {
-            let id = known(ask, state, "imodels_write")?.id.clone();
-            create_version(ask, state, &id)
+            let id = known(request, state, "imodels_write")?.id.clone();
+            create_version(request, state, &id)
         }
         ("GET" | "PATCH", ["namedversions", _]) => {
-            let permission = if ask.method == "GET" {
+            let permission = if request.method == "GET" {
                 "imodels_webview"
             } else {
                 "imodels_write"
             };
-            let id = known(ask, state, permission)?.id.clone();
-            one_version(ask, state, &id)
+            let id = known(request, state, permission)?.id.clone();
+            one_version(request, state, &id)
         }
         ("GET", ["users"]) => {
-            let imodel = known(ask, state, "imodels_webview")?;
+            let imodel = known(request, state, "imodels_webview")?;
             let users: Vec<Value> = users(imodel)
                 .iter()
-                .map(|client| user_json(ask, imodel, client, ask.wants_representation()))
+                .map(|client| user_json(request, imodel, client, request.wants_representation()))
                 .collect();
-            let (page, links) = ask.page(users, &PAGES)?;
+            let (page, links) = request.page(users, &PAGES)?;
             Ok(reply::json(200, &json!({ "users": page, "_links": links })))
         }
         ("GET", ["users", _]) => {
-            let imodel = known(ask, state, "imodels_webview")?;
+            let imodel = known(request, state, "imodels_webview")?;
             let users = users(imodel);
             let client = users
                 .iter()
-                .find(|client| member_id(client) == ask.segment(3));
+                .find(|client| member_id(client) == request.segment(3));
             let client = client
                 .ok_or_else(|| refuse(404, "UserNotFound", "Requested User is not available."))?;
-            let shown = user_json(ask, imodel, client, true);
+            let shown = user_json(request, imodel, client, true);
             Ok(reply::json(200, &json!({ "user": shown })))
         }
         _ => Err(unknown()),
@@ -80,8 +88,8 @@ fn no_version() -> Refusal {
     )
 }
 
-fn list_changesets(ask: &Ask<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
-    let bound = |name: &'static str| match ask.query(name).map(str::parse::<u64>) {
+fn list_changesets(request: &ApiRequest<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
+    let bound = |name: &'static str| match request.query(name).map(str::parse::<u64>) {
         None => Ok(None),
         Some(Ok(index)) => Ok(Some(index)),
         Some(Err(_)) => Err(invalid(INVALID, name, "The value must be a number.")),
@@ -93,13 +101,13 @@ fn list_changesets(ask: &Ask<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
         .filter(|one| after.is_none_or(|after| one.index > after))
         .filter(|one| last.is_none_or(|last| one.index <= last))
         .collect();
-    if is_descending(ask, "index", &["index"])? {
+    if is_descending(request, "index", &["index"])? {
         found.reverse();
     }
-    let (page, links) = ask.page(found, &PAGES)?;
+    let (page, links) = request.page(found, &PAGES)?;
     let items: Vec<Value> = page
         .into_iter()
-        .map(|one| changeset_json(ask, imodel, one, ask.wants_representation()))
+        .map(|one| changeset_json(request, imodel, one, request.wants_representation()))
         .collect();
     Ok(reply::json(
         200,
@@ -108,8 +116,8 @@ fn list_changesets(ask: &Ask<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
 }
 
 /// Whether a list is wanted from its end; only some properties can order it.
-fn is_descending(ask: &Ask<'_>, usual: &str, known: &[&str]) -> Result<bool, Refusal> {
-    let order = ask.query("$orderBy").unwrap_or(usual);
+fn is_descending(request: &ApiRequest<'_>, usual: &str, known: &[&str]) -> Result<bool, Refusal> {
+    let order = request.query("$orderBy").unwrap_or(usual);
     let (by, direction) = order.split_once(' ').unwrap_or((order, "asc"));
     if !known.contains(&by) || !["asc", "desc"].contains(&direction) {
         return Err(invalid(INVALID, "$orderBy", "It is unknown."));
@@ -117,8 +125,8 @@ fn is_descending(ask: &Ask<'_>, usual: &str, known: &[&str]) -> Result<bool, Ref
     Ok(direction == "desc")
 }
 
-fn changeset_json(ask: &Ask<'_>, imodel: &Imodel, one: &Changeset, full: bool) -> Value {
-    let base = format!("{}/imodels/{}", ask.shared.api_url, imodel.id);
+fn changeset_json(request: &ApiRequest<'_>, imodel: &Imodel, one: &Changeset, full: bool) -> Value {
+    let base = format!("{}/imodels/{}", request.shared.api_url, imodel.id);
     let creator = member_id(&one.creator);
     let parent = imodel
         .changesets
@@ -138,7 +146,7 @@ fn changeset_json(ask: &Ask<'_>, imodel: &Imodel, one: &Changeset, full: bool) -
         let mut versions = imodel.named_versions.iter();
         let version = versions.find(|version| version.changeset_index == one.index);
         shown["application"] =
-            json!({ "id": one.creator, "name": ask.shared.display_name(&one.creator) });
+            json!({ "id": one.creator, "name": request.shared.display_name(&one.creator) });
         shown["synchronizationInfo"] =
             json!({ "taskId": one.run_id, "changedFiles": one.changed_files });
         shown["_links"]["namedVersion"] = version.map_or(
@@ -151,16 +159,16 @@ fn changeset_json(ask: &Ask<'_>, imodel: &Imodel, one: &Changeset, full: bool) -
     shown
 }
 
-fn list_versions(ask: &Ask<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
+fn list_versions(request: &ApiRequest<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
     let mut found: Vec<&NamedVersion> = imodel
         .named_versions
         .iter()
         .filter(|version| {
-            let name = ask.query("name").or(ask.query("displayName"));
+            let name = request.query("name").or(request.query("displayName"));
             name.is_none_or(|name| version.name == name)
         })
         .filter(|version| {
-            ask.query("$search").is_none_or(|wanted| {
+            request.query("$search").is_none_or(|wanted| {
                 let wanted = wanted.to_lowercase();
                 let description = version.description.as_deref().unwrap_or_default();
                 version.name.to_lowercase().contains(&wanted)
@@ -169,8 +177,8 @@ fn list_versions(ask: &Ask<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
         })
         .collect();
     let known = ["changesetIndex", "createdDateTime", "name"];
-    let descending = is_descending(ask, "createdDateTime", &known)?;
-    let order = ask.query("$orderBy").unwrap_or_default();
+    let descending = is_descending(request, "createdDateTime", &known)?;
+    let order = request.query("$orderBy").unwrap_or_default();
     if order.starts_with("changesetIndex") {
         found.sort_by_key(|version| version.changeset_index);
     } else if order.starts_with("name") {
@@ -179,10 +187,10 @@ fn list_versions(ask: &Ask<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
     if descending {
         found.reverse();
     }
-    let (page, links) = ask.page(found, &PAGES)?;
+    let (page, links) = request.page(found, &PAGES)?;
     let items: Vec<Value> = page
         .into_iter()
-        .map(|version| version_json(ask, imodel, version, ask.wants_representation()))
+        .map(|version| version_json(request, imodel, version, request.wants_representation()))
         .collect();
     Ok(reply::json(
         200,
@@ -191,10 +199,14 @@ fn list_versions(ask: &Ask<'_>, imodel: &Imodel) -> Result<Reply, Refusal> {
 }
 
 /// Names a changeset, or the baseline when the body names no changeset.
-fn create_version(ask: &Ask<'_>, state: &mut State, imodel_id: &str) -> Result<Reply, Refusal> {
-    let body = ask.json(INVALID)?;
+fn create_version(
+    request: &ApiRequest<'_>,
+    state: &mut State,
+    imodel_id: &str,
+) -> Result<Reply, Refusal> {
+    let body = request.json(INVALID)?;
     let imodel = state.imodels.get_mut(imodel_id);
-    let imodel = imodel.ok_or_else(super::imodels::not_found)?;
+    let imodel = imodel.ok_or_else(imodel_not_found)?;
     let name = name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "It is missing."))?;
     let description = description_of(&body)?;
     let changeset_id = text(&body, "changesetId", INVALID)?;
@@ -228,12 +240,12 @@ fn create_version(ask: &Ask<'_>, state: &mut State, imodel_id: &str) -> Result<R
         description,
         changeset_id: changeset_id.map(str::to_owned),
         changeset_index,
-        created_at: ask.now,
+        created_at: request.now,
         state: "visible".to_owned(),
-        creator: ask.client_id.clone(),
+        creator: request.client_id.clone(),
     };
     imodel.named_versions.push(version.clone());
-    let shown = version_json(ask, imodel, &version, true);
+    let shown = version_json(request, imodel, &version, true);
     Ok(reply::json(201, &json!({ "namedVersion": shown })))
 }
 
@@ -245,14 +257,18 @@ fn name_exists() -> Refusal {
     )
 }
 
-fn one_version(ask: &Ask<'_>, state: &mut State, imodel_id: &str) -> Result<Reply, Refusal> {
+fn one_version(
+    request: &ApiRequest<'_>,
+    state: &mut State,
+    imodel_id: &str,
+) -> Result<Reply, Refusal> {
     let imodel = state.imodels.get_mut(imodel_id);
-    let imodel = imodel.ok_or_else(super::imodels::not_found)?;
+    let imodel = imodel.ok_or_else(imodel_not_found)?;
     let mut versions = imodel.named_versions.iter();
-    let at = versions.position(|version| version.id == ask.segment(3));
+    let at = versions.position(|version| version.id == request.segment(3));
     let at = at.ok_or_else(no_version)?;
-    if ask.method == "PATCH" {
-        let body = ask.json(INVALID)?;
+    if request.method == "PATCH" {
+        let body = request.json(INVALID)?;
         let mut version = imodel.named_versions[at].clone();
         if let Some(name) = name_of(&body)? {
             let mut others = imodel.named_versions.iter();
@@ -271,12 +287,17 @@ fn one_version(ask: &Ask<'_>, state: &mut State, imodel_id: &str) -> Result<Repl
         }
         imodel.named_versions[at] = version;
     }
-    let shown = version_json(ask, imodel, &imodel.named_versions[at], true);
+    let shown = version_json(request, imodel, &imodel.named_versions[at], true);
     Ok(reply::json(200, &json!({ "namedVersion": shown })))
 }
 
-fn version_json(ask: &Ask<'_>, imodel: &Imodel, version: &NamedVersion, full: bool) -> Value {
-    let base = format!("{}/imodels/{}", ask.shared.api_url, imodel.id);
+fn version_json(
+    request: &ApiRequest<'_>,
+    imodel: &Imodel,
+    version: &NamedVersion,
+    full: bool,
+) -> Value {
+    let base = format!("{}/imodels/{}", request.shared.api_url, imodel.id);
     let mut shown = json!({
         "id": version.id, "displayName": version.name, "changesetId": version.changeset_id,
         "changesetIndex": version.changeset_index,
@@ -291,7 +312,7 @@ fn version_json(ask: &Ask<'_>, imodel: &Imodel, version: &NamedVersion, full: bo
         shown["createdDateTime"] = json!(format!("{:.7}", version.created_at));
         shown["state"] = json!(version.state);
         shown["application"] =
-            json!({ "id": version.creator, "name": ask.shared.display_name(&version.creator) });
+            json!({ "id": version.creator, "name": request.shared.display_name(&version.creator) });
         shown["_links"] = json!({
             "creator": { "href": format!("{base}/users/{}", member_id(&version.creator)) },
             "changeset": changeset,
@@ -313,10 +334,13 @@ fn users(imodel: &Imodel) -> Vec<&str> {
     users
 }
 
-fn user_json(ask: &Ask<'_>, imodel: &Imodel, client: &str, full: bool) -> Value {
+fn user_json(request: &ApiRequest<'_>, imodel: &Imodel, client: &str, full: bool) -> Value {
     let id = member_id(client);
-    let href = format!("{}/imodels/{}/users/{id}", ask.shared.api_url, imodel.id);
-    let user = access::user_json(ask.shared, client);
+    let href = format!(
+        "{}/imodels/{}/users/{id}",
+        request.shared.api_url, imodel.id
+    );
+    let user = access::user_json(request.shared, client);
     let mut shown = json!({ "id": id, "displayName": user["displayName"], "_links": { "self": { "href": href } } });
     if full {
         let pushed: Vec<&Changeset> = imodel
