@@ -15,24 +15,43 @@
 )]
 
 mod absence;
+mod blocking_runs;
+mod bulk_change;
+mod checkpoints;
+mod claims;
 mod clock;
+mod connection_files;
 mod connections;
 mod database;
 mod error;
-mod files;
+mod failures;
+mod file_reports;
+mod foreign_changes;
+mod forget;
+mod hand_over;
 mod health;
 mod history;
+mod holds;
 mod host_backoffs;
+mod ids;
+mod known_files;
 mod lock;
 mod mappings;
-mod report;
+mod overview;
+mod problems;
 mod requeue;
+mod results;
 mod retention;
 mod row;
+mod run_entries;
+mod run_results;
 mod runs;
 mod scan_digests;
 mod state;
-mod uploads;
+mod storage_folders;
+mod storage_places;
+mod transitions;
+mod watch_reports;
 mod watches;
 
 use std::path::{Path, PathBuf};
@@ -47,22 +66,34 @@ use lock::{Lock, PreviousExit};
 use row::{count_column, count_value, millis, new_id, timestamp};
 
 pub use absence::Absent;
-pub use connections::{Backlog, ConnectionId, ConnectionRecord, ImodelRecord};
+pub use blocking_runs::BlockingRun;
+pub use bulk_change::BulkChange;
+pub use claims::{Content, StoredContent, UploadJob};
+pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
+pub use connections::{Backlog, ConnectionRecord};
 pub use error::Error;
-pub use files::{Fingerprint, HandedOver, Known, Occupant, Ready};
-pub use health::Health;
+pub use failures::{Again, Refusal};
+pub use file_reports::FileReport;
+pub use hand_over::{HandedOver, Ready};
+pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry};
-pub use mappings::{ConnectionFile, Mapping, OpenJob, StorageStamp, StoredState};
-pub use report::{
-    Counts, FileReport, Lists, Overview, Problem, ResultReport, RunEntry, RunSummary, Snapshot,
-    Summary, WatchReport,
-};
+pub use ids::{ConnectionId, FileId, RunId, WatchId};
+pub use known_files::{Fingerprint, Known};
+pub use mappings::Mapping;
+pub use overview::{Lists, Overview, Snapshot};
+pub use problems::Problem;
 pub use requeue::Requeue;
-pub use runs::{BlockingRun, FileOutcome, Issues, OpenRun, RunId, RunReport, Verdict};
+pub use results::ResultReport;
+pub use run_entries::RunEntry;
+pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
+pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
 pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage};
-pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
-pub use watches::{BulkChange, FileId, WatchId, WatchSpec};
+pub use storage_folders::ImodelRecord;
+pub use storage_places::Occupant;
+pub use transitions::UploadResult;
+pub use watch_reports::{Counts, RunSummary, WatchReport};
+pub use watches::WatchSpec;
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -210,28 +241,7 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-/// Counts every file, and compares with the kept counts.
 #[cfg(test)]
-async fn assert_counts_are_right(pool: &sqlx::SqlitePool) {
-    type Row = (i64, String, String, i64, i64, i64, i64);
-    let kept: Vec<Row> = sqlx::query_as(
-        "SELECT watch_id, job, outcome, absent, vanished, reported, files FROM counts WHERE files <> 0 ORDER BY 1, 2, 3, 4, 5, 6",
-    )
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    let counted: Vec<Row> = sqlx::query_as(
-        "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), COALESCE(f.absence, 'missing') <> 'missing', f.size < 0, \
-         j.reported IS NOT NULL, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
-         GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
-    )
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    assert_eq!(kept, counted, "kept counts and counted ones");
-}
-
+mod fixture;
 #[cfg(test)]
-mod model;
-#[cfg(test)]
-mod tests;
+mod property_test;

@@ -1,21 +1,21 @@
-//! Files that a scan no longer finds: first missing, then gone; and what a user tells the ledger to forget.
+//! Files that a scan no longer finds: first missing, then gone.
 //!
-//! Only scans that listed a folder to its end come here, never an event. What storage and the iModel hold of such a
-//! file stays as it is; what ends is its open job, so that no failure outlives its file.
+//! Only complete listings of a folder lead here, never an event. What storage and the iModel have of such a file stays;
+//! its open job ends, so that no failure outlives its file.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::history::{Step, note};
+use super::row::split;
 use super::scan_digests::forget_listing;
-use super::{Absence, Error, FileId, JobState, Ledger, Tx, WatchId, millis};
+use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
 
 /// Rows that are changed in one transaction, so that many of them do not hold up the work.
-const AT_ONCE: usize = 500;
+pub(super) const AT_ONCE: usize = 500;
 
 /// What came of recording that files were not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,25 +37,6 @@ impl std::ops::AddAssign for Absent {
 }
 
 impl Ledger {
-    /// Every folder of a watch in which a file is known, in no order.
-    pub async fn known_folders(&self, watch: WatchId) -> Result<Vec<PathBuf>, Error> {
-        // Steps from folder to folder in the index, instead of reading the row of each file.
-        let rows: Vec<Vec<u8>> = self.db.read("list the known folders of a watch", async |db| { sqlx::query_scalar(
-            "WITH RECURSIVE folder(dir) AS ( \
-                SELECT MIN(dir) FROM files WHERE watch_id = $1 \
-                UNION ALL \
-                SELECT (SELECT MIN(dir) FROM files WHERE watch_id = $1 AND dir > folder.dir) FROM folder \
-                WHERE folder.dir IS NOT NULL) \
-             SELECT dir FROM folder WHERE dir IS NOT NULL",
-        )
-        .bind(watch.0)
-        .fetch_all(db).await }).await?;
-        Ok(rows
-            .into_iter()
-            .map(|dir| PathBuf::from(OsString::from_vec(dir)))
-            .collect())
-    }
-
     /// Records that files of a folder were not found by a scan, or are no longer selected.
     ///
     /// A file that was missing already before `settled` is gone. Whatever is found under its name later counts as new.
@@ -116,11 +97,7 @@ impl Ledger {
     }
 
     /// An upload worker found that the configuration no longer selects the file of its job.
-    pub async fn finish_deselected(
-        &self,
-        job: &super::UploadJob,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    pub async fn finish_deselected(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
         self.db
             .write("record a file that is no longer selected", async |tx| {
                 end(tx, job.file.0, Absence::Deselected, now).await?;
@@ -128,35 +105,10 @@ impl Ledger {
                     .bind(job.file.0)
                     .execute(&mut **tx)
                     .await?;
-                forget_listing(tx, job.watch.0, super::files::split(&job.path).0).await?;
+                forget_listing(tx, job.watch.0, split(&job.path).0).await?;
                 Ok(())
             })
             .await
-    }
-
-    /// Deletes all that is known of files, except of those that are being uploaded or in a run. Returns how many.
-    ///
-    /// Nothing changes on the platform. A file that is still in its folder counts as new to the next scan.
-    pub async fn forget_files(&self, files: &[FileId]) -> Result<u64, Error> {
-        let mut forgotten = 0;
-        for chunk in files.chunks(AT_ONCE) {
-            self.db
-                .write_durably("forget files", async |tx| {
-                    for file in chunk {
-                        forgotten += forget_one(tx, *file).await?;
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
-        self.forgotten.fetch_add(1, Ordering::Relaxed);
-        Ok(forgotten)
-    }
-
-    /// Rises whenever files are forgotten. A list of storage files that belong to nobody is out of date then.
-    #[must_use]
-    pub fn times_forgotten(&self) -> u64 {
-        self.forgotten.load(Ordering::Relaxed)
     }
 }
 
@@ -260,31 +212,6 @@ async fn end(
         Absence::Missing | Absence::Gone => Step::Gone,
     };
     note(tx, file_id, version, step, None, now).await
-}
-
-async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
-    let row: Option<(i64, Vec<u8>, Option<JobState>)> = sqlx::query_as(
-        "SELECT f.watch_id, f.dir, j.state FROM files f LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
-    )
-    .bind(file.0)
-    .fetch_optional(&mut **tx)
-    .await?;
-    let Some((watch, dir, state)) = row else {
-        return Ok(0);
-    };
-    if matches!(state, Some(JobState::Uploading | JobState::Running)) {
-        return Ok(0);
-    }
-    for sql in [
-        "DELETE FROM jobs WHERE file_id = $1",
-        "DELETE FROM results WHERE file_id = $1",
-        "DELETE FROM steps WHERE file_id = $1",
-        "DELETE FROM files WHERE id = $1",
-    ] {
-        sqlx::query(sql).bind(file.0).execute(&mut **tx).await?;
-    }
-    forget_listing(tx, watch, &dir).await?;
-    Ok(1)
 }
 
 #[cfg(test)]

@@ -380,3 +380,6 @@ impl Database {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

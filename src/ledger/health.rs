@@ -1,9 +1,10 @@
-//! What the service needs to know of the ledger all the time: how things stand, in a line, and that it moves.
+//! What the service needs to know of the ledger all the time: the state of its jobs, and that it accepts changes.
 
 use jiff::Timestamp;
 
-use super::watches::RETIRED;
-use super::{Error, Ledger, RootState, Summary, millis, timestamp};
+use super::clock::{due, free};
+use super::holds::RETIRED;
+use super::{Error, Ledger, RootState, count_value, millis, timestamp};
 
 /// The health of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,17 @@ pub struct Health {
     pub jobs: Summary,
     /// The end of the last run that has ended, and the platform's word for its result.
     pub last_run: Option<(Timestamp, Option<String>)>,
+}
+
+/// Sums over open jobs and results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Jobs that are being worked on or will be within `soon`.
+    pub pending: u64,
+    /// Jobs that failed.
+    pub failed: u64,
+    /// Jobs whose next attempt is later than that.
+    pub later: u64,
 }
 
 impl Ledger {
@@ -44,6 +56,40 @@ impl Ledger {
             roots,
             jobs: self.summary(soon).await?,
             last_run: last_run.map(|(ended_at, result)| (timestamp(ended_at), result)),
+        })
+    }
+
+    /// Counts the open jobs of configured watches; those whose next attempt is due before `soon` are pending.
+    pub async fn summary(&self, soon: Timestamp) -> Result<Summary, Error> {
+        let (pending, failed, later): (i64, i64, i64) = self
+            .db
+            .read("count its jobs", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
+                 OR (j.state IN ('due', 'stored') AND ",
+                    due!("$1"),
+                    " AND ",
+                    free!("$1"),
+                    ") THEN 1 END), \
+             COUNT(CASE WHEN j.state = 'failed' THEN 1 END), \
+             COUNT(CASE WHEN j.state IN ('due', 'stored') AND NOT (",
+                    due!("$1"),
+                    " AND ",
+                    free!("$1"),
+                    ") THEN 1 END) \
+             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+             WHERE w.held_until < $2",
+                ))
+                .bind(millis(soon))
+                .bind(millis(RETIRED))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
+        Ok(Summary {
+            pending: count_value(pending),
+            failed: count_value(failed),
+            later: count_value(later),
         })
     }
 

@@ -51,3 +51,19 @@ impl Ledger {
             .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+
+    #[tokio::test]
+    async fn a_host_is_left_alone_no_longer_than_it_asked_for() {
+        let f = Fixture::new().await;
+        let pause = ("host".to_owned(), at(60));
+        f.ledger.record_pauses(&[pause], at(0)).await.unwrap();
+        for (now, until) in [(10, 60), (100, 60), (-86_400, -86_400 + 60)] {
+            let pauses = f.ledger.pauses(at(now)).await.unwrap();
+            assert_eq!(pauses, [("host".to_owned(), at(until))], "at {now}");
+        }
+    }
+}

@@ -121,3 +121,23 @@ fn try_lock(dir: &Path, directory: &StateDirectory) -> Result<(Lock, PreviousExi
     writeln!(file, "{}", std::process::id()).map_err(io)?;
     Ok((Lock(Arc::new(file)), previous))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[tokio::test]
+    async fn a_second_daemon_is_refused_by_name() {
+        let f = Fixture::new().await;
+        let error = Ledger::open(f.dir.path()).await.unwrap_err();
+        let expected = format!(
+            "another itwin-syncd (process {}) already uses {:?}",
+            std::process::id(),
+            f.dir.path()
+        );
+        assert_eq!(error.to_string(), expected);
+        assert!(error.hint().unwrap().contains("state.path"));
+        f.restart().await;
+    }
+}

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::history::{Step, note};
-use super::uploads::make_due;
+use super::transitions::make_due;
 use super::{Error, FileId, Ledger, Tx, millis};
 
 /// Jobs that are put into one transaction, so that many of them do not hold up the work.
@@ -85,7 +85,7 @@ async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
          AND held_until < $2 AND id = (SELECT watch_id FROM files WHERE id = $1)",
     )
     .bind(file.0)
-    .bind(millis(super::watches::RETIRED))
+    .bind(millis(super::holds::RETIRED))
     .execute(&mut **tx)
     .await?;
     note(tx, file.0, version, Step::Asked, None, now).await?;

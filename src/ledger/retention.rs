@@ -90,3 +90,32 @@ impl Ledger {
         Ok(gone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[tokio::test]
+    async fn old_history_goes_but_what_became_of_each_file_last_stays() {
+        let fixture = Fixture::new().await;
+        for version in 1..=4 {
+            let now = 1000 * version;
+            fixture.hand_over("a.dgn", version, now).await;
+            let job = fixture.claim(now).await.unwrap();
+            fixture.ledger.finish_vanished(&job, at(now)).await.unwrap();
+        }
+        let reader = Ledger::read(fixture.dir.path()).await.unwrap();
+        let file = reader.snapshot(at(5000)).await.unwrap().files.remove(0).id;
+        let lines = async || {
+            let story = reader.file_history(file).await.unwrap().unwrap();
+            story.entries.iter().map(|line| line.at).collect::<Vec<_>>()
+        };
+        assert_eq!(lines().await.len(), 8);
+        let gone = fixture.ledger.forget_history(at(3000)).await;
+        assert_eq!(gone.unwrap(), 4);
+        assert_eq!(lines().await, [at(3000), at(3000), at(4000), at(4000)]);
+        fixture.ledger.forget_history(at(9000)).await.unwrap();
+        assert_eq!(lines().await, [at(4000), at(4000)], "the last of the file");
+    }
+}

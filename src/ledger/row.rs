@@ -1,5 +1,8 @@
 //! What the rows of all tables have in common: ids, times and numbers of bytes, as the database keeps them.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
@@ -41,4 +44,34 @@ pub(super) fn count_column(count: u64) -> i64 {
 /// The number of bytes, files or rows in a column. A negative one counts as 0.
 pub(super) fn count_value(column: i64) -> u64 {
     u64::try_from(column).unwrap_or(0)
+}
+
+/// The folder and the name of a relative path, as the ledger's bytes.
+pub(super) fn split(path: &Path) -> (&[u8], &[u8]) {
+    let dir = path
+        .parent()
+        .map_or(&b""[..], |dir| dir.as_os_str().as_bytes());
+    let name = path.file_name().map_or(&b""[..], |name| name.as_bytes());
+    (dir, name)
+}
+
+/// The relative path of a folder and a name.
+pub(super) fn join(dir: Vec<u8>, name: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(dir)).join(OsString::from_vec(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[test]
+    fn ids_rise_even_if_the_clock_does_not() {
+        let first = new_id(at(100));
+        let later = new_id(at(100));
+        let earlier_clock = new_id(at(100) - SignedDuration::from_hours(1));
+        assert!(first < later && later < earlier_clock);
+    }
 }

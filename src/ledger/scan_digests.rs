@@ -96,3 +96,90 @@ async fn note_change(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    /// Every way in which what is known of a file changes.
+    #[derive(Debug, Clone, Copy)]
+    enum Change {
+        NewFile,
+        NewVersion,
+        Vanished,
+        Inherited,
+        Moved,
+    }
+
+    impl Change {
+        async fn happen(self, f: &Fixture) {
+            match self {
+                Self::NewFile => assert_eq!(f.hand_over("plans/new.dgn", 1, 1).await, 1),
+                Self::NewVersion => assert_eq!(f.hand_over("plans/a.dgn", 2, 1).await, 1),
+                Self::Vanished => {
+                    let job = f.claim(1).await.unwrap();
+                    assert_eq!(job.path, Path::new("plans/a.dgn"));
+                    f.ledger.finish_vanished(&job, at(1)).await.unwrap();
+                }
+                Self::Inherited => {
+                    let job = f.claim(1).await.unwrap();
+                    f.ledger.take_place(&job, &[1; 32]).await.unwrap();
+                    f.store(&job, 1, 1).await;
+                    let run = f.begin_run(1).await;
+                    f.finish_run(run, Verdict::Synchronized(None), 1).await;
+                    f.hand_over("A.dgn", 1, 1).await;
+                    let mut job = f.claim(2).await.unwrap();
+                    let gone = f.ledger.take_place(&job, &[1; 32]).await.unwrap().unwrap();
+                    assert_eq!(gone.path, Path::new("plans/a.dgn"));
+                    assert!(f.ledger.inherit(&mut job, &gone).await.unwrap());
+                }
+                Self::Moved => {
+                    let elsewhere = WatchSpec {
+                        storage_folder: "elsewhere".to_owned(),
+                        ..spec("north")
+                    };
+                    let moved = f.ledger.register_watches(&[elsewhere], at(1)).await;
+                    assert_eq!(moved.unwrap()[0].1, 1);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_old_news_until_anything_that_is_known_of_its_files_changes() {
+        for change in [
+            Change::NewFile,
+            Change::NewVersion,
+            Change::Vanished,
+            Change::Inherited,
+            Change::Moved,
+        ] {
+            let f = Fixture::new().await;
+            f.hand_over("plans/a.dgn", 1, 0).await;
+            let part = |part, digest| ListingPart {
+                watch: f.watch,
+                dir: Path::new("plans"),
+                part,
+                digest,
+            };
+            let whole = part(0, &[7; 32]);
+            let (old_news, changes) = f.ledger.is_old_news(&whole).await.unwrap();
+            assert!(!old_news);
+            f.ledger.keep_listing(&whole, changes).await.unwrap();
+            assert!(f.ledger.is_old_news(&whole).await.unwrap().0);
+            for other in [part(0, &[8; 32]), part(1, &[7; 32])] {
+                assert!(!f.ledger.is_old_news(&other).await.unwrap().0);
+            }
+
+            change.happen(&f).await;
+            let (old_news, now) = f.ledger.is_old_news(&whole).await.unwrap();
+            assert!(!old_news, "{change:?}");
+            // What was compared before the change is not kept after it.
+            f.ledger.keep_listing(&whole, changes).await.unwrap();
+            assert!(!f.ledger.is_old_news(&whole).await.unwrap().0, "{change:?}");
+            f.ledger.keep_listing(&whole, now).await.unwrap();
+            assert!(f.ledger.is_old_news(&whole).await.unwrap().0);
+        }
+    }
+}
