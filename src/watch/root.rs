@@ -171,7 +171,7 @@ pub(super) async fn run(
     let scans = scan::spawn(&watch.name, plan, Some(watches), reports).map_err(thread)?;
     let now = Instant::now();
     let mut task = Task {
-        settling: Settling::new(watch.patience),
+        settling: Settling::new(watch.settle_policy),
         dirty: VecDeque::new(),
         queued: HashSet::new(),
         dirty_bytes: 0,
@@ -254,7 +254,7 @@ impl Task {
                 self.scan.folders = self.scan.folders.saturating_sub(1);
                 self.take_problems(&problems).await?;
                 if self.absent.missing > 0 {
-                    self.scan_soon(Instant::now() + self.watch.patience.settle);
+                    self.scan_soon(Instant::now() + self.watch.settle_policy.settle);
                 }
             }
             Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
@@ -529,7 +529,9 @@ impl Task {
             return Ok(());
         }
         let now = crate::clock::now();
-        let settled = now.checked_sub(self.watch.patience.settle).unwrap_or(now);
+        let settled = now
+            .checked_sub(self.watch.settle_policy.settle)
+            .unwrap_or(now);
         self.absent += self
             .out
             .ledger
@@ -616,7 +618,7 @@ impl Task {
                     let known = self.out.ledger.known(self.id, &path).await?;
                     if known.is_some_and(|known| known.absence.is_none()) {
                         // An event proves nothing; a scan does. Programs that save by rename must not cause many.
-                        let settled = Instant::now() + self.watch.patience.settle;
+                        let settled = Instant::now() + self.watch.settle_policy.settle;
                         self.scan_soon(settled.max(self.scan.ended + self.watch.poll_interval));
                     }
                 }
@@ -702,7 +704,7 @@ impl Task {
         };
         self.end_scan(&summary).await?;
         let next = if self.unconfirmed {
-            next.min(self.watch.patience.settle + Duration::from_millis(1))
+            next.min(self.watch.settle_policy.settle + Duration::from_millis(1))
         } else {
             next
         };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Unfinished;
-use crate::config::Patience;
+use crate::config::SettlePolicy;
 use crate::ledger::Fingerprint;
 
 /// However many events come for a file, it is not looked at more often than this while it settles.
@@ -22,7 +22,7 @@ const BUSY_MAX: Duration = Duration::from_secs(30);
 /// The files of one root that are being written, or were until a moment ago.
 #[derive(Debug)]
 pub(super) struct Settling {
-    patience: Patience,
+    patience: SettlePolicy,
     files: HashMap<PathBuf, Entry>,
     /// When files were finished the last time, as long as that keeps them from being so again.
     finished: HashMap<PathBuf, Instant>,
@@ -64,7 +64,7 @@ pub(super) enum Step {
 }
 
 impl Settling {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(patience: SettlePolicy) -> Self {
         Self {
             patience,
             files: HashMap::new(),
@@ -278,8 +278,8 @@ mod tests {
 
     const SETTLE: Duration = Duration::from_secs(10);
 
-    fn patience(max_wait: Option<u64>, upload_interval: u64) -> Patience {
-        Patience {
+    fn patience(max_wait: Option<u64>, upload_interval: u64) -> SettlePolicy {
+        SettlePolicy {
             settle: SETTLE,
             max_wait: max_wait.map(Duration::from_secs),
             upload_interval: Duration::from_secs(upload_interval),
@@ -366,7 +366,7 @@ mod tests {
     }
 
     /// The seconds at which a file is finished that a program saves in place again and again.
-    fn finished_at(patience: Patience, hours: u64, size_at: impl Fn(u64) -> u64) -> Vec<u64> {
+    fn finished_at(patience: SettlePolicy, hours: u64, size_at: impl Fn(u64) -> u64) -> Vec<u64> {
         let mut settling = Settling::new(patience);
         let (path, start) = (Path::new("a.dgn"), Instant::now());
         let (mut finished, mut known) = (Vec::new(), None);
@@ -496,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_settle_time_of_zero_still_needs_a_second_look() {
-        let mut settling = Settling::new(Patience {
+        let mut settling = Settling::new(SettlePolicy {
             settle: Duration::ZERO,
             ..patience(None, 0)
         });

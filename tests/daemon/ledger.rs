@@ -134,7 +134,7 @@ fn uploads(site: &Site) -> usize {
 async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
     let (mut site, mut files) = synchronized_site(true).await;
     std::fs::remove_dir_all(site.path("state")).unwrap();
-    site.tables += "[brake]\nfiles = 10\n";
+    site.tables += "[bulk_change]\nmax_files = 10\n";
     for (path, content) in files.iter_mut().take(20) {
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
@@ -157,7 +157,7 @@ async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
 async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_is_resumed() {
     let (mut site, mut files) = synchronized_site(true).await;
     let quiet = site.watch("south", SECOND_IMODEL, "storage_folder = \"south\"");
-    site.tables += "[brake]\nfiles = 10\n";
+    site.tables += "[bulk_change]\nmax_files = 10\n";
     for (path, content) in &mut files {
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
