@@ -188,7 +188,7 @@ pub struct Retry {
 
 /// When a file counts as finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct SettlePolicy {
     /// When it was seen unchanged for this long.
     pub settle: Duration,
     /// After so long of changes a rest of a second is enough.
@@ -209,7 +209,7 @@ pub struct Watch {
     /// Whether folders below the root belong to the watch.
     pub recursive: bool,
     /// When a file is finished.
-    pub patience: Patience,
+    pub settling: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.
     pub rescan_interval: Duration,
     /// Pause between two full scans of a root whose file system does not: network, FUSE.

@@ -12,8 +12,8 @@ use super::{
 use crate::config::{Offline, Watch};
 use crate::control::{self, Answer, Request};
 use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
-use crate::names::{self, Shown};
-use crate::rooted_fs::{self, Kind, Root};
+use crate::names::{self, QuotedPath};
+use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::Now;
 use crate::selection::Verdict;
 use crate::state_directory;
@@ -56,7 +56,7 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
     for (path, place) in arguments.paths.iter().zip(places) {
         let told = one(place, &config, &known).await;
         all_taken &= told.taken;
-        say(&format!("{}: {}", Shown(path), told.answer));
+        say(&format!("{}: {}", QuotedPath(path), told.answer));
         for line in told.lines {
             say(&format!("  {line}"));
         }
@@ -223,7 +223,7 @@ enum OnDisk {
 }
 
 fn disk(watch: &Watch, below: &Path) -> OnDisk {
-    let looked = Root::open(&watch.path).and_then(|root| match root.kind(below)? {
+    let looked = RootDir::open(&watch.path).and_then(|root| match root.kind(below)? {
         Kind::Regular => Ok(OnDisk::File(rooted_fs::fingerprint(root.file(below)?)?)),
         Kind::Folder => Ok(OnDisk::Other("it is a folder".to_owned())),
         Kind::Other => Ok(OnDisk::Other(
@@ -335,7 +335,7 @@ async fn waits_for(
     known: &Knowledge,
 ) -> Option<String> {
     if let Some(file) = unfinished {
-        let settle = watch.patience.settle;
+        let settle = watch.settling.settle;
         return Some(if file.busy {
             "the program that has it open; it is looked at again until it can be read".to_owned()
         } else {

@@ -12,7 +12,7 @@ use super::{
 use crate::config::Offline;
 use crate::control::{self, Act, Answer, Desk, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::state_directory;
 
 /// Files that are named one by one.
@@ -405,7 +405,7 @@ fn finish(done: Result<(), Error>, config: &Offline) -> u8 {
 }
 
 fn shown(file: &FileReport) -> String {
-    format!("{}: {}", file.watch, Shown(&file.path))
+    format!("{}: {}", file.watch, QuotedPath(&file.path))
 }
 
 fn files_word(count: u64) -> String {

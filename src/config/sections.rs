@@ -9,7 +9,9 @@ use url::Url;
 use super::document::{Keys, Section};
 use super::raw::Purpose;
 use super::values::{self, Bad, show_duration, show_size};
-use super::{Environment, Itwin, Level, Log, Patience, Retry, State, Sync, Upload, credentials};
+use super::{
+    Environment, Itwin, Level, Log, Retry, SettlePolicy, State, Sync, Upload, credentials,
+};
 
 /// Every table and its keys; `""` is the top of the file.
 pub(super) const KEYS: &Keys = &[
@@ -146,8 +148,8 @@ impl Times {
         }
     }
 
-    pub(super) fn patience(&self) -> Patience {
-        Patience {
+    pub(super) fn settling(&self) -> SettlePolicy {
+        SettlePolicy {
             settle: self.settle,
             max_wait: self.max_wait,
             upload_interval: self.upload_interval.unwrap_or(self.settle * 3),

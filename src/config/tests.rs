@@ -78,7 +78,7 @@ fn example_loads_with_every_optional_key_in_force() {
     assert_eq!(config.network.extra_certificates.len(), 1);
     assert_eq!(config.alerts.len(), 1);
     let watch = config.watches.first().unwrap();
-    assert_eq!(watch.patience.settle, Duration::from_secs(20));
+    assert_eq!(watch.settling.settle, Duration::from_secs(20));
     assert_eq!(watch.connection, "itwin-syncd north");
     assert_eq!(config.state.path, Path::new("/var/lib/itwin-syncd"));
 }
@@ -211,7 +211,7 @@ fn a_watch_takes_its_own_value_then_the_files_then_the_default() {
     );
     let config = parse(&text).unwrap();
     let watch = config.watches.first().unwrap();
-    assert_eq!(watch.patience.settle, Duration::from_mins(90));
+    assert_eq!(watch.settling.settle, Duration::from_mins(90));
     assert_eq!(watch.poll_interval, Duration::from_mins(2));
     assert_eq!(watch.rescan_interval, Duration::from_hours(1));
     assert_eq!(watch.connection, "ours");

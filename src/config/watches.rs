@@ -81,7 +81,7 @@ fn one<'d>(
             )
             .unwrap_or_default(),
         recursive: section.read("recursive", values::flag).unwrap_or(true),
-        patience: times.patience(),
+        settling: times.settling(),
         rescan_interval: times.rescan_interval,
         poll_interval: times.poll_interval,
         storage_folder: section

@@ -10,14 +10,14 @@ use super::Shared;
 use super::folders::{Listing, Place};
 use super::slots::Slot;
 use super::source::{self, Source};
-use super::transfer::{self, Way};
+use super::transfer::{self, UploadTarget};
 use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::itwin::{self, UploadLinks};
 use crate::ledger::{
     self, FailureKind, Refusal, Stage, StorageStamp, StoredContent, UploadJob, UploadResult,
 };
-use crate::names::{self, Shown, Unstorable};
+use crate::names::{self, QuotedPath, Unstorable};
 use crate::next_attempt::{self, Failure, History};
 use crate::retry::Class;
 use crate::stored_content::{self, Content};
@@ -27,7 +27,7 @@ const LISTED_AFTER: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum JobOutcome {
     Stored {
         bytes: u64,
         result: UploadResult,
@@ -44,24 +44,24 @@ pub(super) enum End {
 }
 
 /// Where an upload goes.
-enum Target {
-    Upload(Way),
+enum UploadPlan {
+    Upload(UploadTarget),
     /// To this storage file, which was there before and holds something else; but first all other files are compared,
     /// so that the brake sees how many of them differ.
-    LaterOf(String),
+    AdoptLater(String),
     /// Nowhere: storage holds the content already.
-    Held(Held),
+    SameContent(SameContent),
 }
 
 /// Content of the local file that storage holds already.
-struct Held {
+struct SameContent {
     stored: StoredContent,
     stamp: StorageStamp,
 }
 
 /// What got in the way of an attempt.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum UploadError {
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
@@ -92,11 +92,11 @@ pub(super) enum Trouble {
     FolderGone(#[source] itwin::Error),
     #[error("storage reports {stored} bytes after {sent} were sent")]
     SizeDiffers { sent: u64, stored: u64 },
-    #[error("storage may not tell its name from that of {}", Shown(other))]
+    #[error("storage may not tell its name from that of {}", QuotedPath(other))]
     Twin { other: PathBuf },
     #[error(
         "what storage has under its name still belongs to {}, which is gone",
-        Shown(other)
+        QuotedPath(other)
     )]
     Predecessor { other: PathBuf },
     #[error("somebody has locked the file in iTwin Storage")]
@@ -109,7 +109,7 @@ fn after_colon(error: Option<&itwin::Error>) -> String {
     error.map_or_else(String::new, |error| format!(": {error}"))
 }
 
-impl From<UploadLinks> for Way {
+impl From<UploadLinks> for UploadTarget {
     fn from(links: UploadLinks) -> Self {
         Self {
             file_id: links.file_id,
@@ -127,25 +127,25 @@ fn selects(watch: &Watch, path: &std::path::Path) -> bool {
 
 impl Shared {
     /// Brings the job as far as it goes and records where that is.
-    pub(super) async fn bring(
+    pub(super) async fn run_job(
         &self,
         watch: &Watch,
         job: &UploadJob,
         slot: &Slot,
-    ) -> Result<End, ledger::Error> {
-        let trouble = match self.attempt(watch, job, slot).await {
+    ) -> Result<JobOutcome, ledger::Error> {
+        let trouble = match self.upload_once(watch, job, slot).await {
             Ok(end) => return Ok(end),
-            Err(Trouble::Ledger(error)) => return Err(error),
-            Err(Trouble::Source(source::Error::Gone)) => {
+            Err(UploadError::Ledger(error)) => return Err(error),
+            Err(UploadError::Source(source::Error::Gone)) => {
                 self.ledger
                     .finish_vanished(job, crate::clock::now())
                     .await?;
-                return Ok(End::Vanished);
+                return Ok(JobOutcome::Vanished);
             }
             Err(trouble) => trouble,
         };
         let now = crate::clock::now();
-        if matches!(trouble, Trouble::Source(source::Error::Hangs)) {
+        if matches!(trouble, UploadError::Source(source::Error::Hangs)) {
             let until = next_attempt::after(now, watch.poll_interval);
             self.ledger
                 .hold_watch(job.watch, until, &trouble.to_string(), now)
@@ -160,57 +160,61 @@ impl Shared {
                 .await?;
         }
         self.ledger.put_off(job, &refusal, now).await?;
-        Ok(End::Refused(refusal))
+        Ok(JobOutcome::Refused(refusal))
     }
 
     fn refusal(
         &self,
         watch: &Watch,
         job: &UploadJob,
-        trouble: &Trouble,
+        trouble: &UploadError,
         now: Timestamp,
     ) -> Refusal {
         let class = match trouble {
-            Trouble::Platform(error) => error.class(),
-            Trouble::Source(source::Error::Hangs) => Class::Transient {
+            UploadError::Platform(error) => error.class(),
+            UploadError::Source(source::Error::Hangs) => Class::Transient {
                 floor: Some(watch.poll_interval),
             },
-            Trouble::Source(_) | Trouble::NotSettled | Trouble::Predecessor { .. } => Class::Busy,
-            Trouble::Name(_) | Trouble::Empty | Trouble::TooLarge { .. } => {
+            UploadError::Source(_) | UploadError::NotSettled | UploadError::Predecessor { .. } => {
+                Class::Busy
+            }
+            UploadError::Name(_) | UploadError::Empty | UploadError::TooLarge { .. } => {
                 Class::RefusedForContent
             }
-            Trouble::SharedFolder { .. } | Trouble::Twin { .. } | Trouble::Locked => {
+            UploadError::SharedFolder { .. } | UploadError::Twin { .. } | UploadError::Locked => {
                 Class::RefusedForAll
             }
-            Trouble::CreateUnknown { until, .. } => Class::Transient {
+            UploadError::CreateUnknown { until, .. } => Class::Transient {
                 floor: Some(until.duration_since(now).unsigned_abs()),
             },
-            Trouble::NotInitialized { .. }
-            | Trouble::TooSlow(_)
-            | Trouble::FolderGone(_)
-            | Trouble::SizeDiffers { .. }
-            | Trouble::NotCompleted(_)
-            | Trouble::Ledger(_) => Class::Transient { floor: None },
+            UploadError::NotInitialized { .. }
+            | UploadError::TooSlow(_)
+            | UploadError::FolderGone(_)
+            | UploadError::SizeDiffers { .. }
+            | UploadError::NotCompleted(_)
+            | UploadError::Ledger(_) => Class::Transient { floor: None },
         };
         let hint = match trouble {
-            Trouble::Platform(error)
-            | Trouble::CreateUnknown {
+            UploadError::Platform(error)
+            | UploadError::CreateUnknown {
                 error: Some(error), ..
             } => error.hint(),
-            Trouble::Name(_) => Some("rename the file or folder".to_owned()),
-            Trouble::Empty => Some("save the file again with content, or exclude it".to_owned()),
-            Trouble::TooLarge { .. } => Some("split the file, or exclude it".to_owned()),
-            Trouble::SharedFolder { .. } => {
+            UploadError::Name(_) => Some("rename the file or folder".to_owned()),
+            UploadError::Empty => {
+                Some("save the file again with content, or exclude it".to_owned())
+            }
+            UploadError::TooLarge { .. } => Some("split the file, or exclude it".to_owned()),
+            UploadError::SharedFolder { .. } => {
                 Some("give each of the two watches its own storage_folder".to_owned())
             }
-            Trouble::Twin { .. } => Some("rename one of the two".to_owned()),
-            Trouble::Locked => Some("unlock it there".to_owned()),
-            Trouble::TooSlow(_) => Some(transfer::TooSlow::hint()),
+            UploadError::Twin { .. } => Some("rename one of the two".to_owned()),
+            UploadError::Locked => Some("unlock it there".to_owned()),
+            UploadError::TooSlow(_) => Some(transfer::TooSlow::hint()),
             _ => None,
         };
         let failure = Failure {
             class,
-            reason: format!("cannot upload {}: {trouble}", Shown(&job.path)),
+            reason: format!("cannot upload {}: {trouble}", QuotedPath(&job.path)),
             hint,
         };
         let history = History {
@@ -220,13 +224,18 @@ impl Shared {
         next_attempt::refusal(failure, history, &self.policy, self.give_up, now)
     }
 
-    async fn attempt(&self, watch: &Watch, job: &UploadJob, slot: &Slot) -> Result<End, Trouble> {
+    async fn upload_once(
+        &self,
+        watch: &Watch,
+        job: &UploadJob,
+        slot: &Slot,
+    ) -> Result<JobOutcome, UploadError> {
         // A failure must not outlive its cause: first whether there is still something to do.
         if !selects(watch, &job.path) {
             self.ledger
                 .finish_deselected(job, crate::clock::now())
                 .await?;
-            return Ok(End::Deselected);
+            return Ok(JobOutcome::Deselected);
         }
         let source = Source::open(slot, &watch.path, &job.path).await?;
         let (below, name) = names::storage_path(&job.path)?;
@@ -237,9 +246,9 @@ impl Shared {
                 .as_ref()
                 .is_some_and(|stored| stored.version == job.version);
         if nothing_new {
-            match self.look_in_storage(watch, &mut job).await? {
+            match self.check_storage(watch, &mut job).await? {
                 Content::Ours => {
-                    return Ok(End::Unchanged(
+                    return Ok(JobOutcome::Unchanged(
                         self.ledger
                             .finish_unchanged(&job, crate::clock::now())
                             .await?,
@@ -253,17 +262,17 @@ impl Shared {
         }
         let bytes = source.fingerprint().size;
         if job.fingerprint != Some(source.fingerprint()) {
-            return Err(Trouble::NotSettled);
+            return Err(UploadError::NotSettled);
         }
         if bytes == 0 {
-            return Err(Trouble::Empty);
+            return Err(UploadError::Empty);
         }
         let limit = transfer::size_limit(&self.limits);
         if bytes > limit {
-            return Err(Trouble::TooLarge { bytes, limit });
+            return Err(UploadError::TooLarge { bytes, limit });
         }
         if self.is_unchanged(watch, &mut job, &source).await? {
-            return Ok(End::Unchanged(
+            return Ok(JobOutcome::Unchanged(
                 self.ledger
                     .finish_unchanged(&job, crate::clock::now())
                     .await?,
@@ -273,27 +282,29 @@ impl Shared {
             && !job.send_again
             && job.stage.0 == Stage::Planned
             && let Some(id) = job.storage_file_id.clone()
-            && let Some(held) = self.held(&mut job, &id, &source).await?
+            && let Some(same) = self.same_content_in_storage(&mut job, &id, &source).await?
         {
-            return self.finish_held(&job, held).await;
+            return self.finish_with_same_content(&job, same).await;
         }
         if job.storage_file_id.is_none() {
-            self.take_place(watch, &mut job, &names::place(&below, &name), slot)
+            self.take_place(watch, &mut job, &names::path_key(&below, &name), slot)
                 .await?;
         }
         let place = self.folders.place(watch, &below).await?;
         let way = match self.way(&mut job, &place, &name, &source).await? {
-            Target::Upload(way) => way,
-            Target::LaterOf(id) => {
+            UploadPlan::Upload(way) => way,
+            UploadPlan::AdoptLater(id) => {
                 let now = crate::clock::now();
                 let due = match job.attempt {
                     1 => now,
                     attempt => next_attempt::after(now, self.policy.delay(attempt, None)),
                 };
                 let braked = self.ledger.adopt(&job, &id, due, now).await?;
-                return Ok(End::Adopted { braked });
+                return Ok(JobOutcome::Adopted { braked });
             }
-            Target::Held(held) => return self.finish_held(&job, held).await,
+            UploadPlan::SameContent(same) => {
+                return self.finish_with_same_content(&job, same).await;
+            }
         };
         let progress = self.live.upload(&watch.name, &job.path, bytes, job.attempt);
         let content = transfer::send(self, &job, &source, way, &progress).await?;
@@ -319,7 +330,10 @@ impl Shared {
     /// Goes on where a process was killed between the last byte and the answer to *complete*.
     ///
     /// None: there is nothing to go on with, or it turned out not to hold; the upload starts over.
-    async fn complete_interrupted(&self, job: &UploadJob) -> Result<Option<End>, Trouble> {
+    async fn complete_interrupted(
+        &self,
+        job: &UploadJob,
+    ) -> Result<Option<JobOutcome>, UploadError> {
         let Some(written) = job
             .written
             .clone()
@@ -332,13 +346,13 @@ impl Shared {
         }
         match self.complete(job, written).await {
             Ok(end) => Ok(Some(end)),
-            Err(Trouble::SizeDiffers { .. } | Trouble::NotCompleted(_)) => Ok(None),
-            Err(Trouble::Platform(error))
+            Err(UploadError::SizeDiffers { .. } | UploadError::NotCompleted(_)) => Ok(None),
+            Err(UploadError::Platform(error))
                 if error
                     .status()
                     .is_some_and(|status| (400..500).contains(&status)) =>
             {
-                debug!(path = %Shown(&job.path), %error, "the interrupted upload cannot be completed; starting over");
+                debug!(path = %QuotedPath(&job.path), %error, "the interrupted upload cannot be completed; starting over");
                 Ok(None)
             }
             Err(trouble) => Err(trouble),
@@ -353,19 +367,19 @@ impl Shared {
         job: &mut UploadJob,
         place: &[u8; 32],
         slot: &Slot,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), UploadError> {
         let Some(other) = self.ledger.take_place(job, place).await? else {
             return Ok(());
         };
         match Source::open(slot, &watch.path, &other.path).await {
             Err(source::Error::Gone) => {}
             Err(error @ (source::Error::Hangs | source::Error::Stuck)) => return Err(error.into()),
-            _ => return Err(Trouble::Twin { other: other.path }),
+            _ => return Err(UploadError::Twin { other: other.path }),
         }
         if !self.ledger.inherit(job, &other).await? {
-            return Err(Trouble::Predecessor { other: other.path });
+            return Err(UploadError::Predecessor { other: other.path });
         }
-        info!(path = %Shown(&job.path), gone = %Shown(&other.path), "takes the place of a file that is gone");
+        info!(path = %QuotedPath(&job.path), gone = %QuotedPath(&other.path), "takes the place of a file that is gone");
         Ok(())
     }
 
@@ -375,8 +389,8 @@ impl Shared {
         watch: &Watch,
         job: &mut UploadJob,
         source: &Source<'_>,
-    ) -> Result<bool, Trouble> {
-        // An upload that was begun may have replaced what storage held.
+    ) -> Result<bool, UploadError> {
+        // An upload that was begun may have replaced what storage same.
         if job.stage.0 != Stage::Planned || job.send_again {
             return Ok(false);
         }
@@ -395,7 +409,7 @@ impl Shared {
             return Ok(false);
         }
         job.storage_file_id = Some(id);
-        match self.look_in_storage(watch, job).await? {
+        match self.check_storage(watch, job).await? {
             Content::Ours => Ok(true),
             Content::Changed { .. } => {
                 job.unverified = true;
@@ -406,11 +420,11 @@ impl Shared {
     }
 
     /// What storage holds of the content that was completed last; a storage file that is gone is forgotten.
-    async fn look_in_storage(
+    async fn check_storage(
         &self,
         watch: &Watch,
         job: &mut UploadJob,
-    ) -> Result<Content, Trouble> {
+    ) -> Result<Content, UploadError> {
         let (Some(stored), Some(id)) = (&job.stored, &job.storage_file_id) else {
             return Ok(Content::Missing);
         };
@@ -436,13 +450,17 @@ impl Shared {
         }
     }
 
-    async fn finish_held(&self, job: &UploadJob, held: Held) -> Result<End, Trouble> {
+    async fn finish_with_same_content(
+        &self,
+        job: &UploadJob,
+        same: SameContent,
+    ) -> Result<JobOutcome, UploadError> {
         let now = crate::clock::now();
         let result = self
             .ledger
-            .finish_stored(job, &held.stored, &held.stamp, now)
+            .finish_stored(job, &same.stored, &same.stamp, now)
             .await?;
-        Ok(End::Unchanged(result))
+        Ok(JobOutcome::Unchanged(result))
     }
 
     /// Where to upload to: on with what an earlier attempt began, or to the known storage file, to one that is there by
@@ -453,7 +471,7 @@ impl Shared {
         place: &Place,
         name: &str,
         source: &Source<'_>,
-    ) -> Result<Target, Trouble> {
+    ) -> Result<UploadPlan, UploadError> {
         let mut unusable = None;
         if let Some(id) = job.storage_file_id.clone() {
             if job.stage.0 == Stage::LinksReceived
@@ -462,14 +480,14 @@ impl Shared {
                     transfer::block_size(self.limits.block_size, source.fingerprint().size),
                 )
             {
-                return Ok(Target::Upload(Way {
+                return Ok(UploadPlan::Upload(UploadTarget {
                     file_id: id,
                     url: begun.url,
                     generation: Some(begun.generation),
                 }));
             }
             if let Some(links) = self.update(job, &id).await? {
-                return Ok(Target::Upload(links.into()));
+                return Ok(UploadPlan::Upload(links.into()));
             }
             self.forget(job).await?;
             unusable = Some(id);
@@ -494,14 +512,14 @@ impl Shared {
                     Some(links) => links,
                     None => self.create(job, place, name).await?,
                 };
-                return Ok(Target::Upload(links.into()));
+                return Ok(UploadPlan::Upload(links.into()));
             }
             // Nothing is known of it: a ledger that got lost must not make everything be uploaded anew.
-            match self.held(job, &id, source).await {
-                Ok(Some(held)) => return Ok(Target::Held(held)),
-                Ok(None) => return Ok(Target::LaterOf(id)),
+            match self.same_content_in_storage(job, &id, source).await {
+                Ok(Some(same)) => return Ok(UploadPlan::SameContent(same)),
+                Ok(None) => return Ok(UploadPlan::AdoptLater(id)),
                 // It was deleted since the folder was listed.
-                Err(Trouble::Platform(error))
+                Err(UploadError::Platform(error))
                     if error.is_not_found() && listing == Listing::Cached =>
                 {
                     listing = Listing::Fresh;
@@ -514,18 +532,20 @@ impl Shared {
         // Further ahead it was sent by a clock that was ahead: nobody waits for that to come.
         let sent_ahead = sent > next_attempt::after(now, LISTED_AFTER);
         if unanswered && unusable.is_none() && now < until && !sent_ahead {
-            return Err(Trouble::CreateUnknown { until, error: None });
+            return Err(UploadError::CreateUnknown { until, error: None });
         }
-        Ok(Target::Upload(self.create(job, place, name).await?.into()))
+        Ok(UploadPlan::Upload(
+            self.create(job, place, name).await?.into(),
+        ))
     }
 
     /// What a storage file holds that was there before, if it is just what the local file holds.
-    async fn held(
+    async fn same_content_in_storage(
         &self,
         job: &mut UploadJob,
         id: &str,
         source: &Source<'_>,
-    ) -> Result<Option<Held>, Trouble> {
+    ) -> Result<Option<SameContent>, UploadError> {
         let bytes = source.fingerprint().size;
         let file = self.client.file(id).await?;
         if file.size != Some(bytes) {
@@ -537,7 +557,7 @@ impl Shared {
             read += piece.len() as u64;
         };
         if let Err(error) = self.client.download(id, each).await {
-            debug!(path = %Shown(&job.path), %error, "cannot compare with what storage holds");
+            debug!(path = %QuotedPath(&job.path), %error, "cannot compare with what storage holds");
             return Ok(None);
         }
         let content = source.hash().await?;
@@ -545,12 +565,12 @@ impl Shared {
         if read != bytes || *hash.finalize().as_bytes() != content.digest {
             return Ok(None);
         }
-        info!(path = %Shown(&job.path), storage_file = id, "storage holds this content already");
+        info!(path = %QuotedPath(&job.path), storage_file = id, "storage holds this content already");
         self.ledger
             .record_storage_file(job, id, crate::clock::now())
             .await?;
         job.storage_file_id = Some(id.to_owned());
-        Ok(Some(Held {
+        Ok(Some(SameContent {
             stored: StoredContent {
                 version: job.version,
                 content,
@@ -564,7 +584,7 @@ impl Shared {
         job: &mut UploadJob,
         place: &Place,
         name: &str,
-    ) -> Result<UploadLinks, Trouble> {
+    ) -> Result<UploadLinks, UploadError> {
         let marker = uuid::Uuid::new_v4().simple().to_string();
         let now = crate::clock::now();
         self.ledger.record_create_sent(job, &marker, now).await?;
@@ -586,7 +606,7 @@ impl Shared {
                 failpoint("file recorded");
                 Ok(links)
             }
-            Err(error) if error.may_have_taken_effect() => Err(Trouble::CreateUnknown {
+            Err(error) if error.may_have_taken_effect() => Err(UploadError::CreateUnknown {
                 until: next_attempt::after(now, LISTED_AFTER),
                 error: Some(error),
             }),
@@ -594,7 +614,7 @@ impl Shared {
                 self.ledger.forget_storage_file(job.file).await?;
                 if error.is_not_found() {
                     self.folders.forget(place).await?;
-                    return Err(Trouble::FolderGone(error));
+                    return Err(UploadError::FolderGone(error));
                 }
                 // Storage takes a second file of the same name, but nothing promises that it always will.
                 if matches!(error.status(), Some(409 | 422))
@@ -616,7 +636,7 @@ impl Shared {
         place: &Place,
         name: &str,
         listing: Listing,
-    ) -> Result<Option<String>, Trouble> {
+    ) -> Result<Option<String>, UploadError> {
         let named = self
             .folders
             .untracked(&place.folder_id, name, listing)
@@ -624,7 +644,7 @@ impl Shared {
         if named.len() < 2 {
             return Ok(named.into_iter().next());
         }
-        warn!(path = %Shown(&job.path), count = named.len(), "storage has several files of this name; using one of them");
+        warn!(path = %QuotedPath(&job.path), count = named.len(), "storage has several files of this name; using one of them");
         if let Some(marker) = &job.marker {
             for id in &named {
                 let described = self.client.file(id).await?.description;
@@ -637,8 +657,12 @@ impl Shared {
     }
 
     /// Takes a file that is there already for ours. None: it cannot be given content.
-    async fn adopt(&self, job: &mut UploadJob, id: &str) -> Result<Option<UploadLinks>, Trouble> {
-        info!(path = %Shown(&job.path), storage_file = id, "storage has the file already; updating its content");
+    async fn adopt(
+        &self,
+        job: &mut UploadJob,
+        id: &str,
+    ) -> Result<Option<UploadLinks>, UploadError> {
+        info!(path = %QuotedPath(&job.path), storage_file = id, "storage has the file already; updating its content");
         self.ledger
             .record_storage_file(job, id, crate::clock::now())
             .await?;
@@ -651,7 +675,7 @@ impl Shared {
     }
 
     /// Links to new content of a known storage file. None: it is gone, or was never completed and never can be.
-    async fn update(&self, job: &UploadJob, id: &str) -> Result<Option<UploadLinks>, Trouble> {
+    async fn update(&self, job: &UploadJob, id: &str) -> Result<Option<UploadLinks>, UploadError> {
         // From here on storage may hold something else than what is known.
         self.ledger.record_restart(job, crate::clock::now()).await?;
         let error = match self.client.update_content(id).await {
@@ -660,7 +684,7 @@ impl Shared {
                 return Ok(Some(links));
             }
             Err(error) if error.is_not_found() => {
-                info!(path = %Shown(&job.path), "the file is gone from storage; storing it as a new one");
+                info!(path = %QuotedPath(&job.path), "the file is gone from storage; storing it as a new one");
                 return Ok(None);
             }
             Err(error) if matches!(error.status(), Some(403 | 409 | 422)) => error,
@@ -668,27 +692,27 @@ impl Shared {
         };
         // The file itself tells why.
         match self.client.file(id).await {
-            Ok(file) if file.is_locked == Some(true) => Err(Trouble::Locked),
+            Ok(file) if file.is_locked == Some(true) => Err(UploadError::Locked),
             Ok(file)
                 if job.stored.is_none()
                     && file.size.unwrap_or(0) == 0
                     && error.status() != Some(403) =>
             {
-                info!(path = %Shown(&job.path), storage_file = id, "the file was never completed and takes no content; storing a new one");
+                info!(path = %QuotedPath(&job.path), storage_file = id, "the file was never completed and takes no content; storing a new one");
                 Ok(None)
             }
             // Storage does not show it before it was completed, and takes no content for it.
             Err(hidden)
                 if job.stored.is_none() && hidden.is_not_found() && error.status() != Some(403) =>
             {
-                info!(path = %Shown(&job.path), storage_file = id, "the file was never completed and takes no content; storing a new one");
+                info!(path = %QuotedPath(&job.path), storage_file = id, "the file was never completed and takes no content; storing a new one");
                 Ok(None)
             }
             _ => Err(error.into()),
         }
     }
 
-    async fn forget(&self, job: &mut UploadJob) -> Result<(), Trouble> {
+    async fn forget(&self, job: &mut UploadJob) -> Result<(), UploadError> {
         self.ledger.forget_storage_file(job.file).await?;
         job.storage_file_id = None;
         job.stored = None;
@@ -697,9 +721,13 @@ impl Shared {
     }
 
     /// The confirmation that makes the new content count, and the check of what storage then says it holds.
-    async fn complete(&self, job: &UploadJob, stored: StoredContent) -> Result<End, Trouble> {
+    async fn complete(
+        &self,
+        job: &UploadJob,
+        stored: StoredContent,
+    ) -> Result<JobOutcome, UploadError> {
         let Some(id) = &job.storage_file_id else {
-            return Err(Trouble::NotSettled);
+            return Err(UploadError::NotSettled);
         };
         let sent = stored.content.bytes;
         let file = match self.client.complete(id).await {
@@ -711,7 +739,7 @@ impl Shared {
                 let file = self.client.file(id).await?;
                 if file.size != Some(sent) || before == Some(sent) {
                     self.ledger.record_restart(job, crate::clock::now()).await?;
-                    return Err(Trouble::NotCompleted(error));
+                    return Err(UploadError::NotCompleted(error));
                 }
                 file
             }
@@ -719,7 +747,7 @@ impl Shared {
         };
         if file.size != Some(sent) {
             self.ledger.record_restart(job, crate::clock::now()).await?;
-            return Err(Trouble::SizeDiffers {
+            return Err(UploadError::SizeDiffers {
                 sent,
                 stored: file.size.unwrap_or(0),
             });
@@ -735,7 +763,7 @@ impl Shared {
             )
             .await?;
         failpoint("stored");
-        Ok(End::Stored {
+        Ok(JobOutcome::Stored {
             bytes: sent,
             result,
         })

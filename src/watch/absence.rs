@@ -15,7 +15,7 @@ use crate::ledger::Absence;
 
 /// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Listed {
     hasher: RandomState,
     /// Folders that were listed to their end.
     folders: HashSet<u64>,
@@ -25,7 +25,7 @@ pub(super) struct Seen {
     differs: bool,
 }
 
-impl Seen {
+impl Listed {
     /// A scan of the whole root begins.
     pub(super) fn begin_scan(&mut self) {
         self.folders.clear();

@@ -595,7 +595,7 @@ async fn a_watcher_that_dies_in_silence_is_noticed_and_replaced() {
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_thread_of_a_watch_that_dies_ends_the_daemon_and_the_next_one_goes_on() {
-    for (point, file) in [("look", "house.ifc"), ("scan", "new/house.ifc")] {
+    for (point, file) in [("probe", "house.ifc"), ("scan", "new/house.ifc")] {
         let (site, folder) = roomy().await;
         let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", point)]);
         daemon.says("scan finished").await;

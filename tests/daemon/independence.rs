@@ -46,7 +46,9 @@ fn the_client_uses_pauses_limits_and_secrets_only() {
     assert!(!found.is_empty(), "the guard should see imports");
     let foreign: Vec<_> = found
         .into_iter()
-        .filter(|(word, _)| !["bandwidth", "clock", "itwin", "retry", "secret"].contains(&word.as_str()))
+        .filter(|(word, _)| {
+            !["bandwidth", "clock", "itwin", "retry", "secret"].contains(&word.as_str())
+        })
         .collect();
     assert!(foreign.is_empty(), "{foreign:#?}");
 }

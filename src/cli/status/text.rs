@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::status_view::{
     Around, FileView, LineView, ResultView, StoryView, UploadView, View, WatchView, verdict,
@@ -372,7 +372,7 @@ fn named(file: &FileView) -> String {
 }
 
 fn shown(path: &str) -> String {
-    Shown(Path::new(path)).to_string()
+    QuotedPath(Path::new(path)).to_string()
 }
 
 fn size(bytes: u64) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Error, LISTS, text};
 use crate::config::Offline;
 use crate::ledger::{Ledger, Lists, Outcome};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::state_directory;
 use crate::status_view::{self, Around, View};
@@ -113,7 +113,7 @@ async fn news(ledger: &Ledger) -> Result<(), Error> {
 
 fn tell(watch: &str, path: &Path, what: &str) -> Result<(), Error> {
     let now = clock_time(crate::clock::now());
-    write(&format!("{now} {watch}: {} {what}\n", Shown(path)))
+    write(&format!("{now} {watch}: {} {what}\n", QuotedPath(path)))
 }
 
 fn size() -> (u16, u16) {
