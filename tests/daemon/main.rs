@@ -12,6 +12,7 @@
 mod alerts;
 mod answers;
 mod between;
+mod borders;
 #[cfg(feature = "failpoints")]
 mod clocks;
 mod commands;
@@ -23,7 +24,7 @@ mod emulator_command;
 mod faults;
 mod filesystem;
 mod fuse;
-mod independence;
+
 mod ledger;
 mod middle;
 mod network;
