@@ -32,7 +32,7 @@ use values::Bad;
 
 use crate::bandwidth::Period;
 use crate::secret::Secret;
-use crate::selection::Selection;
+use crate::selection::Scope;
 
 /// Everything a run needs to know, checked.
 #[derive(Debug, Clone)]
@@ -206,8 +206,6 @@ pub struct Watch {
     pub path: PathBuf,
     /// UUID in lower case with hyphens.
     pub imodel_id: String,
-    /// Whether folders below the root belong to the watch.
-    pub recursive: bool,
     /// When a file is finished.
     pub settling: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.
@@ -218,8 +216,8 @@ pub struct Watch {
     pub storage_folder: Vec<String>,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
-    /// Which files, with which connector.
-    pub selection: Selection,
+    /// Which files, how deep, and with which connector.
+    pub scope: Scope,
 }
 
 /// The part of a configuration that tells where to look when nothing is to be done: no secret, no word on whether folders are there.

@@ -8,13 +8,17 @@
 //! A job is claimed only when there is a worker for it, so links that expire are only asked for when there is
 //! room to use them.
 
+mod destination;
+mod error;
 mod folders;
 mod guard;
 mod hash;
+mod plan;
 mod pool;
 mod slots;
 mod source;
 mod steps;
+mod tracked_job;
 mod transfer;
 mod unfinished;
 

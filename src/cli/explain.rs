@@ -15,7 +15,7 @@ use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchRepor
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::Now;
-use crate::selection::Verdict;
+use crate::selection::{Reason, Verdict};
 use crate::state_directory;
 use crate::status_view;
 use crate::watch::Unfinished;
@@ -134,28 +134,22 @@ async fn one(
             format!("watched are: {}", folders.join(", ")),
         );
     };
-    let inside = below
-        .parent()
-        .is_some_and(|dir| !dir.as_os_str().is_empty());
     let in_watch = format!("watch {:?}, folder {}", watch.name, watch.path.display());
     if below.as_os_str().is_empty() {
         return Told::no("it is the watched folder itself", in_watch);
     }
-    if inside && !watch.recursive {
-        return Told::no(
-            "it is in a folder below, and the watch has recursive = false",
-            in_watch,
-        );
-    }
-    let (answer, rule) = match watch.selection.decide(&below) {
+    let (answer, rule) = match watch.scope.decide(&below) {
+        Verdict::Ignored(reason @ Reason::NotRecursive) => {
+            return Told::no(&reason.to_string(), in_watch);
+        }
         Verdict::Ignored(reason) => {
             let mut told = Told::no(&format!("ignored, {reason}"), in_watch);
             told.lines.push(match reason {
-                crate::selection::Reason::DotFolder => format!(
+                Reason::DotFolder => format!(
                     "to do: rename the folder, or name it in include of the watch {:?}, as in include = [\"*\", \".name/**\"]",
                     watch.name
                 ),
-                crate::selection::Reason::BuiltIn { .. } => {
+                Reason::BuiltIn { .. } => {
                     "to do: save it under another name; the built-in list cannot be changed"
                         .to_owned()
                 }

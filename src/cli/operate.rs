@@ -267,7 +267,7 @@ async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> 
 fn is_there(file: &FileReport, config: &Offline) -> bool {
     let watch = config.watches.iter().find(|watch| watch.name == file.watch);
     watch.is_some_and(|watch| {
-        let selected = watch.selection.decide(&file.path).connector().is_some();
+        let selected = watch.scope.selects(&file.path);
         selected && watch.path.join(&file.path).symlink_metadata().is_ok()
     })
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tracing::{debug, info, warn};
 
-use super::steps::UploadError;
+use super::error::UploadError;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Client};

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Shared;
+use super::error::{TooSlow, UploadError};
 use super::source::{self, Block, Source};
-use super::steps::UploadError;
 use super::unfinished::Progress;
 use crate::config;
 use crate::itwin::{self, Checksum, Speed, UploadLinks, UploadUrl};
@@ -70,23 +70,13 @@ pub(super) struct UploadTarget {
     pub(super) generation: Option<[u8; 12]>,
 }
 
-/// A file that cannot arrive: its address ends first, and a new address begins with an empty blob.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{sent} of {bytes} bytes were sent in {} s without a rate limit, then the upload address ended; a new address names another blob, so the upload starts from zero; {needed} bytes/s are needed",
-    took.as_secs()
-)]
-pub(super) struct TooSlow {
-    bytes: u64,
-    sent: u64,
-    took: Duration,
-    /// Bytes a second.
-    needed: u64,
-}
-
-impl TooSlow {
-    pub(super) fn hint() -> String {
-        "use a faster connection, or let the large file go when nothing else is uploaded (upload.workers = 1 leaves it the whole line)".to_owned()
+impl From<UploadLinks> for UploadTarget {
+    fn from(links: UploadLinks) -> Self {
+        Self {
+            file_id: links.file_id,
+            url: links.upload_url,
+            generation: None,
+        }
     }
 }
 

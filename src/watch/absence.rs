@@ -84,21 +84,10 @@ pub(super) fn absent<'k>(
     dir: &Path,
     files: impl Iterator<Item = (&'k OsString, &'k KnownFile)>,
 ) -> Vec<(OsString, Absence)> {
-    let outside = !watch.recursive && !dir.as_os_str().is_empty();
-    let pruned = outside
-        || dir
-            .ancestors()
-            .any(|part| !part.as_os_str().is_empty() && watch.selection.prunes(part).is_some());
     files
         .filter(|(_, known)| !matches!(known.absence, Some(Absence::Gone | Absence::Deselected)))
         .map(|(name, _)| {
-            let wanted = !pruned
-                && watch
-                    .selection
-                    .decide(&dir.join(name))
-                    .connector()
-                    .is_some();
-            let absence = if wanted {
+            let absence = if watch.scope.selects(&dir.join(name)) {
                 Absence::Missing
             } else {
                 Absence::Deselected

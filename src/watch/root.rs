@@ -26,7 +26,7 @@ use crate::ledger::{
     self, Absence, Absent, Changes, Fingerprint, Ledger, ListingPart, Ready, RootState, WatchId,
 };
 use crate::rooted_fs::Identity;
-use crate::selection::{ConnectorType, Verdict};
+use crate::selection::ConnectorType;
 
 /// Paths in one request to the looking thread: enough to be efficient, few enough to hand over in between.
 const PROBES_MAX: usize = 256;
@@ -161,8 +161,7 @@ pub(super) async fn run(
     let pulse = Arc::<scan::Pulse>::default();
     let plan = Plan {
         root: watch.path.clone(),
-        recursive: watch.recursive,
-        selection: watch.selection.clone(),
+        scope: watch.scope.clone(),
         skip_log: Arc::clone(&skip_log),
         pulse: Arc::clone(&pulse),
     };
@@ -401,21 +400,7 @@ impl Task {
 
     /// Whether the path can be neither a wanted file nor a folder to enter.
     fn skipped(&self, path: &Path) -> bool {
-        if scan::too_long(path).is_some() {
-            return true;
-        }
-        let inside = path.parent().is_some_and(|dir| !dir.as_os_str().is_empty());
-        if inside && !self.watch.recursive {
-            return true;
-        }
-        let pruned = path.ancestors().any(|part| {
-            !part.as_os_str().is_empty() && self.watch.selection.prunes(part).is_some()
-        });
-        pruned
-            && !matches!(
-                self.watch.selection.decide(path),
-                Verdict::Source { .. } | Verdict::UploadOnly { .. }
-            )
+        scan::too_long(path).is_some() || !self.watch.scope.may_concern(path)
     }
 
     fn enqueue(&mut self, path: PathBuf) {
@@ -427,7 +412,7 @@ impl Task {
 
     /// The connector for a path: None if it is not wanted, Some(None) if it is stored only.
     fn wanted(&self, path: &Path) -> Option<Option<String>> {
-        let verdict = self.watch.selection.decide(path);
+        let verdict = self.watch.scope.decide(path);
         self.skip_log.mention(path, &verdict);
         let connector = verdict.connector()?;
         Some(connector.map(|connector| connector.to_string()))
@@ -604,8 +589,7 @@ impl Task {
                 }
                 Probe::Folder => {
                     self.settling.forget(&path);
-                    if self.watch.recursive
-                        && self.watch.selection.prunes(&path).is_none()
+                    if self.watch.scope.enters(&path)
                         && self.scans.send(scan::Request::Folder(path)).is_ok()
                     {
                         self.scan.folders += 1;

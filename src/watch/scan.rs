@@ -24,7 +24,7 @@ use crate::failpoint::panicpoint;
 use crate::filesystem;
 use crate::ledger::{Fingerprint, Ready};
 use crate::rooted_fs::{self, Identity, Kind, RootDir};
-use crate::selection::{ConnectorType, Selection};
+use crate::selection::{ConnectorType, Scope};
 
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
 const LISTING_MAX: usize = 4096;
@@ -154,8 +154,7 @@ impl Pulse {
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) root: PathBuf,
-    pub(super) recursive: bool,
-    pub(super) selection: Selection,
+    pub(super) scope: Scope,
     pub(super) skip_log: Arc<SkipLog>,
     pub(super) pulse: Arc<Pulse>,
 }
@@ -195,8 +194,7 @@ pub(super) fn spawn(
 pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
     let plan = Plan {
         root: watch.path.clone(),
-        recursive: watch.recursive,
-        selection: watch.selection.clone(),
+        scope: watch.scope.clone(),
         skip_log: Arc::new(SkipLog::new(&watch.name)),
         pulse: Arc::default(),
     };
@@ -488,7 +486,7 @@ impl Scanner {
                     }
                 }
                 Kind::Regular => {
-                    let verdict = self.plan.selection.decide_entered(&path);
+                    let verdict = self.plan.scope.decide_entered(&path);
                     self.plan.skip_log.mention(&path, &verdict);
                     let Some(connector) = verdict.connector() else {
                         self.found.ignored += 1;
@@ -546,7 +544,7 @@ impl Scanner {
     }
 
     fn enters(&self, path: &Path) -> bool {
-        self.plan.recursive && self.plan.selection.prunes(path).is_none()
+        self.plan.scope.enters(path)
     }
 
     fn watch(&mut self, dir: &Path, folder: Identity) {
@@ -611,8 +609,7 @@ mod tests {
             let (reporter, reports) = async_mpsc::channel(1);
             let plan = Plan {
                 root: root.clone(),
-                recursive: true,
-                selection: Selection::default(),
+                scope: Scope::default(),
                 skip_log: Arc::new(SkipLog::new("north")),
                 pulse: Arc::default(),
             };

@@ -433,7 +433,7 @@ async fn a_file_that_cannot_arrive_within_an_address_says_why() {
     });
     std::fs::write(folder.join("large.ifc"), large()).unwrap();
     let daemon = site.start();
-    daemon.says("a new address names another blob, so the upload starts from zero; 500000 bytes/s are needed").await;
+    daemon.says("and a new URL starts from zero; 500000 bytes/s are needed").await;
     site.emulator.clear_faults();
     site.synchronized(1, &daemon).await;
     daemon.stop().await;

@@ -636,7 +636,7 @@ async fn another_size_in_storage_than_was_sent_is_not_taken_for_done() {
     site.synchronized(1, &daemon).await;
     let (_, log) = daemon.stop().await;
     assert!(
-        log.contains("storage reports 1 bytes after 5 were sent"),
+        log.contains("storage reports 1 bytes, but 5 bytes were sent"),
         "{log}"
     );
     assert_eq!(site.stored("house.ifc").completions, 2);

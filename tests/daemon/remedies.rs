@@ -91,7 +91,7 @@ async fn an_empty_file_ends_to_fail_when_it_gets_content_or_is_deleted() {
         assert!(
             hint(&site, name)
                 .await
-                .contains("save the file again with content")
+                .contains("save the file with content")
         );
     }
     write(&folder.join("saved.ifc"), "content");
@@ -121,7 +121,7 @@ async fn a_file_that_is_too_large_ends_to_fail_when_it_is_excluded() {
     let daemon = site.start();
     status_is(&site, &daemon, "a.ifc", Some("failed")).await;
     let told = hint(&site, "a.ifc").await;
-    assert!(told.contains("split the file, or exclude it"), "{told}");
+    assert!(told.contains("split the file, or add it to exclude"), "{told}");
     site.replace_in_watches("name =", "exclude = [\"a.ifc\"]\nname =");
     site.config();
     daemon.signal("HUP");
