@@ -53,7 +53,7 @@ enum Command {
     /// Runs until SIGTERM or SIGINT: then it takes no new work, lets uploads in hand finish for at most
     /// `shutdown_grace`, and leaves the rest to the next start. A second signal ends it at once. SIGHUP reads the
     /// configuration again: watches, limits, schedules and the log level change while work goes on, and a file with
-    /// mistakes changes nothing.
+    /// errors changes nothing.
     ///
     /// Exit codes: 0 stopped as asked, or all synchronized (--once); 1 something failed; 78 the configuration is wrong.
     Run(run::Arguments),
@@ -122,7 +122,7 @@ impl Cli {
         {
             Ok(runtime) => runtime,
             Err(error) => {
-                complain(&error, None);
+                print_error(&error, None);
                 return EXIT_FAILED.into();
             }
         };
@@ -155,16 +155,16 @@ impl Cli {
 }
 
 /// Prints an error with its causes on standard error, and what to do about it.
-fn complain(error: &dyn std::error::Error, hint: Option<String>) {
+fn print_error(error: &dyn std::error::Error, hint: Option<String>) {
     tell(&format!("error: {}", chain(error)));
     if let Some(hint) = hint {
         tell(&format!("  hint: {hint}"));
     }
 }
 
-/// Prints all mistakes of a configuration.
-fn complain_of_config(mistakes: &crate::config::Mistakes) {
-    tell(&mistakes.to_string());
+/// Prints all errors of a configuration.
+fn print_config_errors(errors: &crate::config::ConfigErrors) {
+    tell(&errors.to_string());
 }
 
 /// Says on standard error what is wrong; the journal is told that it is.

@@ -388,7 +388,7 @@ impl Tasks {
     /// Starts the task of a watch.
     fn watch(&mut self, id: WatchId, watch: Watch, ledger: &Ledger) {
         info!(
-            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.settling.settle,
+            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.settle_policy.settle,
             storage_folder = watch.storage_folder.join("/"), "watching"
         );
         let (progress, seen) = watch::channel(Progress::default());
@@ -566,7 +566,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
-            brake: config.brake_files,
+            brake: config.bulk_change_limit,
         })
         .collect();
     let registered = ledger.register_watches(&specs, crate::clock::now()).await?;

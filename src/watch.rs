@@ -8,7 +8,7 @@
 //! What is seen and settling lives in memory: after a restart the first scan finds it again, because the ledger only
 //! knows what was handed over.
 //!
-//! Each root has two threads of its own for every call that touches the share ([`look`] and [`scan`]), and one task
+//! Each root has two threads of its own for every call that touches the share ([`probe`] and [`scan`]), and one task
 //! ([`root`]) that never waits for them without a way out: a share that hangs holds up nothing but itself.
 
 mod absence;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{EXIT_FAILED, EXIT_GOOD, chain, complain_of_config};
+use super::{EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
 use crate::config::{Config, Watch};
 use crate::filesystem;
 use crate::itwin::{self, Client};
@@ -43,8 +43,8 @@ pub(super) async fn check(path: &Path) -> u8 {
     let mut report = Report { good: true };
     let config = match Config::load(path) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             report.wrong(&format!("configuration {path:?}"), None);
             return EXIT_FAILED;
         }

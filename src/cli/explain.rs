@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::status::moment;
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, matching,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors, print_error,
 };
-use crate::config::{Offline, Watch};
+use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
 use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
 use crate::names::{self, QuotedPath};
@@ -30,10 +30,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn explain(arguments: &Arguments) -> u8 {
-    let config = match Offline::load(&arguments.config.config) {
+    let config = match ReadOnlyConfig::load(&arguments.config.config) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
@@ -48,7 +48,7 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
         })
         .collect();
     if let Err(error) = state_directory::act_as_owner(&config.state.path) {
-        complain(&error, Some(error.hint()));
+        print_error(&error, Some(error.hint()));
         return EXIT_FAILED;
     }
     let known = Knowledge::gather(&config).await;
@@ -91,7 +91,7 @@ struct Knowledge {
 }
 
 impl Knowledge {
-    async fn gather(config: &Offline) -> Self {
+    async fn gather(config: &ReadOnlyConfig) -> Self {
         let state = &config.state.path;
         let ledger = Ledger::read(state).await.ok();
         let watches = match &ledger {
@@ -120,7 +120,7 @@ impl Knowledge {
 
 async fn one(
     place: Option<((&Watch, PathBuf), OnDisk)>,
-    config: &Offline,
+    config: &ReadOnlyConfig,
     known: &Knowledge,
 ) -> Told {
     let Some(((watch, below), on_disk)) = place else {
@@ -239,7 +239,7 @@ async fn state(
     watch: &Watch,
     below: &Path,
     on_disk: &OnDisk,
-    config: &Offline,
+    config: &ReadOnlyConfig,
     known: &Knowledge,
 ) {
     let file = known.file(&watch.name, below).await;
@@ -309,7 +309,7 @@ fn next_step(file: &FileReport) -> Option<&'static str> {
     }
 }
 
-async fn unfinished(config: &Offline, watch: &Watch, below: &Path) -> Option<Unfinished> {
+async fn unfinished(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> Option<Unfinished> {
     use std::os::unix::ffi::OsStrExt as _;
     let request = Request::Unfinished {
         watch: watch.name.clone(),
@@ -329,7 +329,7 @@ async fn waits_for(
     known: &Knowledge,
 ) -> Option<String> {
     if let Some(file) = unfinished {
-        let settle = watch.settling.settle;
+        let settle = watch.settle_policy.settle;
         return Some(if file.busy {
             "the program that has it open; it is looked at again until it can be read".to_owned()
         } else {

@@ -6,7 +6,7 @@ use std::{fs, io};
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, EXIT_FAILED, EXIT_GOOD, complain};
+use super::{Cli, EXIT_FAILED, EXIT_GOOD, print_error};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -18,7 +18,7 @@ pub(super) fn generate(arguments: &Arguments) -> u8 {
     match write(&arguments.directory) {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
-            complain(&error, None);
+            print_error(&error, None);
             EXIT_FAILED
         }
     }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
-    matching,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, matching, print_config_errors,
+    print_error,
 };
-use crate::config::Offline;
+use crate::config::ReadOnlyConfig;
 use crate::control::{self, Act, Answer, Desk, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
 use crate::names::QuotedPath;
@@ -94,7 +94,7 @@ enum Error {
 }
 
 impl Error {
-    fn hint(&self, config: &Offline) -> Option<String> {
+    fn hint(&self, config: &ReadOnlyConfig) -> Option<String> {
         match self {
             Self::NoTerminal => Some("add --yes".to_owned()),
             Self::Select(error) => error.hint(&config.watches),
@@ -121,7 +121,7 @@ pub(super) async fn retry(arguments: &Retry) -> u8 {
     finish(retry_with(arguments, &config).await, &config)
 }
 
-async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
+async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Error> {
     let state = &config.state.path;
     // Before the rights are given up: the owner of the state may not be able to reach every folder.
     let meanings = matching::meanings(&arguments.files, &config.watches);
@@ -212,7 +212,7 @@ pub(super) async fn forget(arguments: &Forget) -> u8 {
     finish(forget_with(arguments, &config).await, &config)
 }
 
-async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> {
+async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), Error> {
     let state = &config.state.path;
     // Before the rights are given up, as for `retry`.
     let meanings = matching::meanings(&arguments.files, &config.watches);
@@ -264,7 +264,7 @@ async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> 
 }
 
 /// Whether the file is in its folder, and selected.
-fn is_there(file: &FileReport, config: &Offline) -> bool {
+fn is_there(file: &FileReport, config: &ReadOnlyConfig) -> bool {
     let watch = config.watches.iter().find(|watch| watch.name == file.watch);
     watch.is_some_and(|watch| {
         let selected = watch.scope.selects(&file.path);
@@ -314,7 +314,11 @@ pub(super) async fn watches(verb: Verb, arguments: &Watches) -> u8 {
     finish(watches_with(verb, arguments, &config).await, &config)
 }
 
-async fn watches_with(verb: Verb, arguments: &Watches, config: &Offline) -> Result<(), Error> {
+async fn watches_with(
+    verb: Verb,
+    arguments: &Watches,
+    config: &ReadOnlyConfig,
+) -> Result<(), Error> {
     let watches = matching::watches(&arguments.names, &config.watches)?;
     let names = watches.join(", ");
     let (word, done) = match verb {
@@ -385,20 +389,20 @@ async fn reach(state: &Path, act: Act) -> Result<Reached, Error> {
     }
 }
 
-fn load(path: &Path) -> Result<Offline, u8> {
-    Offline::load(path).map_err(|mistakes| {
-        complain_of_config(&mistakes);
+fn load(path: &Path) -> Result<ReadOnlyConfig, u8> {
+    ReadOnlyConfig::load(path).map_err(|errors| {
+        print_config_errors(&errors);
         EXIT_CONFIG
     })
 }
 
-fn finish(done: Result<(), Error>, config: &Offline) -> u8 {
+fn finish(done: Result<(), Error>, config: &ReadOnlyConfig) -> u8 {
     match done {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
             tracing::debug!(error = chain(&error), "not done");
             let hint = error.hint(config);
-            complain(&error, hint);
+            print_error(&error, hint);
             EXIT_FAILED
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
-use super::{EXIT_FAILED, EXIT_GOOD, complain};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::config::{Config, Watch};
 use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome};
 use crate::names::{self, QuotedPath};
@@ -19,7 +19,7 @@ pub(super) async fn show(config: &Config) -> u8 {
         Ok(false) => EXIT_FAILED,
         Err(error) => {
             let hint = error.hint();
-            complain(&error, hint);
+            print_error(&error, hint);
             EXIT_FAILED
         }
     }

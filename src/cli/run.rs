@@ -5,7 +5,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config, plan,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, plan, print_config_errors,
+    print_error,
 };
 use crate::config::Config;
 use crate::service::{self, Pass, Reloads, Until, signals};
@@ -28,8 +29,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments) -> u8 {
     let config = match Config::load(&arguments.config.config) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
@@ -39,13 +40,13 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     let telemetry = match telemetry::start(&config.log) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            complain(&error, None);
+            print_error(&error, None);
             return EXIT_FAILED;
         }
     };
     let stop = CancellationToken::new();
     if let Err(error) = signals::handle(stop.clone()) {
-        complain(&error, None);
+        print_error(&error, None);
         return EXIT_FAILED;
     }
     let until = if arguments.once {
@@ -59,7 +60,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
             match Reloads::on_hangup(arguments.config.config.clone(), telemetry.levels()) {
                 Ok(reloads) => Some(reloads),
                 Err(error) => {
-                    complain(&error, None);
+                    print_error(&error, None);
                     return EXIT_FAILED;
                 }
             }

@@ -10,9 +10,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, matching,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors, print_error,
 };
-use crate::config::Offline;
+use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{self, Ledger, Lists};
 use crate::runtime_status::Now;
@@ -65,7 +65,7 @@ enum Error {
 }
 
 impl Error {
-    fn hint(&self, config: &Offline) -> Option<String> {
+    fn hint(&self, config: &ReadOnlyConfig) -> Option<String> {
         match self {
             Self::Ledger(_) if state_directory::full(&config.state.path).is_some() => {
                 Some(format!(
@@ -82,10 +82,10 @@ impl Error {
 }
 
 pub(super) async fn status(arguments: &Arguments) -> u8 {
-    let config = match Offline::load(&arguments.config.config) {
+    let config = match ReadOnlyConfig::load(&arguments.config.config) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
@@ -101,14 +101,14 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
         Err(Error::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_GOOD,
         Err(error) => {
             let hint = error.hint(&config);
-            complain(&error, hint);
+            print_error(&error, hint);
             EXIT_FAILED
         }
     }
 }
 
 /// Prints the report, or the stories of files. Whether nothing in it needs attention.
-async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
+async fn tell(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<bool, Error> {
     let state = &config.state.path;
     // Before the rights are given up: the owner of the state may not be able to reach every folder.
     let meanings = matching::meanings(&arguments.files, &config.watches);
@@ -152,7 +152,7 @@ async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
 }
 
 /// What the daemon says, or why it says nothing although it is there.
-async fn daemon(config: &Offline) -> (Option<Now>, Option<String>) {
+async fn daemon(config: &ReadOnlyConfig) -> (Option<Now>, Option<String>) {
     match control::ask(&config.state.path, &Request::Now).await {
         Ok(Some(Answer::Now(now))) => (Some(*now), None),
         Ok(_) => (None, None),

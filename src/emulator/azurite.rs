@@ -9,9 +9,8 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::api::Arrived;
-use super::sas::Grant;
-use super::{sas, store};
+use super::encoding::hex;
+use super::sas::{self, Grant};
 
 /// The account that every Azurite has, with the key that is printed in its manual.
 const ACCOUNT: &str = "devstoreaccount1";
@@ -20,6 +19,16 @@ const KEY: &str =
 
 /// Where all blobs go.
 const CONTAINER: &str = "itwin-storage";
+
+/// A blob in Azurite.
+#[derive(Debug, Clone)]
+pub(super) struct AzuriteBlob {
+    pub(super) size: u64,
+    /// Lower-case hexadecimal.
+    pub(super) sha256: String,
+    /// Its `ETag`.
+    pub(super) tag: String,
+}
 
 #[derive(Debug)]
 pub(super) struct Azurite {
@@ -70,7 +79,7 @@ impl Azurite {
     }
 
     /// What has arrived in a blob.
-    pub(super) async fn read(&self, blob: &str) -> Option<Arrived> {
+    pub(super) async fn read(&self, blob: &str) -> Option<AzuriteBlob> {
         let url = format!("{}/{CONTAINER}/{blob}?{}", self.base, self.admin());
         let answer = self.client.get(url).send().await.ok()?;
         let answer = answer.error_for_status().ok()?;
@@ -82,9 +91,9 @@ impl Azurite {
             size += piece.len() as u64;
             sha256.update(&piece);
         }
-        Some(Arrived {
+        Some(AzuriteBlob {
             size,
-            sha256: store::hex(&sha256.finalize()),
+            sha256: hex(&sha256.finalize()),
             tag,
         })
     }

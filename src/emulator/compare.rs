@@ -1,8 +1,11 @@
-//! Compares a recording of the real platform with the emulator: asks the emulator the same and tells where it answers otherwise.
+//! Compares a recording of the real platform with the emulator: replays its requests and reports where the responses differ.
 //!
-//! In comes a HAR file, as browsers, mitmproxy and [`Builder::record`] write it; out go differences of statuses, error codes, headers and
-//! the shapes of bodies. Values are not compared: ids, times and names differ anyway. An id that the platform gave stands for the one that
-//! the emulator gives in the same place. What a recording does not say of its beginning is made up: its iTwins and iModels are there.
+//! In: a HAR file, as browsers, mitmproxy and [`Builder::record`] write it. Out: differences of statuses, error codes, headers and the shapes of
+//! bodies. Values are not compared: ids, times and names differ anyway. An id from the platform is translated to the one that the emulator
+//! returned in the same place. iTwins and iModels that existed before the recording are created first.
+
+mod recording;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,18 +16,11 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use super::recorder::{redact, without_secrets};
+use super::encoding::percent;
 use super::{Builder, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_ITWIN_ID, Emulator, Error};
 
-/// First segments of the paths of the API.
-const APIS: [&str; 6] = [
-    "accesscontrol",
-    "imodels",
-    "itwins",
-    "storage",
-    "synchronization",
-    "users",
-];
+use recording::{Recorded, operation, read, segments};
+use shape::shape_differences;
 
 /// Content that is sent in place of content that was not recorded is at most this long.
 const CONTENT_MAX: u64 = 16 * 1024 * 1024;
@@ -68,20 +64,6 @@ pub enum CompareError {
     Answer(#[source] reqwest::Error),
 }
 
-/// A request with its answer, as it was recorded.
-#[derive(Debug)]
-struct Recorded {
-    method: String,
-    url: Url,
-    headers: BTreeMap<String, String>,
-    body: Option<Value>,
-    size: u64,
-    status: u16,
-    location: Option<Url>,
-    media_type: String,
-    answer: Value,
-}
-
 /// Asks an emulator the same as in a recording.
 ///
 /// # Errors
@@ -106,74 +88,6 @@ pub async fn compare(builder: Builder, path: &Path) -> Result<Comparison, Compar
         replay.ask(one).await?;
     }
     Ok(replay.result)
-}
-
-fn read(path: &Path) -> Result<Vec<Recorded>, CompareError> {
-    let text = std::fs::read(path).map_err(|source| CompareError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&text);
-    let har: Value = serde_json::from_slice(text).unwrap_or_default();
-    let entries = har["log"]["entries"].as_array();
-    let entries = entries.ok_or_else(|| CompareError::Format(path.to_owned()))?;
-    Ok(entries.iter().filter_map(recorded).collect())
-}
-
-fn recorded(entry: &Value) -> Option<Recorded> {
-    let (request, response) = (&entry["request"], &entry["response"]);
-    let headers = |of: &Value| -> BTreeMap<String, String> {
-        let headers = of["headers"].as_array().into_iter().flatten();
-        headers
-            .filter_map(|header| {
-                let name = header["name"].as_str()?.to_ascii_lowercase();
-                Some((name, header["value"].as_str()?.to_owned()))
-            })
-            .collect()
-    };
-    let json = |text: &Value| {
-        let mut json = serde_json::from_str(text.as_str()?).ok()?;
-        redact(&mut json);
-        Some(json)
-    };
-    let url = Url::parse(&without_secrets(request["url"].as_str()?)).ok()?;
-    let answered = headers(response);
-    let location = answered.get("location").map(String::as_str);
-    let kind = response["content"]["mimeType"].as_str().unwrap_or_default();
-    Some(Recorded {
-        method: request["method"].as_str()?.to_owned(),
-        location: location.and_then(|to| url.join(&without_secrets(to)).ok()),
-        headers: headers(request),
-        body: json(&request["postData"]["text"]),
-        size: request["bodySize"].as_u64().unwrap_or(0),
-        status: u16::try_from(response["status"].as_u64()?).ok()?,
-        media_type: kind.split(';').next().unwrap_or_default().trim().to_owned(),
-        answer: json(&response["content"]["text"]).unwrap_or_default(),
-        url,
-    })
-}
-
-impl Recorded {
-    fn segments(&self) -> Vec<String> {
-        segments(&self.url)
-    }
-
-    fn is_of_api(&self) -> bool {
-        let first = self
-            .segments()
-            .first()
-            .map(|word| word.to_ascii_lowercase());
-        first.is_some_and(|word| APIS.contains(&word.as_str()))
-    }
-}
-
-fn segments(url: &Url) -> Vec<String> {
-    let segments = url.path_segments().into_iter().flatten();
-    let decoded = segments.map(|segment| {
-        let text = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
-        text.into_owned()
-    });
-    decoded.filter(|segment| !segment.is_empty()).collect()
 }
 
 /// The iTwins and iModels that a recording knows of and did not create.
@@ -291,7 +205,7 @@ impl Replay {
         let wanted = wanted.filter(|(name, _)| name == "comp" || name == "blockid");
         let mut url = ours.to_owned();
         for (name, value) in wanted {
-            url.push_str(&format!("&{name}={}", super::api::encoded(&value)));
+            url.push_str(&format!("&{name}={}", percent(&value)));
         }
         let size = usize::try_from(one.size.min(CONTENT_MAX)).unwrap_or(0);
         let mut request = self.client.put(url).body(vec![b' '; size]);
@@ -305,7 +219,7 @@ impl Replay {
         let path: Vec<String> = one
             .segments()
             .iter()
-            .map(|segment| super::api::encoded(self.ours(segment)))
+            .map(|segment| percent(self.ours(segment)))
             .collect();
         let query: Vec<(String, String)> = one
             .url
@@ -489,120 +403,8 @@ fn is_ended(answer: &Value) -> bool {
     answer["run"]["state"] == "Completed"
 }
 
-/// How the emulator's answer has another shape than the platform's.
-fn shape_differences(theirs: &Value, ours: &Value) -> Vec<String> {
-    let (mut there, mut here) = (BTreeMap::new(), BTreeMap::new());
-    shape(theirs, "", &mut there);
-    shape(ours, "", &mut here);
-    let mut differences = Vec::new();
-    for (path, kind) in &there {
-        match here.get(path) {
-            None if is_known_below(&here, path) => {
-                differences.push(format!("the emulator lacks {path}"));
-            }
-            Some(other) if other != kind && *other != "null" && *kind != "null" => {
-                differences.push(format!("{path} is {kind} at the platform, {other} here"));
-            }
-            _ => {}
-        }
-    }
-    let missing = here.keys().filter(|path| !there.contains_key(*path));
-    let missing = missing.filter(|path| is_known_below(&there, path));
-    differences.extend(missing.map(|path| format!("the platform lacks {path}")));
-    differences
-}
-
 fn without_query(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.into()
-}
-
-/// Method and path, with ids left out.
-fn operation(one: &Recorded) -> String {
-    let is_id =
-        |segment: &String| segment.len() >= 30 || segment.contains(|c: char| c.is_ascii_digit());
-    let segments = one.segments();
-    let segments: Vec<&str> = segments
-        .iter()
-        .map(|segment| {
-            if is_id(segment) {
-                "{id}"
-            } else {
-                segment.as_str()
-            }
-        })
-        .collect();
-    format!("{} /{}", one.method, segments.join("/"))
-}
-
-/// The paths of all properties with the kinds of their values; items of a list count as one.
-fn shape(json: &Value, path: &str, found: &mut BTreeMap<String, &'static str>) {
-    let kind = match json {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    found.entry(path.to_owned()).or_insert(kind);
-    match json {
-        Value::Array(items) => {
-            for item in items {
-                shape(item, &format!("{path}[]"), found);
-            }
-        }
-        Value::Object(properties) => {
-            for (name, value) in properties {
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                shape(value, &path, found);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Whether what a property belongs to is there too: of an empty list or of null nothing is known.
-fn is_known_below(shape: &BTreeMap<String, &'static str>, path: &str) -> bool {
-    let parent = match path.rsplit_once('.') {
-        Some((parent, _)) => parent,
-        None => "",
-    };
-    if path.ends_with("[]") {
-        return false;
-    }
-    shape.get(parent) == Some(&"an object")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_shape_is_known_as_far_as_there_is_something() {
-        let mut found = BTreeMap::new();
-        shape(
-            &json!({ "a": [{ "b": 1 }], "c": [], "d": null }),
-            "",
-            &mut found,
-        );
-        let paths: Vec<&str> = found.keys().map(String::as_str).collect();
-        assert_eq!(paths, ["", "a", "a[]", "a[].b", "c", "d"]);
-        for (path, expected) in [
-            ("e", true),
-            ("a[].x", true),
-            ("c[].x", false),
-            ("d.x", false),
-            ("a[]", false),
-        ] {
-            assert_eq!(is_known_below(&found, path), expected, "{path}");
-        }
-    }
 }

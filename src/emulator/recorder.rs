@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::lock;
+use super::lock::lock;
 
 /// Stands where a secret was.
 const REDACTED: &str = "REDACTED";

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::faults::{Faults, Report};
+use super::faults::{ActiveFaults, Report};
 use super::model::{Connection, Covered, File, Run, SourceFile, State};
 use super::switches::UnchangedTask;
 
@@ -87,7 +87,7 @@ pub(super) fn of_connection(
     duration: Duration,
     unchanged: UnchangedTask,
     look: impl Fn(&File) -> Option<&'static str>,
-    faults: &mut Faults,
+    faults: &mut ActiveFaults,
     now: Timestamp,
 ) -> Run {
     let covered = connection
@@ -112,7 +112,7 @@ pub(super) fn of_connection(
                 ("Success".to_owned(), None)
             };
             let version = completed.map(|content| content.version).unwrap_or_default();
-            let fault = faults.task(&source.storage_file_id, name);
+            let fault = faults.for_task(&source.storage_file_id, name);
             let has_task = fault.is_some()
                 || unchanged == UnchangedTask::Listed
                 || !was_processed(state, connection, source, version);

@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use sha2::Sha256;
 
-use super::api::encoded;
+use super::encoding::percent;
 
 /// The protocol version that addresses name.
 pub(super) const VERSION: &str = "2019-07-07";
@@ -108,7 +108,7 @@ fn query(pairs: &[(&str, &str)]) -> String {
     pairs
         .iter()
         .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{name}={}", encoded(value)))
+        .map(|(name, value)| format!("{name}={}", percent(value)))
         .collect::<Vec<_>>()
         .join("&")
 }

@@ -1,7 +1,7 @@
 //! A configuration that is read again while the service works.
 //!
 //! In comes SIGHUP; out goes what changes. Watches, limits, schedules and the log level change at once: a watch that is new, gone or different starts
-//! or stops its own task, everything in hand goes on. A file with mistakes changes nothing. What only a restart can change keeps its old value, and is named.
+//! or stops its own task, everything in hand goes on. A file with errors changes nothing. What only a restart can change keeps its old value, and is named.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
 use super::{Error, Tasks, register, signals, systemd};
-use crate::config::{Config, Mistakes, Watch};
+use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
 use crate::ledger::Ledger;
 use crate::next_attempt::clock_time;
@@ -39,7 +39,7 @@ impl Reloads {
     }
 
     /// Waits until the configuration is to be read again, and reads it.
-    async fn next(&mut self) -> Result<Config, Mistakes> {
+    async fn next(&mut self) -> Result<Config, ConfigErrors> {
         if self.hangups.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
@@ -55,7 +55,7 @@ impl Reloads {
 }
 
 /// The next configuration, and the log that is to follow it; never, when none is to come.
-pub(super) async fn next(reloads: &mut Option<Reloads>) -> (Result<Config, Mistakes>, &Levels) {
+pub(super) async fn next(reloads: &mut Option<Reloads>) -> (Result<Config, ConfigErrors>, &Levels) {
     match reloads {
         Some(reloads) => (reloads.next().await, &reloads.levels),
         None => std::future::pending().await,
@@ -63,20 +63,20 @@ pub(super) async fn next(reloads: &mut Option<Reloads>) -> (Result<Config, Mista
 }
 
 /// Says what is wrong with a configuration that is not taken; returns a note for the status line.
-pub(super) fn refuse(mistakes: &Mistakes) -> String {
-    for mistake in mistakes.iter() {
-        let text = mistake.to_string();
+pub(super) fn refuse(errors: &ConfigErrors) -> String {
+    for error in errors.iter() {
+        let text = error.to_string();
         let what = text.lines().next().unwrap_or_default();
-        let hint = mistake.hint.as_deref().unwrap_or_default();
+        let hint = error.hint.as_deref().unwrap_or_default();
         error!(hint, "{what}");
     }
-    let count = mistakes.iter().count();
+    let count = errors.iter().count();
     error!(
-        mistakes = count,
+        errors = count,
         "the configuration was not taken; the one before goes on"
     );
     format!(
-        "the configuration of {} was not taken ({count} mistakes, see the log)",
+        "the configuration of {} was not taken ({count} errors, see the log)",
         clock_time(crate::clock::now())
     )
 }

@@ -170,7 +170,7 @@ pub(super) async fn run(
     let scans = scan::spawn(&watch.name, plan, Some(watches), reports).map_err(thread)?;
     let now = Instant::now();
     let mut task = Task {
-        settling: Settling::new(watch.settling),
+        settling: Settling::new(watch.settle_policy),
         dirty: VecDeque::new(),
         queued: HashSet::new(),
         dirty_bytes: 0,
@@ -253,7 +253,7 @@ impl Task {
                 self.scan.folders = self.scan.folders.saturating_sub(1);
                 self.on_folder_problems(&problems).await?;
                 if self.absent.missing > 0 {
-                    self.scan_soon(Instant::now() + self.watch.settling.settle);
+                    self.scan_soon(Instant::now() + self.watch.settle_policy.settle);
                 }
             }
             Event::Report(Report::Done(summary)) => self.on_scan_done(summary).await?,
@@ -514,7 +514,9 @@ impl Task {
             return Ok(());
         }
         let now = crate::clock::now();
-        let settled = now.checked_sub(self.watch.settling.settle).unwrap_or(now);
+        let settled = now
+            .checked_sub(self.watch.settle_policy.settle)
+            .unwrap_or(now);
         self.absent += self
             .out
             .ledger
@@ -600,7 +602,7 @@ impl Task {
                     let known = self.out.ledger.known(self.id, &path).await?;
                     if known.is_some_and(|known| known.absence.is_none()) {
                         // An event proves nothing; a scan does. Programs that save by rename must not cause many.
-                        let settled = Instant::now() + self.watch.settling.settle;
+                        let settled = Instant::now() + self.watch.settle_policy.settle;
                         self.scan_soon(settled.max(self.scan.ended + self.watch.poll_interval));
                     }
                 }
@@ -686,7 +688,7 @@ impl Task {
         };
         self.end_scan(&summary).await?;
         let next = if self.unconfirmed {
-            next.min(self.watch.settling.settle + Duration::from_millis(1))
+            next.min(self.watch.settle_policy.settle + Duration::from_millis(1))
         } else {
             next
         };

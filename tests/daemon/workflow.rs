@@ -14,7 +14,7 @@ const SECOND_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 const THIRD_IMODEL: &str = "cccccccc-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 
 #[tokio::test]
-async fn a_file_takes_each_step_of_the_workflow_once_and_in_order() {
+async fn each_step_of_the_workflow_happens_once_and_in_order() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
     write(&folder.join("bridge.ifc"), "deck");
@@ -76,7 +76,7 @@ async fn a_file_takes_each_step_of_the_workflow_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn six_hundred_files_of_four_watches_reach_three_imodels_in_a_handful_of_runs() {
+async fn six_hundred_files_of_four_watches_reach_three_imodels_in_few_runs() {
     let builder = platform()
         .itwin(DEFAULT_ITWIN_ID, "Project")
         .imodel(DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, "First")
@@ -215,7 +215,7 @@ async fn a_save_by_rename_is_uploaded_under_its_last_name_only() {
 }
 
 #[tokio::test]
-async fn a_large_file_goes_in_blocks_of_its_own_and_arrives_whole() {
+async fn a_large_file_is_sent_in_blocks_and_arrives_complete() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables += "[upload]\nblock_size = \"1MiB\"\nmemory = \"4MiB\"\n";
     let content: Vec<u8> = (0..5_500_000_u32)
@@ -245,7 +245,7 @@ async fn a_large_file_goes_in_blocks_of_its_own_and_arrives_whole() {
 }
 
 #[tokio::test]
-async fn reference_files_are_uploaded_but_are_no_source_files_and_a_change_of_one_asks_for_a_run() {
+async fn reference_files_are_uploaded_but_not_mapped_and_a_change_starts_a_run() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch("north", DEFAULT_IMODEL_ID, "upload_only = [\"/xref/\"]");
     write(&folder.join("main.dgn"), "main");
@@ -273,7 +273,7 @@ async fn reference_files_are_uploaded_but_are_no_source_files_and_a_change_of_on
 }
 
 #[tokio::test]
-async fn what_is_no_design_file_or_is_excluded_is_left_alone() {
+async fn files_without_a_connector_and_excluded_files_are_skipped() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch(
         "north",
@@ -316,7 +316,7 @@ async fn what_is_no_design_file_or_is_excluded_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_run_of_somebody_else_is_waited_for_and_never_taken_for_ours() {
+async fn a_run_of_another_client_is_waited_for_and_never_taken_for_ours() {
     let (site, folder) = Site::with_folder(platform()).await;
     // Long enough for a busy machine to come as far as the run.
     let foreign = site
@@ -375,12 +375,7 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
         ms: 30,
         jitter_ms: 60,
     };
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect,
-    });
+    site.emulator.fault(Fault::on("PUT *").effect(effect));
     let daemon = site.start();
     // By hand: SAVES=1000.
     let saves: usize = std::env::var("SAVES").map_or(60, |saves| saves.parse().unwrap());
@@ -395,15 +390,8 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
     }
     // And the last one surely, after the bytes of the one before were read.
     site.emulator.clear_faults();
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect: Effect::Latency {
-            ms: 2000,
-            jitter_ms: 0,
-        },
-    });
+    site.emulator
+        .fault(Fault::on("PUT *").latency(Duration::from_millis(2000)));
     for save in [saves, saves + 1] {
         let content = format!("save {save} ").repeat(1000);
         saved.insert(sha256(content.as_bytes()));
@@ -442,15 +430,11 @@ async fn one_behind_the_other() -> (Site, std::path::PathBuf, Daemon, &'static s
     let (mut site, folder) = Site::with_folder(platform()).await;
     "settle = \"1s\"\nupload_interval = \"0s\"\n".clone_into(&mut site.top);
     site.tables += "[upload]\nworkers = 1\n";
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Latency {
-            ms: 2000,
-            jitter_ms: 0,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("PUT *")
+            .latency(Duration::from_millis(2000))
+            .times(1),
+    );
     for name in ["one.ifc", "two.ifc"] {
         write(&folder.join(name), name);
     }
@@ -469,7 +453,7 @@ fn first(site: &Site) -> Option<itwin_syncd::emulator::File> {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_again() {
+async fn a_file_that_changes_while_queued_settles_again_before_it_is_sent() {
     let (site, folder, daemon, waiting) = one_behind_the_other().await;
     let mut file = std::fs::File::options()
         .append(true)
@@ -499,7 +483,7 @@ async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_a
 }
 
 #[tokio::test]
-async fn a_file_that_is_gone_before_its_turn_comes_is_waited_for_no_longer() {
+async fn a_file_deleted_while_queued_is_dropped_from_the_queue() {
     let (site, folder, daemon, waiting) = one_behind_the_other().await;
     std::fs::remove_file(folder.join(waiting)).unwrap();
     daemon.says("the file is gone; nothing to upload").await;
@@ -544,12 +528,7 @@ async fn an_upload_that_was_interrupted_sends_only_what_storage_does_not_have() 
                 ms: 15,
                 jitter_ms: 10,
             };
-            site.emulator.fault(Fault {
-                route: "PUT *".to_owned(),
-                skip: 0,
-                count: None,
-                effect,
-            });
+            site.emulator.fault(Fault::on("PUT *").effect(effect));
             let content: Vec<u8> = (0..BLOCKS * 16 * 1024)
                 .flat_map(|at| u32::try_from(at).unwrap().to_le_bytes())
                 .collect();
@@ -565,14 +544,7 @@ async fn an_upload_that_was_interrupted_sends_only_what_storage_does_not_have() 
                 }
                 Cut::Network => {
                     // Longer than it is tried in place.
-                    site.emulator.fault(Fault {
-                        route: "PUT *".to_owned(),
-                        skip: 0,
-                        count: Some(12),
-                        effect: Effect::Reset {
-                            after_effect: false,
-                        },
-                    });
+                    site.emulator.fault(Fault::on("PUT *").reset().times(12));
                 }
             }
             site.synchronized(1, &daemon).await;
@@ -604,26 +576,19 @@ enum Cut {
 }
 
 #[tokio::test]
-async fn an_address_that_ends_during_an_upload_is_renewed_and_the_same_blob_keeps_its_blocks() {
+async fn an_upload_url_that_expires_during_an_upload_is_renewed_and_keeps_its_blocks() {
     for (update_blob, sent_again) in [(UpdateBlob::Same, false), (UpdateBlob::Fresh, true)] {
         let mut switches = Switches::default();
         switches.update_blob = update_blob;
         let (mut site, folder) = Site::with_folder(platform().switches(switches)).await;
         site.tables += "[upload]\nblock_size = \"64KiB\"\nmemory = \"512KiB\"\n";
-        site.emulator.fault(Fault {
-            route: "PUT *".to_owned(),
-            skip: 15,
-            count: Some(1),
-            effect: Effect::Status {
-                status: 403,
-                body: String::new(),
-                headers: vec![(
-                    "x-ms-error-code".to_owned(),
-                    "AuthenticationFailed".to_owned(),
-                )],
-                after_effect: false,
-            },
-        });
+        site.emulator.fault(
+            Fault::on("PUT *")
+                .status(403)
+                .header("x-ms-error-code", "AuthenticationFailed")
+                .skip(15)
+                .times(1),
+        );
         let content = vec![7; 30 * 64 * 1024];
         std::fs::write(folder.join("city.nwd"), &content).unwrap();
         let daemon = site.start();
@@ -639,7 +604,7 @@ async fn an_address_that_ends_during_an_upload_is_renewed_and_the_same_blob_keep
 }
 
 #[tokio::test]
-async fn content_goes_no_faster_than_the_limit_of_the_hour() {
+async fn uploads_stay_within_the_bandwidth_limit_of_the_hour() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables +=
         "[upload]\nrate = [{ from = \"00:00\", to = \"00:00\", limit = \"512KiB/s\" }]\n";

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Error, LISTS, text};
-use crate::config::Offline;
+use crate::config::ReadOnlyConfig;
 use crate::ledger::{Ledger, Lists, Outcome};
 use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
@@ -27,7 +27,7 @@ const NEWS: Lists = Lists {
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
+pub(super) async fn watch(config: &ReadOnlyConfig) -> Result<(), Error> {
     state_directory::act_as_owner(&config.state.path)?;
     let ledger = Ledger::read(&config.state.path).await?;
     let ended = tokio::signal::ctrl_c();
@@ -48,7 +48,7 @@ pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
     super::print(&last)
 }
 
-async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<(), Error> {
+async fn redraw(config: &ReadOnlyConfig, ledger: &Ledger, last: &mut String) -> Result<(), Error> {
     loop {
         let (daemon, unreachable) = super::daemon(config).await;
         let around = Around {
