@@ -202,7 +202,7 @@ pub async fn run(
     if let Err(error) = &ended
         && let Some(error) = error.of_ledger()
     {
-        ledger.condemn(error);
+        ledger.mark_corrupt(error);
     }
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(crate::clock::now()).await?;
