@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::config::{self, Heartbeat, Level};
 use crate::error_chain::chain;
 use crate::ledger::{self, FailureKind, Ledger, Problem, RootState, WatchReport};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::retry::Policy;
 use scheduler::{NotifiedState, Scheduler};
 use send::Sender;
@@ -276,7 +276,7 @@ impl AlertProblem {
     /// Where it is, on one line.
     fn place(&self) -> String {
         match &self.path {
-            Some(path) => format!("{}: {}", self.watch, Shown(path.as_ref())),
+            Some(path) => format!("{}: {}", self.watch, QuotedPath(path.as_ref())),
             None => format!("watch {:?}", self.watch),
         }
     }

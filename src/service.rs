@@ -31,8 +31,8 @@ use crate::itwin::{self, Client, Settings};
 use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
 use crate::runtime_status::StatusTracker;
 use crate::synchronizer::{self, Synchronizer};
-use crate::upload::{self, Uploads};
-use crate::watch::{self as watching, Handover, Progress};
+use crate::upload::{self, UploadPool};
+use crate::watch::{self as watching, Progress, ReadySink};
 pub use reload::Reloads;
 use watchdog::Watchdog;
 
@@ -202,7 +202,7 @@ pub async fn run(
     if let Err(error) = &ended
         && let Some(error) = error.of_ledger()
     {
-        ledger.condemn(error);
+        ledger.mark_corrupt(error);
     }
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(crate::clock::now()).await?;
@@ -318,7 +318,7 @@ impl Tasks {
         for watch in &config.watches {
             tasks.synchronizer(&watch.imodel_id, ledger, client);
         }
-        let uploads = Uploads::new(upload::Parts {
+        let uploads = UploadPool::new(upload::Deps {
             ledger: ledger.clone(),
             client: client.clone(),
             unfinished: config.state.path.join("unfinished"),
@@ -376,7 +376,7 @@ impl Tasks {
         }
         let (progress, seen) = watch::channel(synchronizer::Progress::default());
         self.synchronizers.insert(imodel_id.to_owned(), seen);
-        let synchronizer = Synchronizer::new(synchronizer::Parts {
+        let synchronizer = Synchronizer::new(synchronizer::Deps {
             imodel_id: imodel_id.to_owned(),
             ledger: ledger.clone(),
             client: client.clone(),
@@ -407,7 +407,7 @@ impl Tasks {
             stop: stop.clone(),
         };
         self.roots.insert(watch.name.clone(), root);
-        let out = Handover {
+        let out = ReadySink {
             ledger: ledger.clone(),
             wake: Arc::clone(&self.wake_uploads),
             events: self.events.clone(),

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileReport, JobState, Outcome, Overview,
-    ResultReport, RootState, RunEntry, RunSummary, Story, StoryLine, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, JobState,
+    Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
 use crate::runtime_status::{RootStatus, RuntimeStatus};
 use crate::text::plural;
@@ -485,14 +485,14 @@ fn result_view(result: &ResultReport) -> ResultView {
     }
 }
 
-pub(crate) fn history_view(story: &Story) -> HistoryView {
+pub(crate) fn history_view(story: &FileHistory) -> HistoryView {
     HistoryView {
         file: file_view(&story.file),
-        history: story.lines.iter().map(line_view).collect(),
+        history: story.entries.iter().map(line_view).collect(),
     }
 }
 
-fn line_view(line: &StoryLine) -> LineView {
+fn line_view(line: &HistoryEntry) -> LineView {
     LineView {
         at: line.at,
         version: line.version,
@@ -506,7 +506,7 @@ fn line_view(line: &StoryLine) -> LineView {
     }
 }
 
-fn line_text(line: &StoryLine) -> String {
+fn line_text(line: &HistoryEntry) -> String {
     match line.what.as_str() {
         "seen" => format!("version {} queued", line.version.unwrap_or(0)),
         "uploaded" if line.millis.is_none() => "uploaded to storage".to_owned(),

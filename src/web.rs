@@ -341,7 +341,7 @@ async fn file(
     let Ok(id) = which.id.parse::<FileId>() else {
         return Ok(unknown());
     };
-    Ok(match shared.reader.story(id).await? {
+    Ok(match shared.reader.file_history(id).await? {
         Some(story) => Json(status_view::history_view(&story)).into_response(),
         None => unknown(),
     })

@@ -107,7 +107,7 @@ fn state(report: &mut Report, path: &Path) {
 
 fn folder(report: &mut Report, watch: &Watch) {
     let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
-    let looked = rooted_fs::Root::open(&watch.path)
+    let looked = rooted_fs::RootDir::open(&watch.path)
         .and_then(|root| root.folder(Path::new("")))
         .and_then(|folder| filesystem::is_remote(&folder));
     match looked {

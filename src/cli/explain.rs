@@ -13,10 +13,10 @@ use super::{
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
 use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
-use crate::names::{self, Shown};
-use crate::rooted_fs::{self, Kind, Root};
+use crate::names::{self, QuotedPath};
+use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::RuntimeStatus;
-use crate::selection::Verdict;
+use crate::selection::{Reason, Verdict};
 use crate::state_directory;
 use crate::status_view;
 use crate::watch::Unfinished;
@@ -57,7 +57,7 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
     for (path, place) in arguments.paths.iter().zip(places) {
         let told = one(place, &config, &known).await;
         all_taken &= told.taken;
-        print_line(&format!("{}: {}", Shown(path), told.answer));
+        print_line(&format!("{}: {}", QuotedPath(path), told.answer));
         for line in told.lines {
             print_line(&format!("  {line}"));
         }
@@ -135,28 +135,22 @@ async fn one(
             format!("watched folders: {}", folders.join(", ")),
         );
     };
-    let inside = below
-        .parent()
-        .is_some_and(|dir| !dir.as_os_str().is_empty());
     let in_watch = format!("watch {:?}, folder {}", watch.name, watch.path.display());
     if below.as_os_str().is_empty() {
         return Explanation::no("this is the watched folder itself", in_watch);
     }
-    if inside && !watch.recursive {
-        return Explanation::no(
-            "in a subfolder, and the watch has recursive = false",
-            in_watch,
-        );
-    }
-    let (answer, rule) = match watch.selection.decide(&below) {
+    let (answer, rule) = match watch.scope.decide(&below) {
+        Verdict::Ignored(reason @ Reason::NotRecursive) => {
+            return Explanation::no(&reason.to_string(), in_watch);
+        }
         Verdict::Ignored(reason) => {
             let mut told = Explanation::no(&format!("ignored, {reason}"), in_watch);
             told.lines.push(match reason {
-                crate::selection::Reason::DotFolder => format!(
+                Reason::DotFolder => format!(
                     "hint: rename the folder, or add it to include of watch {:?}, as in include = [\"*\", \".name/**\"]",
                     watch.name
                 ),
-                crate::selection::Reason::BuiltIn { .. } => {
+                Reason::BuiltIn { .. } => {
                     "hint: save it under another name; the built-in list cannot be changed"
                         .to_owned()
                 }
@@ -224,7 +218,7 @@ enum OnDisk {
 }
 
 fn disk(watch: &Watch, below: &Path) -> OnDisk {
-    let looked = Root::open(&watch.path).and_then(|root| match root.kind(below)? {
+    let looked = RootDir::open(&watch.path).and_then(|root| match root.kind(below)? {
         Kind::Regular => Ok(OnDisk::File(rooted_fs::fingerprint(root.file(below)?)?)),
         Kind::Folder => Ok(OnDisk::Other("this is a folder".to_owned())),
         Kind::Other => Ok(OnDisk::Other(

@@ -12,7 +12,7 @@ use super::{
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Command, Operator, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::state_directory;
 use crate::text::plural;
 
@@ -272,7 +272,7 @@ async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), 
 fn is_there(file: &FileReport, config: &ReadOnlyConfig) -> bool {
     let watch = config.watches.iter().find(|watch| watch.name == file.watch);
     watch.is_some_and(|watch| {
-        let selected = watch.selection.decide(&file.path).connector().is_some();
+        let selected = watch.scope.selects(&file.path);
         selected && watch.path.join(&file.path).symlink_metadata().is_ok()
     })
 }
@@ -416,7 +416,7 @@ fn finish(done: Result<(), Error>, config: &ReadOnlyConfig) -> u8 {
 }
 
 fn shown(file: &FileReport) -> String {
-    format!("{}: {}", file.watch, Shown(&file.path))
+    format!("{}: {}", file.watch, QuotedPath(&file.path))
 }
 
 fn files_word(count: u64) -> String {

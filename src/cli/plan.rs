@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
 use crate::config::{Config, Watch};
 use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome};
-use crate::names::{self, Shown};
+use crate::names::{self, QuotedPath};
 use crate::status_view;
 use crate::watch;
 
@@ -114,7 +114,7 @@ async fn show_watch(
         }
         print_line(&format!(
             "  {word:<13} {}  {}  {what}",
-            Shown(&file.path),
+            QuotedPath(&file.path),
             ByteSize(file.fingerprint.size).display().iec()
         ));
     }

@@ -172,7 +172,7 @@ async fn histories(
     for file in files {
         histories.extend(
             ledger
-                .story(file.id)
+                .file_history(file.id)
                 .await?
                 .as_ref()
                 .map(status_view::history_view),

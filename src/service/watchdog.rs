@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::systemd;
-use crate::ledger::{self, Ledger, RootState, Standing};
+use crate::ledger::{self, Health, Ledger, RootState};
 use crate::next_attempt::{after, clock_time};
 
 /// How often the status line is updated.
@@ -111,12 +111,12 @@ impl Watchdog {
 
 /// The current status line.
 pub(super) async fn line(ledger: &Ledger, note: Option<&str>) -> Result<String, ledger::Error> {
-    let standing = ledger.standing(after(crate::clock::now(), SOON)).await?;
+    let standing = ledger.health(after(crate::clock::now(), SOON)).await?;
     Ok(status_line(&standing, note))
 }
 
 /// The status line.
-fn status_line(standing: &Standing, note: Option<&str>) -> String {
+fn status_line(standing: &Health, note: Option<&str>) -> String {
     let mut line = String::new();
     if let Some(note) = note {
         line = format!("{note}; ");
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_status_line_shows_note_folders_queue_failures_and_last_run() {
-        let mut standing = Standing {
+        let mut standing = Health {
             roots: vec![("north".to_owned(), RootState::Ok)],
             jobs: Summary::default(),
             last_run: None,

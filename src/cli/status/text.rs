@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::status_view::{
     FileView, HistoryView, LineView, ResultView, StatusView, Surroundings, UploadView, WatchView,
@@ -370,7 +370,7 @@ fn named(file: &FileView) -> String {
 }
 
 fn shown(path: &str) -> String {
-    Shown(Path::new(path)).to_string()
+    QuotedPath(Path::new(path)).to_string()
 }
 
 fn size(bytes: u64) -> String {

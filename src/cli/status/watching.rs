@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Error, LISTS, text};
 use crate::config::ReadOnlyConfig;
 use crate::ledger::{Ledger, Lists, Outcome};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::state_directory;
 use crate::status_view::{self, StatusView, Surroundings};
@@ -113,7 +113,7 @@ async fn print_changes(ledger: &Ledger) -> Result<(), Error> {
 
 fn print_change(watch: &str, path: &Path, what: &str) -> Result<(), Error> {
     let now = clock_time(crate::clock::now());
-    write(&format!("{now} {watch}: {} {what}\n", Shown(path)))
+    write(&format!("{now} {watch}: {} {what}\n", QuotedPath(path)))
 }
 
 fn size() -> (u16, u16) {
