@@ -341,7 +341,7 @@ async fn what_changed_while_the_daemon_was_down_is_found_at_the_start() {
 async fn a_second_daemon_on_the_same_ledger_refuses_to_start_and_says_why() {
     let (site, _folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     let second = site.run(&["run"]).await;
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(
@@ -356,7 +356,7 @@ async fn a_second_daemon_on_the_same_ledger_refuses_to_start_and_says_why() {
 async fn the_first_signal_stops_the_daemon_gracefully_and_the_second_at_once() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     let (status, log) = daemon.stop().await;
     assert_eq!(status.code(), Some(0), "{log}");
 
