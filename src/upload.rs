@@ -40,7 +40,7 @@ use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::{Class, Policy};
-use crate::runtime_status::Live;
+use crate::runtime_status::StatusTracker;
 use folders::Folders;
 use guard::ClaimGuard;
 use pool::Pool;
@@ -81,7 +81,7 @@ struct Shared {
     crc64: Arc<AtomicBool>,
     wake: Arc<Notify>,
     synchronizers: watch::Sender<u64>,
-    live: Live,
+    live: StatusTracker,
 }
 
 /// What the room is made of.
@@ -100,7 +100,7 @@ pub struct Deps {
     /// To be told when a file may await a run.
     pub synchronizers: watch::Sender<u64>,
     /// Where uploads on their way are shown.
-    pub live: Live,
+    pub live: StatusTracker,
     /// Shows when the queue was looked at last: half a minute ago at most, as long as all is well.
     pub turned: watch::Sender<Instant>,
 }

@@ -11,6 +11,7 @@ use super::sections::KEYS;
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../config.example.toml");
+const REFERENCE: &str = include_str!("../../docs/configuration.md");
 
 /// The least that is a configuration: lines 1 to 6.
 const LEAST: &str = r#"[itwin]
@@ -102,19 +103,50 @@ fn is_key_line(line: &str) -> bool {
         .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
 
-#[test]
-fn example_shows_every_known_key() {
+/// The keys of the example in the order of the file: table, key, and the value that is in force, if it is no optional key.
+fn example_keys() -> Vec<(&'static str, &'static str, Option<&'static str>)> {
     let mut table = "";
-    let mut shown = Vec::new();
+    let mut keys = Vec::new();
     for line in EXAMPLE.lines() {
-        let line = line.strip_prefix("# ").unwrap_or(line);
+        let optional = line.strip_prefix("# ");
+        let line = optional.unwrap_or(line);
         if line.starts_with('[') {
             table = line.trim_matches(['[', ']']);
-            shown.push(("", table));
+            keys.push(("", table, None));
         } else if is_key_line(line) {
-            shown.push((table, line.split(' ').next().unwrap()));
+            let (key, value) = line.split_once(" = ").unwrap();
+            keys.push((table, key, Some(value).filter(|_| optional.is_none())));
         }
     }
+    keys
+}
+
+/// The keys of `docs/configuration.md`: the first two cells of each row below the heading of a table.
+fn reference_keys() -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut table = None;
+    let mut keys = Vec::new();
+    for line in REFERENCE.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            table = match heading.strip_prefix('`') {
+                Some(name) => Some(name.trim_matches(['[', ']', '`'])),
+                None => (heading == "Top level").then_some(""),
+            };
+            keys.extend(table.map(|table| ("", table, "")));
+        } else if let (Some(table), Some(row)) = (table, line.strip_prefix("| `")) {
+            let mut cells = row.split(" | ");
+            let key = cells.next().unwrap().trim_end_matches('`');
+            keys.push((table, key, cells.next().unwrap()));
+        }
+    }
+    keys
+}
+
+#[test]
+fn example_shows_every_known_key() {
+    let shown: Vec<_> = example_keys()
+        .into_iter()
+        .map(|(table, key, _)| (table, key))
+        .collect();
     let known: Vec<_> = KEYS
         .iter()
         .flat_map(|(table, keys)| keys.iter().map(move |key| (*table, *key)))
@@ -124,6 +156,31 @@ fn example_shows_every_known_key() {
         missing.is_empty(),
         "not in config.example.toml: {missing:?}"
     );
+}
+
+#[test]
+fn reference_describes_every_key_of_the_example_with_its_default() {
+    let described = reference_keys();
+    for (table, key, value) in example_keys() {
+        let (_, _, default) = described
+            .iter()
+            .find(|one| (one.0, one.1) == (table, key))
+            .unwrap_or_else(|| panic!("not in docs/configuration.md: [{table}] {key}"));
+        if let Some(value) = value.filter(|_| *default != "required") {
+            assert_eq!(*default, format!("`{value}`"), "[{table}] {key}");
+        }
+    }
+}
+
+#[test]
+fn reference_describes_no_unknown_key() {
+    for (table, key, _) in reference_keys().into_iter().filter(|key| !key.1.is_empty()) {
+        let known = KEYS.iter().find(|known| known.0 == table);
+        assert!(
+            known.is_some_and(|known| known.1.contains(&key)),
+            "docs/configuration.md has an unknown key: [{table}] {key}"
+        );
+    }
 }
 
 #[test]

@@ -224,7 +224,10 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     disk.fill();
     let refused = site.run(&["run"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.err.contains("make room on the disk"), "{refused:?}");
+    assert!(
+        refused.err.contains("free space on the disk"),
+        "{refused:?}"
+    );
     disk.make_room();
     let mut files = BTreeMap::new();
     let daemon = site.start();
@@ -237,7 +240,7 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     }
     let (status, log) = daemon.ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("make room on the disk"), "{log}");
+    assert!(log.contains("free space on the disk"), "{log}");
     let told = site.run(&["status"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(
@@ -280,7 +283,7 @@ async fn a_write_error_of_the_disk_stops_the_daemon_and_leaves_a_sound_ledger() 
         ]);
         let (status, log) = daemon.ended().await;
         assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains("the ledger could not"), "{log}");
+        assert!(log.contains("ledger: cannot"), "{log}");
         let daemon = site.start();
         site.synchronized(files.len(), &daemon).await;
         let (_, log) = daemon.stop().await;
