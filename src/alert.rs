@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{self, Heartbeat, Level};
 use crate::error_chain::chain;
-use crate::ledger::{self, FailureKind, Ledger, Problem, RootState, WatchReport};
+use crate::ledger::{self, FailureKind, Inactive, Ledger, Problem, RootState, WatchReport};
 use crate::names::Shown;
 use crate::retry::Policy;
 use scheduler::{Desk, Memo};
@@ -228,11 +228,16 @@ fn of_watch(watch: &WatchReport) -> Vec<Trouble> {
         )),
         RootState::Ok | RootState::Polled => {}
     }
-    if let Some((_, reason)) = &watch.held {
-        let braked = watch.waits_for_person && watch.paused_at.is_none();
+    if let Some(inactive) = &watch.inactive {
+        let suspended = matches!(inactive, Inactive::Suspended(_));
+        let reason = inactive.reason(&watch.name);
         all.push(Trouble {
             kind: "watch",
-            ..folder("held", braked, format!("it is held: {reason}"))
+            ..folder(
+                "held",
+                suspended,
+                format!("no uploads from this watch: {reason}"),
+            )
         });
     }
     let own = watch.last_run.as_ref();

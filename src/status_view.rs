@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, JobState,
-    Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
+    JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
 use crate::runtime_status::{Now, RootNow};
 
@@ -348,7 +348,7 @@ pub(crate) fn uploads(now: &Now) -> Vec<UploadView> {
 
 pub(crate) fn watch_view(watch: &WatchReport, now: Option<&Now>) -> WatchView {
     let live: Option<&RootNow> = now.and_then(|now| now.roots.get(&watch.name));
-    let held = watch.held.as_ref().filter(|_| watch.configured);
+    let inactive = watch.inactive.as_ref().filter(|_| watch.configured);
     WatchView {
         name: watch.name.clone(),
         imodel_id: watch.imodel_id.clone(),
@@ -358,11 +358,12 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&Now>) -> WatchView {
         scanned_at: watch.scanned_at,
         next_scan: live.and_then(|root| root.next_scan),
         scanning: live.is_some_and(|root| root.scanning),
-        paused_at: watch.paused_at,
-        held_until: held
-            .filter(|_| !watch.waits_for_person)
-            .map(|(until, _)| *until),
-        held_reason: held.map(|(_, reason)| reason.clone()),
+        paused_at: match inactive {
+            Some(Inactive::Paused { since }) => Some(*since),
+            _ => None,
+        },
+        held_until: inactive.and_then(Inactive::until),
+        held_reason: inactive.map(|inactive| inactive.reason(&watch.name)),
         files: files_view(&watch.counts, live),
         last_run: watch.last_run.as_ref().map(run_view),
         blocked_by: watch.blocked.as_ref().map(blocking_view),

@@ -288,11 +288,13 @@ async fn state(
             }
         }
     }
-    let held = report
+    let inactive = report
         .filter(|report| report.configured)
-        .and_then(|report| report.held.as_ref());
-    if let Some((_, reason)) = held {
-        told.lines.push(format!("the watch is held: {reason}"));
+        .and_then(|report| Some((&report.name, report.inactive.as_ref()?)));
+    if let Some((name, inactive)) = inactive {
+        let reason = inactive.reason(name);
+        told.lines
+            .push(format!("no uploads from this watch: {reason}"));
     }
     if let Some(report) = report.filter(|report| report.note.is_some()) {
         told.lines.push(format!(
@@ -357,7 +359,9 @@ async fn waits_for(
             .flatten(),
         None => None,
     };
-    if last.is_some_and(|last| last.fingerprint == Some(*fingerprint)) {
+    let verdict = watch.selection.decide(below);
+    let connector = verdict.connector()?.map(|connector| connector.to_string());
+    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
         return None;
     }
     Some(match &known.daemon {

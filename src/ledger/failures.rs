@@ -48,7 +48,8 @@ pub(super) async fn refuse(
         Again::Never => ("failed", None, 1),
     };
     let before: Option<(i64, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
+        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j \
+        LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
     )
     .bind(file_id)
     .fetch_optional(&mut **tx)
@@ -56,7 +57,8 @@ pub(super) async fn refuse(
     let (version, last_reason, run) = before.unwrap_or_default();
     sqlx::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
-         failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
+         failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) \
+         END, \
          kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
     )
     .bind(file_id)
@@ -103,7 +105,8 @@ async fn report_failure(
             .await?;
     }
     let news = sqlx::query(
-        "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL OR reported <> $2)",
+        "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL OR reported <> \
+        $2)",
     )
     .bind(file_id)
     .bind(&refusal.reason)

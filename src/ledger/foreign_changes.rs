@@ -84,7 +84,8 @@ pub(super) async fn overwritten_in_storage(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE files SET unverified = 1, overwrites = overwrites + 1, processed = 0, outcome = NULL, outcome_at = NULL \
+        "UPDATE files SET unverified = 1, overwrites = overwrites + 1, processed = 0, outcome \
+        = NULL, outcome_at = NULL \
          WHERE id = $1",
     )
     .bind(file_id)
@@ -103,7 +104,8 @@ async fn upload_job(
 ) -> Result<(), sqlx::Error> {
     insert_stored_job(tx, file_id, now).await?;
     sqlx::query(
-        "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, run_id = NULL, kind = NULL, reason = NULL, hint = NULL \
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, run_id = NULL, kind = NULL, \
+        reason = NULL, hint = NULL \
          WHERE file_id = $1 AND state IN ('stored', 'running', 'failed')",
     )
     .bind(file_id)

@@ -77,7 +77,8 @@ pub(super) async fn note(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO steps (id, file_id, version, at, step, note) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO steps (id, file_id, version, at, step, note) VALUES ($1, $2, $3, $4, $5, \
+        $6)",
     )
     .bind(new_id(now))
     .bind(file_id)
@@ -109,22 +110,32 @@ impl Ledger {
             return Ok(None);
         };
         // The id breaks ties, as rows that belong to one moment were written in their order.
-        let rows: Vec<LineRow> = self.db.read("tell the story of a file", async |db| { sqlx::query_as(
-            "SELECT at, version, step AS what, note, NULL AS hint, NULL AS run, NULL AS bytes, NULL AS millis, id \
+        let rows: Vec<LineRow> = self
+            .db
+            .read("tell the story of a file", async |db| {
+                sqlx::query_as(
+            "SELECT at, version, step AS what, note, NULL AS hint, NULL AS run, NULL AS bytes, \
+            NULL AS millis, id \
              FROM steps WHERE file_id = $1 \
              UNION ALL \
-             SELECT at, version, outcome, reason, hint, run, bytes, millis, id FROM results WHERE file_id = $1 \
+             SELECT at, version, outcome, reason, hint, run, bytes, millis, id FROM results \
+             WHERE file_id = $1 \
              UNION ALL \
-             SELECT r.requested_at, NULL, 'run_requested', NULL, NULL, r.platform_id, NULL, NULL, r.id \
+             SELECT r.requested_at, NULL, 'run_requested', NULL, NULL, r.platform_id, NULL, \
+             NULL, r.id \
              FROM runs r WHERE r.id = (SELECT run_id FROM jobs WHERE file_id = $1) \
                 OR r.platform_id IN (SELECT run FROM results WHERE file_id = $1) \
              UNION ALL \
-             SELECT r.ended_at, NULL, 'run_ended', r.result, NULL, r.platform_id, NULL, NULL, r.id + 1 \
-             FROM runs r WHERE r.ended_at IS NOT NULL AND r.platform_id IN (SELECT run FROM results WHERE file_id = $1) \
+             SELECT r.ended_at, NULL, 'run_ended', r.result, NULL, r.platform_id, NULL, NULL, \
+             r.id + 1 \
+             FROM runs r WHERE r.ended_at IS NOT NULL AND r.platform_id IN (SELECT run FROM \
+             results WHERE file_id = $1) \
              ORDER BY 1, 9",
         )
         .bind(file.0)
-        .fetch_all(db).await }).await?;
+        .fetch_all(db).await
+            })
+            .await?;
         let number = |column: i64| u64::try_from(column).unwrap_or(0);
         let entries = rows.into_iter().map(|row| HistoryEntry {
             at: timestamp(row.at),

@@ -99,12 +99,17 @@ impl Ledger {
     /// Source files of a connection whose storage file is gone and whose local file is gone too: nothing will ever
     /// be read through them.
     pub async fn dead_mappings(&self, connection: ConnectionId) -> Result<Vec<String>, Error> {
-        self.db.read("look for source files without a storage file", async |db| { sqlx::query_scalar(
-            "SELECT source_file_id FROM files WHERE connection_id = $1 AND source_file_id IS NOT NULL \
+        self.db
+            .read("look for source files without a storage file", async |db| {
+                sqlx::query_scalar(
+            "SELECT source_file_id FROM files WHERE connection_id = $1 AND source_file_id IS \
+            NOT NULL \
              AND storage_file_id IS NULL AND absence IN ('gone', 'deselected')",
         )
         .bind(connection.0)
-        .fetch_all(db).await }).await
+        .fetch_all(db).await
+            })
+            .await
     }
 
     /// A dead mapping was removed from the connection.
@@ -112,7 +117,8 @@ impl Ledger {
         self.db
             .write("forget a source file", async |tx| {
                 sqlx::query(
-            "UPDATE files SET connection_id = NULL, source_file_id = NULL, mapped_connector = NULL \
+            "UPDATE files SET connection_id = NULL, source_file_id = NULL, mapped_connector = \
+            NULL \
              WHERE source_file_id = $1 AND storage_file_id IS NULL",
         )
         .bind(source_file_id)
@@ -166,7 +172,8 @@ async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sq
         JobState::Stored => Ok(true),
         JobState::Failed if kind.is_some_and(FailureKind::is_ended_by_a_run) => {
             sqlx::query(
-                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, kind = NULL, reason = NULL, hint = NULL \
+                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, kind = NULL, reason \
+                = NULL, hint = NULL \
                  WHERE file_id = $1",
             )
             .bind(file_id)

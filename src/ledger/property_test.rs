@@ -156,7 +156,7 @@ impl World {
             name: "north".to_owned(),
             imodel_id: "imodel".to_owned(),
             storage_folder: String::new(),
-            brake: 1000,
+            bulk_change_limit: 1000,
             connection: "itwin-syncd".to_owned(),
         };
         let now = self.now();

@@ -69,7 +69,8 @@ async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
     };
     if state == "stored" {
         sqlx::query(
-            "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+            "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, kind \
+            = NULL, previous_reason = NULL, reason = NULL, \
              hint = NULL, reported = NULL WHERE file_id = $1",
         )
         .bind(file.0)
@@ -79,13 +80,12 @@ async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
     } else {
         make_due(tx, file.0, now).await?;
     }
-    // A pause that a refused token or a hanging share asked for is over when a person says so; theirs is not, nor the brake.
+    // A pause and the bulk change guard stay: those end with `resume`.
     sqlx::query(
-        "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE paused_at IS NULL AND braked = 0 \
-         AND held_until < $2 AND id = (SELECT watch_id FROM files WHERE id = $1)",
+        "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL \
+         WHERE id = (SELECT watch_id FROM files WHERE id = $1)",
     )
     .bind(file.0)
-    .bind(millis(super::holds::RETIRED))
     .execute(&mut **tx)
     .await?;
     note(tx, file.0, version, Step::Asked, None, now).await?;

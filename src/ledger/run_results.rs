@@ -107,7 +107,8 @@ impl Ledger {
         self.db
             .write_durably("record the end of a run", async |tx| {
                 sqlx::query(
-            "UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 WHERE id = $1",
+            "UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 WHERE id \
+            = $1",
         )
         .bind(run.0)
         .bind(state)
@@ -116,13 +117,14 @@ impl Ledger {
         .execute(&mut **tx)
         .await?;
                 sqlx::query(
-            "UPDATE connections SET covered = (SELECT CASE WHEN r.generation > connections.covered \
+                    "UPDATE connections SET covered = (SELECT CASE WHEN r.generation > \
+            connections.covered \
              THEN r.generation ELSE connections.covered END FROM runs r WHERE r.id = $1) \
              WHERE id = (SELECT connection_id FROM runs WHERE id = $1)",
-        )
-        .bind(run.0)
-        .execute(&mut **tx)
-        .await?;
+                )
+                .bind(run.0)
+                .execute(&mut **tx)
+                .await?;
                 let platform_id: Option<String> =
                     sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
                         .bind(run.0)
@@ -174,8 +176,10 @@ async fn conclude(
 ) -> Result<Option<RunReport>, sqlx::Error> {
     let file_id = outcome.file.0;
     let row: Option<ConcludedRow> = sqlx::query_as(
-        "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, f.stored_generation, j.state, j.kind, \
-         j.run_id, j.enqueued_at FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
+        "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, \
+        f.stored_generation, j.state, j.kind, \
+         j.run_id, j.enqueued_at FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN \
+         jobs j ON j.file_id = f.id \
          WHERE f.id = $1",
     )
     .bind(file_id)
@@ -262,7 +266,8 @@ async fn refuse_in_run(
 ) -> Result<(), sqlx::Error> {
     // The failure is the run's, also of a file that was in it without a job.
     sqlx::query(
-        "UPDATE jobs SET run_attempts = run_attempts + 1, run_id = $2, state = 'running' WHERE file_id = $1",
+        "UPDATE jobs SET run_attempts = run_attempts + 1, run_id = $2, state = 'running' WHERE \
+        file_id = $1",
     )
     .bind(file_id)
     .bind(run.0)

@@ -37,23 +37,29 @@ impl Ledger {
         there: Timestamp,
         now: Timestamp,
     ) -> Result<RunId, Error> {
-        self.db.write_durably("record that a run is about to be requested", async |tx| {
-        let id = new_id(now);
-        sqlx::query(
-            "INSERT INTO runs (id, connection_id, generation, phase, requested_at, requested_there) \
+        self.db
+            .write_durably("record that a run is about to be requested", async |tx| {
+                let id = new_id(now);
+                sqlx::query(
+                    "INSERT INTO runs (id, connection_id, generation, phase, requested_at, \
+            requested_there) \
              SELECT $1, id, generation, 'requested', $3, $4 FROM connections WHERE id = $2",
-        )
-        .bind(id)
-        .bind(connection.0)
-        .bind(millis(now))
-        .bind(millis(there))
-        .execute(&mut **tx)
-        .await?;
-        let files = sqlx::query(
-            "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
-             reason = NULL, hint = NULL WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) AND file_id IN \
-             (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id WHERE w.connection_id = $2 \
-              AND f.connection_id = $2 AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector)",
+                )
+                .bind(id)
+                .bind(connection.0)
+                .bind(millis(now))
+                .bind(millis(there))
+                .execute(&mut **tx)
+                .await?;
+                let files = sqlx::query(
+            "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, previous_reason = \
+            COALESCE(reason, previous_reason), \
+             reason = NULL, hint = NULL WHERE state = 'stored' AND (due_at <= $3 OR due_at - \
+             pause > $3 + 5000) AND file_id IN \
+             (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id WHERE \
+             w.connection_id = $2 \
+              AND f.connection_id = $2 AND f.source_file_id IS NOT NULL AND f.mapped_connector \
+              = f.connector)",
         )
         .bind(id)
         .bind(connection.0)
@@ -61,13 +67,14 @@ impl Ledger {
         .execute(&mut **tx)
         .await?
         .rows_affected();
-        sqlx::query("UPDATE runs SET files = $2 WHERE id = $1")
-            .bind(id)
-            .bind(count_column(files))
-            .execute(&mut **tx)
-            .await?;
-        Ok(RunId(id))
-        }).await
+                sqlx::query("UPDATE runs SET files = $2 WHERE id = $1")
+                    .bind(id)
+                    .bind(count_column(files))
+                    .execute(&mut **tx)
+                    .await?;
+                Ok(RunId(id))
+            })
+            .await
     }
 
     /// The platform accepted the run.
@@ -127,13 +134,19 @@ impl Ledger {
             i64,
             bool,
         );
-        let row: Option<Row> = self.db.read("look for a run under way", async |db| { sqlx::query_as(
-            "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, r.requested_there, r.generation, \
+        let row: Option<Row> =
+            self.db
+                .read("look for a run under way", async |db| {
+                    sqlx::query_as(
+            "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, \
+            r.requested_there, r.generation, \
              r.overdue <> 0 FROM runs r JOIN connections c ON c.id = r.connection_id \
              WHERE c.imodel_id = $1 AND r.phase <> 'ended' ORDER BY r.id LIMIT 1",
         )
         .bind(imodel_id)
-        .fetch_optional(db).await }).await?;
+        .fetch_optional(db).await
+                })
+                .await?;
         Ok(row.map(
             |(
                 id,

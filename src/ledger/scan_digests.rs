@@ -27,14 +27,21 @@ impl Ledger {
     /// Whether the part is just as it was when it last held no news. If it is not, it has to be compared with what is
     /// known of its files, which must be asked for after this.
     pub async fn is_old_news(&self, part: &ListingPart<'_>) -> Result<(bool, Changes), Error> {
-        let (changes, digest): (i64, Option<Vec<u8>>) = self.db.read("look up a listing", async |db| { sqlx::query_as(
-            "SELECT w.changes, l.digest FROM watches w \
-             LEFT JOIN listings l ON l.watch_id = w.id AND l.dir = $2 AND l.part = $3 WHERE w.id = $1",
-        )
-        .bind(part.watch.0)
-        .bind(part.dir.as_os_str().as_bytes())
-        .bind(i64::from(part.part))
-        .fetch_one(db).await }).await?;
+        let (changes, digest): (i64, Option<Vec<u8>>) = self
+            .db
+            .read("look up a listing", async |db| {
+                sqlx::query_as(
+                    "SELECT w.changes, l.digest FROM watches w \
+             LEFT JOIN listings l ON l.watch_id = w.id AND l.dir = $2 AND l.part = $3 WHERE \
+             w.id = $1",
+                )
+                .bind(part.watch.0)
+                .bind(part.dir.as_os_str().as_bytes())
+                .bind(i64::from(part.part))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
         let same = digest.as_deref() == Some(&part.digest[..]);
         Ok((same, Changes(changes)))
     }

@@ -43,46 +43,43 @@ impl Ledger {
         stamp: &StorageStamp,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
-        self.db.write("record a completed upload", async |tx| {
-        let generation: i64 = sqlx::query_scalar(
-            "UPDATE connections SET generation = generation + 1, moved_at = $2 \
+        self.db
+            .write("record a completed upload", async |tx| {
+                let generation: i64 = sqlx::query_scalar(
+                    "UPDATE connections SET generation = generation + 1, moved_at = $2 \
              WHERE id = (SELECT connection_id FROM watches WHERE id = $1) RETURNING generation",
-        )
-        .bind(job.watch.0)
-        .bind(millis(now))
-        .fetch_one(&mut **tx)
-        .await?;
-        let file: StoredRow = sqlx::query_as(
-            "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
-             stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
-             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
+                )
+                .bind(job.watch.0)
+                .bind(millis(now))
+                .fetch_one(&mut **tx)
+                .await?;
+                let file: StoredRow = sqlx::query_as(
+                    "UPDATE files SET adopted = 0, stored_version = $2, stored_digest = $3, \
+            stored_size = $4, stored_at = $5, \
+             stored_generation = $6, stored_modified = $7, stored_modified_by = $8, \
+             storage_folder_id = $9, \
+             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, \
+             send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
              RETURNING version, connector, mapped_connector, outcome",
-        )
-        .bind(job.file.0)
-        .bind(stored.version)
-        .bind(&stored.content.digest[..])
-        .bind(count_column(stored.content.bytes))
-        .bind(millis(now))
-        .bind(generation)
-        .bind(&stamp.modified)
-        .bind(&stamp.modified_by)
-        .bind(&stamp.folder_id)
-        .bind(&job.storage_file_id)
-        .fetch_one(&mut **tx)
-        .await?;
-        note(
-            tx,
-            job.file.0,
-            stored.version,
-            Step::Uploaded,
-            None,
-            now,
-        )
-        .await?;
-        let result = hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now)
-            .await?;
-        Ok(result)
-        }).await
+                )
+                .bind(job.file.0)
+                .bind(stored.version)
+                .bind(&stored.content.digest[..])
+                .bind(count_column(stored.content.bytes))
+                .bind(millis(now))
+                .bind(generation)
+                .bind(&stamp.modified)
+                .bind(&stamp.modified_by)
+                .bind(&stamp.folder_id)
+                .bind(&job.storage_file_id)
+                .fetch_one(&mut **tx)
+                .await?;
+                note(tx, job.file.0, stored.version, Step::Uploaded, None, now).await?;
+                let result =
+                    hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
+                Ok(result)
+            })
+            .await
     }
 
     /// The file holds what storage holds already: no upload, and no run unless one is still owed.
@@ -91,53 +88,48 @@ impl Ledger {
         job: &UploadJob,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
-        self.db.write("record an unchanged file", async |tx| {
-        let file: StoredRow = sqlx::query_as(
-            "UPDATE files SET stored_version = $2 WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
-        )
-        .bind(job.file.0)
-        .bind(job.version)
-        .fetch_one(&mut **tx)
-        .await?;
-        let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now)
-            .await?;
-        Ok(result)
-        }).await
+        self.db
+            .write("record an unchanged file", async |tx| {
+                let file: StoredRow = sqlx::query_as(
+                    "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 RETURNING \
+            version, connector, mapped_connector, outcome",
+                )
+                .bind(job.file.0)
+                .bind(job.version)
+                .fetch_one(&mut **tx)
+                .await?;
+                let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now).await?;
+                Ok(result)
+            })
+            .await
     }
 
     /// The file is not there any more. Its job goes; whatever appears under its name later counts as new.
     pub async fn finish_vanished(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
-        self.db.write("record that a file is gone", async |tx| {
-        let newest: i64 = newest_version(tx, job.file.0).await?;
-        sqlx::query(
-            "UPDATE files SET size = -1, absence = COALESCE(absence, $3), absent_since = COALESCE(absent_since, $4) \
+        self.db
+            .write("record that a file is gone", async |tx| {
+                let newest: i64 = newest_version(tx, job.file.0).await?;
+                sqlx::query(
+                    "UPDATE files SET known = 0, size = 0, absence = COALESCE(absence, $3), \
+            absent_since = COALESCE(absent_since, $4) \
              WHERE id = $1 AND version = $2",
-        )
-        .bind(job.file.0)
-        .bind(job.version)
-        .bind(Absence::Missing)
-        .bind(millis(now))
-        .execute(&mut **tx)
-        .await?;
-        forget_listing(tx, job.watch.0, split(&job.path).0)
-            .await?;
-        if newest == job.version {
-            insert_result(
-                tx,
-                job.file.0,
-                Outcome::Vanished,
-                None,
-                None,
-                None,
-                now,
-            )
-            .await?;
-            delete_job(tx, job.file.0).await?;
-        } else {
-            make_due(tx, job.file.0, now).await?;
-        }
-        Ok(())
-        }).await
+                )
+                .bind(job.file.0)
+                .bind(job.version)
+                .bind(Absence::Missing)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?;
+                forget_listing(tx, job.watch.0, split(&job.path).0).await?;
+                if newest == job.version {
+                    insert_result(tx, job.file.0, Outcome::Vanished, None, None, None, now).await?;
+                    delete_job(tx, job.file.0).await?;
+                } else {
+                    make_due(tx, job.file.0, now).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
@@ -190,8 +182,10 @@ async fn hand_on(
             sqlx::query(
                 "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, \
                  run_attempts = CASE WHEN $3 THEN run_attempts ELSE 0 END, failing_since = NULL, \
-                 stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
-                 kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
+                 stage = 'planned', content_version = NULL, content_digest = NULL, \
+                 content_size = NULL, \
+                 kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id \
+                 = $1",
             )
             .bind(job.file.0)
             .bind(millis(now))
@@ -203,11 +197,14 @@ async fn hand_on(
         }
         AfterUpload::Done => {
             if file.connector.is_none() {
-                sqlx::query("UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = $1")
-                    .bind(job.file.0)
-                    .bind(millis(now))
-                    .execute(&mut **tx)
-                    .await?;
+                sqlx::query(
+                    "UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = \
+                $1",
+                )
+                .bind(job.file.0)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?;
             }
             insert_result(tx, job.file.0, done, None, None, None, now).await?;
             delete_job(tx, job.file.0).await?;
@@ -218,10 +215,13 @@ async fn hand_on(
 
 pub(super) async fn make_due(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, run_attempts = 0, \
-         failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = \
+        0, run_attempts = 0, \
+         failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' \
+         ELSE stage END, \
          content_version = NULL, content_digest = NULL, content_size = NULL, run_id = NULL, \
-         kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
+         kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
+         WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(millis(now))
@@ -253,7 +253,8 @@ pub(super) async fn insert_stored_job(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) \
-         SELECT id, watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) DO NOTHING",
+         SELECT id, watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT \
+         (file_id) DO NOTHING",
     )
     .bind(file_id)
     .bind(millis(now))

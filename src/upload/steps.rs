@@ -38,7 +38,7 @@ pub(super) enum End {
     Deselected,
     /// Storage has a file of this name with other content, which is updated when all others were compared.
     Adopted {
-        braked: Option<ledger::BulkChange>,
+        bulk_change: Option<ledger::BulkChange>,
     },
     Refused(Refusal),
 }
@@ -47,7 +47,7 @@ pub(super) enum End {
 enum Target {
     Upload(Way),
     /// To this storage file, which was there before and holds something else; but first all other files are compared,
-    /// so that the brake sees how many of them differ.
+    /// so that the bulk change guard sees how many of them differ.
     LaterOf(String),
     /// Nowhere: storage holds the content already.
     Held(Held),
@@ -148,7 +148,7 @@ impl Shared {
         if matches!(trouble, Trouble::Source(source::Error::Hangs)) {
             let until = next_attempt::after(now, watch.poll_interval);
             self.ledger
-                .hold_watch(job.watch, until, &trouble.to_string(), now)
+                .back_off_watch(job.watch, until, &trouble.to_string(), now)
                 .await?;
         }
         let refusal = self.refusal(watch, job, &trouble, now);
@@ -156,7 +156,7 @@ impl Shared {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = next_attempt::after(now, self.policy.max);
             self.ledger
-                .hold_watch(job.watch, until, &refusal.reason, now)
+                .back_off_watch(job.watch, until, &refusal.reason, now)
                 .await?;
         }
         self.ledger.put_off(job, &refusal, now).await?;
@@ -290,8 +290,8 @@ impl Shared {
                     1 => now,
                     attempt => next_attempt::after(now, self.policy.delay(attempt, None)),
                 };
-                let braked = self.ledger.adopt(&job, &id, due, now).await?;
-                return Ok(End::Adopted { braked });
+                let bulk_change = self.ledger.adopt(&job, &id, due, now).await?;
+                return Ok(End::Adopted { bulk_change });
             }
             Target::Held(held) => return self.finish_held(&job, held).await,
         };

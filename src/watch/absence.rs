@@ -9,9 +9,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::problems::Problems;
-use super::root::KnownFile;
 use crate::config::Watch;
-use crate::ledger::Absence;
+use crate::ledger::{Absence, Known};
 
 /// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
@@ -55,7 +54,7 @@ impl Seen {
         &self,
         watch: &Watch,
         dir: &Path,
-        known: &HashMap<OsString, KnownFile>,
+        known: &HashMap<OsString, Known>,
     ) -> Vec<(OsString, Absence)> {
         let unlisted = known
             .iter()
@@ -82,7 +81,7 @@ impl Seen {
 pub(super) fn absent<'k>(
     watch: &Watch,
     dir: &Path,
-    files: impl Iterator<Item = (&'k OsString, &'k KnownFile)>,
+    files: impl Iterator<Item = (&'k OsString, &'k Known)>,
 ) -> Vec<(OsString, Absence)> {
     let outside = !watch.recursive && !dir.as_os_str().is_empty();
     let pruned = outside

@@ -23,7 +23,7 @@ use super::{Handover, Order, Progress};
 use crate::config::Watch;
 use crate::failpoint::{failpoint, share_deadline};
 use crate::ledger::{
-    self, Absence, Absent, Changes, Fingerprint, Ledger, ListingPart, Ready, RootState, WatchId,
+    self, Absence, Absent, Changes, Known, Ledger, ListingPart, Ready, RootState, WatchId,
 };
 use crate::rooted_fs::Identity;
 use crate::selection::{ConnectorType, Verdict};
@@ -47,16 +47,8 @@ const UNREAD_POLLS: u32 = 10;
 /// How often the root is checked for being there at all, and for being the same one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What the ledger knows of a file.
-#[derive(Debug)]
-pub(super) struct KnownFile {
-    fingerprint: Option<Fingerprint>,
-    connector: Option<String>,
-    pub(super) absence: Option<Absence>,
-}
-
 /// What the ledger knows of the files of a folder, and since which change.
-type KnownFiles = (Changes, HashMap<OsString, KnownFile>);
+type KnownFiles = (Changes, HashMap<OsString, Known>);
 
 pub(super) struct Task {
     watch: Watch,
@@ -468,9 +460,10 @@ impl Task {
             let name = file.path.file_name().unwrap_or_default();
             match known.get(name) {
                 Some(known)
-                    if known.fingerprint == Some(file.fingerprint)
-                        && known.connector.as_deref()
-                            == file.connector.as_ref().map(ConnectorType::as_str) =>
+                    if known.is_version(
+                        file.fingerprint,
+                        file.connector.as_ref().map(ConnectorType::as_str),
+                    ) =>
                 {
                     if known.absence == Some(Absence::Missing) {
                         found.push(name.to_owned());
@@ -593,7 +586,7 @@ impl Task {
                     };
                     let known = self.out.ledger.known(self.id, &path).await?;
                     if known.is_some_and(|known| {
-                        known.fingerprint == Some(look.fingerprint) && known.connector == connector
+                        known.is_version(look.fingerprint, connector.as_deref())
                     }) {
                         self.settling.forget(&path);
                     } else if self.settling.observe(&path, look) == Step::Ready {
@@ -642,8 +635,8 @@ impl Task {
                 .ledger
                 .hand_over(self.id, &ready, crate::clock::now())
                 .await?;
-            if let Some(braked) = handed.braked {
-                braked.tell(&self.watch.name);
+            if let Some(change) = handed.bulk_change {
+                change.log(&self.watch.name);
             }
             failpoint("file handed over");
             self.out.wake.notify_one();
@@ -841,17 +834,9 @@ async fn known_files(
     ledger: &Ledger,
     watch: WatchId,
     dir: &Path,
-) -> Result<HashMap<OsString, KnownFile>, ledger::Error> {
-    let files = ledger.known_in(watch, dir).await?.into_iter();
-    let files = files.map(|known| {
-        let file = KnownFile {
-            fingerprint: known.fingerprint,
-            connector: known.connector,
-            absence: known.absence,
-        };
-        (known.name, file)
-    });
-    Ok(files.collect())
+) -> Result<HashMap<OsString, Known>, ledger::Error> {
+    let files = ledger.known_in(watch, dir).await?;
+    Ok(files.into_iter().collect())
 }
 
 /// What the end of a scan says about the root.

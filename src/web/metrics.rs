@@ -52,7 +52,7 @@ const WATCH_GAUGES: [WatchGauge; 5] = [
     (
         "watch_held",
         "1 while no work of the watch is begun: paused, held by the brake or after refused credentials.",
-        |watch| u64::from(watch.held.is_some()),
+        |watch| u64::from(watch.inactive.is_some()),
     ),
     (
         "run_overdue",
