@@ -39,7 +39,7 @@ pub use web::Web;
 
 use crate::bandwidth::Period;
 use crate::secret::Secret;
-use crate::selection::Selection;
+use crate::selection::Scope;
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -213,8 +213,6 @@ pub struct Watch {
     pub path: PathBuf,
     /// UUID in lower case with hyphens.
     pub imodel_id: String,
-    /// Whether subfolders of the root belong to the watch.
-    pub recursive: bool,
     /// When a file counts as completely written.
     pub settle_policy: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.
@@ -225,8 +223,8 @@ pub struct Watch {
     pub storage_folder: Vec<String>,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
-    /// Which files, with which connector.
-    pub selection: Selection,
+    /// Which files, how deep, and with which connector.
+    pub scope: Scope,
 }
 
 /// The part of a configuration that commands need which only read the ledger: no secrets, no check of folders.

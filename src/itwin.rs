@@ -28,7 +28,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use url::Url;
 
-use crate::bandwidth::{Pace, Period};
+use crate::bandwidth::{BandwidthLimiter, Period};
 use crate::retry::Budget;
 use crate::secret::Secret;
 
@@ -98,9 +98,9 @@ impl Client {
         let platform = http::platform_client(&route)?;
         let api_url = settings.api_url.clone();
         let budget = Budget::new(settings.requests_per_minute);
-        let pace = Pace::new(settings.rate.clone());
+        let limiter = BandwidthLimiter::new(settings.rate.clone());
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
-        let blobs = Blobs::new(&route, Arc::clone(&gates), pace)?;
+        let blobs = Blobs::new(&route, Arc::clone(&gates), limiter)?;
         Ok(Self {
             api: Arc::new(Api::new(platform, api_url, tokens, &gates, budget)),
             blobs: Arc::new(blobs),
@@ -139,13 +139,13 @@ impl Client {
 
     /// Lets content go this fast from now on.
     pub fn set_rate(&self, periods: Vec<Period>) {
-        self.blobs.pace.set(periods);
+        self.blobs.limiter.set(periods);
     }
 
     /// How fast content may go at the moment, in bytes a second, if there is a limit.
     #[must_use]
     pub fn rate_limit(&self) -> Option<u64> {
-        self.blobs.pace.limit()
+        self.blobs.limiter.limit()
     }
 
     /// Allows so many requests to the API in any minute from now on.

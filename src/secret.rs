@@ -15,11 +15,11 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 /// Text that must not reach a log, an error or a `Debug` print.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<Live>);
+pub struct Secret(Arc<StatusTracker>);
 
 /// The text; known to the registry as long as it exists.
 #[derive(PartialEq, Eq)]
-struct Live(String);
+struct StatusTracker(String);
 
 impl Secret {
     /// Wraps `text` as it is.
@@ -27,7 +27,7 @@ impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         registry(|registry| registry.add(&text));
-        Self(Arc::new(Live(text)))
+        Self(Arc::new(StatusTracker(text)))
     }
 
     /// The text itself, for the request that needs it.
@@ -37,7 +37,7 @@ impl Secret {
     }
 }
 
-impl Drop for Live {
+impl Drop for StatusTracker {
     fn drop(&mut self) {
         registry(|registry| registry.retire(&self.0));
     }

@@ -17,7 +17,7 @@ use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::config::{Config, Environment};
 use crate::emulator::{self, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator};
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::service::{self, Until, signals};
 use crate::status_view;
 use crate::telemetry;
@@ -353,7 +353,7 @@ fn sanitize(text: &str) -> String {
 fn shown(path: &Path) -> String {
     match path.to_str() {
         Some(text) => sanitize(text),
-        None => Shown(path).to_string(),
+        None => QuotedPath(path).to_string(),
     }
 }
 

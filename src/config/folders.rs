@@ -149,7 +149,7 @@ fn covers((outer, outer_look): &Root<'_>, (_, inner): &Root<'_>) -> bool {
     inner
         .real
         .strip_prefix(&outer_look.real)
-        .is_ok_and(|below| outer.watch.recursive && outer.watch.selection.prunes(below).is_none())
+        .is_ok_and(|below| outer.watch.scope.enters(below))
 }
 
 fn at_line(place: &Place) -> String {

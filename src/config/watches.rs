@@ -12,7 +12,7 @@ use super::document::{Place, Report, Section, in_file_order};
 use super::sections::{KEYS, Times};
 use super::values::{self, InvalidValue};
 use super::{Sync, Watch};
-use crate::selection::{BadRule, Rules, Selection};
+use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
 /// A watch, and where its keys are in the file.
 pub(super) struct Placed {
@@ -58,6 +58,10 @@ fn one<'d>(
 
     let times = times.read(&mut section);
     let selection = selection(&mut section);
+    let depth = match section.read("recursive", values::flag) {
+        Some(false) => Depth::TopOnly,
+        Some(true) | None => Depth::All,
+    };
     let watch = Watch {
         name: section
             .require(
@@ -80,7 +84,6 @@ fn one<'d>(
                 values::uuid,
             )
             .unwrap_or_default(),
-        recursive: section.read("recursive", values::flag).unwrap_or(true),
         settle_policy: times.settle_policy(),
         rescan_interval: times.rescan_interval,
         poll_interval: times.poll_interval,
@@ -90,7 +93,7 @@ fn one<'d>(
         connection: section
             .read("connection", values::line)
             .unwrap_or_else(|| sync.connection.clone()),
-        selection,
+        scope: Scope::new(selection, depth),
     };
     Placed {
         watch,

@@ -23,7 +23,7 @@ use super::error::{Answer, Error, From, Kind};
 use super::http::{self, Door, Gates, Http};
 use super::network::Route;
 use super::said::words;
-use crate::bandwidth::Pace;
+use crate::bandwidth::BandwidthLimiter;
 use crate::retry;
 use crate::secret::Secret;
 
@@ -154,11 +154,15 @@ pub(super) struct Blobs {
     gates: Arc<Gates>,
     /// A body of which no byte moves for this long is given up.
     idle: Duration,
-    pub(super) pace: Arc<Pace>,
+    pub(super) limiter: Arc<BandwidthLimiter>,
 }
 
 impl Blobs {
-    pub(super) fn new(route: &Route, gates: Arc<Gates>, pace: Pace) -> Result<Self, Error> {
+    pub(super) fn new(
+        route: &Route,
+        gates: Arc<Gates>,
+        limiter: BandwidthLimiter,
+    ) -> Result<Self, Error> {
         // One socket per body: many bodies over one HTTP/2 connection would share its window.
         let http = Http::new(|| Ok(route.builder()?.http1_only()))?;
         let idle = route.network.idle_timeout;
@@ -166,7 +170,7 @@ impl Blobs {
             http,
             gates,
             idle,
-            pace: Arc::new(pace),
+            limiter: Arc::new(limiter),
         })
     }
 
@@ -181,7 +185,7 @@ impl Blobs {
         let len = body.len() as u64;
         let moved = Moved::new(len, self.idle);
         let seen = moved.clone();
-        let body = pieces(body, Arc::clone(&self.pace), speed)
+        let body = pieces(body, Arc::clone(&self.limiter), speed)
             .inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
         let host = self.gates.of(&url);
         let mut request = self
@@ -382,18 +386,18 @@ const BLOCKS_LISTED: usize = 150_000;
 /// The bytes in pieces, so that they can be seen to move, no faster than they may go.
 fn pieces(
     bytes: Bytes,
-    pace: Arc<Pace>,
+    limiter: Arc<BandwidthLimiter>,
     speed: Speed,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::unfold((bytes, pace), move |(mut rest, pace)| async move {
+    stream::unfold((bytes, limiter), move |(mut rest, limiter)| async move {
         if rest.is_empty() {
             return None;
         }
-        let piece = rest.split_to(rest.len().min(pace.piece()));
+        let piece = rest.split_to(rest.len().min(limiter.chunk_size()));
         if speed == Speed::Limited {
-            pace.take(piece.len()).await;
+            limiter.acquire(piece.len()).await;
         }
-        Some((Ok(piece), (rest, pace)))
+        Some((Ok(piece), (rest, limiter)))
     })
 }
 

@@ -32,7 +32,7 @@ impl Inactive {
     pub fn reason(&self, watch: &str) -> String {
         match self {
             Self::Paused { .. } => {
-                format!("paused by the operator; run `itwin-syncd resume {watch}` to continue")
+                format!("run `itwin-syncd resume {watch}` to continue")
             }
             Self::Suspended(BulkChange { files, limit }) => format!(
                 "{files} known files changed at once (limit {limit}); check some of them, then \
