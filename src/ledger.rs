@@ -89,10 +89,9 @@ pub use run_entries::RunEntry;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
-pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage};
+pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage, UploadResult};
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
-pub use transitions::UploadResult;
 pub use watch_reports::{Counts, RunSummary, WatchReport};
 pub use watches::WatchSpec;
 

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive, JobState,
-    Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
+    JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
 use crate::runtime_status::{RootStatus, RuntimeStatus};
 use crate::text::plural;
@@ -514,8 +514,13 @@ fn line_text(line: &HistoryEntry) -> String {
         "uploaded" => "uploaded (upload only)".to_owned(),
         "put_off" => "attempt failed, will be retried".to_owned(),
         "asked" => "retry requested".to_owned(),
-        "overwritten" => {
-            "storage file was changed or deleted by someone else: uploading again".to_owned()
+        "same_content" => "same content in storage: not uploaded".to_owned(),
+        "overwritten" => "storage file changed by someone else: comparing its content".to_owned(),
+        "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
+        "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
+        "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
+        "not_judged" => {
+            "run ended without a result for this file: waiting for another run".to_owned()
         }
         "gone" => "deleted from the folder".to_owned(),
         "deselected" => "no longer selected by the configuration".to_owned(),

@@ -357,7 +357,7 @@ async fn waits_for(
             .flatten(),
         None => None,
     };
-    let verdict = watch.selection.decide(below);
+    let verdict = watch.scope.decide(below);
     let connector = verdict.connector()?.map(|connector| connector.to_string());
     if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
         return None;

@@ -75,10 +75,9 @@ fn decide(watch: Guarded) -> Decision {
 /// Sets the limit of a watch. Ends its suspension when no more files than that, or than approved, caused it.
 pub(super) async fn set_limit(tx: &mut Tx, watch_id: i64, limit: u64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE watches SET bulk_change_limit = $2, bulk_change_files = CASE WHEN \
-        bulk_change_files > $2 \
-         AND bulk_change_files > bulk_change_approved THEN bulk_change_files ELSE 0 END WHERE \
-         id = $1",
+        "UPDATE watches SET bulk_change_limit = $2, bulk_change_files = CASE \
+         WHEN bulk_change_files > $2 AND bulk_change_files > bulk_change_approved \
+         THEN bulk_change_files ELSE 0 END WHERE id = $1",
     )
     .bind(watch_id)
     .bind(count_column(limit))
@@ -91,9 +90,8 @@ pub(super) async fn set_limit(tx: &mut Tx, watch_id: i64, limit: u64) -> Result<
 pub(super) async fn guard(tx: &mut Tx, watch_id: i64) -> Result<Option<BulkChange>, sqlx::Error> {
     let watch: Guarded = sqlx::query_as(
         "SELECT w.bulk_change_limit, w.bulk_change_approved, w.bulk_change_files, \
-            (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = \
-            w.id \
-             AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due \
+         (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
+         AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due \
          FROM watches w WHERE w.id = $1",
     )
     .bind(watch_id)

@@ -17,13 +17,14 @@ impl Ledger {
         self.db
             .write_durably("record that a file is about to be created", async |tx| {
                 sqlx::query(
-            "UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 WHERE file_id = \
-            $1",
-        )
-        .bind(job.file.0)
-        .bind(millis(now))
-        .bind(marker)
-        .execute(&mut **tx).await
+                    "UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 \
+             WHERE file_id = $1",
+                )
+                .bind(job.file.0)
+                .bind(millis(now))
+                .bind(marker)
+                .execute(&mut **tx)
+                .await
             })
             .await?;
         Ok(())
@@ -45,7 +46,7 @@ impl Ledger {
                     .await?;
                 sqlx::query(
                     "UPDATE jobs SET stage = 'links_received', stage_at = $2, marker = NULL \
-        WHERE file_id = $1",
+                     WHERE file_id = $1",
                 )
                 .bind(job.file.0)
                 .bind(millis(now))
@@ -66,9 +67,9 @@ impl Ledger {
         self.db
             .write_durably("record that a file's bytes are in storage", async |tx| {
                 sqlx::query(
-                    "UPDATE jobs SET stage = 'blob_written', stage_at = $2, content_version = $3, \
-            content_digest = $4, \
-             content_size = $5 WHERE file_id = $1",
+                    "UPDATE jobs SET stage = 'blob_written', stage_at = $2, \
+                     content_version = $3, content_digest = $4, content_size = $5 \
+                     WHERE file_id = $1",
                 )
                 .bind(job.file.0)
                 .bind(millis(now))
@@ -88,8 +89,7 @@ impl Ledger {
             .write_durably("record that an upload starts over", async |tx| {
                 sqlx::query(
             "UPDATE jobs SET stage = 'links_received', stage_at = $2, content_version = NULL, \
-            content_digest = NULL, \
-             content_size = NULL WHERE file_id = $1",
+             content_digest = NULL, content_size = NULL WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(now))
@@ -112,7 +112,7 @@ impl Ledger {
             .write("adopt a storage file", async |tx| {
                 sqlx::query(
                     "UPDATE files SET storage_file_id = $2, adopted = 1, stored_version = NULL \
-        WHERE id = $1",
+                     WHERE id = $1",
                 )
                 .bind(job.file.0)
                 .bind(storage_file_id)
@@ -120,7 +120,7 @@ impl Ledger {
                 .await?;
                 sqlx::query(
             "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, attempts = attempts + 1 \
-            WHERE file_id = $1",
+             WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(due))
@@ -147,19 +147,16 @@ impl Ledger {
 pub(super) async fn forget_storage_file(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE files SET storage_file_id = NULL, adopted = 0, stored_version = NULL, \
-        stored_digest = NULL, stored_size = NULL, \
-         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, \
-         storage_folder_id = NULL, \
-         processed = 0, unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL \
-         WHERE id = $1",
+         stored_digest = NULL, stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
+         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
+         send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)
     .await?;
     sqlx::query(
         "UPDATE jobs SET stage = 'planned', marker = NULL, content_version = NULL, \
-        content_digest = NULL, \
-         content_size = NULL WHERE file_id = $1",
+         content_digest = NULL, content_size = NULL WHERE file_id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)

@@ -105,9 +105,8 @@ struct JobRow {
 macro_rules! due_jobs {
     () => {
         concat!(
-            "SELECT j.file_id, j.due_at FROM jobs j JOIN files f ON f.id = j.file_id JOIN \
-            watches w ON w.id = j.watch_id \
-             WHERE f.size <= $2 AND ",
+            "SELECT j.file_id, j.due_at FROM jobs j JOIN files f ON f.id = j.file_id \
+             JOIN watches w ON w.id = j.watch_id WHERE f.size <= $2 AND ",
             active!("$1"),
             " AND "
         )
@@ -119,28 +118,24 @@ macro_rules! claim {
     // Conditions on the job `j`, for the searches by index and for the one by `jobs_set`.
     ($of:literal, $set_of:literal) => {
         concat!(
-            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = \
-            COALESCE(reason, previous_reason), \
-             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = \
-             jobs.file_id) \
+            "UPDATE jobs SET state = 'uploading', kind = NULL, \
+             previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL, \
+             version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM (",
             // Each state by itself, so that an index gives the first without reading the others.
             "SELECT * FROM (",
             due_jobs!(),
             $of,
-            "j.state = 'due' AND j.due_at <= $1 ORDER BY \
-            j.due_at LIMIT 1) AS due \
+            "j.state = 'due' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS due \
              UNION ALL SELECT * FROM (",
             due_jobs!(),
             $of,
-            "j.state = 'failed' AND j.due_at <= \
-             $1 ORDER BY j.due_at LIMIT 1) AS failed \
+            "j.state = 'failed' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS failed \
              UNION ALL SELECT * FROM (",
             due_jobs!(),
             $set_of,
-            "j.due_at - j.pause > $1 + 5000 \
-                AND COALESCE(j.state, '') IN ('due', 'failed') LIMIT 1) AS ahead) AS either \
-             ORDER BY due_at LIMIT 1) RETURNING file_id"
+            "j.due_at - j.pause > $1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') \
+             LIMIT 1) AS ahead) AS either ORDER BY due_at LIMIT 1) RETURNING file_id"
         )
     };
 }
@@ -227,13 +222,11 @@ impl Ledger {
             .db
             .read("look for watches with work", async |db| {
                 sqlx::query_as(concat!(
-                    "SELECT w.id, \
-             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'due'), \
-             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'failed'), \
-             EXISTS (SELECT 1 FROM jobs j WHERE j.due_at - j.pause > $1 + 5000 \
-                 AND COALESCE(j.watch_id, 0) = w.id AND COALESCE(j.state, '') IN ('due', \
-                 'failed')) \
-             FROM watches w WHERE ",
+                    "SELECT w.id, (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id \
+                     AND j.state = 'due'), (SELECT MIN(due_at) FROM jobs j \
+                     WHERE j.watch_id = w.id AND j.state = 'failed'), EXISTS (SELECT 1 FROM jobs \
+                     j WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.watch_id, 0) = w.id \
+                     AND COALESCE(j.state, '') IN ('due', 'failed')) FROM watches w WHERE ",
                     active!("$1"),
                 ))
                 .bind(millis(now))
@@ -255,10 +248,10 @@ impl Ledger {
             .db
             .read("look for the next due job", async |db| {
                 sqlx::query_scalar(
-                    "SELECT MIN(at) FROM ( \
-             SELECT MIN(due_at) AS at FROM jobs WHERE state = 'due' AND due_at > $1 \
-             UNION ALL SELECT MIN(due_at) FROM jobs WHERE state = 'failed' AND due_at > $1 \
-             UNION ALL SELECT MIN(backoff_until) FROM watches WHERE backoff_until > $1) AS next",
+                    "SELECT MIN(at) FROM ( SELECT MIN(due_at) AS at FROM jobs \
+                     WHERE state = 'due' AND due_at > $1 UNION ALL SELECT MIN(due_at) FROM jobs \
+                     WHERE state = 'failed' AND due_at > $1 UNION ALL SELECT MIN(backoff_until) \
+                     FROM watches WHERE backoff_until > $1) AS next",
                 )
                 .bind(millis(now))
                 .fetch_one(db)
@@ -275,10 +268,10 @@ impl Ledger {
             .db
             .read("count the jobs that are waited for", async |db| {
                 sqlx::query_as(concat!(
-                    "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) \
-             FROM jobs j JOIN watches w ON w.id = j.watch_id \
-             WHERE w.configured = 1 AND (j.state IN ('uploading', 'running') \
-                OR (j.state IN ('due', 'stored') AND ",
+                    "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) FROM jobs j \
+                     JOIN watches w ON w.id = j.watch_id WHERE w.configured = 1 \
+                     AND (j.state IN ('uploading', 'running') OR (j.state IN ('due', 'stored') \
+                     AND ",
                     due!("$1"),
                     " AND ",
                     active!("$1"),
@@ -328,9 +321,8 @@ impl Ledger {
                 for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
                     sqlx::query(
                 "UPDATE jobs SET state = 'due', due_at = enqueued_at, pause = 0, attempts = 0, \
-                failing_since = NULL, \
-                 kind = NULL, previous_reason = reason, reason = NULL, hint = NULL \
-                 WHERE state = 'failed' AND kind = $1",
+                 failing_since = NULL, kind = NULL, previous_reason = reason, reason = NULL, \
+                 hint = NULL WHERE state = 'failed' AND kind = $1",
             )
             .bind(kind)
             .execute(&mut **tx)
@@ -352,14 +344,11 @@ async fn claimed_job(
     };
     let row: JobRow = sqlx::query_as(
         "SELECT j.file_id, f.watch_id, f.dir, f.name, f.known, f.size, f.mtime_ns, f.ctime_ns, \
-        f.connector, \
-         f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, \
-         j.attempts, \
-         j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, \
-         j.content_size, \
-         j.previous_reason, f.unverified, f.send_again, f.stored_modified, \
-         f.stored_modified_by, f.storage_folder_id \
-         FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
+         f.connector, f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, \
+         j.version, j.attempts, j.failing_since, j.stage, j.stage_at, j.marker, \
+         j.content_version, j.content_digest, j.content_size, j.previous_reason, f.unverified, \
+         f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id FROM jobs j \
+         JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
     )
     .bind(file)
     .fetch_one(&mut **tx)

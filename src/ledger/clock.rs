@@ -57,16 +57,15 @@ pub(super) fn is_ahead(taken: i64, now: Timestamp) -> bool {
 
 /// What the service does when the clock has jumped by `$1` milliseconds.
 const FOLLOW: [&str; 6] = [
-    "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, failing_since = \
-    failing_since + $1, \
-     stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 ELSE stage_at END",
+    "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, \
+     failing_since = failing_since + $1, stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 \
+     ELSE stage_at END",
     "UPDATE watches SET backoff_until = backoff_until + $1, backoff_since = backoff_since + $1 \
-    WHERE backoff_since > 0",
+     WHERE backoff_since > 0",
     "UPDATE watches SET paused_at = paused_at + $1 WHERE paused_at IS NOT NULL",
     "UPDATE pauses SET until = until + $1, since = since + $1 WHERE since > 0",
     "UPDATE connections SET moved_at = CASE WHEN moved_at > 0 THEN moved_at + $1 ELSE moved_at \
-    END, \
-     checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
+     END, checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
     "UPDATE runs SET requested_at = requested_at + $1 WHERE phase <> 'ended'",
 ];
 
@@ -76,8 +75,8 @@ const CORRECT: [&str; 6] = [
     "UPDATE jobs SET enqueued_at = $1 WHERE enqueued_at > $2",
     "UPDATE jobs SET stage_at = $1 WHERE stage_at > $2",
     "UPDATE jobs SET failing_since = $1 WHERE failing_since > $2",
-    "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL WHERE \
-    backoff_since > $2",
+    "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL \
+     WHERE backoff_since > $2",
     "UPDATE connections SET moved_at = $1 WHERE moved_at > $2",
 ];
 

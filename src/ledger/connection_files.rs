@@ -111,14 +111,16 @@ pub(super) struct ConnectionFileRow {
 }
 
 pub(super) const CONNECTION_FILE: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, \
-f.storage_file_id, f.connector, \
-     (f.connection_id = w.connection_id) IS TRUE AS mapped_here, f.source_file_id, \
-     f.mapped_connector, \
-     f.stored_size, f.stored_modified, f.stored_modified_by, f.storage_folder_id, \
-     f.stored_generation, f.processed, \
-     f.overwrites, f.absence, f.outcome, j.state, j.kind, j.due_at, j.pause, j.run_attempts, \
-     j.attempts, j.failing_since \
-     FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id ";
+                                          f.storage_file_id, f.connector, \
+                                          (f.connection_id = w.connection_id) IS TRUE AS mapped_here, \
+                                          f.source_file_id, f.mapped_connector, f.stored_size, \
+                                          f.stored_modified, f.stored_modified_by, \
+                                          f.storage_folder_id, f.stored_generation, f.processed, \
+                                          f.overwrites, f.absence, f.outcome, j.state, j.kind, \
+                                          j.due_at, j.pause, j.run_attempts, j.attempts, \
+                                          j.failing_since FROM files f JOIN watches w \
+                                          ON w.id = f.watch_id LEFT JOIN jobs j \
+                                          ON j.file_id = f.id ";
 
 impl ConnectionFile {
     /// Whether it waits for a run now.

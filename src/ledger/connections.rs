@@ -39,20 +39,19 @@ impl Ledger {
     /// The connections of an iModel that watches use.
     pub async fn connections(&self, imodel_id: &str) -> Result<Vec<ConnectionRecord>, Error> {
         type Row = (ConnectionId, String, Option<String>, bool, i64, i64);
-        let rows: Vec<Row> =
-            self.db
-                .read("list the connections of an iModel", async |db| {
-                    sqlx::query_as(
-            "SELECT id, name, platform_id, generation > covered, moved_at, checked_at FROM \
-            connections c \
-             WHERE imodel_id = $1 \
-             AND EXISTS (SELECT 1 FROM watches w WHERE w.connection_id = c.id AND w.configured \
-             = 1) ORDER BY id",
-        )
-        .bind(imodel_id)
-        .fetch_all(db).await
-                })
-                .await?;
+        let rows: Vec<Row> = self
+            .db
+            .read("list the connections of an iModel", async |db| {
+                sqlx::query_as(
+                    "SELECT id, name, platform_id, generation > covered, moved_at, checked_at \
+             FROM connections c WHERE imodel_id = $1 AND EXISTS (SELECT 1 FROM watches w \
+             WHERE w.connection_id = c.id AND w.configured = 1) ORDER BY id",
+                )
+                .bind(imodel_id)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
         Ok(rows
             .into_iter()
             .map(
@@ -83,8 +82,7 @@ impl Ledger {
                 if platform_id.is_none() {
                     sqlx::query(
                         "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
-                mapped_connector = NULL \
-                 WHERE connection_id = $1",
+                         mapped_connector = NULL WHERE connection_id = $1",
                     )
                     .bind(connection.0)
                     .execute(&mut **tx)
@@ -116,18 +114,16 @@ impl Ledger {
                     due!("$2"),
                     " THEN j.due_at END) AS first, MAX(CASE WHEN ",
                     due!("$2"),
-                    " THEN j.due_at END) AS last, \
-             MIN(CASE WHEN j.due_at > $2 THEN j.due_at END) AS next_due, \
-             (EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON \
-             w.id = f.watch_id \
-                 WHERE j.state = 'uploading' AND w.imodel_id = $1) \
-              OR EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
-              ON w.id = f.watch_id \
-                 WHERE j.state = 'due' AND j.due_at <= $2 AND w.imodel_id = $1 AND ",
+                    " THEN j.due_at END) AS last, MIN(CASE WHEN j.due_at > $2 THEN j.due_at \
+                     END) AS next_due, (EXISTS (SELECT 1 FROM jobs j JOIN files f \
+                     ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                     WHERE j.state = 'uploading' AND w.imodel_id = $1) OR EXISTS (SELECT 1 \
+                     FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
+                     ON w.id = f.watch_id WHERE j.state = 'due' AND j.due_at <= $2 \
+                     AND w.imodel_id = $1 AND ",
                     active!("$2"),
-                    ")) AS in_hand \
-             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE j.state = 'stored' AND w.imodel_id = $1",
+                    ")) AS in_hand FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
+                     ON w.id = f.watch_id WHERE j.state = 'stored' AND w.imodel_id = $1",
                 ))
                 .bind(imodel_id)
                 .bind(millis(now))
@@ -150,11 +146,12 @@ impl Ledger {
             .db
             .read("look for source files", async |db| {
                 sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM files WHERE connection_id = $1 AND source_file_id IS \
-            NOT NULL)",
-        )
-        .bind(connection.0)
-        .fetch_one(db).await
+                    "SELECT EXISTS (SELECT 1 FROM files WHERE connection_id = $1 \
+             AND source_file_id IS NOT NULL)",
+                )
+                .bind(connection.0)
+                .fetch_one(db)
+                .await
             })
             .await?;
         Ok(any)

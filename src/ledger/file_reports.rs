@@ -87,12 +87,10 @@ struct FileRow {
 /// The columns of a [`FileRow`].
 macro_rules! file_columns {
     () => {
-        "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, \
-        f.absence, f.absent_since, \
-         f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, r.reason AS \
-         result_reason, \
-         r.hint AS result_hint, r.outcome, r.at AS outcome_at, f.connector, f.storage_file_id, \
-         f.stored_size, r.run, r.millis, j.reason, j.hint, \
+        "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, \
+         f.absent_since, f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, \
+         r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
+         f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
          j.due_at, j.attempts "
     };
 }

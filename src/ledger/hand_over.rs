@@ -91,9 +91,8 @@ async fn hand_over_one(
     let (dir, name) = split(&file.path);
     let print = file.fingerprint;
     let known: Option<HandedOverRow> = sqlx::query_as(
-        "SELECT id, version, name, known, size, mtime_ns, ctime_ns, connector, absence FROM \
-        files \
-         WHERE watch_id = $1 AND dir = $2 AND name = $3",
+        "SELECT id, version, name, known, size, mtime_ns, ctime_ns, connector, absence \
+         FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
     )
     .bind(watch.0)
     .bind(dir)
@@ -108,8 +107,8 @@ async fn hand_over_one(
             let (id, version) = (row.id, row.version.saturating_add(1));
             sqlx::query(
                 "UPDATE files SET known = 1, size = $2, mtime_ns = $3, ctime_ns = $4, \
-                connector = $5, \
-                 version = $6, overwrites = 0, absence = NULL, absent_since = NULL WHERE id = $1",
+                 connector = $5, version = $6, overwrites = 0, absence = NULL, \
+                 absent_since = NULL WHERE id = $1",
             )
             .bind(id)
             .bind(count_column(print.size))
@@ -126,8 +125,7 @@ async fn hand_over_one(
             let id = new_id(now);
             sqlx::query(
                 "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
-                connector, version) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
+                 connector, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
             )
             .bind(id)
             .bind(watch.0)
@@ -163,11 +161,9 @@ async fn open_job(
     };
     if on_new_version(state) == JobState::Due {
         sqlx::query(
-            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, pause \
-            = 0, attempts = 0, \
-             run_attempts = 0, failing_since = NULL, run_id = NULL, kind = NULL, \
-             previous_reason = NULL, reason = NULL, \
-             hint = NULL, reported = NULL \
+            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, \
+             pause = 0, attempts = 0, run_attempts = 0, failing_since = NULL, run_id = NULL, \
+             kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
              WHERE file_id = $1",
         )
         .bind(file_id)
@@ -186,8 +182,8 @@ async fn insert_job(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) \
-         SELECT id, watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
+         watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
     )
     .bind(file_id)
     .bind(version)

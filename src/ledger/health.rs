@@ -46,7 +46,7 @@ impl Ledger {
                 .read(ACTION, async |db| {
                     sqlx::query_as(
             "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC \
-            LIMIT 1",
+             LIMIT 1",
         )
         .fetch_optional(db).await
                 })
@@ -65,19 +65,17 @@ impl Ledger {
             .read("count its jobs", async |db| {
                 sqlx::query_as(concat!(
                     "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
-                 OR (j.state IN ('due', 'stored') AND ",
+                     OR (j.state IN ('due', 'stored') AND ",
                     due!("$1"),
                     " AND ",
                     active!("$1"),
-                    ") THEN 1 END), \
-             COUNT(CASE WHEN j.state = 'failed' THEN 1 END), \
-             COUNT(CASE WHEN j.state IN ('due', 'stored') AND NOT (",
+                    ") THEN 1 END), COUNT(CASE WHEN j.state = 'failed' THEN 1 END), COUNT(CASE \
+                     WHEN j.state IN ('due', 'stored') AND NOT (",
                     due!("$1"),
                     " AND ",
                     active!("$1"),
-                    ") THEN 1 END) \
-             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE w.configured = 1",
+                    ") THEN 1 END) FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
+                     ON w.id = f.watch_id WHERE w.configured = 1",
                 ))
                 .bind(millis(soon))
                 .fetch_one(db)

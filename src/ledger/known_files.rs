@@ -86,18 +86,18 @@ impl Ledger {
         watch: WatchId,
         dir: &Path,
     ) -> Result<Vec<(OsString, Known)>, Error> {
-        let rows: Vec<KnownRow> = self
-            .db
-            .read("list the known files of a folder", async |db| {
-                sqlx::query_as(
-            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files WHERE \
-            watch_id = $1 AND dir = $2",
+        let rows: Vec<KnownRow> =
+            self.db
+                .read("list the known files of a folder", async |db| {
+                    sqlx::query_as(
+            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
+             WHERE watch_id = $1 AND dir = $2",
         )
         .bind(watch.0)
         .bind(dir.as_os_str().as_bytes())
         .fetch_all(db).await
-            })
-            .await?;
+                })
+                .await?;
         let files = rows.into_iter();
         Ok(files
             .map(|row| (OsString::from_vec(row.name.clone()), Known::from(row)))
@@ -112,7 +112,7 @@ impl Ledger {
             .read("look up a file", async |db| {
                 sqlx::query_as(
                     "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
-             WHERE watch_id = $1 AND dir = $2 AND name = $3",
+                     WHERE watch_id = $1 AND dir = $2 AND name = $3",
                 )
                 .bind(watch.0)
                 .bind(dir)
@@ -148,13 +148,10 @@ impl Ledger {
             .db
             .read("list the known folders of a watch", async |db| {
                 sqlx::query_scalar(
-                    "WITH RECURSIVE folder(dir) AS ( \
-                SELECT MIN(dir) FROM files WHERE watch_id = $1 \
-                UNION ALL \
-                SELECT (SELECT MIN(dir) FROM files WHERE watch_id = $1 AND dir > folder.dir) \
-                FROM folder \
-                WHERE folder.dir IS NOT NULL) \
-             SELECT dir FROM folder WHERE dir IS NOT NULL",
+                    "WITH RECURSIVE folder(dir) AS ( SELECT MIN(dir) FROM files \
+                     WHERE watch_id = $1 UNION ALL SELECT (SELECT MIN(dir) FROM files \
+                     WHERE watch_id = $1 AND dir > folder.dir) FROM folder \
+                     WHERE folder.dir IS NOT NULL) SELECT dir FROM folder WHERE dir IS NOT NULL",
                 )
                 .bind(watch.0)
                 .fetch_all(db)

@@ -92,9 +92,8 @@ impl Ledger {
                 let runs = latest_runs(tx, lists.runs).await?;
                 let oldest: Option<i64> = sqlx::query_scalar(
                     "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
-             WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' AND \
-             w.configured = 1 \
-             ORDER BY j.enqueued_at LIMIT 1",
+                     WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' \
+                     AND w.configured = 1 ORDER BY j.enqueued_at LIMIT 1",
                 )
                 .fetch_optional(&mut **tx)
                 .await?;

@@ -190,7 +190,7 @@ impl World {
             Op::EndRun { good } => self.end_run(*good).await,
             Op::LoseRun => {
                 if let Some((run, _)) = self.run.take() {
-                    self.ledger().abandon_run(run).await.unwrap();
+                    self.ledger().abandon_run(run, self.now()).await.unwrap();
                 }
             }
             Op::Restart => {

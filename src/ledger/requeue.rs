@@ -1,10 +1,9 @@
 //! What a person asks for once more.
-
 use jiff::Timestamp;
 
 use super::history::{Step, note};
 use super::transitions::make_due;
-use super::{Error, FileId, Ledger, Tx, millis};
+use super::{Error, FileId, JobState, Ledger, Tx, millis};
 
 /// Jobs that are put into one transaction, so that many of them do not hold up the work.
 const AT_ONCE: usize = 500;
@@ -57,9 +56,9 @@ impl Ledger {
 }
 
 async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let job: Option<(String, i64)> = sqlx::query_as(
-        "SELECT state, version FROM jobs WHERE file_id = $1 \
-         AND (state = 'failed' OR (state IN ('due', 'stored') AND reason IS NOT NULL))",
+    let job: Option<(JobState, i64)> = sqlx::query_as(
+        "SELECT state, version FROM jobs WHERE file_id = $1 AND (state = 'failed' \
+         OR (state IN ('due', 'stored') AND reason IS NOT NULL))",
     )
     .bind(file.0)
     .fetch_optional(&mut **tx)
@@ -67,11 +66,11 @@ async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
     let Some((state, version)) = job else {
         return Ok(false);
     };
-    if state == "stored" {
+    if state == JobState::Stored {
         sqlx::query(
-            "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, kind \
-            = NULL, previous_reason = NULL, reason = NULL, \
-             hint = NULL, reported = NULL WHERE file_id = $1",
+            "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, \
+             kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
+             WHERE file_id = $1",
         )
         .bind(file.0)
         .bind(millis(now))

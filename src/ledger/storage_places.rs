@@ -31,9 +31,8 @@ impl Ledger {
             .db
             .write("take a place in storage", async |tx| {
                 let taken = sqlx::query(
-                    "UPDATE files SET place = $2 WHERE id = $1 AND NOT EXISTS \
-                     (SELECT 1 FROM files o WHERE o.watch_id = $3 AND o.place = $2 AND o.id <> \
-                     $1)",
+                    "UPDATE files SET place = $2 WHERE id = $1 AND NOT EXISTS (SELECT 1 \
+                     FROM files o WHERE o.watch_id = $3 AND o.place = $2 AND o.id <> $1)",
                 )
                 .bind(job.file)
                 .bind(&place[..])
@@ -44,8 +43,8 @@ impl Ledger {
                     return Ok(None);
                 }
                 sqlx::query_as(
-                    "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 AND id \
-                    <> $3",
+                    "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 \
+                     AND id <> $3",
                 )
                 .bind(job.watch)
                 .bind(&place[..])
@@ -96,8 +95,7 @@ impl Ledger {
                 forget_storage_file(tx, gone.file.0).await?;
                 sqlx::query(
                     "UPDATE files SET place = NULL, known = 0, size = 0, connection_id = NULL, \
-            source_file_id = NULL, \
-             mapped_connector = NULL WHERE id = $1",
+                     source_file_id = NULL, mapped_connector = NULL WHERE id = $1",
                 )
                 .bind(gone.file.0)
                 .execute(&mut **tx)
@@ -105,8 +103,7 @@ impl Ledger {
                 forget_listing(tx, job.watch.0, split(&gone.path).0).await?;
                 sqlx::query(
                     "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, \
-            source_file_id = $5, \
-             mapped_connector = $6 WHERE id = $1",
+                     source_file_id = $5, mapped_connector = $6 WHERE id = $1",
                 )
                 .bind(job.file.0)
                 .bind(place)

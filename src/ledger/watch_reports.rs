@@ -222,13 +222,11 @@ pub(super) async fn watches(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, w.bulk_change_limit, \
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
-         r.requested_at, r.ended_at, r.state, r.result, \
-         COALESCE(r.overdue, 0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS \
-         blocking_connection, \
-         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue \
-         FROM watches w LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id \
-         LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = \
-         w.connection_id) \
+         r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
+         0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
+         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue FROM watches w \
+         LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
+         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
          ORDER BY w.name",
     )
     .fetch_all(&mut **tx)
@@ -243,9 +241,8 @@ pub(super) async fn counted_watches(
     now: Timestamp,
 ) -> Result<Vec<WatchReport>, sqlx::Error> {
     let rows: Vec<CountRow> = sqlx::query_as(
-        "SELECT watch_id, NULLIF(job, '') AS job, NULLIF(outcome, '') AS outcome, absent <> 0 \
-        AS absent, \
-         vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
+        "SELECT watch_id, NULLIF(job, '') AS job, NULLIF(outcome, '') AS outcome, \
+         absent <> 0 AS absent, vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
     )
     .fetch_all(&mut **tx)
     .await?;

@@ -37,7 +37,7 @@ impl Ledger {
             .write_durably("register the watches", async |tx| {
                 sqlx::query(
                     "UPDATE watches SET configured = 0, backoff_until = 0, backoff_since = 0, \
-        backoff_reason = NULL",
+                     backoff_reason = NULL",
                 )
                 .execute(&mut **tx)
                 .await?;
@@ -61,8 +61,8 @@ impl Ledger {
         self.db
             .write("record the state of a root", async |tx| {
                 sqlx::query(
-                    "UPDATE watches SET root_state = $2, root_note = $3, scanned_at = COALESCE($4, \
-            scanned_at) WHERE id = $1",
+                    "UPDATE watches SET root_state = $2, root_note = $3, \
+                     scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
                 )
                 .bind(watch.0)
                 .bind(state)
@@ -117,7 +117,7 @@ async fn register(
         let id = new_id(now);
         sqlx::query(
             "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \
-            ($1, $2, $3, $4, $5)",
+             ($1, $2, $3, $4, $5)",
         )
         .bind(id)
         .bind(&spec.name)
@@ -130,8 +130,8 @@ async fn register(
         return Ok((WatchId(id), 0));
     };
     sqlx::query(
-        "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, connection_id \
-        = $4 WHERE id = $1",
+        "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
+         connection_id = $4 WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
@@ -152,7 +152,7 @@ async fn register(
 async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result<i64, sqlx::Error> {
     sqlx::query(
         "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
-        (imodel_id, name) DO NOTHING",
+         (imodel_id, name) DO NOTHING",
     )
     .bind(new_id(now))
     .bind(&spec.imodel_id)
@@ -170,12 +170,10 @@ async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Erro
     // The next scan hands every file over as new.
     let forgotten = sqlx::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
-        stored_size = NULL, \
-         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, \
-         storage_folder_id = NULL, processed = 0, \
-         unverified = 0, send_again = 0, connection_id = NULL, source_file_id = NULL, \
-         mapped_connector = NULL, outcome = NULL, \
-         outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
+         stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
+         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
+         send_again = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
+         outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
     )
     .bind(watch_id)
     .execute(&mut **tx)

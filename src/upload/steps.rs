@@ -328,6 +328,6 @@ async fn finish_with_same_content(
     job: &TrackedJob<'_>,
     same: &SameContent,
 ) -> Result<JobOutcome, UploadError> {
-    let result = job.finish_stored(&same.stored, &same.stamp).await?;
+    let result = job.finish_same_content(&same.stored, &same.stamp).await?;
     Ok(JobOutcome::Unchanged(result))
 }

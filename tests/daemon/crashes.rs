@@ -132,7 +132,7 @@ async fn a_deleted_file_is_gone_even_if_the_scan_that_missed_it_was_killed() {
     let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", MISSING)]);
     assert!(daemon.ended_by_itself_within(Duration::from_secs(60)).await);
     let daemon = site.start();
-    daemon.says("known files are gone").await;
+    daemon.says("known files were deleted").await;
     daemon.stop().await;
 }
 

@@ -96,3 +96,6 @@ BEGIN
     FROM files WHERE id = NEW.file_id
     ON CONFLICT (watch_id, job, outcome, absent, vanished, reported) DO UPDATE SET files = counts.files + 1;
 END;
+
+-- Jobs that were created for a run had no watch, so a search by watch did not find them.
+UPDATE jobs SET watch_id = (SELECT watch_id FROM files WHERE files.id = jobs.file_id) WHERE watch_id = 0;
