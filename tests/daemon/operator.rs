@@ -139,7 +139,7 @@ async fn a_suspended_watch_continues_after_resume() {
         write(&folder.join(format!("{n}.ifc")), "second");
     }
     let daemon = site.start();
-    daemon.says("the watch is held").await;
+    daemon.says("watch suspended").await;
     let resumed = site.run(&["resume", "north"]).await;
     assert!(resumed.out.contains("resumed"), "{resumed:?}");
     let all_again = || (0..5).all(|n| site.stored(&format!("{n}.ifc")).completions == 2);
