@@ -5,8 +5,8 @@
 //! tried again with growing pauses, as the state of things is then. What was told stands in the ledger, so a restart
 //! tells nothing twice and forgets no all-clear. A heartbeat calls a dead man's switch beside that.
 
-mod desk;
 mod message;
+mod scheduler;
 mod send;
 
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::causes::chain;
 use crate::config::{self, Heartbeat, Level};
+use crate::error_chain::chain;
 use crate::ledger::{self, FailureKind, Ledger, Problem, RootState, WatchReport};
 use crate::names::Shown;
 use crate::retry::Policy;
-use desk::{Desk, Memo};
+use scheduler::{Desk, Memo};
 use send::Sender;
 
 /// Problems that are looked at one by one; of more, only their number is told.

@@ -1,14 +1,14 @@
 //! The command line: turns words into calls, prints what they answer, and decides nothing about files or jobs.
 
-mod act;
 mod check;
 mod demo;
 mod emulator;
 mod explain;
 mod generate;
+mod matching;
+mod operate;
 mod plan;
 mod run;
-mod select;
 mod status;
 
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::causes::chain;
+use crate::error_chain::chain;
 use crate::telemetry;
 
 /// Everything went well.
@@ -73,20 +73,20 @@ enum Command {
     /// Works without the daemon. Exit codes: 0 every path is taken, 1 one is not.
     Explain(explain::Arguments),
     /// Try files again at once that failed, or that wait for a later attempt.
-    Retry(act::Retry),
+    Retry(operate::Retry),
     /// Delete all that is known of files, such as failures of files that no longer exist.
     ///
     /// Nothing changes on the platform: storage files, source files and what was synchronized stay there. A file that is
     /// still in its folder is found again by the next scan, as a new file.
-    Forget(act::Forget),
+    Forget(operate::Forget),
     /// Scan folders now instead of at the next interval.
-    Rescan(act::Watches),
+    Rescan(operate::Watches),
     /// Take no new work from watches, over restarts too, until they are resumed.
     ///
     /// Changes are still noticed, and wait. Uploads and runs under way are finished.
-    Pause(act::Watches),
+    Pause(operate::Watches),
     /// Let watches go on that are paused, held by the brake, or held after refused credentials.
-    Resume(act::Watches),
+    Resume(operate::Watches),
     /// Serve a stand-in of the iTwin Platform, to try everything on without an account.
     ///
     /// Prints the addresses and the credentials to put into a configuration.
@@ -132,11 +132,17 @@ impl Cli {
                 Command::Check(arguments) => check::check(&arguments.config).await,
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Explain(arguments) => explain::explain(&arguments).await,
-                Command::Retry(arguments) => act::retry(&arguments).await,
-                Command::Forget(arguments) => act::forget(&arguments).await,
-                Command::Rescan(arguments) => act::watches(act::Verb::Rescan, &arguments).await,
-                Command::Pause(arguments) => act::watches(act::Verb::Pause, &arguments).await,
-                Command::Resume(arguments) => act::watches(act::Verb::Resume, &arguments).await,
+                Command::Retry(arguments) => operate::retry(&arguments).await,
+                Command::Forget(arguments) => operate::forget(&arguments).await,
+                Command::Rescan(arguments) => {
+                    operate::watches(operate::Verb::Rescan, &arguments).await
+                }
+                Command::Pause(arguments) => {
+                    operate::watches(operate::Verb::Pause, &arguments).await
+                }
+                Command::Resume(arguments) => {
+                    operate::watches(operate::Verb::Resume, &arguments).await
+                }
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
                 Command::Generate(arguments) => generate::generate(&arguments),

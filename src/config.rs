@@ -9,11 +9,11 @@
 
 mod credentials;
 mod document;
-mod draft;
+mod errors;
 mod folders;
-mod mistakes;
 mod network;
-mod outward;
+mod notifications;
+mod raw;
 mod sections;
 mod values;
 mod watches;
@@ -25,12 +25,12 @@ use std::{env, fs, io};
 use url::Url;
 
 use document::{Place, Report};
-use draft::{Draft, Purpose};
-pub use mistakes::{Mistake, Mistakes};
-pub use outward::{Address, Alert, Format, Heartbeat, Web};
+pub use errors::{Mistake, Mistakes};
+pub use notifications::{Address, Alert, Format, Heartbeat, Web};
+use raw::{Draft, Purpose};
 use values::Bad;
 
-use crate::pace::Period;
+use crate::bandwidth::Period;
 use crate::secret::Secret;
 use crate::selection::Selection;
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use crate::ledger::{self, FileId, Ledger, Requeue};
-use crate::live::{Live, Now};
+use crate::runtime_status::{Live, Now};
 use crate::watch::Unfinished;
 
 pub use client::{Error, ask};
@@ -104,7 +104,7 @@ pub struct Desk {
     /// Told when a job may be due.
     pub wake_uploads: Arc<Notify>,
     /// Told when a run may be due; rises for a person.
-    pub wake_lanes: watch::Sender<u64>,
+    pub wake_synchronizers: watch::Sender<u64>,
 }
 
 impl Desk {
@@ -115,7 +115,7 @@ impl Desk {
             ledger,
             live: Live::new(),
             wake_uploads: Arc::default(),
-            wake_lanes: watch::channel(0).0,
+            wake_synchronizers: watch::channel(0).0,
         }
     }
 
@@ -142,7 +142,7 @@ impl Desk {
         };
         info!(act = what, count, "asked by a person");
         self.wake_uploads.notify_one();
-        self.wake_lanes.send_modify(|asked| *asked += 1);
+        self.wake_synchronizers.send_modify(|asked| *asked += 1);
         Ok(count)
     }
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use url::Url;
 
-use crate::pace::{Pace, Period};
+use crate::bandwidth::{Pace, Period};
 use crate::retry::Budget;
 use crate::secret::Secret;
 

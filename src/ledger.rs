@@ -1,7 +1,7 @@
 //! The durable state of the service, and the only place where its stages meet.
 //!
 //! In comes what each stage found out: *watch* hands over files that are finished, *upload* the checkpoints of
-//! an upload, *lane* what a run made of the files. Out goes work: jobs to claim, batches to run, rows to show.
+//! an upload, *synchronizer* what a run made of the files. Out goes work: jobs to claim, batches to run, rows to show.
 //! Every public function is one transaction, so a process that is killed anywhere leaves a state that the next
 //! start can go on from. The ledger never calls another room and never lets an SQL type out.
 //!
@@ -18,19 +18,19 @@
 
 mod absence;
 mod clock;
+mod connections;
 mod durable;
 mod files;
+mod health;
 mod history;
-mod lanes;
-mod listings;
+mod host_backoffs;
 mod mappings;
-mod pauses;
 mod report;
 mod requeue;
+mod retention;
 mod runs;
-mod standing;
+mod scan_digests;
 mod state;
-mod story;
 mod uploads;
 mod watches;
 
@@ -53,9 +53,10 @@ use crate::state_directory::{self, StateDirectory};
 use durable::Log;
 
 pub use absence::Absent;
+pub use connections::{Backlog, ConnectionId, ConnectionRecord, ImodelRecord};
 pub use files::{Fingerprint, HandedOver, Known, Occupant, Ready};
-pub use lanes::{Backlog, ConnectionId, ConnectionRecord, ImodelRecord};
-pub use listings::{Changes, ListingPart};
+pub use health::Standing;
+pub use history::{Story, StoryLine};
 pub use mappings::{ConnectionFile, Mapping, OpenJob, StorageStamp, StoredState};
 pub use report::{
     Counts, FileReport, Lists, Overview, Problem, ResultReport, RunEntry, RunSummary, Snapshot,
@@ -63,11 +64,10 @@ pub use report::{
 };
 pub use requeue::Requeue;
 pub use runs::{BlockingRun, FileOutcome, Issues, OpenRun, RunId, RunReport, Verdict};
-pub use standing::Standing;
+pub use scan_digests::{Changes, ListingPart};
 pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage};
-pub use story::{Story, StoryLine};
 pub use uploads::{Again, Content, Refusal, StoredContent, UploadJob, UploadResult};
-pub use watches::{Braked, FileId, WatchId, WatchSpec};
+pub use watches::{BulkChange, FileId, WatchId, WatchSpec};
 
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.

@@ -9,12 +9,12 @@
 
 mod clock;
 mod descriptors;
-mod pauses;
-mod people;
-mod pulse;
+mod host_backoffs;
+mod interfaces;
 mod reload;
 pub mod signals;
 mod systemd;
+mod watchdog;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Watch};
 use crate::itwin::{self, Client, Settings};
-use crate::lane::{self, Lane};
 use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
-use crate::live::Live;
+use crate::runtime_status::Live;
+use crate::synchronizer::{self, Synchronizer};
 use crate::upload::{self, Uploads};
 use crate::watch::{self as watching, Handover, Progress};
-use pulse::Pulse;
 pub use reload::Reloads;
+use watchdog::Pulse;
 
 /// In a single pass a job whose next attempt is further away than this is left to the next pass.
 const PASS_PATIENCE: Duration = Duration::from_secs(60);
@@ -144,7 +144,7 @@ pub async fn run(
     }
     clock::correct(&ledger).await?;
     let client = client(&config).map_err(Error::Client)?;
-    pauses::resume(&client, &ledger).await?;
+    host_backoffs::resume(&client, &ledger).await?;
     if let Some(proxy) = &config.network.proxy {
         let no_proxy = config.network.no_proxy.join(", ");
         info!(
@@ -154,7 +154,7 @@ pub async fn run(
     }
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
     tasks.open_to_people(&config, &ledger, &client).await?;
-    systemd::ready(&pulse::line(&ledger, None).await?);
+    systemd::ready(&watchdog::line(&ledger, None).await?);
     tasks.pulse(&ledger);
     let pass = tasks.pass();
     let looked_at = ledger.clone();
@@ -181,7 +181,7 @@ pub async fn run(
                     },
                     Err(mistakes) => Some(reload::refuse(&mistakes)),
                 };
-                match pulse::line(&ledger, note.as_deref()).await {
+                match watchdog::line(&ledger, note.as_deref()).await {
                     Ok(line) => systemd::ready(&line),
                     Err(error) => break Err(error.into()),
                 }
@@ -252,15 +252,15 @@ struct Tasks {
     set: JoinSet<(String, Result<(), Error>)>,
     stop: CancellationToken,
     roots: HashMap<String, Root>,
-    lanes: BTreeMap<String, watch::Receiver<lane::Progress>>,
+    synchronizers: BTreeMap<String, watch::Receiver<synchronizer::Progress>>,
     wake_uploads: Arc<Notify>,
     /// The kernel's file events, for all watches together.
     events: watching::Events,
-    /// Rises when a person asks a lane not to wait any longer.
-    wake_lanes: watch::Sender<u64>,
+    /// Rises when a person asks a synchronizer not to wait any longer.
+    wake_synchronizers: watch::Sender<u64>,
     live: Live,
     upload_settings: watch::Sender<upload::Settings>,
-    lane_settings: watch::Sender<lane::Settings>,
+    synchronizer_settings: watch::Sender<synchronizer::Settings>,
     /// When the queue of uploads was looked at last.
     queue: watch::Receiver<Instant>,
     /// For the status line.
@@ -278,8 +278,8 @@ struct Root {
 /// What a single pass needs to see in order to know that it is done.
 struct InPass {
     roots: Vec<watch::Receiver<Progress>>,
-    lanes: Vec<watch::Receiver<lane::Progress>>,
-    wake_lanes: watch::Sender<u64>,
+    synchronizers: Vec<watch::Receiver<synchronizer::Progress>>,
+    wake_synchronizers: watch::Sender<u64>,
 }
 
 impl Tasks {
@@ -290,17 +290,17 @@ impl Tasks {
             set: JoinSet::new(),
             stop: CancellationToken::new(),
             roots: HashMap::new(),
-            lanes: BTreeMap::new(),
+            synchronizers: BTreeMap::new(),
             wake_uploads: Arc::default(),
             events: watching::Events::default(),
-            wake_lanes: watch::Sender::new(0),
+            wake_synchronizers: watch::Sender::new(0),
             live: Live::new(),
             upload_settings: watch::Sender::new(upload::Settings {
                 limits: config.upload.clone(),
                 retry: config.retry.clone(),
                 watches: watches.iter().cloned().collect(),
             }),
-            lane_settings: watch::Sender::new(lane::Settings {
+            synchronizer_settings: watch::Sender::new(synchronizer::Settings {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
                 check_interval: check_interval(&config.watches),
@@ -310,7 +310,7 @@ impl Tasks {
             ending: 0,
         };
         for watch in &config.watches {
-            tasks.lane(&watch.imodel_id, ledger, client);
+            tasks.synchronizer(&watch.imodel_id, ledger, client);
         }
         let uploads = Uploads::new(upload::Parts {
             ledger: ledger.clone(),
@@ -318,7 +318,7 @@ impl Tasks {
             unfinished: config.state.path.join("unfinished"),
             settings: tasks.upload_settings.subscribe(),
             wake: Arc::clone(&tasks.wake_uploads),
-            lanes: tasks.wake_lanes.clone(),
+            synchronizers: tasks.wake_synchronizers.clone(),
             turned,
             live: tasks.live.clone(),
         });
@@ -327,12 +327,12 @@ impl Tasks {
             "uploads".to_owned(),
             async move { Ok(uploads.run(stop).await?) },
         );
-        let pauses = pauses::record(client.clone(), ledger.clone(), tasks.stop.clone());
+        let pauses = host_backoffs::record(client.clone(), ledger.clone(), tasks.stop.clone());
         tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
         let clock = clock::follow(
             ledger.clone(),
             Arc::clone(&tasks.wake_uploads),
-            tasks.wake_lanes.clone(),
+            tasks.wake_synchronizers.clone(),
         );
         let stop = tasks.stop.clone();
         tasks.spawn("clock".to_owned(), async move {
@@ -363,25 +363,25 @@ impl Tasks {
         });
     }
 
-    /// Starts the lane of an iModel, if there is none yet.
-    fn lane(&mut self, imodel_id: &str, ledger: &Ledger, client: &Client) {
-        if self.lanes.contains_key(imodel_id) {
+    /// Starts the synchronizer of an iModel, if there is none yet.
+    fn synchronizer(&mut self, imodel_id: &str, ledger: &Ledger, client: &Client) {
+        if self.synchronizers.contains_key(imodel_id) {
             return;
         }
-        let (progress, seen) = watch::channel(lane::Progress::default());
-        self.lanes.insert(imodel_id.to_owned(), seen);
-        let lane = Lane::new(lane::Parts {
+        let (progress, seen) = watch::channel(synchronizer::Progress::default());
+        self.synchronizers.insert(imodel_id.to_owned(), seen);
+        let synchronizer = Synchronizer::new(synchronizer::Parts {
             imodel_id: imodel_id.to_owned(),
             ledger: ledger.clone(),
             client: client.clone(),
-            settings: self.lane_settings.subscribe(),
-            wake: self.wake_lanes.subscribe(),
+            settings: self.synchronizer_settings.subscribe(),
+            wake: self.wake_synchronizers.subscribe(),
             uploads: Arc::clone(&self.wake_uploads),
             progress,
         });
         let stop = self.stop.clone();
-        self.spawn(format!("lane {imodel_id}"), async move {
-            Ok(lane.run(stop).await?)
+        self.spawn(format!("synchronizer {imodel_id}"), async move {
+            Ok(synchronizer.run(stop).await?)
         });
     }
 
@@ -452,8 +452,8 @@ impl Tasks {
                 .values()
                 .map(|root| root.progress.clone())
                 .collect(),
-            lanes: self.lanes.values().cloned().collect(),
-            wake_lanes: self.wake_lanes.clone(),
+            synchronizers: self.synchronizers.values().cloned().collect(),
+            wake_synchronizers: self.wake_synchronizers.clone(),
         }
     }
 
@@ -465,7 +465,7 @@ impl Tasks {
             .collect()
     }
 
-    /// Stops everything: watches and lanes at once, uploads within the grace period.
+    /// Stops everything: watches and synchronizers at once, uploads within the grace period.
     async fn stop(mut self, grace: Duration) {
         self.stop.cancel();
         let drained = tokio::time::timeout(grace, async {
@@ -493,7 +493,7 @@ async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
     // When there was nothing else the last time.
     let mut others = Instant::now();
     loop {
-        let soon = crate::attempt::after(crate::clock::now(), PASS_PATIENCE);
+        let soon = crate::next_attempt::after(crate::clock::now(), PASS_PATIENCE);
         let awaited = ledger.awaited(PASS_ATTEMPTS, soon).await?;
         let now = Instant::now();
         // Such a file is under way for a moment now and then.
@@ -509,10 +509,10 @@ async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
             let patient = only_busy.is_some_and(|since| since.elapsed() >= PASS_BUSY);
             awaited == (0, 0) || (awaited.0 == 0 && patient)
         };
-        // The lanes last: a reference file that was uploaded leaves no job, yet asks for a run.
+        // The synchronizers last: a reference file that was uploaded leaves no job, yet asks for a run.
         if pass.roots_at_rest()
             && left(awaited)
-            && pass.lanes_at_rest().await
+            && pass.synchronizers_at_rest().await
             && left(ledger.awaited(PASS_ATTEMPTS, soon).await?)
         {
             return Ok(());
@@ -529,14 +529,20 @@ impl InPass {
         })
     }
 
-    /// Whether every lane finds nothing to do when it looks once more.
-    async fn lanes_at_rest(&self) -> bool {
-        let before: Vec<u64> = self.lanes.iter().map(|lane| lane.borrow().looks).collect();
-        self.wake_lanes.send_modify(|_asked| ());
-        for (lane, before) in self.lanes.iter().zip(before) {
-            let mut lane = lane.clone();
-            // A lane that is gone ends the service by itself.
-            let looked = lane.wait_for(|progress| progress.looks > before).await;
+    /// Whether every synchronizer finds nothing to do when it looks once more.
+    async fn synchronizers_at_rest(&self) -> bool {
+        let before: Vec<u64> = self
+            .synchronizers
+            .iter()
+            .map(|synchronizer| synchronizer.borrow().looks)
+            .collect();
+        self.wake_synchronizers.send_modify(|_asked| ());
+        for (synchronizer, before) in self.synchronizers.iter().zip(before) {
+            let mut synchronizer = synchronizer.clone();
+            // A synchronizer that is gone ends the service by itself.
+            let looked = synchronizer
+                .wait_for(|progress| progress.looks > before)
+                .await;
             if looked.is_ok_and(|progress| !progress.at_rest) {
                 return false;
             }

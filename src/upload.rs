@@ -30,13 +30,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::attempt::{self, Failure, History, clock_time};
 use crate::config;
 use crate::itwin::Client;
 use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
-use crate::live::Live;
 use crate::names::Shown;
+use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::{Class, Policy};
+use crate::runtime_status::Live;
 use folders::Folders;
 use guard::ClaimGuard;
 use pool::Pool;
@@ -76,7 +76,7 @@ struct Shared {
     /// Whether storage takes CRC64 as a checksum, as far as is known.
     crc64: Arc<AtomicBool>,
     wake: Arc<Notify>,
-    lanes: watch::Sender<u64>,
+    synchronizers: watch::Sender<u64>,
     live: Live,
 }
 
@@ -94,7 +94,7 @@ pub struct Parts {
     /// Told when there may be a job to claim.
     pub wake: Arc<Notify>,
     /// To be told when a file may await a run.
-    pub lanes: watch::Sender<u64>,
+    pub synchronizers: watch::Sender<u64>,
     /// Where uploads on their way are shown.
     pub live: Live,
     /// Shows when the queue was looked at last: half a minute ago at most, as long as all is well.
@@ -144,7 +144,7 @@ impl Uploads {
                 give_up: settings.retry.give_up,
                 watches: settings.watches,
                 wake: parts.wake,
-                lanes: parts.lanes,
+                synchronizers: parts.synchronizers,
                 live: parts.live,
             }),
             settings: parts.settings,
@@ -254,7 +254,7 @@ impl Shared {
             limits: settings.limits,
             watches: settings.watches,
             wake: Arc::clone(&self.wake),
-            lanes: self.lanes.clone(),
+            synchronizers: self.synchronizers.clone(),
             live: self.live.clone(),
         }
     }
@@ -282,7 +282,7 @@ impl Shared {
             failing_since: job.failing_since,
         };
         let now = crate::clock::now();
-        let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
+        let refusal = next_attempt::refusal(failure, history, &self.policy, self.give_up, now);
         self.ledger.put_off(job, &refusal, now).await
     }
 
@@ -333,7 +333,7 @@ impl Shared {
                 );
             }
             let now = crate::clock::now();
-            let until = attempt::after(now, SILENT_HOLD);
+            let until = next_attempt::after(now, SILENT_HOLD);
             self.ledger
                 .hold_watch(share.watch, until, &share.what, now)
                 .await?;
@@ -378,7 +378,7 @@ impl Shared {
             }
             End::Refused(refusal) => report(&watch.name, &job, &refusal),
         }
-        self.lanes.send_modify(|_asked| ());
+        self.synchronizers.send_modify(|_asked| ());
         Ok(())
     }
 }

@@ -8,18 +8,18 @@
 //! What is seen and settling lives in memory: after a restart the first scan finds it again, because the ledger only
 //! knows what was handed over.
 //!
-//! Each root has two threads of its own for every call that touches the share ([`look`] and [`scan`]), and one task
+//! Each root has two threads of its own for every call that touches the share ([`probe`] and [`scan`]), and one task
 //! ([`root`]) that never waits for them without a way out: a share that hangs holds up nothing but itself.
 
 mod absence;
 mod events;
-mod left_alone;
-mod look;
 mod mounts;
+mod probe;
 mod problems;
 mod root;
 mod scan;
 mod settle;
+mod skip_log;
 
 use std::path::PathBuf;
 use std::sync::Arc;

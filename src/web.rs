@@ -35,7 +35,7 @@ use crate::config;
 use crate::control::{Act, Desk};
 use crate::itwin::Client;
 use crate::ledger::{self, FileId, Ledger, Lists, RootState};
-use crate::view::{self, View};
+use crate::status_view::{self, View};
 use connections::{Counts, Peer, Quiet};
 use guard::{Guard, Refusal};
 use guesses::Guesses;
@@ -332,7 +332,7 @@ async fn file(
         return Ok(unknown());
     };
     Ok(match shared.reader.story(id).await? {
-        Some(story) => Json(view::story_view(&story)).into_response(),
+        Some(story) => Json(status_view::story_view(&story)).into_response(),
         None => unknown(),
     })
 }

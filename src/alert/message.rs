@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::desk::Event;
+use super::scheduler::Event;
 use super::{Trouble, Troubles};
 
 /// Problems that one message tells of.

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use tokio::io::AsyncWriteExt as _;
 
 use super::Troubles;
-use super::desk::Event;
 use super::message::Message;
+use super::scheduler::Event;
 use crate::config::{Address, Alert, Format};
 
 /// For a program to end.

@@ -7,8 +7,8 @@ use super::{EXIT_FAILED, EXIT_GOOD, chain, complain_of_config};
 use crate::config::{Config, Watch};
 use crate::filesystem;
 use crate::itwin::{self, Client};
+use crate::rooted_fs;
 use crate::service;
-use crate::share;
 use crate::state_directory::{self, StateDirectory};
 
 /// Prints the lines and remembers whether all was well.
@@ -107,7 +107,7 @@ fn state(report: &mut Report, path: &Path) {
 
 fn folder(report: &mut Report, watch: &Watch) {
     let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
-    let looked = share::Root::open(&watch.path)
+    let looked = rooted_fs::Root::open(&watch.path)
         .and_then(|root| root.folder(Path::new("")))
         .and_then(|folder| filesystem::is_remote(&folder));
     match looked {

@@ -19,8 +19,8 @@ use crate::emulator::{self, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator};
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
 use crate::names::Shown;
 use crate::service::{self, Until, signals};
+use crate::status_view;
 use crate::telemetry;
-use crate::view;
 
 /// The demo takes about ten seconds; after this it gives up.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -286,7 +286,7 @@ impl Progress {
     async fn update(&mut self) -> Result<Vec<FileReport>, Error> {
         let files = self.ledger.snapshot(crate::clock::now()).await?.files;
         for file in &files {
-            let word = view::word(file).to_owned();
+            let word = status_view::word(file).to_owned();
             let current = (file.job, file.run.clone(), word.clone());
             if self.shown.get(&file.path) != Some(&current) {
                 let reason = file

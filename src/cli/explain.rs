@@ -7,17 +7,17 @@ use jiff::Timestamp;
 
 use super::status::moment;
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, select,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, matching,
 };
 use crate::config::{Offline, Watch};
 use crate::control::{self, Answer, Request};
 use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
-use crate::live::Now;
 use crate::names::{self, Shown};
+use crate::rooted_fs::{self, Kind, Root};
+use crate::runtime_status::Now;
 use crate::selection::Verdict;
-use crate::share::{self, Kind, Root};
 use crate::state_directory;
-use crate::view;
+use crate::status_view;
 use crate::watch::Unfinished;
 
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
         .paths
         .iter()
         .map(|path| {
-            let place = select::place(path, &config.watches)?;
+            let place = matching::place(path, &config.watches)?;
             let on_disk = disk(place.0, &place.1);
             Some((place, on_disk))
         })
@@ -224,14 +224,14 @@ enum OnDisk {
 
 fn disk(watch: &Watch, below: &Path) -> OnDisk {
     let looked = Root::open(&watch.path).and_then(|root| match root.kind(below)? {
-        Kind::Regular => Ok(OnDisk::File(share::fingerprint(root.file(below)?)?)),
+        Kind::Regular => Ok(OnDisk::File(rooted_fs::fingerprint(root.file(below)?)?)),
         Kind::Folder => Ok(OnDisk::Other("it is a folder".to_owned())),
         Kind::Other => Ok(OnDisk::Other(
             "it is a link or no regular file, and such are never taken".to_owned(),
         )),
     });
     looked.unwrap_or_else(|error| {
-        OnDisk::Other(if share::is_gone(&error) {
+        OnDisk::Other(if rooted_fs::is_gone(&error) {
             "there is no such file at the moment".to_owned()
         } else {
             format!("it cannot be opened now: {error}")
@@ -255,7 +255,8 @@ async fn state(
             .result_time()
             .map(|at| format!(", {}", moment(at)))
             .unwrap_or_default();
-        told.lines.push(format!("state: {}{at}", view::word(file)));
+        told.lines
+            .push(format!("state: {}{at}", status_view::word(file)));
         if let Some(reason) = &file.reason {
             told.lines.push(format!("why: {reason}"));
         }
@@ -296,7 +297,7 @@ async fn state(
     if let Some(report) = report.filter(|report| report.note.is_some()) {
         told.lines.push(format!(
             "its folder is {}: {}",
-            view::root_word(report.root),
+            status_view::root_word(report.root),
             report.note.as_deref().unwrap_or_default()
         ));
     }

@@ -9,7 +9,7 @@ use super::{EXIT_FAILED, EXIT_GOOD, complain};
 use crate::config::{Config, Watch};
 use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome};
 use crate::names::{self, Shown};
-use crate::view;
+use crate::status_view;
 use crate::watch;
 
 /// Walks every folder, compares with the ledger and prints; nothing is written, nothing is sent.
@@ -83,7 +83,7 @@ async fn show_watch(
         });
         let (word, sent) = match (as_known, report) {
             (true, Some(report)) => match (report.job, report.outcome) {
-                (None, Some(Outcome::Failed) | None) => (view::word(report), false),
+                (None, Some(Outcome::Failed) | None) => (status_view::word(report), false),
                 (None, Some(_)) => {
                     rest += 1;
                     continue;

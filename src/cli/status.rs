@@ -10,14 +10,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, select,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, matching,
 };
 use crate::config::Offline;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{self, Ledger, Lists};
-use crate::live::Now;
+use crate::runtime_status::Now;
 use crate::state_directory;
-use crate::view::{self, Around, DaemonView, StoryView, UploadView, Verdict, View, WatchView};
+use crate::status_view::{
+    self, Around, DaemonView, StoryView, UploadView, Verdict, View, WatchView,
+};
 
 pub(super) use text::moment;
 
@@ -55,7 +57,7 @@ enum Error {
     #[error(transparent)]
     Directory(#[from] state_directory::Error),
     #[error(transparent)]
-    Select(#[from] select::Error),
+    Select(#[from] matching::Error),
     #[error("more than {STORIES_MAX} files fit; name fewer")]
     TooMany,
     #[error("cannot write the report")]
@@ -109,7 +111,7 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
 async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
     let state = &config.state.path;
     // Before the rights are given up: the owner of the state may not be able to reach every folder.
-    let meanings = select::meanings(&arguments.files, &config.watches);
+    let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
     let now = crate::clock::now();
@@ -138,15 +140,15 @@ async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
         };
         let overview = ledger.overview(lists, now).await?;
         let view = View::new(&overview, daemon.as_ref());
-        let verdict = view::verdict(&view, &around);
+        let verdict = status_view::verdict(&view, &around);
         let well = verdict.well;
-        print_json(view, verdict, select::Pages::new(&ledger, now).await?).await?;
+        print_json(view, verdict, matching::Pages::new(&ledger, now).await?).await?;
         return Ok(well);
     }
     let overview = ledger.overview(LISTS, now).await?;
     let view = View::new(&overview, daemon.as_ref());
     print(&text::report(&view, &around, now))?;
-    Ok(view::verdict(&view, &around).well)
+    Ok(status_view::verdict(&view, &around).well)
 }
 
 /// What the daemon says, or why it says nothing although it is there.
@@ -159,16 +161,22 @@ async fn daemon(config: &Offline) -> (Option<Now>, Option<String>) {
 }
 
 async fn stories(
-    words: &[(&Path, select::Meaning<'_>)],
+    words: &[(&Path, matching::Meaning<'_>)],
     ledger: &Ledger,
 ) -> Result<Vec<StoryView>, Error> {
-    let files = select::files(words, ledger).await?;
+    let files = matching::files(words, ledger).await?;
     if files.len() > STORIES_MAX {
         return Err(Error::TooMany);
     }
     let mut stories = Vec::with_capacity(files.len());
     for file in files {
-        stories.extend(ledger.story(file.id).await?.as_ref().map(view::story_view));
+        stories.extend(
+            ledger
+                .story(file.id)
+                .await?
+                .as_ref()
+                .map(status_view::story_view),
+        );
     }
     Ok(stories)
 }
@@ -203,7 +211,7 @@ struct JsonStories<'a> {
 async fn print_json(
     view: View,
     verdict: Verdict,
-    mut pages: select::Pages<'_>,
+    mut pages: matching::Pages<'_>,
 ) -> Result<(), Error> {
     let head = json_text(&JsonHead {
         version: VERSION,
@@ -220,7 +228,7 @@ async fn print_json(
     let mut separator = "";
     while let Some(page) = pages.next().await? {
         for file in &page {
-            let file = indented(&json_text(&view::file_view(file)), "\n    ");
+            let file = indented(&json_text(&status_view::file_view(file)), "\n    ");
             write!(out, "{separator}\n    {file}")?;
             separator = ",";
         }

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::credentials;
-use super::mistakes::{Mistake, Mistakes};
+use super::errors::{Mistake, Mistakes};
 use super::values::Bad;
 
 /// Collects mistakes, and turns byte offsets into lines.

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::document::Section;
-use super::draft::Purpose;
+use super::raw::Purpose;
 use super::sections::{DAY, HOUR, MINUTE, SECOND, duration};
 use super::values::{self, Bad, quoted};
 use super::{Environment, Network, Proxy, credentials};

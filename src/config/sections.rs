@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::document::{Keys, Section};
-use super::draft::Purpose;
+use super::raw::Purpose;
 use super::values::{self, Bad, show_duration, show_size};
 use super::{Environment, Itwin, Level, Log, Patience, Retry, State, Sync, Upload, credentials};
 

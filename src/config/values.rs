@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::Level;
 use super::document::kind;
-use crate::pace::Period;
+use crate::bandwidth::Period;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]

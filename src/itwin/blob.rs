@@ -23,7 +23,7 @@ use super::error::{Answer, Error, From, Kind};
 use super::http::{self, Door, Gates, Http};
 use super::network::Route;
 use super::said::words;
-use crate::pace::Pace;
+use crate::bandwidth::Pace;
 use crate::retry;
 use crate::secret::Secret;
 

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
-use super::listings::forget_listing;
-use super::story::{Step, note};
+use super::history::{Step, note};
+use super::scan_digests::forget_listing;
 use super::{Absence, During as _, Error, FileId, Ledger, WatchId, millis};
 
 /// Rows that are changed in one transaction, so that many of them do not hold up the work.

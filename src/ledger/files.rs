@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
-use super::listings::forget_listing;
+use super::history::{Step, note};
+use super::scan_digests::forget_listing;
 use super::state::on_new_version;
-use super::story::{Step, note};
 use super::uploads::forget_storage_file;
-use super::watches::{Braked, brake};
+use super::watches::{BulkChange, brake};
 use super::{
     Absence, During as _, Error, FileId, JobState, Ledger, UploadJob, WatchId, bytes_column,
     bytes_value, millis, new_id,
@@ -268,7 +268,7 @@ pub struct HandedOver {
     /// Files that were new or changed.
     pub changed: usize,
     /// The watch is held from now on, because of so many files that storage knows.
-    pub braked: Option<Braked>,
+    pub braked: Option<BulkChange>,
 }
 
 async fn hand_over_one(

@@ -1,86 +1,148 @@
-//! Keeps the history from growing for ever.
-
-use std::time::Duration;
+//! The story of one file: each version that was seen, what happened to it on its way, and what became of it.
 
 use jiff::Timestamp;
+use sqlx::{Sqlite, Transaction};
 
-use super::{During as _, Error, Ledger, millis};
+use super::{During as _, Error, FileId, FileReport, Ledger, millis, new_id, timestamp};
 
-/// Rows that one look at the old ones takes in.
-const LOOK: i64 = 2000;
-
-/// Rows that go in one transaction: few enough that no other waits for it noticeably.
-const AT_ONCE: usize = 200;
-
-/// A rest for the others after each transaction.
-const REST: Duration = Duration::from_millis(20);
-
-/// A table whose old rows go, and which of them stay all the same.
-struct Old {
-    /// Rows by id, after `$2`, with whether they are to go; `$1` is the time before which they are old, `$3` a limit.
-    look: &'static str,
-    delete: &'static str,
+/// Something that happens to a version on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It was finished being written, and handed over.
+    Seen,
+    /// Its content is complete in storage.
+    Uploaded,
+    /// An attempt did not succeed; there will be another.
+    PutOff,
+    /// A person asked for another attempt.
+    Asked,
+    /// Its storage file was deleted or changed by somebody else, so it is compared or uploaded again.
+    Overwritten,
+    /// It is gone from the folder.
+    Gone,
+    /// The configuration no longer selects it.
+    Deselected,
 }
 
-/// The last result of a file and the steps to its newest version stay: they are what status says of the file. So do the
-/// last run of a connection and runs that are not over.
-const OLD: &[Old] = &[
-    Old {
-        look: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r WHERE r.file_id = s.file_id) \
-               AND s.version < (SELECT f.version FROM files f WHERE f.id = s.file_id) AS goes \
-               FROM steps s WHERE s.at < $1 AND s.id > $2 ORDER BY s.id LIMIT $3",
-        delete: "DELETE FROM steps WHERE id = $1",
-    },
-    Old {
-        look: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n WHERE n.file_id = r.file_id) AS goes \
-               FROM results r WHERE r.at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
-        delete: "DELETE FROM results WHERE id = $1",
-    },
-    Old {
-        look: "SELECT r.id, r.phase = 'ended' \
-               AND r.id < (SELECT MAX(n.id) FROM runs n WHERE n.connection_id = r.connection_id) \
-               AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.run_id = r.id) AS goes \
-               FROM runs r WHERE r.requested_at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
-        delete: "DELETE FROM runs WHERE id = $1",
-    },
-];
+/// All that is kept of a file.
+#[derive(Debug, Clone)]
+pub struct Story {
+    /// How it stands now.
+    pub file: FileReport,
+    /// What happened, oldest first.
+    pub lines: Vec<StoryLine>,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub struct StoryLine {
+    /// When.
+    pub at: Timestamp,
+    /// The version of the file, counted from 1; None for what happened to a run.
+    pub version: Option<u64>,
+    /// `seen`, `uploaded`, `put_off`, `asked`, `run_requested`, `run_ended`, or the word of an outcome.
+    pub what: String,
+    /// The reason, or the platform's word for a run's result.
+    pub note: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The platform's id of the run.
+    pub run: Option<String>,
+    /// Bytes in storage.
+    pub bytes: Option<u64>,
+    /// From hand-over to outcome, in milliseconds.
+    pub millis: Option<u64>,
+}
+
+impl Step {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Uploaded => "uploaded",
+            Self::PutOff => "put_off",
+            Self::Asked => "asked",
+            Self::Overwritten => "overwritten",
+            Self::Gone => "gone",
+            Self::Deselected => "deselected",
+        }
+    }
+}
+
+/// Writes down a step.
+pub(super) async fn note(
+    tx: &mut Transaction<'_, Sqlite>,
+    file_id: i64,
+    version: i64,
+    step: Step,
+    note: Option<&str>,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO steps (id, file_id, version, at, step, note) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(new_id(now))
+    .bind(file_id)
+    .bind(version)
+    .bind(millis(now))
+    .bind(step.as_str())
+    .bind(note)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct LineRow {
+    at: i64,
+    version: Option<i64>,
+    what: String,
+    note: Option<String>,
+    hint: Option<String>,
+    run: Option<String>,
+    bytes: Option<i64>,
+    millis: Option<i64>,
+}
 
 impl Ledger {
-    /// Deletes history from before `before`, a little at a time, and returns how many rows went.
-    pub async fn forget_history(&self, before: Timestamp) -> Result<u64, Error> {
-        const ACTION: &str = "forget old history";
-        let mut gone = 0;
-        for old in OLD {
-            let mut last = 0_i64;
-            loop {
-                let rows: Vec<(i64, bool)> = sqlx::query_as(old.look)
-                    .bind(millis(before))
-                    .bind(last)
-                    .bind(LOOK)
-                    .fetch_all(&self.reads)
-                    .await
-                    .during(ACTION)?;
-                let Some((id, _)) = rows.last() else { break };
-                last = *id;
-                let goes: Vec<i64> = rows
-                    .iter()
-                    .filter_map(|(id, goes)| goes.then_some(*id))
-                    .collect();
-                for chunk in goes.chunks(AT_ONCE) {
-                    let mut tx = self.pool.begin().await.during(ACTION)?;
-                    for id in chunk {
-                        gone += sqlx::query(old.delete)
-                            .bind(id)
-                            .execute(&mut *tx)
-                            .await
-                            .during(ACTION)?
-                            .rows_affected();
-                    }
-                    tx.commit().await.during(ACTION)?;
-                    tokio::time::sleep(REST).await;
-                }
-            }
-        }
-        Ok(gone)
+    /// The story of a file as far as it is kept; None when there is no such file.
+    pub async fn story(&self, file: FileId) -> Result<Option<Story>, Error> {
+        const ACTION: &str = "tell the story of a file";
+        let Some(report) = self.file_report(file).await? else {
+            return Ok(None);
+        };
+        // The id breaks ties, as rows that belong to one moment were written in their order.
+        let rows: Vec<LineRow> = sqlx::query_as(
+            "SELECT at, version, step AS what, note, NULL AS hint, NULL AS run, NULL AS bytes, NULL AS millis, id \
+             FROM steps WHERE file_id = $1 \
+             UNION ALL \
+             SELECT at, version, outcome, reason, hint, run, bytes, millis, id FROM results WHERE file_id = $1 \
+             UNION ALL \
+             SELECT r.requested_at, NULL, 'run_requested', NULL, NULL, r.platform_id, NULL, NULL, r.id \
+             FROM runs r WHERE r.id = (SELECT run_id FROM jobs WHERE file_id = $1) \
+                OR r.platform_id IN (SELECT run FROM results WHERE file_id = $1) \
+             UNION ALL \
+             SELECT r.ended_at, NULL, 'run_ended', r.result, NULL, r.platform_id, NULL, NULL, r.id + 1 \
+             FROM runs r WHERE r.ended_at IS NOT NULL AND r.platform_id IN (SELECT run FROM results WHERE file_id = $1) \
+             ORDER BY 1, 9",
+        )
+        .bind(file.0)
+        .fetch_all(&self.reads)
+        .await
+        .during(ACTION)?;
+        let number = |column: i64| u64::try_from(column).unwrap_or(0);
+        let lines = rows.into_iter().map(|row| StoryLine {
+            at: timestamp(row.at),
+            version: row.version.map(number),
+            what: row.what,
+            note: row.note,
+            hint: row.hint,
+            run: row.run,
+            bytes: row.bytes.map(number),
+            millis: row.millis.map(number),
+        });
+        Ok(Some(Story {
+            file: report,
+            lines: lines.collect(),
+        }))
     }
 }

@@ -10,7 +10,7 @@ use sqlx::{Sqlite, Transaction};
 
 use super::clock::{has_come, pause};
 use super::files::join;
-use super::story::{Step, note};
+use super::history::{Step, note};
 use super::uploads::{forget_storage_file, insert_stored_job, refuse};
 use super::watches::RETIRED;
 use super::{

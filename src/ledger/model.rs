@@ -1,7 +1,7 @@
 //! Any order of changes, uploads, runs, failures and restarts, against a model of folder, storage and iModel.
 //!
 //! The model plays the rooms around the ledger: the watch that hands over what it sees, workers that take their steps
-//! one at a time and may be lost between any two of them, and a lane. What it checks is what the ledger promises.
+//! one at a time and may be lost between any two of them, and a synchronizer. What it checks is what the ledger promises.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::attempt::{after, after_foreign_change};
+use crate::next_attempt::{after, after_foreign_change};
 use crate::retry::Policy;
 
 const FILES: [&str; 4] = ["a.dgn", "b.dgn", "in/c.dgn", "in/d.dgn"];

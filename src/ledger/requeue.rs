@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::story::{Step, note};
+use super::history::{Step, note};
 use super::uploads::make_due;
 use super::{During as _, Error, FileId, Ledger, millis};
 

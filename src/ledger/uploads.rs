@@ -9,10 +9,10 @@ use sqlx::{Sqlite, Transaction};
 
 use super::clock::{due, free, pause};
 use super::files::{fingerprint, join, split};
-use super::listings::forget_listing;
+use super::history::{Step, note};
+use super::scan_digests::forget_listing;
 use super::state::{AfterUpload, after_upload};
-use super::story::{Step, note};
-use super::watches::{Braked, RETIRED, brake};
+use super::watches::{BulkChange, RETIRED, brake};
 use super::{
     Absence, During as _, Error, FailureKind, FileId, Fingerprint, Ledger, Outcome, Stage,
     StorageStamp, WatchId, bytes_column, bytes_value, millis, new_id, timestamp,
@@ -390,7 +390,7 @@ impl Ledger {
         storage_file_id: &str,
         due: Timestamp,
         now: Timestamp,
-    ) -> Result<Option<Braked>, Error> {
+    ) -> Result<Option<BulkChange>, Error> {
         const ACTION: &str = "adopt a storage file";
         let mut tx = self.pool.begin().await.during(ACTION)?;
         // A version before the first: storage has something, and nobody knows what.

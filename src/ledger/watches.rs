@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 use tracing::error;
 
-use super::listings::forget_listings;
+use super::scan_digests::forget_listings;
 use super::{During as _, Error, Ledger, RootState, bytes_column, millis, new_id};
 
 /// A hold without end: the watch is not configured any more.
@@ -301,11 +301,11 @@ async fn set_brake(
 
 /// A watch is held from now on, because so many files are due at once that storage knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Braked {
+pub struct BulkChange {
     files: u64,
 }
 
-impl Braked {
+impl BulkChange {
     /// Tells a person, who has to decide.
     pub fn tell(self, watch: &str) {
         let files = self.files;
@@ -322,7 +322,7 @@ impl Braked {
 pub(super) async fn brake(
     tx: &mut Transaction<'_, Sqlite>,
     id: i64,
-) -> Result<Option<Braked>, sqlx::Error> {
+) -> Result<Option<BulkChange>, sqlx::Error> {
     let (limit, agreed, braked, due): (i64, i64, i64, i64) = sqlx::query_as(
         "SELECT w.brake, w.agreed, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
             WHERE f.watch_id = w.id AND j.state = 'due' AND f.stored_version IS NOT NULL) \
@@ -352,7 +352,7 @@ pub(super) async fn brake(
         .bind(brake_reason(files))
         .execute(&mut **tx)
         .await?;
-    Ok((braked == 0).then_some(Braked { files }))
+    Ok((braked == 0).then_some(BulkChange { files }))
 }
 
 /// What status says of a paused watch.

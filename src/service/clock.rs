@@ -36,7 +36,7 @@ pub(super) async fn correct(ledger: &Ledger) -> Result<(), ledger::Error> {
 pub(super) async fn follow(
     ledger: Ledger,
     uploads: Arc<Notify>,
-    lanes: watch::Sender<u64>,
+    synchronizers: watch::Sender<u64>,
 ) -> Result<(), ledger::Error> {
     loop {
         tokio::time::sleep(LOOK).await;
@@ -60,6 +60,6 @@ pub(super) async fn follow(
             );
         }
         uploads.notify_one();
-        lanes.send_modify(|_asked| ());
+        synchronizers.send_modify(|_asked| ());
     }
 }

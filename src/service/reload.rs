@@ -10,12 +10,12 @@ use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
 use super::{Error, Tasks, register, signals, systemd};
-use crate::attempt::clock_time;
 use crate::config::{Config, Mistakes, Watch};
 use crate::itwin::Client;
 use crate::ledger::Ledger;
+use crate::next_attempt::clock_time;
 use crate::telemetry::Levels;
-use crate::{lane, upload};
+use crate::{synchronizer, upload};
 
 /// How a configuration comes anew.
 #[derive(Debug)]
@@ -171,23 +171,24 @@ impl Tasks {
             retry: config.retry.clone(),
             watches: watches.iter().cloned().collect::<HashMap<_, _>>(),
         });
-        self.lane_settings.send_replace(lane::Settings {
-            sync: config.sync.clone(),
-            retry: config.retry.clone(),
-            check_interval: super::check_interval(&config.watches),
-        });
+        self.synchronizer_settings
+            .send_replace(synchronizer::Settings {
+                sync: config.sync.clone(),
+                retry: config.retry.clone(),
+                check_interval: super::check_interval(&config.watches),
+            });
         // What failed for a cause in the configuration may succeed now.
         ledger.retry_corrected().await?;
         self.wake_uploads.notify_one();
         for watch in &config.watches {
-            self.lane(&watch.imodel_id, ledger, client);
+            self.synchronizer(&watch.imodel_id, ledger, client);
         }
         let is_new = |watch: &Watch| !old.watches.contains(watch);
         for (id, watch) in watches.into_iter().filter(|(_, watch)| is_new(watch)) {
             self.watch(id, watch, ledger);
         }
         self.wake_uploads.notify_one();
-        self.wake_lanes.send_modify(|_asked| ());
+        self.wake_synchronizers.send_modify(|_asked| ());
         for key in &waiting {
             warn!(
                 key,

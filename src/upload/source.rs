@@ -25,7 +25,7 @@ use super::pool::{Buffer, Pool};
 use super::slots::{STALL, Slot, ThreadKey};
 use crate::failpoint::share_deadline;
 use crate::ledger::{Content, Fingerprint};
-use crate::share::{self, Root};
+use crate::rooted_fs::{self, Root};
 
 /// How long the share may take for the next few bytes. Generous: a slow share is not a dead one.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -261,7 +261,7 @@ impl Reader {
         let file = Root::open(&root)
             .and_then(|root| root.file(&path))
             .map_err(Error::from_io)?;
-        let fingerprint = share::fingerprint(&file).map_err(Error::from_io)?;
+        let fingerprint = rooted_fs::fingerprint(&file).map_err(Error::from_io)?;
         Ok(Self {
             root,
             path,
@@ -352,7 +352,7 @@ impl Reader {
     }
 
     fn finish(&mut self) -> Result<Content, Error> {
-        let same = |file: &File| Ok(share::fingerprint(file)? == self.fingerprint);
+        let same = |file: &File| Ok(rooted_fs::fingerprint(file)? == self.fingerprint);
         let on_handle = same(&self.file).map_err(Error::from_io)?;
         // A file that was replaced by another one is unchanged on our handle; the name tells.
         let at_path = Root::open(&self.root)
@@ -371,7 +371,7 @@ impl Reader {
 
 impl Error {
     fn from_io(error: io::Error) -> Self {
-        if share::is_gone(&error) {
+        if rooted_fs::is_gone(&error) {
             Self::Gone
         } else {
             Self::Unreadable(Arc::new(error))

@@ -11,16 +11,16 @@ use super::folders::{Listing, Place};
 use super::slots::Slot;
 use super::source::{self, Source};
 use super::transfer::{self, Way};
-use crate::attempt::{self, Failure, History};
 use crate::config::Watch;
-use crate::content::{self, Content};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, UploadLinks};
 use crate::ledger::{
     self, FailureKind, Refusal, Stage, StorageStamp, StoredContent, UploadJob, UploadResult,
 };
 use crate::names::{self, Shown, Unstorable};
+use crate::next_attempt::{self, Failure, History};
 use crate::retry::Class;
+use crate::stored_content::{self, Content};
 
 /// After a *create file* without an answer, storage may take this long to list the file.
 const LISTED_AFTER: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ pub(super) enum End {
     Deselected,
     /// Storage has a file of this name with other content, which is updated when all others were compared.
     Adopted {
-        braked: Option<ledger::Braked>,
+        braked: Option<ledger::BulkChange>,
     },
     Refused(Refusal),
 }
@@ -146,7 +146,7 @@ impl Shared {
         };
         let now = crate::clock::now();
         if matches!(trouble, Trouble::Source(source::Error::Hangs)) {
-            let until = attempt::after(now, watch.poll_interval);
+            let until = next_attempt::after(now, watch.poll_interval);
             self.ledger
                 .hold_watch(job.watch, until, &trouble.to_string(), now)
                 .await?;
@@ -154,7 +154,7 @@ impl Shared {
         let refusal = self.refusal(watch, job, &trouble, now);
         if refusal.kind == FailureKind::Credentials {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
-            let until = attempt::after(now, self.policy.max);
+            let until = next_attempt::after(now, self.policy.max);
             self.ledger
                 .hold_watch(job.watch, until, &refusal.reason, now)
                 .await?;
@@ -217,7 +217,7 @@ impl Shared {
             attempt: job.attempt,
             failing_since: job.failing_since,
         };
-        attempt::refusal(failure, history, &self.policy, self.give_up, now)
+        next_attempt::refusal(failure, history, &self.policy, self.give_up, now)
     }
 
     async fn attempt(&self, watch: &Watch, job: &UploadJob, slot: &Slot) -> Result<End, Trouble> {
@@ -288,7 +288,7 @@ impl Shared {
                 let now = crate::clock::now();
                 let due = match job.attempt {
                     1 => now,
-                    attempt => attempt::after(now, self.policy.delay(attempt, None)),
+                    attempt => next_attempt::after(now, self.policy.delay(attempt, None)),
                 };
                 let braked = self.ledger.adopt(&job, &id, due, now).await?;
                 return Ok(End::Adopted { braked });
@@ -417,9 +417,14 @@ impl Shared {
         match self.client.file(id).await {
             Ok(_) if job.unverified => Ok(Content::Changed { by: None, at: None }),
             Ok(file) => {
-                let found = content::compare(stored.content.bytes, &job.stamp, &file);
+                let found = stored_content::compare(stored.content.bytes, &job.stamp, &file);
                 if let Content::Changed { by, at } = &found {
-                    content::warn_changed(&watch.name, &job.path, by.as_deref(), at.as_deref());
+                    stored_content::warn_changed(
+                        &watch.name,
+                        &job.path,
+                        by.as_deref(),
+                        at.as_deref(),
+                    );
                 }
                 Ok(found)
             }
@@ -505,9 +510,9 @@ impl Shared {
             }
         }
         let now = crate::clock::now();
-        let until = attempt::after(sent, LISTED_AFTER);
+        let until = next_attempt::after(sent, LISTED_AFTER);
         // Further ahead it was sent by a clock that was ahead: nobody waits for that to come.
-        let sent_ahead = sent > attempt::after(now, LISTED_AFTER);
+        let sent_ahead = sent > next_attempt::after(now, LISTED_AFTER);
         if unanswered && unusable.is_none() && now < until && !sent_ahead {
             return Err(Trouble::CreateUnknown { until, error: None });
         }
@@ -550,7 +555,7 @@ impl Shared {
                 version: job.version,
                 content,
             },
-            stamp: content::stamp(&file),
+            stamp: stored_content::stamp(&file),
         }))
     }
 
@@ -582,7 +587,7 @@ impl Shared {
                 Ok(links)
             }
             Err(error) if error.may_have_taken_effect() => Err(Trouble::CreateUnknown {
-                until: attempt::after(now, LISTED_AFTER),
+                until: next_attempt::after(now, LISTED_AFTER),
                 error: Some(error),
             }),
             Err(error) => {
@@ -722,7 +727,12 @@ impl Shared {
         failpoint("completed");
         let result = self
             .ledger
-            .finish_stored(job, &stored, &content::stamp(&file), crate::clock::now())
+            .finish_stored(
+                job,
+                &stored,
+                &stored_content::stamp(&file),
+                crate::clock::now(),
+            )
             .await?;
         failpoint("stored");
         Ok(End::Stored {

@@ -23,8 +23,8 @@ use super::unfinished::Progress;
 use crate::config;
 use crate::itwin::{self, Checksum, Speed, UploadLinks, UploadUrl};
 use crate::ledger::{Content, UploadJob};
-use crate::live::Upload;
 use crate::names::Shown;
+use crate::runtime_status::Upload;
 
 /// Azure commits at most this many blocks to a blob.
 /// Source: learn.microsoft.com/rest/api/storageservices/put-block-list

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::mounts;
 use crate::failpoint::panicpoint;
-use crate::share::Identity;
+use crate::rooted_fs::Identity;
 
 /// Hints that may wait to be taken; beyond that the root is scanned instead.
 const CHANNEL: usize = 8192;
@@ -334,7 +334,7 @@ impl Watches {
             .map_err(|error| match error.kind {
                 ErrorKind::MaxFilesWatch => Error::Limit,
                 ErrorKind::PathNotFound => Error::Gone,
-                ErrorKind::Io(ref cause) if crate::share::is_gone(cause) => Error::Gone,
+                ErrorKind::Io(ref cause) if crate::rooted_fs::is_gone(cause) => Error::Gone,
                 _ => Error::Other(reason(&error)),
             })
     }

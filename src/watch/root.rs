@@ -14,19 +14,19 @@ use tracing::{debug, info, warn};
 
 use super::absence::{self, Seen};
 use super::events::{self, Hint, Hints};
-use super::left_alone::LeftAlone;
-use super::look::{self, Sight};
+use super::probe::{self, Sight};
 use super::problems::{self, Problems};
 use super::scan::{self, Listing, Plan, Report, Summary};
 use super::settle::{Settling, Step};
+use super::skip_log::LeftAlone;
 use super::{Handover, Order, Progress};
 use crate::config::Watch;
 use crate::failpoint::{failpoint, share_deadline};
 use crate::ledger::{
     self, Absence, Absent, Changes, Fingerprint, Ledger, ListingPart, Ready, RootState, WatchId,
 };
+use crate::rooted_fs::Identity;
 use crate::selection::{ConnectorType, Verdict};
-use crate::share::Identity;
 
 /// Paths in one request to the looking thread: enough to be efficient, few enough to hand over in between.
 const LOOKS_MAX: usize = 256;
@@ -71,7 +71,7 @@ pub(super) struct Task {
     dirty_bytes: usize,
     /// How many files could not be read, by the reason, since all could be.
     unreadable: Problems,
-    looks: mpsc::Sender<look::Request>,
+    looks: mpsc::Sender<probe::Request>,
     /// When the request was sent that the looking thread has not answered yet.
     asked: Option<Instant>,
     scans: mpsc::Sender<scan::Request>,
@@ -135,7 +135,7 @@ struct RootView {
 
 enum Wake {
     Hint(Hint),
-    Seen(look::Seen),
+    Seen(probe::Seen),
     Report(Report),
     Order(Order),
     Timer,
@@ -166,7 +166,7 @@ pub(super) async fn run(
         left_alone: Arc::clone(&left_alone),
         pulse: Arc::clone(&pulse),
     };
-    let looks = look::spawn(&watch.name, watch.path.clone(), answers).map_err(thread)?;
+    let looks = probe::spawn(&watch.name, watch.path.clone(), answers).map_err(thread)?;
     let watches = out.events.of_root(&watch.path, hint_sender);
     let scans = scan::spawn(&watch.name, plan, Some(watches), reports).map_err(thread)?;
     let now = Instant::now();
@@ -578,7 +578,7 @@ impl Task {
         Ok(())
     }
 
-    async fn take_looks(&mut self, seen: look::Seen) -> Result<(), super::Error> {
+    async fn take_looks(&mut self, seen: probe::Seen) -> Result<(), super::Error> {
         self.asked = None;
         self.answered(&seen.root).await?;
         let mut ready = Vec::new();

@@ -17,14 +17,14 @@ use tokio::sync::mpsc as async_mpsc;
 
 use super::Survey;
 use super::events::{self, Watches};
-use super::left_alone::LeftAlone;
 use super::problems::Problems;
+use super::skip_log::LeftAlone;
 use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
 use crate::ledger::{Fingerprint, Ready};
+use crate::rooted_fs::{self, Identity, Kind, Root};
 use crate::selection::{ConnectorType, Selection};
-use crate::share::{self, Identity, Kind, Root};
 
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
 const LISTING_MAX: usize = 4096;
@@ -464,7 +464,7 @@ impl Scanner {
                 FileType::Directory => (Kind::Folder, None),
                 FileType::RegularFile => (Kind::Regular, None),
                 FileType::Unknown => match ask() {
-                    Ok(stat) => (share::kind(&stat), Some(stat)),
+                    Ok(stat) => (rooted_fs::kind(&stat), Some(stat)),
                     Err(error) => {
                         whole &= self.unseen(&error.into(), &path, dir);
                         continue;
@@ -501,14 +501,14 @@ impl Scanner {
                             continue;
                         }
                     };
-                    if share::kind(&stat) != Kind::Regular {
+                    if rooted_fs::kind(&stat) != Kind::Regular {
                         continue;
                     }
                     self.found.files += 1;
                     bytes += path.as_os_str().len();
                     files.push(Listed {
                         path,
-                        fingerprint: share::fingerprint_of(&stat),
+                        fingerprint: rooted_fs::fingerprint_of(&stat),
                         connector,
                     });
                 }
@@ -559,7 +559,7 @@ impl Scanner {
 
     /// An entry that is listed, but cannot be looked at. Returns whether it is gone by now, which is no problem.
     fn unseen(&mut self, error: &io::Error, path: &Path, dir: &Path) -> bool {
-        if share::is_gone(error) {
+        if rooted_fs::is_gone(error) {
             return true;
         }
         let why = format!("cannot be looked at: {error}");

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::connections::Counts;
 use crate::ledger::{self, Ledger, Outcome, Overview, RootState, WatchReport};
-use crate::live::{Histogram, Live};
+use crate::runtime_status::{Histogram, Live};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 

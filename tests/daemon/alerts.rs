@@ -12,7 +12,7 @@ use crate::support::{Site, eventually, platform, write};
 /// A word in the address of the receiver that must not be shown.
 const TIGER: &str = "T00/tiger";
 
-/// Somebody who is told.
+/// OtherClient who is told.
 #[derive(Clone, Default)]
 struct Receiver {
     told: Arc<Mutex<Vec<(String, Value)>>>,
@@ -57,7 +57,7 @@ async fn take(State(receiver): State<Receiver>, uri: Uri, body: String) -> Statu
 }
 
 #[tokio::test]
-async fn a_burst_is_told_once_over_a_restart_and_ends_with_an_all_clear() {
+async fn a_burst_of_failures_sends_one_alert_across_a_restart_and_then_a_resolved_message() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let receiver = Receiver::default();
     *receiver.refuse.lock().unwrap() = 1;
@@ -99,7 +99,7 @@ async fn a_burst_is_told_once_over_a_restart_and_ends_with_an_all_clear() {
 }
 
 #[tokio::test]
-async fn a_program_is_told_in_text_and_reminded_and_knows_no_secret() {
+async fn a_command_alert_gets_text_and_reminders_and_no_secret() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let out = site.path("told");
     let script = format!(
@@ -129,7 +129,7 @@ async fn a_program_is_told_in_text_and_reminded_and_knows_no_secret() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_reached_is_told_in_the_shapes_of_teams_and_slack() {
+async fn an_unreachable_folder_is_reported_in_the_formats_of_teams_and_slack() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let receiver = Receiver::default();
     let url = receiver.start().await;
@@ -158,7 +158,7 @@ async fn a_folder_that_cannot_be_reached_is_told_in_the_shapes_of_teams_and_slac
 }
 
 #[tokio::test]
-async fn a_heartbeat_is_called_as_long_as_the_service_works() {
+async fn the_heartbeat_is_sent_as_long_as_the_service_works() {
     let (mut site, _folder) = Site::with_folder(platform()).await;
     let receiver = Receiver::default();
     let url = receiver.start().await;

@@ -53,7 +53,7 @@ async fn refused(site: &Site, daemon: &Daemon, times: usize) {
 }
 
 #[tokio::test]
-async fn a_retry_that_was_planned_by_a_clock_that_was_ahead_comes_after_its_own_pause() {
+async fn a_retry_scheduled_while_the_clock_was_ahead_comes_after_its_own_backoff() {
     let (site, folder) = Site::with_folder(platform()).await;
     let clock = Clock::new(&site, 10 * DAY);
     fails(&site, "POST /storage/folders/*/files");
@@ -70,7 +70,7 @@ async fn a_retry_that_was_planned_by_a_clock_that_was_ahead_comes_after_its_own_
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_while_files_fail_gives_none_up_and_delays_none() {
+async fn a_clock_jump_while_files_fail_neither_fails_nor_delays_any() {
     let (site, folder) = Site::with_folder(platform()).await;
     let clock = Clock::new(&site, 0);
     fails(&site, "PUT /emulated/*");
@@ -92,7 +92,7 @@ async fn a_clock_that_jumps_while_files_fail_gives_none_up_and_delays_none() {
 }
 
 #[tokio::test]
-async fn a_kill_between_two_jumps_of_the_clock_gives_no_file_up() {
+async fn a_kill_between_two_clock_jumps_fails_no_file() {
     let (site, folder) = Site::with_folder(platform()).await;
     let clock = Clock::new(&site, 0);
     fails(&site, "PUT /emulated/*");
@@ -170,7 +170,7 @@ fn seed() -> u64 {
 }
 
 #[tokio::test]
-async fn any_jumps_of_the_clock_and_kills_come_to_the_same_end() {
+async fn random_clock_jumps_and_kills_lose_nothing() {
     let seed = seed();
     #[allow(clippy::print_stdout, reason = "a failure must be repeatable")]
     {

@@ -7,7 +7,7 @@ async fn finished(arguments: &[&str]) -> Finished {
 }
 
 #[tokio::test]
-async fn the_demo_shows_three_files_on_their_way_and_ends_well() {
+async fn the_demo_shows_three_files_and_succeeds() {
     let demo = finished(&["demo"]).await;
     assert_eq!(demo.code, Some(0), "{demo:?}");
     assert_eq!(
@@ -26,7 +26,7 @@ async fn the_demo_shows_three_files_on_their_way_and_ends_well() {
 }
 
 #[tokio::test]
-async fn a_check_of_a_good_site_is_all_ok_and_changes_nothing() {
+async fn check_of_a_working_setup_passes_and_changes_nothing() {
     let (site, _folder) = Site::with_folder(platform()).await;
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(0), "{check:?}");
@@ -47,7 +47,7 @@ async fn a_check_of_a_good_site_is_all_ok_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_check_tells_what_is_wrong_and_how_to_mend_it() {
+async fn check_reports_each_problem_and_its_fix() {
     let (mut site, _folder) = Site::with_folder(platform()).await;
     site.secret = "lion".to_owned();
     let check = site.run(&["check"]).await;
@@ -65,7 +65,7 @@ async fn a_check_tells_what_is_wrong_and_how_to_mend_it() {
 }
 
 #[tokio::test]
-async fn status_tells_of_a_failure_with_reason_hint_and_next_attempt() {
+async fn status_shows_a_failure_with_reason_hint_and_next_attempt() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("good.ifc"), "good");
     write(&folder.join("empty.ifc"), "");
@@ -87,7 +87,7 @@ async fn status_tells_of_a_failure_with_reason_hint_and_next_attempt() {
 }
 
 #[tokio::test]
-async fn every_mistake_in_a_configuration_is_told_at_once_with_file_line_and_what_to_write() {
+async fn all_config_errors_are_reported_at_once_with_file_line_and_fix() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch(
         "north",
@@ -119,7 +119,7 @@ async fn every_mistake_in_a_configuration_is_told_at_once_with_file_line_and_wha
 }
 
 #[tokio::test]
-async fn nothing_that_is_secret_reaches_any_output() {
+async fn no_secret_reaches_any_output() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.top += &format!(
         "[log]\nlevel = \"trace\"\ndirectory = {:?}\n",
@@ -154,7 +154,7 @@ async fn nothing_that_is_secret_reaches_any_output() {
 }
 
 #[tokio::test]
-async fn the_emulator_command_serves_tells_how_to_use_it_and_keeps_its_state() {
+async fn the_emulator_command_serves_prints_its_usage_and_keeps_its_state() {
     use tokio::io::{AsyncBufReadExt as _, BufReader};
     let data = tempfile::tempdir().unwrap();
     for _ in 0..2 {
@@ -193,7 +193,7 @@ async fn the_emulator_command_serves_tells_how_to_use_it_and_keeps_its_state() {
 }
 
 #[tokio::test]
-async fn help_teaches_every_command() {
+async fn help_covers_every_command() {
     let help = finished(&["--help"]).await;
     for command in [
         "run", "check", "status", "explain", "retry", "rescan", "pause", "resume", "emulator",

@@ -14,7 +14,7 @@ fn slow(site: &Site, route: &str, ms: u64) {
 }
 
 #[tokio::test]
-async fn a_daemon_killed_in_mid_work_again_and_again_comes_to_the_same_end() {
+async fn a_daemon_killed_repeatedly_in_mid_work_loses_and_doubles_nothing() {
     let (site, folder) = Site::with_folder(platform()).await;
     let mut files = BTreeMap::new();
     for index in 0..40 {
@@ -53,7 +53,7 @@ async fn a_daemon_killed_in_mid_work_again_and_again_comes_to_the_same_end() {
 }
 
 #[tokio::test]
-async fn a_kill_right_behind_each_request_leaves_no_second_file_connection_or_run() {
+async fn a_kill_right_after_each_request_creates_no_second_file_connection_or_run() {
     // The answer comes late, so the kill falls between the effect and its record in the ledger.
     for route in [
         "POST /storage/folders/*/files",
@@ -182,7 +182,7 @@ async fn a_power_cut_between_any_two_steps_loses_nothing_and_doubles_nothing() {
 
 #[cfg(feature = "failpoints")]
 async fn between_any_two_steps(cut: Cut) {
-    use super::somebody::{Somebody, shared_platform};
+    use super::other_client::{OtherClient, shared_platform};
     use futures_util::StreamExt as _;
     let sha256 = crate::support::sha256;
     let mut points = failpoints();
@@ -191,7 +191,7 @@ async fn between_any_two_steps(cut: Cut) {
     assert!(points.len() >= 18, "{points:?}");
     let cases = points.into_iter().map(|point| async move {
         let (site, folder) = Site::with_folder(shared_platform()).await;
-        let somebody = Somebody::signs_in(&site.emulator).await;
+        let other_client = OtherClient::signs_in(&site.emulator).await;
         let mut reached = 0;
         let rounds = [
             [("first.ifc", "first"), ("inner/second.ifc", "second")],
@@ -202,10 +202,10 @@ async fn between_any_two_steps(cut: Cut) {
         ];
         let mut files = BTreeMap::new();
         for round in rounds {
-            // Somebody changes the connection in between.
+            // OtherClient changes the connection in between.
             if files.contains_key("first.ifc") {
                 let first = site.stored("first.ifc").id;
-                assert!(somebody.remaps(&first, &first, "DWG").await);
+                assert!(other_client.remaps(&first, &first, "DWG").await);
             }
             for (path, content) in round {
                 write(&folder.join(path), content);
@@ -246,7 +246,7 @@ async fn between_any_two_steps(cut: Cut) {
 }
 
 #[tokio::test]
-async fn an_answer_that_gets_lost_doubles_nothing() {
+async fn a_lost_response_doubles_nothing() {
     let routes = [
         "POST /connect/token",
         "GET /imodels/*",
@@ -293,7 +293,7 @@ async fn an_answer_that_gets_lost_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_run_whose_answer_got_lost_is_followed_and_not_requested_again() {
+async fn a_run_whose_response_was_lost_is_followed_and_not_requested_again() {
     let (site, folder) = Site::with_folder(platform()).await;
     site.emulator
         .fault(Fault::on("POST */run").reset().after_effect().times(1));
@@ -361,7 +361,7 @@ async fn a_second_daemon_on_the_same_ledger_refuses_to_start_and_says_why() {
 }
 
 #[tokio::test]
-async fn the_first_signal_ends_the_daemon_in_order_and_the_second_at_once() {
+async fn the_first_signal_stops_the_daemon_gracefully_and_the_second_at_once() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
     daemon.says("watching").await;
@@ -382,7 +382,7 @@ async fn the_first_signal_ends_the_daemon_in_order_and_the_second_at_once() {
 }
 
 #[tokio::test]
-async fn an_upload_in_hand_may_finish_within_the_grace_period() {
+async fn an_upload_in_progress_may_finish_within_the_grace_period() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.top += "shutdown_grace = \"20s\"\n";
     slow(&site, "PUT *", 1000);

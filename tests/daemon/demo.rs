@@ -30,7 +30,7 @@ async fn until(
 }
 
 #[tokio::test]
-async fn the_demo_prints_no_name_raw_and_its_secret_is_not_the_documented_one() {
+async fn the_demo_escapes_names_and_uses_a_secret_of_its_own() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"))
         .args(["demo", "--stay"])
         .env("NO_COLOR", "1")

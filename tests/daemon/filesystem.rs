@@ -50,7 +50,7 @@ fn save(folder: &Path, files: &mut BTreeMap<String, String>, path: &str, content
 }
 
 #[tokio::test]
-async fn folders_that_are_made_and_filled_at_once_are_seen_whole() {
+async fn folders_created_and_filled_at_once_are_seen_completely() {
     let (site, folder) = roomy().await;
     let daemon = site.start();
     daemon.says("scan finished").await;
@@ -112,7 +112,7 @@ async fn an_overflowing_queue_of_events_costs_no_file() {
 }
 
 #[tokio::test]
-async fn a_root_that_is_deleted_and_made_again_or_renamed_and_back_is_watched_again() {
+async fn a_root_that_is_recreated_or_renamed_back_is_watched_again() {
     let (site, folder) = roomy().await;
     let mut files = BTreeMap::new();
     save(&folder, &mut files, "a/first.ifc", "first");
@@ -151,7 +151,7 @@ async fn a_root_that_is_deleted_and_made_again_or_renamed_and_back_is_watched_ag
 }
 
 #[tokio::test]
-async fn a_copy_of_final_size_that_fills_slowly_and_is_dated_back_is_taken_whole() {
+async fn a_preallocated_slow_copy_with_an_old_mtime_is_uploaded_complete() {
     use std::io::{Seek as _, SeekFrom, Write as _};
     let (site, folder) = roomy().await;
     let daemon = site.start();
@@ -176,7 +176,7 @@ async fn a_copy_of_final_size_that_fills_slowly_and_is_dated_back_is_taken_whole
 }
 
 #[tokio::test]
-async fn links_pipes_and_circles_are_neither_followed_nor_opened() {
+async fn symlinks_pipes_and_loops_are_neither_followed_nor_opened() {
     let (site, folder) = roomy().await;
     let mut files = BTreeMap::new();
     save(&folder, &mut files, "good.ifc", "good");
@@ -233,7 +233,7 @@ async fn any_number_of_watches_takes_one_inotify_instance() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_no_glob_can_be_written_in_every_command() {
+async fn names_with_glob_characters_work_in_every_command() {
     let (mut site, folder) = roomy().await;
     let imodel = itwin_syncd::emulator::DEFAULT_IMODEL_ID;
     site.watch("-south", imodel, "storage_folder = \"south\"");
@@ -323,7 +323,7 @@ fn deep_tree(root: &Path, depth: usize, length: usize, files: usize) {
 }
 
 #[tokio::test]
-async fn folders_far_deeper_than_any_path_cost_one_line_and_little_memory() {
+async fn folders_deeper_than_any_path_cost_one_log_line_and_little_memory() {
     let (site, folder) = roomy().await;
     deep_tree(&folder, 800, 250, 500);
     deep_tree(&folder, 70, 5, 500);
@@ -454,7 +454,7 @@ async fn saves_of_every_program_arrive_once_each_and_nothing_else_does() {
 
 #[tokio::test]
 #[ignore = "needs user namespaces: run tests/all"]
-async fn a_watch_limit_that_is_reached_leaves_the_rest_to_scans_and_says_so() {
+async fn when_the_inotify_limit_is_reached_scans_cover_the_rest_and_status_says_so() {
     let (site, folder) = roomy().await;
     let mut files = BTreeMap::new();
     for number in 0..50 {
@@ -485,7 +485,7 @@ async fn a_watch_limit_that_is_reached_leaves_the_rest_to_scans_and_says_so() {
 
 #[tokio::test]
 #[ignore = "needs root: run tests/all"]
-async fn an_empty_mount_point_is_not_taken_for_a_folder_from_which_all_was_deleted() {
+async fn an_empty_mount_point_does_not_count_as_deleted_files() {
     let (site, folder) = roomy().await;
     let mount = |arguments: &[&str]| {
         let done = Command::new(arguments[0])
@@ -546,7 +546,7 @@ async fn a_write_through_a_memory_map_is_found_while_the_map_is_still_open() {
 
 #[tokio::test]
 #[ignore = "needs root: run tests/all"]
-async fn a_folder_that_may_not_be_read_is_told_and_holds_up_no_other() {
+async fn an_unreadable_folder_is_reported_and_delays_no_other() {
     use std::os::unix::fs::PermissionsExt as _;
     let (site, folder) = roomy().await;
     let mut files = BTreeMap::new();
@@ -578,7 +578,7 @@ async fn a_folder_that_may_not_be_read_is_told_and_holds_up_no_other() {
 
 #[cfg(feature = "failpoints")]
 #[tokio::test]
-async fn a_watcher_that_dies_in_silence_is_noticed_and_replaced() {
+async fn a_watcher_that_dies_silently_is_detected_and_replaced() {
     let (site, folder) = roomy().await;
     let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", "event")]);
     daemon.says("scan finished").await;
@@ -594,7 +594,7 @@ async fn a_watcher_that_dies_in_silence_is_noticed_and_replaced() {
 
 #[cfg(feature = "failpoints")]
 #[tokio::test]
-async fn a_thread_of_a_watch_that_dies_ends_the_daemon_and_the_next_one_goes_on() {
+async fn a_dead_watch_thread_stops_the_daemon_and_the_next_start_continues() {
     for (point, file) in [("look", "house.ifc"), ("scan", "new/house.ifc")] {
         let (site, folder) = roomy().await;
         let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", point)]);

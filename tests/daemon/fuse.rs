@@ -308,7 +308,7 @@ fn expected(share: &Share) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn what_changes_on_a_share_without_a_word_is_found_by_the_next_poll() {
+async fn changes_on_a_share_without_events_are_found_by_the_next_poll() {
     let (site, folder) = Site::with_folder(platform()).await;
     let share = Share::default();
     share.put("a.ifc", "first");
@@ -342,7 +342,7 @@ async fn what_changes_on_a_share_without_a_word_is_found_by_the_next_poll() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn a_file_that_cannot_be_opened_for_a_while_is_waited_for() {
+async fn a_file_that_cannot_be_opened_for_a_while_is_retried() {
     // EBUSY, EACCES, EIO; from the first look on, and after the two that find it finished, so when it is to be uploaded.
     let cases = [(16, 0), (13, 0), (5, 0), (16, 2), (13, 2), (5, 2)];
     let cases = cases.map(|(errno, good)| async move {
@@ -373,7 +373,7 @@ async fn a_file_that_cannot_be_opened_for_a_while_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn an_entry_that_cannot_be_looked_at_is_reported_and_taken_when_it_can() {
+async fn an_entry_whose_lstat_fails_is_reported_and_uploaded_once_it_works() {
     let (site, folder) = Site::with_folder(platform()).await;
     let share = Share::default();
     share.put("a.ifc", "fine");
@@ -400,7 +400,7 @@ async fn an_entry_that_cannot_be_looked_at_is_reported_and_taken_when_it_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn a_single_pass_ends_although_a_file_cannot_be_read_and_says_so() {
+async fn run_once_ends_although_a_file_cannot_be_read_and_says_so() {
     for (when, says) in [
         (Breaks::AtOpen, "could not be read completely"),
         (Breaks::AtRead, "1 not at an end yet"),
@@ -485,7 +485,7 @@ async fn a_share_that_is_mounted_below_a_watched_folder_is_seen_at_once_and_poll
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn a_share_that_hangs_holds_up_no_other_folder_and_no_end() {
+async fn a_hung_share_delays_no_other_folder_and_no_stop() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.top += "shutdown_grace = \"2s\"\n";
     let other = site.watch(
@@ -629,14 +629,14 @@ async fn others_go_on_beside_a_share_that_hangs(hang: impl FnOnce(&Share) -> Han
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn reads_that_never_return_keep_nothing_from_other_folders() {
+async fn reads_that_never_return_delay_no_other_folder() {
     others_go_on_beside_a_share_that_hangs(Hanging::reads_of).await;
 }
 
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn opens_that_never_return_keep_nothing_from_other_folders() {
+async fn opens_that_never_return_delay_no_other_folder() {
     // Each file is looked at twice, with one open each, before it counts as finished.
     others_go_on_beside_a_share_that_hangs(|share| Hanging::opens_of(share, 20)).await;
 }
@@ -660,7 +660,7 @@ async fn a_ledger_on_a_network_file_system_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
-async fn a_share_that_lists_wrong_sizes_is_believed_on_the_open_file_only() {
+async fn sizes_are_taken_from_the_open_file_not_from_the_listing() {
     let (site, folder) = Site::with_folder(platform()).await;
     let share = Share::default();
     share.remote().lists_no_sizes = true;

@@ -64,7 +64,7 @@ async fn a_ledger_that_was_deleted_is_rebuilt_from_folders_and_storage() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_no_database_is_moved_aside_and_rebuilt() {
+async fn a_ledger_that_is_not_a_database_is_moved_aside_and_rebuilt() {
     let (site, files) = synchronized_site(true).await;
     garble(&site.path("state/ledger.db"), 0);
     let log = is_known_again(&site, &files).await;
@@ -81,7 +81,7 @@ async fn a_ledger_that_is_no_database_is_moved_aside_and_rebuilt() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_was_damaged_in_a_crash_is_noticed_at_the_start() {
+async fn a_ledger_damaged_in_a_crash_is_detected_at_start() {
     for truncated in [false, true] {
         let (site, files) = synchronized_site(false).await;
         // What is in the log would mend the damage.
@@ -131,7 +131,7 @@ fn uploads(site: &Site) -> usize {
 }
 
 #[tokio::test]
-async fn the_brake_also_sees_what_changed_while_the_ledger_was_lost() {
+async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
     let (mut site, mut files) = synchronized_site(true).await;
     std::fs::remove_dir_all(site.path("state")).unwrap();
     site.tables += "[brake]\nfiles = 10\n";
@@ -154,7 +154,7 @@ async fn the_brake_also_sees_what_changed_while_the_ledger_was_lost() {
 }
 
 #[tokio::test]
-async fn more_changed_files_at_once_than_the_brake_allows_hold_their_watch_until_a_person_agrees() {
+async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_is_resumed() {
     let (mut site, mut files) = synchronized_site(true).await;
     let quiet = site.watch("south", SECOND_IMODEL, "storage_folder = \"south\"");
     site.tables += "[brake]\nfiles = 10\n";
@@ -218,7 +218,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 #[ignore = "needs root: run tests/all"]
-async fn a_full_disk_ends_the_daemon_with_what_to_do_and_loses_nothing() {
+async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     let (site, folder) = Site::with_folder(platform()).await;
     let disk = SmallDisk::mount(&site.path("state"));
     disk.fill();
@@ -255,7 +255,7 @@ async fn a_full_disk_ends_the_daemon_with_what_to_do_and_loses_nothing() {
 
 #[tokio::test]
 #[ignore = "needs strace: run tests/all"]
-async fn a_disk_that_fails_to_write_ends_the_daemon_and_the_next_one_finds_a_sound_ledger() {
+async fn a_write_error_of_the_disk_stops_the_daemon_and_leaves_a_sound_ledger() {
     // Counted for each thread by itself.
     for (failing, from) in [("fsync,fdatasync", 3), ("pwrite64", 60)] {
         let (site, folder) = Site::with_folder(platform()).await;

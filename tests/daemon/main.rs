@@ -10,8 +10,7 @@
 )]
 
 mod alerts;
-mod answers;
-mod between;
+mod borders;
 #[cfg(feature = "failpoints")]
 mod clocks;
 mod commands;
@@ -20,27 +19,29 @@ mod common;
 mod crashes;
 mod demo;
 mod emulator_command;
-mod faults;
 mod filesystem;
 mod fuse;
-mod independence;
+mod hostile_responses;
+mod intermediaries;
+mod outages;
+
+mod intermediary;
 mod ledger;
-mod middle;
 mod network;
+mod no_spinning;
 mod operator;
+mod other_client;
 mod page;
+mod platform_state;
+mod random_changes;
+mod random_faults;
 mod refusals;
 mod remedies;
-mod restless;
 mod runs;
 mod scale;
 mod soak;
-mod somebody;
 mod state_directory;
-mod storm;
 mod support;
 mod systemd;
-mod together;
-mod truth;
-mod unknowns;
+mod undocumented;
 mod workflow;

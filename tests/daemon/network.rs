@@ -272,7 +272,7 @@ async fn behind_a_proxy(mode: Mode) -> (Site, std::path::PathBuf, Proxy) {
 }
 
 #[tokio::test]
-async fn a_proxy_that_signs_anew_needs_the_companys_authority_and_the_check_names_it() {
+async fn a_tls_inspecting_proxy_needs_its_ca_and_check_names_it() {
     let (mut site, folder, proxy) = behind_a_proxy(Mode::Open).await;
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(1), "{check:?}");
@@ -305,7 +305,7 @@ async fn a_proxy_that_signs_anew_needs_the_companys_authority_and_the_check_name
 }
 
 #[tokio::test]
-async fn what_no_proxy_names_is_reached_straight() {
+async fn hosts_in_no_proxy_are_reached_directly() {
     let (mut site, _folder, proxy) = behind_a_proxy(Mode::Open).await;
     site.tables += "no_proxy = [\".itwin.test\"]\n";
     let check = site.run(&["check"]).await;
@@ -321,7 +321,7 @@ async fn what_no_proxy_names_is_reached_straight() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_asks_for_a_password_gets_it_and_nobody_else_sees_it() {
+async fn a_proxy_password_is_sent_to_the_proxy_only() {
     let (mut site, folder, proxy) = behind_a_proxy(Mode::AsksForPassword).await;
     site.tables += &proxy.authority(&site);
     let hop = format!("the proxy {}", proxy.address.trim_start_matches("http://"));
@@ -360,7 +360,7 @@ async fn a_proxy_that_asks_for_a_password_gets_it_and_nobody_else_sees_it() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_never_answers_or_refuses_is_named_and_waited_for() {
+async fn a_proxy_that_never_answers_or_refuses_is_named_and_retried() {
     let (mut site, folder, proxy) = behind_a_proxy(Mode::NeverAnswers).await;
     site.tables += &proxy.authority(&site);
     site.tables += "connect_timeout = \"500ms\"\n";
@@ -384,7 +384,7 @@ async fn a_proxy_that_never_answers_or_refuses_is_named_and_waited_for() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_is_named() {
+async fn an_unreachable_proxy_is_named() {
     let (mut site, _folder) = Site::with_folder(platform()).await;
     site.platform = Some(format!("https://{API}"));
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -397,7 +397,7 @@ async fn a_proxy_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_answer_ends_with_the_total_timeout_and_is_repeated() {
+async fn a_request_without_a_response_times_out_and_is_retried() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables += "[network]\ntotal_timeout = \"500ms\"\n";
     site.emulator.fault(
@@ -414,7 +414,7 @@ async fn a_request_without_an_answer_ends_with_the_total_timeout_and_is_repeated
 }
 
 #[tokio::test]
-async fn an_upload_that_stands_still_is_given_up_after_the_idle_timeout_and_repeated() {
+async fn a_stalled_upload_times_out_and_is_retried() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables += "[network]\nidle_timeout = \"1s\"\n[upload]\nblock_size = \"16MiB\"\n";
     site.emulator.fault(
@@ -432,7 +432,7 @@ async fn an_upload_that_stands_still_is_given_up_after_the_idle_timeout_and_repe
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_spoken_to_by_tls_must_be_trusted_too() {
+async fn an_https_proxy_must_be_trusted_too() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let proxy = Proxy::speaking("https", &site, Mode::Open).await;
     site.platform = Some(format!("https://{API}"));

@@ -30,7 +30,7 @@ async fn fails(site: &Site, path: &str) {
 }
 
 #[tokio::test]
-async fn a_file_that_failed_is_tried_again_at_once_when_a_person_asks() {
+async fn retry_starts_a_failed_file_at_once() {
     let (site, folder) = Site::with_folder(platform()).await;
     refused_once(&site, "house.ifc");
     write(&folder.join("house.ifc"), "house");
@@ -81,7 +81,7 @@ async fn a_file_that_failed_is_tried_again_at_once_when_a_person_asks() {
 }
 
 #[tokio::test]
-async fn without_a_daemon_what_is_asked_for_takes_effect_at_the_next_start() {
+async fn commands_without_a_daemon_take_effect_at_the_next_start() {
     let (site, folder) = Site::with_folder(platform()).await;
     refused_once(&site, "house.ifc");
     write(&folder.join("house.ifc"), "house");
@@ -126,7 +126,7 @@ async fn a_paused_watch_takes_no_new_work_over_a_restart_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_watch_that_the_brake_holds_goes_on_when_a_person_resumes_it() {
+async fn a_suspended_watch_continues_after_resume() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables += "[brake]\nfiles = 3\n";
     for n in 0..5 {
@@ -149,7 +149,7 @@ async fn a_watch_that_the_brake_holds_goes_on_when_a_person_resumes_it() {
 }
 
 #[tokio::test]
-async fn a_rescan_looks_at_the_whole_folder_at_once() {
+async fn rescan_scans_the_whole_folder_at_once() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.top += "rescan_interval = \"1h\"\n";
     write(&folder.join("house.ifc"), "house");
@@ -170,7 +170,7 @@ async fn a_rescan_looks_at_the_whole_folder_at_once() {
 }
 
 #[tokio::test]
-async fn the_control_socket_is_for_user_and_group_and_outlives_no_orderly_end() {
+async fn the_control_socket_is_for_user_and_group_and_removed_at_a_graceful_stop() {
     let (site, _folder) = Site::with_folder(platform()).await;
     let socket = site.path("state/control.sock");
     let daemon = site.start();
@@ -190,7 +190,7 @@ async fn the_control_socket_is_for_user_and_group_and_outlives_no_orderly_end() 
 }
 
 #[tokio::test]
-async fn an_upload_under_way_is_shown_with_percent_and_rate() {
+async fn an_upload_in_progress_is_shown_with_percent_and_rate() {
     let (site, folder) = Site::with_folder(platform()).await;
     site.emulator.fault(Fault::on("PUT *").slow(300_000));
     std::fs::write(folder.join("large.rvt"), vec![7; 30_000_000]).unwrap();
@@ -240,7 +240,7 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
 }
 
 #[tokio::test]
-async fn a_dry_run_shows_what_would_be_done_and_touches_nothing() {
+async fn a_dry_run_shows_what_would_be_done_and_changes_nothing() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "house");
     write(&folder.join("notes.txt"), "notes");
@@ -282,7 +282,7 @@ fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String
 }
 
 #[tokio::test]
-async fn every_field_of_the_json_forms_is_told_of_in_the_documentation() {
+async fn every_field_of_the_json_output_is_documented() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "house");
     write(&folder.join("empty.ifc"), "");
@@ -308,7 +308,7 @@ async fn every_field_of_the_json_forms_is_told_of_in_the_documentation() {
 }
 
 #[tokio::test]
-async fn asking_again_ends_the_pause_of_the_lane_as_well() {
+async fn retry_ends_the_backoff_of_the_synchronizer_as_well() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables = site.tables.replace(
         "first_delay = \"200ms\"\nmax_delay = \"2s\"",

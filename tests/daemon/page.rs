@@ -145,7 +145,7 @@ impl Browser {
 
 #[tokio::test]
 #[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
-async fn the_page_follows_files_to_their_ends_retries_and_takes_names_for_text() {
+async fn the_page_shows_results_retries_files_and_escapes_names() {
     let (site, folder) = site().await;
     site.emulator.fail_task(TaskFault {
         file: "refused.ifc".to_owned(),
@@ -235,7 +235,7 @@ async fn status(request: reqwest::RequestBuilder) -> u16 {
 }
 
 #[tokio::test]
-async fn the_page_answers_only_to_its_names_its_token_and_itself() {
+async fn the_page_checks_host_token_and_origin() {
     use std::os::unix::fs::PermissionsExt as _;
     let (mut site, _folder) = site().await;
     let token = site.path("token");
@@ -294,7 +294,7 @@ async fn the_page_answers_only_to_its_names_its_token_and_itself() {
 }
 
 #[tokio::test]
-async fn a_peer_that_guesses_tokens_has_to_wait_and_the_log_and_the_metrics_tell() {
+async fn token_guesses_are_delayed_logged_and_counted() {
     use std::os::unix::fs::PermissionsExt as _;
     let (mut site, _folder) = site().await;
     let token = site.path("token");
@@ -375,7 +375,7 @@ async fn is_served(peer: &str, address: &str) -> bool {
 }
 
 #[tokio::test]
-async fn requests_that_are_left_half_done_take_nothing_from_the_work_or_from_other_peers() {
+async fn half_open_requests_starve_neither_the_work_nor_other_peers() {
     let (site, folder) = site().await;
     let daemon = site.start_under(&["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"]);
     let address = address(&daemon).await;
@@ -407,7 +407,7 @@ async fn requests_that_are_left_half_done_take_nothing_from_the_work_or_from_oth
 }
 
 #[tokio::test]
-async fn metrics_count_what_happens_and_readiness_waits_for_the_folders() {
+async fn metrics_count_results_and_readyz_waits_for_the_folders() {
     let (site, folder) = site().await;
     write(&folder.join("house.ifc"), "house");
     write(&folder.join("empty.ifc"), "");
@@ -451,7 +451,7 @@ async fn metrics_count_what_happens_and_readiness_waits_for_the_folders() {
 
 #[tokio::test]
 #[ignore = "needs promtool (Debian: prometheus)"]
-async fn promtool_finds_nothing_wrong_with_the_metrics_and_the_example_rules() {
+async fn promtool_accepts_the_metrics_and_the_example_rules() {
     let (site, folder) = site().await;
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();

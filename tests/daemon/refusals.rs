@@ -7,7 +7,7 @@ use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, TaskFault};
 use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
 #[tokio::test]
-async fn a_wrong_secret_is_told_without_being_shown_and_nothing_is_lost() {
+async fn a_wrong_secret_is_reported_without_being_shown_and_nothing_is_lost() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.secret = "wrong+secret/lion=".to_owned();
     write(&folder.join("house.ifc"), "house");
@@ -36,7 +36,7 @@ async fn a_wrong_secret_is_told_without_being_shown_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_names_the_user_to_add_and_holds_up_no_other_imodel() {
+async fn a_missing_permission_names_the_user_to_add_and_delays_no_other_imodel() {
     const CLOSED: &str = "dddddddd-bbbb-4ccc-8ddd-eeeeeeeeeeee";
     let builder = platform()
         .itwin(DEFAULT_ITWIN_ID, "Project")
@@ -73,7 +73,7 @@ async fn a_missing_permission_names_the_user_to_add_and_holds_up_no_other_imodel
 }
 
 #[tokio::test]
-async fn a_storage_that_may_not_be_used_is_told_with_the_permission_that_is_missing() {
+async fn denied_storage_access_names_the_missing_permission() {
     let (site, folder) = Site::with_folder(platform().forbidden_storage(DEFAULT_ITWIN_ID)).await;
     write(&folder.join("a.ifc"), "a");
     let done = site.run(&["run", "--once"]).await;
@@ -82,7 +82,7 @@ async fn a_storage_that_may_not_be_used_is_told_with_the_permission_that_is_miss
 }
 
 #[tokio::test]
-async fn an_unknown_imodel_is_told_with_what_to_correct() {
+async fn an_unknown_imodel_is_reported_with_the_fix() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch("north", "99999999-bbbb-4ccc-8ddd-eeeeeeeeeeee", "");
     write(&folder.join("a.ifc"), "a");
@@ -95,7 +95,7 @@ async fn an_unknown_imodel_is_told_with_what_to_correct() {
 }
 
 #[tokio::test]
-async fn one_bad_file_of_a_run_fails_alone_with_the_connectors_words() {
+async fn one_bad_file_of_a_run_fails_alone_with_the_connectors_message() {
     let (site, folder) = Site::with_folder(platform()).await;
     let error = serde_json::json!({
         "errorCode": "TAE_BRG_7", "description": "the drawing is damaged", "canUserFix": true,
@@ -216,7 +216,7 @@ async fn names_that_storage_cannot_hold_and_empty_files_fail_alone() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_connection_of_the_imodel_holds_is_told_with_that_connection() {
+async fn a_file_mapped_by_another_connection_is_reported_with_that_connection() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch("north", DEFAULT_IMODEL_ID, "");
     write(&folder.join("a.ifc"), "a");
@@ -236,7 +236,7 @@ async fn a_file_that_another_connection_of_the_imodel_holds_is_told_with_that_co
 }
 
 #[tokio::test]
-async fn of_two_files_that_storage_may_not_tell_apart_one_waits_until_the_other_is_gone() {
+async fn of_two_names_that_differ_in_case_only_one_waits_until_the_other_is_gone() {
     for (one, other) in [
         ("House.ifc", "house.IFC"),
         ("Br\u{fc}cke/Deck.ifc", "Bru\u{308}cke/Deck.ifc"),

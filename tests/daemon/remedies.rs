@@ -6,7 +6,7 @@ use std::time::Duration;
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault};
 use tokio::time::Instant;
 
-use super::somebody::{Somebody, shared_platform};
+use super::other_client::{OtherClient, shared_platform};
 use super::support::{Daemon, Site, write};
 
 async fn site() -> (Site, std::path::PathBuf) {
@@ -48,7 +48,7 @@ fn remove(folder: &Path, name: &str) {
 }
 
 #[tokio::test]
-async fn a_name_that_storage_refuses_ends_to_fail_when_the_file_is_renamed_deleted_or_excluded() {
+async fn a_refused_name_stops_failing_when_the_file_is_renamed_deleted_or_excluded() {
     for what in ["rename", "delete", "exclude"] {
         let (mut site, folder) = site().await;
         write(&folder.join("a:b.ifc"), "content");
@@ -80,7 +80,7 @@ async fn a_name_that_storage_refuses_ends_to_fail_when_the_file_is_renamed_delet
 }
 
 #[tokio::test]
-async fn an_empty_file_ends_to_fail_when_it_gets_content_or_is_deleted() {
+async fn an_empty_file_stops_failing_when_it_gets_content_or_is_deleted() {
     let (site, folder) = site().await;
     write(&folder.join("saved.ifc"), "");
     write(&folder.join("deleted.ifc"), "");
@@ -101,7 +101,7 @@ async fn an_empty_file_ends_to_fail_when_it_gets_content_or_is_deleted() {
 }
 
 #[tokio::test]
-async fn the_last_file_of_a_folder_ends_to_fail_too_when_it_is_deleted() {
+async fn the_last_file_of_a_folder_stops_failing_when_it_is_deleted() {
     let (site, folder) = site().await;
     write(&folder.join("a.ifc"), "");
     let once = site.run(&["run", "--once"]).await;
@@ -112,7 +112,7 @@ async fn the_last_file_of_a_folder_ends_to_fail_too_when_it_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_too_large_ends_to_fail_when_it_is_excluded() {
+async fn a_file_that_is_too_large_stops_failing_when_it_is_excluded() {
     let (mut site, folder) = site().await;
     // A hole of 6 TiB.
     let file = std::fs::File::create(folder.join("a.ifc")).unwrap();
@@ -129,7 +129,7 @@ async fn a_file_that_is_too_large_ends_to_fail_when_it_is_excluded() {
 }
 
 #[tokio::test]
-async fn of_two_files_that_storage_may_not_tell_apart_the_second_is_taken_when_one_is_renamed() {
+async fn of_two_names_that_differ_in_case_only_the_second_is_uploaded_when_one_is_renamed() {
     let (site, folder) = site().await;
     write(&folder.join("plan.ifc"), "lower");
     let daemon = site.start();
@@ -181,13 +181,13 @@ async fn a_connector_that_the_platform_refuses_is_replaced_or_its_files_are_excl
 }
 
 #[tokio::test]
-async fn a_file_that_another_connection_holds_is_taken_when_it_is_removed_there() {
+async fn a_file_mapped_by_another_connection_is_mapped_once_it_is_removed_there() {
     let (site, folder) = site().await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     write(&folder.join("first.ifc"), "first");
     let daemon = site.start();
     status_is(&site, &daemon, "first.ifc", Some("synchronized")).await;
-    // Somebody is faster: maps the new file into a connection of their own.
+    // Another client maps the new file first, into a connection of its own.
     site.emulator.fault(
         Fault::on("POST /synchronization/imodels/storageConnections/*/sourceFiles")
             .status(503)
@@ -196,12 +196,12 @@ async fn a_file_that_another_connection_holds_is_taken_when_it_is_removed_there(
     write(&folder.join("a.ifc"), "a");
     daemon.says("no run could be requested").await;
     let file = site.stored("a.ifc");
-    let theirs = somebody.connects("theirs", &file.id).await.unwrap();
+    let theirs = other_client.connects("theirs", &file.id).await.unwrap();
     status_is(&site, &daemon, "a.ifc", Some("failed")).await;
     let told = hint(&site, "a.ifc").await;
     assert!(told.contains("remove it there"), "{told}");
-    assert_eq!(somebody.source_file(&file.id).unwrap().0, theirs);
-    assert!(somebody.unmaps(&file.id).await);
+    assert_eq!(other_client.source_file(&file.id).unwrap().0, theirs);
+    assert!(other_client.unmaps(&file.id).await);
     status_is(&site, &daemon, "a.ifc", Some("synchronized")).await;
     daemon.stop().await;
 }
@@ -244,7 +244,7 @@ async fn retry_of_a_file_that_is_gone_or_no_longer_selected_ends_its_failure() {
 }
 
 #[tokio::test]
-async fn a_deleted_file_or_folder_is_counted_as_gone_and_says_that_it_is_still_in_the_imodel() {
+async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_the_imodel() {
     let (site, folder) = site().await;
     for name in ["kept.ifc", "deleted.ifc", "inner/a.ifc", "inner/deep/b.ifc"] {
         write(&folder.join(name), name);
@@ -274,7 +274,7 @@ async fn a_deleted_file_or_folder_is_counted_as_gone_and_says_that_it_is_still_i
 }
 
 #[tokio::test]
-async fn a_file_that_is_away_for_a_moment_is_never_gone() {
+async fn a_file_that_is_missing_for_a_moment_is_never_gone() {
     let (mut site, folder) = Site::with_folder(shared_platform()).await;
     site.top = site.top.replace("settle = \"300ms\"", "settle = \"5s\"");
     write(&folder.join("a.ifc"), "a");
@@ -353,7 +353,7 @@ async fn a_file_that_is_forgotten_and_still_there_finds_its_storage_file_again()
 }
 
 #[tokio::test]
-async fn a_reason_ends_with_the_step_that_leaves_it_behind() {
+async fn a_reason_is_cleared_by_the_step_that_succeeds() {
     let (site, folder) = site().await;
     site.emulator.fault(
         Fault::on("POST /storage/folders/*/files")

@@ -31,7 +31,7 @@ async fn two_imodels() -> (Site, std::path::PathBuf, std::path::PathBuf) {
 }
 
 #[tokio::test]
-async fn a_run_that_ends_badly_fails_its_files_with_its_words_or_is_repeated() {
+async fn a_failed_run_fails_its_files_with_its_message_or_is_repeated() {
     for (result, repeated) in [
         ("Error", true),
         ("Cancelled", true),
@@ -73,7 +73,7 @@ async fn a_run_that_was_accepted_and_is_lost_is_requested_again() {
 }
 
 #[tokio::test]
-async fn a_run_that_does_not_end_is_told_and_holds_up_no_other_imodel() {
+async fn a_run_that_does_not_end_is_reported_and_delays_no_other_imodel() {
     let (mut site, north, south) = two_imodels().await;
     site.tables = site
         .tables
@@ -102,7 +102,7 @@ async fn a_run_that_does_not_end_is_told_and_holds_up_no_other_imodel() {
 }
 
 #[tokio::test]
-async fn an_imodel_that_is_full_takes_what_it_can_and_the_rest_is_told_why() {
+async fn a_full_imodel_takes_what_fits_and_the_rest_fails_with_the_reason() {
     let (site, folder) = Site::with_folder(platform()).await;
     for number in 0..252 {
         write(&folder.join(format!("{number}.ifc")), &number.to_string());

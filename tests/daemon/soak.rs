@@ -235,18 +235,18 @@ fn any_seed() -> u64 {
 }
 
 #[tokio::test]
-async fn the_same_changes_and_kills_as_ever_come_to_the_same_end() {
+async fn a_fixed_sequence_of_changes_and_kills_loses_nothing() {
     soak(1, kills()).await;
 }
 
 #[tokio::test]
-async fn any_changes_and_kills_come_to_the_same_end() {
+async fn random_changes_and_kills_lose_nothing() {
     soak(any_seed(), kills()).await;
 }
 
 #[tokio::test]
 #[ignore = "takes an hour: by hand"]
-async fn an_hour_of_changes_and_kills_comes_to_the_same_end() {
+async fn an_hour_of_changes_and_kills_loses_nothing() {
     let end = tokio::time::Instant::now() + Duration::from_secs(3600);
     while tokio::time::Instant::now() < end {
         soak(fastrand::u64(..), 100).await;

@@ -127,7 +127,7 @@ async fn root_starts_nothing_in_a_state_directory_of_another_user() {
 
 #[tokio::test]
 #[ignore = "needs root: run tests/all"]
-async fn a_command_that_root_runs_acts_as_the_owner_of_the_state() {
+async fn a_command_run_by_root_acts_as_the_owner_of_the_state() {
     let (site, folder) = Site::with_folder(platform()).await;
     // The owner must be able to reach it.
     std::fs::set_permissions(site.path(""), Permissions::from_mode(0o755)).unwrap();
@@ -223,7 +223,7 @@ async fn a_start_waits_a_moment_for_the_lock() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_and_a_command_beside_it_do_not_hinder_each_other() {
+async fn a_starting_daemon_and_a_command_do_not_block_each_other() {
     let (site, _folder) = Site::with_folder(platform()).await;
     assert_eq!(site.run(&["run", "--once"]).await.code, Some(0));
     for round in 0..12 {
@@ -238,7 +238,7 @@ async fn a_daemon_that_starts_and_a_command_beside_it_do_not_hinder_each_other()
 }
 
 #[tokio::test]
-async fn the_first_line_and_the_exit_code_of_status_say_whether_all_is_well() {
+async fn the_first_line_and_exit_code_of_status_show_the_worst_problem() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();

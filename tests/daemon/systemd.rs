@@ -58,7 +58,7 @@ impl Supervisor {
 }
 
 #[tokio::test]
-async fn systemd_hears_of_the_start_of_every_change_and_of_the_end() {
+async fn systemd_is_notified_of_start_reload_and_stop() {
     let (site, folder) = Site::with_folder(platform()).await;
     let systemd = Supervisor::new(&site);
     let daemon = systemd.start(&site);
@@ -92,7 +92,7 @@ async fn systemd_hears_of_the_start_of_every_change_and_of_the_end() {
 }
 
 #[tokio::test]
-async fn a_share_that_is_away_keeps_no_service_from_starting() {
+async fn an_unmounted_share_does_not_block_the_start() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let away = site.watch("south", DEFAULT_IMODEL_ID, "storage_folder = \"South\"");
     site.replace_in_watches(
@@ -129,7 +129,7 @@ async fn lock_ledger(site: &Site) -> sqlx::SqliteConnection {
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_stuck_stops_the_pings_until_it_moves_again() {
+async fn a_blocked_ledger_stops_the_watchdog_pings_until_it_responds() {
     let (site, _folder) = Site::with_folder(platform()).await;
     let systemd = Supervisor::new(&site);
     let daemon = systemd.start(&site);
@@ -167,7 +167,7 @@ async fn a_start_that_waits_for_the_ledger_asks_for_more_time() {
 }
 
 #[tokio::test]
-async fn a_reload_changes_watches_and_limits_and_drops_nothing_that_is_under_way() {
+async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
     let (mut site, north) = Site::with_folder(platform()).await;
     site.replace_in_watches(
         "name = \"north\"",
@@ -259,7 +259,7 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_that_is_under_way
 }
 
 #[tokio::test]
-async fn a_broken_configuration_is_not_taken_and_what_needs_a_restart_is_named() {
+async fn a_broken_configuration_is_rejected_and_changes_that_need_a_restart_are_named() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let systemd = Supervisor::new(&site);
     let daemon = systemd.start(&site);

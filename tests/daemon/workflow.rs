@@ -14,7 +14,7 @@ const SECOND_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 const THIRD_IMODEL: &str = "cccccccc-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 
 #[tokio::test]
-async fn a_file_takes_each_step_of_the_workflow_once_and_in_order() {
+async fn each_step_of_the_workflow_happens_once_and_in_order() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
     write(&folder.join("bridge.ifc"), "deck");
@@ -76,7 +76,7 @@ async fn a_file_takes_each_step_of_the_workflow_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn six_hundred_files_of_four_watches_reach_three_imodels_in_a_handful_of_runs() {
+async fn six_hundred_files_of_four_watches_reach_three_imodels_in_few_runs() {
     let builder = platform()
         .itwin(DEFAULT_ITWIN_ID, "Project")
         .imodel(DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, "First")
@@ -215,7 +215,7 @@ async fn a_save_by_rename_is_uploaded_under_its_last_name_only() {
 }
 
 #[tokio::test]
-async fn a_large_file_goes_in_blocks_of_its_own_and_arrives_whole() {
+async fn a_large_file_is_sent_in_blocks_and_arrives_complete() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables += "[upload]\nblock_size = \"1MiB\"\nmemory = \"4MiB\"\n";
     let content: Vec<u8> = (0..5_500_000_u32)
@@ -245,7 +245,7 @@ async fn a_large_file_goes_in_blocks_of_its_own_and_arrives_whole() {
 }
 
 #[tokio::test]
-async fn reference_files_are_uploaded_but_are_no_source_files_and_a_change_of_one_asks_for_a_run() {
+async fn reference_files_are_uploaded_but_not_mapped_and_a_change_starts_a_run() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch("north", DEFAULT_IMODEL_ID, "upload_only = [\"/xref/\"]");
     write(&folder.join("main.dgn"), "main");
@@ -273,7 +273,7 @@ async fn reference_files_are_uploaded_but_are_no_source_files_and_a_change_of_on
 }
 
 #[tokio::test]
-async fn what_is_no_design_file_or_is_excluded_is_left_alone() {
+async fn files_without_a_connector_and_excluded_files_are_skipped() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch(
         "north",
@@ -316,7 +316,7 @@ async fn what_is_no_design_file_or_is_excluded_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_run_of_somebody_else_is_waited_for_and_never_taken_for_ours() {
+async fn a_run_of_another_client_is_waited_for_and_never_taken_for_ours() {
     let (site, folder) = Site::with_folder(platform()).await;
     // Long enough for a busy machine to come as far as the run.
     let foreign = site
@@ -453,7 +453,7 @@ fn first(site: &Site) -> Option<itwin_syncd::emulator::File> {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_again() {
+async fn a_file_that_changes_while_queued_settles_again_before_it_is_sent() {
     let (site, folder, daemon, waiting) = one_behind_the_other().await;
     let mut file = std::fs::File::options()
         .append(true)
@@ -483,7 +483,7 @@ async fn a_file_that_changes_before_its_turn_comes_is_not_sent_before_it_rests_a
 }
 
 #[tokio::test]
-async fn a_file_that_is_gone_before_its_turn_comes_is_waited_for_no_longer() {
+async fn a_file_deleted_while_queued_is_dropped_from_the_queue() {
     let (site, folder, daemon, waiting) = one_behind_the_other().await;
     std::fs::remove_file(folder.join(waiting)).unwrap();
     daemon.says("the file is gone; nothing to upload").await;
@@ -576,7 +576,7 @@ enum Cut {
 }
 
 #[tokio::test]
-async fn an_address_that_ends_during_an_upload_is_renewed_and_the_same_blob_keeps_its_blocks() {
+async fn an_upload_url_that_expires_during_an_upload_is_renewed_and_keeps_its_blocks() {
     for (update_blob, sent_again) in [(UpdateBlob::Same, false), (UpdateBlob::Fresh, true)] {
         let mut switches = Switches::default();
         switches.update_blob = update_blob;
@@ -604,7 +604,7 @@ async fn an_address_that_ends_during_an_upload_is_renewed_and_the_same_blob_keep
 }
 
 #[tokio::test]
-async fn content_goes_no_faster_than_the_limit_of_the_hour() {
+async fn uploads_stay_within_the_bandwidth_limit_of_the_hour() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.tables +=
         "[upload]\nrate = [{ from = \"00:00\", to = \"00:00\", limit = \"512KiB/s\" }]\n";

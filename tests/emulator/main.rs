@@ -18,7 +18,7 @@ mod contract;
 mod faults;
 mod foreign;
 mod hostile;
-mod others;
+mod other_clients;
 mod recording;
 mod safety;
 mod support;

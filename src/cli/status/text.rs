@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use crate::attempt::clock_time;
 use crate::names::Shown;
-use crate::view::{
+use crate::next_attempt::clock_time;
+use crate::status_view::{
     Around, FileView, LineView, ResultView, StoryView, UploadView, View, WatchView, verdict,
 };
 

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Error, LISTS, text};
-use crate::attempt::clock_time;
 use crate::config::Offline;
 use crate::ledger::{Ledger, Lists, Outcome};
 use crate::names::Shown;
+use crate::next_attempt::clock_time;
 use crate::state_directory;
-use crate::view::{self, Around, View};
+use crate::status_view::{self, Around, View};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ async fn news(ledger: &Ledger) -> Result<(), Error> {
     loop {
         let overview = ledger.overview(NEWS, crate::clock::now()).await?;
         for file in overview.open.iter().chain(&overview.failed) {
-            let state = (view::word(file), file.reason.clone());
+            let state = (status_view::word(file), file.reason.clone());
             if known.get(&file.id.to_string()) != Some(&state) {
                 let reason = file
                     .reason

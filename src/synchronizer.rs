@@ -1,6 +1,6 @@
-//! One lane per iModel, because the platform runs one synchronization of an iModel at a time.
+//! One synchronizer per iModel, because the platform runs one synchronization of an iModel at a time.
 //!
-//! In come, from the ledger, files whose content is complete in storage. A lane gathers them, reads what the iModel's
+//! In come, from the ledger, files whose content is complete in storage. A synchronizer gathers them, reads what the iModel's
 //! connection holds and corrects it, requests one run for all of them, follows it to its end and gives every file of
 //! ours that the run says something about its own outcome, back to the ledger. It never uploads.
 //!
@@ -8,17 +8,17 @@
 //! before each run (`connection`, `reconcile`), the storage files when it has ended (`contents`), and both once in
 //! `rescan_interval`. A run counts for a file only if it was requested after the file's upload was completed and
 //! storage still holds that content. The intent to request it is in the ledger before the request, so after a crash
-//! the lane first finds out what became of the run it finds there. A run of somebody else is waited for (`blocking`),
+//! the synchronizer first finds out what became of the run it finds there. A run of somebody else is waited for (`blocking`),
 //! never reported as ours.
 
+mod batching;
 mod blocking;
-mod check;
 mod connection;
-mod contents;
-mod gather;
 mod outcome;
+mod periodic_check;
 mod reconcile;
 mod run;
+mod storage_check;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,29 +28,29 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::attempt::{self, Failure, History, clock_time};
 use crate::config;
-use crate::content::{self, Content};
 use crate::itwin::{self, Client};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
 };
 use crate::names::Shown;
+use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::Policy;
+use crate::stored_content::{self, Content};
+use batching::Gather;
 use blocking::Blocking;
-use gather::Gather;
 use run::Requested;
 
-/// An idle lane looks at the ledger again after this time, even if nobody told it to.
+/// An idle synchronizer looks at the ledger again after this time, even if nobody told it to.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// However often it is woken, it looks no more often than this: uploads end by the hundred.
 const LOOK_GAP: Duration = Duration::from_millis(200);
 
-/// What a lane is made of.
+/// What a synchronizer is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// The iModel of the lane.
+    /// The iModel of the synchronizer.
     pub imodel_id: String,
     /// Where work comes from and outcomes go.
     pub ledger: Ledger,
@@ -62,11 +62,11 @@ pub struct Parts {
     pub wake: watch::Receiver<u64>,
     /// To be told when a file has to be uploaded again.
     pub uploads: Arc<Notify>,
-    /// Tells how far the lane is.
+    /// Tells how far the synchronizer is.
     pub progress: watch::Sender<Progress>,
 }
 
-/// What may change while a lane works.
+/// What may change while a synchronizer works.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Batches, polling, deadlines.
@@ -86,7 +86,7 @@ impl Settings {
     }
 }
 
-/// How far a lane is.
+/// How far a synchronizer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
     /// How often it has looked at the ledger.
@@ -95,9 +95,9 @@ pub struct Progress {
     pub at_rest: bool,
 }
 
-/// The lane of one iModel.
+/// The synchronizer of one iModel.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Synchronizer {
     imodel_id: Arc<str>,
     ledger: Ledger,
     client: Client,
@@ -110,7 +110,7 @@ pub struct Lane {
     uploads: Arc<Notify>,
     progress: watch::Sender<Progress>,
     at_rest: bool,
-    /// Failures in a row that concern the lane rather than a file.
+    /// Failures in a row that concern the synchronizer rather than a file.
     failures: u32,
     not_before: Instant,
     /// Checks that failed in a row, and when the next one may begin.
@@ -128,7 +128,7 @@ pub struct Lane {
     asked: u64,
 }
 
-/// What keeps a lane from going on.
+/// What keeps a synchronizer from going on.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error(transparent)]
@@ -137,8 +137,8 @@ enum Trouble {
     Platform(#[from] itwin::Error),
 }
 
-impl Lane {
-    /// Puts a lane together; nothing runs yet.
+impl Synchronizer {
+    /// Puts a synchronizer together; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let settings = parts.settings.borrow().clone();
@@ -231,10 +231,10 @@ impl Lane {
             if let Some(at) = connection.moved_on
                 && self.ledger.holds_source_files(connection.id).await?
             {
-                backlog = gather::with_references(backlog, at);
+                backlog = batching::with_references(backlog, at);
             }
         }
-        match gather::decide(&backlog, now, &self.sync) {
+        match batching::decide(&backlog, now, &self.sync) {
             Gather::WaitFor(pause) => {
                 // What waits for a run is looked at when that is requested.
                 if backlog.first.is_some() {
@@ -323,7 +323,7 @@ impl Lane {
         self.not_before = Instant::now() + pause;
         self.at_rest = true;
         let hint = error.hint().unwrap_or_default();
-        let next = clock_time(attempt::after(now, pause));
+        let next = clock_time(next_attempt::after(now, pause));
         warn!(
             imodel = %self.imodel_id, connection = connection.name, files = files.len(), %error, hint, next,
             "no run could be requested; trying again"
@@ -349,7 +349,7 @@ impl Lane {
                 attempt: file.job.map_or(0, |job| job.attempts).saturating_add(1),
                 failing_since: file.job.and_then(|job| job.failing_since),
             };
-            let refusal = attempt::refusal(failure, history, &self.policy, self.give_up, now);
+            let refusal = next_attempt::refusal(failure, history, &self.policy, self.give_up, now);
             if matches!(refusal.again, Again::FailedUntil(_) | Again::Never) {
                 report_failure(file, &refusal);
             }
@@ -367,7 +367,7 @@ fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
     let (watch, path) = (&file.watch, Shown(&file.path));
     match content {
         Some(Content::Changed { by, at }) => {
-            content::warn_changed(watch, &file.path, by.as_deref(), at.as_deref());
+            stored_content::warn_changed(watch, &file.path, by.as_deref(), at.as_deref());
         }
         Some(Content::Missing | Content::Ours) | None => warn!(
             %watch, %path,

@@ -13,7 +13,7 @@ use crate::ledger::{
     Absence, BlockingRun, Counts, FailureKind, FileReport, JobState, Outcome, Overview,
     ResultReport, RootState, RunEntry, RunSummary, Story, StoryLine, WatchReport,
 };
-use crate::live::{Now, RootNow};
+use crate::runtime_status::{Now, RootNow};
 
 /// A watch.
 #[derive(Debug, Clone, PartialEq, Serialize)]

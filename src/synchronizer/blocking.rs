@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info};
 
-use super::Lane;
+use super::Synchronizer;
 use crate::itwin::ActiveRun;
 use crate::ledger::{self, BlockingRun};
 
@@ -18,7 +18,7 @@ pub(super) struct Blocking {
     next_poll: Instant,
 }
 
-impl Lane {
+impl Synchronizer {
     /// The platform refused a run because another one is active. Returns how long to wait.
     pub(super) async fn blocked(
         &mut self,

@@ -1,4 +1,4 @@
-//! Somebody else who works on the same iModel: another application of the platform, by plain HTTP.
+//! OtherClient else who works on the same iModel: another application of the platform, by plain HTTP.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,14 +21,14 @@ pub fn shared_platform() -> Builder {
     platform().client(CLIENT, SECRET).display_name(CLIENT, NAME)
 }
 
-pub struct Somebody<'e> {
+pub struct OtherClient<'e> {
     emulator: &'e Emulator,
     http: reqwest::Client,
     token: String,
     count: AtomicU32,
 }
 
-impl<'e> Somebody<'e> {
+impl<'e> OtherClient<'e> {
     pub async fn signs_in(emulator: &'e Emulator) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())

@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use itwin_syncd::emulator::{Fault, TaskFault};
 use serde_json::json;
 
-use crate::middle::{Answer, Asked, Middle, bytes, endless, text};
+use crate::intermediary::{Answer, Asked, Middle, bytes, endless, text};
 use crate::support::{Daemon, SECRET, Site, eventually, platform, write};
 
 const HTML: (&str, &str) = ("content-type", "text/html");
@@ -36,7 +36,7 @@ fn first(
 // --- 10 and 12: whose answer it is, and what it says ---
 
 #[tokio::test]
-async fn a_refusal_of_a_proxy_fails_no_file_and_is_named_as_such() {
+async fn an_error_of_a_proxy_fails_no_file_and_is_reported_as_the_proxys() {
     let page = "<html><head><title>Web Filter</title></head><body>blocked</body></html>";
     for status in [400, 403, 413, 422] {
         for (method, part) in [
@@ -72,7 +72,7 @@ async fn a_refusal_of_a_proxy_fails_no_file_and_is_named_as_such() {
 }
 
 #[tokio::test]
-async fn the_check_names_answers_of_somebody_on_the_way() {
+async fn check_reports_responses_that_do_not_come_from_the_platform() {
     let (site, _folder, middle) = site().await;
     for (status, headers, shown) in [
         (403, vec![HTML], "403 Forbidden, a web page, \"Web Filter\""),
@@ -107,7 +107,7 @@ async fn the_check_names_answers_of_somebody_on_the_way() {
 }
 
 #[tokio::test]
-async fn a_success_that_storage_did_not_give_is_none() {
+async fn a_success_that_does_not_come_from_storage_does_not_count() {
     let (site, folder, middle) = site().await;
     let which = |asked: &Asked| asked.to_blobs;
     middle.set(first(2, which, || {
@@ -121,7 +121,7 @@ async fn a_success_that_storage_did_not_give_is_none() {
 }
 
 #[tokio::test]
-async fn a_compressed_error_is_shown_as_what_it_says() {
+async fn a_compressed_error_body_is_shown_as_text() {
     use std::io::Write as _;
     let (site, _folder, middle) = site().await;
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -141,7 +141,7 @@ async fn a_compressed_error_is_shown_as_what_it_says() {
 // --- 11: the token ---
 
 #[tokio::test]
-async fn any_token_answer_that_holds_a_token_is_good_enough() {
+async fn any_token_response_that_contains_a_token_is_accepted() {
     for life in [
         "18446744073709551615",
         "1e300",
@@ -198,7 +198,7 @@ async fn any_token_answer_that_holds_a_token_is_good_enough() {
 }
 
 #[tokio::test]
-async fn the_secret_goes_to_no_other_port_and_with_no_user_name() {
+async fn the_client_secret_is_sent_to_no_other_port_and_with_no_userinfo() {
     let (site, _folder, middle) = site().await;
     let host = middle.api.trim_start_matches("http://").to_owned();
     for endpoint in [
@@ -224,7 +224,7 @@ async fn the_secret_goes_to_no_other_port_and_with_no_user_name() {
 // --- 13: connections that are closed without a word ---
 
 #[tokio::test]
-async fn connections_that_are_closed_in_silence_after_each_answer_hold_up_nothing_for_long() {
+async fn sockets_closed_silently_after_each_response_are_retried_on_a_fresh_one() {
     let (site, folder, middle) = site().await;
     middle.forget_connections();
     for number in 0..5 {
@@ -246,7 +246,7 @@ const MIB: u64 = 1024 * 1024;
 const MEMORY: u64 = 64 * MIB;
 
 #[tokio::test]
-async fn an_answer_without_an_end_costs_little_memory_and_is_given_up() {
+async fn an_endless_response_is_cut_off_and_costs_little_memory() {
     let junk = "{\"error\":{\"message\":\"";
     for (method, part, status, begin) in [
         ("GET", "/.well-known/", 200, "{\"x\":\""),
@@ -289,7 +289,7 @@ async fn an_answer_without_an_end_costs_little_memory_and_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_answer_that_inflates_without_an_end_is_given_up() {
+async fn an_endless_compressed_response_is_cut_off() {
     use std::io::Write as _;
     let (site, folder, middle) = site().await;
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -311,7 +311,7 @@ async fn an_answer_that_inflates_without_an_end_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_list_without_an_end_is_given_up_and_kept_small() {
+async fn an_endless_list_is_cut_off_and_costs_little_memory() {
     let (site, folder, middle) = site().await;
     let pages = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&pages);
@@ -340,7 +340,7 @@ async fn a_list_without_an_end_is_given_up_and_kept_small() {
 }
 
 #[tokio::test]
-async fn an_answer_that_nests_without_an_end_is_refused() {
+async fn endlessly_nested_json_is_refused() {
     let (site, folder, middle) = site().await;
     let body = format!(
         "{{\"iModel\":{}{}}}",
@@ -386,7 +386,7 @@ fn large() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_upload_longer_than_its_address_lives_goes_on_at_renewed_ones() {
+async fn an_upload_that_outlives_its_url_continues_at_a_renewed_one() {
     let (site, folder) =
         short_lived(Duration::from_secs(6), 128, Some(("update-blob", "same"))).await;
     std::fs::write(folder.join("large.ifc"), large()).unwrap();
@@ -407,7 +407,7 @@ async fn an_upload_longer_than_its_address_lives_goes_on_at_renewed_ones() {
 }
 
 #[tokio::test]
-async fn where_renewed_addresses_name_another_blob_the_rate_limit_makes_way() {
+async fn when_renewed_urls_name_another_blob_the_bandwidth_limit_is_lifted() {
     let (site, folder) =
         short_lived(Duration::from_secs(6), 128, Some(("update-blob", "fresh"))).await;
     std::fs::write(folder.join("large.ifc"), large()).unwrap();
@@ -420,7 +420,7 @@ async fn where_renewed_addresses_name_another_blob_the_rate_limit_makes_way() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_arrive_within_an_address_says_why() {
+async fn a_file_too_large_for_the_lifetime_of_a_url_fails_with_the_reason() {
     let (site, folder) =
         short_lived(Duration::from_secs(3), 128, Some(("update-blob", "fresh"))).await;
     site.emulator.fault(Fault::on("PUT *").slow(20_000));
@@ -719,7 +719,7 @@ fn later_stages() -> Vec<Stage> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_that_hosts_send_back_are_shown_and_kept_nowhere() {
+async fn secrets_echoed_by_hosts_are_shown_and_stored_nowhere() {
     let (mut site, folder, middle) = site().await;
     let alerts = site.path("alerts");
     std::fs::create_dir(&alerts).unwrap();
@@ -794,7 +794,7 @@ async fn secrets_that_hosts_send_back_are_shown_and_kept_nowhere() {
 }
 
 #[tokio::test]
-async fn a_task_error_with_control_characters_is_one_harmless_line_everywhere() {
+async fn a_task_error_with_control_characters_is_one_sanitized_line_everywhere() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.top += &format!("[log]\ndirectory = {:?}\n", site.path("log"));
     site.emulator.fail_task(TaskFault {

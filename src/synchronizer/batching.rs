@@ -10,7 +10,7 @@ use crate::ledger::Backlog;
 /// Two readings of the clock, by two tasks, may be in the wrong order by this much.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(5);
 
-/// What a lane does next.
+/// What a synchronizer does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Gather {
     /// Request a run for what waits.

@@ -197,7 +197,7 @@ async fn call_everything(client: &Client) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_answer_makes_the_client_panic_or_tell_a_secret() {
+async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
     let seed = std::env::var("ANSWERS_SEED")
         .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     let told = format!("ANSWERS_SEED={seed}");

@@ -19,7 +19,7 @@ use itwin_syncd::emulator::{
 use tokio::time::Instant;
 
 use super::ledger::SmallDisk;
-use super::somebody::{Somebody, shared_platform};
+use super::other_client::{OtherClient, shared_platform};
 use super::support::{Daemon, Site, sha256};
 
 const SECOND_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
@@ -363,11 +363,11 @@ impl Storm {
         }
     }
 
-    /// Somebody else changes what the daemon made. Faults would strike them too, so these end.
+    /// OtherClient else changes what the daemon made. Faults would strike them too, so these end.
     async fn others_act(&mut self) {
         self.site.emulator.clear_faults();
         let emulator = &self.site.emulator;
-        let somebody = Somebody::signs_in(emulator).await;
+        let other_client = OtherClient::signs_in(emulator).await;
         let state = emulator.state();
         let live: Vec<&str> = state
             .files
@@ -384,43 +384,43 @@ impl Storm {
         self.theirs.insert(sha256(content.as_bytes()));
         let imodel = self.random.choice(WATCHES).unwrap().1;
         let (what, done) = match self.random.u8(0..10) {
-            0 => ("unmapped", somebody.unmaps(id).await),
+            0 => ("unmapped", other_client.unmaps(id).await),
             1 => (
                 "mapped with another connector",
-                somebody.remaps(id, id, "MSTN").await,
+                other_client.remaps(id, id, "MSTN").await,
             ),
             2 => {
-                let other = somebody.stores(&content).await;
+                let other = other_client.stores(&content).await;
                 (
                     "mapped to another storage file",
-                    somebody.remaps(id, &other, "IFC").await,
+                    other_client.remaps(id, &other, "IFC").await,
                 )
             }
             3 => (
                 "connection deleted",
-                somebody.deletes_the_connection().await,
+                other_client.deletes_the_connection().await,
             ),
             // Where a name in the recycle bin stays taken, only the user can help.
             4 if self.words["recycled-name"] == "free" => (
                 "storage file deleted",
-                somebody.deletes_the_storage_file(id).await,
+                other_client.deletes_the_storage_file(id).await,
             ),
-            5 => ("overwritten", somebody.overwrites(id, &content).await),
-            6 => match somebody.connection() {
-                Some(connection) => ("our connection run", somebody.runs(&connection).await),
+            5 => ("overwritten", other_client.overwrites(id, &content).await),
+            6 => match other_client.connection() {
+                Some(connection) => ("our connection run", other_client.runs(&connection).await),
                 None => return,
             },
             7 => {
-                let other = somebody.stores(&content).await;
+                let other = other_client.stores(&content).await;
                 let name = *self.random.choice(&["itwin-syncd", "theirs"]).unwrap();
                 (
                     "connection of theirs",
-                    somebody.connects(name, &other).await.is_some(),
+                    other_client.connects(name, &other).await.is_some(),
                 )
             }
             8 => (
                 "authentication changed",
-                somebody.changes_the_authentication().await,
+                other_client.changes_the_authentication().await,
             ),
             _ => {
                 let lasting = Duration::from_millis(self.random.u64(100..1500));
@@ -935,12 +935,12 @@ async fn storms(small_disk: bool) {
 
 #[tokio::test]
 #[ignore = "minutes of chance, by hand: STORM_SEEDS, STORM_KILLS"]
-async fn after_any_storm_nothing_is_lost_or_doubled_and_the_daemon_is_quiet() {
+async fn after_random_faults_nothing_is_lost_or_doubled_and_the_daemon_is_idle() {
     storms(false).await;
 }
 
 #[tokio::test]
 #[ignore = "needs root, and minutes of chance, by hand: STORM_SEEDS, STORM_KILLS"]
-async fn after_any_storm_with_full_disks_nothing_is_lost_or_doubled_and_the_daemon_is_quiet() {
+async fn after_random_faults_and_full_disks_nothing_is_lost_or_doubled_and_the_daemon_is_idle() {
     storms(true).await;
 }

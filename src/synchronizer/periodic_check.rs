@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{Lane, Trouble};
-use crate::attempt;
-use crate::content::Content;
+use super::{Synchronizer, Trouble};
 use crate::ledger::{self, ConnectionFile, ConnectionRecord};
+use crate::next_attempt;
+use crate::stored_content::Content;
 
-impl Lane {
+impl Synchronizer {
     /// Checks the connections whose turn has come, and returns how long the next one has. Zero: a check found
     /// something to do.
     pub(super) async fn check_if_due(
@@ -71,7 +71,7 @@ impl Lane {
         let contents = self.contents(&at_rest).await?;
         for file in at_rest {
             let content = contents.get(&file.file);
-            let due = attempt::after_foreign_change(file.stored.overwrites, &self.policy, now);
+            let due = next_attempt::after_foreign_change(file.stored.overwrites, &self.policy, now);
             match content {
                 Some(Content::Missing) => self.ledger.upload_again(file, due, now).await?,
                 Some(Content::Changed { .. }) => {

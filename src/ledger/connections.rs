@@ -1,4 +1,4 @@
-//! What a lane needs before a run: the iModel's folders and connections, and how many files wait for a run.
+//! What a synchronizer needs before a run: the iModel's folders and connections, and how many files wait for a run.
 
 use jiff::Timestamp;
 

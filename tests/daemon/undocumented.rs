@@ -60,7 +60,7 @@ async fn whole_story(switches: Switches, what: &str) {
 }
 
 #[tokio::test]
-async fn every_leaning_of_the_platform_ends_well() {
+async fn every_undocumented_behavior_of_the_platform_is_handled() {
     let mut leanings = Vec::new();
     for (name, words) in Switches::ALL {
         for word in words.iter().skip(1) {
@@ -79,7 +79,7 @@ async fn every_leaning_of_the_platform_ends_well() {
 }
 
 #[tokio::test]
-async fn a_locked_file_is_told_and_taken_when_it_is_unlocked() {
+async fn a_locked_file_is_reported_and_uploaded_when_it_is_unlocked() {
     for leaning in [LockedFile::Conflict, LockedFile::Forbidden] {
         let mut switches = Switches::default();
         switches.locked_file = leaning;
@@ -112,7 +112,7 @@ async fn a_locked_file_is_told_and_taken_when_it_is_unlocked() {
 
 #[tokio::test]
 #[ignore = "needs Azurite: run tests/all"]
-async fn the_whole_story_with_azurite_in_place_of_our_blob_storage() {
+async fn the_main_workflow_works_with_azurite_as_blob_storage() {
     let azurite = Azurite::start().await;
     let (mut site, folder) = Site::with_folder(platform().azurite(&azurite.url)).await;
     site.tables += "[upload]\nblock_size = \"256KiB\"\nmemory = \"2MiB\"\n";

@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::reconcile::{Change, Remap, Wrong, differences, is_wanted, waits_after_refusal};
-use super::{Lane, Trouble};
-use crate::attempt::{self, Failure, History};
+use super::{Synchronizer, Trouble};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{
     Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, Mapping, Refusal,
 };
 use crate::names::Shown;
+use crate::next_attempt::{self, Failure, History};
 use crate::retry::Class;
 
 /// Files that could not be mapped.
@@ -49,7 +49,7 @@ struct Found {
     created: bool,
 }
 
-impl Lane {
+impl Synchronizer {
     /// Compares the connection with what it should hold, corrects what differs, and returns the platform's id of it.
     ///
     /// None: there is nothing to hold, or every file is refused for a reason of its own that is recorded.
@@ -367,7 +367,7 @@ impl Lane {
                 connection.name
             ),
             hint: Some("add it there again, set sync.remap = true, or exclude the file".to_owned()),
-            again: Again::FailedUntil(attempt::after(now, self.policy.max)),
+            again: Again::FailedUntil(next_attempt::after(now, self.policy.max)),
         }
     }
 
@@ -385,7 +385,7 @@ impl Lane {
                     warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by somebody else; uploading it again");
                     let now = crate::clock::now();
                     let before = file.stored.overwrites;
-                    let due = attempt::after_foreign_change(before, &self.policy, now);
+                    let due = next_attempt::after_foreign_change(before, &self.policy, now);
                     self.ledger.upload_again(file, due, now).await?;
                     refused.lost.push(file.file);
                     self.uploads.notify_one();
@@ -437,7 +437,7 @@ impl Lane {
             attempt: file.job.map_or(0, |job| job.attempts).saturating_add(1),
             failing_since: file.job.and_then(|job| job.failing_since),
         };
-        let refusal = attempt::refusal(
+        let refusal = next_attempt::refusal(
             failure,
             history,
             &self.policy,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::document::{self, Place, Report, Section};
 use super::folders::{self, Own};
-use super::outward;
+use super::notifications;
 use super::sections::{self, KEYS, Times};
 use super::values::Bad;
 use super::watches::{self, Placed};
@@ -81,10 +81,10 @@ impl Draft {
         let retry = sections::retry(&mut Section::open(&root, "retry", KEYS, report));
         let brake_files = sections::brake(&mut Section::open(&root, "brake", KEYS, report));
 
-        let web = outward::web(&mut Section::open(&root, "web", KEYS, report), purpose);
+        let web = notifications::web(&mut Section::open(&root, "web", KEYS, report), purpose);
         let alerts = Section::each(&root, "alert", report);
-        let alerts = outward::alerts(&alerts, purpose, report);
-        let heartbeat = outward::heartbeat(
+        let alerts = notifications::alerts(&alerts, purpose, report);
+        let heartbeat = notifications::heartbeat(
             &mut Section::open(&root, "heartbeat", KEYS, report),
             purpose,
         );

@@ -15,7 +15,7 @@ fn answer(route: &str, count: u32, status: u16, headers: &[(&str, &str)]) -> Fau
 }
 
 #[tokio::test]
-async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
+async fn a_rate_limit_pauses_every_request_to_the_host_as_long_as_it_asks() {
     let (site, folder) = Site::with_folder(platform()).await;
     site.emulator.fault(answer(
         "POST /storage/folders/*/files",
@@ -48,7 +48,7 @@ async fn a_rate_limit_holds_every_request_to_the_host_for_as_long_as_it_asks() {
 }
 
 #[tokio::test]
-async fn a_pause_that_the_host_asked_for_outlives_a_kill() {
+async fn a_retry_after_of_a_host_survives_a_kill() {
     let (site, folder) = Site::with_folder(platform()).await;
     let asked = [("retry-after", "4")];
     site.emulator
@@ -93,7 +93,7 @@ async fn a_pause_that_the_host_asked_for_outlives_a_kill() {
 }
 
 #[tokio::test]
-async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
+async fn no_kind_of_outage_leaves_a_trace_in_storage() {
     let faults = [
         answer("POST /storage/folders/*/files", 1, 500, &[]),
         answer("POST /storage/files/*/complete", 4, 503, &[]),
@@ -133,7 +133,7 @@ async fn an_outage_of_every_kind_passes_without_a_trace_in_storage() {
 }
 
 #[tokio::test]
-async fn after_an_outage_with_many_files_queued_all_arrive_inside_the_limit_and_once() {
+async fn after_an_outage_many_queued_files_arrive_once_and_within_the_limit() {
     const PER_MINUTE: usize = 2000;
     let (mut site, folder) = Site::with_folder(platform().max_source_files(1000)).await;
     site.itwin = format!("requests_per_minute = {PER_MINUTE}\n");
@@ -328,7 +328,7 @@ async fn the_configured_number_of_requests_in_a_minute_is_never_exceeded() {
 }
 
 #[tokio::test]
-async fn a_token_is_asked_for_once_and_renewed_before_it_ends() {
+async fn a_token_is_requested_once_and_renewed_before_it_expires() {
     let (site, folder) = Site::with_folder(platform().token_lifetime(Duration::from_secs(4))).await;
     write(&folder.join("a.ifc"), "a");
     write(&folder.join("b.ifc"), "b");
@@ -476,7 +476,7 @@ async fn of_two_storage_files_of_one_name_the_oldest_is_used_by_every_daemon() {
 }
 
 #[tokio::test]
-async fn a_run_that_somebody_started_before_is_not_taken_for_the_one_whose_request_got_lost() {
+async fn an_earlier_run_of_another_client_is_not_taken_for_the_lost_one() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("first.ifc"), "first");
     let daemon = site.start();
@@ -508,7 +508,7 @@ async fn a_run_that_somebody_started_before_is_not_taken_for_the_one_whose_reque
 }
 
 #[tokio::test]
-async fn what_was_deleted_on_the_platform_is_made_again() {
+async fn what_was_deleted_on_the_platform_is_created_again() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
@@ -590,7 +590,7 @@ async fn what_is_deleted_between_its_upload_and_its_run_is_uploaded_again() {
 }
 
 #[tokio::test]
-async fn another_size_in_storage_than_was_sent_is_not_taken_for_done() {
+async fn a_size_in_storage_that_differs_from_what_was_sent_does_not_count() {
     let (site, folder) = Site::with_folder(platform()).await;
     site.emulator.fault(
         Fault::on("POST /storage/files/*/complete")
@@ -611,7 +611,7 @@ async fn another_size_in_storage_than_was_sent_is_not_taken_for_done() {
 }
 
 #[tokio::test]
-async fn a_refused_complete_of_equal_size_is_not_taken_for_done() {
+async fn a_refused_complete_of_equal_size_does_not_count() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "one");
     let daemon = site.start();

@@ -7,8 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, error, info, warn};
 
 use super::outcome::{self, Evidence};
-use super::{Lane, Trouble};
-use crate::content::Content;
+use super::{Synchronizer, Trouble};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Run, RunAnswer};
 use crate::ledger::{
@@ -16,6 +15,7 @@ use crate::ledger::{
 };
 use crate::names::Shown;
 use crate::retry::Class;
+use crate::stored_content::Content;
 
 /// Clocks that were compared over a network agree to this much.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(2);
@@ -37,7 +37,7 @@ pub(super) enum Requested {
     NotYet(Duration),
 }
 
-impl Lane {
+impl Synchronizer {
     /// Requests a run of the connection for every file that is ready.
     pub(super) async fn request(
         &mut self,

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
-    select,
+    matching,
 };
 use crate::config::Offline;
 use crate::control::{self, Act, Answer, Desk, Request};
@@ -82,7 +82,7 @@ pub(super) enum Verb {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Select(#[from] select::Error),
+    Select(#[from] matching::Error),
     #[error(transparent)]
     Control(#[from] control::Error),
     #[error(transparent)]
@@ -124,13 +124,13 @@ pub(super) async fn retry(arguments: &Retry) -> u8 {
 async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
     // Before the rights are given up: the owner of the state may not be able to reach every folder.
-    let meanings = select::meanings(&arguments.files, &config.watches);
+    let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
     if meanings.is_empty() {
         return retry_failed(arguments, &ledger, state).await;
     }
-    let chosen = select::files(&meanings, &ledger).await?;
+    let chosen = matching::files(&meanings, &ledger).await?;
     let (again, rest): (Vec<&FileReport>, Vec<&FileReport>) =
         chosen.iter().partition(|file| can_be_tried(file));
     let again: Vec<&FileReport> = again
@@ -139,7 +139,7 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
         .collect();
     if !arguments.failed {
         list(&rest, |file| {
-            let word = crate::view::word(file);
+            let word = crate::status_view::word(file);
             format!("{} {word}: nothing to try again", shown(file))
         });
     }
@@ -215,10 +215,10 @@ pub(super) async fn forget(arguments: &Forget) -> u8 {
 async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> {
     let state = &config.state.path;
     // Before the rights are given up, as for `retry`.
-    let meanings = select::meanings(&arguments.files, &config.watches);
+    let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
-    let chosen = select::files(&meanings, &ledger).await?;
+    let chosen = matching::files(&meanings, &ledger).await?;
     let (at_work, chosen): (Vec<&FileReport>, Vec<&FileReport>) = chosen
         .iter()
         .partition(|file| matches!(file.job, Some(JobState::Uploading | JobState::Running)));
@@ -226,7 +226,7 @@ async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> 
         format!(
             "{} {}: not forgotten while it is worked on",
             shown(file),
-            crate::view::word(file)
+            crate::status_view::word(file)
         )
     });
     list(&chosen, |file| {
@@ -315,7 +315,7 @@ pub(super) async fn watches(verb: Verb, arguments: &Watches) -> u8 {
 }
 
 async fn watches_with(verb: Verb, arguments: &Watches, config: &Offline) -> Result<(), Error> {
-    let watches = select::watches(&arguments.names, &config.watches)?;
+    let watches = matching::watches(&arguments.names, &config.watches)?;
     let names = watches.join(", ");
     let (word, done) = match verb {
         Verb::Rescan => ("scanned", "is being scanned"),

@@ -9,7 +9,7 @@ use itwin_syncd::emulator::{
     DEFAULT_IMODEL_ID, Fault, File, Report, Run, Switches, TaskFault, UnchangedTask,
 };
 
-use super::somebody::{NAME, Somebody, shared_platform};
+use super::other_client::{NAME, OtherClient, shared_platform};
 use super::support::{Daemon, Site, eventually, platform, sha256, write};
 
 /// The platform is asked what it holds as often as the folder is scanned; most tests want to see a run do it.
@@ -118,12 +118,12 @@ fn lines(log: &str, words: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_file_that_somebody_unmapped_is_mapped_again_and_its_new_content_is_run() {
+async fn a_file_unmapped_by_another_client_is_mapped_again_and_its_new_content_is_run() {
     let (site, folder) = site(SELDOM).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     let file = bring(&site, &daemon, &folder, "a.ifc", "first").await;
-    assert!(somebody.unmaps(&file.id).await);
+    assert!(other_client.unmaps(&file.id).await);
     bring(&site, &daemon, &folder, "a.ifc", "second").await;
     assert_eq!(mapped(&site), [ifc(&[&file])]);
     assert_eq!(lines(&daemon.log(), "added again"), 1, "{}", daemon.log());
@@ -131,13 +131,13 @@ async fn a_file_that_somebody_unmapped_is_mapped_again_and_its_new_content_is_ru
 }
 
 #[tokio::test]
-async fn a_file_that_somebody_unmapped_is_mapped_again_without_any_change_of_ours() {
+async fn a_file_unmapped_by_another_client_is_mapped_again_without_a_local_change() {
     let (site, folder) = site(OFTEN).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     let file = bring(&site, &daemon, &folder, "a.ifc", "first").await;
     let before = runs_of(&site, "a.ifc", "first").len();
-    assert!(somebody.unmaps(&file.id).await);
+    assert!(other_client.unmaps(&file.id).await);
     eventually(
         || mapped(&site) == [ifc(&[&file])] && runs_of(&site, "a.ifc", "first").len() > before,
         || daemon.log(),
@@ -150,10 +150,10 @@ async fn a_file_that_somebody_unmapped_is_mapped_again_without_any_change_of_our
 async fn without_remap_an_unmapped_file_stays_out_and_is_reported_as_failed() {
     let (mut site, folder) = site(SELDOM).await;
     site.tables = site.tables.replace("[sync]\n", "[sync]\nremap = false\n");
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     let file = bring(&site, &daemon, &folder, "a.ifc", "first").await;
-    assert!(somebody.unmaps(&file.id).await);
+    assert!(other_client.unmaps(&file.id).await);
     write(&folder.join("a.ifc"), "second");
     status_is(&site, &daemon, "a.ifc", "failed", "failed").await;
     assert_eq!(site.status().await["north/a.ifc"]["failure"], "unmapped");
@@ -166,13 +166,13 @@ async fn without_remap_an_unmapped_file_stays_out_and_is_reported_as_failed() {
 }
 
 #[tokio::test]
-async fn a_connection_that_somebody_deleted_is_made_again_with_all_stored_files() {
+async fn a_connection_deleted_by_another_client_is_created_again_with_all_stored_files() {
     let (site, folder) = site(SELDOM).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     let a = bring(&site, &daemon, &folder, "a.ifc", "a").await;
     let b = bring(&site, &daemon, &folder, "b.ifc", "b").await;
-    assert!(somebody.deletes_the_connection().await);
+    assert!(other_client.deletes_the_connection().await);
     bring(&site, &daemon, &folder, "a.ifc", "a, changed").await;
     assert_eq!(mapped(&site), [ifc(&[&a, &b])]);
     let last = runs_of(&site, "a.ifc", "a, changed");
@@ -186,13 +186,13 @@ async fn a_connection_that_somebody_deleted_is_made_again_with_all_stored_files(
 }
 
 #[tokio::test]
-async fn a_connection_that_somebody_deleted_is_made_again_without_any_change_of_ours() {
+async fn a_connection_deleted_by_another_client_is_created_again_without_a_local_change() {
     let (site, folder) = site(OFTEN).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     let a = bring(&site, &daemon, &folder, "a.ifc", "a").await;
     let b = bring(&site, &daemon, &folder, "b.ifc", "b").await;
-    assert!(somebody.deletes_the_connection().await);
+    assert!(other_client.deletes_the_connection().await);
     eventually(|| mapped(&site) == [ifc(&[&a, &b])], || daemon.log()).await;
     site.synchronized(2, &daemon).await;
     daemon.stop().await;
@@ -202,29 +202,29 @@ async fn a_connection_that_somebody_deleted_is_made_again_without_any_change_of_
 async fn another_connector_storage_file_or_authentication_is_corrected_before_the_next_run() {
     for what in ["connector", "storage file", "authentication"] {
         let (site, folder) = site(SELDOM).await;
-        let somebody = Somebody::signs_in(&site.emulator).await;
+        let other_client = OtherClient::signs_in(&site.emulator).await;
         let daemon = site.start();
         let file = bring(&site, &daemon, &folder, "a.ifc", "first").await;
-        let source = somebody.source_file(&file.id).unwrap().1.id;
+        let source = other_client.source_file(&file.id).unwrap().1.id;
         let words = match what {
             "connector" => {
-                assert!(somebody.remaps(&file.id, &file.id, "DWG").await);
+                assert!(other_client.remaps(&file.id, &file.id, "DWG").await);
                 "connector type was changed by somebody else"
             }
             "storage file" => {
-                let theirs = somebody.stores("theirs").await;
-                assert!(somebody.remaps(&file.id, &theirs, "IFC").await);
+                let theirs = other_client.stores("theirs").await;
+                assert!(other_client.remaps(&file.id, &theirs, "IFC").await);
                 "pointed to another storage file"
             }
             _ => {
-                assert!(somebody.changes_the_authentication().await);
+                assert!(other_client.changes_the_authentication().await);
                 "was not set to service authentication"
             }
         };
         bring(&site, &daemon, &folder, "a.ifc", "second").await;
         assert_eq!(mapped(&site), [ifc(&[&file])], "{what}");
         assert_eq!(
-            somebody.source_file(&file.id).unwrap().1.id,
+            other_client.source_file(&file.id).unwrap().1.id,
             source,
             "{what}"
         );
@@ -235,7 +235,7 @@ async fn another_connector_storage_file_or_authentication_is_corrected_before_th
 }
 
 #[tokio::test]
-async fn content_of_somebody_else_in_our_storage_file_is_replaced_before_it_counts() {
+async fn content_of_another_client_in_our_storage_file_is_replaced_before_it_counts() {
     // Before the run, of equal size and of another one; and long after it, with and without a run.
     for (interval, theirs, early) in [
         (SELDOM, "theirs", true),
@@ -251,7 +251,7 @@ async fn content_of_somebody_else_in_our_storage_file_is_replaced_before_it_coun
                 .tables
                 .replace("batch_window = \"300ms\"", "batch_window = \"2s\"");
         }
-        let somebody = Somebody::signs_in(&site.emulator).await;
+        let other_client = OtherClient::signs_in(&site.emulator).await;
         let daemon = site.start();
         if early {
             write(&folder.join("a.ifc"), "ours!!");
@@ -260,7 +260,7 @@ async fn content_of_somebody_else_in_our_storage_file_is_replaced_before_it_coun
             bring(&site, &daemon, &folder, "a.ifc", "ours!!").await;
         }
         let file = site.stored("a.ifc");
-        assert!(somebody.overwrites(&file.id, theirs).await, "{what}");
+        assert!(other_client.overwrites(&file.id, theirs).await, "{what}");
         if !early && interval == SELDOM {
             bring(&site, &daemon, &folder, "b.ifc", "another file, for a run").await;
         }
@@ -287,12 +287,12 @@ async fn content_of_somebody_else_in_our_storage_file_is_replaced_before_it_coun
 }
 
 #[tokio::test]
-async fn a_storage_file_that_only_got_another_name_is_not_uploaded_again() {
+async fn a_storage_file_that_was_only_renamed_is_not_uploaded_again() {
     let (site, folder) = site(OFTEN).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     let file = bring(&site, &daemon, &folder, "a.ifc", "ours").await;
-    assert!(somebody.renames(&file.id, "renamed.ifc").await);
+    assert!(other_client.renames(&file.id, "renamed.ifc").await);
     daemon.says("storage holds this content already").await;
     status_is(&site, &daemon, "a.ifc", "done", "synchronized").await;
     let state = site.emulator.state();
@@ -302,12 +302,12 @@ async fn a_storage_file_that_only_got_another_name_is_not_uploaded_again() {
 }
 
 #[tokio::test]
-async fn a_storage_file_that_is_deleted_before_its_run_is_uploaded_and_mapped_again_by_itself() {
+async fn a_storage_file_deleted_before_its_run_is_uploaded_and_mapped_again() {
     let (mut site, folder) = site(SELDOM).await;
     site.tables = site
         .tables
         .replace("batch_window = \"300ms\"", "batch_window = \"2s\"");
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     let first = bring(&site, &daemon, &folder, "a.ifc", "first").await;
     write(&folder.join("a.ifc"), "second");
@@ -316,7 +316,7 @@ async fn a_storage_file_that_is_deleted_before_its_run_is_uploaded_and_mapped_ag
         completed.is_some_and(|completed| completed.version == 2)
     };
     eventually(stored, || daemon.log()).await;
-    assert!(somebody.deletes_the_storage_file(&first.id).await);
+    assert!(other_client.deletes_the_storage_file(&first.id).await);
     covered(&site, &daemon, "a.ifc", "second").await;
     let second = site.stored("a.ifc");
     assert_ne!(second.id, first.id);
@@ -354,7 +354,7 @@ async fn a_file_that_is_deleted_between_its_upload_and_its_run_is_still_mapped_a
 #[tokio::test]
 async fn retry_uploads_a_file_whose_storage_file_is_gone() {
     let (site, folder) = site(SELDOM).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     site.emulator.fail_task(TaskFault {
         file: "a.ifc".to_owned(),
@@ -366,7 +366,7 @@ async fn retry_uploads_a_file_whose_storage_file_is_gone() {
     write(&folder.join("a.ifc"), "ours");
     status_is(&site, &daemon, "a.ifc", "failed", "failed").await;
     let first = site.stored("a.ifc");
-    assert!(somebody.deletes_the_storage_file(&first.id).await);
+    assert!(other_client.deletes_the_storage_file(&first.id).await);
     let retried = site.run(&["retry", "a.ifc"]).await;
     assert_eq!(retried.code, Some(0), "{retried:?}");
     covered(&site, &daemon, "a.ifc", "ours").await;
@@ -375,7 +375,7 @@ async fn retry_uploads_a_file_whose_storage_file_is_gone() {
 }
 
 #[tokio::test]
-async fn a_file_that_fails_in_a_run_of_another_one_is_failed_and_recovers_with_the_next_run() {
+async fn a_file_that_fails_in_the_run_of_another_file_is_failed_and_recovers_with_the_next_run() {
     let (site, folder) = site(SELDOM).await;
     let daemon = site.start();
     bring(&site, &daemon, &folder, "a.ifc", "a").await;
@@ -399,7 +399,7 @@ async fn a_file_that_fails_in_a_run_of_another_one_is_failed_and_recovers_with_t
 }
 
 #[tokio::test]
-async fn a_run_that_says_nothing_about_a_file_is_no_success() {
+async fn a_run_without_a_task_for_a_file_is_no_success() {
     // A run that was started by somebody else reads the content first, so that ours has no task for it.
     let mut switches = Switches::default();
     switches.unchanged_task = UnchangedTask::Absent;
@@ -408,13 +408,13 @@ async fn a_run_that_says_nothing_about_a_file_is_no_success() {
     site.tables = site
         .tables
         .replace("batch_window = \"300ms\"", "batch_window = \"2s\"");
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     bring(&site, &daemon, &folder, "a.ifc", "first").await;
     write(&folder.join("a.ifc"), "second");
     let stored = || site.stored("a.ifc").completions == 2;
     eventually(stored, || daemon.log()).await;
-    assert!(somebody.runs(&somebody.connection().unwrap()).await);
+    assert!(other_client.runs(&other_client.connection().unwrap()).await);
     covered(&site, &daemon, "a.ifc", "second").await;
     // And a mapping that goes between our look and the run: no run has a task for the content.
     site.emulator.fault(
@@ -435,27 +435,27 @@ async fn a_run_that_says_nothing_about_a_file_is_no_success() {
     };
     eventually(listed, || daemon.log()).await;
     let file = site.stored("a.ifc");
-    assert!(somebody.unmaps(&file.id).await);
+    assert!(other_client.unmaps(&file.id).await);
     covered(&site, &daemon, "a.ifc", "third").await;
     assert!(site.requests("POST", "/run").len() >= before + 2);
     daemon.stop().await;
 }
 
 #[tokio::test]
-async fn a_file_that_every_run_leaves_out_is_uploaded_again_and_synchronized() {
+async fn a_file_without_a_task_in_every_run_is_uploaded_again_and_synchronized() {
     // The platform makes no task for content that it has processed, and the ledger that knew so is lost.
     let mut switches = Switches::default();
     switches.unchanged_task = UnchangedTask::Absent;
     let (site, folder) = Site::with_folder(shared_platform().switches(switches)).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let daemon = site.start();
     bring(&site, &daemon, &folder, "a.ifc", "content").await;
     daemon.stop().await;
     std::fs::remove_dir_all(site.path("state")).unwrap();
     // The run that processed it is older than the runs that are searched for it.
-    let connection = somebody.connection().unwrap();
+    let connection = other_client.connection().unwrap();
     for runs in 2..8 {
-        assert!(somebody.runs(&connection).await);
+        assert!(other_client.runs(&connection).await);
         let ended = || {
             let state = site.emulator.state();
             state.runs.len() == runs && state.runs.values().all(|run| run.state == "Completed")
@@ -522,14 +522,14 @@ async fn a_file_with_warnings_is_synchronized_with_issues_everywhere() {
 }
 
 #[tokio::test]
-async fn a_run_of_somebody_else_is_named_by_status_and_explain_and_reported_once() {
+async fn a_run_of_another_client_is_named_by_status_and_explain_and_reported_once() {
     let (mut site, folder) = site(SELDOM).await;
     site.tables = site
         .tables
         .replace("[sync]\n", "[sync]\nrun_deadline = \"1s\"\n");
-    let somebody = Somebody::signs_in(&site.emulator).await;
-    let theirs = somebody.stores("theirs").await;
-    let connection = somebody
+    let other_client = OtherClient::signs_in(&site.emulator).await;
+    let theirs = other_client.stores("theirs").await;
+    let connection = other_client
         .connects("their connection", &theirs)
         .await
         .unwrap();
@@ -539,7 +539,7 @@ async fn a_run_of_somebody_else_is_named_by_status_and_explain_and_reported_once
         count: Some(1),
         ..Default::default()
     });
-    assert!(somebody.runs(&connection).await);
+    assert!(other_client.runs(&connection).await);
     let daemon = site.start();
     write(&folder.join("a.ifc"), "a");
     daemon.says("another run of the iModel takes longer").await;
@@ -572,7 +572,7 @@ async fn a_run_of_somebody_else_is_named_by_status_and_explain_and_reported_once
 }
 
 #[tokio::test]
-async fn a_run_of_ours_that_takes_too_long_is_reported_once_over_a_restart() {
+async fn a_run_that_takes_too_long_is_reported_once_across_a_restart() {
     let (mut site, folder) = site(SELDOM).await;
     site.tables = site
         .tables
@@ -601,7 +601,7 @@ async fn a_run_of_ours_that_takes_too_long_is_reported_once_over_a_restart() {
 }
 
 #[tokio::test]
-async fn one_odd_answer_to_a_new_source_file_fails_no_file_for_good() {
+async fn one_odd_response_to_add_source_file_fails_no_file_for_good() {
     for (status, body) in [
         (400, "<html>proxy</html>"),
         (409, ""),

@@ -13,7 +13,7 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::document::{Report, Section};
-use super::draft::Purpose;
+use super::raw::Purpose;
 use super::sections::KEYS;
 use super::values::{self, Bad};
 use super::{Level, credentials};

@@ -9,14 +9,14 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use crate::attempt;
-use crate::content::Content;
 use crate::itwin::{Run, RunTask};
 use crate::ledger::{
     Again, ConnectionFile, FailureKind, FileId, FileOutcome, Issues, Outcome, Refusal, Verdict,
 };
 use crate::names::Shown;
+use crate::next_attempt;
 use crate::retry::Policy;
+use crate::stored_content::Content;
 
 /// A failed run of a file is repeated so often, unless the platform says that only the user can mend it.
 const REPEATS: u32 = 2;
@@ -117,13 +117,13 @@ fn verdict(
     let in_run = evidence.in_run.contains(&file.file);
     match evidence.contents.get(&file.file) {
         Some(Content::Missing) => {
-            let due = attempt::after_foreign_change(file.stored.overwrites, policy, now);
+            let due = next_attempt::after_foreign_change(file.stored.overwrites, policy, now);
             return Some(Verdict::LostInStorage(due));
         }
         // With no local file there is nothing to replace it with.
         Some(Content::Changed { .. }) if file.absent && !in_run => return None,
         Some(Content::Changed { .. }) => {
-            let due = attempt::after_foreign_change(file.stored.overwrites, policy, now);
+            let due = next_attempt::after_foreign_change(file.stored.overwrites, policy, now);
             return Some(Verdict::Overwritten(due));
         }
         Some(Content::Ours) => {}
@@ -227,7 +227,7 @@ fn user_must_act(task: &RunTask) -> bool {
 fn again(file: &ConnectionFile, repeats: u32, policy: &Policy, now: Timestamp) -> Again {
     let attempts = file.job.map_or(0, |job| job.run_attempts);
     if attempts < repeats {
-        Again::At(attempt::after(now, policy.delay(attempts + 4, None)))
+        Again::At(next_attempt::after(now, policy.delay(attempts + 4, None)))
     } else {
         Again::Never
     }

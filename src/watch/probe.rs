@@ -11,7 +11,7 @@ use tokio::sync::mpsc as async_mpsc;
 
 use super::settle::Look;
 use crate::failpoint::panicpoint;
-use crate::share::{self, Identity, Kind, Root};
+use crate::rooted_fs::{self, Identity, Kind, Root};
 
 /// Paths to look at, and whether the root itself is still the one it was.
 pub(super) type Request = Vec<PathBuf>;
@@ -83,7 +83,7 @@ fn sight(root: &Root, path: &Path) -> Sight {
         Kind::Folder => Ok(Sight::Folder),
         Kind::Other => Ok(Sight::Other),
         Kind::Regular => {
-            let fingerprint = share::fingerprint(root.file(path)?)?;
+            let fingerprint = rooted_fs::fingerprint(root.file(path)?)?;
             Ok(Sight::File(Look {
                 began,
                 ended: Instant::now(),
@@ -92,7 +92,7 @@ fn sight(root: &Root, path: &Path) -> Sight {
         }
     });
     look.unwrap_or_else(|error| {
-        if share::is_gone(&error) {
+        if rooted_fs::is_gone(&error) {
             Sight::Gone
         } else {
             Sight::Busy(error)

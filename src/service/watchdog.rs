@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::systemd;
-use crate::attempt::{after, clock_time};
 use crate::ledger::{self, Ledger, RootState, Standing};
+use crate::next_attempt::{after, clock_time};
 
 /// How often the status line is written anew.
 const STATUS: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, State, Switches, UnchangedTask};
 use tokio::time::Instant;
 
-use super::somebody::{Somebody, shared_platform};
+use super::other_client::{OtherClient, shared_platform};
 use super::support::{Site, sha256};
 
 const NAMES: [&str; 4] = ["a.ifc", "b.ifc", "in/c.ifc", "in/d.ifc"];
@@ -26,7 +26,7 @@ const AT_ONCE: usize = 4;
 struct World<'s> {
     site: &'s Site,
     folder: &'s Path,
-    somebody: Somebody<'s>,
+    other_client: OtherClient<'s>,
     chance: fastrand::Rng,
     local: BTreeMap<&'static str, String>,
     /// What was done, for the report.
@@ -61,39 +61,39 @@ impl World<'_> {
                 self.local.remove(name);
                 "deleted by us"
             }
-            (5, Some(id)) if self.somebody.unmaps(&id).await => "unmapped",
-            (6, Some(id)) if self.somebody.remaps(&id, &id, "DWG").await => "another connector",
+            (5, Some(id)) if self.other_client.unmaps(&id).await => "unmapped",
+            (6, Some(id)) if self.other_client.remaps(&id, &id, "DWG").await => "another connector",
             (7, Some(id)) => {
-                let theirs = self.somebody.stores(&content).await;
-                if !self.somebody.remaps(&id, &theirs, "IFC").await {
+                let theirs = self.other_client.stores(&content).await;
+                if !self.other_client.remaps(&id, &theirs, "IFC").await {
                     return;
                 }
                 "another storage file"
             }
-            (8, _) if self.somebody.deletes_the_connection().await => "connection deleted",
-            (9, Some(id)) if self.somebody.deletes_the_storage_file(&id).await => {
+            (8, _) if self.other_client.deletes_the_connection().await => "connection deleted",
+            (9, Some(id)) if self.other_client.deletes_the_storage_file(&id).await => {
                 "storage file deleted"
             }
-            (10 | 11, Some(id)) if self.somebody.overwrites(&id, &content).await => {
+            (10 | 11, Some(id)) if self.other_client.overwrites(&id, &content).await => {
                 "foreign content"
             }
             (12, _) => {
-                let connection = self.somebody.connection();
+                let connection = self.other_client.connection();
                 match connection {
-                    Some(connection) if self.somebody.runs(&connection).await => "run of ours",
+                    Some(connection) if self.other_client.runs(&connection).await => "run of ours",
                     _ => return,
                 }
             }
             (13, _) => {
-                let theirs = self.somebody.stores(&content).await;
+                let theirs = self.other_client.stores(&content).await;
                 let name = ["itwin-syncd", "theirs"][self.chance.usize(0..2)];
-                let Some(connection) = self.somebody.connects(name, &theirs).await else {
+                let Some(connection) = self.other_client.connects(name, &theirs).await else {
                     return;
                 };
-                self.somebody.runs(&connection).await;
+                self.other_client.runs(&connection).await;
                 "foreign connection and run"
             }
-            (14, _) if self.somebody.changes_the_authentication().await => "authentication",
+            (14, _) if self.other_client.changes_the_authentication().await => "authentication",
             _ => return,
         };
         self.done.push(format!("{name}: {did}"));
@@ -177,11 +177,11 @@ async fn sequence(seed: u64) {
         .tables
         .replace("batch_window = \"300ms\"", "batch_window = \"100ms\"")
         .replace("max_delay = \"2s\"", "max_delay = \"500ms\"");
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     let mut world = World {
         site: &site,
         folder: &folder,
-        somebody,
+        other_client,
         chance,
         local: BTreeMap::new(),
         done: Vec::new(),
@@ -223,7 +223,7 @@ async fn sequence(seed: u64) {
 }
 
 #[tokio::test]
-async fn whatever_others_do_status_calls_synchronized_what_a_run_read_and_nothing_else() {
+async fn whatever_other_clients_do_synchronized_means_a_run_read_the_content() {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let seeds: Vec<u64> = match number("TOGETHER_SEED") {
         Some(seed) => vec![seed],

@@ -5,12 +5,12 @@ use std::time::Duration;
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault, RunFault, TaskFault};
 use itwin_syncd::emulator::{IncompleteFiles, Switches, UpdateIncomplete};
 
-use super::somebody::{Somebody, shared_platform};
+use super::other_client::{OtherClient, shared_platform};
 use super::support::{Site, eventually, platform, write};
 
 #[cfg(feature = "failpoints")]
 #[tokio::test]
-async fn a_storage_file_that_was_never_completed_and_takes_no_content_is_replaced_without_a_loop() {
+async fn a_never_completed_storage_file_that_refuses_content_is_replaced_without_a_loop() {
     for leaning in [
         (UpdateIncomplete::Conflict, IncompleteFiles::Listed),
         (UpdateIncomplete::NotFound, IncompleteFiles::Listed),
@@ -42,14 +42,14 @@ async fn a_storage_file_that_was_never_completed_and_takes_no_content_is_replace
 #[tokio::test]
 async fn a_file_that_was_listed_and_then_deleted_in_storage_does_not_stop_ours_of_its_name() {
     let (site, folder) = Site::with_folder(shared_platform()).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
-    let theirs = somebody.stores("theirs").await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
+    let theirs = other_client.stores("theirs").await;
     let name = site.emulator.state().files[&theirs].display_name.clone();
     let daemon = site.start();
     // The folder is listed before the first file is created in it.
     write(&folder.join("a.ifc"), "a");
     site.synchronized(1, &daemon).await;
-    assert!(somebody.deletes_the_storage_file(&theirs).await);
+    assert!(other_client.deletes_the_storage_file(&theirs).await);
     write(&folder.join(&name), "ours");
     site.synchronized(2, &daemon).await;
     assert_ne!(site.stored(&name).id, theirs);
@@ -58,7 +58,7 @@ async fn a_file_that_was_listed_and_then_deleted_in_storage_does_not_stop_ours_o
 }
 
 #[tokio::test]
-async fn a_rename_in_case_only_of_a_file_whose_run_failed_for_good_is_brought() {
+async fn a_case_only_rename_of_a_file_whose_run_failed_is_synchronized() {
     let (site, folder) = Site::with_folder(platform()).await;
     site.emulator.fail_task(TaskFault {
         file: "Plan.ifc".to_owned(),
@@ -89,7 +89,7 @@ async fn a_rename_in_case_only_of_a_file_whose_run_failed_for_good_is_brought() 
 }
 
 #[tokio::test]
-async fn a_rename_in_case_only_after_a_lost_ledger_makes_no_second_storage_file() {
+async fn a_case_only_rename_after_a_lost_ledger_creates_no_second_storage_file() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("Plan.ifc"), "content");
     let daemon = site.start();
@@ -108,7 +108,7 @@ async fn a_rename_in_case_only_after_a_lost_ledger_makes_no_second_storage_file(
 }
 
 #[tokio::test]
-async fn a_folder_renamed_in_case_only_after_a_lost_ledger_makes_no_second_storage_file() {
+async fn a_case_only_folder_rename_after_a_lost_ledger_creates_no_second_storage_file() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("Plans/a.ifc"), "content");
     let daemon = site.start();
@@ -126,14 +126,14 @@ async fn a_folder_renamed_in_case_only_after_a_lost_ledger_makes_no_second_stora
 }
 
 #[tokio::test]
-async fn a_storage_folder_deleted_by_somebody_else_is_made_again_for_a_new_folder_below_it() {
+async fn a_storage_folder_deleted_by_another_client_is_created_again_for_a_new_subfolder() {
     let (site, folder) = Site::with_folder(shared_platform()).await;
-    let somebody = Somebody::signs_in(&site.emulator).await;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
     write(&folder.join("plans/a.ifc"), "a");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     let plans = site.stored("plans/a.ifc").parent_folder_id;
-    assert!(somebody.deletes_the_storage_folder(&plans).await);
+    assert!(other_client.deletes_the_storage_folder(&plans).await);
     write(&folder.join("plans/new/b.ifc"), "b");
     let stored = || {
         let state = site.emulator.state();
@@ -145,7 +145,7 @@ async fn a_storage_folder_deleted_by_somebody_else_is_made_again_for_a_new_folde
 }
 
 #[tokio::test]
-async fn a_run_that_is_never_found_is_requested_with_growing_pauses() {
+async fn a_run_that_is_never_found_is_requested_with_growing_backoff() {
     for lost in [true, false] {
         let (mut site, folder) = Site::with_folder(platform()).await;
         site.tables = site

@@ -5,15 +5,15 @@
 
 use std::collections::HashMap;
 
-use super::Lane;
-use crate::content::{Content, compare};
+use super::Synchronizer;
 use crate::itwin;
 use crate::ledger::{ConnectionFile, FileId};
+use crate::stored_content::{Content, compare};
 
 /// From so many files in one folder on, one list is cheaper than asking for each.
 const LIST_FROM: usize = 3;
 
-impl Lane {
+impl Synchronizer {
     /// Looks at the storage file of each of these files: one request for each folder, or for each file where a folder
     /// holds few of them.
     pub(super) async fn contents(

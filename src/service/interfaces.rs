@@ -35,7 +35,7 @@ impl Tasks {
             ledger: ledger.clone(),
             live: self.live.clone(),
             wake_uploads: Arc::clone(&self.wake_uploads),
-            wake_lanes: self.wake_lanes.clone(),
+            wake_synchronizers: self.wake_synchronizers.clone(),
         };
         match control::Server::bind(&config.state.path) {
             Ok(server) => {

@@ -1,0 +1,86 @@
+//! Keeps the history from growing for ever.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{During as _, Error, Ledger, millis};
+
+/// Rows that one look at the old ones takes in.
+const LOOK: i64 = 2000;
+
+/// Rows that go in one transaction: few enough that no other waits for it noticeably.
+const AT_ONCE: usize = 200;
+
+/// A rest for the others after each transaction.
+const REST: Duration = Duration::from_millis(20);
+
+/// A table whose old rows go, and which of them stay all the same.
+struct Old {
+    /// Rows by id, after `$2`, with whether they are to go; `$1` is the time before which they are old, `$3` a limit.
+    look: &'static str,
+    delete: &'static str,
+}
+
+/// The last result of a file and the steps to its newest version stay: they are what status says of the file. So do the
+/// last run of a connection and runs that are not over.
+const OLD: &[Old] = &[
+    Old {
+        look: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r WHERE r.file_id = s.file_id) \
+               AND s.version < (SELECT f.version FROM files f WHERE f.id = s.file_id) AS goes \
+               FROM steps s WHERE s.at < $1 AND s.id > $2 ORDER BY s.id LIMIT $3",
+        delete: "DELETE FROM steps WHERE id = $1",
+    },
+    Old {
+        look: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n WHERE n.file_id = r.file_id) AS goes \
+               FROM results r WHERE r.at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
+        delete: "DELETE FROM results WHERE id = $1",
+    },
+    Old {
+        look: "SELECT r.id, r.phase = 'ended' \
+               AND r.id < (SELECT MAX(n.id) FROM runs n WHERE n.connection_id = r.connection_id) \
+               AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.run_id = r.id) AS goes \
+               FROM runs r WHERE r.requested_at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
+        delete: "DELETE FROM runs WHERE id = $1",
+    },
+];
+
+impl Ledger {
+    /// Deletes history from before `before`, a little at a time, and returns how many rows went.
+    pub async fn forget_history(&self, before: Timestamp) -> Result<u64, Error> {
+        const ACTION: &str = "forget old history";
+        let mut gone = 0;
+        for old in OLD {
+            let mut last = 0_i64;
+            loop {
+                let rows: Vec<(i64, bool)> = sqlx::query_as(old.look)
+                    .bind(millis(before))
+                    .bind(last)
+                    .bind(LOOK)
+                    .fetch_all(&self.reads)
+                    .await
+                    .during(ACTION)?;
+                let Some((id, _)) = rows.last() else { break };
+                last = *id;
+                let goes: Vec<i64> = rows
+                    .iter()
+                    .filter_map(|(id, goes)| goes.then_some(*id))
+                    .collect();
+                for chunk in goes.chunks(AT_ONCE) {
+                    let mut tx = self.pool.begin().await.during(ACTION)?;
+                    for id in chunk {
+                        gone += sqlx::query(old.delete)
+                            .bind(id)
+                            .execute(&mut *tx)
+                            .await
+                            .during(ACTION)?
+                            .rows_affected();
+                    }
+                    tx.commit().await.during(ACTION)?;
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+        Ok(gone)
+    }
+}
