@@ -40,7 +40,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use url::Url;
 
-use crate::bandwidth::{Pace, Period};
+use crate::bandwidth::{BandwidthLimiter, Period};
 use crate::retry::Budget;
 use crate::secret::Secret;
 
@@ -112,9 +112,9 @@ impl Client {
         let platform = platform_client(&route)?;
         let api_url = settings.api_url.clone();
         let budget = Budget::new(settings.requests_per_minute);
-        let pace = Pace::new(settings.rate.clone());
+        let limiter = BandwidthLimiter::new(settings.rate.clone());
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&hosts));
-        let blobs = Blobs::new(&route, Arc::clone(&hosts), pace)?;
+        let blobs = Blobs::new(&route, Arc::clone(&hosts), limiter)?;
         Ok(Self {
             api: Arc::new(Api::new(platform, api_url, tokens, &hosts, budget)),
             blobs: Arc::new(blobs),
@@ -153,13 +153,13 @@ impl Client {
 
     /// Sets the bandwidth limits for content.
     pub fn set_rate(&self, periods: Vec<Period>) {
-        self.blobs.pace.set(periods);
+        self.blobs.limiter.set(periods);
     }
 
     /// The current bandwidth limit in bytes per second, if there is one.
     #[must_use]
     pub fn rate_limit(&self) -> Option<u64> {
-        self.blobs.pace.limit()
+        self.blobs.limiter.limit()
     }
 
     /// Sets the maximum number of API requests in any minute.

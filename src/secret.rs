@@ -17,11 +17,11 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 /// Text that must not reach a log, an error or a `Debug` print.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<Live>);
+pub struct Secret(Arc<Registered>);
 
 /// The text; registered as long as it exists.
 #[derive(PartialEq, Eq)]
-struct Live(String);
+struct Registered(String);
 
 impl Secret {
     /// Wraps `text` as it is.
@@ -29,7 +29,7 @@ impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         registry(|registry| registry.add(&text));
-        Self(Arc::new(Live(text)))
+        Self(Arc::new(Registered(text)))
     }
 
     /// The text itself, for the request that needs it.
@@ -39,7 +39,7 @@ impl Secret {
     }
 }
 
-impl Drop for Live {
+impl Drop for Registered {
     fn drop(&mut self) {
         registry(|registry| registry.retire(&self.0));
     }

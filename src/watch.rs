@@ -84,7 +84,7 @@ pub struct Unfinished {
 
 /// Where finished files go.
 #[derive(Debug, Clone)]
-pub struct Handover {
+pub struct ReadySink {
     /// The ledger that takes them.
     pub ledger: Ledger,
     /// Told after each hand-over. A hint: whoever misses it finds the files by looking.
@@ -145,7 +145,7 @@ pub async fn survey(watch: &Watch) -> std::io::Result<Survey> {
 pub async fn run(
     watch: Watch,
     id: WatchId,
-    out: Handover,
+    out: ReadySink,
     progress: watch::Sender<Progress>,
     orders: mpsc::Receiver<Order>,
     stop: CancellationToken,

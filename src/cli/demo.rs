@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{EXIT_FAILED, EXIT_GOOD, complain};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::config::{Config, Environment};
 use crate::emulator::{self, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator};
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::service::{self, Until, signals};
 use crate::status_view;
 use crate::telemetry;
@@ -77,7 +77,7 @@ pub(super) async fn demo(arguments: &Arguments) -> u8 {
             }
         }
         Err(error) => {
-            complain(&error, None);
+            print_error(&error, None);
             EXIT_FAILED
         }
     }
@@ -181,7 +181,7 @@ fn config(
     private_file(&secret, client_secret)?;
     std::fs::write(place.path().join(CONFIG), &text)?;
     Config::parse(&text, CONFIG, &Environment::default())
-        .map_err(|mistakes| Error::Config(mistakes.to_string()))
+        .map_err(|errors| Error::Config(errors.to_string()))
 }
 
 /// The default address of the page, or a free port if that is in use.
@@ -353,7 +353,7 @@ fn sanitize(text: &str) -> String {
 fn shown(path: &Path) -> String {
     match path.to_str() {
         Some(text) => sanitize(text),
-        None => Shown(path).to_string(),
+        None => QuotedPath(path).to_string(),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use super::{EXIT_FAILED, EXIT_GOOD, complain};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::emulator::{
     self, AnyFault, Builder, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator, Switches,
 };
@@ -147,7 +147,7 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
     let mut switches = Switches::default();
     for (name, value) in &arguments.switch {
         if let Err(error) = switches.set(name, value) {
-            complain(&error, None);
+            print_error(&error, None);
             return EXIT_FAILED;
         }
     }
@@ -156,7 +156,7 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
         match secret(arguments.data.as_deref()) {
             Ok(secret) => clients.push((DEFAULT_CLIENT_ID.to_owned(), secret)),
             Err(error) => {
-                complain(
+                print_error(
                     &error,
                     Some("choose another --data, or pass --client".to_owned()),
                 );
@@ -212,7 +212,7 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
     }
     let stop = CancellationToken::new();
     if let Err(error) = signals::handle(stop.clone()) {
-        complain(&error, None);
+        print_error(&error, None);
         return EXIT_FAILED;
     }
     match builder.start().await {
@@ -229,7 +229,7 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
                 }
                 _ => "choose another --listen or --data",
             };
-            complain(&error, Some(hint.to_owned()));
+            print_error(&error, Some(hint.to_owned()));
             EXIT_FAILED
         }
     }
@@ -262,7 +262,7 @@ async fn compare(builder: Builder, path: &Path) -> u8 {
         }
         Err(error) => {
             let hint = "record with `mitmdump --set hardump=FILE`, or save a HAR file in a browser's network tools";
-            complain(&error, Some(hint.to_owned()));
+            print_error(&error, Some(hint.to_owned()));
             EXIT_FAILED
         }
     }

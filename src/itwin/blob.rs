@@ -27,13 +27,13 @@ use super::network::Route;
 use super::reply::Reply;
 use super::transport::{HttpClients, execute, pause_host};
 use super::untrusted_text::sanitize;
-use crate::bandwidth::Pace;
+use crate::bandwidth::BandwidthLimiter;
 use crate::retry;
 
 pub use stream::Speed;
 pub use upload_url::{Checksum, UploadUrl};
 
-use stream::{ANSWER, Moved, pieces};
+use stream::{ANSWER, Progress, chunks};
 use xml::{element, elements};
 
 /// Characters of a block id that need no escape in a query; base64 also has `+`, `/` and `=`.
@@ -55,11 +55,15 @@ pub(super) struct Blobs {
     hosts: Arc<Hosts>,
     /// A body without progress for this long is aborted.
     idle: Duration,
-    pub(super) pace: Arc<Pace>,
+    pub(super) limiter: Arc<BandwidthLimiter>,
 }
 
 impl Blobs {
-    pub(super) fn new(route: &Route, hosts: Arc<Hosts>, pace: Pace) -> Result<Self, Error> {
+    pub(super) fn new(
+        route: &Route,
+        hosts: Arc<Hosts>,
+        limiter: BandwidthLimiter,
+    ) -> Result<Self, Error> {
         // One socket per body: several bodies on one HTTP/2 connection would share its flow control window.
         let http = HttpClients::new(|| Ok(route.builder()?.http1_only()))?;
         let idle = route.network.idle_timeout;
@@ -67,7 +71,7 @@ impl Blobs {
             http,
             hosts,
             idle,
-            pace: Arc::new(pace),
+            limiter: Arc::new(limiter),
         })
     }
 
@@ -80,10 +84,10 @@ impl Blobs {
         speed: Speed,
     ) -> Result<(), Error> {
         let len = body.len() as u64;
-        let moved = Moved::new(len, self.idle);
-        let seen = moved.clone();
-        let body = pieces(body, Arc::clone(&self.pace), speed)
-            .inspect(move |piece| seen.note(piece.as_ref().map_or(0, Bytes::len)));
+        let progress = Progress::new(len, self.idle);
+        let seen = progress.clone();
+        let body = chunks(body, Arc::clone(&self.limiter), speed)
+            .inspect(move |chunk| seen.note(chunk.as_ref().map_or(0, Bytes::len)));
         let host = self.hosts.of(&url);
         let mut request = self
             .http
@@ -97,7 +101,7 @@ impl Blobs {
         let sent = execute(operation, &host, request, Limit::Answer);
         let reply = tokio::select! {
             reply = sent => reply?,
-            () = moved.stalled() => {
+            () = progress.stalled() => {
                 let host = host.label.clone();
                 return Err(Error::new(operation, Kind::Unreachable { host, cause: "transfer stalled".to_owned(), sent: true }));
             }
@@ -156,11 +160,11 @@ impl Client {
         if !is_of_storage(&reply) {
             return Err(reply.foreign(None));
         }
-        let mut pieces = answer.bytes_stream();
+        let mut chunks = answer.bytes_stream();
         loop {
-            let next = tokio::time::timeout(self.blobs.idle, pieces.next()).await;
+            let next = tokio::time::timeout(self.blobs.idle, chunks.next()).await;
             match next.map_err(|_| stalled())? {
-                Some(piece) => each(&piece.map_err(|error| failed(&error))?),
+                Some(chunk) => each(&chunk.map_err(|error| failed(&error))?),
                 None => return Ok(()),
             }
         }

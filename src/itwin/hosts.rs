@@ -22,7 +22,7 @@ const DISTRUST: Duration = Duration::from_secs(10 * 60);
 pub(super) struct Hosts {
     route: Arc<Route>,
     /// By host and port.
-    hosts: Mutex<HashMap<String, Arc<Host>>>,
+    by_authority: Mutex<HashMap<String, Arc<Host>>>,
     pause_requested: Arc<Notify>,
 }
 
@@ -42,7 +42,7 @@ impl Hosts {
     pub(super) fn new(route: Arc<Route>) -> Self {
         Self {
             route,
-            hosts: Mutex::default(),
+            by_authority: Mutex::default(),
             pause_requested: Arc::default(),
         }
     }
@@ -83,7 +83,9 @@ impl Hosts {
     }
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_authority
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Number of requests so far, by host and status.

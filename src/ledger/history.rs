@@ -1,9 +1,8 @@
 //! The story of one file: each version that was seen, what happened to it on its way, and what became of it.
 
 use jiff::Timestamp;
-use sqlx::{Sqlite, Transaction};
 
-use super::{During as _, Error, FileId, FileReport, Ledger, millis, new_id, timestamp};
+use super::{Error, FileId, FileReport, Ledger, Tx, millis, new_id, timestamp};
 
 /// Something that happens to a version on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,16 +25,16 @@ pub(super) enum Step {
 
 /// All that is kept of a file.
 #[derive(Debug, Clone)]
-pub struct Story {
+pub struct FileHistory {
     /// How it stands now.
     pub file: FileReport,
     /// What happened, oldest first.
-    pub lines: Vec<StoryLine>,
+    pub entries: Vec<HistoryEntry>,
 }
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
-pub struct StoryLine {
+pub struct HistoryEntry {
     /// When.
     pub at: Timestamp,
     /// The version of the file, counted from 1; None for what happened to a run.
@@ -70,7 +69,7 @@ impl Step {
 
 /// Writes down a step.
 pub(super) async fn note(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     version: i64,
     step: Step,
@@ -105,13 +104,12 @@ struct LineRow {
 
 impl Ledger {
     /// The story of a file as far as it is kept; None when there is no such file.
-    pub async fn story(&self, file: FileId) -> Result<Option<Story>, Error> {
-        const ACTION: &str = "tell the story of a file";
+    pub async fn file_history(&self, file: FileId) -> Result<Option<FileHistory>, Error> {
         let Some(report) = self.file_report(file).await? else {
             return Ok(None);
         };
         // The id breaks ties, as rows that belong to one moment were written in their order.
-        let rows: Vec<LineRow> = sqlx::query_as(
+        let rows: Vec<LineRow> = self.db.read("tell the story of a file", async |db| { sqlx::query_as(
             "SELECT at, version, step AS what, note, NULL AS hint, NULL AS run, NULL AS bytes, NULL AS millis, id \
              FROM steps WHERE file_id = $1 \
              UNION ALL \
@@ -126,11 +124,9 @@ impl Ledger {
              ORDER BY 1, 9",
         )
         .bind(file.0)
-        .fetch_all(&self.reads)
-        .await
-        .during(ACTION)?;
+        .fetch_all(db).await }).await?;
         let number = |column: i64| u64::try_from(column).unwrap_or(0);
-        let lines = rows.into_iter().map(|row| StoryLine {
+        let entries = rows.into_iter().map(|row| HistoryEntry {
             at: timestamp(row.at),
             version: row.version.map(number),
             what: row.what,
@@ -140,9 +136,9 @@ impl Ledger {
             bytes: row.bytes.map(number),
             millis: row.millis.map(number),
         });
-        Ok(Some(Story {
+        Ok(Some(FileHistory {
             file: report,
-            lines: lines.collect(),
+            entries: entries.collect(),
         }))
     }
 }

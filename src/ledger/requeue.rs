@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::history::{Step, note};
-use super::uploads::make_due;
-use super::{During as _, Error, FileId, Ledger, millis};
+use super::transitions::make_due;
+use super::{Error, FileId, Ledger, Tx, millis};
 
 /// Jobs that are put into one transaction, so that many of them do not hold up the work.
 const AT_ONCE: usize = 500;
@@ -27,34 +27,36 @@ impl Ledger {
         let files = match which {
             Requeue::Files(files) => files,
             Requeue::Failed => {
-                let ids: Vec<i64> =
-                    sqlx::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
-                        .fetch_all(&self.reads)
-                        .await
-                        .during(ACTION)?;
+                let ids: Vec<i64> = self
+                    .db
+                    .read(ACTION, async |db| {
+                        sqlx::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
+                            .fetch_all(db)
+                            .await
+                    })
+                    .await?;
                 failed = ids.into_iter().map(FileId).collect();
                 &failed
             }
         };
         let mut concerned = 0;
         for chunk in files.chunks(AT_ONCE) {
-            let mut tx = self.pool.begin().await.during(ACTION)?;
-            for file in chunk {
-                if requeue_one(&mut tx, *file, now).await.during(ACTION)? {
-                    concerned += 1;
-                }
-            }
-            self.commit(tx, ACTION).await?;
+            self.db
+                .write_durably(ACTION, async |tx| {
+                    for file in chunk {
+                        if requeue_one(tx, *file, now).await? {
+                            concerned += 1;
+                        }
+                    }
+                    Ok(())
+                })
+                .await?;
         }
         Ok(concerned)
     }
 }
 
-async fn requeue_one(
-    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    file: FileId,
-    now: Timestamp,
-) -> Result<bool, sqlx::Error> {
+async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, sqlx::Error> {
     let job: Option<(String, i64)> = sqlx::query_as(
         "SELECT state, version FROM jobs WHERE file_id = $1 \
          AND (state = 'failed' OR (state IN ('due', 'stored') AND reason IS NOT NULL))",
@@ -83,7 +85,7 @@ async fn requeue_one(
          AND held_until < $2 AND id = (SELECT watch_id FROM files WHERE id = $1)",
     )
     .bind(file.0)
-    .bind(millis(super::watches::RETIRED))
+    .bind(millis(super::holds::RETIRED))
     .execute(&mut **tx)
     .await?;
     note(tx, file.0, version, Step::Asked, None, now).await?;

@@ -129,7 +129,7 @@ pub enum RootState {
     Unavailable,
 }
 
-/// Gives an enum its words in the database, both ways. An unknown word is a ledger that we did not write.
+/// Stores an enum as a word. A word that is none of these was not written by this program.
 macro_rules! words {
     ($name:ident, $($variant:ident = $word:literal),+ $(,)?) => {
         impl $name {
@@ -154,6 +154,40 @@ macro_rules! words {
                     $($word => Ok(Self::$variant),)+
                     _ => Err(UnknownWord { kind: stringify!($name), word }),
                 }
+            }
+        }
+
+        impl<DB: sqlx::Database> sqlx::Type<DB> for $name
+        where
+            String: sqlx::Type<DB>,
+        {
+            fn type_info() -> DB::TypeInfo {
+                <String as sqlx::Type<DB>>::type_info()
+            }
+
+            fn compatible(ty: &DB::TypeInfo) -> bool {
+                <String as sqlx::Type<DB>>::compatible(ty)
+            }
+        }
+
+        impl<'r, DB: sqlx::Database> sqlx::Decode<'r, DB> for $name
+        where
+            String: sqlx::Decode<'r, DB>,
+        {
+            fn decode(value: DB::ValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
+                Ok(Self::try_from(<String as sqlx::Decode<DB>>::decode(value)?)?)
+            }
+        }
+
+        impl<'q, DB: sqlx::Database> sqlx::Encode<'q, DB> for $name
+        where
+            String: sqlx::Encode<'q, DB>,
+        {
+            fn encode_by_ref(
+                &self,
+                buf: &mut DB::ArgumentBuffer,
+            ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
+                self.as_str().to_owned().encode(buf)
             }
         }
     };

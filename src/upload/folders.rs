@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tracing::{debug, info, warn};
 
-use super::steps::Trouble;
+use super::error::UploadError;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Client};
@@ -89,7 +89,11 @@ impl Folders {
     }
 
     /// The folder for files of `watch` in the folders `below` its own, made if it is not there.
-    pub(super) async fn place(&self, watch: &Watch, below: &[String]) -> Result<Place, Trouble> {
+    pub(super) async fn place(
+        &self,
+        watch: &Watch,
+        below: &[String],
+    ) -> Result<Place, UploadError> {
         let record = self.imodel(&watch.imodel_id).await?;
         let root_folder_id = record.root_folder_id;
         let owner = self
@@ -98,7 +102,7 @@ impl Folders {
             .or_insert_with(|| watch.name.clone())
             .clone();
         if owner != watch.name {
-            return Err(Trouble::SharedFolder { other: owner });
+            return Err(UploadError::SharedFolder { other: owner });
         }
         let mut state = self.state.lock().await;
         let mut folder_id = root_folder_id.clone();
@@ -113,13 +117,13 @@ impl Folders {
                 None => {
                     let found = match self.find_or_create(&mut state, &folder_id, segment).await {
                         // The folder above is gone, although the ledger knows it.
-                        Err(Trouble::Platform(error))
+                        Err(UploadError::Platform(error))
                             if error.is_not_found() && folder_id != root_folder_id =>
                         {
                             state.untracked.clear();
                             state.children.clear();
                             self.ledger.forget_folders(&root_folder_id).await?;
-                            return Err(Trouble::FolderGone(error));
+                            return Err(UploadError::FolderGone(error));
                         }
                         found => found?,
                     };
@@ -146,7 +150,7 @@ impl Folders {
         folder_id: &str,
         name: &str,
         listing: Listing,
-    ) -> Result<Vec<String>, Trouble> {
+    ) -> Result<Vec<String>, UploadError> {
         let mut state = self.state.lock().await;
         // What was forgotten is untracked from now on, although we made it after the folder was listed.
         let forgotten = self.ledger.times_forgotten();
@@ -161,7 +165,7 @@ impl Folders {
         let named = state
             .untracked
             .get(folder_id)
-            .and_then(|files| files.get(&names::place(&[], name)));
+            .and_then(|files| files.get(&names::path_key(&[], name)));
         let (mut exact, mut similar) = (Vec::new(), Vec::new());
         for file in named.into_iter().flatten() {
             if self.ledger.owns_storage_file(&file.id).await?.is_none() {
@@ -177,7 +181,7 @@ impl Folders {
     }
 
     /// A folder that was thought to be there is not: everything known below its root is looked up again.
-    pub(super) async fn forget(&self, place: &Place) -> Result<(), Trouble> {
+    pub(super) async fn forget(&self, place: &Place) -> Result<(), UploadError> {
         let mut state = self.state.lock().await;
         state.untracked.clear();
         state.children.clear();
@@ -185,7 +189,7 @@ impl Folders {
         Ok(self.ledger.forget_folders(&place.root_folder_id).await?)
     }
 
-    async fn imodel(&self, imodel_id: &str) -> Result<ImodelRecord, Trouble> {
+    async fn imodel(&self, imodel_id: &str) -> Result<ImodelRecord, UploadError> {
         let lock = || self.imodels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(imodel_id) {
             return Ok(known.clone());
@@ -195,13 +199,13 @@ impl Folders {
         Ok(record)
     }
 
-    async fn look_up_imodel(&self, imodel_id: &str) -> Result<ImodelRecord, Trouble> {
+    async fn look_up_imodel(&self, imodel_id: &str) -> Result<ImodelRecord, UploadError> {
         if let Some(record) = self.ledger.imodel(imodel_id).await? {
             return Ok(record);
         }
         let imodel = self.client.imodel(imodel_id).await?;
         if !imodel.initialized() {
-            return Err(Trouble::NotInitialized {
+            return Err(UploadError::NotInitialized {
                 imodel: imodel_id.to_owned(),
                 state: imodel.state,
             });
@@ -220,7 +224,7 @@ impl Folders {
         state: &mut State,
         parent: &str,
         name: &str,
-    ) -> Result<String, Trouble> {
+    ) -> Result<String, UploadError> {
         let listed = state.children.get(parent);
         if listed.is_none_or(|(at, _)| at.elapsed() > LISTING_HOLDS) {
             self.list_children(state, parent).await?;
@@ -246,7 +250,7 @@ impl Folders {
                 if error.may_have_taken_effect() || matches!(error.status(), Some(409 | 422)) =>
             {
                 self.list_children(state, parent).await?;
-                child(state, parent, name).ok_or_else(|| Trouble::Platform(error))
+                child(state, parent, name).ok_or_else(|| UploadError::Platform(error))
             }
             Err(error) => Err(error.into()),
         }
@@ -273,7 +277,7 @@ impl Folders {
     }
 
     /// The untracked files of a folder.
-    async fn list(&self, folder_id: &str) -> Result<UntrackedByName, Trouble> {
+    async fn list(&self, folder_id: &str) -> Result<UntrackedByName, UploadError> {
         let mut files = self.client.files(folder_id).await?;
         debug!(folder_id, files = files.len(), "storage folder listed");
         files.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
@@ -285,7 +289,7 @@ impl Folders {
                     name: file.display_name,
                 };
                 named
-                    .entry(names::place(&[], &untracked.name))
+                    .entry(names::path_key(&[], &untracked.name))
                     .or_default()
                     .push(untracked);
             }
@@ -300,10 +304,10 @@ fn child(state: &State, parent: &str, name: &str) -> Option<String> {
     if let Some(id) = children.get(name) {
         return Some(id.clone());
     }
-    let place = names::place(&[], name);
+    let place = names::path_key(&[], name);
     let mut others: Vec<_> = children
         .iter()
-        .filter(|(other, _)| names::place(&[], other) == place)
+        .filter(|(other, _)| names::path_key(&[], other) == place)
         .collect();
     others.sort();
     others.first().map(|(_, id)| (*id).clone())

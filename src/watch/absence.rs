@@ -15,7 +15,7 @@ use crate::ledger::Absence;
 
 /// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Listed {
     hasher: RandomState,
     /// Folders that were listed to their end.
     folders: HashSet<u64>,
@@ -25,7 +25,7 @@ pub(super) struct Seen {
     differs: bool,
 }
 
-impl Seen {
+impl Listed {
     /// A scan of the whole root begins.
     pub(super) fn begin_scan(&mut self) {
         self.folders.clear();
@@ -84,21 +84,10 @@ pub(super) fn absent<'k>(
     dir: &Path,
     files: impl Iterator<Item = (&'k OsString, &'k KnownFile)>,
 ) -> Vec<(OsString, Absence)> {
-    let outside = !watch.recursive && !dir.as_os_str().is_empty();
-    let pruned = outside
-        || dir
-            .ancestors()
-            .any(|part| !part.as_os_str().is_empty() && watch.selection.prunes(part).is_some());
     files
         .filter(|(_, known)| !matches!(known.absence, Some(Absence::Gone | Absence::Deselected)))
         .map(|(name, _)| {
-            let wanted = !pruned
-                && watch
-                    .selection
-                    .decide(&dir.join(name))
-                    .connector()
-                    .is_some();
-            let absence = if wanted {
+            let absence = if watch.scope.selects(&dir.join(name)) {
                 Absence::Missing
             } else {
                 Absence::Deselected

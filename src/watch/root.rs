@@ -1,4 +1,4 @@
-//! The task of one root: takes hints, looks and listings together and hands over what is finished.
+//! The task of one root: takes hints, probes and listings together and hands over what is finished.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -12,24 +12,24 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::absence::{self, Seen};
+use super::absence::{self, Listed};
 use super::events::{self, Hint, Hints};
-use super::probe::{self, Sight};
+use super::probe::{self, Probe};
 use super::problems::{self, Problems};
 use super::scan::{self, Listing, Plan, Report, Summary};
 use super::settle::{Settling, Step};
-use super::skip_log::LeftAlone;
-use super::{Handover, Order, Progress};
+use super::skip_log::SkipLog;
+use super::{Order, Progress, ReadySink};
 use crate::config::Watch;
 use crate::failpoint::{failpoint, share_deadline};
 use crate::ledger::{
     self, Absence, Absent, Changes, Fingerprint, Ledger, ListingPart, Ready, RootState, WatchId,
 };
 use crate::rooted_fs::Identity;
-use crate::selection::{ConnectorType, Verdict};
+use crate::selection::ConnectorType;
 
 /// Paths in one request to the looking thread: enough to be efficient, few enough to hand over in between.
-const LOOKS_MAX: usize = 256;
+const PROBES_MAX: usize = 256;
 
 /// A share that has not answered for this long is reported as hanging.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -61,7 +61,7 @@ type KnownFiles = (Changes, HashMap<OsString, KnownFile>);
 pub(super) struct Task {
     watch: Watch,
     id: WatchId,
-    out: Handover,
+    out: ReadySink,
     progress: watch::Sender<Progress>,
     settling: Settling,
     /// Paths that wait for their first look, oldest first; `queued` holds the same ones.
@@ -71,7 +71,7 @@ pub(super) struct Task {
     dirty_bytes: usize,
     /// How many files could not be read, by the reason, since all could be.
     unreadable: Problems,
-    looks: mpsc::Sender<probe::Request>,
+    probes: mpsc::Sender<probe::Request>,
     /// When the request was sent that the looking thread has not answered yet.
     asked: Option<Instant>,
     scans: mpsc::Sender<scan::Request>,
@@ -79,14 +79,14 @@ pub(super) struct Task {
     root: RootView,
     /// Wanted files of the scan under way that turned out to be new or changed.
     changed: usize,
-    left_alone: Arc<LeftAlone>,
+    skip_log: Arc<SkipLog>,
     /// Of the folder whose listing comes now, once a part of it had to be compared: a large one comes in several.
     known: Option<KnownFiles>,
     /// Parts of the folder that held nothing new. They are kept once all its files were compared: after a kill in
     /// between, the next scan must compare them again.
-    unkept: Vec<(u32, [u8; 32], Changes)>,
+    unchanged_parts: Vec<(u32, [u8; 32], Changes)>,
     /// What the scan under way has listed.
-    listed: Seen,
+    listed: Listed,
     /// What it did not find.
     absent: Absent,
     /// Files are missing, and the scan that confirms it is still to come.
@@ -133,9 +133,9 @@ struct RootView {
     problems: Problems,
 }
 
-enum Wake {
+enum Event {
     Hint(Hint),
-    Seen(probe::Seen),
+    Probed(probe::ProbeReply),
     Report(Report),
     Order(Order),
     Timer,
@@ -145,7 +145,7 @@ enum Wake {
 pub(super) async fn run(
     watch: Watch,
     id: WatchId,
-    out: Handover,
+    out: ReadySink,
     progress: watch::Sender<Progress>,
     mut orders: async_mpsc::Receiver<Order>,
     stop: CancellationToken,
@@ -157,26 +157,25 @@ pub(super) async fn run(
     let (hint_sender, mut hints) = events::channel();
     let (answers, mut seen) = async_mpsc::channel(1);
     let (reports, mut reported) = async_mpsc::channel(4);
-    let left_alone = Arc::new(LeftAlone::new(&watch.name));
+    let skip_log = Arc::new(SkipLog::new(&watch.name));
     let pulse = Arc::<scan::Pulse>::default();
     let plan = Plan {
         root: watch.path.clone(),
-        recursive: watch.recursive,
-        selection: watch.selection.clone(),
-        left_alone: Arc::clone(&left_alone),
+        scope: watch.scope.clone(),
+        skip_log: Arc::clone(&skip_log),
         pulse: Arc::clone(&pulse),
     };
-    let looks = probe::spawn(&watch.name, watch.path.clone(), answers).map_err(thread)?;
+    let probes = probe::spawn(&watch.name, watch.path.clone(), answers).map_err(thread)?;
     let watches = out.events.of_root(&watch.path, hint_sender);
     let scans = scan::spawn(&watch.name, plan, Some(watches), reports).map_err(thread)?;
     let now = Instant::now();
     let mut task = Task {
-        settling: Settling::new(watch.patience),
+        settling: Settling::new(watch.settle_policy),
         dirty: VecDeque::new(),
         queued: HashSet::new(),
         dirty_bytes: 0,
         unreadable: Problems::default(),
-        looks,
+        probes,
         asked: None,
         scans,
         scan: ScanState {
@@ -204,10 +203,10 @@ pub(super) async fn run(
             problems: Problems::default(),
         },
         changed: 0,
-        left_alone,
+        skip_log,
         known: None,
-        unkept: Vec::new(),
-        listed: Seen::default(),
+        unchanged_parts: Vec::new(),
+        listed: Listed::default(),
         absent: Absent::default(),
         unconfirmed: false,
         watch,
@@ -216,25 +215,25 @@ pub(super) async fn run(
         progress,
     };
     loop {
-        task.go_on();
+        task.dispatch();
         let wake = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            seen = seen.recv() => Wake::Seen(seen.ok_or_else(|| task.ended("look"))?),
-            report = reported.recv(), if task.takes_listings() => Wake::Report(report.ok_or_else(|| task.ended("scan"))?),
-            Some(order) = orders.recv() => Wake::Order(order),
-            hint = hints.next() => Wake::Hint(hint),
-            () = tokio::time::sleep_until(task.next_timer().into()) => Wake::Timer,
+            seen = seen.recv() => Event::Probed(seen.ok_or_else(|| task.ended("probe"))?),
+            report = reported.recv(), if task.has_capacity() => Event::Report(report.ok_or_else(|| task.ended("scan"))?),
+            Some(order) = orders.recv() => Event::Order(order),
+            hint = hints.next() => Event::Hint(hint),
+            () = tokio::time::sleep_until(task.next_timer().into()) => Event::Timer,
         };
         task.handle(wake, &mut hints).await?;
     }
 }
 
 impl Task {
-    async fn handle(&mut self, wake: Wake, hints: &mut Hints) -> Result<(), super::Error> {
+    async fn handle(&mut self, wake: Event, hints: &mut Hints) -> Result<(), super::Error> {
         match wake {
-            Wake::Hint(Hint::Everything) => self.scan_soon(Instant::now()),
-            Wake::Hint(Hint::Deaf) => {
+            Event::Hint(Hint::Everything) => self.scan_soon(Instant::now()),
+            Event::Hint(Hint::WatcherDied) => {
                 warn!(
                     watch = %self.watch.name,
                     "the thread that receives file events ended by itself; the folder is scanned, and watched anew"
@@ -242,24 +241,24 @@ impl Task {
                 // Should it end again and again, the folder is polled instead.
                 self.scan_soon(self.scan.ended + self.watch.poll_interval);
             }
-            Wake::Hint(Hint::Path(path)) => {
+            Event::Hint(Hint::Path(path)) => {
                 self.hint(path);
                 while let Some(path) = hints.try_next() {
                     self.hint(path);
                 }
             }
-            Wake::Seen(seen) => self.take_looks(seen).await?,
-            Wake::Report(Report::Listing(listing)) => self.take_listing(listing).await?,
-            Wake::Report(Report::FolderDone(problems)) => {
+            Event::Probed(seen) => self.on_probe(seen).await?,
+            Event::Report(Report::Listing(listing)) => self.on_listing(listing).await?,
+            Event::Report(Report::FolderDone(problems)) => {
                 self.scan.folders = self.scan.folders.saturating_sub(1);
-                self.take_problems(&problems).await?;
+                self.on_folder_problems(&problems).await?;
                 if self.absent.missing > 0 {
-                    self.scan_soon(Instant::now() + self.watch.patience.settle);
+                    self.scan_soon(Instant::now() + self.watch.settle_policy.settle);
                 }
             }
-            Wake::Report(Report::Done(summary)) => self.take_summary(summary).await?,
-            Wake::Order(Order::Scan) => self.scan_soon(Instant::now()),
-            Wake::Order(Order::Unfinished { path, most, answer }) => {
+            Event::Report(Report::Done(summary)) => self.on_scan_done(summary).await?,
+            Event::Order(Order::Scan) => self.scan_soon(Instant::now()),
+            Event::Order(Order::Unfinished { path, most, answer }) => {
                 // Whoever asked may have gone.
                 let _gone = answer.send(self.settling.unfinished(
                     path.as_deref(),
@@ -267,13 +266,13 @@ impl Task {
                     Instant::now(),
                 ));
             }
-            Wake::Timer => self.check_for_hang().await?,
+            Event::Timer => self.check_for_hang().await?,
         }
         self.check_scan_for_hang().await
     }
 
     /// Sends off what can be asked now, and tells how far things are.
-    fn go_on(&mut self) {
+    fn dispatch(&mut self) {
         let now = Instant::now();
         if self.scan.since.is_none()
             && now >= self.scan.next
@@ -297,8 +296,8 @@ impl Task {
             }
         }
         if self.asked.is_none() {
-            let mut paths = self.settling.take_due(now, LOOKS_MAX);
-            while paths.len() < LOOKS_MAX {
+            let mut paths = self.settling.take_due(now, PROBES_MAX);
+            while paths.len() < PROBES_MAX {
                 let Some(path) = self.dirty.pop_front() else {
                     break;
                 };
@@ -307,7 +306,7 @@ impl Task {
                 paths.push(path);
             }
             let check = now >= self.root.check;
-            if (check || !paths.is_empty()) && self.looks.send(paths).is_ok() {
+            if (check || !paths.is_empty()) && self.probes.send(paths).is_ok() {
                 self.asked = Some(now);
                 self.root.check = now + CHECK_INTERVAL;
             }
@@ -330,9 +329,9 @@ impl Task {
                 .flatten(),
         };
         self.progress.send_if_modified(|last| {
-            let news = *last != progress;
+            let changed_paths = *last != progress;
             *last = progress;
-            news
+            changed_paths
         });
     }
 
@@ -352,7 +351,7 @@ impl Task {
         let mut next = self.root.check;
         match self.asked {
             Some(asked) => next = next.max(asked + share_deadline(ANSWER_MAX)),
-            None => next = self.settling.next_look().map_or(next, |at| at.min(next)),
+            None => next = self.settling.next_probe().map_or(next, |at| at.min(next)),
         }
         if self.scan.since.is_none() {
             next = next.min(self.scan.next);
@@ -385,8 +384,8 @@ impl Task {
         if self.settling.touch(&path, Instant::now()) || self.skipped(&path) {
             return;
         }
-        if self.takes_listings() {
-            self.look_at(path);
+        if self.has_capacity() {
+            self.enqueue(path);
         } else {
             // The scan finds it when there is less in hand.
             self.scan_soon(Instant::now());
@@ -394,31 +393,17 @@ impl Task {
     }
 
     /// Whether there is little enough in hand to take more.
-    fn takes_listings(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         self.dirty.len() + self.settling.len() < IN_HAND_MAX
             && self.dirty_bytes + self.settling.bytes() < IN_HAND_BYTES_MAX
     }
 
     /// Whether the path can be neither a wanted file nor a folder to enter.
     fn skipped(&self, path: &Path) -> bool {
-        if scan::too_long(path).is_some() {
-            return true;
-        }
-        let inside = path.parent().is_some_and(|dir| !dir.as_os_str().is_empty());
-        if inside && !self.watch.recursive {
-            return true;
-        }
-        let pruned = path.ancestors().any(|part| {
-            !part.as_os_str().is_empty() && self.watch.selection.prunes(part).is_some()
-        });
-        pruned
-            && !matches!(
-                self.watch.selection.decide(path),
-                Verdict::Source { .. } | Verdict::UploadOnly { .. }
-            )
+        scan::too_long(path).is_some() || !self.watch.scope.may_concern(path)
     }
 
-    fn look_at(&mut self, path: PathBuf) {
+    fn enqueue(&mut self, path: PathBuf) {
         if self.queued.insert(path.clone()) {
             self.dirty_bytes += path.as_os_str().len();
             self.dirty.push_back(path);
@@ -427,13 +412,13 @@ impl Task {
 
     /// The connector for a path: None if it is not wanted, Some(None) if it is stored only.
     fn wanted(&self, path: &Path) -> Option<Option<String>> {
-        let verdict = self.watch.selection.decide(path);
-        self.left_alone.mention(path, &verdict);
+        let verdict = self.watch.scope.decide(path);
+        self.skip_log.mention(path, &verdict);
         let connector = verdict.connector()?;
         Some(connector.map(|connector| connector.to_string()))
     }
 
-    async fn take_listing(&mut self, listing: Listing) -> Result<(), super::Error> {
+    async fn on_listing(&mut self, listing: Listing) -> Result<(), super::Error> {
         let ledger = &self.out.ledger;
         let digest = listing.digest();
         let part = ListingPart {
@@ -444,16 +429,16 @@ impl Task {
         };
         if listing.part == 0 {
             self.known = None;
-            self.unkept.clear();
+            self.unchanged_parts.clear();
             self.listed.begin_folder();
         }
-        let (old_news, changes) = ledger.is_old_news(&part).await?;
+        let (unchanged, changes) = ledger.is_old_news(&part).await?;
         let names = listing
             .files
             .iter()
             .filter_map(|file| file.path.file_name());
-        self.listed.take_part(names, !old_news);
-        if old_news {
+        self.listed.take_part(names, !unchanged);
+        if unchanged {
             return self.end_folder(&listing).await;
         }
         let (changes, known) = match &self.known {
@@ -463,7 +448,7 @@ impl Task {
                 self.known.insert((changes, files))
             }
         };
-        let (mut news, mut found) = (Vec::new(), Vec::new());
+        let (mut changed_paths, mut found) = (Vec::new(), Vec::new());
         for file in &listing.files {
             let name = file.path.file_name().unwrap_or_default();
             match known.get(name) {
@@ -476,19 +461,19 @@ impl Task {
                         found.push(name.to_owned());
                     }
                 }
-                _ => news.push(file.path.clone()),
+                _ => changed_paths.push(file.path.clone()),
             }
         }
-        if news.is_empty() {
-            self.unkept.push((listing.part, digest, *changes));
+        if changed_paths.is_empty() {
+            self.unchanged_parts.push((listing.part, digest, *changes));
         }
         if !found.is_empty() {
             ledger.record_found(self.id, &listing.dir, &found).await?;
         }
-        for path in news {
+        for path in changed_paths {
             if !self.settling.touch(&path, Instant::now()) {
                 self.changed += 1;
-                self.look_at(path);
+                self.enqueue(path);
             }
         }
         self.end_folder(&listing).await
@@ -505,7 +490,7 @@ impl Task {
         };
         let absent = self.listed.unlisted(&self.watch, &listing.dir, &files);
         if absent.is_empty() {
-            for (part, digest, changes) in std::mem::take(&mut self.unkept) {
+            for (part, digest, changes) in std::mem::take(&mut self.unchanged_parts) {
                 let part = ListingPart {
                     watch: self.id,
                     dir: &listing.dir,
@@ -529,7 +514,9 @@ impl Task {
             return Ok(());
         }
         let now = crate::clock::now();
-        let settled = now.checked_sub(self.watch.patience.settle).unwrap_or(now);
+        let settled = now
+            .checked_sub(self.watch.settle_policy.settle)
+            .unwrap_or(now);
         self.absent += self
             .out
             .ledger
@@ -578,13 +565,13 @@ impl Task {
         Ok(())
     }
 
-    async fn take_looks(&mut self, seen: probe::Seen) -> Result<(), super::Error> {
+    async fn on_probe(&mut self, seen: probe::ProbeReply) -> Result<(), super::Error> {
         self.asked = None;
         self.answered(&seen.root).await?;
         let mut ready = Vec::new();
-        for (path, sight) in seen.paths {
-            match sight {
-                Sight::File(look) => {
+        for (path, probe) in seen.paths {
+            match probe {
+                Probe::File(look) => {
                     let Some(connector) = self.wanted(&path) else {
                         self.settling.forget(&path);
                         continue;
@@ -602,27 +589,26 @@ impl Task {
                         });
                     }
                 }
-                Sight::Folder => {
+                Probe::Folder => {
                     self.settling.forget(&path);
-                    if self.watch.recursive
-                        && self.watch.selection.prunes(&path).is_none()
+                    if self.watch.scope.enters(&path)
                         && self.scans.send(scan::Request::Folder(path)).is_ok()
                     {
                         self.scan.folders += 1;
                     }
                 }
-                Sight::Other | Sight::Gone => {
+                Probe::Other | Probe::Gone => {
                     self.settling.forget(&path);
                     let known = self.out.ledger.known(self.id, &path).await?;
                     if known.is_some_and(|known| known.absence.is_none()) {
                         // An event proves nothing; a scan does. Programs that save by rename must not cause many.
-                        let settled = Instant::now() + self.watch.patience.settle;
+                        let settled = Instant::now() + self.watch.settle_policy.settle;
                         self.scan_soon(settled.max(self.scan.ended + self.watch.poll_interval));
                     }
                 }
-                Sight::Busy(error) => {
+                Probe::Busy(error) => {
                     if self.wanted(&path).is_some() {
-                        self.take_busy(&path, &error);
+                        self.on_busy(&path, &error);
                     }
                 }
             }
@@ -651,7 +637,7 @@ impl Task {
 
     /// A file that cannot be read now is looked at again. The log gets a line for the first of a kind, the 10th, the
     /// 100th, and so on.
-    fn take_busy(&mut self, path: &Path, error: &io::Error) {
+    fn on_busy(&mut self, path: &Path, error: &io::Error) {
         if !self.settling.busy(path, Instant::now()) {
             return;
         }
@@ -672,7 +658,7 @@ impl Task {
     }
 
     /// What is wrong with a folder that was scanned by itself: noted when it is something new.
-    async fn take_problems(&mut self, problems: &Problems) -> Result<(), super::Error> {
+    async fn on_folder_problems(&mut self, problems: &Problems) -> Result<(), super::Error> {
         let known = &self.root.kinds;
         if problems.kinds().iter().all(|kind| known.contains(kind))
             || self.root.state == RootState::Unavailable
@@ -681,12 +667,12 @@ impl Task {
         }
         self.root.problems.extend(problems);
         self.scan_soon(Instant::now() + self.watch.poll_interval * UNREAD_POLLS);
-        let (state, note) = judge_problems(&self.root.problems, &self.watch.path);
+        let (state, note) = problems_health(&self.root.problems, &self.watch.path);
         self.show(state, note, self.root.problems.kinds(), None)
             .await
     }
 
-    async fn take_summary(&mut self, summary: Summary) -> Result<(), super::Error> {
+    async fn on_scan_done(&mut self, summary: Summary) -> Result<(), super::Error> {
         self.scan.since = None;
         self.scan.ended = Instant::now();
         self.root.scanned = true;
@@ -702,7 +688,7 @@ impl Task {
         };
         self.end_scan(&summary).await?;
         let next = if self.unconfirmed {
-            next.min(self.watch.patience.settle + Duration::from_millis(1))
+            next.min(self.watch.settle_policy.settle + Duration::from_millis(1))
         } else {
             next
         };
@@ -720,7 +706,7 @@ impl Task {
         self.root.ignored = summary.root.is_ok().then_some(summary.ignored);
         self.root.identity = summary.root.as_ref().ok().copied();
         let ok = summary.root.is_ok();
-        let (state, note) = judge(&summary, &self.watch.path);
+        let (state, note) = root_health(&summary, &self.watch.path);
         let kinds = summary.problems.kinds();
         self.root.scan_hangs = false;
         let complete = ok && summary.problems.none_unread();
@@ -778,7 +764,7 @@ impl Task {
         Ok(())
     }
 
-    /// Notices a scan that waits for the share, although looks at single files are answered.
+    /// Notices a scan that waits for the share, although probes at single files are answered.
     async fn check_scan_for_hang(&mut self) -> Result<(), super::Error> {
         let now = Instant::now();
         let walks = self.scan.since.is_some() || self.scan.folders > 0;
@@ -797,7 +783,7 @@ impl Task {
             .await
     }
 
-    /// Records the state of the root, and logs it when it is news.
+    /// Records the state of the root, and logs it when it is changed_paths.
     async fn show(
         &mut self,
         state: RootState,
@@ -805,7 +791,7 @@ impl Task {
         kinds: Vec<String>,
         scanned: Option<Timestamp>,
     ) -> Result<(), super::Error> {
-        let news = (state, &note) != (self.root.state, &self.root.note);
+        let changed_paths = (state, &note) != (self.root.state, &self.root.note);
         if (state, &kinds) != (self.root.state, &self.root.kinds) {
             let (watch, root) = (&self.watch.name, &self.watch.path);
             let reason = note.as_deref().unwrap_or_default();
@@ -822,7 +808,7 @@ impl Task {
                 }
             }
         }
-        if news || scanned.is_some() {
+        if changed_paths || scanned.is_some() {
             self.out
                 .ledger
                 .record_root(self.id, state, note.as_deref(), scanned)
@@ -853,7 +839,7 @@ async fn known_files(
 }
 
 /// What the end of a scan says about the root.
-fn judge(summary: &Summary, root: &Path) -> (RootState, Option<String>) {
+fn root_health(summary: &Summary, root: &Path) -> (RootState, Option<String>) {
     if let Err(error) = &summary.root {
         return (RootState::Unavailable, Some(error.to_string()));
     }
@@ -876,10 +862,10 @@ fn judge(summary: &Summary, root: &Path) -> (RootState, Option<String>) {
         };
         return (RootState::Polled, Some(note));
     }
-    judge_problems(&summary.problems, root)
+    problems_health(&summary.problems, root)
 }
 
-fn judge_problems(problems: &Problems, root: &Path) -> (RootState, Option<String>) {
+fn problems_health(problems: &Problems, root: &Path) -> (RootState, Option<String>) {
     if problems.is_empty() {
         return (RootState::Ok, None);
     }

@@ -595,7 +595,7 @@ async fn a_watcher_that_dies_silently_is_detected_and_replaced() {
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_dead_watch_thread_stops_the_daemon_and_the_next_start_continues() {
-    for (point, file) in [("look", "house.ifc"), ("scan", "new/house.ifc")] {
+    for (point, file) in [("probe", "house.ifc"), ("scan", "new/house.ifc")] {
         let (site, folder) = roomy().await;
         let daemon = site.start_with(&[("ITWIN_SYNCD_PANICPOINT", point)]);
         daemon.says("scan finished").await;

@@ -426,7 +426,9 @@ async fn a_file_too_large_for_the_lifetime_of_a_url_fails_with_the_reason() {
     site.emulator.fault(Fault::on("PUT *").slow(20_000));
     std::fs::write(folder.join("large.ifc"), large()).unwrap();
     let daemon = site.start();
-    daemon.says("a new address names another blob, so the upload starts from zero; 500000 bytes/s are needed").await;
+    daemon
+        .says("and a new URL starts from zero; 500000 bytes/s are needed")
+        .await;
     site.emulator.clear_faults();
     site.synchronized(1, &daemon).await;
     daemon.stop().await;

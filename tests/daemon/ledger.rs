@@ -134,7 +134,7 @@ fn uploads(site: &Site) -> usize {
 async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
     let (mut site, mut files) = synchronized_site(true).await;
     std::fs::remove_dir_all(site.path("state")).unwrap();
-    site.tables += "[brake]\nfiles = 10\n";
+    site.tables += "[bulk_change]\nmax_files = 10\n";
     for (path, content) in files.iter_mut().take(20) {
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
@@ -157,7 +157,7 @@ async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
 async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_is_resumed() {
     let (mut site, mut files) = synchronized_site(true).await;
     let quiet = site.watch("south", SECOND_IMODEL, "storage_folder = \"south\"");
-    site.tables += "[brake]\nfiles = 10\n";
+    site.tables += "[bulk_change]\nmax_files = 10\n";
     for (path, content) in &mut files {
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
@@ -224,7 +224,10 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     disk.fill();
     let refused = site.run(&["run"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.err.contains("make room on the disk"), "{refused:?}");
+    assert!(
+        refused.err.contains("free space on the disk"),
+        "{refused:?}"
+    );
     disk.make_room();
     let mut files = BTreeMap::new();
     let daemon = site.start();
@@ -237,7 +240,7 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     }
     let (status, log) = daemon.ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("make room on the disk"), "{log}");
+    assert!(log.contains("free space on the disk"), "{log}");
     let told = site.run(&["status"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(
@@ -280,7 +283,7 @@ async fn a_write_error_of_the_disk_stops_the_daemon_and_leaves_a_sound_ledger() 
         ]);
         let (status, log) = daemon.ended().await;
         assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains("the ledger could not"), "{log}");
+        assert!(log.contains("ledger: cannot"), "{log}");
         let daemon = site.start();
         site.synchronized(files.len(), &daemon).await;
         let (_, log) = daemon.stop().await;

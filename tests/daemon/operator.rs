@@ -128,7 +128,7 @@ async fn a_paused_watch_takes_no_new_work_over_a_restart_until_it_is_resumed() {
 #[tokio::test]
 async fn a_suspended_watch_continues_after_resume() {
     let (mut site, folder) = Site::with_folder(platform()).await;
-    site.tables += "[brake]\nfiles = 3\n";
+    site.tables += "[bulk_change]\nmax_files = 3\n";
     for n in 0..5 {
         write(&folder.join(format!("{n}.ifc")), "first");
     }

@@ -604,7 +604,7 @@ async fn a_size_in_storage_that_differs_from_what_was_sent_does_not_count() {
     site.synchronized(1, &daemon).await;
     let (_, log) = daemon.stop().await;
     assert!(
-        log.contains("storage reports 1 bytes after 5 were sent"),
+        log.contains("storage reports 1 bytes, but 5 bytes were sent"),
         "{log}"
     );
     assert_eq!(site.stored("house.ifc").completions, 2);

@@ -557,7 +557,7 @@ impl Storm {
             (End::Stop, code, signal) => code == Some(0) || signal == Some(15),
             (End::FullDisk { .. }, Some(1), _) => {
                 self.tally.full_disks += 1;
-                log.contains("make room on the disk")
+                log.contains("free space on the disk")
             }
             #[cfg(feature = "failpoints")]
             (End::At(_), _, Some(6)) => {

@@ -90,7 +90,7 @@ async fn an_empty_file_stops_failing_when_it_gets_content_or_is_deleted() {
         assert!(
             hint(&site, name)
                 .await
-                .contains("save the file again with content")
+                .contains("save the file with content")
         );
     }
     write(&folder.join("saved.ifc"), "content");
@@ -120,7 +120,10 @@ async fn a_file_that_is_too_large_stops_failing_when_it_is_excluded() {
     let daemon = site.start();
     status_is(&site, &daemon, "a.ifc", Some("failed")).await;
     let told = hint(&site, "a.ifc").await;
-    assert!(told.contains("split the file, or exclude it"), "{told}");
+    assert!(
+        told.contains("split the file, or add it to exclude"),
+        "{told}"
+    );
     site.replace_in_watches("name =", "exclude = [\"a.ifc\"]\nname =");
     site.config();
     daemon.signal("HUP");

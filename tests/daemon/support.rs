@@ -201,7 +201,7 @@ impl Site {
     /// What `status --json` says of every file: `watch/path` to the object.
     pub async fn status(&self) -> BTreeMap<String, serde_json::Value> {
         let told = self.run(&["status", "--json"]).await;
-        if told.err.contains("there is no ledger") {
+        if told.err.contains("no ledger in") {
             return BTreeMap::new();
         }
         let told: serde_json::Value =

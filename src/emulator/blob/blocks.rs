@@ -192,7 +192,7 @@ impl BlobRequest<'_> {
     }
 }
 
-/// Where a parse_block_list block comes from.
+/// Where a block in a block list comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BlockSource {
     Committed,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
 
-use crate::bandwidth::Pace;
+use crate::bandwidth::BandwidthLimiter;
 
 /// Time limit for the response after the last byte of a body.
 pub(super) const ANSWER: Duration = Duration::from_secs(120);
@@ -22,32 +22,32 @@ pub enum Speed {
 }
 
 /// Splits bytes into chunks, to see progress and to apply the bandwidth limit.
-pub(super) fn pieces(
+pub(super) fn chunks(
     bytes: Bytes,
-    pace: Arc<Pace>,
+    limiter: Arc<BandwidthLimiter>,
     speed: Speed,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::unfold((bytes, pace), move |(mut rest, pace)| async move {
+    stream::unfold((bytes, limiter), move |(mut rest, limiter)| async move {
         if rest.is_empty() {
             return None;
         }
-        let piece = rest.split_to(rest.len().min(pace.piece()));
+        let chunk = rest.split_to(rest.len().min(limiter.chunk_size()));
         if speed == Speed::Limited {
-            pace.take(piece.len()).await;
+            limiter.acquire(chunk.len()).await;
         }
-        Some((Ok(piece), (rest, pace)))
+        Some((Ok(chunk), (rest, limiter)))
     })
 }
 
 /// The progress of a body.
 #[derive(Debug, Clone)]
-pub(super) struct Moved {
+pub(super) struct Progress {
     /// Bytes left, and the time of the last progress.
     state: Arc<Mutex<(u64, Instant)>>,
     idle: Duration,
 }
 
-impl Moved {
+impl Progress {
     pub(super) fn new(len: u64, idle: Duration) -> Self {
         Self {
             state: Arc::new(Mutex::new((len, Instant::now()))),
@@ -82,12 +82,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stalled_body_is_aborted_and_a_slow_one_is_not() {
         const IDLE: Duration = Duration::from_secs(60);
-        let moved = Moved::new(10, IDLE);
+        let progress = Progress::new(10, IDLE);
         let began = Instant::now();
-        let mover = moved.clone();
+        let mover = progress.clone();
         let (slow, ()) = tokio::join!(
             async {
-                moved.stalled().await;
+                progress.stalled().await;
                 began.elapsed()
             },
             async {

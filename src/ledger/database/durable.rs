@@ -1,13 +1,12 @@
-//! What makes a transaction survive a power cut: the write-ahead log must be on the disk.
+//! Makes transactions survive a power cut: the write-ahead log must be on the disk.
 //!
-//! Waiting for that costs more than the transaction, so only those wait that something outside follows from: a file is
-//! created, content is completed, a run is requested or its result told. What a power cut can take then is
-//! only what nobody outside has seen the like of: it is found out, or done, once more. As the log is written in one
-//! order, whoever waits has all that was written before on the disk too.
+//! Waiting for the disk costs more than a transaction, so only those wait that something outside depends on: a file is
+//! created, content is completed, a run is requested, a result is reported. What a power cut can take otherwise is
+//! found, or done, once more. The log is written in one order, so a transaction on the disk has all earlier ones with it.
 //!
-//! SQLite would wait for the disk within each transaction (`synchronous=FULL`), and everybody else behind it. Here the
-//! transactions follow each other without that, and those that wait do so together: one call to the disk covers all that were
-//! committed before it began. Whoever returns from here has its transaction, and all earlier ones, on the disk.
+//! With `synchronous=FULL` SQLite would wait within each transaction, and every other one behind it. Here transactions
+//! follow each other without waiting, and those that wait share one call to the disk, which covers all that were
+//! committed before it began.
 
 use std::fs::File;
 use std::io;
@@ -28,7 +27,7 @@ const LOG: &str = "ledger.db-wal";
 #[derive(Debug, Clone)]
 pub(super) struct Log {
     directory: StateDirectory,
-    /// Transactions that were committed, by the count of those who came here.
+    /// Committed transactions that waited or wait here.
     committed: Arc<AtomicU64>,
     /// Of them, those that are on the disk.
     on_disk: Arc<Mutex<u64>>,
@@ -46,8 +45,8 @@ impl Log {
     /// Waits until everything that was committed before the call is on the disk.
     ///
     /// # Errors
-    /// When the disk fails. The kernel may have forgotten what it could not write, so nothing is to be tried again:
-    /// the next start finds what is there.
+    /// When the disk fails. Not repeated, as the kernel may have dropped what it could not write: the next start reads
+    /// what is there.
     pub(super) async fn sync(&self) -> io::Result<()> {
         let mine = self.committed.fetch_add(1, Ordering::AcqRel) + 1;
         let mut on_disk = self.on_disk.lock().await;
@@ -59,7 +58,7 @@ impl Log {
         let synced = tokio::task::spawn_blocking(move || {
             match directory.file(LOG, OFlags::RDONLY) {
                 Ok(log) => log.sync_data()?,
-                // Folded into the database, which SQLite has waited for.
+                // Merged into the database; SQLite has waited for the disk.
                 Err(state_directory::Error::Io { source, .. })
                     if source.kind() == io::ErrorKind::NotFound => {}
                 Err(state_directory::Error::Io { source, .. }) => return Err(source),

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+use super::fixture::*;
 use super::*;
 use crate::next_attempt::{after, after_foreign_change};
 use crate::retry::Policy;
@@ -406,7 +407,7 @@ impl World {
 
     /// What holds at every moment: a file that counts as done is in the iModel as it was handed over last.
     async fn check(&self) {
-        super::assert_counts_are_right(&self.ledger().reads).await;
+        assert_counts_are_right(self.ledger().db.writer()).await;
         for file in self.ledger().snapshot(self.now()).await.unwrap().files {
             if file.job.is_some() || !is_done(&file) {
                 continue;
