@@ -1,8 +1,8 @@
-//! Makes an iModel's connection hold what it should hold, before a run and once in a while.
+//! Corrects an iModel's connection, before each run and at intervals.
 //!
-//! The platform is asked what it holds each time; what is missing or wrong is corrected (`reconcile` decides). Nothing
-//! is repeated blindly: the connection is looked up by our name before it is created, so an answer that got lost does
-//! not make a second one. A file that the platform refuses fails by itself.
+//! The platform is asked each time what the connection contains; `reconcile` decides what to change. Nothing is repeated
+//! blindly: the connection is looked up by our name before it is created, so a lost answer never makes a second one. A
+//! file that the platform refuses fails alone.
 
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
@@ -301,7 +301,7 @@ impl Synchronizer {
                 if file.source_file_id.is_some() {
                     warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
-                        "file was removed from the connection by somebody else; added again"
+                        "file was removed from the connection by another client; added again"
                     );
                 } else {
                     debug!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector, "source file added");
@@ -329,11 +329,11 @@ impl Synchronizer {
                     }
                     Wrong::Connector => warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector,
-                        "connector type was changed by somebody else; corrected"
+                        "connector type was changed by another client; corrected"
                     ),
                     Wrong::StorageFile => warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
-                        "source file pointed to another storage file; corrected"
+                        "source file referred to another storage file; corrected"
                     ),
                 }
                 Ok(Some(renewed(file, (*source_file_id).to_owned())))
@@ -344,7 +344,7 @@ impl Synchronizer {
                     .await?;
                 info!(
                     imodel = %self.imodel_id, connection = connection.name, source_file = source_file_id,
-                    "source file removed: both its storage file and the local file are gone"
+                    "source file removed: its storage file and its local file were deleted"
                 );
                 self.ledger.forget_mapping(source_file_id).await?;
                 Ok(None)
@@ -352,7 +352,7 @@ impl Synchronizer {
         }
     }
 
-    /// What follows for a file that somebody removed, if that is to be respected.
+    /// A file that another client removed, and that stays removed (`sync.remap = false`).
     fn left_out(
         &self,
         connection: &ConnectionRecord,
@@ -362,7 +362,7 @@ impl Synchronizer {
         Refusal {
             kind: FailureKind::Unmapped,
             reason: format!(
-                "cannot synchronize {}: somebody removed it from connection {:?}, and sync.remap is off",
+                "cannot synchronize {}: another client removed it from connection {:?}, and sync.remap is off",
                 QuotedPath(&file.path),
                 connection.name
             ),
@@ -382,7 +382,7 @@ impl Synchronizer {
         if error.status() == Some(404) {
             match self.client.file(&file.storage_file_id).await {
                 Err(gone) if gone.is_not_found() => {
-                    warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by somebody else; uploading it again");
+                    warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by another client; uploading it again");
                     let now = crate::clock::now();
                     let before = file.stored.overwrites;
                     let due = next_attempt::after_foreign_change(before, &self.policy, now);
@@ -401,7 +401,7 @@ impl Synchronizer {
                 floor: error.floor(),
             },
             reason: format!(
-                "cannot synchronize {path}: the platform did not take it as a source file of type {}: {error}",
+                "cannot synchronize {path}: the platform refused it as a source file of type {}: {error}",
                 file.connector
             ),
             hint: None,
@@ -411,10 +411,10 @@ impl Synchronizer {
         {
             failure.class = Class::RefusedForAll;
             failure.reason = format!(
-                "cannot synchronize {path}: connection {other:?} of the same iModel holds it already"
+                "cannot synchronize {path}: connection {other:?} of the same iModel has it already"
             );
             failure.hint = Some(format!(
-                "remove it there, or write connection = {other:?} in the watch"
+                "remove it there, or set connection = {other:?} in the watch"
             ));
         }
         // Only the platform itself refuses a file for good, and it says so by a code. Anything else passes.
@@ -422,13 +422,13 @@ impl Synchronizer {
             if self.is_full().await? {
                 failure.class = Class::RefusedForAll;
                 failure.hint = Some(format!(
-                    "an iModel takes {SOURCE_FILES_MAX} source files: remove some there, exclude this one, or list it in \
+                    "an iModel accepts {SOURCE_FILES_MAX} source files: remove some there, exclude this one, or add it to \
                      upload_only if others only refer to it"
                 ));
             } else {
                 failure.class = Class::RefusedForContent;
                 failure.hint = Some(
-                    "choose another connector for this file in the watch's connectors, or exclude it"
+                    "set another connector for this file in the watch's connectors, or exclude it"
                         .to_owned(),
                 );
             }
@@ -448,7 +448,7 @@ impl Synchronizer {
         Ok(())
     }
 
-    /// Fails or puts off single files, each for its own reason.
+    /// Fails or reschedules single files, each for its own reason.
     async fn refuse(&self, refused: Refused) -> Result<(), SyncError> {
         let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.files.len());
         for (file, refusal) in refused.files {

@@ -1,8 +1,8 @@
-//! What a finished run means for each file. Pure.
+//! Decides what a finished run means for each file. Pure.
 //!
-//! `Completed` is not success: what counts is the result of the file's own tasks. A run without a task for a file says
-//! nothing about it, whatever the run's result. The words for states and results are the platform's; one that we do
-//! not know is kept as it is and counts as a failure.
+//! `Completed` is not success: the results of the file's own tasks count. A run without a task for a file says nothing
+//! about it, whatever the run's result. States and results are the platform's terms; an unknown one is kept verbatim and
+//! counts as a failure.
 //! Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-run/
 
 use std::collections::{HashMap, HashSet};
@@ -18,14 +18,14 @@ use crate::next_attempt;
 use crate::retry::Policy;
 use crate::stored_content::Content;
 
-/// A failed run of a file is repeated so often, unless the platform says that only the user can mend it.
+/// How often a failed run of a file is repeated, unless the platform says that only the user can fix it.
 const REPEATS: u32 = 2;
 
 /// After this many runs that left a file out, it is uploaded again before the next one: to the platform the same bytes
 /// are a new version then.
 const RUNS_BEFORE_UPLOAD: u32 = 2;
 
-/// A run that was cut short by the platform is repeated so often.
+/// How often a run that the platform cut short is repeated.
 const REPEATS_CUT_SHORT: u32 = 1;
 
 /// The results of a task, from the best to the worst: of several tasks of a file the worst counts.
@@ -142,7 +142,7 @@ fn verdict(
             return None;
         }
         Grade::Success | Grade::Partial => return Some(Verdict::Synchronized(issues)),
-        // Of a file that was not to be brought these words say nothing new.
+        // For a file that was not in the batch these results say nothing new.
         Grade::Skipped | Grade::Unknown if !in_run => return None,
         Grade::Error if user_must_act(task) => 0,
         Grade::Error => REPEATS,
@@ -152,7 +152,7 @@ fn verdict(
     Some(refused(
         FailureKind::Run,
         reason(run, file, Some(task), &task.result),
-        hint(Some(task)),
+        hint(Some(task)).or_else(|| Some(failed_run_hint(run))),
         again(file, repeats, policy, now),
     ))
 }
@@ -179,13 +179,13 @@ fn without_task(
     let again = again(file, repeats, policy, now);
     let reason = reason(run, file, None, &run.result);
     if kind != FailureKind::NotProcessed {
-        return refused(kind, reason, None, again);
+        return refused(kind, reason, Some(failed_run_hint(run)), again);
     }
     let refusal = Refusal {
         kind,
         reason,
         hint: Some(
-            "`itwin-syncd retry` uploads the file again; if that does not help, look at the run in the iTwin portal"
+            "run `itwin-syncd retry` to upload the file again; if that does not help, check the run in the iTwin portal"
                 .to_owned(),
         ),
         again,
@@ -259,8 +259,8 @@ fn issues(run: &Run, file: &ConnectionFile, task: &RunTask) -> Option<Issues> {
     } else {
         format!("{} reported {}", file.connector, counts.join(", "))
     };
-    let words = task.error.as_ref().map(ToString::to_string);
-    let words = words
+    let text = task.error.as_ref().map(ToString::to_string);
+    let text = text
         .filter(|text| !text.is_empty())
         .or_else(|| report.message.clone())
         .map(|text| format!(": {text}"))
@@ -269,33 +269,42 @@ fn issues(run: &Run, file: &ConnectionFile, task: &RunTask) -> Option<Issues> {
         errors: report.errors,
         warnings: report.warnings,
         others: report.others,
-        reason: format!("{what} in run {}{words}", run.id),
+        reason: format!("{what} in run {}{text}", run.id),
         hint: hint(Some(task)),
     })
 }
 
 fn reason(run: &Run, file: &ConnectionFile, task: Option<&RunTask>, result: &str) -> String {
     let path = QuotedPath(&file.path);
-    let told = match task {
+    let cause = match task {
         Some(task) => task.error.as_ref().map(ToString::to_string),
         None => run.error.as_ref().map(ToString::to_string),
     };
-    let told = told
+    let cause = cause
         .filter(|text| !text.is_empty())
         .map(|text| format!(": {text}"))
         .unwrap_or_default();
     match task {
         Some(_) => format!(
-            "cannot synchronize {path}: {} ended with {result} in run {}{told}",
+            "cannot synchronize {path}: {} ended with {result} in run {}{cause}",
             file.connector, run.id
         ),
         None => format!(
-            "cannot synchronize {path}: run {} ended with {result} and did not process it{told}",
+            "cannot synchronize {path}: run {} ended with {result} and did not process it{cause}",
             run.id
         ),
     }
 }
 
+/// The hint for a failure about which the platform gives no advice.
+fn failed_run_hint(run: &Run) -> String {
+    format!(
+        "check run {} in the iTwin portal; if the file is at fault, correct it and save it again",
+        run.id
+    )
+}
+
+/// The platform's advice.
 fn hint(task: Option<&RunTask>) -> Option<String> {
     let task = task?;
     let link = task

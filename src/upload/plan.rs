@@ -139,7 +139,7 @@ fn comparable_content(job: &UploadJob, opened: Fingerprint) -> Option<&ledger::C
     (stored.content.bytes == opened.size).then_some(&stored.content)
 }
 
-/// Whether only storage itself can say what it holds, because somebody else changed it.
+/// Whether the storage file has to be read, because another client changed it.
 fn needs_comparison(job: &UploadJob) -> bool {
     job.unverified && !job.send_again && job.stage.0 == Stage::Planned
 }
@@ -335,7 +335,7 @@ mod tests {
                 Step::FinishUnchanged,
             ),
             (
-                "a stored version that somebody changed",
+                "a stored version that another client changed",
                 UploadJob {
                     unverified: true,
                     ..known(2)

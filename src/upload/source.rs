@@ -1,13 +1,11 @@
-//! The bytes of one file, read on a thread of their own and hashed on the way.
+//! Reads one file on a thread of its own, and hashes it on the way.
 //!
-//! Pulled, not pushed: the one who sends asks for the next block when there is room for it, and brings the memory for it.
-//! The handle stays open from the first look to the last, and the fingerprint is
-//! compared before and after on that handle.
-//! Nobody waits for the bytes of a file that is only hashed, so that is done on several threads.
+//! The sender pulls: it asks for the next block when it has memory for it. The handle stays open for the whole upload,
+//! and the fingerprint is compared before and after on that handle. A file that is only hashed is read by several threads.
 //!
-//! A share may answer late or never. The thread reads into a small piece of memory of its own, so that the asker can take
-//! the buffer of a block back at any time: it does so when nothing was read for [`STALL`], and gives its upload slot back
-//! as well. When nothing was read for [`ANSWER_MAX`] it gives up; the thread stays behind, and `slots` counts it.
+//! A share may answer late or never. The thread reads into a small buffer of its own, so the sender can take the large one
+//! back at any time: it does so, and gives its upload slot back, when nothing was read for [`STALL`]. When nothing was
+//! read for [`ANSWER_MAX`] it gives up. The thread stays behind, and `slots` counts it.
 
 use std::fs::File;
 use std::io;
@@ -27,7 +25,7 @@ use crate::failpoint::share_deadline;
 use crate::ledger::{Content, Fingerprint};
 use crate::rooted_fs::{self, RootDir};
 
-/// How long the share may take for the next few bytes. Generous: a slow share is not a dead one.
+/// How long the share may take for the next few bytes. Generous: a slow share still works.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// An open file.
@@ -48,11 +46,11 @@ pub(super) struct Block {
 /// Why a file cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Error {
-    #[error("it is gone")]
+    #[error("it was deleted")]
     Gone,
-    #[error("it changed while it was read")]
+    #[error("it changed while it was being read")]
     Changed,
-    #[error("it cannot be read now: {0}")]
+    #[error("it cannot be read: {0}")]
     Unreadable(Arc<io::Error>),
     #[error("the share has not answered for {} s", ANSWER_MAX.as_secs())]
     Hangs,
@@ -173,7 +171,7 @@ impl<'s> Source<'s> {
         }
     }
 
-    /// Tells what the whole file holds, without giving it out.
+    /// Hashes the whole file without returning its bytes.
     pub(super) async fn hash(&self) -> Result<Content, Error> {
         self.rewind().await?;
         while self.ask(|answer| Command::HashOnly { answer }).await? > 0 {}
@@ -250,7 +248,7 @@ struct Reader {
     fingerprint: Fingerprint,
     left: u64,
     blake3: blake3::Hasher,
-    /// What was hashed in their stead when nobody wanted the bytes.
+    /// Used instead when the bytes are only hashed.
     tree: TreeHasher,
     slice: Vec<u8>,
     progress: Arc<AtomicU64>,
@@ -335,7 +333,7 @@ impl Reader {
         }))
     }
 
-    /// Hashes some of what is left, and tells how much is left then.
+    /// Hashes a part of the rest. Returns the bytes left after it.
     fn hash_only(&mut self) -> Result<u64, Error> {
         let at = self.fingerprint.size - self.left;
         self.left -= self

@@ -160,13 +160,13 @@ fn needs_another(course: Course) -> bool {
     }
 }
 
-/// How long the rest takes at the pace so far.
+/// How long the rest takes at the rate so far.
 fn seconds_for(left: u64, sent: u64, elapsed: Duration) -> Option<f64> {
     #[allow(clippy::cast_precision_loss, reason = "an estimate")]
     (sent > 0).then(|| elapsed.as_secs_f64() * left as f64 / sent as f64)
 }
 
-/// Whether so many bytes fit into the life of an address at this limit.
+/// Whether this many bytes can be sent before a URL expires, at this limit.
 fn fits(bytes: u64, limit: Option<u64>, life: Option<Duration>) -> bool {
     let (Some(limit), Some(life)) = (limit, life) else {
         return true;
@@ -234,7 +234,7 @@ pub(super) async fn send(
                     return Err(error.into());
                 }
                 renewals += 1;
-                debug!(%error, "upload address refused; asking for a new one");
+                debug!(%error, "upload URL refused; requesting a new one");
                 let renewed = shared.client.update_content(&way.file_id).await?.upload_url;
                 resumes = renewed.is_same_blob(&address.url);
                 if resumes {
@@ -252,7 +252,7 @@ pub(super) async fn send(
             Err(Interrupted::UploadError(UploadError::Platform(error)))
                 if error.checksum_unknown() && shared.crc64.swap(false, Ordering::Relaxed) =>
             {
-                debug!(%error, "storage takes no CRC64; sending MD5 from now on");
+                debug!(%error, "storage does not accept CRC64; sending MD5 from now on");
             }
             Err(Interrupted::UploadError(trouble)) => return Err(trouble),
         }
@@ -280,7 +280,7 @@ async fn choose(
             Ok(links) => address.take(shared, links.upload_url),
             // Before the first *complete* there may be no second address.
             Err(error) if error.status().is_some_and(|status| status < 500) => {
-                debug!(%error, "the upload address cannot be renewed");
+                debug!(%error, "cannot renew the upload URL");
             }
             Err(error) => return Err(error.into()),
         }
@@ -295,7 +295,7 @@ fn say_unlimited(shared: &Shared, job: &UploadJob) {
     if shared.client.rate_limit().is_some() {
         warn!(
             path = %QuotedPath(&job.path),
-            "sending without the rate limit: at the limit, the upload address would end before the file has arrived, and a new address starts from zero"
+            "sending without the bandwidth limit: at the limit the upload URL would expire first, and a new URL starts from zero"
         );
     }
 }
@@ -441,7 +441,7 @@ impl Blocks<'_> {
             }
         }
         if skipped > 0 {
-            info!(path = %QuotedPath(&self.job.path), bytes = skipped, "an interrupted upload continues; storage had this much of it");
+            info!(path = %QuotedPath(&self.job.path), bytes = skipped, "resuming an interrupted upload; storage already has these bytes");
         }
         // Nothing is visible before the list: a file that changed must not get that far.
         let content = source.finish().await?;
@@ -465,7 +465,7 @@ impl Blocks<'_> {
             }
             Ok(links) => Err(Interrupted::Moved(links.upload_url)),
             Err(error) if error.status().is_some_and(|status| status < 500) => {
-                debug!(%error, "the upload address cannot be renewed");
+                debug!(%error, "cannot renew the upload URL");
                 address.renewable = Some(false);
                 address.speed = Speed::Full;
                 say_unlimited(self.shared, self.job);

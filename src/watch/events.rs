@@ -152,13 +152,13 @@ impl Drop for Watcher {
 /// Why a folder is not watched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("the limit of inotify watches is reached (fs.inotify.max_user_watches)")]
+    #[error("limit of inotify watches reached; raise fs.inotify.max_user_watches")]
     Limit,
-    #[error("the limit of inotify instances is reached (fs.inotify.max_user_instances): {0}")]
+    #[error("limit of inotify instances reached; raise fs.inotify.max_user_instances: {0}")]
     NoInstance(String),
-    #[error("the folder is gone")]
+    #[error("folder was deleted")]
     Gone,
-    #[error("no inotify watch could be set: {0}")]
+    #[error("cannot set an inotify watch: {0}")]
     Other(String),
 }
 
@@ -258,7 +258,7 @@ impl Events {
             None => false,
         });
         if let Err(error) = followed {
-            warn!(%error, "mounts below watched folders are noticed only by the next scan");
+            warn!(%error, "cannot follow mounts; a mount below a watched folder is noticed by the next scan");
         }
     }
 

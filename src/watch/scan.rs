@@ -54,7 +54,7 @@ pub(super) enum Request {
     Folder(PathBuf),
 }
 
-/// What the walk tells.
+/// What the walk reports.
 #[derive(Debug)]
 pub(super) enum Report {
     /// Files of one folder that the watch may want.
@@ -134,7 +134,7 @@ pub(super) struct Summary {
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     steps: AtomicU64,
-    /// It waits for somebody to take what it found.
+    /// It waits until its report is received.
     reporting: AtomicBool,
 }
 
@@ -227,7 +227,7 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
 
 struct Scanner {
     plan: Plan,
-    /// None: nobody wants to hear of changes.
+    /// None: changes are not watched.
     watches: Option<Watches>,
     /// No folder can be watched, or none needs to be.
     inotify_off: bool,
@@ -311,13 +311,13 @@ impl Waiting {
 pub(super) fn too_long(path: &Path) -> Option<String> {
     if path.as_os_str().len() > PATH_MAX {
         return Some(format!(
-            "path longer than {PATH_MAX} bytes, which is not read; shorten it or exclude the folder"
+            "path longer than {PATH_MAX} bytes is not read; shorten it or exclude the folder"
         ));
     }
     let deep = path.components().nth(DEPTH_MAX).is_some();
     deep.then(|| {
         format!(
-            "nested deeper than {DEPTH_MAX} folders, which is not read; move it up or exclude the folder"
+            "folder nested deeper than {DEPTH_MAX} levels is not read; move it up or exclude it"
         )
     })
 }
@@ -462,7 +462,7 @@ impl Scanner {
                 let fd = entries.fd()?;
                 rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
             };
-            // By name and type before any further call; some file systems do not tell the type.
+            // By name and type before any further call; some file systems do not report the type.
             let (kind, stat) = match entry.file_type() {
                 FileType::Directory => (Kind::Folder, None),
                 FileType::RegularFile => (Kind::Regular, None),
@@ -478,7 +478,7 @@ impl Scanner {
             match kind {
                 Kind::Folder if self.enters(&path) => {
                     let why = too_long(&path).or_else(|| {
-                        let full = "in a folder with too many others, which is not read; split it or exclude some";
+                        let full = "folder with too many subfolders is not read completely; split it or exclude some";
                         (!waiting.push(name)).then(|| full.to_owned())
                     });
                     if let Some(why) = why {
@@ -565,7 +565,7 @@ impl Scanner {
         if rooted_fs::is_gone(error) {
             return true;
         }
-        let why = format!("cannot be looked at: {error}");
+        let why = format!("cannot be read: {error}");
         self.found.problems.add_partly_read(&why, path, dir);
         false
     }

@@ -1,7 +1,7 @@
-//! When is a file finished? When it was seen unchanged for the settle time.
+//! Decides when a file is complete: when it was seen unchanged for the settle time.
 //!
-//! Pure bookkeeping: every call is told the time. Only what was *seen* counts, never the times in a fingerprint, so
-//! neither a clock that jumps nor a file dated into the past can make a file look old.
+//! Pure: every call is given the time. Only what was *seen* counts, never the times in a fingerprint, so neither a clock
+//! that jumps nor a file with an old date can make a file look settled.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -102,7 +102,7 @@ impl Settling {
                 .all(|entry| entry.seen.is_none() && entry.busy >= BUSY_MAX)
     }
 
-    /// Files that are waited for, for people: one, or some of them.
+    /// Files that are settling, for status: one, or some of them.
     pub(super) fn unfinished(
         &self,
         only: Option<&Path>,
@@ -180,7 +180,7 @@ impl Settling {
         self.finished.insert(path.to_owned(), now);
     }
 
-    /// The file is there but cannot be read now. Returns whether that is news.
+    /// The file exists but cannot be read now. Returns whether that is new.
     pub(super) fn busy(&mut self, path: &Path, now: Instant) -> bool {
         let known = self
             .files
@@ -192,7 +192,7 @@ impl Settling {
         known.is_none()
     }
 
-    /// An event told that something happened to the file. Returns false when the file is not known here, so that
+    /// An event reported a change of the file. Returns false when the file is not known here, so that
     /// it has to be probed for the first time.
     pub(super) fn touch(&mut self, path: &Path, now: Instant) -> bool {
         let Some(entry) = self.files.get_mut(path) else {
@@ -375,7 +375,7 @@ mod tests {
             let now = start + second(s);
             let changed = s == 0 || size_at(s) != size_at(s - 1);
             let mut due_paths = settling.take_due(now, 10);
-            // An event tells of a change to a file that is known as it was.
+            // An event reports a change of a file that was handed over.
             if changed && !settling.touch(path, now) && due_paths.is_empty() {
                 due_paths.push(path.to_owned());
             }
