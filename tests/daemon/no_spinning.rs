@@ -111,10 +111,8 @@ async fn a_case_only_rename_after_a_lost_ledger_creates_no_second_storage_file()
 #[tokio::test]
 async fn a_storage_file_of_another_spelling_stays_with_the_local_file_of_that_spelling() {
     for (old, new) in [("Plan.ifc", "plan.ifc"), ("plan.ifc", "Plan.ifc")] {
-        let switches = Switches {
-            name_case: NameCase::Sensitive,
-            ..Switches::default()
-        };
+        let mut switches = Switches::default();
+        switches.name_case = NameCase::Sensitive;
         let (site, folder) = Site::with_folder(platform().switches(switches)).await;
         write(&folder.join(old), "old");
         let daemon = site.start();
