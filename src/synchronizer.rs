@@ -17,6 +17,7 @@ mod connection;
 mod outcome;
 mod periodic_check;
 mod reconcile;
+mod refusals;
 mod run;
 mod storage_check;
 

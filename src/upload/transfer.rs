@@ -1,7 +1,9 @@
-//! The bytes on their way: one request for what fits into one block, several blocks in parallel for what is larger.
+//! Sends the bytes: in one request if they fit into one block, else in several blocks in parallel.
 //!
-//! A block's id tells the upload that it belongs to, its checksum and its place, so storage's own list of blocks tells
-//! which of them need not be sent again.
+//! A block's id contains the upload that it belongs to, its checksum and its position, so storage's own list of blocks
+//! shows which of them need not be sent again.
+
+mod address;
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -25,6 +27,7 @@ use crate::itwin::{self, Checksum, Speed, UploadLinks, UploadUrl};
 use crate::ledger::{Content, UploadJob};
 use crate::names::QuotedPath;
 use crate::runtime_status::Upload;
+use address::{Address, Course, fits, needs_another};
 
 /// Azure commits at most this many blocks to a blob.
 /// Source: learn.microsoft.com/rest/api/storageservices/put-block-list
@@ -39,9 +42,6 @@ const BLOCKS_IN_FLIGHT: usize = 4;
 
 /// A refused upload address is replaced this often in one attempt.
 const RENEWALS_MAX: u32 = 3;
-
-/// An address is renewed so long before its end, or after three quarters of a short life.
-const MARGIN: Duration = Duration::from_secs(300);
 
 /// The pause before an address that could not be renewed is asked for again.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
@@ -78,100 +78,6 @@ impl From<UploadLinks> for UploadTarget {
             generation: None,
         }
     }
-}
-
-/// An upload address with its remaining life, and what is known of its successor.
-struct Address {
-    url: UploadUrl,
-    /// When it came, and how long it is good from then; none if it does not say.
-    since: Instant,
-    life: Option<Duration>,
-    /// Whether a renewed one leads to the same blob, with the blocks that are there.
-    renewable: Option<bool>,
-    speed: Speed,
-}
-
-impl Address {
-    fn new(shared: &Shared, url: UploadUrl) -> Self {
-        let mut address = Self {
-            url: url.clone(),
-            since: Instant::now(),
-            life: None,
-            renewable: None,
-            speed: Speed::Limited,
-        };
-        address.take(shared, url);
-        address
-    }
-
-    /// Goes on with this one.
-    fn take(&mut self, shared: &Shared, url: UploadUrl) {
-        // Its end is by the platform's clock.
-        let now = shared.client.platform_time();
-        let left = url.ends_at().map(|end| end.duration_since(now));
-        self.life = left.map(|left| Duration::try_from(left).unwrap_or_default());
-        self.since = Instant::now();
-        self.url = url;
-    }
-
-    fn has_ended(&self) -> bool {
-        self.life.is_some_and(|life| self.since.elapsed() >= life)
-    }
-
-    /// Another blob begins here; whatever slowed the last one down must not slow this one.
-    fn start_over(&mut self, shared: &Shared, url: UploadUrl) {
-        self.take(shared, url);
-        self.renewable = Some(false);
-        self.speed = Speed::Full;
-    }
-}
-
-/// How far an upload to one address is.
-#[derive(Debug, Clone, Copy)]
-struct Course {
-    /// The address's life, from when it was first used.
-    life: Duration,
-    elapsed: Duration,
-    sent: u64,
-    left: u64,
-    renewable: Option<bool>,
-}
-
-/// Whether it is time for a new address: only if the rest would not arrive at the present one. What its successor leads to is found out
-/// early, while little is lost if that is another blob; one that is known to lead to the same blob has time until shortly before the end.
-fn needs_another(course: Course) -> bool {
-    let Course {
-        life,
-        elapsed,
-        sent,
-        left,
-        renewable,
-    } = course;
-    let remaining = life.saturating_sub(elapsed);
-    let margin = (life / 4).min(MARGIN);
-    let needed = seconds_for(left, sent, elapsed);
-    if needed.is_some_and(|needed| needed <= remaining.as_secs_f64() * 0.9) {
-        return false;
-    }
-    match renewable {
-        Some(false) => false,
-        Some(true) => remaining <= margin,
-        None => elapsed >= life / 10 || remaining <= margin,
-    }
-}
-
-/// How long the rest takes at the rate so far.
-fn seconds_for(left: u64, sent: u64, elapsed: Duration) -> Option<f64> {
-    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-    (sent > 0).then(|| elapsed.as_secs_f64() * left as f64 / sent as f64)
-}
-
-/// Whether this many bytes can be sent before a URL expires, at this limit.
-fn fits(bytes: u64, limit: Option<u64>, life: Option<Duration>) -> bool {
-    let (Some(limit), Some(life)) = (limit, life) else {
-        return true;
-    };
-    u128::from(bytes) * 1000 <= u128::from(limit) * life.as_millis() * 9 / 10
 }
 
 /// Sends the whole file and returns what was sent, once it is certain that the file did not change meanwhile.

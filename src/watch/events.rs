@@ -1,12 +1,14 @@
-//! The kernel's events, made into hints for the roots. The only place that knows notify.
+//! Turns the kernel's file events into hints for the roots. The only module that uses notify.
 //!
-//! A hint says "look here again" and nothing else, so nothing is lost when one is: a full channel, an overflow of the
+//! A hint says "check this path again" and nothing else, so nothing is lost when one is: a full channel, an overflow of the
 //! kernel's queue or an event without a path ask for a scan of the whole root. Every folder is watched by itself,
 //! not recursively: the scan sets each watch just before it lists the folder, so nothing falls between.
 //!
 //! All roots share one inotify instance, as a user may only have a few (`fs.inotify.max_user_instances`, usually 128).
 //! The kernel gives an instance one watch for each folder, by whatever path it was set, so a folder that two roots reach
 //! has one entry here with both of them.
+
+mod hints;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,16 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 use super::mounts;
 use crate::failpoint::panicpoint;
 use crate::rooted_fs::Identity;
-
-/// Hints that may wait to be taken; beyond that the root is scanned instead.
-const CHANNEL: usize = 8192;
+pub(super) use hints::{Hint, Hints, Sender, channel};
 
 /// The file events of this process. Clones share one inotify instance.
 #[derive(Debug, Clone, Default)]
@@ -81,39 +79,8 @@ struct Watcher {
     link: Arc<Link>,
 }
 
-/// Where the hints of one root arrive.
-#[derive(Debug)]
-pub(super) struct Hints {
-    paths: mpsc::Receiver<PathBuf>,
-    overflow: Arc<Overflow>,
-}
-
-/// Gives [`Hints`] their hints.
-#[derive(Debug, Clone)]
-pub(super) struct Sender {
-    paths: mpsc::Sender<PathBuf>,
-    overflow: Arc<Overflow>,
-}
-
-#[derive(Debug, Default)]
-struct Overflow {
-    happened: AtomicBool,
-    /// The thread that hands events over ended by itself.
-    watcher_died: AtomicBool,
-    wake: Notify,
-}
-
-/// A hint: look at this path (relative to the root), or at everything.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Hint {
-    Path(PathBuf),
-    Everything,
-    /// No event comes any more before a scan has set new watches.
-    WatcherDied,
-}
-
-/// Lives in notify's thread, and tells of its end: notify does not, and a thread that panicked looks like a folder in
-/// which nothing happens.
+/// Lives in notify's thread and reports its end. Notify does not, and without it a panicked thread would look like a
+/// folder in which nothing changes.
 struct DeathNotice {
     shared: Weak<Shared>,
     link: Arc<Link>,
@@ -160,57 +127,6 @@ pub(super) enum Error {
     Gone,
     #[error("cannot set an inotify watch: {0}")]
     Other(String),
-}
-
-pub(super) fn channel() -> (Sender, Hints) {
-    let (sender, paths) = mpsc::channel(CHANNEL);
-    let overflow = Arc::new(Overflow::default());
-    (
-        Sender {
-            paths: sender,
-            overflow: Arc::clone(&overflow),
-        },
-        Hints { paths, overflow },
-    )
-}
-
-impl Hints {
-    /// The next hint. Never ends; may be dropped and called again at any time.
-    pub(super) async fn next(&mut self) -> Hint {
-        loop {
-            if self.overflow.watcher_died.swap(false, Ordering::AcqRel) {
-                return Hint::WatcherDied;
-            }
-            if self.overflow.happened.swap(false, Ordering::AcqRel) {
-                return Hint::Everything;
-            }
-            tokio::select! {
-                () = self.overflow.wake.notified() => {}
-                Some(path) = self.paths.recv() => return Hint::Path(path),
-            }
-        }
-    }
-
-    /// A hint that waits already.
-    pub(super) fn try_next(&mut self) -> Option<PathBuf> {
-        self.paths.try_recv().ok()
-    }
-}
-
-impl Sender {
-    fn send(&self, hint: Hint) {
-        let flag = match hint {
-            Hint::Path(path) => match self.paths.try_send(path) {
-                Err(TrySendError::Full(_)) => &self.overflow.happened,
-                Ok(()) | Err(TrySendError::Closed(_)) => return,
-            },
-            Hint::Everything => &self.overflow.happened,
-            Hint::WatcherDied => &self.overflow.watcher_died,
-        };
-        if !flag.swap(true, Ordering::AcqRel) {
-            self.overflow.wake.notify_one();
-        }
-    }
 }
 
 impl Shared {

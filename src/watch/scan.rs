@@ -1,12 +1,15 @@
-//! Walks a root, or a part of it, on a thread of its own, and reports folder by folder what is there.
+//! Walks a root, or a part of it, on a thread of its own, and reports its files folder by folder.
 //!
 //! For each folder: set its inotify watch, then list it, so that whatever appears is either in the listing or reported
-//! by an event. The size and times of a listing only say *what to look at*; whether a file is finished is judged on
-//! the opened file. The thread may hang for as long as its share does; nobody joins it.
+//! by an event. The size and times of a listing only say *what to probe*; whether a file is complete is decided on
+//! the opened file. The thread may hang for as long as its share does; it is never joined.
 
-use std::ffi::{OsStr, OsString};
+mod listing;
+mod waiting;
+
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -22,9 +25,12 @@ use super::skip_log::SkipLog;
 use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
-use crate::ledger::{Fingerprint, Ready};
+use crate::ledger::Ready;
 use crate::rooted_fs::{self, Identity, Kind, RootDir};
-use crate::selection::{ConnectorType, Scope};
+use crate::selection::Scope;
+pub(super) use listing::{Listed, Listing};
+use waiting::Waiting;
+pub(super) use waiting::too_long;
 
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
 const LISTING_MAX: usize = 4096;
@@ -32,18 +38,8 @@ const LISTING_MAX: usize = 4096;
 /// The same in bytes of paths.
 const LISTING_BYTES_MAX: usize = 1024 * 1024;
 
-/// Folders nested deeper below the root are not read. People do not make them; programs that fail do, and each costs as
-/// many calls as it is deep.
-pub(super) const DEPTH_MAX: usize = 64;
-
-/// Longer paths below the root are not read, in bytes: half of what other programs can open at all.
-pub(super) const PATH_MAX: usize = 2048;
-
 /// Parts of a root on remote file systems that are scanned by themselves; with more of them the whole root is.
 const REMOTE_MAX: usize = 64;
-
-/// Names of folders that may wait to be read, in bytes with what it takes to keep them.
-const WAITING_MAX: usize = 64 * 1024 * 1024;
 
 /// What to walk.
 #[derive(Debug)]
@@ -63,52 +59,6 @@ pub(super) enum Report {
     Done(Summary),
     /// The walk of a [`Request::Folder`] is over.
     FolderDone(Problems),
-}
-
-/// Wanted files of one folder; a large folder comes in several of these.
-#[derive(Debug)]
-pub(super) struct Listing {
-    pub(super) dir: PathBuf,
-    pub(super) files: Vec<Listed>,
-    /// Which part of the folder it is, in this walk; from 0.
-    pub(super) part: u32,
-    /// The folder was listed to its end with it. None of a folder whose listing broke off is the last one.
-    pub(super) last: bool,
-}
-
-/// A wanted file.
-#[derive(Debug)]
-pub(super) struct Listed {
-    pub(super) path: PathBuf,
-    pub(super) fingerprint: Fingerprint,
-    /// None: it is stored only.
-    pub(super) connector: Option<ConnectorType>,
-}
-
-impl Listing {
-    /// Of all by which a file is known.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        let mut all = Vec::new();
-        for file in &self.files {
-            let name = file.path.file_name().unwrap_or_default().as_bytes();
-            let connector = file.connector.as_ref().map(ConnectorType::as_str);
-            let print = &file.fingerprint;
-            all.extend((name.len() as u64).to_le_bytes());
-            all.extend(name);
-            all.extend(print.size.to_le_bytes());
-            all.extend(print.mtime_ns.to_le_bytes());
-            all.extend(print.ctime_ns.to_le_bytes());
-            all.extend(
-                connector
-                    .map_or(u64::MAX, |name| name.len() as u64)
-                    .to_le_bytes(),
-            );
-            all.extend(connector.unwrap_or_default().as_bytes());
-        }
-        // A folder that ends here may have gone on once.
-        all.push(u8::from(self.last));
-        *blake3::hash(&all).as_bytes()
-    }
 }
 
 /// What a walk of the whole root found.
@@ -260,69 +210,7 @@ impl Found {
     }
 }
 
-/// Folders that wait to be read, deepest first. Only the names are kept, as paths are long where folders are deep.
-#[derive(Default)]
-struct Waiting {
-    /// The path of the folder that is read, and its length at each depth.
-    path: PathBuf,
-    lengths: Vec<usize>,
-    /// Names, with the depth that they are at.
-    names: Vec<(usize, OsString)>,
-    bytes: usize,
-}
-
-impl Waiting {
-    fn new(start: PathBuf) -> Self {
-        Self {
-            path: start,
-            ..Self::default()
-        }
-    }
-
-    /// Takes in a folder in the one that is read. Returns whether there was space for it.
-    fn push(&mut self, name: &OsStr) -> bool {
-        let bytes = name.len() + size_of::<(usize, OsString)>();
-        if self.bytes + bytes > WAITING_MAX {
-            return false;
-        }
-        self.bytes += bytes;
-        self.names.push((self.lengths.len(), name.to_owned()));
-        true
-    }
-
-    /// Goes to the next folder.
-    fn next(&mut self) -> Option<&Path> {
-        let (depth, name) = self.names.pop()?;
-        self.bytes -= name.len() + size_of::<(usize, OsString)>();
-        while self.lengths.len() > depth {
-            if let Some(length) = self.lengths.pop() {
-                let mut path = std::mem::take(&mut self.path).into_os_string().into_vec();
-                path.truncate(length);
-                self.path = OsString::from_vec(path).into();
-            }
-        }
-        self.lengths.push(self.path.as_os_str().len());
-        self.path.push(name);
-        Some(&self.path)
-    }
-}
-
-/// Why a path is not read, however it got there; None if it may be.
-pub(super) fn too_long(path: &Path) -> Option<String> {
-    if path.as_os_str().len() > PATH_MAX {
-        return Some(format!(
-            "path longer than {PATH_MAX} bytes is not read; shorten it or exclude the folder"
-        ));
-    }
-    let deep = path.components().nth(DEPTH_MAX).is_some();
-    deep.then(|| {
-        format!(
-            "folder nested deeper than {DEPTH_MAX} levels is not read; move it up or exclude it"
-        )
-    })
-}
-
-/// Nobody listens any more.
+/// The receiver is gone.
 struct Stopped;
 
 impl Scanner {

@@ -1,5 +1,6 @@
 use notify::event::{CreateKind, Flag, ModifyKind, RemoveKind, RenameMode};
 
+use super::hints::CHANNEL;
 use super::*;
 
 fn path(text: &str) -> Hint {

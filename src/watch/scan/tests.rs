@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 
+use super::waiting::{DEPTH_MAX, PATH_MAX};
 use super::*;
 use crate::watch::events::{Events, Hint, Hints};
 
