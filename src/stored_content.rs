@@ -17,7 +17,7 @@ use crate::names::QuotedPath;
 pub(crate) enum Content {
     /// What we completed.
     Ours,
-    /// Something that somebody else changed.
+    /// Content that another client changed.
     Changed {
         /// Who, if the platform says it.
         by: Option<String>,
@@ -62,11 +62,11 @@ pub(crate) fn compare(bytes: u64, recorded: &StorageStamp, seen: &File) -> Conte
     }
 }
 
-/// The one line in the log for a storage file that somebody else changed.
+/// Logs a storage file that another client changed.
 pub(crate) fn warn_changed(watch: &str, path: &Path, by: Option<&str>, at: Option<&str>) {
     warn!(
         watch, path = %QuotedPath(path), by = by.unwrap_or("unknown"), at = at.unwrap_or("unknown"),
-        "file was changed in iTwin Storage by somebody else; comparing it, and uploading ours again if it differs"
+        "file was changed in iTwin Storage by another client; comparing it, and uploading ours again if it differs"
     );
 }
 

@@ -403,7 +403,7 @@ async fn an_upload_that_outlives_its_url_continues_at_a_renewed_one() {
         .sum();
     assert!(blocks < 1_500_000 + 5 * 65_536, "{blocks} bytes were sent");
     let (_, log) = daemon.stop().await;
-    assert!(!log.contains("without the rate limit"), "{log}");
+    assert!(!log.contains("without the bandwidth limit"), "{log}");
 }
 
 #[tokio::test]
@@ -415,7 +415,7 @@ async fn when_renewed_urls_name_another_blob_the_bandwidth_limit_is_lifted() {
     site.synchronized(1, &daemon).await;
     let stored = site.stored("large.ifc").completed.unwrap();
     assert_eq!(stored.sha256, crate::support::sha256(&large()));
-    daemon.says("sending without the rate limit").await;
+    daemon.says("sending without the bandwidth limit").await;
     daemon.stop().await;
 }
 
