@@ -748,10 +748,10 @@ async fn secrets_echoed_by_hosts_are_shown_and_stored_nowhere() {
         });
         write(&folder.join("house.ifc"), &format!("house {stage}"));
         let daemon = site.start();
-        daemon.says("the page is served").await;
+        daemon.says("serving the web page").await;
         let log = daemon.log();
         let (_, rest) = log
-            .split_once("the page is served address=http://127.0.0.1:")
+            .split_once("serving the web page address=\"http://127.0.0.1:")
             .unwrap();
         let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
         // One round for each encoding.
