@@ -278,7 +278,7 @@ async fn content_of_another_client_in_our_storage_file_is_replaced_before_it_cou
         covered(&site, &daemon, "a.ifc", "ours!!").await;
         let (_, log) = daemon.stop().await;
         assert_eq!(
-            lines(&log, "was changed in iTwin Storage"),
+            lines(&log, "storage file changed by someone else"),
             1,
             "{what}: {log}"
         );
