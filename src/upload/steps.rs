@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tracing::{debug, info};
 
 use super::Shared;
-use super::destination::{SameContent, UploadPlan};
+use super::destination::{Route, SameContent, UploadPlan};
 use super::error::{Unfit, UploadError};
 use super::plan::{self, Findings, Step};
 use super::slots::Slot;
@@ -169,9 +169,17 @@ impl Shared {
         name: &str,
         source: &Source<'_>,
     ) -> Result<JobOutcome, UploadError> {
-        let Attempt { watch, job, .. } = attempt;
-        let place = self.folders.place(watch, below).await?;
-        let target = match self.upload_plan(job, &place, name, source).await? {
+        let Attempt {
+            watch, slot, job, ..
+        } = attempt;
+        let route = Route {
+            watch,
+            slot,
+            place: &self.folders.place(watch, below).await?,
+            name,
+            source,
+        };
+        let target = match self.upload_plan(job, &route).await? {
             UploadPlan::Upload(target) => target,
             UploadPlan::AdoptLater(id) => {
                 let now = crate::clock::now();
