@@ -2,6 +2,8 @@
 //!
 //! The model plays the stages around the ledger: the watch that hands over what it sees, workers that take their steps
 //! one at a time and may be lost between any two of them, and a synchronizer. What it checks is what the ledger promises.
+//!
+//! Longer than most files because the model, its operations and the two properties are read together.
 
 #![allow(
     clippy::unwrap_used,

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listing_is_listing_unchanged_until_anything_that_is_known_of_its_files_changes() {
+    async fn a_listing_is_unchanged_until_anything_that_is_known_of_its_files_changes() {
         for change in [
             Change::NewFile,
             Change::NewVersion,
