@@ -278,7 +278,7 @@ async fn content_of_another_client_in_our_storage_file_is_replaced_before_it_cou
         covered(&site, &daemon, "a.ifc", "ours!!").await;
         let (_, log) = daemon.stop().await;
         assert_eq!(
-            lines(&log, "was changed in iTwin Storage"),
+            lines(&log, "storage file changed by another client"),
             1,
             "{what}: {log}"
         );
@@ -503,10 +503,7 @@ async fn a_file_with_warnings_is_synchronized_with_issues_everywhere() {
     assert!(told.contains("2 errors, 5 warnings"), "{told}");
     assert!(told.contains("check the levels"), "{told}");
     let first = site.run(&["status"]).await.out;
-    assert!(
-        first.contains("1 file synchronized with issues"),
-        "{first}"
-    );
+    assert!(first.contains("1 file synchronized with issues"), "{first}");
     daemon.says("file synchronized with issues").await;
     let metrics = reqwest::get(format!("http://{address}/metrics"))
         .await
