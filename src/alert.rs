@@ -16,19 +16,19 @@ use tracing::{debug, info, warn};
 
 use crate::config::{self, Heartbeat, Level};
 use crate::error_chain::chain;
-use crate::ledger::{self, FailureKind, Ledger, Problem, RootState, WatchReport};
-use crate::names::Shown;
+use crate::ledger::{self, FailureKind, Inactive, Ledger, Problem, RootState, WatchReport};
+use crate::names::QuotedPath;
 use crate::retry::Policy;
-use scheduler::{Desk, Memo};
+use scheduler::{NotifiedState, Scheduler};
 use send::Sender;
 
-/// Problems that are looked at one by one; of more, only their number is told.
+/// Problems that are read one by one; beyond that, only their number is reported.
 const PROBLEMS_MAX: u32 = 1000;
 
-/// Between two looks at the ledger at most.
+/// Longest pause between two checks of the ledger.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
-/// And at least.
+/// Shortest pause.
 const LOOK_MIN: Duration = Duration::from_millis(200);
 
 /// Between two attempts to deliver a message.
@@ -37,10 +37,10 @@ const PAUSES: Policy = Policy {
     max: Duration::from_secs(600),
 };
 
-/// Something that is wrong now.
+/// A current problem.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-struct Trouble {
-    /// Tells it from all others, for as long as it lasts.
+struct AlertProblem {
+    /// Identifies it as long as it lasts.
     #[serde(skip)]
     key: String,
     /// `file`, `issues`, `folder`, `watch` or `run`.
@@ -59,10 +59,10 @@ struct Trouble {
     hint: Option<String>,
 }
 
-/// All that is wrong now.
+/// All current problems.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Troubles {
-    list: Vec<Trouble>,
+struct Problems {
+    list: Vec<AlertProblem>,
     /// Failed files beyond those in the list.
     more: u64,
 }
@@ -70,7 +70,7 @@ struct Troubles {
 /// Runs one alert until `stop`. `reader` is a second ledger on the same directory.
 ///
 /// # Errors
-/// When what was told cannot be read from the ledger at the start.
+/// When the sent alerts cannot be read from the ledger at the start.
 pub async fn run(
     alert: config::Alert,
     http: reqwest::Client,
@@ -79,9 +79,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), ledger::Error> {
     let sender = Sender::new(&alert, http);
-    let memo = ledger.alert_memo(&alert.name).await?;
-    let memo = memo.map_or_else(Memo::default, |text| Memo::read(&text));
-    let mut desk = Desk::new(alert.group, alert.remind, memo);
+    let notified = ledger.alert_memo(&alert.name).await?;
+    let notified = notified.map_or_else(NotifiedState::default, |text| NotifiedState::read(&text));
+    let mut scheduler = Scheduler::new(alert.group, alert.remind, notified);
     let pause = (alert.group / 4).clamp(LOOK_MIN, LOOK_MAX);
     let mut failures = 0;
     let mut not_before = Instant::now();
@@ -90,29 +90,29 @@ pub async fn run(
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return Ok(()),
         }
-        let troubles = match troubles(&reader, alert.level).await {
-            Ok(troubles) => troubles,
+        let problems = match problems(&reader, alert.level).await {
+            Ok(problems) => problems,
             Err(error) => {
                 warn!(
                     alert = alert.name,
                     error = chain(&error),
-                    "cannot look up problems in the ledger; trying again"
+                    "cannot read problems from the ledger: retrying"
                 );
                 continue;
             }
         };
         let now = crate::clock::now();
-        let due = desk.look(&troubles, now);
+        let due = scheduler.check(&problems, now);
         if let Some(event) = due.filter(|_| Instant::now() >= not_before) {
             let sent = tokio::select! {
-                sent = sender.send(event, &troubles, desk.told(), now) => sent,
+                sent = sender.send(event, &problems, scheduler.told(), now) => sent,
                 () = stop.cancelled() => return Ok(()),
             };
             match sent {
                 Ok(()) => {
                     info!(alert = alert.name, event = event.as_str(), "alert sent");
                     failures = 0;
-                    desk.delivered(event, &troubles, now);
+                    scheduler.delivered(event, &problems, now);
                 }
                 Err(error) => {
                     failures += 1;
@@ -122,21 +122,21 @@ pub async fn run(
                         alert = alert.name,
                         event = event.as_str(),
                         error = chain(&error),
-                        seconds = pause.as_secs(),
-                        "an alert could not be delivered; trying again"
+                        retry_seconds = pause.as_secs(),
+                        "cannot deliver the alert: retrying"
                     );
                 }
             }
         }
-        if let Some(memo) = desk.news()
-            && let Err(error) = ledger.keep_alert_memo(&alert.name, &memo).await
+        if let Some(notified) = scheduler.changed_state()
+            && let Err(error) = ledger.keep_alert_memo(&alert.name, &notified).await
         {
-            warn!(alert = alert.name, %error, "what was told could not be written down");
+            warn!(alert = alert.name, %error, "cannot record the sent alert: it may be repeated after a restart");
         }
     }
 }
 
-/// Calls the dead man's switch until `stop`, as long as the ledger answers.
+/// Calls the heartbeat URL until `stop`, as long as the ledger responds.
 pub async fn beat(
     heartbeat: Heartbeat,
     http: reqwest::Client,
@@ -157,12 +157,12 @@ pub async fn beat(
             match called {
                 Ok(()) if missed => {
                     missed = false;
-                    info!(%url, "the heartbeat arrives again");
+                    info!(%url, "heartbeat recovered");
                 }
                 Ok(()) => debug!(%url, "heartbeat"),
                 Err(error) => {
                     missed = true;
-                    warn!(%url, error, "the heartbeat did not arrive");
+                    warn!(%url, error, "heartbeat failed");
                 }
             }
             tokio::time::sleep(heartbeat.interval).await;
@@ -174,23 +174,23 @@ pub async fn beat(
     }
 }
 
-async fn troubles(reader: &Ledger, level: Level) -> Result<Troubles, ledger::Error> {
+async fn problems(reader: &Ledger, level: Level) -> Result<Problems, ledger::Error> {
     let (watches, files, all) = reader.problems(PROBLEMS_MAX, crate::clock::now()).await?;
-    let mut list: Vec<Trouble> = watches.iter().flat_map(of_watch).collect();
+    let mut list: Vec<AlertProblem> = watches.iter().flat_map(of_watch).collect();
     let more = all.saturating_sub(files.len() as u64);
     list.extend(files.into_iter().map(of_file));
     if level == Level::Error {
-        list.retain(|trouble| trouble.severe);
+        list.retain(|problem| problem.severe);
     }
-    Ok(Troubles { list, more })
+    Ok(Problems { list, more })
 }
 
-fn of_file(problem: Problem) -> Trouble {
+fn of_file(problem: Problem) -> AlertProblem {
     let (kind, severe) = match problem.kind {
         Some(_) => ("file", true),
         None => ("issues", false),
     };
-    Trouble {
+    AlertProblem {
         key: format!("{kind} {} {}", problem.file, problem.version),
         kind,
         severe,
@@ -202,10 +202,10 @@ fn of_file(problem: Problem) -> Trouble {
     }
 }
 
-fn of_watch(watch: &WatchReport) -> Vec<Trouble> {
+fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
     let mut all = Vec::new();
     let note = || watch.note.clone().unwrap_or_default();
-    let folder = |word: &str, severe, reason: String| Trouble {
+    let folder = |word: &str, severe, reason: String| AlertProblem {
         key: format!("{word} {}", watch.name),
         kind: "folder",
         severe,
@@ -219,20 +219,25 @@ fn of_watch(watch: &WatchReport) -> Vec<Trouble> {
         RootState::Unavailable => all.push(folder(
             "unavailable",
             true,
-            format!("its folder cannot be reached: {}", note()),
+            format!("folder unreachable: {}", note()),
         )),
         RootState::Degraded => all.push(folder(
             "degraded",
             false,
-            format!("its folder is only partly watched: {}", note()),
+            format!("folder only partly watched: {}", note()),
         )),
         RootState::Ok | RootState::Polled => {}
     }
-    if let Some((_, reason)) = &watch.held {
-        let braked = watch.waits_for_person && watch.paused_at.is_none();
-        all.push(Trouble {
+    if let Some(inactive) = &watch.inactive {
+        let is_suspended = matches!(inactive, Inactive::Suspended(_));
+        let state = match inactive {
+            Inactive::Paused { .. } => "paused",
+            Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
+        };
+        let reason = inactive.reason(&watch.name);
+        all.push(AlertProblem {
             kind: "watch",
-            ..folder("held", braked, format!("it is held: {reason}"))
+            ..folder("held", is_suspended, format!("{state}: {reason}"))
         });
     }
     let own = watch.last_run.as_ref();
@@ -246,7 +251,7 @@ fn of_watch(watch: &WatchReport) -> Vec<Trouble> {
     }
     if let Some(run) = watch.blocked.as_ref().filter(|run| run.overdue) {
         let reason = format!(
-            "waits for run {} of connection {:?}, which takes longer than sync.run_deadline",
+            "waiting for run {} of connection {:?}, which takes longer than sync.run_deadline",
             run.run, run.connection
         );
         all.push(overdue(watch, &run.run, reason));
@@ -254,8 +259,8 @@ fn of_watch(watch: &WatchReport) -> Vec<Trouble> {
     all
 }
 
-fn overdue(watch: &WatchReport, run: &str, reason: String) -> Trouble {
-    Trouble {
+fn overdue(watch: &WatchReport, run: &str, reason: String) -> AlertProblem {
+    AlertProblem {
         key: format!("run {run} {}", watch.name),
         kind: "run",
         severe: true,
@@ -263,15 +268,15 @@ fn overdue(watch: &WatchReport, run: &str, reason: String) -> Trouble {
         path: None,
         failure: None,
         reason,
-        hint: Some("look at the run in the iTwin portal".to_owned()),
+        hint: Some("check the run in the iTwin portal".to_owned()),
     }
 }
 
-impl Trouble {
+impl AlertProblem {
     /// Where it is, on one line.
     fn place(&self) -> String {
         match &self.path {
-            Some(path) => format!("{}: {}", self.watch, Shown(path.as_ref())),
+            Some(path) => format!("{}: {}", self.watch, QuotedPath(path.as_ref())),
             None => format!("watch {:?}", self.watch),
         }
     }

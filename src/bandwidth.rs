@@ -18,10 +18,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// The largest piece that goes in one.
-const PIECE_MAX: u64 = 256 * 1024;
+const CHUNK_MAX: u64 = 256 * 1024;
 
 /// The smallest one that is worth the trouble.
-const PIECE_MIN: u64 = 4 * 1024;
+const CHUNK_MIN: u64 = 4 * 1024;
 
 /// A limit for a part of every day, by the clock of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +52,14 @@ fn time_of_day(at: Timestamp, zone: TimeZone) -> Time {
 
 /// Lets content go no faster than the limit of the hour.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct BandwidthLimiter {
     periods: Mutex<Vec<Period>>,
     clock: fn() -> Time,
     /// When the next piece may go. Whoever waits holds it, so that pieces go in the order they came.
     next: tokio::sync::Mutex<Instant>,
 }
 
-impl Pace {
+impl BandwidthLimiter {
     pub(crate) fn new(periods: Vec<Period>) -> Self {
         Self::by_clock(periods, || {
             time_of_day(crate::clock::now(), TimeZone::system())
@@ -80,15 +80,15 @@ impl Pace {
     }
 
     /// The best size of a piece, in bytes: small enough that a slow limit is kept evenly.
-    pub(crate) fn piece(&self) -> usize {
-        let piece = self
+    pub(crate) fn chunk_size(&self) -> usize {
+        let size = self
             .limit()
-            .map_or(PIECE_MAX, |limit| (limit / 20).clamp(PIECE_MIN, PIECE_MAX));
-        usize::try_from(piece).unwrap_or(usize::MAX)
+            .map_or(CHUNK_MAX, |limit| (limit / 20).clamp(CHUNK_MIN, CHUNK_MAX));
+        usize::try_from(size).unwrap_or(usize::MAX)
     }
 
     /// Waits until so many bytes may go.
-    pub(crate) async fn take(&self, bytes: usize) {
+    pub(crate) async fn acquire(&self, bytes: usize) {
         if self.limit().is_none() {
             return;
         }
@@ -181,13 +181,13 @@ mod tests {
             .unwrap()
             .timestamp();
         NIGHT.set(Some((began, Instant::now())));
-        let pace = Pace::by_clock(periods, berlin);
+        let limiter = BandwidthLimiter::by_clock(periods, berlin);
         let end = Instant::now() + Duration::from_secs(hours * 3600);
         let mut sent = 0;
         while Instant::now() < end {
-            pace.take(64 * 1024).await;
+            limiter.acquire(64 * 1024).await;
             sent += 64 * 1024;
-            if pace.limit().is_none() {
+            if limiter.limit().is_none() {
                 // Where there is no limit nothing is counted.
                 sent -= 64 * 1024;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -217,18 +217,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ten_seconds_have_what_the_limit_allows_whoever_sends() {
         for limit in [50 * 1024, 2 * MIB, 100 * MIB] {
-            let pace =
-                std::sync::Arc::new(Pace::by_clock(vec![period((0, 0), (0, 0), limit)], || {
-                    time(9, 0, 0, 0)
-                }));
+            let limiter = std::sync::Arc::new(BandwidthLimiter::by_clock(
+                vec![period((0, 0), (0, 0), limit)],
+                || time(9, 0, 0, 0),
+            ));
             let end = Instant::now() + Duration::from_secs(10);
             let senders = (0..8).map(|_| {
-                let pace = std::sync::Arc::clone(&pace);
+                let limiter = std::sync::Arc::clone(&limiter);
                 tokio::spawn(async move {
                     let mut sent = 0;
                     loop {
-                        let piece = pace.piece();
-                        pace.take(piece).await;
+                        let piece = limiter.chunk_size();
+                        limiter.acquire(piece).await;
                         if Instant::now() >= end {
                             return sent;
                         }
@@ -250,17 +250,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_goes_on_when_the_limit_is_lifted() {
-        let pace = std::sync::Arc::new(Pace::by_clock(vec![period((0, 0), (0, 0), 1)], || {
-            time(9, 0, 0, 0)
-        }));
-        pace.take(1_000_000).await;
+        let limiter = std::sync::Arc::new(BandwidthLimiter::by_clock(
+            vec![period((0, 0), (0, 0), 1)],
+            || time(9, 0, 0, 0),
+        ));
+        limiter.acquire(1_000_000).await;
         let waiting = tokio::spawn({
-            let pace = std::sync::Arc::clone(&pace);
-            async move { pace.take(1).await }
+            let limiter = std::sync::Arc::clone(&limiter);
+            async move { limiter.acquire(1).await }
         });
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!waiting.is_finished());
-        pace.set(Vec::new());
+        limiter.set(Vec::new());
         tokio::time::timeout(Duration::from_secs(2), waiting)
             .await
             .unwrap()

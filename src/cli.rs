@@ -1,4 +1,4 @@
-//! The command line: turns words into calls, prints what they answer, and decides nothing about files or jobs.
+//! The command line: parses arguments, calls the other modules and prints results. Decides nothing about files or jobs.
 
 mod check;
 mod demo;
@@ -19,26 +19,26 @@ use clap::{Args, Parser, Subcommand};
 use crate::error_chain::chain;
 use crate::telemetry;
 
-/// Everything went well.
+/// Success.
 const EXIT_GOOD: u8 = 0;
 /// Something failed; the output says what.
 const EXIT_FAILED: u8 = 1;
-/// The configuration is wrong, which no restart mends. Source: `EX_CONFIG` of sysexits(3)
+/// The configuration is invalid: a restart does not help. Source: `EX_CONFIG` of sysexits(3)
 const EXIT_CONFIG: u8 = 78;
 
-/// What belongs to no command alone; the man page ends with it.
+/// Text for all commands, at the end of the help and the man page.
 const MORE: &str = "\
-Files: /etc/itwin-syncd/config.toml is read by default; /usr/share/itwin-syncd/config.example.toml has every key with \
-its default. The ledger is in /var/lib/itwin-syncd, or where state.path says.
+Files: the default configuration is /etc/itwin-syncd/config.toml; /usr/share/itwin-syncd/config.example.toml has every \
+key with its default. The ledger is in /var/lib/itwin-syncd, unless state.path is set.
 
-Signals to `run`: SIGTERM and SIGINT ask it to stop, SIGHUP to read the configuration again.
+Signals for `run`: SIGTERM and SIGINT stop it, SIGHUP reloads the configuration.
 
-Exit codes: 0 as asked, 1 something failed, 78 the configuration is wrong.";
+Exit codes: 0 success, 1 failure, 78 invalid configuration.";
 
-/// Watches folders of design files and synchronizes them into Bentley iModels.
+/// Watches folders of design files and synchronizes them into Bentley iModels
 ///
 /// Try it without an account: `itwin-syncd demo` starts an emulator of the iTwin Platform, saves three design files
-/// into a folder and shows them on their way into an iModel.
+/// into a folder and shows how they reach an iModel.
 #[derive(Debug, Parser)]
 #[command(name = "itwin-syncd", version, max_term_width = 110, after_long_help = MORE)]
 pub struct Cli {
@@ -48,62 +48,67 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch the configured folders and synchronize what is new or changed.
+    /// Watch the configured folders and synchronize new and changed files
     ///
-    /// Runs until SIGTERM or SIGINT: then it takes no new work, lets uploads in hand finish for at most
-    /// `shutdown_grace`, and leaves the rest to the next start. A second signal ends it at once. SIGHUP reads the
-    /// configuration again: watches, limits, schedules and the log level change while work goes on, and a file with
-    /// mistakes changes nothing.
+    /// Runs until SIGTERM or SIGINT: then it starts no new work, waits at most `shutdown_grace` for running uploads, and
+    /// continues the rest at the next start. A second signal exits immediately. SIGHUP reloads the configuration: watches,
+    /// limits, schedules and the log level change without a restart; a file with errors changes nothing.
     ///
-    /// Exit codes: 0 stopped as asked, or all synchronized (--once); 1 something failed; 78 the configuration is wrong.
+    /// Exit codes: 0 stopped by a signal, or everything synchronized (--once); 1 failed; 78 invalid configuration.
     Run(run::Arguments),
-    /// Check configuration, folders, network, account, iModels and storage, line by line, and say how to mend what is wrong.
+    /// Check configuration, folders, network, account, iModels and storage
     ///
-    /// Goes the way to the platform step by step, and names the proxy, the host or the issuer of a certificate at which
-    /// it ends. Changes nothing. Exit codes: 0 all is well, 1 something is not.
+    /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the proxy,
+    /// host or certificate issuer at which the connection fails. Changes nothing.
+    ///
+    /// Exit codes: 0 all checks passed; 1 a check failed.
     Check(ConfigArgument),
-    /// Show how every watch stands, what failed and why, what is under way; or the whole story of single files.
+    /// Show the status of all watches, failed files and work in progress; or the history of files
     ///
-    /// Reads the ledger, whether the daemon runs or not, and asks the daemon for its work at this moment.
+    /// Reads the ledger, and asks the daemon for its current work if it is running.
     ///
-    /// Exit codes: 0 nothing needs attention; 1 something does (the first line says what), or there is no answer.
+    /// Exit codes: 0 nothing needs attention; 1 something does (see the first line), or the status cannot be read.
     Status(status::Arguments),
-    /// Say of a path whether it would be taken, by which rule, where it stands and what it waits for.
+    /// Explain why a path is or is not synchronized
     ///
-    /// Works without the daemon. Exit codes: 0 every path is taken, 1 one is not.
+    /// Shows the rule that applies, the state of the file, and what it is waiting for. Works without the daemon.
+    ///
+    /// Exit codes: 0 all paths are synchronized or uploaded; 1 at least one is not.
     Explain(explain::Arguments),
-    /// Try files again at once that failed, or that wait for a later attempt.
+    /// Retry failed files, and files that wait for a later attempt, now
     Retry(operate::Retry),
-    /// Delete all that is known of files, such as failures of files that no longer exist.
+    /// Delete files from the ledger, such as failed files that no longer exist
     ///
-    /// Nothing changes on the platform: storage files, source files and what was synchronized stay there. A file that is
-    /// still in its folder is found again by the next scan, as a new file.
+    /// Changes nothing on the platform: storage files, source files and synchronized content stay. The next scan finds a
+    /// file that still exists in its folder as a new file.
     Forget(operate::Forget),
-    /// Scan folders now instead of at the next interval.
+    /// Scan folders now instead of at the next interval
     Rescan(operate::Watches),
-    /// Take no new work from watches, over restarts too, until they are resumed.
+    /// Start no new work of watches until they are resumed
     ///
-    /// Changes are still noticed, and wait. Uploads and runs under way are finished.
+    /// The pause survives restarts. Changes are still recorded, and wait. Running uploads and runs finish.
     Pause(operate::Watches),
-    /// Let watches go on that are paused, held by the brake, or held after refused credentials.
+    /// Resume watches that are paused or suspended
+    ///
+    /// Watches are suspended by the bulk change guard and after rejected credentials.
     Resume(operate::Watches),
-    /// Serve a stand-in of the iTwin Platform, to try everything on without an account.
+    /// Run an emulator of the iTwin Platform, to try everything without an account
     ///
-    /// Prints the addresses and the credentials to put into a configuration.
+    /// Prints the URLs and the credentials for the configuration.
     Emulator(Box<emulator::Arguments>),
-    /// Show the whole way on an embedded emulator: three files from a temporary folder into an iModel.
+    /// Show the whole process with an embedded emulator: three files from a temporary folder into an iModel
     ///
-    /// Needs nothing and leaves nothing behind.
+    /// Needs no account and no configuration, and leaves nothing behind.
     Demo(demo::Arguments),
-    /// Write man pages and completions of this program into a folder, for packages.
+    /// Write man pages and shell completions to a folder, for packages
     #[command(hide = true)]
     Generate(generate::Arguments),
 }
 
-/// Where the configuration is.
+/// The option `--config`.
 #[derive(Debug, Args)]
 struct ConfigArgument {
-    /// The configuration file; `config.example.toml` shows every key.
+    /// The configuration file; `config.example.toml` shows every key
     #[arg(
         long,
         value_name = "FILE",
@@ -113,7 +118,7 @@ struct ConfigArgument {
 }
 
 impl Cli {
-    /// Does what the command line says, and returns the exit code.
+    /// Executes the command and returns the exit code.
     #[must_use]
     pub fn run(self) -> ExitCode {
         let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -122,7 +127,7 @@ impl Cli {
         {
             Ok(runtime) => runtime,
             Err(error) => {
-                complain(&error, None);
+                print_error(&error, None);
                 return EXIT_FAILED.into();
             }
         };
@@ -148,31 +153,31 @@ impl Cli {
                 Command::Generate(arguments) => generate::generate(&arguments),
             }
         });
-        // A call on a share that hangs must not hold up the end.
+        // A call on a hanging share must not delay the exit.
         runtime.shutdown_background();
         code.into()
     }
 }
 
-/// Prints an error with its causes on standard error, and what to do about it.
-fn complain(error: &dyn std::error::Error, hint: Option<String>) {
-    tell(&format!("error: {}", chain(error)));
+/// Prints an error with its causes and a hint on standard error.
+fn print_error(error: &dyn std::error::Error, hint: Option<String>) {
+    print_to_stderr(&format!("error: {}", chain(error)));
     if let Some(hint) = hint {
-        tell(&format!("  hint: {hint}"));
+        print_to_stderr(&format!("  hint: {hint}"));
     }
 }
 
-/// Prints all mistakes of a configuration.
-fn complain_of_config(mistakes: &crate::config::Mistakes) {
-    tell(&mistakes.to_string());
+/// Prints all errors of a configuration on standard error.
+fn print_config_errors(errors: &crate::config::ConfigErrors) {
+    print_to_stderr(&errors.to_string());
 }
 
-/// Says on standard error what is wrong; the journal is told that it is.
+/// Prints to standard error, with the error level when that is the journal.
 #[allow(
     clippy::print_stderr,
-    reason = "this is the program's voice before and beside the log"
+    reason = "errors of commands go to standard error"
 )]
-fn tell(text: &str) {
+fn print_to_stderr(text: &str) {
     let level = if telemetry::stderr_is_journal() {
         "<3>"
     } else {
@@ -181,4 +186,10 @@ fn tell(text: &str) {
     for line in text.lines() {
         eprintln!("{level}{line}");
     }
+}
+
+/// Prints a line of a command's output.
+#[allow(clippy::print_stdout, reason = "the output is what the command is for")]
+fn print_line(text: &str) {
+    println!("{text}");
 }

@@ -1,14 +1,17 @@
 //! The configuration: from one TOML file, the environment and systemd's credentials to checked values.
 //!
-//! In comes the path of the file; out goes a [`Config`] that every other room can trust, or [`Mistakes`]: all of them at once, each with line, watch, what is
-//! wrong and what to write instead. It reads nothing but that file, its secret, its environment and the whereabouts of the folders it names; it never
-//! writes, never asks the platform, and never quotes a value that could be the secret. Nothing survives a crash, because nothing is kept.
+//! Input: the path of the file. Output: a [`Config`] that the other modules can rely on, or [`ConfigErrors`]: every error of
+//! the file at once, each with line, watch, cause and what to write instead. It reads the file, its secrets, the environment
+//! and the location of the folders it names; it never writes, never calls the platform, and never quotes a value that could
+//! be a secret. It keeps no state.
 //!
-//! `draft` holds what was read so far, `document` knows TOML and lines, `sections`, `outward` and `watches` know the keys with their defaults and limits, `values` how durations, sizes and addresses are written,
-//! `credentials` where the secret comes from, and `folders` how the paths lie to one another on this machine.
+//! `raw` collects what was read, `document` knows TOML and line numbers; `sections`, `network`, `notifications`, `web` and
+//! `watches` know the keys with their defaults and limits; `values` parses durations, sizes and URLs, `credentials` finds
+//! secrets, `folders` compares the paths on this machine.
 
 mod credentials;
 mod document;
+mod environment;
 mod errors;
 mod folders;
 mod network;
@@ -17,31 +20,35 @@ mod raw;
 mod sections;
 mod values;
 mod watches;
+mod web;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{fs, io};
 
 use url::Url;
 
 use document::{Place, Report};
-pub use errors::{Mistake, Mistakes};
-pub use notifications::{Address, Alert, Format, Heartbeat, Web};
-use raw::{Draft, Purpose};
-use values::Bad;
+pub use environment::Environment;
+use environment::Mode;
+pub use errors::{ConfigError, ConfigErrors};
+pub use notifications::{Address, Alert, Format, Heartbeat};
+use raw::RawConfig;
+use values::InvalidValue;
+pub use web::Web;
 
 use crate::bandwidth::Period;
 use crate::secret::Secret;
-use crate::selection::Selection;
+use crate::selection::Scope;
 
-/// Everything a run needs to know, checked.
+/// The whole configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `[itwin]`: the platform and who we are there.
+    /// `[itwin]`: the platform and the service application.
     pub itwin: Itwin,
-    /// `[network]`: the way to the platform.
+    /// `[network]`: proxy, certificates and timeouts.
     pub network: Network,
-    /// `[state]`: where the ledger lives.
+    /// `[state]`: the directory of the ledger.
     pub state: State,
     /// `[log]`.
     pub log: Log,
@@ -51,21 +58,21 @@ pub struct Config {
     pub sync: Sync,
     /// `[retry]`: a job's own next attempts.
     pub retry: Retry,
-    /// So many files that storage has already may be uploaded anew at once; more hold their watch.
-    pub brake_files: u64,
+    /// `bulk_change.max_files`: when more known files change at once, the watch is suspended.
+    pub bulk_change_limit: u64,
     /// How long requests in flight may take to finish after the first stop signal; zero means not at all.
     pub shutdown_grace: Duration,
     /// `[web]`: the local page.
     pub web: Web,
     /// Every `[[alert]]`.
     pub alerts: Vec<Alert>,
-    /// `[heartbeat]`: the dead man's ping.
+    /// `[heartbeat]`.
     pub heartbeat: Heartbeat,
     /// Every `[[watch]]`, in the order of the file; at least one.
     pub watches: Vec<Watch>,
 }
 
-/// The platform and who we are there.
+/// The platform and the service application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Itwin {
     /// Base address of the API, without query; https, or a loopback host.
@@ -82,38 +89,38 @@ pub struct Itwin {
     pub requests_per_minute: usize,
 }
 
-/// The way to the platform and to its storage.
+/// The connection to the platform and to its storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    /// The proxy that everything goes through; `None`: straight to the hosts.
+    /// The proxy for all requests; `None`: direct connections.
     pub proxy: Option<Proxy>,
-    /// Hosts, domains and networks that are reached without the proxy. This machine always is.
+    /// Hosts, domains and networks to reach without the proxy, beside this machine.
     pub no_proxy: Vec<String>,
-    /// Certificates (DER) that are trusted beside those of the system.
+    /// Certificates (DER) to trust in addition to those of the system.
     pub extra_certificates: Vec<Vec<u8>>,
-    /// To connect to a host, through the proxy if there is one.
+    /// Limit for connecting to a host, through the proxy if there is one.
     pub connect_timeout: Duration,
-    /// A transfer of which no byte moves for this long is given up.
+    /// A transfer without progress for this long is aborted.
     pub idle_timeout: Duration,
-    /// For one request to the platform with its answer; transfers of content are not limited.
+    /// Limit for one request to the platform with its answer; content transfers have no limit.
     pub total_timeout: Duration,
 }
 
-/// A proxy that takes CONNECT.
+/// A proxy that supports CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// http or https, without user, path and query.
     pub url: Url,
-    /// Name and password that it asks for.
+    /// User name and password, if it requires them.
     pub login: Option<(String, Secret)>,
 }
 
-/// Where the state lives.
+/// The state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Absolute path of a folder; the ledger and its lock live in it. It need not exist yet.
+    /// Absolute path of the directory with the ledger and its lock. It need not exist yet.
     pub path: PathBuf,
-    /// How long results, steps and runs are kept, beside the last of each file.
+    /// How long results, steps and runs are kept; the last result of each file is always kept.
     pub keep_history: Duration,
 }
 
@@ -122,7 +129,7 @@ pub struct State {
 pub struct Log {
     /// The least important level that is shown.
     pub level: Level,
-    /// Absolute path of the folder for JSON log files; `None` writes none.
+    /// Absolute path of the directory for JSON log files; `None` writes none.
     pub directory: Option<PathBuf>,
     /// How many daily files are kept; at least 1.
     pub keep_files: usize,
@@ -135,7 +142,7 @@ pub enum Level {
     Error,
     /// Degraded, but working.
     Warn,
-    /// A person may care tomorrow.
+    /// Normal operation.
     Info,
     /// For finding out why.
     Debug,
@@ -165,13 +172,13 @@ pub struct Sync {
     pub batch_window: Duration,
     /// …but waits no longer than this; not below `batch_window`.
     pub batch_max: Duration,
-    /// First pause between two looks at a run.
+    /// First pause between two polls of a run.
     pub poll_interval: Duration,
     /// The pause grows to this; not below `poll_interval`.
     pub poll_max: Duration,
-    /// A run that takes longer is given up.
+    /// A run that takes longer is reported as overdue.
     pub run_deadline: Duration,
-    /// Source files that somebody else removed from a connection are added again.
+    /// Whether source files that someone else removed from a connection are added again.
     pub remap: bool,
 }
 
@@ -186,14 +193,14 @@ pub struct Retry {
     pub give_up: Duration,
 }
 
-/// When a file counts as finished.
+/// When a file counts as completely written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// When it was seen unchanged for this long.
+pub struct SettlePolicy {
+    /// After it was seen unchanged for this long.
     pub settle: Duration,
-    /// After so long of changes a rest of a second is enough.
+    /// After this long of continuous changes, one second without a change is enough.
     pub max_wait: Option<Duration>,
-    /// But not sooner than this after it was finished the last time.
+    /// But not sooner than this after the last time.
     pub upload_interval: Duration,
 }
 
@@ -206,114 +213,80 @@ pub struct Watch {
     pub path: PathBuf,
     /// UUID in lower case with hyphens.
     pub imodel_id: String,
-    /// Whether folders below the root belong to the watch.
-    pub recursive: bool,
-    /// When a file is finished.
-    pub patience: Patience,
+    /// When a file counts as completely written.
+    pub settle_policy: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.
     pub rescan_interval: Duration,
     /// Pause between two full scans of a root whose file system does not: network, FUSE.
     pub poll_interval: Duration,
-    /// Folder in iTwin Storage that mirrors the root, from the storage root down; empty means the storage root itself.
+    /// Folder in iTwin Storage that mirrors the root, as segments from the storage root; empty means the storage root itself.
     pub storage_folder: Vec<String>,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
-    /// Which files, with which connector.
-    pub selection: Selection,
+    /// Which files, how deep, and with which connector.
+    pub scope: Scope,
 }
 
-/// The part of a configuration that tells where to look when nothing is to be done: no secret, no word on whether folders are there.
+/// The part of a configuration that commands need which only read the ledger: no secrets, no check of folders.
 #[derive(Debug, Clone)]
-pub struct Offline {
+pub struct ReadOnlyConfig {
     /// `[state]`.
     pub state: State,
     /// Every `[[watch]]`.
     pub watches: Vec<Watch>,
 }
 
-/// What the process's environment says.
-#[derive(Debug, Clone, Default)]
-pub struct Environment {
-    /// `$STATE_DIRECTORY`: the folder that systemd made for the ledger.
-    pub state_directory: Option<PathBuf>,
-    /// `$CREDENTIALS_DIRECTORY`: systemd's folder of secrets; the file `itwin-client-secret` in it is ours.
-    pub credentials_directory: Option<PathBuf>,
-    /// `$ITWIN_SYNCD_CLIENT_SECRET`.
-    pub client_secret: Option<Secret>,
-}
-
 impl Config {
-    /// Reads the file, the environment and the secrets, and looks at the folders.
+    /// Reads the file, the environment and the secrets, and checks the folders.
     ///
-    /// Waits some seconds for a file server that is slow to answer, and starts without the word of one that does not answer at all.
+    /// Waits a few seconds for a slow file server; a folder that does not answer in time is not checked.
     ///
     /// # Errors
-    /// Every mistake, also those that only this machine shows: folders that lie in each other, or are none. A folder that cannot be reached is none: a
-    /// file server may come back any time.
-    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+    /// Every error, including those that depend on this machine, such as nested folders. An unreachable folder is not an error:
+    /// its file server may come back at any time.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
         let mut report = Report::new(&file, &text);
-        let draft = Draft::read(
-            &text,
-            &Environment::of_process(),
-            Purpose::Work,
-            &mut report,
-        );
-        if let Some(draft) = &draft {
-            draft.check_folders(&mut report);
+        let raw = RawConfig::read(&text, &Environment::of_process(), Mode::Daemon, &mut report);
+        if let Some(raw) = &raw {
+            raw.check_folders(&mut report);
         }
-        report.finish(draft.and_then(Draft::into_config))
+        report.finish(raw.and_then(RawConfig::into_config))
     }
 
-    /// Checks `text` as the content of `file`, without looking at watched folders. A secret file is read all the same.
+    /// Checks `text` as the content of `file`, without checking watched folders. A secret file is read nevertheless.
     ///
     /// # Errors
-    /// Every mistake that shows without the folders.
-    pub fn parse(text: &str, file: &str, environment: &Environment) -> Result<Self, Mistakes> {
+    /// Every error that does not depend on the folders.
+    pub fn parse(text: &str, file: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
         let mut report = Report::new(file, text);
-        let draft = Draft::read(text, environment, Purpose::Work, &mut report);
-        report.finish(draft.and_then(Draft::into_config))
+        let raw = RawConfig::read(text, environment, Mode::Daemon, &mut report);
+        report.finish(raw.and_then(RawConfig::into_config))
     }
 }
 
-impl Offline {
-    /// Reads the file and the environment only, so that the ledger can be shown by someone who may not read the secret, or while a share is away.
+impl ReadOnlyConfig {
+    /// Reads only the file and the environment: it works for users who may not read the secret, and while a share is down.
     ///
     /// # Errors
-    /// Every mistake of the file itself.
-    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+    /// Every error of the file itself.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
         Self::parse(&text, &file, &Environment::of_process())
     }
 
-    fn parse(text: &str, file: &str, environment: &Environment) -> Result<Self, Mistakes> {
+    fn parse(text: &str, file: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
         let mut report = Report::new(file, text);
-        let draft = Draft::read(text, environment, Purpose::Look, &mut report);
-        report.finish(draft.map(Draft::into_offline))
-    }
-}
-
-impl Environment {
-    /// The environment of this process. Variables that are set but empty count as not set.
-    #[must_use]
-    pub fn of_process() -> Self {
-        let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
-        Self {
-            // systemd separates several folders by colons; the first is the one that the unit names first.
-            state_directory: variable("STATE_DIRECTORY")
-                .and_then(|all| env::split_paths(&all).next()),
-            credentials_directory: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-            client_secret: variable(credentials::VARIABLE)
-                .map(|secret| Secret::new(secret.to_string_lossy())),
-        }
+        let raw = RawConfig::read(text, environment, Mode::Inspect, &mut report);
+        report.finish(raw.map(RawConfig::into_read_only))
     }
 }
 
 impl Watch {
-    /// Whether files of both watches could meet in one folder of one iTwin's storage: one `storage_folder` is, or lies in, the other.
+    /// Whether files of both watches could end up in the same storage folder: one `storage_folder` equals or contains the other.
     ///
-    /// `load` refuses this for watches of one iModel. Two iModels of one iTwin share its storage too, which only the platform can tell: ask again when
-    /// the iTwins are known. Case is ignored, because it is not documented whether storage tells names apart by it.
+    /// `load` refuses this for watches of one iModel. iModels of the same iTwin share its storage too, which only the platform
+    /// knows: check again when the iTwins are known. Case is ignored, because it is undocumented whether storage respects it.
     #[must_use]
     pub fn storage_overlaps(&self, other: &Self) -> bool {
         self.storage_folder
@@ -338,7 +311,7 @@ impl Level {
 }
 
 /// The file's name for messages, and its text.
-fn read(path: &Path) -> Result<(String, String), Mistakes> {
+fn read(path: &Path) -> Result<(String, String), ConfigErrors> {
     let file = path.display().to_string();
     fs::read_to_string(path)
         .map(|text| (file.clone(), text))
@@ -346,16 +319,16 @@ fn read(path: &Path) -> Result<(String, String), Mistakes> {
             let hint = match error.kind() {
                 io::ErrorKind::InvalidData => "save it as UTF-8",
                 io::ErrorKind::NotFound => {
-                    "name the file with --config, or copy config.example.toml there"
+                    "pass its path with --config, or copy config.example.toml to this path"
                 }
-                _ => "let the service's user read it",
+                _ => "give the service's user read access to it",
             };
             let mut report = Report::new(&file, "");
             report.add(
                 Place::default(),
-                Bad::new(format!("cannot be read: {error}"), hint),
+                InvalidValue::new(format!("cannot read the config file: {error}"), hint),
             );
-            report.into_mistakes()
+            report.into_errors()
         })
 }
 

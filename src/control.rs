@@ -1,8 +1,8 @@
-//! What a person can make the running daemon do, and ask it.
+//! Commands and queries of operators.
 //!
-//! In come requests over a Unix socket beside the ledger (or from the page), one JSON line each; out goes one line. Who
-//! may open the socket may use it: its user and its group. Everything lasting goes through the ledger, so the same
-//! [`Act`] takes effect without a daemon too, at the next start. It is never reachable over a network.
+//! Requests arrive over a Unix socket beside the ledger (or from the page), one JSON line each, and get one line back. Who
+//! may open the socket may use it: its user and its group. Lasting effects are written to the ledger, so the same [`Command`]
+//! works without a daemon too and applies at the next start. The socket is never reachable over a network.
 
 mod client;
 mod server;
@@ -15,24 +15,24 @@ use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use crate::ledger::{self, FileId, Ledger, Requeue};
-use crate::runtime_status::{Live, Now};
+use crate::runtime_status::{RuntimeStatus, StatusTracker};
 use crate::watch::Unfinished;
 
 pub use client::{Error, ask};
 pub use server::Server;
 
-/// Something a person wants done.
+/// A command of an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "act", rename_all = "snake_case")]
-pub enum Act {
-    /// Try these files again at once.
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Retry these files now.
     Retry {
         /// Their ids in the ledger.
         files: Vec<String>,
     },
-    /// Try all files again that failed.
+    /// Retry all failed files now.
     RetryFailed,
-    /// Delete all that is known of these files.
+    /// Delete these files from the ledger.
     Forget {
         /// Their ids in the ledger.
         files: Vec<String>,
@@ -42,12 +42,12 @@ pub enum Act {
         /// Their names.
         watches: Vec<String>,
     },
-    /// Take no new work from these watches until they are resumed.
+    /// Start no new work of these watches until they are resumed.
     Pause {
         /// Their names.
         watches: Vec<String>,
     },
-    /// Let these watches go on, whatever held them.
+    /// Resume these watches, whether paused or suspended.
     Resume {
         /// Their names.
         watches: Vec<String>,
@@ -56,13 +56,13 @@ pub enum Act {
 
 /// A request to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "snake_case")]
+#[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
-    /// To do something.
-    Do(Act),
-    /// What it does at this moment.
-    Now,
-    /// Whether it waits for a file to be finished.
+    /// Execute a command.
+    Execute(Command),
+    /// The runtime status.
+    Status,
+    /// Whether it waits until a file is completely written.
     Unfinished {
         /// The name of the watch.
         watch: String,
@@ -71,76 +71,78 @@ pub enum Request {
     },
 }
 
-/// What the daemon answers.
+/// The response of the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
-    /// It is done; it concerned so many files or watches.
+    /// Executed.
     Done {
-        /// How many.
+        /// Number of affected files or watches.
         count: u64,
     },
-    /// The live record.
-    Now(Box<Now>),
-    /// What it knows of the file; nothing when it does not wait for it.
+    /// The runtime status.
+    Status(Box<RuntimeStatus>),
+    /// The state of the file; `None` when it does not wait for it.
     Unfinished {
         /// See above.
         file: Option<Unfinished>,
     },
-    /// It could not be done.
+    /// It failed.
     Refused {
         /// Why not.
         why: String,
     },
 }
 
-/// Where acts are carried out. Cheap to clone.
+/// Executes commands. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Desk {
-    /// Where they are written down.
+pub struct Operator {
+    /// Where lasting effects are recorded.
     pub ledger: Ledger,
-    /// What the process does.
-    pub live: Live,
-    /// Told when a job may be due.
+    /// The runtime status of the process.
+    pub live: StatusTracker,
+    /// Notified when a job may be due.
     pub wake_uploads: Arc<Notify>,
-    /// Told when a run may be due; rises for a person.
+    /// Changed when a run may be due; incremented by operators.
     pub wake_synchronizers: watch::Sender<u64>,
 }
 
-impl Desk {
-    /// For a ledger that no daemon works on: what is done takes effect at the next start.
+impl Operator {
+    /// For a ledger without a daemon: commands apply at the next start.
     #[must_use]
     pub fn without_daemon(ledger: Ledger) -> Self {
         Self {
             ledger,
-            live: Live::new(),
+            live: StatusTracker::new(),
             wake_uploads: Arc::default(),
             wake_synchronizers: watch::channel(0).0,
         }
     }
 
-    /// Carries an act out, and returns how many files or watches it concerned.
+    /// Executes a command; returns the number of affected files or watches.
     ///
     /// # Errors
     /// When the ledger fails.
-    pub async fn carry_out(&self, act: &Act) -> Result<u64, ledger::Error> {
+    pub async fn execute(&self, command: &Command) -> Result<u64, ledger::Error> {
         let now = crate::clock::now();
-        let (what, count) = match act {
-            Act::Retry { files } => {
+        let (name, count) = match command {
+            Command::Retry { files } => {
                 let files = files.iter().filter_map(|id| id.parse::<FileId>().ok());
                 let which = Requeue::Files(files.collect());
                 ("retry", self.ledger.requeue(&which, now).await?)
             }
-            Act::Forget { files } => {
+            Command::Forget { files } => {
                 let files: Vec<FileId> = files.iter().filter_map(|id| id.parse().ok()).collect();
                 ("forget", self.ledger.forget_files(&files).await?)
             }
-            Act::RetryFailed => ("retry", self.ledger.requeue(&Requeue::Failed, now).await?),
-            Act::Rescan { watches } => ("rescan", self.live.rescan(watches)),
-            Act::Pause { watches } => ("pause", self.ledger.pause_watches(watches, now).await?),
-            Act::Resume { watches } => ("resume", self.ledger.resume_watches(watches, now).await?),
+            Command::RetryFailed => ("retry", self.ledger.requeue(&Requeue::Failed, now).await?),
+            Command::Rescan { watches } => ("rescan", self.live.rescan(watches)),
+            Command::Pause { watches } => ("pause", self.ledger.pause_watches(watches, now).await?),
+            Command::Resume { watches } => {
+                ("resume", self.ledger.resume_watches(watches, now).await?)
+            }
         };
-        info!(act = what, count, "asked by a person");
+        info!(command = name, count, "operator command");
         self.wake_uploads.notify_one();
         self.wake_synchronizers.send_modify(|asked| *asked += 1);
         Ok(count)
@@ -148,13 +150,13 @@ impl Desk {
 
     async fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Do(act) => match self.carry_out(&act).await {
+            Request::Execute(command) => match self.execute(&command).await {
                 Ok(count) => Answer::Done { count },
                 Err(error) => Answer::Refused {
                     why: error.to_string(),
                 },
             },
-            Request::Now => Answer::Now(Box::new(self.live.now().await)),
+            Request::Status => Answer::Status(Box::new(self.live.now().await)),
             Request::Unfinished { watch, path } => {
                 use std::os::unix::ffi::OsStringExt as _;
                 let path = PathBuf::from(std::ffi::OsString::from_vec(path));

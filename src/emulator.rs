@@ -1,16 +1,18 @@
-//! A stand-in for the iTwin Platform, to try everything without an account: in the demo, in tests, as a server.
+//! Emulates the iTwin Platform, to try everything without an account: in the demo, in tests, as a server.
 //!
-//! Input: HTTP requests on two origins, one for the API with its identity provider and one for the blob storage. Output: the platform's
-//! statuses, headers and bodies. State is in memory, and in a folder if one is given; content is always on disk. What arrived can be read: [`Emulator::state`], [`Emulator::requests`], and by HTTP below `/_emulator`.
+//! Input: HTTP requests on two origins, one for the API with its identity provider and one for the blob storage.
+//! Output: the platform's statuses, headers and bodies. State is in memory, and in a data folder if there is one;
+//! content is always on disk. Both can be read with [`Emulator::state`] and [`Emulator::requests`], and by HTTP below
+//! `/_emulator`. A kill loses the changes of the last fraction of a second.
 //!
-//! It uses no other module of this program, above all not the client: it would share the client's mistakes.
+//! It uses no other module of this program, least of all the client: it would share the client's bugs.
 //!
-//! Where no source says anything, the list at the end of `docs/emulator.md` says so.
+//! The list at the end of `docs/emulator.md` names behavior without a source.
 //!
 //! # What is emulated
 //!
-//! Each operation with the statuses that it answers with, and the switches ([`Switches`]) that decide what the
-//! documentation leaves open. A test brings every operation to every status here, and sets every switch to every word.
+//! The statuses of each operation, and the switches ([`Switches`]) for what the documentation leaves open. A test
+//! checks that every operation returns every status here, and sets every switch to every value.
 //!
 //! | operation | statuses | switches |
 //! |---|---|---|
@@ -128,158 +130,75 @@
 //! | `GET /synchronization/reports` | 200 403 422 | |
 
 mod access;
+mod addresses;
 mod api;
 mod azurite;
 mod blob;
+mod body;
+mod builder;
 mod compare;
-mod configurations;
 mod control;
+mod encoding;
+mod error;
 mod faults;
+mod file_check;
 mod guard;
 mod identity;
 mod imodels;
 mod itwins;
-mod look;
+mod lock;
 mod model;
+mod paging;
+mod persist;
+mod quota;
 mod recorder;
-mod recycle_bin;
-mod relocate;
 mod reply;
-mod reports;
+mod request;
 mod runs;
 mod sas;
 mod server;
+mod shared;
 mod signer;
+mod state;
 mod storage;
 mod store;
 mod switches;
 mod synchronization;
-mod versions;
+mod tokens;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use builder::Builder;
 pub use compare::{CompareError, Comparison, compare};
-pub use faults::{AnyFault, Effect, Fault, Report, RunFault, TaskFault};
+pub use error::Error;
+pub use faults::{AnyFault, Effect, Fault, InvalidFault, Report, Route, RunFault, TaskFault};
 pub use model::{
     Changeset, Completed, Connection, Covered, File, Folder, Imodel, ImodelContent, Itwin, Member,
     NamedVersion, Role, Run, SourceFile, State,
 };
-pub use server::RequestRecord;
+pub use shared::RequestRecord;
 pub use switches::*;
 
-use azurite::Azurite;
-use faults::Faults;
-use guard::Guard;
-use identity::Tokens;
-use recorder::Recorder;
-use server::Quota;
-use signer::Signer;
-use store::Store;
+use lock::lock;
+use shared::Shared;
 
-/// The iTwin that is there unless others are named.
+/// The iTwin that exists if none is configured.
 pub const DEFAULT_ITWIN_ID: &str = "11111111-2222-4333-8444-555555555555";
-/// The iModel that is there unless others are named.
+/// The iModel that exists if none is configured.
 pub const DEFAULT_IMODEL_ID: &str = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
-/// The client id that is good unless others are named.
+/// The service application that exists if none is configured.
 pub const DEFAULT_CLIENT_ID: &str = "service-emulator";
 /// Its secret.
 pub const DEFAULT_CLIENT_SECRET: &str = "emulator-secret";
-/// The client id of an application that people sign in with, which has no secret.
+/// The application for user sign-in that exists if none is configured; it has no secret.
 pub const DEFAULT_NATIVE_CLIENT_ID: &str = "native-emulator";
 
-/// Why the emulator did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file that exchanges are written to cannot be made.
-    #[error("cannot write the recording {path:?}")]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The key that signs tokens cannot be made or read.
-    #[error("cannot sign tokens")]
-    Key(#[source] std::io::Error),
-    /// The Azurite that is to be used does not answer as one.
-    #[error("cannot use the Azurite at {url}")]
-    Azurite {
-        /// Its address.
-        url: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The data folder cannot be used.
-    #[error("cannot use the data folder {path:?}")]
-    Data {
-        /// The folder or the file in it.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
-/// An emulator before it starts.
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct Builder {
-    listen: SocketAddr,
-    blob_listen: SocketAddr,
-    data_dir: Option<PathBuf>,
-    azurite: Option<String>,
-    itwins: Vec<Itwin>,
-    imodels: Vec<Imodel>,
-    switches: Switches,
-    faults: Vec<AnyFault>,
-    seed: u64,
-    guard: Guard,
-    public_host: Option<String>,
-    record: Option<PathBuf>,
-    options: Options,
-}
-
-/// How the emulated platform behaves.
-#[derive(Debug, Clone)]
-struct Options {
-    clients: Vec<(String, String)>,
-    display_names: Vec<(String, String)>,
-    /// Clients that may do only what their roles allow.
-    outsiders: Vec<String>,
-    native_clients: Vec<String>,
-    /// Where browsers may be sent beside this machine.
-    redirects: Vec<String>,
-    run_duration: Duration,
-    sas_lifetime: Duration,
-    token_lifetime: Duration,
-    max_source_files: usize,
-    max_connections: usize,
-    page_size: Option<usize>,
-    requests_per_minute: Option<u32>,
-    forbidden_imodels: Vec<String>,
-    forbidden_storage: Vec<String>,
-    refused_connectors: Vec<String>,
-    /// Whether runs look at the first bytes of files.
-    file_check: bool,
-}
-
-/// A running emulator; it ends when this is dropped.
+/// A running emulator; dropping it stops it.
 #[derive(Debug)]
 pub struct Emulator {
     shared: Arc<Shared>,
@@ -287,448 +206,10 @@ pub struct Emulator {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What both origins work on.
-#[derive(Debug)]
-struct Shared {
-    options: Options,
-    api_url: String,
-    blob_url: String,
-    azurite: Option<Azurite>,
-    guard: Guard,
-    recorder: Option<Recorder>,
-    signer: Signer,
-    store: Store,
-    state: Mutex<State>,
-    tokens: Mutex<Tokens>,
-    switches: Mutex<Switches>,
-    faults: Mutex<Faults>,
-    quota: Mutex<Quota>,
-    requests: Mutex<Vec<RequestRecord>>,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// Makes the applications that were set up beforehand the owners of the iTwins that were.
-    fn own_itwins(&self) {
-        let services = self.options.clients.iter().map(|(id, _)| id);
-        for itwin in self.state().itwins.values_mut() {
-            for id in services
-                .clone()
-                .filter(|id| !self.options.outsiders.contains(id))
-            {
-                if itwin.roles.is_empty() || !itwin.members.is_empty() {
-                    access::add_owner(self, itwin, id);
-                }
-            }
-        }
-    }
-
-    /// How a client is named to others.
-    fn display_name<'s>(&'s self, client_id: &'s str) -> &'s str {
-        let mut names = self.options.display_names.iter();
-        names
-            .find(|(id, _)| id == client_id)
-            .map_or(client_id, |(_, name)| name)
-    }
-
-    /// Works out the digest of all content that has none yet. Reads that content.
-    fn digest_now(&self) {
-        let undigested = self.state().undigested();
-        for content in undigested {
-            // Content may be replaced at any moment; its digest is worked out before it is removed.
-            if let Ok(sha256) = self.store.digest(&content) {
-                self.state().digested(&content.id, &sha256);
-            }
-        }
-    }
-
-    async fn digest_all(self: &Arc<Self>) {
-        let worker = Arc::clone(self);
-        if let Err(panic) = tokio::task::spawn_blocking(move || worker.digest_now()).await {
-            tracing::error!(%panic, "digests could not be worked out");
-        }
-    }
-
-    /// Forgets all that was done; what was there at the start is there again.
-    fn reset(&self) {
-        let mut state = self.state();
-        let blobs = std::mem::take(&mut state.blobs);
-        state
-            .retired
-            .extend(blobs.into_values().filter_map(|blob| blob.content));
-        state.files.clear();
-        state.folders.retain(|_, folder| folder.parent_id.is_none());
-        state.connections.clear();
-        state.runs.clear();
-        state.authorized_users.clear();
-        state.configurations.clear();
-        state.favorites.clear();
-        state.recents.clear();
-        for imodel in state.imodels.values_mut() {
-            imodel.changesets.clear();
-            imodel.named_versions.clear();
-            imodel.contents.clear();
-            imodel.gcs_from = None;
-        }
-        drop(state);
-        lock(&self.requests).clear();
-        lock(&self.faults).clear();
-        *lock(&self.quota) = Quota::default();
-        lock(&self.tokens).revoke_all();
-        self.store.changed();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Builder {
-    /// Where the API and the identity provider listen; by default a free port of the loopback address.
-    pub fn listen(self, address: SocketAddr) -> Self {
-        Self {
-            listen: address,
-            ..self
-        }
-    }
-
-    /// Where the blob storage listens; by default a free port of the loopback address.
-    pub fn blob_listen(self, address: SocketAddr) -> Self {
-        Self {
-            blob_listen: address,
-            ..self
-        }
-    }
-
-    /// Keeps state and content in this folder, made if need be; otherwise they go when the emulator does.
-    pub fn data_dir(self, path: PathBuf) -> Self {
-        Self {
-            data_dir: Some(path),
-            ..self
-        }
-    }
-
-    /// A service application that gets tokens.
-    pub fn client(mut self, id: &str, secret: &str) -> Self {
-        self.options
-            .clients
-            .push((id.to_owned(), secret.to_owned()));
-        self
-    }
-
-    /// A service application that is no administrator of the organization: it may do only what the roles allow that it is given in an iTwin.
-    pub fn outsider(mut self, id: &str, secret: &str) -> Self {
-        self.options.outsiders.push(id.to_owned());
-        self.client(id, secret)
-    }
-
-    /// How a client is named in `lastModifiedByDisplayName`; by default by its id.
-    pub fn display_name(mut self, client_id: &str, name: &str) -> Self {
-        self.options
-            .display_names
-            .push((client_id.to_owned(), name.to_owned()));
-        self
-    }
-
-    /// An iTwin.
-    pub fn itwin(mut self, id: &str, name: &str) -> Self {
-        self.itwins.push(Itwin::new(id, name, Timestamp::now()));
-        self
-    }
-
-    /// An iModel of an iTwin.
-    pub fn imodel(mut self, id: &str, itwin_id: &str, name: &str) -> Self {
-        let imodel = Imodel::new(id, itwin_id, name, Timestamp::now());
-        self.imodels.push(imodel);
-        self
-    }
-
-    /// An application that people sign in with.
-    pub fn native_client(mut self, id: &str) -> Self {
-        self.options.native_clients.push(id.to_owned());
-        self
-    }
-
-    /// Where browsers may be sent after signing in or out, beside addresses of this machine.
-    pub fn redirect(mut self, url: &str) -> Self {
-        self.options.redirects.push(url.to_owned());
-        self
-    }
-
-    /// Pages of this origin, such as `https://app.example.com`, may use the API, beside those of this machine.
-    pub fn origin(mut self, origin: &str) -> Self {
-        self.guard.origins.push(origin.to_owned());
-        self
-    }
-
-    /// Requests may call the emulator by this name, beside `localhost` and addresses.
-    pub fn host(mut self, name: &str) -> Self {
-        self.guard.hosts.push(name.to_owned());
-        self
-    }
-
-    /// The name that is in all addresses that the emulator gives, such as that of a container; it may be called by it.
-    pub fn public_host(self, name: &str) -> Self {
-        Self {
-            public_host: Some(name.to_owned()),
-            ..self
-        }
-    }
-
-    /// Content goes to the Azurite at this address, and nothing is kept here.
-    pub fn azurite(self, url: &str) -> Self {
-        Self {
-            azurite: Some(url.to_owned()),
-            ..self
-        }
-    }
-
-    /// Writes all exchanges to this file, without secrets, as HAR.
-    pub fn record(self, path: PathBuf) -> Self {
-        Self {
-            record: Some(path),
-            ..self
-        }
-    }
-
-    /// What the documentation leaves open.
-    pub fn switches(self, switches: Switches) -> Self {
-        Self { switches, ..self }
-    }
-
-    /// Something that goes wrong from the start.
-    pub fn fault(mut self, fault: AnyFault) -> Self {
-        self.faults.push(fault);
-        self
-    }
-
-    /// Settles what faults leave to chance; by default 0.
-    pub fn seed(self, seed: u64) -> Self {
-        Self { seed, ..self }
-    }
-
-    /// The most items on a page of storage, whatever a client asks for; by default it gets up to 1000.
-    pub fn page_size(mut self, items: usize) -> Self {
-        self.options.page_size = Some(items.max(1));
-        self
-    }
-
-    /// Requests to the API that a minute has; by default as many as come.
-    pub fn requests_per_minute(mut self, count: u32) -> Self {
-        self.options.requests_per_minute = Some(count);
-        self
-    }
-
-    /// How long a run takes; by default 2 s.
-    pub fn run_duration(mut self, duration: Duration) -> Self {
-        self.options.run_duration = duration;
-        self
-    }
-
-    /// How long an upload address is good; by default an hour.
-    pub fn sas_lifetime(mut self, lifetime: Duration) -> Self {
-        self.options.sas_lifetime = lifetime;
-        self
-    }
-
-    /// How long a token is good; by default an hour.
-    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
-        self.options.token_lifetime = lifetime;
-        self
-    }
-
-    /// Source files per iModel, over all connections; by default 250.
-    pub fn max_source_files(mut self, count: usize) -> Self {
-        self.options.max_source_files = count;
-        self
-    }
-
-    /// Connections per iModel; by default 100.
-    pub fn max_connections(mut self, count: usize) -> Self {
-        self.options.max_connections = count;
-        self
-    }
-
-    /// Withholds the permissions on an iModel.
-    pub fn forbidden_imodel(mut self, id: &str) -> Self {
-        self.options.forbidden_imodels.push(id.to_owned());
-        self
-    }
-
-    /// Withholds the permissions on the storage of an iTwin.
-    pub fn forbidden_storage(mut self, itwin_id: &str) -> Self {
-        self.options.forbidden_storage.push(itwin_id.to_owned());
-        self
-    }
-
-    /// A connector type that is no longer taken (422).
-    pub fn refused_connector(mut self, connector: &str) -> Self {
-        self.options.refused_connectors.push(connector.to_owned());
-        self
-    }
-
-    /// Fails the task of a file whose first bytes are not those of the format that its name promises. By default a file is judged by its
-    /// name only, so that tests can make files of a few bytes. It is a light look: damage further on passes, and so do formats that it
-    /// does not know.
-    pub fn file_check(mut self, on: bool) -> Self {
-        self.options.file_check = on;
-        self
-    }
-
-    /// Starts both origins.
-    ///
-    /// # Errors
-    /// When an address cannot be listened on or the data folder cannot be used.
-    pub async fn start(mut self) -> Result<Emulator, Error> {
-        if self.options.clients.is_empty() {
-            self = self.client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET);
-        }
-        if self.options.native_clients.is_empty() {
-            self = self.native_client(DEFAULT_NATIVE_CLIENT_ID);
-        }
-        if self.itwins.is_empty() {
-            self = self.itwin(DEFAULT_ITWIN_ID, "Emulated project");
-        }
-        if self.imodels.is_empty() {
-            let itwin_id = self
-                .itwins
-                .first()
-                .map(|itwin| itwin.id.clone())
-                .unwrap_or_default();
-            self = self.imodel(DEFAULT_IMODEL_ID, &itwin_id, "Emulated iModel");
-        }
-        let store = Store::open(self.data_dir).await?;
-        let mut state = store.load().await?;
-        state.set_up(&self.itwins, &self.imodels);
-        let azurite = match self.azurite {
-            Some(url) => Some(
-                Azurite::connect(&url)
-                    .await
-                    .map_err(|source| Error::Azurite { url, source })?,
-            ),
-            None => None,
-        };
-        let mut faults = Faults::new(self.seed);
-        for fault in self.faults {
-            faults.add(fault);
-        }
-        let recorder = match self.record {
-            Some(path) => {
-                Some(Recorder::create(&path).map_err(|source| Error::Record { path, source })?)
-            }
-            None => None,
-        };
-        let kept = state.signing_key.clone();
-        let signer = tokio::task::spawn_blocking(move || Signer::new(&kept)).await;
-        let signer = signer.map_err(std::io::Error::other).and_then(|made| made);
-        let (signer, kept) = signer.map_err(Error::Key)?;
-        state.signing_key = kept;
-        let mut guard = self.guard;
-        guard.hosts.extend(self.public_host.clone());
-        guard.short_hosts = !self.listen.ip().is_loopback();
-        let host = self.public_host.as_deref();
-        let (api, api_url) = listen(self.listen, host).await?;
-        let (blob, blob_url) = listen(self.blob_listen, host).await?;
-        let shared = Arc::new(Shared {
-            options: self.options,
-            api_url,
-            blob_url,
-            azurite,
-            guard,
-            recorder,
-            signer,
-            store,
-            state: Mutex::new(state),
-            tokens: Mutex::default(),
-            switches: Mutex::new(self.switches),
-            faults: Mutex::new(faults),
-            quota: Mutex::default(),
-            requests: Mutex::default(),
-        });
-        shared.own_itwins();
-        let stop = CancellationToken::new();
-        let tasks = vec![
-            tokio::spawn(server::serve(
-                api,
-                Arc::clone(&shared),
-                server::Origin::Api,
-                stop.clone(),
-            )),
-            tokio::spawn(server::serve(
-                blob,
-                Arc::clone(&shared),
-                server::Origin::Blob,
-                stop.clone(),
-            )),
-            tokio::spawn(store::keep(Arc::clone(&shared), stop.clone())),
-        ];
-        Ok(Emulator {
-            shared,
-            stop,
-            tasks,
-        })
-    }
-}
-
-/// Listens; returns the address for others too, which has this name if there is one.
-async fn listen(address: SocketAddr, host: Option<&str>) -> Result<(TcpListener, String), Error> {
-    let refused = |source| Error::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let mut bound = listener.local_addr().map_err(refused)?;
-    // "All addresses" is none that a client can connect to.
-    if bound.ip().is_unspecified() {
-        bound.set_ip(match bound.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    let url = match host {
-        Some(host) => format!("http://{host}:{}", bound.port()),
-        None => format!("http://{bound}"),
-    };
-    Ok((listener, url))
-}
-
 impl Emulator {
-    /// An emulator with one client, one iTwin and one iModel unless others are named.
+    /// Settings of a new emulator, by default with one client, one iTwin and one iModel.
     pub fn builder() -> Builder {
-        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let hour = Duration::from_secs(3600);
-        Builder {
-            listen: anywhere,
-            blob_listen: anywhere,
-            data_dir: None,
-            azurite: None,
-            itwins: Vec::new(),
-            imodels: Vec::new(),
-            switches: Switches::default(),
-            faults: Vec::new(),
-            seed: 0,
-            guard: Guard::default(),
-            public_host: None,
-            record: None,
-            options: Options {
-                clients: Vec::new(),
-                display_names: Vec::new(),
-                outsiders: Vec::new(),
-                native_clients: Vec::new(),
-                redirects: Vec::new(),
-                run_duration: Duration::from_secs(2),
-                sas_lifetime: hour,
-                token_lifetime: hour,
-                max_source_files: 250,
-                max_connections: 100,
-                page_size: None,
-                requests_per_minute: None,
-                forbidden_imodels: Vec::new(),
-                forbidden_storage: Vec::new(),
-                refused_connectors: Vec::new(),
-                file_check: false,
-            },
-        }
+        Builder::new()
     }
 
     /// Base address of the API.
@@ -749,45 +230,45 @@ impl Emulator {
         &self.shared.blob_url
     }
 
-    /// All that the platform holds now. Reads content whose digest is not known yet.
+    /// Everything on the platform now. Reads content whose digest is missing.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.digest_now();
-        self.shared.state().at(Timestamp::now())
+        self.shared.state().as_of(Timestamp::now())
     }
 
-    /// All requests so far, in the order of their answers.
+    /// All requests so far, in the order of their responses.
     #[must_use]
     pub fn requests(&self) -> Vec<RequestRecord> {
         lock(&self.shared.requests).clone()
     }
 
-    /// Makes something go wrong from now on.
+    /// Injects a fault of requests.
     pub fn fault(&self, fault: Fault) {
         lock(&self.shared.faults).add(AnyFault::Request(fault));
     }
 
-    /// Makes a file's task in the next runs end otherwise than it would.
+    /// Sets the result of a file's task in the next runs.
     pub fn fail_task(&self, fault: TaskFault) {
         lock(&self.shared.faults).add(AnyFault::Task(fault));
     }
 
-    /// Makes the next runs end otherwise than they would.
+    /// Sets result, duration or fate of the next runs.
     pub fn fail_run(&self, fault: RunFault) {
         lock(&self.shared.faults).add(AnyFault::Run(fault));
     }
 
-    /// Changes what the documentation leaves open.
+    /// Sets the behaviors that the documentation leaves open.
     pub fn set_switches(&self, switches: Switches) {
         *lock(&self.shared.switches) = switches;
     }
 
-    /// Ends all faults.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         lock(&self.shared.faults).clear();
     }
 
-    /// Starts a run of somebody else's connection of the iModel, and returns its id.
+    /// Starts a run of the iModel by another application, and returns its id.
     #[must_use]
     pub fn start_foreign_run(&self, imodel_id: &str, duration: Duration) -> String {
         self.shared
@@ -795,11 +276,11 @@ impl Emulator {
             .start_foreign_run(imodel_id, duration, Timestamp::now())
     }
 
-    /// Ends the emulator, its state written.
+    /// Writes the state and stops.
     pub async fn stop(mut self) {
         self.stop.cancel();
         for task in std::mem::take(&mut self.tasks) {
-            // A task that panicked has said so already.
+            // A panic was already logged.
             drop(task.await);
         }
     }

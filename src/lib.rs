@@ -43,6 +43,7 @@ mod status_view;
 mod stored_content;
 pub mod synchronizer;
 pub mod telemetry;
+mod text;
 pub mod upload;
 pub mod watch;
 pub mod web;

@@ -17,7 +17,7 @@ const LENGTH_MAX: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unstorable {
     /// Not text.
-    #[error("the name {} is not valid UTF-8", Shown(OsStr::from_bytes(.0).as_ref()))]
+    #[error("the name {} is not valid UTF-8", QuotedPath(OsStr::from_bytes(.0).as_ref()))]
     NotText(Vec<u8>),
     /// Too long.
     #[error("the name {0:?} has more than 255 characters")]
@@ -73,7 +73,7 @@ pub(crate) fn storage_path(path: &Path) -> Result<(Vec<String>, String), Unstora
 }
 
 /// The same for all paths in storage that storage may not tell apart: whether it minds case is not documented.
-pub(crate) fn place(folders: &[String], name: &str) -> [u8; 32] {
+pub(crate) fn path_key(folders: &[String], name: &str) -> [u8; 32] {
     let folded: Vec<String> = folders
         .iter()
         .map(String::as_str)
@@ -85,9 +85,9 @@ pub(crate) fn place(folders: &[String], name: &str) -> [u8; 32] {
 
 /// Shows a path in quotes on one line, with odd bytes and control characters escaped.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shown<'a>(pub(crate) &'a Path);
+pub(crate) struct QuotedPath<'a>(pub(crate) &'a Path);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for QuotedPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
     }
@@ -98,10 +98,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_shared_by_paths_that_differ_in_case_or_composition_only() {
+    fn a_key_is_shared_by_paths_that_differ_in_case_or_composition_only() {
         let of = |path: &str| {
             let (folders, name) = storage_path(Path::new(path)).unwrap();
-            place(&folders, &name)
+            path_key(&folders, &name)
         };
         for (one, other, same) in [
             ("a/b.ifc", "A/B.IFC", true),

@@ -15,7 +15,7 @@ use crate::ledger::Fingerprint;
 
 /// An opened root directory.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub(crate) struct RootDir {
     fd: OwnedFd,
 }
 
@@ -57,7 +57,7 @@ pub(crate) enum Kind {
     Other,
 }
 
-impl Root {
+impl RootDir {
     /// Opens the root. The root itself may be reached over a link; nothing beneath it may.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -177,7 +177,7 @@ mod tests {
             dir.path().join("link.dgn"),
         )
         .unwrap();
-        let root = Root::open(dir.path()).unwrap();
+        let root = RootDir::open(dir.path()).unwrap();
         assert!(root.file(Path::new("folder/secret.dgn")).is_err());
         assert!(root.file(Path::new("link.dgn")).is_err());
         assert!(root.file(Path::new("../secret.dgn")).is_err());
@@ -201,7 +201,7 @@ mod tests {
             0,
         )
         .unwrap();
-        let root = Root::open(dir.path()).unwrap();
+        let root = RootDir::open(dir.path()).unwrap();
         assert_eq!(root.kind(Path::new("pipe.dgn")).unwrap(), Kind::Other);
         assert_eq!(
             root.file(Path::new("pipe.dgn")).unwrap_err().kind(),

@@ -1,6 +1,6 @@
 //! What the process does at this moment: uploads on their way, folders, and what it has counted since it began.
 //!
-//! In come handles that the rooms hold while they work; out goes [`Now`], the one record that status, page and metrics
+//! In come handles that the rooms hold while they work; out goes [`RuntimeStatus`], the one record that status, page and metrics
 //! show beside the ledger. Nothing here survives the process, and no room's work depends on it.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::watch::{Order, Progress, Unfinished};
 /// The rate of an upload is that of about so long: bytes count by blocks, of which a slow line sends few.
 const RATE_WINDOW: Duration = Duration::from_secs(8);
 
-/// Files that are still being written which [`Now`] names for each folder.
+/// Files that are still being written which [`RuntimeStatus`] names for each folder.
 const UNFINISHED_SHOWN: usize = 20;
 
 /// How long a folder's task may take to say what it is waiting for.
@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// The live record. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Live(Arc<Inner>);
+pub struct StatusTracker(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -64,7 +64,7 @@ struct Rate {
 /// An upload while its bytes are on their way; it is off the record when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    live: Live,
+    live: StatusTracker,
     key: u64,
     sending: Arc<Sending>,
     began: Instant,
@@ -83,7 +83,7 @@ pub(crate) struct Histogram {
 
 /// The live record at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Now {
+pub struct RuntimeStatus {
     /// The process id.
     pub pid: u32,
     /// Since when it works.
@@ -91,14 +91,14 @@ pub struct Now {
     /// The version of the program.
     pub version: String,
     /// Uploads whose bytes are on their way.
-    pub uploads: Vec<UploadNow>,
+    pub uploads: Vec<UploadStatus>,
     /// The watched folders, by the name of their watch.
-    pub roots: BTreeMap<String, RootNow>,
+    pub roots: BTreeMap<String, RootStatus>,
 }
 
 /// An upload on its way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct UploadNow {
+pub struct UploadStatus {
     /// The name of its watch.
     pub watch: String,
     /// Path relative to the root; odd bytes are replaced.
@@ -115,7 +115,7 @@ pub struct UploadNow {
 
 /// A watched folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RootNow {
+pub struct RootStatus {
     /// A full scan is under way.
     pub scanning: bool,
     /// When the next full scan begins.
@@ -128,7 +128,7 @@ pub struct RootNow {
     pub unfinished: Vec<Unfinished>,
 }
 
-impl Live {
+impl StatusTracker {
     /// An empty record that begins now.
     #[must_use]
     pub fn new() -> Self {
@@ -225,7 +225,7 @@ impl Live {
     }
 
     /// The record as it is now.
-    pub async fn now(&self) -> Now {
+    pub async fn now(&self) -> RuntimeStatus {
         let mut roots = held(&self.0.roots).clone();
         // The task of a watch may have ended.
         roots.retain(|_, root| !root.orders.is_closed());
@@ -237,7 +237,7 @@ impl Live {
             } else {
                 Vec::new()
             };
-            let root = RootNow {
+            let root = RootStatus {
                 scanning: progress.scanning,
                 next_scan: progress.next_scan,
                 ignored: progress.ignored,
@@ -246,7 +246,7 @@ impl Live {
             };
             shown.insert(name, root);
         }
-        Now {
+        RuntimeStatus {
             pid: std::process::id(),
             since: self.0.began,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -259,7 +259,7 @@ impl Live {
     }
 }
 
-impl Default for Live {
+impl Default for StatusTracker {
     fn default() -> Self {
         Self::new()
     }
@@ -284,9 +284,9 @@ impl Root {
 }
 
 impl Sending {
-    fn now(&self, now: Instant) -> UploadNow {
+    fn now(&self, now: Instant) -> UploadStatus {
         let sent = self.sent.load(Ordering::Relaxed).min(self.bytes);
-        UploadNow {
+        UploadStatus {
             watch: self.watch.clone(),
             path: self.path.to_string_lossy().into_owned(),
             bytes: self.bytes,
@@ -389,7 +389,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_upload_is_on_the_record_while_it_is_held_and_starts_over_at_zero() {
-        let live = Live::new();
+        let live = StatusTracker::new();
         let upload = live.upload("north", Path::new("a.dgn"), 100, 2);
         upload.sent(60);
         upload.again();

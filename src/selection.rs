@@ -22,6 +22,7 @@
 mod connectors;
 mod globs;
 mod ignored;
+mod scope;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 pub use connectors::ConnectorType;
 use globs::Globs;
 pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
+pub use scope::{Depth, Scope};
 
 /// The user's part of the decision, as written in a watch.
 #[derive(Debug, Clone, Default)]
@@ -112,6 +114,8 @@ pub enum Reason {
     },
     /// `include` is set and none of its globs fits.
     NotIncluded,
+    /// It is in a subfolder, and the watch has `recursive = false`.
+    NotRecursive,
 }
 
 /// What chose a connector. `Display` gives it as the end of a sentence ("DWG, …").
@@ -341,6 +345,9 @@ impl fmt::Display for Reason {
             Self::DotFolder => f.write_str("it is in a folder whose name begins with a dot"),
             Self::Exclude { glob } => write!(f, "exclude has {glob:?}"),
             Self::NotIncluded => f.write_str("no glob of include fits"),
+            Self::NotRecursive => {
+                f.write_str("it is in a subfolder, and the watch has recursive = false")
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Starts every task of the service by name, sees that they live, and stops them in order.
+//! The supervisor: starts every task of the service by name, watches that none of them ends, and stops them in order.
 //!
-//! A task that ends unasked, by an error or a panic, stops the service with an error: systemd starts it again, and the
-//! ledger knows where everything was. On the stop signal no new work is taken; uploads in hand may finish within the
-//! grace period; what is left goes on at the next start.
+//! A task that ends unexpectedly, by an error or a panic, stops the service with an error: systemd restarts it, and the ledger
+//! knows the state of all work. At the stop signal no new work is started; running uploads may finish within the grace period;
+//! the rest continues at the next start.
 //!
-//! The service is ready when configuration, ledger and client stand, not when every share does: one that is away shows as such (`pulse`). At SIGHUP the
-//! configuration is read again (`reload`). systemd is told of all of it (`systemd`).
+//! The service is ready when configuration, ledger and client are, not when every share is: an unreachable one is reported
+//! (`watchdog`). SIGHUP reloads the configuration (`reload`). `systemd` receives all of it.
 
 mod clock;
 mod descriptors;
@@ -29,54 +29,54 @@ use tracing::{error, info, warn};
 use crate::config::{self, Config, Watch};
 use crate::itwin::{self, Client, Settings};
 use crate::ledger::{self, Ledger, Outcome, Summary, WatchId, WatchSpec};
-use crate::runtime_status::Live;
+use crate::runtime_status::StatusTracker;
 use crate::synchronizer::{self, Synchronizer};
-use crate::upload::{self, Uploads};
-use crate::watch::{self as watching, Handover, Progress};
+use crate::upload::{self, UploadPool};
+use crate::watch::{self as watching, Progress, ReadySink};
 pub use reload::Reloads;
-use watchdog::Pulse;
+use watchdog::Watchdog;
 
-/// In a single pass a job whose next attempt is further away than this is left to the next pass.
+/// `run --once` does not wait for jobs whose next attempt is later than this.
 const PASS_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A single pass leaves a job that failed so often to the next pass.
+/// `run --once` does not wait for jobs that failed this often.
 const PASS_ATTEMPTS: u32 = 6;
 
-/// How long a single pass waits when all that is left are files that cannot be read.
+/// How long `run --once` waits when only unreadable files are left.
 const PASS_BUSY: Duration = Duration::from_secs(20);
 
 /// How the names of watches' tasks begin.
 const WATCH: &str = "watch ";
 
-/// How often a single pass looks whether it is done.
+/// How often `run --once` checks whether it is done.
 const PASS_LOOK: Duration = Duration::from_millis(100);
 
-/// Orders that may wait for a folder's task; more would only ask for the same again.
+/// Requests that may wait for the task of a watch; more would only repeat the same.
 const ORDERS: usize = 16;
 
-/// When the service ends by itself.
+/// When the service ends without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// Never: it waits for the stop signal.
+    /// At the stop signal.
     Stopped,
-    /// When all that was found is at an end.
+    /// When all files that were found are processed (`run --once`).
     Done,
 }
 
-/// What a single pass came to.
+/// The result of `run --once`.
 #[derive(Debug, Clone)]
 pub struct Pass {
-    /// Results that were written in this pass, by kind.
+    /// Results of this run, by kind.
     pub results: Vec<(Outcome, u64)>,
-    /// What is left.
+    /// Jobs that are left.
     pub open: Summary,
     /// Watches whose folder cannot be reached, with the reason.
     pub unreachable: Vec<(String, String)>,
-    /// Watches of which a part cannot be read, with what and why.
+    /// Watches that are only partly readable, with the reason.
     pub left_out: Vec<(String, String)>,
 }
 
-/// Why the service ended although nobody asked it to.
+/// Why the service failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -84,16 +84,16 @@ pub enum Error {
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
     /// The client could not be set up.
-    #[error("the client of the iTwin Platform could not be set up")]
+    #[error("cannot set up the client for the iTwin Platform")]
     Client(#[source] itwin::Error),
     /// A watch failed.
     #[error(transparent)]
     Watch(#[from] watching::Error),
-    /// A task ended that never should.
-    #[error("the task {0:?} ended by itself")]
+    /// A task ended that should run until the stop.
+    #[error("task {0:?} ended unexpectedly")]
     Ended(String),
     /// A task panicked.
-    #[error("a task of the service panicked: {0}")]
+    #[error("a task panicked: {0}")]
     Panicked(String),
 }
 
@@ -102,6 +102,12 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         self.of_ledger().and_then(ledger::Error::hint)
+    }
+
+    /// Whether another process uses the state directory.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.of_ledger(), Some(ledger::Error::InUse { .. }))
     }
 
     fn of_ledger(&self) -> Option<&ledger::Error> {
@@ -113,17 +119,17 @@ impl Error {
 }
 
 impl Pass {
-    /// Whether everything that was found is where it belongs.
+    /// Whether every file that was found is synchronized.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.open == Summary::default() && self.unreachable.is_empty() && self.left_out.is_empty()
     }
 }
 
-/// Runs the whole service until `stop` is cancelled, or until it is done. `reloads` brings other configurations meanwhile.
+/// Runs the whole service until `stop` is cancelled, or until it is done. `reloads` provides new configurations meanwhile.
 ///
 /// # Errors
-/// When the ledger cannot be opened or fails, or a task ends unasked.
+/// When the ledger cannot be opened or fails, or a task ends unexpectedly.
 pub async fn run(
     mut config: Config,
     until: Until,
@@ -133,13 +139,13 @@ pub async fn run(
     crate::clock::hold();
     let began = crate::clock::now();
     descriptors::raise();
-    let ledger = systemd::patient(Ledger::open(&config.state.path)).await?;
+    let ledger = systemd::extending_timeout(Ledger::open(&config.state.path)).await?;
     if let Some((path, what)) = ledger.moved_aside() {
         error!(
             ?path,
             what,
-            hint = "nothing is lost: all folders are scanned, and compared with what storage holds",
-            "the ledger was damaged and has been moved aside; a new one begins"
+            hint = "no action needed: all folders are scanned and compared with storage",
+            "ledger damaged: moved it aside and started a new one"
         );
     }
     clock::correct(&ledger).await?;
@@ -149,13 +155,13 @@ pub async fn run(
         let no_proxy = config.network.no_proxy.join(", ");
         info!(
             proxy = proxy.url.authority(),
-            no_proxy, "the platform is reached through a proxy"
+            no_proxy, "connecting to the platform through a proxy"
         );
     }
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
-    tasks.open_to_people(&config, &ledger, &client).await?;
+    tasks.start_interfaces(&config, &ledger, &client).await?;
     systemd::ready(&watchdog::line(&ledger, None).await?);
-    tasks.pulse(&ledger);
+    tasks.watchdog(&ledger);
     let pass = tasks.pass();
     let looked_at = ledger.clone();
     let done = async move {
@@ -196,12 +202,12 @@ pub async fn run(
     if let Err(error) = &ended
         && let Some(error) = error.of_ledger()
     {
-        ledger.condemn(error);
+        ledger.mark_corrupt(error);
     }
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(crate::clock::now()).await?;
     ended?;
-    // Not after an error, which may be the ledger's: the next start is to check it.
+    // Not after an error, which may be the ledger's: then the next start checks the ledger.
     ledger.close().await;
     info!(
         pending = open.pending + open.later,
@@ -256,16 +262,16 @@ struct Tasks {
     wake_uploads: Arc<Notify>,
     /// The kernel's file events, for all watches together.
     events: watching::Events,
-    /// Rises when a person asks a synchronizer not to wait any longer.
+    /// Incremented when an operator wants synchronizers to act now.
     wake_synchronizers: watch::Sender<u64>,
-    live: Live,
+    live: StatusTracker,
     upload_settings: watch::Sender<upload::Settings>,
     synchronizer_settings: watch::Sender<synchronizer::Settings>,
-    /// When the queue of uploads was looked at last.
+    /// When the upload queue was checked last.
     queue: watch::Receiver<Instant>,
     /// For the status line.
     note: watch::Sender<Option<String>>,
-    /// Tasks of watches that were asked to end and have not yet.
+    /// Watch tasks that were told to stop and are still running.
     ending: usize,
 }
 
@@ -275,7 +281,7 @@ struct Root {
     stop: CancellationToken,
 }
 
-/// What a single pass needs to see in order to know that it is done.
+/// What `run --once` watches to know that it is done.
 struct InPass {
     roots: Vec<watch::Receiver<Progress>>,
     synchronizers: Vec<watch::Receiver<synchronizer::Progress>>,
@@ -294,7 +300,7 @@ impl Tasks {
             wake_uploads: Arc::default(),
             events: watching::Events::default(),
             wake_synchronizers: watch::Sender::new(0),
-            live: Live::new(),
+            live: StatusTracker::new(),
             upload_settings: watch::Sender::new(upload::Settings {
                 limits: config.upload.clone(),
                 retry: config.retry.clone(),
@@ -312,7 +318,7 @@ impl Tasks {
         for watch in &config.watches {
             tasks.synchronizer(&watch.imodel_id, ledger, client);
         }
-        let uploads = Uploads::new(upload::Parts {
+        let uploads = UploadPool::new(upload::Deps {
             ledger: ledger.clone(),
             client: client.clone(),
             unfinished: config.state.path.join("unfinished"),
@@ -347,17 +353,17 @@ impl Tasks {
         Ok(tasks)
     }
 
-    /// Starts the sign of life.
-    fn pulse(&mut self, ledger: &Ledger) {
-        let pulse = Pulse {
+    /// Starts the watchdog.
+    fn watchdog(&mut self, ledger: &Ledger) {
+        let watchdog = Watchdog {
             ledger: ledger.clone(),
             queue: self.queue.clone(),
             note: self.note.subscribe(),
         };
         let stop = self.stop.clone();
-        self.spawn("pulse".to_owned(), async move {
+        self.spawn("watchdog".to_owned(), async move {
             tokio::select! {
-                ended = pulse.run() => Ok(ended?),
+                ended = watchdog.run() => Ok(ended?),
                 () = stop.cancelled() => Ok(()),
             }
         });
@@ -370,7 +376,7 @@ impl Tasks {
         }
         let (progress, seen) = watch::channel(synchronizer::Progress::default());
         self.synchronizers.insert(imodel_id.to_owned(), seen);
-        let synchronizer = Synchronizer::new(synchronizer::Parts {
+        let synchronizer = Synchronizer::new(synchronizer::Deps {
             imodel_id: imodel_id.to_owned(),
             ledger: ledger.clone(),
             client: client.clone(),
@@ -388,8 +394,8 @@ impl Tasks {
     /// Starts the task of a watch.
     fn watch(&mut self, id: WatchId, watch: Watch, ledger: &Ledger) {
         info!(
-            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.patience.settle,
-            storage_folder = watch.storage_folder.join("/"), "watching"
+            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.settle_policy.settle,
+            storage_folder = watch.storage_folder.join("/"), "watch started"
         );
         let (progress, seen) = watch::channel(Progress::default());
         let (orders, taken) = mpsc::channel(ORDERS);
@@ -401,7 +407,7 @@ impl Tasks {
             stop: stop.clone(),
         };
         self.roots.insert(watch.name.clone(), root);
-        let out = Handover {
+        let out = ReadySink {
             ledger: ledger.clone(),
             wake: Arc::clone(&self.wake_uploads),
             events: self.events.clone(),
@@ -428,19 +434,19 @@ impl Tasks {
         self.set.spawn(async move { (name, task.await) });
     }
 
-    /// Waits for a task to end although it was not asked to.
+    /// Waits for a task to end unexpectedly.
     async fn unasked_end(&mut self) -> Error {
         loop {
             return match self.set.join_next().await {
                 Some(Ok((_, Err(error)))) => error,
-                // Of watches only those end well that were asked to.
+                // Only watch tasks that were told to stop end without an error.
                 Some(Ok((name, Ok(())))) if self.ending > 0 && name.starts_with(WATCH) => {
                     self.ending -= 1;
                     continue;
                 }
                 Some(Ok((name, Ok(())))) => Error::Ended(name),
                 Some(Err(panic)) => Error::Panicked(panic.to_string()),
-                None => Error::Ended("all of them".to_owned()),
+                None => Error::Ended("all".to_owned()),
             };
         }
     }
@@ -457,7 +463,7 @@ impl Tasks {
         }
     }
 
-    /// What the watches say of themselves, by name.
+    /// One property of each watch that has it, by name.
     fn troubles(&self, of: impl Fn(&Progress) -> Option<String>) -> Vec<(String, String)> {
         self.roots
             .iter()
@@ -471,32 +477,31 @@ impl Tasks {
         let drained = tokio::time::timeout(grace, async {
             while let Some(ended) = self.set.join_next().await {
                 if let Ok((name, Err(error))) = ended {
-                    warn!(task = name, %error, "ended with an error while stopping");
+                    warn!(task = name, %error, "task failed during shutdown");
                 }
             }
         });
         if drained.await.is_err() {
             warn!(
-                seconds = grace.as_secs_f64(),
-                "uploads did not end within the grace period; they go on at the next start"
+                grace_seconds = grace.as_secs_f64(),
+                "shutdown grace period expired: running uploads continue at the next start"
             );
         }
         self.set.shutdown().await;
     }
 }
 
-/// Waits until every folder is scanned, every file found that can be opened is handed over, and every job is at an end or
-/// has to wait.
+/// Waits until every folder is scanned, every readable file is queued, and every job is finished or has to wait.
 async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
-    // Since when nothing but files that cannot be read is waited for.
+    // Since when only unreadable files are left.
     let mut only_busy: Option<Instant> = None;
-    // When there was nothing else the last time.
+    // When other jobs were seen last.
     let mut others = Instant::now();
     loop {
         let soon = crate::next_attempt::after(crate::clock::now(), PASS_PATIENCE);
         let awaited = ledger.awaited(PASS_ATTEMPTS, soon).await?;
         let now = Instant::now();
-        // Such a file is under way for a moment now and then.
+        // An unreadable file is shortly in progress at each attempt.
         if awaited.0 == 0 {
             others = now;
         }
@@ -509,7 +514,7 @@ async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
             let patient = only_busy.is_some_and(|since| since.elapsed() >= PASS_BUSY);
             awaited == (0, 0) || (awaited.0 == 0 && patient)
         };
-        // The synchronizers last: a reference file that was uploaded leaves no job, yet asks for a run.
+        // The synchronizers last: an uploaded reference file leaves no job, but requires a run.
         if pass.roots_at_rest()
             && left(awaited)
             && pass.synchronizers_at_rest().await
@@ -529,7 +534,7 @@ impl InPass {
         })
     }
 
-    /// Whether every synchronizer finds nothing to do when it looks once more.
+    /// Whether every synchronizer finds nothing to do when it checks once more.
     async fn synchronizers_at_rest(&self) -> bool {
         let before: Vec<u64> = self
             .synchronizers
@@ -539,7 +544,7 @@ impl InPass {
         self.wake_synchronizers.send_modify(|_asked| ());
         for (synchronizer, before) in self.synchronizers.iter().zip(before) {
             let mut synchronizer = synchronizer.clone();
-            // A synchronizer that is gone ends the service by itself.
+            // A synchronizer that ended stops the service elsewhere.
             let looked = synchronizer
                 .wait_for(|progress| progress.looks > before)
                 .await;
@@ -551,7 +556,7 @@ impl InPass {
     }
 }
 
-/// How often the platform is asked what it holds: as often as the folders are scanned in full.
+/// How often the state of the platform is compared: as often as the folders are scanned in full.
 fn check_interval(watches: &[Watch]) -> Duration {
     let intervals = watches.iter().map(|watch| watch.rescan_interval);
     intervals.min().unwrap_or(Duration::MAX)
@@ -566,7 +571,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
-            brake: config.brake_files,
+            bulk_change_limit: config.bulk_change_limit,
         })
         .collect();
     let registered = ledger.register_watches(&specs, crate::clock::now()).await?;
@@ -576,7 +581,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             warn!(
                 watch = watch.name,
                 files = forgotten,
-                "iModel or storage folder changed: all files are uploaded anew"
+                "iModel or storage folder changed: all files will be uploaded again"
             );
         }
         watches.push((id, watch.clone()));

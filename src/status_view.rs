@@ -1,7 +1,7 @@
-//! What people are shown, in one shape for `status --json`, the page and the metrics.
+//! The view of the state that `status`, `status --json` and the page share.
 //!
-//! In come the ledger's reports and the live record, out go values for JSON. It decides nothing but words; the fields are
-//! told of in `docs/status.md`.
+//! Input: reports of the ledger and the runtime status. Output: values for JSON. It decides only wording; `docs/status.md`
+//! documents the fields.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileReport, JobState, Outcome, Overview,
-    ResultReport, RootState, RunEntry, RunSummary, Story, StoryLine, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
+    JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
-use crate::runtime_status::{Now, RootNow};
+use crate::runtime_status::{RootStatus, RuntimeStatus};
+use crate::text::plural;
 
 /// A watch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,17 +29,17 @@ pub(crate) struct WatchView {
     pub(crate) next_scan: Option<Timestamp>,
     pub(crate) scanning: bool,
     pub(crate) paused_at: Option<Timestamp>,
-    /// Held until then; null while it waits for a person.
-    pub(crate) held_until: Option<Timestamp>,
-    pub(crate) held_reason: Option<String>,
+    /// Suspended until then; null until `resume`.
+    pub(crate) suspended_until: Option<Timestamp>,
+    pub(crate) suspended_reason: Option<String>,
     pub(crate) files: FilesView,
     pub(crate) last_run: Option<RunView>,
-    /// The run of somebody else that runs of its iModel wait for.
+    /// The run of another connection that runs of its iModel wait for.
     pub(crate) blocked_by: Option<BlockingView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
 }
 
-/// Files of a watch by how they stand.
+/// Files of a watch by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct FilesView {
     pub(crate) synchronized: u64,
@@ -49,13 +50,13 @@ pub(crate) struct FilesView {
     pub(crate) waiting: u64,
     pub(crate) working: u64,
     pub(crate) failed: u64,
-    /// Not finished being written; null without a daemon.
+    /// Still being written; null without a daemon.
     pub(crate) settling: Option<u64>,
-    /// Left alone; null without a daemon.
+    /// Ignored; null without a daemon.
     pub(crate) ignored: Option<u64>,
 }
 
-/// A run of somebody else.
+/// A run of another connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct BlockingView {
     pub(crate) run: String,
@@ -64,7 +65,7 @@ pub(crate) struct BlockingView {
     pub(crate) overdue: bool,
 }
 
-/// What a connector reported of a file.
+/// Issues that a connector reported for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct IssuesView {
     pub(crate) errors: u64,
@@ -104,7 +105,7 @@ pub(crate) struct FileView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) path_bytes: Option<String>,
     pub(crate) state: &'static str,
-    /// The state in words.
+    /// The state as text.
     pub(crate) status: &'static str,
     pub(crate) seen_at: Option<Timestamp>,
     pub(crate) result: Option<&'static str>,
@@ -114,9 +115,9 @@ pub(crate) struct FileView {
     pub(crate) bytes: Option<u64>,
     pub(crate) run: Option<String>,
     pub(crate) seconds: Option<f64>,
-    /// What the connector reported beside the result.
+    /// Issues that the connector reported.
     pub(crate) issues: Option<IssuesView>,
-    /// Why no local file stands for it: `missing`, `gone` or `deselected`.
+    /// Why it has no local file: `missing`, `gone` or `deselected`.
     pub(crate) absence: Option<&'static str>,
     pub(crate) absent_since: Option<Timestamp>,
     pub(crate) failure: Option<&'static str>,
@@ -126,7 +127,7 @@ pub(crate) struct FileView {
     pub(crate) next_attempt: Option<Timestamp>,
 }
 
-/// An upload on its way.
+/// An upload in progress.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct UploadView {
     pub(crate) watch: String,
@@ -160,9 +161,9 @@ pub(crate) struct DaemonView {
     pub(crate) version: String,
 }
 
-/// Everything that does not rest.
+/// The state of the service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct View {
+pub(crate) struct StatusView {
     pub(crate) daemon: Option<DaemonView>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
@@ -172,39 +173,39 @@ pub(crate) struct View {
     pub(crate) runs: Vec<RunView>,
 }
 
-/// What a command sees of the daemon from outside.
+/// What a command observes about the daemon.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Around {
-    /// Why a daemon that is there does not answer.
+pub(crate) struct Surroundings {
+    /// Why a running daemon does not respond.
     pub(crate) unreachable: Option<String>,
-    /// Bytes that are left on the disk of the ledger, if it cannot be written with so few.
+    /// Bytes left on the disk of the ledger, if too few to write it.
     pub(crate) disk_full: Option<u64>,
 }
 
-/// The answer to the first question: is everything all right?
+/// The overall state, as the first line of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Summary {
     /// Nothing needs attention.
-    pub(crate) well: bool,
-    /// The same in one line, the worst first.
+    pub(crate) ok: bool,
+    /// The same as text: problems first, then work in progress.
     pub(crate) text: String,
 }
 
-/// The story of a file.
+/// The history of a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct StoryView {
+pub(crate) struct HistoryView {
     pub(crate) file: FileView,
-    pub(crate) story: Vec<LineView>,
+    pub(crate) history: Vec<LineView>,
 }
 
-/// One thing that happened to a file.
+/// One event in the history of a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct LineView {
     pub(crate) at: Timestamp,
     pub(crate) version: Option<u64>,
-    /// A word for programs.
+    /// The event, for programs.
     pub(crate) what: String,
-    /// The same in words for people.
+    /// The event as text.
     pub(crate) text: String,
     pub(crate) note: Option<String>,
     pub(crate) hint: Option<String>,
@@ -213,8 +214,8 @@ pub(crate) struct LineView {
     pub(crate) seconds: Option<f64>,
 }
 
-impl View {
-    pub(crate) fn new(overview: &Overview, now: Option<&Now>) -> Self {
+impl StatusView {
+    pub(crate) fn new(overview: &Overview, now: Option<&RuntimeStatus>) -> Self {
         Self {
             daemon: now.map(daemon),
             watches: overview
@@ -231,99 +232,108 @@ impl View {
     }
 }
 
-/// Judges what a command shows. What stops everything comes first, then what needs attention, then what is under way.
-pub(crate) fn verdict(view: &View, around: &Around) -> Verdict {
-    let sum = |count: fn(&WatchView) -> u64| view.watches.iter().map(count).sum::<u64>();
-    let configured = || view.watches.iter().filter(|watch| watch.configured);
-    let roots = |state: &str| configured().filter(|watch| watch.root == state).count() as u64;
-    let held = configured()
-        .filter(|watch| watch.held_reason.is_some())
-        .count() as u64;
-    let overdue = configured()
-        .filter(|watch| {
-            let own = watch.last_run.as_ref().is_some_and(|run| run.overdue);
-            own || watch.blocked_by.as_ref().is_some_and(|run| run.overdue)
-        })
-        .count() as u64;
-    let mut parts = Vec::new();
-    if around.disk_full.is_some() {
-        parts.push("the disk of the state directory is FULL".to_owned());
-    }
-    if around.unreachable.is_some() {
-        parts.push("the daemon DOES NOT ANSWER".to_owned());
-    } else if view.daemon.is_none() {
-        parts.push("the daemon is NOT RUNNING".to_owned());
-    }
-    let counted = |counts: &[(u64, &str, &str)]| -> Vec<String> {
-        let told = counts.iter().filter(|(count, ..)| *count > 0);
-        told.map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }))
-            .collect()
+/// Summarizes the state: what needs attention first, then what is in progress.
+pub(crate) fn summary(view: &StatusView, surroundings: &Surroundings) -> Summary {
+    let problems = problems(view, surroundings);
+    let progress = progress(view).join(", ");
+    let ok = problems.is_empty();
+    let text = if ok {
+        format!("OK: nothing needs attention; {progress}")
+    } else {
+        format!("ATTENTION: {}; {progress}", problems.join(", "))
     };
-    parts.extend(counted(&[
+    Summary { ok, text }
+}
+
+fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
+    let mut problems = Vec::new();
+    if surroundings.disk_full.is_some() {
+        problems.push("disk of the state directory full".to_owned());
+    }
+    if surroundings.unreachable.is_some() {
+        problems.push("daemon not responding".to_owned());
+    } else if view.daemon.is_none() {
+        problems.push("daemon not running".to_owned());
+    }
+    let watches = |is: fn(&WatchView) -> bool| {
+        let configured = view.watches.iter().filter(|watch| watch.configured);
+        configured.filter(|watch| is(watch)).count() as u64
+    };
+    let files = |count: fn(&WatchView) -> u64| view.watches.iter().map(count).sum::<u64>();
+    for (count, one, many) in [
         (
-            sum(|watch| watch.files.failed),
-            "file FAILED",
-            "files FAILED",
+            files(|watch| watch.files.failed),
+            "file failed",
+            "files failed",
         ),
         (
-            roots("unavailable"),
-            "folder cannot be reached",
-            "folders cannot be reached",
+            watches(|watch| watch.root == "unavailable"),
+            "folder unreachable",
+            "folders unreachable",
         ),
         (
-            roots("degraded"),
-            "folder is only partly watched",
-            "folders are only partly watched",
-        ),
-        (held, "watch is held", "watches are held"),
-        (
-            overdue,
-            "watch waits for an overdue run",
-            "watches wait for an overdue run",
+            watches(|watch| watch.root == "degraded"),
+            "folder partly watched",
+            "folders partly watched",
         ),
         (
-            sum(|watch| watch.files.synchronized_with_issues),
-            "file is synchronized with issues",
-            "files are synchronized with issues",
+            watches(|watch| watch.paused_at.is_some()),
+            "watch paused",
+            "watches paused",
         ),
-    ]));
-    let well = parts.is_empty();
-    parts.extend(counted(&[
         (
-            sum(|watch| watch.files.working),
-            "file is on its way",
-            "files are on their way",
+            watches(|watch| watch.suspended_reason.is_some() && watch.paused_at.is_none()),
+            "watch suspended",
+            "watches suspended",
         ),
-        (sum(|watch| watch.files.waiting), "file waits", "files wait"),
+        (
+            watches(WatchView::waits_for_overdue_run),
+            "watch waiting for an overdue run",
+            "watches waiting for an overdue run",
+        ),
+        (
+            files(|watch| watch.files.synchronized_with_issues),
+            "file synchronized with issues",
+            "files synchronized with issues",
+        ),
+    ] {
+        if count > 0 {
+            problems.push(plural(count, one, many));
+        }
+    }
+    problems
+}
+
+fn progress(view: &StatusView) -> Vec<String> {
+    let sum = |count: fn(&WatchView) -> u64| view.watches.iter().map(count).sum::<u64>();
+    let mut parts = Vec::new();
+    for (count, what) in [
+        (sum(|watch| watch.files.working), "in progress"),
+        (sum(|watch| watch.files.waiting), "waiting"),
         (
             sum(|watch| watch.files.settling.unwrap_or(0)),
-            "file is being written",
-            "files are being written",
+            "being written",
         ),
-    ]));
-    let rests = parts.is_empty();
+    ] {
+        if count > 0 {
+            parts.push(format!("{} {what}", plural(count, "file", "files")));
+        }
+    }
     parts.push(match sum(|watch| watch.files.synchronized) {
-        0 => "no file is synchronized yet".to_owned(),
-        1 => "1 file is synchronized".to_owned(),
-        files => format!("{files} files are synchronized"),
+        0 => "no file synchronized yet".to_owned(),
+        files => format!("{} synchronized", plural(files, "file", "files")),
     });
-    let text = format!(
-        "{}{}",
-        if rests { "All well: " } else { "" },
-        parts.join(", ")
-    );
-    let mut letters = text.chars();
-    Verdict {
-        well,
-        // A sentence may begin with the word for a fault.
-        text: letters
-            .next()
-            .map(|first| first.to_uppercase().chain(letters).collect())
-            .unwrap_or_default(),
+    parts
+}
+
+impl WatchView {
+    fn waits_for_overdue_run(&self) -> bool {
+        let own = self.last_run.as_ref().is_some_and(|run| run.overdue);
+        own || self.blocked_by.as_ref().is_some_and(|run| run.overdue)
     }
 }
 
-pub(crate) fn daemon(now: &Now) -> DaemonView {
+pub(crate) fn daemon(now: &RuntimeStatus) -> DaemonView {
     DaemonView {
         pid: now.pid,
         since: now.since,
@@ -331,7 +341,7 @@ pub(crate) fn daemon(now: &Now) -> DaemonView {
     }
 }
 
-pub(crate) fn uploads(now: &Now) -> Vec<UploadView> {
+pub(crate) fn uploads(now: &RuntimeStatus) -> Vec<UploadView> {
     now.uploads
         .iter()
         .map(|upload| UploadView {
@@ -346,9 +356,9 @@ pub(crate) fn uploads(now: &Now) -> Vec<UploadView> {
         .collect()
 }
 
-pub(crate) fn watch_view(watch: &WatchReport, now: Option<&Now>) -> WatchView {
-    let live: Option<&RootNow> = now.and_then(|now| now.roots.get(&watch.name));
-    let held = watch.held.as_ref().filter(|_| watch.configured);
+pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> WatchView {
+    let live: Option<&RootStatus> = now.and_then(|now| now.roots.get(&watch.name));
+    let inactive = watch.inactive.as_ref().filter(|_| watch.configured);
     WatchView {
         name: watch.name.clone(),
         imodel_id: watch.imodel_id.clone(),
@@ -358,11 +368,12 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&Now>) -> WatchView {
         scanned_at: watch.scanned_at,
         next_scan: live.and_then(|root| root.next_scan),
         scanning: live.is_some_and(|root| root.scanning),
-        paused_at: watch.paused_at,
-        held_until: held
-            .filter(|_| !watch.waits_for_person)
-            .map(|(until, _)| *until),
-        held_reason: held.map(|(_, reason)| reason.clone()),
+        paused_at: match inactive {
+            Some(Inactive::Paused { since }) => Some(*since),
+            _ => None,
+        },
+        suspended_until: inactive.and_then(Inactive::until),
+        suspended_reason: inactive.map(|inactive| inactive.reason(&watch.name)),
         files: files_view(&watch.counts, live),
         last_run: watch.last_run.as_ref().map(run_view),
         blocked_by: watch.blocked.as_ref().map(blocking_view),
@@ -389,7 +400,7 @@ fn blocking_view(blocking: &BlockingRun) -> BlockingView {
     }
 }
 
-fn files_view(counts: &Counts, live: Option<&RootNow>) -> FilesView {
+fn files_view(counts: &Counts, live: Option<&RootStatus>) -> FilesView {
     FilesView {
         synchronized: counts.synchronized,
         synchronized_with_issues: counts.with_issues,
@@ -475,19 +486,19 @@ fn result_view(result: &ResultReport) -> ResultView {
     }
 }
 
-pub(crate) fn story_view(story: &Story) -> StoryView {
-    StoryView {
+pub(crate) fn history_view(story: &FileHistory) -> HistoryView {
+    HistoryView {
         file: file_view(&story.file),
-        story: story.lines.iter().map(line_view).collect(),
+        history: story.entries.iter().map(line_view).collect(),
     }
 }
 
-fn line_view(line: &StoryLine) -> LineView {
+fn line_view(line: &HistoryEntry) -> LineView {
     LineView {
         at: line.at,
         version: line.version,
         what: line.what.clone(),
-        text: story_words(line),
+        text: line_text(line),
         note: line.note.clone(),
         hint: line.hint.clone(),
         run: line.run.clone(),
@@ -496,38 +507,37 @@ fn line_view(line: &StoryLine) -> LineView {
     }
 }
 
-fn story_words(line: &StoryLine) -> String {
+fn line_text(line: &HistoryEntry) -> String {
     match line.what.as_str() {
-        "seen" => format!(
-            "version {} was finished being written",
-            line.version.unwrap_or(0)
-        ),
+        "seen" => format!("version {} queued", line.version.unwrap_or(0)),
         "uploaded" if line.millis.is_none() => "uploaded to storage".to_owned(),
-        "uploaded" => "uploaded; it is meant to be in storage only".to_owned(),
-        "put_off" => "an attempt did not succeed; trying again".to_owned(),
+        "uploaded" => "uploaded (upload only)".to_owned(),
+        "put_off" => "attempt failed, will be retried".to_owned(),
         "asked" => "retry requested".to_owned(),
-        "overwritten" => {
-            "storage file was changed or deleted by somebody else; compared and uploaded again"
-                .to_owned()
+        "same_content" => "same content in storage: not uploaded".to_owned(),
+        "overwritten" => "storage file changed by someone else: comparing its content".to_owned(),
+        "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
+        "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
+        "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
+        "not_judged" => {
+            "run ended without a result for this file: waiting for another run".to_owned()
         }
-        "gone" => "gone from the folder".to_owned(),
+        "gone" => "deleted from the folder".to_owned(),
         "deselected" => "no longer selected by the configuration".to_owned(),
-        "run_requested" => "a run was requested".to_owned(),
-        "run_ended" => "the run ended".to_owned(),
-        "synchronized" => "synchronized: it is in the iModel".to_owned(),
-        "synchronized_with_issues" => {
-            "synchronized with issues: it is in the iModel, see the report".to_owned()
-        }
-        "unchanged" => "same content as before: nothing was sent".to_owned(),
-        "vanished" => "the file was gone from the folder".to_owned(),
+        "run_requested" => "run requested".to_owned(),
+        "run_ended" => "run ended".to_owned(),
+        "synchronized" => "synchronized".to_owned(),
+        "synchronized_with_issues" => "synchronized with issues".to_owned(),
+        "unchanged" => "unchanged content: not uploaded".to_owned(),
+        "vanished" => "file deleted before the upload".to_owned(),
         word => word.to_owned(),
     }
 }
 
-/// What a file's state is called: the open job's, else the last outcome's.
+/// The state of a file as text: that of its open job, else the last outcome.
 pub(crate) fn word(file: &FileReport) -> &'static str {
     match (file.job, file.outcome) {
-        (Some(JobState::Due), _) => "waiting for its upload",
+        (Some(JobState::Due), _) => "waiting for upload",
         (Some(JobState::Uploading), _) => "uploading",
         (Some(JobState::Stored), _) => "uploaded, waiting for a run",
         (Some(JobState::Running), _) => "in a run",
@@ -543,7 +553,7 @@ fn is_absent(file: &FileReport) -> bool {
     matches!(file.absence, Some((Absence::Gone | Absence::Deselected, _)))
 }
 
-/// What is left of a file that no local file stands for.
+/// The state of a file without a local file.
 fn absent_word(file: &FileReport) -> &'static str {
     let in_imodel = matches!(
         file.stored_outcome,
@@ -551,16 +561,16 @@ fn absent_word(file: &FileReport) -> &'static str {
     );
     let deselected = matches!(file.absence, Some((Absence::Deselected, _)));
     match (deselected, in_imodel, file.storage_file_id.is_some()) {
-        (false, true, _) => "gone from the folder; still in the iModel",
-        (false, false, true) => "gone from the folder; still in storage",
-        (false, false, false) => "gone from the folder",
+        (false, true, _) => "deleted from the folder; still in the iModel",
+        (false, false, true) => "deleted from the folder; still in storage",
+        (false, false, false) => "deleted from the folder",
         (true, true, _) => "no longer selected; still in the iModel",
         (true, false, true) => "no longer selected; still in storage",
         (true, false, false) => "no longer selected",
     }
 }
 
-/// What the state of a folder is called.
+/// The state of a folder as text.
 pub(crate) fn root_word(root: RootState) -> &'static str {
     match root {
         RootState::Ok => "ok",

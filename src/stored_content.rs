@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::itwin::File;
 use crate::ledger::StorageStamp;
-use crate::names::Shown;
+use crate::names::QuotedPath;
 
 /// What storage holds of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(crate) fn compare(bytes: u64, recorded: &StorageStamp, seen: &File) -> Conte
 /// The one line in the log for a storage file that somebody else changed.
 pub(crate) fn warn_changed(watch: &str, path: &Path, by: Option<&str>, at: Option<&str>) {
     warn!(
-        watch, path = %Shown(path), by = by.unwrap_or("unknown"), at = at.unwrap_or("unknown"),
+        watch, path = %QuotedPath(path), by = by.unwrap_or("unknown"), at = at.unwrap_or("unknown"),
         "file was changed in iTwin Storage by somebody else; comparing it, and uploading ours again if it differs"
     );
 }

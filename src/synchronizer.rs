@@ -33,11 +33,11 @@ use crate::itwin::{self, Client};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
 };
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::Policy;
 use crate::stored_content::{self, Content};
-use batching::Gather;
+use batching::Batch;
 use blocking::Blocking;
 use run::Requested;
 
@@ -49,7 +49,7 @@ const LOOK_GAP: Duration = Duration::from_millis(200);
 
 /// What a synchronizer is made of.
 #[derive(Debug, Clone)]
-pub struct Parts {
+pub struct Deps {
     /// The iModel of the synchronizer.
     pub imodel_id: String,
     /// Where work comes from and outcomes go.
@@ -130,7 +130,7 @@ pub struct Synchronizer {
 
 /// What keeps a synchronizer from going on.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum SyncError {
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
@@ -140,20 +140,20 @@ enum Trouble {
 impl Synchronizer {
     /// Puts a synchronizer together; nothing runs yet.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
-        let settings = parts.settings.borrow().clone();
+    pub fn new(deps: Deps) -> Self {
+        let settings = deps.settings.borrow().clone();
         Self {
-            imodel_id: parts.imodel_id.into(),
-            ledger: parts.ledger,
-            client: parts.client,
-            settings: parts.settings,
+            imodel_id: deps.imodel_id.into(),
+            ledger: deps.ledger,
+            client: deps.client,
+            settings: deps.settings,
             policy: settings.policy(),
             give_up: settings.retry.give_up,
             check_interval: settings.check_interval,
             sync: settings.sync,
-            wake: parts.wake,
-            uploads: parts.uploads,
-            progress: parts.progress,
+            wake: deps.wake,
+            uploads: deps.uploads,
+            progress: deps.progress,
             at_rest: false,
             failures: 0,
             not_before: Instant::now(),
@@ -235,7 +235,7 @@ impl Synchronizer {
             }
         }
         match batching::decide(&backlog, now, &self.sync) {
-            Gather::WaitFor(pause) => {
+            Batch::WaitFor(pause) => {
                 // What waits for a run is looked at when that is requested.
                 if backlog.first.is_some() {
                     return Ok(pause.min(LOOK_AGAIN));
@@ -248,15 +248,15 @@ impl Synchronizer {
                 self.at_rest = true;
                 Ok(pause.min(next_check).min(LOOK_AGAIN))
             }
-            Gather::Go => match self.poll_blocking().await? {
+            Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),
-                None => self.go(&connections, now).await,
+                None => self.start_run(&connections, now).await,
             },
         }
     }
 
     /// Requests a run for the first connection that has something to run; the others follow after it.
-    async fn go(
+    async fn start_run(
         &mut self,
         connections: &[ConnectionRecord],
         now: Timestamp,
@@ -275,19 +275,19 @@ impl Synchronizer {
                 Err(trouble) => Err(trouble),
             };
             match requested {
-                Ok(Requested::Yes) => {
+                Ok(Requested::Open) => {
                     self.failures = 0;
                     self.connection_losses = 0;
                     return Ok(Duration::ZERO);
                 }
                 Ok(Requested::Nothing) => {}
-                Ok(Requested::NotYet(pause)) => {
+                Ok(Requested::Wait(pause)) => {
                     self.not_before = Instant::now() + pause;
                     return Ok(pause);
                 }
-                Err(Trouble::Ledger(error)) => return Err(error),
-                Err(Trouble::Platform(error)) => {
-                    return self.put_off(connection, &files, &error).await;
+                Err(SyncError::Ledger(error)) => return Err(error),
+                Err(SyncError::Platform(error)) => {
+                    return self.reschedule(connection, &files, &error).await;
                 }
             }
         }
@@ -296,7 +296,7 @@ impl Synchronizer {
     }
 
     /// The platform refused something that concerns all files of the batch.
-    async fn put_off(
+    async fn reschedule(
         &mut self,
         connection: &ConnectionRecord,
         files: &[ConnectionFile],
@@ -342,7 +342,7 @@ impl Synchronizer {
         for file in files {
             let failure = Failure {
                 class: error.class(),
-                reason: format!("cannot synchronize {}: {error}", Shown(&file.path)),
+                reason: format!("cannot synchronize {}: {error}", QuotedPath(&file.path)),
                 hint: error.hint(),
             };
             let history = History {
@@ -364,7 +364,7 @@ impl Synchronizer {
 
 /// The one line for a storage file that somebody else deleted or changed.
 fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
-    let (watch, path) = (&file.watch, Shown(&file.path));
+    let (watch, path) = (&file.watch, QuotedPath(&file.path));
     match content {
         Some(Content::Changed { by, at }) => {
             stored_content::warn_changed(watch, &file.path, by.as_deref(), at.as_deref());
@@ -378,7 +378,7 @@ fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
 
 /// The one line that every file that fails gets.
 fn report_failure(file: &ConnectionFile, refusal: &Refusal) {
-    let (watch, path) = (&file.watch, Shown(&file.path));
+    let (watch, path) = (&file.watch, QuotedPath(&file.path));
     let (reason, hint) = (&refusal.reason, refusal.hint.as_deref().unwrap_or_default());
     let (connector, kind) = (&file.connector, refusal.kind);
     match refusal.again {

@@ -1,21 +1,26 @@
-//! What the service says while it works: to people on standard error, to machines as JSON lines in daily files.
+//! The log: text on standard error, JSON lines in daily files.
 //!
-//! Standard error is one of three things. The journal gets entries in its own protocol, with a field for each of ours (`journal`). A terminal gets
-//! lines with time and colour. Anything else gets plain lines with the level in front as `<3>`, which systemd and syslog understand
-//! (`sd-daemon(3)`). Secrets never get here: the types that hold them print nothing, and what others say is redacted where it arrives. As a second
-//! net, every line is searched for the secrets in use before it is written.
+//! Standard error is one of three things. The journal gets entries in its own protocol, with a field for each of ours
+//! (`journal`). A terminal gets lines with time and color. Anything else gets plain lines with the level in front as `<3>`,
+//! which systemd and syslog understand (`sd-daemon(3)`). Times are local, with their offset; text fields are quoted, numbers
+//! are not. Secrets never get here: the types that hold them print nothing, and foreign text is redacted where it arrives. As
+//! a second safety net, every line is searched for the secrets in use before it is written.
 
 mod journal;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 
 use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{Builder, InitError, Rotation};
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -25,14 +30,14 @@ use crate::config;
 use crate::secret::{Part, redact};
 use journal::Journal;
 
-/// Keeps the log going; the last lines are written when it is dropped.
+/// Keeps the log running; the last lines are written when it is dropped.
 #[derive(Debug)]
 pub struct Telemetry {
     levels: Levels,
     _files: Option<WorkerGuard>,
 }
 
-/// Changes the level while the log goes on.
+/// Changes the level while the log is running.
 #[derive(Debug, Clone)]
 pub struct Levels(reload::Handle<Targets, Registry>);
 
@@ -45,36 +50,50 @@ impl Telemetry {
 }
 
 impl Levels {
-    /// Shows what is as important as `level`, from now on.
+    /// Logs events of `level` and above from now on.
     pub fn set(&self, level: config::Level) {
-        // It fails only when the log is gone, and then nobody could be told.
+        // Fails only when the log has ended.
         self.0.reload(targets(level)).ok();
     }
 }
 
-/// Why nothing can be logged.
+/// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The log directory cannot be used.
-    #[error("cannot write log files into {directory:?}")]
+    #[error("cannot write log files to {directory:?}")]
     Directory {
         /// `log.directory`.
         directory: std::path::PathBuf,
         /// Why not.
         source: InitError,
     },
-    /// Somebody else logs in this process already.
-    #[error("the log is set up already")]
+    /// The process has a log already.
+    #[error("logging is already set up")]
     Twice(#[from] TryInitError),
 }
 
-/// Begins to log as configured.
+impl Error {
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Directory { .. } => Some(
+                "give the service's user write access to log.directory, or choose another directory"
+                    .to_owned(),
+            ),
+            Self::Twice(_) => None,
+        }
+    }
+}
+
+/// Starts logging as configured.
 ///
 /// # Errors
-/// When the log directory cannot be used, or the log was begun before.
+/// When the log directory cannot be used, or the process has a log already.
 pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
-    let people = people();
+    let lines = text_lines();
     let (files, guard) = match &log.directory {
         None => (None, None),
         Some(directory) => {
@@ -88,13 +107,14 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
                     directory: directory.clone(),
                     source,
                 })?;
-            // Losing lines would be silence about a failure; a full disk makes this wait instead.
+            // Lost lines could hide a failure; a full disk blocks instead.
             let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(appender);
             (
                 Some(
                     tracing_subscriber::fmt::layer()
                         .json()
                         .flatten_event(true)
+                        .with_timer(LocalTime)
                         .with_writer(move || Redacted(writer.clone())),
                 ),
                 Some(guard),
@@ -104,7 +124,7 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
     let (filter, handle) = reload::Layer::new(targets(log.level));
     tracing_subscriber::registry()
         .with(filter)
-        .with(people)
+        .with(lines)
         .with(files)
         .try_init()?;
     Ok(Telemetry {
@@ -113,8 +133,8 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
     })
 }
 
-/// What goes to standard error, in the form that its reader expects.
-fn people<S>() -> Box<dyn Layer<S> + Send + Sync>
+/// The layer for standard error, in the format that its reader expects.
+fn text_lines<S>() -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -123,11 +143,42 @@ where
     {
         return journal.boxed();
     }
-    let lines = tracing_subscriber::fmt::layer().with_target(false);
+    let fields = debug_fn(|out, field, value| match field.name() {
+        "message" => write!(out, "{value:?}"),
+        name => write!(out, "{name}={}", quoted(&format!("{value:?}"))),
+    })
+    .delimited(" ");
+    let lines = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_timer(LocalTime)
+        .fmt_fields(fields);
     if std::io::stderr().is_terminal() {
         lines.with_writer(|| Redacted(io::stderr())).boxed()
     } else {
         lines.with_ansi(false).with_writer(Prefixed).boxed()
+    }
+}
+
+/// The local time with its offset, such as `2027-01-15T09:00:00.123+01:00`.
+#[derive(Debug, Clone, Copy)]
+struct LocalTime;
+
+impl FormatTime for LocalTime {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        let now = jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::system());
+        write!(out, "{}", now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))
+    }
+}
+
+/// A field as it is logged: numbers, `true` and `false` bare, everything else in quotes.
+fn quoted(shown: &str) -> Cow<'_, str> {
+    let is_bare = shown.starts_with('"')
+        || ["true", "false"].contains(&shown)
+        || shown.parse::<f64>().is_ok();
+    if is_bare {
+        shown.into()
+    } else {
+        format!("{shown:?}").into()
     }
 }
 
@@ -205,7 +256,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// What other crates say at our chatty levels is about them, not about files.
+/// Other crates are logged from `warn` on: their details are about themselves, not about files.
 fn targets(shown: config::Level) -> Targets {
     let level = level(shown);
     Targets::new()
@@ -242,6 +293,21 @@ fn names(stream: &str, device: u64, inode: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_quoted_and_numbers_are_not() {
+        for (shown, expected) in [
+            ("3", "3"),
+            ("1.5", "1.5"),
+            ("-2", "-2"),
+            ("true", "true"),
+            ("10s", "\"10s\""),
+            ("no \"x\"", "\"no \\\"x\\\"\""),
+            ("\"Deck 12.dgn\"", "\"Deck 12.dgn\""),
+        ] {
+            assert_eq!(quoted(shown), expected);
+        }
+    }
 
     #[test]
     fn the_journal_is_recognized_by_device_and_inode() {

@@ -8,13 +8,17 @@
 //! A job is claimed only when there is a worker for it, so links that expire are only asked for when there is
 //! room to use them.
 
+mod destination;
+mod error;
 mod folders;
 mod guard;
 mod hash;
+mod plan;
 mod pool;
 mod slots;
 mod source;
 mod steps;
+mod tracked_job;
 mod transfer;
 mod unfinished;
 
@@ -33,15 +37,15 @@ use tracing::{debug, error, info, warn};
 use crate::config;
 use crate::itwin::Client;
 use crate::ledger::{self, Again, Ledger, Outcome, Refusal, UploadJob, WatchId};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::{Class, Policy};
-use crate::runtime_status::Live;
+use crate::runtime_status::StatusTracker;
 use folders::Folders;
 use guard::ClaimGuard;
 use pool::Pool;
 use slots::{Slot, Slots};
-use steps::End;
+use steps::JobOutcome;
 use unfinished::Unfinished;
 
 /// How long an idle worker sleeps at most before it looks at the ledger again.
@@ -55,7 +59,7 @@ const LARGE: u64 = 64 * 1024 * 1024;
 
 /// Everything that the upload room works with.
 #[derive(Debug, Clone)]
-pub struct Uploads {
+pub struct UploadPool {
     shared: Arc<Shared>,
     settings: watch::Receiver<Settings>,
     turned: watch::Sender<Instant>,
@@ -77,12 +81,12 @@ struct Shared {
     crc64: Arc<AtomicBool>,
     wake: Arc<Notify>,
     synchronizers: watch::Sender<u64>,
-    live: Live,
+    live: StatusTracker,
 }
 
 /// What the room is made of.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Deps {
     /// Where jobs come from and results go.
     pub ledger: Ledger,
     /// The platform.
@@ -96,7 +100,7 @@ pub struct Parts {
     /// To be told when a file may await a run.
     pub synchronizers: watch::Sender<u64>,
     /// Where uploads on their way are shown.
-    pub live: Live,
+    pub live: StatusTracker,
     /// Shows when the queue was looked at last: half a minute ago at most, as long as all is well.
     pub turned: watch::Sender<Instant>,
 }
@@ -125,30 +129,30 @@ impl Settings {
     }
 }
 
-impl Uploads {
+impl UploadPool {
     /// Puts the room together; nothing runs yet.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
-        let settings = parts.settings.borrow().clone();
+    pub fn new(deps: Deps) -> Self {
+        let settings = deps.settings.borrow().clone();
         Self {
             shared: Arc::new(Shared {
-                folders: Arc::new(Folders::new(parts.client.clone(), parts.ledger.clone())),
-                ledger: parts.ledger,
-                client: parts.client,
+                folders: Arc::new(Folders::new(deps.client.clone(), deps.ledger.clone())),
+                ledger: deps.ledger,
+                client: deps.client,
                 pool: settings.pool(),
                 slots: Slots::default(),
                 crc64: Arc::new(AtomicBool::new(true)),
-                unfinished: Arc::new(Unfinished::new(parts.unfinished)),
+                unfinished: Arc::new(Unfinished::new(deps.unfinished)),
                 policy: settings.policy(),
                 limits: settings.limits,
                 give_up: settings.retry.give_up,
                 watches: settings.watches,
-                wake: parts.wake,
-                synchronizers: parts.synchronizers,
-                live: parts.live,
+                wake: deps.wake,
+                synchronizers: deps.synchronizers,
+                live: deps.live,
             }),
-            settings: parts.settings,
-            turned: parts.turned,
+            settings: deps.settings,
+            turned: deps.turned,
         }
     }
 
@@ -165,7 +169,7 @@ impl Uploads {
             loop {
                 self.turned.send_replace(Instant::now());
                 while let Some(ended) = at_work.try_join_next() {
-                    survive(ended)?;
+                    join_worker(ended)?;
                 }
                 if settings.has_changed().is_ok_and(|changed| changed) {
                     shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
@@ -178,11 +182,11 @@ impl Uploads {
                 let now = crate::clock::now();
                 if let Some((job, slot)) = shared.claim(now).await? {
                     if !guard.allows(job.file, Instant::now()) {
-                        shared.put_off_restless(&job).await?;
+                        shared.reschedule_restless(&job).await?;
                         continue;
                     }
                     let shared = Arc::clone(&shared);
-                    at_work.spawn(async move { shared.work(job, slot).await });
+                    at_work.spawn(async move { shared.process(job, slot).await });
                     continue;
                 }
                 if shared.slots.busy().all < shared.limits.workers
@@ -194,7 +198,7 @@ impl Uploads {
                     shared.pool.shrink();
                 }
                 tokio::select! {
-                    Some(ended) = at_work.join_next() => survive(ended)?,
+                    Some(ended) = at_work.join_next() => join_worker(ended)?,
                     Ok(()) = settings.changed() => settings.mark_changed(),
                     () = shared.wake.notified() => {}
                     () = shared.slots.changed() => {}
@@ -213,14 +217,14 @@ impl Uploads {
             );
         }
         while let Some(ended) = at_work.join_next().await {
-            survive(ended)?;
+            join_worker(ended)?;
         }
         Ok(())
     }
 }
 
 /// What a worker ended with. One that panicked must not pass for one that succeeded.
-fn survive(
+fn join_worker(
     ended: Result<Result<(), ledger::Error>, tokio::task::JoinError>,
 ) -> Result<(), ledger::Error> {
     match ended {
@@ -260,11 +264,11 @@ impl Shared {
     }
 
     /// A job came back at once too often. That is a fault of ours, and must neither spin nor stay unseen.
-    async fn put_off_restless(&self, job: &UploadJob) -> Result<(), ledger::Error> {
+    async fn reschedule_restless(&self, job: &UploadJob) -> Result<(), ledger::Error> {
         let watch = self.watches.get(&job.watch);
         let watch = watch.map_or("", |watch| watch.name.as_str());
         error!(
-            watch, path = %Shown(&job.path),
+            watch, path = %QuotedPath(&job.path),
             hint = "report it with the log of the last minute; the file is tried again later",
             "job became due again and again without a pause; putting it off"
         );
@@ -272,7 +276,7 @@ impl Shared {
             class: Class::Transient { floor: None },
             reason: format!(
                 "cannot upload {}: its job did not make progress",
-                Shown(&job.path)
+                QuotedPath(&job.path)
             ),
             hint: None,
         };
@@ -317,7 +321,7 @@ impl Shared {
     async fn hold_silent_shares(&self) -> Result<bool, ledger::Error> {
         let name = |id| self.watches.get(&id).map_or("", |watch| &watch.name);
         for (watch, reason) in self.slots.released() {
-            self.ledger.end_hold(watch, &reason).await?;
+            self.ledger.end_backoff(watch, &reason).await?;
         }
         for watch in self.slots.recovered() {
             info!(watch = name(watch), "the share answers again");
@@ -335,48 +339,48 @@ impl Shared {
             let now = crate::clock::now();
             let until = next_attempt::after(now, SILENT_HOLD);
             self.ledger
-                .hold_watch(share.watch, until, &share.what, now)
+                .back_off_watch(share.watch, until, &share.what, now)
                 .await?;
         }
         Ok(!silent.is_empty())
     }
 
-    async fn work(&self, job: UploadJob, slot: Slot) -> Result<(), ledger::Error> {
+    async fn process(&self, job: UploadJob, slot: Slot) -> Result<(), ledger::Error> {
         let Some(watch) = self.watches.get(&job.watch) else {
             return self.ledger.unclaim(&job).await;
         };
         let began = std::time::Instant::now();
-        debug!(watch = %watch.name, path = %Shown(&job.path), attempt = job.attempt, "upload begins");
-        let end = self.bring(watch, &job, &slot).await?;
+        debug!(watch = %watch.name, path = %QuotedPath(&job.path), attempt = job.attempt, "upload begins");
+        let end = self.run_job(watch, &job, &slot).await?;
         drop(slot);
         let seconds = began.elapsed().as_secs_f64();
-        let path = Shown(&job.path);
+        let path = QuotedPath(&job.path);
         match end {
-            End::Stored { bytes, result } => {
+            JobOutcome::Stored { bytes, result } => {
                 info!(watch = %watch.name, %path, bytes, seconds, "uploaded");
                 if job.connector.is_none() && result == ledger::UploadResult::Done {
                     info!(watch = %watch.name, %path, result = %Outcome::Uploaded, bytes, seconds, "file stored; it is no source file");
                 }
             }
-            End::Unchanged(result) => {
+            JobOutcome::Unchanged(result) => {
                 debug!(watch = %watch.name, %path, seconds, "same content as before: not uploaded again");
                 if result == ledger::UploadResult::Done {
                     info!(watch = %watch.name, %path, result = %Outcome::Unchanged, bytes = 0, seconds, "file unchanged");
                 }
             }
-            End::Vanished => {
+            JobOutcome::Vanished => {
                 info!(watch = %watch.name, %path, "the file is gone; nothing to upload");
             }
-            End::Deselected => {
+            JobOutcome::Deselected => {
                 info!(watch = %watch.name, %path, "file is no longer selected; nothing to upload");
             }
-            End::Adopted { braked } => {
+            JobOutcome::Adopted { bulk_change } => {
                 info!(watch = %watch.name, %path, "storage has the file already, with other content; updating it");
-                if let Some(braked) = braked {
-                    braked.tell(&watch.name);
+                if let Some(change) = bulk_change {
+                    change.log(&watch.name);
                 }
             }
-            End::Refused(refusal) => report(&watch.name, &job, &refusal),
+            JobOutcome::Refused(refusal) => report(&watch.name, &job, &refusal),
         }
         self.synchronizers.send_modify(|_asked| ());
         Ok(())
@@ -384,7 +388,7 @@ impl Shared {
 }
 
 fn report(watch: &str, job: &UploadJob, refusal: &Refusal) {
-    let path = Shown(&job.path);
+    let path = QuotedPath(&job.path);
     let (reason, hint) = (&refusal.reason, refusal.hint.as_deref().unwrap_or_default());
     match refusal.again {
         Again::BusyUntil(at) if job.last_reason.as_ref() == Some(reason) => {

@@ -8,18 +8,23 @@
 //! What is seen and settling lives in memory: after a restart the first scan finds it again, because the ledger only
 //! knows what was handed over.
 //!
-//! Each root has two threads of its own for every call that touches the share ([`look`] and [`scan`]), and one task
+//! Each root has two threads of its own for every call that touches the share ([`probe`] and [`scan`]), and one task
 //! ([`root`]) that never waits for them without a way out: a share that hangs holds up nothing but itself.
 
 mod absence;
+mod comparison;
 mod events;
+mod health;
 mod mounts;
 mod probe;
+mod probe_queue;
 mod problems;
 mod root;
 mod scan;
+mod schedule;
 mod settle;
 mod skip_log;
+mod threads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,7 +89,7 @@ pub struct Unfinished {
 
 /// Where finished files go.
 #[derive(Debug, Clone)]
-pub struct Handover {
+pub struct ReadySink {
     /// The ledger that takes them.
     pub ledger: Ledger,
     /// Told after each hand-over. A hint: whoever misses it finds the files by looking.
@@ -106,7 +111,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A thread that touches the share ended, which it never should.
-    #[error("the thread {thread:?} of watch {watch:?} ended by itself")]
+    #[error("the thread {thread:?} of watch {watch:?} ended unexpectedly")]
     Ended {
         /// The watch.
         watch: String,
@@ -145,7 +150,7 @@ pub async fn survey(watch: &Watch) -> std::io::Result<Survey> {
 pub async fn run(
     watch: Watch,
     id: WatchId,
-    out: Handover,
+    out: ReadySink,
     progress: watch::Sender<Progress>,
     orders: mpsc::Receiver<Order>,
     stop: CancellationToken,

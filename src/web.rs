@@ -1,7 +1,7 @@
 //! The local page, the metrics and the health checks, over HTTP.
 //!
 //! In come the reports of a ledger that is open for reading, the live record, and clicks; out go one page that is built
-//! into the program, its events, and [`Act`]s for the [`Desk`]. It holds no state of its own but counters, never waits for
+//! into the program, its events, and [`Command`]s for the [`Operator`]. It holds no state of its own but counters, never waits for
 //! the work, and the work never waits for it.
 //!
 //! Who may: everybody on this machine when it listens on a loopback address without a token, else who knows the token.
@@ -32,11 +32,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config;
-use crate::control::{Act, Desk};
+use crate::control::{Command, Operator};
 use crate::itwin::Client;
 use crate::ledger::{self, FileId, Ledger, Lists, RootState};
-use crate::status_view::{self, View};
-use connections::{Counts, Peer, Quiet};
+use crate::status_view::{self, StatusView};
+use connections::{Counts, LogLimit, Peer};
 use guard::{Guard, Refusal};
 use guesses::Guesses;
 use metrics::Tally;
@@ -48,35 +48,35 @@ const LISTS: Lists = Lists {
     runs: 60,
 };
 
-/// Between two looks while somebody looks; longer when a look takes long.
+/// Pause between two updates while a page is open; longer when an update takes long.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// So much of the time at most goes into looking: one part in so many.
+/// Updates take at most this fraction of the time: 1 / `SHARE`.
 const SHARE: u32 = 10;
 
-/// Pages that are shown at the same time.
+/// Pages that may be open at the same time.
 const WATCHERS_MAX: usize = 50;
 
-/// For the answer to a request to begin.
+/// Time limit until the response starts.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// The longest body of a request, in bytes: as many files as the page lists, to try again.
+/// Longest request body in bytes: a retry of every file that the page lists.
 const BODY_MAX: usize = 256 * 1024;
 
-/// What the room is made of.
+/// What the page depends on.
 #[derive(Debug)]
 pub struct Parts {
-    /// Token and names.
+    /// Token and host names.
     pub config: config::Web,
-    /// Where clicks go.
-    pub desk: Desk,
-    /// A ledger for reading only.
+    /// Executes the commands of the page.
+    pub operator: Operator,
+    /// A read-only ledger.
     pub reader: Ledger,
-    /// Whose requests are counted.
+    /// The client whose requests are counted in the metrics.
     pub client: Client,
 }
 
-/// A place to listen that is taken.
+/// A bound listener.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -87,23 +87,23 @@ struct Shared {
     guard: Guard,
     guesses: Mutex<Guesses>,
     /// For log lines about wrong tokens.
-    quiet: Mutex<Quiet>,
+    log_limit: Mutex<LogLimit>,
     counts: Arc<Counts>,
-    desk: Desk,
+    operator: Operator,
     reader: Ledger,
     client: Client,
     tally: tokio::sync::Mutex<Tally>,
-    /// The latest state as JSON, made while somebody listens.
+    /// The latest state as JSON, updated while a page is open.
     latest: watch::Sender<Arc<str>>,
     stop: CancellationToken,
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 struct Failure(ledger::Error);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        warn!(error = %self.0, "the page could not be answered");
+        warn!(error = %self.0, "cannot answer a request to the page");
         (StatusCode::INTERNAL_SERVER_ERROR, self.0.to_string()).into_response()
     }
 }
@@ -115,10 +115,10 @@ impl From<ledger::Error> for Failure {
 }
 
 impl Server {
-    /// Takes the address.
+    /// Binds the address.
     ///
     /// # Errors
-    /// When somebody else has it, or it is none of this machine.
+    /// When it is in use, or not an address of this machine.
     pub async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
         Ok(Self {
             listener: TcpListener::bind(listen).await?,
@@ -133,17 +133,17 @@ impl Server {
         let shared = Arc::new(Shared {
             guard: Guard::new(&parts.config),
             guesses: Mutex::default(),
-            quiet: Mutex::default(),
+            log_limit: Mutex::default(),
             counts: Arc::default(),
             tally: tokio::sync::Mutex::new(Tally::new(&parts.reader).await?),
-            desk: parts.desk,
+            operator: parts.operator,
             reader: parts.reader,
             client: parts.client,
             latest: watch::channel(Arc::from("")).0,
             stop: stop.clone(),
         });
         if let Ok(address) = self.listener.local_addr() {
-            info!(address = %format!("http://{address}/"), "the page is served");
+            info!(address = %format!("http://{address}/"), "serving the web page");
         }
         let counts = Arc::clone(&shared.counts);
         let router = router(Arc::clone(&shared));
@@ -158,13 +158,13 @@ impl Server {
 }
 
 impl Shared {
-    /// Whether a request may be answered. Counts wrong tokens, and looks at none of a peer that has to wait.
+    /// Whether a request is allowed. Counts wrong tokens, and checks none of a peer that has to wait.
     fn admits(&self, peer: IpAddr, request: &axum::extract::Request) -> Result<(), Refusal> {
         let (uri, headers) = (request.uri(), request.headers());
-        // Held over the whole decision: requests at the same time get no more guesses than one after the other.
+        // Locked over the whole decision: concurrent requests get no more guesses than sequential ones.
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if self.guard.brings_token(uri, headers)
+        if self.guard.has_token(uri, headers)
             && let Some(wait) = guesses.wait(peer, now)
         {
             return Err(Refusal::Later(wait));
@@ -173,11 +173,14 @@ impl Shared {
         if admitted == Err(Refusal::WrongToken) {
             let (wrong, delay) = guesses.wrong(peer, now);
             self.counts.wrong_tokens.fetch_add(1, Ordering::Relaxed);
-            let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(left_out) = quiet.may(now) {
+            let mut quiet = self
+                .log_limit
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(suppressed) = quiet.may(now) {
                 warn!(
-                    %peer, wrong, delay_seconds = delay.as_secs(), left_out,
-                    "a request to the page had a wrong token"
+                    %peer, wrong, delay_seconds = delay.as_secs(), suppressed,
+                    "rejected a request to the page: wrong token"
                 );
             }
         }
@@ -205,7 +208,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/state", get(state))
         .route("/api/events", get(events))
         .route("/api/file", get(file))
-        .route("/api/act", post(act))
+        .route("/api/command", post(command))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| std::future::ready("ok\n")))
         .route("/readyz", get(ready))
@@ -235,44 +238,51 @@ async fn guarded(
     response
 }
 
-/// The state of everything, with the clock that its times are of.
+/// The whole state, with the clock that its times refer to.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Snapshot<'a> {
     now: Timestamp,
-    view: &'a View,
+    view: &'a StatusView,
 }
 
-async fn look(shared: &Shared) -> Result<View, ledger::Error> {
+async fn read_view(shared: &Shared) -> Result<StatusView, ledger::Error> {
     let overview = shared.reader.overview(LISTS, crate::clock::now()).await?;
-    Ok(View::new(&overview, Some(&shared.desk.live.now().await)))
+    Ok(StatusView::new(
+        &overview,
+        Some(&shared.operator.live.now().await),
+    ))
 }
 
-fn told(view: &View) -> String {
+fn snapshot(view: &StatusView) -> String {
     let now = crate::clock::now();
-    serde_json::to_string(&Told { now, view }).unwrap_or_default()
+    serde_json::to_string(&Snapshot { now, view }).unwrap_or_default()
 }
 
 async fn state(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
-    let view = look(&shared).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], told(&view)).into_response())
+    let view = read_view(&shared).await?;
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        snapshot(&view),
+    )
+        .into_response())
 }
 
-/// Looks while somebody listens, and tells what is new.
+/// Publishes changes of the state while a page is open.
 async fn publish(shared: Arc<Shared>) {
-    let mut last: Option<View> = None;
+    let mut last: Option<StatusView> = None;
     loop {
         let began = Instant::now();
         if shared.latest.receiver_count() == 0 {
             last = None;
         } else {
-            match look(&shared).await {
+            match read_view(&shared).await {
                 Ok(view) => {
                     if last.as_ref() != Some(&view) {
-                        shared.latest.send_replace(told(&view).into());
+                        shared.latest.send_replace(snapshot(&view).into());
                         last = Some(view);
                     }
                 }
-                Err(error) => warn!(%error, "the page could not be brought up to date"),
+                Err(error) => warn!(%error, "cannot update the page"),
             }
         }
         tokio::time::sleep(PAUSE.max(began.elapsed() * SHARE)).await;
@@ -288,7 +298,7 @@ async fn events(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> 
             .into_response());
     }
     let receiver = shared.latest.subscribe();
-    let first = told(&look(&shared).await?);
+    let first = snapshot(&read_view(&shared).await?);
     let stream = changes(first, receiver, shared.stop.clone());
     Ok(Sse::new(stream)
         .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
@@ -327,12 +337,12 @@ async fn file(
     State(shared): State<Arc<Shared>>,
     Query(which): Query<WhichFile>,
 ) -> Result<Response, Failure> {
-    let unknown = || (StatusCode::NOT_FOUND, "no such file is known").into_response();
+    let unknown = || (StatusCode::NOT_FOUND, "unknown file").into_response();
     let Ok(id) = which.id.parse::<FileId>() else {
         return Ok(unknown());
     };
-    Ok(match shared.reader.story(id).await? {
-        Some(story) => Json(status_view::story_view(&story)).into_response(),
+    Ok(match shared.reader.file_history(id).await? {
+        Some(story) => Json(status_view::history_view(&story)).into_response(),
         None => unknown(),
     })
 }
@@ -342,11 +352,11 @@ struct Done {
     count: u64,
 }
 
-async fn act(
+async fn command(
     State(shared): State<Arc<Shared>>,
-    Json(act): Json<Act>,
+    Json(command): Json<Command>,
 ) -> Result<Json<Done>, Failure> {
-    let count = shared.desk.carry_out(&act).await?;
+    let count = shared.operator.execute(&command).await?;
     Ok(Json(Done { count }))
 }
 
@@ -367,7 +377,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Fai
         .await?;
     let text = metrics::text(&metrics::Facts {
         overview: &overview,
-        live: &shared.desk.live,
+        live: &shared.operator.live,
         traffic: &shared.client.traffic(),
         tally: &tally,
         page: &shared.counts,
@@ -383,7 +393,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         results: 0,
         runs: 0,
     };
-    let began = shared.desk.live.began();
+    let began = shared.operator.live.began();
     let problem = match shared.reader.overview(lists, crate::clock::now()).await {
         Err(_) => Some("the ledger cannot be read".to_owned()),
         Ok(overview) => {
@@ -395,9 +405,9 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
                 .filter(|watch| watch.scanned_at.is_none_or(|at| at < began))
                 .count();
             if away > 0 {
-                Some(format!("{away} folders cannot be reached"))
+                Some(format!("unreachable folders: {away}"))
             } else {
-                (unseen > 0).then(|| format!("{unseen} folders are not scanned yet"))
+                (unseen > 0).then(|| format!("folders not scanned yet: {unseen}"))
             }
         }
     };

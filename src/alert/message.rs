@@ -1,32 +1,32 @@
-//! The words of a message, and the shapes that receivers want. Names of files are only ever plain text in them.
+//! The text of a message, in the formats of the receivers. File names are always plain text in it.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::scheduler::Event;
-use super::{Trouble, Troubles};
+use super::{AlertProblem, Problems};
 
-/// Problems that one message tells of.
+/// Problems that one message lists.
 const SHOWN: usize = 20;
 
 /// Slack takes no longer text in a section. Source: `docs.slack.dev/reference/block-kit/blocks/section-block`
 const SLACK_MAX: usize = 2900;
 
-/// A message before it takes a shape.
+/// A message, independent of its format.
 #[derive(Debug)]
 pub(super) struct Message<'a> {
     pub(super) alert: &'a str,
     pub(super) host: &'a str,
     pub(super) event: Event,
     pub(super) at: Timestamp,
-    /// What is told first: what is new, or all there is.
-    pub(super) shown: Vec<&'a Trouble>,
-    pub(super) troubles: &'a Troubles,
+    /// The problems to list: the new ones, or all.
+    pub(super) shown: Vec<&'a AlertProblem>,
+    pub(super) problems: &'a Problems,
 }
 
 impl Message<'_> {
     fn total(&self) -> u64 {
-        self.troubles.list.len() as u64 + self.troubles.more
+        self.problems.list.len() as u64 + self.problems.more
     }
 
     /// One line.
@@ -48,18 +48,18 @@ impl Message<'_> {
         }
         match others {
             0 => {}
-            1 => parts.push("1 folder or watch needs a look".to_owned()),
-            _ => parts.push(format!("{others} folders or watches need a look")),
+            1 => parts.push("1 folder or watch needs attention".to_owned()),
+            _ => parts.push(format!("{others} folders or watches need attention")),
         }
         if parts.is_empty() {
             parts.push(format!("{} problems", self.total()));
         }
         let what = parts.join(", ");
         match self.event {
-            Event::Trouble => format!("itwin-syncd on {host}: {what}"),
-            Event::Reminder => format!("itwin-syncd on {host}: still, {what}"),
-            Event::AllClear => {
-                format!("itwin-syncd on {host}: all clear, nothing is wrong any more")
+            Event::NewProblem => format!("itwin-syncd on {host}: {what}"),
+            Event::Reminder => format!("itwin-syncd on {host}: reminder: {what}"),
+            Event::Resolved => {
+                format!("itwin-syncd on {host}: resolved: no problems left")
             }
         }
     }
@@ -67,15 +67,17 @@ impl Message<'_> {
     /// A line or two for each problem.
     fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for trouble in self.shown.iter().take(SHOWN) {
-            lines.push(format!("{}: {}", trouble.place(), trouble.reason));
-            if let Some(hint) = &trouble.hint {
-                lines.push(format!("  to do: {hint}"));
+        for problem in self.shown.iter().take(SHOWN) {
+            lines.push(format!("{}: {}", problem.place(), problem.reason));
+            if let Some(hint) = &problem.hint {
+                lines.push(format!("  hint: {hint}"));
             }
         }
         let more = self.total() - self.shown.len().min(SHOWN) as u64;
         if more > 0 {
-            lines.push(format!("and {more} more; `itwin-syncd status` tells all"));
+            lines.push(format!(
+                "and {more} more; run `itwin-syncd status` for all of them"
+            ));
         }
         lines
     }
@@ -91,7 +93,7 @@ impl Message<'_> {
         text
     }
 
-    /// Our own shape. `version` rises when a field changes its meaning or goes.
+    /// The JSON format. `version` is incremented when a field changes its meaning or is removed.
     pub(super) fn json(&self) -> Value {
         json!({
             "version": 1,
@@ -105,7 +107,7 @@ impl Message<'_> {
         })
     }
 
-    /// An adaptive card whose text knows no markup.
+    /// An adaptive card with text blocks that interpret no markup.
     /// Source: `learn.microsoft.com/connectors/teams` (webhook trigger), `adaptivecards.io/explorer/RichTextBlock.html`
     pub(super) fn teams(&self) -> Value {
         let block = |text: &str, weight: &str| {
@@ -150,8 +152,8 @@ impl Message<'_> {
 mod tests {
     use super::*;
 
-    fn told(event: Event, check: impl FnOnce(&Message<'_>)) {
-        let trouble = |path: &str| Trouble {
+    fn with_message(event: Event, check: impl FnOnce(&Message<'_>)) {
+        let problem = |path: &str| AlertProblem {
             key: path.to_owned(),
             kind: "file",
             severe: true,
@@ -161,8 +163,8 @@ mod tests {
             reason: "it is empty".to_owned(),
             hint: Some("save it again".to_owned()),
         };
-        let troubles = Troubles {
-            list: vec![trouble("a.ifc"), trouble("<!channel> [b](http://x).ifc")],
+        let problems = Problems {
+            list: vec![problem("a.ifc"), problem("<!channel> [b](http://x).ifc")],
             more: 3,
         };
         check(&Message {
@@ -170,39 +172,39 @@ mod tests {
             host: "cad1",
             event,
             at: Timestamp::UNIX_EPOCH,
-            shown: troubles.list.iter().collect(),
-            troubles: &troubles,
+            shown: problems.list.iter().collect(),
+            problems: &problems,
         });
     }
 
     #[test]
-    fn a_message_says_what_where_why_and_what_to_do() {
-        told(Event::Trouble, |message| {
+    fn a_message_has_place_reason_and_hint() {
+        with_message(Event::NewProblem, |message| {
             assert_eq!(
                 message.text(),
                 "itwin-syncd on cad1: 2 files failed\n\
-                 north: \"a.ifc\": it is empty\n  to do: save it again\n\
-                 north: \"<!channel> [b](http://x).ifc\": it is empty\n  to do: save it again\n\
-                 and 3 more; `itwin-syncd status` tells all\n"
+                 north: \"a.ifc\": it is empty\n  hint: save it again\n\
+                 north: \"<!channel> [b](http://x).ifc\": it is empty\n  hint: save it again\n\
+                 and 3 more; run `itwin-syncd status` for all of them\n"
             );
             let json = message.json();
             assert_eq!(
                 (&json["event"], &json["total"]),
-                (&json!("trouble"), &json!(5))
+                (&json!("problem"), &json!(5))
             );
             assert_eq!(json["problems"][0]["path"], "a.ifc");
         });
-        told(Event::AllClear, |message| {
+        with_message(Event::Resolved, |message| {
             assert_eq!(
                 message.title(),
-                "itwin-syncd on cad1: all clear, nothing is wrong any more"
+                "itwin-syncd on cad1: resolved: no problems left"
             );
         });
     }
 
     #[test]
-    fn names_of_files_are_no_markup_anywhere() {
-        told(Event::Trouble, |message| {
+    fn file_names_are_never_markup() {
+        with_message(Event::NewProblem, |message| {
             let slack = message.slack();
             assert_eq!(slack["blocks"][0]["text"]["type"], "plain_text");
             assert!(!slack["text"].as_str().unwrap().contains('<'));

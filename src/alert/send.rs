@@ -1,4 +1,4 @@
-//! Brings messages to webhooks and programs. Addresses are secrets: no error shows more of one than its host.
+//! Delivers messages to webhooks and programs. URLs are secrets: errors show only their host.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -7,37 +7,37 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt as _;
 
-use super::Troubles;
+use super::Problems;
 use super::message::Message;
 use super::scheduler::Event;
 use crate::config::{Address, Alert, Format};
 
-/// For a program to end.
+/// Time limit for a program.
 const PROGRAM: Duration = Duration::from_secs(60);
 
-/// What the program need not know.
+/// Variables that the program does not get.
 const SECRETS: [&str; 3] = [
     "ITWIN_SYNCD_CLIENT_SECRET",
     "CREDENTIALS_DIRECTORY",
     "NOTIFY_SOCKET",
 ];
 
-/// Why a message did not arrive.
+/// Why a message was not delivered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("{url} cannot be reached")]
+    #[error("cannot reach {url}")]
     Unreachable {
         url: Address,
         source: reqwest::Error,
     },
-    #[error("{url} answered with status {status}")]
+    #[error("{url} returned status {status}")]
     Refused { url: Address, status: u16 },
-    #[error("the program {program:?} cannot be run")]
+    #[error("cannot run program {program:?}")]
     Program {
         program: String,
         source: std::io::Error,
     },
-    #[error("the program {program:?} failed ({status})")]
+    #[error("program {program:?} failed ({status})")]
     Failed { program: String, status: String },
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Sender {
     http: reqwest::Client,
     alert: Alert,
     host: String,
-    /// The half that has been delivered of the event that is tried again.
+    /// The event that the webhook already received and the command did not.
     halfway: std::sync::Mutex<Option<Event>>,
 }
 
@@ -61,18 +61,18 @@ impl Sender {
         }
     }
 
-    /// Tells of what is not among `told`, or of everything when all of it is.
+    /// Sends the problems that are not in `told`, or all of them in reminders.
     pub(super) async fn send(
         &self,
         event: Event,
-        troubles: &Troubles,
+        problems: &Problems,
         told: &BTreeSet<String>,
         at: Timestamp,
     ) -> Result<(), Error> {
-        let new = troubles.list.iter().filter(|one| !told.contains(&one.key));
+        let new = problems.list.iter().filter(|one| !told.contains(&one.key));
         let shown = match event {
-            Event::Trouble => new.collect(),
-            Event::Reminder | Event::AllClear => troubles.list.iter().collect(),
+            Event::NewProblem => new.collect(),
+            Event::Reminder | Event::Resolved => problems.list.iter().collect(),
         };
         let message = Message {
             alert: &self.alert.name,
@@ -80,7 +80,7 @@ impl Sender {
             event,
             at,
             shown,
-            troubles,
+            problems,
         };
         let done = |half: Option<Event>| {
             let mut halfway = self
@@ -89,7 +89,7 @@ impl Sender {
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             std::mem::replace(&mut *halfway, half)
         };
-        // A program that fails must not make the webhook hear the same again and again.
+        // A failing program must not repeat the message to the webhook.
         let webhook_knows = done(None) == Some(event);
         if let Some(url) = self.alert.url.as_ref().filter(|_| !webhook_knows) {
             let body = match self.alert.format {
@@ -110,7 +110,7 @@ impl Sender {
     }
 }
 
-/// Asks for an address, for the sake of asking.
+/// Calls a URL, for its side effect only.
 pub(super) async fn call(http: &reqwest::Client, url: &Address) -> Result<(), Error> {
     answer(url, http.get(url.expose().clone())).await
 }
@@ -156,7 +156,7 @@ async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
     let work = async {
         if let Some(mut input) = input
             && let Err(error) = input.write_all(text.as_bytes()).await
-            // It need not read what it is told.
+            // The program need not read its input.
             && error.kind() != std::io::ErrorKind::BrokenPipe
         {
             return Err(error);

@@ -1,17 +1,18 @@
-//! `itwin-syncd check`: one line for each thing that has to be right.
+//! `itwin-syncd check`: tests everything that the service depends on, one line each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{EXIT_FAILED, EXIT_GOOD, chain, complain_of_config};
+use super::{EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
 use crate::config::{Config, Watch};
 use crate::filesystem;
 use crate::itwin::{self, Client};
 use crate::rooted_fs;
 use crate::service;
 use crate::state_directory::{self, StateDirectory};
+use crate::text::plural;
 
-/// Prints the lines and remembers whether all was well.
+/// Prints the lines and remembers failures.
 struct Report {
     good: bool,
 }
@@ -25,7 +26,7 @@ impl Report {
     #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
     fn wrong(&mut self, what: &str, hint: Option<&str>) {
         self.good = false;
-        println!("WRONG   {what}");
+        println!("FAILED  {what}");
         if let Some(hint) = hint {
             println!("        hint: {hint}");
         }
@@ -43,15 +44,15 @@ pub(super) async fn check(path: &Path) -> u8 {
     let mut report = Report { good: true };
     let config = match Config::load(path) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             report.wrong(&format!("configuration {path:?}"), None);
             return EXIT_FAILED;
         }
     };
     Report::ok(&format!(
-        "configuration {path:?}: {} watches",
-        config.watches.len()
+        "configuration {path:?}: {}",
+        plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
     for watch in &config.watches {
@@ -62,19 +63,19 @@ pub(super) async fn check(path: &Path) -> u8 {
             platform(&mut report, &config, &client).await;
         }
         Ok(_) => {}
-        Err(error) => report.refused("client of the iTwin Platform", &error),
+        Err(error) => report.refused("client for the iTwin Platform", &error),
     }
     if report.good { EXIT_GOOD } else { EXIT_FAILED }
 }
 
 fn state(report: &mut Report, path: &Path) {
     let name = format!("state directory {path:?}");
-    // Root can write everywhere; what counts is the user of the service.
+    // Root can write everywhere; the service's user may not.
     match state_directory::owner_beside_root(path) {
         Ok(None) => {}
         Ok(Some(owner)) => {
             Report::ok(&format!(
-                "{name} belongs to the user {owner}; run the service as that user"
+                "{name}: owned by user {owner}; run the service as this user"
             ));
             return;
         }
@@ -90,16 +91,15 @@ fn state(report: &mut Report, path: &Path) {
     }
     if let Some(left) = state_directory::full(path) {
         report.wrong(
-            &format!("{name}: its disk is full, {left} bytes are left"),
-            Some("free some space on that disk"),
+            &format!("{name}: the disk is full ({left} bytes left)"),
+            Some("free up space on the disk"),
         );
         return;
     }
     match tempfile::tempfile_in(path) {
-        Ok(_) => Report::ok(&format!("{name} can be written")),
+        Ok(_) => Report::ok(&format!("{name}: writable")),
         Err(error) => {
-            let hint =
-                "run the check as the service's user, or make the directory writable for that user";
+            let hint = "run the check as the service's user, or give this user write access to the directory";
             report.wrong(&format!("{name}: {error}"), Some(hint));
         }
     }
@@ -107,25 +107,25 @@ fn state(report: &mut Report, path: &Path) {
 
 fn folder(report: &mut Report, watch: &Watch) {
     let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
-    let looked = rooted_fs::Root::open(&watch.path)
+    let looked = rooted_fs::RootDir::open(&watch.path)
         .and_then(|root| root.folder(Path::new("")))
         .and_then(|folder| filesystem::is_remote(&folder));
     match looked {
-        Ok(false) => Report::ok(&format!("{name}: readable; changes are noticed at once")),
+        Ok(false) => Report::ok(&format!("{name}: readable, changes are detected by events")),
         Ok(true) => {
             Report::ok(&format!(
-                "{name}: readable; its file system tells no changes, so it is scanned every {:?}",
+                "{name}: readable, scanned every {:?} because its file system reports no changes",
                 watch.poll_interval
             ));
         }
         Err(error) => report.wrong(
             &format!("{name}: {error}"),
-            Some("mount it, or let the service's user read it"),
+            Some("mount the share, or give the service's user read access"),
         ),
     }
 }
 
-/// Goes the way to both hosts of the platform; whether it leads there.
+/// Connects to both hosts of the platform; whether both are reachable.
 async fn network(report: &mut Report, config: &Config, client: &Client) -> bool {
     let (issuer, api) = (&config.itwin.issuer_url, &config.itwin.api_url);
     let mut reached = true;
@@ -137,17 +137,17 @@ async fn network(report: &mut Report, config: &Config, client: &Client) -> bool 
         match client.probe(url).await {
             Ok(way) => {
                 let mut line = match way.proxy {
-                    Some(proxy) => format!("{host} is reached through the proxy {proxy}"),
-                    None => format!("{host} is reached without a proxy"),
+                    Some(proxy) => format!("{host}: reachable through proxy {proxy}"),
+                    None => format!("{host}: reachable without a proxy"),
                 };
                 if let Some(issuer) = way.issuer {
-                    line = format!("{line}; its certificate is issued by {issuer}");
+                    line = format!("{line}, certificate issued by {issuer}");
                 }
                 Report::ok(&line);
             }
             Err(broken) => {
                 report.wrong(
-                    &format!("way to {host}: {}", chain(&broken)),
+                    &format!("connection to {host}: {}", chain(&broken)),
                     Some(broken.hint()),
                 );
                 reached = false;
@@ -188,9 +188,9 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
                 itwins.entry(imodel.itwin_id).or_default().extend(watches);
             }
             Ok(imodel) => {
-                let hint = "wait until it is made, or look at it in the iTwin portal";
+                let hint = "wait until it is created, or check it in the iTwin portal";
                 report.wrong(
-                    &format!("iModel {imodel_id} is not ready (state {:?})", imodel.state),
+                    &format!("iModel {imodel_id}: not ready (state {:?})", imodel.state),
                     Some(hint),
                 );
             }
@@ -198,14 +198,14 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
         }
         match client.connections(imodel_id).await {
             Ok(_) => Report::ok(&format!(
-                "synchronization of iModel {imodel_id} can be used"
+                "synchronization of iModel {imodel_id}: accessible"
             )),
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }
     }
     for (itwin_id, watches) in itwins {
         match client.root_folder(&itwin_id).await {
-            Ok(_) => Report::ok(&format!("storage of iTwin {itwin_id} can be read")),
+            Ok(_) => Report::ok(&format!("storage of iTwin {itwin_id}: readable")),
             Err(error) => report.refused(&format!("storage of iTwin {itwin_id}"), &error),
         }
         for (index, one) in watches.iter().enumerate() {
@@ -216,10 +216,10 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
             {
                 report.wrong(
                     &format!(
-                        "watches {:?} and {:?} store into the same folder of iTwin {itwin_id}",
+                        "watches {:?} and {:?} use the same storage folder of iTwin {itwin_id}",
                         one.name, other.name
                     ),
-                    Some("give each of them a storage_folder of its own"),
+                    Some("give each of them its own storage_folder"),
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! `itwin-syncd demo`: emulator and daemon in one process, on a temporary folder, with three files saved into it the
-//! way programs save.
+//! `itwin-syncd demo`: emulator and daemon in one process, on a temporary folder, and three files saved
+//! into it the way editors save.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,20 +13,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{EXIT_FAILED, EXIT_GOOD, complain};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::config::{Config, Environment};
 use crate::emulator::{self, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator};
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::service::{self, Until, signals};
 use crate::status_view;
 use crate::telemetry;
 
-/// The demo takes about ten seconds; after this something is wrong.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The demo takes about ten seconds; after this it gives up.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often the progress is looked at.
-const LOOK: Duration = Duration::from_millis(150);
+/// How often the ledger is read for progress.
+const POLL: Duration = Duration::from_millis(150);
 
 /// How long the slow program takes for each part of its file.
 const SLOW: Duration = Duration::from_millis(500);
@@ -36,19 +36,19 @@ const CONFIG: &str = "config.toml";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Stay afterwards, to drop files of your own; Ctrl-C ends it.
+    /// Keep running afterwards, to try your own files; press Ctrl-C to stop
     #[arg(long)]
     stay: bool,
 }
 
-/// What keeps the demo from going on.
+/// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot prepare the demo's folder")]
+    #[error("cannot create the demo folder")]
     Folder(#[from] std::io::Error),
     #[error(transparent)]
     Emulator(#[from] emulator::Error),
-    #[error("the demo's configuration is wrong: {0}")]
+    #[error("invalid demo configuration: {0}")]
     Config(String),
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
@@ -56,9 +56,9 @@ enum Error {
     Service(#[from] service::Error),
     #[error(transparent)]
     Ledger(#[from] crate::ledger::Error),
-    #[error("stopped before the end")]
+    #[error("stopped before it was done")]
     Stopped,
-    #[error("not done after {} s", PATIENCE.as_secs())]
+    #[error("not done within {} s", TIMEOUT.as_secs())]
     Late,
 }
 
@@ -77,7 +77,7 @@ pub(super) async fn demo(arguments: &Arguments) -> u8 {
             }
         }
         Err(error) => {
-            complain(&error, None);
+            print_error(&error, None);
             EXIT_FAILED
         }
     }
@@ -89,7 +89,7 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         .tempdir()?;
     let folder = place.path().join("drop");
     tokio::fs::create_dir(&folder).await?;
-    // Others on this machine must not be able to guess it.
+    // Random: other users of this machine can reach the emulator.
     let client_secret = Uuid::new_v4().simple().to_string();
     let emulator = Emulator::builder()
         .client(DEFAULT_CLIENT_ID, &client_secret)
@@ -104,7 +104,7 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         emulator.api_url()
     ));
     say(&format!("watching {}", folder.display()));
-    say(&format!("the page is at http://{page}/"));
+    say(&format!("status page at http://{page}/"));
 
     let state = config.state.path.clone();
     let ended = CancellationToken::new();
@@ -118,16 +118,16 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         let good = save_and_follow(&folder, &mut progress).await?;
         if stay {
             say(&format!(
-                "\ndrop files into {folder}, and look, in a browser:\n\n  http://{page}/\n\nor in another terminal:\n\n  \
+                "\nsave files into {folder} and follow them in a browser:\n\n  http://{page}/\n\nor in another terminal:\n\n  \
                  itwin-syncd status --watch --config {config}\n  \
                  itwin-syncd explain --config {config} {folder}/house.ifc\n\n\
-                 Ctrl-C ends it and removes the folder",
+                 press Ctrl-C to stop and delete the folder",
                 folder = folder.display(),
                 config = place.path().join(CONFIG).display(),
             ));
             loop {
-                progress.look().await?;
-                tokio::time::sleep(LOOK).await;
+                progress.update().await?;
+                tokio::time::sleep(POLL).await;
             }
         }
         Ok(good)
@@ -135,9 +135,9 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
     let mut service = std::pin::pin!(service);
     let shown = tokio::select! {
         shown = shown => shown,
-        // In the end that is how a stay ends.
+        // The regular end with --stay.
         () = stop.cancelled() => if stay { Ok(true) } else { Err(Error::Stopped) },
-        ended = &mut service => return Err(unasked(ended)),
+        ended = &mut service => return Err(unexpected_end(ended)),
     };
     ended.cancel();
     if let Ok(Err(error)) = service.await {
@@ -147,7 +147,9 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
     shown
 }
 
-fn unasked(ended: Result<Result<service::Pass, service::Error>, tokio::task::JoinError>) -> Error {
+fn unexpected_end(
+    ended: Result<Result<service::Pass, service::Error>, tokio::task::JoinError>,
+) -> Error {
     match ended {
         Ok(Ok(_)) => Error::Stopped,
         Ok(Err(error)) => error.into(),
@@ -155,7 +157,7 @@ fn unasked(ended: Result<Result<service::Pass, service::Error>, tokio::task::Joi
     }
 }
 
-/// Short times, because nobody wants to wait in a demo.
+/// The demo's configuration, with short times.
 fn config(
     place: &TempDir,
     folder: &Path,
@@ -175,14 +177,14 @@ fn config(
          [[watch]]\nname = \"demo\"\npath = {folder:?}\nimodel_id = \"{DEFAULT_IMODEL_ID}\"\n",
         state = place.path().join("state"),
     );
-    // The other commands work on it too.
+    // On disk, so that the other commands can be tried on it.
     private_file(&secret, client_secret)?;
     std::fs::write(place.path().join(CONFIG), &text)?;
     Config::parse(&text, CONFIG, &Environment::default())
-        .map_err(|mistakes| Error::Config(mistakes.to_string()))
+        .map_err(|errors| Error::Config(errors.to_string()))
 }
 
-/// The usual address of the page, or another one when it is taken.
+/// The default address of the page, or a free port if that is in use.
 fn free_address() -> SocketAddr {
     let usual = SocketAddr::from(([127, 0, 0, 1], 8291));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -192,7 +194,7 @@ fn free_address() -> SocketAddr {
         .unwrap_or(usual)
 }
 
-/// A file that only its owner can read.
+/// Creates a file that only its owner can read.
 fn private_file(path: &Path, content: &str) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -204,19 +206,19 @@ fn private_file(path: &Path, content: &str) -> std::io::Result<()> {
     file.write_all(content.as_bytes())
 }
 
-/// The ledger to look into; the service makes it.
+/// Opens the ledger for reading, once the service has created it.
 async fn reader(state: &Path) -> Result<Ledger, Error> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match Ledger::read(state).await {
             Ok(ledger) => return Ok(ledger),
             Err(error) if Instant::now() > deadline => return Err(error.into()),
-            Err(_) => tokio::time::sleep(LOOK).await,
+            Err(_) => tokio::time::sleep(POLL).await,
         }
     }
 }
 
-/// Saves the three files, follows them to their ends, and prints what became of them.
+/// Saves the three files, waits until all are done, and prints their results. False if one failed.
 async fn save_and_follow(folder: &Path, progress: &mut Progress) -> Result<bool, Error> {
     let began = Instant::now();
     let (dxf, ifc, geojson) = (
@@ -224,7 +226,7 @@ async fn save_and_follow(folder: &Path, progress: &mut Progress) -> Result<bool,
         folder.join("house.ifc"),
         folder.join("site.geojson"),
     );
-    say("saving house.ifc as a program does: into a temporary file, then renamed");
+    say("saving house.ifc as editors do: to a temporary file, then renamed");
     let unfinished = folder.join("~house.tmp");
     tokio::fs::write(&unfinished, IFC).await?;
     tokio::fs::rename(&unfinished, &ifc).await?;
@@ -234,14 +236,14 @@ async fn save_and_follow(folder: &Path, progress: &mut Progress) -> Result<bool,
     let slowly = tokio::spawn(save_slowly(dxf));
     let mut first_run = None;
     loop {
-        let files = progress.look().await?;
+        let files = progress.update().await?;
         let site = files
             .iter()
             .find(|file| file.path == Path::new("site.geojson"));
         match (&first_run, site.filter(|file| is_done(file))) {
             (None, Some(site)) => {
                 first_run = Some(site.run.clone());
-                say("saving site.geojson again, with another tree");
+                say("saving site.geojson again, with one more tree");
                 tokio::fs::write(&geojson, SITE_CHANGED).await?;
             }
             (Some(first), Some(site))
@@ -252,8 +254,8 @@ async fn save_and_follow(folder: &Path, progress: &mut Progress) -> Result<bool,
                 }
                 return Ok(table(&files));
             }
-            _ if began.elapsed() > PATIENCE => return Err(Error::Late),
-            _ => tokio::time::sleep(LOOK).await,
+            _ if began.elapsed() > TIMEOUT => return Err(Error::Late),
+            _ => tokio::time::sleep(POLL).await,
         }
     }
 }
@@ -268,39 +270,39 @@ async fn save_slowly(path: PathBuf) -> std::io::Result<()> {
     file.sync_all().await
 }
 
-/// At its end, good or bad.
+/// Whether a file has a result, good or bad, and no job.
 fn is_done(file: &FileReport) -> bool {
     matches!(file.job, None | Some(JobState::Failed)) && file.outcome.is_some()
 }
 
 struct Progress {
     ledger: Ledger,
-    /// What was said last of each file.
+    /// What was printed last for each file.
     shown: HashMap<PathBuf, (Option<JobState>, Option<String>, String)>,
 }
 
 impl Progress {
-    /// Says what changed, and returns all files.
-    async fn look(&mut self) -> Result<Vec<FileReport>, Error> {
+    /// Prints what changed, and returns all files.
+    async fn update(&mut self) -> Result<Vec<FileReport>, Error> {
         let files = self.ledger.snapshot(crate::clock::now()).await?.files;
         for file in &files {
             let word = status_view::word(file).to_owned();
-            let news = (file.job, file.run.clone(), word.clone());
-            if self.shown.get(&file.path) != Some(&news) {
+            let current = (file.job, file.run.clone(), word.clone());
+            if self.shown.get(&file.path) != Some(&current) {
                 let reason = file
                     .reason
                     .as_ref()
-                    .map(|reason| format!(" ({})", harmless(reason)))
+                    .map(|reason| format!(" ({})", sanitize(reason)))
                     .unwrap_or_default();
                 say(&format!("  {:<14} {word}{reason}", shown(&file.path)));
-                self.shown.insert(file.path.clone(), news);
+                self.shown.insert(file.path.clone(), current);
             }
         }
         Ok(files)
     }
 }
 
-/// Prints the end, and tells whether it is a good one.
+/// Prints the results; false if a file failed.
 fn table(files: &[FileReport]) -> bool {
     let row = |cells: [&str; 6]| {
         let [file, connector, storage_file, run, result, seconds] = cells;
@@ -318,7 +320,7 @@ fn table(files: &[FileReport]) -> bool {
         "seconds",
     ]);
     for file in files {
-        let known = |text: &Option<String>| harmless(text.as_deref().unwrap_or_default());
+        let known = |text: &Option<String>| sanitize(text.as_deref().unwrap_or_default());
         let seconds = file
             .millis
             .map(|millis| format!("{:.1}", Duration::from_millis(millis).as_secs_f64()));
@@ -340,24 +342,24 @@ fn table(files: &[FileReport]) -> bool {
     failed == 0
 }
 
-/// Text from elsewhere as it may go to a terminal: quoted with escapes if it has characters that are not printed as they are.
-fn harmless(text: &str) -> String {
+/// Quotes and escapes text that has characters a terminal would interpret.
+fn sanitize(text: &str) -> String {
     let quoted = format!("{text:?}");
     let is_plain = quoted.len() == text.len() + 2;
     if is_plain { text.to_owned() } else { quoted }
 }
 
-/// A path as it may go to a terminal.
+/// A path, escaped for a terminal.
 fn shown(path: &Path) -> String {
     match path.to_str() {
-        Some(text) => harmless(text),
-        None => Shown(path).to_string(),
+        Some(text) => sanitize(text),
+        None => QuotedPath(path).to_string(),
     }
 }
 
 #[allow(
     clippy::print_stdout,
-    reason = "the demo talks to the user who runs it"
+    reason = "the progress is the output of this command"
 )]
 fn say(text: &str) {
     println!("{text}");

@@ -11,81 +11,96 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use super::{EXIT_FAILED, EXIT_GOOD, complain};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::emulator::{
     self, AnyFault, Builder, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator, Switches,
 };
 use crate::service::signals;
 
+/// The highest port of the API: the blob storage listens on the next one.
+const PORT_MAX: u16 = u16::MAX - 1;
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where the API listens; blobs are taken on the next port. Port 0 takes any two.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8290")]
+    /// Address of the API; the blob storage listens on the next port. Port 0 picks two free ports.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8290", value_parser = listen)]
     listen: SocketAddr,
-    /// Keep state and content in this folder, made if need be. Without it they are gone when the emulator ends.
+    /// Keep state and content in this folder, created if missing; by default they are deleted when the emulator stops
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Let content go to the Azurite that runs at this address, instead of keeping it here
+    /// Store content in the Azurite at this address
     #[arg(long, value_name = "URL")]
     azurite: Option<String>,
-    /// A service application that gets tokens. Without one there is `service-emulator`, with a random secret that stays the same with --data
+    /// Add a service application; by default `service-emulator` with a random secret, which --data keeps
     #[arg(long, value_name = "ID:SECRET", value_parser = client)]
     client: Vec<(String, String)>,
-    /// A service application that is no administrator: it may do only what the roles allow that it is given in an iTwin
+    /// Add a service application that has only the permissions of its roles, instead of all
     #[arg(long, value_name = "ID:SECRET", value_parser = client)]
     outsider: Vec<(String, String)>,
-    /// The name in all addresses that the emulator gives, such as that of its container
+    /// Host name in all addresses that the emulator returns, such as that of its container
     #[arg(long, value_name = "NAME", value_parser = host)]
     public_host: Option<String>,
-    /// A name by which requests may call the emulator, beside localhost and addresses
+    /// Accept this Host header beside localhost and IP addresses
     #[arg(long, value_name = "NAME", value_parser = host)]
     host: Vec<String>,
-    /// Pages of this origin may use the API, beside those of this machine
+    /// Allow cross-origin requests from pages of this origin, beside those on this machine
     #[arg(long, value_name = "URL", value_parser = origin)]
     origin: Vec<String>,
-    /// Where browsers may be sent after signing in or out, beside addresses of this machine
+    /// Allow this redirect address after sign-in and sign-out, beside addresses on this machine
     #[arg(long, value_name = "URL")]
     redirect: Vec<String>,
-    /// How long a run takes
+    /// Duration of a run
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     run_duration: Duration,
-    /// How long an upload address is good
+    /// Lifetime of an upload address
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     address_lifetime: Duration,
-    /// How long a token is good
+    /// Lifetime of a token
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     token_lifetime: Duration,
-    /// Source files that an iModel takes, over all its connections
+    /// Maximum number of source files per iModel, over all its connections
     #[arg(long, value_name = "COUNT", default_value_t = 250)]
     max_source_files: usize,
-    /// Judge files by their names only; otherwise the task of a file fails whose first bytes are not those of its format
+    /// Do not check that the first bytes of a file match its format
     #[arg(long)]
     no_file_check: bool,
-    /// Requests to the API that a minute has; by default as many as come
+    /// API rate limit; unlimited by default
     #[arg(long, value_name = "COUNT")]
     requests_per_minute: Option<u32>,
-    /// Settle what the platform's documentation leaves open; an unknown NAME is answered with all there are
-    #[arg(long, value_name = "NAME=WORD", value_parser = setting)]
+    /// Change a behavior that the platform's documentation leaves open; an unknown NAME lists all
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     switch: Vec<(String, String)>,
-    /// Let something go wrong from the start, as JSON; docs/emulator.md has the kinds
-    #[arg(long, value_name = "JSON", value_parser = fault)]
+    /// Inject a fault from the start, as JSON; see docs/emulator.md
+    #[arg(long, value_name = "JSON")]
     fault: Vec<AnyFault>,
-    /// Write all exchanges to this file, without secrets, as HAR: something to attach to a bug report
+    /// Record all exchanges, without secrets, to this HAR file
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Ask the emulator the same as in this HAR file of the real platform, print where it answers otherwise, and exit with 1 if it does
+    /// Replay this HAR file of the real platform against the emulator, print the differences, exit with 1 if there are any
     #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "data"])]
     compare: Option<PathBuf>,
-    /// Settles what faults leave to chance
+    /// Seed for random delays of faults
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "expected IP:PORT, such as 127.0.0.1:8290".to_owned())?;
+    if address.port() > PORT_MAX {
+        return Err(format!(
+            "no port left for the blob storage, which listens on the next one: use {PORT_MAX} or lower"
+        ));
+    }
+    Ok(address)
 }
 
 fn client(text: &str) -> Result<(String, String), String> {
     let parts = text
         .split_once(':')
         .filter(|(id, secret)| !id.is_empty() && !secret.is_empty());
-    let (id, secret) = parts.ok_or("write it as ID:SECRET")?;
+    let (id, secret) = parts.ok_or("expected ID:SECRET")?;
     Ok((id.to_owned(), secret.to_owned()))
 }
 
@@ -94,7 +109,7 @@ fn host(text: &str) -> Result<String, String> {
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c));
     if text.is_empty() || !name {
-        return Err("write a name without scheme and port, such as itwin.test".to_owned());
+        return Err("expected a host name without scheme and port, such as itwin.test".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -104,41 +119,35 @@ fn origin(text: &str) -> Result<String, String> {
     if url.as_deref() == Ok(text) {
         return Ok(text.to_owned());
     }
-    Err("write scheme, host and port, such as https://app.example.com".to_owned())
+    Err("expected scheme, host and port, such as https://app.example.com".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     let duration: jiff::SignedDuration = text
         .parse()
-        .map_err(|_| "write it like 5s, 2m or 1h".to_owned())?;
+        .map_err(|_| "expected a duration such as 5s, 2m or 1h".to_owned())?;
     duration
         .try_into()
-        .map_err(|_| "write a time that is not negative".to_owned())
+        .map_err(|_| "expected a duration of zero or more".to_owned())
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
-    let (name, word) = text.split_once('=').unwrap_or((text, ""));
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
     Switches::default()
-        .set(name, word)
+        .set(name, value)
         .map_err(|error| error.to_string())?;
-    Ok((name.to_owned(), word.to_owned()))
-}
-
-fn fault(text: &str) -> Result<AnyFault, String> {
-    serde_json::from_str(text).map_err(|_| {
-        "not a fault: it needs route and effect, or file and result, or imodelId".to_owned()
-    })
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 pub(super) async fn emulator(arguments: &Arguments) -> u8 {
     let mut blob_listen = arguments.listen;
     if blob_listen.port() != 0 {
-        blob_listen.set_port(blob_listen.port().checked_add(1).unwrap_or(0));
+        blob_listen.set_port(blob_listen.port().saturating_add(1));
     }
     let mut switches = Switches::default();
-    for (name, word) in &arguments.switch {
-        if let Err(error) = switches.set(name, word) {
-            complain(&error, None);
+    for (name, value) in &arguments.switch {
+        if let Err(error) = switches.set(name, value) {
+            print_error(&error, None);
             return EXIT_FAILED;
         }
     }
@@ -147,9 +156,9 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
         match secret(arguments.data.as_deref()) {
             Ok(secret) => clients.push((DEFAULT_CLIENT_ID.to_owned(), secret)),
             Err(error) => {
-                complain(
+                print_error(
                     &error,
-                    Some("choose another --data, or give --client".to_owned()),
+                    Some("choose another --data, or pass --client".to_owned()),
                 );
                 return EXIT_FAILED;
             }
@@ -199,16 +208,16 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
         builder = builder.record(path.clone());
     }
     if let Some(path) = &arguments.compare {
-        return compared(builder, path).await;
+        return compare(builder, path).await;
     }
     let stop = CancellationToken::new();
     if let Err(error) = signals::handle(stop.clone()) {
-        complain(&error, None);
+        print_error(&error, None);
         return EXIT_FAILED;
     }
     match builder.start().await {
         Ok(emulator) => {
-            introduce(&emulator, arguments, &clients);
+            print_instructions(&emulator, arguments, &clients);
             stop.cancelled().await;
             emulator.stop().await;
             EXIT_GOOD
@@ -220,7 +229,7 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
                 }
                 _ => "choose another --listen or --data",
             };
-            complain(&error, Some(hint.to_owned()));
+            print_error(&error, Some(hint.to_owned()));
             EXIT_FAILED
         }
     }
@@ -228,16 +237,16 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
 
 #[allow(
     clippy::print_stdout,
-    reason = "the differences are what was asked for"
+    reason = "the differences are the output of this command"
 )]
-async fn compared(builder: Builder, path: &Path) -> u8 {
+async fn compare(builder: Builder, path: &Path) -> u8 {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let builder = builder.listen(any).blob_listen(any);
     match emulator::compare(builder, path).await {
         Ok(comparison) => {
             let differences = &comparison.differences;
             for difference in differences {
-                println!("{}", harmless(difference));
+                println!("{}", sanitize(difference));
             }
             println!(
                 "{} exchanges compared, {} skipped: {} differences",
@@ -253,14 +262,14 @@ async fn compared(builder: Builder, path: &Path) -> u8 {
         }
         Err(error) => {
             let hint = "record with `mitmdump --set hardump=FILE`, or save a HAR file in a browser's network tools";
-            complain(&error, Some(hint.to_owned()));
+            print_error(&error, Some(hint.to_owned()));
             EXIT_FAILED
         }
     }
 }
 
-/// Words of a recording, which anybody may have made, as they may go to a terminal.
-fn harmless(text: &str) -> String {
+/// Escapes control characters: a recording can come from anywhere.
+fn sanitize(text: &str) -> String {
     let quote = |c| ['\'', '"', '\\'].contains(&c);
     let shown = text.chars().map(|c| match c {
         c if quote(c) => c.to_string(),
@@ -269,7 +278,7 @@ fn harmless(text: &str) -> String {
     shown.collect()
 }
 
-/// A secret that nobody can guess; the one that is kept with the data, if there is a folder for it.
+/// The client secret: read from the data folder, or random, and then stored there if there is one.
 fn secret(data: Option<&Path>) -> std::io::Result<String> {
     let random = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let Some(data) = data else {
@@ -295,17 +304,17 @@ fn secret(data: Option<&Path>) -> std::io::Result<String> {
 
 #[allow(
     clippy::print_stdout,
-    reason = "where the emulator is, is what a user needs to know"
+    reason = "the addresses are the output of this command"
 )]
-fn introduce(emulator: &Emulator, arguments: &Arguments, clients: &[(String, String)]) {
+fn print_instructions(emulator: &Emulator, arguments: &Arguments, clients: &[(String, String)]) {
     let api = emulator.api_url();
     let blob = arguments.azurite.as_deref().unwrap_or(emulator.blob_url());
     let (id, secret) = clients.first().cloned().unwrap_or_default();
     println!(
         "\
-emulating the iTwin Platform at {api}, blobs at {blob}; Ctrl-C ends it
+emulated iTwin Platform at {api}, blob storage at {blob}; press Ctrl-C to stop
 
-To watch a folder of yours, put this into config.toml:
+To watch a folder, write this config.toml:
 
     [itwin]
     api_url = \"{api}\"
@@ -320,19 +329,19 @@ To watch a folder of yours, put this into config.toml:
     path = \"/the/folder\"
     imodel_id = \"{DEFAULT_IMODEL_ID}\"
 
-and start the daemon with the emulator's secret:
+and start the daemon with the emulator's client secret:
 
     ITWIN_SYNCD_CLIENT_SECRET={secret} itwin-syncd run --config config.toml
 
-What arrived: {api}/_emulator/state and {api}/_emulator/requests"
+To see what arrived, open {api}/_emulator/state and {api}/_emulator/requests"
     );
     let listen = arguments.listen.ip();
     if !listen.is_loopback() {
         println!(
             "\n\
-WARNING: it listens on {listen}, not only on this machine. Whoever can reach that address can read and change all that
-the emulator holds, without a secret. Do this in a network that you trust, such as that of a CI job, and give --public-host
-the name that clients call it by."
+WARNING: listening on {listen}, beyond this machine. Everyone who can reach it can read and change everything in the emulator,
+without a secret. Do this only in a network that you trust, such as that of a CI job, and set --public-host to the name
+that clients use."
         );
     }
 }

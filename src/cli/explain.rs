@@ -1,4 +1,4 @@
-//! `itwin-syncd explain`: would this path be taken, and why or why not.
+//! `itwin-syncd explain`: whether a path is synchronized, and why.
 
 use std::path::{Path, PathBuf};
 
@@ -7,15 +7,16 @@ use jiff::Timestamp;
 
 use super::status::moment;
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, matching,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
+    print_error, print_line,
 };
-use crate::config::{Offline, Watch};
+use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
-use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
-use crate::names::{self, Shown};
-use crate::rooted_fs::{self, Kind, Root};
-use crate::runtime_status::Now;
-use crate::selection::Verdict;
+use crate::ledger::{FileReport, Fingerprint, Inactive, JobState, Known, Ledger, WatchReport};
+use crate::names::{self, QuotedPath};
+use crate::rooted_fs::{self, Kind, RootDir};
+use crate::runtime_status::RuntimeStatus;
+use crate::selection::{Reason, Verdict};
 use crate::state_directory;
 use crate::status_view;
 use crate::watch::Unfinished;
@@ -24,20 +25,20 @@ use crate::watch::Unfinished;
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files by their path; they need not be there. Write -- before a name that begins with "-".
+    /// Files by path; they need not exist; write -- before a name that starts with "-"
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 }
 
 pub(super) async fn explain(arguments: &Arguments) -> u8 {
-    let config = match Offline::load(&arguments.config.config) {
+    let config = match ReadOnlyConfig::load(&arguments.config.config) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
-    // Before the rights are given up: the owner of the state may not be able to read every folder.
+    // Before dropping privileges: the owner of the state may not be able to read every folder.
     let places: Vec<_> = arguments
         .paths
         .iter()
@@ -48,7 +49,7 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
         })
         .collect();
     if let Err(error) = state_directory::act_as_owner(&config.state.path) {
-        complain(&error, Some(error.hint()));
+        print_error(&error, Some(error.hint()));
         return EXIT_FAILED;
     }
     let known = Knowledge::gather(&config).await;
@@ -56,50 +57,50 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
     for (path, place) in arguments.paths.iter().zip(places) {
         let told = one(place, &config, &known).await;
         all_taken &= told.taken;
-        say(&format!("{}: {}", Shown(path), told.answer));
+        print_line(&format!("{}: {}", QuotedPath(path), told.answer));
         for line in told.lines {
-            say(&format!("  {line}"));
+            print_line(&format!("  {line}"));
         }
     }
     if all_taken { EXIT_GOOD } else { EXIT_FAILED }
 }
 
-/// What was found out about a path.
-struct Told {
+/// The explanation of a path.
+struct Explanation {
     taken: bool,
-    /// Yes or no, in words.
+    /// The answer in one line.
     answer: String,
     /// Why.
     lines: Vec<String>,
 }
 
-impl Told {
+impl Explanation {
     fn no(answer: &str, line: String) -> Self {
         Self {
             taken: false,
-            answer: format!("not taken: {answer}"),
+            answer: format!("not synchronized: {answer}"),
             lines: vec![line],
         }
     }
 }
 
-/// What ledger and daemon know, as far as they are there.
+/// What ledger and daemon know, as far as they are available.
 struct Knowledge {
     ledger: Option<Ledger>,
     watches: Vec<WatchReport>,
-    daemon: Option<Now>,
+    daemon: Option<RuntimeStatus>,
 }
 
 impl Knowledge {
-    async fn gather(config: &Offline) -> Self {
+    async fn gather(config: &ReadOnlyConfig) -> Self {
         let state = &config.state.path;
         let ledger = Ledger::read(state).await.ok();
         let watches = match &ledger {
             Some(ledger) => ledger.watch_reports(crate::clock::now()).await.ok(),
             None => None,
         };
-        let daemon = match control::ask(state, &Request::Now).await {
-            Ok(Some(Answer::Now(now))) => Some(*now),
+        let daemon = match control::ask(state, &Request::Status).await {
+            Ok(Some(Answer::Status(now))) => Some(*now),
             _ => None,
         };
         Self {
@@ -120,86 +121,80 @@ impl Knowledge {
 
 async fn one(
     place: Option<((&Watch, PathBuf), OnDisk)>,
-    config: &Offline,
+    config: &ReadOnlyConfig,
     known: &Knowledge,
-) -> Told {
+) -> Explanation {
     let Some(((watch, below), on_disk)) = place else {
         let folders: Vec<String> = config
             .watches
             .iter()
             .map(|watch| format!("{} ({})", watch.path.display(), watch.name))
             .collect();
-        return Told::no(
-            "it is in no watched folder",
-            format!("watched are: {}", folders.join(", ")),
+        return Explanation::no(
+            "not in a watched folder",
+            format!("watched folders: {}", folders.join(", ")),
         );
     };
-    let inside = below
-        .parent()
-        .is_some_and(|dir| !dir.as_os_str().is_empty());
     let in_watch = format!("watch {:?}, folder {}", watch.name, watch.path.display());
     if below.as_os_str().is_empty() {
-        return Told::no("it is the watched folder itself", in_watch);
+        return Explanation::no("this is the watched folder itself", in_watch);
     }
-    if inside && !watch.recursive {
-        return Told::no(
-            "it is in a folder below, and the watch has recursive = false",
-            in_watch,
-        );
-    }
-    let (answer, rule) = match watch.selection.decide(&below) {
+    let (answer, rule) = match watch.scope.decide(&below) {
+        Verdict::Ignored(reason @ Reason::NotRecursive) => {
+            return Explanation::no(&reason.to_string(), in_watch);
+        }
         Verdict::Ignored(reason) => {
-            let mut told = Told::no(&format!("ignored, {reason}"), in_watch);
+            let mut told = Explanation::no(&format!("ignored, {reason}"), in_watch);
             told.lines.push(match reason {
-                crate::selection::Reason::DotFolder => format!(
-                    "to do: rename the folder, or name it in include of the watch {:?}, as in include = [\"*\", \".name/**\"]",
+                Reason::DotFolder => format!(
+                    "hint: rename the folder, or add it to include of watch {:?}, as in include = [\"*\", \".name/**\"]",
                     watch.name
                 ),
-                crate::selection::Reason::BuiltIn { .. } => {
-                    "to do: save it under another name; the built-in list cannot be changed"
+                Reason::BuiltIn { .. } => {
+                    "hint: save it under another name; the built-in list cannot be changed"
                         .to_owned()
                 }
                 _ => format!(
-                    "to do: change include or exclude of the watch {:?}",
+                    "hint: change include or exclude of watch {:?}",
                     watch.name
                 ),
             });
             return told;
         }
         Verdict::NoConnector => {
-            let mut told = Told::no("no connector is known for its extension", in_watch);
+            let mut told = Explanation::no("no connector for its extension", in_watch);
             told.lines.push(
-                "to do: name one in connectors of the watch, or the file in upload_only to only store it".to_owned(),
+                "hint: set one in connectors of the watch, or add the file to upload_only"
+                    .to_owned(),
             );
             return told;
         }
         Verdict::UploadOnly { glob } => (
-            "taken: uploaded to storage, not synchronized".to_owned(),
-            format!("upload_only has {glob:?}"),
+            "upload only: uploaded to storage, not synchronized".to_owned(),
+            format!("matches upload_only {glob:?}"),
         ),
         Verdict::Source { connector, why } => (
-            "taken: uploaded and synchronized".to_owned(),
+            "synchronized: uploaded and read by a connector".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
         ),
     };
-    let mut told = Told {
+    let mut told = Explanation {
         taken: true,
         answer,
         lines: vec![format!("{in_watch} → iModel {}", watch.imodel_id), rule],
     };
     if let Err(error) = names::storage_path(&below) {
         told.taken = false;
-        "taken, but it will fail".clone_into(&mut told.answer);
-        told.lines
-            .push(format!("{error}; to do: rename the file or folder"));
+        "will fail".clone_into(&mut told.answer);
+        told.lines.push(format!("reason: {error}"));
     }
     match &on_disk {
         OnDisk::File(fingerprint) if fingerprint.size == 0 => {
             told.lines
-                .push("on disk: it is empty, and will fail until it has content".to_owned());
+                .push("on disk: empty; the upload fails until the file has content".to_owned());
         }
         OnDisk::File(fingerprint) => told.lines.push(format!(
-            "on disk: {}, changed {}",
+            "on disk: {}, modified {}",
             bytesize::ByteSize(fingerprint.size).display().iec(),
             moment(
                 Timestamp::from_nanosecond(i128::from(fingerprint.mtime_ns)).unwrap_or_default()
@@ -207,7 +202,7 @@ async fn one(
         )),
         OnDisk::Other(what) => {
             told.taken = false;
-            "not taken now: ".clone_into(&mut told.answer);
+            "not synchronized now: ".clone_into(&mut told.answer);
             told.answer.push_str(what);
             told.lines.push(format!("on disk: {what}"));
         }
@@ -216,36 +211,36 @@ async fn one(
     told
 }
 
-/// What is there.
+/// What is at the path.
 enum OnDisk {
     File(Fingerprint),
     Other(String),
 }
 
 fn disk(watch: &Watch, below: &Path) -> OnDisk {
-    let looked = Root::open(&watch.path).and_then(|root| match root.kind(below)? {
+    let looked = RootDir::open(&watch.path).and_then(|root| match root.kind(below)? {
         Kind::Regular => Ok(OnDisk::File(rooted_fs::fingerprint(root.file(below)?)?)),
-        Kind::Folder => Ok(OnDisk::Other("it is a folder".to_owned())),
+        Kind::Folder => Ok(OnDisk::Other("this is a folder".to_owned())),
         Kind::Other => Ok(OnDisk::Other(
-            "it is a link or no regular file, and such are never taken".to_owned(),
+            "this is a link or special file, which is never synchronized".to_owned(),
         )),
     });
     looked.unwrap_or_else(|error| {
         OnDisk::Other(if rooted_fs::is_gone(&error) {
-            "there is no such file at the moment".to_owned()
+            "the file does not exist".to_owned()
         } else {
-            format!("it cannot be opened now: {error}")
+            format!("cannot open the file: {error}")
         })
     })
 }
 
-/// Where it stands, and what it waits for.
+/// Adds the state of the file, and what it waits for.
 async fn state(
-    told: &mut Told,
+    told: &mut Explanation,
     watch: &Watch,
     below: &Path,
     on_disk: &OnDisk,
-    config: &Offline,
+    config: &ReadOnlyConfig,
     known: &Knowledge,
 ) {
     let file = known.file(&watch.name, below).await;
@@ -258,64 +253,69 @@ async fn state(
         told.lines
             .push(format!("state: {}{at}", status_view::word(file)));
         if let Some(reason) = &file.reason {
-            told.lines.push(format!("why: {reason}"));
+            told.lines.push(format!("reason: {reason}"));
         }
         if let Some(hint) = &file.hint {
-            told.lines.push(format!("to do: {hint}"));
+            told.lines.push(format!("hint: {hint}"));
         }
     } else {
         told.lines
-            .push("state: not handed over for upload yet".to_owned());
+            .push("state: not queued for upload yet".to_owned());
     }
     let unfinished = unfinished(config, watch, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
-        told.lines.push(format!("waits for: {waits}"));
+        told.lines.push(format!("waiting for: {waits}"));
     }
     let report = known.watch(&watch.name);
+    let suspended = report
+        .filter(|report| report.configured)
+        .and_then(|report| Some((report.inactive.as_ref()?, &report.name)));
     let blocked = report.and_then(|report| report.blocked.as_ref());
     match (file, blocked) {
         (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
             told.lines.push(format!(
-                "waits for: the end of run {} of connection {:?}, active since {}",
+                "waiting for: run {} of connection {:?}, first seen active {}",
                 run.run,
                 run.connection,
                 moment(run.since)
             ));
         }
+        // Nothing else starts before the watch is resumed.
+        _ if suspended.is_some() => {}
         _ => {
             if let Some(next) = file.and_then(next_step) {
-                told.lines.push(format!("waits for: {next}"));
+                told.lines.push(format!("waiting for: {next}"));
             }
         }
     }
-    let held = report
-        .filter(|report| report.configured)
-        .and_then(|report| report.held.as_ref());
-    if let Some((_, reason)) = held {
-        told.lines.push(format!("the watch is held: {reason}"));
+    if let Some((inactive, name)) = suspended {
+        let state = match inactive {
+            Inactive::Paused { .. } => "paused",
+            Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
+        };
+        let reason = inactive.reason(name);
+        told.lines.push(format!("watch {state}: {reason}"));
     }
     if let Some(report) = report.filter(|report| report.note.is_some()) {
         told.lines.push(format!(
-            "its folder is {}: {}",
+            "folder {}: {}",
             status_view::root_word(report.root),
             report.note.as_deref().unwrap_or_default()
         ));
     }
 }
 
-/// What brings a file on that nothing is wrong with.
+/// What a pending file without a failure waits for.
 fn next_step(file: &FileReport) -> Option<&'static str> {
     match file.job.filter(|_| file.reason.is_none())? {
         JobState::Due => Some("a free upload worker (upload.workers)"),
-        JobState::Stored => Some(
-            "a run of its iModel: files gather for it (sync.batch_window), and a run under way comes first",
-        ),
-        JobState::Running => Some("the end of the run, and the connector's word on this file"),
+        JobState::Stored => Some("the next run of its iModel (sync.batch_window)"),
+        JobState::Running => Some("the run of its iModel to finish"),
         JobState::Uploading | JobState::Failed => None,
     }
 }
 
-async fn unfinished(config: &Offline, watch: &Watch, below: &Path) -> Option<Unfinished> {
+async fn unfinished(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> Option<Unfinished> {
     use std::os::unix::ffi::OsStrExt as _;
     let request = Request::Unfinished {
         watch: watch.name.clone(),
@@ -335,12 +335,12 @@ async fn waits_for(
     known: &Knowledge,
 ) -> Option<String> {
     if let Some(file) = unfinished {
-        let settle = watch.patience.settle;
+        let settle = watch.settle_policy.settle;
         return Some(if file.busy {
-            "the program that has it open; it is looked at again until it can be read".to_owned()
+            "the file to become readable; it may be open in another program".to_owned()
         } else {
             format!(
-                "its end of being written: unchanged for {:.0} s of {:.0} s",
+                "the file to settle: unchanged for {:.0} s of {:.0} s",
                 std::time::Duration::from_millis(file.unchanged_ms).as_secs_f64(),
                 settle.as_secs_f64()
             )
@@ -357,22 +357,19 @@ async fn waits_for(
             .flatten(),
         None => None,
     };
-    if last.is_some_and(|last| last.fingerprint == Some(*fingerprint)) {
+    let verdict = watch.scope.decide(below);
+    let connector = verdict.connector()?.map(|connector| connector.to_string());
+    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
         return None;
     }
     Some(match &known.daemon {
-        None => "the daemon: none is running".to_owned(),
+        None => "the daemon, which is not running".to_owned(),
         Some(now) => match now.roots.get(&watch.name).and_then(|root| root.next_scan) {
             Some(at) => format!(
-                "the daemon to notice its newest version: at once by an event, or by the scan {}",
+                "the daemon to detect the newest version, by an event or by the next scan {}",
                 moment(at)
             ),
-            None => "the daemon to notice its newest version".to_owned(),
+            None => "the daemon to detect the newest version".to_owned(),
         },
     })
-}
-
-#[allow(clippy::print_stdout, reason = "the answer is what the command is for")]
-fn say(text: &str) {
-    println!("{text}");
 }

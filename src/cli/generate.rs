@@ -1,4 +1,4 @@
-//! `itwin-syncd generate`: what packages hold beside the program, made from the command line's own words.
+//! `itwin-syncd generate`: man pages and shell completions for packages.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -6,11 +6,11 @@ use std::{fs, io};
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, EXIT_FAILED, EXIT_GOOD, complain};
+use super::{Cli, EXIT_FAILED, EXIT_GOOD, print_error};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The folder, made if need be: man pages go into it, completions under the names that shells look for.
+    /// The output folder, created if necessary
     directory: PathBuf,
 }
 
@@ -18,7 +18,7 @@ pub(super) fn generate(arguments: &Arguments) -> u8 {
     match write(&arguments.directory) {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
-            complain(&error, None);
+            print_error(&error, None);
             EXIT_FAILED
         }
     }

@@ -1,8 +1,8 @@
-//! Which files and watches the words of a command mean.
+//! Which files and watches the arguments of a command refer to.
 //!
-//! A word is a path on disk (absolute, or from the current folder) of a file or folder in a watch, the name of a file, or
-//! a glob as the configuration has them, on paths relative to their watch: `Deck.dgn` and `*.dwg` fit anywhere. A file that
-//! is there under just this path or name is meant before any glob is, so names that are no globs can be written as they are.
+//! An argument is a path on disk (absolute, or from the current folder) of a file or folder in a watch, a file name, or a
+//! glob as in the configuration, on paths relative to their watch: `Deck.dgn` and `*.dwg` match anywhere. An exact path or
+//! name takes precedence over a glob, so names with special characters can be written as they are.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -12,10 +12,10 @@ use crate::config::Watch;
 use crate::ledger::{self, FileReport, Ledger};
 use crate::selection::{BadRule, Pattern};
 
-/// Files that are held at once.
+/// Files in memory at once.
 const PAGE: u32 = 1000;
 
-/// The ways to read a word, in the order in which they count.
+/// The ways to interpret an argument, in order of precedence.
 const READINGS: [Reading; 4] = [
     Reading::Path,
     Reading::Name,
@@ -23,14 +23,14 @@ const READINGS: [Reading; 4] = [
     Reading::Glob,
 ];
 
-/// A word that means nothing here.
+/// An argument that matches nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("no file that is known fits {0:?}")]
+    #[error("no known file matches {0:?}")]
     NoFile(PathBuf),
-    #[error("no watch is called {0:?}")]
+    #[error("no watch matches {0:?}")]
     NoWatch(String),
-    #[error("not a glob")]
+    #[error("invalid glob")]
     Glob(#[from] BadRule),
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -41,11 +41,12 @@ impl Error {
         let hint = match self {
             Self::Ledger(error) => return error.hint(),
             Self::NoFile(_) => {
-                "`itwin-syncd explain` with its path says whether it would be taken".to_owned()
+                "run `itwin-syncd explain` with its path to see whether it is synchronized"
+                    .to_owned()
             }
             Self::NoWatch(_) => {
                 let names: Vec<_> = watches.iter().map(|watch| watch.name.as_str()).collect();
-                format!("the watches are: {}", names.join(", "))
+                format!("configured watches: {}", names.join(", "))
             }
             Self::Glob(bad) => bad.hint.clone(),
         };
@@ -53,10 +54,10 @@ impl Error {
     }
 }
 
-/// The watch that a path on disk lies in, and the path below its folder.
+/// The watch that contains a path on disk, and the path relative to its folder.
 pub(super) fn place<'w>(path: &Path, watches: &'w [Watch]) -> Option<(&'w Watch, PathBuf)> {
     let path = without_parents(&std::path::absolute(path).ok()?);
-    // What the configuration calls by one name may be reached by another.
+    // A folder of the configuration may be reached by another path, too.
     let real = path
         .parent()
         .and_then(|parent| parent.canonicalize().ok())
@@ -73,7 +74,7 @@ pub(super) fn place<'w>(path: &Path, watches: &'w [Watch]) -> Option<(&'w Watch,
         .min_by_key(|(_, below)| below.components().count())
 }
 
-/// The path without its `..`, as it is written: what is asked about need not be there.
+/// The path without `..`, resolved lexically: the file need not exist.
 fn without_parents(path: &Path) -> PathBuf {
     let mut short = PathBuf::new();
     for part in path.components() {
@@ -87,7 +88,7 @@ fn without_parents(path: &Path) -> PathBuf {
     short
 }
 
-/// What words mean, by the configuration and the folders alone.
+/// Interprets arguments, by the configuration and the folders alone.
 pub(super) fn meanings<'a>(
     words: &'a [PathBuf],
     watches: &'a [Watch],
@@ -98,9 +99,9 @@ pub(super) fn meanings<'a>(
         .collect()
 }
 
-/// The files that any of the words means, by watch and path; no words mean all.
+/// The files that match any argument, by watch and path; without arguments all.
 ///
-/// Looks a path up that is one file; for the rest it goes through the ledger page by page, and holds only what fits.
+/// Looks up exact paths; for the rest it reads the ledger page by page, and keeps only what matches.
 pub(super) async fn files(
     words: &[(&Path, Meaning<'_>)],
     ledger: &Ledger,
@@ -137,7 +138,7 @@ pub(super) async fn files(
         }
     }
     for (word, meaning, found) in rest {
-        // A path that is there by just this name is meant before any glob is.
+        // An exact path takes precedence over a glob.
         let found = found.into_iter().find(|found| !found.is_empty());
         chosen.extend(found.ok_or_else(|| match &meaning.no_glob {
             Some(bad) => Error::Glob(bad.clone()),
@@ -149,16 +150,16 @@ pub(super) async fn files(
     Ok(chosen)
 }
 
-/// Goes through all files that the ledger knows, a page at a time.
+/// Reads all files of the ledger, page by page.
 pub(super) struct Pages<'l> {
     ledger: &'l Ledger,
-    /// Names of the watches that are left, the next one last.
+    /// Names of the remaining watches, the next one last.
     watches: Vec<String>,
     after: Option<PathBuf>,
 }
 
 impl<'l> Pages<'l> {
-    /// Begins with the first file of the first watch by name.
+    /// Starts with the first file of the first watch by name.
     pub(super) async fn new(ledger: &'l Ledger, now: Timestamp) -> Result<Self, ledger::Error> {
         let watches = ledger.watch_reports(now).await?.into_iter();
         Ok(Self {
@@ -186,7 +187,7 @@ impl<'l> Pages<'l> {
     }
 }
 
-/// The names of the watches that any of the words means; no words mean all.
+/// The names of the watches that match any argument; without arguments all.
 pub(super) fn watches(words: &[String], watches: &[Watch]) -> Result<Vec<String>, Error> {
     let names = watches.iter().map(|watch| watch.name.clone());
     if words.is_empty() {
@@ -213,27 +214,27 @@ pub(super) fn watches(words: &[String], watches: &[Watch]) -> Result<Vec<String>
         .collect())
 }
 
-/// A way to read a word.
+/// A way to interpret an argument.
 #[derive(Clone, Copy)]
 enum Reading {
     /// The path of a file or folder.
     Path,
     /// The name of a file or folder, in any folder.
     Name,
-    /// A glob, from the folder that it was written in.
+    /// A glob, relative to the current folder.
     GlobHere,
     /// A glob on paths below any watch.
     Glob,
 }
 
-/// What one word means.
+/// The meaning of one argument.
 pub(super) struct Meaning<'w> {
-    /// The watch that it lies in as a path, and where.
+    /// As a path: the watch that contains it, and the path there.
     place: Option<(&'w str, PathBuf)>,
     here: Option<Pattern>,
-    /// As it was written, unless it begins at the root of the disk.
+    /// As written, unless it is absolute.
     bare: Option<(PathBuf, Option<Pattern>)>,
-    /// Why it cannot be read as a glob.
+    /// Why it is not a valid glob.
     no_glob: Option<BadRule>,
 }
 
@@ -262,7 +263,7 @@ impl Meaning<'_> {
 
 fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Meaning<'w> {
     let mut no_glob = None;
-    // What is not text is no glob.
+    // Non-UTF-8 text is not a glob.
     let mut pattern = |text: Option<String>| {
         let text = text.filter(|text| !text.is_empty() && text != "/")?;
         Pattern::new(&text).map_err(|bad| no_glob = Some(bad)).ok()
@@ -277,7 +278,7 @@ fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Meaning<'w> {
         (word.to_owned(), pattern(text))
     });
     Meaning {
-        // `..` is no glob, but a way to a place.
+        // `..` is invalid in a glob, but not in a path.
         no_glob: no_glob.filter(|_| place.is_none()),
         place,
         here,

@@ -1,4 +1,4 @@
-//! `itwin-syncd retry`, `forget`, `rescan`, `pause` and `resume`: what an operator has the daemon do.
+//! `itwin-syncd retry`, `forget`, `rescan`, `pause` and `resume`: commands to the daemon.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config,
-    matching,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, matching, print_config_errors,
+    print_error, print_line,
 };
-use crate::config::Offline;
-use crate::control::{self, Act, Answer, Desk, Request};
+use crate::config::ReadOnlyConfig;
+use crate::control::{self, Answer, Command, Operator, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::state_directory;
+use crate::text::plural;
 
-/// Files that are named one by one.
+/// Files that are listed one by one.
 const LINES_MAX: usize = 50;
 
 /// The same as a number of rows.
@@ -24,21 +25,21 @@ const LINES_MAX_ROWS: u32 = 50;
 /// A daemon that starts has the ledger's lock, and opens its socket within this time unless its ledger is large.
 const STARTING: Duration = Duration::from_secs(30);
 
-/// Between two looks for that socket.
+/// Pause between two attempts to connect to that socket.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub(super) struct Retry {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files or folders by their path or name, or globs such as '*.dwg' on paths relative to their watch. Write -- before a
-    /// name that begins with "-".
+    /// Files or folders by path or name, or globs such as '*.dwg' on paths relative to their watch; write -- before a name
+    /// that starts with "-"
     #[arg(value_name = "FILE", required_unless_present = "failed")]
     files: Vec<PathBuf>,
-    /// Every file that failed; with FILE only those of them.
+    /// Every failed file; with FILE only the failed ones among them
     #[arg(long)]
     failed: bool,
-    /// Only show what would be done.
+    /// Show what would be done, without doing it
     #[arg(long)]
     dry_run: bool,
 }
@@ -47,13 +48,13 @@ pub(super) struct Retry {
 pub(super) struct Forget {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files or folders by their path, or globs such as '*.dwg' on paths relative to their watch.
+    /// Files or folders by path, or globs such as '*.dwg' on paths relative to their watch
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// Do not ask.
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Only show what would be done.
+    /// Show what would be done, without doing it
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
 }
@@ -62,10 +63,10 @@ pub(super) struct Forget {
 pub(super) struct Watches {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Watches by their name, or globs of names. Without any: all of them. Write -- before a name that begins with "-".
+    /// Watches by name, or globs of names; default: all watches; write -- before a name that starts with "-"
     #[arg(value_name = "WATCH")]
     names: Vec<String>,
-    /// Only show what would be done.
+    /// Show what would be done, without doing it
     #[arg(long)]
     dry_run: bool,
 }
@@ -78,26 +79,28 @@ pub(super) enum Verb {
     Resume,
 }
 
-/// What keeps an act from being done.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
     Select(#[from] matching::Error),
+    #[error("nothing was forgotten")]
+    NotForgotten(#[source] matching::Error),
     #[error(transparent)]
     Control(#[from] control::Error),
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
     Directory(#[from] state_directory::Error),
-    #[error("not confirmed: standard input is no terminal")]
+    #[error("cannot ask for confirmation: standard input is not a terminal")]
     NoTerminal,
 }
 
 impl Error {
-    fn hint(&self, config: &Offline) -> Option<String> {
+    fn hint(&self, config: &ReadOnlyConfig) -> Option<String> {
         match self {
-            Self::NoTerminal => Some("add --yes".to_owned()),
-            Self::Select(error) => error.hint(&config.watches),
+            Self::NoTerminal => Some("add --yes to skip the confirmation".to_owned()),
+            Self::Select(error) | Self::NotForgotten(error) => error.hint(&config.watches),
             Self::Control(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Directory(error) => Some(error.hint()),
@@ -105,11 +108,11 @@ impl Error {
     }
 }
 
-/// How an act reached its end.
+/// Where a command was executed.
 enum Reached {
-    /// The running daemon did it.
+    /// By the running daemon.
     Daemon(u64),
-    /// It stands in the ledger for the next start.
+    /// In the ledger, effective at the next start.
     Ledger(u64),
 }
 
@@ -121,9 +124,9 @@ pub(super) async fn retry(arguments: &Retry) -> u8 {
     finish(retry_with(arguments, &config).await, &config)
 }
 
-async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
+async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Error> {
     let state = &config.state.path;
-    // Before the rights are given up: the owner of the state may not be able to reach every folder.
+    // Before dropping privileges: the owner of the state may not be able to reach every folder.
     let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
@@ -140,30 +143,30 @@ async fn retry_with(arguments: &Retry, config: &Offline) -> Result<(), Error> {
     if !arguments.failed {
         list(&rest, |file| {
             let word = crate::status_view::word(file);
-            format!("{} {word}: nothing to try again", shown(file))
+            format!("{} {word}: nothing to retry", shown(file))
         });
     }
     list(&again, |file| {
         let reason = file.reason.as_deref().unwrap_or_default();
-        format!("{} was: {reason}", shown(file))
+        format!("{} failed: {reason}", shown(file))
     });
     let word = files_word(again.len() as u64);
     if arguments.dry_run {
-        say(&format!("{word} would be tried again"));
+        print_line(&format!("would retry {word}"));
         return Ok(());
     }
     if again.is_empty() {
         if arguments.failed {
-            say("nothing failed");
+            print_line("no failed files");
         }
         return Ok(());
     }
     let files = again.iter().map(|file| file.id.to_string()).collect();
-    tried_again(&reach(state, Act::Retry { files }).await?);
+    tried_again(&reach(state, Command::Retry { files }).await?);
     Ok(())
 }
 
-/// Tries every failed file again, however many there are.
+/// Retries every failed file, however many there are.
 async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Result<(), Error> {
     let lists = Lists {
         files: LINES_MAX_ROWS,
@@ -178,27 +181,27 @@ async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Resul
         .sum();
     for file in overview.failed.iter().take(LINES_MAX) {
         let reason = file.reason.as_deref().unwrap_or_default();
-        say(&format!("{} was: {reason}", shown(file)));
+        print_line(&format!("{} failed: {reason}", shown(file)));
     }
     let more = all.saturating_sub(LINES_MAX as u64);
     if more > 0 {
-        say(&format!("… and {more} more"));
+        print_line(&format!("… and {more} more"));
     }
     if arguments.dry_run {
-        say(&format!("{} would be tried again", files_word(all)));
+        print_line(&format!("would retry {}", files_word(all)));
     } else if all == 0 {
-        say("nothing failed");
+        print_line("no failed files");
     } else {
-        tried_again(&reach(state, Act::RetryFailed).await?);
+        tried_again(&reach(state, Command::RetryFailed).await?);
     }
     Ok(())
 }
 
 fn tried_again(reached: &Reached) {
-    say(&match reached {
-        Reached::Daemon(count) => format!("{} tried again now", files_word(*count)),
+    print_line(&match reached {
+        Reached::Daemon(count) => format!("retrying {}", files_word(*count)),
         Reached::Ledger(count) => format!(
-            "{} tried again at the next start: no daemon is running",
+            "{} will be retried when the daemon starts: it is not running",
             files_word(*count)
         ),
     });
@@ -212,32 +215,34 @@ pub(super) async fn forget(arguments: &Forget) -> u8 {
     finish(forget_with(arguments, &config).await, &config)
 }
 
-async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> {
+async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), Error> {
     let state = &config.state.path;
-    // Before the rights are given up, as for `retry`.
+    // Before dropping privileges, as for `retry`.
     let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
-    let chosen = matching::files(&meanings, &ledger).await?;
+    let chosen = matching::files(&meanings, &ledger)
+        .await
+        .map_err(Error::NotForgotten)?;
     let (at_work, chosen): (Vec<&FileReport>, Vec<&FileReport>) = chosen
         .iter()
         .partition(|file| matches!(file.job, Some(JobState::Uploading | JobState::Running)));
     list(&at_work, |file| {
         format!(
-            "{} {}: not forgotten while it is worked on",
+            "{} {}: cannot be forgotten while in progress",
             shown(file),
             crate::status_view::word(file)
         )
     });
     list(&chosen, |file| {
         let stays = match &file.storage_file_id {
-            Some(id) => format!(
-                "storage file {id} stays on the platform, as does what was synchronized of it"
-            ),
-            None => "nothing of it is on the platform".to_owned(),
+            Some(id) => {
+                format!("storage file {id} and its synchronized content stay on the platform")
+            }
+            None => "not on the platform".to_owned(),
         };
         let back = if is_there(file, config) {
-            "; it is still in the folder, so the next scan finds it as a new file"
+            "; still in the folder: the next scan finds it as a new file"
         } else {
             ""
         };
@@ -245,34 +250,34 @@ async fn forget_with(arguments: &Forget, config: &Offline) -> Result<(), Error> 
     });
     let word = files_word(chosen.len() as u64);
     if arguments.dry_run {
-        say(&format!("{word} would be forgotten"));
+        print_line(&format!("would forget {word}"));
         return Ok(());
     }
     if chosen.is_empty() {
-        say("nothing to forget");
+        print_line("nothing to forget");
         return Ok(());
     }
     if !arguments.yes && !confirmed(&format!("Forget {word}?"))? {
-        say("nothing was forgotten");
+        print_line("nothing was forgotten");
         return Ok(());
     }
     let files = chosen.iter().map(|file| file.id.to_string()).collect();
     let (Reached::Daemon(count) | Reached::Ledger(count)) =
-        reach(state, Act::Forget { files }).await?;
-    say(&format!("{} forgotten", files_word(count)));
+        reach(state, Command::Forget { files }).await?;
+    print_line(&format!("forgot {}", files_word(count)));
     Ok(())
 }
 
 /// Whether the file is in its folder, and selected.
-fn is_there(file: &FileReport, config: &Offline) -> bool {
+fn is_there(file: &FileReport, config: &ReadOnlyConfig) -> bool {
     let watch = config.watches.iter().find(|watch| watch.name == file.watch);
     watch.is_some_and(|watch| {
-        let selected = watch.selection.decide(&file.path).connector().is_some();
+        let selected = watch.scope.selects(&file.path);
         selected && watch.path.join(&file.path).symlink_metadata().is_ok()
     })
 }
 
-/// Asks on the terminal.
+/// Asks for confirmation on the terminal.
 fn confirmed(question: &str) -> Result<bool, Error> {
     use std::io::{BufRead as _, IsTerminal as _, Write as _};
     let input = std::io::stdin();
@@ -286,18 +291,18 @@ fn confirmed(question: &str) -> Result<bool, Error> {
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Says a line for each file, unless they are many.
+/// Prints a line for each file, up to a limit.
 fn list(files: &[&FileReport], told: impl Fn(&FileReport) -> String) {
     for file in files.iter().take(LINES_MAX) {
-        say(&told(file));
+        print_line(&told(file));
     }
     let more = files.len().saturating_sub(LINES_MAX);
     if more > 0 {
-        say(&format!("… and {more} more"));
+        print_line(&format!("… and {more} more"));
     }
 }
 
-/// Whether asking for it changes anything.
+/// Whether a retry changes anything.
 fn can_be_tried(file: &FileReport) -> bool {
     match file.job {
         Some(JobState::Failed) => true,
@@ -314,36 +319,40 @@ pub(super) async fn watches(verb: Verb, arguments: &Watches) -> u8 {
     finish(watches_with(verb, arguments, &config).await, &config)
 }
 
-async fn watches_with(verb: Verb, arguments: &Watches, config: &Offline) -> Result<(), Error> {
+async fn watches_with(
+    verb: Verb,
+    arguments: &Watches,
+    config: &ReadOnlyConfig,
+) -> Result<(), Error> {
     let watches = matching::watches(&arguments.names, &config.watches)?;
     let names = watches.join(", ");
     let (word, done) = match verb {
-        Verb::Rescan => ("scanned", "is being scanned"),
+        Verb::Rescan => ("rescan", "scan started"),
         Verb::Pause => (
-            "paused",
-            "is paused; changes are noticed and wait, what is under way is finished",
+            "pause",
+            "paused; changes are recorded and wait, running uploads and runs finish",
         ),
-        Verb::Resume => ("resumed", "is resumed"),
+        Verb::Resume => ("resume", "resumed"),
     };
     if arguments.dry_run {
-        say(&format!("would be {word}: {names}"));
+        print_line(&format!("would {word} {names}"));
         return Ok(());
     }
-    let act = match verb {
-        Verb::Rescan => Act::Rescan { watches },
-        Verb::Pause => Act::Pause { watches },
-        Verb::Resume => Act::Resume { watches },
+    let command = match verb {
+        Verb::Rescan => Command::Rescan { watches },
+        Verb::Pause => Command::Pause { watches },
+        Verb::Resume => Command::Resume { watches },
     };
-    say(&match (verb, reach(&config.state.path, act).await?) {
+    print_line(&match (verb, reach(&config.state.path, command).await?) {
         (Verb::Rescan, Reached::Ledger(_)) => {
-            "no daemon is running; a start scans every folder anyway".to_owned()
+            "the daemon is not running: it scans every folder when it starts".to_owned()
         }
         (_, Reached::Daemon(0) | Reached::Ledger(0)) => {
-            format!("nothing to do: {names} {}", already(verb))
+            format!("nothing to do: {names}: {}", already(verb))
         }
         (_, Reached::Daemon(_)) => format!("{names}: {done}"),
         (_, Reached::Ledger(_)) => {
-            format!("{names}: {word} from the next start on, as no daemon is running")
+            format!("{names}: {done}, effective when the daemon starts: it is not running")
         }
     });
     Ok(())
@@ -351,32 +360,34 @@ async fn watches_with(verb: Verb, arguments: &Watches, config: &Offline) -> Resu
 
 fn already(verb: Verb) -> &'static str {
     match verb {
-        Verb::Rescan => "is not watched by the running daemon",
-        Verb::Pause => "is paused already",
-        Verb::Resume => "is held by nothing",
+        Verb::Rescan => "not watched by the running daemon",
+        Verb::Pause => "already paused",
+        Verb::Resume => "not paused or suspended",
     }
 }
 
-/// Has the daemon do it, or, when there is none, writes it into the ledger.
-async fn reach(state: &Path, act: Act) -> Result<Reached, Error> {
+/// Sends the command to the daemon, or applies it to the ledger when there is none.
+async fn reach(state: &Path, command: Command) -> Result<Reached, Error> {
     state_directory::act_as_owner(state)?;
     let deadline = Instant::now() + STARTING;
     loop {
-        if let Some(answer) = control::ask(state, &Request::Do(act.clone())).await? {
+        if let Some(answer) = control::ask(state, &Request::Execute(command.clone())).await? {
             return Ok(match answer {
                 Answer::Done { count } => Reached::Daemon(count),
                 _ => Reached::Daemon(0),
             });
         }
-        // Only a ledger that is there: an act is no reason to begin one.
+        // Only an existing ledger: a command must not create one.
         Ledger::read(state).await?;
         match Ledger::open_within(state, Duration::ZERO).await {
             Ok(ledger) => {
-                let count = Desk::without_daemon(ledger.clone()).carry_out(&act).await;
+                let count = Operator::without_daemon(ledger.clone())
+                    .execute(&command)
+                    .await;
                 ledger.close().await;
                 return Ok(Reached::Ledger(count?));
             }
-            // A daemon starts or ends, or another command is at work.
+            // A daemon starts or ends, or another command is running.
             Err(ledger::Error::InUse { .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
@@ -385,38 +396,29 @@ async fn reach(state: &Path, act: Act) -> Result<Reached, Error> {
     }
 }
 
-fn load(path: &Path) -> Result<Offline, u8> {
-    Offline::load(path).map_err(|mistakes| {
-        complain_of_config(&mistakes);
+fn load(path: &Path) -> Result<ReadOnlyConfig, u8> {
+    ReadOnlyConfig::load(path).map_err(|errors| {
+        print_config_errors(&errors);
         EXIT_CONFIG
     })
 }
 
-fn finish(done: Result<(), Error>, config: &Offline) -> u8 {
+fn finish(done: Result<(), Error>, config: &ReadOnlyConfig) -> u8 {
     match done {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
-            tracing::debug!(error = chain(&error), "not done");
+            tracing::debug!(error = chain(&error), "command failed");
             let hint = error.hint(config);
-            complain(&error, hint);
+            print_error(&error, hint);
             EXIT_FAILED
         }
     }
 }
 
 fn shown(file: &FileReport) -> String {
-    format!("{}: {}", file.watch, Shown(&file.path))
+    format!("{}: {}", file.watch, QuotedPath(&file.path))
 }
 
 fn files_word(count: u64) -> String {
-    if count == 1 {
-        "1 file".to_owned()
-    } else {
-        format!("{count} files")
-    }
-}
-
-#[allow(clippy::print_stdout, reason = "the answer is what the command is for")]
-fn say(text: &str) {
-    println!("{text}");
+    plural(count, "file", "files")
 }

@@ -1,25 +1,25 @@
-//! `itwin-syncd run --dry-run`: what a start would find to do.
+//! `itwin-syncd run --dry-run`: what a start would do.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
-use super::{EXIT_FAILED, EXIT_GOOD, complain};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
 use crate::config::{Config, Watch};
 use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome};
-use crate::names::{self, Shown};
+use crate::names::{self, QuotedPath};
 use crate::status_view;
 use crate::watch;
 
-/// Walks every folder, compares with the ledger and prints; nothing is written, nothing is sent.
+/// Scans every folder, compares it with the ledger and prints the differences; writes and sends nothing.
 pub(super) async fn show(config: &Config) -> u8 {
     match show_all(config).await {
         Ok(true) => EXIT_GOOD,
         Ok(false) => EXIT_FAILED,
         Err(error) => {
             let hint = error.hint();
-            complain(&error, hint);
+            print_error(&error, hint);
             EXIT_FAILED
         }
     }
@@ -47,7 +47,7 @@ async fn show_watch(
     ledger: Option<&Ledger>,
     reports: &[FileReport],
 ) -> Result<bool, ledger::Error> {
-    say(&format!(
+    print_line(&format!(
         "watch {:?}, {} → iModel {}",
         watch.name,
         watch.path.display(),
@@ -56,7 +56,7 @@ async fn show_watch(
     let survey = match watch::survey(watch).await {
         Ok(survey) => survey,
         Err(error) => {
-            say(&format!("  the folder cannot be reached: {error}"));
+            print_line(&format!("  folder unreachable: {error}"));
             return Ok(false);
         }
     };
@@ -67,7 +67,7 @@ async fn show_watch(
         .collect();
     let mut good = survey.problems.is_empty();
     for problem in &survey.problems {
-        say(&format!("  cannot be read: {problem}"));
+        print_line(&format!("  unreadable: {problem}"));
     }
     let (mut planned, mut bytes, mut rest) = (0_u64, 0_u64, 0_u64);
     let mut files = survey.files;
@@ -78,9 +78,9 @@ async fn show_watch(
             None => None,
         };
         let report = reports.get(&file.path);
-        let as_known = known.as_ref().is_some_and(|known| {
-            known.fingerprint == Some(file.fingerprint) && known.connector == file.connector
-        });
+        let as_known = known
+            .as_ref()
+            .is_some_and(|known| known.is_version(file.fingerprint, file.connector.as_deref()));
         let (word, sent) = match (as_known, report) {
             (true, Some(report)) => match (report.job, report.outcome) {
                 (None, Some(Outcome::Failed) | None) => (status_view::word(report), false),
@@ -96,7 +96,7 @@ async fn show_watch(
             (_, None) => ("new", true),
         };
         let what = match (names::storage_path(&file.path), &file.connector) {
-            _ if file.fingerprint.size == 0 => "will fail: it is empty".to_owned(),
+            _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
             (Err(error), _) => format!("will fail: {error}"),
             (Ok(_), _) if word == "failed before" => report
                 .and_then(|report| report.reason.clone())
@@ -112,21 +112,16 @@ async fn show_watch(
         if sent {
             bytes += file.fingerprint.size;
         }
-        say(&format!(
+        print_line(&format!(
             "  {word:<13} {}  {}  {what}",
-            Shown(&file.path),
+            QuotedPath(&file.path),
             ByteSize(file.fingerprint.size).display().iec()
         ));
     }
-    say(&format!(
-        "  {planned} to do, up to {} to send; {rest} as they are, {} ignored",
+    print_line(&format!(
+        "  {planned} to process, up to {} to upload; {rest} unchanged, {} ignored",
         ByteSize(bytes).display().iec(),
         survey.ignored
     ));
     Ok(good)
-}
-
-#[allow(clippy::print_stdout, reason = "the plan is what is asked for")]
-fn say(text: &str) {
-    println!("{text}");
 }

@@ -2,10 +2,11 @@
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info};
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, complain, complain_of_config, plan,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, plan, print_config_errors,
+    print_error,
 };
 use crate::config::Config;
 use crate::service::{self, Pass, Reloads, Until, signals};
@@ -15,12 +16,12 @@ use crate::telemetry;
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Scan once, bring everything that is pending to an end, print a summary and exit.
+    /// Scan once, process everything that is pending, print a summary and exit
     ///
-    /// Exit code 0 if all is synchronized, 1 if any file failed or a folder or file could not be read.
+    /// Exit code 0 if everything is synchronized, 1 if a file failed or a folder or file could not be read.
     #[arg(long)]
     once: bool,
-    /// Show what would be uploaded and synchronized, and touch nothing.
+    /// Show what would be uploaded and synchronized, without changing anything
     #[arg(long, conflicts_with = "once")]
     dry_run: bool,
 }
@@ -28,8 +29,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments) -> u8 {
     let config = match Config::load(&arguments.config.config) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
@@ -39,13 +40,20 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     let telemetry = match telemetry::start(&config.log) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            complain(&error, None);
+            let hint = error.hint();
+            print_error(&error, hint);
             return EXIT_FAILED;
         }
     };
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = ?arguments.config.config,
+        ledger = ?config.state.path.join("ledger.db"),
+        "starting"
+    );
     let stop = CancellationToken::new();
     if let Err(error) = signals::handle(stop.clone()) {
-        complain(&error, None);
+        print_error(&error, None);
         return EXIT_FAILED;
     }
     let until = if arguments.once {
@@ -59,7 +67,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
             match Reloads::on_hangup(arguments.config.config.clone(), telemetry.levels()) {
                 Ok(reloads) => Some(reloads),
                 Err(error) => {
-                    complain(&error, None);
+                    print_error(&error, None);
                     return EXIT_FAILED;
                 }
             }
@@ -77,11 +85,12 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
         }
         Ok(_) => EXIT_GOOD,
         Err(failed) => {
-            error!(
-                error = chain(failed),
-                hint = failed.hint().unwrap_or_default(),
-                "the service ended"
-            );
+            let hint = failed.hint().unwrap_or_default();
+            if failed.is_in_use() {
+                error!(error = chain(failed), hint, "cannot start");
+            } else {
+                error!(error = chain(failed), hint, "service failed");
+            }
             EXIT_FAILED
         }
     };
@@ -107,18 +116,18 @@ fn print_summary(pass: &Pass) {
     println!("{results}");
     if pass.open.failed > 0 {
         println!(
-            "{} failed in all; `itwin-syncd status` says why",
+            "failed files: {}; run `itwin-syncd status` for the reasons",
             pass.open.failed
         );
     }
     let left = pass.open.pending + pass.open.later;
     if left > 0 {
-        println!("{left} not at an end yet; the next run goes on with them");
+        println!("pending files: {left}; the next run continues with them");
     }
     for (watch, reason) in &pass.unreachable {
-        println!("watch {watch:?} could not be reached: {reason}");
+        println!("watch {watch:?}: folder unreachable: {reason}");
     }
     for (watch, what) in &pass.left_out {
-        println!("watch {watch:?} could not be read completely: {what}");
+        println!("watch {watch:?}: only partly readable: {what}");
     }
 }

@@ -10,21 +10,21 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, complain, complain_of_config, matching,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors, print_error,
 };
-use crate::config::Offline;
+use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{self, Ledger, Lists};
-use crate::runtime_status::Now;
+use crate::runtime_status::RuntimeStatus;
 use crate::state_directory;
 use crate::status_view::{
-    self, Around, DaemonView, StoryView, UploadView, Verdict, View, WatchView,
+    self, DaemonView, HistoryView, StatusView, Summary, Surroundings, UploadView, WatchView,
 };
 
 pub(super) use text::moment;
 
-/// Files of which a whole story is told at once.
-const STORIES_MAX: usize = 50;
+/// Files whose histories are shown at once.
+const HISTORIES_MAX: usize = 50;
 
 /// What the text form lists; the JSON form has all files.
 const LISTS: Lists = Lists {
@@ -37,19 +37,19 @@ const LISTS: Lists = Lists {
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Tell the whole story of these files: each version, upload, run and result. Paths, names, or globs such as
-    /// '*.dwg'. Write -- before a name that begins with "-".
+    /// Show the history of these files: each version, upload, run and result; paths, names, or globs such as '*.dwg';
+    /// write -- before a name that starts with "-"
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Print one JSON object, for programs; docs/status.md tells of its fields.
+    /// Print one JSON object for programs; docs/status.md documents its fields
     #[arg(long)]
     json: bool,
-    /// Stay and show what happens, until Ctrl-C. Into a pipe or file: one line for each change.
+    /// Keep the status up to date until Ctrl-C; into a pipe or file: one line for each change
     #[arg(long, conflicts_with_all = ["json", "files"])]
     watch: bool,
 }
 
-/// What keeps the command from its answer.
+/// Why the command failed.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -58,18 +58,18 @@ enum Error {
     Directory(#[from] state_directory::Error),
     #[error(transparent)]
     Select(#[from] matching::Error),
-    #[error("more than {STORIES_MAX} files fit; name fewer")]
+    #[error("more than {HISTORIES_MAX} files match: narrow the selection")]
     TooMany,
     #[error("cannot write the report")]
     Write(#[from] std::io::Error),
 }
 
 impl Error {
-    fn hint(&self, config: &Offline) -> Option<String> {
+    fn hint(&self, config: &ReadOnlyConfig) -> Option<String> {
         match self {
             Self::Ledger(_) if state_directory::full(&config.state.path).is_some() => {
                 Some(format!(
-                    "the disk of {} is full: free some space on it",
+                    "the disk of {} is full: free up space",
                     config.state.path.display()
                 ))
             }
@@ -82,53 +82,53 @@ impl Error {
 }
 
 pub(super) async fn status(arguments: &Arguments) -> u8 {
-    let config = match Offline::load(&arguments.config.config) {
+    let config = match ReadOnlyConfig::load(&arguments.config.config) {
         Ok(config) => config,
-        Err(mistakes) => {
-            complain_of_config(&mistakes);
+        Err(errors) => {
+            print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
-    let told = if arguments.watch {
+    let shown = if arguments.watch {
         watching::watch(&config).await.map(|()| true)
     } else {
-        tell(arguments, &config).await
+        show(arguments, &config).await
     };
-    match told {
+    match shown {
         Ok(true) => EXIT_GOOD,
         Ok(false) => EXIT_FAILED,
         // The reader has closed the pipe.
         Err(Error::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_GOOD,
         Err(error) => {
             let hint = error.hint(&config);
-            complain(&error, hint);
+            print_error(&error, hint);
             EXIT_FAILED
         }
     }
 }
 
-/// Prints the report, or the stories of files. Whether nothing in it needs attention.
-async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
+/// Prints the report, or the histories of files. Whether nothing in it needs attention.
+async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<bool, Error> {
     let state = &config.state.path;
-    // Before the rights are given up: the owner of the state may not be able to reach every folder.
+    // Before dropping privileges: the owner of the state may not be able to reach every folder.
     let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
     let now = crate::clock::now();
     if !arguments.files.is_empty() {
-        let stories = stories(&meanings, &ledger).await?;
+        let histories = histories(&meanings, &ledger).await?;
         print(&if arguments.json {
-            json_text(&JsonStories {
+            json_text(&JsonHistories {
                 version: VERSION,
-                files: &stories,
+                files: &histories,
             })
         } else {
-            text::stories(&stories)
+            text::histories(&histories)
         })?;
         return Ok(true);
     }
     let (daemon, unreachable) = daemon(config).await;
-    let around = Around {
+    let surroundings = Surroundings {
         unreachable,
         disk_full: state_directory::full(state),
     };
@@ -139,46 +139,46 @@ async fn tell(arguments: &Arguments, config: &Offline) -> Result<bool, Error> {
             runs: 100,
         };
         let overview = ledger.overview(lists, now).await?;
-        let view = View::new(&overview, daemon.as_ref());
-        let verdict = status_view::verdict(&view, &around);
-        let well = verdict.well;
-        print_json(view, verdict, matching::Pages::new(&ledger, now).await?).await?;
-        return Ok(well);
+        let view = StatusView::new(&overview, daemon.as_ref());
+        let summary = status_view::summary(&view, &surroundings);
+        let ok = summary.ok;
+        print_json(view, summary, matching::Pages::new(&ledger, now).await?).await?;
+        return Ok(ok);
     }
     let overview = ledger.overview(LISTS, now).await?;
-    let view = View::new(&overview, daemon.as_ref());
-    print(&text::report(&view, &around, now))?;
-    Ok(status_view::verdict(&view, &around).well)
+    let view = StatusView::new(&overview, daemon.as_ref());
+    print(&text::report(&view, &surroundings, now))?;
+    Ok(status_view::summary(&view, &surroundings).ok)
 }
 
-/// What the daemon says, or why it says nothing although it is there.
-async fn daemon(config: &Offline) -> (Option<Now>, Option<String>) {
-    match control::ask(&config.state.path, &Request::Now).await {
-        Ok(Some(Answer::Now(now))) => (Some(*now), None),
+/// The runtime status of the daemon, or why a running daemon does not respond.
+async fn daemon(config: &ReadOnlyConfig) -> (Option<RuntimeStatus>, Option<String>) {
+    match control::ask(&config.state.path, &Request::Status).await {
+        Ok(Some(Answer::Status(now))) => (Some(*now), None),
         Ok(_) => (None, None),
         Err(error) => (None, Some(super::chain(&error))),
     }
 }
 
-async fn stories(
+async fn histories(
     words: &[(&Path, matching::Meaning<'_>)],
     ledger: &Ledger,
-) -> Result<Vec<StoryView>, Error> {
+) -> Result<Vec<HistoryView>, Error> {
     let files = matching::files(words, ledger).await?;
-    if files.len() > STORIES_MAX {
+    if files.len() > HISTORIES_MAX {
         return Err(Error::TooMany);
     }
-    let mut stories = Vec::with_capacity(files.len());
+    let mut histories = Vec::with_capacity(files.len());
     for file in files {
-        stories.extend(
+        histories.extend(
             ledger
-                .story(file.id)
+                .file_history(file.id)
                 .await?
                 .as_ref()
-                .map(status_view::story_view),
+                .map(status_view::history_view),
         );
     }
-    Ok(stories)
+    Ok(histories)
 }
 
 fn print(report: &str) -> Result<(), Error> {
@@ -186,37 +186,37 @@ fn print(report: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Rises when a field changes its meaning or goes.
+/// Incremented when a field changes its meaning or is removed.
 const VERSION: u32 = 1;
 
 /// The JSON form without its lists of files and runs.
 #[derive(Serialize)]
 struct JsonHead {
     version: u32,
-    well: bool,
-    verdict: String,
+    ok: bool,
+    summary: String,
     daemon: Option<DaemonView>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
 }
 
-/// The JSON form of stories.
+/// The JSON form of histories.
 #[derive(Serialize)]
-struct JsonStories<'a> {
+struct JsonHistories<'a> {
     version: u32,
-    files: &'a [StoryView],
+    files: &'a [HistoryView],
 }
 
 /// Prints the JSON form. The files are written page by page, so that they are never all in memory.
 async fn print_json(
-    view: View,
-    verdict: Verdict,
+    view: StatusView,
+    summary: Summary,
     mut pages: matching::Pages<'_>,
 ) -> Result<(), Error> {
     let head = json_text(&JsonHead {
         version: VERSION,
-        well: verdict.well,
-        verdict: verdict.text,
+        ok: summary.ok,
+        summary: summary.text,
         daemon: view.daemon,
         watches: view.watches,
         uploads: view.uploads,
@@ -239,7 +239,7 @@ async fn print_json(
     Ok(out.flush()?)
 }
 
-/// A value in its place in another one. A text in JSON has no line breaks of its own.
+/// Indents a nested value. JSON strings contain no line breaks.
 fn indented(json: &str, line_break: &str) -> String {
     json.replace('\n', line_break)
 }

@@ -1,36 +1,34 @@
 //! Where the client secret comes from.
 //!
-//! In come the path of the config file's `client_secret_file` and what the environment offers, out goes the secret. The first source that is there counts, and
-//! a source that is there but unusable is a mistake: falling through to another would hide an old secret behind a new one. Neither the secret nor
-//! a path that may be the secret by mistake is ever quoted.
+//! Input: the path in `client_secret_file` and the environment. Output: the secret. The first source that exists is used; if it
+//! is unusable, that is an error: falling back to another source could silently use an outdated secret. Neither the secret
+//! nor a path that may be the secret by mistake is ever quoted.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::Environment;
-use super::values::{Bad, quoted};
+use super::environment::{Environment, SECRET_VARIABLE};
+use super::values::{InvalidValue, quoted};
 use crate::secret::Secret;
 
 /// Name of the secret in systemd's credential directory (`LoadCredential=`), see systemd.exec(5).
 pub(super) const CREDENTIAL: &str = "itwin-client-secret";
-/// Environment variable that holds the secret.
-pub(super) const VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
 
-/// What to do instead of what was done.
-pub(super) const HINT: &str = "put it into a file of its own (mode 600) and name that in itwin.client_secret_file, or hand it over with LoadCredential=itwin-client-secret:FILE in the unit";
+/// Where the client secret belongs.
+pub(super) const HINT: &str = "store the secret in its own file (mode 600) and set itwin.client_secret_file to its path, or pass it with LoadCredential=itwin-client-secret:FILE in the systemd unit";
 
 /// Name of the proxy's password among systemd's credentials.
 const PROXY_CREDENTIAL: &str = "itwin-proxy-password";
 
-const PROXY_HINT: &str = "put the password into a file of its own (mode 600) and name that in network.proxy_password_file, or hand it over with LoadCredential=itwin-proxy-password:FILE in the unit";
+const PROXY_HINT: &str = "store the password in its own file (mode 600) and set network.proxy_password_file to its path, or pass it with LoadCredential=itwin-proxy-password:FILE in the systemd unit";
 
 /// Anything longer is some other file.
 const LONGEST: u64 = 4096;
 
 /// Finds the secret: `file`, else systemd's credential, else the environment variable.
-pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Secret, Bad> {
+pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Secret, InvalidValue> {
     let credentials = environment.credentials_directory.as_deref();
     if let Some(file) = file {
         return read(
@@ -45,11 +43,12 @@ pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Sec
         return read(&credential, true);
     }
     match &environment.client_secret {
-        Some(secret) => checked(secret.expose())
-            .map_err(|what| Bad::new(format!("the secret in {VARIABLE} {what}"), HINT)),
-        None => Err(Bad::new(
-            "is missing, and the client secret is nowhere else",
-            format!("{HINT}, or set {VARIABLE}"),
+        Some(secret) => checked(secret.expose()).map_err(|what| {
+            InvalidValue::new(format!("the secret in {SECRET_VARIABLE} {what}"), HINT)
+        }),
+        None => Err(InvalidValue::new(
+            "no client secret found",
+            format!("{HINT}, or set {SECRET_VARIABLE}"),
         )),
     }
 }
@@ -58,43 +57,47 @@ pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Sec
 pub(super) fn proxy_password(
     file: Option<&Path>,
     environment: &Environment,
-) -> Result<Secret, Bad> {
+) -> Result<Secret, InvalidValue> {
     let credentials = environment.credentials_directory.as_deref();
     match (file, credentials) {
         (Some(file), _) => read(file, credentials.is_some_and(|one| file.starts_with(one))),
         (None, Some(directory)) if directory.join(PROXY_CREDENTIAL).exists() => {
             read(&directory.join(PROXY_CREDENTIAL), true)
         }
-        _ => Err(Bad::new(
-            "is missing, and the proxy's password is nowhere else",
-            PROXY_HINT,
-        )),
+        _ => Err(InvalidValue::new("no proxy password found", PROXY_HINT)),
     }
 }
 
 /// Reads another secret from a file that only its owner may read.
-pub(super) fn read_file(file: &Path) -> Result<Secret, Bad> {
+pub(super) fn read_file(file: &Path) -> Result<Secret, InvalidValue> {
     read(file, false)
 }
 
 /// `is_credential`: systemd guards that directory itself, and shows its files as readable by the group in some versions.
-fn read(path: &Path, is_credential: bool) -> Result<Secret, Bad> {
+fn read(path: &Path, is_credential: bool) -> Result<Secret, InvalidValue> {
     let unreadable = |error: std::io::Error| {
-        Bad::new(
-            format!("the file cannot be read: {error}"),
-            "write the path of a file that this user may read",
+        InvalidValue::new(
+            format!("cannot read the file: {error}"),
+            "set it to the path of a file that the service's user can read",
         )
     };
     // Asked before opening: a pipe would block for ever.
     if !path.metadata().map_err(unreadable)?.is_file() {
-        return Err(Bad::new(format!("{} is no file", quoted(path)), HINT));
+        return Err(InvalidValue::new(
+            format!("{} is not a regular file", quoted(path)),
+            HINT,
+        ));
     }
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.permissions().mode();
     if mode & 0o077 != 0 && !is_credential {
-        return Err(Bad::new(
-            format!("others can read {} (mode {:o})", quoted(path), mode & 0o777),
-            format!("chmod 600 {}", quoted(path)),
+        return Err(InvalidValue::new(
+            format!(
+                "{} is accessible to other users (mode {:o})",
+                quoted(path),
+                mode & 0o777
+            ),
+            format!("run `chmod 600 {}`", quoted(path)),
         ));
     }
     let mut text = String::new();
@@ -102,9 +105,9 @@ fn read(path: &Path, is_credential: bool) -> Result<Secret, Bad> {
         .read_to_string(&mut text)
         .map_err(unreadable)?;
     checked(&text).map_err(|what| {
-        Bad::new(
+        InvalidValue::new(
             format!("the secret in {} {what}", quoted(path)),
-            "put the secret into the file, on one line, and nothing else",
+            "the file must contain the secret on one line and nothing else",
         )
     })
 }
@@ -123,9 +126,9 @@ fn checked(text: &str) -> Result<Secret, &'static str> {
     } else if text.len() as u64 > LONGEST {
         Err("is too long")
     } else if text.chars().any(char::is_control) {
-        Err("has more than one line, or control characters")
+        Err("contains a line break or control character")
     } else if text.starts_with(' ') || text.ends_with(' ') {
-        Err("begins or ends with a space")
+        Err("starts or ends with a space")
     } else if text.chars().any(hidden) {
         Err("contains an invisible character, such as a non-breaking space (U+00A0)")
     } else {

@@ -1,7 +1,7 @@
-//! TOML with its lines: where a key stands, what a table may hold, and the mistakes found on the way.
+//! TOML with line numbers: where a key is, which keys a table may have, and the errors found while reading.
 //!
-//! In comes the text of the file, out go sections that hand out checked values key by key. It knows no key by name but `client_secret`, which must never be
-//! there, and it never shows a line of the file: a line may hold a secret.
+//! Input: the text of the file. Output: sections that return checked values key by key. The only key it knows by name is
+//! `client_secret`, which is refused. It never quotes a line of the file, because the line may contain a secret.
 
 use std::ops::Range;
 
@@ -9,23 +9,23 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::credentials;
-use super::errors::{Mistake, Mistakes};
-use super::values::Bad;
+use super::errors::{ConfigError, ConfigErrors};
+use super::values::{InvalidValue, kind};
 
-/// Collects mistakes, and turns byte offsets into lines.
+/// Collects errors, and turns byte offsets into lines.
 pub(super) struct Report {
     file: String,
     /// Byte offset of every line's start.
     starts: Vec<usize>,
-    mistakes: Vec<Mistake>,
+    errors: Vec<ConfigError>,
 }
 
-/// Where a mistake belongs.
+/// Where an error belongs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Place {
     pub(super) line: Option<usize>,
     pub(super) column: Option<usize>,
-    /// As in [`Mistake::watch`].
+    /// As in [`ConfigError::watch`].
     pub(super) watch: Option<String>,
     pub(super) key: Option<String>,
 }
@@ -51,18 +51,18 @@ impl Report {
         Self {
             file: file.to_owned(),
             starts,
-            mistakes: Vec::new(),
+            errors: Vec::new(),
         }
     }
 
-    pub(super) fn add(&mut self, place: Place, bad: Bad) {
+    pub(super) fn add(&mut self, place: Place, bad: InvalidValue) {
         let Place {
             line,
             column,
             watch,
             key,
         } = place;
-        self.mistakes.push(Mistake {
+        self.errors.push(ConfigError {
             file: self.file.clone(),
             line,
             column,
@@ -73,15 +73,15 @@ impl Report {
         });
     }
 
-    /// The value, when there was no mistake.
-    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, Mistakes> {
+    /// The value, when there was no error.
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, ConfigErrors> {
         value
-            .filter(|_| self.mistakes.is_empty())
-            .ok_or_else(|| self.into_mistakes())
+            .filter(|_| self.errors.is_empty())
+            .ok_or_else(|| self.into_errors())
     }
 
-    pub(super) fn into_mistakes(self) -> Mistakes {
-        Mistakes::new(self.mistakes)
+    pub(super) fn into_errors(self) -> ConfigErrors {
+        ConfigErrors::new(self.errors)
     }
 
     /// Line of a byte offset, from 1.
@@ -97,7 +97,7 @@ impl Report {
     }
 }
 
-/// Parses the file. `None` when it is no TOML; every place that is wrong has been reported then.
+/// Parses the file. `None` when it is not TOML; its errors have been reported then.
 pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> Option<DeTable<'t>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
@@ -109,7 +109,7 @@ pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> Option<DeTable<'t
         let hint = error
             .message()
             .contains("string values must be quoted")
-            .then(|| "put text, durations and sizes in quotes: key = \"value\"".to_owned());
+            .then(|| "put strings, durations and sizes in quotes: key = \"value\"".to_owned());
         let (line, column) = (at.map(|at| report.line(at)), at.map(|at| report.column(at)));
         report.add(
             Place {
@@ -117,7 +117,7 @@ pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> Option<DeTable<'t
                 column,
                 ..Place::default()
             },
-            Bad {
+            InvalidValue {
                 what: error.message().to_owned(),
                 hint,
             },
@@ -150,9 +150,9 @@ impl<'d> Section<'d> {
             place.line = Some(report.line(key.span().start));
             let table = value.get_ref().as_table();
             if table.is_none() {
-                let bad = Bad::new(
-                    format!("is {} where a table is expected", kind(value.get_ref())),
-                    format!("write [{name}] on a line of its own"),
+                let bad = InvalidValue::new(
+                    format!("expected a table, found {}", kind(value.get_ref())),
+                    format!("write [{name}] on its own line"),
                 );
                 report.add(
                     Place {
@@ -197,9 +197,9 @@ impl<'d> Section<'d> {
             };
             report.add(
                 place,
-                Bad::new(
+                InvalidValue::new(
                     format!(
-                        "is {} where a list of tables is expected",
+                        "expected an array of tables, found {}",
                         kind(value.get_ref())
                     ),
                     format!("write [[{name}]], with double brackets"),
@@ -250,25 +250,28 @@ impl<'d> Section<'d> {
         .checked(name, known)
     }
 
-    /// The value of `key`, read by `read`. `None` when it is missing or wrong; only the latter is a mistake.
+    /// The value of `key`, read by `read`. `None` when it is missing or wrong; only the latter is an error.
     pub(super) fn read<T>(
         &mut self,
         key: &str,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Bad>,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, InvalidValue>,
     ) -> Option<T> {
         let value = self.table?.get(key)?;
         read(value.get_ref()).map_err(|bad| self.add(key, bad)).ok()
     }
 
-    /// As [`Section::read`], but a missing key is a mistake too; `hint` says what to write.
+    /// As [`Section::read`], but a missing key is an error too; `hint` says what to write.
     pub(super) fn require<T>(
         &mut self,
         key: &str,
         hint: &str,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Bad>,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, InvalidValue>,
     ) -> Option<T> {
         if !self.has(key) {
-            self.add(key, Bad::new("is missing".to_owned(), hint.to_owned()));
+            self.add(
+                key,
+                InvalidValue::new("missing required key".to_owned(), hint.to_owned()),
+            );
         }
         self.read(key, read)
     }
@@ -277,14 +280,14 @@ impl<'d> Section<'d> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// Reports a mistake at `key`.
-    pub(super) fn add(&mut self, key: &str, bad: Bad) {
+    /// Reports an error at `key`.
+    pub(super) fn add(&mut self, key: &str, bad: InvalidValue) {
         let place = self.place(key);
         self.report.add(place, bad);
     }
 
-    /// Reports a mistake at `key`, on the line of one entry of its value: an element of a list, or a key of a table.
-    pub(super) fn add_at_entry(&mut self, key: &str, entry: &str, bad: Bad) {
+    /// Reports an error at `key`, on the line of one entry of its value: an element of a list, or a key of a table.
+    pub(super) fn add_at_entry(&mut self, key: &str, entry: &str, bad: InvalidValue) {
         let mut place = self.place(key);
         if let Some(at) = self
             .table
@@ -296,7 +299,7 @@ impl<'d> Section<'d> {
         self.report.add(place, bad);
     }
 
-    /// Where `key` stands, or the table when the key is missing.
+    /// The place of `key`, or of the table when the key is missing.
     pub(super) fn place(&self, key: &str) -> Place {
         let line = self
             .table
@@ -340,22 +343,10 @@ pub(super) fn in_file_order<'t>(table: &'t DeTable<'t>) -> Vec<(&'t str, &'t DeV
         .collect()
 }
 
-/// What a value is, in words.
-pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "text",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-fn unknown(key: &str, here: &[&str], known: &Keys) -> Bad {
+fn unknown(key: &str, here: &[&str], known: &Keys) -> InvalidValue {
     if key == "client_secret" {
-        return Bad::new(
-            "does not belong in this file, which others read and copy",
+        return InvalidValue::new(
+            "the client secret must not be stored in the config file",
             credentials::HINT,
         );
     }
@@ -372,11 +363,11 @@ fn unknown(key: &str, here: &[&str], known: &Keys) -> Bad {
         (Some("watch"), _) => "move it into a [[watch]] table".to_owned(),
         (Some(table), _) => format!("move it into the [{table}] table"),
         (None, Some((distance, nearest))) if distance <= 1 + nearest.len() / 3 => {
-            format!("write {nearest:?}")
+            format!("did you mean {nearest:?}?")
         }
-        (None, _) => format!("known here: {}", here.join(", ")),
+        (None, _) => format!("known keys: {}", here.join(", ")),
     };
-    Bad::new("is no key that is known here", hint)
+    InvalidValue::new("unknown key", hint)
 }
 
 fn find_entry(value: &DeValue<'_>, entry: &str) -> Option<usize> {

@@ -1,18 +1,16 @@
-//! What is wrong with a configuration, in words for the person who wrote it.
-//!
-//! In come single mistakes from every part of the room, out goes the list in the order of the file. A mistake names a key and quotes a value only where the
-//! value cannot be the client secret.
+//! The errors of a configuration, in the order of the file. An error names a key and quotes a value only where the value
+//! cannot be a secret.
 
 use std::fmt;
 
-/// Every mistake of a configuration, in the order of the file. `Display` prints all of them, one after the other.
+/// Every error of a configuration, in the order of the file. `Display` prints all of them, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct ConfigErrors(Vec<ConfigError>);
 
-/// One mistake: where, what, and what to write instead.
+/// One error: where, what, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    /// The config file, as it was named to us.
+pub struct ConfigError {
+    /// The config file, as given on the command line.
     pub file: String,
     /// Line in that file, from 1; `None` for what is missing altogether.
     pub line: Option<usize>,
@@ -24,37 +22,37 @@ pub struct Mistake {
     pub key: Option<String>,
     /// What is wrong.
     pub what: String,
-    /// What to write instead, or what else to do.
+    /// What to write instead.
     pub hint: Option<String>,
 }
 
-impl Mistakes {
-    pub(super) fn new(mut mistakes: Vec<Mistake>) -> Self {
-        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-        Self(mistakes)
+impl ConfigErrors {
+    pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
+        errors.sort_by_key(|error| (error.line, error.column));
+        Self(errors)
     }
 
-    /// The mistakes one by one; at least one.
-    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+    /// The errors one by one; at least one.
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for ConfigErrors {}
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.0.iter().enumerate() {
+        for (index, error) in self.0.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{mistake}")?;
+            write!(f, "{error}")?;
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         if let Some(line) = self.line {

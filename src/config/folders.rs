@@ -1,8 +1,9 @@
-//! How the folders of a configuration lie to one another on this machine.
+//! Compares the folders of a configuration on this machine.
 //!
-//! In come watches and the folders for state and log, out go mistakes: a path that is no folder, two watches that would upload the same files, a ledger or log in a
-//! watched folder. Paths are compared after symbolic links. It only looks; and because a dead file server can hold any look for ever, every root is looked at on a thread of
-//! its own, for a limited time. A root that is missing or gives no answer in time is no mistake: the daemon starts and waits for it.
+//! Input: watches and the directories for state and log. Output: errors, such as a path that is not a folder, two watches
+//! that would upload the same files, or a ledger inside a watched folder. Paths are compared after resolving symbolic links.
+//! A dead file server can block any file call, so each root is checked on its own thread with a time limit. A root that is
+//! missing or does not answer in time is not an error: the daemon starts and waits for it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,16 +12,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::document::{Place, Report};
-use super::values::{Bad, quoted};
+use super::values::{InvalidValue, quoted};
 use super::watches::{Placed, has_path};
 
-/// How long all roots together may take to answer. A spun-down disk needs about ten seconds.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Time limit for all roots together. A spun-down disk needs about ten seconds.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// As many links as the kernel follows, see `path_resolution(7)`.
 const LINKS: usize = 40;
 
-/// What a look at a path finds.
+/// An existing folder.
 #[derive(Debug, Clone)]
 struct Look {
     /// Without symbolic links.
@@ -29,18 +30,18 @@ struct Look {
     identity: (u64, u64),
 }
 
-/// What a look comes to; `None` when the folder is not to be had.
-type Found = Result<Option<Look>, Bad>;
+/// The result of a check; `None` when the folder cannot be reached.
+type Found = Result<Option<Look>, InvalidValue>;
 
-/// Where a folder of our own is named.
+/// A directory that the service writes to.
 pub(super) struct Own<'a> {
-    /// What lies in it, for messages: "the ledger" or "the log".
+    /// Its content, for messages: "the ledger" or "the log".
     pub(super) what: &'static str,
     pub(super) path: &'a Path,
     pub(super) place: Place,
 }
 
-/// Reports everything that is wrong with the folders. `state` may hold no watch, and neither `state` nor `log` may lie in one.
+/// Reports every error of the folders. No watch may be inside `state`, and neither `state` nor `log` inside a watch.
 pub(super) fn check(
     watches: &[Placed],
     state: &Own<'_>,
@@ -56,7 +57,7 @@ pub(super) fn check(
         .map(|placed| placed.watch.path.clone())
         .collect();
     let mut roots = Vec::new();
-    for (placed, found) in watches.into_iter().zip(look_at_all(&paths, PATIENCE, look)) {
+    for (placed, found) in watches.into_iter().zip(check_all(&paths, TIMEOUT, look)) {
         match found {
             Some(Ok(Some(look))) => roots.push((placed, look)),
             Some(Err(bad)) => report.add(placed.at_path.clone(), bad),
@@ -72,13 +73,13 @@ pub(super) fn check(
     for (placed, look) in &roots {
         if look.real.starts_with(&real_state) && look.real != real_state {
             let what = format!(
-                "{} lies in the folder of the ledger, state.path {}",
+                "{} is inside state.path {}",
                 quoted(&placed.watch.path),
                 quoted(state.path)
             );
             report.add(
                 placed.at_path.clone(),
-                Bad::new(what, "write a state.path that holds nothing else"),
+                InvalidValue::new(what, "choose a state.path that contains nothing else"),
             );
         }
     }
@@ -86,7 +87,7 @@ pub(super) fn check(
         let real = resolve(own.path, LINKS);
         if let Some((placed, _)) = roots.iter().find(|(_, look)| real.starts_with(&look.real)) {
             let what = format!(
-                "{} lies in the folder of watch {:?}{}, so {} would be taken for design files",
+                "{} is inside the folder of watch {:?}{}: {} would be treated as design files",
                 quoted(own.path),
                 placed.watch.name,
                 at_line(&placed.at_path),
@@ -94,61 +95,61 @@ pub(super) fn check(
             );
             report.add(
                 own.place.clone(),
-                Bad::new(
+                InvalidValue::new(
                     what,
-                    "write a folder outside every watched folder, such as one below /var",
+                    "choose a folder outside every watched folder, such as one below /var",
                 ),
             );
         }
     }
 }
 
-/// A watch whose root gave an answer.
+/// A watch whose root answered.
 type Root<'a> = (&'a Placed, Look);
 
 /// Reports at the later watch, whichever of the two is the outer one.
 fn compare(earlier: &Root<'_>, later: &Root<'_>, report: &mut Report) {
     let ((one, one_look), (other, other_look)) = (earlier, later);
     let (relation, outer) = if one_look.identity == other_look.identity {
-        ("is", None)
+        ("is also", None)
     } else if covers(earlier, later) {
-        ("lies in", Some((one, one_look)))
+        ("is inside", Some((one, one_look)))
     } else if covers(later, earlier) {
-        ("holds", Some((other, other_look)))
+        ("contains", Some((other, other_look)))
     } else {
         return;
     };
     let what = format!(
-        "{} {relation} the folder of watch {:?}{}, so the same files would be uploaded twice",
+        "{} {relation} the folder of watch {:?}{}: files would be uploaded twice",
         quoted(&other.watch.path),
         one.watch.name,
         at_line(&one.at_path),
     );
     let hint = match outer {
         Some((outer, look)) => {
-            let inner = if relation == "holds" {
+            let inner = if relation == "contains" {
                 one_look
             } else {
                 other_look
             };
             let below = inner.real.strip_prefix(&look.real).unwrap_or(&inner.real);
             format!(
-                "keep one of the two watches, or add {:?} to exclude of watch {:?}",
+                "remove one of the two watches, or add {:?} to exclude of watch {:?}",
                 format!("/{}/", below.display()),
                 outer.watch.name
             )
         }
-        None => "keep one of the two watches".to_owned(),
+        None => "remove one of the two watches".to_owned(),
     };
-    report.add(other.at_path.clone(), Bad::new(what, hint));
+    report.add(other.at_path.clone(), InvalidValue::new(what, hint));
 }
 
-/// Whether the watch of `outer` would look into the root of `inner`.
+/// Whether the watch of `outer` would scan the root of `inner`.
 fn covers((outer, outer_look): &Root<'_>, (_, inner): &Root<'_>) -> bool {
     inner
         .real
         .strip_prefix(&outer_look.real)
-        .is_ok_and(|below| outer.watch.recursive && outer.watch.selection.prunes(below).is_none())
+        .is_ok_and(|below| outer.watch.scope.enters(below))
 }
 
 fn at_line(place: &Place) -> String {
@@ -157,10 +158,10 @@ fn at_line(place: &Place) -> String {
         .map_or_else(String::new, |line| format!(" (line {line})"))
 }
 
-/// Looks at every path on a thread of its own. `None` for those that gave no answer within `patience`.
-fn look_at_all(
+/// Checks every path on its own thread. `None` for those that did not answer within `timeout`.
+fn check_all(
     paths: &[PathBuf],
-    patience: Duration,
+    timeout: Duration,
     look: impl Fn(&Path) -> Found + Clone + Send + 'static,
 ) -> Vec<Option<Found>> {
     let (sender, answers) = mpsc::channel();
@@ -171,12 +172,12 @@ fn look_at_all(
         let started = thread::Builder::new()
             .name(format!("look-{index}"))
             .spawn(move || {
-                // Nobody listens any more when the look took too long.
+                // The receiver is gone when the check took too long.
                 sender.send((index, look(&path))).ok();
             });
         open += usize::from(started.is_ok());
     }
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     while open > 0
         && let Ok((index, answer)) =
             answers.recv_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -189,8 +190,8 @@ fn look_at_all(
     found
 }
 
-/// `None` for a folder that cannot be reached now: its file server may come back any time, and the daemon waits for it.
-fn look(path: &Path) -> Result<Option<Look>, Bad> {
+/// `None` for a folder that cannot be reached now: its file server may come back at any time.
+fn look(path: &Path) -> Result<Option<Look>, InvalidValue> {
     let Ok((real, metadata)) = path
         .canonicalize()
         .and_then(|real| real.metadata().map(|metadata| (real, metadata)))
@@ -198,9 +199,9 @@ fn look(path: &Path) -> Result<Option<Look>, Bad> {
         return Ok(None);
     };
     if !metadata.is_dir() {
-        return Err(Bad::new(
-            format!("{} is no folder", quoted(path)),
-            "write the path of the folder that holds the files",
+        return Err(InvalidValue::new(
+            format!("{} is not a folder", quoted(path)),
+            "write the path of the folder that contains the files",
         ));
     }
     Ok(Some(Look {
@@ -238,7 +239,7 @@ mod tests {
         let paths = ["/dead".into(), folder.path().to_owned(), "/absent".into()];
         let (_open, never) = mpsc::channel::<()>();
         let never = std::sync::Arc::new(std::sync::Mutex::new(never));
-        let found = look_at_all(&paths, Duration::from_secs(1), move |path| {
+        let found = check_all(&paths, Duration::from_secs(1), move |path| {
             if path == Path::new("/dead") {
                 never.lock().unwrap().recv().ok();
             }

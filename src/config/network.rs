@@ -1,7 +1,7 @@
-//! `[network]`: proxy, company certificates and timeouts, because a service has no shell whose environment could say them.
+//! `[network]`: proxy, company certificates and timeouts. They are keys, because a service has no shell environment.
 //!
-//! In come the section, the environment and the files it names; out goes a [`Network`]. The proxy's password is a secret like the client's: it has a file or a
-//! credential of its own, and an address that holds one is refused without being quoted.
+//! Input: the section, the environment and the files it names. Output: a [`Network`]. The proxy's password is a secret like
+//! the client's: it comes from its own file or credential, and a URL that contains one is refused without being quoted.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::document::Section;
-use super::raw::Purpose;
+use super::environment::Mode;
 use super::sections::{DAY, HOUR, MINUTE, SECOND, duration};
-use super::values::{self, Bad, quoted};
+use super::values::{self, InvalidValue, quoted};
 use super::{Environment, Network, Proxy, credentials};
 
 /// `[network]`; `None` when something is missing, which has been reported then, or when secrets are not wanted.
 pub(super) fn read(
     section: &mut Section<'_>,
     environment: &Environment,
-    purpose: Purpose,
+    mode: Mode,
 ) -> Option<Network> {
     let url = section.read("proxy", proxy_url);
     let user = section.read("proxy_user", values::line);
@@ -30,20 +30,23 @@ pub(super) fn read(
     let connect_timeout = duration(section, "connect_timeout", 10 * SECOND, HOUR);
     let idle_timeout = duration(section, "idle_timeout", MINUTE, HOUR);
     let total_timeout = duration(section, "total_timeout", MINUTE, DAY);
-    if purpose == Purpose::Look {
+    if mode == Mode::Inspect {
         return None;
     }
     for key in ["proxy_user", "proxy_password_file", "no_proxy"] {
         if section.has(key) && !section.has("proxy") {
-            let hint = "write proxy = \"http://proxy.example.com:3128\", or take this key out";
-            section.add(key, Bad::new("is of no use without a proxy", hint));
+            let hint = "set proxy = \"http://proxy.example.com:3128\", or remove this key";
+            section.add(
+                key,
+                InvalidValue::new("has no effect without network.proxy", hint),
+            );
         }
     }
     if password_file.is_some() && user.is_none() {
-        let hint = "write proxy_user = \"the name that the proxy knows\"";
+        let hint = "set proxy_user to the user name for the proxy";
         section.add(
             "proxy_password_file",
-            Bad::new("is of no use without proxy_user", hint),
+            InvalidValue::new("has no effect without network.proxy_user", hint),
         );
     }
     let login = user.and_then(|user| {
@@ -68,26 +71,28 @@ pub(super) fn read(
     })
 }
 
-fn proxy_url(value: &DeValue<'_>) -> Result<Url, Bad> {
+fn proxy_url(value: &DeValue<'_>) -> Result<Url, InvalidValue> {
     const HINT: &str = "write it like \"http://proxy.example.com:3128\"";
     let url = Url::parse(&values::text(value)?)
         .ok()
         .filter(|url| url.has_host() && matches!(url.scheme(), "http" | "https"));
     match url {
         // Not quoted: it may be the password.
-        Some(url) if !url.username().is_empty() || url.password().is_some() => Err(Bad::new(
-            "holds a user name or password",
-            "write the bare address; the name goes into proxy_user, the password into the file of proxy_password_file",
-        )),
+        Some(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err(InvalidValue::new(
+                "must not contain a user name or password",
+                "write the URL without them; set proxy_user and proxy_password_file instead",
+            ))
+        }
         Some(url) if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => {
             Ok(url)
         }
-        _ => Err(Bad::new("is no address of a proxy", HINT)),
+        _ => Err(InvalidValue::new("invalid proxy URL", HINT)),
     }
 }
 
 /// Hosts, domains, addresses and networks; one that holds a comma would be taken for two.
-fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
+fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
     let hosts = values::list(value)?;
     let bad = |host: &String| {
         host.is_empty()
@@ -95,8 +100,8 @@ fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
             || host.contains("://")
     };
     match hosts.iter().find(|host| bad(host)) {
-        Some(host) => Err(Bad::new(
-            format!("{host:?} is no host"),
+        Some(host) => Err(InvalidValue::new(
+            format!("invalid host {host:?}"),
             "write hosts, domains or networks, such as [\"files.example.com\", \".example.com\", \"10.0.0.0/8\"]",
         )),
         None => Ok(hosts),
@@ -104,9 +109,9 @@ fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
 }
 
 /// Every certificate of a PEM file, as DER.
-fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, Bad> {
-    const HINT: &str = "write the path of a PEM file: one or more blocks from BEGIN CERTIFICATE to END CERTIFICATE";
-    let wrong = |what: String| Bad::new(format!("{} {what}", quoted(file)), HINT);
+fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, InvalidValue> {
+    const HINT: &str = "write the path of a PEM file with one or more BEGIN CERTIFICATE blocks";
+    let wrong = |what: String| InvalidValue::new(format!("{} {what}", quoted(file)), HINT);
     let found: Result<Vec<_>, pem::Error> =
         CertificateDer::pem_file_iter(file).and_then(|certificates| {
             certificates
@@ -114,19 +119,21 @@ fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, Bad> {
                 .collect()
         });
     match found {
-        Ok(found) if found.is_empty() => Err(wrong("holds no certificate".to_owned())),
+        Ok(found) if found.is_empty() => Err(wrong("contains no certificate".to_owned())),
         Ok(found)
             if found
                 .iter()
                 .any(|der| x509_parser::parse_x509_certificate(der).is_err()) =>
         {
-            Err(wrong("holds a block that is no certificate".to_owned()))
+            Err(wrong(
+                "contains a block that is not a certificate".to_owned(),
+            ))
         }
         Ok(found) => Ok(found),
-        Err(pem::Error::Io(error)) => Err(Bad::new(
-            format!("{} cannot be read: {error}", quoted(file)),
-            "let the service's user read the file",
+        Err(pem::Error::Io(error)) => Err(InvalidValue::new(
+            format!("cannot read {}: {error}", quoted(file)),
+            "give the service's user read access to the file",
         )),
-        Err(error) => Err(wrong(format!("is not understood: {error}"))),
+        Err(error) => Err(wrong(format!("cannot be parsed: {error}"))),
     }
 }

@@ -1,10 +1,9 @@
-//! `[web]`, `[[alert]]` and `[heartbeat]`: what tells people, beyond log and commands.
+//! `[[alert]]` and `[heartbeat]`.
 //!
-//! In come sections, out go checked values. Addresses of webhooks are secrets: they are never quoted, and `Debug` shows their host only.
+//! Input: sections of the file. Output: checked values. Webhook URLs are secrets: they are never quoted, and `Debug` shows
+//! only their host.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,28 +12,10 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::document::{Report, Section};
-use super::raw::Purpose;
+use super::environment::Mode;
 use super::sections::KEYS;
-use super::values::{self, Bad};
+use super::values::{self, InvalidValue};
 use super::{Level, credentials};
-use crate::secret::Secret;
-
-/// The shortest token of the page, in characters: as random hexadecimal digits 64 bits.
-const TOKEN_MIN: usize = 16;
-
-/// Fewer different characters are no random token.
-const TOKEN_DIFFERENT: usize = 6;
-
-/// The local page.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Web {
-    /// Where it listens; `None`: it does not.
-    pub listen: Option<SocketAddr>,
-    /// What has to be known to see it; always there unless `listen` is loopback.
-    pub token: Option<Secret>,
-    /// Names that it may be called by, beside `localhost` and addresses.
-    pub hosts: Vec<String>,
-}
 
 /// Whom to tell of failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,53 +82,9 @@ impl fmt::Display for Address {
     }
 }
 
-pub(super) fn web(section: &mut Section<'_>, purpose: Purpose) -> Web {
-    let listen = section.read("listen", socket_address);
-    let file = section.read("token_file", values::absolute);
-    let token = file.filter(|_| purpose == Purpose::Work).and_then(|file| {
-        credentials::read_file(&file)
-            .and_then(strong)
-            .map_err(|bad| section.add("token_file", bad))
-            .ok()
-    });
-    let hosts = section.read("hosts", values::list).unwrap_or_default();
-    if let Some(listen) = listen
-        && !listen.ip().is_loopback()
-        && !section.has("token_file")
-    {
-        section.add(
-            "listen",
-            Bad::new(
-                format!("{listen} can be reached from other machines, and there is no token"),
-                "write a random token (`openssl rand -hex 24`) into a file (mode 600) and name it in web.token_file, or listen on 127.0.0.1",
-            ),
-        );
-    }
-    Web {
-        listen,
-        token,
-        hosts,
-    }
-}
-
-/// A token that cannot be guessed, as far as its text shows.
-fn strong(token: Secret) -> Result<Secret, Bad> {
-    let text = token.expose();
-    let different: BTreeSet<char> = text.chars().collect();
-    if text.chars().count() >= TOKEN_MIN && different.len() >= TOKEN_DIFFERENT {
-        return Ok(token);
-    }
-    Err(Bad::new(
-        format!(
-            "the token is too easy to guess: it needs at least {TOKEN_MIN} characters, {TOKEN_DIFFERENT} of them different"
-        ),
-        "make a random one, for example with `openssl rand -hex 24`, and write it into the file",
-    ))
-}
-
-pub(super) fn heartbeat(section: &mut Section<'_>, purpose: Purpose) -> Heartbeat {
+pub(super) fn heartbeat(section: &mut Section<'_>, mode: Mode) -> Heartbeat {
     Heartbeat {
-        url: address(section, purpose),
+        url: address(section, mode),
         interval: section
             .read(
                 "interval",
@@ -160,19 +97,19 @@ pub(super) fn heartbeat(section: &mut Section<'_>, purpose: Purpose) -> Heartbea
 /// Reads every `[[alert]]`.
 pub(super) fn alerts<'d>(
     tables: &[&'d Spanned<DeValue<'d>>],
-    purpose: Purpose,
+    mode: Mode,
     report: &mut Report,
 ) -> Vec<Alert> {
     let mut alerts: Vec<Alert> = Vec::new();
     for table in tables {
         let mut section = Section::one_of(table, "alert", KEYS, report);
-        let alert = alert(&mut section, purpose);
+        let alert = alert(&mut section, mode);
         if alerts.iter().any(|other| other.name == alert.name) {
             section.add(
                 "name",
-                Bad::new(
-                    format!("{:?} is the name of another alert", alert.name),
-                    "give each [[alert]] a name of its own",
+                InvalidValue::new(
+                    format!("duplicate alert name {:?}", alert.name),
+                    "give each [[alert]] a unique name",
                 ),
             );
         }
@@ -181,26 +118,29 @@ pub(super) fn alerts<'d>(
     alerts
 }
 
-fn alert(section: &mut Section<'_>, purpose: Purpose) -> Alert {
+fn alert(section: &mut Section<'_>, mode: Mode) -> Alert {
     let name = section.require(
         "name",
-        "write a short name, such as \"cad-team\"",
+        "add a short name, such as name = \"cad-team\"",
         values::watch_name,
     );
-    let url = address(section, purpose);
+    let url = address(section, mode);
     let command = section.read("command", values::list);
     if command.as_ref().is_some_and(Vec::is_empty) {
         section.add(
             "command",
-            Bad::new("is empty", "write [\"/usr/local/bin/tell\", \"argument\"]"),
+            InvalidValue::new(
+                "must not be empty",
+                "write [\"/usr/local/bin/notify\", \"argument\"]",
+            ),
         );
     }
     if !section.has("url") && !section.has("command") {
         section.add(
             "url",
-            Bad::new(
-                "is missing, and there is no command either",
-                "write the address of a webhook, or a command",
+            InvalidValue::new(
+                "either url or command is required",
+                "set url to a webhook, or set command to a program",
             ),
         );
     }
@@ -208,8 +148,8 @@ fn alert(section: &mut Section<'_>, purpose: Purpose) -> Alert {
     if !matches!(level, Level::Error | Level::Warn) {
         section.add(
             "level",
-            Bad::new(
-                format!("{:?} is no level of an alert", level.as_str()),
+            InvalidValue::new(
+                format!("unknown alert level {:?}", level.as_str()),
                 "write \"error\" or \"warn\"",
             ),
         );
@@ -236,11 +176,11 @@ fn alert(section: &mut Section<'_>, purpose: Purpose) -> Alert {
 }
 
 /// The key `url`: the address itself, or `file:` and the path of a file that holds it.
-fn address(section: &mut Section<'_>, purpose: Purpose) -> Option<Address> {
+fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
     let text = section.read("url", values::text)?;
     let text = match text.strip_prefix("file:") {
         None => text,
-        Some(_) if purpose == Purpose::Look => return None,
+        Some(_) if mode == Mode::Inspect => return None,
         Some(path) => {
             let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
             match credentials::read_file(&path) {
@@ -259,33 +199,23 @@ fn address(section: &mut Section<'_>, purpose: Purpose) -> Option<Address> {
     if url.is_none() {
         section.add(
             "url",
-            Bad::new(
-                "is no web address",
-                "write it like \"https://hooks.example.com/…\", or \"file:/path\" of a file that holds it (mode 600)",
+            InvalidValue::new(
+                "invalid URL",
+                "write it like \"https://hooks.example.com/…\", or \"file:/path\" to read it from a file (mode 600)",
             ),
         );
     }
     url.map(Address)
 }
 
-fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Bad> {
-    let text = values::text(value)?;
-    text.parse().map_err(|_| {
-        Bad::new(
-            format!("{text:?} is no address with a port"),
-            "write \"127.0.0.1:8291\"; for all interfaces \"[::]:8291\", with a token",
-        )
-    })
-}
-
-fn format(value: &DeValue<'_>) -> Result<Format, Bad> {
+fn format(value: &DeValue<'_>) -> Result<Format, InvalidValue> {
     let text = values::text(value)?;
     match text.as_str() {
         "json" => Ok(Format::Json),
         "teams" => Ok(Format::Teams),
         "slack" => Ok(Format::Slack),
-        _ => Err(Bad::new(
-            format!("{text:?} is no shape of a message"),
+        _ => Err(InvalidValue::new(
+            format!("unknown format {text:?}"),
             "write \"json\", \"teams\" or \"slack\"",
         )),
     }

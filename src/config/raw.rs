@@ -1,33 +1,25 @@
-//! A configuration on its way from TOML to checked values.
+//! A configuration between TOML and checked values.
 //!
-//! In come the text, the environment and the purpose of reading; out goes a [`Draft`]: everything that could be read, with the places that the mistakes of
-//! folders belong to. Whoever asks must look at the report before taking the draft for a configuration. Its own reading touches no folder.
+//! Input: text, environment and mode. Output: a [`RawConfig`], everything that could be read. It becomes a configuration only
+//! when the report has no errors. Reading it touches no watched folder.
 
 use std::time::Duration;
 
 use super::document::{self, Place, Report, Section};
+use super::environment::Mode;
 use super::folders::{self, Own};
 use super::notifications;
 use super::sections::{self, KEYS, Times};
-use super::values::Bad;
+use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
-    Alert, Config, Environment, Heartbeat, Itwin, Log, Network, Offline, Retry, State, Sync,
-    Upload, Web, network,
+    Alert, Config, Environment, Heartbeat, Itwin, Log, Network, ReadOnlyConfig, Retry, State, Sync,
+    Upload, Web, network, web,
 };
 
-/// What a configuration is read for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To work with it: the secret must be there.
-    Work,
-    /// To look at the ledger.
-    Look,
-}
-
-/// A configuration as far as it could be read, with the places that the folders' mistakes belong to.
-pub(super) struct Draft {
-    /// `None` when something required is missing, or the secret is not wanted.
+/// Everything that could be read, with the places that errors about folders refer to.
+pub(super) struct RawConfig {
+    /// `None` when a required key is missing, or in [`Mode::Inspect`].
     itwin: Option<Itwin>,
     /// `None` under the same conditions.
     network: Option<Network>,
@@ -38,7 +30,7 @@ pub(super) struct Draft {
     upload: Upload,
     sync: Sync,
     retry: Retry,
-    brake_files: u64,
+    bulk_change_limit: u64,
     shutdown_grace: Duration,
     web: Web,
     alerts: Vec<Alert>,
@@ -46,12 +38,12 @@ pub(super) struct Draft {
     watches: Vec<Placed>,
 }
 
-impl Draft {
-    /// `None` when `text` is no TOML.
+impl RawConfig {
+    /// `None` when `text` is not TOML.
     pub(super) fn read(
         text: &str,
         environment: &Environment,
-        purpose: Purpose,
+        mode: Mode,
         report: &mut Report,
     ) -> Option<Self> {
         let root = document::parse(text, report)?;
@@ -62,12 +54,12 @@ impl Draft {
         let itwin = sections::itwin(
             &mut Section::open(&root, "itwin", KEYS, report),
             environment,
-            purpose,
+            mode,
         );
         let network = network::read(
             &mut Section::open(&root, "network", KEYS, report),
             environment,
-            purpose,
+            mode,
         );
         let mut section = Section::open(&root, "state", KEYS, report);
         let (state, at_state) = (
@@ -79,24 +71,23 @@ impl Draft {
         let upload = sections::upload(&mut Section::open(&root, "upload", KEYS, report));
         let sync = sections::sync(&mut Section::open(&root, "sync", KEYS, report));
         let retry = sections::retry(&mut Section::open(&root, "retry", KEYS, report));
-        let brake_files = sections::brake(&mut Section::open(&root, "brake", KEYS, report));
+        let bulk_change_limit =
+            sections::bulk_change(&mut Section::open(&root, "bulk_change", KEYS, report));
 
-        let web = notifications::web(&mut Section::open(&root, "web", KEYS, report), purpose);
+        let web = web::read(&mut Section::open(&root, "web", KEYS, report), mode);
         let alerts = Section::each(&root, "alert", report);
-        let alerts = notifications::alerts(&alerts, purpose, report);
-        let heartbeat = notifications::heartbeat(
-            &mut Section::open(&root, "heartbeat", KEYS, report),
-            purpose,
-        );
+        let alerts = notifications::alerts(&alerts, mode, report);
+        let heartbeat =
+            notifications::heartbeat(&mut Section::open(&root, "heartbeat", KEYS, report), mode);
 
         let tables = Section::each(&root, "watch", report);
         let watches = watches::read(&tables, times, &sync, report);
         if !root.contains_key("watch") {
             report.add(
                 Place::default(),
-                Bad::new(
-                    "no folder is watched",
-                    "add a [[watch]] table with name, path and imodel_id",
+                InvalidValue::new(
+                    "no [[watch]] table found",
+                    "add one with name, path and imodel_id",
                 ),
             );
         }
@@ -110,7 +101,7 @@ impl Draft {
             upload,
             sync,
             retry,
-            brake_files,
+            bulk_change_limit,
             shutdown_grace,
             web,
             alerts,
@@ -142,7 +133,7 @@ impl Draft {
             upload: self.upload,
             sync: self.sync,
             retry: self.retry,
-            brake_files: self.brake_files,
+            bulk_change_limit: self.bulk_change_limit,
             shutdown_grace: self.shutdown_grace,
             web: self.web,
             alerts: self.alerts,
@@ -155,8 +146,8 @@ impl Draft {
         })
     }
 
-    pub(super) fn into_offline(self) -> Offline {
-        Offline {
+    pub(super) fn into_read_only(self) -> ReadOnlyConfig {
+        ReadOnlyConfig {
             state: self.state,
             watches: self
                 .watches

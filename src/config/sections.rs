@@ -1,15 +1,18 @@
 //! The keys outside `[[watch]]`: their defaults and limits.
 //!
-//! In come sections of the file, out go the public types of the room. Every default lives here and in `watches`, and `config.example.toml` is tested against them.
+//! Input: sections of the file. Output: the public types of `config`. Every default is here or in `watches`; a test compares
+//! them with `config.example.toml`.
 
 use std::time::Duration;
 
 use url::Url;
 
 use super::document::{Keys, Section};
-use super::raw::Purpose;
-use super::values::{self, Bad, show_duration, show_size};
-use super::{Environment, Itwin, Level, Log, Patience, Retry, State, Sync, Upload, credentials};
+use super::environment::Mode;
+use super::values::{self, InvalidValue, show_duration, show_size};
+use super::{
+    Environment, Itwin, Level, Log, Retry, SettlePolicy, State, Sync, Upload, credentials,
+};
 
 /// Every table and its keys; `""` is the top of the file.
 pub(super) const KEYS: &Keys = &[
@@ -29,7 +32,7 @@ pub(super) const KEYS: &Keys = &[
             "upload",
             "sync",
             "retry",
-            "brake",
+            "bulk_change",
             "web",
             "alert",
             "heartbeat",
@@ -84,7 +87,7 @@ pub(super) const KEYS: &Keys = &[
         ],
     ),
     ("retry", &["first_delay", "max_delay", "give_up"]),
-    ("brake", &["files"]),
+    ("bulk_change", &["max_files"]),
     (
         "watch",
         &[
@@ -146,8 +149,8 @@ impl Times {
         }
     }
 
-    pub(super) fn patience(&self) -> Patience {
-        Patience {
+    pub(super) fn settle_policy(&self) -> SettlePolicy {
+        SettlePolicy {
             settle: self.settle,
             max_wait: self.max_wait,
             upload_interval: self.upload_interval.unwrap_or(self.settle * 3),
@@ -177,7 +180,7 @@ pub(super) fn shutdown_grace(section: &mut Section<'_>) -> Duration {
 pub(super) fn itwin(
     section: &mut Section<'_>,
     environment: &Environment,
-    purpose: Purpose,
+    mode: Mode,
 ) -> Option<Itwin> {
     let api_url = section
         .read("api_url", values::url)
@@ -193,12 +196,12 @@ pub(super) fn itwin(
         .unwrap_or(4500);
     let client_id = section.require(
         "client_id",
-        "write the client id of a service application, registered at developer.bentley.com/my-apps",
+        "register a service application at developer.bentley.com/my-apps and add its client id",
         values::line,
     );
     let file = section.read("client_secret_file", values::absolute);
     let is_unusable = file.is_none() && section.has("client_secret_file");
-    if purpose == Purpose::Look || is_unusable {
+    if mode == Mode::Inspect || is_unusable {
         return None;
     }
     let client_secret = credentials::find(file.as_deref(), environment)
@@ -229,8 +232,8 @@ pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> Sta
     }
 }
 
-pub(super) fn brake(section: &mut Section<'_>) -> u64 {
-    let files = section.read("files", values::count(1..=1_000_000_000));
+pub(super) fn bulk_change(section: &mut Section<'_>) -> u64 {
+    let files = section.read("max_files", values::count(1..=1_000_000_000));
     files.map_or(1000, |files| files as u64)
 }
 
@@ -257,7 +260,7 @@ pub(super) fn upload(section: &mut Section<'_>) -> Upload {
     };
     if upload.block_size > upload.memory {
         let [block, memory] = [upload.block_size, upload.memory].map(show_size);
-        let what = format!("one block of {block} does not fit into memory of {memory}");
+        let what = format!("block_size ({block}) is larger than memory ({memory})");
         let key = if section.has("block_size") {
             "block_size"
         } else {
@@ -265,7 +268,7 @@ pub(super) fn upload(section: &mut Section<'_>) -> Upload {
         };
         section.add(
             key,
-            Bad::new(what, "write a smaller block_size or a larger memory"),
+            InvalidValue::new(what, "lower block_size or raise memory"),
         );
     }
     upload
@@ -331,7 +334,7 @@ fn at_least(section: &mut Section<'_>, upper: (&str, Duration), lower: (&str, Du
     if upper.1 < lower.1 {
         let [above, below] = [upper.1, lower.1].map(|duration| show_duration(&duration));
         let what = format!(
-            "{} of {above} is shorter than {} of {below}",
+            "{} ({above}) is shorter than {} ({below})",
             upper.0, lower.0
         );
         let key = if section.has(upper.0) {
@@ -341,10 +344,7 @@ fn at_least(section: &mut Section<'_>, upper: (&str, Duration), lower: (&str, Du
         };
         section.add(
             key,
-            Bad::new(
-                what,
-                format!("write a longer {} or a shorter {}", upper.0, lower.0),
-            ),
+            InvalidValue::new(what, format!("raise {} or lower {}", upper.0, lower.0)),
         );
     }
 }

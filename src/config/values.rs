@@ -1,6 +1,6 @@
 //! How single values are written, and what is wrong with one that is not.
 //!
-//! In comes one TOML value, out goes the typed value, or [`Bad`]: the end of a sentence that starts with the key. Pure.
+//! Input: one TOML value. Output: the typed value, or a [`InvalidValue`] whose text follows the name of the key. Pure.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -15,17 +15,16 @@ use url::{Host, Url};
 use uuid::Uuid;
 
 use super::Level;
-use super::document::kind;
 use crate::bandwidth::Period;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Bad {
+pub(super) struct InvalidValue {
     pub(super) what: String,
     pub(super) hint: Option<String>,
 }
 
-impl Bad {
+impl InvalidValue {
     pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -34,40 +33,57 @@ impl Bad {
     }
 }
 
+/// The type of a value, with its article, for messages.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
 /// Text, as written.
-pub(super) fn text(value: &DeValue<'_>) -> Result<String, Bad> {
+pub(super) fn text(value: &DeValue<'_>) -> Result<String, InvalidValue> {
     value.as_str().map(str::to_owned).ok_or_else(|| {
-        Bad::new(
-            format!("is {} where text is expected", kind(value)),
-            "write it in quotes",
+        InvalidValue::new(
+            format!("expected a string, found {}", kind(value)),
+            "put the value in quotes",
         )
     })
 }
 
-/// Text of one line that is more than space.
-pub(super) fn line(value: &DeValue<'_>) -> Result<String, Bad> {
+/// One line of text, not blank.
+pub(super) fn line(value: &DeValue<'_>) -> Result<String, InvalidValue> {
     let text = text(value)?;
     if text.trim() != text || text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Bad::new(
-            "is empty, or has space around it or control characters in it",
-            "write the bare text",
+        return Err(InvalidValue::new(
+            "must not be empty, start or end with a space, or contain control characters",
+            "remove these characters",
         ));
     }
     Ok(text)
 }
 
-pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Bad> {
+pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, InvalidValue> {
     value.as_bool().ok_or_else(|| {
-        Bad::new(
-            format!("is {}", kind(value)),
+        InvalidValue::new(
+            format!("expected true or false, found {}", kind(value)),
             "write true or false, without quotes",
         )
     })
 }
 
 /// A list of text.
-pub(super) fn list(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
-    let bad = || Bad::new("is no list of text", "write [\"first\", \"second\"]");
+pub(super) fn list(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
+    let bad = || {
+        InvalidValue::new(
+            "expected an array of strings",
+            "write [\"first\", \"second\"]",
+        )
+    };
     value
         .as_array()
         .ok_or_else(bad)?
@@ -79,26 +95,26 @@ pub(super) fn list(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
 /// A whole number within `limits`.
 pub(super) fn count(
     limits: RangeInclusive<usize>,
-) -> impl FnOnce(&DeValue<'_>) -> Result<usize, Bad> {
+) -> impl FnOnce(&DeValue<'_>) -> Result<usize, InvalidValue> {
     move |value| {
         let hint = format!("write a number from {} to {}", limits.start(), limits.end());
         let DeValue::Integer(number) = value else {
-            return Err(Bad::new(
-                format!("is {} where a whole number is expected", kind(value)),
+            return Err(InvalidValue::new(
+                format!("expected a whole number, found {}", kind(value)),
                 hint,
             ));
         };
         usize::from_str_radix(number.as_str(), number.radix())
             .ok()
             .filter(|number| limits.contains(number))
-            .ok_or_else(|| Bad::new(format!("{number} is out of range"), hint))
+            .ok_or_else(|| InvalidValue::new(format!("{number} is out of range"), hint))
     }
 }
 
 /// A duration such as `"1h 30m"`, within `limits`.
 pub(super) fn duration(
     limits: RangeInclusive<Duration>,
-) -> impl FnOnce(&DeValue<'_>) -> Result<Duration, Bad> {
+) -> impl FnOnce(&DeValue<'_>) -> Result<Duration, InvalidValue> {
     move |value| {
         let text = with_unit(value, "write \"5s\" or \"2m\"")?;
         // A day is 24 hours: these are pauses, not dates.
@@ -108,8 +124,8 @@ pub(super) fn duration(
             .ok()
             .and_then(|duration| Duration::try_from(duration).ok())
             .ok_or_else(|| {
-                Bad::new(
-                    format!("{text:?} is no duration"),
+                InvalidValue::new(
+                    format!("invalid duration {text:?}"),
                     "write it like \"5s\", \"2m\", \"1h 30m\" or \"3 days\"",
                 )
             })?;
@@ -125,12 +141,14 @@ pub(super) fn duration(
 }
 
 /// A size such as `"64MiB"`, in bytes, within `limits`.
-pub(super) fn size(limits: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> Result<u64, Bad> {
+pub(super) fn size(
+    limits: RangeInclusive<u64>,
+) -> impl FnOnce(&DeValue<'_>) -> Result<u64, InvalidValue> {
     move |value| {
         let text = with_unit(value, "write \"8MiB\" or \"512KiB\"")?;
         let ByteSize(size) = text.parse().map_err(|_| {
-            Bad::new(
-                format!("{text:?} is no size"),
+            InvalidValue::new(
+                format!("invalid size {text:?}"),
                 "write it like \"512KiB\", \"8MiB\" or \"1GiB\"",
             )
         })?;
@@ -145,36 +163,42 @@ pub(super) fn size(limits: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> 
     }
 }
 
-/// An address without query: https, or http to this machine.
-/// Limits of speed by the time of day.
-pub(super) fn periods(value: &DeValue<'_>) -> Result<Vec<Period>, Bad> {
+/// Bandwidth limits by the time of day.
+pub(super) fn periods(value: &DeValue<'_>) -> Result<Vec<Period>, InvalidValue> {
     let bad = |what: &str| {
         let hint = "write [{ from = \"07:00\", to = \"19:00\", limit = \"2MiB/s\" }]";
-        Bad::new(what, hint)
+        InvalidValue::new(what, hint)
     };
-    let all = value.as_array().ok_or_else(|| bad("is no list"))?;
+    let all = value
+        .as_array()
+        .ok_or_else(|| bad("expected an array of tables"))?;
     let period = |one: &DeValue<'_>| {
-        let table = one.as_table().ok_or_else(|| bad("is no list of tables"))?;
+        let table = one
+            .as_table()
+            .ok_or_else(|| bad("expected an array of tables"))?;
         let text = |key: &str| {
             let found = table.iter().find(|(name, _)| name.get_ref() == key);
             let text = found.and_then(|(_, value)| value.get_ref().as_str());
-            text.ok_or_else(|| bad(&format!("has a period without {key}")))
+            text.ok_or_else(|| bad(&format!("a period has no {key:?}")))
         };
         let unknown = |name: &str| !["from", "to", "limit"].contains(&name);
         if let Some((name, _)) = table.iter().find(|(name, _)| unknown(name.get_ref())) {
-            return Err(bad(&format!("has a period with {:?}", name.get_ref())));
+            return Err(bad(&format!(
+                "unknown key {:?} in a period",
+                name.get_ref()
+            )));
         }
         let time = |key: &str| {
             let text = text(key)?;
             let time = jiff::civil::Time::strptime("%H:%M", text);
-            time.map_err(|_| bad(&format!("has {text:?}, which is no time of day")))
+            time.map_err(|_| bad(&format!("invalid time of day {text:?}")))
         };
         let limit = text("limit")?;
         let size = limit.strip_suffix("/s").filter(|size| size.ends_with('B'));
         let bytes = size.and_then(|size| size.parse().ok());
         let ByteSize(bytes) = bytes
             .filter(|ByteSize(bytes)| *bytes > 0)
-            .ok_or_else(|| bad(&format!("has {limit:?}, which is no speed")))?;
+            .ok_or_else(|| bad(&format!("invalid rate {limit:?}")))?;
         Ok(Period {
             from: time("from")?,
             to: time("to")?,
@@ -184,69 +208,72 @@ pub(super) fn periods(value: &DeValue<'_>) -> Result<Vec<Period>, Bad> {
     all.iter().map(|one| period(one.get_ref())).collect()
 }
 
-pub(super) fn url(value: &DeValue<'_>) -> Result<Url, Bad> {
+/// A URL without query: https, or http to this machine.
+pub(super) fn url(value: &DeValue<'_>) -> Result<Url, InvalidValue> {
     let text = text(value)?;
     let url = Url::parse(&text).ok().filter(Url::has_host);
     // Whatever is quoted below has no user part and no query, which could be a secret.
     match url {
-        Some(url) if !url.username().is_empty() || url.password().is_some() => Err(Bad::new(
-            "holds a user name or password",
-            "write the bare address; the client secret has a place of its own",
-        )),
-        Some(url) if url.query().is_some() || url.fragment().is_some() => Err(Bad::new(
-            "holds a query (\"?\") or fragment (\"#\")",
-            "write the bare address, such as \"https://api.bentley.com\"",
+        Some(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err(InvalidValue::new(
+                "must not contain a user name or password",
+                "write the URL without them; the client secret belongs in itwin.client_secret_file",
+            ))
+        }
+        Some(url) if url.query().is_some() || url.fragment().is_some() => Err(InvalidValue::new(
+            "must not contain a query (\"?\") or fragment (\"#\")",
+            "write the URL without it, such as \"https://api.bentley.com\"",
         )),
         Some(url) if url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)) => {
             Ok(url)
         }
-        Some(url) if url.scheme() == "http" => Err(Bad::new(
-            format!("{text:?} would send the secret unencrypted"),
+        Some(url) if url.scheme() == "http" => Err(InvalidValue::new(
+            format!("{text:?} would send the client secret unencrypted"),
             format!(
-                "write \"https://{}\"; http is for this machine only",
+                "write \"https://{}\"; http is allowed for localhost only",
                 url.host_str().unwrap_or_default()
             ),
         )),
-        _ => Err(Bad::new(
-            "is no web address",
+        _ => Err(InvalidValue::new(
+            "invalid URL",
             "write it like \"https://api.bentley.com\"",
         )),
     }
 }
 
 /// A UUID, in lower case with hyphens.
-pub(super) fn uuid(value: &DeValue<'_>) -> Result<String, Bad> {
+pub(super) fn uuid(value: &DeValue<'_>) -> Result<String, InvalidValue> {
     let text = text(value)?;
     Uuid::try_parse(&text)
         .map(|uuid| uuid.hyphenated().to_string())
         .map_err(|_| {
-            Bad::new(
-                format!("{text:?} is no UUID"),
-                "copy the id from the iModel's page: 32 digits and letters a to f in five groups",
+            InvalidValue::new(
+                format!("invalid UUID {text:?}"),
+                "copy the id from the iModel's page: 32 hexadecimal digits in five groups",
             )
         })
 }
 
 /// An absolute path without `..`.
-pub(super) fn absolute(value: &DeValue<'_>) -> Result<PathBuf, Bad> {
+pub(super) fn absolute(value: &DeValue<'_>) -> Result<PathBuf, InvalidValue> {
     // The value is not quoted: someone may have written the secret itself as the path of its file.
     let path = PathBuf::from(text(value)?);
     if !path.is_absolute() {
-        return Err(Bad::new(
-            "is no absolute path",
-            "write the whole path, starting with \"/\"",
+        return Err(InvalidValue::new(
+            "not an absolute path",
+            "write the full path, starting with \"/\"",
         ));
     }
     if path.components().any(|part| part == Component::ParentDir) {
-        return Err(Bad::new(
-            "has \"..\" in it",
+        return Err(InvalidValue::new(
+            "must not contain \"..\"",
             "write the path without \"..\"",
         ));
     }
     Ok(path)
 }
 
-pub(super) fn level(value: &DeValue<'_>) -> Result<Level, Bad> {
+pub(super) fn level(value: &DeValue<'_>) -> Result<Level, InvalidValue> {
     let text = text(value)?;
     [
         Level::Error,
@@ -258,21 +285,21 @@ pub(super) fn level(value: &DeValue<'_>) -> Result<Level, Bad> {
     .into_iter()
     .find(|level| level.as_str() == text)
     .ok_or_else(|| {
-        Bad::new(
-            format!("{text:?} is no level"),
+        InvalidValue::new(
+            format!("unknown log level {text:?}"),
             "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         )
     })
 }
 
 /// The name of a watch.
-pub(super) fn watch_name(value: &DeValue<'_>) -> Result<String, Bad> {
+pub(super) fn watch_name(value: &DeValue<'_>) -> Result<String, InvalidValue> {
     let text = text(value)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ' ');
     if text.is_empty() || text.len() > 64 || text.trim() != text || !text.chars().all(is_plain) {
-        return Err(Bad::new(
-            format!("{text:?} cannot be a name"),
-            "write 1 to 64 letters a to z, digits, \".\", \"_\", \"-\" or spaces between them",
+        return Err(InvalidValue::new(
+            format!("invalid name {text:?}"),
+            "use 1 to 64 letters a to z, digits, \".\", \"_\" or \"-\"; spaces are allowed inside",
         ));
     }
     Ok(text)
@@ -282,7 +309,7 @@ pub(super) fn watch_name(value: &DeValue<'_>) -> Result<String, Bad> {
 ///
 /// The rules are stricter than the service's own, which are not published in full.
 /// Source: developer.bentley.com/apis/storage/operations/create-folder (at most 255 characters), and what other file services refuse.
-pub(super) fn storage_folder(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
+pub(super) fn storage_folder(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
     let text = text(value)?;
     if text.is_empty() {
         return Ok(Vec::new());
@@ -294,49 +321,54 @@ pub(super) fn storage_folder(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
         .collect()
 }
 
-fn storage_segment(text: &str, segment: &str) -> Result<(), Bad> {
+fn storage_segment(text: &str, segment: &str) -> Result<(), InvalidValue> {
     let edge = |c| c == ' ' || c == '.';
     if segment.is_empty() {
-        return Err(Bad::new(
-            format!("{text:?} has an empty part"),
-            "write the names with one \"/\" between them, as in \"Projects/North\"; \"\" is the root folder",
+        return Err(InvalidValue::new(
+            format!("{text:?} contains an empty folder name"),
+            "separate folder names with a single \"/\", as in \"Projects/North\"; \"\" is the root folder",
         ));
     }
     if let Some(refused) = segment
         .chars()
         .find(|&c| c.is_control() || r#"\:*?"<>|"#.contains(c))
     {
-        return Err(Bad::new(
-            format!("{text:?} has {refused:?} in it, which iTwin Storage refuses"),
-            "leave it out; names are separated by \"/\"",
+        return Err(InvalidValue::new(
+            format!("{text:?} contains {refused:?}, which iTwin Storage does not allow"),
+            "remove it; separate folder names with \"/\"",
         ));
     }
     if segment.starts_with(edge) || segment.ends_with(edge) {
-        return Err(Bad::new(
-            format!("{segment:?} starts or ends with a space or dot, which iTwin Storage refuses"),
+        return Err(InvalidValue::new(
+            format!(
+                "{segment:?} starts or ends with a space or dot, which iTwin Storage does not allow"
+            ),
             format!("write {:?}", segment.trim_matches(edge)),
         ));
     }
     if segment.encode_utf16().count() > 255 {
-        return Err(Bad::new(
-            "has a name of more than 255 characters, which iTwin Storage refuses",
+        return Err(InvalidValue::new(
+            "a folder name is longer than 255 characters, which iTwin Storage does not allow",
             "write a shorter name",
         ));
     }
     Ok(())
 }
 
-/// The text of a number with a unit; a bare number is the usual mistake.
-fn with_unit(value: &DeValue<'_>, hint: &str) -> Result<String, Bad> {
+/// The text of a number with a unit; a bare number is the most common error.
+fn with_unit(value: &DeValue<'_>, hint: &str) -> Result<String, InvalidValue> {
     match value {
         DeValue::String(text)
             if !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.') =>
         {
-            Err(Bad::new(format!("{text:?} has no unit"), hint))
+            Err(InvalidValue::new(format!("{text:?} has no unit"), hint))
         }
         DeValue::String(text) => Ok(text.as_ref().to_owned()),
-        DeValue::Integer(number) => Err(Bad::new(format!("{number} has no unit"), hint)),
-        other => Err(Bad::new(format!("is {}", kind(other)), hint)),
+        DeValue::Integer(number) => Err(InvalidValue::new(format!("{number} has no unit"), hint)),
+        other => Err(InvalidValue::new(
+            format!("expected a string with a unit, found {}", kind(other)),
+            hint,
+        )),
     }
 }
 
@@ -346,7 +378,7 @@ fn within<T: PartialOrd>(
     limits: &RangeInclusive<T>,
     words: &[&str; 2],
     show: impl Fn(&T) -> String,
-) -> Result<(), Bad> {
+) -> Result<(), InvalidValue> {
     let [below, above] = words;
     let word = if value < limits.start() {
         below
@@ -355,7 +387,7 @@ fn within<T: PartialOrd>(
     } else {
         return Ok(());
     };
-    Err(Bad::new(
+    Err(InvalidValue::new(
         format!("{text:?} is {word}"),
         format!(
             "write a value from {:?} to {:?}",

@@ -1,7 +1,7 @@
-//! The `[[watch]]` tables, one by one and against each other.
+//! The `[[watch]]` tables, each by itself and compared with the others.
 //!
-//! In come the tables and the defaults from the top of the file, out go [`Placed`] watches: with their lines, so that `folders` can report too. A watch with a
-//! mistake comes out as well, with empty values, so that the others are checked in the same go. It never looks at a folder.
+//! Input: the tables and the defaults from the top of the file. Output: [`Placed`] watches, with their lines for `folders`. A
+//! watch with an error is returned as well, with empty values: all watches are checked in one pass. It touches no folder.
 
 use std::path::PathBuf;
 
@@ -10,11 +10,11 @@ use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
 use super::sections::{KEYS, Times};
-use super::values::{self, Bad};
+use super::values::{self, InvalidValue};
 use super::{Sync, Watch};
-use crate::selection::{BadRule, Rules, Selection};
+use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
-/// A watch, and where its keys stand in the file.
+/// A watch, and where its keys are in the file.
 pub(super) struct Placed {
     pub(super) watch: Watch,
     pub(super) at_path: Place,
@@ -22,7 +22,7 @@ pub(super) struct Placed {
     at_storage_folder: Place,
 }
 
-/// Reads every watch and reports what is wrong with each, and with two of them together.
+/// Reads every watch, and reports the errors of each and of each pair.
 pub(super) fn read<'d>(
     tables: &[&'d Spanned<DeValue<'d>>],
     times: Times,
@@ -58,30 +58,33 @@ fn one<'d>(
 
     let times = times.read(&mut section);
     let selection = selection(&mut section);
+    let depth = match section.read("recursive", values::flag) {
+        Some(false) => Depth::TopOnly,
+        Some(true) | None => Depth::All,
+    };
     let watch = Watch {
         name: section
             .require(
                 "name",
-                "write name = \"north\": any short name for the log",
+                "add a short name for logs and status, such as name = \"north\"",
                 values::watch_name,
             )
             .unwrap_or_default(),
         path: section
             .require(
                 "path",
-                "write the folder to watch, such as path = \"/srv/projects/north\"",
+                "add the folder to watch, such as path = \"/srv/projects/north\"",
                 values::absolute,
             )
             .unwrap_or_default(),
         imodel_id: section
             .require(
                 "imodel_id",
-                "write the id of the iModel that receives the files",
+                "add the id of the iModel that receives the files",
                 values::uuid,
             )
             .unwrap_or_default(),
-        recursive: section.read("recursive", values::flag).unwrap_or(true),
-        patience: times.patience(),
+        settle_policy: times.settle_policy(),
         rescan_interval: times.rescan_interval,
         poll_interval: times.poll_interval,
         storage_folder: section
@@ -90,7 +93,7 @@ fn one<'d>(
         connection: section
             .read("connection", values::line)
             .unwrap_or_else(|| sync.connection.clone()),
-        selection,
+        scope: Scope::new(selection, depth),
     };
     Placed {
         watch,
@@ -113,28 +116,28 @@ fn selection(section: &mut Section<'_>) -> Selection {
     (rules.connectors_by_glob, rules.connectors_by_extension) =
         connectors.into_iter().partition(|(key, _)| is_glob(key));
 
-    Selection::new(&rules).unwrap_or_else(|mistakes| {
+    Selection::new(&rules).unwrap_or_else(|errors| {
         for BadRule {
             list,
             rule,
             why,
             hint,
-        } in mistakes
+        } in errors
         {
             section.add_at_entry(
                 &list.to_string(),
                 &rule,
-                Bad::new(format!("{rule:?} {why}"), hint),
+                InvalidValue::new(format!("{rule:?} {why}"), hint),
             );
         }
         Selection::default()
     })
 }
 
-fn connectors(value: &DeValue<'_>) -> Result<Vec<(String, String)>, Bad> {
+fn connectors(value: &DeValue<'_>) -> Result<Vec<(String, String)>, InvalidValue> {
     let bad = || {
-        Bad::new(
-            "is no table of connector types",
+        InvalidValue::new(
+            "expected a table of connector types",
             "write connectors = { dgn = \"CIVIL\", \"Piping/**/*.dwg\" = \"AUTOPLANT\" }",
         )
     };
@@ -159,15 +162,15 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
 
     if !other.name.is_empty() && one.name.eq_ignore_ascii_case(&other.name) {
         let what = format!(
-            "{:?} is the name of another watch{}",
+            "duplicate watch name {:?}{}",
             other.name,
             line(&earlier.at_name)
         );
         report.add(
             later.at_name.clone(),
-            Bad::new(
+            InvalidValue::new(
                 what,
-                "give each watch a name of its own; upper and lower case count as one",
+                "give each watch a unique name; names that differ only in case are the same",
             ),
         );
     }
@@ -176,21 +179,24 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
         && one.storage_overlaps(other)
     {
         let what = format!(
-            "{:?} overlaps {:?} of watch {:?}{}, so files of one name would overwrite each other",
+            "{:?} overlaps {:?} of watch {:?}{}: files with the same name would overwrite each other",
             other.storage_folder.join("/"),
             one.storage_folder.join("/"),
             one.name,
             line(&earlier.at_storage_folder),
         );
         let hint = format!(
-            "give each watch of an iModel a storage_folder of its own, such as {:?}",
+            "give each watch of an iModel its own storage_folder, such as {:?}",
             other.name
         );
-        report.add(later.at_storage_folder.clone(), Bad::new(what, hint));
+        report.add(
+            later.at_storage_folder.clone(),
+            InvalidValue::new(what, hint),
+        );
     }
 }
 
-/// The path that stands for "none" in a watch with a mistake.
+/// The path that stands for "none" in a watch with an error.
 pub(super) fn has_path(watch: &Watch) -> bool {
     watch.path != PathBuf::new()
 }

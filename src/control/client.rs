@@ -9,29 +9,29 @@ use tokio::net::UnixStream;
 
 use super::{Answer, Request, socket};
 
-/// The daemon answers at once, unless its disk is in trouble.
+/// The daemon responds at once, unless its disk is slow.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The longest answer, in bytes: the live record of many watches.
+/// The longest response in bytes: the runtime status of many watches.
 const ANSWER_MAX: u64 = 64 * 1024 * 1024;
 
-/// Why the daemon could not be asked.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The socket is there, but not for us.
-    #[error("the running daemon cannot be reached over {path:?}")]
+    /// The socket cannot be used.
+    #[error("cannot reach the daemon at {path:?}")]
     Socket {
         /// The socket.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// It answered something else.
-    #[error("the running daemon answered something unknown: {0}")]
+    /// The response has another format.
+    #[error("unexpected response from the daemon: {0}")]
     Unreadable(serde_json::Error),
-    /// It would not do it.
-    #[error("the running daemon refused: {0}")]
+    /// The daemon rejected the request.
+    #[error("the daemon rejected the command: {0}")]
     Refused(String),
 }
 
@@ -41,23 +41,23 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("use sudo, or be the user that the daemon runs as".to_owned())
+                Some("run the command with sudo, or as the daemon's user".to_owned())
             }
             Self::Socket { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
-                Some("look into its log".to_owned())
+                Some("check the daemon's log".to_owned())
             }
             Self::Socket { .. } | Self::Refused(_) => None,
             Self::Unreadable(_) => {
-                Some("restart the daemon: it is of another version than this command".to_owned())
+                Some("restart the daemon: its version differs from this command".to_owned())
             }
         }
     }
 }
 
-/// Asks the daemon of a state directory. None: there is none.
+/// Sends a request to the daemon of a state directory. None: no daemon is running.
 ///
 /// # Errors
-/// When there is one that cannot be asked, or that refuses.
+/// When a daemon is running that cannot be reached, or that rejects the request.
 pub async fn ask(state: &Path, request: &Request) -> Result<Option<Answer>, Error> {
     let path = socket(state);
     let talked = tokio::time::timeout(PATIENCE, talk(&path, request)).await;

@@ -13,13 +13,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Answer, Desk, Request, SOCKET, socket};
+use super::{Answer, Operator, Request, SOCKET, socket};
 use crate::state_directory::StateDirectory;
 
-/// The longest request: a hundred thousand files to try again.
+/// The longest request: a retry of a hundred thousand files.
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
 
-/// For a request to arrive and its answer to be taken.
+/// Time limit for a request and its response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Clients that are served at the same time, with a descriptor each. Others wait in the kernel's queue, which takes none of
@@ -37,10 +37,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes the socket of a state directory. The caller holds the ledger's lock, so one that is there is a dead one's.
+    /// Creates the socket of a state directory. The caller has the ledger's lock, so an existing socket is a leftover.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn bind(state: &Path) -> io::Result<Self> {
         let directory = StateDirectory::open(state).map_err(io::Error::other)?;
         directory.remove_socket(SOCKET)?;
@@ -63,7 +63,7 @@ impl Server {
     }
 
     /// Answers until `stop`.
-    pub async fn run(self, desk: Desk, stop: CancellationToken) {
+    pub async fn run(self, operator: Operator, stop: CancellationToken) {
         let talks = Arc::new(Semaphore::new(TALKS_MAX));
         let mut all = JoinSet::new();
         loop {
@@ -78,21 +78,21 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let desk = desk.clone();
+                    let operator = operator.clone();
                     all.spawn(async move {
                         if let Ok(Err(error)) | Err(error) =
-                            tokio::time::timeout(PATIENCE, talk(stream, &desk))
+                            tokio::time::timeout(PATIENCE, talk(stream, &operator))
                                 .await
                                 .map_err(io::Error::from)
                                 .map(|talked| talked.map_err(io::Error::other))
                         {
-                            debug!(%error, "a talk over the control socket broke off");
+                            debug!(%error, "control connection failed");
                         }
                         drop(permit);
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "the control socket cannot accept a client; trying again in 1 s");
+                    warn!(%error, "cannot accept a control connection: retrying in 1 s");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -104,20 +104,20 @@ impl Drop for Server {
     fn drop(&mut self) {
         // The next start removes what stays.
         if let Err(error) = std::fs::remove_file(&self.path) {
-            debug!(%error, "the control socket could not be removed");
+            debug!(%error, "cannot remove the control socket");
         }
     }
 }
 
-async fn talk(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
+async fn talk(mut stream: UnixStream, operator: &Operator) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(REQUEST_MAX));
     reader.read_line(&mut line).await?;
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => desk.answer(request).await,
+        Ok(request) => operator.answer(request).await,
         Err(error) => Answer::Refused {
-            why: format!("no such request: {error}"),
+            why: format!("invalid request: {error}"),
         },
     };
     let mut text = serde_json::to_string(&answer)?;

@@ -1,25 +1,26 @@
-//! Who may do what: users, members of iTwins, roles with permissions.
+//! Access control: users, members of iTwins, and roles with permissions.
 //!
-//! Every application is an organization administrator, who may do everything, unless it was set up as an outsider: then it may do what the roles
-//! allow that it was given in an iTwin, as a service application on the platform.
+//! Every application is an organization administrator with all permissions, unless it was configured as an outsider:
+//! then it has the permissions of its roles in an iTwin, like a service application on the platform.
 //!
 //! Source: developer.bentley.com/apis/access-control-v2/operations/, /apis/users/
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Shared;
-use super::api::{Ask, Pages, insufficient, text, unknown};
 use super::model::{Itwin, Member, Role, State, member_id};
-use super::reply::{self, Refusal, Reply, invalid, refuse};
+use super::paging::Pages;
+use super::reply::{self, Refusal, Reply, insufficient, invalid, itwin_not_found, refuse, unknown};
+use super::request::{ApiRequest, text};
+use super::shared::Shared;
 
 const INVALID: &str = "InvalidiTwinsMemberRequest";
 const INVALID_ROLE: &str = "InvalidiTwinsRoleRequest";
 
-/// Role assignments in one request.
+/// Maximum number of role assignments in one request.
 const ASSIGNMENTS_MAX: usize = 50;
 
-/// Permissions that roles may have.
+/// Permissions that a role can have.
 pub(super) const PERMISSIONS: [&str; 10] = [
     "administration_invite_member",
     "administration_manage_roles",
@@ -33,10 +34,10 @@ pub(super) const PERMISSIONS: [&str; 10] = [
     "storage_write",
 ];
 
-/// What an operation needs beyond a membership.
+/// A permission that an operation requires.
 pub(super) type Permission = &'static str;
 
-/// The e-mail address under which a client is a user: that of a service application follows from its id.
+/// The e-mail address of a client as a user; that of a service application is derived from its id.
 pub(super) fn email(shared: &Shared, client_id: &str) -> String {
     if shared
         .options
@@ -49,48 +50,71 @@ pub(super) fn email(shared: &Shared, client_id: &str) -> String {
     format!("{client_id}@apps.imsoidc.bentley.com")
 }
 
-/// All users there are, by the ids of their clients.
+/// The client ids of all users.
 fn clients(shared: &Shared) -> Vec<String> {
     let options = &shared.options;
     let services = options.clients.iter().map(|(id, _)| id);
     services.chain(&options.native_clients).cloned().collect()
 }
 
-fn is_administrator(ask: &Ask<'_>) -> bool {
-    !ask.shared.options.outsiders.contains(&ask.client_id)
+fn is_administrator(request: &ApiRequest<'_>) -> bool {
+    !request
+        .shared
+        .options
+        .outsiders
+        .contains(&request.client_id)
 }
 
-fn member<'s>(ask: &Ask<'_>, itwin: &'s Itwin) -> Option<&'s Member> {
-    let email = email(ask.shared, &ask.client_id);
+fn member<'s>(request: &ApiRequest<'_>, itwin: &'s Itwin) -> Option<&'s Member> {
+    let email = email(request.shared, &request.client_id);
     let mut members = itwin.members.iter();
     members.find(|member| member.email.eq_ignore_ascii_case(&email))
 }
 
-/// Whether the caller sees an iTwin at all.
-pub(super) fn is_member(ask: &Ask<'_>, itwin: &Itwin) -> bool {
-    is_administrator(ask) || member(ask, itwin).is_some()
+/// Whether the caller can see an iTwin.
+pub(super) fn is_member(request: &ApiRequest<'_>, itwin: &Itwin) -> bool {
+    is_administrator(request) || member(request, itwin).is_some()
 }
 
 /// Whether the caller has a permission in an iTwin.
-pub(super) fn has(ask: &Ask<'_>, itwin: &Itwin, permission: Permission) -> bool {
-    is_administrator(ask)
-        || member(ask, itwin)
-            .is_some_and(|member| member.owner || held(itwin, member).contains(&permission))
+pub(super) fn has(request: &ApiRequest<'_>, itwin: &Itwin, permission: Permission) -> bool {
+    is_administrator(request)
+        || member(request, itwin).is_some_and(|member| {
+            member.owner || permissions_of(itwin, member).contains(&permission)
+        })
 }
 
-/// The permissions that a member's roles give.
-fn held<'i>(itwin: &'i Itwin, member: &Member) -> Vec<&'i str> {
+/// The permissions of a member's roles.
+fn permissions_of<'i>(itwin: &'i Itwin, member: &Member) -> Vec<&'i str> {
     let roles = itwin
         .roles
         .iter()
         .filter(|role| member.role_ids.contains(&role.id));
-    let mut held: Vec<&str> = roles
+    let mut permissions: Vec<&str> = roles
         .flat_map(|role| &role.permissions)
         .map(String::as_str)
         .collect();
-    held.sort_unstable();
-    held.dedup();
-    held
+    permissions.sort_unstable();
+    permissions.dedup();
+    permissions
+}
+
+/// Fails when the caller lacks a permission on an iModel. An unknown iModel passes: callers report it themselves.
+pub(super) fn check_imodel(
+    request: &ApiRequest<'_>,
+    state: &State,
+    id: &str,
+    permission: Permission,
+) -> Result<(), Refusal> {
+    let forbidden = &request.shared.options.forbidden_imodels;
+    let imodel = state.imodels.get(&id.to_ascii_lowercase());
+    let itwin = imodel.and_then(|imodel| state.itwins.get(&imodel.itwin_id));
+    if forbidden.iter().any(|forbidden| forbidden == id)
+        || itwin.is_some_and(|itwin| !has(request, itwin, permission))
+    {
+        return Err(insufficient());
+    }
+    Ok(())
 }
 
 /// Makes a client the owner of an iTwin.
@@ -122,19 +146,19 @@ pub(super) fn add_owner(shared: &Shared, itwin: &mut Itwin, client_id: &str) {
     }
 }
 
-/// Answers `/users/me`.
-pub(super) fn me(ask: &Ask<'_>) -> Result<Reply, Refusal> {
-    let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
-    match (ask.method.as_str(), words.as_slice()) {
+/// Handles `/users/me`.
+pub(super) fn me(request: &ApiRequest<'_>) -> Result<Reply, Refusal> {
+    let path = request.path();
+    match (request.method.as_str(), path.as_slice()) {
         ("GET", ["users", "me"]) => {
-            let user = user_json(ask.shared, &ask.client_id);
+            let user = user_json(request.shared, &request.client_id);
             Ok(reply::json(200, &json!({ "user": user })))
         }
         _ => Err(unknown()),
     }
 }
 
-/// The user whom a client is.
+/// The user of a client.
 pub(super) fn user_json(shared: &Shared, client_id: &str) -> Value {
     let name = shared.display_name(client_id);
     json!({
@@ -145,7 +169,7 @@ pub(super) fn user_json(shared: &Shared, client_id: &str) -> Value {
     })
 }
 
-/// The id of the user with this e-mail address, who need not exist.
+/// The id of the user with this e-mail address, which can be unknown.
 fn id_of(shared: &Shared, address: &str) -> String {
     let known = clients(shared)
         .into_iter()
@@ -153,31 +177,30 @@ fn id_of(shared: &Shared, address: &str) -> String {
     member_id(known.as_deref().unwrap_or(address))
 }
 
-/// Answers what lies below `/accesscontrol`.
-pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
-    if let ("GET", ["accesscontrol", "permissions"]) = (ask.method.as_str(), words.as_slice()) {
+/// Handles everything below `/accesscontrol`.
+pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let path = request.path();
+    if let ("GET", ["accesscontrol", "permissions"]) = (request.method.as_str(), path.as_slice()) {
         return Ok(reply::json(200, &json!({ "permissions": PERMISSIONS })));
     }
-    let ["accesscontrol", "itwins", _, rest @ ..] = words.as_slice() else {
+    let ["accesscontrol", "itwins", _, rest @ ..] = path.as_slice() else {
         return Err(unknown());
     };
-    let id = ask.segment(2).to_ascii_lowercase();
+    let id = request.segment(2).to_ascii_lowercase();
     let itwin = state.itwins.get_mut(&id);
-    let itwin = itwin.filter(|itwin| is_member(ask, itwin));
-    let itwin =
-        itwin.ok_or_else(|| refuse(404, "iTwinNotFound", "Requested iTwin is not available."))?;
+    let itwin = itwin.filter(|itwin| is_member(request, itwin));
+    let itwin = itwin.ok_or_else(itwin_not_found)?;
     let needs = |itwin: &Itwin, permission| {
-        if has(ask, itwin, permission) {
+        if has(request, itwin, permission) {
             Ok(())
         } else {
             Err(insufficient())
         }
     };
-    match (ask.method.as_str(), rest) {
+    match (request.method.as_str(), rest) {
         ("GET", ["permissions"]) => {
-            let all = is_administrator(ask);
-            let mine = member(ask, itwin).map(|member| held(itwin, member));
+            let all = is_administrator(request);
+            let mine = member(request, itwin).map(|member| permissions_of(itwin, member));
             let permissions = if all {
                 PERMISSIONS.to_vec()
             } else {
@@ -191,7 +214,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
         }
         ("POST", ["roles"]) => {
             needs(itwin, "administration_manage_roles")?;
-            let role = changed_role(ask, Role::default())?;
+            let role = changed_role(request, Role::default())?;
             let shown = role_json(&role);
             itwin.roles.push(role);
             Ok(reply::json(201, &json!({ "role": shown })))
@@ -200,7 +223,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             let at = itwin
                 .roles
                 .iter()
-                .position(|role| role.id == ask.segment(4));
+                .position(|role| role.id == request.segment(4));
             let at =
                 at.ok_or_else(|| refuse(404, "RoleNotFound", "Requested role is not available."))?;
             match method {
@@ -210,7 +233,7 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
                 )),
                 "PATCH" => {
                     needs(itwin, "administration_manage_roles")?;
-                    let role = changed_role(ask, itwin.roles[at].clone())?;
+                    let role = changed_role(request, itwin.roles[at].clone())?;
                     let shown = role_json(&role);
                     itwin.roles[at] = role;
                     Ok(reply::json(200, &json!({ "role": shown })))
@@ -226,20 +249,20 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
                 _ => Err(unknown()),
             }
         }
-        (_, ["members", "users" | "owners", ..]) => members(ask, itwin, &rest[1..]),
+        (_, ["members", "users" | "owners", ..]) => members(request, itwin, &rest[1..]),
         _ => Err(unknown()),
     }
 }
 
-fn members(ask: &Ask<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result<Reply, Refusal> {
+fn members(request: &ApiRequest<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result<Reply, Refusal> {
     let (owners, one) = (rest[0] == "owners", rest.len() == 2);
-    let method = ask.method.as_str();
+    let method = request.method.as_str();
     let permission = match method {
         "GET" => None,
         "POST" | "PATCH" => Some("administration_invite_member"),
         _ => Some("administration_remove_member"),
     };
-    if permission.is_some_and(|permission| !has(ask, itwin, permission)) {
+    if permission.is_some_and(|permission| !has(request, itwin, permission)) {
         return Err(insufficient());
     }
     let listed = |member: &Member| !owners || member.owner;
@@ -247,27 +270,27 @@ fn members(ask: &Ask<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result<Reply, Ref
         ("GET", 1) => {
             let members = itwin.members.iter().filter(|member| listed(member));
             let members: Vec<Value> = members
-                .map(|member| member_json(ask, itwin, member, owners))
+                .map(|member| member_json(request, itwin, member, owners))
                 .collect();
-            let (page, links) = ask.page(members, &Pages::while_more(100, INVALID))?;
+            let (page, links) = request.page(members, &Pages::while_more(100, INVALID))?;
             Ok(reply::json(
                 200,
                 &json!({ "members": page, "_links": links }),
             ))
         }
         ("POST", 1) => {
-            let body = ask.json(INVALID)?;
+            let body = request.json(INVALID)?;
             let wanted = if owners {
                 vec![owner_of(&body)?]
             } else {
-                wanted(itwin, &body)?
+                new_members(itwin, &body)?
             };
             let (mut added, mut invited) = (Vec::new(), Vec::new());
             for member in wanted {
-                let known = clients(ask.shared)
-                    .iter()
-                    .any(|client| email(ask.shared, client).eq_ignore_ascii_case(&member.email));
-                let shown = member_json(ask, itwin, &member, owners);
+                let known = clients(request.shared).iter().any(|client| {
+                    email(request.shared, client).eq_ignore_ascii_case(&member.email)
+                });
+                let shown = member_json(request, itwin, &member, owners);
                 if !known {
                     invited.push(shown);
                     continue;
@@ -289,7 +312,7 @@ fn members(ask: &Ask<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result<Reply, Ref
         }
         (_, 2) if one => {
             let at = itwin.members.iter().position(|member| {
-                listed(member) && id_of(ask.shared, &member.email) == ask.segment(5)
+                listed(member) && id_of(request.shared, &member.email) == request.segment(5)
             });
             let at = at.ok_or_else(|| {
                 refuse(
@@ -300,13 +323,13 @@ fn members(ask: &Ask<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result<Reply, Ref
             })?;
             match method {
                 "GET" if !owners => {
-                    let shown = member_json(ask, itwin, &itwin.members[at], false);
+                    let shown = member_json(request, itwin, &itwin.members[at], false);
                     Ok(reply::json(200, &json!({ "member": shown })))
                 }
                 "PATCH" if !owners => {
-                    let ids = role_ids(itwin, &ask.json(INVALID)?)?;
+                    let ids = role_ids(itwin, &request.json(INVALID)?)?;
                     itwin.members[at].role_ids = ids;
-                    let shown = member_json(ask, itwin, &itwin.members[at], false);
+                    let shown = member_json(request, itwin, &itwin.members[at], false);
                     Ok(reply::json(200, &json!({ "member": shown })))
                 }
                 "DELETE" => {
@@ -322,7 +345,8 @@ fn members(ask: &Ask<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result<Reply, Ref
 
 fn owner_of(body: &Value) -> Result<Member, Refusal> {
     let email = text(body, "email", INVALID)?.filter(|email| email.contains('@'));
-    let email = email.ok_or_else(|| invalid(INVALID, "email", "It is not an e-mail address."))?;
+    let email =
+        email.ok_or_else(|| invalid(INVALID, "email", "The value is not an e-mail address."))?;
     Ok(Member {
         email: email.to_owned(),
         role_ids: Vec::new(),
@@ -330,10 +354,10 @@ fn owner_of(body: &Value) -> Result<Member, Refusal> {
     })
 }
 
-/// The members that a body names.
-fn wanted(itwin: &Itwin, body: &Value) -> Result<Vec<Member>, Refusal> {
+/// The members in a body.
+fn new_members(itwin: &Itwin, body: &Value) -> Result<Vec<Member>, Refusal> {
     let members = body["members"].as_array();
-    let members = members.ok_or_else(|| invalid(INVALID, "members", "It is missing."))?;
+    let members = members.ok_or_else(|| invalid(INVALID, "members", "The value is missing."))?;
     let assignments: usize = members
         .iter()
         .map(|member| member["roleIds"].as_array().map_or(0, Vec::len))
@@ -354,7 +378,7 @@ fn wanted(itwin: &Itwin, body: &Value) -> Result<Vec<Member>, Refusal> {
 
 fn role_ids(itwin: &Itwin, body: &Value) -> Result<Vec<String>, Refusal> {
     let ids = body["roleIds"].as_array();
-    let ids = ids.ok_or_else(|| invalid(INVALID, "roleIds", "It is missing."))?;
+    let ids = ids.ok_or_else(|| invalid(INVALID, "roleIds", "The value is missing."))?;
     if ids.len() > ASSIGNMENTS_MAX {
         let what = "A maximum of 50 roles can be assigned.";
         return Err(invalid(INVALID, "roleIds", what));
@@ -362,14 +386,14 @@ fn role_ids(itwin: &Itwin, body: &Value) -> Result<Vec<String>, Refusal> {
     let id = |id: &Value| {
         let known = itwin.roles.iter().find(|role| *id == role.id.as_str());
         let known = known.map(|role| role.id.clone());
-        known.ok_or_else(|| invalid(INVALID, "roleIds", "A role is not one of the iTwin."))
+        known.ok_or_else(|| invalid(INVALID, "roleIds", "A role does not belong to the iTwin."))
     };
     ids.iter().map(id).collect()
 }
 
-/// A role as a body changes it.
-fn changed_role(ask: &Ask<'_>, mut role: Role) -> Result<Role, Refusal> {
-    let body = ask.json(INVALID_ROLE)?;
+/// A role with the changes in the body.
+fn changed_role(request: &ApiRequest<'_>, mut role: Role) -> Result<Role, Refusal> {
+    let body = request.json(INVALID_ROLE)?;
     if let Some(name) = text(&body, "displayName", INVALID_ROLE)? {
         name.clone_into(&mut role.display_name);
     }
@@ -377,7 +401,11 @@ fn changed_role(ask: &Ask<'_>, mut role: Role) -> Result<Role, Refusal> {
         description.clone_into(&mut role.description);
     }
     if role.display_name.is_empty() {
-        return Err(invalid(INVALID_ROLE, "displayName", "It is missing."));
+        return Err(invalid(
+            INVALID_ROLE,
+            "displayName",
+            "The value is missing.",
+        ));
     }
     if let Some(permissions) = body["permissions"].as_array() {
         let known = |permission: &Value| {
@@ -402,15 +430,15 @@ fn role_json(role: &Role) -> Value {
     })
 }
 
-fn member_json(ask: &Ask<'_>, itwin: &Itwin, member: &Member, owner: bool) -> Value {
-    let known = clients(ask.shared)
+fn member_json(request: &ApiRequest<'_>, itwin: &Itwin, member: &Member, owner: bool) -> Value {
+    let known = clients(request.shared)
         .into_iter()
-        .find(|client| email(ask.shared, client).eq_ignore_ascii_case(&member.email));
+        .find(|client| email(request.shared, client).eq_ignore_ascii_case(&member.email));
     let name = known
         .as_deref()
-        .map_or("", |client| ask.shared.display_name(client));
+        .map_or("", |client| request.shared.display_name(client));
     let mut shown = json!({
-        "id": id_of(ask.shared, &member.email), "email": member.email, "givenName": name, "surname": "",
+        "id": id_of(request.shared, &member.email), "email": member.email, "givenName": name, "surname": "",
         "organization": "Emulated organization",
     });
     if !owner {

@@ -1,8 +1,13 @@
-//! Compares a recording of the real platform with the emulator: asks the emulator the same and tells where it answers otherwise.
+//! Compares a recording of the real platform with the emulator: replays its requests and reports where the responses
+//! differ.
 //!
-//! In comes a HAR file, as browsers, mitmproxy and [`Builder::record`] write it; out go differences of statuses, error codes, headers and
-//! the shapes of bodies. Values are not compared: ids, times and names differ anyway. An id that the platform gave stands for the one that
-//! the emulator gives in the same place. What a recording does not say of its beginning is made up: its iTwins and iModels are there.
+//! In: a HAR file, as browsers, mitmproxy and [`Builder::record`] write it. Out: differences of statuses, error codes,
+//! headers and the shapes of bodies. Values are not compared: ids, times and names differ anyway. An id from the
+//! platform is translated to the one that the emulator returned in the same place. iTwins and iModels that existed
+//! before the recording are created first.
+
+mod recording;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,39 +18,33 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use super::recorder::{redact, without_secrets};
+use super::encoding::percent;
 use super::{Builder, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_ITWIN_ID, Emulator, Error};
 
-/// First segments of the paths of the API.
-const APIS: [&str; 6] = [
-    "accesscontrol",
-    "imodels",
-    "itwins",
-    "storage",
-    "synchronization",
-    "users",
-];
+use recording::{Recorded, operation, read, segments};
+use shape::shape_differences;
 
-/// Content that is sent in place of content that was not recorded is at most this long.
+/// Maximum length of the placeholder for content that was not recorded, in bytes.
 const CONTENT_MAX: u64 = 16 * 1024 * 1024;
 
-/// How long to wait before a run that should have ended is looked at again, and how often.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOKS_MAX: u32 = 600;
+/// Pause between polls of a run that has to end, and the maximum number of polls.
+const POLL: Duration = Duration::from_millis(100);
+const POLLS_MAX: u32 = 600;
 
-/// What was compared.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Comparison {
-    /// Exchanges that were asked again.
+    /// Number of exchanges that were replayed.
     pub compared: usize,
-    /// Exchanges that were not: of the identity provider, of other hosts, about things that came from before the recording.
+    /// Number of exchanges that were not: with the identity provider, with other hosts, about things that existed
+    /// before the recording.
     pub skipped: usize,
     /// Each difference once, with its operation.
     pub differences: BTreeSet<String>,
 }
 
-/// Why nothing was compared.
+/// Why a comparison failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompareError {
@@ -54,38 +53,24 @@ pub enum CompareError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file is no recording.
-    #[error("{0:?} is not a HAR file: it has no log.entries")]
+    /// The file is not a HAR file.
+    #[error("{0:?} is not a HAR file: log.entries is missing")]
     Format(PathBuf),
     /// The emulator did not start.
     #[error(transparent)]
     Emulator(#[from] Error),
-    /// The emulator did not answer.
-    #[error("the emulator does not answer")]
+    /// The emulator did not respond.
+    #[error("the emulator does not respond")]
     Answer(#[source] reqwest::Error),
 }
 
-/// A request with its answer, as it was recorded.
-#[derive(Debug)]
-struct Recorded {
-    method: String,
-    url: Url,
-    headers: BTreeMap<String, String>,
-    body: Option<Value>,
-    size: u64,
-    status: u16,
-    location: Option<Url>,
-    media_type: String,
-    answer: Value,
-}
-
-/// Asks an emulator the same as in a recording.
+/// Replays a recording against an emulator and compares the responses.
 ///
 /// # Errors
-/// When the file is no recording or the emulator does not start.
+/// When the file is not a recording or the emulator does not start.
 pub async fn compare(builder: Builder, path: &Path) -> Result<Comparison, CompareError> {
     let recorded = read(path)?;
     let emulator = set_up(builder, &recorded).start().await?;
@@ -103,80 +88,12 @@ pub async fn compare(builder: Builder, path: &Path) -> Result<Comparison, Compar
         result: Comparison::default(),
     };
     for one in &recorded {
-        replay.ask(one).await?;
+        replay.exchange(one).await?;
     }
     Ok(replay.result)
 }
 
-fn read(path: &Path) -> Result<Vec<Recorded>, CompareError> {
-    let text = std::fs::read(path).map_err(|source| CompareError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&text);
-    let har: Value = serde_json::from_slice(text).unwrap_or_default();
-    let entries = har["log"]["entries"].as_array();
-    let entries = entries.ok_or_else(|| CompareError::Format(path.to_owned()))?;
-    Ok(entries.iter().filter_map(recorded).collect())
-}
-
-fn recorded(entry: &Value) -> Option<Recorded> {
-    let (request, response) = (&entry["request"], &entry["response"]);
-    let headers = |of: &Value| -> BTreeMap<String, String> {
-        let headers = of["headers"].as_array().into_iter().flatten();
-        headers
-            .filter_map(|header| {
-                let name = header["name"].as_str()?.to_ascii_lowercase();
-                Some((name, header["value"].as_str()?.to_owned()))
-            })
-            .collect()
-    };
-    let json = |text: &Value| {
-        let mut json = serde_json::from_str(text.as_str()?).ok()?;
-        redact(&mut json);
-        Some(json)
-    };
-    let url = Url::parse(&without_secrets(request["url"].as_str()?)).ok()?;
-    let answered = headers(response);
-    let location = answered.get("location").map(String::as_str);
-    let kind = response["content"]["mimeType"].as_str().unwrap_or_default();
-    Some(Recorded {
-        method: request["method"].as_str()?.to_owned(),
-        location: location.and_then(|to| url.join(&without_secrets(to)).ok()),
-        headers: headers(request),
-        body: json(&request["postData"]["text"]),
-        size: request["bodySize"].as_u64().unwrap_or(0),
-        status: u16::try_from(response["status"].as_u64()?).ok()?,
-        media_type: kind.split(';').next().unwrap_or_default().trim().to_owned(),
-        answer: json(&response["content"]["text"]).unwrap_or_default(),
-        url,
-    })
-}
-
-impl Recorded {
-    fn segments(&self) -> Vec<String> {
-        segments(&self.url)
-    }
-
-    fn is_of_api(&self) -> bool {
-        let first = self
-            .segments()
-            .first()
-            .map(|word| word.to_ascii_lowercase());
-        first.is_some_and(|word| APIS.contains(&word.as_str()))
-    }
-}
-
-fn segments(url: &Url) -> Vec<String> {
-    let segments = url.path_segments().into_iter().flatten();
-    let decoded = segments.map(|segment| {
-        let text = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
-        text.into_owned()
-    });
-    decoded.filter(|segment| !segment.is_empty()).collect()
-}
-
-/// The iTwins and iModels that a recording knows of and did not create.
+/// Adds the iTwins and iModels that a recording mentions and did not create.
 fn set_up(mut builder: Builder, recorded: &[Recorded]) -> Builder {
     let (mut itwins, mut imodels, mut created) =
         (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
@@ -245,15 +162,15 @@ struct Replay {
     emulator: Emulator,
     client: Client,
     token: String,
-    /// Ours by the recorded ones.
+    /// Our ids by the recorded ones.
     ids: BTreeMap<String, String>,
-    /// Our upload addresses by the recorded ones, those without their query.
+    /// Our upload addresses by the recorded ones without their query.
     uploads: BTreeMap<String, String>,
     result: Comparison,
 }
 
 impl Replay {
-    async fn ask(&mut self, one: &Recorded) -> Result<(), CompareError> {
+    async fn exchange(&mut self, one: &Recorded) -> Result<(), CompareError> {
         let bare = without_query(&one.url);
         let upload = self.uploads.get(&bare).cloned();
         let request = match upload {
@@ -267,22 +184,22 @@ impl Replay {
         self.result.compared += 1;
         let again = request.try_clone();
         let answer = request.send().await.map_err(CompareError::Answer)?;
-        let mut answer = Answered::read(answer).await?;
-        // A run that had ended is compared with one that has.
-        let mut looks = 0;
+        let mut answer = Observed::read(answer).await?;
+        // A completed run is compared with a completed one.
+        let mut polls = 0;
         while is_ended(&one.answer) && is_run(&answer.json) && !is_ended(&answer.json) {
             let Some(request) = again.as_ref().and_then(reqwest::RequestBuilder::try_clone) else {
                 break;
             };
-            if looks == LOOKS_MAX {
+            if polls == POLLS_MAX {
                 break;
             }
-            looks += 1;
-            tokio::time::sleep(LOOK).await;
-            let looked = request.send().await.map_err(CompareError::Answer)?;
-            answer = Answered::read(looked).await?;
+            polls += 1;
+            tokio::time::sleep(POLL).await;
+            let polled = request.send().await.map_err(CompareError::Answer)?;
+            answer = Observed::read(polled).await?;
         }
-        self.look(one, &answer);
+        self.compare_response(one, &answer);
         Ok(())
     }
 
@@ -291,7 +208,7 @@ impl Replay {
         let wanted = wanted.filter(|(name, _)| name == "comp" || name == "blockid");
         let mut url = ours.to_owned();
         for (name, value) in wanted {
-            url.push_str(&format!("&{name}={}", super::api::encoded(&value)));
+            url.push_str(&format!("&{name}={}", percent(&value)));
         }
         let size = usize::try_from(one.size.min(CONTENT_MAX)).unwrap_or(0);
         let mut request = self.client.put(url).body(vec![b' '; size]);
@@ -305,7 +222,7 @@ impl Replay {
         let path: Vec<String> = one
             .segments()
             .iter()
-            .map(|segment| super::api::encoded(self.ours(segment)))
+            .map(|segment| percent(self.ours(segment)))
             .collect();
         let query: Vec<(String, String)> = one
             .url
@@ -348,8 +265,8 @@ impl Replay {
         }
     }
 
-    /// Notes how our answer differs, and which of our ids stand for which recorded ones.
-    fn look(&mut self, one: &Recorded, answer: &Answered) {
+    /// Records the differences of a response, and the ids in it.
+    fn compare_response(&mut self, one: &Recorded, answer: &Observed) {
         let operation = operation(one);
         let (status, ours) = (answer.status, &answer.json);
         let differences = &mut self.result.differences;
@@ -363,7 +280,7 @@ impl Replay {
                 _ => status.to_string(),
             };
             differ(format!(
-                "the platform answered {}, the emulator {}",
+                "the platform returned {}, the emulator {}",
                 said(one.status, &one.answer),
                 said(status, ours)
             ));
@@ -412,7 +329,7 @@ impl Replay {
         self.learn(&one.answer, ours, "");
     }
 
-    /// Notes which of our ids stand for which recorded ones: those in the same place.
+    /// Maps recorded ids to ours: those in the same place.
     fn learn(&mut self, theirs: &Value, ours: &Value, name: &str) {
         match (theirs, ours) {
             (Value::Object(theirs), Value::Object(ours)) => {
@@ -460,15 +377,15 @@ impl Replay {
     }
 }
 
-/// An answer of the emulator.
-struct Answered {
+/// A response of the emulator.
+struct Observed {
     status: u16,
     media_type: String,
     location: Option<String>,
     json: Value,
 }
 
-impl Answered {
+impl Observed {
     async fn read(answer: Response) -> Result<Self, CompareError> {
         let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
         Ok(Self {
@@ -489,120 +406,8 @@ fn is_ended(answer: &Value) -> bool {
     answer["run"]["state"] == "Completed"
 }
 
-/// How the emulator's answer has another shape than the platform's.
-fn shape_differences(theirs: &Value, ours: &Value) -> Vec<String> {
-    let (mut there, mut here) = (BTreeMap::new(), BTreeMap::new());
-    shape(theirs, "", &mut there);
-    shape(ours, "", &mut here);
-    let mut differences = Vec::new();
-    for (path, kind) in &there {
-        match here.get(path) {
-            None if is_known_below(&here, path) => {
-                differences.push(format!("the emulator lacks {path}"));
-            }
-            Some(other) if other != kind && *other != "null" && *kind != "null" => {
-                differences.push(format!("{path} is {kind} at the platform, {other} here"));
-            }
-            _ => {}
-        }
-    }
-    let missing = here.keys().filter(|path| !there.contains_key(*path));
-    let missing = missing.filter(|path| is_known_below(&there, path));
-    differences.extend(missing.map(|path| format!("the platform lacks {path}")));
-    differences
-}
-
 fn without_query(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.into()
-}
-
-/// Method and path, with ids left out.
-fn operation(one: &Recorded) -> String {
-    let is_id =
-        |segment: &String| segment.len() >= 30 || segment.contains(|c: char| c.is_ascii_digit());
-    let segments = one.segments();
-    let segments: Vec<&str> = segments
-        .iter()
-        .map(|segment| {
-            if is_id(segment) {
-                "{id}"
-            } else {
-                segment.as_str()
-            }
-        })
-        .collect();
-    format!("{} /{}", one.method, segments.join("/"))
-}
-
-/// The paths of all properties with the kinds of their values; items of a list count as one.
-fn shape(json: &Value, path: &str, found: &mut BTreeMap<String, &'static str>) {
-    let kind = match json {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    found.entry(path.to_owned()).or_insert(kind);
-    match json {
-        Value::Array(items) => {
-            for item in items {
-                shape(item, &format!("{path}[]"), found);
-            }
-        }
-        Value::Object(properties) => {
-            for (name, value) in properties {
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                shape(value, &path, found);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Whether what a property belongs to is there too: of an empty list or of null nothing is known.
-fn is_known_below(shape: &BTreeMap<String, &'static str>, path: &str) -> bool {
-    let parent = match path.rsplit_once('.') {
-        Some((parent, _)) => parent,
-        None => "",
-    };
-    if path.ends_with("[]") {
-        return false;
-    }
-    shape.get(parent) == Some(&"an object")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_shape_is_known_as_far_as_there_is_something() {
-        let mut found = BTreeMap::new();
-        shape(
-            &json!({ "a": [{ "b": 1 }], "c": [], "d": null }),
-            "",
-            &mut found,
-        );
-        let paths: Vec<&str> = found.keys().map(String::as_str).collect();
-        assert_eq!(paths, ["", "a", "a[]", "a[].b", "c", "d"]);
-        for (path, expected) in [
-            ("e", true),
-            ("a[].x", true),
-            ("c[].x", false),
-            ("d.x", false),
-            ("a[]", false),
-        ] {
-            assert_eq!(is_known_below(&found, path), expected, "{path}");
-        }
-    }
 }

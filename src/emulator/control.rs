@@ -1,4 +1,7 @@
-//! What a user or a test asks the emulator itself, below `/_emulator`: no token, no record. Pages of other origins were refused before.
+//! The control routes below `/_emulator`: state, recorded requests, faults, switches.
+//!
+//! In: requests of users and tests, without a token; [`super::guard`] has rejected pages of other origins. Out: JSON.
+//! They are not part of the emulated platform and appear in no list of requests.
 
 use std::sync::Arc;
 
@@ -11,34 +14,32 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use super::faults::AnyFault;
+use super::lock::lock;
 use super::reply::{self, Reply};
-use super::{Shared, lock};
+use super::shared::Shared;
 
-/// A fault is at most this long.
+/// Maximum length of a fault, in bytes.
 const BODY_MAX: usize = 16 * 1024 * 1024;
 
-pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
+pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_ascii_lowercase();
     let method = request.method().to_string();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let Ok(body) = Limited::new(request.into_body(), BODY_MAX).collect().await else {
-        return refused("the body is too long, or ended early");
+        return rejected("the request body is too long or was cut off");
     };
     match (method.as_str(), path.trim_end_matches('/')) {
         ("GET", "/_emulator/state") => {
             shared.digest_all().await;
-            json_of(&shared.state().at(Timestamp::now()))
+            json_of(&shared.state().as_of(Timestamp::now()))
         }
         ("GET", "/_emulator/requests") => json_of(&*lock(&shared.requests)),
-        ("POST", "/_emulator/faults") => match serde_json::from_slice::<AnyFault>(&body.to_bytes())
-        {
+        ("POST", "/_emulator/faults") => match AnyFault::from_json(&body.to_bytes()) {
             Ok(fault) => {
                 lock(&shared.faults).add(fault);
                 reply::empty(204)
             }
-            Err(_) => refused(
-                "not a fault: it needs route and effect, or file and result, or imodelId; see docs/emulator.md",
-            ),
+            Err(error) => rejected(&error.to_string()),
         },
         ("DELETE", "/_emulator/faults") => {
             lock(&shared.faults).clear();
@@ -49,7 +50,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
             let mut switches = *lock(&shared.switches);
             for (name, word) in form_urlencoded::parse(query.as_bytes()) {
                 if let Err(error) = switches.set(&name, &word) {
-                    return refused(&error.to_string());
+                    return rejected(&error.to_string());
                 }
             }
             *lock(&shared.switches) = switches;
@@ -62,12 +63,12 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
         ("POST", "/_emulator/lock") => lock_file(shared, &query),
         _ => reply::json(
             404,
-            &json!({ "error": "there are GET state, requests and switches; POST faults, switches, lock and reset; DELETE faults" }),
+            &json!({ "error": "unknown route: use GET state, GET requests, GET or POST switches, POST or DELETE faults, POST lock or POST reset" }),
         ),
     }
 }
 
-/// Locks a file as a person can, or unlocks it.
+/// Locks or unlocks a storage file, as users of the platform can.
 fn lock_file(shared: &Shared, query: &str) -> Reply {
     let (mut id, mut locked) = (String::new(), true);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -82,12 +83,14 @@ fn lock_file(shared: &Shared, query: &str) -> Reply {
             file.locked = locked;
             reply::empty(204)
         }
-        None => refused("there is no such file; it needs ?file=ID, and &locked=false to unlock"),
+        None => rejected(&format!(
+            "unknown storage file {id:?}: use lock?file=ID, with &locked=false to unlock"
+        )),
     }
 }
 
-fn refused(why: &str) -> Reply {
-    reply::json(422, &json!({ "error": why }))
+fn rejected(why: &str) -> Reply {
+    reply::json(400, &json!({ "error": why }))
 }
 
 fn json_of(value: &impl Serialize) -> Reply {

@@ -1,31 +1,46 @@
-//! What goes wrong on demand: for requests by method and path, for the tasks of a run by file, for runs as a whole.
+//! Injected failures: of requests by method and path, of the tasks of a run by file, of runs as a whole.
+//!
+//! In: faults built by a test ([`Fault::on`]) or read from JSON ([`AnyFault::from_json`]). Out: what applies to a
+//! request, a file or a run ([`ActiveFaults`]). Faults are kept in memory only: a restart of the emulator has none.
+
+mod active;
+mod parse;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Anything that goes wrong on demand, as it is sent to `/_emulator/faults`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) use active::{ActiveFaults, AppliedFault};
+pub use parse::InvalidFault;
+
+/// Any fault, as `POST /_emulator/faults` and `emulator --fault` take it.
+#[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum AnyFault {
-    /// With requests.
+    /// Of requests.
     Request(Fault),
-    /// With files.
+    /// Of the tasks of a file.
     Task(TaskFault),
-    /// With runs.
+    /// Of runs.
     Run(RunFault),
 }
 
-/// Something that goes wrong with requests.
+/// A failure of requests.
+///
+/// ```
+/// # use itwin_syncd::emulator::Fault;
+/// let overloaded = Fault::on("POST /storage/folders/*/files").status(503).times(2);
+/// let lost_reply = Fault::on("POST */run").reset().after_effect();
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Fault {
-    /// Method and path, such as `POST /storage/folders/*/files`; `*` stands for anything, case does not matter.
+    /// Method and path, such as `POST /storage/folders/*/files`; `*` matches anything, case is ignored.
     pub route: String,
-    /// So many matching requests are let through first.
+    /// Number of matching requests to let through first.
     #[serde(default)]
     pub skip: u32,
-    /// So many are struck then; all of them when left out.
+    /// Number of requests to fail after that; None means all.
     #[serde(default)]
     pub count: Option<u32>,
     /// What happens to them.
@@ -41,49 +56,49 @@ pub struct Fault {
     deny_unknown_fields
 )]
 pub enum Effect {
-    /// It waits before anything else happens.
+    /// It is delayed.
     Latency {
         /// Milliseconds.
         ms: u64,
-        /// Up to so many more, by chance.
+        /// Upper bound of a random delay on top, in milliseconds.
         #[serde(default)]
         jitter_ms: u64,
     },
     /// It is answered with this status.
     Status {
-        /// HTTP status.
+        /// HTTP status, 200 to 599.
         status: u16,
-        /// Body; empty when left out.
+        /// Body; empty by default.
         #[serde(default)]
         body: String,
         /// Such as `Retry-After`.
         #[serde(default)]
         headers: Vec<(String, String)>,
-        /// Although it was carried out.
+        /// Whether the request is carried out first.
         #[serde(default)]
         after_effect: bool,
     },
-    /// The connection closes without an answer.
+    /// The connection closes without a response.
     Reset {
-        /// Although it was carried out.
+        /// Whether the request is carried out first.
         #[serde(default)]
         after_effect: bool,
     },
-    /// The connection closes after so many bytes of its body, and nothing is carried out.
+    /// The connection closes after this part of the request body; nothing is carried out.
     CutBody {
         /// Bytes.
         after: u64,
     },
-    /// The connection closes in the middle of the answer's body.
+    /// The connection closes in the middle of the response body.
     CutAnswer,
-    /// Its body is read, and the answer's body written, no faster than this.
+    /// Request and response body are throttled.
     Slow {
-        /// Bytes a second.
+        /// Bytes per second.
         bytes_per_second: u64,
     },
-    /// All tokens are revoked before it is looked at.
+    /// All tokens are revoked before the request is authorized.
     RevokeTokens,
-    /// The upload address that it hands out expires after this.
+    /// The upload address in the response expires after this time.
     ExpireAddress {
         /// Milliseconds.
         ms: u64,
@@ -108,155 +123,149 @@ pub struct Report {
     pub total_other_issues_count: u64,
 }
 
-/// Something that goes wrong with a file's task in a run.
+/// Another result for a file's task in a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskFault {
     /// Storage file id or file name.
     pub file: String,
-    /// The task's result, any word.
+    /// The task's result. Any text in a test; JSON is checked, see [`AnyFault::from_json`].
     pub result: String,
     /// The task's error object.
     #[serde(default)]
     pub error: Option<serde_json::Value>,
-    /// The task's report. When left out, a `PartialSuccess` reports one warning, a task with an error object one error.
+    /// The task's report. By default a `PartialSuccess` reports one warning, a task with an error object one error.
     #[serde(default)]
     pub report: Option<Report>,
-    /// In so many runs; in all of them when left out.
+    /// Number of runs; None means all.
     #[serde(default)]
     pub count: Option<u32>,
 }
 
-/// Something that goes wrong with a run as a whole.
+/// Another result, duration or fate for a run as a whole.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RunFault {
-    /// The iModel that runs.
+    /// The iModel that is synchronized.
     pub imodel_id: String,
-    /// The run's result, any word; its tasks get the same.
+    /// The run's result, which its tasks get as well. Any text in a test; JSON is checked, see [`AnyFault::from_json`].
     #[serde(default)]
     pub result: Option<String>,
     /// The run's error object.
     #[serde(default)]
     pub error: Option<serde_json::Value>,
-    /// How long it takes instead, in milliseconds.
+    /// Duration, in milliseconds, instead of the usual one.
     #[serde(default)]
     pub duration_ms: Option<u64>,
-    /// It is accepted, and then nobody knows it.
+    /// Whether the run is accepted and then unknown to every later request.
     #[serde(default)]
     pub lost: bool,
-    /// In so many runs; in all of them when left out.
+    /// Number of runs; None means all.
     #[serde(default)]
     pub count: Option<u32>,
 }
 
-/// The faults that are set.
-#[derive(Debug)]
-pub(super) struct Faults {
-    requests: Vec<Fault>,
-    tasks: Vec<TaskFault>,
-    runs: Vec<RunFault>,
-    chance: fastrand::Rng,
-}
+/// A route that has no effect yet; see [`Fault::on`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Route(String);
 
-/// What strikes one request: at most one answer, and whatever else fits.
-#[derive(Debug, Default)]
-pub(super) struct Strike {
-    pub(super) latency: Duration,
-    pub(super) bytes_per_second: Option<u64>,
-    pub(super) revoke_tokens: bool,
-    pub(super) address_lifetime: Option<Duration>,
-    pub(super) effect: Option<Effect>,
-}
+impl Fault {
+    /// Starts a fault for the requests of this method and path, such as `POST /storage/folders/*/files`; `*` matches
+    /// anything.
+    ///
+    /// Without [`Fault::times`] it applies to every matching request.
+    pub fn on(route: impl Into<String>) -> Route {
+        Route(route.into())
+    }
 
-impl Faults {
-    /// No faults; chance is settled by the seed.
-    pub(super) fn new(seed: u64) -> Self {
+    /// Limits the fault to this number of requests.
+    #[must_use]
+    pub fn times(self, count: u32) -> Self {
         Self {
-            requests: Vec::new(),
-            tasks: Vec::new(),
-            runs: Vec::new(),
-            chance: fastrand::Rng::with_seed(seed),
+            count: Some(count),
+            ..self
         }
     }
 
-    pub(super) fn add(&mut self, fault: AnyFault) {
-        match fault {
-            AnyFault::Request(fault) => self.requests.push(fault),
-            AnyFault::Task(fault) => self.tasks.push(fault),
-            AnyFault::Run(fault) => self.runs.push(fault),
+    /// Lets this number of matching requests through first.
+    #[must_use]
+    pub fn skip(self, skip: u32) -> Self {
+        Self { skip, ..self }
+    }
+
+    /// Carries the request out before it fails. Only statuses and resets know the difference.
+    #[must_use]
+    pub fn after_effect(mut self) -> Self {
+        if let Effect::Status { after_effect, .. } | Effect::Reset { after_effect } =
+            &mut self.effect
+        {
+            *after_effect = true;
         }
+        self
     }
 
-    pub(super) fn clear(&mut self) {
-        self.requests.clear();
-        self.tasks.clear();
-        self.runs.clear();
-    }
-
-    /// What strikes this request; counts it.
-    pub(super) fn strike(&mut self, method: &str, path: &str) -> Strike {
-        let route = format!("{method} {path}").to_ascii_lowercase();
-        let mut strike = Strike::default();
-        for fault in &mut self.requests {
-            if strike.effect.is_some()
-                || fault.count == Some(0)
-                || !matches(&fault.route.to_ascii_lowercase(), &route)
-            {
-                continue;
-            }
-            if fault.skip > 0 {
-                fault.skip -= 1;
-                continue;
-            }
-            fault.count = fault.count.map(|count| count - 1);
-            match &fault.effect {
-                Effect::Latency { ms, jitter_ms } => {
-                    let more = self.chance.u64(0..=*jitter_ms);
-                    strike.latency += Duration::from_millis(ms.saturating_add(more));
-                }
-                Effect::Slow { bytes_per_second } => {
-                    strike.bytes_per_second = Some((*bytes_per_second).max(1));
-                }
-                Effect::RevokeTokens => strike.revoke_tokens = true,
-                Effect::ExpireAddress { ms } => {
-                    strike.address_lifetime = Some(Duration::from_millis(*ms));
-                }
-                other => strike.effect = Some(other.clone()),
-            }
+    /// Adds a header to the response. Only a fault with a status has one.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        if let Effect::Status { headers, .. } = &mut self.effect {
+            headers.push((name.to_owned(), value.to_owned()));
         }
-        strike
+        self
     }
 
-    /// The fault that strikes the task of this file; counts it.
-    pub(super) fn task(&mut self, id: &str, name: &str) -> Option<TaskFault> {
-        let fault = self.tasks.iter_mut().find(|fault| {
-            fault.count != Some(0) && (fault.file == id || fault.file.eq_ignore_ascii_case(name))
-        })?;
-        fault.count = fault.count.map(|count| count - 1);
-        Some(fault.clone())
-    }
-
-    /// What goes wrong with the next run of this iModel; counts it.
-    pub(super) fn run(&mut self, imodel_id: &str) -> Option<RunFault> {
-        let fault = self
-            .runs
-            .iter_mut()
-            .find(|fault| fault.count != Some(0) && fault.imodel_id == imodel_id)?;
-        fault.count = fault.count.map(|count| count - 1);
-        Some(fault.clone())
+    /// Sets the body of the response. Only a fault with a status has one.
+    #[must_use]
+    pub fn body(mut self, text: impl Into<String>) -> Self {
+        if let Effect::Status { body, .. } = &mut self.effect {
+            *body = text.into();
+        }
+        self
     }
 }
 
-/// Whether a text matches a pattern in which `*` stands for anything.
-fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
-            rest.char_indices()
-                .any(|(at, _)| rest.get(at..).is_some_and(|rest| matches(after, rest)))
-                || matches(after, "")
-        }),
+impl Route {
+    /// Any effect.
+    #[must_use]
+    pub fn effect(self, effect: Effect) -> Fault {
+        Fault {
+            route: self.0,
+            skip: 0,
+            count: None,
+            effect,
+        }
+    }
+
+    /// Answers with this status, without a body, and carries nothing out.
+    #[must_use]
+    pub fn status(self, status: u16) -> Fault {
+        self.effect(Effect::Status {
+            status,
+            body: String::new(),
+            headers: Vec::new(),
+            after_effect: false,
+        })
+    }
+
+    /// Closes the connection without a response, and carries nothing out.
+    #[must_use]
+    pub fn reset(self) -> Fault {
+        self.effect(Effect::Reset {
+            after_effect: false,
+        })
+    }
+
+    /// Delays the request.
+    #[must_use]
+    pub fn latency(self, delay: Duration) -> Fault {
+        let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.effect(Effect::Latency { ms, jitter_ms: 0 })
+    }
+
+    /// Throttles request and response body.
+    #[must_use]
+    pub fn slow(self, bytes_per_second: u64) -> Fault {
+        self.effect(Effect::Slow { bytes_per_second })
     }
 }
 
@@ -264,111 +273,28 @@ fn matches(pattern: &str, text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn fault(skip: u32, count: Option<u32>, effect: Effect) -> AnyFault {
-        AnyFault::Request(Fault {
-            route: "POST /storage/*/Files".to_owned(),
-            skip,
-            count,
-            effect,
-        })
-    }
-
     #[test]
-    fn a_fault_strikes_after_those_it_skips_and_as_often_as_it_counts() {
-        let mut faults = Faults::new(0);
-        faults.add(fault(
-            1,
-            Some(2),
-            Effect::Reset {
-                after_effect: false,
-            },
-        ));
-        let struck: Vec<bool> = (0..5)
-            .map(|_| {
-                faults
-                    .strike("POST", "/storage/folders/x/files")
-                    .effect
-                    .is_some()
-            })
-            .collect();
-        assert_eq!(struck, [false, true, true, false, false]);
-        assert!(
-            faults
-                .strike("GET", "/storage/folders/x/files")
-                .effect
-                .is_none()
+    fn the_builder_limits_and_orders_a_fault() {
+        let fault = Fault::on("PUT *").status(503).times(2).skip(1);
+        assert_eq!(
+            (fault.route.as_str(), fault.skip, fault.count),
+            ("PUT *", 1, Some(2))
         );
-    }
-
-    #[test]
-    fn chance_is_settled_by_the_seed() {
-        let latencies = |seed| {
-            let mut faults = Faults::new(seed);
-            let effect = Effect::Latency {
-                ms: 10,
-                jitter_ms: 90,
-            };
-            faults.add(fault(0, None, effect));
-            (0..20)
-                .map(|_| faults.strike("POST", "/storage/x/files").latency)
-                .collect::<Vec<_>>()
+        let fault = Fault::on("PUT *")
+            .status(429)
+            .header("retry-after", "2")
+            .body("later")
+            .after_effect();
+        let expected = Effect::Status {
+            status: 429,
+            body: "later".to_owned(),
+            headers: vec![("retry-after".to_owned(), "2".to_owned())],
+            after_effect: true,
         };
-        let first = latencies(7);
-        assert_eq!(first, latencies(7));
-        assert_ne!(first, latencies(8));
-        let bounds = Duration::from_millis(10)..=Duration::from_millis(100);
-        assert!(first.iter().all(|one| bounds.contains(one)), "{first:?}");
-    }
-
-    #[test]
-    fn a_fault_is_read_from_json_and_a_typing_error_is_none() {
-        for (text, expected) in [
-            (
-                r#"{"route":"PUT *","effect":{"kind":"cutBody","after":5}}"#,
-                true,
-            ),
-            (
-                r#"{"route":"PUT *","effect":{"kind":"revokeTokens"}}"#,
-                true,
-            ),
-            (r#"{"file":"a.ifc","result":"Skipped"}"#, true),
-            (
-                r#"{"file":"a.ifc","result":"PartialSuccess","report":{"totalWarningsCount":3}}"#,
-                true,
-            ),
-            (
-                r#"{"file":"a.ifc","result":"PartialSuccess","report":{"warnings":3}}"#,
-                false,
-            ),
-            (r#"{"imodelId":"x","lost":true}"#, true),
-            (
-                r#"{"route":"PUT *","effect":{"kind":"latency","mss":5}}"#,
-                false,
-            ),
-            (r#"{"file":"a.ifc","result":"Skipped","cuont":1}"#, false),
-            ("{}", false),
-        ] {
-            assert_eq!(
-                serde_json::from_str::<AnyFault>(text).is_ok(),
-                expected,
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_star_stands_for_anything() {
-        for (pattern, text, expected) in [
-            ("a", "a", true),
-            ("a", "ab", false),
-            ("a*", "a", true),
-            ("a*c", "abbc", true),
-            ("a*c", "abb", false),
-            ("*b*", "abc", true),
-            ("put *", "put /x", true),
-            ("a*/run", "a/run/x/run", true),
-        ] {
-            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
-        }
+        assert_eq!((fault.count, fault.effect), (None, expected));
+        assert_eq!(
+            Fault::on("*").reset().after_effect().effect,
+            Effect::Reset { after_effect: true }
+        );
     }
 }

@@ -1,130 +1,33 @@
 //! The identity provider: discovery, tokens for service applications and for users, introspection and revocation.
 
-use std::collections::HashMap;
-use std::time::Duration;
+mod grants;
 
-use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use percent_encoding::percent_decode_str;
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 use uuid::Uuid;
 
 use super::access;
-use super::api::{Ask, unknown};
 use super::guard::may_redirect;
-use super::lock;
+use super::lock::lock;
 use super::model::member_id;
-use super::reply::{self, Refusal, Reply, refuse};
-use super::switches::RefreshToken;
+use super::reply::{self, Refusal, Reply, refuse, unknown};
+use super::request::ApiRequest;
+use super::tokens::Access;
 
-/// The scope that there is.
+use grants::{Granted, authenticate_service, grant, issue_code};
+
+/// The one current scope.
 const SCOPE: &str = "itwin-platform";
 
-/// How long a page for consent waits for the user.
-const CONSENT_LIFETIME: Duration = Duration::from_secs(600);
+/// An OAuth 2 error code.
+type OauthError = &'static str;
 
-/// The most pages for consent that wait.
-const CONSENTS_MAX: usize = 1000;
-
-/// Scopes of people, which a service application must not ask for.
-const PERSONAL: [&str; 5] = [
-    "openid",
-    "profile",
-    "email",
-    "organization",
-    "offline_access",
-];
-
-/// How long a code waits to be exchanged.
-const CODE_LIFETIME: Duration = Duration::from_secs(60);
-
-/// Why no token is given, in the words of OAuth 2.
-type Denied = &'static str;
-
-/// What has been handed out.
-#[derive(Debug, Default)]
-pub(super) struct Tokens {
-    /// Tokens that are good.
-    access: HashMap<String, Access>,
-    /// Refresh tokens that are good: their clients.
-    refresh: HashMap<String, String>,
-    /// Codes that wait to be exchanged.
-    codes: HashMap<String, Code>,
-    /// Pages on which a user lets connections act: whose, and where the browser goes then.
-    consents: HashMap<String, Consent>,
-}
-
-/// A token that was handed out.
-#[derive(Debug, Clone)]
-struct Access {
-    client_id: String,
-    scope: String,
-    /// Seconds since 1970.
-    issued_at: i64,
-    expires_at: i64,
-    ends_at: Instant,
-}
-
-#[derive(Debug)]
-struct Code {
-    client_id: String,
-    redirect_uri: String,
-    challenge: String,
-    scope: String,
-    nonce: Option<String>,
-    ends_at: Instant,
-}
-
-#[derive(Debug)]
-struct Consent {
-    client_id: String,
-    redirect_url: String,
-    ends_at: Instant,
-}
-
-/// What an exchange gives.
-struct Granted {
-    client_id: String,
-    scope: String,
-    refresh_token: Option<String>,
-    /// Wanted by a user who asked for `openid`, with the nonce.
-    id_token: Option<Option<String>>,
-}
-
-impl Tokens {
-    pub(super) fn revoke_all(&mut self) {
-        self.access.clear();
-    }
-
-    fn access(&self, token: &str) -> Option<&Access> {
-        let access = self.access.get(token)?;
-        (access.ends_at > Instant::now()).then_some(access)
-    }
-
-    /// A page where this user lets connections act; only who asked for it knows its address.
-    pub(super) fn consent_page(&mut self, client_id: &str, redirect_url: &str) -> String {
-        let now = Instant::now();
-        self.consents.retain(|_, consent| consent.ends_at > now);
-        if self.consents.len() >= CONSENTS_MAX {
-            self.consents.clear();
-        }
-        let ticket = random();
-        let consent = Consent {
-            client_id: client_id.to_owned(),
-            redirect_url: redirect_url.to_owned(),
-            ends_at: now + CONSENT_LIFETIME,
-        };
-        self.consents.insert(ticket.clone(), consent);
-        ticket
-    }
-}
-
-/// Lets a request to the API pass if it has a good token; returns whose.
-pub(super) fn authorize(ask: &Ask<'_>) -> Result<String, Refusal> {
-    let Some(header) = ask.header("authorization") else {
+/// Checks the access token of an API request; returns its client id.
+pub(super) fn authorize(request: &ApiRequest<'_>) -> Result<String, Refusal> {
+    let Some(header) = request.header("authorization") else {
         return Err(refuse(
             401,
             "HeaderNotFound",
@@ -141,42 +44,36 @@ pub(super) fn authorize(ask: &Ask<'_>) -> Result<String, Refusal> {
             ));
         }
     };
-    let tokens = lock(&ask.shared.tokens);
+    let tokens = lock(&request.shared.tokens);
     let access = tokens.access(token);
     access
         .map(|access| access.client_id.clone())
-        .ok_or_else(|| {
-            refuse(
-                401,
-                "Unauthorized",
-                "The token is not valid, or not any more.",
-            )
-        })
+        .ok_or_else(|| refuse(401, "Unauthorized", "The token is invalid or has expired."))
 }
 
-/// Answers what belongs to the identity provider.
-pub(super) fn answer(ask: &Ask<'_>) -> Option<Reply> {
-    let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
-    let answered = match (ask.method.as_str(), words.as_slice()) {
-        ("GET", [".well-known", "openid-configuration"]) => discovery(ask),
-        ("GET", [".well-known", "jwks"]) => reply::json(200, &ask.shared.signer.key_set()),
-        ("GET", ["connect", "authorize"]) => code(ask),
-        ("POST", ["connect", "token"]) => match grant(ask) {
-            Ok(granted) => token(ask, granted),
+/// Handles a request to the identity provider; None if it is not one.
+pub(super) fn handle(request: &ApiRequest<'_>) -> Option<Reply> {
+    let path = request.path();
+    let answered = match (request.method.as_str(), path.as_slice()) {
+        ("GET", [".well-known", "openid-configuration"]) => discovery(request),
+        ("GET", [".well-known", "jwks"]) => reply::json(200, &request.shared.signer.key_set()),
+        ("GET", ["connect", "authorize"]) => issue_code(request),
+        ("POST", ["connect", "token"]) => match grant(request) {
+            Ok(granted) => token(request, granted),
             Err((status, error)) => denied(status, error),
         },
-        ("POST", ["connect", "introspect"]) => introspect(ask),
-        ("POST", ["connect", "revocation"]) => revoke(ask),
-        ("GET", ["connect", "endsession"]) => end_session(ask),
-        ("GET", ["connect", "consent"]) => consent(ask),
+        ("POST", ["connect", "introspect"]) => introspect(request),
+        ("POST", ["connect", "revocation"]) => revoke(request),
+        ("GET", ["connect", "endsession"]) => end_session(request),
+        ("GET", ["connect", "consent"]) => consent(request),
         (_, [".well-known" | "connect", ..]) => unknown().into_reply(),
         _ => return None,
     };
     Some(answered)
 }
 
-fn discovery(ask: &Ask<'_>) -> Reply {
-    let issuer = &ask.shared.api_url;
+fn discovery(request: &ApiRequest<'_>) -> Reply {
+    let issuer = &request.shared.api_url;
     reply::json(
         200,
         &json!({
@@ -198,7 +95,7 @@ fn discovery(ask: &Ask<'_>) -> Reply {
     )
 }
 
-fn denied(status: u16, error: Denied) -> Reply {
+fn denied(status: u16, error: OauthError) -> Reply {
     let mut reply = reply::json(status, &json!({ "error": error }));
     if status == 401 {
         let basic = hyper::header::HeaderValue::from_static("Basic realm=\"emulated\"");
@@ -207,9 +104,9 @@ fn denied(status: u16, error: Denied) -> Reply {
     reply
 }
 
-fn token(ask: &Ask<'_>, granted: Granted) -> Reply {
-    let lifetime = ask.shared.options.token_lifetime;
-    let issued_at = ask.now.as_second();
+fn token(request: &ApiRequest<'_>, granted: Granted) -> Reply {
+    let lifetime = request.shared.options.token_lifetime;
+    let issued_at = request.now.as_second();
     let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
     let access = Access {
         client_id: granted.client_id.clone(),
@@ -218,18 +115,18 @@ fn token(ask: &Ask<'_>, granted: Granted) -> Reply {
         expires_at: issued_at.saturating_add(seconds),
         ends_at: Instant::now() + lifetime,
     };
-    let signed = |claims| ask.shared.signer.token(&claims);
-    let Some(token) = signed(access_claims(ask, &access)) else {
+    let signed = |claims| request.shared.signer.token(&claims);
+    let Some(token) = signed(access_claims(request, &access)) else {
         return denied(500, "server_error");
     };
-    ask.shared.state().tokens_issued += 1;
+    request.shared.state().tokens_issued += 1;
     let mut body = json!({
         "access_token": token, "expires_in": lifetime.as_secs(), "token_type": "Bearer", "scope": granted.scope,
     });
     if let Some(nonce) = &granted.id_token {
-        body["id_token"] = signed(id_claims(ask, &access, nonce.as_deref())).into();
+        body["id_token"] = signed(id_claims(request, &access, nonce.as_deref())).into();
     }
-    let mut tokens = lock(&ask.shared.tokens);
+    let mut tokens = lock(&request.shared.tokens);
     let now = Instant::now();
     tokens.access.retain(|_, access| access.ends_at > now);
     tokens.access.insert(token, access);
@@ -240,227 +137,56 @@ fn token(ask: &Ask<'_>, granted: Granted) -> Reply {
     reply::json(200, &body)
 }
 
-/// What an access token says; clients look into it, although it is opaque to them.
-fn access_claims(ask: &Ask<'_>, access: &Access) -> Value {
-    let issuer = &ask.shared.api_url;
+/// The claims of an access token. Some clients read them, although the token is opaque.
+fn access_claims(request: &ApiRequest<'_>, access: &Access) -> Value {
+    let issuer = &request.shared.api_url;
     let scopes: Vec<&str> = access.scope.split(' ').collect();
     let mut claims = json!({
         "iss": issuer, "aud": [format!("{issuer}/resources"), "bentley-api-management"],
         "client_id": access.client_id, "iat": access.issued_at, "nbf": access.issued_at, "exp": access.expires_at,
         "scope": scopes, "jti": Uuid::new_v4().simple().to_string(),
     });
-    if is_native(ask, &access.client_id) {
+    if is_native(request, &access.client_id) {
         claims["sub"] = member_id(&access.client_id).into();
-        claims["email"] = access::email(ask.shared, &access.client_id).into();
+        claims["email"] = access::email(request.shared, &access.client_id).into();
     }
     claims
 }
 
-/// What an id token says of the user.
-fn id_claims(ask: &Ask<'_>, access: &Access, nonce: Option<&str>) -> Value {
-    let name = ask.shared.display_name(&access.client_id);
+/// The claims of an id token.
+fn id_claims(request: &ApiRequest<'_>, access: &Access, nonce: Option<&str>) -> Value {
+    let name = request.shared.display_name(&access.client_id);
     json!({
-        "iss": ask.shared.api_url, "aud": access.client_id, "sub": member_id(&access.client_id), "name": name,
-        "email": access::email(ask.shared, &access.client_id), "iat": access.issued_at, "exp": access.expires_at,
+        "iss": request.shared.api_url, "aud": access.client_id, "sub": member_id(&access.client_id), "name": name,
+        "email": access::email(request.shared, &access.client_id), "iat": access.issued_at, "exp": access.expires_at,
         "nonce": nonce,
     })
 }
 
-fn is_native(ask: &Ask<'_>, client_id: &str) -> bool {
-    ask.shared
+fn is_native(request: &ApiRequest<'_>, client_id: &str) -> bool {
+    request
+        .shared
         .options
         .native_clients
         .iter()
         .any(|id| id == client_id)
 }
 
-fn form(ask: &Ask<'_>) -> HashMap<String, String> {
-    form_urlencoded::parse(&ask.body).into_owned().collect()
-}
-
-fn grant(ask: &Ask<'_>) -> Result<Granted, (u16, Denied)> {
-    let form = form(ask);
-    let field = |name: &str| form.get(name).map(String::as_str);
-    let needed = |name: &str| field(name).ok_or((400, "invalid_request"));
-    match needed("grant_type")? {
-        "client_credentials" => {
-            let client_id = service(ask, &form)?;
-            let scope = field("scope").unwrap_or_default();
-            if !is_granted(scope) {
-                return Err((400, "invalid_scope"));
-            }
-            Ok(Granted {
-                client_id,
-                scope: scope.to_owned(),
-                refresh_token: None,
-                id_token: None,
-            })
-        }
-        "authorization_code" => {
-            let code = lock(&ask.shared.tokens).codes.remove(needed("code")?);
-            let code = code.ok_or((400, "invalid_grant"))?;
-            let verifier = needed("code_verifier")?;
-            let challenge = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
-            if code.ends_at <= Instant::now()
-                || code.challenge != challenge
-                || code.redirect_uri != needed("redirect_uri")?
-                || code.client_id != needed("client_id")?
-            {
-                return Err((400, "invalid_grant"));
-            }
-            let has = |scope: &str| code.scope.split(' ').any(|word| word == scope);
-            Ok(Granted {
-                client_id: code.client_id,
-                refresh_token: has("offline_access").then(random),
-                id_token: has("openid").then_some(code.nonce),
-                scope: code.scope,
-            })
-        }
-        "refresh_token" => {
-            let known = needed("refresh_token")?;
-            let mut tokens = lock(&ask.shared.tokens);
-            let client_id = tokens.refresh.get(known).cloned();
-            let client_id = client_id.ok_or((400, "invalid_grant"))?;
-            if client_id != needed("client_id")? {
-                return Err((400, "invalid_grant"));
-            }
-            let refresh_token = match ask.switches.refresh_token {
-                RefreshToken::Rotated => {
-                    tokens.refresh.remove(known);
-                    Some(random())
-                }
-                RefreshToken::Kept => None,
-            };
-            Ok(Granted {
-                client_id,
-                scope: SCOPE.to_owned(),
-                refresh_token,
-                id_token: None,
-            })
-        }
-        _ => Err((400, "unsupported_grant_type")),
-    }
-}
-
-/// The service application that asks, by header or by form; 401 answers a header.
-fn service(ask: &Ask<'_>, form: &HashMap<String, String>) -> Result<String, (u16, Denied)> {
-    let (client, status) = match ask.header("authorization") {
-        Some(header) => {
-            let basic = header.split_once(' ').and_then(|(scheme, encoded)| {
-                scheme
-                    .eq_ignore_ascii_case("basic")
-                    .then(|| decode_basic(encoded.trim()))?
-            });
-            (basic.ok_or((401, "invalid_client"))?, 401)
-        }
-        None => {
-            let needed = |name: &str| form.get(name).cloned().ok_or((400, "invalid_request"));
-            ((needed("client_id")?, needed("client_secret")?), 400)
-        }
-    };
-    if ask.shared.options.native_clients.contains(&client.0) {
-        return Err((400, "unauthorized_client"));
-    }
-    if !ask.shared.options.clients.contains(&client) {
-        return Err((status, "invalid_client"));
-    }
-    Ok(client.0)
-}
-
-/// Whether a service application may ask for these scopes: the one of today, or older ones such as `storage:read`.
-fn is_granted(scope: &str) -> bool {
-    !scope.is_empty()
-        && scope
-            .split(' ')
-            .all(|word| word == SCOPE || word.contains(':') && !PERSONAL.contains(&word))
-}
-
-/// Id and secret, each form-encoded before they were joined.
-fn decode_basic(basic: &str) -> Option<(String, String)> {
-    let text = String::from_utf8(BASE64_STANDARD.decode(basic).ok()?).ok()?;
-    let (id, secret) = text.split_once(':')?;
-    let decoded = |part: &str| {
-        percent_decode_str(&part.replace('+', " "))
-            .decode_utf8()
-            .map(std::borrow::Cow::into_owned)
-            .ok()
-    };
-    Some((decoded(id)?, decoded(secret)?))
-}
-
-fn random() -> String {
-    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
-}
-
-/// The user agrees at once: the browser is sent back with a code, to this machine or to a registered address.
-fn code(ask: &Ask<'_>) -> Reply {
-    let field = |name: &str| ask.query(name).unwrap_or_default().to_owned();
-    let Ok(mut back) = Url::parse(&field("redirect_uri")) else {
-        return denied(400, "invalid_request");
-    };
-    let scope = field("scope");
-    let error = if !ask
-        .shared
-        .options
-        .native_clients
-        .contains(&field("client_id"))
-    {
-        return denied(400, "unauthorized_client");
-    } else if !may_redirect(&ask.shared.options.redirects, &field("redirect_uri")) {
-        return denied(400, "invalid_request");
-    } else if field("response_type") != "code" {
-        Some("unsupported_response_type")
-    } else if field("code_challenge_method") != "S256" || field("code_challenge").is_empty() {
-        Some("invalid_request")
-    } else if !scope.split(' ').any(|word| word == SCOPE) {
-        Some("invalid_scope")
-    } else {
-        None
-    };
-    let (name, value) = match error {
-        Some(error) => ("error", error.to_owned()),
-        None => {
-            let code = random();
-            let waiting = Code {
-                client_id: field("client_id"),
-                redirect_uri: field("redirect_uri"),
-                challenge: field("code_challenge"),
-                scope: known_scopes(&scope),
-                nonce: ask.query("nonce").map(str::to_owned),
-                ends_at: Instant::now() + CODE_LIFETIME,
-            };
-            lock(&ask.shared.tokens).codes.insert(code.clone(), waiting);
-            ("code", code)
-        }
-    };
-    back.query_pairs_mut().append_pair(name, &value);
-    if let Some(state) = ask.query("state") {
-        back.query_pairs_mut().append_pair("state", state);
-    }
-    reply::with(302, &[("location", back.as_str())], "")
-}
-
-/// Those of the wanted scopes that there are.
-fn known_scopes(wanted: &str) -> String {
-    let known = |word: &&str| *word == SCOPE || PERSONAL.contains(word);
-    wanted
-        .split(' ')
-        .filter(known)
-        .collect::<Vec<_>>()
-        .join(" ")
+fn form(request: &ApiRequest<'_>) -> HashMap<String, String> {
+    form_urlencoded::parse(&request.body).into_owned().collect()
 }
 
 /// Source: RFC 7662
-fn introspect(ask: &Ask<'_>) -> Reply {
-    let form = form(ask);
-    if let Err((status, error)) = service(ask, &form) {
+fn introspect(request: &ApiRequest<'_>) -> Reply {
+    let form = form(request);
+    if let Err((status, error)) = authenticate_service(request, &form) {
         return denied(status, error);
     }
     let token = form.get("token").map(String::as_str).unwrap_or_default();
-    let access = lock(&ask.shared.tokens).access(token).cloned();
+    let access = lock(&request.shared.tokens).access(token).cloned();
     match access {
         Some(access) => {
-            let mut body = access_claims(ask, &access);
+            let mut body = access_claims(request, &access);
             body["active"] = true.into();
             body["token_type"] = "Bearer".into();
             body["scope"] = access.scope.into();
@@ -470,15 +196,15 @@ fn introspect(ask: &Ask<'_>) -> Reply {
     }
 }
 
-/// Ends a token; one that is not known is as good as ended.
+/// Revokes a token; an unknown one counts as revoked.
 ///
 /// Source: RFC 7009
-fn revoke(ask: &Ask<'_>) -> Reply {
-    let form = form(ask);
-    let native = form.get("client_id").filter(|id| is_native(ask, id));
+fn revoke(request: &ApiRequest<'_>) -> Reply {
+    let form = form(request);
+    let native = form.get("client_id").filter(|id| is_native(request, id));
     let client = match native {
         Some(id) => Ok(id.clone()),
-        None => service(ask, &form),
+        None => authenticate_service(request, &form),
     };
     let client = match client {
         Ok(client) => client,
@@ -487,7 +213,7 @@ fn revoke(ask: &Ask<'_>) -> Reply {
     let Some(token) = form.get("token") else {
         return denied(400, "invalid_request");
     };
-    let mut tokens = lock(&ask.shared.tokens);
+    let mut tokens = lock(&request.shared.tokens);
     if tokens
         .access
         .get(token)
@@ -501,32 +227,32 @@ fn revoke(ask: &Ask<'_>) -> Reply {
     reply::empty(200)
 }
 
-/// Signs a user out, and sends the browser back if it came with an address.
+/// Signs a user out, and redirects the browser to the given address, if any.
 ///
 /// Source: openid.net/specs/openid-connect-rpinitiated-1_0.html
-fn end_session(ask: &Ask<'_>) -> Reply {
-    let Some(to) = ask.query("post_logout_redirect_uri") else {
+fn end_session(request: &ApiRequest<'_>) -> Reply {
+    let Some(to) = request.query("post_logout_redirect_uri") else {
         let plain = [("content-type", "text/plain; charset=utf-8")];
         return reply::with(200, &plain, "You are signed out.\n");
     };
     let back = Url::parse(to).ok();
-    let back = back.filter(|_| may_redirect(&ask.shared.options.redirects, to));
+    let back = back.filter(|_| may_redirect(&request.shared.options.redirects, to));
     let Some(mut back) = back else {
         return denied(400, "invalid_request");
     };
-    if let Some(state) = ask.query("state") {
+    if let Some(state) = request.query("state") {
         back.query_pairs_mut().append_pair("state", state);
     }
     reply::with(302, &[("location", back.as_str())], "")
 }
 
-/// The user lets connections act, at an address that was given to an application of that user, once.
-fn consent(ask: &Ask<'_>) -> Reply {
-    let ticket = ask.query("ticket").unwrap_or_default();
-    let consent = lock(&ask.shared.tokens).consents.remove(ticket);
+/// Records the user's consent; each ticket works once.
+fn consent(request: &ApiRequest<'_>) -> Reply {
+    let ticket = request.query("ticket").unwrap_or_default();
+    let consent = lock(&request.shared.tokens).consents.remove(ticket);
     match consent.filter(|consent| consent.ends_at > Instant::now()) {
         Some(consent) => {
-            let mut state = ask.shared.state();
+            let mut state = request.shared.state();
             state.authorized_users.push(consent.client_id);
             reply::with(302, &[("location", &consent.redirect_url)], "")
         }

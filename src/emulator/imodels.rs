@@ -1,44 +1,37 @@
-//! iModels: as much as a client needs to set itself up and to find the iTwin; what lies below one is in [`versions`].
+//! iModels: what a client needs for its setup and to find the iTwin. Everything below one is in [`versions`].
 //!
 //! Source: developer.bentley.com/apis/imodels-v2/operations/ create-imodel, get-itwin-imodels, get-imodel-details
+
+mod lookup;
+mod versions;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::access;
-use super::api::{Ask, Next, Pages, insufficient, text, unknown};
+use super::addresses::upload_address;
 use super::model::{Blob, Imodel, State, member_id};
-use super::reply::{self, Refusal, Reply, invalid, refuse};
-use super::{storage, versions};
-
-/// Items on a page that nobody asked a size for.
-pub(super) const PAGE: usize = 100;
-
-pub(super) const INVALID: &str = "InvalidiModelsRequest";
-
-/// The longest name or description, in characters.
-const TEXT_MAX: usize = 255;
-
-/// How lists of iModels and of what they hold are paged.
-///
-/// Which of `$skip` and `$continuationToken` the links of the platform carry is not documented: here it is the one that the request carried.
-pub(super) const PAGES: Pages = Pages {
-    default: PAGE,
-    cap: None,
-    next: Next::WhileMore,
-    has_tokens: true,
-    code: INVALID,
+use super::reply::{
+    self, Refusal, Reply, imodel_not_found, insufficient, invalid, itwin_not_found, refuse, unknown,
 };
+use super::request::{ApiRequest, text};
 
-pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
-    match (ask.method.as_str(), words.as_slice()) {
-        ("GET", ["imodels"]) => list(ask, state),
-        ("POST", ["imodels"]) => create(ask, state),
-        ("GET", ["imodels", _]) => Ok(one(ask, 200, known(ask, state, "imodels_webview")?, None)),
+use lookup::{INVALID, PAGES, description_of, imodel_in_path, name_of};
+
+pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let path = request.path();
+    match (request.method.as_str(), path.as_slice()) {
+        ("GET", ["imodels"]) => list(request, state),
+        ("POST", ["imodels"]) => create(request, state),
+        ("GET", ["imodels", _]) => Ok(response(
+            request,
+            200,
+            imodel_in_path(request, state, "imodels_webview")?,
+            None,
+        )),
         ("PATCH", ["imodels", _]) => {
-            let mut imodel = known(ask, state, "imodels_manage")?.clone();
-            let body = ask.json(INVALID)?;
+            let mut imodel = imodel_in_path(request, state, "imodels_manage")?.clone();
+            let body = request.json(INVALID)?;
             if let Some(name) = name_of(&body)? {
                 imodel.display_name = name;
             }
@@ -51,18 +44,18 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             if let Some(containers) = containers_of(&body)? {
                 imodel.containers_enabled = containers;
             }
-            let answer = one(ask, 200, &imodel, None);
+            let answer = response(request, 200, &imodel, None);
             state.imodels.insert(imodel.id.clone(), imodel);
             Ok(answer)
         }
         ("DELETE", ["imodels", _]) => {
-            let id = known(ask, state, "imodels_manage")?.id.clone();
+            let id = imodel_in_path(request, state, "imodels_manage")?.id.clone();
             state.remove_imodel(&id);
             Ok(reply::empty(204))
         }
-        ("POST", ["imodels", _, "complete"]) => complete(ask, state),
+        ("POST", ["imodels", _, "complete"]) => complete(request, state),
         ("GET", ["imodels", _, "operations", "create"]) => {
-            let imodel = known(ask, state, "imodels_webview")?;
+            let imodel = imodel_in_path(request, state, "imodels_webview")?;
             let word = if imodel.initialized {
                 "successful"
             } else {
@@ -71,106 +64,66 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             let details = json!({ "state": word, "clonedFrom": null, "forkedFrom": null });
             Ok(reply::json(200, &json!({ "createOperation": details })))
         }
-        (_, ["imodels", _, rest @ ..]) => versions::answer(ask, state, rest),
+        (_, ["imodels", _, rest @ ..]) => versions::handle(request, state, rest),
         _ => Err(unknown()),
     }
 }
 
-pub(super) fn not_found() -> Refusal {
-    refuse(404, "iModelNotFound", "Requested iModel is not available.")
-}
-
-/// The iModel that the path names, for a caller who has the permission.
-pub(super) fn known<'s>(
-    ask: &Ask<'_>,
-    state: &'s State,
-    permission: access::Permission,
-) -> Result<&'s Imodel, Refusal> {
-    let id = ask.segment(1);
-    if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iModelId", "It is not a UUID."));
-    }
-    ask.may_use_imodel(state, id, permission)?;
-    state
-        .imodels
-        .get(&id.to_ascii_lowercase())
-        .ok_or_else(not_found)
-}
-
-/// The name in a body, under its new or its old property.
-pub(super) fn name_of(body: &Value) -> Result<Option<String>, Refusal> {
-    let name = match text(body, "displayName", INVALID)? {
-        Some(name) => Some(name),
-        None => text(body, "name", INVALID)?,
-    };
-    if name.is_some_and(|name| name.is_empty() || name.chars().count() > TEXT_MAX) {
-        return Err(invalid(
-            INVALID,
-            "name",
-            "It must have 1 to 255 characters.",
-        ));
-    }
-    Ok(name.map(str::to_owned))
-}
-
-pub(super) fn description_of(body: &Value) -> Result<Option<String>, Refusal> {
-    let description = text(body, "description", INVALID)?;
-    if description.is_some_and(|text| text.chars().count() > TEXT_MAX) {
-        let what = "It must have at most 255 characters.";
-        return Err(invalid(INVALID, "description", what));
-    }
-    Ok(description.map(str::to_owned))
-}
-
-/// Which containers are enabled: bits for schema synchronization, codes and views.
+/// The enabled containers: bits for schema synchronization, codes and views.
 fn containers_of(body: &Value) -> Result<Option<u64>, Refusal> {
     match &body["containersEnabled"] {
         Value::Null => Ok(None),
         value => match value.as_u64().filter(|bits| *bits < 8) {
             Some(bits) => Ok(Some(bits)),
-            None => Err(invalid(INVALID, "containersEnabled", "It must be 0 to 7.")),
+            None => Err(invalid(
+                INVALID,
+                "containersEnabled",
+                "The value must be 0 to 7.",
+            )),
         },
     }
 }
 
-/// How an iModel begins.
-enum Beginning {
+/// What a new iModel is created from.
+enum Origin {
     Empty,
-    /// From content that is uploaded and completed first.
+    /// Content that is uploaded and completed first.
     Baseline,
 }
 
-/// The mode that a body names. The words for empty iModels are not all known: whatever begins with `empty` is one.
-fn beginning(body: &Value, state: &State) -> Result<Beginning, Refusal> {
+/// The creation mode in a body. Not all names for empty iModels are documented: whatever starts with `empty` counts as
+/// one.
+fn origin_of(body: &Value, state: &State) -> Result<Origin, Refusal> {
     let mode = text(body, "creationMode", INVALID)?;
     let has_baseline = body["baselineFile"].is_object();
     match mode.map(str::to_ascii_lowercase).as_deref() {
-        Some("frombaseline") if has_baseline => Ok(Beginning::Baseline),
-        None if has_baseline => Ok(Beginning::Baseline),
-        Some("frombaseline") => Err(invalid(INVALID, "baselineFile", "It is missing.")),
+        Some("frombaseline") if has_baseline => Ok(Origin::Baseline),
+        None if has_baseline => Ok(Origin::Baseline),
+        Some("frombaseline") => Err(invalid(INVALID, "baselineFile", "The value is missing.")),
         Some("fromimodelversion") => {
             let template = body["template"]["iModelId"].as_str().unwrap_or_default();
             if state.imodels.contains_key(&template.to_ascii_lowercase()) {
-                Ok(Beginning::Empty)
+                Ok(Origin::Empty)
             } else {
-                Err(not_found())
+                Err(imodel_not_found())
             }
         }
-        None => Ok(Beginning::Empty),
-        Some(mode) if mode.starts_with("empty") => Ok(Beginning::Empty),
-        Some(_) => Err(invalid(INVALID, "creationMode", "It is unknown.")),
+        None => Ok(Origin::Empty),
+        Some(mode) if mode.starts_with("empty") => Ok(Origin::Empty),
+        Some(_) => Err(invalid(INVALID, "creationMode", "The value is unknown.")),
     }
 }
 
-fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let body = ask.json(INVALID)?;
-    let display_name = name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "It is missing."))?;
+fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let body = request.json(INVALID)?;
+    let display_name =
+        name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "The value is missing."))?;
     let itwin_id = text(&body, "iTwinId", INVALID)?.unwrap_or_default();
     if Uuid::parse_str(itwin_id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iTwinId", "The value is not a UUID."));
     }
     let itwin_id = itwin_id.to_ascii_lowercase();
-    may_use_itwin(ask, state, &itwin_id, "imodels_manage")?;
+    may_use_itwin(request, state, &itwin_id, "imodels_manage")?;
     let mut others = state
         .imodels
         .values()
@@ -184,33 +137,33 @@ fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     }
     let description = description_of(&body)?;
     let containers = containers_of(&body)?;
-    let from_baseline = matches!(beginning(&body, state)?, Beginning::Baseline);
+    let from_baseline = matches!(origin_of(&body, state)?, Origin::Baseline);
     let mut imodel = Imodel::new(
         &Uuid::new_v4().to_string(),
         &itwin_id,
         &display_name,
-        ask.now,
+        request.now,
     );
     imodel.description = description;
     imodel.extent = Some(body["extent"].clone()).filter(|extent| !extent.is_null());
-    imodel.creator.clone_from(&ask.client_id);
+    imodel.creator.clone_from(&request.client_id);
     imodel.initialized = !from_baseline;
     imodel.containers_enabled = containers.unwrap_or(imodel.containers_enabled);
     let upload = from_baseline.then(|| {
         let blob = Uuid::new_v4().simple().to_string();
-        let href = storage::upload_address(ask, state, &blob);
+        let href = upload_address(request, state, &blob);
         state.blobs.insert(blob.clone(), Blob::default());
         imodel.baseline = Some(blob);
         href
     });
-    let answer = one(ask, 201, &imodel, upload);
+    let answer = response(request, 201, &imodel, upload);
     state.imodels.insert(imodel.id.clone(), imodel);
     Ok(answer)
 }
 
 /// Confirms that the baseline was uploaded.
-fn complete(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let imodel = known(ask, state, "imodels_manage")?;
+fn complete(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let imodel = imodel_in_path(request, state, "imodels_manage")?;
     let blob = imodel
         .baseline
         .as_ref()
@@ -232,37 +185,33 @@ fn complete(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
 }
 
 fn may_use_itwin(
-    ask: &Ask<'_>,
+    request: &ApiRequest<'_>,
     state: &State,
     itwin_id: &str,
     permission: access::Permission,
 ) -> Result<(), Refusal> {
     let Some(itwin) = state.itwins.get(itwin_id) else {
-        return Err(refuse(
-            404,
-            "iTwinNotFound",
-            "Requested iTwin is not available.",
-        ));
+        return Err(itwin_not_found());
     };
-    if access::has(ask, itwin, permission) {
+    if access::has(request, itwin, permission) {
         Ok(())
     } else {
         Err(insufficient())
     }
 }
 
-fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
-    let itwin_id = ask.query("iTwinId").unwrap_or_default();
+fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
+    let itwin_id = request.query("iTwinId").unwrap_or_default();
     if Uuid::parse_str(itwin_id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iTwinId", "The value is not a UUID."));
     }
     let itwin_id = itwin_id.to_ascii_lowercase();
-    may_use_itwin(ask, state, &itwin_id, "imodels_webview")?;
-    let initialized = match ask.query("state") {
+    may_use_itwin(request, state, &itwin_id, "imodels_webview")?;
+    let initialized = match request.query("state") {
         None => None,
         Some("initialized") => Some(true),
         Some("notInitialized") => Some(false),
-        Some(_) => return Err(invalid(INVALID, "state", "It is unknown.")),
+        Some(_) => return Err(invalid(INVALID, "state", "The value is unknown.")),
     };
     let mut found: Vec<&Imodel> = state
         .imodels
@@ -270,11 +219,11 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
         .filter(|imodel| imodel.itwin_id == itwin_id)
         .filter(|imodel| initialized.is_none_or(|wanted| imodel.initialized == wanted))
         .filter(|imodel| {
-            let name = ask.query("displayName").or(ask.query("name"));
+            let name = request.query("displayName").or(request.query("name"));
             name.is_none_or(|name| imodel.display_name == name)
         })
         .filter(|imodel| {
-            ask.query("$search").is_none_or(|wanted| {
+            request.query("$search").is_none_or(|wanted| {
                 let wanted = wanted.to_lowercase();
                 let description = imodel.description.as_deref().unwrap_or_default();
                 imodel.display_name.to_lowercase().contains(&wanted)
@@ -282,10 +231,10 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
             })
         })
         .collect();
-    let order = ask.query("$orderBy").unwrap_or("createdDateTime");
+    let order = request.query("$orderBy").unwrap_or("createdDateTime");
     let (by, direction) = order.split_once(' ').unwrap_or((order, "asc"));
     if !["name", "displayName", "createdDateTime"].contains(&by) {
-        return Err(invalid(INVALID, "$orderBy", "It is unknown."));
+        return Err(invalid(INVALID, "$orderBy", "The value is unknown."));
     }
     if by == "createdDateTime" {
         found.sort_by_key(|imodel| (imodel.created_at, &imodel.id));
@@ -295,12 +244,12 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     if direction == "desc" {
         found.reverse();
     }
-    let (page, links) = ask.page(found, &PAGES)?;
+    let (page, links) = request.page(found, &PAGES)?;
     let items: Vec<Value> = page
         .into_iter()
         .map(|imodel| {
-            if ask.wants_representation() {
-                shown(ask, imodel, None)
+            if request.wants_representation() {
+                imodel_json(request, imodel, None)
             } else {
                 json!({ "id": imodel.id, "displayName": imodel.display_name, "dataCenterLocation": "East US" })
             }
@@ -312,12 +261,20 @@ fn list(ask: &Ask<'_>, state: &State) -> Result<Reply, Refusal> {
     ))
 }
 
-fn one(ask: &Ask<'_>, status: u16, imodel: &Imodel, upload: Option<String>) -> Reply {
-    reply::json(status, &json!({ "iModel": shown(ask, imodel, upload) }))
+fn response(
+    request: &ApiRequest<'_>,
+    status: u16,
+    imodel: &Imodel,
+    upload: Option<String>,
+) -> Reply {
+    reply::json(
+        status,
+        &json!({ "iModel": imodel_json(request, imodel, upload) }),
+    )
 }
 
-fn shown(ask: &Ask<'_>, imodel: &Imodel, upload: Option<String>) -> Value {
-    let api = &ask.shared.api_url;
+fn imodel_json(request: &ApiRequest<'_>, imodel: &Imodel, upload: Option<String>) -> Value {
+    let api = &request.shared.api_url;
     let (id, creator) = (&imodel.id, member_id(&imodel.creator));
     let pushed = imodel
         .changesets
@@ -339,26 +296,4 @@ fn shown(ask: &Ask<'_>, imodel: &Imodel, upload: Option<String>) -> Value {
             "upload": upload.map(|href| json!({ "href": href })), "complete": complete,
         },
     })
-}
-
-impl Imodel {
-    /// An iModel as it is set up beforehand.
-    pub(super) fn new(id: &str, itwin_id: &str, name: &str, now: jiff::Timestamp) -> Self {
-        Self {
-            id: id.to_ascii_lowercase(),
-            itwin_id: itwin_id.to_ascii_lowercase(),
-            display_name: name.to_owned(),
-            description: None,
-            extent: None,
-            created_at: now,
-            creator: String::new(),
-            initialized: true,
-            containers_enabled: 1,
-            changesets: Vec::new(),
-            named_versions: Vec::new(),
-            contents: Vec::new(),
-            gcs_from: None,
-            baseline: None,
-        }
-    }
 }

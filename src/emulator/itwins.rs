@@ -1,25 +1,23 @@
-//! iTwins: as much as a client needs to set itself up.
+//! iTwins: what a client needs for its setup.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::access;
-use super::api::{Ask, Pages, text, unknown};
-use super::model::{Itwin, State, member_id};
-use super::reply::{self, Refusal, Reply, invalid, refuse};
+use super::model::{ACCOUNT, Itwin, State, member_id};
+use super::paging::Pages;
+use super::reply::{self, Refusal, Reply, invalid, itwin_not_found, refuse, unknown};
+use super::request::{ApiRequest, text};
 
-/// Items on a page that nobody asked a size for.
+/// Default page size.
 const PAGE: usize = 100;
 
-/// The most iTwins that count as recently used.
+/// Maximum number of recently used iTwins.
 ///
 /// Source: developer.bentley.com/apis/itwins/operations/get-my-recently-used-itwins/
 const RECENTS_MAX: usize = 25;
 
 const INVALID: &str = "InvalidiTwinsRequest";
-
-/// The account that iTwins without a parent belong to.
-const ACCOUNT: &str = "99999999-8888-4777-8666-555555555555";
 
 /// Classes with their subclasses.
 const CLASSES: [(&str, &[&str]); 3] = [
@@ -28,7 +26,7 @@ const CLASSES: [(&str, &[&str]); 3] = [
     ("Endeavor", &["Project", "Program", "WorkPackage"]),
 ];
 
-/// Properties that a list can be narrowed down by.
+/// Properties that can filter a list.
 const FILTERS: [&str; 6] = [
     "displayName",
     "number",
@@ -38,32 +36,32 @@ const FILTERS: [&str; 6] = [
     "iTwinAccountId",
 ];
 
-pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let words: Vec<&str> = ask.words.iter().map(String::as_str).collect();
-    match (ask.method.as_str(), words.as_slice()) {
-        ("GET", ["itwins"]) => list(ask, state.itwins.values().collect()),
-        ("POST", ["itwins"]) => create(ask, state),
+pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let path = request.path();
+    match (request.method.as_str(), path.as_slice()) {
+        ("GET", ["itwins"]) => list(request, state.itwins.values().collect()),
+        ("POST", ["itwins"]) => create(request, state),
         ("GET", ["itwins", "myprimaryaccount"]) => Ok(account()),
         ("GET", ["itwins", "favorites" | "recents"]) => {
-            let lists = if words[1] == "favorites" {
+            let lists = if path[1] == "favorites" {
                 &state.favorites
             } else {
                 &state.recents
             };
-            let ids = lists.get(&ask.client_id).into_iter().flatten();
-            list(ask, ids.filter_map(|id| state.itwins.get(id)).collect())
+            let ids = lists.get(&request.client_id).into_iter().flatten();
+            list(request, ids.filter_map(|id| state.itwins.get(id)).collect())
         }
         ("POST", ["itwins", kind @ ("favorites" | "recents"), _])
         | ("DELETE", ["itwins", kind @ "favorites", _]) => {
-            let id = known(ask, state, 2)?.id.clone();
+            let id = itwin_in_path(request, state, 2)?.id.clone();
             let lists = if *kind == "favorites" {
                 &mut state.favorites
             } else {
                 &mut state.recents
             };
-            let list = lists.entry(ask.client_id.clone()).or_default();
+            let list = lists.entry(request.client_id.clone()).or_default();
             list.retain(|listed| *listed != id);
-            if ask.method == "POST" {
+            if request.method == "POST" {
                 list.insert(0, id);
             }
             if *kind == "recents" {
@@ -72,25 +70,25 @@ pub(super) fn answer(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal>
             Ok(reply::empty(204))
         }
         ("GET", ["itwins", _, "account"]) => {
-            known(ask, state, 1)?;
+            itwin_in_path(request, state, 1)?;
             Ok(account())
         }
-        ("GET", ["itwins", _]) => Ok(one(200, known(ask, state, 1)?)),
+        ("GET", ["itwins", _]) => Ok(response(200, itwin_in_path(request, state, 1)?)),
         ("PATCH", ["itwins", _]) => {
-            let changes = checked(ask, false)?;
-            let mut itwin = known(ask, state, 1)?.clone();
+            let changes = checked_properties(request, false)?;
+            let mut itwin = itwin_in_path(request, state, 1)?.clone();
             for (name, value) in changes {
                 match (name.as_str(), value.as_str()) {
                     ("displayName", Some(name)) => name.clone_into(&mut itwin.display_name),
                     _ => drop(itwin.properties.insert(name, value)),
                 }
             }
-            let answer = one(200, &itwin);
+            let answer = response(200, &itwin);
             state.itwins.insert(itwin.id.clone(), itwin);
             Ok(answer)
         }
         ("DELETE", ["itwins", _]) => {
-            let id = known(ask, state, 1)?.id.clone();
+            let id = itwin_in_path(request, state, 1)?.id.clone();
             state.remove_itwin(&id);
             Ok(reply::empty(204))
         }
@@ -109,30 +107,33 @@ fn account() -> Reply {
     reply::json(200, &json!({ "iTwin": account }))
 }
 
-/// The iTwin that a segment of the path names; one that the caller is no member of is not there for him.
-fn known<'s>(ask: &Ask<'_>, state: &'s State, at: usize) -> Result<&'s Itwin, Refusal> {
-    let id = ask.segment(at);
+/// The iTwin in a segment of the path; 404 for a caller who is not a member.
+fn itwin_in_path<'s>(
+    request: &ApiRequest<'_>,
+    state: &'s State,
+    at: usize,
+) -> Result<&'s Itwin, Refusal> {
+    let id = request.segment(at);
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iTwinId", "The value is not a UUID."));
     }
     state
         .itwins
         .get(&id.to_ascii_lowercase())
-        .filter(|itwin| access::is_member(ask, itwin))
-        .ok_or_else(not_found)
+        .filter(|itwin| access::is_member(request, itwin))
+        .ok_or_else(itwin_not_found)
 }
 
-pub(super) fn not_found() -> Refusal {
-    refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
-}
-
-/// The properties of a body; `whole` demands those that every iTwin has.
-fn checked(ask: &Ask<'_>, whole: bool) -> Result<serde_json::Map<String, Value>, Refusal> {
-    let body = ask.json(INVALID)?;
+/// The checked properties of a body; `whole` requires those that every iTwin has.
+fn checked_properties(
+    request: &ApiRequest<'_>,
+    whole: bool,
+) -> Result<serde_json::Map<String, Value>, Refusal> {
+    let body = request.json(INVALID)?;
     for name in ["displayName", "class", "subClass"] {
         if text(&body, name, INVALID)?.is_none_or(str::is_empty) && (whole || !body[name].is_null())
         {
-            return Err(invalid(INVALID, name, "It is missing."));
+            return Err(invalid(INVALID, name, "The value is missing."));
         }
     }
     for name in ["number", "type", "status", "parentId", "dataCenterLocation"] {
@@ -143,7 +144,7 @@ fn checked(ask: &Ask<'_>, whole: bool) -> Result<serde_json::Map<String, Value>,
         return Err(invalid(
             INVALID,
             "displayName",
-            "It has more than 255 characters.",
+            "The name must have at most 255 characters.",
         ));
     }
     let (class, sub_class) = (body["class"].as_str(), body["subClass"].as_str());
@@ -155,18 +156,18 @@ fn checked(ask: &Ask<'_>, whole: bool) -> Result<serde_json::Map<String, Value>,
             return Err(invalid(
                 INVALID,
                 "subClass",
-                "It does not go with the class.",
+                "The subclass does not belong to the class.",
             ));
         }
     }
     match body {
         Value::Object(properties) => Ok(properties),
-        _ => Err(invalid(INVALID, "body", "It is not an object.")),
+        _ => Err(invalid(INVALID, "body", "The body is not an object.")),
     }
 }
 
-fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let mut properties = checked(ask, true)?;
+fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
+    let mut properties = checked_properties(request, true)?;
     let display_name = properties.remove("displayName");
     let display_name = display_name
         .as_ref()
@@ -179,7 +180,7 @@ fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
         ("parentId", json!(ACCOUNT)),
         ("iTwinAccountId", json!(ACCOUNT)),
         ("dataCenterLocation", json!("East US")),
-        ("createdBy", json!(member_id(&ask.client_id))),
+        ("createdBy", json!(member_id(&request.client_id))),
     ] {
         properties.entry(name).or_insert(value);
     }
@@ -197,35 +198,35 @@ fn create(ask: &Ask<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let mut itwin = Itwin {
         id,
         display_name: display_name.to_owned(),
-        created_at: ask.now,
+        created_at: request.now,
         properties,
         members: Vec::new(),
         roles: Vec::new(),
     };
-    access::add_owner(ask.shared, &mut itwin, &ask.client_id);
-    let answer = one(201, &itwin);
+    access::add_owner(request.shared, &mut itwin, &request.client_id);
+    let answer = response(201, &itwin);
     state.add_itwin(itwin);
     Ok(answer)
 }
 
-/// A list of these iTwins: favorites and recents keep their order unless another one is asked for.
-fn list(ask: &Ask<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal> {
-    let classes = ask.query("subClass").map(|wanted| wanted.split(','));
+/// A page of these iTwins; favorites and recents keep their order unless the request has another.
+fn list(request: &ApiRequest<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal> {
+    let classes = request.query("subClass").map(|wanted| wanted.split(','));
     let classes: Vec<&str> = classes.into_iter().flatten().map(str::trim).collect();
     let is_known = |class: &&str| CLASSES.iter().any(|(_, subs)| subs.contains(class));
     if !classes.iter().all(is_known) {
-        return Err(invalid(INVALID, "subClass", "It is unknown."));
+        return Err(invalid(INVALID, "subClass", "The value is unknown."));
     }
-    let (status, inactive) = (ask.query("status"), ask.query("includeInactive"));
+    let (status, inactive) = (request.query("status"), request.query("includeInactive"));
     if status.is_some() && inactive.is_some() {
-        let what = "It cannot be used together with status.";
+        let what = "The parameter cannot be combined with status.";
         return Err(invalid(INVALID, "includeInactive", what));
     }
     let inactive = inactive == Some("true") || status.is_some();
     let mut found: Vec<Value> = itwins
         .into_iter()
-        .filter(|itwin| access::is_member(ask, itwin))
-        .map(shown)
+        .filter(|itwin| access::is_member(request, itwin))
+        .map(itwin_json)
         .filter(|itwin| inactive || itwin["status"] == "Active")
         .filter(|itwin| {
             classes.is_empty()
@@ -234,12 +235,14 @@ fn list(ask: &Ask<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal> {
                     .is_some_and(|class| classes.contains(&class))
         })
         .filter(|itwin| {
-            FILTERS
-                .iter()
-                .all(|name| ask.query(name).is_none_or(|wanted| itwin[*name] == wanted))
+            FILTERS.iter().all(|name| {
+                request
+                    .query(name)
+                    .is_none_or(|wanted| itwin[*name] == wanted)
+            })
         })
         .filter(|itwin| {
-            ask.query("$search").is_none_or(|wanted| {
+            request.query("$search").is_none_or(|wanted| {
                 let wanted = wanted.to_lowercase();
                 let has = |name: &str| {
                     itwin[name]
@@ -250,8 +253,8 @@ fn list(ask: &Ask<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal> {
             })
         })
         .collect();
-    let order = ask.query("$orderBy");
-    let is_personal = ask.words.len() > 1;
+    let order = request.query("$orderBy");
+    let is_personal = request.path_lower.len() > 1;
     if order.is_some() || !is_personal {
         let order = order.unwrap_or("createdDateTime");
         let (by, direction) = order.split_once(' ').unwrap_or((order, "asc"));
@@ -261,39 +264,21 @@ fn list(ask: &Ask<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal> {
             found.reverse();
         }
     }
-    let (page, links) = ask.page(found, &Pages::while_more(PAGE, INVALID))?;
+    let (page, links) = request.page(found, &Pages::while_more(PAGE, INVALID))?;
     Ok(reply::json(
         200,
         &json!({ "iTwins": page, "_links": links }),
     ))
 }
 
-fn one(status: u16, itwin: &Itwin) -> Reply {
-    reply::json(status, &json!({ "iTwin": shown(itwin) }))
+fn response(status: u16, itwin: &Itwin) -> Reply {
+    reply::json(status, &json!({ "iTwin": itwin_json(itwin) }))
 }
 
-fn shown(itwin: &Itwin) -> Value {
+fn itwin_json(itwin: &Itwin) -> Value {
     let mut shown = Value::Object(itwin.properties.clone());
     shown["id"] = json!(itwin.id);
     shown["displayName"] = json!(itwin.display_name);
     shown["createdDateTime"] = json!(format!("{:.7}", itwin.created_at));
     shown
-}
-
-impl Itwin {
-    /// An iTwin as it is set up beforehand.
-    pub(super) fn new(id: &str, name: &str, now: jiff::Timestamp) -> Self {
-        let properties = json!({
-            "class": "Endeavor", "subClass": "Project", "number": id, "status": "Active", "parentId": ACCOUNT,
-            "iTwinAccountId": ACCOUNT, "dataCenterLocation": "East US",
-        });
-        Self {
-            id: id.to_ascii_lowercase(),
-            display_name: name.to_owned(),
-            created_at: now,
-            properties: properties.as_object().cloned().unwrap_or_default(),
-            members: Vec::new(),
-            roles: Vec::new(),
-        }
-    }
 }

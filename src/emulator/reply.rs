@@ -1,29 +1,23 @@
-//! Answers in the platform's shapes: JSON, its error envelope, Azure's XML.
-
-use std::io;
-use std::time::Duration;
+//! Responses in the platform's forms: JSON, its error envelope, Azure's XML.
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::Frame;
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
-pub(super) type Reply = Response<Body>;
+use super::body::{Body, full};
+
+pub(super) use super::body::Reply;
 
 /// The media type of JSON.
 pub(super) const JSON: &str = "application/json; charset=utf-8";
 
-/// A request that is refused, in the words of the platform's envelope.
+/// An error response in the platform's envelope.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) code: &'static str,
     message: String,
-    /// What is wrong with which property, if that is said.
+    /// Target property and message of the detail.
     detail: Option<(Option<&'static str>, &'static str)>,
 }
 
@@ -36,7 +30,7 @@ pub(super) fn refuse(status: u16, code: &'static str, message: impl Into<String>
     }
 }
 
-/// A property that is missing or wrong.
+/// A missing or invalid property.
 pub(super) fn invalid(code: &'static str, target: &'static str, what: &'static str) -> Refusal {
     refuse(422, code, "Invalid request.").about(Some(target), what)
 }
@@ -62,13 +56,32 @@ impl Refusal {
     }
 }
 
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+pub(super) fn insufficient() -> Refusal {
+    refuse(
+        403,
+        "InsufficientPermissions",
+        "The user has insufficient permissions for the requested operation.",
+    )
 }
 
-/// An answer without a body.
+/// An unknown path, method or Accept header.
+pub(super) fn unknown() -> Refusal {
+    refuse(
+        404,
+        "ResourceNotFound",
+        "Requested resource is not available. Check the URL and the Accept header.",
+    )
+}
+
+pub(super) fn itwin_not_found() -> Refusal {
+    refuse(404, "iTwinNotFound", "Requested iTwin is not available.")
+}
+
+pub(super) fn imodel_not_found() -> Refusal {
+    refuse(404, "iModelNotFound", "Requested iModel is not available.")
+}
+
+/// A response without a body.
 pub(super) fn empty(status: u16) -> Reply {
     with(status, &[], "")
 }
@@ -77,7 +90,7 @@ pub(super) fn with(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>
     streamed(status, headers, full(body))
 }
 
-/// An answer whose body comes from a stream.
+/// A response with a streamed body.
 pub(super) fn streamed(status: u16, headers: &[(&str, &str)], body: Body) -> Reply {
     let mut response = Response::builder().status(StatusCode::from_u16(status).unwrap_or_default());
     for (name, value) in headers {
@@ -105,45 +118,4 @@ pub(super) fn xml(status: u16, code: &str, message: &str) -> Reply {
         ],
         body,
     )
-}
-
-/// The same answer, whose body breaks off in the middle.
-pub(super) async fn cut(reply: Reply) -> Reply {
-    let (mut parts, body) = reply.into_parts();
-    let whole = body
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
-    parts.headers.insert("content-length", whole.len().into());
-    let half = whole.slice(..whole.len() / 2);
-    // What is at hand is written while the rest is waited for.
-    let end = futures_util::stream::once(async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        Err(io::ErrorKind::ConnectionReset.into())
-    });
-    let pieces = futures_util::stream::iter([Ok(Frame::data(half))]).chain(end);
-    Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync())
-}
-
-/// The same answer, whose body comes no faster than this.
-pub(super) async fn slow(reply: Reply, bytes_per_second: u64) -> Reply {
-    let (parts, body) = reply.into_parts();
-    let whole = body
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
-    let pieces: Vec<Bytes> = whole.chunks(1024).map(Bytes::copy_from_slice).collect();
-    let pieces = futures_util::stream::iter(pieces).then(move |piece| async move {
-        tokio::time::sleep(pause(piece.len(), bytes_per_second)).await;
-        Ok(Frame::data(piece))
-    });
-    Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync())
-}
-
-/// How long so many bytes take.
-pub(super) fn pause(bytes: usize, bytes_per_second: u64) -> Duration {
-    let micros = (bytes as u64).saturating_mul(1_000_000) / bytes_per_second.max(1);
-    Duration::from_micros(micros)
 }

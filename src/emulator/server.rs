@@ -1,4 +1,4 @@
-//! The two origins: accepts, lets faults strike, hands over to the API or the blob storage, records.
+//! The two origins: accepts connections, applies faults, hands requests to the API or the blob storage, records them.
 
 use std::io;
 use std::sync::Arc;
@@ -10,20 +10,23 @@ use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::faults::{Effect, Strike};
+use super::body::{self, discard};
+use super::faults::{AppliedFault, Effect};
 use super::guard::{self, Guard};
+use super::lock::lock;
 use super::recorder::Exchange;
 use super::reply::{self, Reply, refuse};
-use super::{Shared, api, blob, control, lock};
+use super::shared::{RequestRecord, Shared};
+use super::{api, blob, control};
 
-/// Which of the two listens.
+/// The origin that received a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Origin {
@@ -31,37 +34,7 @@ pub(super) enum Origin {
     Blob,
 }
 
-/// A request that was answered.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct RequestRecord {
-    /// When it arrived.
-    pub time: Timestamp,
-    /// `api` or `blob`.
-    pub origin: &'static str,
-    /// HTTP method.
-    pub method: String,
-    /// Path, as it was sent.
-    pub path: String,
-    /// Query, without a signature.
-    pub query: String,
-    /// Status of the answer; 0 when the connection was closed instead.
-    pub status: u16,
-    /// The id that the answer carried.
-    pub correlation_id: String,
-    /// Bytes of the body, for requests to the blob storage.
-    pub bytes: u64,
-}
-
-/// Requests of the minute that runs.
-#[derive(Debug, Default)]
-pub(super) struct Quota {
-    began: Timestamp,
-    used: u32,
-}
-
-/// Accepts until `stop`.
+/// Accepts connections until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -75,7 +48,7 @@ pub(super) async fn serve(
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept() => accepted,
         };
-        // Out of descriptors, most likely: that passes.
+        // Most likely out of file descriptors, which is temporary.
         let Ok((stream, _)) = accepted else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
@@ -83,18 +56,18 @@ pub(super) async fn serve(
         drop(stream.set_nodelay(true));
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
-            let service = service_fn(|request| answer(&shared, origin, request));
+            let service = service_fn(|request| handle(&shared, origin, request));
             let served = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
-            // The other side may go whenever it likes, and a fault may close the connection.
+            // Clients disconnect at any time, and a fault can close the connection.
             drop(served);
         });
     }
 }
 
-/// An error closes the connection.
-async fn answer(
+/// Handles and records a request; an error closes the connection.
+async fn handle(
     shared: &Arc<Shared>,
     origin: Origin,
     request: Request<Incoming>,
@@ -110,7 +83,7 @@ async fn answer(
     }
     if origin == Origin::Api && path.to_ascii_lowercase().starts_with("/_emulator/") {
         return match Guard::check_control(request.headers()) {
-            Ok(()) => Ok(control::answer(shared, request).await),
+            Ok(()) => Ok(control::handle(shared, request).await),
             Err(refused) => Ok(refused.into_reply()),
         };
     }
@@ -118,7 +91,7 @@ async fn answer(
         return Ok(guard::preflight(guard, request.headers()));
     }
     let page = guard.allowed_origin(request.headers());
-    let query = harmless(request.uri().query().unwrap_or_default());
+    let query = without_signature(request.uri().query().unwrap_or_default());
     let correlation_id = request
         .headers()
         .get("x-correlation-id")
@@ -129,7 +102,7 @@ async fn answer(
         .get("content-length")
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .unwrap_or(0);
-    let strike = lock(&shared.faults).strike(&method, &path);
+    let applied = lock(&shared.faults).for_request(&method, &path);
     let recorded = shared.recorder.as_ref().map(|_| {
         let base = match origin {
             Origin::Api => &shared.api_url,
@@ -139,9 +112,9 @@ async fn answer(
         (url, request.headers().clone())
     });
     let mut body = Bytes::new();
-    let mut answered = struck(shared, origin, request, &strike, time, &mut body).await;
+    let mut result = respond(shared, origin, request, &applied, time, &mut body).await;
     if let (Some(recorder), Some((url, request_headers))) = (&shared.recorder, recorded) {
-        let (reply, response_headers, response_body) = seen(answered, &strike).await;
+        let (reply, response_headers, response_body) = readable_parts(result, &applied).await;
         let status = reply.as_ref().map_or(0, |reply| reply.status().as_u16());
         recorder.write(&Exchange {
             began: time,
@@ -154,7 +127,7 @@ async fn answer(
             response_headers,
             response_body: &response_body,
         });
-        answered = reply;
+        result = reply;
     }
     let (origin_name, id_header) = match origin {
         Origin::Api => ("api", "x-correlation-id"),
@@ -166,11 +139,11 @@ async fn answer(
         method,
         path,
         query,
-        status: answered.as_ref().map_or(0, |reply| reply.status().as_u16()),
+        status: result.as_ref().map_or(0, |reply| reply.status().as_u16()),
         correlation_id: correlation_id.clone(),
         bytes,
     });
-    let mut reply = answered?;
+    let mut reply = result?;
     if let Ok(value) = correlation_id.parse() {
         reply.headers_mut().insert(id_header, value);
     }
@@ -178,12 +151,12 @@ async fn answer(
     Ok(reply)
 }
 
-/// An answer with its headers and its body, as far as that is text that is sent whole.
-async fn seen(
-    answered: io::Result<Reply>,
-    strike: &Strike,
+/// A response with its headers, and its body if that is text and sent in full.
+async fn readable_parts(
+    result: io::Result<Reply>,
+    applied: &AppliedFault,
 ) -> (io::Result<Reply>, HeaderMap, Bytes) {
-    let reply = match answered {
+    let reply = match result {
         Ok(reply) => reply,
         Err(error) => return (Err(error), HeaderMap::new(), Bytes::new()),
     };
@@ -191,7 +164,7 @@ async fn seen(
     let kind = headers.get("content-type");
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let is_text = kind.contains("json") || kind.contains("xml");
-    let is_whole = strike.bytes_per_second.is_none() && strike.effect != Some(Effect::CutAnswer);
+    let is_whole = applied.bytes_per_second.is_none() && applied.effect != Some(Effect::CutAnswer);
     if !is_text || !is_whole {
         return (Ok(reply), headers, Bytes::new());
     }
@@ -199,30 +172,30 @@ async fn seen(
     match body.collect().await {
         Ok(body) => {
             let body = body.to_bytes();
-            let reply = Reply::from_parts(parts, reply::full(body.clone()));
+            let reply = Reply::from_parts(parts, body::full(body.clone()));
             (Ok(reply), headers, body)
         }
         Err(error) => (Err(error), headers, Bytes::new()),
     }
 }
 
-/// The answer, with all that goes wrong on the way; `body` gets that of a request to the API.
-async fn struck(
+/// The response, with the faults that apply. The body of an API request is copied to `body`.
+async fn respond(
     shared: &Shared,
     origin: Origin,
     request: Request<Incoming>,
-    strike: &Strike,
+    applied: &AppliedFault,
     time: Timestamp,
     body: &mut Bytes,
 ) -> io::Result<Reply> {
-    if !strike.latency.is_zero() {
-        tokio::time::sleep(strike.latency).await;
+    if !applied.latency.is_zero() {
+        tokio::time::sleep(applied.latency).await;
     }
-    if strike.revoke_tokens {
+    if applied.revoke_tokens {
         lock(&shared.tokens).revoke_all();
     }
     let kept_from_effect = matches!(
-        strike.effect,
+        applied.effect,
         Some(
             Effect::Status {
                 after_effect: false,
@@ -240,11 +213,11 @@ async fn struck(
         refused
     } else {
         match origin {
-            Origin::Api => api::answer(shared, request, strike, body).await?,
-            Origin::Blob => blob::answer(shared, request, strike).await?,
+            Origin::Api => api::handle(shared, request, applied, body).await?,
+            Origin::Blob => blob::handle(shared, request, applied).await?,
         }
     };
-    match &strike.effect {
+    match &applied.effect {
         Some(Effect::Status {
             status,
             body,
@@ -258,37 +231,25 @@ async fn struck(
             reply = reply::with(*status, &headers, body.clone());
         }
         Some(Effect::Reset { .. }) => return Err(io::ErrorKind::ConnectionReset.into()),
-        Some(Effect::CutAnswer) => reply = reply::cut(reply).await,
+        Some(Effect::CutAnswer) => reply = body::cut(reply).await,
         _ => {}
     }
-    if let Some(bytes_per_second) = strike.bytes_per_second {
-        reply = reply::slow(reply, bytes_per_second).await;
+    if let Some(bytes_per_second) = applied.bytes_per_second {
+        reply = body::slow(reply, bytes_per_second).await;
     }
     Ok(reply)
 }
 
-/// The refusal of a request beyond those that a minute has.
+/// The response to a request over the rate limit.
 fn over_quota(shared: &Shared, origin: Origin, time: Timestamp) -> Option<Reply> {
     let max = shared.options.requests_per_minute?;
     if origin != Origin::Api {
         return None;
     }
-    let mut quota = lock(&shared.quota);
-    let age = time.duration_since(quota.began).as_secs();
-    if !(0..60).contains(&age) {
-        *quota = Quota {
-            began: time.round(Unit::Second).unwrap_or(time),
-            used: 0,
-        };
-    }
-    quota.used += 1;
-    if quota.used <= max {
-        return None;
-    }
-    let rest = 60 - time.duration_since(quota.began).as_secs().clamp(0, 59);
+    let wait = lock(&shared.quota).take(max, time).err()?;
     let mut reply = refuse(429, "RateLimitExceeded", "Too many requests.").into_reply();
     for (name, value) in [
-        ("retry-after", rest.to_string()),
+        ("retry-after", wait.to_string()),
         ("itwinplatform-ratelimited-tier", "Emulated".to_owned()),
     ] {
         if let Ok(value) = value.parse() {
@@ -298,13 +259,8 @@ fn over_quota(shared: &Shared, origin: Origin, time: Timestamp) -> Option<Reply>
     Some(reply)
 }
 
-/// Reads a body to its end, so that whoever sends it gets to read the answer.
-pub(super) async fn discard(mut body: Incoming) {
-    while let Some(Ok(_)) = body.frame().await {}
-}
-
-/// A query without what makes it a secret.
-fn harmless(query: &str) -> String {
+/// A query without its signature.
+fn without_signature(query: &str) -> String {
     let pairs = query
         .split('&')
         .filter(|pair| !pair.to_ascii_lowercase().starts_with("sig="));

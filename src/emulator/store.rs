@@ -1,21 +1,16 @@
-//! Where state and content are kept: the state as one file, written soon after a change; content as pieces, each a file
-//! of its own, so that a list of blocks is put together without copying a byte.
+//! State and content on disk. The state is one file, replaced after changes; content consists of parts, each a file
+//! of its own: committing a block list copies no data.
 
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
+use super::encoding::hex;
+use super::error::Error;
 use super::model::{Content, State};
-use super::{Error, Shared};
-
-/// Changes that come close together are written at once.
-const WRITE_AFTER: Duration = Duration::from_millis(100);
 
 /// The format of the state file.
 const VERSION: u32 = 2;
@@ -23,7 +18,7 @@ const VERSION: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
-    /// Removes the folder when nobody asked to keep it.
+    /// Deletes the folder at the end if no data folder was configured.
     temporary: Option<tempfile::TempDir>,
     changed: Notify,
 }
@@ -78,7 +73,7 @@ impl Store {
             serde_json::from_slice(&text).map_err(|error| refused(error.into()))?;
         if found["version"] != VERSION {
             let text = format!(
-                "its format is {}, this program knows {VERSION}; choose a new folder",
+                "format {} is not supported, expected {VERSION}: use a new folder",
                 found["version"]
             );
             return Err(refused(std::io::Error::other(text)));
@@ -87,12 +82,31 @@ impl Store {
         Ok(saved.state)
     }
 
-    /// Something changed that is to be written.
+    /// Marks the state as changed.
     pub(super) fn changed(&self) {
         self.changed.notify_one();
     }
 
-    /// The file of a piece of content.
+    pub(super) async fn wait_for_change(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Writes the state file, unless the folder is temporary. Replaces it in one step.
+    pub(super) fn save(&self, state: State) -> std::io::Result<()> {
+        if self.temporary.is_some() {
+            return Ok(());
+        }
+        let mut unfinished = tempfile::NamedTempFile::new_in(&self.folder)?;
+        let saved = Saved {
+            version: VERSION,
+            state,
+        };
+        unfinished.write_all(&serde_json::to_vec_pretty(&saved)?)?;
+        unfinished.persist(self.state_file())?;
+        Ok(())
+    }
+
+    /// The file of a part.
     pub(super) fn part(&self, name: &str) -> PathBuf {
         self.folder.join("content").join(name)
     }
@@ -114,7 +128,7 @@ impl Store {
         Ok(hex(&sha256.finalize()))
     }
 
-    /// The first bytes of content, at most so many. Empty when nothing of it is here.
+    /// The first `length` bytes of content. Empty if it is not stored here.
     pub(super) fn head(&self, content: &Content, length: usize) -> Vec<u8> {
         let mut head = Vec::new();
         for (_, part) in &content.parts {
@@ -132,74 +146,4 @@ impl Store {
     fn state_file(&self) -> PathBuf {
         self.folder.join("state.json")
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-}
-
-/// After every change: writes the state, when it is to be kept, and removes content that counts no longer.
-pub(super) async fn keep(shared: Arc<Shared>, stop: CancellationToken) {
-    loop {
-        let stopping = tokio::select! {
-            () = stop.cancelled() => true,
-            () = shared.store.changed.notified() => false,
-        };
-        if !stopping {
-            tokio::time::sleep(WRITE_AFTER).await;
-        }
-        let worker = Arc::clone(&shared);
-        let kept = tokio::task::spawn_blocking(move || {
-            clear_away(&worker);
-            if worker.store.temporary.is_some() {
-                return Ok(());
-            }
-            let state = worker.state().clone();
-            write(&worker.store.state_file(), state)
-        });
-        match kept.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the emulator's state could not be written"),
-            Err(panic) => tracing::error!(%panic, "the emulator's state could not be written"),
-        }
-        if stopping {
-            return;
-        }
-    }
-}
-
-/// Removes what counts no longer, once its digest is known to whatever mentions it.
-fn clear_away(shared: &Shared) {
-    let retired = shared.state().retired.clone();
-    for content in retired {
-        let wanted = shared.state().undigested();
-        if wanted.iter().any(|one| one.id == content.id)
-            && let Ok(sha256) = shared.store.digest(&content)
-        {
-            shared.state().digested(&content.id, &sha256);
-        }
-        let mut state = shared.state();
-        state.retired.retain(|one| one.id != content.id);
-        let parts = content.parts.iter().map(|(_, part)| &part.name);
-        let unused: Vec<&String> = parts.filter(|part| !state.is_used(part)).collect();
-        drop(state);
-        for part in unused {
-            // It may be gone with its folder.
-            drop(std::fs::remove_file(shared.store.part(part)));
-        }
-    }
-}
-
-fn write(path: &Path, state: State) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut unfinished = tempfile::NamedTempFile::new_in(folder)?;
-    let saved = Saved {
-        version: VERSION,
-        state,
-    };
-    unfinished.write_all(&serde_json::to_vec_pretty(&saved)?)?;
-    unfinished.persist(path)?;
-    Ok(())
 }

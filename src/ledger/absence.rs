@@ -1,22 +1,21 @@
-//! Files that a scan no longer finds: first missing, then gone; and what a user tells the ledger to forget.
+//! Files that a scan no longer finds: first missing, then gone.
 //!
-//! Only scans that listed a folder to its end come here, never an event. What storage and the iModel hold of such a
-//! file stays as it is; what ends is its open job, so that no failure outlives its file.
+//! Only complete listings of a folder lead here, never an event. What storage and the iModel have of such a file stays;
+//! its open job ends, so that no failure outlives its file.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use jiff::Timestamp;
-use sqlx::{Sqlite, Transaction};
 
 use super::history::{Step, note};
+use super::row::split;
 use super::scan_digests::forget_listing;
-use super::{Absence, During as _, Error, FileId, Ledger, WatchId, millis};
+use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
 
 /// Rows that are changed in one transaction, so that many of them do not hold up the work.
-const AT_ONCE: usize = 500;
+pub(super) const AT_ONCE: usize = 500;
 
 /// What came of recording that files were not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,27 +37,6 @@ impl std::ops::AddAssign for Absent {
 }
 
 impl Ledger {
-    /// Every folder of a watch in which a file is known, in no order.
-    pub async fn known_folders(&self, watch: WatchId) -> Result<Vec<PathBuf>, Error> {
-        // Steps from folder to folder in the index, instead of reading the row of each file.
-        let rows: Vec<Vec<u8>> = sqlx::query_scalar(
-            "WITH RECURSIVE folder(dir) AS ( \
-                SELECT MIN(dir) FROM files WHERE watch_id = $1 \
-                UNION ALL \
-                SELECT (SELECT MIN(dir) FROM files WHERE watch_id = $1 AND dir > folder.dir) FROM folder \
-                WHERE folder.dir IS NOT NULL) \
-             SELECT dir FROM folder WHERE dir IS NOT NULL",
-        )
-        .bind(watch.0)
-        .fetch_all(&self.reads)
-        .await
-        .during("list the known folders of a watch")?;
-        Ok(rows
-            .into_iter()
-            .map(|dir| PathBuf::from(OsString::from_vec(dir)))
-            .collect())
-    }
-
     /// Records that files of a folder were not found by a scan, or are no longer selected.
     ///
     /// A file that was missing already before `settled` is gone. Whatever is found under its name later counts as new.
@@ -70,21 +48,20 @@ impl Ledger {
         settled: Timestamp,
         now: Timestamp,
     ) -> Result<Absent, Error> {
-        const ACTION: &str = "record files that are gone";
         let mut absent = Absent::default();
         for chunk in files.chunks(AT_ONCE) {
-            let mut tx = self.pool.begin().await.during(ACTION)?;
-            for (name, absence) in chunk {
-                absent += record_one(&mut tx, (watch, dir, name), *absence, settled, now)
-                    .await
-                    .during(ACTION)?;
-            }
-            if absent != Absent::default() {
-                forget_listing(&mut tx, watch.0, dir.as_os_str().as_bytes())
-                    .await
-                    .during(ACTION)?;
-            }
-            tx.commit().await.during(ACTION)?;
+            self.db
+                .write("record files that are gone", async |tx| {
+                    for (name, absence) in chunk {
+                        absent +=
+                            record_one(tx, (watch, dir, name), *absence, settled, now).await?;
+                    }
+                    if absent != Absent::default() {
+                        forget_listing(tx, watch.0, dir.as_os_str().as_bytes()).await?;
+                    }
+                    Ok(())
+                })
+                .await?;
         }
         Ok(absent)
     }
@@ -96,85 +73,55 @@ impl Ledger {
         dir: &Path,
         names: &[OsString],
     ) -> Result<(), Error> {
-        const ACTION: &str = "record files that are back";
         for chunk in names.chunks(AT_ONCE) {
-            let mut tx = self.pool.begin().await.during(ACTION)?;
-            for name in chunk {
-                sqlx::query(
-                    "UPDATE files SET absence = NULL, absent_since = NULL \
-                     WHERE watch_id = $1 AND dir = $2 AND name = $3 AND absence = $4",
-                )
-                .bind(watch.0)
-                .bind(dir.as_os_str().as_bytes())
-                .bind(name.as_bytes())
-                .bind(Absence::Missing.as_str())
-                .execute(&mut *tx)
-                .await
-                .during(ACTION)?;
-            }
-            forget_listing(&mut tx, watch.0, dir.as_os_str().as_bytes())
-                .await
-                .during(ACTION)?;
-            tx.commit().await.during(ACTION)?;
+            self.db
+                .write("record files that are back", async |tx| {
+                    for name in chunk {
+                        sqlx::query(
+                            "UPDATE files SET absence = NULL, absent_since = NULL \
+                             WHERE watch_id = $1 AND dir = $2 AND name = $3 AND absence = $4",
+                        )
+                        .bind(watch.0)
+                        .bind(dir.as_os_str().as_bytes())
+                        .bind(name.as_bytes())
+                        .bind(Absence::Missing)
+                        .execute(&mut **tx)
+                        .await?;
+                    }
+                    forget_listing(tx, watch.0, dir.as_os_str().as_bytes()).await?;
+                    Ok(())
+                })
+                .await?;
         }
         Ok(())
     }
 
     /// An upload worker found that the configuration no longer selects the file of its job.
-    pub async fn finish_deselected(
-        &self,
-        job: &super::UploadJob,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        const ACTION: &str = "record a file that is no longer selected";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        end(&mut tx, job.file.0, Absence::Deselected, now)
+    pub async fn finish_deselected(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
+        self.db
+            .write("record a file that is no longer selected", async |tx| {
+                end(tx, job.file.0, Absence::Deselected, now).await?;
+                sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+                    .bind(job.file.0)
+                    .execute(&mut **tx)
+                    .await?;
+                forget_listing(tx, job.watch.0, split(&job.path).0).await?;
+                Ok(())
+            })
             .await
-            .during(ACTION)?;
-        sqlx::query("DELETE FROM jobs WHERE file_id = $1")
-            .bind(job.file.0)
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        forget_listing(&mut tx, job.watch.0, super::files::split(&job.path).0)
-            .await
-            .during(ACTION)?;
-        tx.commit().await.during(ACTION)
-    }
-
-    /// Deletes all that is known of files, except of those that are being uploaded or in a run. Returns how many.
-    ///
-    /// Nothing changes on the platform. A file that is still in its folder counts as new to the next scan.
-    pub async fn forget_files(&self, files: &[FileId]) -> Result<u64, Error> {
-        const ACTION: &str = "forget files";
-        let mut forgotten = 0;
-        for chunk in files.chunks(AT_ONCE) {
-            let mut tx = self.pool.begin().await.during(ACTION)?;
-            for file in chunk {
-                forgotten += forget_one(&mut tx, *file).await.during(ACTION)?;
-            }
-            self.commit(tx, ACTION).await?;
-        }
-        self.forgotten.fetch_add(1, Ordering::Relaxed);
-        Ok(forgotten)
-    }
-
-    /// Rises whenever files are forgotten. A list of storage files that belong to nobody is out of date then.
-    #[must_use]
-    pub fn times_forgotten(&self) -> u64 {
-        self.forgotten.load(Ordering::Relaxed)
     }
 }
 
 async fn record_one(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     (watch, dir, name): (WatchId, &Path, &OsStr),
     absence: Absence,
     settled: Timestamp,
     now: Timestamp,
 ) -> Result<Absent, sqlx::Error> {
-    let known: Option<(i64, Option<String>, Option<i64>)> = sqlx::query_as(
-        "SELECT id, absence, absent_since FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
+    let known: Option<(i64, Option<Absence>, Option<i64>)> = sqlx::query_as(
+        "SELECT id, absence, absent_since FROM files WHERE watch_id = $1 AND dir = $2 \
+         AND name = $3",
     )
     .bind(watch.0)
     .bind(dir.as_os_str().as_bytes())
@@ -184,16 +131,12 @@ async fn record_one(
     let Some((file_id, before, since)) = known else {
         return Ok(Absent::default());
     };
-    let before = before
-        .map(Absence::try_from)
-        .transpose()
-        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     match next_absence(before, since, absence, settled, now) {
         Some(Absence::Missing) => {
             if before.is_none() {
                 sqlx::query("UPDATE files SET absence = $2, absent_since = $3 WHERE id = $1")
                     .bind(file_id)
-                    .bind(Absence::Missing.as_str())
+                    .bind(Absence::Missing)
                     .bind(millis(now))
                     .execute(&mut **tx)
                     .await?;
@@ -243,18 +186,18 @@ fn next_absence(
 
 /// Ends the file's failure or wait, but no upload or run that is under way.
 async fn end(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     file_id: i64,
     absence: Absence,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    // A negative size equals no file, so whatever is found here later is new.
+    // Whatever is found under its name later is new.
     let version: i64 = sqlx::query_scalar(
-        "UPDATE files SET absence = $2, absent_since = COALESCE(absent_since, $3), size = -1 WHERE id = $1 \
-         RETURNING version",
+        "UPDATE files SET absence = $2, absent_since = COALESCE(absent_since, $3), known = 0, \
+         size = 0 WHERE id = $1 RETURNING version",
     )
     .bind(file_id)
-    .bind(absence.as_str())
+    .bind(absence)
     .bind(millis(now))
     .fetch_one(&mut **tx)
     .await?;
@@ -270,31 +213,6 @@ async fn end(
         Absence::Missing | Absence::Gone => Step::Gone,
     };
     note(tx, file_id, version, step, None, now).await
-}
-
-async fn forget_one(tx: &mut Transaction<'_, Sqlite>, file: FileId) -> Result<u64, sqlx::Error> {
-    let row: Option<(i64, Vec<u8>, Option<String>)> = sqlx::query_as(
-        "SELECT f.watch_id, f.dir, j.state FROM files f LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
-    )
-    .bind(file.0)
-    .fetch_optional(&mut **tx)
-    .await?;
-    let Some((watch, dir, state)) = row else {
-        return Ok(0);
-    };
-    if matches!(state.as_deref(), Some("uploading" | "running")) {
-        return Ok(0);
-    }
-    for sql in [
-        "DELETE FROM jobs WHERE file_id = $1",
-        "DELETE FROM results WHERE file_id = $1",
-        "DELETE FROM steps WHERE file_id = $1",
-        "DELETE FROM files WHERE id = $1",
-    ] {
-        sqlx::query(sql).bind(file.0).execute(&mut **tx).await?;
-    }
-    forget_listing(tx, watch, &dir).await?;
-    Ok(1)
 }
 
 #[cfg(test)]

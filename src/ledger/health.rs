@@ -1,13 +1,13 @@
-//! What the service needs to know of the ledger all the time: how things stand, in a line, and that it moves.
+//! What the service needs to know of the ledger all the time: the state of its jobs, and that it accepts changes.
 
 use jiff::Timestamp;
 
-use super::watches::RETIRED;
-use super::{During as _, Error, Ledger, RootState, Summary, millis, timestamp};
+use super::clock::{active, due};
+use super::{Error, Ledger, RootState, count_value, millis, timestamp};
 
-/// How things stand.
+/// The health of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct Health {
     /// Configured watches by name, and how their roots were found last.
     pub roots: Vec<(String, RootState)>,
     /// The open jobs.
@@ -16,47 +16,81 @@ pub struct Standing {
     pub last_run: Option<(Timestamp, Option<String>)>,
 }
 
+/// Sums over open jobs and results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Jobs that are being worked on or will be within `soon`.
+    pub pending: u64,
+    /// Jobs that failed.
+    pub failed: u64,
+    /// Jobs whose next attempt is later than that.
+    pub later: u64,
+}
+
 impl Ledger {
-    /// How things stand; jobs whose next attempt is due before `soon` are pending.
-    pub async fn standing(&self, soon: Timestamp) -> Result<Standing, Error> {
+    /// The health of the service; jobs whose next attempt is due before `soon` are pending.
+    pub async fn health(&self, soon: Timestamp) -> Result<Health, Error> {
         const ACTION: &str = "be read for the status line";
-        let roots: Vec<(String, String)> = sqlx::query_as(
-            "SELECT name, root_state FROM watches WHERE held_until < $1 ORDER BY name",
+        let roots: Vec<(String, RootState)> = self
+            .db
+            .read(ACTION, async |db| {
+                sqlx::query_as(
+                    "SELECT name, root_state FROM watches WHERE configured = 1 ORDER BY name",
+                )
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        let last_run: Option<(i64, Option<String>)> =
+            self.db
+                .read(ACTION, async |db| {
+                    sqlx::query_as(
+            "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC \
+             LIMIT 1",
         )
-        .bind(millis(RETIRED))
-        .fetch_all(&self.reads)
-        .await
-        .during(ACTION)?;
-        let roots = roots
-            .into_iter()
-            .map(|(name, word)| Ok((name, RootState::try_from(word)?)))
-            .collect::<Result<_, super::state::UnknownWord>>()
-            .map_err(|error| Error::Database {
-                action: ACTION,
-                source: Box::new(error),
-            })?;
-        let last_run: Option<(i64, Option<String>)> = sqlx::query_as(
-            "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1",
-        )
-        .fetch_optional(&self.reads)
-        .await
-        .during(ACTION)?;
-        Ok(Standing {
+        .fetch_optional(db).await
+                })
+                .await?;
+        Ok(Health {
             roots,
             jobs: self.summary(soon).await?,
             last_run: last_run.map(|(ended_at, result)| (timestamp(ended_at), result)),
         })
     }
 
+    /// Counts the open jobs of configured watches; those whose next attempt is due before `soon` are pending.
+    pub async fn summary(&self, soon: Timestamp) -> Result<Summary, Error> {
+        let (pending, failed, later): (i64, i64, i64) = self
+            .db
+            .read("count its jobs", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
+                     OR (j.state IN ('due', 'stored') AND ",
+                    due!("$1"),
+                    " AND ",
+                    active!("$1"),
+                    ") THEN 1 END), COUNT(CASE WHEN j.state = 'failed' THEN 1 END), COUNT(CASE \
+                     WHEN j.state IN ('due', 'stored') AND NOT (",
+                    due!("$1"),
+                    " AND ",
+                    active!("$1"),
+                    ") THEN 1 END) FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
+                     ON w.id = f.watch_id WHERE w.configured = 1",
+                ))
+                .bind(millis(soon))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
+        Ok(Summary {
+            pending: count_value(pending),
+            failed: count_value(failed),
+            later: count_value(later),
+        })
+    }
+
     /// Comes back when the ledger takes changes: begins one that changes nothing, and takes it back.
     pub async fn prove_alive(&self) -> Result<(), Error> {
-        const ACTION: &str = "take a change";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        // No row, but the lock of a writer.
-        sqlx::query("UPDATE watches SET name = name WHERE id IS NULL")
-            .execute(&mut *tx)
-            .await
-            .during(ACTION)?;
-        tx.rollback().await.during(ACTION)
+        self.db.check_writable("accept a change").await
     }
 }

@@ -3,15 +3,19 @@
 use jiff::Timestamp;
 
 use super::clock::{is_ahead, pause};
-use super::{During as _, Error, Ledger, millis, timestamp};
+use super::{Error, Ledger, millis, timestamp};
 
 impl Ledger {
     /// Hosts that are to be left alone, and until when: no longer than each asked for, whatever the clock was then.
     pub async fn pauses(&self, now: Timestamp) -> Result<Vec<(String, Timestamp)>, Error> {
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as("SELECT host, until, since FROM pauses")
-            .fetch_all(&self.reads)
-            .await
-            .during("look up the pauses of hosts")?;
+        let rows: Vec<(String, i64, i64)> = self
+            .db
+            .read("look up the pauses of hosts", async |db| {
+                sqlx::query_as("SELECT host, until, since FROM pauses")
+                    .fetch_all(db)
+                    .await
+            })
+            .await?;
         Ok(rows
             .into_iter()
             .map(|(host, until, since)| {
@@ -31,21 +35,35 @@ impl Ledger {
         pauses: &[(String, Timestamp)],
         now: Timestamp,
     ) -> Result<(), Error> {
-        const ACTION: &str = "record the pauses of hosts";
-        let mut tx = self.pool.begin().await.during(ACTION)?;
-        sqlx::query("DELETE FROM pauses")
-            .execute(&mut *tx)
+        self.db
+            .write_durably("record the pauses of hosts", async |tx| {
+                sqlx::query("DELETE FROM pauses").execute(&mut **tx).await?;
+                for (host, until) in pauses {
+                    sqlx::query("INSERT INTO pauses (host, until, since) VALUES ($1, $2, $3)")
+                        .bind(host)
+                        .bind(millis(*until))
+                        .bind(millis(now))
+                        .execute(&mut **tx)
+                        .await?;
+                }
+                Ok(())
+            })
             .await
-            .during(ACTION)?;
-        for (host, until) in pauses {
-            sqlx::query("INSERT INTO pauses (host, until, since) VALUES ($1, $2, $3)")
-                .bind(host)
-                .bind(millis(*until))
-                .bind(millis(now))
-                .execute(&mut *tx)
-                .await
-                .during(ACTION)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+
+    #[tokio::test]
+    async fn a_host_is_left_alone_no_longer_than_it_asked_for() {
+        let f = Fixture::new().await;
+        let pause = ("host".to_owned(), at(60));
+        f.ledger.record_pauses(&[pause], at(0)).await.unwrap();
+        for (now, until) in [(10, 60), (100, 60), (-86_400, -86_400 + 60)] {
+            let pauses = f.ledger.pauses(at(now)).await.unwrap();
+            assert_eq!(pauses, [("host".to_owned(), at(until))], "at {now}");
         }
-        self.commit(tx, ACTION).await
     }
 }

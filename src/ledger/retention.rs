@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{During as _, Error, Ledger, millis};
+use super::{Error, Ledger, millis};
 
 /// Rows that one look at the old ones takes in.
 const LOOK: i64 = 2000;
@@ -26,21 +26,23 @@ struct Old {
 /// last run of a connection and runs that are not over.
 const OLD: &[Old] = &[
     Old {
-        look: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r WHERE r.file_id = s.file_id) \
-               AND s.version < (SELECT f.version FROM files f WHERE f.id = s.file_id) AS goes \
-               FROM steps s WHERE s.at < $1 AND s.id > $2 ORDER BY s.id LIMIT $3",
+        look: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r \
+               WHERE r.file_id = s.file_id) AND s.version < (SELECT f.version FROM files f \
+               WHERE f.id = s.file_id) AS goes FROM steps s WHERE s.at < $1 AND s.id > $2 \
+               ORDER BY s.id LIMIT $3",
         delete: "DELETE FROM steps WHERE id = $1",
     },
     Old {
-        look: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n WHERE n.file_id = r.file_id) AS goes \
-               FROM results r WHERE r.at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
+        look: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n \
+               WHERE n.file_id = r.file_id) AS goes FROM results r WHERE r.at < $1 AND r.id > $2 \
+               ORDER BY r.id LIMIT $3",
         delete: "DELETE FROM results WHERE id = $1",
     },
     Old {
-        look: "SELECT r.id, r.phase = 'ended' \
-               AND r.id < (SELECT MAX(n.id) FROM runs n WHERE n.connection_id = r.connection_id) \
-               AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.run_id = r.id) AS goes \
-               FROM runs r WHERE r.requested_at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
+        look: "SELECT r.id, r.phase = 'ended' AND r.id < (SELECT MAX(n.id) FROM runs n \
+               WHERE n.connection_id = r.connection_id) AND NOT EXISTS (SELECT 1 FROM jobs j \
+               WHERE j.run_id = r.id) AS goes FROM runs r WHERE r.requested_at < $1 \
+               AND r.id > $2 ORDER BY r.id LIMIT $3",
         delete: "DELETE FROM runs WHERE id = $1",
     },
 ];
@@ -53,13 +55,17 @@ impl Ledger {
         for old in OLD {
             let mut last = 0_i64;
             loop {
-                let rows: Vec<(i64, bool)> = sqlx::query_as(old.look)
-                    .bind(millis(before))
-                    .bind(last)
-                    .bind(LOOK)
-                    .fetch_all(&self.reads)
-                    .await
-                    .during(ACTION)?;
+                let rows: Vec<(i64, bool)> = self
+                    .db
+                    .read(ACTION, async |db| {
+                        sqlx::query_as(old.look)
+                            .bind(millis(before))
+                            .bind(last)
+                            .bind(LOOK)
+                            .fetch_all(db)
+                            .await
+                    })
+                    .await?;
                 let Some((id, _)) = rows.last() else { break };
                 last = *id;
                 let goes: Vec<i64> = rows
@@ -67,20 +73,51 @@ impl Ledger {
                     .filter_map(|(id, goes)| goes.then_some(*id))
                     .collect();
                 for chunk in goes.chunks(AT_ONCE) {
-                    let mut tx = self.pool.begin().await.during(ACTION)?;
-                    for id in chunk {
-                        gone += sqlx::query(old.delete)
-                            .bind(id)
-                            .execute(&mut *tx)
-                            .await
-                            .during(ACTION)?
-                            .rows_affected();
-                    }
-                    tx.commit().await.during(ACTION)?;
+                    self.db
+                        .write(ACTION, async |tx| {
+                            for id in chunk {
+                                gone += sqlx::query(old.delete)
+                                    .bind(id)
+                                    .execute(&mut **tx)
+                                    .await?
+                                    .rows_affected();
+                            }
+                            Ok(())
+                        })
+                        .await?;
                     tokio::time::sleep(REST).await;
                 }
             }
         }
         Ok(gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[tokio::test]
+    async fn old_history_goes_but_what_became_of_each_file_last_stays() {
+        let fixture = Fixture::new().await;
+        for version in 1..=4 {
+            let now = 1000 * version;
+            fixture.hand_over("a.dgn", version, now).await;
+            let job = fixture.claim(now).await.unwrap();
+            fixture.ledger.finish_vanished(&job, at(now)).await.unwrap();
+        }
+        let reader = Ledger::read(fixture.dir.path()).await.unwrap();
+        let file = reader.snapshot(at(5000)).await.unwrap().files.remove(0).id;
+        let lines = async || {
+            let story = reader.file_history(file).await.unwrap().unwrap();
+            story.entries.iter().map(|line| line.at).collect::<Vec<_>>()
+        };
+        assert_eq!(lines().await.len(), 8);
+        let gone = fixture.ledger.forget_history(at(3000)).await;
+        assert_eq!(gone.unwrap(), 4);
+        assert_eq!(lines().await, [at(3000), at(3000), at(4000), at(4000)]);
+        fixture.ledger.forget_history(at(9000)).await.unwrap();
+        assert_eq!(lines().await, [at(4000), at(4000)], "the last of the file");
     }
 }

@@ -4,9 +4,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use sqlx::{Sqlite, Transaction};
-
-use super::{During as _, Error, Ledger, WatchId};
+use super::{Error, Ledger, Tx, WatchId};
 
 /// One part of the listing of a folder; the parts of a folder count from 0 in the order in which it is listed.
 #[derive(Debug, Clone, Copy)]
@@ -28,48 +26,58 @@ pub struct Changes(i64);
 impl Ledger {
     /// Whether the part is just as it was when it last held no news. If it is not, it has to be compared with what is
     /// known of its files, which must be asked for after this.
-    pub async fn is_old_news(&self, part: &ListingPart<'_>) -> Result<(bool, Changes), Error> {
-        let (changes, digest): (i64, Option<Vec<u8>>) = sqlx::query_as(
-            "SELECT w.changes, l.digest FROM watches w \
-             LEFT JOIN listings l ON l.watch_id = w.id AND l.dir = $2 AND l.part = $3 WHERE w.id = $1",
-        )
-        .bind(part.watch.0)
-        .bind(part.dir.as_os_str().as_bytes())
-        .bind(i64::from(part.part))
-        .fetch_one(&self.reads)
-        .await
-        .during("look up a listing")?;
+    pub async fn is_listing_unchanged(
+        &self,
+        part: &ListingPart<'_>,
+    ) -> Result<(bool, Changes), Error> {
+        let (changes, digest): (i64, Option<Vec<u8>>) = self
+            .db
+            .read("look up a listing", async |db| {
+                sqlx::query_as(
+                    "SELECT w.changes, l.digest FROM watches w LEFT JOIN listings l \
+                     ON l.watch_id = w.id AND l.dir = $2 AND l.part = $3 WHERE w.id = $1",
+                )
+                .bind(part.watch.0)
+                .bind(part.dir.as_os_str().as_bytes())
+                .bind(i64::from(part.part))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
         let same = digest.as_deref() == Some(&part.digest[..]);
         Ok((same, Changes(changes)))
     }
 
     /// Keeps a part that turned out to hold no news, unless what is known of the watch's files has changed since
     /// `compared`, which was told before they were asked for.
-    pub async fn keep_listing(
+    pub async fn record_listing(
         &self,
         part: &ListingPart<'_>,
         compared: Changes,
     ) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO listings (watch_id, dir, part, digest) \
-             SELECT id, $2, $3, $4 FROM watches WHERE id = $1 AND changes = $5 \
-             ON CONFLICT (watch_id, dir, part) DO UPDATE SET digest = excluded.digest",
-        )
-        .bind(part.watch.0)
-        .bind(part.dir.as_os_str().as_bytes())
-        .bind(i64::from(part.part))
-        .bind(&part.digest[..])
-        .bind(compared.0)
-        .execute(&self.pool)
-        .await
-        .during("keep a listing")?;
+        self.db
+            .write("keep a listing", async |tx| {
+                sqlx::query(
+                    "INSERT INTO listings (watch_id, dir, part, digest) SELECT id, $2, $3, $4 \
+                     FROM watches WHERE id = $1 AND changes = $5 ON CONFLICT (watch_id, dir, \
+                     part) DO UPDATE SET digest = excluded.digest",
+                )
+                .bind(part.watch.0)
+                .bind(part.dir.as_os_str().as_bytes())
+                .bind(i64::from(part.part))
+                .bind(&part.digest[..])
+                .bind(compared.0)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 }
 
 /// What is known of files in a folder changes in this transaction, so its listing may be news from now on.
 pub(super) async fn forget_listing(
-    tx: &mut Transaction<'_, Sqlite>,
+    tx: &mut Tx,
     watch_id: i64,
     dir: &[u8],
 ) -> Result<(), sqlx::Error> {
@@ -82,10 +90,7 @@ pub(super) async fn forget_listing(
 }
 
 /// The same for all folders of a watch.
-pub(super) async fn forget_listings(
-    tx: &mut Transaction<'_, Sqlite>,
-    watch_id: i64,
-) -> Result<(), sqlx::Error> {
+pub(super) async fn forget_listings(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM listings WHERE watch_id = $1")
         .bind(watch_id)
         .execute(&mut **tx)
@@ -93,10 +98,100 @@ pub(super) async fn forget_listings(
     note_change(tx, watch_id).await
 }
 
-async fn note_change(tx: &mut Transaction<'_, Sqlite>, watch_id: i64) -> Result<(), sqlx::Error> {
+async fn note_change(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE watches SET changes = changes + 1 WHERE id = $1")
         .bind(watch_id)
         .execute(&mut **tx)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    /// Every way in which what is known of a file changes.
+    #[derive(Debug, Clone, Copy)]
+    enum Change {
+        NewFile,
+        NewVersion,
+        Vanished,
+        Inherited,
+        Moved,
+    }
+
+    impl Change {
+        async fn happen(self, f: &Fixture) {
+            match self {
+                Self::NewFile => assert_eq!(f.hand_over("plans/new.dgn", 1, 1).await, 1),
+                Self::NewVersion => assert_eq!(f.hand_over("plans/a.dgn", 2, 1).await, 1),
+                Self::Vanished => {
+                    let job = f.claim(1).await.unwrap();
+                    assert_eq!(job.path, Path::new("plans/a.dgn"));
+                    f.ledger.finish_vanished(&job, at(1)).await.unwrap();
+                }
+                Self::Inherited => {
+                    let job = f.claim(1).await.unwrap();
+                    f.ledger.take_place(&job, &[1; 32]).await.unwrap();
+                    f.store(&job, 1, 1).await;
+                    let run = f.begin_run(1).await;
+                    f.finish_run(run, Verdict::Synchronized(None), 1).await;
+                    f.hand_over("A.dgn", 1, 1).await;
+                    let mut job = f.claim(2).await.unwrap();
+                    let gone = f.ledger.take_place(&job, &[1; 32]).await.unwrap().unwrap();
+                    assert_eq!(gone.path, Path::new("plans/a.dgn"));
+                    assert!(f.ledger.inherit(&mut job, &gone).await.unwrap());
+                }
+                Self::Moved => {
+                    let elsewhere = WatchSpec {
+                        storage_folder: "elsewhere".to_owned(),
+                        ..spec("north")
+                    };
+                    let moved = f.ledger.register_watches(&[elsewhere], at(1)).await;
+                    assert_eq!(moved.unwrap()[0].1, 1);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_listing_unchanged_until_anything_that_is_known_of_its_files_changes() {
+        for change in [
+            Change::NewFile,
+            Change::NewVersion,
+            Change::Vanished,
+            Change::Inherited,
+            Change::Moved,
+        ] {
+            let f = Fixture::new().await;
+            f.hand_over("plans/a.dgn", 1, 0).await;
+            let part = |part, digest| ListingPart {
+                watch: f.watch,
+                dir: Path::new("plans"),
+                part,
+                digest,
+            };
+            let whole = part(0, &[7; 32]);
+            let (old_news, changes) = f.ledger.is_listing_unchanged(&whole).await.unwrap();
+            assert!(!old_news);
+            f.ledger.record_listing(&whole, changes).await.unwrap();
+            assert!(f.ledger.is_listing_unchanged(&whole).await.unwrap().0);
+            for other in [part(0, &[8; 32]), part(1, &[7; 32])] {
+                assert!(!f.ledger.is_listing_unchanged(&other).await.unwrap().0);
+            }
+
+            change.happen(&f).await;
+            let (old_news, now) = f.ledger.is_listing_unchanged(&whole).await.unwrap();
+            assert!(!old_news, "{change:?}");
+            // What was compared before the change is not kept after it.
+            f.ledger.record_listing(&whole, changes).await.unwrap();
+            assert!(
+                !f.ledger.is_listing_unchanged(&whole).await.unwrap().0,
+                "{change:?}"
+            );
+            f.ledger.record_listing(&whole, now).await.unwrap();
+            assert!(f.ledger.is_listing_unchanged(&whole).await.unwrap().0);
+        }
+    }
 }

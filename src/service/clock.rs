@@ -1,4 +1,4 @@
-//! Notices when the system's clock jumps, and moves everything that is planned with it.
+//! Detects jumps of the system clock, and adjusts all scheduled times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use crate::ledger::{self, Ledger};
 /// How often the system's clock is compared with the steady one.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A difference below this is followed at once and without a word: the clock was adjusted.
+/// Smaller differences are normal clock adjustments, which are followed silently.
 const JUMP: SignedDuration = SignedDuration::from_secs(5);
 
-/// After a start: corrects what the last process stored by a clock that was ahead of this one.
+/// At a start: corrects times that the previous process stored with a clock ahead of this one.
 pub(super) async fn correct(ledger: &Ledger) -> Result<(), ledger::Error> {
     let times = ledger.correct_times(clock::now()).await?;
     if times > 0 {
         warn!(
             times,
-            hint = "if this is seen again, check this machine's time synchronization",
-            "the ledger has times that are ahead of the system clock, which was wrong or is; what waited for them is due now"
+            hint = "if this repeats, check the time synchronization of this machine",
+            "the ledger contains times ahead of the system clock: treating them as due now"
         );
     }
     Ok(())
@@ -50,13 +50,13 @@ pub(super) async fn follow(
         if lead.is_negative() {
             warn!(
                 seconds = lead.as_secs(),
-                "the system clock was set back; scheduled times were moved with it"
+                "system clock was set back: adjusted all scheduled times"
             );
         } else {
-            // A machine that slept comes here too.
+            // Also after the machine was suspended.
             warn!(
                 seconds = lead.as_secs(),
-                "the system clock jumped forward; scheduled times were moved with it"
+                "system clock jumped forward: adjusted all scheduled times"
             );
         }
         uploads.notify_one();

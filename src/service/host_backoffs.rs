@@ -1,4 +1,4 @@
-//! Carries the pauses that hosts asked for over a restart: from the client into the ledger, and back at a start.
+//! Keeps the backoffs that hosts requested (Retry-After) across a restart: from the client into the ledger, and back.
 
 use tokio_util::sync::CancellationToken;
 
@@ -6,18 +6,18 @@ use crate::clock;
 use crate::itwin::{Client, Pause};
 use crate::ledger::{self, Ledger};
 
-/// Makes the client keep the pauses that the last process was asked for.
+/// Restores the backoffs of the previous process in the client.
 pub(super) async fn resume(client: &Client, ledger: &Ledger) -> Result<(), ledger::Error> {
     let known = ledger.pauses(clock::now()).await?;
     let pauses: Vec<Pause> = known
         .into_iter()
         .map(|(host, until)| Pause { host, until })
         .collect();
-    client.keep(&pauses);
+    client.restore_pauses(&pauses);
     Ok(())
 }
 
-/// Writes down each pause as it is asked for.
+/// Records each backoff when a host requests it.
 pub(super) async fn record(
     client: Client,
     ledger: Ledger,
@@ -26,7 +26,7 @@ pub(super) async fn record(
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = client.asked_to_pause() => {}
+            () = client.pause_requested() => {}
         }
         let pauses: Vec<_> = client
             .pauses()

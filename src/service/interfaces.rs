@@ -1,5 +1,6 @@
-//! What people see the service by, and reach it with: the control socket, the page, alerts, the heartbeat; and the end of
-//! history. Without any of it the daemon works all the same.
+//! The interfaces of the service: control socket, web page, alerts and heartbeat; and the retention of history.
+//!
+//! Synchronization depends on none of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,29 +10,29 @@ use tracing::{error, info, warn};
 
 use super::{Error, Tasks};
 use crate::config::Config;
-use crate::control::{self, Desk};
+use crate::control::{self, Operator};
 use crate::itwin::Client;
 use crate::ledger::Ledger;
 use crate::{alert, web};
 
-/// How often old history is looked for.
+/// How often old history is deleted.
 const HISTORY_LOOK: Duration = Duration::from_secs(3600);
 
-/// How often the platform's clock is looked at until it is known.
+/// How often the platform's clock is read until it is known.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
 
-/// For one request to the receiver of an alert or a heartbeat.
+/// Time limit of a request to the receiver of an alert or a heartbeat.
 const REQUEST: Duration = Duration::from_secs(20);
 
 impl Tasks {
-    /// Starts what people see it by, and reach it with. Without that the daemon works all the same.
-    pub(super) async fn open_to_people(
+    /// Starts all interfaces. Synchronization does not depend on any of them.
+    pub(super) async fn start_interfaces(
         &mut self,
         config: &Config,
         ledger: &Ledger,
         client: &Client,
     ) -> Result<(), Error> {
-        let desk = Desk {
+        let operator = Operator {
             ledger: ledger.clone(),
             live: self.live.clone(),
             wake_uploads: Arc::clone(&self.wake_uploads),
@@ -39,16 +40,16 @@ impl Tasks {
         };
         match control::Server::bind(&config.state.path) {
             Ok(server) => {
-                let (desk, stop) = (desk.clone(), self.stop.clone());
+                let (operator, stop) = (operator.clone(), self.stop.clone());
                 self.spawn("control".to_owned(), async move {
-                    server.run(desk, stop).await;
+                    server.run(operator, stop).await;
                     Ok(())
                 });
             }
             Err(error) => warn!(
                 %error,
-                hint = "the commands that ask the daemon need the socket control.sock in state.path",
-                "no control socket can be made"
+                hint = "check the permissions of state.path; commands talk to the daemon through control.sock in it",
+                "cannot create the control socket: commands cannot reach this daemon"
             ),
         }
         let reader = Ledger::read(&config.state.path).await?;
@@ -57,7 +58,7 @@ impl Tasks {
                 Ok(server) => {
                     let parts = web::Parts {
                         config: config.web.clone(),
-                        desk,
+                        operator,
                         reader: reader.clone(),
                         client: client.clone(),
                     };
@@ -68,8 +69,8 @@ impl Tasks {
                 }
                 Err(error) => error!(
                     %listen, %error,
-                    hint = "choose another address in web.listen, or stop who has it",
-                    "the page cannot be served; all else goes on"
+                    hint = "choose another address in web.listen, or stop the program that uses it",
+                    "cannot serve the web page: synchronization continues without it"
                 ),
             }
         }
@@ -105,10 +106,10 @@ impl Tasks {
     }
 }
 
-/// Keeps the history as long as configured.
+/// Deletes history that is older than configured.
 async fn forget_history(ledger: Ledger, client: Client, keep: Duration) {
     loop {
-        // Our clock alone must not delete anything: it may be ahead by years.
+        // Never delete by the local clock alone: it may be years ahead.
         let Some(there) = client.platform_clock() else {
             tokio::time::sleep(CLOCK_LOOK).await;
             continue;
@@ -119,8 +120,8 @@ async fn forget_history(ledger: Ledger, client: Client, keep: Duration) {
             .unwrap_or(Timestamp::UNIX_EPOCH);
         match ledger.forget_history(before).await {
             Ok(0) => {}
-            Ok(rows) => info!(rows, "old history is forgotten (state.keep_history)"),
-            Err(error) => warn!(%error, "old history could not be forgotten; trying again"),
+            Ok(rows) => info!(rows, "deleted history older than state.keep_history"),
+            Err(error) => warn!(%error, "cannot delete old history: retrying in an hour"),
         }
         tokio::time::sleep(HISTORY_LOOK).await;
     }

@@ -1,7 +1,7 @@
-//! A configuration that is read again while the service works.
+//! Reloading the configuration at SIGHUP.
 //!
-//! In comes SIGHUP; out goes what changes. Watches, limits, schedules and the log level change at once: a watch that is new, gone or different starts
-//! or stops its own task, everything in hand goes on. A file with mistakes changes nothing. What only a restart can change keeps its old value, and is named.
+//! Watches, limits, schedules and the log level change at once: tasks of watches are started or stopped, running work
+//! continues. A file with errors changes nothing. Keys that need a restart keep their old value, and are logged.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,14 +10,14 @@ use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
 use super::{Error, Tasks, register, signals, systemd};
-use crate::config::{Config, Mistakes, Watch};
+use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
 use crate::ledger::Ledger;
 use crate::next_attempt::clock_time;
 use crate::telemetry::Levels;
 use crate::{synchronizer, upload};
 
-/// How a configuration comes anew.
+/// The source of new configurations.
 #[derive(Debug)]
 pub struct Reloads {
     path: PathBuf,
@@ -26,7 +26,7 @@ pub struct Reloads {
 }
 
 impl Reloads {
-    /// Reads `path` again at each SIGHUP, which ends the process no longer.
+    /// Reads `path` again at each SIGHUP, which no longer ends the process.
     ///
     /// # Errors
     /// When the operating system gives no handler.
@@ -38,15 +38,15 @@ impl Reloads {
         })
     }
 
-    /// Waits until the configuration is to be read again, and reads it.
-    async fn next(&mut self) -> Result<Config, Mistakes> {
+    /// Waits for the next reload, and reads the file.
+    async fn next(&mut self) -> Result<Config, ConfigErrors> {
         if self.hangups.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        info!(path = ?self.path, "reading the configuration again");
+        info!(path = ?self.path, "reloading the configuration");
         systemd::reloading();
         let path = self.path.clone();
-        // It looks at folders, which may take its time.
+        // It checks folders, which may take seconds.
         match tokio::task::spawn_blocking(move || Config::load(&path)).await {
             Ok(loaded) => loaded,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -54,34 +54,34 @@ impl Reloads {
     }
 }
 
-/// The next configuration, and the log that is to follow it; never, when none is to come.
-pub(super) async fn next(reloads: &mut Option<Reloads>) -> (Result<Config, Mistakes>, &Levels) {
+/// The next configuration, and the handle on the log level. Never returns without reloads.
+pub(super) async fn next(reloads: &mut Option<Reloads>) -> (Result<Config, ConfigErrors>, &Levels) {
     match reloads {
         Some(reloads) => (reloads.next().await, &reloads.levels),
         None => std::future::pending().await,
     }
 }
 
-/// Says what is wrong with a configuration that is not taken; returns a note for the status line.
-pub(super) fn refuse(mistakes: &Mistakes) -> String {
-    for mistake in mistakes.iter() {
-        let text = mistake.to_string();
+/// Logs the errors of a rejected configuration; returns a note for the status line.
+pub(super) fn refuse(errors: &ConfigErrors) -> String {
+    for error in errors.iter() {
+        let text = error.to_string();
         let what = text.lines().next().unwrap_or_default();
-        let hint = mistake.hint.as_deref().unwrap_or_default();
+        let hint = error.hint.as_deref().unwrap_or_default();
         error!(hint, "{what}");
     }
-    let count = mistakes.iter().count();
+    let count = errors.iter().count();
     error!(
-        mistakes = count,
-        "the configuration was not taken; the one before goes on"
+        errors = count,
+        "reload rejected: keeping the previous configuration"
     );
     format!(
-        "the configuration of {} was not taken ({count} mistakes, see the log)",
+        "reload rejected at {} (errors: {count}), keeping the previous configuration",
         clock_time(crate::clock::now())
     )
 }
 
-/// What of `new` can hold now, beside `old`; and the keys whose change waits for a restart.
+/// `new` as far as it can apply now, with `old` values for the rest; and the keys that need a restart.
 fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     let mut waiting = Vec::new();
     let mut keep = |key: &str, changed: bool| {
@@ -122,7 +122,7 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
         },
         ..new
     };
-    // Files that are under way belong to the old place: its results must not be taken for those of the new one.
+    // Files in progress belong to the old place: their results must not be recorded for the new one.
     for watch in &mut config.watches {
         let Some(was) = old.watches.iter().find(|one| one.name == watch.name) else {
             continue;
@@ -142,7 +142,7 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
 }
 
 impl Tasks {
-    /// Makes everything work by `new`, as far as that needs no restart; returns what holds now.
+    /// Applies `new` as far as it needs no restart; returns the effective configuration.
     pub(super) async fn reload(
         &mut self,
         old: &Config,
@@ -161,7 +161,7 @@ impl Tasks {
             if !config.watches.iter().any(|one| one.name == watch.name) {
                 info!(
                     watch = watch.name,
-                    "watched no longer; its files stay where they are"
+                    "watch removed: its files stay in storage and in the iModel"
                 );
             }
         }
@@ -177,7 +177,7 @@ impl Tasks {
                 retry: config.retry.clone(),
                 check_interval: super::check_interval(&config.watches),
             });
-        // What failed for a cause in the configuration may succeed now.
+        // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;
         self.wake_uploads.notify_one();
         for watch in &config.watches {
@@ -192,14 +192,14 @@ impl Tasks {
         for key in &waiting {
             warn!(
                 key,
-                hint = "restart the service",
-                "changes only with a restart"
+                hint = "restart the service to apply it",
+                "this change needs a restart"
             );
         }
         info!(
             watches = config.watches.len(),
-            waiting = waiting.join(", "),
-            "the configuration is taken"
+            needs_restart = waiting.join(", "),
+            "configuration reloaded"
         );
         Ok(config)
     }
@@ -231,7 +231,7 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
 "#;
 
     #[test]
-    fn limits_schedules_and_level_change_at_once() {
+    fn limits_schedules_and_log_level_apply_at_once() {
         let new = format!(
             "settle = \"1m\"\n{}[log]\nlevel = \"debug\"\n[upload]\nworkers = 9\n[sync]\nbatch_window = \"1s\"\n",
             OLD.replace("client_id", "requests_per_minute = 7\nclient_id")
@@ -245,7 +245,7 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
     }
 
     #[test]
-    fn what_needs_a_restart_keeps_its_value_and_is_named() {
+    fn keys_that_need_a_restart_keep_their_value_and_are_listed() {
         let new = OLD
             .replace("\"one\"", "\"two\"\nscope = \"other\"\napi_url = \"https://a.example\"\nissuer_url = \"https://b.example\"")
             .replace("c0ffee00", "c0ffee01")

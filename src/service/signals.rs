@@ -1,4 +1,4 @@
-//! Signals: the first asks for an orderly stop, the second for an end at once; a hangup is a wish for the configuration to be read again.
+//! Signals: the first SIGTERM or SIGINT stops the service in order, the second exits immediately; SIGHUP reloads.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,16 +16,16 @@ pub fn handle(stop: CancellationToken) -> std::io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
         next(&mut terminate, &mut interrupt).await;
-        info!("asked to stop; ask again to end at once");
+        info!("stopping: a second signal exits immediately");
         stop.cancel();
         next(&mut terminate, &mut interrupt).await;
-        warn!("ending at once; the ledger knows what was under way");
+        warn!("exiting immediately: unfinished work continues at the next start");
         std::process::exit(EXIT_AT_ONCE);
     });
     Ok(())
 }
 
-/// The wishes for another look at the configuration, from now on.
+/// All SIGHUPs from now on.
 pub(super) fn hangups() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }

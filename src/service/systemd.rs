@@ -1,68 +1,68 @@
-//! What systemd is told, when it listens. Nothing depends on it, so a failure is only worth a word.
+//! Notifications to systemd. Nothing depends on them: a failure is only logged.
 //!
-//! Only words that systemd 249 knows already, and newer ones where an older one ignores them. Source: `sd_notify(3)`
+//! Uses what systemd 249 knows, and newer messages where older versions ignore them. Source: `sd_notify(3)`
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tracing::warn;
 
-/// While it starts, systemd is asked for this much more time…
+/// While it starts, the service asks systemd for this much more time…
 const MORE: Duration = Duration::from_secs(60);
 
 /// …this often…
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 
-/// …for at most so long: a start that takes longer is stuck, and a new one may not be.
+/// …for at most this long: a start that takes longer is stuck, and a restart may help.
 const START_MAX: Duration = Duration::from_secs(3600);
 
-/// After the grace period of a stop: to close the ledger.
+/// Time to close the ledger after the grace period of a stop.
 const CLOSING: Duration = Duration::from_secs(15);
 
-/// The service works. `status` is the line that `systemctl status` shows.
+/// The service is ready. `status` is the line that `systemctl status` shows.
 pub(super) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 pub(super) fn status(line: &str) {
-    tell(&[NotifyState::Status(line)]);
+    notify(&[NotifyState::Status(line)]);
 }
 
-/// The configuration is read anew; [`ready`] ends that.
+/// The configuration is being reloaded; [`ready`] ends that.
 pub(super) fn reloading() {
-    // Since version 253 the time must be in the same message, or a reload is never over.
+    // Since version 253 the time must be in the same message, or the reload never ends.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[
+        Ok(now) => notify(&[
             NotifyState::Reloading,
             now,
-            NotifyState::Status("reading the configuration again"),
+            NotifyState::Status("reloading the configuration"),
         ]),
         Err(error) => {
-            warn!(%error, "there is no monotonic clock; systemd is not told of the reload");
+            warn!(%error, "cannot read the monotonic clock: systemd does not know about the reload");
         }
     }
 }
 
-/// All is well for another while.
+/// Pings the watchdog.
 pub(super) fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    notify(&[NotifyState::Watchdog]);
 }
 
-/// It ends, and may take the grace period for that whatever the unit says.
+/// The service stops, and asks for the grace period.
 pub(super) fn stopping(grace: Duration) {
-    tell(&[
+    notify(&[
         NotifyState::Stopping,
         NotifyState::ExtendTimeoutUsec(micros(grace + CLOSING)),
-        NotifyState::Status("stopping; uploads in hand may finish"),
+        NotifyState::Status("stopping: waiting for running uploads"),
     ]);
 }
 
-/// Waits for a part of the start that may take long, such as bringing a large ledger to a new version, and asks systemd for the time.
-pub(super) async fn patient<T>(start: impl Future<Output = T>) -> T {
+/// Awaits a part of the start that may take long, such as migrating a large ledger, and asks systemd for the time.
+pub(super) async fn extending_timeout<T>(start: impl Future<Output = T>) -> T {
     let asking = async {
         let mut asked = Duration::ZERO;
         while asked < START_MAX {
-            tell(&[
+            notify(&[
                 NotifyState::ExtendTimeoutUsec(micros(MORE)),
                 NotifyState::Status("opening the ledger"),
             ]);
@@ -78,7 +78,7 @@ pub(super) async fn patient<T>(start: impl Future<Output = T>) -> T {
     }
 }
 
-/// The longest time without a sign of life that systemd allows; none without a watchdog.
+/// The watchdog timeout of the unit; `None` without a watchdog.
 pub(super) fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
@@ -87,8 +87,8 @@ fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "systemd could not be told");
+        warn!(%error, "cannot notify systemd");
     }
 }

@@ -1,7 +1,7 @@
-//! The service's sign of life: the status line, and the watchdog's pings.
+//! The status line for systemd, and the pings of its watchdog.
 //!
-//! A ping is sent only when three things are proved: this task gets its turn, so the scheduler moves; the ledger takes a change; and the queue of uploads
-//! was looked at a short while ago. A share that hangs stops none of the three, because a restart would not mend it: it shows as degraded.
+//! A ping requires three proofs: this task is scheduled, so the runtime works; the ledger accepts a change; and the upload
+//! queue was checked recently. A hanging share affects none of them, because a restart would not help: its watch shows as degraded.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,55 +11,55 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::systemd;
-use crate::ledger::{self, Ledger, RootState, Standing};
+use crate::ledger::{self, Health, Ledger, RootState};
 use crate::next_attempt::{after, clock_time};
 
-/// How often the status line is written anew.
+/// How often the status line is updated.
 const STATUS: Duration = Duration::from_secs(5);
 
-/// Writing it may take this part of the time.
+/// Updating it takes at most this share of the time.
 const SHARE: u32 = 20;
 
-/// Pings in the time that systemd allows: one may come late.
+/// Pings per watchdog timeout: one may be late.
 const PINGS: u32 = 3;
 
-/// The queue of uploads looks at itself at least every half minute.
+/// The upload queue is checked at least every half minute.
 const QUEUE_MAX: Duration = Duration::from_secs(120);
 
-/// A job that is due later than this is not under way.
+/// A job that is due later than this counts as waiting for later.
 const SOON: Duration = Duration::from_secs(60);
 
-/// What the sign of life is taken from.
-pub(super) struct Pulse {
+/// Updates the status line and pings systemd.
+pub(super) struct Watchdog {
     pub(super) ledger: Ledger,
-    /// When the queue of uploads was looked at last.
+    /// When the upload queue was checked last.
     pub(super) queue: watch::Receiver<Instant>,
-    /// What a person should know beside the rest, such as a configuration that was not taken.
+    /// A note in front of the status line, such as a rejected reload.
     pub(super) note: watch::Receiver<Option<String>>,
 }
 
-impl Pulse {
-    /// Goes on until it is dropped.
+impl Watchdog {
+    /// Runs until it is dropped.
     ///
     /// # Errors
     /// When the ledger cannot be read.
     pub(super) async fn run(self) -> Result<(), ledger::Error> {
         tokio::select! {
-            ended = self.tell() => ended,
+            ended = self.update_status() => ended,
             never = self.ping() => never,
         }
     }
 
-    async fn tell(&self) -> Result<(), ledger::Error> {
+    async fn update_status(&self) -> Result<(), ledger::Error> {
         let mut note = self.note.clone();
-        let mut told = String::new();
+        let mut shown = String::new();
         loop {
             let began = Instant::now();
             let noted = note.borrow_and_update().clone();
             let line = line(&self.ledger, noted.as_deref()).await?;
-            if line != told {
+            if line != shown {
                 systemd::status(&line);
-                told = line;
+                shown = line;
             }
             let pause = STATUS.max(began.elapsed() * SHARE);
             tokio::select! {
@@ -74,50 +74,49 @@ impl Pulse {
             return std::future::pending().await;
         };
         let pause = allowed / PINGS;
-        let mut well = true;
+        let mut healthy = true;
         loop {
             match self.prove(pause).await {
                 Ok(()) => {
                     systemd::alive();
-                    if !well {
-                        info!("all moves again");
+                    if !healthy {
+                        info!("health check recovered");
                     }
-                    well = true;
+                    healthy = true;
                 }
                 Err(reason) => {
-                    if well {
+                    if healthy {
                         error!(
-                            reason,
-                            hint = "systemd starts the service again unless that passes; see whether the disk of state.path is well",
-                            "the service does not move"
+                            hint = "systemd restarts the service if this persists; check the disk of state.path",
+                            "health check failed: {reason}"
                         );
                     }
-                    well = false;
+                    healthy = false;
                 }
             }
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// That all moves, or what does not.
-    async fn prove(&self, patience: Duration) -> Result<(), String> {
-        match tokio::time::timeout(patience, self.ledger.prove_alive()).await {
+    /// The health check: Ok, or what does not work.
+    async fn prove(&self, timeout: Duration) -> Result<(), String> {
+        match tokio::time::timeout(timeout, self.ledger.prove_alive()).await {
             Ok(Ok(())) if self.queue.borrow().elapsed() < QUEUE_MAX => Ok(()),
-            Ok(Ok(())) => Err("the queue of uploads does not move".to_owned()),
+            Ok(Ok(())) => Err("the upload queue is stalled".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the ledger does not answer".to_owned()),
+            Err(_) => Err("the ledger does not respond".to_owned()),
         }
     }
 }
 
-/// The line of this moment.
+/// The current status line.
 pub(super) async fn line(ledger: &Ledger, note: Option<&str>) -> Result<String, ledger::Error> {
-    let standing = ledger.standing(after(crate::clock::now(), SOON)).await?;
-    Ok(words(&standing, note))
+    let standing = ledger.health(after(crate::clock::now(), SOON)).await?;
+    Ok(status_line(&standing, note))
 }
 
-/// How things stand, in one line.
-fn words(standing: &Standing, note: Option<&str>) -> String {
+/// The status line.
+fn status_line(standing: &Health, note: Option<&str>) -> String {
     let mut line = String::new();
     if let Some(note) = note {
         line = format!("{note}; ");
@@ -138,7 +137,7 @@ fn words(standing: &Standing, note: Option<&str>) -> String {
     match &standing.last_run {
         None => line.push_str("; no run yet"),
         Some((at, result)) => {
-            let result = result.as_deref().unwrap_or("without a result");
+            let result = result.as_deref().unwrap_or("(unknown result)");
             write!(line, "; last run {result} {}", clock_time(*at)).ok();
         }
     }
@@ -153,31 +152,33 @@ mod tests {
     use crate::ledger::Summary;
 
     #[tokio::test]
-    async fn a_queue_of_uploads_that_nobody_looked_at_for_long_is_no_sign_of_life() {
+    async fn a_stalled_upload_queue_fails_the_health_check() {
         let dir = tempfile::tempdir().unwrap();
         let now = Instant::now();
         let (turned, queue) = watch::channel(now);
-        let pulse = Pulse {
+        let watchdog = Watchdog {
             ledger: Ledger::open(dir.path()).await.unwrap(),
             queue,
             note: watch::channel(None).1,
         };
-        let patience = Duration::from_secs(60);
-        assert_eq!(pulse.prove(patience).await, Ok(()));
+        let timeout = Duration::from_secs(60);
+        assert_eq!(watchdog.prove(timeout).await, Ok(()));
         turned.send_replace(now.checked_sub(QUEUE_MAX).unwrap());
-        let told = pulse.prove(patience).await.unwrap_err();
-        assert!(told.contains("queue"), "{told}");
+        assert_eq!(
+            watchdog.prove(timeout).await,
+            Err("the upload queue is stalled".to_owned())
+        );
     }
 
     #[test]
-    fn the_line_tells_folders_queue_failures_last_run_and_what_a_person_should_know() {
-        let mut standing = Standing {
+    fn the_status_line_shows_note_folders_queue_failures_and_last_run() {
+        let mut standing = Health {
             roots: vec![("north".to_owned(), RootState::Ok)],
             jobs: Summary::default(),
             last_run: None,
         };
         assert_eq!(
-            words(&standing, None),
+            status_line(&standing, None),
             "1 of 1 folders ok; queue 0; no run yet"
         );
         standing.roots.extend([
@@ -193,9 +194,9 @@ mod tests {
         let at = Timestamp::UNIX_EPOCH;
         standing.last_run = Some((at, Some("PartialSuccess".to_owned())));
         assert_eq!(
-            words(&standing, Some("the configuration was not taken")),
+            status_line(&standing, Some("reload rejected")),
             format!(
-                "the configuration was not taken; 2 of 4 folders ok, \"south\" unavailable, \"west\" degraded; \
+                "reload rejected; 2 of 4 folders ok, \"south\" unavailable, \"west\" degraded; \
                  queue 12, 2 failed; last run PartialSuccess {}",
                 clock_time(at)
             )

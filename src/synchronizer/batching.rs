@@ -12,9 +12,9 @@ const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(5);
 
 /// What a synchronizer does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Gather {
+pub(super) enum Batch {
     /// Request a run for what waits.
-    Go,
+    Ready,
     /// Look again after this time.
     WaitFor(Duration),
 }
@@ -23,17 +23,17 @@ pub(super) enum Gather {
 ///
 /// A batch is complete when nothing of the iModel is being uploaded and nothing came for the batch window; but it
 /// never waits longer than the batch maximum, so that a steady stream of files cannot keep it waiting for ever.
-pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> Gather {
+pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> Batch {
     let (Some(first), Some(last)) = (backlog.first, backlog.last) else {
         let due = backlog
             .next_due
             .map_or(Duration::MAX, |at| between(now, at));
-        return Gather::WaitFor(due);
+        return Batch::WaitFor(due);
     };
     let longest = sync.batch_max.saturating_sub(since(first, now));
     let quiet = sync.batch_window.saturating_sub(since(last, now));
     if longest.is_zero() || (quiet.is_zero() && !backlog.in_hand) {
-        return Gather::Go;
+        return Batch::Ready;
     }
     // While uploads are in hand, each of them ends with a wake-up; this is only the net below it.
     let wait = if quiet.is_zero() {
@@ -41,7 +41,7 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
     } else {
         quiet
     };
-    Gather::WaitFor(wait.min(longest).max(Duration::from_millis(10)))
+    Batch::WaitFor(wait.min(longest).max(Duration::from_millis(10)))
 }
 
 /// Counts reference files that were completed last at `at` as something that waits.
@@ -98,14 +98,14 @@ mod tests {
 
     #[test]
     fn a_batch_goes_after_the_window_of_quiet_or_at_its_maximum() {
-        let wait = |seconds| Gather::WaitFor(Duration::from_secs(seconds));
+        let wait = |seconds| Batch::WaitFor(Duration::from_secs(seconds));
         for (backlog, now, expected) in [
             (backlog(0, 0, false), 3, wait(7)),
-            (backlog(0, 0, false), 10, Gather::Go),
+            (backlog(0, 0, false), 10, Batch::Ready),
             (backlog(0, 8, false), 10, wait(8)),
             (backlog(0, 0, true), 60, wait(10)),
             (backlog(0, 295, false), 299, wait(1)),
-            (backlog(0, 299, true), 300, Gather::Go),
+            (backlog(0, 299, true), 300, Batch::Ready),
         ] {
             assert_eq!(
                 decide(&backlog, at(now), &sync()),
@@ -118,28 +118,25 @@ mod tests {
     #[test]
     fn with_nothing_waiting_the_lane_sleeps_until_something_becomes_due() {
         let idle = Backlog::default();
-        assert_eq!(
-            decide(&idle, at(0), &sync()),
-            Gather::WaitFor(Duration::MAX)
-        );
+        assert_eq!(decide(&idle, at(0), &sync()), Batch::WaitFor(Duration::MAX));
         let later = Backlog {
             next_due: Some(at(40)),
             ..idle
         };
         assert_eq!(
             decide(&later, at(0), &sync()),
-            Gather::WaitFor(Duration::from_secs(40))
+            Batch::WaitFor(Duration::from_secs(40))
         );
     }
 
     #[test]
     fn a_clock_that_was_set_back_holds_up_no_batch() {
         for (first, last, in_hand, expected) in [
-            (5000, 5000, false, Gather::Go),
-            (5000, 5000, true, Gather::Go),
-            (-1, 5000, false, Gather::Go),
+            (5000, 5000, false, Batch::Ready),
+            (5000, 5000, true, Batch::Ready),
+            (-1, 5000, false, Batch::Ready),
             // As of two tasks that looked at the clock one after the other.
-            (1, 1, false, Gather::WaitFor(Duration::from_secs(10))),
+            (1, 1, false, Batch::WaitFor(Duration::from_secs(10))),
         ] {
             assert_eq!(
                 decide(&backlog(first, last, in_hand), at(0), &sync()),

@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::reconcile::{Change, Remap, Wrong, differences, is_wanted, waits_after_refusal};
-use super::{Synchronizer, Trouble};
+use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{
     Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, Mapping, Refusal,
 };
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History};
 use crate::retry::Class;
 
@@ -56,7 +56,7 @@ impl Synchronizer {
     pub(super) async fn reconcile(
         &self,
         connection: &ConnectionRecord,
-    ) -> Result<Option<String>, Trouble> {
+    ) -> Result<Option<String>, SyncError> {
         let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;
         let mut refused = Refused::default();
@@ -110,7 +110,7 @@ impl Synchronizer {
             match self.apply(connection, &found.id, &change).await {
                 Ok(Some(mapping)) => mappings.push(mapping),
                 Ok(None) => {}
-                Err(Trouble::Platform(error)) if concerns_a_file(&error) => {
+                Err(SyncError::Platform(error)) if concerns_a_file(&error) => {
                     if let Change::Add(file) | Change::Correct { file, .. } = change {
                         self.refused(file, error, &mut refused).await?;
                     }
@@ -138,7 +138,7 @@ impl Synchronizer {
         connection: &ConnectionRecord,
         files: &[ConnectionFile],
         refused: &mut Refused,
-    ) -> Result<Option<Found>, Trouble> {
+    ) -> Result<Option<Found>, SyncError> {
         if let Some(id) = &connection.platform_id {
             match self.look_up(connection, id).await {
                 Ok(source_files) => {
@@ -207,7 +207,7 @@ impl Synchronizer {
         &self,
         connection: &ConnectionRecord,
         files: &[ConnectionFile],
-    ) -> Result<Option<String>, Trouble> {
+    ) -> Result<Option<String>, SyncError> {
         let mut named = self.client.connections(&self.imodel_id).await?;
         named.retain(|found| found.display_name.as_deref() == Some(connection.name.as_str()));
         named.sort_by(|a, b| a.id.cmp(&b.id));
@@ -239,7 +239,7 @@ impl Synchronizer {
         connection: &ConnectionRecord,
         files: &[ConnectionFile],
         refused: &mut Refused,
-    ) -> Result<Option<String>, Trouble> {
+    ) -> Result<Option<String>, SyncError> {
         let files: Vec<&ConnectionFile> = files
             .iter()
             .filter(|file| is_wanted(file) && !waits_after_refusal(file))
@@ -290,7 +290,7 @@ impl Synchronizer {
         connection: &ConnectionRecord,
         platform_id: &str,
         change: &Change<'_>,
-    ) -> Result<Option<Mapping>, Trouble> {
+    ) -> Result<Option<Mapping>, SyncError> {
         match change {
             Change::Add(file) => {
                 let added = self
@@ -300,11 +300,11 @@ impl Synchronizer {
                 failpoint("source file added");
                 if file.source_file_id.is_some() {
                     warn!(
-                        watch = file.watch, path = %Shown(&file.path), connection = connection.name,
+                        watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
                         "file was removed from the connection by somebody else; added again"
                     );
                 } else {
-                    debug!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "source file added");
+                    debug!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector, "source file added");
                 }
                 Ok(Some(renewed(file, added.id)))
             }
@@ -325,14 +325,14 @@ impl Synchronizer {
                 let changed_by_us = file.mapped_connector.as_ref() != Some(&file.connector);
                 match wrong {
                     Wrong::Connector if changed_by_us => {
-                        info!(watch = file.watch, path = %Shown(&file.path), connector = file.connector, "connector type changed");
+                        info!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector, "connector type changed");
                     }
                     Wrong::Connector => warn!(
-                        watch = file.watch, path = %Shown(&file.path), connector = file.connector,
+                        watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector,
                         "connector type was changed by somebody else; corrected"
                     ),
                     Wrong::StorageFile => warn!(
-                        watch = file.watch, path = %Shown(&file.path), connection = connection.name,
+                        watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
                         "source file pointed to another storage file; corrected"
                     ),
                 }
@@ -363,7 +363,7 @@ impl Synchronizer {
             kind: FailureKind::Unmapped,
             reason: format!(
                 "cannot synchronize {}: somebody removed it from connection {:?}, and sync.remap is off",
-                Shown(&file.path),
+                QuotedPath(&file.path),
                 connection.name
             ),
             hint: Some("add it there again, set sync.remap = true, or exclude the file".to_owned()),
@@ -377,8 +377,8 @@ impl Synchronizer {
         file: &ConnectionFile,
         error: itwin::Error,
         refused: &mut Refused,
-    ) -> Result<(), Trouble> {
-        let path = Shown(&file.path);
+    ) -> Result<(), SyncError> {
+        let path = QuotedPath(&file.path);
         if error.status() == Some(404) {
             match self.client.file(&file.storage_file_id).await {
                 Err(gone) if gone.is_not_found() => {
@@ -407,7 +407,7 @@ impl Synchronizer {
             hint: None,
         };
         if error.status() == Some(409)
-            && let Some(other) = self.holder(&file.storage_file_id).await?
+            && let Some(other) = self.connection_containing(&file.storage_file_id).await?
         {
             failure.class = Class::RefusedForAll;
             failure.reason = format!(
@@ -449,7 +449,7 @@ impl Synchronizer {
     }
 
     /// Fails or puts off single files, each for its own reason.
-    async fn refuse(&self, refused: Refused) -> Result<(), Trouble> {
+    async fn refuse(&self, refused: Refused) -> Result<(), SyncError> {
         let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.files.len());
         for (file, refusal) in refused.files {
             super::report_failure(&file, &refusal);
@@ -476,7 +476,10 @@ impl Synchronizer {
     }
 
     /// The name of the connection of our iModel that holds a storage file.
-    async fn holder(&self, storage_file_id: &str) -> Result<Option<String>, itwin::Error> {
+    async fn connection_containing(
+        &self,
+        storage_file_id: &str,
+    ) -> Result<Option<String>, itwin::Error> {
         for connection in self.client.connections(&self.imodel_id).await? {
             let held = self.client.source_files(&connection.id).await?;
             if held

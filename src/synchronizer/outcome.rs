@@ -13,7 +13,7 @@ use crate::itwin::{Run, RunTask};
 use crate::ledger::{
     Again, ConnectionFile, FailureKind, FileId, FileOutcome, Issues, Outcome, Refusal, Verdict,
 };
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt;
 use crate::retry::Policy;
 use crate::stored_content::Content;
@@ -275,7 +275,7 @@ fn issues(run: &Run, file: &ConnectionFile, task: &RunTask) -> Option<Issues> {
 }
 
 fn reason(run: &Run, file: &ConnectionFile, task: Option<&RunTask>, result: &str) -> String {
-    let path = Shown(&file.path);
+    let path = QuotedPath(&file.path);
     let told = match task {
         Some(task) => task.error.as_ref().map(ToString::to_string),
         None => run.error.as_ref().map(ToString::to_string),

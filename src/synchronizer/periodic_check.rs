@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{Synchronizer, Trouble};
+use super::{SyncError, Synchronizer};
 use crate::ledger::{self, ConnectionFile, ConnectionRecord};
 use crate::next_attempt;
 use crate::stored_content::Content;
@@ -39,8 +39,8 @@ impl Synchronizer {
                         next = Duration::ZERO;
                     }
                 }
-                Err(Trouble::Ledger(error)) => return Err(error),
-                Err(Trouble::Platform(error)) => {
+                Err(SyncError::Ledger(error)) => return Err(error),
+                Err(SyncError::Platform(error)) => {
                     self.check_failures = self.check_failures.saturating_add(1);
                     let pause = self.policy.delay(self.check_failures, error.floor());
                     self.check_not_before = Instant::now() + pause;
@@ -59,7 +59,7 @@ impl Synchronizer {
 
     /// Corrects the connection, and compares what storage holds of all its files. True: something has to be uploaded
     /// or run.
-    async fn check(&mut self, connection: &ConnectionRecord) -> Result<bool, Trouble> {
+    async fn check(&mut self, connection: &ConnectionRecord) -> Result<bool, SyncError> {
         self.reconcile(connection).await?;
         let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;

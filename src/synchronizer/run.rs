@@ -7,13 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, error, info, warn};
 
 use super::outcome::{self, Evidence};
-use super::{Synchronizer, Trouble};
+use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Run, RunAnswer};
 use crate::ledger::{
     self, ConnectionFile, ConnectionRecord, FileId, OpenRun, Outcome, RunReport, Verdict,
 };
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::retry::Class;
 use crate::stored_content::Content;
 
@@ -30,11 +30,11 @@ const OTHER_RUNS: usize = 5;
 #[derive(Debug)]
 pub(super) enum Requested {
     /// It was, or may have been: the ledger has it as open.
-    Yes,
+    Open,
     /// There is nothing that it would bring.
     Nothing,
     /// Another run of the iModel comes first.
-    NotYet(Duration),
+    Wait(Duration),
 }
 
 impl Synchronizer {
@@ -44,7 +44,7 @@ impl Synchronizer {
         connection: &ConnectionRecord,
         platform_id: &str,
         references: bool,
-    ) -> Result<Requested, Trouble> {
+    ) -> Result<Requested, SyncError> {
         let run = self
             .ledger
             .begin_run(
@@ -55,7 +55,7 @@ impl Synchronizer {
             .await?;
         let files = self.ledger.run_size(run).await?;
         if files == 0 && !references {
-            self.ledger.abandon_run(run).await?;
+            self.ledger.abandon_run(run, crate::clock::now()).await?;
             return Ok(Requested::Nothing);
         }
         failpoint("run intended");
@@ -66,24 +66,24 @@ impl Synchronizer {
                 failpoint("run recorded");
                 self.unblock().await?;
                 info!(imodel = %self.imodel_id, connection = connection.name, run = run_id, files, "run requested");
-                Ok(Requested::Yes)
+                Ok(Requested::Open)
             }
             Ok(RunAnswer::Active(active)) => {
-                self.ledger.abandon_run(run).await?;
+                self.ledger.abandon_run(run, crate::clock::now()).await?;
                 let pause = self.blocked(active).await?;
-                Ok(Requested::NotYet(pause))
+                Ok(Requested::Wait(pause))
             }
             Ok(RunAnswer::Contended) => {
-                self.ledger.abandon_run(run).await?;
+                self.ledger.abandon_run(run, crate::clock::now()).await?;
                 debug!(imodel = %self.imodel_id, "run requests at the same moment; asking again");
-                Ok(Requested::NotYet(CONTENDED.min(self.sync.poll_interval)))
+                Ok(Requested::Wait(CONTENDED.min(self.sync.poll_interval)))
             }
             Err(error) if error.may_have_taken_effect() => {
                 warn!(imodel = %self.imodel_id, connection = connection.name, %error, "whether the run was started is not known; looking for it");
-                Ok(Requested::Yes)
+                Ok(Requested::Open)
             }
             Err(error) => {
-                self.ledger.abandon_run(run).await?;
+                self.ledger.abandon_run(run, crate::clock::now()).await?;
                 Err(error.into())
             }
         }
@@ -92,7 +92,9 @@ impl Synchronizer {
     /// Follows an open run to its end.
     pub(super) async fn follow(&mut self, open: &OpenRun) -> Result<Duration, ledger::Error> {
         let Some(connection) = open.connection_platform_id.as_deref() else {
-            self.ledger.abandon_run(open.id).await?;
+            self.ledger
+                .abandon_run(open.id, crate::clock::now())
+                .await?;
             return Ok(Duration::ZERO);
         };
         let run_id = match &open.platform_id {
@@ -107,13 +109,15 @@ impl Synchronizer {
                     debug!(imodel = %self.imodel_id, "the run was not requested; requesting it again");
                     return self.lose_run(open).await;
                 }
-                Err(Trouble::Ledger(error)) => return Err(error),
-                Err(Trouble::Platform(error)) if error.is_not_found() => {
-                    self.ledger.abandon_run(open.id).await?;
+                Err(SyncError::Ledger(error)) => return Err(error),
+                Err(SyncError::Platform(error)) if error.is_not_found() => {
+                    self.ledger
+                        .abandon_run(open.id, crate::clock::now())
+                        .await?;
                     self.ledger.set_connection(open.connection, None).await?;
                     return Ok(Duration::ZERO);
                 }
-                Err(Trouble::Platform(error)) => {
+                Err(SyncError::Platform(error)) => {
                     self.failures = self.failures.saturating_add(1);
                     warn!(imodel = %self.imodel_id, %error, "cannot look for a run; trying again");
                     return Ok(self.policy.delay(self.failures, error.floor()));
@@ -125,7 +129,9 @@ impl Synchronizer {
 
     /// A run that was requested does not exist. The next request waits the longer the more often that happens.
     async fn lose_run(&mut self, open: &OpenRun) -> Result<Duration, ledger::Error> {
-        self.ledger.abandon_run(open.id).await?;
+        self.ledger
+            .abandon_run(open.id, crate::clock::now())
+            .await?;
         self.lost_runs = self.lost_runs.saturating_add(1);
         let pause = self.policy.delay(self.lost_runs, None);
         self.not_before = Instant::now() + pause;
@@ -134,7 +140,11 @@ impl Synchronizer {
 
     /// A run of the connection that can only be the one whose request got no answer: not known yet, and started
     /// after the request, by the platform's clock.
-    async fn find_run(&self, connection: &str, open: &OpenRun) -> Result<Option<String>, Trouble> {
+    async fn find_run(
+        &self,
+        connection: &str,
+        open: &OpenRun,
+    ) -> Result<Option<String>, SyncError> {
         let runs = self.client.runs(connection).await?;
         let requested = open.requested_there.unwrap_or(open.requested_at);
         let earliest = requested.saturating_sub(CLOCKS_AGREE).unwrap_or(requested);
@@ -169,8 +179,8 @@ impl Synchronizer {
             match self.client.run_state(connection, run_id).await {
                 Ok(run) if run.is_final() => match self.conclude(connection, open, &run).await {
                     Ok(()) => return Ok(Duration::ZERO),
-                    Err(Trouble::Ledger(error)) => return Err(error),
-                    Err(Trouble::Platform(error)) => {
+                    Err(SyncError::Ledger(error)) => return Err(error),
+                    Err(SyncError::Platform(error)) => {
                         warn!(
                             imodel = %self.imodel_id, run = run_id, %error,
                             hint = error.hint().unwrap_or_default(),
@@ -217,7 +227,7 @@ impl Synchronizer {
         connection: &str,
         open: &OpenRun,
         run: &Run,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SyncError> {
         let now = crate::clock::now();
         self.lost_runs = 0;
         failpoint("run ended");
@@ -273,7 +283,7 @@ impl Synchronizer {
         files: &[ConnectionFile],
         in_run: &HashSet<FileId>,
         error: &itwin::Error,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SyncError> {
         let now = crate::clock::now();
         self.ledger
             .finish_run(open.id, &run.state, &run.result, &[], now)
@@ -294,7 +304,7 @@ impl Synchronizer {
         run: &Run,
         files: &[ConnectionFile],
         in_run: &HashSet<FileId>,
-    ) -> Result<HashSet<FileId>, Trouble> {
+    ) -> Result<HashSet<FileId>, SyncError> {
         let silent: Vec<&ConnectionFile> = files
             .iter()
             .filter(|file| in_run.contains(&file.file) && !file.stored.processed)
@@ -342,13 +352,13 @@ impl Synchronizer {
             match &report.verdict {
                 Verdict::Synchronized(None) => {
                     synchronized += 1;
-                    tell(report, &run.id);
+                    log_synchronized(report, &run.id);
                 }
                 Verdict::Synchronized(Some(issues)) => {
                     with_issues += 1;
                     let seconds = Duration::from_millis(report.millis).as_secs_f64();
                     warn!(
-                        watch = report.watch, path = %Shown(&report.path), connector = report.connector, run = run.id,
+                        watch = report.watch, path = %QuotedPath(&report.path), connector = report.connector, run = run.id,
                         result = %Outcome::SynchronizedWithIssues, bytes = report.bytes, seconds,
                         errors = issues.errors, warnings = issues.warnings, others = issues.others,
                         reason = issues.reason, hint = issues.hint.as_deref().unwrap_or_default(),
@@ -396,10 +406,10 @@ fn began_after_upload(run: &Run, file: &ConnectionFile) -> bool {
 }
 
 /// The one line that every synchronized file gets.
-fn tell(report: &RunReport, run: &str) {
+fn log_synchronized(report: &RunReport, run: &str) {
     let seconds = Duration::from_millis(report.millis).as_secs_f64();
     info!(
-        watch = report.watch, path = %Shown(&report.path), connector = report.connector, run,
+        watch = report.watch, path = %QuotedPath(&report.path), connector = report.connector, run,
         result = %Outcome::Synchronized, bytes = report.bytes, seconds, "file synchronized"
     );
 }

@@ -1,7 +1,7 @@
-//! Lines for systemd's journal in its own protocol, so that every field can be searched for.
+//! Entries for systemd's journal in its own protocol, with searchable fields.
 //!
-//! In come events; out goes one entry for each: `MESSAGE` is the whole line as a person reads it, and beside it every field of the event has one of
-//! its own, `path` as `ITWIN_PATH`. An entry that the journal does not take goes to standard error as a line, because nothing may be lost in silence.
+//! Each event becomes one entry: `MESSAGE` is the whole line, and each field of the event becomes a field of the entry, `path`
+//! as `ITWIN_PATH`. An entry that the journal rejects goes to standard error as a line, so that nothing is lost silently.
 //!
 //! Source: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL>, `systemd.journal-fields(7)`
 
@@ -15,7 +15,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::priority;
+use super::{priority, quoted};
 use crate::secret::{Part, redact};
 
 /// Where the journal listens.
@@ -96,14 +96,14 @@ impl Fields {
         format!("{}{}", self.message, self.line)
     }
 
-    /// `shown` is as a person reads it, `bare` as one searches for it.
+    /// `shown` goes into the line, `bare` into the field.
     fn add(&mut self, field: &Field, shown: &str, bare: &str) {
         if field.name() == "message" {
             shown.clone_into(&mut self.message);
             return;
         }
         // Writing into a text does not fail.
-        write!(self.line, " {}={shown}", field.name()).ok();
+        write!(self.line, " {}={}", field.name(), quoted(shown)).ok();
         let name: String = PREFIX
             .chars()
             .chain(field.name().chars())
@@ -139,7 +139,7 @@ impl Visit for Fields {
     }
 }
 
-/// Adds one field to an entry. A value of several lines is told by its length.
+/// Adds one field to an entry. A value with line breaks is preceded by its length.
 fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
     let value = redact(value, Part::Long);
     let value = value.as_bytes();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_a_line_for_people_and_a_field_for_each_of_its_own() {
+    fn an_event_becomes_a_line_and_a_field_for_each_of_its_fields() {
         let entry = entry_of(|| {
             let path = std::path::Path::new("Bridge/Deck 12.dgn");
             tracing::error!(watch = "north", ?path, attempt = 3, "upload failed");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_cannot_begin_a_field_of_its_own_nor_grow_too_large() {
+    fn a_value_cannot_inject_a_field_nor_grow_too_large() {
         let entry = entry_of(|| {
             let reason = "bad\nPRIORITY=0";
             tracing::info!(reason, "{}", "x".repeat(1024 * 1024));

@@ -14,24 +14,24 @@ use blake3::hazmat::{
 pub(super) const SLICE: usize = 128 * 1024;
 
 /// One branch of the tree, in bytes: a power of two, as the tree is binary.
-const PIECE: u64 = 1024 * 1024;
+const LEAF: u64 = 1024 * 1024;
 
 /// Hashed in one go, a branch as well.
-const GO: u64 = 64 * 1024 * 1024;
+const CHUNK: u64 = 64 * 1024 * 1024;
 
 /// More threads would only wait for the disk, or for memory.
 const THREADS_MAX: usize = 4;
 
 /// A file so far.
 #[derive(Debug, Default)]
-pub(super) struct Pieces {
+pub(super) struct TreeHasher {
     /// One for each go.
     branches: Vec<ChainingValue>,
     /// The root, when one go was the whole file.
     whole: Option<blake3::Hash>,
 }
 
-impl Pieces {
+impl TreeHasher {
     /// Hashes some of the `left` bytes of the file from `at` on, where the last call ended, and tells how many.
     /// `progress` rises with every slice that was read.
     pub(super) fn add(
@@ -41,8 +41,8 @@ impl Pieces {
         left: u64,
         progress: &AtomicU64,
     ) -> io::Result<u64> {
-        let len = left.min(GO);
-        if at == 0 && left <= PIECE {
+        let len = left.min(CHUNK);
+        if at == 0 && left <= LEAF {
             let hasher = read(file, 0, left, &mut vec![0; SLICE], progress)?;
             self.whole = Some(hasher.finalize());
             return Ok(len);
@@ -53,11 +53,11 @@ impl Pieces {
             let mut done = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let from = index * PIECE;
+                let from = index * LEAF;
                 if from >= len {
                     return Ok::<_, io::Error>(done);
                 }
-                let piece = read(file, at + from, PIECE.min(len - from), &mut slice, progress)?;
+                let piece = read(file, at + from, LEAF.min(len - from), &mut slice, progress)?;
                 done.push((index, piece.finalize_non_root()));
             }
         };
@@ -77,11 +77,11 @@ impl Pieces {
         });
         let mut done = done?;
         done.sort_unstable_by_key(|(index, _)| *index);
-        let pieces: Vec<_> = done.into_iter().map(|(_, piece)| piece).collect();
-        if at == 0 && left <= GO {
-            self.whole = root(&pieces);
+        let leaves: Vec<_> = done.into_iter().map(|(_, piece)| piece).collect();
+        if at == 0 && left <= CHUNK {
+            self.whole = root(&leaves);
         } else {
-            self.branches.push(join(&pieces));
+            self.branches.push(join(&leaves));
         }
         Ok(len)
     }
@@ -146,34 +146,34 @@ mod tests {
     fn branches_that_are_hashed_apart_make_the_hash_of_the_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.dgn");
-        let mut bytes = vec![0; usize::try_from(GO + 9 * PIECE).unwrap()];
+        let mut bytes = vec![0; usize::try_from(CHUNK + 9 * LEAF).unwrap()];
         fastrand::Rng::with_seed(1).fill(&mut bytes);
         for len in [
             0,
             1,
-            PIECE - 1,
-            PIECE,
-            PIECE + 1,
-            2 * PIECE,
-            3 * PIECE + 5,
-            8 * PIECE,
-            9 * PIECE - 1,
-            GO,
-            GO + 1,
-            GO + 9 * PIECE - 1,
+            LEAF - 1,
+            LEAF,
+            LEAF + 1,
+            2 * LEAF,
+            3 * LEAF + 5,
+            8 * LEAF,
+            9 * LEAF - 1,
+            CHUNK,
+            CHUNK + 1,
+            CHUNK + 9 * LEAF - 1,
         ] {
             let bytes = &bytes[..usize::try_from(len).unwrap()];
             std::fs::write(&path, bytes).unwrap();
             let file = File::open(&path).unwrap();
-            let mut pieces = Pieces::default();
+            let mut tree = TreeHasher::default();
             let mut at = 0;
             loop {
-                at += pieces.add(&file, at, len - at, &AtomicU64::new(0)).unwrap();
+                at += tree.add(&file, at, len - at, &AtomicU64::new(0)).unwrap();
                 if at == len {
                     break;
                 }
             }
-            assert_eq!(pieces.finish(), Some(blake3::hash(bytes)), "{len}");
+            assert_eq!(tree.finish(), Some(blake3::hash(bytes)), "{len}");
         }
     }
 }

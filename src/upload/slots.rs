@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::ledger::WatchId;
-use crate::names::Shown;
+use crate::names::QuotedPath;
 
 /// An upload that has waited this long for its share gives its slot and its buffer back until the share answers.
 pub(super) const STALL: Duration = Duration::from_secs(5);
@@ -252,7 +252,7 @@ impl Use {
             let seconds = (since.elapsed() + STALL).as_secs();
             return Some(format!(
                 "the share has not answered a read of {} for {seconds} s",
-                Shown(path)
+                QuotedPath(path)
             ));
         }
         let stuck = self.stuck();
@@ -267,7 +267,7 @@ impl Use {
         let (since, path) = first?;
         Some(format!(
             "the share has not answered {stuck} reads, of {} for {} s; uploads of this watch wait until it does",
-            Shown(path),
+            QuotedPath(path),
             since.elapsed().as_secs()
         ))
     }

@@ -20,12 +20,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::hash::{self, Pieces};
+use super::hash::{self, TreeHasher};
 use super::pool::{Buffer, Pool};
 use super::slots::{STALL, Slot, ThreadKey};
 use crate::failpoint::share_deadline;
 use crate::ledger::{Content, Fingerprint};
-use crate::rooted_fs::{self, Root};
+use crate::rooted_fs::{self, RootDir};
 
 /// How long the share may take for the next few bytes. Generous: a slow share is not a dead one.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Source<'s> {
     commands: mpsc::Sender<Command>,
     fingerprint: Fingerprint,
-    thread: Asked<'s>,
+    thread: ReadThread<'s>,
 }
 
 /// The next bytes of a file, and their checksum as Azure takes it (CRC-64/NVME).
@@ -70,7 +70,7 @@ enum Command {
         len: usize,
         answer: oneshot::Sender<Answer<Block>>,
     },
-    Skim {
+    HashOnly {
         answer: oneshot::Sender<Answer<u64>>,
     },
     Rewind {
@@ -99,7 +99,7 @@ impl Drop for Loan {
 
 /// The thread of a file as the asker knows it.
 #[derive(Debug)]
-struct Asked<'s> {
+struct ReadThread<'s> {
     slot: &'s Slot,
     path: PathBuf,
     key: ThreadKey,
@@ -113,7 +113,7 @@ impl<'s> Source<'s> {
         let (guard, key) = slot.thread(path).map_err(|_stuck| Error::Stuck)?;
         let (commands, inbox) = mpsc::channel();
         let (opened, answer) = oneshot::channel();
-        let thread = Asked {
+        let thread = ReadThread {
             slot,
             path: path.to_owned(),
             key,
@@ -137,7 +137,7 @@ impl<'s> Source<'s> {
                 }
             })
             .map_err(|error| Error::Unreadable(Arc::new(error)))?;
-        let fingerprint = thread.answered(answer, None).await?;
+        let fingerprint = thread.await_answer(answer, None).await?;
         Ok(Self {
             commands,
             fingerprint: fingerprint.ok_or(Error::Hangs)?,
@@ -166,7 +166,7 @@ impl<'s> Source<'s> {
             })?;
             // A share that is slow all the time must not be read from for ever without getting anywhere.
             let taken_back = (!patient).then_some(&loan);
-            if let Some(block) = self.thread.answered(answer, taken_back).await? {
+            if let Some(block) = self.thread.await_answer(answer, taken_back).await? {
                 return Ok(block);
             }
             patient = true;
@@ -176,7 +176,7 @@ impl<'s> Source<'s> {
     /// Tells what the whole file holds, without giving it out.
     pub(super) async fn hash(&self) -> Result<Content, Error> {
         self.rewind().await?;
-        while self.ask(|answer| Command::Skim { answer }).await? > 0 {}
+        while self.ask(|answer| Command::HashOnly { answer }).await? > 0 {}
         self.finish().await
     }
 
@@ -196,7 +196,7 @@ impl<'s> Source<'s> {
     ) -> Result<T, Error> {
         let (sender, answer) = oneshot::channel();
         self.send(command(sender))?;
-        let done = self.thread.answered(answer, None).await?;
+        let done = self.thread.await_answer(answer, None).await?;
         done.ok_or(Error::Hangs)
     }
 
@@ -205,10 +205,10 @@ impl<'s> Source<'s> {
     }
 }
 
-impl Asked<'_> {
+impl ReadThread<'_> {
     /// Waits for an answer for as long as the share makes progress. A share that makes none for a moment costs the upload
     /// its slot, and the buffer that the thread fills, until it does.
-    async fn answered<T>(
+    async fn await_answer<T>(
         &self,
         mut answer: oneshot::Receiver<Answer<T>>,
         loan: Option<&Loan>,
@@ -251,14 +251,14 @@ struct Reader {
     left: u64,
     blake3: blake3::Hasher,
     /// What was hashed in their stead when nobody wanted the bytes.
-    pieces: Pieces,
+    tree: TreeHasher,
     slice: Vec<u8>,
     progress: Arc<AtomicU64>,
 }
 
 impl Reader {
     fn open(root: PathBuf, path: PathBuf, progress: Arc<AtomicU64>) -> Result<Self, Error> {
-        let file = Root::open(&root)
+        let file = RootDir::open(&root)
             .and_then(|root| root.file(&path))
             .map_err(Error::from_io)?;
         let fingerprint = rooted_fs::fingerprint(&file).map_err(Error::from_io)?;
@@ -269,7 +269,7 @@ impl Reader {
             fingerprint,
             left: fingerprint.size,
             blake3: blake3::Hasher::new(),
-            pieces: Pieces::default(),
+            tree: TreeHasher::default(),
             slice: Vec::new(),
             progress,
         })
@@ -284,7 +284,7 @@ impl Reader {
                     len,
                     answer,
                 } => drop(answer.send(self.next(&buffer, len))),
-                Command::Skim { answer } => drop(answer.send(self.skim().map(Some))),
+                Command::HashOnly { answer } => drop(answer.send(self.hash_only().map(Some))),
                 Command::Rewind { answer } => {
                     self.rewind();
                     drop(answer.send(Ok(Some(()))));
@@ -336,10 +336,10 @@ impl Reader {
     }
 
     /// Hashes some of what is left, and tells how much is left then.
-    fn skim(&mut self) -> Result<u64, Error> {
+    fn hash_only(&mut self) -> Result<u64, Error> {
         let at = self.fingerprint.size - self.left;
         self.left -= self
-            .pieces
+            .tree
             .add(&self.file, at, self.left, &self.progress)
             .map_err(Error::from_read)?;
         Ok(self.left)
@@ -348,20 +348,20 @@ impl Reader {
     fn rewind(&mut self) {
         self.left = self.fingerprint.size;
         self.blake3.reset();
-        self.pieces = Pieces::default();
+        self.tree = TreeHasher::default();
     }
 
     fn finish(&mut self) -> Result<Content, Error> {
         let same = |file: &File| Ok(rooted_fs::fingerprint(file)? == self.fingerprint);
         let on_handle = same(&self.file).map_err(Error::from_io)?;
         // A file that was replaced by another one is unchanged on our handle; the name tells.
-        let at_path = Root::open(&self.root)
+        let at_path = RootDir::open(&self.root)
             .and_then(|root| same(&root.file(&self.path)?))
             .unwrap_or(false);
         if self.left > 0 || !on_handle || !at_path {
             return Err(Error::Changed);
         }
-        let digest = self.pieces.finish();
+        let digest = self.tree.finish();
         Ok(Content {
             digest: *digest.unwrap_or_else(|| self.blake3.finalize()).as_bytes(),
             bytes: self.fingerprint.size,
@@ -496,9 +496,9 @@ mod tests {
         assert!(matches!(source.hash().await, Err(Error::Changed)));
     }
 
-    fn asked(slot: &Slot) -> Asked<'_> {
+    fn asked(slot: &Slot) -> ReadThread<'_> {
         let (_guard, key) = slot.thread(Path::new("a.dgn")).unwrap();
-        Asked {
+        ReadThread {
             slot,
             path: PathBuf::from("a.dgn"),
             key,
@@ -511,7 +511,7 @@ mod tests {
         let slot = slot();
         let (_thread, answer) = oneshot::channel::<Answer<()>>();
         let waited =
-            tokio::time::timeout(2 * ANSWER_MAX, asked(&slot).answered(answer, None)).await;
+            tokio::time::timeout(2 * ANSWER_MAX, asked(&slot).await_answer(answer, None)).await;
         assert!(matches!(waited, Ok(Err(Error::Hangs))), "{waited:?}");
     }
 
@@ -528,7 +528,7 @@ mod tests {
             }
             drop(thread.send(Ok(Some(()))));
         });
-        let waited = asked.answered(answer, None).await;
+        let waited = asked.await_answer(answer, None).await;
         assert!(matches!(waited, Ok(Some(()))), "{waited:?}");
     }
 
@@ -548,7 +548,7 @@ mod tests {
             assert!(room.is_ok(), "the buffer is not given back");
             drop(thread.send(Ok(None)));
         };
-        let (waited, ()) = tokio::join!(asked.answered(answer, Some(&loan)), others);
+        let (waited, ()) = tokio::join!(asked.await_answer(answer, Some(&loan)), others);
         assert!(matches!(waited, Ok(None)), "{waited:?}");
         assert_eq!(slots.busy().all, 1);
     }

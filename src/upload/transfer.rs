@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Shared;
+use super::error::{TooSlow, UploadError};
 use super::source::{self, Block, Source};
-use super::steps::Trouble;
 use super::unfinished::Progress;
 use crate::config;
 use crate::itwin::{self, Checksum, Speed, UploadLinks, UploadUrl};
 use crate::ledger::{Content, UploadJob};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::runtime_status::Upload;
 
 /// Azure commits at most this many blocks to a blob.
@@ -61,7 +61,7 @@ pub(super) fn block_size(configured: u64, bytes: u64) -> u64 {
 }
 
 /// Where the bytes go.
-pub(super) struct Way {
+pub(super) struct UploadTarget {
     /// The storage file.
     pub(super) file_id: String,
     /// Its address.
@@ -70,23 +70,13 @@ pub(super) struct Way {
     pub(super) generation: Option<[u8; 12]>,
 }
 
-/// A file that cannot arrive: its address ends first, and a new address begins with an empty blob.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{sent} of {bytes} bytes were sent in {} s without a rate limit, then the upload address ended; a new address names another blob, so the upload starts from zero; {needed} bytes/s are needed",
-    took.as_secs()
-)]
-pub(super) struct TooSlow {
-    bytes: u64,
-    sent: u64,
-    took: Duration,
-    /// Bytes a second.
-    needed: u64,
-}
-
-impl TooSlow {
-    pub(super) fn hint() -> String {
-        "use a faster connection, or let the large file go when nothing else is uploaded (upload.workers = 1 leaves it the whole line)".to_owned()
+impl From<UploadLinks> for UploadTarget {
+    fn from(links: UploadLinks) -> Self {
+        Self {
+            file_id: links.file_id,
+            url: links.upload_url,
+            generation: None,
+        }
     }
 }
 
@@ -193,9 +183,9 @@ pub(super) async fn send(
     shared: &Shared,
     job: &UploadJob,
     source: &Source<'_>,
-    way: Way,
+    way: UploadTarget,
     progress: &Upload,
-) -> Result<Content, Trouble> {
+) -> Result<Content, UploadError> {
     let bytes = source.fingerprint().size;
     let block_size = block_size(shared.limits.block_size, bytes);
     let in_one = bytes <= shared.limits.block_size;
@@ -233,7 +223,9 @@ pub(super) async fn send(
                 (generation, resumes) = (new_generation(), false);
                 say_unlimited(shared, job);
             }
-            Err(Interrupted::Trouble(Trouble::Platform(error))) if error.upload_url_refused() => {
+            Err(Interrupted::UploadError(UploadError::Platform(error)))
+                if error.upload_url_refused() =>
+            {
                 let ended = address.has_ended();
                 if ended && address.renewable == Some(false) {
                     return Err(too_slow(bytes, progress, &address).into());
@@ -257,12 +249,12 @@ pub(super) async fn send(
                     generation = new_generation();
                 }
             }
-            Err(Interrupted::Trouble(Trouble::Platform(error)))
+            Err(Interrupted::UploadError(UploadError::Platform(error)))
                 if error.checksum_unknown() && shared.crc64.swap(false, Ordering::Relaxed) =>
             {
                 debug!(%error, "storage takes no CRC64; sending MD5 from now on");
             }
-            Err(Interrupted::Trouble(trouble)) => return Err(trouble),
+            Err(Interrupted::UploadError(trouble)) => return Err(trouble),
         }
         source.rewind().await?;
         progress.again();
@@ -277,7 +269,7 @@ async fn choose(
     file_id: &str,
     in_one: bool,
     address: &mut Address,
-) -> Result<(), Trouble> {
+) -> Result<(), UploadError> {
     if !in_one {
         match shared.client.update_content(file_id).await {
             Ok(links) if links.upload_url.is_same_blob(&address.url) => {
@@ -302,7 +294,7 @@ async fn choose(
 fn say_unlimited(shared: &Shared, job: &UploadJob) {
     if shared.client.rate_limit().is_some() {
         warn!(
-            path = %Shown(&job.path),
+            path = %QuotedPath(&job.path),
             "sending without the rate limit: at the limit, the upload address would end before the file has arrived, and a new address starts from zero"
         );
     }
@@ -322,12 +314,12 @@ fn too_slow(bytes: u64, progress: &Upload, address: &Address) -> TooSlow {
 enum Interrupted {
     /// The renewed address names another blob.
     Moved(UploadUrl),
-    Trouble(Trouble),
+    UploadError(UploadError),
 }
 
-impl<E: Into<Trouble>> From<E> for Interrupted {
+impl<E: Into<UploadError>> From<E> for Interrupted {
     fn from(error: E) -> Self {
-        Self::Trouble(error.into())
+        Self::UploadError(error.into())
     }
 }
 
@@ -378,7 +370,7 @@ impl Blocks<'_> {
         } = *self;
         self.keep(address);
         let held = if resumes {
-            held(shared, &address.url, self.generation).await?
+            blocks_in_storage(shared, &address.url, self.generation).await?
         } else {
             HashSet::new()
         };
@@ -449,7 +441,7 @@ impl Blocks<'_> {
             }
         }
         if skipped > 0 {
-            info!(path = %Shown(&self.job.path), bytes = skipped, "an interrupted upload continues; storage had this much of it");
+            info!(path = %QuotedPath(&self.job.path), bytes = skipped, "an interrupted upload continues; storage had this much of it");
         }
         // Nothing is visible before the list: a file that changed must not get that far.
         let content = source.finish().await?;
@@ -465,7 +457,7 @@ impl Blocks<'_> {
     ) -> Result<Duration, Interrupted> {
         match renewed {
             Ok(links) if links.upload_url.is_same_blob(&address.url) => {
-                debug!(path = %Shown(&self.job.path), "upload address renewed before its end");
+                debug!(path = %QuotedPath(&self.job.path), "upload address renewed before its end");
                 address.take(self.shared, links.upload_url);
                 address.renewable = Some(true);
                 self.keep(address);
@@ -505,11 +497,11 @@ fn rate(sent: u64, took: Duration, recent: Duration) -> u64 {
 }
 
 /// The blocks of this upload that storage has already. An address that allows no reading costs their sending again.
-async fn held(
+async fn blocks_in_storage(
     shared: &Shared,
     url: &UploadUrl,
     generation: [u8; 12],
-) -> Result<HashSet<String>, Trouble> {
+) -> Result<HashSet<String>, UploadError> {
     // Twelve bytes are sixteen letters: every id of the upload begins with them.
     let prefix = BASE64_STANDARD.encode(generation);
     match shared.client.blocks(url, &prefix).await {

@@ -9,13 +9,12 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::problems::Problems;
-use super::root::KnownFile;
-use crate::config::Watch;
-use crate::ledger::Absence;
+use crate::ledger::{Absence, Known};
+use crate::selection::Scope;
 
 /// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Listed {
     hasher: RandomState,
     /// Folders that were listed to their end.
     folders: HashSet<u64>,
@@ -25,7 +24,7 @@ pub(super) struct Seen {
     differs: bool,
 }
 
-impl Seen {
+impl Listed {
     /// A scan of the whole root begins.
     pub(super) fn begin_scan(&mut self) {
         self.folders.clear();
@@ -53,14 +52,14 @@ impl Seen {
     /// Known files of the folder that ended that were not listed.
     pub(super) fn unlisted(
         &self,
-        watch: &Watch,
+        scope: &Scope,
         dir: &Path,
-        known: &HashMap<OsString, KnownFile>,
+        known: &HashMap<OsString, Known>,
     ) -> Vec<(OsString, Absence)> {
         let unlisted = known
             .iter()
             .filter(|(name, _)| !self.names.contains(&self.hasher.hash_one(name.as_os_str())));
-        absent(watch, dir, unlisted)
+        absent(scope, dir, unlisted)
     }
 
     /// Known folders that were neither listed to their end nor lie where nothing could be read.
@@ -80,25 +79,14 @@ impl Seen {
 /// What files of a folder that were not found are: missing, or no longer selected. Those of which that is known are
 /// left out.
 pub(super) fn absent<'k>(
-    watch: &Watch,
+    scope: &Scope,
     dir: &Path,
-    files: impl Iterator<Item = (&'k OsString, &'k KnownFile)>,
+    files: impl Iterator<Item = (&'k OsString, &'k Known)>,
 ) -> Vec<(OsString, Absence)> {
-    let outside = !watch.recursive && !dir.as_os_str().is_empty();
-    let pruned = outside
-        || dir
-            .ancestors()
-            .any(|part| !part.as_os_str().is_empty() && watch.selection.prunes(part).is_some());
     files
         .filter(|(_, known)| !matches!(known.absence, Some(Absence::Gone | Absence::Deselected)))
         .map(|(name, _)| {
-            let wanted = !pruned
-                && watch
-                    .selection
-                    .decide(&dir.join(name))
-                    .connector()
-                    .is_some();
-            let absence = if wanted {
+            let absence = if scope.selects(&dir.join(name)) {
                 Absence::Missing
             } else {
                 Absence::Deselected

@@ -99,7 +99,7 @@ pub(super) struct Sender {
 struct Overflow {
     happened: AtomicBool,
     /// The thread that hands events over ended by itself.
-    deaf: AtomicBool,
+    watcher_died: AtomicBool,
     wake: Notify,
 }
 
@@ -109,12 +109,12 @@ pub(super) enum Hint {
     Path(PathBuf),
     Everything,
     /// No event comes any more before a scan has set new watches.
-    Deaf,
+    WatcherDied,
 }
 
 /// Lives in notify's thread, and tells of its end: notify does not, and a thread that panicked looks like a folder in
 /// which nothing happens.
-struct Alive {
+struct DeathNotice {
     shared: Weak<Shared>,
     link: Arc<Link>,
 }
@@ -128,13 +128,13 @@ struct Link {
     dead: AtomicBool,
 }
 
-impl Drop for Alive {
+impl Drop for DeathNotice {
     fn drop(&mut self) {
         self.link.dead.store(true, Ordering::Release);
         if !self.link.dismissed.load(Ordering::Acquire)
             && let Some(shared) = self.shared.upgrade()
         {
-            shared.table().tell_all(|| Hint::Deaf);
+            shared.table().broadcast(|| Hint::WatcherDied);
         }
     }
 }
@@ -178,8 +178,8 @@ impl Hints {
     /// The next hint. Never ends; may be dropped and called again at any time.
     pub(super) async fn next(&mut self) -> Hint {
         loop {
-            if self.overflow.deaf.swap(false, Ordering::AcqRel) {
-                return Hint::Deaf;
+            if self.overflow.watcher_died.swap(false, Ordering::AcqRel) {
+                return Hint::WatcherDied;
             }
             if self.overflow.happened.swap(false, Ordering::AcqRel) {
                 return Hint::Everything;
@@ -205,7 +205,7 @@ impl Sender {
                 Ok(()) | Err(TrySendError::Closed(_)) => return,
             },
             Hint::Everything => &self.overflow.happened,
-            Hint::Deaf => &self.overflow.deaf,
+            Hint::WatcherDied => &self.overflow.watcher_died,
         };
         if !flag.swap(true, Ordering::AcqRel) {
             self.overflow.wake.notify_one();
@@ -252,7 +252,7 @@ impl Events {
         let shared = Arc::downgrade(&self.0);
         let followed = mounts::follow(move |points| match shared.upgrade() {
             Some(shared) => {
-                shared.table().tell_of_mounts(points);
+                shared.table().on_mounts_changed(points);
                 true
             }
             None => false,
@@ -283,14 +283,14 @@ impl Events {
 
     fn new_watcher(&self) -> Result<Watcher, Error> {
         let link = Arc::new(Link::default());
-        let alive = Alive {
+        let notice = DeathNotice {
             shared: Arc::downgrade(&self.0),
             link: Arc::clone(&link),
         };
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
             panicpoint("event");
-            if let Some(shared) = alive.shared.upgrade() {
-                shared.table().hand_over(event);
+            if let Some(shared) = notice.shared.upgrade() {
+                shared.table().dispatch(event);
             }
         });
         let notify = notify.map_err(|error| Error::NoInstance(reason(&error)))?;
@@ -447,9 +447,9 @@ impl Table {
         left
     }
 
-    fn hand_over(&self, event: notify::Result<Event>) {
+    fn dispatch(&self, event: notify::Result<Event>) {
         let Some(paths) = paths_of(event) else {
-            return self.tell_all(|| Hint::Everything);
+            return self.broadcast(|| Hint::Everything);
         };
         for path in paths {
             if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
@@ -479,14 +479,14 @@ impl Table {
         })
     }
 
-    fn tell_all(&self, hint: impl Fn() -> Hint) {
+    fn broadcast(&self, hint: impl Fn() -> Hint) {
         for root in self.roots.values() {
             root.sender.send(hint());
         }
     }
 
     /// Something was mounted or unmounted at these places.
-    fn tell_of_mounts(&self, points: &[PathBuf]) {
+    fn on_mounts_changed(&self, points: &[PathBuf]) {
         for root in self.roots.values() {
             let real = root.real.as_ref().unwrap_or(&root.path);
             let concerned = |point: &PathBuf| point.starts_with(real) || real.starts_with(point);
@@ -518,14 +518,14 @@ fn paths_of(event: notify::Result<Event>) -> Option<Vec<PathBuf>> {
     if event.need_rescan() {
         return None;
     }
-    if !tells_of_a_change(event.kind) {
+    if !is_change(event.kind) {
         return Some(Vec::new());
     }
     Some(event.paths)
 }
 
 /// Our own reading raises events as well; they must not feed back.
-fn tells_of_a_change(kind: EventKind) -> bool {
+fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
         EventKind::Any
@@ -587,7 +587,7 @@ mod tests {
         let (_watches, mut hints) = root(&events, "/root", &[("", 1), ("b", 2)]);
         let mut check = |kind, name: &str, expected: Vec<Hint>| {
             let event = Event::new(kind).add_path(PathBuf::from("/root").join(name));
-            events.table().hand_over(Ok(event));
+            events.table().dispatch(Ok(event));
             assert_eq!(hints.all(), expected);
         };
         check(
@@ -624,7 +624,7 @@ mod tests {
         let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
         let gone = Event::new(EventKind::Remove(RemoveKind::Folder)).add_path("/root".into());
         for event in [Ok(lost), Err(notify::Error::generic("failed")), Ok(gone)] {
-            events.table().hand_over(event);
+            events.table().dispatch(event);
             assert_eq!(hints.all(), [Hint::Everything]);
         }
     }
@@ -638,7 +638,7 @@ mod tests {
         let create = EventKind::Create(CreateKind::File);
         for folder in ["/bound", "/north/plans"] {
             let event = Event::new(create).add_path(Path::new(folder).join("a.dgn"));
-            events.table().hand_over(Ok(event));
+            events.table().dispatch(Ok(event));
             assert_eq!(to_north.all(), [path("plans/a.dgn")]);
             assert_eq!(to_bound.all(), [path("a.dgn")]);
         }
@@ -651,7 +651,7 @@ mod tests {
         assert_eq!(others.len(), 2);
         assert!(others.contains(&("/north", false)) && others.contains(&("/north/plans", true)));
         let event = Event::new(create).add_path("/bound/b.dgn".into());
-        events.table().hand_over(Ok(event));
+        events.table().dispatch(Ok(event));
         assert_eq!(
             (to_north.all(), to_bound.all()),
             (vec![], vec![path("b.dgn")])
@@ -669,7 +669,7 @@ mod tests {
             .unwrap();
         assert!(left.path == plans && left.other.is_none());
         let event = Event::new(EventKind::Any).add_path("/root/plans/a.dgn".into());
-        events.table().hand_over(Ok(event));
+        events.table().dispatch(Ok(event));
         assert_eq!(hints.all(), [path("plans/a.dgn")]);
         // The scan that found it did not come to the root, say.
         let left = events.table().leave(watches.id, 2);
@@ -683,11 +683,11 @@ mod tests {
         let (_a, mut a) = root(&events, "/srv/a", &[]);
         let (_b, mut b) = root(&events, "/srv/b", &[]);
         let table = events.table();
-        table.tell_of_mounts(&["/srv/a/deep/share".into()]);
+        table.on_mounts_changed(&["/srv/a/deep/share".into()]);
         assert_eq!((a.all(), b.all()), (vec![Hint::Everything], vec![]));
-        table.tell_of_mounts(&["/srv".into(), "/elsewhere".into()]);
+        table.on_mounts_changed(&["/srv".into(), "/elsewhere".into()]);
         assert_eq!((a.all().len(), b.all().len()), (1, 1));
-        table.tell_of_mounts(&["/srv/ab".into(), "/srv/b2/c".into()]);
+        table.on_mounts_changed(&["/srv/ab".into(), "/srv/b2/c".into()]);
         assert_eq!((a.all(), b.all()), (vec![], vec![]));
         drop(table);
     }

@@ -9,24 +9,24 @@ use std::time::Instant;
 
 use tokio::sync::mpsc as async_mpsc;
 
-use super::settle::Look;
+use super::settle::Observation;
 use crate::failpoint::panicpoint;
-use crate::rooted_fs::{self, Identity, Kind, Root};
+use crate::rooted_fs::{self, Identity, Kind, RootDir};
 
 /// Paths to look at, and whether the root itself is still the one it was.
 pub(super) type Request = Vec<PathBuf>;
 
 /// What the looks saw, in the order of the request, and the root that they saw it in.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct ProbeReply {
     pub(super) root: io::Result<Identity>,
-    pub(super) paths: Vec<(PathBuf, Sight)>,
+    pub(super) paths: Vec<(PathBuf, Probe)>,
 }
 
 /// What is at a path.
 #[derive(Debug)]
-pub(super) enum Sight {
-    File(Look),
+pub(super) enum Probe {
+    File(Observation),
     Folder,
     /// A link, FIFO, socket or device.
     Other,
@@ -39,14 +39,14 @@ pub(super) enum Sight {
 pub(super) fn spawn(
     name: &str,
     root: PathBuf,
-    answers: async_mpsc::Sender<Seen>,
+    answers: async_mpsc::Sender<ProbeReply>,
 ) -> io::Result<mpsc::Sender<Request>> {
     let (requests, inbox) = mpsc::channel::<Request>();
     std::thread::Builder::new()
-        .name(format!("look {name}"))
+        .name(format!("probe {name}"))
         .spawn(move || {
             for request in inbox {
-                if answers.blocking_send(look_at(&root, request)).is_err() {
+                if answers.blocking_send(probe_all(&root, request)).is_err() {
                     return;
                 }
             }
@@ -54,48 +54,48 @@ pub(super) fn spawn(
     Ok(requests)
 }
 
-fn look_at(root: &Path, paths: Vec<PathBuf>) -> Seen {
-    panicpoint("look");
-    match Root::open(root).and_then(|root| Ok((root.identity()?, root))) {
+fn probe_all(root: &Path, paths: Vec<PathBuf>) -> ProbeReply {
+    panicpoint("probe");
+    match RootDir::open(root).and_then(|root| Ok((root.identity()?, root))) {
         Ok((identity, root)) => {
             let paths = paths
                 .into_iter()
                 .map(|path| {
-                    let sight = sight(&root, &path);
-                    (path, sight)
+                    let probe = probe(&root, &path);
+                    (path, probe)
                 })
                 .collect();
-            Seen {
+            ProbeReply {
                 root: Ok(identity),
                 paths,
             }
         }
-        Err(error) => Seen {
+        Err(error) => ProbeReply {
             root: Err(error),
             paths: Vec::new(),
         },
     }
 }
 
-fn sight(root: &Root, path: &Path) -> Sight {
+fn probe(root: &RootDir, path: &Path) -> Probe {
     let began = Instant::now();
-    let look = root.kind(path).and_then(|kind| match kind {
-        Kind::Folder => Ok(Sight::Folder),
-        Kind::Other => Ok(Sight::Other),
+    let probe = root.kind(path).and_then(|kind| match kind {
+        Kind::Folder => Ok(Probe::Folder),
+        Kind::Other => Ok(Probe::Other),
         Kind::Regular => {
             let fingerprint = rooted_fs::fingerprint(root.file(path)?)?;
-            Ok(Sight::File(Look {
+            Ok(Probe::File(Observation {
                 began,
                 ended: Instant::now(),
                 fingerprint,
             }))
         }
     });
-    look.unwrap_or_else(|error| {
+    probe.unwrap_or_else(|error| {
         if rooted_fs::is_gone(&error) {
-            Sight::Gone
+            Probe::Gone
         } else {
-            Sight::Busy(error)
+            Probe::Busy(error)
         }
     })
 }

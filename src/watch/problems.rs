@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::names::Shown;
+use crate::names::QuotedPath;
 
 /// Kinds that are told apart; further ones are counted together.
 const KINDS_MAX: usize = 8;
@@ -160,7 +160,7 @@ impl Problems {
 
 /// The path in quotes, shortened in the middle.
 pub(super) fn shown(path: &Path) -> String {
-    let text: Vec<char> = Shown(path).to_string().chars().collect();
+    let text: Vec<char> = QuotedPath(path).to_string().chars().collect();
     if text.len() <= SHOWN_MAX {
         return text.into_iter().collect();
     }

@@ -1,6 +1,6 @@
 //! Walks a root, or a part of it, on a thread of its own, and reports folder by folder what is there.
 //!
-//! For each folder: set its inotify watch, then list it, so that whatever appears is either in the listing or told
+//! For each folder: set its inotify watch, then list it, so that whatever appears is either in the listing or reported
 //! by an event. The size and times of a listing only say *what to look at*; whether a file is finished is judged on
 //! the opened file. The thread may hang for as long as its share does; nobody joins it.
 
@@ -18,13 +18,13 @@ use tokio::sync::mpsc as async_mpsc;
 use super::Survey;
 use super::events::{self, Watches};
 use super::problems::Problems;
-use super::skip_log::LeftAlone;
+use super::skip_log::SkipLog;
 use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
 use crate::ledger::{Fingerprint, Ready};
-use crate::rooted_fs::{self, Identity, Kind, Root};
-use crate::selection::{ConnectorType, Selection};
+use crate::rooted_fs::{self, Identity, Kind, RootDir};
+use crate::selection::{ConnectorType, Scope};
 
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
 const LISTING_MAX: usize = 4096;
@@ -154,9 +154,8 @@ impl Pulse {
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) root: PathBuf,
-    pub(super) recursive: bool,
-    pub(super) selection: Selection,
-    pub(super) left_alone: Arc<LeftAlone>,
+    pub(super) scope: Scope,
+    pub(super) skip_log: Arc<SkipLog>,
     pub(super) pulse: Arc<Pulse>,
 }
 
@@ -174,16 +173,16 @@ pub(super) fn spawn(
             let mut scanner = Scanner {
                 plan,
                 watches,
-                deaf: true,
+                inotify_off: true,
                 reports,
                 found: Found::default(),
             };
             for request in inbox {
-                let told = match request {
+                let reported = match request {
                     Request::All => scanner.all(),
                     Request::Folder(folder) => scanner.folder(&folder),
                 };
-                if told.is_err() {
+                if reported.is_err() {
                     return;
                 }
             }
@@ -195,14 +194,13 @@ pub(super) fn spawn(
 pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
     let plan = Plan {
         root: watch.path.clone(),
-        recursive: watch.recursive,
-        selection: watch.selection.clone(),
-        left_alone: Arc::new(LeftAlone::new(&watch.name)),
+        scope: watch.scope.clone(),
+        skip_log: Arc::new(SkipLog::new(&watch.name)),
         pulse: Arc::default(),
     };
     let (reports, mut reported) = async_mpsc::channel(16);
     let requests = spawn(&watch.name, plan, None, reports)?;
-    let gone = || io::Error::other("the scan ended by itself");
+    let gone = || io::Error::other("the scan ended unexpectedly");
     requests.send(Request::All).map_err(|_| gone())?;
     let mut survey = Survey::default();
     loop {
@@ -232,7 +230,7 @@ struct Scanner {
     /// None: nobody wants to hear of changes.
     watches: Option<Watches>,
     /// No folder can be watched, or none needs to be.
-    deaf: bool,
+    inotify_off: bool,
     reports: async_mpsc::Sender<Report>,
     found: Found,
 }
@@ -333,13 +331,13 @@ impl Scanner {
         self.found = Found::default();
         let root = self.walk_root()?;
         let found = std::mem::take(&mut self.found);
-        self.tell(Report::Done(Summary {
+        self.report(Report::Done(Summary {
             files: found.files,
             ignored: found.ignored,
             took: began.elapsed(),
             root,
             remote: found.remote,
-            watched: !self.deaf && !found.unwatched,
+            watched: !self.inotify_off && !found.unwatched,
             remote_folders: found.remote_folders,
             problems: found.problems,
         }))
@@ -347,7 +345,7 @@ impl Scanner {
 
     /// Walks the whole root. A root that is replaced in the middle (unmounted, say) makes the walk count for nothing.
     fn walk_root(&mut self) -> Result<io::Result<Identity>, Stopped> {
-        let opened = Root::open(&self.plan.root).and_then(|root| Ok((root.identity()?, root)));
+        let opened = RootDir::open(&self.plan.root).and_then(|root| Ok((root.identity()?, root)));
         let (before, root) = match opened {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
@@ -357,13 +355,13 @@ impl Scanner {
             .and_then(filesystem::is_remote)
             .unwrap_or(true);
         // Every folder is watched anew: watches of a root that was replaced, or that were lost, are mended by the way.
-        self.deaf = true;
+        self.inotify_off = true;
         if let Some(watches) = &mut self.watches {
             if self.found.remote {
                 watches.clear();
             } else {
                 match watches.begin() {
-                    Ok(()) => self.deaf = false,
+                    Ok(()) => self.inotify_off = false,
                     Err(error) => {
                         self.found.problems.add(&error.to_string(), Path::new(""));
                     }
@@ -374,7 +372,7 @@ impl Scanner {
         if let Some(watches) = &mut self.watches {
             watches.end();
         }
-        let after = Root::open(&self.plan.root).and_then(|root| root.identity());
+        let after = RootDir::open(&self.plan.root).and_then(|root| root.identity());
         Ok(match after {
             Ok(after) if after == before => Ok(after),
             Ok(_) => Err(io::Error::other(
@@ -387,14 +385,14 @@ impl Scanner {
     fn folder(&mut self, folder: &Path) -> Result<(), Stopped> {
         panicpoint("scan");
         self.found = Found::default();
-        if let Ok(root) = Root::open(&self.plan.root) {
+        if let Ok(root) = RootDir::open(&self.plan.root) {
             self.walk(&root, folder)?;
         }
         let found = std::mem::take(&mut self.found);
-        self.tell(Report::FolderDone(found.problems))
+        self.report(Report::FolderDone(found.problems))
     }
 
-    fn walk(&mut self, root: &Root, start: &Path) -> Result<(), Stopped> {
+    fn walk(&mut self, root: &RootDir, start: &Path) -> Result<(), Stopped> {
         let mut waiting = Waiting::new(start.to_owned());
         self.list_in(root, start, &mut waiting)?;
         while let Some(dir) = waiting.next().map(Path::to_owned) {
@@ -403,7 +401,12 @@ impl Scanner {
         Ok(())
     }
 
-    fn list_in(&mut self, root: &Root, dir: &Path, waiting: &mut Waiting) -> Result<(), Stopped> {
+    fn list_in(
+        &mut self,
+        root: &RootDir,
+        dir: &Path,
+        waiting: &mut Waiting,
+    ) -> Result<(), Stopped> {
         self.plan.pulse.step();
         if let Some(why) = too_long(dir) {
             self.found.problems.refuse(&why, dir);
@@ -419,7 +422,7 @@ impl Scanner {
 
     fn list(
         &mut self,
-        root: &Root,
+        root: &RootDir,
         dir: &Path,
         waiting: &mut Waiting,
     ) -> Result<io::Result<()>, Stopped> {
@@ -483,8 +486,8 @@ impl Scanner {
                     }
                 }
                 Kind::Regular => {
-                    let verdict = self.plan.selection.decide_entered(&path);
-                    self.plan.left_alone.mention(&path, &verdict);
+                    let verdict = self.plan.scope.decide_entered(&path);
+                    self.plan.skip_log.mention(&path, &verdict);
                     let Some(connector) = verdict.connector() else {
                         self.found.ignored += 1;
                         continue;
@@ -515,24 +518,24 @@ impl Scanner {
                 Kind::Folder | Kind::Other => {}
             }
             if files.len() == LISTING_MAX || bytes >= LISTING_BYTES_MAX {
-                self.tell_listing(dir, std::mem::take(&mut files), part, false)?;
+                self.report_listing(dir, std::mem::take(&mut files), part, false)?;
                 (part, bytes) = (part + 1, 0);
             }
         }
         if part > 0 || !files.is_empty() {
-            self.tell_listing(dir, files, part, whole)?;
+            self.report_listing(dir, files, part, whole)?;
         }
         Ok(Ok(()))
     }
 
-    fn tell_listing(
+    fn report_listing(
         &self,
         dir: &Path,
         files: Vec<Listed>,
         part: u32,
         last: bool,
     ) -> Result<(), Stopped> {
-        self.tell(Report::Listing(Listing {
+        self.report(Report::Listing(Listing {
             dir: dir.to_owned(),
             files,
             part,
@@ -541,11 +544,11 @@ impl Scanner {
     }
 
     fn enters(&self, path: &Path) -> bool {
-        self.plan.recursive && self.plan.selection.prunes(path).is_none()
+        self.plan.scope.enters(path)
     }
 
     fn watch(&mut self, dir: &Path, folder: Identity) {
-        let Some(watches) = self.watches.as_ref().filter(|_| !self.deaf) else {
+        let Some(watches) = self.watches.as_ref().filter(|_| !self.inotify_off) else {
             return;
         };
         match watches.watch(dir, folder) {
@@ -567,13 +570,13 @@ impl Scanner {
         false
     }
 
-    fn tell(&self, report: Report) -> Result<(), Stopped> {
+    fn report(&self, report: Report) -> Result<(), Stopped> {
         let pulse = &self.plan.pulse;
         pulse.reporting.store(true, Ordering::Relaxed);
-        let told = self.reports.blocking_send(report).map_err(|_| Stopped);
+        let reported = self.reports.blocking_send(report).map_err(|_| Stopped);
         pulse.step();
         pulse.reporting.store(false, Ordering::Relaxed);
-        told
+        reported
     }
 }
 
@@ -606,9 +609,8 @@ mod tests {
             let (reporter, reports) = async_mpsc::channel(1);
             let plan = Plan {
                 root: root.clone(),
-                recursive: true,
-                selection: Selection::default(),
-                left_alone: Arc::new(LeftAlone::new("north")),
+                scope: Scope::default(),
+                skip_log: Arc::new(SkipLog::new("north")),
                 pulse: Arc::default(),
             };
             let watches = Events::default().of_root(&root, sender);
@@ -655,8 +657,8 @@ mod tests {
         walk.first_listing().await;
         fs::rename(&walk.root, walk.dir.path().join("away")).unwrap();
         fs::create_dir(&walk.root).unwrap();
-        let told = walk.summary().await.root.unwrap_err().to_string();
-        assert!(told.contains("replaced"), "{told}");
+        let reported = walk.summary().await.root.unwrap_err().to_string();
+        assert!(reported.contains("replaced"), "{reported}");
     }
 
     #[test]

@@ -9,24 +9,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Unfinished;
-use crate::config::Patience;
+use crate::config::SettlePolicy;
 use crate::ledger::Fingerprint;
 
-/// However many events come for a file, it is not looked at more often than this while it settles.
-const LOOK_GAP: Duration = Duration::from_secs(1);
+/// However many events come for a file, it is not probed more often than this while it settles.
+const PROBE_GAP: Duration = Duration::from_secs(1);
 
-/// A file that cannot be opened now is looked at again after this time, doubling up to [`BUSY_MAX`].
+/// A file that cannot be opened now is probed again after this time, doubling up to [`BUSY_MAX`].
 const BUSY_FIRST: Duration = Duration::from_secs(2);
 const BUSY_MAX: Duration = Duration::from_secs(30);
 
 /// The files of one root that are being written, or were until a moment ago.
 #[derive(Debug)]
 pub(super) struct Settling {
-    patience: Patience,
+    policy: SettlePolicy,
     files: HashMap<PathBuf, Entry>,
     /// When files were finished the last time, as long as that keeps them from being so again.
     finished: HashMap<PathBuf, Instant>,
-    /// Times at which files are to be looked at. May hold outdated times: an entry's own `look_at` decides.
+    /// Times at which files are to be probed. May hold outdated times: an entry's own `probe_at` decides.
     queue: BinaryHeap<Reverse<(Instant, PathBuf)>>,
     /// Of all paths in `files`.
     bytes: usize,
@@ -40,33 +40,33 @@ struct Entry {
     seen: Option<(Fingerprint, Instant)>,
     /// When it was seen for the first time since it was finished.
     first: Instant,
-    looked: Instant,
+    probed: Instant,
     /// None while a look is under way.
-    look_at: Option<Instant>,
+    probe_at: Option<Instant>,
     busy: Duration,
 }
 
 /// One look at a file: when it began and ended, and what it saw.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct Observation {
     pub(super) began: Instant,
     pub(super) ended: Instant,
     pub(super) fingerprint: Fingerprint,
 }
 
-/// What follows from a look.
+/// What follows from an observation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It is to be looked at again later.
+    /// It is to be probed again later.
     Wait,
     /// It is finished, just as this look saw it.
     Ready,
 }
 
 impl Settling {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(policy: SettlePolicy) -> Self {
         Self {
-            patience,
+            policy,
             files: HashMap::new(),
             finished: HashMap::new(),
             queue: BinaryHeap::new(),
@@ -113,7 +113,7 @@ impl Settling {
             path: path.to_string_lossy().into_owned(),
             busy: entry.seen.is_none(),
             unchanged_ms: entry.seen.map_or(0, |(_, since)| whole_millis(now, since)),
-            next_look_ms: entry.look_at.map_or(0, |at| whole_millis(at, now)),
+            next_look_ms: entry.probe_at.map_or(0, |at| whole_millis(at, now)),
         };
         match only {
             Some(path) => self
@@ -126,29 +126,30 @@ impl Settling {
         }
     }
 
-    /// Takes in a look. The first and the last of an unbroken row of equal looks must be the settle time apart.
-    pub(super) fn observe(&mut self, path: &Path, look: Look) -> Step {
+    /// Takes in an observation. The first and the last of an unbroken row of equal observations must be the settle time apart.
+    pub(super) fn observe(&mut self, path: &Path, observation: Observation) -> Step {
         let since = match self.files.get(path).and_then(|entry| entry.seen) {
-            Some((fingerprint, since)) if fingerprint == look.fingerprint => since,
-            _ => look.ended,
+            Some((fingerprint, since)) if fingerprint == observation.fingerprint => since,
+            _ => observation.ended,
         };
-        let rest = self.rest(path, look.began);
+        let rest = self.rest(path, observation.began);
         let mut next = since + rest;
-        if look.began.saturating_duration_since(since) >= rest && since != look.ended {
+        if observation.began.saturating_duration_since(since) >= rest && since != observation.ended
+        {
             next = match self.finished.get(path) {
-                Some(last) => *last + self.patience.upload_interval,
-                None => look.began,
+                Some(last) => *last + self.policy.upload_interval,
+                None => observation.began,
             };
-            if next <= look.began {
+            if next <= observation.began {
                 self.forget(path);
-                self.finish(path, look.ended);
+                self.finish(path, observation.ended);
                 return Step::Ready;
             }
         }
         self.wait(
             path,
-            Some((look.fingerprint, since)),
-            look.ended,
+            Some((observation.fingerprint, since)),
+            observation.ended,
             next,
             BUSY_FIRST,
         );
@@ -161,14 +162,14 @@ impl Settling {
             .files
             .get(path)
             .map(|entry| now.saturating_duration_since(entry.first));
-        match (self.patience.max_wait, changing) {
-            (Some(max), Some(changing)) if changing >= max => self.patience.settle.min(LOOK_GAP),
-            _ => self.patience.settle,
+        match (self.policy.max_wait, changing) {
+            (Some(max), Some(changing)) if changing >= max => self.policy.settle.min(PROBE_GAP),
+            _ => self.policy.settle,
         }
     }
 
     fn finish(&mut self, path: &Path, now: Instant) {
-        let interval = self.patience.upload_interval;
+        let interval = self.policy.upload_interval;
         if interval.is_zero() {
             return;
         }
@@ -192,14 +193,14 @@ impl Settling {
     }
 
     /// An event told that something happened to the file. Returns false when the file is not known here, so that
-    /// it has to be looked at for the first time.
+    /// it has to be probed for the first time.
     pub(super) fn touch(&mut self, path: &Path, now: Instant) -> bool {
         let Some(entry) = self.files.get_mut(path) else {
             return false;
         };
-        let soonest = now.max(entry.looked + LOOK_GAP.min(self.patience.settle));
-        if entry.look_at.is_some_and(|at| at > soonest) {
-            entry.look_at = Some(soonest);
+        let soonest = now.max(entry.probed + PROBE_GAP.min(self.policy.settle));
+        if entry.probe_at.is_some_and(|at| at > soonest) {
+            entry.probe_at = Some(soonest);
             self.queue.push(Reverse((soonest, path.to_owned())));
         }
         true
@@ -213,7 +214,7 @@ impl Settling {
         }
     }
 
-    /// Takes up to `most` files whose time to be looked at has come.
+    /// Takes up to `most` files whose time to be probed has come.
     pub(super) fn take_due(&mut self, now: Instant, most: usize) -> Vec<PathBuf> {
         let mut due = Vec::new();
         while due.len() < most && self.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
@@ -223,17 +224,17 @@ impl Settling {
             if let Some(entry) = self
                 .files
                 .get_mut(&path)
-                .filter(|entry| entry.look_at == Some(at))
+                .filter(|entry| entry.probe_at == Some(at))
             {
-                entry.look_at = None;
+                entry.probe_at = None;
                 due.push(path);
             }
         }
         due
     }
 
-    /// When the next file is to be looked at. May be too early, never too late.
-    pub(super) fn next_look(&self) -> Option<Instant> {
+    /// When the next file is to be probed. May be too early, never too late.
+    pub(super) fn next_probe(&self) -> Option<Instant> {
         self.queue.peek().map(|Reverse((at, _))| *at)
     }
 
@@ -241,15 +242,15 @@ impl Settling {
         &mut self,
         path: &Path,
         seen: Option<(Fingerprint, Instant)>,
-        looked: Instant,
-        look_at: Instant,
+        probed: Instant,
+        probe_at: Instant,
         busy: Duration,
     ) {
         let entry = Entry {
             seen,
-            first: self.files.get(path).map_or(looked, |known| known.first),
-            looked,
-            look_at: Some(look_at),
+            first: self.files.get(path).map_or(probed, |known| known.first),
+            probed,
+            probe_at: Some(probe_at),
             busy,
         };
         self.busy += usize::from(entry.seen.is_none());
@@ -260,7 +261,7 @@ impl Settling {
             self.bytes += path.as_os_str().len();
             self.files.insert(path.to_owned(), entry);
         }
-        self.queue.push(Reverse((look_at, path.to_owned())));
+        self.queue.push(Reverse((probe_at, path.to_owned())));
     }
 }
 
@@ -278,8 +279,8 @@ mod tests {
 
     const SETTLE: Duration = Duration::from_secs(10);
 
-    fn patience(max_wait: Option<u64>, upload_interval: u64) -> Patience {
-        Patience {
+    fn policy(max_wait: Option<u64>, upload_interval: u64) -> SettlePolicy {
+        SettlePolicy {
             settle: SETTLE,
             max_wait: max_wait.map(Duration::from_secs),
             upload_interval: Duration::from_secs(upload_interval),
@@ -294,8 +295,8 @@ mod tests {
         }
     }
 
-    fn look(at: Instant, size: u64) -> Look {
-        Look {
+    fn seen(at: Instant, size: u64) -> Observation {
+        Observation {
             began: at,
             ended: at,
             fingerprint: print(size),
@@ -309,11 +310,11 @@ mod tests {
     /// Looks at the one file whenever the bookkeeping asks to, at whole seconds; returns the second it was ready.
     fn ready_after(start: Instant, settling: &mut Settling, size_at: impl Fn(u64) -> u64) -> u64 {
         let path = Path::new("a.dgn");
-        assert_eq!(settling.observe(path, look(start, size_at(0))), Step::Wait);
+        assert_eq!(settling.observe(path, seen(start, size_at(0))), Step::Wait);
         for s in 1..1000 {
             let now = start + second(s);
             for due in settling.take_due(now, 10) {
-                if settling.observe(&due, look(now, size_at(s))) == Step::Ready {
+                if settling.observe(&due, seen(now, size_at(s))) == Step::Ready {
                     return s;
                 }
             }
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_file_that_rests_is_ready_after_the_settle_time() {
-        let mut settling = Settling::new(patience(None, 0));
+        let mut settling = Settling::new(policy(None, 0));
         assert_eq!(ready_after(Instant::now(), &mut settling, |_| 7), 10);
         assert!(settling.is_empty());
     }
@@ -336,7 +337,7 @@ mod tests {
             |print| print.ctime_ns -= 1,
         ];
         for (which, change) in changes.into_iter().enumerate() {
-            let mut settling = Settling::new(patience(None, 0));
+            let mut settling = Settling::new(policy(None, 0));
             let (path, start) = (Path::new("a.dgn"), Instant::now());
             let mut changed = print(1);
             change(&mut changed);
@@ -344,7 +345,7 @@ mod tests {
                 let at = start + second(at);
                 settling.observe(
                     path,
-                    Look {
+                    Observation {
                         began: at,
                         ended: at,
                         fingerprint,
@@ -360,28 +361,28 @@ mod tests {
 
     #[test]
     fn a_file_that_grows_with_pauses_shorter_than_the_settle_time_is_not_ready_before_it_rests() {
-        let mut settling = Settling::new(patience(None, 0));
+        let mut settling = Settling::new(policy(None, 0));
         let ready = ready_after(Instant::now(), &mut settling, |s| s.min(60) / 8);
         assert!((66..=80).contains(&ready), "{ready}");
     }
 
     /// The seconds at which a file is finished that a program saves in place again and again.
-    fn finished_at(patience: Patience, hours: u64, size_at: impl Fn(u64) -> u64) -> Vec<u64> {
-        let mut settling = Settling::new(patience);
+    fn finished_at(policy: SettlePolicy, hours: u64, size_at: impl Fn(u64) -> u64) -> Vec<u64> {
+        let mut settling = Settling::new(policy);
         let (path, start) = (Path::new("a.dgn"), Instant::now());
         let (mut finished, mut known) = (Vec::new(), None);
         for s in 0..hours * 3600 {
             let now = start + second(s);
             let changed = s == 0 || size_at(s) != size_at(s - 1);
-            let mut looks = settling.take_due(now, 10);
+            let mut due_paths = settling.take_due(now, 10);
             // An event tells of a change to a file that is known as it was.
-            if changed && !settling.touch(path, now) && looks.is_empty() {
-                looks.push(path.to_owned());
+            if changed && !settling.touch(path, now) && due_paths.is_empty() {
+                due_paths.push(path.to_owned());
             }
-            for due in looks {
+            for due in due_paths {
                 if known == Some(size_at(s)) {
                     settling.forget(&due);
-                } else if settling.observe(&due, look(now, size_at(s))) == Step::Ready {
+                } else if settling.observe(&due, seen(now, size_at(s))) == Step::Ready {
                     finished.push(s);
                     known = Some(size_at(s));
                 }
@@ -394,7 +395,7 @@ mod tests {
     fn a_file_that_is_saved_in_place_all_day_is_taken_at_intervals_and_in_its_last_state() {
         // Saved every four seconds for eight hours.
         let size_at = |s: u64| (s / 4).min(8 * 900);
-        let finished = finished_at(patience(Some(600), 1800), 9, size_at);
+        let finished = finished_at(policy(Some(600), 1800), 9, size_at);
         assert!((16..=18).contains(&finished.len()), "{finished:?}");
         assert!(
             finished.windows(2).all(|pair| pair[1] - pair[0] >= 1800),
@@ -404,25 +405,25 @@ mod tests {
             *finished.last().unwrap() >= 8 * 3600,
             "the last state too: {finished:?}"
         );
-        let without = finished_at(patience(None, 0), 9, size_at);
+        let without = finished_at(policy(None, 0), 9, size_at);
         assert_eq!(without.len(), 1, "not before it rests: {without:?}");
     }
 
     #[test]
     fn a_file_that_is_saved_at_every_pause_is_not_taken_at_every_pause() {
         let size_at = |s: u64| (s / 20).min(180);
-        let finished = finished_at(patience(None, 600), 2, size_at);
+        let finished = finished_at(policy(None, 600), 2, size_at);
         assert!((6..=8).contains(&finished.len()), "{finished:?}");
         assert!(*finished.last().unwrap() >= 3600);
     }
 
     #[test]
     fn events_bring_the_next_look_forward_but_not_more_often_than_once_a_second() {
-        let mut settling = Settling::new(patience(None, 0));
+        let mut settling = Settling::new(policy(None, 0));
         let path = Path::new("a.dgn");
         let start = Instant::now();
         assert!(!settling.touch(path, start));
-        settling.observe(path, look(start, 1));
+        settling.observe(path, seen(start, 1));
         for ms in [10, 20, 300] {
             assert!(settling.touch(path, start + Duration::from_millis(ms)));
         }
@@ -439,7 +440,7 @@ mod tests {
             Vec::<PathBuf>::new(),
             "one look at a time"
         );
-        settling.observe(path, look(start + second(1), 2));
+        settling.observe(path, seen(start + second(1), 2));
         assert_eq!(
             settling.take_due(start + second(10), 10),
             Vec::<PathBuf>::new(),
@@ -450,35 +451,35 @@ mod tests {
             vec![path.to_owned()]
         );
         assert_eq!(
-            settling.observe(path, look(start + second(11), 2)),
+            settling.observe(path, seen(start + second(11), 2)),
             Step::Ready
         );
     }
 
     #[test]
     fn a_look_that_took_long_does_not_count_as_rest() {
-        let mut settling = Settling::new(patience(None, 0));
+        let mut settling = Settling::new(policy(None, 0));
         let path = Path::new("a.dgn");
         let start = Instant::now();
-        let slow = Look {
+        let slow = Observation {
             began: start,
             ended: start + second(60),
             fingerprint: print(1),
         };
         assert_eq!(settling.observe(path, slow), Step::Wait);
         assert_eq!(
-            settling.observe(path, look(start + second(61), 1)),
+            settling.observe(path, seen(start + second(61), 1)),
             Step::Wait
         );
         assert_eq!(
-            settling.observe(path, look(start + second(70), 1)),
+            settling.observe(path, seen(start + second(70), 1)),
             Step::Ready
         );
     }
 
     #[test]
     fn a_busy_file_is_asked_less_and_less_often_and_starts_to_rest_when_it_can_be_read() {
-        let mut settling = Settling::new(patience(None, 0));
+        let mut settling = Settling::new(policy(None, 0));
         let path = Path::new("a.dgn");
         let start = Instant::now();
         assert!(settling.busy(path, start));
@@ -487,25 +488,25 @@ mod tests {
             assert!(!settling.busy(path, start + second(asked)));
             assert!(settling.take_due(start + second(next - 1), 10).is_empty());
         }
-        settling.observe(path, look(start + second(60), 1));
+        settling.observe(path, seen(start + second(60), 1));
         assert_eq!(
-            settling.observe(path, look(start + second(70), 1)),
+            settling.observe(path, seen(start + second(70), 1)),
             Step::Ready
         );
     }
 
     #[test]
     fn a_settle_time_of_zero_still_needs_a_second_look() {
-        let mut settling = Settling::new(Patience {
+        let mut settling = Settling::new(SettlePolicy {
             settle: Duration::ZERO,
-            ..patience(None, 0)
+            ..policy(None, 0)
         });
         let path = Path::new("a.dgn");
         let start = Instant::now();
-        assert_eq!(settling.observe(path, look(start, 1)), Step::Wait);
+        assert_eq!(settling.observe(path, seen(start, 1)), Step::Wait);
         assert_eq!(settling.take_due(start, 10).len(), 1);
         assert_eq!(
-            settling.observe(path, look(start + second(1), 1)),
+            settling.observe(path, seen(start + second(1), 1)),
             Step::Ready
         );
     }
@@ -535,8 +536,8 @@ mod tests {
             max_wait in proptest::option::of(20..100_u64),
             upload_interval in 0..60_u64,
         ) {
-            let patience = patience(max_wait, upload_interval);
-            let mut settling = Settling::new(patience);
+            let policy = policy(max_wait, upload_interval);
+            let mut settling = Settling::new(policy);
             let path = Path::new("a.dgn");
             let start = Instant::now();
             let ms = |n: u64| start + Duration::from_millis(n);
@@ -549,7 +550,7 @@ mod tests {
             for (after, what) in waiting {
                 let until = now + after;
                 // Looks that are due before the next thing happens.
-                while let Some(at) = settling.next_look().filter(|at| *at <= ms(until)) {
+                while let Some(at) = settling.next_probe().filter(|at| *at <= ms(until)) {
                     now = now.max(u64::try_from(at.duration_since(start).as_millis()).unwrap());
                     for due in settling.take_due(ms(now), 10) {
                         let began = now;
@@ -558,9 +559,9 @@ mod tests {
                             settling.forget(&due);
                             continue;
                         }
-                        let look = Look { began: ms(began), ended: ms(now), fingerprint: print(size) };
-                        if settling.observe(&due, look) == Step::Ready {
-                            let rest = if max_wait.is_some() { LOOK_GAP } else { SETTLE };
+                        let observation = Observation { began: ms(began), ended: ms(now), fingerprint: print(size) };
+                        if settling.observe(&due, observation) == Step::Ready {
+                            let rest = if max_wait.is_some() { PROBE_GAP } else { SETTLE };
                             prop_assert!(began - changed_at >= u64::try_from(rest.as_millis()).unwrap(), "no rest");
                             if let Some(last) = last_ready {
                                 prop_assert!(began - last >= upload_interval * 1000, "too soon after the last time");
@@ -575,7 +576,7 @@ mod tests {
                         size += 1;
                         changed_at = now;
                         if !settling.touch(path, ms(now)) {
-                            settling.observe(path, Look { began: ms(now), ended: ms(now), fingerprint: print(size) });
+                            settling.observe(path, Observation { began: ms(now), ended: ms(now), fingerprint: print(size) });
                         }
                     }
                     Some(Happening::Event) => drop(settling.touch(path, ms(now))),

@@ -12,13 +12,13 @@ use crate::selection::Verdict;
 /// What was mentioned already. Kept as hashes, so that a folder full of other things costs little; a collision
 /// costs one line of debug output.
 #[derive(Debug)]
-pub(super) struct LeftAlone {
+pub(super) struct SkipLog {
     watch: String,
     hasher: RandomState,
     mentioned: Mutex<HashSet<u64>>,
 }
 
-impl LeftAlone {
+impl SkipLog {
     pub(super) fn new(watch: &str) -> Self {
         Self {
             watch: watch.to_owned(),

@@ -1,5 +1,5 @@
 "use strict";
-// Shows what the server sends. Names of files come from anybody: they only ever become text, never markup.
+// Shows what the server sends. File names are untrusted: they only ever become text, never markup.
 
 const $ = (id) => document.getElementById(id);
 let view = null;
@@ -16,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Text that cannot run against its direction or hide a part of itself. */
+/** Text without control and direction characters, which could hide a part of it. */
 function shown(name) {
   return name.replace(
     /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
@@ -28,7 +28,7 @@ function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Brings the children of `list` in line with `items`, and keeps those that stay, so that the focus does. */
+/** Updates the children of `list` to match `items`, and keeps existing ones, so that the focus stays. */
 function fill(list, items, key, create, update) {
   const old = new Map([...list.children].map((child) => [child.dataset.key, child]));
   let place = list.firstElementChild;
@@ -64,13 +64,13 @@ function span(seconds) {
 function ago(time) {
   const seconds = Math.floor((now() - Date.parse(time)) / 1000);
   const away = Math.abs(seconds);
-  if (away < 2) return "just now";
+  if (away < 2) return seconds < 0 ? "now" : "just now";
   if (away >= 129600) return new Date(time).toLocaleString();
   const text = away < 10 ? away + " s" : span(away);
   return seconds < 0 ? "in " + text : text + " ago";
 }
 
-/** A time that stays true while it is looked at. */
+/** A relative time that is kept up to date. */
 function when(time, before = "", after = "") {
   const element = make("time", { datetime: time, title: new Date(time).toLocaleString() });
   element.dataset.before = before;
@@ -95,34 +95,34 @@ function bytes(count) {
   return (unit === 0 ? count : count.toFixed(1)) + " " + units[unit];
 }
 
-const tones = { synchronized: "good", synchronized_with_issues: "held", uploaded: "good", unchanged: "good", failed: "bad", vanished: "held" };
+const tones = { synchronized: "good", synchronized_with_issues: "warn", uploaded: "good", unchanged: "good", failed: "bad", vanished: "warn" };
 
 function fileButton(item, id) {
   const button = make("button", { type: "button", class: "link" }, shown(item.path));
-  button.addEventListener("click", () => openStory(id));
+  button.addEventListener("click", () => openHistory(id));
   return button;
 }
 
-async function act(button, what, told) {
+async function send(button, command, done) {
   button.disabled = true;
   try {
-    const answer = await fetch("/api/act", {
+    const answer = await fetch("/api/command", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(what),
+      body: JSON.stringify(command),
     });
     if (!answer.ok) throw new Error(await answer.text());
-    say(told);
+    announceText(done);
   } catch (error) {
-    say("It did not work: " + error.message);
-    problem("It did not work: " + error.message);
+    announceText("Command failed: " + error.message);
+    problem("Command failed: " + error.message);
   } finally {
     button.disabled = false;
   }
 }
 
-function say(text) {
-  $("news").textContent = text;
+function announceText(text) {
+  $("announcements").textContent = text;
 }
 
 function problem(text) {
@@ -130,34 +130,43 @@ function problem(text) {
   $("connection").hidden = text === "";
 }
 
-function actButton(label, name, what, told) {
+function commandButton(label, name, command, done) {
   const button = make("button", { type: "button", "aria-label": label + " " + shown(name) }, label);
-  button.addEventListener("click", () => act(button, what, told));
+  button.addEventListener("click", () => send(button, command, done));
   return button;
 }
 
+const counted = (count, one, many) => count + " " + (count === 1 ? one : many);
+
 function showSummary() {
   const sum = (name) => view.watches.reduce((all, watch) => all + (watch.files[name] || 0), 0);
-  const [failed, working, waiting] = [sum("failed"), sum("working"), sum("waiting")];
-  const settling = sum("settling");
-  const held = view.watches.filter((watch) => watch.held_reason).length;
-  const away = view.watches.filter((watch) => watch.configured && watch.root === "unavailable").length;
-  const parts = [];
-  if (failed) parts.push(failed === 1 ? "1 file failed" : failed + " files failed");
-  if (away) parts.push(away === 1 ? "1 folder cannot be reached" : away + " folders cannot be reached");
-  const issues = sum("synchronized_with_issues");
-  const overdue = view.watches.filter((watch) => (watch.blocked_by && watch.blocked_by.overdue) || (watch.last_run && watch.last_run.overdue)).length;
-  if (overdue) parts.push(overdue === 1 ? "1 watch waits for an overdue run" : overdue + " watches wait for an overdue run");
-  if (issues) parts.push(issues === 1 ? "1 file is synchronized with issues" : issues + " files are synchronized with issues");
-  if (held) parts.push(held === 1 ? "1 watch is held" : held + " watches are held");
-  if (working) parts.push(working === 1 ? "1 file is on its way" : working + " files are on their way");
-  if (waiting) parts.push(waiting + " waiting");
-  if (settling) parts.push(settling + " being written");
+  const watches = (is) => view.watches.filter((watch) => watch.configured && is(watch)).length;
+  const overdue = (watch) => (watch.blocked_by && watch.blocked_by.overdue) || (watch.last_run && watch.last_run.overdue);
+  // The same wording as the first line of `itwin-syncd status`.
+  const severe = [
+    [sum("failed"), "file failed", "files failed"],
+    [watches((watch) => watch.root === "unavailable"), "folder unreachable", "folders unreachable"],
+    [watches(overdue), "watch waiting for an overdue run", "watches waiting for an overdue run"],
+  ].filter(([count]) => count > 0);
+  const minor = [
+    [watches((watch) => watch.root === "degraded"), "folder partly watched", "folders partly watched"],
+    [watches((watch) => watch.paused_at), "watch paused", "watches paused"],
+    [watches((watch) => watch.suspended_reason && !watch.paused_at), "watch suspended", "watches suspended"],
+    [sum("synchronized_with_issues"), "file synchronized with issues", "files synchronized with issues"],
+  ].filter(([count]) => count > 0);
+  const progress = [
+    [sum("working"), "file in progress", "files in progress"],
+    [sum("waiting"), "file waiting", "files waiting"],
+    [sum("settling"), "file being written", "files being written"],
+  ].filter(([count]) => count > 0);
+  const text = (parts) => parts.map((part) => counted(...part));
+  const problems = text([...severe, ...minor]);
   const done = sum("synchronized");
-  const tone = failed || away || overdue ? "bad" : held || issues ? "held" : parts.length ? "work" : "good";
-  parts.push(done === 0 ? "no file is synchronized yet" : done === 1 ? "1 file is synchronized" : done + " files are synchronized");
+  const rest = [...text(progress), done === 0 ? "no file synchronized yet" : counted(done, "file synchronized", "files synchronized")];
+  const tone = severe.length ? "bad" : minor.length ? "warn" : progress.length ? "work" : "good";
   $("summary").className = "summary " + tone;
-  setText($("summary"), (tone === "good" ? "All well: " : "") + parts.join(", ") + ".");
+  setText($("summary"), (problems.length ? "ATTENTION: " + problems.join(", ") : "OK: nothing needs attention") + "; " + rest.join(", "));
+  const failed = sum("failed");
   document.title = (failed ? "(" + failed + " failed) " : "") + "itwin-syncd";
 }
 
@@ -166,25 +175,25 @@ function showWatches() {
     const pause = make("button", { type: "button" });
     pause.addEventListener("click", () => {
       const current = view.watches.find((other) => other.name === watch.name);
-      const held = current && current.held_reason;
-      act(pause, { act: held ? "resume" : "pause", watches: [watch.name] }, watch.name + (held ? " goes on" : " is paused"));
+      const stopped = current && current.suspended_reason;
+      send(pause, { command: stopped ? "resume" : "pause", watches: [watch.name] }, watch.name + (stopped ? " resumed" : " paused"));
     });
     return make("li", {},
       make("h3", {}, watch.name),
       make("p", { class: "counts" }),
       make("p", { class: "folder" }),
-      make("p", { class: "held" }),
+      make("p", { class: "suspended warn" }),
       make("p", { class: "run" }),
       make("ul", { class: "unfinished quiet" }),
       make("div", { class: "buttons" },
-        actButton("Rescan", watch.name, { act: "rescan", watches: [watch.name] }, watch.name + " is being scanned"),
+        commandButton("Rescan", watch.name, { command: "rescan", watches: [watch.name] }, watch.name + ": scan started"),
         pause));
   }, (item, watch) => {
-    const [, counts, folder, held, run, unfinished, buttons] = item.children;
+    const [, counts, folder, suspended, run, unfinished, buttons] = item.children;
     const files = watch.files;
-    const list = [["synchronized", files.synchronized, "good"], ["with issues", files.synchronized_with_issues, "held", true],
-      ["gone", files.gone, "quiet", true], ["stored only", files.uploaded, "good", true],
-      ["being written", files.settling, "work", true], ["waiting", files.waiting, "work"], ["working", files.working, "work"],
+    const list = [["synchronized", files.synchronized, "good"], ["with issues", files.synchronized_with_issues, "warn", true],
+      ["deleted", files.gone, "quiet", true], ["uploaded only", files.uploaded, "good", true],
+      ["being written", files.settling, "work", true], ["waiting", files.waiting, "work"], ["in progress", files.working, "work"],
       ["failed", files.failed, "bad"], ["ignored", files.ignored, "quiet"]]
       .filter(([, count, , optional]) => count !== null && !(optional && !count));
     fill(counts, list, ([name]) => name,
@@ -193,40 +202,40 @@ function showWatches() {
         setText(child.firstChild, String(count));
         child.className = count ? tone : "quiet";
       });
-    const words = { ok: "Folder ok", polled: "Folder ok, scanned at intervals", degraded: "Folder only partly watched", unavailable: "Folder cannot be reached" };
+    const states = { ok: "Folder ok", polled: "Folder ok, scanned at intervals", degraded: "Folder only partly watched", unavailable: "Folder unreachable" };
     const note = watch.note && watch.root !== "polled" ? ": " + shown(watch.note) : "";
-    folder.className = "folder " + (watch.root === "unavailable" ? "bad" : watch.root === "degraded" ? "held" : "quiet");
-    folder.replaceChildren((words[watch.root] || watch.root) + note + "; ");
+    folder.className = "folder " + (watch.root === "unavailable" ? "bad" : watch.root === "degraded" ? "warn" : "quiet");
+    folder.replaceChildren((states[watch.root] || watch.root) + note + "; ");
     if (!watch.configured) {
-      folder.replaceChildren("Not in the configuration any more");
+      folder.replaceChildren("No longer configured");
     } else if (watch.scanned_at) {
       folder.append(when(watch.scanned_at, "scanned "));
-      if (watch.scanning) folder.append(", being scanned now");
-      else if (watch.next_scan) folder.append(", ", when(watch.next_scan, "next "));
+      if (watch.scanning) folder.append(", scan in progress");
+      else if (watch.next_scan) folder.append(", ", when(watch.next_scan, "next scan "));
     } else {
       folder.append("not scanned yet");
     }
-    setText(held, watch.held_reason ? (watch.paused_at ? "Paused: " : "Held: ") + shown(watch.held_reason) : "");
-    held.hidden = !watch.held_reason;
+    setText(suspended, watch.suspended_reason ? (watch.paused_at ? "Paused: " : "Suspended: ") + shown(watch.suspended_reason) : "");
+    suspended.hidden = !watch.suspended_reason;
     run.hidden = !watch.last_run;
     if (watch.last_run) {
       const last = watch.last_run;
       run.className = "run " + (last.ended_at && !/^success$/i.test(last.result || "") ? "bad" : "quiet");
-      if (last.ended_at) run.replaceChildren("Last run: " + shown(last.result || "ended") + ", ", when(last.ended_at), ", took " + span(last.seconds));
-      else run.replaceChildren("Run under way, ", when(last.requested_at, "requested "), last.overdue ? ", overdue" : "");
+      if (last.ended_at) run.replaceChildren("Last run: " + shown(last.result || "unknown result") + ", ", when(last.ended_at, "ended "), ", took " + span(last.seconds));
+      else run.replaceChildren("Run in progress, ", when(last.requested_at, "requested "), last.overdue ? ", overdue" : "");
     }
     if (watch.blocked_by) {
       const other = watch.blocked_by;
       run.hidden = false;
-      run.className = "run " + (other.overdue ? "bad" : "held");
-      run.replaceChildren("Waits for run " + shown(other.run) + " of connection " + shown(other.connection) + ", ",
-        when(other.since, "active since "), other.overdue ? ", overdue" : "");
+      run.className = "run " + (other.overdue ? "bad" : "warn");
+      run.replaceChildren("Blocked by run " + shown(other.run) + " of connection " + shown(other.connection) + ", ",
+        when(other.since, "first seen active "), other.overdue ? ", overdue" : "");
     }
     fill(unfinished, watch.unfinished, (file) => file.path, () => make("li"),
-      (child, file) => setText(child, shown(file.path) + (file.busy ? ": cannot be opened now" : ": still being written")));
+      (child, file) => setText(child, shown(file.path) + (file.busy ? ": cannot be opened; retrying" : ": still being written")));
     buttons.hidden = !watch.configured;
-    setText(buttons.lastChild, watch.held_reason ? "Resume" : "Pause");
-    buttons.lastChild.setAttribute("aria-label", (watch.held_reason ? "Resume " : "Pause ") + watch.name);
+    setText(buttons.lastChild, watch.suspended_reason ? "Resume" : "Pause");
+    buttons.lastChild.setAttribute("aria-label", (watch.suspended_reason ? "Resume " : "Pause ") + watch.name);
   });
 }
 
@@ -235,22 +244,22 @@ function showFailed() {
   $("failed-section").hidden = view.failed.length === 0;
   setText($("failed-title"), "Failed (" + all + ")");
   $("failed-more").hidden = all <= view.failed.length;
-  setText($("failed-more"), "The latest " + view.failed.length + " are shown.");
+  setText($("failed-more"), "Showing the latest " + view.failed.length + ".");
   fill($("failed"), view.failed, (file) => file.id, (file) => make("li", { class: "card-failed" },
     make("h3", {}, fileButton(file, file.id)),
     make("p", { class: "reason" }),
     make("p", { class: "hint" }),
     make("p", { class: "quiet" }),
     make("div", { class: "buttons" },
-      actButton("Retry", file.path, { act: "retry", files: [file.id] }, shown(file.path) + " is tried again"))),
+      commandButton("Retry", file.path, { command: "retry", files: [file.id] }, "Retrying " + shown(file.path)))),
   (item, file) => {
     const [, reason, hint, next] = item.children;
     setText(reason, shown(file.reason || ""));
     setText(hint, shown(file.hint || ""));
     hint.hidden = !file.hint;
     const watch = "Watch " + file.watch + ". ";
-    if (file.next_attempt) next.replaceChildren(watch, when(file.next_attempt, "Tried again "), ".");
-    else next.replaceChildren(watch + "Tried again when the file changes.");
+    if (file.next_attempt) next.replaceChildren(watch, when(file.next_attempt, "Next attempt "), ".");
+    else next.replaceChildren(watch + "Retried when the file changes.");
   });
 }
 
@@ -258,7 +267,7 @@ function showOpen() {
   const all = view.watches.reduce((sum, watch) => sum + watch.files.waiting + watch.files.working, 0);
   $("open-section").hidden = view.open.length === 0;
   $("open-more").hidden = all <= view.open.length;
-  setText($("open-more"), view.open.length + " of " + all + " are shown.");
+  setText($("open-more"), "Showing " + view.open.length + " of " + all + ".");
   fill($("open"), view.open, (file) => file.id, (file) => make("li", {},
     make("span", { class: "what work" }),
     make("span", { class: "name" }, fileButton(file, file.id)),
@@ -275,12 +284,12 @@ function showOpen() {
       const left = upload.bytes_per_second ? ", " + span(Math.ceil((upload.bytes - upload.sent) / upload.bytes_per_second)) + " left" : "";
       time.replaceChildren(upload.percent + " % of " + bytes(upload.bytes) + ", " + bytes(upload.bytes_per_second) + "/s" + left);
     } else if (file.seen_at) {
-      time.replaceChildren(when(file.seen_at, "seen "));
+      time.replaceChildren(when(file.seen_at, "detected "));
     }
     note.hidden = !file.reason;
     if (file.reason) {
-      note.replaceChildren(shown(file.reason) + (file.hint ? ". To do: " + shown(file.hint) : ""));
-      if (file.next_attempt) note.append(". ", when(file.next_attempt, "Tried again "));
+      note.replaceChildren(shown(file.reason) + (file.hint ? ". Hint: " + shown(file.hint) : ""));
+      if (file.next_attempt) note.append(". ", when(file.next_attempt, "Next attempt "));
     }
   });
 }
@@ -302,7 +311,7 @@ function showRuns() {
   const longest = Math.max(1, ...ended.map((run) => run.seconds));
   const good = (run) => /^success$/i.test(run.result || "");
   const bad = ended.filter((run) => !good(run)).length;
-  setText($("runs-told"), runs.length + (runs.length === 1 ? " run" : " runs") + (bad ? ", " + bad + " not good" : ", all good") + "; the longest took " + span(longest) + ".");
+  setText($("runs-summary"), runs.length + (runs.length === 1 ? " run" : " runs") + ", " + (bad ? bad + " not successful" : "all successful") + "; the longest took " + span(longest) + ".");
   const width = 600 / Math.max(runs.length, 20);
   const svg = "http://www.w3.org/2000/svg";
   const bars = runs.map((run, index) => {
@@ -314,7 +323,7 @@ function showRuns() {
     }
     bar.setAttribute("class", run.ended_at === null ? "work" : good(run) ? "good" : "bad");
     const title = document.createElementNS(svg, "title");
-    title.textContent = (run.ended_at === null ? "under way" : shown(run.result || "ended") + ", " + span(run.seconds)) + ", " + run.files + " files, " + new Date(run.requested_at).toLocaleString();
+    title.textContent = (run.ended_at === null ? "in progress" : shown(run.result || "ended") + ", " + span(run.seconds)) + ", " + run.files + " files, " + new Date(run.requested_at).toLocaleString();
     bar.append(title);
     return bar;
   });
@@ -322,29 +331,29 @@ function showRuns() {
   fill($("runs"), view.runs, (run) => run.requested_at + (run.id || ""), (run) => make("tr", {},
     make("td", {}, new Date(run.requested_at).toLocaleString()), make("td"), make("td", {}, String(run.files)), make("td"), make("td", {}, run.id || "")),
   (row, run) => {
-    setText(row.children[1], run.ended_at === null ? "under way" : shown(run.result || "ended"));
+    setText(row.children[1], run.ended_at === null ? "in progress" : shown(run.result || "ended"));
     setText(row.children[3], run.seconds === null ? "" : span(run.seconds));
   });
 }
 
-/** Says to those who do not see it what has changed. */
+/** Announces changes to screen readers. */
 function announce() {
   const states = new Map();
   for (const result of [...view.results].reverse()) states.set(result.file, [result.path, result.result]);
   for (const file of [...view.open, ...view.failed]) states.set(file.id, [file.path, file.state === "failed" ? "failed" : ""]);
-  const news = [];
+  const changes = [];
   for (const [id, [path, state]] of states) {
-    if (known.size && state && (known.get(id) || [])[1] !== state) news.push(shown(path) + " " + state);
+    if (known.size && state && (known.get(id) || [])[1] !== state) changes.push(shown(path) + " " + state);
   }
   known = states;
-  if (news.length > 3) say(news.length + " files have news");
-  else if (news.length) say(news.join(", "));
+  if (changes.length > 3) announceText(changes.length + " files changed state");
+  else if (changes.length) announceText(changes.join(", "));
 }
 
 function show(text) {
-  const told = JSON.parse(text);
-  view = told.view;
-  clockOffset = Date.parse(told.now) - Date.now();
+  const state = JSON.parse(text);
+  view = state.view;
+  clockOffset = Date.parse(state.now) - Date.now();
   const daemon = view.daemon;
   $("daemon").replaceChildren("Version " + daemon.version + ", ", when(daemon.since, "started "));
   showSummary();
@@ -356,41 +365,41 @@ function show(text) {
   announce();
 }
 
-let storyOf = null;
+let historyOf = null;
 
-async function openStory(id) {
+async function openHistory(id) {
   try {
     const answer = await fetch("/api/file?id=" + encodeURIComponent(id));
     if (!answer.ok) throw new Error(await answer.text());
-    const told = await answer.json();
-    storyOf = id;
-    const file = told.file;
-    setText($("story-title"), shown(file.path));
-    setText($("story-state"), "Watch " + file.watch + ": " + file.status);
+    const answered = await answer.json();
+    historyOf = id;
+    const file = answered.file;
+    setText($("history-title"), shown(file.path));
+    setText($("history-state"), "Watch " + file.watch + ": " + file.status);
     const facts = [["Connector", file.connector], ["Storage file", file.storage_file_id], ["In storage", file.bytes === null ? null : bytes(file.bytes)]];
-    $("story-facts").replaceChildren(...facts.filter(([, value]) => value).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
-    $("story-lines").replaceChildren(...told.story.map((line) => {
+    $("history-facts").replaceChildren(...facts.filter(([, value]) => value).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+    $("history-lines").replaceChildren(...answered.history.map((line) => {
       const item = make("li", {}, make("time", { datetime: line.at }, new Date(line.at).toLocaleString()),
-        make("span", { class: tones[line.what] || "" }, line.text + (line.seconds === null ? "" : ", " + span(line.seconds) + " after it was finished")));
+        make("span", { class: tones[line.what] || "" }, line.text + (line.seconds === null ? "" : ", " + span(line.seconds) + " after it was queued")));
       if (line.note) item.append(make("p", { class: "reason" }, shown(line.note)));
       if (line.hint) item.append(make("p", { class: "hint" }, shown(line.hint)));
       if (line.run && line.version === null) item.append(make("p", { class: "quiet" }, "run " + line.run));
       return item;
     }));
-    if (!$("story").open) $("story").showModal();
+    if (!$("history").open) $("history").showModal();
   } catch (error) {
-    problem("The story of the file cannot be shown: " + error.message);
+    problem("Cannot show the history of the file: " + error.message);
   }
 }
 
-$("story-close").addEventListener("click", () => $("story").close());
-$("story").addEventListener("close", () => { storyOf = null; });
-$("retry-all").addEventListener("click", () => act($("retry-all"), { act: "retry_failed" }, "All that failed are tried again"));
+$("history-close").addEventListener("click", () => $("history").close());
+$("history").addEventListener("close", () => { historyOf = null; });
+$("retry-all").addEventListener("click", () => send($("retry-all"), { command: "retry_failed" }, "Retrying all failed files"));
 
 const events = new EventSource("/api/events");
 events.addEventListener("state", (event) => {
   problem("");
   show(event.data);
-  if (storyOf) openStory(storyOf);
+  if (historyOf) openHistory(historyOf);
 });
-events.addEventListener("error", () => problem("The service does not answer; what is shown may be old. Trying again."));
+events.addEventListener("error", () => problem("The service does not respond; the page may be outdated. Reconnecting."));

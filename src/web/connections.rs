@@ -1,8 +1,8 @@
-//! The sockets of the page: how many there may be, for how long, and what may come over them.
+//! The connections of the page and their limits.
 //!
-//! Anyone who reaches the port can open connections and leave them half done. So there is a budget of descriptors, in all
-//! and for each peer, that leaves most of the process's limit to the work; a deadline for the head of a request, which is
-//! also that of an idle connection; and one for a client that does not take its answer.
+//! Anyone who reaches the port can open connections and leave them idle. So there is a budget of descriptors, in total and
+//! per peer, that leaves most of the process's limit to the work; a deadline for the head of a request, which also applies
+//! to idle connections; and one for a client that does not read its response.
 
 use std::collections::HashMap;
 use std::future::Future as _;
@@ -28,13 +28,13 @@ use tracing::{debug, warn};
 /// Connections at the same time, if the process may have enough descriptors.
 const CONNECTIONS_MAX: usize = 128;
 
-/// The page takes at most this part of the descriptors that the process may have.
+/// The page uses at most this fraction of the process's descriptors: 1 / `PART`.
 const PART: u64 = 8;
 
-/// One peer takes at most this part of the connections.
+/// One peer uses at most this fraction of the connections: 1 / `PEER_PART`.
 const PEER_PART: usize = 2;
 
-/// For the head of a request to arrive, and between two requests.
+/// Time limit for the head of a request, and between two requests.
 const HEAD: Duration = Duration::from_secs(15);
 
 /// The longest head of a request, in bytes: hyper's smallest limit is half of that.
@@ -43,17 +43,17 @@ const HEAD_MAX: usize = 16 * 1024;
 /// Header lines of a request.
 const HEADERS_MAX: usize = 64;
 
-/// A client that takes no byte of its answer for this time is cut off.
+/// A client that reads no byte of its response for this long is disconnected.
 const STALL: Duration = Duration::from_secs(30);
 
-/// Log lines about the same kind of nuisance are at least this far apart.
+/// Minimum time between log lines that others can provoke.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// What the metrics tell of the page itself.
+/// Counters of the page itself.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// Connections that were closed at once because there were too many.
@@ -62,25 +62,25 @@ pub(super) struct Counts {
     pub(super) wrong_tokens: AtomicU64,
 }
 
-/// Log lines that others can provoke: one in a while, with the number of those that were left out.
+/// Limits log lines that others can provoke, and counts the suppressed ones.
 #[derive(Debug, Default)]
-pub(super) struct Quiet {
+pub(super) struct LogLimit {
     last: Option<Instant>,
-    left_out: u64,
+    suppressed: u64,
 }
 
-impl Quiet {
-    /// Whether to log now, and how many lines were left out since the last one.
+impl LogLimit {
+    /// Whether to log now, and how many lines were suppressed since the last one.
     pub(super) fn may(&mut self, now: Instant) -> Option<u64> {
         if self
             .last
             .is_some_and(|last| now.saturating_duration_since(last) < LOG_PAUSE)
         {
-            self.left_out += 1;
+            self.suppressed += 1;
             return None;
         }
         self.last = Some(now);
-        Some(std::mem::take(&mut self.left_out))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -126,7 +126,7 @@ impl Drop for Place {
     }
 }
 
-/// How many connections the page may have when the process may have so many descriptors; None: as many as it likes.
+/// Connections that the page may have with this limit of descriptors; None: unlimited.
 fn budget(descriptors: Option<u64>) -> usize {
     let part = descriptors.map_or(u64::MAX, |all| all / PART);
     usize::try_from(part).map_or(CONNECTIONS_MAX, |part| part.clamp(2, CONNECTIONS_MAX))
@@ -144,7 +144,7 @@ pub(super) async fn serve(
         most: budget(limit),
         taken: Mutex::default(),
     });
-    let mut quiet = Quiet::default();
+    let mut quiet = LogLimit::default();
     let mut open = JoinSet::new();
     loop {
         while open.try_join_next().is_some() {}
@@ -155,8 +155,8 @@ pub(super) async fn serve(
         let (stream, peer) = match accepted {
             Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
             Err(error) => {
-                if let Some(left_out) = quiet.may(Instant::now()) {
-                    warn!(%error, left_out, "the page cannot accept a connection; trying again in 1 s");
+                if let Some(suppressed) = quiet.may(Instant::now()) {
+                    warn!(%error, suppressed, "cannot accept a connection to the page: retrying in 1 s");
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
@@ -164,10 +164,10 @@ pub(super) async fn serve(
         };
         let Some(place) = places.take(peer) else {
             counts.refused.fetch_add(1, Ordering::Relaxed);
-            if let Some(left_out) = quiet.may(Instant::now()) {
+            if let Some(suppressed) = quiet.may(Instant::now()) {
                 warn!(
-                    %peer, limit = places.most, left_out,
-                    "too many connections to the page; a new one was closed"
+                    %peer, limit = places.most, suppressed,
+                    "too many connections to the page: closed a new one"
                 );
             }
             continue;
@@ -175,7 +175,7 @@ pub(super) async fn serve(
         let router = router.clone().layer(Extension(Peer(peer)));
         open.spawn(async move {
             if let Err(error) = connection(stream, router).await {
-                debug!(%peer, %error, "a connection to the page ended");
+                debug!(%peer, %error, "connection to the page failed");
             }
             drop(place);
         });
@@ -189,20 +189,20 @@ async fn connection(stream: TcpStream, router: Router) -> Result<(), hyper::Erro
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(
-            TokioIo::new(Patient::new(stream)),
+            TokioIo::new(StallGuard::new(stream)),
             TowerToHyperService::new(router),
         )
         .await
 }
 
-/// A socket that fails when the other side takes nothing for too long.
+/// A socket that fails when the peer reads nothing for too long.
 #[derive(Debug)]
-struct Patient<S> {
+struct StallGuard<S> {
     socket: S,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
+impl<S> StallGuard<S> {
     fn new(socket: S) -> Self {
         Self {
             socket,
@@ -228,7 +228,7 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -238,7 +238,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_takes_a_small_part_of_the_descriptors() {
+    fn the_page_uses_a_small_part_of_the_descriptors() {
         assert_eq!(budget(None), CONNECTIONS_MAX);
         assert_eq!(budget(Some(1_000_000)), CONNECTIONS_MAX);
         assert_eq!(budget(Some(1024)), 128);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_leaves_connections_to_others_and_gives_back_what_it_had() {
+    fn one_peer_leaves_connections_to_others_and_releases_its_own() {
         let places = Arc::new(Places {
             most: 4,
             taken: Mutex::default(),
@@ -293,9 +293,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_cut_off_and_a_slow_one_is_not() {
+    async fn a_stalled_client_is_disconnected_and_a_slow_one_is_not() {
         let (near, mut far) = tokio::io::duplex(16);
-        let mut near = Patient::new(near);
+        let mut near = StallGuard::new(near);
         let slow = tokio::spawn(async move {
             let mut byte = [0];
             for _ in 0..64 {
@@ -311,9 +311,9 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_a_line_in_a_while_with_the_number_of_those_left_out() {
+    fn a_flood_is_logged_once_per_pause_with_the_number_of_suppressed_lines() {
         let start = Instant::now();
-        let mut quiet = Quiet::default();
+        let mut quiet = LogLimit::default();
         assert_eq!(quiet.may(start), Some(0));
         for _ in 0..9 {
             assert_eq!(quiet.may(start), None);

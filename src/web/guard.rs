@@ -1,8 +1,8 @@
-//! Who may ask: pure decisions on the head of a request.
+//! Access control: pure decisions on the head of a request.
 //!
-//! A browser that may see the page is a weapon in the hands of every other page. Against that: the Host must be one of
-//! ours (a name that somebody else points to this machine is refused), and what changes something must come from the page
-//! itself. Without a valid token nothing is told but whether the service lives.
+//! Other web pages can use a browser that has access to this one. Against DNS rebinding, the Host header must be a known
+//! name; against cross-site requests, changes must come from the page itself. Without a valid token only the health checks
+//! are answered.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::config;
 
-/// On every answer.
+/// Headers of every response.
 pub(super) const HEADERS: [(HeaderName, &str); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -41,38 +41,45 @@ pub(super) struct Guard {
     hosts: Vec<String>,
 }
 
-/// Why a request is not answered.
+/// Why a request is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It calls us by a name that is not ours.
-    Host,
+    /// It has no Host header of ours; the one it has.
+    Host(Option<String>),
     /// It comes from another page.
     Origin,
-    /// It brings no token.
+    /// It has no token.
     NoToken,
-    /// It brings a wrong one.
+    /// It has a wrong token.
     WrongToken,
-    /// Its peer has sent wrong tokens, and has to wait this long.
+    /// Its peer has sent wrong tokens and has to wait this long.
     Later(Duration),
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
-            Self::Host => (
-                StatusCode::MISDIRECTED_REQUEST,
-                "the Host header names another server; add names other than localhost to web.hosts\n",
-            )
-                .into_response(),
+            Self::Host(host) => {
+                let text = match host {
+                    Some(host) => {
+                        format!("unknown Host header {host:?}: add the name to web.hosts\n")
+                    }
+                    None => "the request must have exactly one Host header\n".to_owned(),
+                };
+                (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+            }
             Self::Origin => (
                 StatusCode::FORBIDDEN,
-                "only the page itself may send this request\n",
+                "cross-origin request rejected: only the page itself may send it\n",
             )
                 .into_response(),
             Self::NoToken | Self::WrongToken => (
                 StatusCode::UNAUTHORIZED,
-                [(header::WWW_AUTHENTICATE, "Basic realm=\"itwin-syncd\", charset=\"UTF-8\"")],
-                "enter the token as the password; the user name does not matter\n",
+                [(
+                    header::WWW_AUTHENTICATE,
+                    "Basic realm=\"itwin-syncd\", charset=\"UTF-8\"",
+                )],
+                "enter the token as the password; any user name works\n",
             )
                 .into_response(),
             Self::Later(wait) => {
@@ -106,13 +113,13 @@ impl Guard {
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
-        // Of two headers another program may believe the other one.
+        // With two headers, another program may use the other one.
         let host = only(headers, &header::HOST)
             .ok()
             .flatten()
-            .ok_or(Refusal::Host)?;
+            .ok_or(Refusal::Host(None))?;
         if !self.is_ours(host) {
-            return Err(Refusal::Host);
+            return Err(Refusal::Host(Some(host.to_owned())));
         }
         if self.wants_token(uri) {
             self.check_token(headers)?;
@@ -124,8 +131,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether a request brings a token that would be looked at.
-    pub(super) fn brings_token(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+    /// Whether a request has a token that would be checked.
+    pub(super) fn has_token(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         self.wants_token(uri) && headers.contains_key(header::AUTHORIZATION)
     }
 
@@ -133,7 +140,7 @@ impl Guard {
         self.token.is_some() && !["/healthz", "/readyz"].contains(&uri.path())
     }
 
-    /// An address cannot be pointed elsewhere by a name server; a name can.
+    /// IP addresses are safe: DNS can redirect only names.
     fn is_ours(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<axum::http::uri::Authority>() else {
             return false;
@@ -173,13 +180,13 @@ fn given_token(value: &str) -> Option<Vec<u8>> {
     Some(decoded.get(colon + 1..)?.to_owned())
 }
 
-/// Browsers tell where such a request comes from; one without that is refused.
+/// Browsers send the origin of such a request; one without it is rejected.
 fn same_origin(host: &str, origin: Option<&str>, headers: &HeaderMap) -> bool {
     let header = |name| only(headers, &HeaderName::from_static(name));
     let (Ok(from), Ok(forwarded)) = (header("sec-fetch-site"), header("x-forwarded-proto")) else {
         return false;
     };
-    // A proxy with TLS before the page says so. No page of others can make a browser send this header.
+    // Set by a TLS proxy in front of the page. Other pages cannot make a browser send this header.
     let scheme = forwarded.unwrap_or("http");
     from.is_none_or(|from| from == "same-origin")
         && origin
@@ -189,10 +196,10 @@ fn same_origin(host: &str, origin: Option<&str>, headers: &HeaderMap) -> bool {
             })
 }
 
-/// A header came more than once, or is no text.
+/// A header occurs more than once, or is not text.
 struct Several;
 
-/// The value of a header that may come only once.
+/// The value of a header that may occur only once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Several> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -232,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_ours_are_refused() {
+    fn unknown_host_headers_are_rejected() {
         let guard = guard(None);
         for host in [
             "localhost:8291",
@@ -255,21 +262,24 @@ mod tests {
             "",
         ] {
             let refused = ask(&guard, &Method::GET, "/", &[("host", host)]);
-            assert_eq!(refused, Err(Refusal::Host), "{host}");
+            assert_eq!(refused, Err(Refusal::Host(Some(host.to_owned()))), "{host}");
         }
-        assert_eq!(ask(&guard, &Method::GET, "/", &[]), Err(Refusal::Host));
+        assert_eq!(
+            ask(&guard, &Method::GET, "/", &[]),
+            Err(Refusal::Host(None))
+        );
         for twice in [["localhost", "localhost"], ["localhost", "evil.example"]] {
             let headers = twice.map(|host| ("host", host));
             assert_eq!(
                 ask(&guard, &Method::GET, "/", &headers),
-                Err(Refusal::Host),
+                Err(Refusal::Host(None)),
                 "{twice:?}"
             );
         }
     }
 
     #[test]
-    fn only_the_page_itself_changes_anything() {
+    fn cross_origin_changes_are_rejected() {
         let guard = guard(None);
         let host = ("host", "localhost:8291");
         let post = |headers: &[(&str, &str)]| ask(&guard, &Method::POST, "/api/act", headers);
@@ -323,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_nothing_is_told_without_it_but_whether_the_service_lives() {
+    fn with_a_token_only_health_checks_work_without_it() {
         let guard = guard(Some("tiger:lion"));
         let get = |path: &str, given: Option<&str>| {
             let mut headers = vec![("host", "localhost")];

@@ -1,28 +1,28 @@
-//! Wrong tokens: how many each peer has sent, and how long it has to wait before another one is looked at.
+//! Rate limit for wrong tokens, per peer.
 //!
-//! Decisions only; the clock is passed in. A right token resets nothing, so that nobody who shares an address with a user
-//! of the page gets more guesses.
+//! Pure; the clock is passed in. A correct token resets nothing, so that an attacker who shares an address with a user of
+//! the page gets no more guesses.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Mistakes without a delay.
+/// Wrong tokens without a delay.
 const FREE: u32 = 5;
 
-/// The delay after the next mistake; it doubles with each further one.
+/// The delay after the next one; it doubles each time.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// No delay is longer.
+/// The longest delay.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// A peer without a mistake for this time is forgotten.
+/// A peer without a wrong token for this long is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
 
-/// Peers that are remembered. Of more the one with the oldest mistake is forgotten.
+/// Peers that are remembered; beyond that, the oldest is forgotten.
 const PEERS_MAX: usize = 1024;
 
-/// Who has sent how many wrong tokens.
+/// Wrong tokens by peer.
 #[derive(Debug, Default)]
 pub(super) struct Guesses {
     peers: HashMap<IpAddr, Peer>,
@@ -36,14 +36,14 @@ struct Peer {
 }
 
 impl Guesses {
-    /// How long this peer has to wait still; None: its next token is looked at.
+    /// How long this peer still has to wait; None: its next token is checked.
     pub(super) fn wait(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
         let known = self.peers.get(&network(peer))?;
         let left = known.until.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
     }
 
-    /// Counts a wrong token: how many there were from this peer lately, and how long it has to wait now.
+    /// Counts a wrong token; returns how many this peer sent recently, and how long it has to wait.
     pub(super) fn wrong(&mut self, peer: IpAddr, now: Instant) -> (u32, Duration) {
         self.peers
             .retain(|_, known| now.saturating_duration_since(known.last) < FORGET);
@@ -78,7 +78,7 @@ fn delay(wrong: u32) -> Duration {
     }
 }
 
-/// One machine usually has 2^64 addresses of IPv6: they count as one peer.
+/// One machine usually has 2^64 IPv6 addresses: they count as one peer.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_guesses_waits_longer_and_longer_and_no_other_peer_does() {
+    fn delays_grow_per_peer() {
         let start = Instant::now();
         let mut guesses = Guesses::default();
         let (bad, good) = (peer("192.0.2.1"), peer("192.0.2.2"));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_machine_are_one_peer_and_the_memory_is_bounded() {
+    fn addresses_of_one_machine_are_one_peer_and_memory_is_bounded() {
         let now = Instant::now();
         let mut guesses = Guesses::default();
         for host in 0..8 {

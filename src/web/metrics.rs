@@ -1,8 +1,7 @@
 //! The metrics in Prometheus' text format.
 //!
-//! In come the facts of one moment, out goes text. Gauges are what the ledger holds; counters begin with the process, as
-//! is the custom. Written by hand: nearly every value is read anew at each scrape, so there is nothing a library's
-//! registry would keep.
+//! Gauges come from the ledger; counters start with the process, as usual. Written by hand: nearly every value is read again
+//! at each scrape, so a registry of a library would hold nothing.
 //!
 //! Source: `prometheus.io/docs/instrumenting/exposition_formats`, `prometheus.io/docs/practices/naming`
 
@@ -14,11 +13,11 @@ use jiff::Timestamp;
 
 use super::connections::Counts;
 use crate::ledger::{self, Ledger, Outcome, Overview, RootState, WatchReport};
-use crate::runtime_status::{Histogram, Live};
+use crate::runtime_status::{Histogram, StatusTracker};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Results that are counted in one go.
+/// Results that are counted per query.
 const AT_ONCE: u32 = 5000;
 
 const OUTCOMES: [Outcome; 6] = [
@@ -36,27 +35,27 @@ type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
 const WATCH_GAUGES: [WatchGauge; 5] = [
     (
         "files_synchronized",
-        "Files that are in the iModel as they are in the folder.",
+        "Files synchronized in their current version.",
         |watch| watch.counts.synchronized,
     ),
     (
         "files_synchronized_with_issues",
-        "Files that are in the iModel, with errors or warnings of the connector.",
+        "Files synchronized with errors or warnings of the connector.",
         |watch| watch.counts.with_issues,
     ),
     (
         "files_gone",
-        "Known files that are gone from the folder or no longer selected.",
+        "Known files that were deleted from the folder or are no longer selected.",
         |watch| watch.counts.gone,
     ),
     (
-        "watch_held",
-        "1 while no work of the watch is begun: paused, held by the brake or after refused credentials.",
-        |watch| u64::from(watch.held.is_some()),
+        "watch_suspended",
+        "1 while the watch starts no new work: paused, suspended by the bulk change guard, or suspended after rejected credentials.",
+        |watch| u64::from(watch.inactive.is_some()),
     ),
     (
         "run_overdue",
-        "1 while the run that the watch waits for, its own or another one of the iModel, is longer than sync.run_deadline.",
+        "1 while the run that the watch waits for, its own or another one of the iModel, takes longer than sync.run_deadline.",
         |watch| {
             let own = watch.last_run.as_ref();
             let own = own.is_some_and(|run| run.overdue && run.ended_at.is_none());
@@ -65,7 +64,7 @@ const WATCH_GAUGES: [WatchGauge; 5] = [
     ),
 ];
 
-/// What has been counted of the ledger's results and runs since the process began.
+/// Results and runs counted since the process started.
 #[derive(Debug)]
 pub(super) struct Tally {
     last_result: i64,
@@ -78,10 +77,10 @@ pub(super) struct Tally {
     run_seconds: Histogram,
 }
 
-/// What the metrics are made of.
+/// The input of the metrics.
 pub(super) struct Facts<'a> {
     pub(super) overview: &'a Overview,
-    pub(super) live: &'a Live,
+    pub(super) live: &'a StatusTracker,
     pub(super) traffic: &'a [(String, Option<u16>, u64)],
     pub(super) tally: &'a Tally,
     pub(super) page: &'a Counts,
@@ -89,7 +88,7 @@ pub(super) struct Facts<'a> {
 }
 
 impl Tally {
-    /// Counts from what the ledger holds now on.
+    /// Counts what the ledger records from now on.
     pub(super) async fn new(reader: &Ledger) -> Result<Self, ledger::Error> {
         let mut tally = Self {
             last_result: reader.last_result().await?,
@@ -101,7 +100,7 @@ impl Tally {
                 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0,
             ]),
         };
-        // What has ended before is somebody else's.
+        // Runs that ended before belong to the previous process.
         tally.take_runs(reader).await?;
         tally.runs.clear();
         tally.run_seconds = Histogram::new(
@@ -115,13 +114,13 @@ impl Tally {
         Ok(tally)
     }
 
-    /// Counts what came since the last time.
+    /// Counts what was recorded since the last call.
     pub(super) async fn count(&mut self, reader: &Ledger) -> Result<(), ledger::Error> {
         loop {
-            let news = reader.results_after(self.last_result, AT_ONCE).await?;
-            let Some(last) = news.last() else { break };
+            let new = reader.results_after(self.last_result, AT_ONCE).await?;
+            let Some(last) = new.last() else { break };
             self.last_result = last.id;
-            for result in news {
+            for result in new {
                 *self
                     .results
                     .entry((result.watch, result.outcome.as_str()))
@@ -144,7 +143,7 @@ impl Tally {
                 self.run_seconds.add(took.as_secs_f64());
             }
         }
-        // All before the first that is not over need not be looked at again.
+        // Runs before the first open one need not be read again.
         let open = runs.iter().find(|entry| entry.run.ended_at.is_none());
         if let Some(first) = open.or(runs.last()) {
             self.first_run = first.number;
@@ -157,12 +156,16 @@ impl Tally {
 /// All metrics.
 pub(super) fn text(facts: &Facts<'_>) -> String {
     let mut out = Text::default();
-    out.family("build_info", "gauge", "The version that runs; always 1.");
+    out.family(
+        "build_info",
+        "gauge",
+        "Version of the running program; always 1.",
+    );
     out.value("", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     out.family(
         "start_time_seconds",
         "gauge",
-        "When the service began, in seconds since the epoch.",
+        "Start time of the service in seconds since the epoch.",
     );
     out.value("", &[], seconds_of(facts.live.began()));
     counters(&mut out, facts);
@@ -171,24 +174,20 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
     out.family(
         "upload_duration_seconds",
         "histogram",
-        "How long the bytes of a file took to storage.",
+        "Duration of file uploads.",
     );
     out.histogram(&facts.live.upload_seconds());
     out.family(
         "run_duration_seconds",
         "histogram",
-        "How long runs took, from their request to their end as it was seen.",
+        "Duration of runs, from the request to the observed end.",
     );
     out.histogram(&facts.tally.run_seconds);
     out.text
 }
 
 fn counters(out: &mut Text, facts: &Facts<'_>) {
-    out.family(
-        "file_results_total",
-        "counter",
-        "What became of versions of files.",
-    );
+    out.family("file_results_total", "counter", "Results of file versions.");
     for watch in configured(facts.overview) {
         for outcome in OUTCOMES {
             let key = (watch.to_owned(), outcome.as_str());
@@ -197,26 +196,26 @@ fn counters(out: &mut Text, facts: &Facts<'_>) {
             out.value("", &labels, float(count));
         }
     }
-    out.family("runs_total", "counter", "Runs that ended, by their result.");
+    out.family("runs_total", "counter", "Ended runs by result.");
     for (result, count) in &facts.tally.runs {
         out.value("", &[("result", result)], float(*count));
     }
     out.family(
         "sent_bytes_total",
         "counter",
-        "Bytes of files that were sent to storage, repeats included.",
+        "File bytes sent to storage, including retries.",
     );
     out.value("", &[], float(facts.live.bytes_sent()));
     out.family(
         "upload_retries_total",
         "counter",
-        "Uploads that were not the first attempt of their file.",
+        "Upload attempts after the first one of a job.",
     );
     out.value("", &[], float(facts.live.retries()));
     out.family(
         "http_requests_total",
         "counter",
-        "Requests by host and status of the answer; none: there was no answer.",
+        "HTTP requests by host and response status; none: no response.",
     );
     for (host, status, count) in facts.traffic {
         let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
@@ -234,13 +233,13 @@ fn page(out: &mut Text, counts: &Counts) {
     out.family(
         "page_connections_refused_total",
         "counter",
-        "Connections to the page that were closed because there were too many.",
+        "Connections to the page closed because of the connection limit.",
     );
     out.value("", &[], float(counts.refused.load(Ordering::Relaxed)));
 }
 
 fn gauges(out: &mut Text, facts: &Facts<'_>) {
-    out.family("jobs", "gauge", "Files with an open job, by its state.");
+    out.family("jobs", "gauge", "Pending jobs by state.");
     for watch in facts
         .overview
         .watches
@@ -270,7 +269,7 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
     out.family(
         "roots",
         "gauge",
-        "Watched folders by their state: ok, polled, degraded or unavailable.",
+        "Watched folders by state: ok, polled, degraded or unavailable.",
     );
     for state in [
         RootState::Ok,
@@ -288,14 +287,14 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
     out.family(
         "oldest_pending_age_seconds",
         "gauge",
-        "How long the file has waited that has waited longest; 0 when none waits.",
+        "Age of the oldest pending file; 0 when none is pending.",
     );
     out.value("", &[], facts.overview.oldest.map_or(0.0, age));
     if let Some(at) = facts.overview.last_success {
         out.family(
             "last_success_age_seconds",
             "gauge",
-            "Seconds since a file was synchronized last.",
+            "Seconds since a file was last synchronized.",
         );
         out.value("", &[], age(at));
     }
@@ -379,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_escaped_and_a_histogram_ends_with_all_of_them() {
+    fn labels_are_escaped_and_a_histogram_ends_with_the_total() {
         let mut out = Text::default();
         out.family("x_seconds", "histogram", "Help.");
         out.value("", &[("a", "\"\\\n")], 1.5);

@@ -3,19 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Effect, Fault};
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault};
 
 use crate::support::{Site, assert_in_imodel, eventually, platform, write};
 
 /// Makes every request take a while, so that a kill meets some of them.
 fn slow(site: &Site, route: &str, ms: u64) {
-    let effect = Effect::Latency { ms, jitter_ms: 0 };
-    site.emulator.fault(Fault {
-        route: route.to_owned(),
-        skip: 0,
-        count: None,
-        effect,
-    });
+    site.emulator
+        .fault(Fault::on(route).latency(Duration::from_millis(ms)));
 }
 
 #[tokio::test]
@@ -71,13 +66,8 @@ async fn a_kill_right_after_each_request_creates_no_second_file_connection_or_ru
         site.tables += "[upload]\nblock_size = \"4B\"\n";
         write(&folder.join("house.ifc"), "house");
         let daemon = site.start();
-        let effect = Effect::Reset { after_effect: true };
-        site.emulator.fault(Fault {
-            route: route.to_owned(),
-            skip: 0,
-            count: Some(1),
-            effect,
-        });
+        site.emulator
+            .fault(Fault::on(route).reset().after_effect().times(1));
         let struck = || {
             site.emulator
                 .requests()
@@ -142,7 +132,7 @@ async fn a_deleted_file_is_gone_even_if_the_scan_that_missed_it_was_killed() {
     let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", MISSING)]);
     assert!(daemon.ended_by_itself_within(Duration::from_secs(60)).await);
     let daemon = site.start();
-    daemon.says("known files are gone").await;
+    daemon.says("known files were deleted").await;
     daemon.stop().await;
 }
 
@@ -194,7 +184,6 @@ async fn a_power_cut_between_any_two_steps_loses_nothing_and_doubles_nothing() {
 async fn between_any_two_steps(cut: Cut) {
     use super::other_client::{OtherClient, shared_platform};
     use futures_util::StreamExt as _;
-    let sha256 = crate::support::sha256;
     let mut points = failpoints();
     // Deleted files have a test of their own below.
     points.retain(|point| point != MISSING);
@@ -231,18 +220,11 @@ async fn between_any_two_steps(cut: Cut) {
             }
             cut.strike(&site.path("state"));
             let daemon = site.start();
-            let all = || {
-                let state = site.emulator.state();
-                let mut contents = files.values().map(|content| sha256(content.as_bytes()));
-                contents.all(|sha256| {
-                    let mut completed = state
-                        .files
-                        .values()
-                        .filter_map(|file| file.completed.as_ref());
-                    completed.any(|completed| completed.sha256 == sha256)
-                })
-            };
-            eventually(all, || format!("{point}: {}", daemon.log())).await;
+            eventually(
+                || site.holds(&files),
+                || format!("{point}: {}", daemon.log()),
+            )
+            .await;
             site.synchronized(files.len(), &daemon).await;
             daemon.stop().await;
             assert_in_imodel(&site.emulator.state(), &files);
@@ -277,13 +259,8 @@ async fn a_lost_response_doubles_nothing() {
         let daemon = site.start();
         site.synchronized(1, &daemon).await;
         let runs = site.emulator.state().runs.len();
-        let effect = Effect::Reset { after_effect: true };
-        site.emulator.fault(Fault {
-            route: route.to_owned(),
-            skip: 0,
-            count: Some(1),
-            effect,
-        });
+        site.emulator
+            .fault(Fault::on(route).reset().after_effect().times(1));
         write(&folder.join("new/second.ifc"), "second");
         write(&folder.join("first.ifc"), "first, changed");
         site.synchronized(2, &daemon).await;
@@ -310,12 +287,8 @@ async fn a_lost_response_doubles_nothing() {
 #[tokio::test]
 async fn a_run_whose_response_was_lost_is_followed_and_not_requested_again() {
     let (site, folder) = Site::with_folder(platform()).await;
-    site.emulator.fault(Fault {
-        route: "POST */run".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Reset { after_effect: true },
-    });
+    site.emulator
+        .fault(Fault::on("POST */run").reset().after_effect().times(1));
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
@@ -368,7 +341,7 @@ async fn what_changed_while_the_daemon_was_down_is_found_at_the_start() {
 async fn a_second_daemon_on_the_same_ledger_refuses_to_start_and_says_why() {
     let (site, _folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     let second = site.run(&["run"]).await;
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(
@@ -383,7 +356,7 @@ async fn a_second_daemon_on_the_same_ledger_refuses_to_start_and_says_why() {
 async fn the_first_signal_stops_the_daemon_gracefully_and_the_second_at_once() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     let (status, log) = daemon.stop().await;
     assert_eq!(status.code(), Some(0), "{log}");
 

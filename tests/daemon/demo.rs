@@ -40,7 +40,7 @@ async fn the_demo_escapes_names_and_uses_a_secret_of_its_own() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    let told = until(&mut lines, "Ctrl-C ends it").await;
+    let told = until(&mut lines, "Ctrl-C to stop").await;
     let after = |text: &str| {
         let line = told.lines().find_map(|line| line.split_once(text));
         line.unwrap().1.to_owned()

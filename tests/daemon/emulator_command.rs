@@ -1,4 +1,4 @@
-//! The emulator as a command: its secret, its names, and what it says of a listening address that others can reach.
+//! The `emulator` command: client secret, addresses, rejected arguments, comparison with a recording.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn started(arguments: &[&str]) -> (Child, String) {
             let last = if is_open {
                 "--public-host"
             } else {
-                "What arrived"
+                "To see what arrived"
             };
             if line.contains(last) {
                 return;
@@ -57,7 +57,7 @@ async fn signs_in(api: &str, secret: &str) -> bool {
 }
 
 #[tokio::test]
-async fn the_secret_is_random_kept_with_the_data_and_fixed_only_on_request() {
+async fn the_client_secret_is_random_kept_with_the_data_or_given() {
     let data = tempfile::tempdir().unwrap();
     let folder = data.path().to_str().unwrap();
     let mut secrets = Vec::new();
@@ -68,7 +68,7 @@ async fn the_secret_is_random_kept_with_the_data_and_fixed_only_on_request() {
         &["--listen", "127.0.0.1:0", "--data", folder],
     ] {
         let (mut child, told) = started(arguments).await;
-        let api = between(&told, "at ", ", blobs");
+        let api = between(&told, "at ", ", blob storage");
         let secret = between(&told, "ITWIN_SYNCD_CLIENT_SECRET=", " ").to_owned();
         assert!(signs_in(api, &secret).await, "{told}");
         assert!(!signs_in(api, "emulator-secret").await, "{told}");
@@ -89,14 +89,14 @@ async fn the_secret_is_random_kept_with_the_data_and_fixed_only_on_request() {
         "service-emulator:mine",
     ];
     let (_child, told) = started(&fixed).await;
-    assert!(signs_in(between(&told, "at ", ", blobs"), "mine").await);
+    assert!(signs_in(between(&told, "at ", ", blob storage"), "mine").await);
 }
 
 #[tokio::test]
-async fn a_non_loopback_address_prints_a_warning() {
+async fn listening_beyond_the_loopback_address_prints_a_warning_and_uses_the_public_host() {
     let (_child, told) = started(&["--listen", "0.0.0.0:0", "--public-host", "localhost"]).await;
-    assert!(told.contains("WARNING: it listens on 0.0.0.0"), "{told}");
-    let api = between(&told, "at ", ", blobs");
+    assert!(told.contains("WARNING: listening on 0.0.0.0"), "{told}");
+    let api = between(&told, "at ", ", blob storage");
     assert!(api.starts_with("http://localhost:"), "{told}");
     let discovery = format!("{api}/.well-known/openid-configuration");
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -105,7 +105,7 @@ async fn a_non_loopback_address_prints_a_warning() {
 }
 
 #[tokio::test]
-async fn a_recording_is_compared_by_the_command() {
+async fn compare_prints_the_differences_and_sets_the_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("platform.har");
     let url = "https://api.bentley.com/storage/files/missing";
@@ -145,5 +145,29 @@ async fn a_recording_is_compared_by_the_command() {
         assert_eq!(ran.status.code(), Some(exit), "{told}");
         assert!(told.contains(expected), "{told}");
         assert!(!told.contains("secret-of-the-user"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn invalid_arguments_are_rejected_with_the_accepted_values() {
+    for (arguments, expected) in [
+        (
+            ["--listen", "127.0.0.1:65535"],
+            "no port left for the blob storage, which listens on the next one: use 65534 or lower",
+        ),
+        (
+            ["--fault", r#"{"file":"a.ifc","result":"Fine"}"#],
+            "unknown result \"Fine\": expected Success, PartialSuccess, Error, Skipped, Cancelled, TimedOut",
+        ),
+    ] {
+        let ran = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"))
+            .arg("emulator")
+            .args(arguments)
+            .output()
+            .await
+            .unwrap();
+        let error = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success(), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }

@@ -69,7 +69,7 @@ async fn a_ledger_that_is_not_a_database_is_moved_aside_and_rebuilt() {
     garble(&site.path("state/ledger.db"), 0);
     let log = is_known_again(&site, &files).await;
     assert!(
-        log.contains("the ledger was damaged and has been moved aside"),
+        log.contains("ledger damaged: moved it aside"),
         "{log}"
     );
     let aside = std::fs::read_dir(site.path("state")).unwrap();
@@ -134,14 +134,14 @@ fn uploads(site: &Site) -> usize {
 async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
     let (mut site, mut files) = synchronized_site(true).await;
     std::fs::remove_dir_all(site.path("state")).unwrap();
-    site.tables += "[brake]\nfiles = 10\n";
+    site.tables += "[bulk_change]\nmax_files = 10\n";
     for (path, content) in files.iter_mut().take(20) {
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
     }
     let before = uploads(&site);
     let daemon = site.start();
-    daemon.says("the watch is held").await;
+    daemon.says("watch suspended").await;
     daemon.stop().await;
     assert_eq!(uploads(&site), before);
     // Those that did not change were found in storage before that, or are when the watch goes on.
@@ -157,7 +157,7 @@ async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
 async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_is_resumed() {
     let (mut site, mut files) = synchronized_site(true).await;
     let quiet = site.watch("south", SECOND_IMODEL, "storage_folder = \"south\"");
-    site.tables += "[brake]\nfiles = 10\n";
+    site.tables += "[bulk_change]\nmax_files = 10\n";
     for (path, content) in &mut files {
         *content = content.to_uppercase();
         write(&site.path("north").join(path), content);
@@ -173,7 +173,7 @@ async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_
         assert!(uploads(&site) - before <= 12, "{}", uploads(&site) - before);
     }
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("40 files that storage has already"), "{told}");
+    assert!(told.contains("40 known files changed at once"), "{told}");
     site.tables = site.tables.replace("files = 10", "files = 40");
     let daemon = site.start();
     eventually(|| uploads(&site) >= before + 42, || daemon.log()).await;
@@ -224,7 +224,10 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     disk.fill();
     let refused = site.run(&["run"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.err.contains("make room on the disk"), "{refused:?}");
+    assert!(
+        refused.err.contains("free space on the disk"),
+        "{refused:?}"
+    );
     disk.make_room();
     let mut files = BTreeMap::new();
     let daemon = site.start();
@@ -237,13 +240,15 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     }
     let (status, log) = daemon.ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("make room on the disk"), "{log}");
+    assert!(log.contains("free space on the disk"), "{log}");
     let told = site.run(&["status"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(
         told.out
-            .starts_with("The disk of the state directory is FULL, the daemon is NOT RUNNING, ")
-            || told.err.contains("is full: free some space on it"),
+            .starts_with(
+                "ATTENTION: disk of the state directory full, daemon not running",
+            )
+            || told.err.contains("is full: free up space"),
         "{told:?}"
     );
     disk.make_room();
@@ -280,7 +285,7 @@ async fn a_write_error_of_the_disk_stops_the_daemon_and_leaves_a_sound_ledger() 
         ]);
         let (status, log) = daemon.ended().await;
         assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains("the ledger could not"), "{log}");
+        assert!(log.contains("ledger: cannot"), "{log}");
         let daemon = site.start();
         site.synchronized(files.len(), &daemon).await;
         let (_, log) = daemon.stop().await;

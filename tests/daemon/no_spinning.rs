@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Effect, Fault, RunFault, TaskFault};
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault, RunFault, TaskFault};
 use itwin_syncd::emulator::{IncompleteFiles, Switches, UpdateIncomplete};
 
 use super::other_client::{OtherClient, shared_platform};
@@ -158,14 +158,7 @@ async fn a_run_that_is_never_found_is_requested_with_growing_backoff() {
                 ..RunFault::default()
             });
         } else {
-            site.emulator.fault(Fault {
-                route: "POST */run".to_owned(),
-                skip: 0,
-                count: None,
-                effect: Effect::Reset {
-                    after_effect: false,
-                },
-            });
+            site.emulator.fault(Fault::on("POST */run").reset());
         }
         write(&folder.join("a.ifc"), "a");
         let daemon = site.start();

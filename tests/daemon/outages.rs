@@ -8,22 +8,10 @@ use itwin_syncd::emulator::{Effect, Fault};
 use crate::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
 fn answer(route: &str, count: u32, status: u16, headers: &[(&str, &str)]) -> Fault {
-    let headers = headers
+    let fault = Fault::on(route).status(status).times(count);
+    headers
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
-    let effect = Effect::Status {
-        status,
-        body: String::new(),
-        headers,
-        after_effect: false,
-    };
-    Fault {
-        route: route.to_owned(),
-        skip: 0,
-        count: Some(count),
-        effect,
-    }
+        .fold(fault, |fault, (name, value)| fault.header(name, value))
 }
 
 #[tokio::test]
@@ -149,11 +137,7 @@ async fn after_an_outage_many_queued_files_arrive_once_and_within_the_limit() {
     const PER_MINUTE: usize = 2000;
     let (mut site, folder) = Site::with_folder(platform().max_source_files(1000)).await;
     site.itwin = format!("requests_per_minute = {PER_MINUTE}\n");
-    let down = Fault {
-        count: None,
-        ..answer("*", 1, 503, &[])
-    };
-    site.emulator.fault(down);
+    site.emulator.fault(Fault::on("*").status(503));
     let mut files = std::collections::BTreeMap::new();
     for number in 0..300 {
         let (path, content) = (format!("{number}.ifc"), number.to_string());
@@ -254,12 +238,7 @@ async fn whatever_happens_to_a_request_of_any_step_the_last_content_arrives_once
         effects().into_iter().map(move |effect| async move {
             let (site, folder) =
                 Site::with_folder(platform().run_duration(Duration::from_millis(50))).await;
-            let fault = Fault {
-                route: (*step).to_owned(),
-                skip: 0,
-                count: Some(2),
-                effect,
-            };
+            let fault = Fault::on(*step).effect(effect).times(2);
             write(&folder.join("house.ifc"), "zero");
             let is_update = step.ends_with("updateContent");
             if !is_update {
@@ -518,14 +497,8 @@ async fn an_earlier_run_of_another_client_is_not_taken_for_the_lost_one() {
     assert_eq!(started.status(), 202);
     // Longer than clocks may differ, and than the run takes.
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    site.emulator.fault(Fault {
-        route: "POST */run".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Reset {
-            after_effect: false,
-        },
-    });
+    site.emulator
+        .fault(Fault::on("POST */run").reset().times(1));
     write(&folder.join("second.ifc"), "second");
     site.synchronized(2, &daemon).await;
     daemon.stop().await;
@@ -619,24 +592,19 @@ async fn what_is_deleted_between_its_upload_and_its_run_is_uploaded_again() {
 #[tokio::test]
 async fn a_size_in_storage_that_differs_from_what_was_sent_does_not_count() {
     let (site, folder) = Site::with_folder(platform()).await;
-    let effect = Effect::Status {
-        status: 200,
-        body: r#"{"file": {"id": "f", "size": 1}}"#.to_owned(),
-        headers: Vec::new(),
-        after_effect: true,
-    };
-    site.emulator.fault(Fault {
-        route: "POST /storage/files/*/complete".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect,
-    });
+    site.emulator.fault(
+        Fault::on("POST /storage/files/*/complete")
+            .status(200)
+            .body(r#"{"file": {"id": "f", "size": 1}}"#)
+            .after_effect()
+            .times(1),
+    );
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     let (_, log) = daemon.stop().await;
     assert!(
-        log.contains("storage reports 1 bytes after 5 were sent"),
+        log.contains("storage reports 1 bytes, but 5 bytes were sent"),
         "{log}"
     );
     assert_eq!(site.stored("house.ifc").completions, 2);
@@ -666,12 +634,8 @@ async fn content_that_was_sent_but_not_completed_is_not_taken_for_what_storage_h
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     // The bytes arrive, and nobody tells the daemon.
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect: Effect::Reset { after_effect: true },
-    });
+    site.emulator
+        .fault(Fault::on("PUT *").reset().after_effect());
     write(&folder.join("house.ifc"), "two");
     let sent = || site.stored("house.ifc").blob_writes >= 2;
     eventually(sent, || daemon.log()).await;

@@ -352,10 +352,10 @@ impl Storm {
             }
             _ => {
                 let fault = Fault {
-                    route: (*random.choice(ROUTES).unwrap()).to_owned(),
-                    skip: random.u32(0..3),
                     count,
-                    effect: effect(random),
+                    ..Fault::on(*random.choice(ROUTES).unwrap())
+                        .effect(effect(random))
+                        .skip(random.u32(0..3))
                 };
                 self.tell(&format!("fault: {fault:?}"));
                 self.site.emulator.fault(fault);
@@ -363,7 +363,7 @@ impl Storm {
         }
     }
 
-    /// OtherClient else changes what the daemon made. Faults would strike them too, so these end.
+    /// Another client changes what the daemon created. Faults would strike them too, so these end.
     async fn others_act(&mut self) {
         self.site.emulator.clear_faults();
         let emulator = &self.site.emulator;
@@ -435,7 +435,7 @@ impl Storm {
     /// SIGHUP with a valid or an invalid configuration.
     fn reload(&mut self, daemon: &Daemon) {
         // Before that the signal still ends the process.
-        if !daemon.log().contains("watching") {
+        if !daemon.log().contains("watch started") {
             return;
         }
         self.configure();
@@ -557,7 +557,7 @@ impl Storm {
             (End::Stop, code, signal) => code == Some(0) || signal == Some(15),
             (End::FullDisk { .. }, Some(1), _) => {
                 self.tally.full_disks += 1;
-                log.contains("make room on the disk")
+                log.contains("free space on the disk")
             }
             #[cfg(feature = "failpoints")]
             (End::At(_), _, Some(6)) => {
@@ -786,7 +786,7 @@ impl Storm {
         self.configure_calm("1h");
         self.site.config();
         daemon.signal("HUP");
-        daemon.says("the configuration is taken").await;
+        daemon.says("configuration reloaded").await;
         // The scans and checks that the reload asks for.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (requests, bytes) = (self.site.emulator.requests().len(), self.ledger_bytes());

@@ -200,7 +200,7 @@ async fn names_that_storage_cannot_hold_and_empty_files_fail_alone() {
         ("north/two\nlines.ifc", "rename"),
         ("north/dot./in folder.ifc", "rename"),
         ("north/latin \u{fffd}.ifc", "rename"),
-        ("north/empty.ifc", "save the file again"),
+        ("north/empty.ifc", "save the file with content"),
     ] {
         assert_eq!(told[file]["state"], "failed", "{told:#?}");
         assert!(
@@ -248,11 +248,11 @@ async fn of_two_names_that_differ_in_case_only_one_waits_until_the_other_is_gone
         let first = site.emulator.state().files.into_keys().next().unwrap();
         write(&folder.join(other), "other");
         daemon
-            .says("storage may not tell its name from that of")
+            .says("iTwin Storage may not distinguish its name from")
             .await;
         let told = site.status().await;
         let refused = &told[&format!("north/{other}")];
-        assert_eq!(refused["hint"], "rename one of the two", "{refused}");
+        assert_eq!(refused["hint"], "rename one of the two files", "{refused}");
         assert_eq!(site.emulator.state().files.len(), 1);
 
         std::fs::remove_file(folder.join(one)).unwrap();
@@ -277,7 +277,9 @@ async fn a_rename_that_changes_only_case_keeps_the_storage_file() {
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     std::fs::rename(folder.join("House.ifc"), folder.join("HOUSE.ifc")).unwrap();
-    daemon.says("takes the place of a file that is gone").await;
+    daemon
+        .says("takes over the storage file of a deleted one")
+        .await;
     let again = || site.emulator.state().runs.len() == 2;
     eventually(again, || daemon.log()).await;
     daemon.stop().await;

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use itwin_syncd::emulator::Effect;
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault};
 use tokio::time::Instant;
 
@@ -71,7 +70,7 @@ async fn a_refused_name_stops_failing_when_the_file_is_renamed_deleted_or_exclud
         }
         let expected = match what {
             "exclude" => "no longer selected",
-            _ => "gone from the folder",
+            _ => "deleted from the folder",
         };
         status_is(&site, &daemon, "a:b.ifc", Some(expected)).await;
         daemon.stop().await;
@@ -91,13 +90,13 @@ async fn an_empty_file_stops_failing_when_it_gets_content_or_is_deleted() {
         assert!(
             hint(&site, name)
                 .await
-                .contains("save the file again with content")
+                .contains("save the file with content")
         );
     }
     write(&folder.join("saved.ifc"), "content");
     remove(&folder, "deleted.ifc");
     status_is(&site, &daemon, "saved.ifc", Some("synchronized")).await;
-    status_is(&site, &daemon, "deleted.ifc", Some("gone from the folder")).await;
+    status_is(&site, &daemon, "deleted.ifc", Some("deleted from the folder")).await;
     daemon.stop().await;
 }
 
@@ -121,7 +120,10 @@ async fn a_file_that_is_too_large_stops_failing_when_it_is_excluded() {
     let daemon = site.start();
     status_is(&site, &daemon, "a.ifc", Some("failed")).await;
     let told = hint(&site, "a.ifc").await;
-    assert!(told.contains("split the file, or exclude it"), "{told}");
+    assert!(
+        told.contains("split the file, or add it to exclude"),
+        "{told}"
+    );
     site.replace_in_watches("name =", "exclude = [\"a.ifc\"]\nname =");
     site.config();
     daemon.signal("HUP");
@@ -188,18 +190,12 @@ async fn a_file_mapped_by_another_connection_is_mapped_once_it_is_removed_there(
     write(&folder.join("first.ifc"), "first");
     let daemon = site.start();
     status_is(&site, &daemon, "first.ifc", Some("synchronized")).await;
-    // OtherClient is faster: maps the new file into a connection of their own.
-    site.emulator.fault(Fault {
-        route: "POST /synchronization/imodels/storageConnections/*/sourceFiles".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Status {
-            status: 503,
-            body: String::new(),
-            headers: Vec::new(),
-            after_effect: false,
-        },
-    });
+    // Another client maps the new file first, into a connection of its own.
+    site.emulator.fault(
+        Fault::on("POST /synchronization/imodels/storageConnections/*/sourceFiles")
+            .status(503)
+            .times(1),
+    );
     write(&folder.join("a.ifc"), "a");
     daemon.says("no run could be requested").await;
     let file = site.stored("a.ifc");
@@ -262,13 +258,13 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
     remove(&folder, "deleted.ifc");
     std::fs::remove_dir_all(folder.join("inner")).unwrap();
     for name in ["deleted.ifc", "inner/a.ifc", "inner/deep/b.ifc"] {
-        let word = Some("gone from the folder; still in the iModel");
+        let word = Some("deleted from the folder; still in the iModel");
         status_is(&site, &daemon, name, word).await;
     }
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("1 synchronized, 3 gone"), "{told}");
+    assert!(told.contains("1 synchronized, 3 deleted"), "{told}");
     let history = site.run(&["status", "deleted.ifc"]).await.out;
-    assert!(history.contains("gone from the folder"), "{history}");
+    assert!(history.contains("deleted from the folder"), "{history}");
     assert!(history.contains("absent since"), "{history}");
     // One that comes back with the same content is neither uploaded nor run again.
     write(&folder.join("deleted.ifc"), "deleted.ifc");
@@ -276,7 +272,7 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
     assert_eq!(site.stored("deleted.ifc").completions, 1);
     assert_eq!(site.emulator.state().runs.len(), runs);
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("2 synchronized, 2 gone"), "{told}");
+    assert!(told.contains("2 synchronized, 2 deleted"), "{told}");
     daemon.stop().await;
 }
 
@@ -305,7 +301,7 @@ async fn a_file_that_is_missing_for_a_moment_is_never_gone() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (_, log) = daemon.stop().await;
-    assert!(!log.contains("known files are gone"), "{log}");
+    assert!(!log.contains("known files were deleted"), "{log}");
 }
 
 #[tokio::test]
@@ -329,7 +325,7 @@ async fn forget_deletes_what_is_known_and_says_what_stays_on_the_platform() {
     write(&folder.join("c.ifc"), "c");
     let forgotten = site.run(&["forget", "--yes", "a.ifc", "b:.ifc"]).await;
     assert_eq!(forgotten.code, Some(0), "{forgotten:?}");
-    assert!(forgotten.out.contains("2 files forgotten"), "{forgotten:?}");
+    assert!(forgotten.out.contains("forgot 2 files"), "{forgotten:?}");
     assert!(site.status().await.is_empty());
     assert_eq!(
         site.stored("a.ifc").id,
@@ -362,17 +358,11 @@ async fn a_file_that_is_forgotten_and_still_there_finds_its_storage_file_again()
 #[tokio::test]
 async fn a_reason_is_cleared_by_the_step_that_succeeds() {
     let (site, folder) = site().await;
-    site.emulator.fault(Fault {
-        route: "POST /storage/folders/*/files".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Status {
-            status: 503,
-            body: String::new(),
-            headers: Vec::new(),
-            after_effect: false,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("POST /storage/folders/*/files")
+            .status(503)
+            .times(1),
+    );
     site.emulator.fail_run(itwin_syncd::emulator::RunFault {
         imodel_id: DEFAULT_IMODEL_ID.to_owned(),
         duration_ms: Some(5000),

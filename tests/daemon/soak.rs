@@ -314,10 +314,8 @@ fn trouble(random: &mut Rng) -> Fault {
             after_effect: random.bool(),
         },
     };
-    Fault {
-        route: (*random.choice(&routes).unwrap()).to_owned(),
-        skip: random.u32(0..2),
-        count: Some(random.u32(1..3)),
-        effect,
-    }
+    Fault::on(*random.choice(&routes).unwrap())
+        .effect(effect)
+        .skip(random.u32(0..2))
+        .times(random.u32(1..3))
 }

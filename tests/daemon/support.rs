@@ -201,7 +201,7 @@ impl Site {
     /// What `status --json` says of every file: `watch/path` to the object.
     pub async fn status(&self) -> BTreeMap<String, serde_json::Value> {
         let told = self.run(&["status", "--json"]).await;
-        if told.err.contains("there is no ledger") {
+        if told.err.contains("no ledger in") {
             return BTreeMap::new();
         }
         let told: serde_json::Value =
@@ -236,6 +236,19 @@ impl Site {
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Whether storage holds this content of each path. Until it does, a file can still count as synchronized with what
+    /// it held before, because its change has not been noticed.
+    pub fn holds(&self, files: &BTreeMap<String, String>) -> bool {
+        let state = self.emulator.state();
+        files.iter().all(|(path, content)| {
+            let sha256 = sha256(content.as_bytes());
+            state.files.values().any(|file| {
+                let completed = file.completed.as_ref();
+                file.path == *path && completed.is_some_and(|completed| completed.sha256 == sha256)
+            })
+        })
     }
 
     /// The storage file of this path, which must be the only one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Effect, Fault, Switches};
+use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault, Switches};
 use itwin_syncd::emulator::{LockedFile, UpdateBlob};
 
 use super::common::Azurite;
@@ -21,14 +21,8 @@ async fn whole_story(switches: Switches, what: &str) {
         "POST /synchronization/imodels/storageConnections",
         "POST */run",
     ] {
-        let effect = Effect::Reset { after_effect: true };
-        let (route, count) = (route.to_owned(), Some(1));
-        site.emulator.fault(Fault {
-            route,
-            skip: 0,
-            count,
-            effect,
-        });
+        site.emulator
+            .fault(Fault::on(route).reset().after_effect().times(1));
     }
     let foreign = Duration::from_millis(800);
     drop(site.emulator.start_foreign_run(DEFAULT_IMODEL_ID, foreign));

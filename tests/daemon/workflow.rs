@@ -172,7 +172,7 @@ async fn new_content_updates_the_storage_file_and_equal_content_is_sent_nowhere(
 async fn a_file_that_grows_slowly_is_uploaded_once_and_whole() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     let mut file = std::fs::File::create(folder.join("survey.dxf")).unwrap();
     let mut content = String::new();
     // The pauses are part of what is tested: they are shorter than the settle time, the whole is longer.
@@ -194,7 +194,7 @@ async fn a_file_that_grows_slowly_is_uploaded_once_and_whole() {
 async fn a_save_by_rename_is_uploaded_under_its_last_name_only() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     for content in ["first", "second"] {
         write(&folder.join("plan.dwg.tmp"), content);
         std::fs::rename(folder.join("plan.dwg.tmp"), folder.join("plan.dwg")).unwrap();
@@ -375,12 +375,7 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
         ms: 30,
         jitter_ms: 60,
     };
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect,
-    });
+    site.emulator.fault(Fault::on("PUT *").effect(effect));
     let daemon = site.start();
     // By hand: SAVES=1000.
     let saves: usize = std::env::var("SAVES").map_or(60, |saves| saves.parse().unwrap());
@@ -395,15 +390,8 @@ async fn a_file_that_is_saved_again_during_every_upload_ends_as_it_was_saved_las
     }
     // And the last one surely, after the bytes of the one before were read.
     site.emulator.clear_faults();
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: None,
-        effect: Effect::Latency {
-            ms: 2000,
-            jitter_ms: 0,
-        },
-    });
+    site.emulator
+        .fault(Fault::on("PUT *").latency(Duration::from_millis(2000)));
     for save in [saves, saves + 1] {
         let content = format!("save {save} ").repeat(1000);
         saved.insert(sha256(content.as_bytes()));
@@ -442,15 +430,11 @@ async fn one_behind_the_other() -> (Site, std::path::PathBuf, Daemon, &'static s
     let (mut site, folder) = Site::with_folder(platform()).await;
     "settle = \"1s\"\nupload_interval = \"0s\"\n".clone_into(&mut site.top);
     site.tables += "[upload]\nworkers = 1\n";
-    site.emulator.fault(Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect: Effect::Latency {
-            ms: 2000,
-            jitter_ms: 0,
-        },
-    });
+    site.emulator.fault(
+        Fault::on("PUT *")
+            .latency(Duration::from_millis(2000))
+            .times(1),
+    );
     for name in ["one.ifc", "two.ifc"] {
         write(&folder.join(name), name);
     }
@@ -544,12 +528,7 @@ async fn an_upload_that_was_interrupted_sends_only_what_storage_does_not_have() 
                 ms: 15,
                 jitter_ms: 10,
             };
-            site.emulator.fault(Fault {
-                route: "PUT *".to_owned(),
-                skip: 0,
-                count: None,
-                effect,
-            });
+            site.emulator.fault(Fault::on("PUT *").effect(effect));
             let content: Vec<u8> = (0..BLOCKS * 16 * 1024)
                 .flat_map(|at| u32::try_from(at).unwrap().to_le_bytes())
                 .collect();
@@ -565,14 +544,7 @@ async fn an_upload_that_was_interrupted_sends_only_what_storage_does_not_have() 
                 }
                 Cut::Network => {
                     // Longer than it is tried in place.
-                    site.emulator.fault(Fault {
-                        route: "PUT *".to_owned(),
-                        skip: 0,
-                        count: Some(12),
-                        effect: Effect::Reset {
-                            after_effect: false,
-                        },
-                    });
+                    site.emulator.fault(Fault::on("PUT *").reset().times(12));
                 }
             }
             site.synchronized(1, &daemon).await;
@@ -610,20 +582,13 @@ async fn an_upload_url_that_expires_during_an_upload_is_renewed_and_keeps_its_bl
         switches.update_blob = update_blob;
         let (mut site, folder) = Site::with_folder(platform().switches(switches)).await;
         site.tables += "[upload]\nblock_size = \"64KiB\"\nmemory = \"512KiB\"\n";
-        site.emulator.fault(Fault {
-            route: "PUT *".to_owned(),
-            skip: 15,
-            count: Some(1),
-            effect: Effect::Status {
-                status: 403,
-                body: String::new(),
-                headers: vec![(
-                    "x-ms-error-code".to_owned(),
-                    "AuthenticationFailed".to_owned(),
-                )],
-                after_effect: false,
-            },
-        });
+        site.emulator.fault(
+            Fault::on("PUT *")
+                .status(403)
+                .header("x-ms-error-code", "AuthenticationFailed")
+                .skip(15)
+                .times(1),
+        );
         let content = vec![7; 30 * 64 * 1024];
         std::fs::write(folder.join("city.nwd"), &content).unwrap();
         let daemon = site.start();

@@ -73,12 +73,9 @@ async fn uploads(builder: Builder) {
     platform.switches_off();
 
     let effect = Effect::ExpireAddress { ms: 0 };
-    platform.emulator.fault(Fault {
-        route: "POST *".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect,
-    });
+    platform
+        .emulator
+        .fault(Fault::on("POST *").effect(effect).times(1));
     let (_, url) = links(&platform.post(&update, Value::Null).await.ok(202));
     let late = platform.blob("PUT", &url, b"late", &[WHOLE]).await;
     assert_eq!(late.status, 403);

@@ -1,4 +1,4 @@
-//! What goes wrong on demand, by HTTP and from tests.
+//! Injected faults and the control routes; what survives a restart.
 
 use std::time::Duration;
 
@@ -15,11 +15,15 @@ fn top() -> String {
 }
 
 impl Platform {
-    /// Sets a fault as a person does, with curl.
-    async fn goes_wrong(&self, fault: Value) {
+    /// Sets a fault by HTTP.
+    async fn inject(&self, fault: Value) {
+        let answer = self.post_fault(&fault).await;
+        assert_eq!(answer.status(), 204, "{fault}");
+    }
+
+    async fn post_fault(&self, fault: &Value) -> reqwest::Response {
         let url = format!("{}/_emulator/faults", self.emulator.api_url());
-        let set = self.http.post(url).json(&fault).send().await.unwrap();
-        assert_eq!(set.status(), 204);
+        self.http.post(url).json(fault).send().await.unwrap()
     }
 
     async fn root(&self) -> String {
@@ -40,7 +44,7 @@ async fn a_status_comes_with_body_and_headers_and_the_effect_happens_or_not() {
             "kind": "status", "status": 503, "body": "<html>", "headers": [["Retry-After", "7"]], "afterEffect": after_effect,
         });
         platform
-            .goes_wrong(json!({ "route": route, "count": 1, "effect": effect }))
+            .inject(json!({ "route": route, "count": 1, "effect": effect }))
             .await;
         let before = platform.emulator.state().files.len();
         let answer = platform
@@ -58,6 +62,27 @@ async fn a_status_comes_with_body_and_headers_and_the_effect_happens_or_not() {
 }
 
 #[tokio::test]
+async fn an_invalid_fault_is_rejected_with_the_key_or_value_and_the_accepted_ones() {
+    let platform = Platform::start(Emulator::builder()).await;
+    for (fault, expected) in [
+        (
+            json!({ "route": "PUT *", "effect": { "kind": "status", "status": 9999 } }),
+            "invalid fault: invalid status 9999: expected 200 to 599",
+        ),
+        (
+            json!({ "route": "PUT *", "cuont": 1, "effect": { "kind": "reset" } }),
+            "invalid fault: unknown field `cuont`, expected one of `route`, `skip`, `count`, `effect`",
+        ),
+    ] {
+        let answer = platform.post_fault(&fault).await;
+        assert_eq!(answer.status(), 400, "{fault}");
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"], expected);
+    }
+    platform.get(&top()).await.ok(200);
+}
+
+#[tokio::test]
 async fn a_connection_breaks_before_or_after_the_effect_or_within_a_body() {
     let platform = Platform::start(Emulator::builder()).await;
     let root = platform.root().await;
@@ -65,12 +90,6 @@ async fn a_connection_breaks_before_or_after_the_effect_or_within_a_body() {
     let put = |size: usize| {
         let request = platform.http.put(&url).header(WHOLE.0, WHOLE.1);
         request.body(vec![7; size]).send()
-    };
-    let strikes = |effect| Fault {
-        route: "PUT *".to_owned(),
-        skip: 0,
-        count: Some(1),
-        effect,
     };
     let arrived = || {
         platform
@@ -91,7 +110,8 @@ async fn a_connection_breaks_before_or_after_the_effect_or_within_a_body() {
         (Effect::CutBody { after: 100_000 }, 0),
         (Effect::Reset { after_effect: true }, 1),
     ] {
-        platform.emulator.fault(strikes(effect.clone()));
+        let fault = Fault::on("PUT *").effect(effect.clone()).times(1);
+        platform.emulator.fault(fault);
         assert!(put(1_000_000).await.is_err(), "{effect:?}");
         assert_eq!(arrived(), writes, "{effect:?}");
     }
@@ -104,10 +124,11 @@ async fn a_connection_breaks_before_or_after_the_effect_or_within_a_body() {
             .count(),
         3
     );
-    platform.emulator.fault(Fault {
-        route: "GET /storage*".to_owned(),
-        ..strikes(Effect::CutAnswer)
-    });
+    platform.emulator.fault(
+        Fault::on("GET /storage*")
+            .effect(Effect::CutAnswer)
+            .times(1),
+    );
     let url = format!("{}{}", platform.emulator.api_url(), top());
     let request = platform.http.get(url).bearer_auth(&platform.token).send();
     let answer = request.await.unwrap();
@@ -121,11 +142,11 @@ async fn latency_and_slowness_take_their_time() {
     let platform = Platform::start(Emulator::builder().seed(3)).await;
     let root = platform.root().await;
     let (_, url) = platform.create(&root, "a.dgn").await;
-    platform.goes_wrong(json!({ "route": "GET *", "count": 1, "effect": { "kind": "latency", "ms": 150, "jitterMs": 20 } })).await;
+    platform.inject(json!({ "route": "GET *", "count": 1, "effect": { "kind": "latency", "ms": 150, "jitterMs": 20 } })).await;
     let began = Instant::now();
     platform.get(&top()).await.ok(200);
     assert!(began.elapsed() >= Duration::from_millis(150));
-    platform.goes_wrong(json!({ "route": "* *", "count": 2, "effect": { "kind": "slow", "bytesPerSecond": 5000 } })).await;
+    platform.inject(json!({ "route": "* *", "count": 2, "effect": { "kind": "slow", "bytesPerSecond": 5000 } })).await;
     let began = Instant::now();
     platform.get(&top()).await.ok(200);
     platform.put(&url, &[7; 1000]).await;
@@ -141,9 +162,7 @@ async fn a_token_is_revoked_and_an_address_expires_on_demand() {
     let mut platform = Platform::start(Emulator::builder()).await;
     let root = platform.root().await;
     platform
-        .goes_wrong(
-            json!({ "route": "POST */files", "effect": { "kind": "expireAddress", "ms": 0 } }),
-        )
+        .inject(json!({ "route": "POST */files", "effect": { "kind": "expireAddress", "ms": 0 } }))
         .await;
     let (file, url) = platform.create(&root, "a.dgn").await;
     platform
@@ -161,7 +180,7 @@ async fn a_token_is_revoked_and_an_address_expires_on_demand() {
         )
         .await;
     platform
-        .goes_wrong(
+        .inject(
             json!({ "route": "POST */complete", "count": 1, "effect": { "kind": "revokeTokens" } }),
         )
         .await;
@@ -252,8 +271,8 @@ async fn state_requests_switches_and_reset_can_be_asked_for_without_a_token() {
         200
     );
     assert_eq!(get("switches").await["location"], "relative");
-    assert_eq!(set("switches?run-scope=moon").await, 422);
-    assert_eq!(set("faults").await, 422);
+    assert_eq!(set("switches?run-scope=moon").await, 400);
+    assert_eq!(set("faults").await, 400);
     assert_eq!(set("reset").await, 204);
     assert_eq!(get("state").await["files"], json!({}));
     assert_eq!(get("requests").await, json!([]));
@@ -330,7 +349,7 @@ async fn what_was_kept_in_a_folder_is_there_again_and_a_foreign_folder_is_refuse
         std::error::Error::source(&error)
             .unwrap()
             .to_string()
-            .contains("format is 1")
+            .contains("format 1 is not supported")
     );
 }
 

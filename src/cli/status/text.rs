@@ -1,4 +1,4 @@
-//! The report as a person reads it.
+//! The report as text.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,23 +7,28 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::status_view::{
-    Around, FileView, LineView, ResultView, StoryView, UploadView, View, WatchView, verdict,
+    FileView, HistoryView, LineView, ResultView, StatusView, Surroundings, UploadView, WatchView,
+    summary,
 };
+use crate::text::plural;
 
 /// Cells of a progress bar.
 const BAR: u64 = 20;
 
-/// A day and a half is told as a date.
+/// Older times are shown as a date.
 const RECENT: u64 = 36 * 3600;
 
 /// The whole report.
-pub(super) fn report(view: &View, around: &Around, now: Timestamp) -> String {
+pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timestamp) -> String {
     let mut out = String::new();
-    line(&mut out, &verdict(view, around).text);
-    line(&mut out, &daemon(view, around.unreachable.as_deref(), now));
+    line(&mut out, &summary(view, surroundings).text);
+    line(
+        &mut out,
+        &daemon(view, surroundings.unreachable.as_deref(), now),
+    );
     for watch in &view.watches {
         out.push('\n');
         watch_text(&mut out, watch, now);
@@ -38,14 +43,14 @@ pub(super) fn report(view: &View, around: &Around, now: Timestamp) -> String {
             view,
         );
         for file in &view.failed {
-            trouble(&mut out, file, now);
+            failed_file(&mut out, file, now);
         }
     }
     if !view.open.is_empty() {
         out.push('\n');
         heading(
             &mut out,
-            "UNDER WAY",
+            "IN PROGRESS",
             view.open.len(),
             |watch| watch.files.waiting + watch.files.working,
             view,
@@ -56,7 +61,7 @@ pub(super) fn report(view: &View, around: &Around, now: Timestamp) -> String {
     }
     if !view.results.is_empty() {
         out.push('\n');
-        line(&mut out, "LATELY");
+        line(&mut out, "RECENT");
         for result in &view.results {
             done(&mut out, result, now);
         }
@@ -69,27 +74,27 @@ fn heading(
     title: &str,
     shown: usize,
     count: impl Fn(&WatchView) -> u64,
-    view: &View,
+    view: &StatusView,
 ) {
     let all: u64 = view.watches.iter().map(count).sum();
     let more = if all > shown as u64 {
-        format!(", {shown} of {all} are shown; --json lists all")
+        format!(" (showing {shown} of {all}; --json lists all)")
     } else {
         String::new()
     };
     line(out, &format!("{title}{more}"));
 }
 
-fn daemon(view: &View, unreachable: Option<&str>, now: Timestamp) -> String {
+fn daemon(view: &StatusView, unreachable: Option<&str>, now: Timestamp) -> String {
     match (&view.daemon, unreachable) {
         (Some(daemon), _) => format!(
-            "itwin-syncd {} is running, started {} (process {})",
+            "itwin-syncd {} is running, started {} (pid {})",
             daemon.version,
             moment_at(daemon.since, now),
             daemon.pid
         ),
-        (None, Some(why)) => format!("itwin-syncd runs but does not answer: {why}"),
-        (None, None) => "itwin-syncd is NOT RUNNING; this is the state at its end".to_owned(),
+        (None, Some(why)) => format!("itwin-syncd is running but does not respond: {why}"),
+        (None, None) => "itwin-syncd is not running; showing the last known state".to_owned(),
     }
 }
 
@@ -98,7 +103,7 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         line(
             out,
             &format!(
-                "watch {:?}: not in the configuration any more, {} files known",
+                "watch {:?}: no longer configured; known files: {}",
                 watch.name,
                 watch.files.synchronized
                     + watch.files.synchronized_with_issues
@@ -118,57 +123,53 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         counts.push(format!("{} with issues", files.synchronized_with_issues));
     }
     if files.gone > 0 {
-        counts.push(format!("{} gone", files.gone));
+        counts.push(format!("{} deleted", files.gone));
     }
     if files.uploaded > 0 {
-        counts.push(format!("{} stored only", files.uploaded));
+        counts.push(format!("{} uploaded only", files.uploaded));
     }
     if let Some(settling) = files.settling.filter(|settling| *settling > 0) {
         counts.push(format!("{settling} being written"));
     }
     counts.push(format!("{} waiting", files.waiting));
-    counts.push(format!("{} working", files.working));
-    counts.push(if files.failed > 0 {
-        format!("{} FAILED", files.failed)
-    } else {
-        "0 failed".to_owned()
-    });
+    counts.push(format!("{} in progress", files.working));
+    counts.push(format!("{} failed", files.failed));
     if let Some(ignored) = files.ignored {
         counts.push(format!("{ignored} ignored"));
     }
     line(out, &format!("  files   {}", counts.join(", ")));
     line(out, &format!("  folder  {}", folder(watch, now)));
-    if let Some(reason) = &watch.held_reason {
-        let until = match (watch.paused_at, watch.held_until) {
-            (Some(at), _) => format!("PAUSED {}", moment_at(at, now)),
-            (None, Some(until)) => format!("held until {}", moment_at(until, now)),
-            (None, None) => "HELD".to_owned(),
+    if let Some(reason) = &watch.suspended_reason {
+        let until = match (watch.paused_at, watch.suspended_until) {
+            (Some(at), _) => format!("paused {}", moment_at(at, now)),
+            (None, Some(until)) => format!("suspended, retrying {}", moment_at(until, now)),
+            (None, None) => "suspended".to_owned(),
         };
         line(out, &format!("  {until}: {reason}"));
     }
     if let Some(run) = &watch.last_run {
         let told = match (run.ended_at, run.seconds) {
             (Some(ended), Some(seconds)) => format!(
-                "{}, {}, took {}",
-                run.result.as_deref().unwrap_or("ended"),
+                "{}, ended {}, took {}",
+                run.result.as_deref().unwrap_or("unknown result"),
                 moment_at(ended, now),
                 span(seconds)
             ),
             _ => format!(
-                "under way ({}), requested {}",
-                run.state.as_deref().unwrap_or("not answered yet"),
+                "in progress ({}), requested {}",
+                run.state.as_deref().unwrap_or("state unknown"),
                 moment_at(run.requested_at, now)
             ),
         };
-        let overdue = if run.overdue { ", OVERDUE" } else { "" };
+        let overdue = if run.overdue { ", overdue" } else { "" };
         line(out, &format!("  run     {told}{overdue}"));
     }
     if let Some(blocking) = &watch.blocked_by {
-        let overdue = if blocking.overdue { ", OVERDUE" } else { "" };
+        let overdue = if blocking.overdue { ", overdue" } else { "" };
         line(
             out,
             &format!(
-                "  waits   for run {} of connection {:?}, active since {}{overdue}",
+                "  blocked by run {} of connection {:?}, first seen active {}{overdue}",
                 blocking.run,
                 blocking.connection,
                 moment_at(blocking.since, now)
@@ -177,7 +178,7 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     }
     for file in &watch.unfinished {
         let why = if file.busy {
-            "cannot be opened now; looked at again until it can"
+            "cannot be opened; retrying"
         } else {
             "still being written"
         };
@@ -189,8 +190,8 @@ fn folder(watch: &WatchView, now: Timestamp) -> String {
     let mut text = match watch.root {
         "ok" => "ok".to_owned(),
         "polled" => "polled".to_owned(),
-        "degraded" => "degraded, only partly watched".to_owned(),
-        _ => "UNAVAILABLE, cannot be reached".to_owned(),
+        "degraded" => "degraded (only partly watched)".to_owned(),
+        _ => "unreachable".to_owned(),
     };
     if let Some(note) = watch.note.as_ref().filter(|_| watch.root != "polled") {
         let _infallible = write!(text, ": {note}");
@@ -201,37 +202,32 @@ fn folder(watch: &WatchView, now: Timestamp) -> String {
     );
     let _infallible = write!(text, "; {scanned}");
     if watch.scanning {
-        text.push_str(", being scanned now");
+        text.push_str(", scan in progress");
     } else if let Some(at) = watch.next_scan {
-        let _infallible = write!(text, ", next {}", moment_at(at, now));
+        let _infallible = write!(text, ", next scan {}", moment_at(at, now));
     }
     text
 }
 
-fn trouble(out: &mut String, file: &FileView, now: Timestamp) {
+fn failed_file(out: &mut String, file: &FileView, now: Timestamp) {
     line(out, &format!("  {}  failed", named(file)));
     if let Some(reason) = &file.reason {
-        line(out, &format!("      why:    {reason}"));
+        line(out, &format!("      reason: {reason}"));
     }
     if let Some(hint) = &file.hint {
-        line(out, &format!("      to do:  {hint}"));
+        line(out, &format!("      hint:   {hint}"));
     }
     let next = file.next_attempt.map_or_else(
-        || "when the file changes, or at once with `itwin-syncd retry`".to_owned(),
-        |at| {
-            format!(
-                "{}, or at once with `itwin-syncd retry`",
-                moment_at(at, now)
-            )
-        },
+        || "when the file changes, or now with `itwin-syncd retry`".to_owned(),
+        |at| format!("{}, or now with `itwin-syncd retry`", moment_at(at, now)),
     );
-    line(out, &format!("      again:  {next}"));
+    line(out, &format!("      retry:  {next}"));
 }
 
 fn open_file(out: &mut String, file: &FileView, uploads: &[UploadView], now: Timestamp) {
     let since = file
         .seen_at
-        .map(|at| format!(", seen {}", moment_at(at, now)))
+        .map(|at| format!(", detected {}", moment_at(at, now)))
         .unwrap_or_default();
     let upload = uploads
         .iter()
@@ -242,15 +238,15 @@ fn open_file(out: &mut String, file: &FileView, uploads: &[UploadView], now: Tim
     };
     line(out, &format!("  {}  {told}", named(file)));
     if let Some(reason) = &file.reason {
-        line(out, &format!("      why:    {reason}"));
+        line(out, &format!("      reason: {reason}"));
         if let Some(hint) = &file.hint {
-            line(out, &format!("      to do:  {hint}"));
+            line(out, &format!("      hint:   {hint}"));
         }
         if let Some(at) = file.next_attempt {
             line(
                 out,
                 &format!(
-                    "      again:  {} (attempt {})",
+                    "      retry:  {} (attempt {})",
                     moment_at(at, now),
                     file.attempts + 1
                 ),
@@ -259,7 +255,7 @@ fn open_file(out: &mut String, file: &FileView, uploads: &[UploadView], now: Tim
     }
 }
 
-/// A bar, and how fast it grows.
+/// A progress bar with size, rate and remaining time.
 fn progress(upload: &UploadView) -> String {
     let full = upload.percent.min(100) * BAR / 100;
     let bar: String = (0..BAR)
@@ -296,14 +292,14 @@ fn done(out: &mut String, result: &ResultView, now: Timestamp) {
     );
 }
 
-/// Stories one below the other.
-pub(super) fn stories(stories: &[StoryView]) -> String {
+/// The histories of files, separated by blank lines.
+pub(super) fn histories(histories: &[HistoryView]) -> String {
     let mut out = String::new();
-    for (index, story) in stories.iter().enumerate() {
+    for (index, history) in histories.iter().enumerate() {
         if index > 0 {
             out.push('\n');
         }
-        let file = &story.file;
+        let file = &history.file;
         line(&mut out, &format!("{}  {}", named(file), file.status));
         if let Some(connector) = &file.connector {
             line(&mut out, &format!("  connector     {connector}"));
@@ -324,18 +320,20 @@ pub(super) fn stories(stories: &[StoryView]) -> String {
             line(
                 &mut out,
                 &format!(
-                    "  issues        {} errors, {} warnings, {} others",
-                    issues.errors, issues.warnings, issues.others
+                    "  issues        {}, {}, {}",
+                    plural(issues.errors, "error", "errors"),
+                    plural(issues.warnings, "warning", "warnings"),
+                    plural(issues.others, "other", "others")
                 ),
             );
         }
-        if story.story.is_empty() {
-            line(&mut out, "  nothing is kept of its history");
+        if history.history.is_empty() {
+            line(&mut out, "  no history");
         }
-        for entry in &story.story {
-            story_line(&mut out, entry);
+        for entry in &history.history {
+            history_line(&mut out, entry);
         }
-        // The last line has told why, unless it is older than the history.
+        // The reason is in the last line, unless that is older than the history.
         if let Some(at) = file.next_attempt.filter(|_| file.reason.is_some()) {
             line(&mut out, &format!("  {}  next attempt", clock_time(at)));
         }
@@ -343,7 +341,7 @@ pub(super) fn stories(stories: &[StoryView]) -> String {
     out
 }
 
-fn story_line(out: &mut String, entry: &LineView) {
+fn history_line(out: &mut String, entry: &LineView) {
     let mut text = format!("  {}  {}", clock_time(entry.at), entry.text);
     if entry.what == "run_ended"
         && let Some(note) = &entry.note
@@ -354,16 +352,16 @@ fn story_line(out: &mut String, entry: &LineView) {
         let _infallible = write!(text, " (run {run})");
     }
     if let Some(seconds) = entry.seconds {
-        let _infallible = write!(text, ", {} after it was finished", span(seconds));
+        let _infallible = write!(text, ", {} after it was queued", span(seconds));
     }
     line(out, &text);
     if entry.what != "run_ended"
         && let Some(note) = &entry.note
     {
-        line(out, &format!("                       why:   {note}"));
+        line(out, &format!("                       reason: {note}"));
     }
     if let Some(hint) = &entry.hint {
-        line(out, &format!("                       to do: {hint}"));
+        line(out, &format!("                       hint:   {hint}"));
     }
 }
 
@@ -372,14 +370,14 @@ fn named(file: &FileView) -> String {
 }
 
 fn shown(path: &str) -> String {
-    Shown(Path::new(path)).to_string()
+    QuotedPath(Path::new(path)).to_string()
 }
 
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
-/// A time as a person says it.
+/// A time relative to now, such as "5 min ago".
 pub(in crate::cli) fn moment(at: Timestamp) -> String {
     moment_at(at, crate::clock::now())
 }
@@ -391,7 +389,8 @@ fn moment_at(at: Timestamp, now: Timestamp) -> String {
         return clock_time(at);
     }
     match (away.is_negative(), seconds) {
-        (_, 0..2) => "just now".to_owned(),
+        (true, 0..2) => "now".to_owned(),
+        (false, 0..2) => "just now".to_owned(),
         (true, _) => format!("in {}", span_of(seconds)),
         (false, _) => format!("{} ago", span_of(seconds)),
     }
@@ -423,10 +422,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_as_people_say_them() {
+    fn times_are_relative_to_now() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         for (seconds, expected) in [
             (0, "just now"),
+            (1, "now"),
             (-42, "42 s ago"),
             (-300, "5 min ago"),
             (-3 * 3600, "3 h ago"),
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_is_a_bar_with_percent_rate_and_time_left() {
+    fn an_upload_shows_bar_percent_rate_and_remaining_time() {
         let upload = UploadView {
             watch: "north".to_owned(),
             path: "a.dgn".to_owned(),

@@ -1,4 +1,4 @@
-//! `status --watch`: the report again and again, in place on a terminal, as lines of news elsewhere.
+//! `status --watch`: the report, updated in place on a terminal; elsewhere a line for each change.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -6,18 +6,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Error, LISTS, text};
-use crate::config::Offline;
+use crate::config::ReadOnlyConfig;
 use crate::ledger::{Ledger, Lists, Outcome};
-use crate::names::Shown;
+use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::state_directory;
-use crate::status_view::{self, Around, View};
+use crate::status_view::{self, StatusView, Surroundings};
 
-/// Between two looks.
+/// Pause between two updates.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Files whose changes are told where there is no terminal.
-const NEWS: Lists = Lists {
+/// Files whose changes are printed without a terminal.
+const CHANGES: Lists = Lists {
     files: 1000,
     results: 200,
     runs: 1,
@@ -27,13 +27,13 @@ const NEWS: Lists = Lists {
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
+pub(super) async fn watch(config: &ReadOnlyConfig) -> Result<(), Error> {
     state_directory::act_as_owner(&config.state.path)?;
     let ledger = Ledger::read(&config.state.path).await?;
     let ended = tokio::signal::ctrl_c();
     if !std::io::stdout().is_terminal() {
         return tokio::select! {
-            told = news(&ledger) => told,
+            printed = print_changes(&ledger) => printed,
             _ = ended => Ok(()),
         };
     }
@@ -48,17 +48,17 @@ pub(super) async fn watch(config: &Offline) -> Result<(), Error> {
     super::print(&last)
 }
 
-async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<(), Error> {
+async fn redraw(config: &ReadOnlyConfig, ledger: &Ledger, last: &mut String) -> Result<(), Error> {
     loop {
         let (daemon, unreachable) = super::daemon(config).await;
-        let around = Around {
+        let surroundings = Surroundings {
             unreachable,
             disk_full: state_directory::full(&config.state.path),
         };
         let now = crate::clock::now();
         let overview = ledger.overview(LISTS, now).await?;
-        let view = View::new(&overview, daemon.as_ref());
-        *last = text::report(&view, &around, now);
+        let view = StatusView::new(&overview, daemon.as_ref());
+        *last = text::report(&view, &surroundings, now);
         let (width, height) = size();
         let mut screen = String::from("\x1b[H");
         let lines: Vec<&str> = last.lines().collect();
@@ -72,7 +72,7 @@ async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<
         if more > 0 {
             screen.push_str(&format!("… {more} more lines"));
         } else {
-            screen.push_str("Press Ctrl-C to leave; the daemon keeps running");
+            screen.push_str("Press Ctrl-C to quit; the daemon keeps running");
         }
         screen.push_str("\x1b[K\x1b[J");
         write(&screen)?;
@@ -81,12 +81,12 @@ async fn redraw(config: &Offline, ledger: &Ledger, last: &mut String) -> Result<
 }
 
 /// One line for each change of a file.
-async fn news(ledger: &Ledger) -> Result<(), Error> {
+async fn print_changes(ledger: &Ledger) -> Result<(), Error> {
     let mut known: HashMap<String, (&'static str, Option<String>)> = HashMap::new();
-    // What rested before this command was begun is no news.
+    // Results before the start of this command are not shown.
     let mut last = ledger.last_result().await?;
     loop {
-        let overview = ledger.overview(NEWS, crate::clock::now()).await?;
+        let overview = ledger.overview(CHANGES, crate::clock::now()).await?;
         for file in overview.open.iter().chain(&overview.failed) {
             let state = (status_view::word(file), file.reason.clone());
             if known.get(&file.id.to_string()) != Some(&state) {
@@ -95,15 +95,15 @@ async fn news(ledger: &Ledger) -> Result<(), Error> {
                     .as_ref()
                     .map(|reason| format!(": {reason}"))
                     .unwrap_or_default();
-                tell(&file.watch, &file.path, &format!("{}{reason}", state.0))?;
+                print_change(&file.watch, &file.path, &format!("{}{reason}", state.0))?;
                 known.insert(file.id.to_string(), state);
             }
         }
-        for result in ledger.results_after(last, NEWS.results).await? {
+        for result in ledger.results_after(last, CHANGES.results).await? {
             last = result.id;
-            // A failure is a state as well, which was told above.
+            // Failures are printed as states above.
             if result.outcome != Outcome::Failed {
-                tell(&result.watch, &result.path, result.outcome.as_str())?;
+                print_change(&result.watch, &result.path, result.outcome.as_str())?;
                 known.remove(&result.file.to_string());
             }
         }
@@ -111,9 +111,9 @@ async fn news(ledger: &Ledger) -> Result<(), Error> {
     }
 }
 
-fn tell(watch: &str, path: &Path, what: &str) -> Result<(), Error> {
+fn print_change(watch: &str, path: &Path, what: &str) -> Result<(), Error> {
     let now = clock_time(crate::clock::now());
-    write(&format!("{now} {watch}: {} {what}\n", Shown(path)))
+    write(&format!("{now} {watch}: {} {what}\n", QuotedPath(path)))
 }
 
 fn size() -> (u16, u16) {

@@ -1,0 +1,349 @@
+//! Every error of a configuration as it is printed, recorded as snapshots: a changed text shows as a diff.
+
+use super::*;
+
+/// Each input with the errors it causes; a temporary path is shown as `$`.
+fn render<'a>(cases: impl IntoIterator<Item = &'a str>, errors: impl Fn(&str) -> String) -> String {
+    cases
+        .into_iter()
+        .map(|case| format!("{case}\n→ {}\n\n", errors(case)))
+        .collect()
+}
+
+/// In the watch of [`LEAST`], from line 7 on.
+#[test]
+fn watch_keys() {
+    let cases = [
+        "settle = \"5\"",
+        "settle = 5",
+        "settle = true",
+        "settle = \"soon\"",
+        "settle = \"0s\"",
+        "settle = \"-5s\"",
+        "settle = \"2 months\"",
+        "poll_interval = \"3 weeks\"",
+        "setle = \"5s\"",
+        "workers = 3",
+        "recursive = \"yes\"",
+        "storage_folder = 3",
+        "storage_folder = \"/North\"",
+        "storage_folder = \"a/b?\"",
+        "storage_folder = \"a/b. \"",
+        "connection = \" \"",
+        "include = \"*.dgn\"",
+        "exclude = [\n  \"fine\",\n  \"Piping\\\\*.dwg\",\n]",
+        "upload_only = [\"[a\"]",
+        "connectors = [\"CIVIL\"]",
+        "[watch.connectors]\ndgn = \"CIVIL\"\n\".dwg\" = \"DWG\"",
+        "[watch.connectors]\n\"*.csv\" = \"\"",
+    ];
+    insta::assert_snapshot!(render(cases, in_watch));
+    let long = "x".repeat(300);
+    insta::assert_snapshot!(
+        "watch_keys_too_long",
+        in_watch(&format!("storage_folder = \"{long}\""))
+    );
+}
+
+/// In a table below [`LEAST`], from line 7 on, or at the top of the file.
+#[test]
+fn other_keys() {
+    let cases = [
+        "settle = 5s",
+        "shutdown_grace = \"2h\"",
+        "[upload]\nworkers = 0",
+        "[upload]\nworkers = \"4\"",
+        "[upload]\nblock_size = \"1GiB\"",
+        "[upload]\nrate = 3",
+        "[upload]\nrate = [3]",
+        "[upload]\nrate = [{ from = \"7\", to = \"19:00\", limit = \"2MiB/s\" }]",
+        "[upload]\nrate = [{ from = \"07:00\", to = \"19:00\", limit = \"2 potatoes\" }]",
+        "[upload]\nrate = [{ from = \"07:00\", limit = \"2MiB/s\" }]",
+        "[upload]\nrate = [{ from = \"07:00\", to = \"19:00\", speed = \"2MiB/s\", limit = \"1B/s\" }]",
+        "[upload]\nblock_size = 8388608",
+        "[upload]\nblock_size = \"8 megs\"",
+        "[upload]\nmemory = \"4MiB\"",
+        "[sync]\nbatch_window = \"10m\"",
+        "[retry]\nmax_delay = \"1s\"",
+        "[log]\nlevel = \"verbose\"",
+        "[state]\npath = \"state\"",
+        "[state]\npath = \"/var/../x\"",
+        "[uploads]\nworkers = 3",
+        "[brake]\nfiles = 3",
+        "[bulk_changes]\nmax_files = 3",
+        "[bulk_change]\nmax_files = 0",
+        "retry = 3",
+        "[sync]\nshutdown_grace = \"1s\"",
+        "[retry]\nzzzzzzzzzzzz = 1",
+    ];
+    insta::assert_snapshot!(render(cases, in_file));
+}
+
+#[test]
+fn urls() {
+    let with =
+        |url: &str| errors(&LEAST.replacen("[itwin]", &format!("[itwin]\napi_url = \"{url}\""), 1));
+    let cases = [
+        "http://api.bentley.com",
+        "https://me:tiger@api.bentley.com",
+        "https://api.bentley.com/?key=tiger",
+        "api.bentley.com",
+        "ftp://api.bentley.com",
+    ];
+    insta::assert_snapshot!(render(cases, with));
+    for url in [
+        "http://127.0.0.1:8080",
+        "http://[::1]:1",
+        "http://localhost:3000/base",
+        "https://qa-api.bentley.com",
+    ] {
+        assert_eq!(with(url), "none", "{url}");
+    }
+}
+
+#[test]
+fn network() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("empty.pem"), "no certificate").unwrap();
+    let block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(folder.path().join("bad.pem"), block).unwrap();
+    let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+    fs::write(folder.path().join("broken.pem"), broken).unwrap();
+    let cases = [
+        "proxy = \"proxy:3128\"",
+        "proxy = \"socks5://proxy:1080\"",
+        "proxy = \"http://proxy/path\"",
+        "proxy = \"http://me:tiger2@proxy:3128\"",
+        "proxy = \"http://proxy:3128\"\nproxy_user = \"me\"",
+        "proxy = \"http://proxy:3128\"\nproxy_password_file = \"/absent\"",
+        "no_proxy = [\"a\"]",
+        "proxy = \"http://p\"\nno_proxy = [\"a, b\"]",
+        "ca_file = \"/absent.pem\"",
+        "ca_file = \"$/empty.pem\"",
+        "ca_file = \"$/bad.pem\"",
+        "ca_file = \"$/broken.pem\"",
+        "idle_timeout = \"5\"",
+    ];
+    let root = folder.path().display().to_string();
+    let text = render(cases, |lines| {
+        let lines = format!("[network]\n{}", lines.replace('$', &root));
+        in_file(&lines).replace(&root, "$")
+    });
+    assert!(!text.replace("me:tiger2", "").contains("tiger2"), "{text}");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn notifications() {
+    let folder = tempfile::tempdir().unwrap();
+    let weak = secret_file(folder.path(), "fifteen-letters\n", 0o600);
+    let cases = [
+        "[[alert]]\nname = \"team\"",
+        "[[alert]]\ncommand = [\"x\"]",
+        "[[alert]]\nname = \"team\"\nurl = \"hooks/tiger\"",
+        "[[alert]]\nname = \"team\"\nurl = \"file:/absent\"",
+        "[[alert]]\nname = \"team\"\ncommand = []",
+        "[[alert]]\nname = \"team\"\ncommand = [\"x\"]\nlevel = \"info\"",
+        "[[alert]]\nname = \"team\"\ncommand = [\"x\"]\nformat = \"xml\"",
+        "[[alert]]\nname = \"team\"\ncommand = [\"x\"]\n[[alert]]\nname = \"team\"\ncommand = [\"y\"]",
+        "[heartbeat]\nurl = \"nowhere\"",
+        "[web]\nlisten = \"8291\"",
+        "[web]\nlisten = \"0.0.0.0:8291\"",
+        "[web]\ntoken_file = \"$\"",
+    ];
+    let text = render(cases, |lines| {
+        in_file(&lines.replace('$', &weak)).replace(&weak, "$")
+    });
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn all_errors_of_a_file_in_its_order() {
+    let text = "[upload]\nworkers = 0\n[[watch]]\nname = \"a/b\"\npath = \"relative\"\nimodel_id = \"north\"\n[[watch]]\n";
+    assert_eq!(parse(text).unwrap_err().iter().count(), 8);
+    insta::assert_snapshot!(errors(text));
+}
+
+#[test]
+fn empty_file() {
+    insta::assert_snapshot!(errors(""));
+}
+
+#[test]
+fn single_brackets_around_watch() {
+    insta::assert_snapshot!(errors(&LEAST.replace("[[watch]]", "[watch]")));
+}
+
+/// A second watch, from line 7 on.
+fn second(name: &str, path: &str, more: &str) -> String {
+    format!(
+        "{LEAST}[[watch]]\nname = \"{name}\"\npath = \"{path}\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n{more}\n"
+    )
+}
+
+#[test]
+fn two_watches_with_one_name() {
+    let text = second("North", "/srv/other", "").replacen("c0ffee00", "decaf000", 1);
+    insta::assert_snapshot!(errors(&text));
+}
+
+#[test]
+fn two_watches_of_one_imodel_overlap_in_storage() {
+    for (folder, refused) in [
+        ("", true),
+        ("a", true),
+        ("A/B", true),
+        ("a/b/c", true),
+        ("a/bc", false),
+        ("b", false),
+    ] {
+        let text = second(
+            "south",
+            "/srv/other",
+            &format!("storage_folder = \"{folder}\""),
+        )
+        .replacen("imodel_id", "storage_folder = \"a/b\"\nimodel_id", 1);
+        assert_eq!(errors(&text) != "none", refused, "{folder}");
+        let other_imodel = text.replacen("c0ffee00", "decaf000", 1);
+        assert_eq!(errors(&other_imodel), "none", "{folder}");
+    }
+    insta::assert_snapshot!(errors(&second("south", "/srv/other", "")));
+}
+
+#[test]
+fn client_secret() {
+    insta::assert_snapshot!(
+        "client_secret_in_the_file",
+        errors(&LEAST.replacen("[itwin]", "[itwin]\nclient_secret = \"x\"", 1))
+    );
+    insta::assert_snapshot!(
+        "client_secret_nowhere",
+        Config::parse(LEAST, "config.toml", &Environment::default()).unwrap_err()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_str().unwrap();
+    let mut text = String::new();
+    for (content, mode) in [
+        ("tiger", 0o640),
+        ("tiger", 0o604),
+        ("\n", 0o600),
+        ("a\nb\n", 0o600),
+        ("tiger \n", 0o600),
+        ("tiger\u{a0}\n", 0o600),
+        (&*"x".repeat(5000), 0o600),
+    ] {
+        let path = secret_file(folder.path(), content, mode);
+        let shown: String = content.chars().take(9).collect();
+        text += &format!(
+            "{shown:?}, mode {mode:o}\n→ {}\n\n",
+            errors(&with_secret_file(&path))
+        );
+    }
+    text += &format!("a folder\n→ {}\n\n", errors(&with_secret_file(root)));
+    let absent = format!("{root}/absent");
+    text += &format!("absent\n→ {}\n", errors(&with_secret_file(&absent)));
+    insta::assert_snapshot!("client_secret_file", text.replace(root, "$"));
+}
+
+#[test]
+fn unreadable_config_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    let root = folder.path().to_str().unwrap();
+    let shown = || {
+        Config::load(&path)
+            .unwrap_err()
+            .to_string()
+            .replace(root, "$")
+    };
+    insta::assert_snapshot!("absent_config_file", shown());
+    fs::write(&path, b"# \xff").unwrap();
+    insta::assert_snapshot!("config_file_that_is_no_text", shown());
+}
+
+/// Loads a configuration with these watches (name, path, further lines), state and log folder below a temporary `$`, which also holds the folders.
+fn load(
+    watches: &[(&str, &str, &str)],
+    state: &str,
+    log: &str,
+    prepare: impl FnOnce(&Path),
+) -> String {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
+    for folder in ["a/b", "c"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    prepare(&root);
+    let secret = secret_file(&root, "tiger", 0o600);
+    let head = format!(
+        "[itwin]\nclient_id = \"id\"\nclient_secret_file = \"{secret}\"\n[state]\npath = \"{state}\"\n[log]\ndirectory = \"{log}\"\n"
+    );
+    let tables = watches.iter().map(|(name, path, more)| {
+        format!(
+            "[[watch]]\nname = \"{name}\"\npath = \"{path}\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\nstorage_folder = \"{name}\"\n{more}\n"
+        )
+    });
+    let text: String = std::iter::once(head).chain(tables).collect();
+    let path = root.join("config.toml");
+    let root = root.to_str().unwrap();
+    fs::write(&path, text.replace('$', root)).unwrap();
+    Config::load(&path).map_or_else(
+        |errors| errors.to_string().replace(root, "$"),
+        |_| "none".to_owned(),
+    )
+}
+
+#[test]
+fn folders_that_overlap() {
+    let no = |_: &Path| {};
+    let load_two = |one: (&str, &str), other: (&str, &str), prepare: fn(&Path)| {
+        load(
+            &[("one", one.0, one.1), ("two", other.0, other.1)],
+            "$/state",
+            "$/log",
+            prepare,
+        )
+    };
+    let link = |root: &Path| symlink(root.join("a"), root.join("link")).unwrap();
+    assert_eq!(load_two(("$/a", ""), ("$/c", ""), no), "none");
+    let excluded = ("$/a", "exclude = [\"/b/\"]");
+    assert_eq!(load_two(excluded, ("$/a/b", ""), no), "none");
+    let flat = ("$/a", "recursive = false");
+    assert_eq!(load_two(flat, ("$/a/b", ""), no), "none");
+    let refused = [
+        load_two(("$/a", ""), ("$/a/b", ""), no),
+        load_two(("$/a/b", ""), ("$/a", ""), no),
+        load_two(flat, ("$/link", ""), link),
+    ];
+    insta::assert_snapshot!(refused.join("\n"));
+}
+
+#[test]
+fn a_root_must_be_a_folder_but_need_not_exist() {
+    let load_one = |path: &str| {
+        load(&[("one", path, "")], "$/state", "$/log", |root| {
+            fs::write(root.join("file"), "").unwrap();
+        })
+    };
+    assert_eq!(load_one("$/absent"), "none", "its share may be unmounted");
+    insta::assert_snapshot!(load_one("$/file"));
+}
+
+#[test]
+fn ledger_and_log_inside_a_watched_folder() {
+    let link = |root: &Path| symlink(root.join("a/new"), root.join("link")).unwrap();
+    let load_one = |state: &str, log: &str| load(&[("one", "$/a", "")], state, log, link);
+    assert_eq!(load_one("$/elsewhere/state", "$/log"), "none");
+    let around = load(&[("one", "$/c/in", "")], "$/c", "$/log", |root| {
+        fs::create_dir(root.join("c/in")).unwrap();
+    });
+    let refused = [
+        load_one("$/a", "$/log"),
+        load_one("$/a/not/yet", "$/log"),
+        // A link to a folder that does not exist yet.
+        load_one("$/link", "$/log"),
+        load_one("$/state", "$/a/b/log"),
+        around,
+    ];
+    insta::assert_snapshot!(refused.join("\n"));
+}

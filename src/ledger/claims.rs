@@ -1,0 +1,373 @@
+//! Claims: an upload worker takes a due job, and gives it back.
+//!
+//! Only one process writes the ledger, so a claim needs no expiry: a start gives back what the previous process had.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use super::clock::{active, due};
+use super::known_files::VersionColumns;
+use super::row::join;
+use super::{
+    Error, FailureKind, FileId, Fingerprint, Ledger, Stage, StorageStamp, Tx, WatchId,
+    count_column, count_value, millis, timestamp,
+};
+
+/// Content of a file, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// BLAKE3 of all bytes.
+    pub digest: [u8; 32],
+    /// Number of bytes.
+    pub bytes: u64,
+}
+
+/// Content that storage is known to hold, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredContent {
+    /// The version of the file that was stored.
+    pub version: i64,
+    /// What was stored.
+    pub content: Content,
+}
+
+/// A job in the hands of an upload worker.
+#[derive(Debug, Clone)]
+pub struct UploadJob {
+    /// The file it is about.
+    pub file: FileId,
+    /// The watch of the file.
+    pub watch: WatchId,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// The fingerprint that was handed over; None when it has to be handed over again.
+    pub fingerprint: Option<Fingerprint>,
+    /// The version that this attempt is about.
+    pub version: i64,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// When the first of an unbroken row of failures happened.
+    pub failing_since: Option<Timestamp>,
+    /// Connector type, or None for a file that is stored only.
+    pub connector: Option<String>,
+    /// The storage file, once known.
+    pub storage_file_id: Option<String>,
+    /// What storage holds, once it holds something.
+    pub stored: Option<StoredContent>,
+    /// How far an interrupted attempt came, and when.
+    pub stage: (Stage, Timestamp),
+    /// The marker of an interrupted *create file*.
+    pub marker: Option<String>,
+    /// Why the attempt before did not succeed.
+    pub last_reason: Option<String>,
+    /// Storage may hold other content than what is known.
+    pub unverified: bool,
+    /// The bytes are sent even if storage holds the same: runs left out what is there.
+    pub send_again: bool,
+    /// What the platform said of the storage file when its content was completed.
+    pub stamp: StorageStamp,
+    /// What an interrupted attempt had fully sent (stage [`Stage::BlobWritten`]).
+    pub written: Option<StoredContent>,
+}
+
+#[derive(sqlx::FromRow)]
+struct JobRow {
+    file_id: FileId,
+    watch_id: WatchId,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    #[sqlx(flatten)]
+    found: VersionColumns,
+    connector: Option<String>,
+    storage_file_id: Option<String>,
+    stored_version: Option<i64>,
+    stored_digest: Option<Vec<u8>>,
+    stored_size: Option<i64>,
+    version: i64,
+    attempts: i64,
+    failing_since: Option<i64>,
+    stage: Stage,
+    stage_at: i64,
+    marker: Option<String>,
+    content_version: Option<i64>,
+    content_digest: Option<Vec<u8>>,
+    content_size: Option<i64>,
+    previous_reason: Option<String>,
+    unverified: i64,
+    send_again: i64,
+    stored_modified: Option<String>,
+    stored_modified_by: Option<String>,
+    storage_folder_id: Option<String>,
+}
+
+/// SQL: jobs `j` of files that are small enough, in watches that are not held.
+macro_rules! due_jobs {
+    () => {
+        concat!(
+            "SELECT j.file_id, j.due_at FROM jobs j JOIN files f ON f.id = j.file_id \
+             JOIN watches w ON w.id = j.watch_id WHERE f.size <= $2 AND ",
+            active!("$1"),
+            " AND "
+        )
+    };
+}
+
+/// SQL: claims the job that has been due longest. `$1` is the time, `$2` the largest size.
+macro_rules! claim {
+    // Conditions on the job `j`, for the searches by index and for the one by `jobs_set`.
+    ($of:literal, $set_of:literal) => {
+        concat!(
+            "UPDATE jobs SET state = 'uploading', kind = NULL, \
+             previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL, \
+             version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+             WHERE file_id = (SELECT file_id FROM (",
+            // Each state by itself, so that an index gives the first without reading the others.
+            "SELECT * FROM (",
+            due_jobs!(),
+            $of,
+            "j.state = 'due' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS due \
+             UNION ALL SELECT * FROM (",
+            due_jobs!(),
+            $of,
+            "j.state = 'failed' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS failed \
+             UNION ALL SELECT * FROM (",
+            due_jobs!(),
+            $set_of,
+            "j.due_at - j.pause > $1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') \
+             LIMIT 1) AS ahead) AS either ORDER BY due_at LIMIT 1) RETURNING file_id"
+        )
+    };
+}
+
+impl JobRow {
+    fn into_job(self) -> UploadJob {
+        UploadJob {
+            file: self.file_id,
+            watch: self.watch_id,
+            path: join(self.dir, self.name),
+            fingerprint: self.found.fingerprint(),
+            version: self.version,
+            attempt: u32::try_from(self.attempts)
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+            failing_since: self.failing_since.map(timestamp),
+            connector: self.connector,
+            storage_file_id: self.storage_file_id,
+            stored: content(self.stored_version, self.stored_digest, self.stored_size),
+            stage: (self.stage, timestamp(self.stage_at)),
+            marker: self.marker,
+            last_reason: self.previous_reason,
+            unverified: self.unverified != 0,
+            send_again: self.send_again != 0,
+            stamp: StorageStamp {
+                modified: self.stored_modified,
+                modified_by: self.stored_modified_by,
+                folder_id: self.storage_folder_id,
+            },
+            written: content(self.content_version, self.content_digest, self.content_size),
+        }
+    }
+}
+
+impl Ledger {
+    /// Takes the job that has been due longest, if there is one, out of the watches that are not held.
+    ///
+    /// `most` is the size in bytes up to which a file is taken.
+    pub async fn claim_upload(
+        &self,
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<UploadJob>, Error> {
+        let claim = sqlx::query_scalar(claim!("", ""))
+            .bind(millis(now))
+            .bind(most.map_or(i64::MAX, count_column));
+        self.db
+            .write("claim a job", async |tx| {
+                let claimed = claim.fetch_optional(&mut **tx).await?;
+                claimed_job(tx, claimed).await
+            })
+            .await
+    }
+
+    /// Takes the job of this watch that has been due longest, if there is one and the watch is not held.
+    ///
+    /// `most` is the size in bytes up to which a file is taken.
+    pub async fn claim_upload_of(
+        &self,
+        watch: WatchId,
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<UploadJob>, Error> {
+        let claim = sqlx::query_scalar(claim!(
+            "j.watch_id = $3 AND ",
+            "COALESCE(j.watch_id, 0) = $3 AND "
+        ))
+        .bind(millis(now))
+        .bind(most.map_or(i64::MAX, count_column))
+        .bind(watch);
+        self.db
+            .write("claim a job", async |tx| {
+                let claimed = claim.fetch_optional(&mut **tx).await?;
+                claimed_job(tx, claimed).await
+            })
+            .await
+    }
+
+    /// The watches that have a job due and are not held, and since when.
+    pub async fn due_watches(&self, now: Timestamp) -> Result<Vec<(WatchId, Timestamp)>, Error> {
+        // What was set by a clock that was ahead is due too.
+        type Row = (WatchId, Option<i64>, Option<i64>, bool);
+        let rows: Vec<Row> = self
+            .db
+            .read("look for watches with work", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT w.id, (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id \
+                     AND j.state = 'due'), (SELECT MIN(due_at) FROM jobs j \
+                     WHERE j.watch_id = w.id AND j.state = 'failed'), EXISTS (SELECT 1 FROM jobs \
+                     j WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.watch_id, 0) = w.id \
+                     AND COALESCE(j.state, '') IN ('due', 'failed')) FROM watches w WHERE ",
+                    active!("$1"),
+                ))
+                .bind(millis(now))
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        let due = rows.into_iter().filter_map(|(watch, due, failed, ahead)| {
+            let ahead = ahead.then(|| millis(now));
+            let first = due.into_iter().chain(failed).chain(ahead).min()?;
+            (first <= millis(now)).then(|| (watch, timestamp(first)))
+        });
+        Ok(due.collect())
+    }
+
+    /// The time at which the next job may become due that is not due yet.
+    pub async fn next_upload_due(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
+        let at: Option<i64> = self
+            .db
+            .read("look for the next due job", async |db| {
+                sqlx::query_scalar(
+                    "SELECT MIN(at) FROM ( SELECT MIN(due_at) AS at FROM jobs \
+                     WHERE state = 'due' AND due_at > $1 UNION ALL SELECT MIN(due_at) FROM jobs \
+                     WHERE state = 'failed' AND due_at > $1 UNION ALL SELECT MIN(backoff_until) \
+                     FROM watches WHERE backoff_until > $1) AS next",
+                )
+                .bind(millis(now))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
+        Ok(at.map(timestamp))
+    }
+
+    /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
+    /// `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be read.
+    pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
+        let (all, busy): (i64, i64) = self
+            .db
+            .read("count the jobs that are waited for", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) FROM jobs j \
+                     JOIN watches w ON w.id = j.watch_id WHERE w.configured = 1 \
+                     AND (j.state IN ('uploading', 'running') OR (j.state IN ('due', 'stored') \
+                     AND ",
+                    due!("$1"),
+                    " AND ",
+                    active!("$1"),
+                    " AND j.attempts + j.run_attempts < $2))",
+                ))
+                .bind(millis(soon))
+                .bind(i64::from(attempts))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
+        Ok((count_value(all - busy), count_value(busy)))
+    }
+
+    /// Gives a claimed job back untouched, because the service stops.
+    pub async fn unclaim(&self, job: &UploadJob) -> Result<(), Error> {
+        self.db
+            .write("give a job back", async |tx| {
+                sqlx::query(
+                    "UPDATE jobs SET state = 'due' WHERE file_id = $1 AND state = 'uploading'",
+                )
+                .bind(job.file.0)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Gives every claim back, as the last process left them, and tries again what the operator may have corrected.
+    pub(super) async fn release_claims(&self) -> Result<(), Error> {
+        self.db
+            .write("take up the work of the last process", async |tx| {
+                sqlx::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
+                    .execute(&mut **tx)
+                    .await
+            })
+            .await?;
+        self.retry_corrected().await
+    }
+
+    /// Makes jobs due whose failure the operator may have corrected, by another configuration or elsewhere.
+    pub async fn retry_corrected(&self) -> Result<(), Error> {
+        self.db
+            .write("try failed files again", async |tx| {
+                let kinds = FailureKind::ALL.into_iter();
+                for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
+                    sqlx::query(
+                "UPDATE jobs SET state = 'due', due_at = enqueued_at, pause = 0, attempts = 0, \
+                 failing_since = NULL, kind = NULL, previous_reason = reason, reason = NULL, \
+                 hint = NULL WHERE state = 'failed' AND kind = $1",
+            )
+            .bind(kind)
+            .execute(&mut **tx)
+            .await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// The job that was just claimed, if one was.
+async fn claimed_job(
+    tx: &mut Tx,
+    claimed: Option<FileId>,
+) -> Result<Option<UploadJob>, sqlx::Error> {
+    let Some(file) = claimed else {
+        return Ok(None);
+    };
+    let row: JobRow = sqlx::query_as(
+        "SELECT j.file_id, f.watch_id, f.dir, f.name, f.known, f.size, f.mtime_ns, f.ctime_ns, \
+         f.connector, f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, \
+         j.version, j.attempts, j.failing_since, j.stage, j.stage_at, j.marker, \
+         j.content_version, j.content_digest, j.content_size, j.previous_reason, f.unverified, \
+         f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id FROM jobs j \
+         JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
+    )
+    .bind(file)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(Some(row.into_job()))
+}
+
+/// A digest of another length than ours is no digest of ours: the content counts as unknown.
+fn content(
+    version: Option<i64>,
+    digest: Option<Vec<u8>>,
+    size: Option<i64>,
+) -> Option<StoredContent> {
+    let digest = digest?.try_into().ok()?;
+    Some(StoredContent {
+        version: version?,
+        content: Content {
+            digest,
+            bytes: count_value(size?),
+        },
+    })
+}

@@ -1,0 +1,335 @@
+//! The database as a file: older and newer versions, damage, nonsense in its rows, power cuts.
+
+use super::super::fixture::*;
+use super::super::*;
+use super::*;
+
+#[tokio::test]
+async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let reader = Ledger::read(f.dir.path()).await.unwrap();
+    assert_eq!(reader.snapshot(at(0)).await.unwrap().files.len(), 1);
+    assert!(reader.claim_upload(None, at(0)).await.is_err());
+    assert!(matches!(
+        Ledger::read(Path::new("/nowhere")).await,
+        Err(Error::Missing { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
+    let f = Fixture::new().await;
+    sqlx::query("UPDATE _sqlx_migrations SET version = 999 WHERE version = 1")
+        .execute(f.ledger.db.writer())
+        .await
+        .unwrap();
+    let Fixture { dir, ledger, .. } = f;
+    ledger.close().await;
+    assert!(matches!(
+        Ledger::open(dir.path()).await,
+        Err(Error::Newer { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
+    let all = sqlx::migrate!("src/ledger/migrations");
+    for versions in 1..all.migrations.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(dir.path()).unwrap();
+        let older_db = Database::open_unchecked(directory).await;
+        let pool = older_db.writer();
+        let mut older = sqlx::migrate!("src/ledger/migrations");
+        older.migrations.to_mut().truncate(versions);
+        older.run(pool).await.unwrap();
+        for row in [
+            "INSERT INTO connections (id, imodel_id, name) VALUES (1, 'imodel', 'itwin-syncd')",
+            "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES (2, 'north', 'imodel', '', 1)",
+            "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, connector, version) \
+             VALUES (3, 2, x'', x'612e64676e', 10, 7, 7, 'MSTN', 4)",
+            "INSERT INTO jobs (file_id, state, version, enqueued_at, due_at) VALUES (3, 'uploading', 4, 5, 5)",
+        ] {
+            sqlx::query(row).execute(pool).await.unwrap();
+        }
+        // Refused by the versions whose jobs have no watch.
+        drop(
+            sqlx::query("UPDATE jobs SET watch_id = 2")
+                .execute(pool)
+                .await,
+        );
+        older_db.close().await;
+        let early = Ledger::read(dir.path()).await;
+        assert!(matches!(early, Err(Error::Older { .. })), "{early:?}");
+        let ledger = Ledger::open(dir.path()).await.unwrap();
+        let watch = ledger
+            .register_watches(&[spec("north")], at(0))
+            .await
+            .unwrap()[0]
+            .0;
+        let f = Fixture { dir, ledger, watch };
+        let job = f.claim(1).await.unwrap();
+        assert_eq!((job.path.to_str(), job.version), (Some("a.dgn"), 4));
+        f.store(&job, 1, 2).await;
+        let run = f.begin_run(3).await;
+        assert_eq!(
+            f.finish_run(run, Verdict::Synchronized(None), 4)
+                .await
+                .len(),
+            1
+        );
+    }
+}
+
+fn whole_listing(watch: WatchId) -> ListingPart<'static> {
+    ListingPart {
+        watch,
+        dir: Path::new(""),
+        part: 0,
+        digest: &[7; 32],
+    }
+}
+
+/// Calls what reads rows, and counts the refusals.
+async fn read_everything(f: &Fixture) -> u32 {
+    fn note<T>(refused: &mut u32, result: Result<T, Error>) -> Option<T> {
+        *refused += u32::from(result.is_err());
+        result.ok()
+    }
+    let mut refused = 0;
+    let (now, ledger) = (at(100_000), &f.ledger);
+    note(&mut refused, ledger.snapshot(now).await);
+    note(&mut refused, ledger.summary(now).await);
+    note(&mut refused, ledger.results_since(at(0)).await);
+    note(&mut refused, ledger.known_in(f.watch, Path::new("")).await);
+    let listing = whole_listing(f.watch);
+    if let Some((_, changes)) = note(&mut refused, ledger.is_listing_unchanged(&listing).await) {
+        note(&mut refused, ledger.record_listing(&listing, changes).await);
+    }
+    let changed = [ready("a.dgn", 77)];
+    note(&mut refused, ledger.hand_over(f.watch, &changed, now).await);
+    note(&mut refused, ledger.next_upload_due(now).await);
+    while let Some(Some(job)) = note(&mut refused, ledger.claim_upload(None, now).await) {
+        let again = refusal(Again::Never);
+        note(&mut refused, ledger.put_off(&job, &again, now).await);
+    }
+    note(&mut refused, ledger.imodel("imodel").await);
+    note(&mut refused, ledger.backlog("imodel", now).await);
+    if let Some(Some(open)) = note(&mut refused, ledger.open_run("imodel").await) {
+        let files = note(&mut refused, ledger.files_in_run(open.id).await).unwrap_or_default();
+        let outcomes: Vec<_> = files
+            .into_iter()
+            .map(|file| FileOutcome {
+                file,
+                storage_file_id: String::new(),
+                stored_generation: 0,
+                verdict: Verdict::Synchronized(None),
+            })
+            .collect();
+        let end = ledger.finish_run(open.id, "Completed", "Success", &outcomes, now);
+        note(&mut refused, end.await);
+    }
+    let connections = note(&mut refused, ledger.connections("imodel").await);
+    for connection in connections.unwrap_or_default() {
+        note(
+            &mut refused,
+            ledger.connection_files(connection.id, now).await,
+        );
+        note(
+            &mut refused,
+            ledger.begin_run(connection.id, now, now).await,
+        );
+    }
+    refused
+}
+
+#[tokio::test]
+async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
+    const TABLES: [&str; 8] = [
+        "connections",
+        "watches",
+        "imodels",
+        "folders",
+        "runs",
+        "files",
+        "listings",
+        "jobs",
+    ];
+    let nonsense = [
+        "NULL",
+        "-1",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "1.5e300",
+        "'napping'",
+        "x'ff00'",
+        "''",
+    ];
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    f.hand_over("b.dgn", 1, 0).await;
+    let job = f.claim(1).await.unwrap();
+    f.store(&job, 1, 2).await;
+    f.begin_run(3).await;
+    let listing = whole_listing(f.watch);
+    let (_, changes) = f.ledger.is_listing_unchanged(&listing).await.unwrap();
+    f.ledger.record_listing(&listing, changes).await.unwrap();
+    let Fixture { dir, ledger, watch } = f;
+    let mut columns = Vec::new();
+    for table in TABLES {
+        let named: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
+            .bind(table)
+            .fetch_all(ledger.db.writer())
+            .await
+            .unwrap();
+        columns.extend(named.into_iter().map(|column| (table, column)));
+    }
+    ledger.close().await;
+    let mut refused = 0;
+    for (table, column) in columns {
+        for value in nonsense {
+            let copy = tempfile::tempdir().unwrap();
+            let file = copy.path().join("ledger.db");
+            std::fs::copy(dir.path().join("ledger.db"), &file).unwrap();
+            let directory = StateDirectory::open(copy.path()).unwrap();
+            let ledger = Ledger {
+                db: Database::open_unchecked(directory).await,
+                lock: None,
+                forgotten: Arc::default(),
+                moved_aside: None,
+            };
+            let sql = format!("UPDATE {table} SET {column} = {value}");
+            // Some values break a constraint: those cannot be there.
+            drop(
+                sqlx::query(sqlx::AssertSqlSafe(sql))
+                    .execute(ledger.db.writer())
+                    .await,
+            );
+            let f = Fixture {
+                dir: copy,
+                ledger,
+                watch,
+            };
+            refused += read_everything(&f).await;
+        }
+    }
+    assert!(
+        refused > 100,
+        "the nonsense was noticed {refused} times only"
+    );
+}
+
+#[tokio::test]
+async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    sqlx::query("UPDATE jobs SET stage = 'napping'")
+        .execute(f.ledger.db.writer())
+        .await
+        .unwrap();
+    let error = f.ledger.claim_upload(None, at(1)).await.unwrap_err();
+    f.ledger.mark_corrupt(&error);
+    let Fixture { dir, ledger, .. } = f;
+    drop(ledger);
+    let next = Ledger::open(dir.path()).await.unwrap();
+    let (path, what) = next.moved_aside().unwrap();
+    assert!(path.join("ledger.db").exists());
+    assert!(what.contains("claim a job"), "{what}");
+    next.close().await;
+    assert!(
+        Ledger::open(dir.path())
+            .await
+            .unwrap()
+            .moved_aside()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn damage_where_no_start_looks_is_found_by_the_check_after_a_crash() {
+    let Fixture { dir, ledger, .. } = Fixture::new().await;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute(ledger.db.writer())
+        .await
+        .unwrap();
+    let (page, size): (i64, i64) = sqlx::query_as(
+        "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size WHERE name = 'folders'",
+    )
+    .fetch_one(ledger.db.writer())
+    .await
+    .unwrap();
+    // As a kill leaves it: the lock file is not emptied.
+    let Ledger { db, lock, .. } = ledger;
+    db.close().await;
+    drop(lock);
+    let mut file = std::fs::File::options()
+        .write(true)
+        .open(dir.path().join("ledger.db"))
+        .unwrap();
+    let at = count_value((page - 1) * size);
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(at)).unwrap();
+    std::io::Write::write_all(&mut file, &[0x5A; 100]).unwrap();
+    drop(file);
+    let next = Ledger::open(dir.path()).await.unwrap();
+    assert!(next.moved_aside().is_some());
+}
+
+#[tokio::test]
+async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_disk() {
+    let mut f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let job = f.claim(1).await.unwrap();
+    let stored = StoredContent {
+        version: job.version,
+        content: content(1),
+    };
+    let connection = f.connection().await.id;
+    // A log that cannot be written to the disk: it is a folder.
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::create_dir(elsewhere.path().join("ledger.db-wal")).unwrap();
+    let unusable = StateDirectory::open(elsewhere.path()).unwrap();
+    let broken = f.ledger.db.with_log_of(unusable);
+    let good = std::mem::replace(&mut f.ledger.db, broken);
+    let (ledger, now) = (&f.ledger, at(2));
+    let mut refused = Vec::new();
+    refused.push(ledger.record_create_sent(&job, "m", now).await.is_err());
+    refused.push(
+        ledger
+            .record_blob_written(&job, &stored.content, now)
+            .await
+            .is_err(),
+    );
+    refused.push(ledger.record_restart(&job, now).await.is_err());
+    ledger.record_storage_file(&job, "s", now).await.unwrap();
+    let stamp = StorageStamp::default();
+    ledger
+        .finish_stored(&job, &stored, &stamp, now)
+        .await
+        .unwrap();
+    let mappings = [Mapping {
+        file: job.file,
+        source_file_id: "source".to_owned(),
+        connector: "MSTN".to_owned(),
+        renewed: true,
+        other_connector: false,
+    }];
+    refused.push(
+        ledger
+            .record_mappings(connection, &mappings, now)
+            .await
+            .is_err(),
+    );
+    refused.push(ledger.begin_run(connection, now, now).await.is_err());
+    let run = ledger.open_run("imodel").await.unwrap().unwrap().id;
+    refused.push(ledger.record_run(run, "r").await.is_err());
+    refused.push(
+        ledger
+            .finish_run(run, "Completed", "Success", &[], now)
+            .await
+            .is_err(),
+    );
+    refused.push(ledger.record_pauses(&[], at(0)).await.is_err());
+    assert_eq!(refused, [true; 8]);
+    f.ledger.db = good;
+    f.ledger.record_pauses(&[], at(0)).await.unwrap();
+}

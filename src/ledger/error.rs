@@ -1,0 +1,143 @@
+//! What can go wrong with the ledger, by what a caller or an operator can do about it.
+
+use std::path::PathBuf;
+
+use crate::state_directory;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong with the ledger.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another process has the lock of this state directory.
+    #[error("another itwin-syncd{} already uses {path:?}", pid.as_ref().map(|p| format!(" (process {p})")).unwrap_or_default())]
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+        /// The process id that the other one wrote into the lock file, when it can be read.
+        pid: Option<String>,
+    },
+    /// There is no ledger to read yet.
+    #[error("no ledger in {path:?}")]
+    Missing {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The directory or a file in it cannot be used.
+    #[error("cannot use {path:?}")]
+    Io {
+        /// The path that could not be used.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The directory, or a file in it, cannot be trusted.
+    #[error(transparent)]
+    Directory(state_directory::Error),
+    /// The directory is on a network file system, where the database is not safe.
+    #[error("{path:?} is on a network file system, where the ledger is not safe")]
+    Network {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The check of the database found damage, or the previous process did.
+    #[error("the ledger is damaged: {what}")]
+    Damaged {
+        /// The database's description.
+        what: String,
+    },
+    /// The database is damaged, or holds a value that this program never writes.
+    #[error("the ledger is damaged: cannot {action}")]
+    Corrupt {
+        /// What was being done, as the rest of "cannot …".
+        action: &'static str,
+        /// The database's reason.
+        source: Source,
+    },
+    /// A newer itwin-syncd wrote this ledger.
+    #[error("the ledger in {path:?} was written by a newer itwin-syncd")]
+    Newer {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// An older itwin-syncd wrote this ledger, and no daemon of this version has migrated it yet.
+    #[error("the ledger in {path:?} was written by an older itwin-syncd")]
+    Older {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The program was linked with an SQLite that must not be used.
+    #[error("SQLite {found} is too old for a safe ledger: 3.51.3 or newer is required")]
+    OldSqlite {
+        /// The version in use.
+        found: String,
+    },
+    /// The disk of the state directory is full.
+    #[error("ledger: cannot {action}: disk full")]
+    DiskFull {
+        /// What was being done, as the rest of "cannot …".
+        action: &'static str,
+        /// The database's reason.
+        source: Source,
+    },
+    /// The database refused or failed otherwise.
+    #[error("ledger: cannot {action}")]
+    Database {
+        /// What was being done, as the rest of "cannot …".
+        action: &'static str,
+        /// The database's reason.
+        source: Source,
+    },
+}
+
+const FREE_SPACE: &str = "free space on the disk of state.path";
+
+impl Error {
+    /// What the reader can do about it, when there is something specific.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::InUse { .. } => "stop the other one, or give this one its own state.path",
+            Self::Missing { .. } => {
+                "the first `itwin-syncd run` creates it; check state.path in the configuration"
+            }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                FREE_SPACE
+            }
+            Self::Io { path, .. } => {
+                return Some(format!(
+                    "let the service's user write {}, in a directory of its own",
+                    path.display()
+                ));
+            }
+            Self::Directory(error) => return Some(error.hint()),
+            Self::Network { .. } => "put state.path on a local disk",
+            Self::Damaged { .. } | Self::Corrupt { .. } => {
+                "start the daemon: it moves a damaged ledger aside and rebuilds it"
+            }
+            Self::Newer { .. } => {
+                "install that version again, or restore a backup of the ledger from before the upgrade"
+            }
+            Self::Older { .. } => "restart the daemon with this version: it migrates the ledger",
+            Self::OldSqlite { .. } => "build with the bundled SQLite of Cargo.lock",
+            Self::DiskFull { .. } => FREE_SPACE,
+            Self::Database { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Whether the database is damaged, or no database at all: the next start moves it aside and begins a new one.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Corrupt { .. })
+    }
+}
+
+impl From<state_directory::Error> for Error {
+    fn from(error: state_directory::Error) -> Self {
+        match error {
+            state_directory::Error::Io { path, source } => Self::Io { path, source },
+            error => Self::Directory(error),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Failed attempts: when the job is tried again, and what is recorded of the failure.
+use jiff::Timestamp;
+
+use super::clock::pause;
+use super::history::{Step, note};
+use super::results::insert_result;
+use super::{FailureKind, JobState, Outcome, Tx, millis};
+
+/// Why an attempt did not succeed and what comes next.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What kind of failure it is.
+    pub kind: FailureKind,
+    /// What failed and why, in one sentence.
+    pub reason: String,
+    /// What the reader can do, when there is something specific.
+    pub hint: Option<String>,
+    /// When to try again.
+    pub again: Again,
+}
+
+/// When a job that was refused is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Not an error of the platform's or the file's: look again then.
+    BusyUntil(Timestamp),
+    /// At this time, as the next attempt.
+    At(Timestamp),
+    /// It counts as failed, but is tried again at this time in case somebody mended the cause elsewhere.
+    FailedUntil(Timestamp),
+    /// Not before the file or the configuration changes, or a person asks.
+    Never,
+}
+
+/// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt.
+pub(super) async fn refuse(
+    tx: &mut Tx,
+    file_id: i64,
+    waiting: JobState,
+    refusal: &Refusal,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let (state, due_at, counts) = match refusal.again {
+        Again::BusyUntil(at) => (waiting, Some(at), 0),
+        Again::At(at) => (waiting, Some(at), 1),
+        Again::FailedUntil(at) => (JobState::Failed, Some(at), 1),
+        Again::Never => (JobState::Failed, None, 1),
+    };
+    let before: Option<(i64, Option<String>, Option<String>)> = sqlx::query_as(
+        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j \
+         LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
+    )
+    .bind(file_id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let (version, last_reason, run) = before.unwrap_or_default();
+    sqlx::query(
+        "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
+         failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) \
+         END, kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
+    )
+    .bind(file_id)
+    .bind(state)
+    .bind(due_at.map(millis))
+    .bind(counts)
+    .bind(millis(now))
+    .bind(refusal.kind)
+    .bind(&refusal.reason)
+    .bind(&refusal.hint)
+    .bind(due_at.map_or(0, |at| pause(now, at)))
+    .execute(&mut **tx)
+    .await?;
+    if state == JobState::Failed {
+        report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
+    } else if last_reason.as_ref() != Some(&refusal.reason) {
+        note(
+            tx,
+            file_id,
+            version,
+            Step::PutOff,
+            Some(&refusal.reason),
+            now,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Writes a failure into the history, once for each reason.
+async fn report_failure(
+    tx: &mut Tx,
+    file_id: i64,
+    waiting: JobState,
+    refusal: &Refusal,
+    run: Option<&str>,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    if waiting == JobState::Stored {
+        sqlx::query("UPDATE files SET outcome = 'failed', outcome_at = $2 WHERE id = $1")
+            .bind(file_id)
+            .bind(millis(now))
+            .execute(&mut **tx)
+            .await?;
+    }
+    let is_new_reason = sqlx::query(
+        "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL \
+         OR reported <> $2)",
+    )
+    .bind(file_id)
+    .bind(&refusal.reason)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected()
+        > 0;
+    if is_new_reason {
+        let reason = Some(refusal.reason.as_str());
+        insert_result(
+            tx,
+            file_id,
+            Outcome::Failed,
+            run,
+            reason,
+            refusal.hint.as_deref(),
+            now,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[tokio::test]
+    async fn a_job_that_was_put_off_is_claimed_at_its_time_also_after_a_restart() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let job = f.claim(0).await.unwrap();
+        f.ledger
+            .put_off(&job, &refusal(Again::At(at(60))), at(1))
+            .await
+            .unwrap();
+        let f = f.restart().await;
+        assert!(f.claim(59).await.is_none());
+        assert_eq!(f.ledger.next_upload_due(at(1)).await.unwrap(), Some(at(60)));
+        let job = f.claim(60).await.unwrap();
+        assert_eq!((job.attempt, job.failing_since), (2, Some(at(1))));
+    }
+
+    #[tokio::test]
+    async fn looking_again_at_a_busy_file_is_no_attempt() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        for second in 0..5 {
+            let job = f.claim(second).await.unwrap();
+            assert_eq!((job.attempt, job.failing_since), (1, None));
+            f.ledger
+                .put_off(&job, &refusal(Again::BusyUntil(at(second + 1))), at(second))
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_final_failure_stays_until_the_file_changes() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let job = f.claim(0).await.unwrap();
+        f.ledger
+            .put_off(&job, &refusal(Again::Never), at(1))
+            .await
+            .unwrap();
+        let f = f.restart().await;
+        assert!(f.claim(1_000_000).await.is_none());
+        let file = f.file("a.dgn").await;
+        assert_eq!(
+            (file.job, file.outcome, file.reason.as_deref()),
+            (Some(JobState::Failed), Some(Outcome::Failed), Some("no"))
+        );
+        f.hand_over("a.dgn", 2, 5).await;
+        assert_eq!(f.claim(5).await.unwrap().attempt, 1);
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_is_tried_slowly_is_reported_once_for_each_reason() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        for (second, reason) in [(0, "no access"), (10, "no access"), (20, "not found")] {
+            let job = f.claim(second).await.unwrap();
+            let refusal = Refusal {
+                reason: reason.to_owned(),
+                ..refusal(Again::FailedUntil(at(second + 10)))
+            };
+            f.ledger.put_off(&job, &refusal, at(second)).await.unwrap();
+        }
+        assert_eq!(
+            f.ledger.results_since(at(0)).await.unwrap(),
+            vec![(Outcome::Failed, 2)]
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! What the tests of the ledger share: a ledger with one watch, and verbs that bring files to a state.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop here"
+)]
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use super::*;
+
+pub(super) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+pub(super) fn print(n: i64) -> Fingerprint {
+    Fingerprint {
+        size: 10,
+        mtime_ns: n,
+        ctime_ns: n,
+    }
+}
+
+pub(super) fn ready(path: &str, n: i64) -> Ready {
+    Ready {
+        path: PathBuf::from(path),
+        fingerprint: print(n),
+        connector: Some("MSTN".to_owned()),
+    }
+}
+
+pub(super) fn content(n: u8) -> Content {
+    Content {
+        digest: [n; 32],
+        bytes: 10,
+    }
+}
+
+pub(super) fn spec(name: &str) -> WatchSpec {
+    WatchSpec {
+        name: name.to_owned(),
+        imodel_id: "imodel".to_owned(),
+        storage_folder: String::new(),
+        bulk_change_limit: 1000,
+        connection: "itwin-syncd".to_owned(),
+    }
+}
+
+pub(super) struct Fixture {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) ledger: Ledger,
+    pub(super) watch: WatchId,
+}
+
+impl Fixture {
+    pub(super) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).await.unwrap();
+        let watch = ledger
+            .register_watches(&[spec("north")], at(0))
+            .await
+            .unwrap()[0]
+            .0;
+        Self { dir, ledger, watch }
+    }
+
+    pub(super) async fn restart(self) -> Self {
+        self.ledger.close().await;
+        let ledger = Ledger::open(self.dir.path()).await.unwrap();
+        let watch = ledger
+            .register_watches(&[spec("north")], at(0))
+            .await
+            .unwrap()[0]
+            .0;
+        Self {
+            dir: self.dir,
+            ledger,
+            watch,
+        }
+    }
+
+    pub(super) async fn hand_over(&self, path: &str, n: i64, second: i64) -> usize {
+        self.ledger
+            .hand_over(self.watch, &[ready(path, n)], at(second))
+            .await
+            .unwrap()
+            .changed
+    }
+
+    pub(super) async fn claim(&self, second: i64) -> Option<UploadJob> {
+        self.ledger.claim_upload(None, at(second)).await.unwrap()
+    }
+
+    /// A file whose content is in storage, and that waits for a run.
+    pub(super) async fn stored(&self, path: &str) -> UploadJob {
+        self.hand_over(path, 1, 0).await;
+        let job = self.claim(0).await.unwrap();
+        self.store(&job, 1, 1).await;
+        job
+    }
+
+    /// The same in a run, together with all others that waited for one.
+    pub(super) async fn running(&self, path: &str) -> RunId {
+        self.stored(path).await;
+        self.begin_run(2).await
+    }
+
+    /// The same in the iModel.
+    pub(super) async fn synchronized(&self, path: &str) {
+        let run = self.running(path).await;
+        self.finish_run(run, Verdict::Synchronized(None), 3).await;
+    }
+
+    pub(super) async fn store(&self, job: &UploadJob, n: u8, second: i64) -> UploadResult {
+        if job.storage_file_id.is_none() {
+            let id = format!("storage {}", job.path.display());
+            self.ledger
+                .record_storage_file(job, &id, at(second))
+                .await
+                .unwrap();
+        }
+        let stored = StoredContent {
+            version: job.version,
+            content: content(n),
+        };
+        self.ledger
+            .record_blob_written(job, &stored.content, at(second))
+            .await
+            .unwrap();
+        self.ledger
+            .finish_stored(job, &stored, &StorageStamp::default(), at(second))
+            .await
+            .unwrap()
+    }
+
+    pub(super) async fn connection(&self) -> ConnectionRecord {
+        self.ledger.connections("imodel").await.unwrap().remove(0)
+    }
+
+    /// The files that wait for a run.
+    pub(super) async fn batch(&self, second: i64) -> Vec<ConnectionFile> {
+        let connection = self.connection().await.id;
+        let files = self.ledger.connection_files(connection, at(second)).await;
+        let mut files = files.unwrap();
+        files.retain(ConnectionFile::awaits_run);
+        files
+    }
+
+    /// Maps everything that waits and begins a run of it.
+    pub(super) async fn begin_run(&self, second: i64) -> RunId {
+        let connection = self.connection().await.id;
+        let mappings: Vec<_> = self
+            .batch(second)
+            .await
+            .into_iter()
+            .map(|file| Mapping {
+                file: file.file,
+                source_file_id: format!("source {}", file.path.display()),
+                connector: file.connector,
+                renewed: true,
+                other_connector: false,
+            })
+            .collect();
+        self.ledger
+            .record_mappings(connection, &mappings, at(second))
+            .await
+            .unwrap();
+        self.ledger
+            .begin_run(connection, at(second), at(second))
+            .await
+            .unwrap()
+    }
+
+    pub(super) async fn finish_run(
+        &self,
+        run: RunId,
+        verdict: Verdict,
+        second: i64,
+    ) -> Vec<RunReport> {
+        let outcomes = outcomes(&self.ledger, run, &verdict, second).await;
+        self.ledger
+            .finish_run(run, "Completed", "Success", &outcomes, at(second))
+            .await
+            .unwrap()
+    }
+
+    pub(super) async fn file(&self, path: &str) -> FileReport {
+        let files = self.ledger.snapshot(at(0)).await.unwrap().files;
+        files
+            .into_iter()
+            .find(|file| file.path == Path::new(path))
+            .unwrap()
+    }
+}
+
+pub(super) fn refusal(again: Again) -> Refusal {
+    Refusal {
+        kind: FailureKind::Transient,
+        reason: "no".to_owned(),
+        hint: None,
+        again,
+    }
+}
+
+/// One verdict for every file of a run.
+pub(super) async fn outcomes(
+    ledger: &Ledger,
+    run: RunId,
+    verdict: &Verdict,
+    second: i64,
+) -> Vec<FileOutcome> {
+    let in_run = ledger.files_in_run(run).await.unwrap();
+    let connection = ledger.connections("imodel").await.unwrap()[0].id;
+    let files = ledger.connection_files(connection, at(second)).await;
+    let mut files = files.unwrap();
+    files.retain(|file| in_run.contains(&file.file));
+    let outcome = |file: ConnectionFile| FileOutcome {
+        file: file.file,
+        storage_file_id: file.storage_file_id,
+        stored_generation: file.stored.generation,
+        verdict: verdict.clone(),
+    };
+    files.into_iter().map(outcome).collect()
+}
+
+/// Counts every file, and compares with the kept counts.
+pub(super) async fn assert_counts_are_right(pool: &sqlx::SqlitePool) {
+    type Row = (i64, String, String, i64, i64, i64, i64);
+    let kept: Vec<Row> = sqlx::query_as(
+        "SELECT watch_id, job, outcome, absent, vanished, reported, files FROM counts \
+         WHERE files <> 0 ORDER BY 1, 2, 3, 4, 5, 6",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let counted: Vec<Row> = sqlx::query_as(
+        "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), \
+         COALESCE(f.absence, 'missing') <> 'missing', f.known = 0, \
+         j.reported IS NOT NULL, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(kept, counted, "kept counts and counted ones");
+}

@@ -1,0 +1,60 @@
+//! Deleting all that is known of files, on the operator's request. Nothing changes on the platform.
+
+use std::sync::atomic::Ordering;
+
+use super::absence::AT_ONCE;
+use super::scan_digests::forget_listing;
+use super::{Error, FileId, JobState, Ledger, Tx};
+
+impl Ledger {
+    /// Deletes all that is known of files, except of those that are being uploaded or in a run. Returns how many.
+    ///
+    /// Nothing changes on the platform. A file that is still in its folder counts as new to the next scan.
+    pub async fn forget_files(&self, files: &[FileId]) -> Result<u64, Error> {
+        let mut forgotten = 0;
+        for chunk in files.chunks(AT_ONCE) {
+            self.db
+                .write_durably("forget files", async |tx| {
+                    for file in chunk {
+                        forgotten += forget_one(tx, *file).await?;
+                    }
+                    Ok(())
+                })
+                .await?;
+        }
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        Ok(forgotten)
+    }
+
+    /// Rises whenever files are forgotten. A list of storage files that belong to nobody is out of date then.
+    #[must_use]
+    pub fn times_forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+}
+
+async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
+    let row: Option<(i64, Vec<u8>, Option<JobState>)> = sqlx::query_as(
+        "SELECT f.watch_id, f.dir, j.state FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         WHERE f.id = $1",
+    )
+    .bind(file.0)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some((watch, dir, state)) = row else {
+        return Ok(0);
+    };
+    if matches!(state, Some(JobState::Uploading | JobState::Running)) {
+        return Ok(0);
+    }
+    for sql in [
+        "DELETE FROM jobs WHERE file_id = $1",
+        "DELETE FROM results WHERE file_id = $1",
+        "DELETE FROM steps WHERE file_id = $1",
+        "DELETE FROM files WHERE id = $1",
+    ] {
+        sqlx::query(sql).bind(file.0).execute(&mut **tx).await?;
+    }
+    forget_listing(tx, watch, &dir).await?;
+    Ok(1)
+}

@@ -1,0 +1,245 @@
+//! Handing over finished files: each gets one open job for its newest version.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use super::bulk_change::guard;
+use super::history::{Step, note};
+use super::known_files::KnownRow;
+use super::row::split;
+use super::scan_digests::forget_listing;
+use super::state::on_new_version;
+use super::{
+    BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
+    new_id,
+};
+
+/// A finished file, ready to become a job.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// As seen unchanged for the settle time.
+    pub fingerprint: Fingerprint,
+    /// The connector type, or None to store the file only.
+    pub connector: Option<String>,
+}
+
+/// What came of handing files over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Files that were new or changed.
+    pub changed: usize,
+    /// The bulk change guard suspended the watch.
+    pub bulk_change: Option<BulkChange>,
+}
+
+impl Ledger {
+    /// Hands finished files over: each has exactly one open job for its newest version afterwards.
+    ///
+    /// A version that was handed over before changes nothing, so handing over twice is harmless. When too many known
+    /// files change at once, the watch is suspended: a folder that was lost and is back, a clock that jumped, or a
+    /// copied tree must not upload everything again without the operator's approval.
+    pub async fn hand_over(
+        &self,
+        watch: WatchId,
+        files: &[Ready],
+        now: Timestamp,
+    ) -> Result<HandedOver, Error> {
+        self.db
+            .write("take over finished files", async |tx| {
+                let mut changed = 0;
+                let mut folders = BTreeSet::new();
+                for file in files {
+                    if hand_over_one(tx, watch, file, now).await? {
+                        changed += 1;
+                        folders.insert(split(&file.path).0);
+                    }
+                }
+                for dir in folders {
+                    forget_listing(tx, watch.0, dir).await?;
+                }
+                let bulk_change = match changed {
+                    0 => None,
+                    _ => guard(tx, watch.0).await?,
+                };
+                Ok(HandedOver {
+                    changed,
+                    bulk_change,
+                })
+            })
+            .await
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct HandedOverRow {
+    id: i64,
+    version: i64,
+    #[sqlx(flatten)]
+    known: KnownRow,
+}
+
+async fn hand_over_one(
+    tx: &mut Tx,
+    watch: WatchId,
+    file: &Ready,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let (dir, name) = split(&file.path);
+    let print = file.fingerprint;
+    let known: Option<HandedOverRow> = sqlx::query_as(
+        "SELECT id, version, name, known, size, mtime_ns, ctime_ns, connector, absence \
+         FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
+    )
+    .bind(watch.0)
+    .bind(dir)
+    .bind(name)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let (id, version) = match known {
+        Some(row) => {
+            if Known::from(row.known).is_version(print, file.connector.as_deref()) {
+                return Ok(false);
+            }
+            let (id, version) = (row.id, row.version.saturating_add(1));
+            sqlx::query(
+                "UPDATE files SET known = 1, size = $2, mtime_ns = $3, ctime_ns = $4, \
+                 connector = $5, version = $6, overwrites = 0, absence = NULL, \
+                 absent_since = NULL WHERE id = $1",
+            )
+            .bind(id)
+            .bind(count_column(print.size))
+            .bind(print.mtime_ns)
+            .bind(print.ctime_ns)
+            .bind(&file.connector)
+            .bind(version)
+            .execute(&mut **tx)
+            .await?;
+            open_job(tx, id, version, now).await?;
+            (id, version)
+        }
+        None => {
+            let id = new_id(now);
+            sqlx::query(
+                "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
+                 connector, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
+            )
+            .bind(id)
+            .bind(watch.0)
+            .bind(dir)
+            .bind(name)
+            .bind(count_column(print.size))
+            .bind(print.mtime_ns)
+            .bind(print.ctime_ns)
+            .bind(&file.connector)
+            .execute(&mut **tx)
+            .await?;
+            insert_job(tx, id, 1, now).await?;
+            (id, 1)
+        }
+    };
+    note(tx, id, version, Step::Seen, None, now).await?;
+    Ok(true)
+}
+
+/// Gives the file its one open job. The stage of an interrupted upload stays: it tells what may have been sent.
+async fn open_job(
+    tx: &mut Tx,
+    file_id: i64,
+    version: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let state: Option<JobState> = sqlx::query_scalar("SELECT state FROM jobs WHERE file_id = $1")
+        .bind(file_id)
+        .fetch_optional(&mut **tx)
+        .await?;
+    let Some(state) = state else {
+        return insert_job(tx, file_id, version, now).await;
+    };
+    if on_new_version(state) == JobState::Due {
+        sqlx::query(
+            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, \
+             pause = 0, attempts = 0, run_attempts = 0, failing_since = NULL, run_id = NULL, \
+             kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
+             WHERE file_id = $1",
+        )
+        .bind(file_id)
+        .bind(version)
+        .bind(millis(now))
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn insert_job(
+    tx: &mut Tx,
+    file_id: i64,
+    version: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
+         watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
+    )
+    .bind(file_id)
+    .bind(version)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[tokio::test]
+    async fn handing_over_what_is_known_makes_no_job() {
+        let f = Fixture::new().await;
+        f.stored("a.dgn").await;
+        assert_eq!(f.hand_over("a.dgn", 1, 2).await, 0);
+        assert_eq!(f.file("a.dgn").await.job, Some(JobState::Stored));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_while_it_is_uploaded_gets_one_further_job() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let job = f.claim(1).await.unwrap();
+        f.hand_over("a.dgn", 2, 2).await;
+        f.hand_over("a.dgn", 3, 3).await;
+        assert!(
+            f.claim(3).await.is_none(),
+            "the upload in hand keeps its claim"
+        );
+        assert_eq!(f.store(&job, 1, 4).await, UploadResult::DueAgain);
+        let job = f.claim(5).await.unwrap();
+        assert_eq!((job.version, job.fingerprint), (3, Some(print(3))));
+        assert_eq!(f.store(&job, 2, 6).await, UploadResult::AwaitsRun);
+        assert!(f.claim(7).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn names_are_bytes() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let f = Fixture::new().await;
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"d\xFF/a\xFE\n.dgn"));
+        let odd = Ready {
+            path: path.to_owned(),
+            ..ready("x", 1)
+        };
+        f.ledger.hand_over(f.watch, &[odd], at(0)).await.unwrap();
+        assert_eq!(f.claim(0).await.unwrap().path, path);
+        let known = f
+            .ledger
+            .known_in(f.watch, path.parent().unwrap())
+            .await
+            .unwrap();
+        assert_eq!(known[0].0, path.file_name().unwrap());
+    }
+}

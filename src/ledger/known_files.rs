@@ -1,0 +1,208 @@
+//! What the ledger knows of the local files: the version that was handed over last.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use super::row::split;
+use super::{Absence, Error, Ledger, WatchId, count_value};
+
+/// What tells two states of a file apart without reading it. Compared with `!=` only: times may go backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Change time in nanoseconds since the epoch; no program can set it.
+    pub ctime_ns: i64,
+}
+
+/// A file of a folder as the ledger last saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// None when any content counts as new.
+    pub fingerprint: Option<Fingerprint>,
+    /// The connector type it was handed over with; None for a reference file.
+    pub connector: Option<String>,
+    /// Scans did not find it lately, or it is not selected.
+    pub absence: Option<Absence>,
+}
+
+/// The columns of a [`Known`].
+#[derive(sqlx::FromRow)]
+pub(super) struct KnownRow {
+    name: Vec<u8>,
+    #[sqlx(flatten)]
+    version: VersionColumns,
+    connector: Option<String>,
+    absence: Option<Absence>,
+}
+
+/// The columns of a [`Fingerprint`].
+#[derive(sqlx::FromRow)]
+pub(super) struct VersionColumns {
+    known: i64,
+    size: i64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+}
+
+impl VersionColumns {
+    /// None when any content counts as new.
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        (self.known != 0).then(|| Fingerprint {
+            size: count_value(self.size),
+            mtime_ns: self.mtime_ns,
+            ctime_ns: self.ctime_ns,
+        })
+    }
+}
+
+impl Known {
+    /// Whether this version, found with this fingerprint and selected for this connector, was handed over already.
+    ///
+    /// The one place that decides it, for scans and events, hand-over, `plan` and `explain`.
+    #[must_use]
+    pub fn is_version(&self, found: Fingerprint, connector: Option<&str>) -> bool {
+        self.fingerprint == Some(found) && self.connector.as_deref() == connector
+    }
+}
+
+impl From<KnownRow> for Known {
+    fn from(row: KnownRow) -> Self {
+        Self {
+            absence: row.absence,
+            fingerprint: row.version.fingerprint(),
+            connector: row.connector,
+        }
+    }
+}
+
+impl Ledger {
+    /// All files of one folder by name, in no order (`dir` relative to the root, empty for the root itself).
+    pub async fn known_in(
+        &self,
+        watch: WatchId,
+        dir: &Path,
+    ) -> Result<Vec<(OsString, Known)>, Error> {
+        let rows: Vec<KnownRow> =
+            self.db
+                .read("list the known files of a folder", async |db| {
+                    sqlx::query_as(
+            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
+             WHERE watch_id = $1 AND dir = $2",
+        )
+        .bind(watch.0)
+        .bind(dir.as_os_str().as_bytes())
+        .fetch_all(db).await
+                })
+                .await?;
+        let files = rows.into_iter();
+        Ok(files
+            .map(|row| (OsString::from_vec(row.name.clone()), Known::from(row)))
+            .collect())
+    }
+
+    /// One file by its path relative to the root.
+    pub async fn known(&self, watch: WatchId, path: &Path) -> Result<Option<Known>, Error> {
+        let (dir, name) = split(path);
+        let row: Option<KnownRow> = self
+            .db
+            .read("look up a file", async |db| {
+                sqlx::query_as(
+                    "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
+                     WHERE watch_id = $1 AND dir = $2 AND name = $3",
+                )
+                .bind(watch.0)
+                .bind(dir)
+                .bind(name)
+                .fetch_optional(db)
+                .await
+            })
+            .await?;
+        Ok(row.map(Known::from))
+    }
+
+    /// One file by the name of its watch and its path relative to the root.
+    pub async fn known_by_name(&self, watch: &str, path: &Path) -> Result<Option<Known>, Error> {
+        let id: Option<i64> = self
+            .db
+            .read("look up a watch", async |db| {
+                sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
+                    .bind(watch)
+                    .fetch_optional(db)
+                    .await
+            })
+            .await?;
+        match id {
+            Some(id) => self.known(WatchId(id), path).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Every folder of a watch in which a file is known, in no order.
+    pub async fn known_folders(&self, watch: WatchId) -> Result<Vec<PathBuf>, Error> {
+        // Steps from folder to folder in the index, instead of reading the row of each file.
+        let rows: Vec<Vec<u8>> = self
+            .db
+            .read("list the known folders of a watch", async |db| {
+                sqlx::query_scalar(
+                    "WITH RECURSIVE folder(dir) AS ( SELECT MIN(dir) FROM files \
+                     WHERE watch_id = $1 UNION ALL SELECT (SELECT MIN(dir) FROM files \
+                     WHERE watch_id = $1 AND dir > folder.dir) FROM folder \
+                     WHERE folder.dir IS NOT NULL) SELECT dir FROM folder WHERE dir IS NOT NULL",
+                )
+                .bind(watch.0)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|dir| PathBuf::from(OsString::from_vec(dir)))
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::print;
+    use super::*;
+
+    #[test]
+    fn a_version_is_known_by_its_fingerprint_and_its_connector() {
+        let handed_over = Some(print(1));
+        for (fingerprint, connector, found, selected, expected) in [
+            (handed_over, Some("MSTN"), print(1), Some("MSTN"), true),
+            (handed_over, None, print(1), None, true),
+            (handed_over, Some("MSTN"), print(2), Some("MSTN"), false),
+            (handed_over, Some("MSTN"), print(1), Some("CIVIL"), false),
+            (handed_over, Some("MSTN"), print(1), None, false),
+            (handed_over, None, print(1), Some("MSTN"), false),
+            // Nothing is known of it any more: it vanished, or its watch moved to another iModel.
+            (None, Some("MSTN"), print(1), Some("MSTN"), false),
+        ] {
+            let known = Known {
+                fingerprint,
+                connector: connector.map(str::to_owned),
+                absence: None,
+            };
+            assert_eq!(
+                known.is_version(found, selected),
+                expected,
+                "{known:?}, found {found:?} for {selected:?}"
+            );
+        }
+        let longer = Fingerprint {
+            size: 11,
+            ..print(1)
+        };
+        let known = Known {
+            fingerprint: handed_over,
+            connector: None,
+            absence: None,
+        };
+        assert!(!known.is_version(longer, None), "another size");
+    }
+}

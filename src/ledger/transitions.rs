@@ -1,0 +1,400 @@
+//! What follows after an upload attempt: the next state of the job, or its end with a result.
+use jiff::Timestamp;
+
+use super::failures::refuse;
+use super::history::{Step, note};
+use super::results::insert_result;
+use super::row::split;
+use super::scan_digests::forget_listing;
+use super::state::{InImodel, after_upload};
+use super::{
+    Absence, Again, Error, JobState, Ledger, Outcome, Refusal, StorageStamp, StoredContent, Tx,
+    UploadJob, UploadResult, count_column, millis,
+};
+
+/// A file whose content is in storage.
+#[derive(sqlx::FromRow)]
+struct StoredRow {
+    version: i64,
+    connector: Option<String>,
+    mapped_connector: Option<String>,
+    outcome: Option<Outcome>,
+}
+
+impl Ledger {
+    /// The content was uploaded and is complete in storage, which described the file as `stamp` says: hands the job on
+    /// and raises the generation of its connection.
+    pub async fn finish_stored(
+        &self,
+        job: &UploadJob,
+        stored: &StoredContent,
+        stamp: &StorageStamp,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
+        self.finish_in_storage(job, stored, stamp, Step::Uploaded, now)
+            .await
+    }
+
+    /// The same for content that storage had already, so that no byte was sent.
+    pub async fn finish_same_content(
+        &self,
+        job: &UploadJob,
+        stored: &StoredContent,
+        stamp: &StorageStamp,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
+        self.finish_in_storage(job, stored, stamp, Step::SameContent, now)
+            .await
+    }
+
+    async fn finish_in_storage(
+        &self,
+        job: &UploadJob,
+        stored: &StoredContent,
+        stamp: &StorageStamp,
+        step: Step,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
+        self.db
+            .write("record a completed upload", async |tx| {
+                let generation: i64 = sqlx::query_scalar(
+                    "UPDATE connections SET generation = generation + 1, moved_at = $2 \
+                     WHERE id = (SELECT connection_id FROM watches WHERE id = $1) \
+                     RETURNING generation",
+                )
+                .bind(job.watch.0)
+                .bind(millis(now))
+                .fetch_one(&mut **tx)
+                .await?;
+                let file: StoredRow = sqlx::query_as(
+                    "UPDATE files SET adopted = 0, stored_version = $2, stored_digest = $3, \
+                     stored_size = $4, stored_at = $5, stored_generation = $6, \
+                     stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
+                     storage_file_id = COALESCE($10, storage_file_id), processed = 0, \
+                     unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL \
+                     WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
+                )
+                .bind(job.file.0)
+                .bind(stored.version)
+                .bind(&stored.content.digest[..])
+                .bind(count_column(stored.content.bytes))
+                .bind(millis(now))
+                .bind(generation)
+                .bind(&stamp.modified)
+                .bind(&stamp.modified_by)
+                .bind(&stamp.folder_id)
+                .bind(&job.storage_file_id)
+                .fetch_one(&mut **tx)
+                .await?;
+                note(tx, job.file.0, stored.version, step, None, now).await?;
+                let result =
+                    hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
+                Ok(result)
+            })
+            .await
+    }
+
+    /// The file holds what storage holds already: no upload, and no run unless one is still owed.
+    pub async fn finish_unchanged(
+        &self,
+        job: &UploadJob,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
+        self.db
+            .write("record an unchanged file", async |tx| {
+                let file: StoredRow = sqlx::query_as(
+                    "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 \
+                     RETURNING version, connector, mapped_connector, outcome",
+                )
+                .bind(job.file.0)
+                .bind(job.version)
+                .fetch_one(&mut **tx)
+                .await?;
+                let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now).await?;
+                // The other results record it themselves, or have nothing to record yet.
+                if result == UploadResult::AwaitsRun {
+                    note(tx, job.file.0, job.version, Step::SameContent, None, now).await?;
+                }
+                Ok(result)
+            })
+            .await
+    }
+
+    /// The file is not there any more. Its job goes; whatever appears under its name later counts as new.
+    pub async fn finish_vanished(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
+        self.db
+            .write("record that a file is gone", async |tx| {
+                let newest: i64 = newest_version(tx, job.file.0).await?;
+                sqlx::query(
+                    "UPDATE files SET known = 0, size = 0, absence = COALESCE(absence, $3), \
+                     absent_since = COALESCE(absent_since, $4) WHERE id = $1 AND version = $2",
+                )
+                .bind(job.file.0)
+                .bind(job.version)
+                .bind(Absence::Missing)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?;
+                forget_listing(tx, job.watch.0, split(&job.path).0).await?;
+                if newest == job.version {
+                    insert_result(tx, job.file.0, Outcome::Vanished, None, None, None, now).await?;
+                    delete_job(tx, job.file.0).await?;
+                } else {
+                    make_due(tx, job.file.0, now).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
+    pub async fn put_off(
+        &self,
+        job: &UploadJob,
+        refusal: &Refusal,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.db
+            .write("put a job off", async |tx| {
+                let newest = newest_version(tx, job.file.0).await?;
+                if newest > job.version
+                    && matches!(refusal.again, Again::FailedUntil(_) | Again::Never)
+                {
+                    make_due(tx, job.file.0, now).await?;
+                } else {
+                    refuse(tx, job.file.0, JobState::Due, refusal, now).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.
+async fn hand_on(
+    tx: &mut Tx,
+    job: &UploadJob,
+    stored: i64,
+    file: &StoredRow,
+    done: Outcome,
+    now: Timestamp,
+) -> Result<UploadResult, sqlx::Error> {
+    let synchronized = matches!(
+        file.outcome,
+        Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
+    ) && file.mapped_connector == file.connector;
+    let in_imodel = match (&file.connector, synchronized) {
+        (None, _) => InImodel::NotWanted,
+        (Some(_), true) => InImodel::Synchronized,
+        (Some(_), false) => InImodel::RunOwed,
+    };
+    let result = after_upload(stored, file.version, in_imodel);
+    match result {
+        UploadResult::DueAgain => {
+            make_due(tx, job.file.0, now).await?;
+            // What storage holds is known for sure.
+            sqlx::query("UPDATE jobs SET stage = 'planned' WHERE file_id = $1")
+                .bind(job.file.0)
+                .execute(&mut **tx)
+                .await?;
+        }
+        UploadResult::AwaitsRun => {
+            sqlx::query(
+                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, \
+                 run_attempts = CASE WHEN $3 THEN run_attempts ELSE 0 END, failing_since = NULL, \
+                 stage = 'planned', content_version = NULL, content_digest = NULL, \
+                 content_size = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+                 hint = NULL WHERE file_id = $1",
+            )
+            .bind(job.file.0)
+            .bind(millis(now))
+            // The runs that left it out still count: otherwise it would be sent for ever.
+            .bind(job.send_again)
+            .execute(&mut **tx)
+            .await?;
+        }
+        UploadResult::Done => {
+            if file.connector.is_none() {
+                sqlx::query("UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = $1")
+                    .bind(job.file.0)
+                    .bind(millis(now))
+                    .execute(&mut **tx)
+                    .await?;
+            }
+            insert_result(tx, job.file.0, done, None, None, None, now).await?;
+            delete_job(tx, job.file.0).await?;
+        }
+    }
+    Ok(result)
+}
+
+pub(super) async fn make_due(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, \
+         run_attempts = 0, failing_since = NULL, stage = CASE WHEN stage = 'blob_written' \
+         THEN 'links_received' ELSE stage END, content_version = NULL, content_digest = NULL, \
+         content_size = NULL, run_id = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+         hint = NULL, reported = NULL WHERE file_id = $1",
+    )
+    .bind(file_id)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn newest_version(tx: &mut Tx, file_id: i64) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT version FROM files WHERE id = $1")
+        .bind(file_id)
+        .fetch_one(&mut **tx)
+        .await
+}
+
+pub(super) async fn delete_job(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+        .bind(file_id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Gives a file whose content is in storage a job that waits for a run, unless it has a job.
+pub(super) async fn insert_stored_job(
+    tx: &mut Tx,
+    file_id: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
+         watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) \
+         DO NOTHING",
+    )
+    .bind(file_id)
+    .bind(millis(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[tokio::test]
+    async fn the_same_content_again_is_done_without_a_run() {
+        let f = Fixture::new().await;
+        f.synchronized("a.dgn").await;
+        f.hand_over("a.dgn", 2, 4).await;
+        let job = f.claim(5).await.unwrap();
+        assert_eq!(
+            job.stored.as_ref().map(|stored| stored.content.clone()),
+            Some(content(1))
+        );
+        assert_eq!(
+            f.ledger.finish_unchanged(&job, at(6)).await.unwrap(),
+            UploadResult::Done
+        );
+        assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Unchanged));
+    }
+
+    #[tokio::test]
+    async fn the_same_content_with_a_run_still_owed_awaits_it() {
+        let f = Fixture::new().await;
+        f.stored("a.dgn").await;
+        f.hand_over("a.dgn", 2, 2).await;
+        let job = f.claim(3).await.unwrap();
+        assert_eq!(
+            f.ledger.finish_unchanged(&job, at(4)).await.unwrap(),
+            UploadResult::AwaitsRun
+        );
+    }
+
+    #[tokio::test]
+    async fn another_connector_for_the_same_content_is_owed_a_run() {
+        let f = Fixture::new().await;
+        f.synchronized("a.dgn").await;
+        let civil = Ready {
+            connector: Some("CIVIL".to_owned()),
+            ..ready("a.dgn", 1)
+        };
+        assert_eq!(
+            f.ledger
+                .hand_over(f.watch, &[civil], at(4))
+                .await
+                .unwrap()
+                .changed,
+            1
+        );
+        let job = f.claim(5).await.unwrap();
+        assert_eq!(
+            f.ledger.finish_unchanged(&job, at(6)).await.unwrap(),
+            UploadResult::AwaitsRun
+        );
+        let batch = f.batch(7).await;
+        assert_eq!(
+            (
+                batch[0].source_file_id.as_deref(),
+                batch[0].mapped_connector.as_deref()
+            ),
+            (Some("source a.dgn"), Some("MSTN"))
+        );
+        assert_eq!(batch[0].connector, "CIVIL");
+    }
+
+    #[tokio::test]
+    async fn reference_files_are_done_with_the_upload_and_move_their_connection_on() {
+        let f = Fixture::new().await;
+        let reference = Ready {
+            connector: None,
+            ..ready("a.pdf", 1)
+        };
+        f.ledger
+            .hand_over(f.watch, &[reference], at(0))
+            .await
+            .unwrap();
+        let job = f.claim(0).await.unwrap();
+        assert_eq!(f.store(&job, 1, 1).await, UploadResult::Done);
+        assert_eq!(f.file("a.pdf").await.outcome, Some(Outcome::Uploaded));
+        assert_eq!(f.connection().await.moved_on, Some(at(1)));
+        assert!(
+            !f.ledger
+                .holds_source_files(f.connection().await.id)
+                .await
+                .unwrap()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_an_old_version_does_not_fail_the_new_one() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let job = f.claim(0).await.unwrap();
+        f.hand_over("a.dgn", 2, 1).await;
+        f.ledger
+            .put_off(&job, &refusal(Again::Never), at(2))
+            .await
+            .unwrap();
+        assert_eq!(f.claim(2).await.unwrap().version, 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_vanished_counts_as_new_when_it_is_back() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let job = f.claim(0).await.unwrap();
+        f.ledger.finish_vanished(&job, at(1)).await.unwrap();
+        assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Vanished));
+        assert_eq!(
+            f.ledger
+                .known(f.watch, Path::new("a.dgn"))
+                .await
+                .unwrap()
+                .unwrap()
+                .fingerprint,
+            None
+        );
+        assert_eq!(f.hand_over("a.dgn", 1, 2).await, 1);
+        assert!(f.claim(2).await.is_some());
+    }
+}

@@ -1,0 +1,258 @@
+//! Reports of watches: their roots, what suspends them, and their files by state.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::clock::is_ahead;
+use super::{
+    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState, Tx, WatchId,
+    count_value, timestamp,
+};
+
+/// A watch in a snapshot.
+#[derive(Debug, Clone)]
+pub struct WatchReport {
+    /// Its name.
+    pub name: String,
+    /// Its iModel.
+    pub imodel_id: String,
+    /// How its root was found last.
+    pub root: RootState,
+    /// What is wrong with the root, if something is.
+    pub note: Option<String>,
+    /// The end of the last complete scan.
+    pub scanned_at: Option<Timestamp>,
+    /// Why none of its jobs is claimed.
+    pub inactive: Option<Inactive>,
+    /// It is in the configuration that the daemon was started with last.
+    pub configured: bool,
+    /// The last run of its connection.
+    pub last_run: Option<RunSummary>,
+    /// A run of somebody else that keeps runs of its iModel from starting.
+    pub blocked: Option<BlockingRun>,
+    /// Its files by how they stand.
+    pub counts: Counts,
+}
+
+/// Files by how they stand; each is counted once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// In the iModel, and nothing is to be done.
+    pub synchronized: u64,
+    /// In the iModel, with errors or warnings of the connector.
+    pub with_issues: u64,
+    /// No longer in the folder or no longer selected; what was synchronized of them is still in the iModel.
+    pub gone: u64,
+    /// In storage, and meant to be there only.
+    pub uploaded: u64,
+    /// They wait for their upload.
+    pub due: u64,
+    /// They are being uploaded.
+    pub uploading: u64,
+    /// In storage, waiting for a run.
+    pub stored: u64,
+    /// In a run.
+    pub running: u64,
+    /// They failed.
+    pub failed: u64,
+    /// Gone from the folder before they could be read, or known without a result.
+    pub other: u64,
+}
+
+/// A run in a snapshot.
+#[derive(Debug, Clone)]
+pub struct RunSummary {
+    /// The platform's id.
+    pub id: Option<String>,
+    /// When it was requested.
+    pub requested_at: Timestamp,
+    /// When its end was seen.
+    pub ended_at: Option<Timestamp>,
+    /// The platform's words for state and result.
+    pub state: Option<String>,
+    /// See `state`.
+    pub result: Option<String>,
+    /// It takes longer than `sync.run_deadline`.
+    pub overdue: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct WatchRow {
+    id: WatchId,
+    name: String,
+    imodel_id: String,
+    root_state: RootState,
+    root_note: Option<String>,
+    scanned_at: Option<i64>,
+    configured: bool,
+    paused_at: Option<i64>,
+    bulk_change_files: i64,
+    bulk_change_limit: i64,
+    backoff_until: i64,
+    backoff_since: i64,
+    backoff_reason: Option<String>,
+    run: Option<String>,
+    requested_at: Option<i64>,
+    ended_at: Option<i64>,
+    state: Option<String>,
+    result: Option<String>,
+    run_overdue: bool,
+    blocking_run: Option<String>,
+    blocking_connection: Option<String>,
+    blocked_since: Option<i64>,
+    blocked_overdue: bool,
+}
+
+/// A row of the counts that triggers keep.
+#[derive(sqlx::FromRow)]
+struct CountRow {
+    watch_id: WatchId,
+    job: Option<JobState>,
+    outcome: Option<Outcome>,
+    absent: bool,
+    vanished: bool,
+    files: i64,
+}
+
+impl Counts {
+    /// Files that wait for an upload or a run.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.due + self.stored
+    }
+
+    /// Files in an upload or a run.
+    #[must_use]
+    pub fn working(&self) -> u64 {
+        self.uploading + self.running
+    }
+
+    fn add(&mut self, row: &CountRow) {
+        let count = match (row.job, row.outcome) {
+            (Some(JobState::Due), _) => &mut self.due,
+            (Some(JobState::Uploading), _) => &mut self.uploading,
+            (Some(JobState::Stored), _) => &mut self.stored,
+            (Some(JobState::Running), _) => &mut self.running,
+            (Some(JobState::Failed), _) => &mut self.failed,
+            (None, _) if row.absent => &mut self.gone,
+            (None, _) if row.vanished => &mut self.other,
+            (None, Some(Outcome::Synchronized)) => &mut self.synchronized,
+            (None, Some(Outcome::SynchronizedWithIssues)) => &mut self.with_issues,
+            (None, Some(Outcome::Uploaded)) => &mut self.uploaded,
+            (None, _) => &mut self.other,
+        };
+        *count += count_value(row.files);
+    }
+}
+
+impl WatchRow {
+    /// What only the operator ends comes first.
+    fn inactive(&self, now: Timestamp) -> Option<Inactive> {
+        if let Some(since) = self.paused_at.filter(|_| self.configured) {
+            return Some(Inactive::Paused {
+                since: timestamp(since),
+            });
+        }
+        if self.bulk_change_files > 0 && self.configured {
+            return Some(Inactive::Suspended(BulkChange {
+                files: count_value(self.bulk_change_files),
+                limit: count_value(self.bulk_change_limit),
+            }));
+        }
+        let until = timestamp(self.backoff_until);
+        let lasts = until > now && !is_ahead(self.backoff_since, now);
+        let reason = self.backoff_reason.clone().filter(|_| lasts)?;
+        Some(Inactive::BackingOff { until, reason })
+    }
+
+    fn into_report(self, now: Timestamp) -> WatchReport {
+        WatchReport {
+            inactive: self.inactive(now),
+            configured: self.configured,
+            counts: Counts::default(),
+            name: self.name,
+            imodel_id: self.imodel_id,
+            root: self.root_state,
+            note: self.root_note,
+            scanned_at: self.scanned_at.map(timestamp),
+            last_run: self.requested_at.map(|requested_at| RunSummary {
+                id: self.run,
+                requested_at: timestamp(requested_at),
+                ended_at: self.ended_at.map(timestamp),
+                state: self.state,
+                result: self.result,
+                overdue: self.run_overdue,
+            }),
+            blocked: match (
+                self.blocking_run,
+                self.blocking_connection,
+                self.blocked_since,
+            ) {
+                (Some(run), Some(connection), Some(since)) => Some(BlockingRun {
+                    run,
+                    connection,
+                    since: timestamp(since),
+                    overdue: self.blocked_overdue,
+                }),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl Ledger {
+    /// All watches with their counts, by name.
+    pub async fn watch_reports(&self, now: Timestamp) -> Result<Vec<WatchReport>, Error> {
+        self.db
+            .read_at_once("report the watches", async |tx| {
+                let watches = counted_watches(tx, now).await?;
+                Ok(watches)
+            })
+            .await
+    }
+}
+
+/// All watches, without counts.
+pub(super) async fn watches(
+    tx: &mut Tx,
+    now: Timestamp,
+) -> Result<Vec<(WatchId, WatchReport)>, sqlx::Error> {
+    let rows: Vec<WatchRow> = sqlx::query_as(
+        "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
+         w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, w.bulk_change_limit, \
+         w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
+         r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
+         0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
+         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue FROM watches w \
+         LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
+         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
+         ORDER BY w.name",
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let reports = rows.into_iter();
+    Ok(reports.map(|row| (row.id, row.into_report(now))).collect())
+}
+
+/// All watches with their counts, which are kept and not counted.
+pub(super) async fn counted_watches(
+    tx: &mut Tx,
+    now: Timestamp,
+) -> Result<Vec<WatchReport>, sqlx::Error> {
+    let rows: Vec<CountRow> = sqlx::query_as(
+        "SELECT watch_id, NULLIF(job, '') AS job, NULLIF(outcome, '') AS outcome, \
+         absent <> 0 AS absent, vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let mut counts: HashMap<WatchId, Counts> = HashMap::new();
+    for row in rows {
+        counts.entry(row.watch_id).or_default().add(&row);
+    }
+    let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
+        let counts = counts.remove(&id).unwrap_or_default();
+        WatchReport { counts, ..watch }
+    });
+    Ok(watches.collect())
+}
