@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{self, Heartbeat, Level};
 use crate::error_chain::chain;
-use crate::ledger::{self, FailureKind, Ledger, Problem, RootState, WatchReport};
+use crate::ledger::{self, FailureKind, Inactive, Ledger, Problem, RootState, WatchReport};
 use crate::names::QuotedPath;
 use crate::retry::Policy;
 use scheduler::{NotifiedState, Scheduler};
@@ -228,13 +228,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         )),
         RootState::Ok | RootState::Polled => {}
     }
-    if let Some((_, reason)) = &watch.held {
-        let is_suspended = watch.waits_for_person && watch.paused_at.is_none();
-        let state = if watch.paused_at.is_some() {
-            "paused"
-        } else {
-            "suspended"
+    if let Some(inactive) = &watch.inactive {
+        let is_suspended = matches!(inactive, Inactive::Suspended(_));
+        let state = match inactive {
+            Inactive::Paused { .. } => "paused",
+            Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
+        let reason = inactive.reason(&watch.name);
         all.push(AlertProblem {
             kind: "watch",
             ..folder("held", is_suspended, format!("{state}: {reason}"))

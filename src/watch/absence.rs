@@ -9,9 +9,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::problems::Problems;
-use super::root::KnownFile;
-use crate::config::Watch;
-use crate::ledger::Absence;
+use crate::ledger::{Absence, Known};
+use crate::selection::Scope;
 
 /// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
@@ -53,14 +52,14 @@ impl Listed {
     /// Known files of the folder that ended that were not listed.
     pub(super) fn unlisted(
         &self,
-        watch: &Watch,
+        scope: &Scope,
         dir: &Path,
-        known: &HashMap<OsString, KnownFile>,
+        known: &HashMap<OsString, Known>,
     ) -> Vec<(OsString, Absence)> {
         let unlisted = known
             .iter()
             .filter(|(name, _)| !self.names.contains(&self.hasher.hash_one(name.as_os_str())));
-        absent(watch, dir, unlisted)
+        absent(scope, dir, unlisted)
     }
 
     /// Known folders that were neither listed to their end nor lie where nothing could be read.
@@ -80,14 +79,14 @@ impl Listed {
 /// What files of a folder that were not found are: missing, or no longer selected. Those of which that is known are
 /// left out.
 pub(super) fn absent<'k>(
-    watch: &Watch,
+    scope: &Scope,
     dir: &Path,
-    files: impl Iterator<Item = (&'k OsString, &'k KnownFile)>,
+    files: impl Iterator<Item = (&'k OsString, &'k Known)>,
 ) -> Vec<(OsString, Absence)> {
     files
         .filter(|(_, known)| !matches!(known.absence, Some(Absence::Gone | Absence::Deselected)))
         .map(|(name, _)| {
-            let absence = if watch.scope.selects(&dir.join(name)) {
+            let absence = if scope.selects(&dir.join(name)) {
                 Absence::Missing
             } else {
                 Absence::Deselected

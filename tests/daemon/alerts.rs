@@ -68,10 +68,10 @@ async fn a_burst_of_failures_sends_one_alert_across_a_restart_and_then_a_resolve
     }
     write(&folder.join("good.ifc"), "good");
     let daemon = site.start();
-    daemon.says("could not be delivered").await;
+    daemon.says("cannot deliver the alert").await;
     eventually(|| receiver.events().len() == 1, || daemon.log()).await;
     let told = &receiver.told()[0].1;
-    assert_eq!(told["event"], "trouble", "{told:#}");
+    assert_eq!(told["event"], "problem", "{told:#}");
     assert_eq!(told["total"], 5, "{told:#}");
     let problems = told["problems"].as_array().unwrap();
     assert_eq!(problems.len(), 5, "{told:#}");
@@ -92,7 +92,7 @@ async fn a_burst_of_failures_sends_one_alert_across_a_restart_and_then_a_resolve
     }
     site.synchronized(6, &daemon).await;
     eventually(|| receiver.events().len() == 2, || daemon.log()).await;
-    assert_eq!(receiver.events(), ["trouble", "all_clear"]);
+    assert_eq!(receiver.events(), ["problem", "resolved"]);
     log += &daemon.stop().await.1;
     assert!(log.contains("http://127.0.0.1/…"), "{log}");
     assert!(!log.contains("tiger"), "{log}");
@@ -118,12 +118,12 @@ async fn a_command_alert_gets_text_and_reminders_and_no_secret() {
     )
     .await;
     let text = told();
-    assert!(text.contains("event trouble"), "{text}");
+    assert!(text.contains("event problem"), "{text}");
     assert!(
         text.contains("1 file failed\nnorth: \"empty.ifc\": cannot upload"),
         "{text}"
     );
-    assert!(text.contains("  to do: save the file again"), "{text}");
+    assert!(text.contains("  hint: save the file again"), "{text}");
     assert!(!text.contains(crate::support::SECRET), "{text}");
     daemon.stop().await;
 }
@@ -145,7 +145,7 @@ async fn an_unreachable_folder_is_reported_in_the_formats_of_teams_and_slack() {
     daemon.stop().await;
     for (path, body) in receiver.told() {
         let text = body.to_string();
-        assert!(text.contains("its folder cannot be reached"), "{body:#}");
+        assert!(text.contains("folder unreachable"), "{body:#}");
         if path.ends_with("teams") {
             assert_eq!(body["attachments"][0]["content"]["type"], "AdaptiveCard");
         } else {

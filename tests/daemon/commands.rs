@@ -55,7 +55,7 @@ async fn check_reports_each_problem_and_its_fix() {
     let wrong = check
         .out
         .lines()
-        .find(|line| line.starts_with("WRONG"))
+        .find(|line| line.starts_with("FAILED"))
         .unwrap();
     assert!(wrong.contains("invalid_client"), "{check:?}");
     assert!(
@@ -75,12 +75,12 @@ async fn status_shows_a_failure_with_reason_hint_and_next_attempt() {
     for part in [
         "watch \"north\"",
         "\"empty.ifc\"  failed",
-        "why:",
-        "to do:",
-        "again:",
+        "reason:",
+        "hint:",
+        "retry:",
         "synchronized  north: \"good.ifc\"",
-        "1 synchronized, 0 waiting, 0 working, 1 FAILED",
-        "NOT RUNNING",
+        "1 synchronized, 0 waiting, 0 in progress, 1 failed",
+        "not running",
     ] {
         assert!(status.out.contains(part), "no {part}: {}", status.out);
     }

@@ -69,7 +69,7 @@ async fn a_ledger_that_is_not_a_database_is_moved_aside_and_rebuilt() {
     garble(&site.path("state/ledger.db"), 0);
     let log = is_known_again(&site, &files).await;
     assert!(
-        log.contains("the ledger was damaged and has been moved aside"),
+        log.contains("ledger damaged: moved it aside"),
         "{log}"
     );
     let aside = std::fs::read_dir(site.path("state")).unwrap();
@@ -141,7 +141,7 @@ async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
     }
     let before = uploads(&site);
     let daemon = site.start();
-    daemon.says("the watch is held").await;
+    daemon.says("watch suspended").await;
     daemon.stop().await;
     assert_eq!(uploads(&site), before);
     // Those that did not change were found in storage before that, or are when the watch goes on.
@@ -173,7 +173,7 @@ async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_
         assert!(uploads(&site) - before <= 12, "{}", uploads(&site) - before);
     }
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("40 files that storage has already"), "{told}");
+    assert!(told.contains("40 known files changed at once"), "{told}");
     site.tables = site.tables.replace("files = 10", "files = 40");
     let daemon = site.start();
     eventually(|| uploads(&site) >= before + 42, || daemon.log()).await;
@@ -245,8 +245,10 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(
         told.out
-            .starts_with("The disk of the state directory is FULL, the daemon is NOT RUNNING, ")
-            || told.err.contains("is full: free some space on it"),
+            .starts_with(
+                "ATTENTION: disk of the state directory full, daemon not running",
+            )
+            || told.err.contains("is full: free up space"),
         "{told:?}"
     );
     disk.make_room();

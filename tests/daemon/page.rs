@@ -3,12 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use fantoccini::{Client, ClientBuilder, Locator};
-use hyper_util::client::legacy::connect::HttpConnector;
+use fantoccini::Locator;
 use itwin_syncd::emulator::TaskFault;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 
+use crate::common::browser::Browser;
 use crate::support::{Daemon, Site, platform, write};
 
 const HOSTILE: &str = "<img src=x onerror=document.title='owned'>.dwg";
@@ -20,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the page of a daemon is, as its log says.
 async fn address(daemon: &Daemon) -> String {
-    daemon.says("the page is served").await;
+    daemon.says("serving the web page").await;
     let log = daemon.log();
     let line = log
         .lines()
-        .find(|line| line.contains("the page is served"))
+        .find(|line| line.contains("serving the web page"))
         .unwrap();
     let (_, rest) = line.split_once("http://").unwrap();
-    format!("http://{}", rest.split_whitespace().next().unwrap())
+    format!("http://{}", rest.split('"').next().unwrap())
 }
 
 async fn site() -> (Site, std::path::PathBuf) {
@@ -36,65 +36,7 @@ async fn site() -> (Site, std::path::PathBuf) {
     (site, folder)
 }
 
-/// The driver asks for any free port of IPv4 and then for the same one of IPv6: another program may have that, and
-/// the driver ends.
-async fn start_driver() -> (Child, u16) {
-    let mut told = String::new();
-    for _ in 0..10 {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chromedriver should be installed");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if let Some(port) = line.split("successfully on port ").nth(1) {
-                return (driver, port.trim_end_matches('.').parse().unwrap());
-            }
-            told += &line;
-        }
-    }
-    panic!("chromedriver does not start: {told}");
-}
-
-/// A browser without a screen, and the program that drives it.
-struct Browser {
-    page: Client,
-    _driver: Child,
-    _profile: tempfile::TempDir,
-}
-
 impl Browser {
-    async fn start() -> Self {
-        let (driver, port) = start_driver().await;
-        let profile = tempfile::tempdir().unwrap();
-        let arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--window-size=1100,900",
-            &format!("--user-data-dir={}", profile.path().display()),
-        ];
-        let capabilities = serde_json::json!({"goog:chromeOptions": {"args": arguments}});
-        let page = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&format!("http://127.0.0.1:{port}"))
-            .await
-            .expect("Chromium should start");
-        Self {
-            page,
-            _driver: driver,
-            _profile: profile,
-        }
-    }
-
     /// What a script returns.
     async fn eval(&self, script: &str) -> serde_json::Value {
         self.page.execute(script, Vec::new()).await.unwrap()
@@ -156,10 +98,10 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
     });
     let daemon = site.start();
     let address = address(&daemon).await;
-    let browser = Browser::start().await;
+    let browser = Browser::start(&["--window-size=1100,900"]).await;
     browser.page.goto(&address).await.unwrap();
     browser
-        .until("return document.getElementById('summary').textContent.startsWith('All well')")
+        .until("return document.getElementById('summary').textContent.startsWith('OK: nothing needs attention')")
         .await;
     browser.picture("all-well.png").await;
 
@@ -191,13 +133,13 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
     let keys = browser.page.active_element().await.unwrap();
     keys.send_keys("\u{E007}").await.unwrap();
     browser
-        .until("return document.getElementById('story').open && document.querySelectorAll('#story-lines > li').length >= 2")
+        .until("return document.getElementById('history').open && document.querySelectorAll('#history-lines > li').length >= 2")
         .await;
-    browser.picture("story.png").await;
+    browser.picture("history.png").await;
     let keys = browser.page.active_element().await.unwrap();
     keys.send_keys("\u{E00C}").await.unwrap();
     browser
-        .until("return !document.getElementById('story').open")
+        .until("return !document.getElementById('history').open")
         .await;
 
     browser.press("Retry refused.ifc").await;
@@ -208,11 +150,11 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
 
     browser.press("Pause north").await;
     browser
-        .until("return document.querySelector('#watches .held').textContent.startsWith('Paused')")
+        .until("return document.querySelector('#watches .suspended').textContent.startsWith('Paused')")
         .await;
     browser.press("Resume north").await;
     browser
-        .until("return document.querySelector('#watches .held').hidden")
+        .until("return document.querySelector('#watches .suspended').hidden")
         .await;
 
     // A phone.
@@ -270,10 +212,10 @@ async fn the_page_checks_host_token_and_origin() {
         assert!(!policy.contains("unsafe"), "{path}: {policy}");
         assert_eq!(header("x-content-type-options"), "nosniff", "{path}");
     }
-    let pause = r#"{"act":"pause","watches":["north"]}"#;
+    let pause = r#"{"command":"pause","watches":["north"]}"#;
     let post = |origin: Option<&str>| {
         let request = http
-            .post(format!("{address}api/act"))
+            .post(format!("{address}api/command"))
             .bearer_auth(TOKEN)
             .header("content-type", "application/json")
             .body(pause);
@@ -285,10 +227,10 @@ async fn the_page_checks_host_token_and_origin() {
     assert_eq!(status(post(None)).await, 403);
     assert_eq!(status(post(Some("http://evil.example"))).await, 403);
     let told = site.run(&["status"]).await.out;
-    assert!(!told.contains("PAUSED"), "{told}");
+    assert!(!told.contains("  paused "), "{told}");
     assert_eq!(status(post(Some(address.trim_end_matches('/')))).await, 200);
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("PAUSED"), "{told}");
+    assert!(told.contains("  paused "), "{told}");
     let (_, log) = daemon.stop().await;
     assert!(!log.contains(TOKEN), "{log}");
 }
@@ -339,7 +281,7 @@ async fn token_guesses_are_delayed_logged_and_counted() {
     let (_, log) = daemon.stop().await;
     let lines = log
         .lines()
-        .filter(|line| line.contains("had a wrong token"));
+        .filter(|line| line.contains("wrong token"));
     let lines: Vec<_> = lines.collect();
     assert!((1..=3).contains(&lines.len()), "{lines:#?}");
     assert!(lines[0].contains("127.0.0.1"), "{lines:#?}");

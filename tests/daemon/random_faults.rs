@@ -435,7 +435,7 @@ impl Storm {
     /// SIGHUP with a valid or an invalid configuration.
     fn reload(&mut self, daemon: &Daemon) {
         // Before that the signal still ends the process.
-        if !daemon.log().contains("watching") {
+        if !daemon.log().contains("watch started") {
             return;
         }
         self.configure();
@@ -786,7 +786,7 @@ impl Storm {
         self.configure_calm("1h");
         self.site.config();
         daemon.signal("HUP");
-        daemon.says("the configuration is taken").await;
+        daemon.says("configuration reloaded").await;
         // The scans and checks that the reload asks for.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (requests, bytes) = (self.site.emulator.requests().len(), self.ledger_bytes());

@@ -70,7 +70,7 @@ async fn a_refused_name_stops_failing_when_the_file_is_renamed_deleted_or_exclud
         }
         let expected = match what {
             "exclude" => "no longer selected",
-            _ => "gone from the folder",
+            _ => "deleted from the folder",
         };
         status_is(&site, &daemon, "a:b.ifc", Some(expected)).await;
         daemon.stop().await;
@@ -96,7 +96,7 @@ async fn an_empty_file_stops_failing_when_it_gets_content_or_is_deleted() {
     write(&folder.join("saved.ifc"), "content");
     remove(&folder, "deleted.ifc");
     status_is(&site, &daemon, "saved.ifc", Some("synchronized")).await;
-    status_is(&site, &daemon, "deleted.ifc", Some("gone from the folder")).await;
+    status_is(&site, &daemon, "deleted.ifc", Some("deleted from the folder")).await;
     daemon.stop().await;
 }
 
@@ -258,13 +258,13 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
     remove(&folder, "deleted.ifc");
     std::fs::remove_dir_all(folder.join("inner")).unwrap();
     for name in ["deleted.ifc", "inner/a.ifc", "inner/deep/b.ifc"] {
-        let word = Some("gone from the folder; still in the iModel");
+        let word = Some("deleted from the folder; still in the iModel");
         status_is(&site, &daemon, name, word).await;
     }
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("1 synchronized, 3 gone"), "{told}");
+    assert!(told.contains("1 synchronized, 3 deleted"), "{told}");
     let history = site.run(&["status", "deleted.ifc"]).await.out;
-    assert!(history.contains("gone from the folder"), "{history}");
+    assert!(history.contains("deleted from the folder"), "{history}");
     assert!(history.contains("absent since"), "{history}");
     // One that comes back with the same content is neither uploaded nor run again.
     write(&folder.join("deleted.ifc"), "deleted.ifc");
@@ -272,7 +272,7 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
     assert_eq!(site.stored("deleted.ifc").completions, 1);
     assert_eq!(site.emulator.state().runs.len(), runs);
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("2 synchronized, 2 gone"), "{told}");
+    assert!(told.contains("2 synchronized, 2 deleted"), "{told}");
     daemon.stop().await;
 }
 
@@ -301,7 +301,7 @@ async fn a_file_that_is_missing_for_a_moment_is_never_gone() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (_, log) = daemon.stop().await;
-    assert!(!log.contains("known files are gone"), "{log}");
+    assert!(!log.contains("known files were deleted"), "{log}");
 }
 
 #[tokio::test]
@@ -325,7 +325,7 @@ async fn forget_deletes_what_is_known_and_says_what_stays_on_the_platform() {
     write(&folder.join("c.ifc"), "c");
     let forgotten = site.run(&["forget", "--yes", "a.ifc", "b:.ifc"]).await;
     assert_eq!(forgotten.code, Some(0), "{forgotten:?}");
-    assert!(forgotten.out.contains("2 files forgotten"), "{forgotten:?}");
+    assert!(forgotten.out.contains("forgot 2 files"), "{forgotten:?}");
     assert!(site.status().await.is_empty());
     assert_eq!(
         site.stored("a.ifc").id,

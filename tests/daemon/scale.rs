@@ -90,10 +90,10 @@ async fn answers(files: u32) -> Vec<(&'static str, Duration)> {
     // A folder that is away is not scanned, so that the files stay what they are.
     std::fs::rename(&folder, site.path("away")).unwrap();
     let daemon = site.start();
-    daemon.says("the page is served").await;
+    daemon.says("serving the web page").await;
     let log = daemon.log();
-    let (_, address) = log.split_once("address=").unwrap();
-    let address = address.split_whitespace().next().unwrap().trim_matches('"');
+    let (_, address) = log.split_once("address=\"").unwrap();
+    let address = address.split('"').next().unwrap();
     let http = reqwest::Client::new();
     for path in ["api/state", "metrics", "readyz", "api/file?id=1"] {
         let one = shortest(async || {

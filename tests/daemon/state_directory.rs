@@ -246,20 +246,20 @@ async fn the_first_line_and_exit_code_of_status_show_the_worst_problem() {
     let first = |out: &str| out.lines().next().unwrap_or_default().to_owned();
     let told = site.run(&["status"]).await;
     assert_eq!(told.code, Some(0), "{told:?}");
-    assert_eq!(first(&told.out), "All well: 1 file is synchronized");
+    assert_eq!(first(&told.out), "OK: nothing needs attention; 1 file synchronized");
     daemon.stop().await;
     let told = site.run(&["status"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     assert_eq!(
         first(&told.out),
-        "The daemon is NOT RUNNING, 1 file is synchronized"
+        "ATTENTION: daemon not running; 1 file synchronized"
     );
     let told = site.run(&["status", "--json"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     let json: serde_json::Value = serde_json::from_str(&told.out).unwrap();
-    assert_eq!(json["well"], false);
+    assert_eq!(json["ok"], false);
     assert_eq!(
-        json["verdict"],
-        "The daemon is NOT RUNNING, 1 file is synchronized"
+        json["summary"],
+        "ATTENTION: daemon not running; 1 file synchronized"
     );
 }

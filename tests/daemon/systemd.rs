@@ -136,11 +136,11 @@ async fn a_blocked_ledger_stops_the_watchdog_pings_until_it_responds() {
     systemd.hears("WATCHDOG=1", &daemon).await;
     daemon.says("scan finished").await;
     let lock = lock_ledger(&site).await;
-    daemon.says("the service does not move").await;
+    daemon.says("health check failed: ").await;
     systemd.forget();
-    assert!(!daemon.log().contains("all moves again"));
+    assert!(!daemon.log().contains("health check recovered"));
     lock.close().await.unwrap();
-    daemon.says("all moves again").await;
+    daemon.says("health check recovered").await;
     systemd.hears("WATCHDOG=1", &daemon).await;
     let (status, _) = daemon.stop().await;
     assert!(status.success());
@@ -195,7 +195,7 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
     site.top += "[log]\nlevel = \"debug\"\n[upload]\nworkers = 1\n";
     site.config();
     daemon.signal("HUP");
-    daemon.says("the configuration is taken").await;
+    daemon.says("configuration reloaded").await;
     write(&south.join("new.ifc"), "new");
     site.synchronized(2, &daemon).await;
     let log = daemon.log();
@@ -230,7 +230,7 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
     daemon.signal("HUP");
     systemd.hears("STATUS=1 of 1 folders ok", &daemon).await;
     assert!(
-        daemon.log().contains("watched no longer"),
+        daemon.log().contains("watch removed"),
         "{}",
         daemon.log()
     );
@@ -270,7 +270,7 @@ async fn a_broken_configuration_is_rejected_and_changes_that_need_a_restart_are_
     daemon.signal("HUP");
     systemd
         .hears(
-            "was not taken (2 mistakes, see the log); 1 of 1 folders ok",
+            "(errors: 2), keeping the previous configuration; 1 of 1 folders ok",
             &daemon,
         )
         .await;
@@ -295,7 +295,7 @@ async fn a_broken_configuration_is_rejected_and_changes_that_need_a_restart_are_
     systemd.hears("STATUS=1 of 1 folders ok", &daemon).await;
     let log = daemon.log();
     assert!(
-        log.contains("changes only with a restart key=\"itwin.scope\""),
+        log.contains("this change needs a restart key=\"itwin.scope\""),
         "{log}"
     );
     let (status, _) = daemon.stop().await;

@@ -172,7 +172,7 @@ async fn new_content_updates_the_storage_file_and_equal_content_is_sent_nowhere(
 async fn a_file_that_grows_slowly_is_uploaded_once_and_whole() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     let mut file = std::fs::File::create(folder.join("survey.dxf")).unwrap();
     let mut content = String::new();
     // The pauses are part of what is tested: they are shorter than the settle time, the whole is longer.
@@ -194,7 +194,7 @@ async fn a_file_that_grows_slowly_is_uploaded_once_and_whole() {
 async fn a_save_by_rename_is_uploaded_under_its_last_name_only() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("watching").await;
+    daemon.says("watch started").await;
     for content in ["first", "second"] {
         write(&folder.join("plan.dwg.tmp"), content);
         std::fs::rename(folder.join("plan.dwg.tmp"), folder.join("plan.dwg")).unwrap();
