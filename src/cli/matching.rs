@@ -285,3 +285,20 @@ fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Meaning<'w> {
         bare,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        insta::assert_snapshot!(
+            crate::text::render_variants!(Error, |error| error.hint(&[]), {
+                Error::NoFile(_) => Error::NoFile("Deck.dgn".into()),
+                Error::NoWatch(_) => Error::NoWatch("south".to_owned()),
+                Error::Glob(_) => Error::Glob(Pattern::new("[a").unwrap_err()),
+                Error::Ledger(_) => Error::Ledger(ledger::Error::Missing { path: "/var/lib/itwin-syncd".into() }),
+            })
+        );
+    }
+}

@@ -68,10 +68,7 @@ async fn a_ledger_that_is_not_a_database_is_moved_aside_and_rebuilt() {
     let (site, files) = synchronized_site(true).await;
     garble(&site.path("state/ledger.db"), 0);
     let log = is_known_again(&site, &files).await;
-    assert!(
-        log.contains("ledger damaged: moved it aside"),
-        "{log}"
-    );
+    assert!(log.contains("ledger damaged: moved it aside"), "{log}");
     let aside = std::fs::read_dir(site.path("state")).unwrap();
     let aside = aside.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
@@ -245,9 +242,7 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(
         told.out
-            .starts_with(
-                "ATTENTION: disk of the state directory full, daemon not running",
-            )
+            .starts_with("ATTENTION: disk of the state directory full, daemon not running",)
             || told.err.contains("is full: free up space"),
         "{told:?}"
     );

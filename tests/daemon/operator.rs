@@ -40,10 +40,7 @@ async fn retry_starts_a_failed_file_at_once() {
     fails(&site, "north/empty.ifc").await;
     let puts = site.requests("PUT", "").len();
     let shown = site.run(&["retry", "--dry-run", "house.*"]).await;
-    assert!(
-        shown.out.contains("would retry 1 file"),
-        "{shown:?}"
-    );
+    assert!(shown.out.contains("would retry 1 file"), "{shown:?}");
     assert_eq!(site.status().await["north/house.ifc"]["state"], "failed");
     let asked = site.run(&["retry", "house.*"]).await;
     assert!(asked.out.contains("retrying 1 file"), "{asked:?}");
@@ -229,7 +226,12 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
     )
     .await;
     check("Archive/old.ifc", 1, &["exclude has \"/Archive/\""]).await;
-    check("house.ifc.bak", 1, &["not synchronized: ignored", "built-in"]).await;
+    check(
+        "house.ifc.bak",
+        1,
+        &["not synchronized: ignored", "built-in"],
+    )
+    .await;
     check("notes.txt", 1, &["no connector"]).await;
     check("../elsewhere.ifc", 1, &["not in a watched folder"]).await;
     check("a:b.ifc", 1, &["will fail", "reason: "]).await;

@@ -208,7 +208,9 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
 
     browser.press("Pause north").await;
     browser
-        .until("return document.querySelector('#watches .suspended').textContent.startsWith('Paused')")
+        .until(
+            "return document.querySelector('#watches .suspended').textContent.startsWith('Paused')",
+        )
         .await;
     browser.press("Resume north").await;
     browser
@@ -337,9 +339,7 @@ async fn token_guesses_are_delayed_logged_and_counted() {
     let wanted = format!("itwin_syncd_page_wrong_tokens_total {looked_at}");
     assert!(metrics.lines().any(|line| line == wanted), "{metrics}");
     let (_, log) = daemon.stop().await;
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("wrong token"));
+    let lines = log.lines().filter(|line| line.contains("wrong token"));
     let lines: Vec<_> = lines.collect();
     assert!((1..=3).contains(&lines.len()), "{lines:#?}");
     assert!(lines[0].contains("127.0.0.1"), "{lines:#?}");

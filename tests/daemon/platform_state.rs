@@ -503,10 +503,7 @@ async fn a_file_with_warnings_is_synchronized_with_issues_everywhere() {
     assert!(told.contains("2 errors, 5 warnings"), "{told}");
     assert!(told.contains("check the levels"), "{told}");
     let first = site.run(&["status"]).await.out;
-    assert!(
-        first.contains("1 file synchronized with issues"),
-        "{first}"
-    );
+    assert!(first.contains("1 file synchronized with issues"), "{first}");
     daemon.says("file synchronized with issues").await;
     let metrics = reqwest::get(format!("http://{address}/metrics"))
         .await

@@ -96,7 +96,13 @@ async fn an_empty_file_stops_failing_when_it_gets_content_or_is_deleted() {
     write(&folder.join("saved.ifc"), "content");
     remove(&folder, "deleted.ifc");
     status_is(&site, &daemon, "saved.ifc", Some("synchronized")).await;
-    status_is(&site, &daemon, "deleted.ifc", Some("deleted from the folder")).await;
+    status_is(
+        &site,
+        &daemon,
+        "deleted.ifc",
+        Some("deleted from the folder"),
+    )
+    .await;
     daemon.stop().await;
 }
 

@@ -246,7 +246,10 @@ async fn the_first_line_and_exit_code_of_status_show_the_worst_problem() {
     let first = |out: &str| out.lines().next().unwrap_or_default().to_owned();
     let told = site.run(&["status"]).await;
     assert_eq!(told.code, Some(0), "{told:?}");
-    assert_eq!(first(&told.out), "OK: nothing needs attention; 1 file synchronized");
+    assert_eq!(
+        first(&told.out),
+        "OK: nothing needs attention; 1 file synchronized"
+    );
     daemon.stop().await;
     let told = site.run(&["status"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");

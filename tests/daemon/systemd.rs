@@ -229,11 +229,7 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
     systemd.forget();
     daemon.signal("HUP");
     systemd.hears("STATUS=1 of 1 folders ok", &daemon).await;
-    assert!(
-        daemon.log().contains("watch removed"),
-        "{}",
-        daemon.log()
-    );
+    assert!(daemon.log().contains("watch removed"), "{}", daemon.log());
     write(&north.join("unwatched.ifc"), "unwatched");
     write(&south.join("newer.ifc"), "newer");
     eventually(

@@ -418,48 +418,4 @@ fn line(out: &mut String, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_relative_to_now() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        for (seconds, expected) in [
-            (0, "just now"),
-            (1, "now"),
-            (-42, "42 s ago"),
-            (-300, "5 min ago"),
-            (-3 * 3600, "3 h ago"),
-            (59 * 60, "in 59 min"),
-        ] {
-            let at = Timestamp::from_second(1_800_000_000 + seconds).unwrap();
-            assert_eq!(moment_at(at, now), expected);
-        }
-    }
-
-    #[test]
-    fn an_upload_shows_bar_percent_rate_and_remaining_time() {
-        let upload = UploadView {
-            watch: "north".to_owned(),
-            path: "a.dgn".to_owned(),
-            bytes: 200 * 1024 * 1024,
-            sent: 50 * 1024 * 1024,
-            percent: 25,
-            bytes_per_second: 10 * 1024 * 1024,
-            since: Timestamp::UNIX_EPOCH,
-        };
-        assert_eq!(
-            progress(&upload),
-            "█████░░░░░░░░░░░░░░░  25 % of 200.0 MiB, 10.0 MiB/s, 15 s left"
-        );
-        let stalled = UploadView {
-            bytes_per_second: 0,
-            ..upload
-        };
-        assert!(
-            progress(&stalled).ends_with("0 B/s"),
-            "{}",
-            progress(&stalled)
-        );
-    }
-}
+mod tests;
