@@ -12,14 +12,19 @@
 //! ([`root`]) that never waits for them without a way out: a share that hangs holds up nothing but itself.
 
 mod absence;
+mod comparison;
 mod events;
+mod health;
 mod mounts;
 mod probe;
+mod probe_queue;
 mod problems;
 mod root;
 mod scan;
+mod schedule;
 mod settle;
 mod skip_log;
+mod threads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -106,7 +111,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A thread that touches the share ended, which it never should.
-    #[error("the thread {thread:?} of watch {watch:?} ended by itself")]
+    #[error("the thread {thread:?} of watch {watch:?} ended unexpectedly")]
     Ended {
         /// The watch.
         watch: String,

@@ -9,9 +9,23 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::problems::Problems;
-use super::root::KnownFile;
-use crate::config::Watch;
-use crate::ledger::Absence;
+use crate::ledger::{Absence, Fingerprint};
+use crate::selection::Scope;
+
+/// What the ledger knows of a file.
+#[derive(Debug)]
+pub(super) struct KnownFile {
+    pub(super) fingerprint: Option<Fingerprint>,
+    pub(super) connector: Option<String>,
+    pub(super) absence: Option<Absence>,
+}
+
+impl KnownFile {
+    /// Whether this version of the file was handed over before.
+    pub(super) fn is(&self, fingerprint: Fingerprint, connector: Option<&str>) -> bool {
+        self.fingerprint == Some(fingerprint) && self.connector.as_deref() == connector
+    }
+}
 
 /// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
@@ -53,14 +67,14 @@ impl Listed {
     /// Known files of the folder that ended that were not listed.
     pub(super) fn unlisted(
         &self,
-        watch: &Watch,
+        scope: &Scope,
         dir: &Path,
         known: &HashMap<OsString, KnownFile>,
     ) -> Vec<(OsString, Absence)> {
         let unlisted = known
             .iter()
             .filter(|(name, _)| !self.names.contains(&self.hasher.hash_one(name.as_os_str())));
-        absent(watch, dir, unlisted)
+        absent(scope, dir, unlisted)
     }
 
     /// Known folders that were neither listed to their end nor lie where nothing could be read.
@@ -80,14 +94,14 @@ impl Listed {
 /// What files of a folder that were not found are: missing, or no longer selected. Those of which that is known are
 /// left out.
 pub(super) fn absent<'k>(
-    watch: &Watch,
+    scope: &Scope,
     dir: &Path,
     files: impl Iterator<Item = (&'k OsString, &'k KnownFile)>,
 ) -> Vec<(OsString, Absence)> {
     files
         .filter(|(_, known)| !matches!(known.absence, Some(Absence::Gone | Absence::Deselected)))
         .map(|(name, _)| {
-            let absence = if watch.scope.selects(&dir.join(name)) {
+            let absence = if scope.selects(&dir.join(name)) {
                 Absence::Missing
             } else {
                 Absence::Deselected

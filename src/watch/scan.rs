@@ -200,7 +200,7 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
     };
     let (reports, mut reported) = async_mpsc::channel(16);
     let requests = spawn(&watch.name, plan, None, reports)?;
-    let gone = || io::Error::other("the scan ended by itself");
+    let gone = || io::Error::other("the scan ended unexpectedly");
     requests.send(Request::All).map_err(|_| gone())?;
     let mut survey = Survey::default();
     loop {

@@ -228,6 +228,7 @@ async fn random_clock_jumps_and_kills_lose_nothing() {
         }
     }
     site.emulator.clear_faults();
+    eventually(|| site.holds(&files), || daemon.log()).await;
     site.synchronized(files.len(), &daemon).await;
     let (status, log) = daemon.stop().await;
     assert!(status.success(), "{log}");

@@ -132,7 +132,7 @@ async fn a_deleted_file_is_gone_even_if_the_scan_that_missed_it_was_killed() {
     let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", MISSING)]);
     assert!(daemon.ended_by_itself_within(Duration::from_secs(60)).await);
     let daemon = site.start();
-    daemon.says("known files are gone").await;
+    daemon.says("known files were deleted").await;
     daemon.stop().await;
 }
 
@@ -184,7 +184,6 @@ async fn a_power_cut_between_any_two_steps_loses_nothing_and_doubles_nothing() {
 async fn between_any_two_steps(cut: Cut) {
     use super::other_client::{OtherClient, shared_platform};
     use futures_util::StreamExt as _;
-    let sha256 = crate::support::sha256;
     let mut points = failpoints();
     // Deleted files have a test of their own below.
     points.retain(|point| point != MISSING);
@@ -221,18 +220,11 @@ async fn between_any_two_steps(cut: Cut) {
             }
             cut.strike(&site.path("state"));
             let daemon = site.start();
-            let all = || {
-                let state = site.emulator.state();
-                let mut contents = files.values().map(|content| sha256(content.as_bytes()));
-                contents.all(|sha256| {
-                    let mut completed = state
-                        .files
-                        .values()
-                        .filter_map(|file| file.completed.as_ref());
-                    completed.any(|completed| completed.sha256 == sha256)
-                })
-            };
-            eventually(all, || format!("{point}: {}", daemon.log())).await;
+            eventually(
+                || site.holds(&files),
+                || format!("{point}: {}", daemon.log()),
+            )
+            .await;
             site.synchronized(files.len(), &daemon).await;
             daemon.stop().await;
             assert_in_imodel(&site.emulator.state(), &files);

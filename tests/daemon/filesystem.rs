@@ -584,7 +584,7 @@ async fn a_watcher_that_dies_silently_is_detected_and_replaced() {
     daemon.says("scan finished").await;
     let mut files = BTreeMap::new();
     save(&folder, &mut files, "one.ifc", "its event kills the thread");
-    daemon.says("ended by itself").await;
+    daemon.says("ended unexpectedly").await;
     arrive(&site, &daemon, &files).await;
     // No scan is due for an hour: this one is found by its event.
     save(&folder, &mut files, "two.ifc", "two");
@@ -604,7 +604,7 @@ async fn a_dead_watch_thread_stops_the_daemon_and_the_next_start_continues() {
         let (status, log) = daemon.ended().await;
         assert_eq!(status.code(), Some(1), "{log}");
         let told = format!(
-            "the thread {point:?} of watch {:?} ended by itself",
+            "the thread {point:?} of watch {:?} ended unexpectedly",
             "north"
         );
         assert!(log.replace('\\', "").contains(&told), "{log}");

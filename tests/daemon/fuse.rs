@@ -359,7 +359,7 @@ async fn a_file_that_cannot_be_opened_for_a_while_is_retried() {
         assert_eq!(share.remote().failing_opens.0, 0);
         let (_, log) = daemon.stop().await;
         let waited = if good == 0 {
-            "looking again until it can be read"
+            "trying again until it can be read"
         } else {
             "not uploaded yet; looking again"
         };
@@ -445,7 +445,7 @@ async fn a_share_that_is_mounted_below_a_watched_folder_is_seen_at_once_and_poll
     let mounted = share.mount(&below);
     site.synchronized(2, &daemon).await;
     daemon
-        .says("raises no events, and is scanned at intervals")
+        .says("it is scanned at intervals")
         .await;
     for number in 0..3 {
         share.put("a.ifc", &number.to_string());
@@ -472,7 +472,7 @@ async fn a_share_that_is_mounted_below_a_watched_folder_is_seen_at_once_and_poll
     let scans = daemon.log().matches("scan finished").count();
     drop(mounted);
     // It is gone, and what is in its place is watched.
-    daemon.says("the folder is watched again").await;
+    daemon.says("folder is fully watched again").await;
     write(&below.join("under.ifc"), "what was below the mount");
     site.synchronized(6, &daemon).await;
     assert!(

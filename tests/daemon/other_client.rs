@@ -1,4 +1,4 @@
-//! OtherClient else who works on the same iModel: another application of the platform, by plain HTTP.
+//! Another client that works on the same iModel: another application of the platform, by plain HTTP.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -343,7 +343,7 @@ async fn a_file_that_is_deleted_between_its_upload_and_its_run_is_still_mapped_a
     };
     eventually(stored, || daemon.log()).await;
     std::fs::remove_file(folder.join("deleted.ifc")).unwrap();
-    daemon.says("known files are gone").await;
+    daemon.says("known files were deleted").await;
     let run = || !runs_of(&site, "deleted.ifc", "last").is_empty();
     eventually(run, || daemon.log()).await;
     let deleted = site.stored("deleted.ifc");

@@ -363,7 +363,7 @@ impl Storm {
         }
     }
 
-    /// OtherClient else changes what the daemon made. Faults would strike them too, so these end.
+    /// Another client changes what the daemon created. Faults would strike them too, so these end.
     async fn others_act(&mut self) {
         self.site.emulator.clear_faults();
         let emulator = &self.site.emulator;

@@ -307,7 +307,7 @@ async fn a_file_that_is_missing_for_a_moment_is_never_gone() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (_, log) = daemon.stop().await;
-    assert!(!log.contains("known files are gone"), "{log}");
+    assert!(!log.contains("known files were deleted"), "{log}");
 }
 
 #[tokio::test]

@@ -238,6 +238,19 @@ impl Site {
         }
     }
 
+    /// Whether storage holds this content of each path. Until it does, a file can still count as synchronized with what
+    /// it held before, because its change has not been noticed.
+    pub fn holds(&self, files: &BTreeMap<String, String>) -> bool {
+        let state = self.emulator.state();
+        files.iter().all(|(path, content)| {
+            let sha256 = sha256(content.as_bytes());
+            state.files.values().any(|file| {
+                let completed = file.completed.as_ref();
+                file.path == *path && completed.is_some_and(|completed| completed.sha256 == sha256)
+            })
+        })
+    }
+
     /// The storage file of this path, which must be the only one.
     pub fn stored(&self, path: &str) -> File {
         let state = self.emulator.state();

@@ -194,3 +194,27 @@ fn every_test_that_the_readme_of_the_tests_names_exists() {
     }
     assert!(missing.is_empty(), "{missing:#?}");
 }
+
+#[test]
+fn every_metric_of_the_rules_and_the_dashboard_exists() {
+    let source = source();
+    let mut missing = Vec::new();
+    for page in ["docs/alert-rules.yml", "docs/grafana-dashboard.json"] {
+        let text = fs::read_to_string(project().join(page)).unwrap();
+        for after in text.split("itwin_syncd_").skip(1) {
+            let end = after.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+            let (name, _) = after.split_at(end.unwrap_or(after.len()));
+            let family = ["_bucket", "_count", "_sum"]
+                .iter()
+                .find_map(|part| name.strip_suffix(part))
+                .unwrap_or(name);
+            if ![name, family]
+                .iter()
+                .any(|name| source.contains(&format!("\"{name}\"")))
+            {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}

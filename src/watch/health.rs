@@ -1,0 +1,328 @@
+//! The state of a root: what a scan or a probe says about it, and when that is worth a line in the log. Pure.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::problems::{self, Problems};
+use super::scan::Summary;
+use crate::config::Watch;
+use crate::ledger::RootState;
+use crate::rooted_fs::Identity;
+
+/// What was found out about a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) state: RootState,
+    /// Why it is not `Ok`, for status.
+    pub(super) note: Option<String>,
+    /// `note` without counts and examples: whatever else is in it is no news.
+    kinds: Vec<String>,
+}
+
+impl Finding {
+    /// The root cannot be reached.
+    pub(super) fn unavailable(note: String) -> Self {
+        Self {
+            state: RootState::Unavailable,
+            kinds: vec![note.clone()],
+            note: Some(note),
+        }
+    }
+
+    /// The share has not answered for this long.
+    pub(super) fn no_answer(waited: Duration, during: &str) -> Self {
+        let seconds = waited.as_secs();
+        Self::unavailable(format!(
+            "the share has not answered for {seconds} s{during}"
+        ))
+    }
+
+    /// What the end of a full scan says.
+    pub(super) fn of_scan(summary: &Summary, root: &Path) -> Self {
+        if let Err(error) = &summary.root {
+            return Self::unavailable(error.to_string());
+        }
+        if !summary.problems.is_empty() {
+            return Self::of_problems(&summary.problems, root);
+        }
+        let polled = |note: String| Self {
+            state: RootState::Polled,
+            note: Some(note),
+            kinds: Vec::new(),
+        };
+        if summary.remote {
+            return polled("this file system reports no changes".to_owned());
+        }
+        let Some((first, others)) = summary.remote_folders.split_first() else {
+            return Self::of_problems(&summary.problems, root);
+        };
+        let folder = problems::shown(first);
+        polled(match others.len() {
+            0 => format!(
+                "the file system of {folder} reports no changes; it is scanned at intervals"
+            ),
+            more => format!(
+                "the file systems of {folder} and {more} more folders report no changes; they are scanned at intervals"
+            ),
+        })
+    }
+
+    /// What these problems say, if the root itself can be reached.
+    pub(super) fn of_problems(problems: &Problems, root: &Path) -> Self {
+        if problems.is_empty() {
+            return Self {
+                state: RootState::Ok,
+                note: None,
+                kinds: Vec::new(),
+            };
+        }
+        Self {
+            state: RootState::Degraded,
+            note: Some(problems.lines(root).join("; ")),
+            kinds: problems.kinds(),
+        }
+    }
+}
+
+/// What is new in a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// Only counts or examples.
+    Details,
+    /// The state, or a kind of problem.
+    Kind,
+}
+
+/// How the root was found last.
+#[derive(Debug)]
+pub(super) struct Health {
+    last: Finding,
+    identity: Option<Identity>,
+    /// A probe waits for the share.
+    pub(super) hanging: bool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            last: Finding {
+                state: RootState::Ok,
+                note: None,
+                kinds: Vec::new(),
+            },
+            identity: None,
+            hanging: false,
+        }
+    }
+}
+
+impl Health {
+    pub(super) fn state(&self) -> RootState {
+        self.last.state
+    }
+
+    /// Why the root cannot be reached, if it cannot.
+    pub(super) fn problem(&self) -> Option<String> {
+        let note = &self.last.note;
+        note.clone()
+            .filter(|_| self.last.state == RootState::Unavailable)
+    }
+
+    /// Whether all kinds of these problems are known.
+    pub(super) fn knows(&self, problems: &Problems) -> bool {
+        let kinds = problems.kinds();
+        kinds.iter().all(|kind| self.last.kinds.contains(kind))
+    }
+
+    pub(super) fn compare(&self, finding: &Finding) -> Change {
+        let last = &self.last;
+        if (finding.state, &finding.kinds) != (last.state, &last.kinds) {
+            Change::Kind
+        } else if finding.note != last.note {
+            Change::Details
+        } else {
+            Change::None
+        }
+    }
+
+    pub(super) fn set(&mut self, finding: Finding) {
+        self.last = finding;
+    }
+
+    /// The directory that the last full scan walked.
+    pub(super) fn set_identity(&mut self, root: &io::Result<Identity>) {
+        self.identity = root.as_ref().ok().copied();
+    }
+
+    /// Whether another directory was walked by the last scan, or none.
+    pub(super) fn is_replaced_by(&self, identity: Identity) -> bool {
+        self.identity != Some(identity)
+    }
+}
+
+/// Logs a finding that is new.
+pub(super) fn log(watch: &Watch, finding: &Finding) {
+    let (watch, root) = (&watch.name, &watch.path);
+    let reason = finding.note.as_deref().unwrap_or_default();
+    match finding.state {
+        RootState::Ok => info!(%watch, ?root, "folder is fully watched again"),
+        RootState::Polled => info!(%watch, ?root, reason, "folder is scanned at intervals"),
+        RootState::Degraded => warn!(%watch, ?root, reason, "folder is only partly watched"),
+        RootState::Unavailable => warn!(
+            %watch, ?root, reason,
+            "folder cannot be reached; known files are kept, and it is tried again at every poll_interval"
+        ),
+    }
+}
+
+/// Notices a scan that waits for the share although probes are answered.
+#[derive(Debug)]
+pub(super) struct StallDetector {
+    /// The scan's step counter when it changed last, and when that was.
+    steps: u64,
+    since: Instant,
+    reported: bool,
+}
+
+impl StallDetector {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            steps: 0,
+            since: now,
+            reported: false,
+        }
+    }
+
+    /// Whether a stall has to be reported now: once until [`Self::reset`]. `steps`: None when no scan waits for the
+    /// share.
+    pub(super) fn observe(&mut self, steps: Option<u64>, now: Instant, limit: Duration) -> bool {
+        if steps != Some(self.steps) {
+            self.steps = steps.unwrap_or(u64::MAX);
+            self.since = now;
+            return false;
+        }
+        let stalled = !self.reported && now.duration_since(self.since) >= limit;
+        self.reported |= stalled;
+        stalled
+    }
+
+    /// A scan came to its end.
+    pub(super) fn reset(&mut self) {
+        self.reported = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn summary(change: impl Fn(&mut Summary)) -> Summary {
+        let mut summary = Summary {
+            files: 1,
+            ignored: 0,
+            took: Duration::ZERO,
+            root: Ok(Identity::for_test(1)),
+            remote: false,
+            remote_folders: Vec::new(),
+            watched: true,
+            problems: Problems::default(),
+        };
+        change(&mut summary);
+        summary
+    }
+
+    #[test]
+    fn a_scan_says_how_the_root_is() {
+        let folders = |count: usize| vec![PathBuf::from("share"); count];
+        for (summary, state, note) in [
+            (summary(|_| ()), RootState::Ok, ""),
+            (
+                summary(|one| one.root = Err(io::Error::other("gone"))),
+                RootState::Unavailable,
+                "gone",
+            ),
+            (
+                summary(|one| one.remote = true),
+                RootState::Polled,
+                "this file system reports no changes",
+            ),
+            (
+                summary(|one| one.remote_folders = folders(1)),
+                RootState::Polled,
+                "the file system of \"share\" reports",
+            ),
+            (
+                summary(|one| one.remote_folders = folders(3)),
+                RootState::Polled,
+                "\"share\" and 2 more folders report",
+            ),
+            (
+                summary(|one| {
+                    one.remote = true;
+                    one.problems.add("EACCES", Path::new("a"));
+                }),
+                RootState::Degraded,
+                "\"/srv/a\": EACCES",
+            ),
+        ] {
+            let finding = Finding::of_scan(&summary, Path::new("/srv"));
+            assert_eq!(finding.state, state, "{summary:?}");
+            assert!(finding.note.unwrap_or_default().contains(note), "{note}");
+        }
+    }
+
+    #[test]
+    fn counts_and_examples_are_no_news_but_states_and_kinds_are() {
+        let with = |kinds: &[&str]| {
+            let mut problems = Problems::default();
+            for kind in kinds {
+                problems.add(kind, Path::new("a"));
+            }
+            Finding::of_problems(&problems, Path::new("/srv"))
+        };
+        let mut health = Health::default();
+        assert_eq!(health.compare(&with(&[])), Change::None);
+        assert_eq!(health.compare(&with(&["EIO"])), Change::Kind);
+        health.set(with(&["EIO"]));
+        assert_eq!(health.compare(&with(&["EIO"])), Change::None);
+        assert_eq!(health.compare(&with(&["EIO", "EIO"])), Change::Details);
+        assert_eq!(health.compare(&with(&["EACCES"])), Change::Kind);
+        assert_eq!(health.problem(), None);
+        health.set(Finding::unavailable("gone".to_owned()));
+        assert_eq!(health.problem().as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn a_scan_that_makes_no_step_for_long_is_reported_once() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let limit = Duration::from_secs(30);
+        let mut stall = StallDetector::new(start);
+        for (steps, second, reported) in [
+            (Some(1), 0, false),
+            (Some(1), 29, false),
+            (Some(2), 30, false),
+            (Some(2), 59, false),
+            (Some(2), 60, true),
+            (Some(2), 90, false),
+            (None, 91, false),
+            (None, 200, false),
+        ] {
+            assert_eq!(
+                stall.observe(steps, at(second), limit),
+                reported,
+                "{second}"
+            );
+        }
+        stall.reset();
+        assert!(!stall.observe(Some(3), at(200), limit));
+        assert!(stall.observe(Some(3), at(230), limit));
+    }
+}
