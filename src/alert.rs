@@ -229,15 +229,18 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         RootState::Ok | RootState::Polled => {}
     }
     if let Some((_, reason)) = &watch.held {
-        let is_suspended = watch.waits_for_person && watch.paused_at.is_none();
-        let state = if watch.paused_at.is_some() {
-            "paused"
+        let is_paused = watch.paused_at.is_some();
+        let text = if is_paused {
+            format!(
+                "paused; run `itwin-syncd resume {}` to continue",
+                watch.name
+            )
         } else {
-            "suspended"
+            format!("suspended: {reason}")
         };
         all.push(AlertProblem {
             kind: "watch",
-            ..folder("held", is_suspended, format!("{state}: {reason}"))
+            ..folder("held", watch.waits_for_person && !is_paused, text)
         });
     }
     let own = watch.last_run.as_ref();

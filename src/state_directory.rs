@@ -96,11 +96,11 @@ impl Error {
                 path.display()
             ),
             Self::Entry { path, .. } => format!(
-                "nothing of this program's makes it: find out who did, then remove {}",
+                "itwin-syncd never creates it: find out what did, then remove {}",
                 path.display()
             ),
             Self::Io { path, .. } => format!(
-                "let the service's user write {}, in a directory of its own",
+                "give the service's user write access to {}, in its own directory",
                 path.display()
             ),
         }

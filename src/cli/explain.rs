@@ -78,7 +78,7 @@ impl Explanation {
     fn no(answer: &str, line: String) -> Self {
         Self {
             taken: false,
-            answer: format!("not synchronized: {answer}"),
+            answer: format!("not selected: {answer}"),
             lines: vec![line],
         }
     }
@@ -170,11 +170,11 @@ async fn one(
             return told;
         }
         Verdict::UploadOnly { glob } => (
-            "upload only: uploaded to storage, not synchronized".to_owned(),
+            "selected for upload only".to_owned(),
             format!("matches upload_only {glob:?}"),
         ),
         Verdict::Source { connector, why } => (
-            "synchronized: uploaded and read by a connector".to_owned(),
+            "selected for synchronization".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
         ),
     };
@@ -190,8 +190,9 @@ async fn one(
     }
     match &on_disk {
         OnDisk::File(fingerprint) if fingerprint.size == 0 => {
+            "will fail: the file is empty".clone_into(&mut told.answer);
             told.lines
-                .push("on disk: empty; the upload fails until the file has content".to_owned());
+                .push("on disk: 0 B; the upload succeeds when the file has content".to_owned());
         }
         OnDisk::File(fingerprint) => told.lines.push(format!(
             "on disk: {}, modified {}",
@@ -204,7 +205,6 @@ async fn one(
             told.taken = false;
             "not synchronized now: ".clone_into(&mut told.answer);
             told.answer.push_str(what);
-            told.lines.push(format!("on disk: {what}"));
         }
     }
     state(&mut told, watch, &below, &on_disk, config, known).await;
@@ -288,12 +288,13 @@ async fn state(
             }
         }
     }
-    if let Some(((_, reason), paused)) = suspended {
-        let state = if paused { "paused" } else { "suspended" };
-        told.lines.push(format!(
-            "watch {state}: {reason}; run `itwin-syncd resume {}` to continue",
+    match suspended {
+        Some((_, true)) => told.lines.push(format!(
+            "watch paused; run `itwin-syncd resume {}` to continue",
             watch.name
-        ));
+        )),
+        Some(((_, reason), false)) => told.lines.push(format!("watch suspended: {reason}")),
+        None => {}
     }
     if let Some(report) = report.filter(|report| report.note.is_some()) {
         told.lines.push(format!(
@@ -444,7 +445,9 @@ mod tests {
             ],
         )
         .await;
-        insta::assert_snapshot!(text);
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
     }
 
     #[tokio::test]
@@ -464,6 +467,9 @@ mod tests {
             .pause_watches(&["north".to_owned()], now)
             .await
             .unwrap();
-        insta::assert_snapshot!(explained(folder.path(), &["north/deck.dgn"]).await);
+        let text = explained(folder.path(), &["north/deck.dgn"]).await;
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
     }
 }

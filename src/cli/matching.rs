@@ -30,7 +30,7 @@ pub(super) enum Error {
     NoFile(PathBuf),
     #[error("no watch matches {0:?}")]
     NoWatch(String),
-    #[error("invalid glob")]
+    #[error(transparent)]
     Glob(#[from] BadRule),
     #[error(transparent)]
     Ledger(#[from] ledger::Error),

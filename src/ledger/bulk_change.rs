@@ -93,6 +93,6 @@ pub(super) async fn brake(tx: &mut Tx, id: i64) -> Result<Option<BulkChange>, sq
 fn brake_reason(files: u64) -> String {
     format!(
         "{files} files that storage has already are to be uploaded anew at once; if that is right, let it go on with \
-         `itwin-syncd resume`, or write files = {files} in the table [brake] and start again"
+         `itwin-syncd resume`, or set bulk_change.max_files = {files} and start again"
     )
 }

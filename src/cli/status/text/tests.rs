@@ -10,7 +10,6 @@ fn times_are_relative_to_now() {
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     for (seconds, expected) in [
         (0, "just now"),
-        (1, "now"),
         (-42, "42 s ago"),
         (-300, "5 min ago"),
         (-3 * 3600, "3 h ago"),
@@ -45,6 +44,13 @@ fn an_upload_shows_bar_percent_rate_and_remaining_time() {
         "{}",
         progress(&stalled)
     );
+}
+
+#[test]
+fn a_due_time_is_now() {
+    for (second, expected) in [(-60, "now"), (0, "now"), (1, "now"), (2, "in 2 s")] {
+        assert_eq!(upcoming(ago(-second), now()), expected);
+    }
 }
 
 fn now() -> Timestamp {
