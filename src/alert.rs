@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{self, Heartbeat, Level};
 use crate::error_chain::chain;
-use crate::ledger::{self, FailureKind, Ledger, Problem, RootState, WatchReport};
+use crate::ledger::{self, FailureKind, Inactive, Ledger, Problem, RootState, WatchReport};
 use crate::names::QuotedPath;
 use crate::retry::Policy;
 use scheduler::{NotifiedState, Scheduler};
@@ -228,19 +228,16 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         )),
         RootState::Ok | RootState::Polled => {}
     }
-    if let Some((_, reason)) = &watch.held {
-        let is_paused = watch.paused_at.is_some();
-        let text = if is_paused {
-            format!(
-                "paused; run `itwin-syncd resume {}` to continue",
-                watch.name
-            )
-        } else {
-            format!("suspended: {reason}")
+    if let Some(inactive) = &watch.inactive {
+        let is_suspended = matches!(inactive, Inactive::Suspended(_));
+        let state = match inactive {
+            Inactive::Paused { .. } => "paused",
+            Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
+        let reason = inactive.reason(&watch.name);
         all.push(AlertProblem {
             kind: "watch",
-            ..folder("held", watch.waits_for_person && !is_paused, text)
+            ..folder("held", is_suspended, format!("{state}: {reason}"))
         });
     }
     let own = watch.last_run.as_ref();
@@ -290,7 +287,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{BlockingRun, Counts, RunSummary};
+    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary};
 
     fn watch() -> WatchReport {
         WatchReport {
@@ -299,10 +296,8 @@ mod tests {
             root: RootState::Ok,
             note: None,
             scanned_at: None,
-            held: None,
-            paused_at: None,
+            inactive: None,
             configured: true,
-            waits_for_person: false,
             last_run: None,
             blocked: None,
             counts: Counts::default(),
@@ -312,8 +307,8 @@ mod tests {
     #[test]
     fn problems_of_a_watch() {
         let at = Timestamp::UNIX_EPOCH;
-        let held = |reason: &str| WatchReport {
-            held: Some((at, reason.to_owned())),
+        let inactive = |inactive| WatchReport {
+            inactive: Some(inactive),
             ..watch()
         };
         let noted = |root, note: &str| WatchReport {
@@ -338,16 +333,15 @@ mod tests {
         let watches = [
             noted(RootState::Unavailable, "host is down"),
             noted(RootState::Degraded, "\"Secret\": permission denied"),
-            WatchReport {
-                paused_at: Some(at),
-                waits_for_person: true,
-                ..held("paused by an operator")
-            },
-            WatchReport {
-                waits_for_person: true,
-                ..held("1204 known files changed at once (limit 1000)")
-            },
-            held("the credentials were rejected"),
+            inactive(Inactive::Paused { since: at }),
+            inactive(Inactive::Suspended(BulkChange {
+                files: 1204,
+                limit: 1000,
+            })),
+            inactive(Inactive::BackingOff {
+                until: at,
+                reason: "the credentials were rejected".to_owned(),
+            }),
             WatchReport {
                 last_run: Some(run),
                 ..watch()

@@ -1,16 +1,18 @@
-//! A stand-in for the iTwin Platform, to try everything without an account: in the demo, in tests, as a server.
+//! Emulates the iTwin Platform, to try everything without an account: in the demo, in tests, as a server.
 //!
-//! Input: HTTP requests on two origins, one for the API with its identity provider and one for the blob storage. Output: the platform's
-//! statuses, headers and bodies. State is in memory, and in a folder if one is given; content is always on disk. What arrived can be read: [`Emulator::state`], [`Emulator::requests`], and by HTTP below `/_emulator`.
+//! Input: HTTP requests on two origins, one for the API with its identity provider and one for the blob storage.
+//! Output: the platform's statuses, headers and bodies. State is in memory, and in a data folder if there is one;
+//! content is always on disk. Both can be read with [`Emulator::state`] and [`Emulator::requests`], and by HTTP below
+//! `/_emulator`. A kill loses the changes of the last fraction of a second.
 //!
-//! It uses no other module of this program, above all not the client: it would share the client's mistakes.
+//! It uses no other module of this program, least of all the client: it would share the client's bugs.
 //!
-//! Where no source says anything, the list at the end of `docs/emulator.md` says so.
+//! The list at the end of `docs/emulator.md` names behavior without a source.
 //!
 //! # What is emulated
 //!
-//! Each operation with the statuses that it answers with, and the switches ([`Switches`]) that decide what the
-//! documentation leaves open. A test brings every operation to every status here, and sets every switch to every word.
+//! The statuses of each operation, and the switches ([`Switches`]) for what the documentation leaves open. A test
+//! checks that every operation returns every status here, and sets every switch to every value.
 //!
 //! | operation | statuses | switches |
 //! |---|---|---|
@@ -185,18 +187,18 @@ pub use switches::*;
 use lock::lock;
 use shared::Shared;
 
-/// The iTwin that is there unless others are named.
+/// The iTwin that exists if none is configured.
 pub const DEFAULT_ITWIN_ID: &str = "11111111-2222-4333-8444-555555555555";
-/// The iModel that is there unless others are named.
+/// The iModel that exists if none is configured.
 pub const DEFAULT_IMODEL_ID: &str = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
-/// The client id that is good unless others are named.
+/// The service application that exists if none is configured.
 pub const DEFAULT_CLIENT_ID: &str = "service-emulator";
 /// Its secret.
 pub const DEFAULT_CLIENT_SECRET: &str = "emulator-secret";
-/// The client id of an application that people sign in with, which has no secret.
+/// The application for user sign-in that exists if none is configured; it has no secret.
 pub const DEFAULT_NATIVE_CLIENT_ID: &str = "native-emulator";
 
-/// A running emulator; it ends when this is dropped.
+/// A running emulator; dropping it stops it.
 #[derive(Debug)]
 pub struct Emulator {
     shared: Arc<Shared>,
@@ -205,7 +207,7 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// An emulator with one client, one iTwin and one iModel unless others are named.
+    /// Settings of a new emulator, by default with one client, one iTwin and one iModel.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -228,45 +230,45 @@ impl Emulator {
         &self.shared.blob_url
     }
 
-    /// All that the platform holds now. Reads content whose digest is not known yet.
+    /// Everything on the platform now. Reads content whose digest is missing.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.digest_now();
         self.shared.state().as_of(Timestamp::now())
     }
 
-    /// All requests so far, in the order of their answers.
+    /// All requests so far, in the order of their responses.
     #[must_use]
     pub fn requests(&self) -> Vec<RequestRecord> {
         lock(&self.shared.requests).clone()
     }
 
-    /// Makes something go wrong from now on.
+    /// Injects a fault of requests.
     pub fn fault(&self, fault: Fault) {
         lock(&self.shared.faults).add(AnyFault::Request(fault));
     }
 
-    /// Makes a file's task in the next runs end otherwise than it would.
+    /// Sets the result of a file's task in the next runs.
     pub fn fail_task(&self, fault: TaskFault) {
         lock(&self.shared.faults).add(AnyFault::Task(fault));
     }
 
-    /// Makes the next runs end otherwise than they would.
+    /// Sets result, duration or fate of the next runs.
     pub fn fail_run(&self, fault: RunFault) {
         lock(&self.shared.faults).add(AnyFault::Run(fault));
     }
 
-    /// Changes what the documentation leaves open.
+    /// Sets the behaviors that the documentation leaves open.
     pub fn set_switches(&self, switches: Switches) {
         *lock(&self.shared.switches) = switches;
     }
 
-    /// Ends all faults.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         lock(&self.shared.faults).clear();
     }
 
-    /// Starts a run of somebody else's connection of the iModel, and returns its id.
+    /// Starts a run of the iModel by another application, and returns its id.
     #[must_use]
     pub fn start_foreign_run(&self, imodel_id: &str, duration: Duration) -> String {
         self.shared
@@ -274,11 +276,11 @@ impl Emulator {
             .start_foreign_run(imodel_id, duration, Timestamp::now())
     }
 
-    /// Ends the emulator, its state written.
+    /// Writes the state and stops.
     pub async fn stop(mut self) {
         self.stop.cancel();
         for task in std::mem::take(&mut self.tasks) {
-            // A task that panicked has said so already.
+            // A panic was already logged.
             drop(task.await);
         }
     }

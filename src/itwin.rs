@@ -1,26 +1,38 @@
-//! The client of the iTwin Platform: typed calls, and errors that tell what to do about them.
+//! The client of the iTwin Platform: typed calls, and errors that know their retry class and a hint.
 //!
-//! In come ids, names and bytes; out go what the platform says, in its own words. Only this room knows addresses,
-//! headers and JSON. It never follows a redirect, never repeats a request that makes something new, and never shows
-//! the token, the client secret or the query of an upload address. It knows nothing of watches, jobs or the ledger,
-//! and keeps nothing that a crash could lose: a token, the clock's offset and the pauses that hosts asked for.
+//! In: ids, names and bytes. Out: what the platform returns. Only this module knows URLs, headers and JSON. It never
+//! follows a redirect, never repeats a request that creates something, and never shows the token, the client secret or
+//! the query of an upload address. It knows nothing of watches, jobs or the ledger. A crash loses the token, the clock
+//! offset and the pauses that hosts requested; the service stores the pauses ([`Client::pauses`]).
 //!
-//! Two HTTP clients: one for the platform, with the token, and one for blobs, which must never see the token.
+//! From bottom to top: `transport` exchanges one request with a host of `hosts`; `auth` gets tokens; `api` sends a
+//! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization` and `imodels` are the
+//! calls. `blob` has an HTTP client of its own, which never gets the token.
 //!
 //! Source of the calls: developer.bentley.com/apis/{imodels-v2,storage,synchronization}/operations/, and
 //! learn.microsoft.com/rest/api/storageservices/ for blobs.
 
-mod answer;
+mod api;
 mod auth;
 mod blob;
+mod body;
+mod call;
+mod envelope;
 mod error;
-mod http;
+mod headers;
+mod hosts;
 mod imodels;
+mod limits;
+mod list;
 mod network;
+mod page;
 mod probe;
-mod said;
+mod reply;
 mod storage;
 mod synchronization;
+mod transport;
+mod untrusted_text;
+mod urls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,21 +46,25 @@ use crate::secret::Secret;
 
 pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
+#[cfg(test)]
+pub(crate) use error::unreachable_platform;
 pub use imodels::Imodel;
 pub use network::{Network, Proxy};
-pub use probe::{Broken, Reached};
+pub use probe::{ProbeError, ProbeReport};
 pub use storage::{File, Folder, UploadLinks};
 pub use synchronization::{
     ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
     TaskError,
 };
 
+use api::Api;
 use auth::Tokens;
 use blob::Blobs;
-use http::{Api, Gates};
+use hosts::Hosts;
 use network::Route;
+use transport::platform_client;
 
-/// Where the platform is and who asks.
+/// URLs of the platform and the credentials.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Base address of the API.
@@ -59,62 +75,62 @@ pub struct Settings {
     pub client_id: String,
     /// The service application's secret.
     pub client_secret: Secret,
-    /// Scope to ask for.
+    /// OAuth scope to request.
     pub scope: String,
-    /// Requests to the API in any minute, at most.
+    /// Maximum number of API requests in any minute.
     pub requests_per_minute: usize,
-    /// How fast content may go.
+    /// Bandwidth limits for content.
     pub rate: Vec<Period>,
-    /// The way to both, and to the storage of content.
+    /// Proxy, certificates and timeouts for all hosts.
     pub network: Network,
 }
 
-/// The platform, as one service application sees it. Clones share the token, the sockets and the pauses.
+/// The platform, as one service application sees it. Clones share token, connections and pauses.
 #[derive(Debug, Clone)]
 pub struct Client {
     api: Arc<Api>,
     blobs: Arc<Blobs>,
-    gates: Arc<Gates>,
+    hosts: Arc<Hosts>,
     route: Arc<Route>,
 }
 
-/// A host that asked to be left alone for a while.
+/// A host that requested a pause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pause {
-    /// The host, with its port if that is not the usual one.
+    /// The host, with its port if that is not the default.
     pub host: String,
-    /// No request goes there before this time.
+    /// No request is sent before this time.
     pub until: Timestamp,
 }
 
 impl Client {
-    /// Sets up both HTTP clients; nothing is sent yet.
+    /// Creates both HTTP clients; sends nothing.
     ///
     /// # Errors
-    /// When TLS cannot be set up on this machine, or a certificate of the network is none.
+    /// When TLS cannot be set up on this machine, or a configured certificate is invalid.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let route = Arc::new(Route::new(settings.network.clone()));
-        let gates = Arc::new(Gates::new(Arc::clone(&route)));
-        let platform = http::platform_client(&route)?;
+        let hosts = Arc::new(Hosts::new(Arc::clone(&route)));
+        let platform = platform_client(&route)?;
         let api_url = settings.api_url.clone();
         let budget = Budget::new(settings.requests_per_minute);
         let limiter = BandwidthLimiter::new(settings.rate.clone());
-        let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&gates));
-        let blobs = Blobs::new(&route, Arc::clone(&gates), limiter)?;
+        let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&hosts));
+        let blobs = Blobs::new(&route, Arc::clone(&hosts), limiter)?;
         Ok(Self {
-            api: Arc::new(Api::new(platform, api_url, tokens, &gates, budget)),
+            api: Arc::new(Api::new(platform, api_url, tokens, &hosts, budget)),
             blobs: Arc::new(blobs),
-            gates,
+            hosts,
             route,
         })
     }
 
-    /// The pauses that hosts have asked for and that are not over.
+    /// The pauses that hosts requested and that are not over.
     #[must_use]
     pub fn pauses(&self) -> Vec<Pause> {
         let now = crate::clock::now();
-        let closed = self.gates.closed().into_iter();
-        closed
+        let paused = self.hosts.paused().into_iter();
+        paused
             .map(|(host, left)| Pause {
                 host,
                 until: now.checked_add(left).unwrap_or(now),
@@ -122,58 +138,58 @@ impl Client {
             .collect()
     }
 
-    /// Keeps pauses that were asked of an earlier client, such as one of a process before this one.
-    pub fn keep(&self, pauses: &[Pause]) {
+    /// Restores pauses that an earlier client was asked for, such as that of the previous process.
+    pub fn restore_pauses(&self, pauses: &[Pause]) {
         for pause in pauses {
             let left = pause.until.duration_since(crate::clock::now());
             if let Ok(left) = Duration::try_from(left) {
-                self.gates.hold(&pause.host, left);
+                self.hosts.pause(&pause.host, left);
             }
         }
     }
 
-    /// Waits until a host asks for a pause.
-    pub async fn asked_to_pause(&self) {
-        self.gates.news().await;
+    /// Waits until a host requests a pause.
+    pub async fn pause_requested(&self) {
+        self.hosts.pause_requested().await;
     }
 
-    /// Lets content go this fast from now on.
+    /// Sets the bandwidth limits for content.
     pub fn set_rate(&self, periods: Vec<Period>) {
         self.blobs.limiter.set(periods);
     }
 
-    /// How fast content may go at the moment, in bytes a second, if there is a limit.
+    /// The current bandwidth limit in bytes per second, if there is one.
     #[must_use]
     pub fn rate_limit(&self) -> Option<u64> {
         self.blobs.limiter.limit()
     }
 
-    /// Allows so many requests to the API in any minute from now on.
+    /// Sets the maximum number of API requests in any minute.
     pub fn set_requests_per_minute(&self, count: usize) {
         self.api.budget().set(count);
     }
 
-    /// Makes sure that there is a token, asking for one if need be.
+    /// Gets a token, unless there is a valid one.
     ///
     /// # Errors
-    /// When the identity provider cannot be reached or refuses the credentials.
+    /// When the identity provider cannot be reached or rejects the credentials.
     pub async fn check_token(&self) -> Result<(), Error> {
         self.api.tokens().get().await.map(drop)
     }
 
-    /// Requests since the client was set up, by host and status; no status for those without an answer.
+    /// Number of requests since the client was created, by host and status; no status for those without a response.
     #[must_use]
     pub fn traffic(&self) -> Vec<(String, Option<u16>, u64)> {
-        self.gates.traffic()
+        self.hosts.traffic()
     }
 
-    /// The time by the platform's clock, to the second, as its latest answer said it; by ours before the first answer.
+    /// The time of the platform's clock, to the second, from its latest response; our time before the first response.
     #[must_use]
     pub fn platform_time(&self) -> Timestamp {
         self.platform_clock().unwrap_or_else(crate::clock::now)
     }
 
-    /// The time by the platform's clock, once it has answered.
+    /// The time of the platform's clock, once it has responded.
     #[must_use]
     pub fn platform_clock(&self) -> Option<Timestamp> {
         self.api.platform_clock()

@@ -195,9 +195,12 @@ mod tests {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     continue;
                 };
-                if retry::in_place(|| self.request(), |()| Some(None))
-                    .await
-                    .is_ok()
+                if retry::in_place(
+                    || self.request(),
+                    |()| retry::InPlace::Retry { floor: None },
+                )
+                .await
+                .is_ok()
                 {
                     self.done.lock().unwrap().push(Instant::now());
                     continue;

@@ -1,8 +1,8 @@
-//! How failures are classed, how long to wait after them, and when a host wants to be left alone.
+//! Retry: classes of failures, backoff, pauses that hosts request, and the rate limit.
 //!
-//! In comes the number of the attempt and what the answer said about waiting; out goes a pause. The only room that
-//! names the `backoff` crate. It never repeats anything itself except in [`in_place`], the quick layer of two: the
-//! other is the job's next attempt, which the ledger keeps.
+//! In: the number of the attempt and the requested pause. Out: the pause before the next attempt. The only module that
+//! uses the `backoff` crate. It repeats nothing itself except in [`in_place`], the fast one of two layers: the other is
+//! the job's next attempt, which the ledger stores. A crash loses nothing but the requests counted for the rate limit.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Tries in place, the first one included.
+/// Number of tries in place, including the first.
 const QUICK_TRIES: u32 = 3;
 
 /// The first pause between tries in place; the next ones double.
@@ -23,44 +23,44 @@ const QUICK_PAUSE: Duration = Duration::from_millis(300);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A host that wants a longer pause than this is not waited for in place: the ledger does that.
+/// Maximum pause in place; a longer one is left to the ledger.
 const WAIT_IN_PLACE: Duration = Duration::from_secs(10);
 
-/// A pause that a host may ask for; anything longer is taken as this.
+/// Maximum pause that a host can request; a longer one is shortened to this.
 const FLOOR_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// The pause after a rate limit that names none.
+/// The pause after a 429 without `Retry-After`.
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(30);
 
-/// What a failure means for what comes next.
+/// What a failure means for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The local file is not to be had right now; that is no fault.
+    /// The local file cannot be read at the moment; not a failure.
     Busy,
-    /// Likely to pass by itself.
+    /// Likely to be temporary.
     Transient {
-        /// The shortest pause that was asked for.
+        /// The requested minimum pause.
         floor: Option<Duration>,
     },
-    /// Nobody gets anything before the credentials are right.
+    /// The credentials are wrong; every request fails.
     Credentials,
-    /// This content, name or connector is not taken; the same request fails in the same way.
+    /// This content, name or connector is rejected; the same request fails again.
     RefusedForContent,
-    /// Something outside the file must be put right, such as a permission.
+    /// Something outside the file must be fixed, such as a permission.
     RefusedForAll,
 }
 
-/// The pauses between attempts: doubling, with jitter, up to a limit.
+/// Exponential backoff: doubling pauses with jitter, up to a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// About the pause after the first attempt.
+    /// Approximate pause after the first attempt.
     pub first: Duration,
-    /// No pause is longer, unless a host asks for it.
+    /// Maximum pause, unless a host requests a longer one.
     pub max: Duration,
 }
 
 impl Policy {
-    /// About how long the pauses before `attempt`, counted from 1, were together.
+    /// Approximate sum of the pauses before `attempt`, counted from 1.
     #[must_use]
     pub fn pauses(&self, attempt: u32) -> Duration {
         let (mut all, mut pause) = (Duration::ZERO, self.first.max(Duration::from_millis(1)));
@@ -76,7 +76,7 @@ impl Policy {
 
     /// The pause after `attempt`, counted from 1; never shorter than `floor`.
     ///
-    /// Jittered by half in both directions, so that many jobs that failed together don't come back together.
+    /// Jittered by up to half in both directions, to spread jobs that failed together.
     #[must_use]
     pub fn delay(&self, attempt: u32, floor: Option<Duration>) -> Duration {
         let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1).min(31));
@@ -93,15 +93,23 @@ impl Policy {
     }
 }
 
-/// Tries something that is safe to repeat, a few times, seconds apart at most.
-///
-/// `transient` tells of an error whether it may pass, and the pause that was asked for.
+/// Whether to try again after an error, without giving the job back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InPlace {
+    GiveUp,
+    /// After a pause that is not shorter than `floor`.
+    Retry {
+        floor: Option<Duration>,
+    },
+}
+
+/// Tries an operation a few times, seconds apart at most; `verdict` decides after each error.
 ///
 /// # Errors
-/// The last error, once it is not transient, the tries are used up, or the pause asked for is too long to wait here.
+/// The last error, once it is not retryable, the tries are used up, or the requested pause is too long to wait here.
 pub(crate) async fn in_place<T, E, F>(
     mut attempt: impl FnMut() -> F,
-    transient: impl Fn(&E) -> Option<Option<Duration>>,
+    verdict: impl Fn(&E) -> InPlace,
 ) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,
@@ -116,7 +124,7 @@ where
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        let Some(floor) = transient(&error) else {
+        let InPlace::Retry { floor } = verdict(&error) else {
             return Err(error);
         };
         let pause = quick.delay(tries, floor);
@@ -128,46 +136,46 @@ where
     }
 }
 
-/// Holds every request to a host back once the host asked for a pause.
+/// Delays all requests to a host after it requested a pause.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     opens: Mutex<Option<Instant>>,
-    /// Told of every pause that is asked for.
-    news: Arc<Notify>,
+    /// Notified at every requested pause.
+    closed: Arc<Notify>,
 }
 
 impl Gate {
-    /// A gate that is open; `news` is told of every pause.
-    pub(crate) fn new(news: Arc<Notify>) -> Self {
+    /// An open gate; `closed` is notified at every pause.
+    pub(crate) fn new(closed: Arc<Notify>) -> Self {
         Self {
             opens: Mutex::default(),
-            news,
+            closed,
         }
     }
 
     /// How long it stays closed.
-    pub(crate) fn left(&self) -> Duration {
+    pub(crate) fn remaining(&self) -> Duration {
         self.lock()
             .map(|opens| opens.saturating_duration_since(Instant::now()))
             .unwrap_or_default()
     }
 
-    /// Closes the gate for `pause` from now, unless it is closed for longer already.
-    pub(crate) fn hold(&self, pause: Duration) {
+    /// Closes the gate for `pause` from now, unless it is already closed for longer.
+    pub(crate) fn close(&self, pause: Duration) {
         let opens = Instant::now() + pause.min(FLOOR_MAX);
         let mut guard = self.lock();
         *guard = Some(guard.map_or(opens, |before| before.max(opens)));
         drop(guard);
-        self.news.notify_one();
+        self.closed.notify_one();
     }
 
-    /// Waits until the gate is open, if that is soon.
+    /// Waits until the gate opens, if that is soon.
     ///
     /// # Errors
-    /// How long it stays closed, when that is too long to wait here.
-    pub(crate) async fn pass(&self) -> Result<(), Duration> {
+    /// How long it stays closed, if that is too long to wait here.
+    pub(crate) async fn wait(&self) -> Result<(), Duration> {
         loop {
-            let left = self.left();
+            let left = self.remaining();
             if left.is_zero() {
                 return Ok(());
             }
@@ -183,11 +191,11 @@ impl Gate {
     }
 }
 
-/// Keeps requests inside a limit of so many in any minute, counted over the whole process.
+/// Limits requests to a number in any minute, over the whole process.
 #[derive(Debug)]
 pub(crate) struct Budget {
     per_minute: AtomicUsize,
-    /// When the requests of the last minute were sent.
+    /// Send times of the requests of the last minute.
     sent: Mutex<VecDeque<Instant>>,
 }
 
@@ -199,12 +207,12 @@ impl Budget {
         }
     }
 
-    /// Another limit from now on; requests of the last minute count.
+    /// Sets the limit; requests of the last minute count.
     pub(crate) fn set(&self, per_minute: usize) {
         self.per_minute.store(per_minute, Ordering::Relaxed);
     }
 
-    /// Waits until one more request fits in, and counts it.
+    /// Waits until one more request is within the limit, and counts it.
     pub(crate) async fn take(&self) {
         loop {
             let pause = {
@@ -223,7 +231,7 @@ impl Budget {
     }
 }
 
-/// Counts a request that is sent now, or tells how long to wait before it may be asked for again.
+/// Counts a request that is sent now, or returns how long to wait before the next try.
 fn reserve(sent: &mut VecDeque<Instant>, per_minute: usize, now: Instant) -> Duration {
     while sent
         .front()
@@ -240,11 +248,11 @@ fn reserve(sent: &mut VecDeque<Instant>, per_minute: usize, now: Instant) -> Dur
     }
 }
 
-/// The pause that an answer asks for.
+/// The pause that a response requests.
 ///
-/// `header` is a `Retry-After`: seconds, or a date; `rate_limited` says that the status was 429, which means a pause
-/// even when none is named. Source: RFC 9110, section 10.2.3.
-pub(crate) fn asked_pause(
+/// `header` is a `Retry-After`: seconds, or a date; `rate_limited` means that the status was 429, which requires a
+/// pause even without the header. Source: RFC 9110, section 10.2.3.
+pub(crate) fn parse_retry_after(
     header: Option<&str>,
     rate_limited: bool,
     now: Timestamp,
@@ -280,7 +288,7 @@ mod tests {
         let budget = Budget::new(100);
         let mut sent = Vec::new();
         for number in 0..1000_u64 {
-            // As they come after an outage: many at once, and again after a while.
+            // As after an outage: many at once, and again later.
             if number % 170 == 0 {
                 tokio::time::sleep(Duration::from_secs(number % 50)).await;
             }
@@ -323,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_read_as_seconds_or_as_a_date() {
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         for (header, rate_limited, expected) in [
             (Some("7"), false, Some(7)),
@@ -336,7 +344,7 @@ mod tests {
             (None, true, Some(30)),
             (None, false, None),
         ] {
-            let pause = asked_pause(header, rate_limited, now);
+            let pause = parse_retry_after(header, rate_limited, now);
             assert_eq!(
                 pause,
                 expected.map(Duration::from_secs),
@@ -346,16 +354,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closed_gate_is_waited_for_only_if_it_opens_soon() {
+    async fn a_closed_gate_delays_only_if_it_opens_soon() {
         let gate = Gate::default();
-        assert_eq!(gate.pass().await, Ok(()));
-        gate.hold(5 * SECOND);
-        gate.hold(SECOND);
+        assert_eq!(gate.wait().await, Ok(()));
+        gate.close(5 * SECOND);
+        gate.close(SECOND);
         let began = Instant::now();
-        assert_eq!(gate.pass().await, Ok(()));
+        assert_eq!(gate.wait().await, Ok(()));
         assert!(began.elapsed() >= 5 * SECOND);
-        gate.hold(60 * SECOND);
-        assert!(gate.pass().await.unwrap_err() > 59 * SECOND);
+        gate.close(60 * SECOND);
+        assert!(gate.wait().await.unwrap_err() > 59 * SECOND);
     }
 
     async fn tries(errors: u32, floor: Option<Duration>, transient: bool) -> (Result<(), ()>, u32) {
@@ -365,14 +373,20 @@ mod tests {
                 made.set(made.get() + 1);
                 std::future::ready(if made.get() > errors { Ok(()) } else { Err(()) })
             },
-            |()| transient.then_some(floor),
+            |()| {
+                if transient {
+                    InPlace::Retry { floor }
+                } else {
+                    InPlace::GiveUp
+                }
+            },
         )
         .await;
         (result, made.get())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_pass_is_tried_a_few_times_and_the_rest_once() {
+    async fn retryable_errors_are_tried_a_few_times_and_others_once() {
         assert_eq!(tries(2, None, true).await, (Ok(()), 3));
         assert_eq!(tries(9, None, true).await, (Err(()), 3));
         assert_eq!(tries(1, Some(5 * SECOND), true).await, (Ok(()), 2));

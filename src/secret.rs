@@ -1,10 +1,12 @@
-//! Secrets that cannot be printed by accident, and the search for them in text that others sent.
+//! Secrets that cannot be printed by accident, and their removal from text that other hosts sent.
 //!
-//! The text of a secret comes out through [`Secret::expose`] only, so that every use can be found by that word. It never shows in `Debug`,
-//! and it has no `Display` and no serde. It is not wiped from memory: the requests that carry it copy it anyway.
+//! The text of a secret is available through [`Secret::expose`] only, which makes every use easy to find. `Debug` never
+//! prints it, and there is no `Display` and no serde. It is not wiped from memory: the requests that carry it make
+//! copies anyway.
 //!
-//! While a secret is in use, and for some time after, the process knows it: [`redact`] removes it from any text, in every encoding in which
-//! a host may send it back, whole or in parts. Text from outside is redacted once, where it arrives; the log is redacted again.
+//! While a secret is in use, and for some time after, it is registered: [`redact`] removes it from any text, in every
+//! encoding in which a host could send it back, whole or in parts. Text from outside is redacted once, where it
+//! arrives; the log is redacted again.
 
 mod encoded;
 
@@ -15,11 +17,11 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 /// Text that must not reach a log, an error or a `Debug` print.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<StatusTracker>);
+pub struct Secret(Arc<Registered>);
 
-/// The text; known to the registry as long as it exists.
+/// The text; registered as long as it exists.
 #[derive(PartialEq, Eq)]
-struct StatusTracker(String);
+struct Registered(String);
 
 impl Secret {
     /// Wraps `text` as it is.
@@ -27,7 +29,7 @@ impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         registry(|registry| registry.add(&text));
-        Self(Arc::new(StatusTracker(text)))
+        Self(Arc::new(Registered(text)))
     }
 
     /// The text itself, for the request that needs it.
@@ -37,7 +39,7 @@ impl Secret {
     }
 }
 
-impl Drop for StatusTracker {
+impl Drop for Registered {
     fn drop(&mut self) {
         registry(|registry| registry.retire(&self.0));
     }
@@ -49,7 +51,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Stands in the place of a secret.
+/// Replaces a secret.
 pub const REDACTED: &str = "[redacted]";
 
 /// How much of a secret is enough to be removed.
@@ -61,8 +63,8 @@ pub enum Part {
     Long,
 }
 
-/// Removes every secret in use from `text`: raw, percent-encoded, form-encoded, as base64, escaped as in JSON or HTML, in any case, and cut
-/// into lines or pieces of at least the length that `part` gives.
+/// Removes every secret in use from `text`: raw, percent-encoded, form-encoded, as base64, escaped as in JSON or HTML,
+/// in any case, and cut into lines or pieces of at least the length that `part` gives.
 #[must_use]
 pub fn redact(text: &str, part: Part) -> Cow<'_, str> {
     let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
@@ -83,25 +85,27 @@ fn registry(change: impl FnOnce(&mut Registry)) {
     change(&mut REGISTRY.write().unwrap_or_else(PoisonError::into_inner));
 }
 
-/// Letters and digits of a secret that are compared at once.
+/// Number of letters and digits that are compared at once.
 const WINDOW: usize = 8;
 
 /// See [`Part::Long`].
 const LONG: usize = 16;
 
-/// Secrets that are remembered after their last use: an answer to the last request with one of them may still be on its way.
+/// Number of secrets that stay registered after their last use: the response to their last request can still be on its
+/// way.
 const REMEMBERED: usize = 256;
 
 /// The secrets in use.
 #[derive(Default)]
 struct Registry {
-    /// How often each is in use.
+    /// Number of uses of each.
     texts: HashMap<String, usize>,
     /// No longer in use, the oldest first.
     dropped: VecDeque<String>,
-    /// Every [`WINDOW`] of every encoding: in how many secrets, and how many letters in a row are enough for [`Part::Long`].
+    /// Every [`WINDOW`] of every encoding: the number of secrets with it, and how many letters in a row suffice for
+    /// [`Part::Long`].
     windows: HashMap<u64, (usize, usize)>,
-    /// Those that are shorter than a window, with their encodings.
+    /// Secrets that are shorter than a window, in their encodings.
     short: HashMap<Vec<u8>, usize>,
 }
 
@@ -162,7 +166,7 @@ impl Registry {
         }
     }
 
-    /// Where the secrets are, as ranges of the text.
+    /// The positions of secrets, as ranges of the text.
     fn find(&self, view: &[encoded::Unit], part: Part) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         let mut run: Option<(usize, usize, usize)> = None;
@@ -210,13 +214,13 @@ impl Registry {
     }
 }
 
-/// All windows of a secret in all its encodings, each once, and what is shorter than a window.
+/// All windows of a secret in all its encodings, each once, and the encodings shorter than a window.
 fn patterns(text: &str) -> (HashMap<u64, usize>, HashSet<Vec<u8>>) {
     let mut windows = HashMap::new();
     let mut short = HashSet::new();
     for pattern in encoded::patterns(text) {
         if pattern.len() < WINDOW {
-            // A secret of two letters would hide half of every text.
+            // A secret of two letters would match everywhere.
             if pattern.len() > 2 {
                 short.insert(pattern);
             }
@@ -242,14 +246,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_nothing_of_the_text() {
+    fn debug_hides_the_text() {
         let secret = Some(Secret::new("tiger"));
         assert_eq!(format!("{secret:?}"), "Some([redacted])");
         assert_eq!(format!("{secret:#?}"), "Some(\n    [redacted],\n)");
     }
 
     #[test]
-    fn expose_gives_the_text_back() {
+    fn expose_returns_the_text() {
         assert_eq!(Secret::new("tiger").expose(), "tiger");
     }
 
@@ -290,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_stays() {
+    fn other_text_stays_unchanged() {
         let _secret = Secret::new("harbour-bridge-0451-example");
         for text in [
             "bridge.ifc",
@@ -305,11 +309,11 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_remembered_for_a_while_and_not_for_ever() {
+    fn a_secret_stays_registered_for_a_while() {
         let text = |number: usize| format!("mZ4x{number}uW8r{number}qK2p");
         drop(Secret::new(text(7_000_000)));
         assert_eq!(redact(&text(7_000_000), Part::Long), REDACTED);
-        // Other tests of this process have secrets of their own.
+        // Other tests of this process register secrets too.
         for number in 7_000_001..7_000_001 + 2 * REMEMBERED {
             drop(Secret::new(text(number)));
         }

@@ -571,7 +571,7 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
-            brake: config.bulk_change_limit,
+            bulk_change_limit: config.bulk_change_limit,
         })
         .collect();
     let registered = ledger.register_watches(&specs, crate::clock::now()).await?;

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, JobState,
-    Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
+    JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
 use crate::runtime_status::{RootStatus, RuntimeStatus};
 use crate::text::plural;
@@ -358,7 +358,7 @@ pub(crate) fn uploads(now: &RuntimeStatus) -> Vec<UploadView> {
 
 pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> WatchView {
     let live: Option<&RootStatus> = now.and_then(|now| now.roots.get(&watch.name));
-    let held = watch.held.as_ref().filter(|_| watch.configured);
+    let inactive = watch.inactive.as_ref().filter(|_| watch.configured);
     WatchView {
         name: watch.name.clone(),
         imodel_id: watch.imodel_id.clone(),
@@ -368,11 +368,12 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
         scanned_at: watch.scanned_at,
         next_scan: live.and_then(|root| root.next_scan),
         scanning: live.is_some_and(|root| root.scanning),
-        paused_at: watch.paused_at,
-        suspended_until: held
-            .filter(|_| !watch.waits_for_person)
-            .map(|(until, _)| *until),
-        suspended_reason: held.map(|(_, reason)| reason.clone()),
+        paused_at: match inactive {
+            Some(Inactive::Paused { since }) => Some(*since),
+            _ => None,
+        },
+        suspended_until: inactive.and_then(Inactive::until),
+        suspended_reason: inactive.map(|inactive| inactive.reason(&watch.name)),
         files: files_view(&watch.counts, live),
         last_run: watch.last_run.as_ref().map(run_view),
         blocked_by: watch.blocked.as_ref().map(blocking_view),
@@ -513,8 +514,13 @@ fn line_text(line: &HistoryEntry) -> String {
         "uploaded" => "uploaded (upload only)".to_owned(),
         "put_off" => "attempt failed, will be retried".to_owned(),
         "asked" => "retry requested".to_owned(),
-        "overwritten" => {
-            "storage file was changed or deleted by someone else: uploading again".to_owned()
+        "same_content" => "same content in storage: not uploaded".to_owned(),
+        "overwritten" => "storage file changed by someone else: comparing its content".to_owned(),
+        "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
+        "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
+        "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
+        "not_judged" => {
+            "run ended without a result for this file: waiting for another run".to_owned()
         }
         "gone" => "deleted from the folder".to_owned(),
         "deselected" => "no longer selected by the configuration".to_owned(),

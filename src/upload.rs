@@ -321,7 +321,7 @@ impl Shared {
     async fn hold_silent_shares(&self) -> Result<bool, ledger::Error> {
         let name = |id| self.watches.get(&id).map_or("", |watch| &watch.name);
         for (watch, reason) in self.slots.released() {
-            self.ledger.end_hold(watch, &reason).await?;
+            self.ledger.end_backoff(watch, &reason).await?;
         }
         for watch in self.slots.recovered() {
             info!(watch = name(watch), "the share answers again");
@@ -339,7 +339,7 @@ impl Shared {
             let now = crate::clock::now();
             let until = next_attempt::after(now, SILENT_HOLD);
             self.ledger
-                .hold_watch(share.watch, until, &share.what, now)
+                .back_off_watch(share.watch, until, &share.what, now)
                 .await?;
         }
         Ok(!silent.is_empty())
@@ -374,10 +374,10 @@ impl Shared {
             JobOutcome::Deselected => {
                 info!(watch = %watch.name, %path, "file is no longer selected; nothing to upload");
             }
-            JobOutcome::Adopted { braked } => {
+            JobOutcome::Adopted { bulk_change } => {
                 info!(watch = %watch.name, %path, "storage has the file already, with other content; updating it");
-                if let Some(braked) = braked {
-                    braked.tell(&watch.name);
+                if let Some(change) = bulk_change {
+                    change.log(&watch.name);
                 }
             }
             JobOutcome::Refused(refusal) => report(&watch.name, &job, &refusal),

@@ -343,7 +343,7 @@ fn known(platform: &Platform, files: u64) -> Site {
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".to_owned(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
-            brake: 1_000_000_000,
+            bulk_change_limit: 1_000_000_000,
         };
         let now = jiff::Timestamp::now();
         let watch = ledger.register_watches(&[spec], now).await.unwrap()[0].0;

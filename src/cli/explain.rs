@@ -12,7 +12,7 @@ use super::{
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
-use crate::ledger::{FileReport, Fingerprint, JobState, Known, Ledger, WatchReport};
+use crate::ledger::{FileReport, Fingerprint, Inactive, JobState, Known, Ledger, WatchReport};
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::RuntimeStatus;
@@ -269,7 +269,7 @@ async fn state(
     let report = known.watch(&watch.name);
     let suspended = report
         .filter(|report| report.configured)
-        .and_then(|report| Some((report.held.as_ref()?, report.paused_at.is_some())));
+        .and_then(|report| Some((report.inactive.as_ref()?, &report.name)));
     let blocked = report.and_then(|report| report.blocked.as_ref());
     match (file, blocked) {
         (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
@@ -288,13 +288,13 @@ async fn state(
             }
         }
     }
-    match suspended {
-        Some((_, true)) => told.lines.push(format!(
-            "watch paused; run `itwin-syncd resume {}` to continue",
-            watch.name
-        )),
-        Some(((_, reason), false)) => told.lines.push(format!("watch suspended: {reason}")),
-        None => {}
+    if let Some((inactive, name)) = suspended {
+        let state = match inactive {
+            Inactive::Paused { .. } => "paused",
+            Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
+        };
+        let reason = inactive.reason(name);
+        told.lines.push(format!("watch {state}: {reason}"));
     }
     if let Some(report) = report.filter(|report| report.note.is_some()) {
         told.lines.push(format!(
@@ -357,7 +357,9 @@ async fn waits_for(
             .flatten(),
         None => None,
     };
-    if last.is_some_and(|last| last.fingerprint == Some(*fingerprint)) {
+    let verdict = watch.scope.decide(below);
+    let connector = verdict.connector()?.map(|connector| connector.to_string());
+    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
         return None;
     }
     Some(match &known.daemon {
@@ -460,7 +462,7 @@ mod tests {
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".to_owned(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
-            brake: 1000,
+            bulk_change_limit: 1000,
         };
         ledger.register_watches(&[spec], now).await.unwrap();
         ledger

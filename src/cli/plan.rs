@@ -78,9 +78,9 @@ async fn show_watch(
             None => None,
         };
         let report = reports.get(&file.path);
-        let as_known = known.as_ref().is_some_and(|known| {
-            known.fingerprint == Some(file.fingerprint) && known.connector == file.connector
-        });
+        let as_known = known
+            .as_ref()
+            .is_some_and(|known| known.is_version(file.fingerprint, file.connector.as_deref()));
         let (word, sent) = match (as_known, report) {
             (true, Some(report)) => match (report.job, report.outcome) {
                 (None, Some(Outcome::Failed) | None) => (status_view::word(report), false),

@@ -1,7 +1,7 @@
-//! Who may do what: users, members of iTwins, roles with permissions.
+//! Access control: users, members of iTwins, and roles with permissions.
 //!
-//! Every application is an organization administrator, who may do everything, unless it was set up as an outsider: then it may do what the roles
-//! allow that it was given in an iTwin, as a service application on the platform.
+//! Every application is an organization administrator with all permissions, unless it was configured as an outsider:
+//! then it has the permissions of its roles in an iTwin, like a service application on the platform.
 //!
 //! Source: developer.bentley.com/apis/access-control-v2/operations/, /apis/users/
 
@@ -17,10 +17,10 @@ use super::shared::Shared;
 const INVALID: &str = "InvalidiTwinsMemberRequest";
 const INVALID_ROLE: &str = "InvalidiTwinsRoleRequest";
 
-/// Role assignments in one request.
+/// Maximum number of role assignments in one request.
 const ASSIGNMENTS_MAX: usize = 50;
 
-/// Permissions that roles may have.
+/// Permissions that a role can have.
 pub(super) const PERMISSIONS: [&str; 10] = [
     "administration_invite_member",
     "administration_manage_roles",
@@ -34,10 +34,10 @@ pub(super) const PERMISSIONS: [&str; 10] = [
     "storage_write",
 ];
 
-/// What an operation needs beyond a membership.
+/// A permission that an operation requires.
 pub(super) type Permission = &'static str;
 
-/// The e-mail address under which a client is a user: that of a service application follows from its id.
+/// The e-mail address of a client as a user; that of a service application is derived from its id.
 pub(super) fn email(shared: &Shared, client_id: &str) -> String {
     if shared
         .options
@@ -50,7 +50,7 @@ pub(super) fn email(shared: &Shared, client_id: &str) -> String {
     format!("{client_id}@apps.imsoidc.bentley.com")
 }
 
-/// All users there are, by the ids of their clients.
+/// The client ids of all users.
 fn clients(shared: &Shared) -> Vec<String> {
     let options = &shared.options;
     let services = options.clients.iter().map(|(id, _)| id);
@@ -71,7 +71,7 @@ fn member<'s>(request: &ApiRequest<'_>, itwin: &'s Itwin) -> Option<&'s Member> 
     members.find(|member| member.email.eq_ignore_ascii_case(&email))
 }
 
-/// Whether the caller sees an iTwin at all.
+/// Whether the caller can see an iTwin.
 pub(super) fn is_member(request: &ApiRequest<'_>, itwin: &Itwin) -> bool {
     is_administrator(request) || member(request, itwin).is_some()
 }
@@ -79,26 +79,27 @@ pub(super) fn is_member(request: &ApiRequest<'_>, itwin: &Itwin) -> bool {
 /// Whether the caller has a permission in an iTwin.
 pub(super) fn has(request: &ApiRequest<'_>, itwin: &Itwin, permission: Permission) -> bool {
     is_administrator(request)
-        || member(request, itwin)
-            .is_some_and(|member| member.owner || held(itwin, member).contains(&permission))
+        || member(request, itwin).is_some_and(|member| {
+            member.owner || permissions_of(itwin, member).contains(&permission)
+        })
 }
 
-/// The permissions that a member's roles give.
-fn held<'i>(itwin: &'i Itwin, member: &Member) -> Vec<&'i str> {
+/// The permissions of a member's roles.
+fn permissions_of<'i>(itwin: &'i Itwin, member: &Member) -> Vec<&'i str> {
     let roles = itwin
         .roles
         .iter()
         .filter(|role| member.role_ids.contains(&role.id));
-    let mut held: Vec<&str> = roles
+    let mut permissions: Vec<&str> = roles
         .flat_map(|role| &role.permissions)
         .map(String::as_str)
         .collect();
-    held.sort_unstable();
-    held.dedup();
-    held
+    permissions.sort_unstable();
+    permissions.dedup();
+    permissions
 }
 
-/// Fails when the caller lacks a permission on an iModel; one that is not there is another matter.
+/// Fails when the caller lacks a permission on an iModel. An unknown iModel passes: callers report it themselves.
 pub(super) fn check_imodel(
     request: &ApiRequest<'_>,
     state: &State,
@@ -145,7 +146,7 @@ pub(super) fn add_owner(shared: &Shared, itwin: &mut Itwin, client_id: &str) {
     }
 }
 
-/// Answers `/users/me`.
+/// Handles `/users/me`.
 pub(super) fn me(request: &ApiRequest<'_>) -> Result<Reply, Refusal> {
     let path = request.path();
     match (request.method.as_str(), path.as_slice()) {
@@ -157,7 +158,7 @@ pub(super) fn me(request: &ApiRequest<'_>) -> Result<Reply, Refusal> {
     }
 }
 
-/// The user whom a client is.
+/// The user of a client.
 pub(super) fn user_json(shared: &Shared, client_id: &str) -> Value {
     let name = shared.display_name(client_id);
     json!({
@@ -168,7 +169,7 @@ pub(super) fn user_json(shared: &Shared, client_id: &str) -> Value {
     })
 }
 
-/// The id of the user with this e-mail address, who need not exist.
+/// The id of the user with this e-mail address, which can be unknown.
 fn id_of(shared: &Shared, address: &str) -> String {
     let known = clients(shared)
         .into_iter()
@@ -176,7 +177,7 @@ fn id_of(shared: &Shared, address: &str) -> String {
     member_id(known.as_deref().unwrap_or(address))
 }
 
-/// Answers what lies below `/accesscontrol`.
+/// Handles everything below `/accesscontrol`.
 pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let path = request.path();
     if let ("GET", ["accesscontrol", "permissions"]) = (request.method.as_str(), path.as_slice()) {
@@ -199,7 +200,7 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
     match (request.method.as_str(), rest) {
         ("GET", ["permissions"]) => {
             let all = is_administrator(request);
-            let mine = member(request, itwin).map(|member| held(itwin, member));
+            let mine = member(request, itwin).map(|member| permissions_of(itwin, member));
             let permissions = if all {
                 PERMISSIONS.to_vec()
             } else {
@@ -282,7 +283,7 @@ fn members(request: &ApiRequest<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result
             let wanted = if owners {
                 vec![owner_of(&body)?]
             } else {
-                wanted(itwin, &body)?
+                new_members(itwin, &body)?
             };
             let (mut added, mut invited) = (Vec::new(), Vec::new());
             for member in wanted {
@@ -344,7 +345,8 @@ fn members(request: &ApiRequest<'_>, itwin: &mut Itwin, rest: &[&str]) -> Result
 
 fn owner_of(body: &Value) -> Result<Member, Refusal> {
     let email = text(body, "email", INVALID)?.filter(|email| email.contains('@'));
-    let email = email.ok_or_else(|| invalid(INVALID, "email", "It is not an e-mail address."))?;
+    let email =
+        email.ok_or_else(|| invalid(INVALID, "email", "The value is not an e-mail address."))?;
     Ok(Member {
         email: email.to_owned(),
         role_ids: Vec::new(),
@@ -352,10 +354,10 @@ fn owner_of(body: &Value) -> Result<Member, Refusal> {
     })
 }
 
-/// The members that a body names.
-fn wanted(itwin: &Itwin, body: &Value) -> Result<Vec<Member>, Refusal> {
+/// The members in a body.
+fn new_members(itwin: &Itwin, body: &Value) -> Result<Vec<Member>, Refusal> {
     let members = body["members"].as_array();
-    let members = members.ok_or_else(|| invalid(INVALID, "members", "It is missing."))?;
+    let members = members.ok_or_else(|| invalid(INVALID, "members", "The value is missing."))?;
     let assignments: usize = members
         .iter()
         .map(|member| member["roleIds"].as_array().map_or(0, Vec::len))
@@ -376,7 +378,7 @@ fn wanted(itwin: &Itwin, body: &Value) -> Result<Vec<Member>, Refusal> {
 
 fn role_ids(itwin: &Itwin, body: &Value) -> Result<Vec<String>, Refusal> {
     let ids = body["roleIds"].as_array();
-    let ids = ids.ok_or_else(|| invalid(INVALID, "roleIds", "It is missing."))?;
+    let ids = ids.ok_or_else(|| invalid(INVALID, "roleIds", "The value is missing."))?;
     if ids.len() > ASSIGNMENTS_MAX {
         let what = "A maximum of 50 roles can be assigned.";
         return Err(invalid(INVALID, "roleIds", what));
@@ -384,12 +386,12 @@ fn role_ids(itwin: &Itwin, body: &Value) -> Result<Vec<String>, Refusal> {
     let id = |id: &Value| {
         let known = itwin.roles.iter().find(|role| *id == role.id.as_str());
         let known = known.map(|role| role.id.clone());
-        known.ok_or_else(|| invalid(INVALID, "roleIds", "A role is not one of the iTwin."))
+        known.ok_or_else(|| invalid(INVALID, "roleIds", "A role does not belong to the iTwin."))
     };
     ids.iter().map(id).collect()
 }
 
-/// A role as a body changes it.
+/// A role with the changes in the body.
 fn changed_role(request: &ApiRequest<'_>, mut role: Role) -> Result<Role, Refusal> {
     let body = request.json(INVALID_ROLE)?;
     if let Some(name) = text(&body, "displayName", INVALID_ROLE)? {
@@ -399,7 +401,11 @@ fn changed_role(request: &ApiRequest<'_>, mut role: Role) -> Result<Role, Refusa
         description.clone_into(&mut role.description);
     }
     if role.display_name.is_empty() {
-        return Err(invalid(INVALID_ROLE, "displayName", "It is missing."));
+        return Err(invalid(
+            INVALID_ROLE,
+            "displayName",
+            "The value is missing.",
+        ));
     }
     if let Some(permissions) = body["permissions"].as_array() {
         let known = |permission: &Value| {

@@ -24,12 +24,12 @@ pub(super) fn address(
     }
 }
 
-/// An address to write content to that is no file of storage.
+/// A writable address for content that does not belong to a storage file.
 pub(super) fn upload_address(request: &ApiRequest<'_>, state: &State, blob: &str) -> String {
     own_address(request, state, blob, "rw")
 }
 
-/// An address to read such content from.
+/// A readable address for such content.
 pub(super) fn read_address(request: &ApiRequest<'_>, state: &State, blob: &str) -> String {
     own_address(request, state, blob, "r")
 }

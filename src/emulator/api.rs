@@ -20,10 +20,10 @@ use super::shared::Shared;
 use super::switches::{AcceptMissing, MediaType};
 use super::{access, identity, imodels, itwins, storage, synchronization};
 
-/// A body of a request is at most this long.
+/// Maximum length of a request body, in bytes.
 const BODY_MAX: usize = 1024 * 1024;
 
-/// Answers a request; an error closes the connection. `seen` gets its body.
+/// Handles a request; an error closes the connection. The request body is copied to `seen`.
 pub(super) async fn handle(
     shared: &Shared,
     request: Request<Incoming>,
@@ -61,13 +61,13 @@ pub(super) async fn handle(
         now: Timestamp::now(),
         switches: *lock(&shared.switches),
         address_lifetime: applied.address_lifetime.unwrap_or(lifetime),
-        arrived: None,
+        azurite_blob: None,
         client_id: String::new(),
     };
     if segments.is_none() {
         return Ok(unknown().into_reply());
     }
-    request.arrived = storage::arrived_elsewhere(&request).await;
+    request.azurite_blob = storage::read_from_azurite(&request).await;
     let mut reply = route(&mut request).unwrap_or_else(Refusal::into_reply);
     let json = Some(&HeaderValue::from_static(reply::JSON));
     if request.switches.media_type == MediaType::Vendor
@@ -84,7 +84,7 @@ pub(super) async fn handle(
     Ok(reply)
 }
 
-/// The decoded segments of a path. None if one is empty (but the last may be), or is no text.
+/// The decoded segments of a path. None if a segment other than the last is empty, or is not UTF-8.
 fn segments(path: &str) -> Option<Vec<String>> {
     let path = path.strip_prefix('/')?;
     path.strip_suffix('/')
@@ -103,7 +103,7 @@ fn vendor_type(request: &ApiRequest<'_>) -> String {
     format!("application/vnd.bentley.itwin-platform.{version}+json")
 }
 
-/// Whether the `Accept` header names the version that there is, or leaves it open where that is served.
+/// Whether the `Accept` header names the current version, or none where the switch permits that.
 fn is_acceptable(request: &ApiRequest<'_>) -> bool {
     let open = request.switches.accept_missing == AcceptMissing::Served;
     let Some(accept) = request.header("accept") else {
@@ -117,7 +117,8 @@ fn is_acceptable(request: &ApiRequest<'_>) -> bool {
     accept.split(',').any(|one| {
         let kind = one.split(';').next().unwrap_or_default().trim();
         kind.eq_ignore_ascii_case(&known)
-            // The documentation asks for the vendor type and says nothing of a general one: it is served as if the header were missing.
+            // The documentation requires the vendor type and does not mention a general one: it is treated like a
+            // missing header.
             // Source: developer.bentley.com/apis/overview/lifecycle/
             || open && ["*/*", "application/*", "application/json"].contains(&kind)
             || is_download

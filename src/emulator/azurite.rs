@@ -1,5 +1,5 @@
-//! A running Azurite, Microsoft's own emulator of blob storage, in place of ours: hands out addresses that it takes,
-//! and reads from it what has arrived.
+//! A running Azurite, Microsoft's emulator of blob storage, instead of our own: signs addresses for it,
+//! and reads the blobs that were uploaded to it.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use sha2::{Digest as _, Sha256};
 use super::encoding::hex;
 use super::sas::{self, Grant};
 
-/// The account that every Azurite has, with the key that is printed in its manual.
+/// The default account of Azurite, with the key from its manual.
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-/// Where all blobs go.
+/// The container of all blobs.
 const CONTAINER: &str = "itwin-storage";
 
 /// A blob in Azurite.
@@ -32,14 +32,14 @@ pub(super) struct AzuriteBlob {
 
 #[derive(Debug)]
 pub(super) struct Azurite {
-    /// With the account.
+    /// URL with the account.
     base: String,
     key: Vec<u8>,
     client: reqwest::Client,
 }
 
 impl Azurite {
-    /// Makes the container.
+    /// Creates the container.
     pub(super) async fn connect(url: &str) -> Result<Self, std::io::Error> {
         let failed = |error: String| std::io::Error::other(error);
         let azurite = Self {
@@ -63,14 +63,14 @@ impl Azurite {
             .send()
             .await
             .map_err(|error| failed(error.without_url().to_string()))?;
-        // 409: it is there already.
+        // 409: it exists.
         if !made.status().is_success() && made.status() != 409 {
-            return Err(failed(format!("it answered with {}", made.status())));
+            return Err(failed(format!("unexpected status {}", made.status())));
         }
         Ok(azurite)
     }
 
-    /// The address of a blob, signed.
+    /// The signed address of a blob.
     pub(super) fn address(&self, grant: Grant<'_>, expiry: Timestamp) -> String {
         let blob = grant.blob;
         let resource = format!("/{ACCOUNT}/{CONTAINER}/{blob}");
@@ -78,7 +78,7 @@ impl Azurite {
         format!("{}/{CONTAINER}/{blob}?{query}", self.base)
     }
 
-    /// What has arrived in a blob.
+    /// The content of a blob.
     pub(super) async fn read(&self, blob: &str) -> Option<AzuriteBlob> {
         let url = format!("{}/{CONTAINER}/{blob}?{}", self.base, self.admin());
         let answer = self.client.get(url).send().await.ok()?;

@@ -24,7 +24,7 @@ use request::{BlobError, BlobRequest, INCOMPLETE, refused};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Answers a request; an error closes the connection, as when the body was cut short.
+/// Handles a request; an error closes the connection, as when the body was cut off.
 pub(super) async fn handle(
     shared: &Shared,
     request: Request<Incoming>,
@@ -56,11 +56,7 @@ pub(super) async fn handle(
         (&Method::GET | &Method::HEAD, None) => request.content(parts.method == Method::HEAD).await,
         _ => {
             discard(body).await;
-            refused(
-                400,
-                "InvalidQueryParameterValue",
-                "The operation is not known.",
-            )
+            refused(400, "InvalidQueryParameterValue", "Unknown operation.")
         }
     };
     match done {

@@ -19,12 +19,12 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
-/// Reads a body to its end, so that whoever sends it gets to read the answer.
+/// Reads a body to its end: many clients read the response only after they have sent everything.
 pub(super) async fn discard(mut body: Incoming) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
-/// The same answer, whose body breaks off in the middle.
+/// The same response with the second half of its body missing.
 pub(super) async fn cut(reply: Reply) -> Reply {
     let (mut parts, body) = reply.into_parts();
     let whole = body
@@ -34,7 +34,7 @@ pub(super) async fn cut(reply: Reply) -> Reply {
         .unwrap_or_default();
     parts.headers.insert("content-length", whole.len().into());
     let half = whole.slice(..whole.len() / 2);
-    // What is at hand is written while the rest is waited for.
+    // The pause flushes the first half.
     let end = futures_util::stream::once(async {
         tokio::time::sleep(Duration::from_millis(20)).await;
         Err(io::ErrorKind::ConnectionReset.into())
@@ -43,7 +43,7 @@ pub(super) async fn cut(reply: Reply) -> Reply {
     Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync())
 }
 
-/// The same answer, whose body comes no faster than this.
+/// The same response with a throttled body.
 pub(super) async fn slow(reply: Reply, bytes_per_second: u64) -> Reply {
     let (parts, body) = reply.into_parts();
     let whole = body
@@ -59,7 +59,7 @@ pub(super) async fn slow(reply: Reply, bytes_per_second: u64) -> Reply {
     Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync())
 }
 
-/// How long so many bytes take.
+/// How long this number of bytes takes.
 pub(super) fn pause(bytes: usize, bytes_per_second: u64) -> Duration {
     let micros = (bytes as u64).saturating_mul(1_000_000) / bytes_per_second.max(1);
     Duration::from_micros(micros)

@@ -82,7 +82,7 @@ impl Builder {
 }
 
 impl Builder {
-    /// Where the API and the identity provider listen; by default a free port of the loopback address.
+    /// Sets the address of the API and the identity provider; by default a free port of the loopback address.
     pub fn listen(self, address: SocketAddr) -> Self {
         Self {
             listen: address,
@@ -90,7 +90,7 @@ impl Builder {
         }
     }
 
-    /// Where the blob storage listens; by default a free port of the loopback address.
+    /// Sets the address of the blob storage; by default a free port of the loopback address.
     pub fn blob_listen(self, address: SocketAddr) -> Self {
         Self {
             blob_listen: address,
@@ -98,7 +98,7 @@ impl Builder {
         }
     }
 
-    /// Keeps state and content in this folder, made if need be; otherwise they go when the emulator does.
+    /// Keeps state and content in this folder, created if missing; by default they are deleted when the emulator stops.
     pub fn data_dir(self, path: PathBuf) -> Self {
         Self {
             data_dir: Some(path),
@@ -106,7 +106,7 @@ impl Builder {
         }
     }
 
-    /// A service application that gets tokens.
+    /// Adds a service application.
     pub fn client(mut self, id: &str, secret: &str) -> Self {
         self.options
             .clients
@@ -114,13 +114,13 @@ impl Builder {
         self
     }
 
-    /// A service application that is no administrator of the organization: it may do only what the roles allow that it is given in an iTwin.
+    /// Adds a service application that has only the permissions of its roles, instead of all.
     pub fn outsider(mut self, id: &str, secret: &str) -> Self {
         self.options.outsiders.push(id.to_owned());
         self.client(id, secret)
     }
 
-    /// How a client is named in `lastModifiedByDisplayName`; by default by its id.
+    /// Sets the display name of a client, as in `lastModifiedByDisplayName`; by default its id.
     pub fn display_name(mut self, client_id: &str, name: &str) -> Self {
         self.options
             .display_names
@@ -134,38 +134,40 @@ impl Builder {
         self
     }
 
-    /// An iModel of an iTwin.
+    /// Adds an iModel to an iTwin.
     pub fn imodel(mut self, id: &str, itwin_id: &str, name: &str) -> Self {
         let imodel = Imodel::new(id, itwin_id, name, Timestamp::now());
         self.imodels.push(imodel);
         self
     }
 
-    /// An application that people sign in with.
+    /// Adds an application for user sign-in.
     pub fn native_client(mut self, id: &str) -> Self {
         self.options.native_clients.push(id.to_owned());
         self
     }
 
-    /// Where browsers may be sent after signing in or out, beside addresses of this machine.
+    /// Allows a redirect address after sign-in and sign-out, beside addresses on this machine.
     pub fn redirect(mut self, url: &str) -> Self {
         self.options.redirects.push(url.to_owned());
         self
     }
 
-    /// Pages of this origin, such as `https://app.example.com`, may use the API, beside those of this machine.
+    /// Allows cross-origin requests from pages of this origin, such as `https://app.example.com`, beside those on this
+    /// machine.
     pub fn origin(mut self, origin: &str) -> Self {
         self.guard.origins.push(origin.to_owned());
         self
     }
 
-    /// Requests may call the emulator by this name, beside `localhost` and addresses.
+    /// Accepts this Host header beside `localhost` and IP addresses.
     pub fn host(mut self, name: &str) -> Self {
         self.guard.hosts.push(name.to_owned());
         self
     }
 
-    /// The name that is in all addresses that the emulator gives, such as that of a container; it may be called by it.
+    /// Sets the host name in all addresses that the emulator returns, such as that of its container, and accepts it as
+    /// Host header.
     pub fn public_host(self, name: &str) -> Self {
         Self {
             public_host: Some(name.to_owned()),
@@ -173,7 +175,7 @@ impl Builder {
         }
     }
 
-    /// Content goes to the Azurite at this address, and nothing is kept here.
+    /// Stores content in the Azurite at this address.
     pub fn azurite(self, url: &str) -> Self {
         Self {
             azurite: Some(url.to_owned()),
@@ -181,7 +183,7 @@ impl Builder {
         }
     }
 
-    /// Writes all exchanges to this file, without secrets, as HAR.
+    /// Records all exchanges, without secrets, to this HAR file.
     pub fn record(self, path: PathBuf) -> Self {
         Self {
             record: Some(path),
@@ -189,85 +191,84 @@ impl Builder {
         }
     }
 
-    /// What the documentation leaves open.
+    /// Sets the behaviors that the documentation leaves open.
     pub fn switches(self, switches: Switches) -> Self {
         Self { switches, ..self }
     }
 
-    /// Something that goes wrong from the start.
+    /// Injects a fault from the start.
     pub fn fault(mut self, fault: AnyFault) -> Self {
         self.faults.push(fault);
         self
     }
 
-    /// Settles what faults leave to chance; by default 0.
+    /// Sets the seed for random delays of faults; by default 0.
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    /// The most items on a page of storage, whatever a client asks for; by default it gets up to 1000.
+    /// Limits pages of storage to this number of items, whatever a client requests; by default 1000.
     pub fn page_size(mut self, items: usize) -> Self {
         self.options.page_size = Some(items.max(1));
         self
     }
 
-    /// Requests to the API that a minute has; by default as many as come.
+    /// Limits the API to this number of requests per minute; unlimited by default.
     pub fn requests_per_minute(mut self, count: u32) -> Self {
         self.options.requests_per_minute = Some(count);
         self
     }
 
-    /// How long a run takes; by default 2 s.
+    /// Sets the duration of a run; by default 2 s.
     pub fn run_duration(mut self, duration: Duration) -> Self {
         self.options.run_duration = duration;
         self
     }
 
-    /// How long an upload address is good; by default an hour.
+    /// Sets the lifetime of an upload address; by default an hour.
     pub fn sas_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.sas_lifetime = lifetime;
         self
     }
 
-    /// How long a token is good; by default an hour.
+    /// Sets the lifetime of a token; by default an hour.
     pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.token_lifetime = lifetime;
         self
     }
 
-    /// Source files per iModel, over all connections; by default 250.
+    /// Limits the source files per iModel, over all connections; by default 250.
     pub fn max_source_files(mut self, count: usize) -> Self {
         self.options.max_source_files = count;
         self
     }
 
-    /// Connections per iModel; by default 100.
+    /// Limits the connections per iModel; by default 100.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.options.max_connections = count;
         self
     }
 
-    /// Withholds the permissions on an iModel.
+    /// Denies all permissions on an iModel.
     pub fn forbidden_imodel(mut self, id: &str) -> Self {
         self.options.forbidden_imodels.push(id.to_owned());
         self
     }
 
-    /// Withholds the permissions on the storage of an iTwin.
+    /// Denies all permissions on the storage of an iTwin.
     pub fn forbidden_storage(mut self, itwin_id: &str) -> Self {
         self.options.forbidden_storage.push(itwin_id.to_owned());
         self
     }
 
-    /// A connector type that is no longer taken (422).
+    /// Rejects a connector type (422).
     pub fn refused_connector(mut self, connector: &str) -> Self {
         self.options.refused_connectors.push(connector.to_owned());
         self
     }
 
-    /// Fails the task of a file whose first bytes are not those of the format that its name promises. By default a file is judged by its
-    /// name only, so that tests can make files of a few bytes. It is a light look: damage further on passes, and so do formats that it
-    /// does not know.
+    /// Fails the task of a file whose first bytes do not match the format of its name. By default only the name is
+    /// checked: tests need files of a few bytes. Later damage and formats without a check pass.
     pub fn file_check(mut self, on: bool) -> Self {
         self.options.file_check = on;
         self
@@ -276,7 +277,7 @@ impl Builder {
     /// Starts both origins.
     ///
     /// # Errors
-    /// When an address cannot be listened on or the data folder cannot be used.
+    /// When an address is in use or the data folder cannot be used.
     pub async fn start(mut self) -> Result<Emulator, Error> {
         if self.options.clients.is_empty() {
             self = self.client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET);
@@ -368,7 +369,7 @@ impl Builder {
     }
 }
 
-/// Makes the applications that were set up beforehand the owners of the iTwins that were.
+/// Makes the configured applications the owners of the configured iTwins.
 fn own_itwins(shared: &Shared) {
     let services = shared.options.clients.iter().map(|(id, _)| id);
     for itwin in shared.state().itwins.values_mut() {
@@ -383,12 +384,12 @@ fn own_itwins(shared: &Shared) {
     }
 }
 
-/// Listens; returns the address for others too, which has this name if there is one.
+/// Starts to listen; also returns the URL for clients, with `host` if there is one.
 async fn listen(address: SocketAddr, host: Option<&str>) -> Result<(TcpListener, String), Error> {
     let refused = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let mut bound = listener.local_addr().map_err(refused)?;
-    // "All addresses" is none that a client can connect to.
+    // Clients cannot connect to the unspecified address.
     if bound.ip().is_unspecified() {
         bound.set_ip(match bound.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -1,8 +1,10 @@
-//! Compares a recording of the real platform with the emulator: replays its requests and reports where the responses differ.
+//! Compares a recording of the real platform with the emulator: replays its requests and reports where the responses
+//! differ.
 //!
-//! In: a HAR file, as browsers, mitmproxy and [`Builder::record`] write it. Out: differences of statuses, error codes, headers and the shapes of
-//! bodies. Values are not compared: ids, times and names differ anyway. An id from the platform is translated to the one that the emulator
-//! returned in the same place. iTwins and iModels that existed before the recording are created first.
+//! In: a HAR file, as browsers, mitmproxy and [`Builder::record`] write it. Out: differences of statuses, error codes,
+//! headers and the shapes of bodies. Values are not compared: ids, times and names differ anyway. An id from the
+//! platform is translated to the one that the emulator returned in the same place. iTwins and iModels that existed
+//! before the recording are created first.
 
 mod recording;
 mod shape;
@@ -22,26 +24,27 @@ use super::{Builder, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_ITWIN_ID,
 use recording::{Recorded, operation, read, segments};
 use shape::shape_differences;
 
-/// Content that is sent in place of content that was not recorded is at most this long.
+/// Maximum length of the placeholder for content that was not recorded, in bytes.
 const CONTENT_MAX: u64 = 16 * 1024 * 1024;
 
-/// How long to wait before a run that should have ended is looked at again, and how often.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOKS_MAX: u32 = 600;
+/// Pause between polls of a run that has to end, and the maximum number of polls.
+const POLL: Duration = Duration::from_millis(100);
+const POLLS_MAX: u32 = 600;
 
-/// What was compared.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Comparison {
-    /// Exchanges that were asked again.
+    /// Number of exchanges that were replayed.
     pub compared: usize,
-    /// Exchanges that were not: of the identity provider, of other hosts, about things that came from before the recording.
+    /// Number of exchanges that were not: with the identity provider, with other hosts, about things that existed
+    /// before the recording.
     pub skipped: usize,
     /// Each difference once, with its operation.
     pub differences: BTreeSet<String>,
 }
 
-/// Why nothing was compared.
+/// Why a comparison failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompareError {
@@ -50,24 +53,24 @@ pub enum CompareError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file is no recording.
-    #[error("{0:?} is not a HAR file: it has no log.entries")]
+    /// The file is not a HAR file.
+    #[error("{0:?} is not a HAR file: log.entries is missing")]
     Format(PathBuf),
     /// The emulator did not start.
     #[error(transparent)]
     Emulator(#[from] Error),
-    /// The emulator did not answer.
-    #[error("the emulator does not answer")]
+    /// The emulator did not respond.
+    #[error("the emulator does not respond")]
     Answer(#[source] reqwest::Error),
 }
 
-/// Asks an emulator the same as in a recording.
+/// Replays a recording against an emulator and compares the responses.
 ///
 /// # Errors
-/// When the file is no recording or the emulator does not start.
+/// When the file is not a recording or the emulator does not start.
 pub async fn compare(builder: Builder, path: &Path) -> Result<Comparison, CompareError> {
     let recorded = read(path)?;
     let emulator = set_up(builder, &recorded).start().await?;
@@ -85,12 +88,12 @@ pub async fn compare(builder: Builder, path: &Path) -> Result<Comparison, Compar
         result: Comparison::default(),
     };
     for one in &recorded {
-        replay.ask(one).await?;
+        replay.exchange(one).await?;
     }
     Ok(replay.result)
 }
 
-/// The iTwins and iModels that a recording knows of and did not create.
+/// Adds the iTwins and iModels that a recording mentions and did not create.
 fn set_up(mut builder: Builder, recorded: &[Recorded]) -> Builder {
     let (mut itwins, mut imodels, mut created) =
         (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
@@ -159,15 +162,15 @@ struct Replay {
     emulator: Emulator,
     client: Client,
     token: String,
-    /// Ours by the recorded ones.
+    /// Our ids by the recorded ones.
     ids: BTreeMap<String, String>,
-    /// Our upload addresses by the recorded ones, those without their query.
+    /// Our upload addresses by the recorded ones without their query.
     uploads: BTreeMap<String, String>,
     result: Comparison,
 }
 
 impl Replay {
-    async fn ask(&mut self, one: &Recorded) -> Result<(), CompareError> {
+    async fn exchange(&mut self, one: &Recorded) -> Result<(), CompareError> {
         let bare = without_query(&one.url);
         let upload = self.uploads.get(&bare).cloned();
         let request = match upload {
@@ -181,22 +184,22 @@ impl Replay {
         self.result.compared += 1;
         let again = request.try_clone();
         let answer = request.send().await.map_err(CompareError::Answer)?;
-        let mut answer = Answered::read(answer).await?;
-        // A run that had ended is compared with one that has.
-        let mut looks = 0;
+        let mut answer = Observed::read(answer).await?;
+        // A completed run is compared with a completed one.
+        let mut polls = 0;
         while is_ended(&one.answer) && is_run(&answer.json) && !is_ended(&answer.json) {
             let Some(request) = again.as_ref().and_then(reqwest::RequestBuilder::try_clone) else {
                 break;
             };
-            if looks == LOOKS_MAX {
+            if polls == POLLS_MAX {
                 break;
             }
-            looks += 1;
-            tokio::time::sleep(LOOK).await;
-            let looked = request.send().await.map_err(CompareError::Answer)?;
-            answer = Answered::read(looked).await?;
+            polls += 1;
+            tokio::time::sleep(POLL).await;
+            let polled = request.send().await.map_err(CompareError::Answer)?;
+            answer = Observed::read(polled).await?;
         }
-        self.look(one, &answer);
+        self.compare_response(one, &answer);
         Ok(())
     }
 
@@ -262,8 +265,8 @@ impl Replay {
         }
     }
 
-    /// Notes how our answer differs, and which of our ids stand for which recorded ones.
-    fn look(&mut self, one: &Recorded, answer: &Answered) {
+    /// Records the differences of a response, and the ids in it.
+    fn compare_response(&mut self, one: &Recorded, answer: &Observed) {
         let operation = operation(one);
         let (status, ours) = (answer.status, &answer.json);
         let differences = &mut self.result.differences;
@@ -277,7 +280,7 @@ impl Replay {
                 _ => status.to_string(),
             };
             differ(format!(
-                "the platform answered {}, the emulator {}",
+                "the platform returned {}, the emulator {}",
                 said(one.status, &one.answer),
                 said(status, ours)
             ));
@@ -326,7 +329,7 @@ impl Replay {
         self.learn(&one.answer, ours, "");
     }
 
-    /// Notes which of our ids stand for which recorded ones: those in the same place.
+    /// Maps recorded ids to ours: those in the same place.
     fn learn(&mut self, theirs: &Value, ours: &Value, name: &str) {
         match (theirs, ours) {
             (Value::Object(theirs), Value::Object(ours)) => {
@@ -374,15 +377,15 @@ impl Replay {
     }
 }
 
-/// An answer of the emulator.
-struct Answered {
+/// A response of the emulator.
+struct Observed {
     status: u16,
     media_type: String,
     location: Option<String>,
     json: Value,
 }
 
-impl Answered {
+impl Observed {
     async fn read(answer: Response) -> Result<Self, CompareError> {
         let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
         Ok(Self {

@@ -1,7 +1,7 @@
 //! The control routes below `/_emulator`: state, recorded requests, faults, switches.
 //!
-//! In: requests of users and tests, without a token; [`super::guard`] has rejected pages of other origins. Out: JSON. They are not part of the
-//! emulated platform and appear in no list of requests.
+//! In: requests of users and tests, without a token; [`super::guard`] has rejected pages of other origins. Out: JSON.
+//! They are not part of the emulated platform and appear in no list of requests.
 
 use std::sync::Arc;
 

@@ -7,39 +7,39 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An address cannot be listened on.
+    /// An address is in use or not available.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file that exchanges are written to cannot be made.
+    /// The recording cannot be written.
     #[error("cannot write the recording {path:?}")]
     Record {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The key that signs tokens cannot be made or read.
+    /// The key that signs tokens cannot be generated or read.
     #[error("cannot sign tokens")]
     Key(#[source] std::io::Error),
-    /// The Azurite that is to be used does not answer as one.
-    #[error("cannot use the Azurite at {url}")]
+    /// Azurite does not respond as expected.
+    #[error("cannot use Azurite at {url}")]
     Azurite {
-        /// Its address.
+        /// Its URL.
         url: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The data folder cannot be used.
     #[error("cannot use the data folder {path:?}")]
     Data {
-        /// The folder or the file in it.
+        /// The folder, or a file in it.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
 }

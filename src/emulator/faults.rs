@@ -1,7 +1,7 @@
 //! Injected failures: of requests by method and path, of the tasks of a run by file, of runs as a whole.
 //!
-//! In: faults built by a test ([`Fault::on`]) or read from JSON ([`AnyFault::from_json`]). Out: what applies to a request, a file or a
-//! run ([`ActiveFaults`]). Faults are kept in memory only: a restart of the emulator has none.
+//! In: faults built by a test ([`Fault::on`]) or read from JSON ([`AnyFault::from_json`]). Out: what applies to a
+//! request, a file or a run ([`ActiveFaults`]). Faults are kept in memory only: a restart of the emulator has none.
 
 mod active;
 mod parse;
@@ -171,7 +171,8 @@ pub struct RunFault {
 pub struct Route(String);
 
 impl Fault {
-    /// Starts a fault for the requests of this method and path, such as `POST /storage/folders/*/files`; `*` matches anything.
+    /// Starts a fault for the requests of this method and path, such as `POST /storage/folders/*/files`; `*` matches
+    /// anything.
     ///
     /// Without [`Fault::times`] it applies to every matching request.
     pub fn on(route: impl Into<String>) -> Route {

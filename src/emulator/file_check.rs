@@ -1,12 +1,13 @@
-//! A light look at content: whether its first bytes are those of the format that the name promises.
+//! Checks whether the first bytes of a file match the format of its name.
 //!
-//! It is no reader: a file that begins right and goes wrong later passes, and so does every format that is not listed here. It happens when
-//! a run begins, never while content is uploaded.
+//! Later damage passes, and so does every format that is not listed here. The check happens at the start of a run,
+//! never during an upload.
 //!
-//! Source: the public descriptions of the formats: Open Design specification of DWG, ISO 10303-21 for IFC, [MS-CFB] for RVT, XLS and DGN V8,
-//! Intergraph's standard file format for DGN V7, ESRI's shapefile whitepaper, PKWARE's APPNOTE for ZIP
+//! Source: the public descriptions of the formats: Open Design specification of DWG, ISO 10303-21 for IFC, [MS-CFB] for
+//! RVT, XLS and DGN V8, Intergraph's standard file format for DGN V7, ESRI's shapefile whitepaper, PKWARE's APPNOTE for
+//! ZIP
 
-/// So many bytes are looked at.
+/// Number of bytes that are checked.
 pub(super) const LENGTH: usize = 512;
 
 const COMPOUND: &[u8] = &[0xD0, 0xCF, 0x11, 0xE0, 0xA1, 0xB1, 0x1A, 0xE1];
@@ -14,7 +15,7 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 const ZIP: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 const BYTE_ORDER_MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 
-/// What a file of this name is expected to be, if it does not begin like that.
+/// The expected format of a file of this name, if its first bytes do not match.
 pub(super) fn mismatch(name: &str, head: &[u8]) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
@@ -39,14 +40,15 @@ fn is_zip(head: &[u8]) -> bool {
     ZIP.iter().any(|signature| head.starts_with(signature))
 }
 
-/// Version words are `AC1012` and later, those of old versions such as `AC2.10` too.
+/// Version strings are `AC1012` and later, or those of old versions such as `AC2.10`.
 fn is_dwg(head: &[u8]) -> bool {
     head.starts_with(b"AC10")
         || head.starts_with(b"AC1.") && head.len() > 4
         || head.starts_with(b"AC2.")
 }
 
-/// V8 is a compound file, V7 begins with the header element of a 2D or 3D file or of a cell library, an i-model may be SQLite.
+/// V8 is a compound file, V7 starts with the header element of a 2D or 3D file or of a cell library, an i-model can be
+/// SQLite.
 fn is_dgn(head: &[u8]) -> bool {
     let is_v7 = matches!(head, [0x08 | 0xC8, 0x09, 0xFE, 0x02, ..] | [0x08, 0x05, ..]);
     is_v7 || head.starts_with(COMPOUND) || head.starts_with(SQLITE)
@@ -68,7 +70,7 @@ fn is_dxf(head: &[u8]) -> bool {
     }
 }
 
-/// Whether text begins with this, after a byte order mark and blanks.
+/// Whether text starts with this, after a byte order mark and whitespace.
 fn is_text(head: &[u8], begin: &str) -> bool {
     let head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
     head.trim_ascii_start().starts_with(begin.as_bytes())

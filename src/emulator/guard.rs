@@ -1,8 +1,9 @@
-//! Who may ask: decisions on the head of a request.
+//! Which requests are accepted: checks of Host and Origin headers, and CORS.
 //!
-//! The emulator listens on this machine, where a browser may run pages of anybody. A page that has its own name resolve to this machine
-//! (DNS rebinding) is recognized by its Host header. The routes below `/_emulator` take nothing from any other page at all; the emulated
-//! platform itself answers pages of the origins that it was told of, as the real one does for registered applications.
+//! The emulator listens on this machine, where a browser can run pages from anywhere. A page whose host name resolves
+//! to this machine (DNS rebinding) is recognized by its Host header. The routes below `/_emulator` reject pages of
+//! every other origin; the emulated platform accepts pages of the configured origins, as the real one does for
+//! registered applications.
 
 use std::net::IpAddr;
 
@@ -13,27 +14,28 @@ use url::{Host, Url};
 
 use super::reply::{self, Reply};
 
-/// Headers of answers that a page may read.
+/// Response headers that a page can read.
 ///
-/// Source: learn.microsoft.com/rest/api/storageservices/cross-origin-resource-sharing--cors--support-for-the-azure-storage-services
+/// Source:
+/// learn.microsoft.com/rest/api/storageservices/cross-origin-resource-sharing--cors--support-for-the-azure-storage-services
 const EXPOSED: &str = "location, retry-after, etag, content-md5, content-range, x-correlation-id, x-ms-request-id, x-ms-version, \
                        x-ms-error-code, x-ms-content-crc64";
 
-/// How long a browser may remember that it may ask, in seconds.
+/// How long a browser can cache the answer to a preflight, in seconds.
 const REMEMBERED: &str = "3600";
 
-/// The names and the pages that are answered.
+/// The accepted hosts and origins.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guard {
-    /// Names of this machine beside `localhost` and addresses.
+    /// Accepted host names beside `localhost` and IP addresses.
     pub(super) hosts: Vec<String>,
-    /// Whether a name without a dot is one of this machine: others cannot have it resolve to where they want.
+    /// Whether to accept every name without a dot: an attacker cannot control what it resolves to.
     pub(super) short_hosts: bool,
-    /// Pages beside those of this machine, such as `https://app.example.com`.
+    /// Accepted origins beside those on this machine, such as `https://app.example.com`.
     pub(super) origins: Vec<String>,
 }
 
-/// Why a request is refused.
+/// Why a request is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     Host,
@@ -45,11 +47,11 @@ impl Refused {
         let (status, why) = match self {
             Self::Host => (
                 421,
-                "the Host header is not a name of this emulator; start it with --host NAME to allow the name",
+                "unknown Host header: start the emulator with --host NAME to accept it",
             ),
             Self::Origin => (
                 403,
-                "a page of another origin may not use /_emulator; ask from a program or from the address bar",
+                "cross-origin request to /_emulator rejected: use a program or the address bar",
             ),
         };
         reply::json(status, &json!({ "error": why }))
@@ -57,7 +59,7 @@ impl Refused {
 }
 
 impl Guard {
-    /// Whether a request calls this machine by one of its names.
+    /// Checks that the Host header is a name of this emulator.
     pub(super) fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
         let mut named = headers.get_all(header::HOST).iter();
         let (first, second) = (named.next(), named.next());
@@ -70,7 +72,7 @@ impl Guard {
             None => None,
         };
         let authority = uri.authority().map(hyper::http::uri::Authority::as_str);
-        // A browser always sends one.
+        // Every browser sends one of them.
         let ours = [header, authority]
             .into_iter()
             .flatten()
@@ -98,7 +100,7 @@ impl Guard {
             }
     }
 
-    /// Whether a request to the emulator's own routes comes from a program, from the address bar, or from one of its own pages.
+    /// Checks that a request to the control routes comes from a program, from the address bar, or from the same origin.
     pub(super) fn check_control(headers: &HeaderMap) -> Result<(), Refused> {
         let text = |name: &HeaderName| {
             let values: Vec<Option<&str>> = headers
@@ -130,7 +132,7 @@ impl Guard {
         }
     }
 
-    /// The origin of the page that asks, if it may read the answer.
+    /// The origin of the requesting page, if it can read the response.
     pub(super) fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let mut named = headers.get_all(header::ORIGIN).iter();
         let (value, None) = (named.next()?, named.next()) else {
@@ -147,7 +149,7 @@ fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Whether an address belongs to this machine, whatever its port.
+/// Whether a URL is on this machine, with any port.
 fn is_loopback(url: &Url) -> bool {
     ["http", "https"].contains(&url.scheme())
         && match url.host() {
@@ -158,13 +160,13 @@ fn is_loopback(url: &Url) -> bool {
         }
 }
 
-/// Whether an origin is that of a page of this machine.
+/// Whether an origin is on this machine.
 fn is_local(origin: &str) -> bool {
     Url::parse(origin)
         .is_ok_and(|url| is_loopback(&url) && url.origin().ascii_serialization() == origin)
 }
 
-/// Whether a browser may be sent here after signing in or out: to this machine, or to an address that was registered.
+/// Whether a redirect after sign-in or sign-out is allowed: to this machine, or to a registered address.
 pub(super) fn may_redirect(registered: &[String], to: &str) -> bool {
     registered.iter().any(|known| known == to)
         || Url::parse(to).is_ok_and(|url| {
@@ -172,19 +174,19 @@ pub(super) fn may_redirect(registered: &[String], to: &str) -> bool {
         })
 }
 
-/// Whether a browser asks whether its page may ask.
+/// Whether a request is a CORS preflight.
 pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS
         && headers.contains_key(header::ORIGIN)
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The answer to that question.
+/// The response to a preflight.
 pub(super) fn preflight(guard: &Guard, headers: &HeaderMap) -> Reply {
     let Some(origin) = guard.allowed_origin(headers) else {
         return reply::json(
             403,
-            &json!({ "error": "pages of this origin are not allowed; start the emulator with --origin URL" }),
+            &json!({ "error": "origin not allowed: start the emulator with --origin URL" }),
         );
     };
     let mut reply = reply::empty(204);
@@ -219,7 +221,7 @@ pub(super) fn preflight(guard: &Guard, headers: &HeaderMap) -> Reply {
     reply
 }
 
-/// Lets the page that asked read an answer, if it may.
+/// Adds the CORS headers to a response.
 pub(super) fn readable(reply: &mut Reply, origin: Option<HeaderValue>) {
     let headers = reply.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("origin"));

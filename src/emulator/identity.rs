@@ -17,15 +17,15 @@ use super::reply::{self, Refusal, Reply, refuse, unknown};
 use super::request::ApiRequest;
 use super::tokens::Access;
 
-use grants::{Granted, code, grant, service};
+use grants::{Granted, authenticate_service, grant, issue_code};
 
-/// The scope that there is.
+/// The one current scope.
 const SCOPE: &str = "itwin-platform";
 
-/// Why no token is given, in the words of OAuth 2.
-type Denied = &'static str;
+/// An OAuth 2 error code.
+type OauthError = &'static str;
 
-/// Lets a request to the API pass if it has a good token; returns whose.
+/// Checks the access token of an API request; returns its client id.
 pub(super) fn authorize(request: &ApiRequest<'_>) -> Result<String, Refusal> {
     let Some(header) = request.header("authorization") else {
         return Err(refuse(
@@ -48,22 +48,16 @@ pub(super) fn authorize(request: &ApiRequest<'_>) -> Result<String, Refusal> {
     let access = tokens.access(token);
     access
         .map(|access| access.client_id.clone())
-        .ok_or_else(|| {
-            refuse(
-                401,
-                "Unauthorized",
-                "The token is not valid, or not any more.",
-            )
-        })
+        .ok_or_else(|| refuse(401, "Unauthorized", "The token is invalid or has expired."))
 }
 
-/// Answers what belongs to the identity provider.
+/// Handles a request to the identity provider; None if it is not one.
 pub(super) fn handle(request: &ApiRequest<'_>) -> Option<Reply> {
     let path = request.path();
     let answered = match (request.method.as_str(), path.as_slice()) {
         ("GET", [".well-known", "openid-configuration"]) => discovery(request),
         ("GET", [".well-known", "jwks"]) => reply::json(200, &request.shared.signer.key_set()),
-        ("GET", ["connect", "authorize"]) => code(request),
+        ("GET", ["connect", "authorize"]) => issue_code(request),
         ("POST", ["connect", "token"]) => match grant(request) {
             Ok(granted) => token(request, granted),
             Err((status, error)) => denied(status, error),
@@ -101,7 +95,7 @@ fn discovery(request: &ApiRequest<'_>) -> Reply {
     )
 }
 
-fn denied(status: u16, error: Denied) -> Reply {
+fn denied(status: u16, error: OauthError) -> Reply {
     let mut reply = reply::json(status, &json!({ "error": error }));
     if status == 401 {
         let basic = hyper::header::HeaderValue::from_static("Basic realm=\"emulated\"");
@@ -143,7 +137,7 @@ fn token(request: &ApiRequest<'_>, granted: Granted) -> Reply {
     reply::json(200, &body)
 }
 
-/// What an access token says; clients look into it, although it is opaque to them.
+/// The claims of an access token. Some clients read them, although the token is opaque.
 fn access_claims(request: &ApiRequest<'_>, access: &Access) -> Value {
     let issuer = &request.shared.api_url;
     let scopes: Vec<&str> = access.scope.split(' ').collect();
@@ -159,7 +153,7 @@ fn access_claims(request: &ApiRequest<'_>, access: &Access) -> Value {
     claims
 }
 
-/// What an id token says of the user.
+/// The claims of an id token.
 fn id_claims(request: &ApiRequest<'_>, access: &Access, nonce: Option<&str>) -> Value {
     let name = request.shared.display_name(&access.client_id);
     json!({
@@ -185,7 +179,7 @@ fn form(request: &ApiRequest<'_>) -> HashMap<String, String> {
 /// Source: RFC 7662
 fn introspect(request: &ApiRequest<'_>) -> Reply {
     let form = form(request);
-    if let Err((status, error)) = service(request, &form) {
+    if let Err((status, error)) = authenticate_service(request, &form) {
         return denied(status, error);
     }
     let token = form.get("token").map(String::as_str).unwrap_or_default();
@@ -202,7 +196,7 @@ fn introspect(request: &ApiRequest<'_>) -> Reply {
     }
 }
 
-/// Ends a token; one that is not known is as good as ended.
+/// Revokes a token; an unknown one counts as revoked.
 ///
 /// Source: RFC 7009
 fn revoke(request: &ApiRequest<'_>) -> Reply {
@@ -210,7 +204,7 @@ fn revoke(request: &ApiRequest<'_>) -> Reply {
     let native = form.get("client_id").filter(|id| is_native(request, id));
     let client = match native {
         Some(id) => Ok(id.clone()),
-        None => service(request, &form),
+        None => authenticate_service(request, &form),
     };
     let client = match client {
         Ok(client) => client,
@@ -233,7 +227,7 @@ fn revoke(request: &ApiRequest<'_>) -> Reply {
     reply::empty(200)
 }
 
-/// Signs a user out, and sends the browser back if it came with an address.
+/// Signs a user out, and redirects the browser to the given address, if any.
 ///
 /// Source: openid.net/specs/openid-connect-rpinitiated-1_0.html
 fn end_session(request: &ApiRequest<'_>) -> Reply {
@@ -252,7 +246,7 @@ fn end_session(request: &ApiRequest<'_>) -> Reply {
     reply::with(302, &[("location", back.as_str())], "")
 }
 
-/// The user lets connections act, at an address that was given to an application of that user, once.
+/// Records the user's consent; each ticket works once.
 fn consent(request: &ApiRequest<'_>) -> Reply {
     let ticket = request.query("ticket").unwrap_or_default();
     let consent = lock(&request.shared.tokens).consents.remove(ticket);

@@ -16,21 +16,21 @@ use super::reply::{
 };
 use super::request::{ApiRequest, text};
 
-use lookup::{INVALID, PAGES, description_of, known, name_of};
+use lookup::{INVALID, PAGES, description_of, imodel_in_path, name_of};
 
 pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let path = request.path();
     match (request.method.as_str(), path.as_slice()) {
         ("GET", ["imodels"]) => list(request, state),
         ("POST", ["imodels"]) => create(request, state),
-        ("GET", ["imodels", _]) => Ok(one(
+        ("GET", ["imodels", _]) => Ok(response(
             request,
             200,
-            known(request, state, "imodels_webview")?,
+            imodel_in_path(request, state, "imodels_webview")?,
             None,
         )),
         ("PATCH", ["imodels", _]) => {
-            let mut imodel = known(request, state, "imodels_manage")?.clone();
+            let mut imodel = imodel_in_path(request, state, "imodels_manage")?.clone();
             let body = request.json(INVALID)?;
             if let Some(name) = name_of(&body)? {
                 imodel.display_name = name;
@@ -44,18 +44,18 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
             if let Some(containers) = containers_of(&body)? {
                 imodel.containers_enabled = containers;
             }
-            let answer = one(request, 200, &imodel, None);
+            let answer = response(request, 200, &imodel, None);
             state.imodels.insert(imodel.id.clone(), imodel);
             Ok(answer)
         }
         ("DELETE", ["imodels", _]) => {
-            let id = known(request, state, "imodels_manage")?.id.clone();
+            let id = imodel_in_path(request, state, "imodels_manage")?.id.clone();
             state.remove_imodel(&id);
             Ok(reply::empty(204))
         }
         ("POST", ["imodels", _, "complete"]) => complete(request, state),
         ("GET", ["imodels", _, "operations", "create"]) => {
-            let imodel = known(request, state, "imodels_webview")?;
+            let imodel = imodel_in_path(request, state, "imodels_webview")?;
             let word = if imodel.initialized {
                 "successful"
             } else {
@@ -69,52 +69,58 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
     }
 }
 
-/// Which containers are enabled: bits for schema synchronization, codes and views.
+/// The enabled containers: bits for schema synchronization, codes and views.
 fn containers_of(body: &Value) -> Result<Option<u64>, Refusal> {
     match &body["containersEnabled"] {
         Value::Null => Ok(None),
         value => match value.as_u64().filter(|bits| *bits < 8) {
             Some(bits) => Ok(Some(bits)),
-            None => Err(invalid(INVALID, "containersEnabled", "It must be 0 to 7.")),
+            None => Err(invalid(
+                INVALID,
+                "containersEnabled",
+                "The value must be 0 to 7.",
+            )),
         },
     }
 }
 
-/// How an iModel begins.
-enum Beginning {
+/// What a new iModel is created from.
+enum Origin {
     Empty,
-    /// From content that is uploaded and completed first.
+    /// Content that is uploaded and completed first.
     Baseline,
 }
 
-/// The mode that a body names. The words for empty iModels are not all known: whatever begins with `empty` is one.
-fn beginning(body: &Value, state: &State) -> Result<Beginning, Refusal> {
+/// The creation mode in a body. Not all names for empty iModels are documented: whatever starts with `empty` counts as
+/// one.
+fn origin_of(body: &Value, state: &State) -> Result<Origin, Refusal> {
     let mode = text(body, "creationMode", INVALID)?;
     let has_baseline = body["baselineFile"].is_object();
     match mode.map(str::to_ascii_lowercase).as_deref() {
-        Some("frombaseline") if has_baseline => Ok(Beginning::Baseline),
-        None if has_baseline => Ok(Beginning::Baseline),
-        Some("frombaseline") => Err(invalid(INVALID, "baselineFile", "It is missing.")),
+        Some("frombaseline") if has_baseline => Ok(Origin::Baseline),
+        None if has_baseline => Ok(Origin::Baseline),
+        Some("frombaseline") => Err(invalid(INVALID, "baselineFile", "The value is missing.")),
         Some("fromimodelversion") => {
             let template = body["template"]["iModelId"].as_str().unwrap_or_default();
             if state.imodels.contains_key(&template.to_ascii_lowercase()) {
-                Ok(Beginning::Empty)
+                Ok(Origin::Empty)
             } else {
                 Err(imodel_not_found())
             }
         }
-        None => Ok(Beginning::Empty),
-        Some(mode) if mode.starts_with("empty") => Ok(Beginning::Empty),
-        Some(_) => Err(invalid(INVALID, "creationMode", "It is unknown.")),
+        None => Ok(Origin::Empty),
+        Some(mode) if mode.starts_with("empty") => Ok(Origin::Empty),
+        Some(_) => Err(invalid(INVALID, "creationMode", "The value is unknown.")),
     }
 }
 
 fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let body = request.json(INVALID)?;
-    let display_name = name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "It is missing."))?;
+    let display_name =
+        name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "The value is missing."))?;
     let itwin_id = text(&body, "iTwinId", INVALID)?.unwrap_or_default();
     if Uuid::parse_str(itwin_id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iTwinId", "The value is not a UUID."));
     }
     let itwin_id = itwin_id.to_ascii_lowercase();
     may_use_itwin(request, state, &itwin_id, "imodels_manage")?;
@@ -131,7 +137,7 @@ fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal>
     }
     let description = description_of(&body)?;
     let containers = containers_of(&body)?;
-    let from_baseline = matches!(beginning(&body, state)?, Beginning::Baseline);
+    let from_baseline = matches!(origin_of(&body, state)?, Origin::Baseline);
     let mut imodel = Imodel::new(
         &Uuid::new_v4().to_string(),
         &itwin_id,
@@ -150,14 +156,14 @@ fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal>
         imodel.baseline = Some(blob);
         href
     });
-    let answer = one(request, 201, &imodel, upload);
+    let answer = response(request, 201, &imodel, upload);
     state.imodels.insert(imodel.id.clone(), imodel);
     Ok(answer)
 }
 
 /// Confirms that the baseline was uploaded.
 fn complete(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let imodel = known(request, state, "imodels_manage")?;
+    let imodel = imodel_in_path(request, state, "imodels_manage")?;
     let blob = imodel
         .baseline
         .as_ref()
@@ -197,7 +203,7 @@ fn may_use_itwin(
 fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
     let itwin_id = request.query("iTwinId").unwrap_or_default();
     if Uuid::parse_str(itwin_id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iTwinId", "The value is not a UUID."));
     }
     let itwin_id = itwin_id.to_ascii_lowercase();
     may_use_itwin(request, state, &itwin_id, "imodels_webview")?;
@@ -205,7 +211,7 @@ fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
         None => None,
         Some("initialized") => Some(true),
         Some("notInitialized") => Some(false),
-        Some(_) => return Err(invalid(INVALID, "state", "It is unknown.")),
+        Some(_) => return Err(invalid(INVALID, "state", "The value is unknown.")),
     };
     let mut found: Vec<&Imodel> = state
         .imodels
@@ -228,7 +234,7 @@ fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
     let order = request.query("$orderBy").unwrap_or("createdDateTime");
     let (by, direction) = order.split_once(' ').unwrap_or((order, "asc"));
     if !["name", "displayName", "createdDateTime"].contains(&by) {
-        return Err(invalid(INVALID, "$orderBy", "It is unknown."));
+        return Err(invalid(INVALID, "$orderBy", "The value is unknown."));
     }
     if by == "createdDateTime" {
         found.sort_by_key(|imodel| (imodel.created_at, &imodel.id));
@@ -243,7 +249,7 @@ fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
         .into_iter()
         .map(|imodel| {
             if request.wants_representation() {
-                shown(request, imodel, None)
+                imodel_json(request, imodel, None)
             } else {
                 json!({ "id": imodel.id, "displayName": imodel.display_name, "dataCenterLocation": "East US" })
             }
@@ -255,11 +261,19 @@ fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
     ))
 }
 
-fn one(request: &ApiRequest<'_>, status: u16, imodel: &Imodel, upload: Option<String>) -> Reply {
-    reply::json(status, &json!({ "iModel": shown(request, imodel, upload) }))
+fn response(
+    request: &ApiRequest<'_>,
+    status: u16,
+    imodel: &Imodel,
+    upload: Option<String>,
+) -> Reply {
+    reply::json(
+        status,
+        &json!({ "iModel": imodel_json(request, imodel, upload) }),
+    )
 }
 
-fn shown(request: &ApiRequest<'_>, imodel: &Imodel, upload: Option<String>) -> Value {
+fn imodel_json(request: &ApiRequest<'_>, imodel: &Imodel, upload: Option<String>) -> Value {
     let api = &request.shared.api_url;
     let (id, creator) = (&imodel.id, member_id(&imodel.creator));
     let pushed = imodel

@@ -1,4 +1,4 @@
-//! iTwins: as much as a client needs to set itself up.
+//! iTwins: what a client needs for its setup.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -9,10 +9,10 @@ use super::paging::Pages;
 use super::reply::{self, Refusal, Reply, invalid, itwin_not_found, refuse, unknown};
 use super::request::{ApiRequest, text};
 
-/// Items on a page that nobody asked a size for.
+/// Default page size.
 const PAGE: usize = 100;
 
-/// The most iTwins that count as recently used.
+/// Maximum number of recently used iTwins.
 ///
 /// Source: developer.bentley.com/apis/itwins/operations/get-my-recently-used-itwins/
 const RECENTS_MAX: usize = 25;
@@ -26,7 +26,7 @@ const CLASSES: [(&str, &[&str]); 3] = [
     ("Endeavor", &["Project", "Program", "WorkPackage"]),
 ];
 
-/// Properties that a list can be narrowed down by.
+/// Properties that can filter a list.
 const FILTERS: [&str; 6] = [
     "displayName",
     "number",
@@ -53,7 +53,7 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
         }
         ("POST", ["itwins", kind @ ("favorites" | "recents"), _])
         | ("DELETE", ["itwins", kind @ "favorites", _]) => {
-            let id = known(request, state, 2)?.id.clone();
+            let id = itwin_in_path(request, state, 2)?.id.clone();
             let lists = if *kind == "favorites" {
                 &mut state.favorites
             } else {
@@ -70,25 +70,25 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
             Ok(reply::empty(204))
         }
         ("GET", ["itwins", _, "account"]) => {
-            known(request, state, 1)?;
+            itwin_in_path(request, state, 1)?;
             Ok(account())
         }
-        ("GET", ["itwins", _]) => Ok(one(200, known(request, state, 1)?)),
+        ("GET", ["itwins", _]) => Ok(response(200, itwin_in_path(request, state, 1)?)),
         ("PATCH", ["itwins", _]) => {
-            let changes = checked(request, false)?;
-            let mut itwin = known(request, state, 1)?.clone();
+            let changes = checked_properties(request, false)?;
+            let mut itwin = itwin_in_path(request, state, 1)?.clone();
             for (name, value) in changes {
                 match (name.as_str(), value.as_str()) {
                     ("displayName", Some(name)) => name.clone_into(&mut itwin.display_name),
                     _ => drop(itwin.properties.insert(name, value)),
                 }
             }
-            let answer = one(200, &itwin);
+            let answer = response(200, &itwin);
             state.itwins.insert(itwin.id.clone(), itwin);
             Ok(answer)
         }
         ("DELETE", ["itwins", _]) => {
-            let id = known(request, state, 1)?.id.clone();
+            let id = itwin_in_path(request, state, 1)?.id.clone();
             state.remove_itwin(&id);
             Ok(reply::empty(204))
         }
@@ -107,11 +107,15 @@ fn account() -> Reply {
     reply::json(200, &json!({ "iTwin": account }))
 }
 
-/// The iTwin that a segment of the path names; one that the caller is no member of is not there for him.
-fn known<'s>(request: &ApiRequest<'_>, state: &'s State, at: usize) -> Result<&'s Itwin, Refusal> {
+/// The iTwin in a segment of the path; 404 for a caller who is not a member.
+fn itwin_in_path<'s>(
+    request: &ApiRequest<'_>,
+    state: &'s State,
+    at: usize,
+) -> Result<&'s Itwin, Refusal> {
     let id = request.segment(at);
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iTwinId", "The value is not a UUID."));
     }
     state
         .itwins
@@ -120,8 +124,8 @@ fn known<'s>(request: &ApiRequest<'_>, state: &'s State, at: usize) -> Result<&'
         .ok_or_else(itwin_not_found)
 }
 
-/// The properties of a body; `whole` demands those that every iTwin has.
-fn checked(
+/// The checked properties of a body; `whole` requires those that every iTwin has.
+fn checked_properties(
     request: &ApiRequest<'_>,
     whole: bool,
 ) -> Result<serde_json::Map<String, Value>, Refusal> {
@@ -129,7 +133,7 @@ fn checked(
     for name in ["displayName", "class", "subClass"] {
         if text(&body, name, INVALID)?.is_none_or(str::is_empty) && (whole || !body[name].is_null())
         {
-            return Err(invalid(INVALID, name, "It is missing."));
+            return Err(invalid(INVALID, name, "The value is missing."));
         }
     }
     for name in ["number", "type", "status", "parentId", "dataCenterLocation"] {
@@ -140,7 +144,7 @@ fn checked(
         return Err(invalid(
             INVALID,
             "displayName",
-            "It has more than 255 characters.",
+            "The name must have at most 255 characters.",
         ));
     }
     let (class, sub_class) = (body["class"].as_str(), body["subClass"].as_str());
@@ -152,18 +156,18 @@ fn checked(
             return Err(invalid(
                 INVALID,
                 "subClass",
-                "It does not go with the class.",
+                "The subclass does not belong to the class.",
             ));
         }
     }
     match body {
         Value::Object(properties) => Ok(properties),
-        _ => Err(invalid(INVALID, "body", "It is not an object.")),
+        _ => Err(invalid(INVALID, "body", "The body is not an object.")),
     }
 }
 
 fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
-    let mut properties = checked(request, true)?;
+    let mut properties = checked_properties(request, true)?;
     let display_name = properties.remove("displayName");
     let display_name = display_name
         .as_ref()
@@ -200,29 +204,29 @@ fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal>
         roles: Vec::new(),
     };
     access::add_owner(request.shared, &mut itwin, &request.client_id);
-    let answer = one(201, &itwin);
+    let answer = response(201, &itwin);
     state.add_itwin(itwin);
     Ok(answer)
 }
 
-/// A list of these iTwins: favorites and recents keep their order unless another one is asked for.
+/// A page of these iTwins; favorites and recents keep their order unless the request has another.
 fn list(request: &ApiRequest<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal> {
     let classes = request.query("subClass").map(|wanted| wanted.split(','));
     let classes: Vec<&str> = classes.into_iter().flatten().map(str::trim).collect();
     let is_known = |class: &&str| CLASSES.iter().any(|(_, subs)| subs.contains(class));
     if !classes.iter().all(is_known) {
-        return Err(invalid(INVALID, "subClass", "It is unknown."));
+        return Err(invalid(INVALID, "subClass", "The value is unknown."));
     }
     let (status, inactive) = (request.query("status"), request.query("includeInactive"));
     if status.is_some() && inactive.is_some() {
-        let what = "It cannot be used together with status.";
+        let what = "The parameter cannot be combined with status.";
         return Err(invalid(INVALID, "includeInactive", what));
     }
     let inactive = inactive == Some("true") || status.is_some();
     let mut found: Vec<Value> = itwins
         .into_iter()
         .filter(|itwin| access::is_member(request, itwin))
-        .map(shown)
+        .map(itwin_json)
         .filter(|itwin| inactive || itwin["status"] == "Active")
         .filter(|itwin| {
             classes.is_empty()
@@ -267,11 +271,11 @@ fn list(request: &ApiRequest<'_>, itwins: Vec<&Itwin>) -> Result<Reply, Refusal>
     ))
 }
 
-fn one(status: u16, itwin: &Itwin) -> Reply {
-    reply::json(status, &json!({ "iTwin": shown(itwin) }))
+fn response(status: u16, itwin: &Itwin) -> Reply {
+    reply::json(status, &json!({ "iTwin": itwin_json(itwin) }))
 }
 
-fn shown(itwin: &Itwin) -> Value {
+fn itwin_json(itwin: &Itwin) -> Value {
     let mut shown = Value::Object(itwin.properties.clone());
     shown["id"] = json!(itwin.id);
     shown["displayName"] = json!(itwin.display_name);

@@ -1,4 +1,4 @@
-//! Locks that outlive a panic: state behind them is never half changed.
+//! Locking that ignores poisoning: no panic leaves the state behind a lock half changed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::faults::Report;
 
-/// All that the platform holds. Maps are by id.
+/// Everything on the platform. Maps are by id.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -31,17 +31,17 @@ pub struct State {
     pub connections: BTreeMap<String, Connection>,
     /// Runs.
     pub runs: BTreeMap<String, Run>,
-    /// Tokens handed out.
+    /// Number of tokens issued.
     pub tokens_issued: u64,
-    /// Users who let connections of theirs act for them.
+    /// Users who consented to connections acting on their behalf.
     pub authorized_users: Vec<String>,
-    /// Settings of the connectors, by scope such as `imodels/ID`.
+    /// Connector settings by scope, such as `imodels/ID`.
     #[serde(default)]
     pub configurations: BTreeMap<String, serde_json::Map<String, Value>>,
     /// The favorite iTwins of each client.
     #[serde(default)]
     pub favorites: BTreeMap<String, Vec<String>>,
-    /// The iTwins that each client used recently, the latest first.
+    /// The recently used iTwins of each client, the latest first.
     #[serde(default)]
     pub recents: BTreeMap<String, Vec<String>>,
     /// Signs upload addresses and tokens.
@@ -50,10 +50,10 @@ pub struct State {
     /// Signs tokens: PKCS #8 in base64.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) signing_key: String,
-    /// Where content goes to, by the name in the upload address.
+    /// Blobs by the name in the upload address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) blobs: BTreeMap<String, Blob>,
-    /// Content that counts no longer, until it is removed from disk.
+    /// Replaced content that is still on disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) retired: Vec<Content>,
 }
@@ -67,14 +67,14 @@ pub struct Itwin {
     pub id: String,
     /// Its name.
     pub display_name: String,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
     /// All other properties, as they were sent.
     pub properties: serde_json::Map<String, Value>,
-    /// Who works on it, and with which roles.
+    /// Its members.
     #[serde(default)]
     pub members: Vec<Member>,
-    /// The roles there are.
+    /// Its roles.
     #[serde(default)]
     pub roles: Vec<Role>,
 }
@@ -86,9 +86,9 @@ pub struct Itwin {
 pub struct Member {
     /// The user's e-mail address.
     pub email: String,
-    /// The roles that the user has.
+    /// The user's roles.
     pub role_ids: Vec<String>,
-    /// Whether the user may do everything.
+    /// Whether the user has all permissions.
     pub owner: bool,
 }
 
@@ -120,37 +120,37 @@ pub struct Imodel {
     pub display_name: String,
     /// Free text.
     pub description: Option<String>,
-    /// Where on earth it is, as it was sent.
+    /// Its geographic extent, as it was sent.
     pub extent: Option<Value>,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// The client that created it; empty when it was set up beforehand.
+    /// The client that created it; empty for a configured iModel.
     #[serde(default)]
     pub creator: String,
-    /// Whether it can be used; one from a baseline cannot before that is completed.
+    /// Whether it can be used; one from a baseline only after that is completed.
     #[serde(default = "always")]
     pub initialized: bool,
     /// Bits for schema synchronization, codes and views.
     #[serde(default)]
     pub containers_enabled: u64,
-    /// What was pushed, by index from 1.
+    /// Pushed changesets, by index from 1.
     #[serde(default)]
     pub changesets: Vec<Changeset>,
-    /// Named versions in the order of their creation.
+    /// Named versions in order of creation.
     #[serde(default)]
     pub named_versions: Vec<NamedVersion>,
-    /// What runs brought in, by storage file.
+    /// Content from runs, by storage file.
     #[serde(default)]
     pub contents: Vec<ImodelContent>,
-    /// The storage file whose coordinate system is that of the iModel for good: the first one that was synchronized.
+    /// The storage file that set the coordinate system: the first one that was synchronized.
     #[serde(default)]
     pub gcs_from: Option<String>,
-    /// Where the baseline goes.
+    /// The blob of the baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) baseline: Option<String>,
 }
 
-/// What one run changed in an iModel.
+/// The changes of one run in an iModel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -161,17 +161,17 @@ pub struct Changeset {
     pub index: u64,
     /// Free text.
     pub description: String,
-    /// When the run ended.
+    /// End of the run.
     pub pushed_at: Timestamp,
     /// The run.
     pub run_id: String,
-    /// Whose connection ran.
+    /// The owner of the connection.
     pub creator: String,
-    /// Names of the storage files that brought something new.
+    /// Names of the storage files with new content.
     pub changed_files: Vec<String>,
 }
 
-/// A name for a changeset, or for the baseline.
+/// A named changeset, or the named baseline.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -186,7 +186,7 @@ pub struct NamedVersion {
     pub changeset_id: Option<String>,
     /// 0: the baseline.
     pub changeset_index: u64,
-    /// When it was created.
+    /// Creation time.
     pub created_at: Timestamp,
     /// `visible` or `hidden`.
     pub state: String,
@@ -194,18 +194,18 @@ pub struct NamedVersion {
     pub creator: String,
 }
 
-/// What an iModel holds of a storage file.
+/// The content of a storage file in an iModel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ImodelContent {
     /// The storage file.
     pub storage_file_id: String,
-    /// Which of its contents.
+    /// Version of its content.
     pub version: u32,
     /// SHA-256 of that content.
     pub sha256: String,
-    /// Whether a connection of the iModel has a source file for it now.
+    /// Whether a connection of the iModel has a source file for it.
     pub mapped: bool,
 }
 
@@ -224,19 +224,19 @@ pub struct Folder {
     pub display_name: String,
     /// Free text.
     pub description: Option<String>,
-    /// Names from the root folder's children down, with slashes.
+    /// Names below the root folder, separated by slashes.
     pub path: String,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
     /// The client that created it; empty for a root folder.
     #[serde(default)]
     pub created_by: String,
-    /// When it was changed.
+    /// Last change.
     pub modified_at: Timestamp,
-    /// The client that changed it last.
+    /// The client of the last change.
     #[serde(default)]
     pub modified_by: String,
-    /// In the recycle bin.
+    /// Whether it is in the recycle bin.
     pub deleted: bool,
 }
 
@@ -249,52 +249,52 @@ pub struct File {
     pub id: String,
     /// Its iTwin.
     pub itwin_id: String,
-    /// The folder it lies in.
+    /// Its folder.
     pub parent_folder_id: String,
     /// Its name.
     pub display_name: String,
-    /// Names from the root folder's children down, with slashes.
+    /// Names below the root folder, separated by slashes.
     pub path: String,
     /// Free text.
     pub description: Option<String>,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
     /// The client that created it.
     #[serde(default)]
     pub created_by: String,
-    /// When its content, name or description was last changed; the first content does not count as a change.
+    /// Last change of content, name or description; the first content is not a change.
     pub modified_at: Timestamp,
-    /// The client that changed it last.
+    /// The client of the last change.
     #[serde(default)]
     pub modified_by: String,
-    /// The content that counts.
+    /// The completed content.
     pub completed: Option<Completed>,
-    /// How often an upload was completed.
+    /// Number of completed uploads.
     pub completions: u32,
-    /// How often content arrived whole.
+    /// Number of times that content was uploaded in full.
     pub blob_writes: u32,
-    /// In the recycle bin.
+    /// Whether it is in the recycle bin.
     pub deleted: bool,
-    /// Somebody keeps it from being changed.
+    /// Whether a user has locked it.
     pub locked: bool,
-    /// Where the next content goes.
+    /// The upload that is not completed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pending: Option<Pending>,
-    /// Where the content that counts is.
+    /// The blob of the completed content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) blob: Option<String>,
 }
 
-/// An upload that was not completed yet.
+/// An upload that is not completed yet.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Pending {
-    /// Where its content goes.
+    /// Its blob.
     pub(super) blob: String,
-    /// Until when the address is good.
+    /// Expiry of the upload address.
     pub(super) expires_at: Timestamp,
 }
 
-/// Content that counts.
+/// Completed content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -303,40 +303,40 @@ pub struct Completed {
     pub size: u64,
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
-    /// Counted from 1, with every completed upload.
+    /// Counted from 1 with each completed upload.
     pub version: u32,
-    /// When it was completed.
+    /// Time of completion.
     pub completed_at: Timestamp,
-    /// What it consists of.
+    /// Id of the content on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<String>,
 }
 
-/// Where content goes to.
+/// The target of an upload address.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Blob {
     /// The storage file it belongs to.
     pub(super) file_id: String,
-    /// The content, once it has arrived whole.
+    /// The content, once it was uploaded in full.
     pub(super) content: Option<Content>,
-    /// Whether it arrived since the address was given.
+    /// Whether it was uploaded since the address was issued.
     pub(super) is_new: bool,
-    /// Blocks that are in no content yet, by id.
+    /// Uncommitted blocks by id.
     pub(super) uncommitted: BTreeMap<String, Part>,
 }
 
-/// Content that has arrived whole.
+/// Content that was uploaded in full.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Content {
-    /// Names it, for its digest.
+    /// Identifies it, for its digest.
     pub(super) id: String,
     /// Bytes.
     pub(super) size: u64,
-    /// Its pieces in their order, with their block ids if it came in blocks.
+    /// Its parts in order, with block ids if it was uploaded in blocks.
     pub(super) parts: Vec<(Option<String>, Part)>,
 }
 
-/// A piece of content: one file on disk.
+/// A part of content: one file on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) name: String,
@@ -356,15 +356,15 @@ pub struct Connection {
     pub display_name: Option<String>,
     /// `User` or `Service`.
     pub authentication_type: String,
-    /// Whose it is, for `User`.
+    /// The client that created it.
     pub owner: String,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// The files that it holds.
+    /// Its source files.
     pub source_files: Vec<SourceFile>,
 }
 
-/// A storage file's place in a connection.
+/// A storage file in a connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -384,32 +384,32 @@ pub struct SourceFile {
 pub struct Run {
     /// Opaque.
     pub id: String,
-    /// Its connection; not listed when it is somebody else's.
+    /// Its connection; unlisted for a run of another application.
     pub connection_id: String,
     /// Its iModel.
     pub imodel_id: String,
-    /// When it was asked for.
+    /// Time of the request.
     pub requested_at: Timestamp,
-    /// How long it takes, in milliseconds.
+    /// Duration in milliseconds.
     pub duration_ms: u64,
-    /// Its state as of now.
+    /// Current state.
     pub state: String,
-    /// Its result as of now.
+    /// Current result.
     pub result: String,
-    /// The contents that were complete when it was asked for, with what becomes of them.
+    /// The file versions that were complete at the request, with their results.
     pub covered: Vec<Covered>,
-    /// How it ends.
+    /// Final result.
     pub(super) verdict: String,
-    /// What is wrong with it as a whole.
+    /// Error of the run as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<Value>,
-    /// Storage files whose elements it removes, as they have no source file any more.
+    /// Storage files without a source file, whose elements the run deletes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) removed: Vec<String>,
-    /// Whose connection runs.
+    /// The owner of the connection.
     #[serde(default)]
     pub(super) creator: String,
-    /// Whether the iModel has what it brought.
+    /// Whether the iModel has its changes.
     #[serde(default)]
     pub(super) applied: bool,
 }
@@ -424,24 +424,24 @@ pub struct Covered {
     /// Its source file in the connection.
     #[serde(default)]
     pub source_file_id: String,
-    /// Which of its contents; 0 for none.
+    /// Version of its content; 0 for none.
     pub version: u32,
     /// SHA-256 of that content; empty for none.
     pub sha256: String,
-    /// What that content consists of.
+    /// Id of that content on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<String>,
     /// The connector that reads it.
     pub connector_type: String,
-    /// Whether the run has a task for it; without one the run says nothing about the file.
+    /// Whether the run has a task for it; without one the run reports nothing about the file.
     #[serde(default = "always")]
     pub has_task: bool,
-    /// How its task ends.
+    /// Final result of its task.
     pub result: String,
-    /// What the connector complains about.
+    /// Error of its task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<Value>,
-    /// What the task reports.
+    /// Report of its task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) report: Option<Report>,
 }
@@ -450,7 +450,7 @@ fn always() -> bool {
     true
 }
 
-/// An id as storage makes them: 43 characters, the iTwin and the item.
+/// An id in the form of storage: 43 characters, the iTwin and the item.
 pub(super) fn storage_id(itwin_id: &str, item: Uuid) -> String {
     let itwin = Uuid::parse_str(itwin_id).unwrap_or_default();
     let mut bytes = [0; 32];
@@ -464,7 +464,7 @@ pub(super) fn root_id(itwin_id: &str) -> String {
     storage_id(itwin_id, Uuid::parse_str(itwin_id).unwrap_or_default())
 }
 
-/// The member id of whoever uses a client.
+/// The member id of a client.
 pub(super) fn member_id(client_id: &str) -> String {
     let digest: [u8; 32] = Sha256::digest(client_id).into();
     let mut id = [0; 16];
@@ -476,7 +476,7 @@ pub(super) fn member_id(client_id: &str) -> String {
 pub(super) const ACCOUNT: &str = "99999999-8888-4777-8666-555555555555";
 
 impl Itwin {
-    /// An iTwin as it is set up beforehand.
+    /// A configured iTwin.
     pub(super) fn new(id: &str, name: &str, now: jiff::Timestamp) -> Self {
         let properties = json!({
             "class": "Endeavor", "subClass": "Project", "number": id, "status": "Active", "parentId": ACCOUNT,
@@ -494,7 +494,7 @@ impl Itwin {
 }
 
 impl Imodel {
-    /// An iModel as it is set up beforehand.
+    /// A configured iModel.
     pub(super) fn new(id: &str, itwin_id: &str, name: &str, now: jiff::Timestamp) -> Self {
         Self {
             id: id.to_ascii_lowercase(),
@@ -516,7 +516,7 @@ impl Imodel {
 }
 
 impl Folder {
-    /// The path of something in this folder.
+    /// The path of an item in this folder.
     pub(super) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() {
             name.to_owned()

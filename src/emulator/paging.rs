@@ -9,12 +9,12 @@ use super::reply::{Refusal, invalid};
 use super::request::ApiRequest;
 use super::switches::OversizedPage;
 
-/// The most items that a page can be asked for.
+/// Maximum page size that can be requested.
 ///
 /// Source: the published definitions of Storage and iModels.
 const PAGE_MAX: usize = 1000;
 
-/// Query parameters as the documentation writes them; clients may write them in any case.
+/// Query parameters in the documented case; requests can have any case.
 const PARAMETERS: [&str; 25] = [
     "$filter",
     "$orderBy",
@@ -46,29 +46,29 @@ const PARAMETERS: [&str; 25] = [
 /// How a list is paged.
 #[derive(Debug)]
 pub(super) struct Pages {
-    /// Items on a page that nobody asked a size for.
+    /// Default page size.
     pub(super) default: usize,
-    /// No page has more items, whatever is asked for.
+    /// Upper bound, whatever is requested.
     pub(super) cap: Option<usize>,
-    /// Which pages name a next one.
+    /// Which pages have a `next` link.
     pub(super) next: Next,
-    /// Whether `$continuationToken` is understood.
+    /// Whether `$continuationToken` is supported.
     pub(super) has_tokens: bool,
-    /// The code of a refusal.
+    /// Error code of an invalid request.
     pub(super) code: &'static str,
 }
 
-/// Which pages of a list name a next one.
+/// Which pages of a list have a `next` link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// All, even the last.
+    /// All, even the last one.
     Always,
-    /// Those that have one.
+    /// All but the last one.
     WhileMore,
 }
 
 impl Pages {
-    /// Pages of a list that names a next page even behind the last one.
+    /// Pages with a `next` link even on the last one.
     pub(super) fn always(default: usize, code: &'static str) -> Self {
         Self {
             default,
@@ -79,7 +79,7 @@ impl Pages {
         }
     }
 
-    /// Pages of a list whose last page names no next one.
+    /// Pages with a `next` link except on the last one.
     pub(super) fn while_more(default: usize, code: &'static str) -> Self {
         Self {
             next: Next::WhileMore,
@@ -89,7 +89,7 @@ impl Pages {
 }
 
 impl ApiRequest<'_> {
-    /// A page of a list, with links that keep whatever was asked for.
+    /// A page of a list, with links that keep all parameters of the request.
     pub(super) fn page<T>(&self, items: Vec<T>, pages: &Pages) -> Result<(Vec<T>, Value), Refusal> {
         let code = pages.code;
         let number = |name: &'static str, default: usize| match self.query(name) {
@@ -144,12 +144,12 @@ fn documented(name: &str) -> &str {
         .unwrap_or(&name)
 }
 
-/// An opaque token for a place in a list.
+/// An opaque token for a position in a list.
 fn token(skip: usize) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("skip {skip}"))
 }
 
-/// The place in a list that a token stands for; the empty one stands for its beginning.
+/// The position of a token; the empty token is the start of the list.
 fn continuation(token: &str, code: &'static str) -> Result<usize, Refusal> {
     if token.is_empty() {
         return Ok(0);

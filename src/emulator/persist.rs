@@ -1,4 +1,5 @@
-//! Writes the state after each change, and deletes content that is no longer in use. A crash loses the changes of at most [`WRITE_AFTER`].
+//! Writes the state after each change, and deletes content that is no longer in use. A crash loses the changes of at
+//! most [`WRITE_AFTER`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
 
-/// Changes that come close together are written at once.
+/// Changes within this time are written together.
 const WRITE_AFTER: Duration = Duration::from_millis(100);
 
-/// After every change: writes the state, when it is to be kept, and removes content that counts no longer.
+/// Writes the state and deletes unused content after each change, until `stop`.
 pub(super) async fn persist_loop(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let stopping = tokio::select! {
@@ -27,8 +28,8 @@ pub(super) async fn persist_loop(shared: Arc<Shared>, stop: CancellationToken) {
         });
         match kept.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the emulator's state could not be written"),
-            Err(panic) => tracing::error!(%panic, "the emulator's state could not be written"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot write the state of the emulator"),
+            Err(panic) => tracing::error!(%panic, "cannot write the state of the emulator"),
         }
         if stopping {
             return;
@@ -36,7 +37,7 @@ pub(super) async fn persist_loop(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// Removes what counts no longer, once its digest is known to whatever mentions it.
+/// Deletes replaced content, after its digest was stored for everything that refers to it.
 fn clear_away(shared: &Shared) {
     let retired = shared.state().retired.clone();
     for content in retired {
@@ -52,7 +53,7 @@ fn clear_away(shared: &Shared) {
         let unused: Vec<&String> = parts.filter(|part| !state.is_used(part)).collect();
         drop(state);
         for part in unused {
-            // It may be gone with its folder.
+            // The file may be gone with its folder.
             drop(std::fs::remove_file(shared.store.part(part)));
         }
     }

@@ -1,6 +1,6 @@
-//! Writes down all exchanges, without secrets, so that somebody else can look at them: a HAR file, whole after each exchange.
+//! Records all exchanges, without secrets, to a HAR file that is complete after each exchange.
 //!
-//! Content of files is not written down, only how much of it there was.
+//! File content is not recorded, only its size.
 //!
 //! Source: the HTTP Archive format 1.2, w3c.github.io/web-performance/specs/HAR/Overview.html
 
@@ -16,7 +16,7 @@ use url::form_urlencoded;
 
 use super::lock::lock;
 
-/// Stands where a secret was.
+/// Replaces a secret.
 const REDACTED: &str = "REDACTED";
 
 /// Headers, form fields, JSON properties and query parameters whose value is a secret.
@@ -39,21 +39,21 @@ const SECRETS: [&str; 16] = [
     "token",
 ];
 
-/// Bodies are written down up to this length.
+/// Maximum length of a recorded body, in bytes.
 const BODY_MAX: usize = 256 * 1024;
 
 const TAIL: &str = "\n]}}\n";
 
-/// Where the end begins, from the end of the file.
+/// Position of the tail, from the end of the file.
 const TAIL_AT: i64 = -5;
 
-/// Where exchanges are written to.
+/// Writes exchanges to a file.
 #[derive(Debug)]
 pub(super) struct Recorder {
     file: Mutex<(File, bool)>,
 }
 
-/// One request with its answer.
+/// A request with its response.
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
     pub(super) began: Timestamp,
@@ -61,16 +61,16 @@ pub(super) struct Exchange<'a> {
     pub(super) url: String,
     pub(super) request_headers: &'a HeaderMap,
     pub(super) request_body: &'a [u8],
-    /// Bytes that the request announced.
+    /// Content-Length of the request.
     pub(super) request_size: u64,
-    /// 0 when the connection was closed instead.
+    /// 0 if the connection was closed instead.
     pub(super) status: u16,
     pub(super) response_headers: HeaderMap,
     pub(super) response_body: &'a [u8],
 }
 
 impl Recorder {
-    /// Begins a file, in the place of one that is there.
+    /// Creates the file, or overwrites an existing one.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let mut file = File::create(path)?;
         let creator =
@@ -85,7 +85,7 @@ impl Recorder {
         })
     }
 
-    /// Writes an exchange down. One that cannot be written is lost, and the log says so.
+    /// Writes an exchange; logs an error if that fails.
     pub(super) fn write(&self, exchange: &Exchange<'_>) {
         let entry = entry(exchange);
         let mut file = lock(&self.file);
@@ -99,7 +99,7 @@ impl Recorder {
             .seek(SeekFrom::End(TAIL_AT))
             .and_then(|_| write!(file, "{comma}{entry}{TAIL}"));
         if let Err(error) = written {
-            tracing::error!(%error, "an exchange could not be recorded");
+            tracing::error!(%error, "cannot record an exchange");
         }
     }
 }
@@ -178,13 +178,13 @@ fn body(bytes: &[u8]) -> String {
     }
 }
 
-/// Takes the secrets out of JSON: by the names of properties, and out of addresses.
+/// Removes secrets from JSON: by property names, and from addresses.
 pub(super) fn redact(json: &mut Value) {
     match json {
         Value::Object(properties) => {
             for (name, value) in properties {
                 let is_secret = SECRETS.contains(&name.to_ascii_lowercase().as_str());
-                // The code of an error is none.
+                // An error code is not a secret.
                 if is_secret && name != "code" && value.is_string() {
                     *value = REDACTED.into();
                 } else {
@@ -198,7 +198,7 @@ pub(super) fn redact(json: &mut Value) {
     }
 }
 
-/// Text without the values of secret parameters, such as `sig=`, wherever they stand in it.
+/// Text without the values of secret parameters such as `sig=`.
 pub(super) fn without_secrets(text: &str) -> String {
     if !text.contains('=') {
         return text.to_owned();

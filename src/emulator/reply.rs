@@ -11,13 +11,13 @@ pub(super) use super::body::Reply;
 /// The media type of JSON.
 pub(super) const JSON: &str = "application/json; charset=utf-8";
 
-/// A request that is refused, in the words of the platform's envelope.
+/// An error response in the platform's envelope.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) code: &'static str,
     message: String,
-    /// What is wrong with which property, if that is said.
+    /// Target property and message of the detail.
     detail: Option<(Option<&'static str>, &'static str)>,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn refuse(status: u16, code: &'static str, message: impl Into<String>
     }
 }
 
-/// A property that is missing or wrong.
+/// A missing or invalid property.
 pub(super) fn invalid(code: &'static str, target: &'static str, what: &'static str) -> Refusal {
     refuse(422, code, "Invalid request.").about(Some(target), what)
 }
@@ -64,7 +64,7 @@ pub(super) fn insufficient() -> Refusal {
     )
 }
 
-/// An address, a method or an Accept header that the platform does not know.
+/// An unknown path, method or Accept header.
 pub(super) fn unknown() -> Refusal {
     refuse(
         404,
@@ -81,7 +81,7 @@ pub(super) fn imodel_not_found() -> Refusal {
     refuse(404, "iModelNotFound", "Requested iModel is not available.")
 }
 
-/// An answer without a body.
+/// A response without a body.
 pub(super) fn empty(status: u16) -> Reply {
     with(status, &[], "")
 }
@@ -90,7 +90,7 @@ pub(super) fn with(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>
     streamed(status, headers, full(body))
 }
 
-/// An answer whose body comes from a stream.
+/// A response with a streamed body.
 pub(super) fn streamed(status: u16, headers: &[(&str, &str)], body: Body) -> Reply {
     let mut response = Response::builder().status(StatusCode::from_u16(status).unwrap_or_default());
     for (name, value) in headers {

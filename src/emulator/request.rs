@@ -1,6 +1,6 @@
-//! A request to the API, taken apart: what every operation reads it through.
+//! A parsed request to the API, as every operation reads it.
 //!
-//! In: method, path, query, headers and body, and what holds for this request (time, switches, caller). It never changes state.
+//! In: method, path, query, headers, body, and the time, switches and caller of this request. It never changes state.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::reply::{Refusal, invalid, refuse};
 use super::shared::Shared;
 use super::switches::Switches;
 
-/// A request, taken apart.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct ApiRequest<'a> {
     pub(super) shared: &'a Shared,
@@ -23,17 +23,17 @@ pub(super) struct ApiRequest<'a> {
     pub(super) path_lower: Vec<String>,
     /// Segments of the path, decoded.
     pub(super) segments: Vec<String>,
-    /// Names in lower case, in the order they were sent.
+    /// Names in lower case, in the order of the request.
     pub(super) query: Vec<(String, String)>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: Bytes,
     pub(super) now: Timestamp,
     pub(super) switches: Switches,
-    /// How long an upload address that is handed out is good.
+    /// Lifetime of the upload address in the response.
     pub(super) address_lifetime: Duration,
-    /// Content that arrived elsewhere for the file that is being completed: bytes, digest, tag.
-    pub(super) arrived: Option<AzuriteBlob>,
-    /// Who asks.
+    /// The blob in Azurite of the file that is being completed.
+    pub(super) azurite_blob: Option<AzuriteBlob>,
+    /// The caller.
     pub(super) client_id: String,
 }
 
@@ -43,7 +43,7 @@ impl ApiRequest<'_> {
         self.path_lower.iter().map(String::as_str).collect()
     }
 
-    /// A segment of the path as it was sent, decoded.
+    /// A segment of the path, decoded, in its original case.
     pub(super) fn segment(&self, at: usize) -> &str {
         self.segments
             .get(at)
@@ -79,14 +79,14 @@ impl ApiRequest<'_> {
         }
     }
 
-    /// Whether full items are wanted in lists.
+    /// Whether full items are requested in lists.
     pub(super) fn wants_representation(&self) -> bool {
         self.header("prefer")
             .is_some_and(|prefer| prefer.eq_ignore_ascii_case("return=representation"))
     }
 }
 
-/// A property of a body that is text, or is not there.
+/// An optional text property of a body.
 pub(super) fn text<'b>(
     body: &'b Value,
     name: &'static str,
@@ -95,6 +95,6 @@ pub(super) fn text<'b>(
     match &body[name] {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        _ => Err(invalid(code, name, "It is not text.")),
+        _ => Err(invalid(code, name, "The value must be a string.")),
     }
 }

@@ -1,5 +1,5 @@
-//! The life of a run: a function of the time since it was asked for. How it ends is settled when it begins, from the
-//! contents that are complete by then, because that is what it reads.
+//! The states of a run: a pure function of the time since its request. Its result is determined at the start, from the
+//! content that is complete by then, because that is what it reads.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use super::faults::{ActiveFaults, Report};
 use super::model::{Connection, Covered, File, Run, SourceFile, State};
 use super::switches::UnchangedTask;
 
-/// Results of tasks from the best to the worst.
-const WORDS: [&str; 6] = [
+/// Documented results of tasks, from best to worst.
+const RESULTS: [&str; 6] = [
     "Success",
     "Skipped",
     "PartialSuccess",
@@ -21,7 +21,7 @@ const WORDS: [&str; 6] = [
     "Error",
 ];
 
-/// Which connector reads which extensions. Retired connectors still have theirs.
+/// Extensions by connector, retired ones included.
 const FORMATS: [(&str, &[&str]); 18] = [
     (
         "MSTN",
@@ -49,8 +49,8 @@ const FORMATS: [(&str, &[&str]); 18] = [
     ("PSEXCEL", &["xls", "xlsx", "csv"]),
 ];
 
-/// A run at its beginning.
-pub(super) fn begin(
+/// A run at its start.
+pub(super) fn new_run(
     connection_id: String,
     imodel_id: String,
     duration: Duration,
@@ -80,13 +80,14 @@ pub(super) fn begin(
     }
 }
 
-/// A run of a connection, with how each of its files will fare. `look` tells what a file should be and is not.
-pub(super) fn of_connection(
+/// A run of a connection, with the result of each of its files. `file_check` returns the format that a file does not
+/// match.
+pub(super) fn for_connection(
     state: &State,
     connection: &Connection,
     duration: Duration,
     unchanged: UnchangedTask,
-    look: impl Fn(&File) -> Option<&'static str>,
+    file_check: impl Fn(&File) -> Option<&'static str>,
     faults: &mut ActiveFaults,
     now: Timestamp,
 ) -> Run {
@@ -103,11 +104,13 @@ pub(super) fn of_connection(
                 .map(|file| file.display_name.as_str())
                 .unwrap_or_default();
             let (result, error) = if completed.is_none_or(|content| content.size == 0) {
-                failed("the file is missing or empty")
+                failure("the file is missing or empty")
             } else if !reads(&source.connector_type, name) {
-                failed(&format!("{} does not read {name}", source.connector_type))
-            } else if let Some(format) = file.and_then(&look) {
-                failed(&format!("{name} does not begin like {format}"))
+                failure(&format!("{} does not read {name}", source.connector_type))
+            } else if let Some(format) = file.and_then(&file_check) {
+                failure(&format!(
+                    "{name} is not {format}: its first bytes do not match"
+                ))
             } else {
                 ("Success".to_owned(), None)
             };
@@ -120,7 +123,7 @@ pub(super) fn of_connection(
                 Some(fault) => (fault.result, fault.error, fault.report),
                 None => (result, error, None),
             };
-            let report = report.or_else(|| usual_report(&result, error.is_some()));
+            let report = report.or_else(|| default_report(&result, error.is_some()));
             Covered {
                 storage_file_id: source.storage_file_id.clone(),
                 source_file_id: source.id.clone(),
@@ -137,7 +140,7 @@ pub(super) fn of_connection(
             }
         })
         .collect();
-    let mut run = begin(
+    let mut run = new_run(
         connection.id.clone(),
         connection.imodel_id.clone(),
         duration,
@@ -150,14 +153,14 @@ pub(super) fn of_connection(
     {
         "Error".clone_into(&mut run.verdict);
         run.error = Some(
-            json!({ "errorKey": "UserNotAuthenticated", "description": "the owner has to sign in" }),
+            json!({ "errorKey": "UserNotAuthenticated", "description": "the owner must sign in" }),
         );
         run.covered.clear();
     }
     run
 }
 
-/// Whether an earlier run of the connection read this very content as this very source file, and took it.
+/// Whether an earlier run of the connection processed this version as this source file.
 fn was_processed(
     state: &State,
     connection: &Connection,
@@ -178,11 +181,11 @@ fn was_processed(
     })
 }
 
-/// The report of a task that nobody gave one: none for a task without issues.
-fn usual_report(result: &str, has_error: bool) -> Option<Report> {
+/// The default report of a task; None for a task without issues.
+fn default_report(result: &str, has_error: bool) -> Option<Report> {
     if result == "PartialSuccess" {
         return Some(Report {
-            suggested_action: "Look at the warnings and correct the file.".to_owned(),
+            suggested_action: "Read the warnings and correct the file.".to_owned(),
             message: "The file was synchronized with issues.".to_owned(),
             total_warnings_count: 1,
             ..Report::default()
@@ -195,7 +198,7 @@ fn usual_report(result: &str, has_error: bool) -> Option<Report> {
     })
 }
 
-fn failed(message: &str) -> (String, Option<serde_json::Value>) {
+fn failure(message: &str) -> (String, Option<serde_json::Value>) {
     let error = json!({
         "errorCode": "TAE_BRG_1000",
         "message": message,
@@ -220,14 +223,14 @@ fn reads(connector: &str, name: &str) -> bool {
         || connector.eq_ignore_ascii_case("INTELLIPID") && name.ends_with(".json")
 }
 
-/// All good, all bad, or something in between; nothing at all is good.
+/// The result of a run from those of its tasks; `Success` without tasks.
 pub(super) fn verdict(results: &[&str]) -> String {
     let Some(first) = results.first() else {
         return "Success".to_owned();
     };
     if results.iter().all(|result| result == first) {
         (*first).to_owned()
-    } else if results.iter().all(|result| WORDS.contains(result)) {
+    } else if results.iter().all(|result| RESULTS.contains(result)) {
         "PartialSuccess".to_owned()
     } else {
         "Error".to_owned()
@@ -240,7 +243,7 @@ fn elapsed(run: &Run, now: Timestamp) -> u128 {
         .as_millis()
 }
 
-/// When a run is over.
+/// The end of a run.
 pub(super) fn end(run: &Run) -> Timestamp {
     let end = run
         .requested_at
@@ -248,7 +251,7 @@ pub(super) fn end(run: &Run) -> Timestamp {
     end.unwrap_or(Timestamp::MAX)
 }
 
-/// Whether a run is over.
+/// Whether a run has ended.
 pub(super) fn has_ended(run: &Run, now: Timestamp) -> bool {
     elapsed(run, now) >= u128::from(run.duration_ms)
 }
@@ -258,10 +261,10 @@ pub(super) fn task_id(run_id: &str, storage_file_id: &str) -> String {
     format!("{run_id}-{storage_file_id}")
 }
 
-/// When connectors work in a run, in thousandths of its duration.
+/// When connectors execute, in thousandths of the duration of a run.
 const EXECUTING: std::ops::Range<u64> = 250..900;
 
-/// Where a task stands at a time.
+/// State of a task at a time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) state: &'static str,
@@ -269,7 +272,7 @@ pub(super) struct Progress {
     pub(super) ended_at: Option<Timestamp>,
 }
 
-/// Where the task at this place of so many stands: they are worked on one after the other.
+/// State of task number `at` of `count`; tasks execute one after the other.
 pub(super) fn progress(run: &Run, at: usize, count: usize, now: Timestamp) -> Progress {
     let (at, count) = (at as u64, count.max(1) as u64);
     let length = EXECUTING.end - EXECUTING.start;
@@ -293,7 +296,7 @@ pub(super) fn progress(run: &Run, at: usize, count: usize, now: Timestamp) -> Pr
     }
 }
 
-/// What a run is at, once it is planned.
+/// The phase of a run, once it is planned.
 pub(super) fn phase(run: &Run, now: Timestamp) -> Option<&'static str> {
     match elapsed(run, now) * 100 / u128::from(run.duration_ms.max(1)) {
         ..15 => None,
@@ -304,7 +307,7 @@ pub(super) fn phase(run: &Run, now: Timestamp) -> Option<&'static str> {
 }
 
 /// State and result of a run at a time.
-pub(super) fn standing(run: &Run, now: Timestamp) -> (String, String) {
+pub(super) fn status(run: &Run, now: Timestamp) -> (String, String) {
     if has_ended(run, now) {
         return ("Completed".to_owned(), run.verdict.clone());
     }
@@ -345,14 +348,14 @@ mod tests {
     #[test]
     fn a_run_passes_through_its_states_and_has_no_result_before_the_end() {
         let start = Timestamp::UNIX_EPOCH;
-        let run = begin(
+        let run = new_run(
             "c".to_owned(),
             "m".to_owned(),
             Duration::from_secs(100),
             start,
             vec![covered("Success")],
         );
-        let at = |seconds| standing(&run, start + Duration::from_secs(seconds));
+        let at = |seconds| status(&run, start + Duration::from_secs(seconds));
         for (seconds, state) in [
             (0, "NotStarted"),
             (4, "Idle"),
@@ -364,7 +367,7 @@ mod tests {
             assert_eq!(at(seconds), (state.to_owned(), "Undetermined".to_owned()));
         }
         assert_eq!(at(100), ("Completed".to_owned(), "Success".to_owned()));
-        let bad = begin(
+        let bad = new_run(
             "c".to_owned(),
             "m".to_owned(),
             Duration::from_secs(100),
@@ -372,7 +375,7 @@ mod tests {
             vec![covered("Error")],
         );
         assert_eq!(
-            standing(&bad, start + Duration::from_secs(65)).0,
+            status(&bad, start + Duration::from_secs(65)).0,
             "WaitingToRetry"
         );
     }
@@ -381,7 +384,7 @@ mod tests {
     fn tasks_end_one_after_the_other_within_the_run() {
         let start = Timestamp::UNIX_EPOCH;
         let files = vec![covered("Success"), covered("Error")];
-        let run = begin(
+        let run = new_run(
             "c".to_owned(),
             "m".to_owned(),
             Duration::from_secs(100),

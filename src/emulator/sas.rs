@@ -1,4 +1,4 @@
-//! Signed addresses: ours, and those of a running Azurite, by Azure's rules for a service SAS.
+//! Signed addresses: our own, and those of Azurite by Azure's rules for a service SAS.
 //!
 //! Source: learn.microsoft.com/rest/api/storageservices/create-service-sas, create-account-sas
 
@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::encoding::percent;
 
-/// The protocol version that addresses name.
+/// The protocol version in addresses.
 pub(super) const VERSION: &str = "2019-07-07";
 
 /// HMAC with SHA-256.
@@ -22,7 +22,7 @@ pub(super) fn mac(key: &[u8], text: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// What an address is for.
+/// What an address permits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grant<'a> {
     /// The name in the address.
@@ -38,7 +38,7 @@ pub(super) fn attachment(name: &str) -> String {
     format!("attachment; filename=\"{name}\"")
 }
 
-/// The signature of one of our addresses: any change of the blob, the end, the permissions or the disposition breaks it.
+/// The signature of one of our addresses, over blob, expiry, permissions and disposition.
 pub(super) fn sign(key: &str, grant: Grant<'_>, expiry: &str) -> String {
     let Grant {
         blob,
@@ -72,7 +72,7 @@ pub(super) fn service(key: &[u8], resource: &str, grant: Grant<'_>, expiry: Time
         disposition,
         ..
     } = grant;
-    // Start, identifier, addresses, protocol, snapshot and the other four response headers are left open.
+    // Start, identifier, IP range, protocol, snapshot and the other four response headers are empty.
     let text = format!(
         "{permissions}\n\n{expiry}\n/blob{resource}\n\n\n\n{VERSION}\nb\n\n\n{disposition}\n\n\n"
     );
@@ -87,7 +87,7 @@ pub(super) fn service(key: &[u8], resource: &str, grant: Grant<'_>, expiry: Time
     ])
 }
 
-/// The query of an account SAS for everything that has to do with blobs.
+/// The query of an account SAS with all blob permissions.
 pub(super) fn account(key: &[u8], account: &str, expiry: Timestamp) -> String {
     let (permissions, services, kinds) = ("rwdlac", "b", "sco");
     let expiry = format!("{expiry:.0}");

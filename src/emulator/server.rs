@@ -26,7 +26,7 @@ use super::reply::{self, Reply, refuse};
 use super::shared::{RequestRecord, Shared};
 use super::{api, blob, control};
 
-/// Which of the two listens.
+/// The origin that received a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Origin {
@@ -34,7 +34,7 @@ pub(super) enum Origin {
     Blob,
 }
 
-/// Accepts until `stop`.
+/// Accepts connections until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -48,7 +48,7 @@ pub(super) async fn serve(
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept() => accepted,
         };
-        // Out of descriptors, most likely: that passes.
+        // Most likely out of file descriptors, which is temporary.
         let Ok((stream, _)) = accepted else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
@@ -60,13 +60,13 @@ pub(super) async fn serve(
             let served = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
-            // The other side may go whenever it likes, and a fault may close the connection.
+            // Clients disconnect at any time, and a fault can close the connection.
             drop(served);
         });
     }
 }
 
-/// An error closes the connection.
+/// Handles and records a request; an error closes the connection.
 async fn handle(
     shared: &Arc<Shared>,
     origin: Origin,
@@ -91,7 +91,7 @@ async fn handle(
         return Ok(guard::preflight(guard, request.headers()));
     }
     let page = guard.allowed_origin(request.headers());
-    let query = harmless(request.uri().query().unwrap_or_default());
+    let query = without_signature(request.uri().query().unwrap_or_default());
     let correlation_id = request
         .headers()
         .get("x-correlation-id")
@@ -112,9 +112,9 @@ async fn handle(
         (url, request.headers().clone())
     });
     let mut body = Bytes::new();
-    let mut answered = respond(shared, origin, request, &applied, time, &mut body).await;
+    let mut result = respond(shared, origin, request, &applied, time, &mut body).await;
     if let (Some(recorder), Some((url, request_headers))) = (&shared.recorder, recorded) {
-        let (reply, response_headers, response_body) = readable_parts(answered, &applied).await;
+        let (reply, response_headers, response_body) = readable_parts(result, &applied).await;
         let status = reply.as_ref().map_or(0, |reply| reply.status().as_u16());
         recorder.write(&Exchange {
             began: time,
@@ -127,7 +127,7 @@ async fn handle(
             response_headers,
             response_body: &response_body,
         });
-        answered = reply;
+        result = reply;
     }
     let (origin_name, id_header) = match origin {
         Origin::Api => ("api", "x-correlation-id"),
@@ -139,11 +139,11 @@ async fn handle(
         method,
         path,
         query,
-        status: answered.as_ref().map_or(0, |reply| reply.status().as_u16()),
+        status: result.as_ref().map_or(0, |reply| reply.status().as_u16()),
         correlation_id: correlation_id.clone(),
         bytes,
     });
-    let mut reply = answered?;
+    let mut reply = result?;
     if let Ok(value) = correlation_id.parse() {
         reply.headers_mut().insert(id_header, value);
     }
@@ -151,12 +151,12 @@ async fn handle(
     Ok(reply)
 }
 
-/// An answer with its headers and its body, as far as that is text that is sent whole.
+/// A response with its headers, and its body if that is text and sent in full.
 async fn readable_parts(
-    answered: io::Result<Reply>,
+    result: io::Result<Reply>,
     applied: &AppliedFault,
 ) -> (io::Result<Reply>, HeaderMap, Bytes) {
-    let reply = match answered {
+    let reply = match result {
         Ok(reply) => reply,
         Err(error) => return (Err(error), HeaderMap::new(), Bytes::new()),
     };
@@ -179,7 +179,7 @@ async fn readable_parts(
     }
 }
 
-/// The answer, with all that goes wrong on the way; `body` gets that of a request to the API.
+/// The response, with the faults that apply. The body of an API request is copied to `body`.
 async fn respond(
     shared: &Shared,
     origin: Origin,
@@ -240,7 +240,7 @@ async fn respond(
     Ok(reply)
 }
 
-/// The refusal of a request over the rate limit.
+/// The response to a request over the rate limit.
 fn over_quota(shared: &Shared, origin: Origin, time: Timestamp) -> Option<Reply> {
     let max = shared.options.requests_per_minute?;
     if origin != Origin::Api {
@@ -259,8 +259,8 @@ fn over_quota(shared: &Shared, origin: Origin, time: Timestamp) -> Option<Reply>
     Some(reply)
 }
 
-/// A query without what makes it a secret.
-fn harmless(query: &str) -> String {
+/// A query without its signature.
+fn without_signature(query: &str) -> String {
     let pairs = query
         .split('&')
         .filter(|pair| !pair.to_ascii_lowercase().starts_with("sig="));

@@ -23,10 +23,10 @@ use super::tokens::Tokens;
 pub(super) struct Options {
     pub(super) clients: Vec<(String, String)>,
     pub(super) display_names: Vec<(String, String)>,
-    /// Clients that may do only what their roles allow.
+    /// Clients that have only the permissions of their roles.
     pub(super) outsiders: Vec<String>,
     pub(super) native_clients: Vec<String>,
-    /// Where browsers may be sent beside this machine.
+    /// Allowed redirect addresses beside those on this machine.
     pub(super) redirects: Vec<String>,
     pub(super) run_duration: Duration,
     pub(super) sas_lifetime: Duration,
@@ -38,7 +38,7 @@ pub(super) struct Options {
     pub(super) forbidden_imodels: Vec<String>,
     pub(super) forbidden_storage: Vec<String>,
     pub(super) refused_connectors: Vec<String>,
-    /// Whether runs look at the first bytes of files.
+    /// Whether runs check the first bytes of files.
     pub(super) file_check: bool,
 }
 
@@ -61,12 +61,12 @@ pub(super) struct Shared {
     pub(super) requests: Mutex<Vec<RequestRecord>>,
 }
 
-/// A request that was answered.
+/// A recorded request.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RequestRecord {
-    /// When it arrived.
+    /// Time of arrival.
     pub time: Timestamp,
     /// `api` or `blob`.
     pub origin: &'static str,
@@ -76,9 +76,9 @@ pub struct RequestRecord {
     pub path: String,
     /// Query, without a signature.
     pub query: String,
-    /// Status of the answer; 0 when the connection was closed instead.
+    /// Status of the response; 0 if the connection was closed instead.
     pub status: u16,
-    /// The id that the answer carried.
+    /// The correlation id of the response.
     pub correlation_id: String,
     /// Bytes of the body, for requests to the blob storage.
     pub bytes: u64,
@@ -89,7 +89,7 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// How a client is named to others.
+    /// The display name of a client.
     pub(super) fn display_name<'s>(&'s self, client_id: &'s str) -> &'s str {
         let mut names = self.options.display_names.iter();
         names
@@ -97,11 +97,11 @@ impl Shared {
             .map_or(client_id, |(_, name)| name)
     }
 
-    /// Works out the digest of all content that has none yet. Reads that content.
+    /// Computes all missing digests. Reads that content.
     pub(super) fn digest_now(&self) {
         let undigested = self.state().undigested();
         for content in undigested {
-            // Content may be replaced at any moment; its digest is worked out before it is removed.
+            // Content can be replaced at any time; its digest is computed before it is deleted.
             if let Ok(sha256) = self.store.digest(&content) {
                 self.state().digested(&content.id, &sha256);
             }
@@ -111,11 +111,11 @@ impl Shared {
     pub(super) async fn digest_all(self: &Arc<Self>) {
         let worker = Arc::clone(self);
         if let Err(panic) = tokio::task::spawn_blocking(move || worker.digest_now()).await {
-            tracing::error!(%panic, "digests could not be worked out");
+            tracing::error!(%panic, "cannot compute digests");
         }
     }
 
-    /// Forgets all that was done; what was there at the start is there again.
+    /// Restores the state at the start.
     pub(super) fn reset(&self) {
         let mut state = self.state();
         let blobs = std::mem::take(&mut state.blobs);

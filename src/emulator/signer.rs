@@ -14,7 +14,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// A key that a process makes once: emulators of one process that keep nothing share it, because making it takes a while.
+/// One key per process: generating it is slow, so emulators without a data folder share it.
 static OF_PROCESS: OnceLock<String> = OnceLock::new();
 
 pub(super) struct Signer {
@@ -30,7 +30,7 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// A new key, as it is kept. Takes a while.
+/// Generates a key, in its stored form. Slow.
 fn generate() -> Option<String> {
     let key = KeyPair::generate(KeySize::Rsa2048).ok()?;
     let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).ok()?;
@@ -38,7 +38,7 @@ fn generate() -> Option<String> {
 }
 
 impl Signer {
-    /// With the key that was kept, or with one of this process when there is none; returns the key as it is kept. May take a while.
+    /// Uses the stored key, or that of the process if it is empty; returns the key in its stored form. Can be slow.
     pub(super) fn new(kept: &str) -> std::io::Result<(Self, String)> {
         let kept = if kept.is_empty() {
             OF_PROCESS
@@ -60,7 +60,7 @@ impl Signer {
         Ok((signer, kept))
     }
 
-    /// Modulus and exponent, as key sets have them.
+    /// Modulus and exponent, encoded for a key set.
     fn public(&self) -> (String, String) {
         let key = self.key.public_key();
         let encoded = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
@@ -70,7 +70,7 @@ impl Signer {
         )
     }
 
-    /// The key set that the discovery document names.
+    /// The key set of the discovery document.
     pub(super) fn key_set(&self) -> Value {
         let (n, e) = self.public();
         json!({ "keys": [{ "kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.id, "n": n, "e": e }] })
@@ -79,7 +79,7 @@ impl Signer {
     /// A signed token with these claims. None if it cannot be signed.
     pub(super) fn token(&self, claims: &Value) -> Option<String> {
         let encoded = |text: String| BASE64_URL_SAFE_NO_PAD.encode(text);
-        // Clients look for this beginning: the algorithm comes first.
+        // Some clients expect this prefix: the algorithm comes first.
         let header = format!(r#"{{"alg":"RS256","kid":"{}","typ":"JWT"}}"#, self.id);
         let signed = format!("{}.{}", encoded(header), encoded(claims.to_string()));
         let mut signature = vec![0; self.key.public_modulus_len()];

@@ -14,7 +14,7 @@ use super::model::{
 use super::runs;
 
 impl State {
-    /// Adds what must be there.
+    /// Adds the configured iTwins and iModels that are missing.
     pub(super) fn set_up(&mut self, itwins: &[Itwin], imodels: &[Imodel]) {
         if self.key.is_empty() {
             self.key = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
@@ -50,7 +50,7 @@ impl State {
         self.itwins.insert(itwin.id.clone(), itwin);
     }
 
-    /// Removes an iTwin with all it holds.
+    /// Removes an iTwin with everything in it.
     pub(super) fn remove_itwin(&mut self, id: &str) {
         self.itwins.remove(id);
         for list in self.favorites.values_mut().chain(self.recents.values_mut()) {
@@ -77,7 +77,7 @@ impl State {
         self.runs.retain(|_, run| run.imodel_id != id);
     }
 
-    /// Gives iModels what the runs that ended by now brought them.
+    /// Applies all runs that have ended by now to their iModels.
     pub(super) fn settle(&mut self, now: Timestamp) {
         let waiting = self.runs.values().filter(|run| !run.applied);
         let mut ended: Vec<(Timestamp, String)> = waiting
@@ -90,7 +90,7 @@ impl State {
         }
     }
 
-    /// Gives an iModel what a run brought, and pushes a changeset if that is anything.
+    /// Applies a run to its iModel, and pushes a changeset if it changes anything.
     fn apply(&mut self, run_id: &str, at: Timestamp) {
         let Some(run) = self.runs.get_mut(run_id) else {
             return;
@@ -108,9 +108,9 @@ impl State {
             let id = &covered.storage_file_id;
             imodel.gcs_from.get_or_insert_with(|| id.clone());
             let mut contents = imodel.contents.iter_mut();
-            match contents.find(|held| held.storage_file_id == *id) {
-                Some(held) if held.version == covered.version => continue,
-                Some(held) => held.version = covered.version,
+            match contents.find(|content| content.storage_file_id == *id) {
+                Some(content) if content.version == covered.version => continue,
+                Some(content) => content.version = covered.version,
                 None => imodel.contents.push(ImodelContent {
                     storage_file_id: id.clone(),
                     version: covered.version,
@@ -121,12 +121,12 @@ impl State {
             let name = self.files.get(id).map(|file| file.display_name.clone());
             changed.push(name.unwrap_or_else(|| id.clone()));
         }
-        let held = imodel.contents.len();
+        let content = imodel.contents.len();
         let removed = &run.removed;
         imodel
             .contents
-            .retain(|held| !removed.contains(&held.storage_file_id));
-        if changed.is_empty() && held == imodel.contents.len() {
+            .retain(|content| !removed.contains(&content.storage_file_id));
+        if changed.is_empty() && content == imodel.contents.len() {
             return;
         }
         let digest = hex(&Sha256::digest(run_id));
@@ -142,30 +142,30 @@ impl State {
         });
     }
 
-    /// Storage files that an iModel holds something of, and no connection has any more.
+    /// Storage files with content in an iModel that no connection maps any more.
     pub(super) fn unmapped(&self, imodel_id: &str) -> Vec<String> {
         let imodel = self.imodels.get(imodel_id);
         let contents = imodel.into_iter().flat_map(|imodel| &imodel.contents);
         contents
-            .map(|held| &held.storage_file_id)
+            .map(|content| &content.storage_file_id)
             .filter(|id| !self.is_mapped(imodel_id, id, ""))
             .cloned()
             .collect()
     }
 
-    /// For others to see: runs and iModels as they stand, nothing secret.
+    /// A copy to show: runs and iModels as of this time, without secrets.
     pub(super) fn as_of(&self, now: Timestamp) -> Self {
         let mut seen = self.clone();
         seen.settle(now);
         for imodel in seen.imodels.values_mut() {
             imodel.baseline = None;
-            for held in &mut imodel.contents {
+            for content in &mut imodel.contents {
                 let covered = seen.runs.values().flat_map(|run| &run.covered);
                 let same = covered
-                    .filter(|one| one.storage_file_id == held.storage_file_id)
-                    .find(|one| one.version == held.version);
-                held.sha256 = same.map(|one| one.sha256.clone()).unwrap_or_default();
-                held.mapped = self.is_mapped(&imodel.id, &held.storage_file_id, "");
+                    .filter(|one| one.storage_file_id == content.storage_file_id)
+                    .find(|one| one.version == content.version);
+                content.sha256 = same.map(|one| one.sha256.clone()).unwrap_or_default();
+                content.mapped = self.is_mapped(&imodel.id, &content.storage_file_id, "");
             }
         }
         seen.key.clear();
@@ -179,7 +179,7 @@ impl State {
             }
         }
         for run in seen.runs.values_mut() {
-            (run.state, run.result) = runs::standing(run, now);
+            (run.state, run.result) = runs::status(run, now);
             for covered in &mut run.covered {
                 covered.content = None;
             }
@@ -193,7 +193,7 @@ impl State {
         duration: Duration,
         now: Timestamp,
     ) -> String {
-        let run = runs::begin(
+        let run = runs::new_run(
             storage_id("", Uuid::new_v4()),
             imodel_id.to_owned(),
             duration,
@@ -205,7 +205,7 @@ impl State {
         id
     }
 
-    /// How many source files the connections of an iModel hold.
+    /// Number of source files in all connections of an iModel.
     pub(super) fn source_files_of(&self, imodel_id: &str) -> usize {
         let connections = self
             .connections
@@ -216,7 +216,7 @@ impl State {
             .sum()
     }
 
-    /// Whether a connection of the iModel holds the storage file, other than as the source file of this id.
+    /// Whether a connection of the iModel has a source file for the storage file, except the one with this id.
     pub(super) fn is_mapped(&self, imodel_id: &str, storage_file_id: &str, except: &str) -> bool {
         self.connections
             .values()
@@ -225,7 +225,7 @@ impl State {
             .any(|file| file.storage_file_id == storage_file_id && file.id != except)
     }
 
-    /// Content whose digest somebody will ask for.
+    /// Content whose digest is missing somewhere.
     pub(super) fn undigested(&self) -> Vec<Content> {
         let completed = self
             .files
@@ -247,7 +247,7 @@ impl State {
             .collect()
     }
 
-    /// Whether a piece on disk belongs to anything that counts.
+    /// Whether a part on disk is in use.
     pub(super) fn is_used(&self, part: &str) -> bool {
         self.blobs.values().any(|blob| {
             let content = blob.content.iter().flat_map(|content| &content.parts);
@@ -258,7 +258,7 @@ impl State {
         })
     }
 
-    /// Writes a digest down wherever the content counts.
+    /// Stores a digest wherever its content is referred to.
     pub(super) fn digested(&mut self, content: &str, sha256: &str) {
         let completed = self
             .files
@@ -273,7 +273,7 @@ impl State {
         }
     }
 
-    /// Forgets a blob; what it held is removed from disk soon.
+    /// Removes a blob; its content is deleted from disk later.
     pub(super) fn drop_blob(&mut self, blob: &str) {
         let Some(blob) = self.blobs.remove(blob) else {
             return;

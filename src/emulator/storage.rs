@@ -13,7 +13,7 @@ use super::model::State;
 use super::reply::{self, Refusal, Reply, invalid, refuse, unknown};
 use super::request::ApiRequest;
 
-pub(super) use content::arrived_elsewhere;
+pub(super) use content::read_from_azurite;
 
 use content::{complete, download, update_content};
 use items::{create_file, create_folder, lock_files, update_file, update_folder};
@@ -44,7 +44,7 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
         ("GET", ["storage", "folders", _, "search"]) => {
             let wanted = request.query("name").unwrap_or_default().to_lowercase();
             if wanted.is_empty() {
-                return Err(invalid(INVALID, "name", "It is missing."));
+                return Err(invalid(INVALID, "name", "The value is missing."));
             }
             list(request, state, id, "items", |found| {
                 found.folders().files().named(&wanted)

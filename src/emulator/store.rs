@@ -1,5 +1,5 @@
-//! Where state and content are kept: the state as one file, written soon after a change; content as pieces, each a file
-//! of its own, so that a list of blocks is put together without copying a byte.
+//! State and content on disk. The state is one file, replaced after changes; content consists of parts, each a file
+//! of its own: committing a block list copies no data.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ const VERSION: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
-    /// Removes the folder when nobody asked to keep it.
+    /// Deletes the folder at the end if no data folder was configured.
     temporary: Option<tempfile::TempDir>,
     changed: Notify,
 }
@@ -73,7 +73,7 @@ impl Store {
             serde_json::from_slice(&text).map_err(|error| refused(error.into()))?;
         if found["version"] != VERSION {
             let text = format!(
-                "its format is {}, this program knows {VERSION}; choose a new folder",
+                "format {} is not supported, expected {VERSION}: use a new folder",
                 found["version"]
             );
             return Err(refused(std::io::Error::other(text)));
@@ -82,7 +82,7 @@ impl Store {
         Ok(saved.state)
     }
 
-    /// Something changed that is to be written.
+    /// Marks the state as changed.
     pub(super) fn changed(&self) {
         self.changed.notify_one();
     }
@@ -106,7 +106,7 @@ impl Store {
         Ok(())
     }
 
-    /// The file of a piece of content.
+    /// The file of a part.
     pub(super) fn part(&self, name: &str) -> PathBuf {
         self.folder.join("content").join(name)
     }
@@ -128,7 +128,7 @@ impl Store {
         Ok(hex(&sha256.finalize()))
     }
 
-    /// The first bytes of content, at most so many. Empty when nothing of it is here.
+    /// The first `length` bytes of content. Empty if it is not stored here.
     pub(super) fn head(&self, content: &Content, length: usize) -> Vec<u8> {
         let mut head = Vec::new();
         for (_, part) in &content.parts {

@@ -1,14 +1,14 @@
-//! What the platform's documentation leaves open, as switches: the first word of each is what the emulator does unless
-//! told otherwise, the others are what the platform may do just as well. A client has to live with all of them.
+//! Behaviors that the platform's documentation leaves open, as switches. The first value of each is the default,
+//! the others are equally possible on the platform: a client has to work with all of them.
 
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
-/// Defines all switches, each once: its type, its words, and how it is set by name.
+/// Defines each switch once: its type, its values, and how it is set by name.
 macro_rules! switches {
     ($( $(#[doc = $doc:literal])+ $field:ident: $name:literal, $kind:ident {
-        $(#[doc = $first_doc:literal])+ $first:ident = $first_word:literal,
-        $( $(#[doc = $variant_doc:literal])+ $variant:ident = $word:literal, )+
+        $(#[doc = $first_doc:literal])+ $first:ident = $first_value:literal,
+        $( $(#[doc = $variant_doc:literal])+ $variant:ident = $value:literal, )+
     } )+) => {
         $(
             $(#[doc = $doc])+
@@ -21,7 +21,7 @@ macro_rules! switches {
             }
         )+
 
-        /// How each switch is set.
+        /// The value of each switch.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Switches {
@@ -29,30 +29,30 @@ macro_rules! switches {
         }
 
         impl Switches {
-            /// Every switch by name, with its words; the first one is the default.
+            /// Every switch by name, with its values; the first one is the default.
             pub const ALL: &'static [(&'static str, &'static [&'static str])] =
-                &[ $( ($name, &[$first_word, $($word),+]) ),+ ];
+                &[ $( ($name, &[$first_value, $($value),+]) ),+ ];
 
-            /// Sets a switch by its name and a word.
+            /// Sets a switch by name.
             ///
             /// # Errors
-            /// When the name or the word is unknown, with those that are known.
-            pub fn set(&mut self, name: &str, word: &str) -> Result<(), UnknownSwitch> {
+            /// When the name or the value is unknown; the message lists the known ones.
+            pub fn set(&mut self, name: &str, value: &str) -> Result<(), UnknownSwitch> {
                 match name {
-                    $( $name => self.$field = match word {
-                        $first_word => $kind::$first,
-                        $( $word => $kind::$variant, )+
-                        _ => return Err(UnknownSwitch::word(name, word)),
+                    $( $name => self.$field = match value {
+                        $first_value => $kind::$first,
+                        $( $value => $kind::$variant, )+
+                        _ => return Err(UnknownSwitch::value(name, value)),
                     }, )+
                     _ => return Err(UnknownSwitch::name(name)),
                 }
                 Ok(())
             }
 
-            fn words(&self) -> Vec<(&'static str, &'static str)> {
+            fn values(&self) -> Vec<(&'static str, &'static str)> {
                 vec![ $( ($name, match self.$field {
-                    $kind::$first => $first_word,
-                    $( $kind::$variant => $word, )+
+                    $kind::$first => $first_value,
+                    $( $kind::$variant => $value, )+
                 }) ),+ ]
             }
         }
@@ -60,14 +60,14 @@ macro_rules! switches {
 }
 
 switches! {
-    /// An `Accept` header that is missing, or takes anything.
+    /// An `Accept` header that is missing or accepts anything.
     accept_missing: "accept-missing", AcceptMissing {
         /// The newest version is served.
         Served = "served",
         /// 404.
         NotFound = "not-found",
     }
-    /// The media type of answers.
+    /// The media type of responses.
     media_type: "media-type", MediaType {
         /// `application/json`.
         Plain = "plain",
@@ -85,7 +85,7 @@ switches! {
     duplicate_file: "duplicate-file", DuplicateFile {
         /// Two files of one name.
         Twin = "twin",
-        /// The second gets a name of its own.
+        /// The second is renamed.
         Renamed = "renamed",
         /// 409.
         Conflict = "conflict",
@@ -101,11 +101,11 @@ switches! {
         /// 422.
         Refused = "refused",
     }
-    /// Whether names that differ by case only count as one, where names may not repeat.
+    /// Whether names that differ only by case are equal, where names must be unique.
     name_case: "name-case", NameCase {
         /// They differ.
         Sensitive = "sensitive",
-        /// They are one.
+        /// They are equal.
         Insensitive = "insensitive",
     }
     /// A file or folder is moved to where another one has its name.
@@ -124,23 +124,23 @@ switches! {
         /// 409.
         Conflict = "conflict",
     }
-    /// How a name that is not taken is refused.
+    /// How an invalid name is rejected.
     name_error: "name-error", NameError {
         /// `InvalidCreateFileRequest`, with the property in the details.
         Documented = "documented",
-        /// `InvalidStorageRequest`, without a target, as it was seen once.
+        /// `InvalidStorageRequest`, without a target, as observed once.
         Observed = "observed",
     }
     /// Files that were created and never completed.
     incomplete_files: "incomplete-files", IncompleteFiles {
         /// They are listed.
         Listed = "listed",
-        /// They can be asked for by id only.
+        /// They can be read by id only.
         Unlisted = "unlisted",
-        /// They are not there.
+        /// They cannot be read.
         Hidden = "hidden",
     }
-    /// Whether items of lists carry the description.
+    /// Whether list items have the description.
     listed_description: "listed-description", ListedDescription {
         /// They do.
         Shown = "shown",
@@ -149,28 +149,28 @@ switches! {
     }
     /// New content for a file that was never completed.
     update_incomplete: "update-incomplete", UpdateIncomplete {
-        /// Addresses are given.
+        /// An upload address is issued.
         Taken = "taken",
         /// 409.
         Conflict = "conflict",
         /// 404.
         NotFound = "not-found",
     }
-    /// The blob that new content goes to.
+    /// The blob of new content.
     update_blob: "update-blob", UpdateBlob {
         /// A new one each time.
         Fresh = "fresh",
-        /// The one before: what is written there counts at once, before it is completed.
+        /// The previous one: written content is visible at once, before it is completed.
         Same = "same",
     }
-    /// An upload is completed before content has arrived.
+    /// An upload is completed without content.
     complete_without_content: "complete-without-content", CompleteWithoutContent {
         /// 422.
         Refused = "refused",
         /// 200, and the file is empty.
         Taken = "taken",
     }
-    /// An upload is completed once more.
+    /// An upload is completed a second time.
     complete_again: "complete-again", CompleteAgain {
         /// 200.
         Taken = "taken",
@@ -206,7 +206,7 @@ switches! {
     sas_permissions: "sas-permissions", SasPermissions {
         /// Reading and writing.
         ReadWrite = "rw",
-        /// Writing: blocks that have arrived cannot be asked for.
+        /// Writing: uploaded blocks cannot be listed.
         Write = "w",
     }
     /// The storage of an iTwin without permission.
@@ -218,7 +218,7 @@ switches! {
         /// 401.
         Unauthorized = "401",
     }
-    /// The storage of an iTwin that is not there.
+    /// The storage of an unknown iTwin.
     itwin_unknown: "itwin-unknown", ItwinUnknown {
         /// 404.
         NotFound = "404",
@@ -234,16 +234,16 @@ switches! {
         /// 201.
         Taken = "taken",
     }
-    /// A connector type that the platform once had.
+    /// A retired connector type.
     retired_connector: "retired-connector", RetiredConnector {
-        /// Taken like any other.
+        /// Accepted.
         Taken = "taken",
         /// 422.
         Refused = "refused",
     }
-    /// A connector type that the platform never had.
+    /// An unknown connector type.
     unknown_connector: "unknown-connector", UnknownConnector {
-        /// Taken like any other; its tasks fail.
+        /// Accepted; its tasks fail.
         Taken = "taken",
         /// 422.
         Refused = "refused",
@@ -259,16 +259,16 @@ switches! {
     }
     /// A connection is updated without its authentication type.
     omitted_authentication: "omitted-authentication", OmittedAuthentication {
-        /// It stays.
+        /// Kept.
         Kept = "kept",
-        /// It becomes the default, `User`.
+        /// Reset to the default, `User`.
         Reset = "reset",
     }
-    /// What an iModel holds of a storage file whose source file or connection was deleted.
+    /// The elements of a storage file whose source file or connection was deleted.
     removed_source_file: "removed-source-file", RemovedSourceFile {
-        /// It stays.
+        /// Kept.
         Kept = "kept",
-        /// It is gone with the next run of the iModel, or with the connection.
+        /// Deleted with the next run of the iModel, or with the connection.
         ElementsDeleted = "elements-deleted",
     }
     /// A connection is deleted while it runs.
@@ -278,7 +278,7 @@ switches! {
         /// 409.
         Conflict = "conflict",
     }
-    /// What may have one active run at a time.
+    /// What can have only one active run.
     run_scope: "run-scope", RunScope {
         /// An iModel.
         Imodel = "imodel",
@@ -299,16 +299,16 @@ switches! {
         /// 422.
         Refused = "refused",
     }
-    /// The address of a run in answers to *run*.
+    /// The address of a run in the response to *run*.
     location: "location", Location {
         /// With scheme and host.
         Absolute = "absolute",
-        /// From the host's root.
+        /// Without scheme and host.
         Relative = "relative",
-        /// Left out where a run is active already.
+        /// Missing if a run is already active.
         Absent = "absent",
     }
-    /// The body of answers to *run*.
+    /// The body of the response to *run*.
     run_body: "run-body", RunBody {
         /// None.
         Empty = "empty",
@@ -319,7 +319,7 @@ switches! {
     unchanged_task: "unchanged-task", UnchangedTask {
         /// It has one, with the result *Success*.
         Listed = "listed",
-        /// It has none: the run says nothing about that file.
+        /// It has none: the run reports nothing about that file.
         Absent = "absent",
     }
     /// A connection's link to its last run.
@@ -331,14 +331,14 @@ switches! {
     }
     /// Refresh tokens.
     refresh_token: "refresh-token", RefreshToken {
-        /// Each is good once and answered with the next.
+        /// Each works once and is replaced by the next.
         Rotated = "rotated",
-        /// One stays good.
+        /// One works until it is revoked.
         Kept = "kept",
     }
 }
 
-/// A switch or a word that there is not.
+/// An unknown switch or value.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UnknownSwitch(String);
@@ -347,26 +347,28 @@ impl UnknownSwitch {
     fn name(name: &str) -> Self {
         let known: Vec<&str> = Switches::ALL.iter().map(|(name, _)| *name).collect();
         Self(format!(
-            "there is no switch {name:?}; there are {}",
+            "unknown switch {name:?}: expected one of {}",
             known.join(", ")
         ))
     }
 
-    fn word(name: &str, word: &str) -> Self {
+    fn value(name: &str, value: &str) -> Self {
         let known = Switches::ALL.iter().find(|(known, _)| *known == name);
-        let words = known.map(|(_, words)| words.join(", ")).unwrap_or_default();
+        let values = known
+            .map(|(_, values)| values.join(", "))
+            .unwrap_or_default();
         Self(format!(
-            "the switch {name} has no setting {word:?}; it has {words}"
+            "unknown value {value:?} for switch {name}: expected one of {values}"
         ))
     }
 }
 
 impl Serialize for Switches {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let words = self.words();
-        let mut map = serializer.serialize_map(Some(words.len()))?;
-        for (name, word) in words {
-            map.serialize_entry(name, word)?;
+        let values = self.values();
+        let mut map = serializer.serialize_map(Some(values.len()))?;
+        for (name, value) in values {
+            map.serialize_entry(name, value)?;
         }
         map.end()
     }
@@ -377,24 +379,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_of_every_switch_can_be_set_and_is_told() {
-        for (name, words) in Switches::ALL {
-            for word in *words {
+    fn every_value_of_every_switch_can_be_set_and_is_serialized() {
+        for (name, values) in Switches::ALL {
+            for value in *values {
                 let mut switches = Switches::default();
-                switches.set(name, word).unwrap();
-                let told = serde_json::to_value(switches).unwrap();
-                assert_eq!(told[name], **word);
+                switches.set(name, value).unwrap();
+                let json = serde_json::to_value(switches).unwrap();
+                assert_eq!(json[name], **value);
                 assert_eq!(
                     switches == Switches::default(),
-                    *word == words[0],
-                    "{name}={word}"
+                    *value == values[0],
+                    "{name}={value}"
                 );
             }
         }
     }
 
     #[test]
-    fn an_unknown_switch_is_answered_with_those_there_are() {
+    fn an_unknown_switch_or_value_lists_the_known_ones() {
         let mut switches = Switches::default();
         let error = switches.set("locaton", "relative").unwrap_err().to_string();
         assert!(

@@ -71,15 +71,16 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
     }
 }
 
-/// Whether the caller lets connections act on his behalf, and the page where he can allow it.
+/// Whether the caller has consented to connections acting on their behalf, and the consent page.
 fn authorization(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
     let code = "InvalidAuthorizationInformationRequest";
     let redirect = request
         .query("redirectUrl")
         .and_then(|text| url::Url::parse(text).ok());
-    let redirect = redirect.ok_or_else(|| invalid(code, "redirectUrl", "It is not a URL."))?;
+    let redirect =
+        redirect.ok_or_else(|| invalid(code, "redirectUrl", "The value is not a URL."))?;
     if !["http", "https"].contains(&redirect.scheme()) {
-        return Err(invalid(code, "redirectUrl", "It is not a URL."));
+        return Err(invalid(code, "redirectUrl", "The value is not a URL."));
     }
     let ticket = lock(&request.shared.tokens).consent_page(&request.client_id, redirect.as_str());
     let page = format!("{}/connect/consent?ticket={ticket}", request.shared.api_url);

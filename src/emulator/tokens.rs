@@ -6,26 +6,26 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// How long a page for consent waits for the user.
+/// Lifetime of a consent page.
 const CONSENT_LIFETIME: Duration = Duration::from_secs(600);
 
-/// The most pages for consent that wait.
+/// Maximum number of open consent pages.
 const CONSENTS_MAX: usize = 1000;
 
-/// What has been handed out.
+/// Everything that was issued and is not expired or revoked.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    /// Tokens that are good.
+    /// Access tokens.
     pub(super) access: HashMap<String, Access>,
-    /// Refresh tokens that are good: their clients.
+    /// Client ids by refresh token.
     pub(super) refresh: HashMap<String, String>,
-    /// Codes that wait to be exchanged.
+    /// Authorization codes.
     pub(super) codes: HashMap<String, Code>,
-    /// Pages on which a user lets connections act: whose, and where the browser goes then.
+    /// Consent pages by ticket.
     pub(super) consents: HashMap<String, Consent>,
 }
 
-/// A token that was handed out.
+/// An access token.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
     pub(super) client_id: String,
@@ -63,14 +63,14 @@ impl Tokens {
         (access.ends_at > Instant::now()).then_some(access)
     }
 
-    /// A page where this user lets connections act; only who asked for it knows its address.
+    /// Creates a consent page for this user and returns its random ticket.
     pub(super) fn consent_page(&mut self, client_id: &str, redirect_url: &str) -> String {
         let now = Instant::now();
         self.consents.retain(|_, consent| consent.ends_at > now);
         if self.consents.len() >= CONSENTS_MAX {
             self.consents.clear();
         }
-        let ticket = random();
+        let ticket = random_id();
         let consent = Consent {
             client_id: client_id.to_owned(),
             redirect_url: redirect_url.to_owned(),
@@ -81,6 +81,6 @@ impl Tokens {
     }
 }
 
-pub(super) fn random() -> String {
+pub(super) fn random_id() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }

@@ -1,4 +1,4 @@
-//! The token: asked for with the client's credentials, kept, renewed early, by one task at a time.
+//! The access token: requested with client credentials, cached, renewed early, by one task at a time.
 //!
 //! Source: developer.bentley.com/apis/overview/authorization/service-app/; errors: RFC 6749, section 5.2.
 
@@ -13,23 +13,26 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::Settings;
-use super::answer::{self, Limit, Reply};
-use super::error::{Answer, Error, From, Kind};
-use super::http::{self, Gates, Http};
-use super::said::words;
+use super::error::{Answer, Error, From, Kind, Repeat};
+use super::hosts::Hosts;
+use super::limits::Limit;
+use super::reply::Reply;
+use super::transport::{HttpClients, execute, pause_host};
+use super::untrusted_text::sanitize;
+use super::urls::{below, without_secrets};
 use crate::retry;
 use crate::secret::Secret;
 
-/// A token is renewed so long before its end, or after three quarters of a short life.
+/// A token is renewed this long before it expires, or after three quarters of a short lifetime.
 const RENEW_EARLY: Duration = Duration::from_secs(300);
 
-/// The life of a token that does not tell.
+/// Lifetime of a token without `expires_in`.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// No token is kept for longer, whatever is said.
+/// Upper bound of a token's lifetime.
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Nor asked for again sooner.
+/// Lower bound of a token's lifetime.
 const LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 const OPERATION: &str = "get token";
@@ -38,10 +41,10 @@ const DISCOVER: &str = "discover token endpoint";
 
 #[derive(Debug)]
 pub(super) struct Tokens {
-    http: Http,
+    http: HttpClients,
     settings: Settings,
-    gates: Arc<Gates>,
-    /// Locked while a token is asked for, so that everybody else waits for that one.
+    hosts: Arc<Hosts>,
+    /// Locked during a token request: all other tasks wait for its result.
     state: Mutex<State>,
 }
 
@@ -59,16 +62,16 @@ struct Token {
 }
 
 impl Tokens {
-    pub(super) fn new(http: Http, settings: Settings, gates: Arc<Gates>) -> Self {
+    pub(super) fn new(http: HttpClients, settings: Settings, hosts: Arc<Hosts>) -> Self {
         Self {
             http,
             settings,
-            gates,
+            hosts,
             state: Mutex::default(),
         }
     }
 
-    /// A token that is good for some time.
+    /// A token that is valid for some time.
     pub(super) async fn get(&self) -> Result<Secret, Error> {
         let mut state = self.state.lock().await;
         if let Some(token) = state
@@ -84,7 +87,7 @@ impl Tokens {
         };
         match &mut state.token {
             Some(token) if Instant::now() < token.ends_at => {
-                debug!(error = %refused, "the token could not be renewed early; the old one is still good");
+                debug!(error = %refused, "cannot renew the token early; the current one is still valid");
                 token.renew_at = (Instant::now() + Duration::from_secs(30)).min(token.ends_at);
                 Ok(token.text.clone())
             }
@@ -92,7 +95,7 @@ impl Tokens {
         }
     }
 
-    /// A token other than `stale`, which the platform refused.
+    /// A token other than `stale`, which the platform rejected.
     pub(super) async fn renew(&self, stale: &Secret) -> Result<Secret, Error> {
         let mut state = self.state.lock().await;
         match &state.token {
@@ -104,7 +107,7 @@ impl Tokens {
         }
     }
 
-    /// The user as which a service application is a member of an iTwin.
+    /// The e-mail address under which the service application is a member of an iTwin.
     pub(super) fn service_user(&self) -> String {
         format!("{}@apps.imsoidc.bentley.com", self.settings.client_id)
     }
@@ -114,13 +117,13 @@ impl Tokens {
             Some(known) => known.clone(),
             None => match self.discover().await? {
                 Some(found) => state.endpoint.insert(found).clone(),
-                None => http::below(&self.settings.issuer_url, &["connect", "token"]),
+                None => below(&self.settings.issuer_url, &["connect", "token"]),
             },
         };
-        // Repeating it does no harm: it is another token.
+        // Safe to repeat: it returns another token.
         let token = retry::in_place(
             || self.ask_once(&endpoint),
-            |error: &Error| error.passing(true),
+            |error: &Error| error.retry_in_place(Repeat::Safe),
         )
         .await?;
         let text = token.text.clone();
@@ -136,7 +139,7 @@ impl Tokens {
             expires_in: Option<Duration>,
         }
         let asked_at = Instant::now();
-        let host = self.gates.of(endpoint);
+        let host = self.hosts.of(endpoint);
         let request = self
             .http
             .to(&host)
@@ -148,16 +151,16 @@ impl Tokens {
                 ("client_secret", self.settings.client_secret.expose()),
                 ("scope", &self.settings.scope),
             ]);
-        let reply = http::exchange(OPERATION, &host, request, Limit::Answer).await?;
+        let reply = execute(OPERATION, &host, request, Limit::Answer).await?;
         if !reply.status.is_success() {
-            let floor = http::hold(&host, reply.status, &reply.headers);
+            let floor = pause_host(&host, reply.status, &reply.headers);
             return Err(Self::refusal(&reply, floor));
         }
-        // Not the parser's own words: they may quote the token.
+        // Not the parser's message: it can quote the token.
         let granted = match reply.json::<Granted>() {
             Ok(granted) if !granted.access_token.is_empty() => granted,
             _ if reply.json::<serde::de::IgnoredAny>().is_err() => return Err(reply.foreign(None)),
-            _ => return Err(reply.unreadable("it holds no access token")),
+            _ => return Err(reply.unreadable("no access token")),
         };
         let lifetime = granted.expires_in.unwrap_or(LIFETIME);
         debug!(lifetime = lifetime.as_secs(), "token received");
@@ -182,14 +185,14 @@ impl Tokens {
             Err(_) if reply.is_empty() && reply.status == StatusCode::UNAUTHORIZED => {
                 (None, String::new())
             }
-            // OAuth's errors are JSON with a word for the error: RFC 6749, section 5.2.
+            // OAuth errors are JSON with an error code: RFC 6749, section 5.2.
             Err(_) => return reply.foreign(floor),
         };
         let answer = Answer {
             from: From::Identity,
             status: reply.status.as_u16(),
-            code: code.map(|code| words(&code)),
-            message: words(&message),
+            code: code.map(|code| sanitize(&code)),
+            message: sanitize(&message),
             request_id: None,
             floor,
             permission: None,
@@ -197,31 +200,31 @@ impl Tokens {
         Error::new(OPERATION, Kind::Answer(Box::new(answer)))
     }
 
-    /// The token endpoint that the identity provider names; none if it names none right now.
+    /// The token endpoint in the discovery document; None if there is no document now.
     async fn discover(&self) -> Result<Option<Url>, Error> {
         #[derive(Deserialize)]
         struct Discovery {
             token_endpoint: String,
         }
         let issuer = &self.settings.issuer_url;
-        let url = http::below(issuer, &[".well-known", "openid-configuration"]);
-        let host = self.gates.of(&url);
+        let url = below(issuer, &[".well-known", "openid-configuration"]);
+        let host = self.hosts.of(&url);
         let request = self
             .http
             .to(&host)
             .get(url.clone())
             .header("accept", "application/json");
-        let reply = match http::exchange(DISCOVER, &host, request, Limit::Answer).await {
+        let reply = match execute(DISCOVER, &host, request, Limit::Answer).await {
             Ok(reply) if reply.status.is_success() => reply,
             Ok(reply) => {
                 warn!(
                     status = reply.status.as_u16(),
-                    "the identity provider does not tell its token endpoint; using the usual one"
+                    "discovery failed; using the default token endpoint"
                 );
                 return Ok(None);
             }
             Err(error) => {
-                debug!(%error, "the identity provider does not tell its token endpoint; using the usual one");
+                debug!(%error, "discovery failed; using the default token endpoint");
                 return Ok(None);
             }
         };
@@ -232,19 +235,19 @@ impl Tokens {
         let Some(token_endpoint) = named else {
             return Ok(None);
         };
-        // The secret goes to the host that was configured, and nowhere else: not to another port of it either, nor with a user name.
+        // The secret is sent only to the configured host and port, and without a user name.
         if token_endpoint.origin() != issuer.origin()
             || !token_endpoint.username().is_empty()
             || token_endpoint.password().is_some()
         {
-            let address = answer::target(token_endpoint.as_str());
+            let address = without_secrets(token_endpoint.as_str());
             return Err(Error::new(OPERATION, Kind::ForeignEndpoint { address }));
         }
         Ok(Some(token_endpoint))
     }
 }
 
-/// Seconds, as a number or as text; nothing where they are no time. A life without an end, or with none at all, is no reason to fail.
+/// Seconds, as a number or as text; None if they are neither. Any number is clamped to a usable lifetime.
 fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     let seconds = match &value {
@@ -266,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_lifetime_is_one_that_can_be_used() {
+    fn any_lifetime_is_clamped_to_a_usable_one() {
         for (told, seconds) in [
             ("3600", Some(3600.0)),
             ("3599.5", Some(3599.5)),

@@ -1,14 +1,15 @@
-//! What went wrong with a request, whether it may pass, and what a person can do about it.
+//! Why a request failed, whether to retry it, and what to do about it.
 
 use std::time::Duration;
 
 use reqwest::StatusCode;
 
-use crate::retry::Class;
+use super::untrusted_text::sanitize;
+use crate::retry::{Class, InPlace};
 
-/// A request that did not do what it was for.
+/// A failed request.
 ///
-/// Its text tells the operation and the platform's own words; never a token, a secret or the query of an address.
+/// Its text has the operation and the platform's message; never a token, a secret or the query of an upload address.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {kind}")]
 pub struct Error {
@@ -20,48 +21,57 @@ pub struct Error {
 pub(super) enum Kind {
     #[error("cannot set up TLS: {0}")]
     Setup(String),
-    #[error("{host} cannot be reached: {cause}")]
+    #[error("cannot reach {host}: {cause}")]
     Unreachable {
         host: String,
         cause: String,
         sent: bool,
     },
-    #[error("{host} asked for a pause of {} s more", left.as_secs())]
+    #[error("waiting for {host}: it requested a pause, {} s left", left.as_secs())]
     Held { host: String, left: Duration },
     #[error("{0}")]
     Answer(Box<Answer>),
-    #[error("the answer ({status}) is not understood: {what}")]
+    #[error("unexpected response ({status}): {what}")]
     Unreadable { status: u16, what: String },
-    #[error("the answer ({status}) is too large: {what}")]
+    #[error("response too large ({status}): {what}")]
     TooLarge { status: u16, what: String },
-    #[error("answered by something between here and {host}: {status}, {what}")]
+    #[error("response from a proxy or firewall instead of {host}: {status}, {what}")]
     Foreign {
         host: String,
         status: StatusCode,
         what: String,
         floor: Option<Duration>,
     },
-    #[error("the identity provider names a token endpoint elsewhere, at {address:?}")]
+    #[error("the token endpoint of the identity provider is on another host: {address:?}")]
     ForeignEndpoint { address: String },
 }
 
-/// An answer that says no.
+/// What happens when a request is sent twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The same as when it is sent once.
+    Safe,
+    /// Something new is created each time.
+    CreatesAnother,
+}
+
+/// An error response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) from: From,
     pub(super) status: u16,
-    /// The machine word of the platform's envelope, of OAuth's, or of Azure's.
+    /// Error code of the platform, of OAuth, or of Azure.
     pub(super) code: Option<String>,
-    /// For people: message and details.
+    /// Message and details.
     pub(super) message: String,
-    /// The id under which the operator of the service finds the request.
+    /// The id of the request in the logs of the service.
     pub(super) request_id: Option<String>,
     pub(super) floor: Option<Duration>,
-    /// What a person can do about a 403.
+    /// Hint for a 403.
     pub(super) permission: Option<String>,
 }
 
-/// Who answered, and what a refusal of the request is about.
+/// Which service responded, and what the request was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum From {
     Identity,
@@ -112,7 +122,7 @@ impl Answer {
             }
             (From::Blob, 404 | 409) => transient,
             (From::Content | From::Blob, 400 | 413 | 422) => Class::RefusedForContent,
-            // An id that we remembered and that is gone: its owner forgets it and looks again.
+            // A stored id that no longer exists: the caller forgets it and searches again.
             (_, 404)
                 if !self.has_code(&["ResourceNotFound", "iModelNotFound", "iTwinNotFound"]) =>
             {
@@ -129,6 +139,11 @@ impl Error {
         Self { operation, kind }
     }
 
+    /// The HTTP client cannot be built.
+    pub(super) fn setup(error: &reqwest::Error) -> Self {
+        Self::new("HTTP client", Kind::Setup(root_cause(error)))
+    }
+
     fn answer(&self) -> Option<&Answer> {
         match &self.kind {
             Kind::Answer(answer) => Some(answer),
@@ -136,14 +151,14 @@ impl Error {
         }
     }
 
-    /// What the failure means for what comes next.
+    /// The retry class of the failure.
     #[must_use]
     pub fn class(&self) -> Class {
         match &self.kind {
             Kind::Answer(answer) => answer.class(),
             Kind::ForeignEndpoint { .. } => Class::Credentials,
             Kind::Held { left, .. } => Class::Transient { floor: Some(*left) },
-            // The platform itself said nothing.
+            // Not a response of the platform.
             Kind::Foreign { floor, .. } => Class::Transient { floor: *floor },
             Kind::Setup(_)
             | Kind::Unreachable { .. }
@@ -152,7 +167,7 @@ impl Error {
         }
     }
 
-    /// The shortest pause before another try that was asked for.
+    /// The requested minimum pause before the next attempt.
     #[must_use]
     pub fn floor(&self) -> Option<Duration> {
         match self.class() {
@@ -161,40 +176,40 @@ impl Error {
         }
     }
 
-    /// What a person can do about it, if there is something.
+    /// What to do about it, if there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match &self.kind {
             Kind::Answer(answer) => answer_hint(answer),
             Kind::ForeignEndpoint { .. } => Some("correct itwin.issuer_url".to_owned()),
             Kind::Foreign { host, status, .. } if !status.is_server_error() => Some(format!(
-                "ask the network's administrator to let requests to {host} pass the proxy or firewall unchanged; if the address has moved, correct it in [itwin]"
+                "ask the network administrator to let requests to {host} pass the proxy or firewall unmodified; if the service has moved, correct its URL in [itwin]"
             )),
             Kind::Unreachable { .. } => Some(
-                "`itwin-syncd check` goes the way step by step and tells where it ends; proxy and company certificates are set in [network]"
+                "run `itwin-syncd check` to find the failing step; set proxy and company certificates in [network]"
                     .to_owned(),
             ),
             Kind::Setup(_) => {
-                Some("install the system's CA certificates (package ca-certificates), and see whether network.ca_file holds usable ones".to_owned())
+                Some("install the package ca-certificates, and check that network.ca_file contains valid certificates".to_owned())
             }
             Kind::Held { .. } | Kind::Unreadable { .. } | Kind::TooLarge { .. } | Kind::Foreign { .. } => None,
         }
     }
 
-    /// Whether the request may have been carried out although no answer says so.
+    /// Whether the request can have taken effect although no response confirms it.
     #[must_use]
     pub fn may_have_taken_effect(&self) -> bool {
         match &self.kind {
             Kind::Unreachable { sent, .. } => *sent,
             Kind::Answer(answer) => matches!(answer.status, 408 | 500..),
-            // Whoever answers may have passed the request on.
+            // A proxy that responds can still have forwarded the request.
             Kind::Unreadable { .. } | Kind::TooLarge { .. } | Kind::Foreign { .. } => true,
             Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,
         }
     }
 
-    /// Whether the thing that was asked for is not there. The platform says so by a code; a 404 without one comes from
-    /// something on the way, and one for an unknown address says nothing either.
+    /// Whether the requested object does not exist. The platform's 404 has a code; one without a code comes from
+    /// a proxy, and one for an unknown URL says nothing about the object.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.answer().is_some_and(|answer| {
@@ -205,19 +220,19 @@ impl Error {
         })
     }
 
-    /// The HTTP status, if there was an answer that says no.
+    /// The HTTP status of an error response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.answer().map(|answer| answer.status)
     }
 
-    /// The machine word of the answer.
+    /// The error code of the response.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.answer().and_then(|answer| answer.code.as_deref())
     }
 
-    /// Whether an upload address is no longer, or not yet, good for anything: a new one may be.
+    /// Whether the upload address was rejected; a new one can work.
     #[must_use]
     pub fn upload_url_refused(&self) -> bool {
         self.answer().is_some_and(|answer| {
@@ -227,7 +242,7 @@ impl Error {
         })
     }
 
-    /// Whether storage of another making than Azure's knows no CRC64. MD5 is known to all of them.
+    /// Whether a storage other than Azure's does not support CRC64. All of them support MD5.
     #[must_use]
     pub fn checksum_unknown(&self) -> bool {
         self.answer().is_some_and(|answer| {
@@ -236,34 +251,41 @@ impl Error {
         })
     }
 
-    /// Whether the same request may well succeed in a moment; the pause that was asked for, if any.
-    pub(super) fn passing(&self, repeatable: bool) -> Option<Option<Duration>> {
-        let passing = match &self.kind {
-            Kind::Unreachable { sent, .. } => repeatable || !sent,
-            // A rate limit strikes before anything is done.
+    /// Whether to repeat the request at once: it can succeed in a moment, and repeating it is safe.
+    pub(super) fn retry_in_place(&self, repeat: Repeat) -> InPlace {
+        let is_safe = repeat == Repeat::Safe;
+        let is_retryable = match &self.kind {
+            Kind::Unreachable { sent, .. } => is_safe || !sent,
+            // A rate limit applies before the request has any effect.
             Kind::Answer(answer) => {
                 let spoiled =
                     answer.from == From::Blob && answer.has_code(&["Md5Mismatch", "Crc64Mismatch"]);
                 let hopeless = self.checksum_unknown();
                 answer.status == 429
-                    || repeatable && !hopeless && (spoiled || matches!(answer.status, 408 | 500..))
+                    || is_safe && !hopeless && (spoiled || matches!(answer.status, 408 | 500..))
             }
-            Kind::Unreadable { .. } => repeatable,
-            // A page that refuses something does not change its mind in a moment.
+            Kind::Unreadable { .. } => is_safe,
+            // An error page of a proxy does not change within seconds.
             Kind::Foreign { status, .. } => {
                 *status == StatusCode::TOO_MANY_REQUESTS
-                    || repeatable && (status.is_server_error() || status.is_success())
+                    || is_safe && (status.is_server_error() || status.is_success())
             }
-            // It would be as large, or as endless, again.
+            // The next response would be as large.
             Kind::TooLarge { .. }
             | Kind::Setup(_)
             | Kind::Held { .. }
             | Kind::ForeignEndpoint { .. } => false,
         };
-        passing.then(|| self.floor())
+        if is_retryable {
+            InPlace::Retry {
+                floor: self.floor(),
+            }
+        } else {
+            InPlace::GiveUp
+        }
     }
 
-    /// Whether a new token may help.
+    /// Whether a new token can help.
     pub(super) fn token_refused(&self) -> bool {
         self.answer().is_some_and(|answer| {
             let hopeless = [
@@ -290,10 +312,10 @@ fn answer_hint(answer: &Answer) -> Option<String> {
             "assign the scope to the service application, or correct itwin.scope"
         }
         (From::Target | From::Content, 401) => {
-            "see whether the service application is still registered, and itwin.issuer_url is the one of itwin.api_url"
+            "check that the service application is still registered and that itwin.issuer_url belongs to itwin.api_url"
         }
         (From::Blob, 403) => {
-            "see whether a firewall or a policy of the storage account refuses this machine"
+            "check whether a firewall or a storage account policy blocks this machine"
         }
         (_, 403) => return answer.permission.clone(),
         (_, 404) if answer.has_code(&["ResourceNotFound"]) => "correct itwin.api_url",
@@ -308,9 +330,103 @@ fn answer_hint(answer: &Answer) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// The innermost cause of an HTTP error, without the URL.
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    let mut text = if error.is_timeout() {
+        "timed out".to_owned()
+    } else {
+        String::new()
+    };
+    while let Some(source) = cause.source() {
+        cause = source;
+        if !error.is_timeout() {
+            text = cause.to_string();
+        }
+    }
+    if text.is_empty() {
+        "cannot send the request".to_owned()
+    } else {
+        sanitize(&text)
+    }
+}
+
+/// The error of a request to a platform that cannot be reached.
+#[cfg(test)]
+pub(crate) fn unreachable_platform() -> Error {
+    Error {
+        operation: "create file",
+        kind: Kind::Unreachable {
+            host: "api.bentley.com".to_owned(),
+            cause: "connection refused".to_owned(),
+            sent: false,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_of_failed_requests() {
+        let host = || "api.bentley.com".to_owned();
+        let foreign = |status| Kind::Foreign {
+            host: host(),
+            status,
+            what: "\"Blocked by Example Gateway\"".to_owned(),
+            floor: None,
+        };
+        let error = |kind| Error {
+            operation: "create file",
+            kind,
+        };
+        let shown = |kind| {
+            let error = error(kind);
+            let hint = error.hint().map(|hint| format!("  hint: {hint}\n"));
+            format!("{error}\n{}", hint.unwrap_or_default())
+        };
+        let mut text = String::new();
+        for kind in [
+            Kind::Setup("invalid certificate".to_owned()),
+            Kind::Unreachable {
+                host: host(),
+                cause: "connection refused".to_owned(),
+                sent: false,
+            },
+            Kind::Held {
+                host: host(),
+                left: Duration::from_secs(40),
+            },
+            Kind::Unreadable {
+                status: 200,
+                what: "no access token".to_owned(),
+            },
+            Kind::TooLarge {
+                status: 200,
+                what: "more than 1 MiB".to_owned(),
+            },
+            foreign(StatusCode::FORBIDDEN),
+            foreign(StatusCode::BAD_GATEWAY),
+            Kind::ForeignEndpoint {
+                address: "https://evil.example".to_owned(),
+            },
+        ] {
+            // A new variant needs an entry above; answers of the platform have tests of their own.
+            match kind {
+                Kind::Setup(_)
+                | Kind::Unreachable { .. }
+                | Kind::Held { .. }
+                | Kind::Answer(_)
+                | Kind::Unreadable { .. }
+                | Kind::TooLarge { .. }
+                | Kind::Foreign { .. }
+                | Kind::ForeignEndpoint { .. } => {}
+            }
+            text += &shown(kind);
+        }
+        insta::assert_snapshot!(text);
+    }
 
     fn answer(from: From, status: u16, code: &str) -> Error {
         let code = (!code.is_empty()).then(|| code.to_owned());
@@ -329,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_has_the_class_that_the_contract_gives_it() {
+    fn every_error_response_has_its_retry_class() {
         let transient = Class::Transient { floor: None };
         for (from, status, code, expected) in [
             (From::Identity, 400, "invalid_client", Class::Credentials),
@@ -399,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_thing_is_not_found_not_a_missing_address() {
+    fn an_unknown_url_is_not_a_missing_object() {
         assert!(answer(From::Target, 404, "FileNotFound").is_not_found());
         assert!(!answer(From::Target, 404, "resourcenotfound").is_not_found());
         assert!(!answer(From::Blob, 404, "BlobNotFound").is_not_found());
@@ -425,10 +541,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_did_nothing_is_repeated_in_place_when_it_makes_something_new() {
-        assert!(answer(From::Content, 429, "").passing(false).is_some());
-        assert!(answer(From::Content, 503, "").passing(false).is_none());
-        assert!(answer(From::Content, 503, "").passing(true).is_some());
-        assert!(answer(From::Content, 409, "").passing(true).is_none());
+    fn a_creating_request_is_repeated_only_if_it_had_no_effect() {
+        for (status, repeat, expected) in [
+            (429, Repeat::CreatesAnother, true),
+            (503, Repeat::CreatesAnother, false),
+            (503, Repeat::Safe, true),
+            (409, Repeat::Safe, false),
+        ] {
+            let verdict = answer(From::Content, status, "").retry_in_place(repeat);
+            let is_retried = verdict != InPlace::GiveUp;
+            assert_eq!(is_retried, expected, "{status} {repeat:?}");
+        }
     }
 }

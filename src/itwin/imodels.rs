@@ -1,10 +1,10 @@
-//! iModels: the one call that leads from an iModel to its iTwin.
+//! iModels: the call that resolves an iModel to its iTwin.
 
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::http::{Call, V2};
-use super::said::{id, text};
+use super::call::{Call, V2};
+use super::untrusted_text::{id, text};
 use super::{Client, Error};
 
 /// An iModel.
@@ -18,16 +18,16 @@ pub struct Imodel {
     /// The iTwin that it belongs to; UUID.
     #[serde(rename = "iTwinId", deserialize_with = "id")]
     pub itwin_id: String,
-    /// Name for people.
+    /// Display name.
     #[serde(default, deserialize_with = "text")]
     pub display_name: String,
-    /// The platform's word; see [`Imodel::initialized`].
+    /// The platform's state; see [`Imodel::initialized`].
     #[serde(default, deserialize_with = "text")]
     pub state: String,
 }
 
 impl Imodel {
-    /// Whether it can be synchronized into. A word that we do not know means no.
+    /// Whether runs can write to it. False for an unknown state.
     #[must_use]
     pub fn initialized(&self) -> bool {
         self.state.eq_ignore_ascii_case("initialized")
@@ -35,10 +35,10 @@ impl Imodel {
 }
 
 impl Client {
-    /// Looks an iModel up.
+    /// Reads an iModel.
     ///
     /// # Errors
-    /// Not there, not to be seen, or not reachable.
+    /// Not found, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/imodels-v2/operations/get-imodel-details/
     pub async fn imodel(&self, id: &str) -> Result<Imodel, Error> {

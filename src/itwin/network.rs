@@ -1,4 +1,4 @@
-//! The way to a host: straight or through a proxy, whose certificates count, and how long anything may take.
+//! How to reach a host: directly or through a proxy, with which certificates and timeouts.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use hyper_util::client::proxy::matcher::Matcher;
 use url::{Host, Url};
 
 use super::error::Error;
-use super::http;
+use super::urls::authority;
 use crate::secret::Secret;
 
-/// How hosts are reached.
+/// How to connect to hosts.
 #[derive(Debug, Clone)]
 pub struct Network {
-    /// The proxy for everything but `no_proxy` and this machine.
+    /// The proxy for everything except `no_proxy` and this machine.
     pub proxy: Option<Proxy>,
-    /// Hosts, domains with a dot before them, addresses and networks that are reached straight.
+    /// Hosts, domains with a leading dot, addresses and networks to connect to directly.
     pub no_proxy: Vec<String>,
-    /// Certificates (DER) that are trusted beside those of the system.
+    /// Trusted certificates (DER) beside those of the system.
     pub extra_certificates: Vec<Vec<u8>>,
-    /// To connect to a host, through the proxy if there is one.
+    /// Time to connect to a host, through the proxy if there is one.
     pub connect_timeout: Duration,
-    /// A transfer of which no byte moves for this long is given up.
+    /// A transfer without progress for this long is aborted.
     pub idle_timeout: Duration,
-    /// For one request to the platform, answer included. The answers are small.
+    /// Time for one request to the platform, response included. Responses are small.
     pub total_timeout: Duration,
 }
 
-/// A proxy that takes CONNECT.
+/// A proxy that supports CONNECT.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     /// http or https, without user.
@@ -36,17 +36,17 @@ pub struct Proxy {
 }
 
 impl Network {
-    /// A client for other addresses, which goes the same way; `total` is the time for one request.
+    /// An HTTP client for other URLs with the same proxy and certificates; `total` is the time for one request.
     ///
     /// # Errors
     /// When TLS cannot be set up on this machine.
     pub fn client(&self, total: Duration) -> Result<reqwest::Client, Error> {
         let builder = Route::new(self.clone()).builder()?.timeout(total);
-        builder.build().map_err(|error| http::setup(&error))
+        builder.build().map_err(|error| Error::setup(&error))
     }
 }
 
-/// A [`Network`] that can tell which way an address goes. The only place that decides this.
+/// A [`Network`] that decides which URLs go through the proxy. The only place that decides this.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     pub(super) network: Network,
@@ -64,7 +64,7 @@ impl Route {
         Self { network, outside }
     }
 
-    /// The proxy through which `url` is reached, if it is.
+    /// The proxy for `url`, if it needs one.
     pub(super) fn via(&self, url: &Url) -> Option<&Proxy> {
         let here = match url.host()? {
             Host::Domain(name) => name == "localhost",
@@ -76,19 +76,19 @@ impl Route {
         self.network.proxy.as_ref().filter(|_| goes_through)
     }
 
-    /// The host for messages, with the proxy before it.
+    /// The host for messages, with the proxy on the way to it.
     pub(super) fn describe(&self, url: &Url) -> String {
         match self.via(url) {
             Some(proxy) => format!(
-                "{} (through the proxy {})",
-                http::authority(url),
-                http::authority(&proxy.url)
+                "{} (through proxy {})",
+                authority(url),
+                authority(&proxy.url)
             ),
-            None => http::authority(url),
+            None => authority(url),
         }
     }
 
-    /// What both HTTP clients have in common.
+    /// The common settings of all HTTP clients.
     pub(super) fn builder(&self) -> Result<reqwest::ClientBuilder, Error> {
         let network = &self.network;
         let certificates: Result<Vec<_>, _> = network
@@ -104,17 +104,17 @@ impl Route {
             ))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(network.connect_timeout)
-            .tls_certs_merge(certificates.map_err(|error| http::setup(&error))?);
+            .tls_certs_merge(certificates.map_err(|error| Error::setup(&error))?);
         let Some(proxy) = &network.proxy else {
             return Ok(builder.no_proxy());
         };
         let route = self.clone();
-        let mut way =
+        let mut custom =
             reqwest::Proxy::custom(move |url| route.via(url).map(|proxy| proxy.url.clone()));
         if let Some((user, password)) = &proxy.login {
-            way = way.basic_auth(user, password.expose());
+            custom = custom.basic_auth(user, password.expose());
         }
-        Ok(builder.proxy(way))
+        Ok(builder.proxy(custom))
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_and_what_no_proxy_names_are_reached_straight() {
+    fn this_machine_and_no_proxy_hosts_are_reached_directly() {
         let route = Route::new(Network {
             proxy: Some(Proxy {
                 url: Url::parse("http://proxy:3128").unwrap(),

@@ -1,6 +1,7 @@
-//! Goes the way to a host step by step, and tells at which of them it ends: the client itself only says that it does.
+//! Connects to a host step by step and reports the step that fails: name, TCP, proxy, TLS. The HTTP client itself only
+//! reports the failure.
 //!
-//! Nothing is asked of the host. Certificates are judged by the same rules as in the client, which are only listened to here.
+//! No request is sent to the host. Certificates are verified by the same rules as in the client.
 
 use std::fmt;
 use std::io;
@@ -25,29 +26,29 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::network::{Proxy, Route};
-use super::said::words;
+use super::untrusted_text::sanitize;
 use super::{Client, Network};
 
-/// A way that leads to the host.
+/// A successful connection to a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Reached {
-    /// The proxy on the way, as `host:port`.
+pub struct ProbeReport {
+    /// The proxy, as `host:port`.
     pub proxy: Option<String>,
-    /// Who issued the host's certificate, as it arrives here; none without TLS.
+    /// The issuer of the host's certificate as received here; None without TLS.
     pub issuer: Option<String>,
 }
 
-/// Where the way to a host ends, and why.
+/// The step at which connecting failed, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{hop} {why}")]
-pub struct Broken {
+#[error("{hop}: {why}")]
+pub struct ProbeError {
     hop: Hop,
     why: String,
     hint: String,
 }
 
-/// A step on the way.
+/// The peer of a step.
 #[derive(Debug)]
 enum Hop {
     Proxy(String),
@@ -57,14 +58,14 @@ enum Hop {
 impl fmt::Display for Hop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Proxy(authority) => write!(f, "the proxy {authority}"),
-            Self::Host(authority) => write!(f, "the host {authority}"),
+            Self::Proxy(authority) => write!(f, "proxy {authority}"),
+            Self::Host(authority) => write!(f, "host {authority}"),
         }
     }
 }
 
-impl Broken {
-    /// What a person can do about it.
+impl ProbeError {
+    /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> &str {
         &self.hint
@@ -72,11 +73,12 @@ impl Broken {
 }
 
 impl Client {
-    /// Goes the way to the host of `url`, as far as TLS.
+    /// Connects to the host of `url`, up to and including TLS.
     ///
     /// # Errors
-    /// The step that failed: a name that is not known, a proxy that does not answer or refuses, a certificate that is not trusted, with its issuer.
-    pub async fn probe(&self, url: &Url) -> Result<Reached, Broken> {
+    /// The step that failed: an unknown name, a proxy that does not respond or rejects, an untrusted certificate, with
+    /// its issuer.
+    pub async fn probe(&self, url: &Url) -> Result<ProbeReport, ProbeError> {
         probe(&self.route, url).await
     }
 }
@@ -84,59 +86,63 @@ impl Client {
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
-async fn probe(route: &Route, url: &Url) -> Result<Reached, Broken> {
+async fn probe(route: &Route, url: &Url) -> Result<ProbeReport, ProbeError> {
     let limit = route.network.connect_timeout;
     let host = || Hop::Host(authority(url));
     let proxy = route.via(url);
     let wire: Box<dyn Wire> = match proxy {
         None => Box::new(connect(url, host, limit).await?),
-        Some(proxy) => through(proxy, url, &route.network).await?,
+        Some(proxy) => connect_through(proxy, url, &route.network).await?,
     };
     let issuer = if url.scheme() == "https" {
-        Some(shake_hands(wire, url, host, &route.network).await?.1)
+        Some(tls_handshake(wire, url, host, &route.network).await?.1)
     } else {
         None
     };
-    Ok(Reached {
+    Ok(ProbeReport {
         proxy: proxy.map(|proxy| authority(&proxy.url)),
         issuer,
     })
 }
 
-/// Asks the proxy for the way to `url`.
-async fn through(proxy: &Proxy, url: &Url, network: &Network) -> Result<Box<dyn Wire>, Broken> {
+/// Connects to the host of `url` with CONNECT through the proxy.
+async fn connect_through(
+    proxy: &Proxy,
+    url: &Url,
+    network: &Network,
+) -> Result<Box<dyn Wire>, ProbeError> {
     let hop = || Hop::Proxy(authority(&proxy.url));
     let limit = network.connect_timeout;
     let wire = connect(&proxy.url, hop, limit).await?;
     let wire: Box<dyn Wire> = if proxy.url.scheme() == "https" {
-        shake_hands(Box::new(wire), &proxy.url, hop, network)
+        tls_handshake(Box::new(wire), &proxy.url, hop, network)
             .await?
             .0
     } else {
         Box::new(wire)
     };
     let target = authority(url);
-    let broken = |why: String, hint: &str| Broken {
+    let failed = |why: String, hint: &str| ProbeError {
         hop: hop(),
         why,
         hint: hint.to_owned(),
     };
     let no_answer = || {
-        broken(
+        failed(
             format!(
-                "takes the connection, but does not answer for {} s when it is asked for the way to {target}",
+                "no response to CONNECT {target} within {} s",
                 limit.as_secs()
             ),
-            "ask the network's administrator whether this is the proxy, and the right port",
+            "ask the network administrator for the host and port of the proxy",
         )
     };
     let no_proxy = |error: &dyn fmt::Display| {
-        broken(
-            format!("does not answer as a proxy does: {error}"),
+        failed(
+            format!("not an HTTP proxy: {error}"),
             "correct network.proxy",
         )
     };
-    let asked = tokio::time::timeout(limit, ask(wire, proxy, &target)).await;
+    let asked = tokio::time::timeout(limit, send_connect(wire, proxy, &target)).await;
     let answer = asked
         .map_err(|_| no_answer())?
         .map_err(|error| no_proxy(&error))?;
@@ -145,22 +151,22 @@ async fn through(proxy: &Proxy, url: &Url, network: &Network) -> Result<Box<dyn 
         status @ StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             let (what, hint) = if proxy.login.is_some() {
                 (
-                    "does not take the name and password",
-                    "correct network.proxy_user and the password; only the scheme Basic can be used",
+                    "wrong user name or password",
+                    "correct network.proxy_user and the password; only Basic authentication is supported",
                 )
             } else {
                 (
-                    "asks for a name and a password",
-                    "write network.proxy_user, and hand the password over as network.proxy_password_file says; only the scheme Basic can be used",
+                    "authentication required",
+                    "set network.proxy_user and network.proxy_password_file; only Basic authentication is supported",
                 )
             };
-            return Err(broken(format!("{what} ({status})"), hint));
+            return Err(failed(format!("{what} ({status})"), hint));
         }
         status => {
             let hint =
-                format!("ask the network's administrator to let this machine reach {target}");
-            return Err(broken(
-                format!("refuses the way to {target} ({status})"),
+                format!("ask the network administrator to allow this machine to reach {target}");
+            return Err(failed(
+                format!("connection to {target} rejected ({status})"),
                 &hint,
             ));
         }
@@ -171,14 +177,14 @@ async fn through(proxy: &Proxy, url: &Url, network: &Network) -> Result<Box<dyn 
     Ok(Box::new(TokioIo::new(upgraded)))
 }
 
-async fn ask(
+async fn send_connect(
     wire: Box<dyn Wire>,
     proxy: &Proxy,
     target: &str,
 ) -> Result<hyper::Response<hyper::body::Incoming>, Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(wire)).await?;
-    // It ends with the wire, which ends with the probe.
+    // Ends when the probe drops the connection.
     tokio::spawn(connection.with_upgrades());
     let mut request = Request::builder()
         .method(Method::CONNECT)
@@ -191,8 +197,12 @@ async fn ask(
     Ok(sender.send_request(request.body(Empty::new())?).await?)
 }
 
-async fn connect(url: &Url, hop: impl Fn() -> Hop, limit: Duration) -> Result<TcpStream, Broken> {
-    let broken = |why: String, hint: &str| Broken {
+async fn connect(
+    url: &Url,
+    hop: impl Fn() -> Hop,
+    limit: Duration,
+) -> Result<TcpStream, ProbeError> {
+    let failed = |why: String, hint: &str| ProbeError {
         hop: hop(),
         why,
         hint: hint.to_owned(),
@@ -200,9 +210,9 @@ async fn connect(url: &Url, hop: impl Fn() -> Hop, limit: Duration) -> Result<Tc
     let host = url.host_str().unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or(443);
     let late = |_| {
-        broken(
-            format!("does not answer within {} s", limit.as_secs()),
-            "see whether a firewall drops the connection, or whether this network needs a proxy (network.proxy)",
+        failed(
+            format!("no response within {} s", limit.as_secs()),
+            "check whether a firewall drops the connection, or this network needs a proxy (network.proxy)",
         )
     };
     let name = host.trim_matches(['[', ']']);
@@ -210,12 +220,12 @@ async fn connect(url: &Url, hop: impl Fn() -> Hop, limit: Duration) -> Result<Tc
         .await
         .map_err(late)?
         .map_err(|error| {
-            broken(
-                format!("has no address: {error}"),
-                "see whether the name is right and this machine can ask a name server",
+            failed(
+                format!("cannot resolve the name: {error}"),
+                "check the host name, and the name servers of this machine",
             )
         })?;
-    let mut refused = io::Error::other("there is no address");
+    let mut refused = io::Error::other("no address");
     let tries = async {
         for address in found {
             match TcpStream::connect(address).await {
@@ -229,78 +239,78 @@ async fn connect(url: &Url, hop: impl Fn() -> Hop, limit: Duration) -> Result<Tc
         .await
         .map_err(late)?
         .map_err(|error| {
-            broken(
-                format!("cannot be reached: {error}"),
-                "see whether the address and port are right, and whether this network needs a proxy (network.proxy)",
+            failed(
+                format!("cannot connect: {error}"),
+                "check host and port, and whether this network needs a proxy (network.proxy)",
             )
         })
 }
 
-/// TLS with the host at the other end; also tells who issued its certificate.
-async fn shake_hands(
+/// TLS handshake; also returns the issuer of the certificate.
+async fn tls_handshake(
     wire: Box<dyn Wire>,
     url: &Url,
     hop: impl Fn() -> Hop,
     network: &Network,
-) -> Result<(Box<dyn Wire>, String), Broken> {
-    let broken = |why: String, hint: &str| Broken {
+) -> Result<(Box<dyn Wire>, String), ProbeError> {
+    let failed = |why: String, hint: &str| ProbeError {
         hop: hop(),
         why,
         hint: hint.to_owned(),
     };
     let setup = |error: rustls::Error| {
-        broken(
-            format!("cannot be talked to, because TLS cannot be set up: {error}"),
-            "install the system's CA certificates (package ca-certificates), and see whether network.ca_file holds usable ones",
+        failed(
+            format!("cannot set up TLS: {error}"),
+            "install the package ca-certificates, and check that network.ca_file contains valid certificates",
         )
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let listener = Arc::new(Listener::new(network, &provider).map_err(setup)?);
+    let verifier = Arc::new(RecordingVerifier::new(network, &provider).map_err(setup)?);
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(setup)?
         .dangerous()
-        .with_custom_certificate_verifier(listener.clone())
+        .with_custom_certificate_verifier(verifier.clone())
         .with_no_client_auth();
     let name = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let name = ServerName::try_from(name.to_owned())
-        .map_err(|error| broken(error.to_string(), "correct the address"))?;
+        .map_err(|error| failed(error.to_string(), "correct the URL"))?;
     let shaken = tokio::time::timeout(
         network.connect_timeout,
         TlsConnector::from(Arc::new(config)).connect(name, wire),
     );
     let seconds = network.connect_timeout.as_secs();
     let shaken = shaken.await.map_err(|_| {
-        broken(
-            format!("does not answer within {seconds} s when TLS begins"),
-            "ask the network's administrator what is on the way to it",
+        failed(
+            format!("no response to the TLS handshake within {seconds} s"),
+            "ask the network administrator whether a firewall inspects connections to it",
         )
     })?;
-    let issuer = listener.issuer();
+    let issuer = verifier.issuer();
     match (shaken, issuer) {
         (Ok(stream), issuer) => {
-            let issuer = issuer.unwrap_or_else(|| "somebody without a name".to_owned());
+            let issuer = issuer.unwrap_or_else(|| "an unknown issuer".to_owned());
             Ok((Box::new(stream), issuer))
         }
-        (Err(error), Some(issuer)) => Err(broken(
-            format!("shows a certificate that is not trusted, issued by {issuer}: {error}"),
-            "if this is your company, which opens TLS on the way, write the file of that certificate authority into network.ca_file; if you don't know the issuer, ask your administrator",
+        (Err(error), Some(issuer)) => Err(failed(
+            format!("untrusted certificate, issued by {issuer}: {error}"),
+            "if the issuer is your company, which inspects TLS, set network.ca_file to the certificate of that authority; if you don't know the issuer, ask your administrator",
         )),
-        (Err(error), None) => Err(broken(
-            format!("does not agree on TLS: {error}"),
-            "see whether the address and port are right; a proxy or firewall on the way may close the connection",
+        (Err(error), None) => Err(failed(
+            format!("TLS handshake failed: {error}"),
+            "check host and port; a proxy or firewall on the way can close the connection",
         )),
     }
 }
 
-/// Judges as the client's verifier does, and remembers what it was shown.
+/// Verifies like the client's verifier, and records the issuer of the received certificate.
 #[derive(Debug)]
-struct Listener {
+struct RecordingVerifier {
     verifier: Verifier,
     shown: Mutex<Option<String>>,
 }
 
-impl Listener {
+impl RecordingVerifier {
     fn new(network: &Network, provider: &Arc<CryptoProvider>) -> Result<Self, rustls::Error> {
         let extra = network
             .extra_certificates
@@ -320,7 +330,7 @@ impl Listener {
     }
 }
 
-impl ServerCertVerifier for Listener {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -329,7 +339,7 @@ impl ServerCertVerifier for Listener {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // The topmost one that is shown was issued by the authority that has to be trusted.
+        // The issuer of the topmost certificate is the authority to trust.
         let top = intermediates.last().unwrap_or(end_entity);
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(issuer(top));
         self.verifier
@@ -359,17 +369,17 @@ impl ServerCertVerifier for Listener {
     }
 }
 
-/// The issuer's distinguished name, made harmless: anybody may write anything into a certificate.
+/// The sanitized distinguished name of the issuer: a certificate can contain anything.
 fn issuer(certificate: &[u8]) -> String {
     match x509_parser::parse_x509_certificate(certificate) {
         Ok((_, certificate)) => {
-            format!("{:?}", words(&certificate.issuer().to_string()))
+            format!("{:?}", sanitize(&certificate.issuer().to_string()))
         }
-        Err(error) => format!("somebody whose name cannot be read ({error})"),
+        Err(error) => format!("an unreadable issuer ({error})"),
     }
 }
 
-/// `host:port`, also when the port is the usual one.
+/// `host:port`, also for the default port.
 fn authority(url: &Url) -> String {
     format!(
         "{}:{}",

@@ -1,19 +1,20 @@
-//! iTwin Storage: folders and files. The bytes go elsewhere, to the address that storage hands out.
+//! Calls of iTwin Storage: folders and files. Content is sent elsewhere, to the address that storage issues.
 
 use jiff::Timestamp;
-use percent_encoding::percent_decode_str;
 use reqwest::Method;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::json;
-use url::Url;
 
-use super::answer::Reply;
 use super::blob::UploadUrl;
-use super::http::{self, Call, Item};
-use super::said::{id, maybe_name, maybe_text, name};
+use super::call::Call;
+use super::headers::text_header;
+use super::list::Item;
+use super::reply::Reply;
+use super::untrusted_text::{id, maybe_name, maybe_text, name, time};
+use super::urls::id_after;
 use super::{Client, Error};
 
-/// The version of the API, for content.
+/// API version for content.
 const OCTETS: &str = "application/vnd.bentley.itwin-platform.v1+octet-stream";
 
 const READ: &str = "a role with the permission storage_read";
@@ -30,7 +31,7 @@ pub struct Folder {
     /// Its name; not unique.
     #[serde(default, deserialize_with = "name")]
     pub display_name: String,
-    /// When it was made, if told.
+    /// Creation time, if known.
     #[serde(rename = "createdDateTime", default, deserialize_with = "time")]
     pub created: Option<Timestamp>,
 }
@@ -52,39 +53,39 @@ pub struct File {
     /// Bytes.
     #[serde(default)]
     pub size: Option<u64>,
-    /// Somebody keeps it from being changed.
+    /// Whether a user has locked it.
     #[serde(rename = "isFileLocked", default)]
     pub is_locked: Option<bool>,
-    /// When it was made, if told.
+    /// Creation time, if known.
     #[serde(rename = "createdDateTime", default, deserialize_with = "time")]
     pub created: Option<Timestamp>,
-    /// When it was changed last, in the platform's notation. It is no version: after the first upload it may be the
-    /// time of creation. But a change by somebody else moves it.
+    /// Last change, in the platform's notation. Not a version: after the first upload it can be the
+    /// creation time. But a change by others moves it.
     #[serde(
         rename = "lastModifiedDateTime",
         default,
         deserialize_with = "maybe_name"
     )]
     pub modified: Option<String>,
-    /// Who changed it last.
+    /// The author of the last change.
     #[serde(
         rename = "lastModifiedByDisplayName",
         default,
         deserialize_with = "maybe_text"
     )]
     pub modified_by: Option<String>,
-    /// The folder that it lies in.
+    /// Its folder.
     #[serde(default, deserialize_with = "maybe_name")]
     pub parent_folder_id: Option<String>,
 }
 
-/// Where to send the content of a file.
+/// The upload address of a file.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct UploadLinks {
-    /// The file that the content will belong to.
+    /// The file that gets the content.
     pub file_id: String,
-    /// Takes the bytes, for about an hour.
+    /// Accepts content for about an hour.
     pub upload_url: UploadUrl,
 }
 
@@ -119,7 +120,7 @@ impl Client {
     /// The root folder of an iTwin's storage.
     ///
     /// # Errors
-    /// Not to be seen, or not reachable.
+    /// Not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/get-top-level-folders-and-files-by-itwin/
     pub async fn root_folder(&self, itwin_id: &str) -> Result<String, Error> {
@@ -147,7 +148,7 @@ impl Client {
     /// The folders directly in a folder.
     ///
     /// # Errors
-    /// The folder is gone, not to be seen, or not reachable.
+    /// The folder does not exist, is not accessible, or the host is not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/get-folders-in-folder/
     pub async fn folders(&self, folder_id: &str) -> Result<Vec<Folder>, Error> {
@@ -156,10 +157,10 @@ impl Client {
         self.api.list(call, "folders").await
     }
 
-    /// Makes a folder; never repeated by itself.
+    /// Creates a folder; never repeated automatically.
     ///
     /// # Errors
-    /// The parent is gone, the name is refused, not allowed, or not reachable.
+    /// The parent does not exist, the name is rejected, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/create-folder/
     pub async fn create_folder(&self, parent_id: &str, name: &str) -> Result<Folder, Error> {
@@ -174,10 +175,10 @@ impl Client {
         Ok(self.api.send(&call).await?.json::<Body>()?.folder)
     }
 
-    /// The files directly in a folder.
+    /// The files directly in a folder. Keeps the whole list in memory, up to 24 MiB; a longer one is an error.
     ///
     /// # Errors
-    /// The folder is gone, not to be seen, or not reachable.
+    /// The folder does not exist, is not accessible, or the host is not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/get-files-in-folder/
     pub async fn files(&self, folder_id: &str) -> Result<Vec<File>, Error> {
@@ -189,7 +190,7 @@ impl Client {
     /// A file's properties.
     ///
     /// # Errors
-    /// The file is gone, not to be seen, or not reachable.
+    /// The file does not exist, is not accessible, or the host is not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/get-file/
     pub async fn file(&self, file_id: &str) -> Result<File, Error> {
@@ -201,10 +202,10 @@ impl Client {
         Ok(reply.json::<FileBody>()?.file)
     }
 
-    /// Makes a file without content; never repeated by itself, for a repeat makes another one.
+    /// Creates a file without content; never repeated automatically: a repeat creates another one.
     ///
     /// # Errors
-    /// The folder is gone, the name is refused, not allowed, or not reachable.
+    /// The folder does not exist, the name is rejected, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/create-file/
     pub async fn create_file(
@@ -226,10 +227,10 @@ impl Client {
         self.links(&reply)
     }
 
-    /// Asks for an address for new content of a known file. The old content counts until *complete*.
+    /// Requests an upload address for new content of an existing file. The old content stays until *complete*.
     ///
     /// # Errors
-    /// The file is gone, not allowed, or not reachable.
+    /// The file does not exist, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/update-file-content/
     pub async fn update_content(&self, file_id: &str) -> Result<UploadLinks, Error> {
@@ -247,10 +248,10 @@ impl Client {
         })
     }
 
-    /// Makes the bytes that were sent the content of the file.
+    /// Makes the uploaded bytes the content of the file.
     ///
     /// # Errors
-    /// The file is gone, not allowed, or not reachable.
+    /// The file does not exist, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/complete-file-creation/
     pub async fn complete(&self, file_id: &str) -> Result<File, Error> {
@@ -262,15 +263,15 @@ impl Client {
         Ok(reply.json::<FileBody>()?.file)
     }
 
-    /// Where the content of a file can be read, for about an hour.
+    /// The address of the content of a file, valid for about an hour.
     pub(super) async fn content_address(&self, file_id: &str) -> Result<UploadUrl, Error> {
         let url = self.api.url(&["storage", "files", file_id, "download"]);
         let call = Call::repeatable("download", Method::GET, url, READ).about_a_file();
         let reply = self.api.send(&call.accept(OCTETS).redirects()).await?;
-        http::text_header(&reply.headers, "location")
+        text_header(&reply.headers, "location")
             .and_then(UploadUrl::parse)
             .filter(|url| url.is_as_safe_as(self.api.base()))
-            .ok_or_else(|| reply.unreadable("no address with TLS to read from"))
+            .ok_or_else(|| reply.unreadable("no download address with TLS"))
     }
 
     fn links(&self, reply: &Reply) -> Result<UploadLinks, Error> {
@@ -285,7 +286,7 @@ impl Client {
             upload_url: Link,
             complete_url: Link,
         }
-        // Not the parser's own words: they may quote the address.
+        // Not the parser's message: it can quote the address.
         let links = reply
             .json::<Body>()
             .map_err(|_| reply.unreadable("no upload links"))?
@@ -299,7 +300,7 @@ impl Client {
             .ok_or_else(|| reply.unreadable("no file id in the complete link"))?;
         let upload_url = UploadUrl::parse(&links.upload_url.href)
             .filter(|url| url.is_as_safe_as(self.api.base()))
-            .ok_or_else(|| reply.unreadable("the upload address is none, or without TLS"))?;
+            .ok_or_else(|| reply.unreadable("invalid upload address, or one without TLS"))?;
         Ok(UploadLinks {
             file_id,
             upload_url,
@@ -313,32 +314,8 @@ struct FileBody {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Link {
-    pub(super) href: String,
-}
-
-/// The segment of an address that follows `word`, whatever its case, and the one after that.
-pub(super) fn id_after(base: &Url, href: &str, word: &str) -> Option<(String, Option<String>)> {
-    let url = base.join(href).ok()?;
-    let mut segments = url.path_segments()?;
-    segments
-        .by_ref()
-        .find(|segment| segment.eq_ignore_ascii_case(word))?;
-    let mut decoded = segments.map(|segment| {
-        percent_decode_str(segment)
-            .decode_utf8()
-            .map(std::borrow::Cow::into_owned)
-    });
-    let id = decoded.next()?.ok().filter(|id| !id.is_empty())?;
-    let id = super::said::as_id(&id)?;
-    Some((id, decoded.next().and_then(Result::ok)))
-}
-
-/// A time, or nothing: a time that cannot be read must not make the rest unreadable.
-pub(super) fn time<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Timestamp>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| text.parse().ok()))
+struct Link {
+    href: String,
 }
 
 #[cfg(test)]
@@ -348,45 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_found_in_absolute_and_relative_links_of_any_case() {
-        let base = Url::parse("https://api.example/").unwrap();
-        for (href, word, expected) in [
-            (
-                "https://api.example/storage/files/-aB_c/complete",
-                "files",
-                Some(("-aB_c", Some("complete"))),
-            ),
-            (
-                "/Storage/Files/a%2Fb/Complete?x=1",
-                "files",
-                Some(("a/b", Some("Complete"))),
-            ),
-            (
-                "https://api.example/storage/folders/root/",
-                "folders",
-                Some(("root", Some(""))),
-            ),
-            (
-                "https://api.example/storage/folders/root?x",
-                "folders",
-                Some(("root", None)),
-            ),
-            ("https://api.example/storage/files", "files", None),
-            ("https://api.example/storage/files/", "files", None),
-        ] {
-            let found = id_after(&base, href, word);
-            assert_eq!(
-                found
-                    .as_ref()
-                    .map(|(id, then)| (id.as_str(), then.as_deref())),
-                expected,
-                "{href}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_file_is_readable_with_seven_digits_without_fields_and_with_unknown_ones() {
+    fn a_file_is_decoded_with_seven_digits_without_fields_and_with_unknown_ones() {
         let full = r#"{"id":"x","displayName":"a.dgn","size":9000000000,"createdDateTime":"2024-10-17T13:44:55.5370000Z","new":[]}"#;
         let file: File = serde_json::from_str(full).unwrap();
         assert_eq!(file.size, Some(9_000_000_000));

@@ -79,7 +79,7 @@ impl Ledger {
                     for name in chunk {
                         sqlx::query(
                             "UPDATE files SET absence = NULL, absent_since = NULL \
-                     WHERE watch_id = $1 AND dir = $2 AND name = $3 AND absence = $4",
+                             WHERE watch_id = $1 AND dir = $2 AND name = $3 AND absence = $4",
                         )
                         .bind(watch.0)
                         .bind(dir.as_os_str().as_bytes())
@@ -120,7 +120,8 @@ async fn record_one(
     now: Timestamp,
 ) -> Result<Absent, sqlx::Error> {
     let known: Option<(i64, Option<Absence>, Option<i64>)> = sqlx::query_as(
-        "SELECT id, absence, absent_since FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
+        "SELECT id, absence, absent_since FROM files WHERE watch_id = $1 AND dir = $2 \
+         AND name = $3",
     )
     .bind(watch.0)
     .bind(dir.as_os_str().as_bytes())
@@ -190,10 +191,10 @@ async fn end(
     absence: Absence,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    // A negative size equals no file, so whatever is found here later is new.
+    // Whatever is found under its name later is new.
     let version: i64 = sqlx::query_scalar(
-        "UPDATE files SET absence = $2, absent_since = COALESCE(absent_since, $3), size = -1 WHERE id = $1 \
-         RETURNING version",
+        "UPDATE files SET absence = $2, absent_since = COALESCE(absent_since, $3), known = 0, \
+         size = 0 WHERE id = $1 RETURNING version",
     )
     .bind(file_id)
     .bind(absence)

@@ -57,17 +57,23 @@ impl Ledger {
                 .await?;
             return Ok(());
         };
-        self.db.write(ACTION, async |tx| { sqlx::query(
-            "INSERT INTO blocking_runs (imodel_id, run, connection, since, overdue) VALUES ($1, $2, $3, $4, $5) \
-             ON CONFLICT (imodel_id) DO UPDATE SET run = excluded.run, connection = excluded.connection, \
-             since = excluded.since, overdue = excluded.overdue",
-        )
-        .bind(imodel_id)
-        .bind(&blocking.run)
-        .bind(&blocking.connection)
-        .bind(millis(blocking.since))
-        .bind(i64::from(blocking.overdue))
-        .execute(&mut **tx).await }).await?;
+        self.db
+            .write(ACTION, async |tx| {
+                sqlx::query(
+                    "INSERT INTO blocking_runs (imodel_id, run, connection, since, overdue) \
+                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (imodel_id) DO UPDATE \
+                     SET run = excluded.run, connection = excluded.connection, \
+                     since = excluded.since, overdue = excluded.overdue",
+                )
+                .bind(imodel_id)
+                .bind(&blocking.run)
+                .bind(&blocking.connection)
+                .bind(millis(blocking.since))
+                .bind(i64::from(blocking.overdue))
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 }

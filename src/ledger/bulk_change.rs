@@ -1,98 +1,150 @@
 //! The bulk change guard: suspends a watch when too many files that storage knows are due at once.
+//!
+//! A restored backup, a clock that jumped or a copied tree looks like a change of every file. The operator decides with
+//! `itwin-syncd resume` whether that many files are uploaded; the approval ends once they are.
 
 use tracing::error;
 
-use super::holds::{BRAKED, PAUSE_REASON, PAUSED};
-use super::{Tx, count_column, millis};
+use super::{Tx, count_column, count_value};
 
-/// A watch is held from now on, because so many files are due at once that storage knows.
+/// The guard suspended a watch: too many known files changed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BulkChange {
-    files: u64,
+    /// Known files that are due.
+    pub files: u64,
+    /// How many may be due.
+    pub limit: u64,
 }
 
 impl BulkChange {
-    /// Tells a person, who has to decide.
-    pub fn tell(self, watch: &str) {
-        let files = self.files;
+    /// Logs it, for the operator, who has to decide.
+    pub fn log(self, watch: &str) {
+        let Self { files, limit } = self;
         error!(
             watch,
             files,
-            hint = "look at some of them; if that is right, let it go on with `itwin-syncd resume`",
-            "so many files that storage has already are to be uploaded anew at once; the watch is held"
+            limit,
+            hint = format!(
+                "check some of the files, then run `itwin-syncd resume {watch}` to \
+            upload them"
+            ),
+            "watch suspended: too many known files changed at once"
         );
     }
 }
 
-/// Sets the limit of a watch, and lets it go on unless it was held for more files than that.
-pub(super) async fn set_brake(tx: &mut Tx, id: i64, limit: u64) -> Result<(), sqlx::Error> {
-    let limit = count_column(limit);
+/// What the guard knows of a watch.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+struct Guarded {
+    /// Known files that may be due at once.
+    #[sqlx(rename = "bulk_change_limit")]
+    limit: i64,
+    /// How many the operator has approved; 0 for none.
+    #[sqlx(rename = "bulk_change_approved")]
+    approved: i64,
+    /// How many there were when the watch was suspended; 0 when it is not.
+    #[sqlx(rename = "bulk_change_files")]
+    suspended_for: i64,
+    /// Known files that are due now.
+    due: i64,
+}
+
+/// What the guard does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Nothing,
+    /// What was approved is done.
+    EndApproval,
+    Suspend,
+}
+
+fn decide(watch: Guarded) -> Decision {
+    if watch.due <= watch.limit {
+        return match watch.approved {
+            0 => Decision::Nothing,
+            _ => Decision::EndApproval,
+        };
+    }
+    if watch.due <= watch.approved || watch.due <= watch.suspended_for {
+        Decision::Nothing
+    } else {
+        Decision::Suspend
+    }
+}
+
+/// Sets the limit of a watch. Ends its suspension when no more files than that, or than approved, caused it.
+pub(super) async fn set_limit(tx: &mut Tx, watch_id: i64, limit: u64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE watches SET brake = $2, braked = CASE WHEN braked > $2 AND braked > agreed THEN braked ELSE 0 END \
-         WHERE id = $1",
+        "UPDATE watches SET bulk_change_limit = $2, bulk_change_files = CASE \
+         WHEN bulk_change_files > $2 AND bulk_change_files > bulk_change_approved \
+         THEN bulk_change_files ELSE 0 END WHERE id = $1",
     )
-    .bind(id)
-    .bind(limit)
-    .execute(&mut **tx)
-    .await?;
-    let (braked, paused_at): (i64, Option<i64>) =
-        sqlx::query_as("SELECT braked, paused_at FROM watches WHERE id = $1")
-            .bind(id)
-            .fetch_one(&mut **tx)
-            .await?;
-    let (until, reason) = match u64::try_from(braked) {
-        _ if paused_at.is_some() => (millis(PAUSED), Some(PAUSE_REASON.to_owned())),
-        Ok(files) if files > 0 => (millis(BRAKED), Some(brake_reason(files))),
-        _ => (0, None),
-    };
-    sqlx::query(
-        "UPDATE watches SET held_until = $2, held_since = 0, held_reason = $3 WHERE id = $1",
-    )
-    .bind(id)
-    .bind(until)
-    .bind(reason)
+    .bind(watch_id)
+    .bind(count_column(limit))
     .execute(&mut **tx)
     .await?;
     Ok(())
 }
 
-/// Holds a watch when more of its files than its limit are due that storage knows.
-pub(super) async fn brake(tx: &mut Tx, id: i64) -> Result<Option<BulkChange>, sqlx::Error> {
-    let (limit, agreed, braked, due): (i64, i64, i64, i64) = sqlx::query_as(
-        "SELECT w.brake, w.agreed, w.braked, (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
-            WHERE f.watch_id = w.id AND j.state = 'due' AND f.stored_version IS NOT NULL) \
+/// Suspends a watch when more of its files than its limit are due that storage knows. Some: from now on.
+pub(super) async fn guard(tx: &mut Tx, watch_id: i64) -> Result<Option<BulkChange>, sqlx::Error> {
+    let watch: Guarded = sqlx::query_as(
+        "SELECT w.bulk_change_limit, w.bulk_change_approved, w.bulk_change_files, \
+         (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
+         AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due \
          FROM watches w WHERE w.id = $1",
     )
-    .bind(id)
+    .bind(watch_id)
     .fetch_one(&mut **tx)
     .await?;
-    if due <= limit && agreed > 0 {
-        // What was agreed to has been done.
-        sqlx::query("UPDATE watches SET agreed = 0 WHERE id = $1")
-            .bind(id)
-            .execute(&mut **tx)
-            .await?;
+    match decide(watch) {
+        Decision::Nothing => Ok(None),
+        Decision::EndApproval => {
+            sqlx::query("UPDATE watches SET bulk_change_approved = 0 WHERE id = $1")
+                .bind(watch_id)
+                .execute(&mut **tx)
+                .await?;
+            Ok(None)
+        }
+        Decision::Suspend => {
+            sqlx::query("UPDATE watches SET bulk_change_files = $2 WHERE id = $1")
+                .bind(watch_id)
+                .bind(watch.due)
+                .execute(&mut **tx)
+                .await?;
+            let change = BulkChange {
+                files: count_value(watch.due),
+                limit: count_value(watch.limit),
+            };
+            // More files than before: it is suspended already.
+            Ok((watch.suspended_for == 0).then_some(change))
+        }
     }
-    if due <= limit.max(agreed) || braked >= due {
-        return Ok(None);
-    }
-    let files = u64::try_from(due).unwrap_or(0);
-    sqlx::query(
-        "UPDATE watches SET braked = $2, held_until = CASE WHEN paused_at IS NULL THEN $3 ELSE held_until END, \
-         held_since = 0, held_reason = CASE WHEN paused_at IS NULL THEN $4 ELSE held_reason END WHERE id = $1",
-    )
-        .bind(id)
-        .bind(due)
-        .bind(millis(BRAKED))
-        .bind(brake_reason(files))
-        .execute(&mut **tx)
-        .await?;
-    Ok((braked == 0).then_some(BulkChange { files }))
 }
 
-fn brake_reason(files: u64) -> String {
-    format!(
-        "{files} files that storage has already are to be uploaded anew at once; if that is right, let it go on with \
-         `itwin-syncd resume`, or set bulk_change.max_files = {files} and start again"
-    )
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_suspended_above_its_limit_unless_the_operator_has_approved_that_many() {
+        for (limit, approved, suspended_for, due, expected) in [
+            (10, 0, 0, 10, Decision::Nothing),
+            (10, 0, 0, 11, Decision::Suspend),
+            // It is suspended already, and the number rises.
+            (10, 0, 11, 11, Decision::Nothing),
+            (10, 0, 11, 12, Decision::Suspend),
+            (10, 40, 0, 40, Decision::Nothing),
+            (10, 40, 0, 41, Decision::Suspend),
+            (10, 40, 0, 10, Decision::EndApproval),
+        ] {
+            let watch = Guarded {
+                limit,
+                approved,
+                suspended_for,
+                due,
+            };
+            assert_eq!(decide(watch), expected, "{watch:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::bulk_change::brake;
+use super::bulk_change::guard;
 use super::clock::pause;
 use super::{BulkChange, Content, Error, FileId, Ledger, Tx, UploadJob, count_column, millis};
 
@@ -17,12 +17,14 @@ impl Ledger {
         self.db
             .write_durably("record that a file is about to be created", async |tx| {
                 sqlx::query(
-            "UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 WHERE file_id = $1",
-        )
-        .bind(job.file.0)
-        .bind(millis(now))
-        .bind(marker)
-        .execute(&mut **tx).await
+                    "UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 \
+             WHERE file_id = $1",
+                )
+                .bind(job.file.0)
+                .bind(millis(now))
+                .bind(marker)
+                .execute(&mut **tx)
+                .await
             })
             .await?;
         Ok(())
@@ -35,19 +37,24 @@ impl Ledger {
         storage_file_id: &str,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.db.write("record a storage file", async |tx| {
-        sqlx::query("UPDATE files SET storage_file_id = $2 WHERE id = $1")
-            .bind(job.file.0)
-            .bind(storage_file_id)
-            .execute(&mut **tx)
-            .await?;
-        sqlx::query("UPDATE jobs SET stage = 'links_received', stage_at = $2, marker = NULL WHERE file_id = $1")
-            .bind(job.file.0)
-            .bind(millis(now))
-            .execute(&mut **tx)
-            .await?;
-        Ok(())
-        }).await
+        self.db
+            .write("record a storage file", async |tx| {
+                sqlx::query("UPDATE files SET storage_file_id = $2 WHERE id = $1")
+                    .bind(job.file.0)
+                    .bind(storage_file_id)
+                    .execute(&mut **tx)
+                    .await?;
+                sqlx::query(
+                    "UPDATE jobs SET stage = 'links_received', stage_at = $2, marker = NULL \
+                     WHERE file_id = $1",
+                )
+                .bind(job.file.0)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?;
+                Ok(())
+            })
+            .await
     }
 
     /// Checkpoint after storage acknowledged all bytes of `content`, before *complete* is sent.
@@ -57,28 +64,38 @@ impl Ledger {
         content: &Content,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.db.write_durably("record that a file's bytes are in storage", async |tx| { sqlx::query(
-            "UPDATE jobs SET stage = 'blob_written', stage_at = $2, content_version = $3, content_digest = $4, \
-             content_size = $5 WHERE file_id = $1",
-        )
-        .bind(job.file.0)
-        .bind(millis(now))
-        .bind(job.version)
-        .bind(&content.digest[..])
-        .bind(count_column(content.bytes))
-        .execute(&mut **tx).await }).await?;
+        self.db
+            .write_durably("record that a file's bytes are in storage", async |tx| {
+                sqlx::query(
+                    "UPDATE jobs SET stage = 'blob_written', stage_at = $2, \
+                     content_version = $3, content_digest = $4, content_size = $5 \
+                     WHERE file_id = $1",
+                )
+                .bind(job.file.0)
+                .bind(millis(now))
+                .bind(job.version)
+                .bind(&content.digest[..])
+                .bind(count_column(content.bytes))
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 
     /// Checkpoint back to the start of an upload: what was written before it counts for nothing any more.
     pub async fn record_restart(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
-        self.db.write_durably("record that an upload starts over", async |tx| { sqlx::query(
-            "UPDATE jobs SET stage = 'links_received', stage_at = $2, content_version = NULL, content_digest = NULL, \
-             content_size = NULL WHERE file_id = $1",
+        self.db
+            .write_durably("record that an upload starts over", async |tx| {
+                sqlx::query(
+            "UPDATE jobs SET stage = 'links_received', stage_at = $2, content_version = NULL, \
+             content_digest = NULL, content_size = NULL WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(now))
-        .execute(&mut **tx).await }).await?;
+        .execute(&mut **tx).await
+            })
+            .await?;
         Ok(())
     }
 
@@ -91,24 +108,28 @@ impl Ledger {
         due: Timestamp,
         now: Timestamp,
     ) -> Result<Option<BulkChange>, Error> {
-        self.db.write("adopt a storage file", async |tx| {
-        // A version before the first: storage has something, and nobody knows what.
-        sqlx::query("UPDATE files SET storage_file_id = $2, stored_version = 0 WHERE id = $1")
-            .bind(job.file.0)
-            .bind(storage_file_id)
-            .execute(&mut **tx)
-            .await?;
-        sqlx::query(
-            "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, attempts = attempts + 1 WHERE file_id = $1",
+        self.db
+            .write("adopt a storage file", async |tx| {
+                sqlx::query(
+                    "UPDATE files SET storage_file_id = $2, adopted = 1, stored_version = NULL \
+                     WHERE id = $1",
+                )
+                .bind(job.file.0)
+                .bind(storage_file_id)
+                .execute(&mut **tx)
+                .await?;
+                sqlx::query(
+            "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, attempts = attempts + 1 \
+             WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(due))
         .bind(pause(now, due))
         .execute(&mut **tx)
         .await?;
-        let braked = brake(tx, job.watch.0).await?;
-        Ok(braked)
-        }).await
+                guard(tx, job.watch.0).await
+            })
+            .await
     }
 
     /// Forgets the storage file of a job: it is gone from storage, so nothing that was known of it holds.
@@ -125,16 +146,17 @@ impl Ledger {
 /// Forgets the storage file. The source file stays known: it still points there, until it is pointed elsewhere.
 pub(super) async fn forget_storage_file(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
-         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, \
-         processed = 0, unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
+        "UPDATE files SET storage_file_id = NULL, adopted = 0, stored_version = NULL, \
+         stored_digest = NULL, stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
+         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
+         send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)
     .await?;
     sqlx::query(
-        "UPDATE jobs SET stage = 'planned', marker = NULL, content_version = NULL, content_digest = NULL, \
-         content_size = NULL WHERE file_id = $1",
+        "UPDATE jobs SET stage = 'planned', marker = NULL, content_version = NULL, \
+         content_digest = NULL, content_size = NULL WHERE file_id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::clock::{due, free};
-use super::holds::RETIRED;
-use super::known_files::fingerprint;
+use super::clock::{active, due};
+use super::known_files::VersionColumns;
 use super::row::join;
 use super::{
     Error, FailureKind, FileId, Fingerprint, Ledger, Stage, StorageStamp, Tx, WatchId,
@@ -42,7 +41,7 @@ pub struct UploadJob {
     pub watch: WatchId,
     /// Path relative to the root.
     pub path: PathBuf,
-    /// The fingerprint that was handed over; None asks for a fresh look by the watch room.
+    /// The fingerprint that was handed over; None when it has to be handed over again.
     pub fingerprint: Option<Fingerprint>,
     /// The version that this attempt is about.
     pub version: i64,
@@ -78,9 +77,8 @@ struct JobRow {
     watch_id: WatchId,
     dir: Vec<u8>,
     name: Vec<u8>,
-    size: i64,
-    mtime_ns: i64,
-    ctime_ns: i64,
+    #[sqlx(flatten)]
+    found: VersionColumns,
     connector: Option<String>,
     storage_file_id: Option<String>,
     stored_version: Option<i64>,
@@ -107,8 +105,10 @@ struct JobRow {
 macro_rules! due_jobs {
     () => {
         concat!(
-            "SELECT j.file_id, j.due_at FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = j.watch_id \
-             WHERE f.size <= $2 AND ", free!("$1"), " AND "
+            "SELECT j.file_id, j.due_at FROM jobs j JOIN files f ON f.id = j.file_id \
+             JOIN watches w ON w.id = j.watch_id WHERE f.size <= $2 AND ",
+            active!("$1"),
+            " AND "
         )
     };
 }
@@ -118,15 +118,24 @@ macro_rules! claim {
     // Conditions on the job `j`, for the searches by index and for the one by `jobs_set`.
     ($of:literal, $set_of:literal) => {
         concat!(
-            "UPDATE jobs SET state = 'uploading', kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
-             reason = NULL, hint = NULL, version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
+            "UPDATE jobs SET state = 'uploading', kind = NULL, \
+             previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL, \
+             version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM (",
             // Each state by itself, so that an index gives the first without reading the others.
-            "SELECT * FROM (", due_jobs!(), $of, "j.state = 'due' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS due \
-             UNION ALL SELECT * FROM (", due_jobs!(), $of, "j.state = 'failed' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS failed \
-             UNION ALL SELECT * FROM (", due_jobs!(), $set_of, "j.due_at - j.pause > $1 + 5000 \
-                AND COALESCE(j.state, '') IN ('due', 'failed') LIMIT 1) AS ahead) AS either \
-             ORDER BY due_at LIMIT 1) RETURNING file_id"
+            "SELECT * FROM (",
+            due_jobs!(),
+            $of,
+            "j.state = 'due' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS due \
+             UNION ALL SELECT * FROM (",
+            due_jobs!(),
+            $of,
+            "j.state = 'failed' AND j.due_at <= $1 ORDER BY j.due_at LIMIT 1) AS failed \
+             UNION ALL SELECT * FROM (",
+            due_jobs!(),
+            $set_of,
+            "j.due_at - j.pause > $1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') \
+             LIMIT 1) AS ahead) AS either ORDER BY due_at LIMIT 1) RETURNING file_id"
         )
     };
 }
@@ -137,7 +146,7 @@ impl JobRow {
             file: self.file_id,
             watch: self.watch_id,
             path: join(self.dir, self.name),
-            fingerprint: fingerprint(self.size, self.mtime_ns, self.ctime_ns),
+            fingerprint: self.found.fingerprint(),
             version: self.version,
             attempt: u32::try_from(self.attempts)
                 .unwrap_or(u32::MAX)
@@ -208,21 +217,27 @@ impl Ledger {
     /// The watches that have a job due and are not held, and since when.
     pub async fn due_watches(&self, now: Timestamp) -> Result<Vec<(WatchId, Timestamp)>, Error> {
         // What was set by a clock that was ahead is due too.
-        let rows: Vec<(i64, Option<i64>, Option<i64>, bool)> = self.db.read("look for watches with work", async |db| { sqlx::query_as(concat!(
-            "SELECT w.id, \
-             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'due'), \
-             (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id AND j.state = 'failed'), \
-             EXISTS (SELECT 1 FROM jobs j WHERE j.due_at - j.pause > $1 + 5000 \
-                 AND COALESCE(j.watch_id, 0) = w.id AND COALESCE(j.state, '') IN ('due', 'failed')) \
-             FROM watches w WHERE ",
-            free!("$1"),
-        ))
-        .bind(millis(now))
-        .fetch_all(db).await }).await?;
+        type Row = (WatchId, Option<i64>, Option<i64>, bool);
+        let rows: Vec<Row> = self
+            .db
+            .read("look for watches with work", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT w.id, (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id \
+                     AND j.state = 'due'), (SELECT MIN(due_at) FROM jobs j \
+                     WHERE j.watch_id = w.id AND j.state = 'failed'), EXISTS (SELECT 1 FROM jobs \
+                     j WHERE j.due_at - j.pause > $1 + 5000 AND COALESCE(j.watch_id, 0) = w.id \
+                     AND COALESCE(j.state, '') IN ('due', 'failed')) FROM watches w WHERE ",
+                    active!("$1"),
+                ))
+                .bind(millis(now))
+                .fetch_all(db)
+                .await
+            })
+            .await?;
         let due = rows.into_iter().filter_map(|(watch, due, failed, ahead)| {
             let ahead = ahead.then(|| millis(now));
             let first = due.into_iter().chain(failed).chain(ahead).min()?;
-            (first <= millis(now)).then(|| (WatchId(watch), timestamp(first)))
+            (first <= millis(now)).then(|| (watch, timestamp(first)))
         });
         Ok(due.collect())
     }
@@ -233,10 +248,10 @@ impl Ledger {
             .db
             .read("look for the next due job", async |db| {
                 sqlx::query_scalar(
-                    "SELECT MIN(at) FROM ( \
-             SELECT MIN(due_at) AS at FROM jobs WHERE state = 'due' AND due_at > $1 \
-             UNION ALL SELECT MIN(due_at) FROM jobs WHERE state = 'failed' AND due_at > $1 \
-             UNION ALL SELECT MIN(held_until) FROM watches WHERE held_until > $1) AS next",
+                    "SELECT MIN(at) FROM ( SELECT MIN(due_at) AS at FROM jobs \
+                     WHERE state = 'due' AND due_at > $1 UNION ALL SELECT MIN(due_at) FROM jobs \
+                     WHERE state = 'failed' AND due_at > $1 UNION ALL SELECT MIN(backoff_until) \
+                     FROM watches WHERE backoff_until > $1) AS next",
                 )
                 .bind(millis(now))
                 .fetch_one(db)
@@ -253,18 +268,17 @@ impl Ledger {
             .db
             .read("count the jobs that are waited for", async |db| {
                 sqlx::query_as(concat!(
-                    "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) \
-             FROM jobs j JOIN watches w ON w.id = j.watch_id \
-             WHERE w.held_until < $3 AND (j.state IN ('uploading', 'running') \
-                OR (j.state IN ('due', 'stored') AND ",
+                    "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) FROM jobs j \
+                     JOIN watches w ON w.id = j.watch_id WHERE w.configured = 1 \
+                     AND (j.state IN ('uploading', 'running') OR (j.state IN ('due', 'stored') \
+                     AND ",
                     due!("$1"),
                     " AND ",
-                    free!("$1"),
+                    active!("$1"),
                     " AND j.attempts + j.run_attempts < $2))",
                 ))
                 .bind(millis(soon))
                 .bind(i64::from(attempts))
-                .bind(millis(RETIRED))
                 .fetch_one(db)
                 .await
             })
@@ -301,20 +315,22 @@ impl Ledger {
 
     /// Makes jobs due whose failure the operator may have corrected, by another configuration or elsewhere.
     pub async fn retry_corrected(&self) -> Result<(), Error> {
-        self.db.write("try failed files again", async |tx| {
-        let kinds = FailureKind::ALL.into_iter();
-        for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
-            sqlx::query(
-                "UPDATE jobs SET state = 'due', due_at = enqueued_at, pause = 0, attempts = 0, failing_since = NULL, \
-                 kind = NULL, previous_reason = reason, reason = NULL, hint = NULL \
-                 WHERE state = 'failed' AND kind = $1",
+        self.db
+            .write("try failed files again", async |tx| {
+                let kinds = FailureKind::ALL.into_iter();
+                for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
+                    sqlx::query(
+                "UPDATE jobs SET state = 'due', due_at = enqueued_at, pause = 0, attempts = 0, \
+                 failing_since = NULL, kind = NULL, previous_reason = reason, reason = NULL, \
+                 hint = NULL WHERE state = 'failed' AND kind = $1",
             )
             .bind(kind)
             .execute(&mut **tx)
             .await?;
-        }
-        Ok(())
-        }).await
+                }
+                Ok(())
+            })
+            .await
     }
 }
 
@@ -327,11 +343,12 @@ async fn claimed_job(
         return Ok(None);
     };
     let row: JobRow = sqlx::query_as(
-        "SELECT j.file_id, f.watch_id, f.dir, f.name, f.size, f.mtime_ns, f.ctime_ns, f.connector, \
-         f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, j.version, j.attempts, \
-         j.failing_since, j.stage, j.stage_at, j.marker, j.content_version, j.content_digest, j.content_size, \
-         j.previous_reason, f.unverified, f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id \
-         FROM jobs j JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
+        "SELECT j.file_id, f.watch_id, f.dir, f.name, f.known, f.size, f.mtime_ns, f.ctime_ns, \
+         f.connector, f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, \
+         j.version, j.attempts, j.failing_since, j.stage, j.stage_at, j.marker, \
+         j.content_version, j.content_digest, j.content_size, j.previous_reason, f.unverified, \
+         f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id FROM jobs j \
+         JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
     )
     .bind(file)
     .fetch_one(&mut **tx)

@@ -24,20 +24,21 @@ macro_rules! due {
     };
 }
 
-/// SQL: the watch `w` is not held at the time of a parameter.
-macro_rules! free {
+/// SQL: jobs of the watch `w` may be claimed at the time of a parameter.
+macro_rules! active {
     ($now:literal) => {
         concat!(
-            "(w.held_until <= ",
+            "w.configured = 1 AND w.paused_at IS NULL AND w.bulk_change_files = 0 \
+             AND (w.backoff_until <= ",
             $now,
-            " OR w.held_since > ",
+            " OR w.backoff_since > ",
             $now,
             " + 5000)"
         )
     };
 }
 
-pub(super) use {due, free};
+pub(super) use {active, due};
 
 /// The pause before a time, in milliseconds.
 pub(super) fn pause(now: Timestamp, until: Timestamp) -> i64 {
@@ -56,13 +57,15 @@ pub(super) fn is_ahead(taken: i64, now: Timestamp) -> bool {
 
 /// What the service does when the clock has jumped by `$1` milliseconds.
 const FOLLOW: [&str; 6] = [
-    "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, failing_since = failing_since + $1, \
-     stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 ELSE stage_at END",
-    "UPDATE watches SET held_until = held_until + $1, held_since = held_since + $1 WHERE held_since > 0",
+    "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, \
+     failing_since = failing_since + $1, stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 \
+     ELSE stage_at END",
+    "UPDATE watches SET backoff_until = backoff_until + $1, backoff_since = backoff_since + $1 \
+     WHERE backoff_since > 0",
     "UPDATE watches SET paused_at = paused_at + $1 WHERE paused_at IS NOT NULL",
     "UPDATE pauses SET until = until + $1, since = since + $1 WHERE since > 0",
-    "UPDATE connections SET moved_at = CASE WHEN moved_at > 0 THEN moved_at + $1 ELSE moved_at END, \
-     checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
+    "UPDATE connections SET moved_at = CASE WHEN moved_at > 0 THEN moved_at + $1 ELSE moved_at \
+     END, checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
     "UPDATE runs SET requested_at = requested_at + $1 WHERE phase <> 'ended'",
 ];
 
@@ -72,7 +75,8 @@ const CORRECT: [&str; 6] = [
     "UPDATE jobs SET enqueued_at = $1 WHERE enqueued_at > $2",
     "UPDATE jobs SET stage_at = $1 WHERE stage_at > $2",
     "UPDATE jobs SET failing_since = $1 WHERE failing_since > $2",
-    "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE held_since > $2",
+    "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL \
+     WHERE backoff_since > $2",
     "UPDATE connections SET moved_at = $1 WHERE moved_at > $2",
 ];
 
@@ -174,7 +178,7 @@ mod tests {
         for jump in JUMPS {
             let f = Fixture::new().await;
             f.hand_over("a.dgn", 1, 0).await;
-            let hold = f.ledger.hold_watch(f.watch, at(60), "hangs", at(0));
+            let hold = f.ledger.back_off_watch(f.watch, at(60), "hangs", at(0));
             hold.await.unwrap();
             assert!(f.claim(59).await.is_none());
             let job = f.claim(jump + 60).await;
@@ -182,7 +186,7 @@ mod tests {
             // A hold of the clock as it is now takes the place of the void one.
             let hold = f
                 .ledger
-                .hold_watch(f.watch, at(jump + 20), "hangs", at(jump));
+                .back_off_watch(f.watch, at(jump + 20), "hangs", at(jump));
             hold.await.unwrap();
             if jump < 0 {
                 assert!(f.claim(jump + 10).await.is_none(), "{jump}");
@@ -202,7 +206,7 @@ mod tests {
             let job = f.claim(0).await.unwrap();
             let again = transient(Again::At(at(60)));
             f.ledger.put_off(&job, &again, at(0)).await.unwrap();
-            let hold = f.ledger.hold_watch(f.watch, at(30), "hangs", at(0));
+            let hold = f.ledger.back_off_watch(f.watch, at(30), "hangs", at(0));
             hold.await.unwrap();
             let moved = SignedDuration::from_secs(jump);
             f.ledger.follow_clock(moved).await.unwrap();
@@ -236,7 +240,8 @@ mod tests {
             "EXPLAIN QUERY PLAN SELECT j.file_id, j.due_at FROM jobs j \
          JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
          WHERE j.due_at - j.pause > 1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') \
-         AND (w.held_until <= 1 OR w.held_since > 1 + 5000) AND f.size <= 10 LIMIT 1",
+         AND w.configured = 1 AND w.paused_at IS NULL AND w.bulk_change_files = 0 \
+         AND (w.backoff_until <= 1 OR w.backoff_since > 1 + 5000) AND f.size <= 10 LIMIT 1",
         )
         .fetch_all(f.ledger.db.writer())
         .await

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::clock::has_come;
-use super::holds::RETIRED;
 use super::row::join;
 use super::{
     Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, count_value,
-    millis, timestamp,
+    timestamp,
 };
 
 /// A file that is, or belongs, in a connection, with all that a run of it is judged by.
@@ -111,11 +110,17 @@ pub(super) struct ConnectionFileRow {
     failing_since: Option<i64>,
 }
 
-pub(super) const CONNECTION_FILE: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, f.connector, \
-     (f.connection_id = w.connection_id) IS TRUE AS mapped_here, f.source_file_id, f.mapped_connector, \
-     f.stored_size, f.stored_modified, f.stored_modified_by, f.storage_folder_id, f.stored_generation, f.processed, \
-     f.overwrites, f.absence, f.outcome, j.state, j.kind, j.due_at, j.pause, j.run_attempts, j.attempts, j.failing_since \
-     FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id ";
+pub(super) const CONNECTION_FILE: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, \
+                                          f.storage_file_id, f.connector, \
+                                          (f.connection_id = w.connection_id) IS TRUE AS mapped_here, \
+                                          f.source_file_id, f.mapped_connector, f.stored_size, \
+                                          f.stored_modified, f.stored_modified_by, \
+                                          f.storage_folder_id, f.stored_generation, f.processed, \
+                                          f.overwrites, f.absence, f.outcome, j.state, j.kind, \
+                                          j.due_at, j.pause, j.run_attempts, j.attempts, \
+                                          j.failing_since FROM files f JOIN watches w \
+                                          ON w.id = f.watch_id LEFT JOIN jobs j \
+                                          ON j.file_id = f.id ";
 
 impl ConnectionFile {
     /// Whether it waits for a run now.
@@ -173,15 +178,16 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Vec<ConnectionFile>, Error> {
         let sql = format!(
-            "{CONNECTION_FILE} WHERE w.connection_id = $1 AND w.held_until < $2 AND f.connector IS NOT NULL \
-             AND f.storage_file_id IS NOT NULL AND f.stored_version > 0 ORDER BY w.name, f.dir, f.name"
+            "{CONNECTION_FILE} WHERE w.connection_id = $1 AND w.configured = 1 AND f.connector \
+            IS NOT NULL \
+             AND f.storage_file_id IS NOT NULL AND f.stored_version IS NOT NULL ORDER BY \
+             w.name, f.dir, f.name"
         );
         let rows: Vec<ConnectionFileRow> = self
             .db
             .read("list the files of a connection", async |db| {
                 sqlx::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(connection.0)
-                    .bind(millis(RETIRED))
                     .fetch_all(db)
                     .await
             })

@@ -2,8 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::clock::{due, free};
-use super::holds::RETIRED;
+use super::clock::{active, due};
 use super::{ConnectionId, Error, Ledger, count_value, millis, timestamp};
 
 /// A connection of an iModel that has watches.
@@ -39,19 +38,25 @@ pub struct Backlog {
 impl Ledger {
     /// The connections of an iModel that watches use.
     pub async fn connections(&self, imodel_id: &str) -> Result<Vec<ConnectionRecord>, Error> {
-        let rows: Vec<(i64, String, Option<String>, bool, i64, i64)> = self.db.read("list the connections of an iModel", async |db| { sqlx::query_as(
-            "SELECT id, name, platform_id, generation > covered, moved_at, checked_at FROM connections c \
-             WHERE imodel_id = $1 \
-             AND EXISTS (SELECT 1 FROM watches w WHERE w.connection_id = c.id AND w.held_until < $2) ORDER BY id",
-        )
-        .bind(imodel_id)
-        .bind(millis(RETIRED))
-        .fetch_all(db).await }).await?;
+        type Row = (ConnectionId, String, Option<String>, bool, i64, i64);
+        let rows: Vec<Row> = self
+            .db
+            .read("list the connections of an iModel", async |db| {
+                sqlx::query_as(
+                    "SELECT id, name, platform_id, generation > covered, moved_at, checked_at \
+             FROM connections c WHERE imodel_id = $1 AND EXISTS (SELECT 1 FROM watches w \
+             WHERE w.connection_id = c.id AND w.configured = 1) ORDER BY id",
+                )
+                .bind(imodel_id)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
         Ok(rows
             .into_iter()
             .map(
                 |(id, name, platform_id, moved_on, moved_at, checked_at)| ConnectionRecord {
-                    id: ConnectionId(id),
+                    id,
                     name,
                     platform_id,
                     moved_on: moved_on.then(|| timestamp(moved_at)),
@@ -67,23 +72,25 @@ impl Ledger {
         connection: ConnectionId,
         platform_id: Option<&str>,
     ) -> Result<(), Error> {
-        self.db.write_durably("record a connection", async |tx| {
-        sqlx::query("UPDATE connections SET platform_id = $2 WHERE id = $1")
-            .bind(connection.0)
-            .bind(platform_id)
-            .execute(&mut **tx)
-            .await?;
-        if platform_id.is_none() {
-            sqlx::query(
-                "UPDATE files SET connection_id = NULL, source_file_id = NULL, mapped_connector = NULL \
-                 WHERE connection_id = $1",
-            )
-            .bind(connection.0)
-            .execute(&mut **tx)
-            .await?;
-        }
-        Ok(())
-        }).await
+        self.db
+            .write_durably("record a connection", async |tx| {
+                sqlx::query("UPDATE connections SET platform_id = $2 WHERE id = $1")
+                    .bind(connection.0)
+                    .bind(platform_id)
+                    .execute(&mut **tx)
+                    .await?;
+                if platform_id.is_none() {
+                    sqlx::query(
+                        "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
+                         mapped_connector = NULL WHERE connection_id = $1",
+                    )
+                    .bind(connection.0)
+                    .execute(&mut **tx)
+                    .await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// What waits for a run of this iModel.
@@ -97,27 +104,33 @@ impl Ledger {
             in_hand: bool,
         }
         // Asked after every upload, so it must not look at all that is still to be uploaded.
-        let row: Row = self.db.read("look at the backlog of an iModel", async |db| { sqlx::query_as(concat!(
-            "SELECT COUNT(CASE WHEN ",
-            due!("$2"),
-            " THEN 1 END) AS waiting, MIN(CASE WHEN ",
-            due!("$2"),
-            " THEN j.due_at END) AS first, MAX(CASE WHEN ",
-            due!("$2"),
-            " THEN j.due_at END) AS last, \
-             MIN(CASE WHEN j.due_at > $2 THEN j.due_at END) AS next_due, \
-             (EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                 WHERE j.state = 'uploading' AND w.imodel_id = $1) \
-              OR EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-                 WHERE j.state = 'due' AND j.due_at <= $2 AND w.imodel_id = $1 AND ",
-            free!("$2"),
-            ")) AS in_hand \
-             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE j.state = 'stored' AND w.imodel_id = $1",
-        ))
-        .bind(imodel_id)
-        .bind(millis(now))
-        .fetch_one(db).await }).await?;
+        let row: Row = self
+            .db
+            .read("look at the backlog of an iModel", async |db| {
+                sqlx::query_as(concat!(
+                    "SELECT COUNT(CASE WHEN ",
+                    due!("$2"),
+                    " THEN 1 END) AS waiting, MIN(CASE WHEN ",
+                    due!("$2"),
+                    " THEN j.due_at END) AS first, MAX(CASE WHEN ",
+                    due!("$2"),
+                    " THEN j.due_at END) AS last, MIN(CASE WHEN j.due_at > $2 THEN j.due_at \
+                     END) AS next_due, (EXISTS (SELECT 1 FROM jobs j JOIN files f \
+                     ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
+                     WHERE j.state = 'uploading' AND w.imodel_id = $1) OR EXISTS (SELECT 1 \
+                     FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
+                     ON w.id = f.watch_id WHERE j.state = 'due' AND j.due_at <= $2 \
+                     AND w.imodel_id = $1 AND ",
+                    active!("$2"),
+                    ")) AS in_hand FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
+                     ON w.id = f.watch_id WHERE j.state = 'stored' AND w.imodel_id = $1",
+                ))
+                .bind(imodel_id)
+                .bind(millis(now))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
         Ok(Backlog {
             waiting: count_value(row.waiting),
             first: row.first.map(timestamp),
@@ -129,11 +142,18 @@ impl Ledger {
 
     /// Whether the connection holds any source file of ours, so that a run of it makes sense.
     pub async fn holds_source_files(&self, connection: ConnectionId) -> Result<bool, Error> {
-        let any: bool = self.db.read("look for source files", async |db| { sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM files WHERE connection_id = $1 AND source_file_id IS NOT NULL)",
-        )
-        .bind(connection.0)
-        .fetch_one(db).await }).await?;
+        let any: bool = self
+            .db
+            .read("look for source files", async |db| {
+                sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT 1 FROM files WHERE connection_id = $1 \
+             AND source_file_id IS NOT NULL)",
+                )
+                .bind(connection.0)
+                .fetch_one(db)
+                .await
+            })
+            .await?;
         Ok(any)
     }
 

@@ -1,11 +1,10 @@
 //! Failed attempts: when the job is tried again, and what is recorded of the failure.
-
 use jiff::Timestamp;
 
 use super::clock::pause;
 use super::history::{Step, note};
 use super::results::insert_result;
-use super::{FailureKind, Outcome, Tx, millis};
+use super::{FailureKind, JobState, Outcome, Tx, millis};
 
 /// Why an attempt did not succeed and what comes next.
 #[derive(Debug, Clone)]
@@ -33,22 +32,23 @@ pub enum Again {
     Never,
 }
 
-/// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt: 'due' or 'stored'.
+/// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt.
 pub(super) async fn refuse(
     tx: &mut Tx,
     file_id: i64,
-    waiting: &'static str,
+    waiting: JobState,
     refusal: &Refusal,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let (state, due_at, counts) = match refusal.again {
         Again::BusyUntil(at) => (waiting, Some(at), 0),
         Again::At(at) => (waiting, Some(at), 1),
-        Again::FailedUntil(at) => ("failed", Some(at), 1),
-        Again::Never => ("failed", None, 1),
+        Again::FailedUntil(at) => (JobState::Failed, Some(at), 1),
+        Again::Never => (JobState::Failed, None, 1),
     };
     let before: Option<(i64, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
+        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j \
+         LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
     )
     .bind(file_id)
     .fetch_optional(&mut **tx)
@@ -56,8 +56,8 @@ pub(super) async fn refuse(
     let (version, last_reason, run) = before.unwrap_or_default();
     sqlx::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
-         failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) END, \
-         kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
+         failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) \
+         END, kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(state)
@@ -70,7 +70,7 @@ pub(super) async fn refuse(
     .bind(due_at.map_or(0, |at| pause(now, at)))
     .execute(&mut **tx)
     .await?;
-    if state == "failed" {
+    if state == JobState::Failed {
         report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
     } else if last_reason.as_ref() != Some(&refusal.reason) {
         note(
@@ -90,27 +90,29 @@ pub(super) async fn refuse(
 async fn report_failure(
     tx: &mut Tx,
     file_id: i64,
-    waiting: &str,
+    waiting: JobState,
     refusal: &Refusal,
     run: Option<&str>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    if waiting == "stored" {
+    if waiting == JobState::Stored {
         sqlx::query("UPDATE files SET outcome = 'failed', outcome_at = $2 WHERE id = $1")
             .bind(file_id)
             .bind(millis(now))
             .execute(&mut **tx)
             .await?;
     }
-    let news = sqlx::query(
-        "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL OR reported <> $2)",
+    let is_new_reason = sqlx::query(
+        "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL \
+         OR reported <> $2)",
     )
     .bind(file_id)
     .bind(&refusal.reason)
     .execute(&mut **tx)
     .await?
-    .rows_affected();
-    if news > 0 {
+    .rows_affected()
+        > 0;
+    if is_new_reason {
         let reason = Some(refusal.reason.as_str());
         insert_result(
             tx,

@@ -87,9 +87,10 @@ struct FileRow {
 /// The columns of a [`FileRow`].
 macro_rules! file_columns {
     () => {
-        "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, f.absent_since, \
-         f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, r.reason AS result_reason, \
-         r.hint AS result_hint, r.outcome, r.at AS outcome_at, f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
+        "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, \
+         f.absent_since, f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, \
+         r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
+         f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
          j.due_at, j.attempts "
     };
 }
@@ -179,7 +180,8 @@ impl Ledger {
         // No file has an empty name.
         let (dir, name) = after.map_or((&b""[..], &b""[..]), split);
         let sql = format!(
-            "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND (f.dir, f.name) > ($2, $3) \
+            "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND (f.dir, \
+            f.name) > ($2, $3) \
              ORDER BY f.dir, f.name LIMIT $4"
         );
         let rows: Vec<FileRow> = self
@@ -201,7 +203,8 @@ impl Ledger {
     pub async fn file_at(&self, watch: &str, path: &Path) -> Result<Option<FileReport>, Error> {
         let (dir, name) = split(path);
         let sql = format!(
-            "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND f.dir = $2 AND f.name = $3"
+            "{FILES} WHERE f.watch_id = (SELECT id FROM watches WHERE name = $1) AND f.dir = \
+            $2 AND f.name = $3"
         );
         let row: Option<FileRow> = self
             .db

@@ -43,7 +43,7 @@ pub(super) fn spec(name: &str) -> WatchSpec {
         name: name.to_owned(),
         imodel_id: "imodel".to_owned(),
         storage_folder: String::new(),
-        brake: 1000,
+        bulk_change_limit: 1000,
         connection: "itwin-syncd".to_owned(),
     }
 }
@@ -229,13 +229,15 @@ pub(super) async fn outcomes(
 pub(super) async fn assert_counts_are_right(pool: &sqlx::SqlitePool) {
     type Row = (i64, String, String, i64, i64, i64, i64);
     let kept: Vec<Row> = sqlx::query_as(
-        "SELECT watch_id, job, outcome, absent, vanished, reported, files FROM counts WHERE files <> 0 ORDER BY 1, 2, 3, 4, 5, 6",
+        "SELECT watch_id, job, outcome, absent, vanished, reported, files FROM counts \
+         WHERE files <> 0 ORDER BY 1, 2, 3, 4, 5, 6",
     )
     .fetch_all(pool)
     .await
     .unwrap();
     let counted: Vec<Row> = sqlx::query_as(
-        "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), COALESCE(f.absence, 'missing') <> 'missing', f.size < 0, \
+        "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), \
+         COALESCE(f.absence, 'missing') <> 'missing', f.known = 0, \
          j.reported IS NOT NULL, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
          GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
     )

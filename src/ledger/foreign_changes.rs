@@ -73,7 +73,7 @@ pub(super) async fn lost_in_storage(
         .bind(file_id)
         .execute(&mut **tx)
         .await?;
-    upload_job(tx, file_id, due, now).await
+    upload_job(tx, file_id, Step::LostInStorage, due, now).await
 }
 
 /// See [`Ledger::compare_again`].
@@ -84,13 +84,13 @@ pub(super) async fn overwritten_in_storage(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE files SET unverified = 1, overwrites = overwrites + 1, processed = 0, outcome = NULL, outcome_at = NULL \
-         WHERE id = $1",
+        "UPDATE files SET unverified = 1, overwrites = overwrites + 1, processed = 0, \
+         outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)
     .await?;
-    upload_job(tx, file_id, due, now).await
+    upload_job(tx, file_id, Step::Overwritten, due, now).await
 }
 
 /// Makes the file due for the upload stage, whatever its job was about. An upload in hand is left alone: its worker
@@ -98,13 +98,15 @@ pub(super) async fn overwritten_in_storage(
 async fn upload_job(
     tx: &mut Tx,
     file_id: i64,
+    step: Step,
     due: Timestamp,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     insert_stored_job(tx, file_id, now).await?;
     sqlx::query(
-        "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, run_id = NULL, kind = NULL, reason = NULL, hint = NULL \
-         WHERE file_id = $1 AND state IN ('stored', 'running', 'failed')",
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, run_id = NULL, kind = NULL, \
+         reason = NULL, hint = NULL WHERE file_id = $1 AND state IN ('stored', 'running', \
+         'failed')",
     )
     .bind(file_id)
     .bind(millis(due))
@@ -115,7 +117,7 @@ async fn upload_job(
         .bind(file_id)
         .fetch_one(&mut **tx)
         .await?;
-    note(tx, file_id, version, Step::Overwritten, None, now).await
+    note(tx, file_id, version, step, None, now).await
 }
 
 #[cfg(test)]

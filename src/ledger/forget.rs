@@ -35,7 +35,8 @@ impl Ledger {
 
 async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
     let row: Option<(i64, Vec<u8>, Option<JobState>)> = sqlx::query_as(
-        "SELECT f.watch_id, f.dir, j.state FROM files f LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
+        "SELECT f.watch_id, f.dir, j.state FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         WHERE f.id = $1",
     )
     .bind(file.0)
     .fetch_optional(&mut **tx)

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::bulk_change::brake;
+use super::bulk_change::guard;
 use super::history::{Step, note};
-use super::known_files::fingerprint;
+use super::known_files::KnownRow;
 use super::row::split;
 use super::scan_digests::forget_listing;
 use super::state::on_new_version;
 use super::{
-    BulkChange, Error, Fingerprint, JobState, Ledger, Tx, WatchId, count_column, millis, new_id,
+    BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
+    new_id,
 };
 
 /// A finished file, ready to become a job.
@@ -31,16 +32,16 @@ pub struct Ready {
 pub struct HandedOver {
     /// Files that were new or changed.
     pub changed: usize,
-    /// The watch is held from now on, because of so many files that storage knows.
-    pub braked: Option<BulkChange>,
+    /// The bulk change guard suspended the watch.
+    pub bulk_change: Option<BulkChange>,
 }
 
 impl Ledger {
     /// Hands finished files over: each has exactly one open job for its newest version afterwards.
     ///
-    /// A file that is handed over just as it is known keeps what it has, so handing over twice is harmless.
-    /// When too many of them are files that storage knows, the watch is held: a lost folder that is back, a clock that
-    /// jumped, or a copied tree must not upload everything anew unasked.
+    /// A version that was handed over before changes nothing, so handing over twice is harmless. When too many known
+    /// files change at once, the watch is suspended: a folder that was lost and is back, a clock that jumped, or a
+    /// copied tree must not upload everything again without the operator's approval.
     pub async fn hand_over(
         &self,
         watch: WatchId,
@@ -60,14 +61,25 @@ impl Ledger {
                 for dir in folders {
                     forget_listing(tx, watch.0, dir).await?;
                 }
-                let braked = match changed {
+                let bulk_change = match changed {
                     0 => None,
-                    _ => brake(tx, watch.0).await?,
+                    _ => guard(tx, watch.0).await?,
                 };
-                Ok(HandedOver { changed, braked })
+                Ok(HandedOver {
+                    changed,
+                    bulk_change,
+                })
             })
             .await
     }
+}
+
+#[derive(sqlx::FromRow)]
+struct HandedOverRow {
+    id: i64,
+    version: i64,
+    #[sqlx(flatten)]
+    known: KnownRow,
 }
 
 async fn hand_over_one(
@@ -78,9 +90,9 @@ async fn hand_over_one(
 ) -> Result<bool, sqlx::Error> {
     let (dir, name) = split(&file.path);
     let print = file.fingerprint;
-    let known: Option<(i64, i64, i64, i64, i64, Option<String>)> = sqlx::query_as(
-        "SELECT id, version, size, mtime_ns, ctime_ns, connector FROM files \
-         WHERE watch_id = $1 AND dir = $2 AND name = $3",
+    let known: Option<HandedOverRow> = sqlx::query_as(
+        "SELECT id, version, name, known, size, mtime_ns, ctime_ns, connector, absence \
+         FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
     )
     .bind(watch.0)
     .bind(dir)
@@ -88,33 +100,32 @@ async fn hand_over_one(
     .fetch_optional(&mut **tx)
     .await?;
     let (id, version) = match known {
-        Some((_, _, size, mtime_ns, ctime_ns, connector))
-            if fingerprint(size, mtime_ns, ctime_ns) == Some(print)
-                && connector == file.connector =>
-        {
-            return Ok(false);
-        }
-        Some((id, version, ..)) => {
+        Some(row) => {
+            if Known::from(row.known).is_version(print, file.connector.as_deref()) {
+                return Ok(false);
+            }
+            let (id, version) = (row.id, row.version.saturating_add(1));
             sqlx::query(
-                "UPDATE files SET size = $2, mtime_ns = $3, ctime_ns = $4, connector = $5, version = $6, overwrites = 0, \
-                 absence = NULL, absent_since = NULL WHERE id = $1",
+                "UPDATE files SET known = 1, size = $2, mtime_ns = $3, ctime_ns = $4, \
+                 connector = $5, version = $6, overwrites = 0, absence = NULL, \
+                 absent_since = NULL WHERE id = $1",
             )
             .bind(id)
             .bind(count_column(print.size))
             .bind(print.mtime_ns)
             .bind(print.ctime_ns)
             .bind(&file.connector)
-            .bind(version.saturating_add(1))
+            .bind(version)
             .execute(&mut **tx)
             .await?;
-            open_job(tx, id, version.saturating_add(1), now).await?;
-            (id, version.saturating_add(1))
+            open_job(tx, id, version, now).await?;
+            (id, version)
         }
         None => {
             let id = new_id(now);
             sqlx::query(
-                "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, connector, version) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
+                "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
+                 connector, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
             )
             .bind(id)
             .bind(watch.0)
@@ -150,9 +161,9 @@ async fn open_job(
     };
     if on_new_version(state) == JobState::Due {
         sqlx::query(
-            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, pause = 0, attempts = 0, \
-             run_attempts = 0, failing_since = NULL, run_id = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
-             hint = NULL, reported = NULL \
+            "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, \
+             pause = 0, attempts = 0, run_attempts = 0, failing_since = NULL, run_id = NULL, \
+             kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
              WHERE file_id = $1",
         )
         .bind(file_id)
@@ -171,8 +182,8 @@ async fn insert_job(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) \
-         SELECT id, watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
+         watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
     )
     .bind(file_id)
     .bind(version)
@@ -229,6 +240,6 @@ mod tests {
             .known_in(f.watch, path.parent().unwrap())
             .await
             .unwrap();
-        assert_eq!(known[0].name, path.file_name().unwrap());
+        assert_eq!(known[0].0, path.file_name().unwrap());
     }
 }

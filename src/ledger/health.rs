@@ -2,8 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::clock::{due, free};
-use super::holds::RETIRED;
+use super::clock::{active, due};
 use super::{Error, Ledger, RootState, count_value, millis, timestamp};
 
 /// The health of the service.
@@ -36,22 +35,22 @@ impl Ledger {
             .db
             .read(ACTION, async |db| {
                 sqlx::query_as(
-                    "SELECT name, root_state FROM watches WHERE held_until < $1 ORDER BY name",
+                    "SELECT name, root_state FROM watches WHERE configured = 1 ORDER BY name",
                 )
-                .bind(millis(RETIRED))
                 .fetch_all(db)
                 .await
             })
             .await?;
-        let last_run: Option<(i64, Option<String>)> = self
-            .db
-            .read(ACTION, async |db| {
-                sqlx::query_as(
-            "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1",
+        let last_run: Option<(i64, Option<String>)> =
+            self.db
+                .read(ACTION, async |db| {
+                    sqlx::query_as(
+            "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC \
+             LIMIT 1",
         )
         .fetch_optional(db).await
-            })
-            .await?;
+                })
+                .await?;
         Ok(Health {
             roots,
             jobs: self.summary(soon).await?,
@@ -66,22 +65,19 @@ impl Ledger {
             .read("count its jobs", async |db| {
                 sqlx::query_as(concat!(
                     "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
-                 OR (j.state IN ('due', 'stored') AND ",
+                     OR (j.state IN ('due', 'stored') AND ",
                     due!("$1"),
                     " AND ",
-                    free!("$1"),
-                    ") THEN 1 END), \
-             COUNT(CASE WHEN j.state = 'failed' THEN 1 END), \
-             COUNT(CASE WHEN j.state IN ('due', 'stored') AND NOT (",
+                    active!("$1"),
+                    ") THEN 1 END), COUNT(CASE WHEN j.state = 'failed' THEN 1 END), COUNT(CASE \
+                     WHEN j.state IN ('due', 'stored') AND NOT (",
                     due!("$1"),
                     " AND ",
-                    free!("$1"),
-                    ") THEN 1 END) \
-             FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
-             WHERE w.held_until < $2",
+                    active!("$1"),
+                    ") THEN 1 END) FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
+                     ON w.id = f.watch_id WHERE w.configured = 1",
                 ))
                 .bind(millis(soon))
-                .bind(millis(RETIRED))
                 .fetch_one(db)
                 .await
             })

@@ -21,8 +21,6 @@ pub struct Fingerprint {
 /// A file of a folder as the ledger last saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// Its name in the folder.
-    pub name: OsString,
     /// None when any content counts as new.
     pub fingerprint: Option<Fingerprint>,
     /// The connector type it was handed over with; None for a reference file.
@@ -31,37 +29,79 @@ pub struct Known {
     pub absence: Option<Absence>,
 }
 
+/// The columns of a [`Known`].
 #[derive(sqlx::FromRow)]
-struct KnownRow {
+pub(super) struct KnownRow {
     name: Vec<u8>,
+    #[sqlx(flatten)]
+    version: VersionColumns,
+    connector: Option<String>,
+    absence: Option<Absence>,
+}
+
+/// The columns of a [`Fingerprint`].
+#[derive(sqlx::FromRow)]
+pub(super) struct VersionColumns {
+    known: i64,
     size: i64,
     mtime_ns: i64,
     ctime_ns: i64,
-    connector: Option<String>,
-    absence: Option<Absence>,
+}
+
+impl VersionColumns {
+    /// None when any content counts as new.
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        (self.known != 0).then(|| Fingerprint {
+            size: count_value(self.size),
+            mtime_ns: self.mtime_ns,
+            ctime_ns: self.ctime_ns,
+        })
+    }
+}
+
+impl Known {
+    /// Whether this version, found with this fingerprint and selected for this connector, was handed over already.
+    ///
+    /// The one place that decides it, for scans and events, hand-over, `plan` and `explain`.
+    #[must_use]
+    pub fn is_version(&self, found: Fingerprint, connector: Option<&str>) -> bool {
+        self.fingerprint == Some(found) && self.connector.as_deref() == connector
+    }
 }
 
 impl From<KnownRow> for Known {
     fn from(row: KnownRow) -> Self {
         Self {
             absence: row.absence,
-            name: OsString::from_vec(row.name),
-            fingerprint: fingerprint(row.size, row.mtime_ns, row.ctime_ns),
+            fingerprint: row.version.fingerprint(),
             connector: row.connector,
         }
     }
 }
 
 impl Ledger {
-    /// All files of one folder (`dir` relative to the root, empty for the root itself), in no order.
-    pub async fn known_in(&self, watch: WatchId, dir: &Path) -> Result<Vec<Known>, Error> {
-        let rows: Vec<KnownRow> = self.db.read("list the known files of a folder", async |db| { sqlx::query_as(
-            "SELECT name, size, mtime_ns, ctime_ns, connector, absence FROM files WHERE watch_id = $1 AND dir = $2",
+    /// All files of one folder by name, in no order (`dir` relative to the root, empty for the root itself).
+    pub async fn known_in(
+        &self,
+        watch: WatchId,
+        dir: &Path,
+    ) -> Result<Vec<(OsString, Known)>, Error> {
+        let rows: Vec<KnownRow> =
+            self.db
+                .read("list the known files of a folder", async |db| {
+                    sqlx::query_as(
+            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
+             WHERE watch_id = $1 AND dir = $2",
         )
         .bind(watch.0)
         .bind(dir.as_os_str().as_bytes())
-        .fetch_all(db).await }).await?;
-        Ok(rows.into_iter().map(Known::from).collect())
+        .fetch_all(db).await
+                })
+                .await?;
+        let files = rows.into_iter();
+        Ok(files
+            .map(|row| (OsString::from_vec(row.name.clone()), Known::from(row)))
+            .collect())
     }
 
     /// One file by its path relative to the root.
@@ -71,8 +111,8 @@ impl Ledger {
             .db
             .read("look up a file", async |db| {
                 sqlx::query_as(
-                    "SELECT name, size, mtime_ns, ctime_ns, connector, absence FROM files \
-             WHERE watch_id = $1 AND dir = $2 AND name = $3",
+                    "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
+                     WHERE watch_id = $1 AND dir = $2 AND name = $3",
                 )
                 .bind(watch.0)
                 .bind(dir)
@@ -104,16 +144,20 @@ impl Ledger {
     /// Every folder of a watch in which a file is known, in no order.
     pub async fn known_folders(&self, watch: WatchId) -> Result<Vec<PathBuf>, Error> {
         // Steps from folder to folder in the index, instead of reading the row of each file.
-        let rows: Vec<Vec<u8>> = self.db.read("list the known folders of a watch", async |db| { sqlx::query_scalar(
-            "WITH RECURSIVE folder(dir) AS ( \
-                SELECT MIN(dir) FROM files WHERE watch_id = $1 \
-                UNION ALL \
-                SELECT (SELECT MIN(dir) FROM files WHERE watch_id = $1 AND dir > folder.dir) FROM folder \
-                WHERE folder.dir IS NOT NULL) \
-             SELECT dir FROM folder WHERE dir IS NOT NULL",
-        )
-        .bind(watch.0)
-        .fetch_all(db).await }).await?;
+        let rows: Vec<Vec<u8>> = self
+            .db
+            .read("list the known folders of a watch", async |db| {
+                sqlx::query_scalar(
+                    "WITH RECURSIVE folder(dir) AS ( SELECT MIN(dir) FROM files \
+                     WHERE watch_id = $1 UNION ALL SELECT (SELECT MIN(dir) FROM files \
+                     WHERE watch_id = $1 AND dir > folder.dir) FROM folder \
+                     WHERE folder.dir IS NOT NULL) SELECT dir FROM folder WHERE dir IS NOT NULL",
+                )
+                .bind(watch.0)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
         Ok(rows
             .into_iter()
             .map(|dir| PathBuf::from(OsString::from_vec(dir)))
@@ -121,10 +165,44 @@ impl Ledger {
     }
 }
 
-pub(super) fn fingerprint(size: i64, mtime_ns: i64, ctime_ns: i64) -> Option<Fingerprint> {
-    (size >= 0).then(|| Fingerprint {
-        size: count_value(size),
-        mtime_ns,
-        ctime_ns,
-    })
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::print;
+    use super::*;
+
+    #[test]
+    fn a_version_is_known_by_its_fingerprint_and_its_connector() {
+        let handed_over = Some(print(1));
+        for (fingerprint, connector, found, selected, expected) in [
+            (handed_over, Some("MSTN"), print(1), Some("MSTN"), true),
+            (handed_over, None, print(1), None, true),
+            (handed_over, Some("MSTN"), print(2), Some("MSTN"), false),
+            (handed_over, Some("MSTN"), print(1), Some("CIVIL"), false),
+            (handed_over, Some("MSTN"), print(1), None, false),
+            (handed_over, None, print(1), Some("MSTN"), false),
+            // Nothing is known of it any more: it vanished, or its watch moved to another iModel.
+            (None, Some("MSTN"), print(1), Some("MSTN"), false),
+        ] {
+            let known = Known {
+                fingerprint,
+                connector: connector.map(str::to_owned),
+                absence: None,
+            };
+            assert_eq!(
+                known.is_version(found, selected),
+                expected,
+                "{known:?}, found {found:?} for {selected:?}"
+            );
+        }
+        let longer = Fingerprint {
+            size: 11,
+            ..print(1)
+        };
+        let known = Known {
+            fingerprint: handed_over,
+            connector: None,
+            absence: None,
+        };
+        assert!(!known.is_version(longer, None), "another size");
+    }
 }

@@ -2,10 +2,10 @@
 //!
 //! The mapping columns repeat what was read from the platform before the last run. They decide nothing by themselves:
 //! they are read again before every run.
-
 use jiff::Timestamp;
 
 use super::failures::refuse;
+use super::history::{Step, note};
 use super::transitions::insert_stored_job;
 use super::{ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Refusal, Tx, millis};
 
@@ -87,7 +87,7 @@ impl Ledger {
             .write_durably("put files off that wait for a run", async |tx| {
                 for (file, refusal) in refusals {
                     if await_run(tx, file.0, now).await? {
-                        refuse(tx, file.0, "stored", refusal, now).await?;
+                        refuse(tx, file.0, JobState::Stored, refusal, now).await?;
                         end_if_absent(tx, file.0).await?;
                     }
                 }
@@ -99,12 +99,18 @@ impl Ledger {
     /// Source files of a connection whose storage file is gone and whose local file is gone too: nothing will ever
     /// be read through them.
     pub async fn dead_mappings(&self, connection: ConnectionId) -> Result<Vec<String>, Error> {
-        self.db.read("look for source files without a storage file", async |db| { sqlx::query_scalar(
-            "SELECT source_file_id FROM files WHERE connection_id = $1 AND source_file_id IS NOT NULL \
-             AND storage_file_id IS NULL AND absence IN ('gone', 'deselected')",
-        )
-        .bind(connection.0)
-        .fetch_all(db).await }).await
+        self.db
+            .read("look for source files without a storage file", async |db| {
+                sqlx::query_scalar(
+                    "SELECT source_file_id FROM files WHERE connection_id = $1 \
+             AND source_file_id IS NOT NULL AND storage_file_id IS NULL AND absence IN ('gone', \
+             'deselected')",
+                )
+                .bind(connection.0)
+                .fetch_all(db)
+                .await
+            })
+            .await
     }
 
     /// A dead mapping was removed from the connection.
@@ -112,11 +118,12 @@ impl Ledger {
         self.db
             .write("forget a source file", async |tx| {
                 sqlx::query(
-            "UPDATE files SET connection_id = NULL, source_file_id = NULL, mapped_connector = NULL \
-             WHERE source_file_id = $1 AND storage_file_id IS NULL",
-        )
-        .bind(source_file_id)
-        .execute(&mut **tx).await
+                    "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
+             mapped_connector = NULL WHERE source_file_id = $1 AND storage_file_id IS NULL",
+                )
+                .bind(source_file_id)
+                .execute(&mut **tx)
+                .await
             })
             .await?;
         Ok(())
@@ -129,6 +136,12 @@ async fn record_mapping(
     mapping: &Mapping,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
+    let before: Option<(i64, bool)> = sqlx::query_as(
+        "SELECT version, (source_file_id IS NOT NULL OR processed <> 0) AS was_mapped FROM files WHERE id = $1",
+    )
+    .bind(mapping.file)
+    .fetch_optional(&mut **tx)
+    .await?;
     // Another connector has not read the content yet.
     sqlx::query(
         "UPDATE files SET connection_id = $2, source_file_id = $3, mapped_connector = $4, \
@@ -143,6 +156,9 @@ async fn record_mapping(
     .await?;
     if mapping.renewed {
         await_run(tx, mapping.file.0, now).await?;
+        if let Some((version, true)) = before {
+            note(tx, mapping.file.0, version, Step::Remapped, None, now).await?;
+        }
     }
     Ok(())
 }
@@ -166,8 +182,8 @@ async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sq
         JobState::Stored => Ok(true),
         JobState::Failed if kind.is_some_and(FailureKind::is_ended_by_a_run) => {
             sqlx::query(
-                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, kind = NULL, reason = NULL, hint = NULL \
-                 WHERE file_id = $1",
+                "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, kind = NULL, \
+                 reason = NULL, hint = NULL WHERE file_id = $1",
             )
             .bind(file_id)
             .bind(millis(now))
@@ -182,8 +198,8 @@ async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sq
 /// Ends the wait of a file that was just refused, if its local file is gone: no failure outlives its file.
 async fn end_if_absent(tx: &mut Tx, file: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "DELETE FROM jobs WHERE file_id = $1 AND EXISTS \
-         (SELECT 1 FROM files WHERE id = $1 AND absence IN ('gone', 'deselected'))",
+        "DELETE FROM jobs WHERE file_id = $1 AND EXISTS (SELECT 1 FROM files WHERE id = $1 \
+         AND absence IN ('gone', 'deselected'))",
     )
     .bind(file)
     .execute(&mut **tx)

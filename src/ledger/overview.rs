@@ -5,11 +5,10 @@
 use jiff::Timestamp;
 
 use super::file_reports::{all_files, files_of_jobs};
-use super::holds::RETIRED;
 use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
-use super::{Error, FileReport, Ledger, ResultReport, RunEntry, WatchReport, millis, timestamp};
+use super::{Error, FileReport, Ledger, ResultReport, RunEntry, WatchReport, timestamp};
 
 /// The ledger at one moment.
 #[derive(Debug, Clone)]
@@ -66,47 +65,48 @@ impl Ledger {
 
     /// The state of everything that does not rest, as of `now`.
     pub async fn overview(&self, lists: Lists, now: Timestamp) -> Result<Overview, Error> {
-        self.db.read_at_once("report its state", async |tx| {
-        let watches = counted_watches(tx, now).await?;
-        let last_success: Option<i64> = sqlx::query_scalar("SELECT at FROM last_success")
-            .fetch_optional(&mut **tx)
-            .await?;
-        let failed = files_of_jobs(
-            tx,
-            "AND j.state = 'failed' ORDER BY j.failing_since DESC, j.file_id",
-            lists.files,
-        )
-        .await?;
-        // One state after the other, each by its index.
-        let mut open = Vec::new();
-        for state in ["uploading", "running", "stored", "due"] {
-            let left = lists
-                .files
-                .saturating_sub(u32::try_from(open.len()).unwrap_or(u32::MAX));
-            if left > 0 {
-                let rest = format!("AND j.state = '{state}' ORDER BY j.due_at, j.file_id");
-                open.extend(files_of_jobs(tx, &rest, left).await?);
-            }
-        }
-        let results = latest_results(tx, lists.results).await?;
-        let runs = latest_runs(tx, lists.runs).await?;
-        let oldest: Option<i64> = sqlx::query_scalar(
-            "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
-             WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' AND w.held_until < $1 \
-             ORDER BY j.enqueued_at LIMIT 1",
-        )
-        .bind(millis(RETIRED))
-        .fetch_optional(&mut **tx)
-        .await?;
-        Ok(Overview {
-            watches,
-            failed,
-            open,
-            results,
-            runs,
-            oldest: oldest.map(timestamp),
-            last_success: last_success.map(timestamp),
-        })
-        }).await
+        self.db
+            .read_at_once("report its state", async |tx| {
+                let watches = counted_watches(tx, now).await?;
+                let last_success: Option<i64> = sqlx::query_scalar("SELECT at FROM last_success")
+                    .fetch_optional(&mut **tx)
+                    .await?;
+                let failed = files_of_jobs(
+                    tx,
+                    "AND j.state = 'failed' ORDER BY j.failing_since DESC, j.file_id",
+                    lists.files,
+                )
+                .await?;
+                // One state after the other, each by its index.
+                let mut open = Vec::new();
+                for state in ["uploading", "running", "stored", "due"] {
+                    let left = lists
+                        .files
+                        .saturating_sub(u32::try_from(open.len()).unwrap_or(u32::MAX));
+                    if left > 0 {
+                        let rest = format!("AND j.state = '{state}' ORDER BY j.due_at, j.file_id");
+                        open.extend(files_of_jobs(tx, &rest, left).await?);
+                    }
+                }
+                let results = latest_results(tx, lists.results).await?;
+                let runs = latest_runs(tx, lists.runs).await?;
+                let oldest: Option<i64> = sqlx::query_scalar(
+                    "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
+                     WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' \
+                     AND w.configured = 1 ORDER BY j.enqueued_at LIMIT 1",
+                )
+                .fetch_optional(&mut **tx)
+                .await?;
+                Ok(Overview {
+                    watches,
+                    failed,
+                    open,
+                    results,
+                    runs,
+                    oldest: oldest.map(timestamp),
+                    last_success: last_success.map(timestamp),
+                })
+            })
+            .await
     }
 }

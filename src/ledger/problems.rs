@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::holds::RETIRED;
 use super::row::join;
 use super::watch_reports::watches;
-use super::{Error, FailureKind, FileId, Ledger, WatchReport, count_value, millis};
+use super::{Error, FailureKind, FileId, Ledger, WatchReport, count_value};
 
 /// A file that failed.
 #[derive(Debug, Clone)]
@@ -66,46 +65,47 @@ impl Ledger {
         limit: u32,
         now: Timestamp,
     ) -> Result<(Vec<WatchReport>, Vec<Problem>, u64), Error> {
-        self.db.read_at_once("report failed files", async |tx| {
-        let watches = watches(tx, now).await?.into_iter();
-        let watches = watches
-            .map(|(_, watch)| watch)
-            .filter(|watch| watch.configured);
-        let mut rows: Vec<ProblemRow> = sqlx::query_as(
-            "SELECT f.id AS id, f.version, w.name AS watch, f.dir, f.name, j.reported AS reason, j.hint, j.kind, 1 AS failed \
-             FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
-             WHERE f.id = j.file_id AND w.id = f.watch_id AND j.reported IS NOT NULL AND w.held_until < $1 \
-             ORDER BY j.failing_since, j.file_id LIMIT $2",
-        )
-        .bind(millis(RETIRED))
-        .bind(i64::from(limit))
-        .fetch_all(&mut **tx)
-        .await?;
-        let left = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
-        // The word is in the text of the query because the index is for this word.
-        let with_issues: Vec<ProblemRow> = sqlx::query_as(
-            "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, COALESCE(r.reason, '') AS reason, r.hint, NULL AS kind, 0 AS failed \
-             FROM files f CROSS JOIN watches w LEFT JOIN results r ON r.id = \
-                (SELECT MAX(id) FROM results WHERE file_id = f.id AND outcome = 'synchronized_with_issues') \
-             WHERE w.id = f.watch_id AND f.outcome = 'synchronized_with_issues' AND f.absence IS NULL AND w.held_until < $1 \
-             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id) \
-             ORDER BY f.outcome_at, f.id LIMIT $2",
-        )
-        .bind(millis(RETIRED))
-        .bind(i64::from(left))
-        .fetch_all(&mut **tx)
-        .await?;
-        rows.extend(with_issues);
-        let all: i64 = sqlx::query_scalar(
+        self.db
+            .read_at_once("report failed files", async |tx| {
+                let watches = watches(tx, now).await?.into_iter();
+                let watches = watches
+                    .map(|(_, watch)| watch)
+                    .filter(|watch| watch.configured);
+                let mut rows: Vec<ProblemRow> = sqlx::query_as(
+                    "SELECT f.id AS id, f.version, w.name AS watch, f.dir, f.name, \
+                     j.reported AS reason, j.hint, j.kind, 1 AS failed FROM jobs j CROSS \
+                     JOIN files f CROSS JOIN watches w WHERE f.id = j.file_id \
+                     AND w.id = f.watch_id AND j.reported IS NOT NULL AND w.configured = 1 \
+                     ORDER BY j.failing_since, j.file_id LIMIT $1",
+                )
+                .bind(i64::from(limit))
+                .fetch_all(&mut **tx)
+                .await?;
+                let left = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+                // The word is in the text of the query because the index is for this word.
+                let with_issues: Vec<ProblemRow> = sqlx::query_as(
+                    "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, COALESCE(r.reason, \
+             '') AS reason, r.hint, NULL AS kind, 0 AS failed FROM files f CROSS JOIN watches w \
+             LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id \
+             AND outcome = 'synchronized_with_issues') WHERE w.id = f.watch_id \
+             AND f.outcome = 'synchronized_with_issues' AND f.absence IS NULL \
+             AND w.configured = 1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id) \
+             ORDER BY f.outcome_at, f.id LIMIT $1",
+                )
+                .bind(i64::from(left))
+                .fetch_all(&mut **tx)
+                .await?;
+                rows.extend(with_issues);
+                let all: i64 = sqlx::query_scalar(
             "SELECT COALESCE(SUM(c.files), 0) FROM counts c JOIN watches w ON w.id = c.watch_id \
-             WHERE c.reported = 1 AND w.held_until < $1",
+             WHERE c.reported = 1 AND w.configured = 1",
         )
-        .bind(millis(RETIRED))
         .fetch_one(&mut **tx)
         .await?;
-        let problems = rows.into_iter().map(ProblemRow::into_problem).collect();
-        Ok((watches.collect(), problems, count_value(all)))
-        }).await
+                let problems = rows.into_iter().map(ProblemRow::into_problem).collect();
+                Ok((watches.collect(), problems, count_value(all)))
+            })
+            .await
     }
 
     /// What an alert has kept.
@@ -122,12 +122,18 @@ impl Ledger {
 
     /// Keeps something for an alert.
     pub async fn keep_alert_memo(&self, name: &str, memo: &str) -> Result<(), Error> {
-        self.db.write("write down what was told", async |tx| { sqlx::query(
-            "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET memo = excluded.memo",
-        )
-        .bind(name)
-        .bind(memo)
-        .execute(&mut **tx).await }).await?;
+        self.db
+            .write("write down what was told", async |tx| {
+                sqlx::query(
+                    "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE \
+             SET memo = excluded.memo",
+                )
+                .bind(name)
+                .bind(memo)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 }

@@ -156,7 +156,7 @@ impl World {
             name: "north".to_owned(),
             imodel_id: "imodel".to_owned(),
             storage_folder: String::new(),
-            brake: 1000,
+            bulk_change_limit: 1000,
             connection: "itwin-syncd".to_owned(),
         };
         let now = self.now();
@@ -190,7 +190,7 @@ impl World {
             Op::EndRun { good } => self.end_run(*good).await,
             Op::LoseRun => {
                 if let Some((run, _)) = self.run.take() {
-                    self.ledger().abandon_run(run).await.unwrap();
+                    self.ledger().abandon_run(run, self.now()).await.unwrap();
                 }
             }
             Op::Restart => {

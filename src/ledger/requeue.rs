@@ -1,10 +1,9 @@
 //! What a person asks for once more.
-
 use jiff::Timestamp;
 
 use super::history::{Step, note};
 use super::transitions::make_due;
-use super::{Error, FileId, Ledger, Tx, millis};
+use super::{Error, FileId, JobState, Ledger, Tx, millis};
 
 /// Jobs that are put into one transaction, so that many of them do not hold up the work.
 const AT_ONCE: usize = 500;
@@ -57,9 +56,9 @@ impl Ledger {
 }
 
 async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let job: Option<(String, i64)> = sqlx::query_as(
-        "SELECT state, version FROM jobs WHERE file_id = $1 \
-         AND (state = 'failed' OR (state IN ('due', 'stored') AND reason IS NOT NULL))",
+    let job: Option<(JobState, i64)> = sqlx::query_as(
+        "SELECT state, version FROM jobs WHERE file_id = $1 AND (state = 'failed' \
+         OR (state IN ('due', 'stored') AND reason IS NOT NULL))",
     )
     .bind(file.0)
     .fetch_optional(&mut **tx)
@@ -67,10 +66,11 @@ async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
     let Some((state, version)) = job else {
         return Ok(false);
     };
-    if state == "stored" {
+    if state == JobState::Stored {
         sqlx::query(
-            "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
-             hint = NULL, reported = NULL WHERE file_id = $1",
+            "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, \
+             kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
+             WHERE file_id = $1",
         )
         .bind(file.0)
         .bind(millis(now))
@@ -79,13 +79,12 @@ async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
     } else {
         make_due(tx, file.0, now).await?;
     }
-    // A pause that a refused token or a hanging share asked for is over when a person says so; theirs is not, nor the brake.
+    // A pause and the bulk change guard stay: those end with `resume`.
     sqlx::query(
-        "UPDATE watches SET held_until = 0, held_since = 0, held_reason = NULL WHERE paused_at IS NULL AND braked = 0 \
-         AND held_until < $2 AND id = (SELECT watch_id FROM files WHERE id = $1)",
+        "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL \
+         WHERE id = (SELECT watch_id FROM files WHERE id = $1)",
     )
     .bind(file.0)
-    .bind(millis(super::holds::RETIRED))
     .execute(&mut **tx)
     .await?;
     note(tx, file.0, version, Step::Asked, None, now).await?;

@@ -47,9 +47,9 @@ struct ResultRow {
     reason: Option<String>,
 }
 
-const RESULTS: &str = "SELECT r.id, r.file_id, w.name AS watch, f.dir, f.name, r.outcome, r.at, r.millis, r.bytes, \
-     r.connector, r.reason \
-     FROM results r JOIN files f ON f.id = r.file_id JOIN watches w ON w.id = f.watch_id";
+const RESULTS: &str = "SELECT r.id, r.file_id, w.name AS watch, f.dir, f.name, r.outcome, r.at, \
+                       r.millis, r.bytes, r.connector, r.reason FROM results r JOIN files f \
+                       ON f.id = r.file_id JOIN watches w ON w.id = f.watch_id";
 
 impl ResultRow {
     fn into_report(self) -> ResultReport {
@@ -105,7 +105,8 @@ impl Ledger {
             .db
             .read("count its results", async |db| {
                 sqlx::query_as(
-                    "SELECT outcome, COUNT(*) FROM results WHERE at >= $1 GROUP BY outcome ORDER BY outcome",
+                    "SELECT outcome, COUNT(*) FROM results WHERE at >= $1 GROUP BY outcome \
+                     ORDER BY outcome",
                 )
                 .bind(millis(since))
                 .fetch_all(db)
@@ -145,9 +146,11 @@ pub(super) async fn insert_result(
 ) -> Result<i64, sqlx::Error> {
     let id = new_id(now);
     sqlx::query(
-        "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, storage_file_id, run, reason, hint) \
-         SELECT $1, f.id, j.version, $3, $4, CASE WHEN $4 > j.enqueued_at THEN $4 - j.enqueued_at ELSE 0 END, COALESCE(f.stored_size, 0), f.connector, \
-         f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id WHERE f.id = $2",
+        "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, \
+         storage_file_id, run, reason, hint) SELECT $1, f.id, j.version, $3, $4, CASE \
+         WHEN $4 > j.enqueued_at THEN $4 - j.enqueued_at ELSE 0 END, COALESCE(f.stored_size, 0), \
+         f.connector, f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id \
+         WHERE f.id = $2",
     )
     .bind(id)
     .bind(file_id)

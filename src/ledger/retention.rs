@@ -26,21 +26,23 @@ struct Old {
 /// last run of a connection and runs that are not over.
 const OLD: &[Old] = &[
     Old {
-        look: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r WHERE r.file_id = s.file_id) \
-               AND s.version < (SELECT f.version FROM files f WHERE f.id = s.file_id) AS goes \
-               FROM steps s WHERE s.at < $1 AND s.id > $2 ORDER BY s.id LIMIT $3",
+        look: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r \
+               WHERE r.file_id = s.file_id) AND s.version < (SELECT f.version FROM files f \
+               WHERE f.id = s.file_id) AS goes FROM steps s WHERE s.at < $1 AND s.id > $2 \
+               ORDER BY s.id LIMIT $3",
         delete: "DELETE FROM steps WHERE id = $1",
     },
     Old {
-        look: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n WHERE n.file_id = r.file_id) AS goes \
-               FROM results r WHERE r.at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
+        look: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n \
+               WHERE n.file_id = r.file_id) AS goes FROM results r WHERE r.at < $1 AND r.id > $2 \
+               ORDER BY r.id LIMIT $3",
         delete: "DELETE FROM results WHERE id = $1",
     },
     Old {
-        look: "SELECT r.id, r.phase = 'ended' \
-               AND r.id < (SELECT MAX(n.id) FROM runs n WHERE n.connection_id = r.connection_id) \
-               AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.run_id = r.id) AS goes \
-               FROM runs r WHERE r.requested_at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3",
+        look: "SELECT r.id, r.phase = 'ended' AND r.id < (SELECT MAX(n.id) FROM runs n \
+               WHERE n.connection_id = r.connection_id) AND NOT EXISTS (SELECT 1 FROM jobs j \
+               WHERE j.run_id = r.id) AS goes FROM runs r WHERE r.requested_at < $1 \
+               AND r.id > $2 ORDER BY r.id LIMIT $3",
         delete: "DELETE FROM runs WHERE id = $1",
     },
 ];

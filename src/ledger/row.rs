@@ -7,23 +7,43 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 
-/// The id that was given out last.
-static LAST_ID: AtomicI64 = AtomicI64::new(0);
-
-/// A new row id: milliseconds in the upper bits, so that ids follow the order of creation, and a count below.
-pub(super) fn new_id(now: Timestamp) -> i64 {
-    let floor = now.as_millisecond() << 20;
-    let last = LAST_ID.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
-        Some(floor.max(last + 1))
-    });
-    // The closure always returns Some, so both arms have the value before the update.
-    let (Ok(last) | Err(last)) = last;
-    floor.max(last + 1)
+/// Gives out row ids: milliseconds in the upper bits, so that ids follow the order of creation, and a count below.
+struct Ids {
+    last: AtomicI64,
 }
 
-/// Makes all new ids greater than `id`, even when the clock was set back: readers rely on their order.
+impl Ids {
+    fn next(&self, now: Timestamp) -> i64 {
+        let floor = now.as_millisecond() << 20;
+        let last = self
+            .last
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(floor.max(last + 1))
+            });
+        // The closure always returns Some, so both arms have the value before the update.
+        let (Ok(last) | Err(last)) = last;
+        floor.max(last + 1)
+    }
+
+    fn continue_after(&self, id: i64) {
+        self.last.fetch_max(id, Ordering::Relaxed);
+    }
+}
+
+/// One for the process, as one process at a time writes the ledger.
+static IDS: Ids = Ids {
+    last: AtomicI64::new(0),
+};
+
+/// A new row id, greater than all before it.
+pub(super) fn new_id(now: Timestamp) -> i64 {
+    IDS.next(now)
+}
+
+/// Makes all new ids greater than `id`, even when the clock was set back or the previous process wrote within the same
+/// millisecond: readers rely on their order.
 pub(super) fn continue_ids_after(id: i64) {
-    LAST_ID.fetch_max(id, Ordering::Relaxed);
+    IDS.continue_after(id);
 }
 
 /// The column for a time: milliseconds since the epoch.
@@ -62,10 +82,10 @@ pub(super) fn join(dir: Vec<u8>, name: Vec<u8>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use jiff::SignedDuration;
 
     use super::super::fixture::*;
-    use super::super::*;
 
     #[test]
     fn ids_rise_even_if_the_clock_does_not() {
@@ -73,5 +93,20 @@ mod tests {
         let later = new_id(at(100));
         let earlier_clock = new_id(at(100) - SignedDuration::from_hours(1));
         assert!(first < later && later < earlier_clock);
+    }
+
+    #[test]
+    fn two_processes_in_one_millisecond_never_give_out_the_same_id() {
+        let fresh = || Ids {
+            last: AtomicI64::new(0),
+        };
+        let (first, second) = (fresh(), fresh());
+        let of_first: Vec<i64> = (0..3).map(|_| first.next(at(100))).collect();
+        // What a start does with the greatest id in the ledger.
+        second.continue_after(of_first[2]);
+        for now in [at(100), at(99)] {
+            let next = second.next(now);
+            assert!(next > of_first[2], "{next} after {of_first:?}");
+        }
     }
 }

@@ -28,8 +28,9 @@ struct RunRow {
     files: i64,
 }
 
-const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.ended_at, r.state, r.result, \
-     r.overdue <> 0 AS overdue, r.files FROM runs r JOIN connections c ON c.id = r.connection_id";
+const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.ended_at, \
+                    r.state, r.result, r.overdue <> 0 AS overdue, r.files FROM runs r \
+                    JOIN connections c ON c.id = r.connection_id";
 
 impl RunRow {
     fn into_entry(self) -> RunEntry {

@@ -1,13 +1,14 @@
 //! The end of a run: the outcome of each of its files.
-
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 
 use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage};
+use super::history::Step;
 use super::results::insert_result;
 use super::row::join;
+use super::runs::release_files;
 use super::transitions::{delete_job, insert_stored_job};
 use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
@@ -107,22 +108,24 @@ impl Ledger {
         self.db
             .write_durably("record the end of a run", async |tx| {
                 sqlx::query(
-            "UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 WHERE id = $1",
-        )
-        .bind(run.0)
-        .bind(state)
-        .bind(result)
-        .bind(millis(now))
-        .execute(&mut **tx)
-        .await?;
+                    "UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 \
+             WHERE id = $1",
+                )
+                .bind(run.0)
+                .bind(state)
+                .bind(result)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?;
                 sqlx::query(
-            "UPDATE connections SET covered = (SELECT CASE WHEN r.generation > connections.covered \
-             THEN r.generation ELSE connections.covered END FROM runs r WHERE r.id = $1) \
-             WHERE id = (SELECT connection_id FROM runs WHERE id = $1)",
-        )
-        .bind(run.0)
-        .execute(&mut **tx)
-        .await?;
+                    "UPDATE connections SET covered = (SELECT CASE \
+                     WHEN r.generation > connections.covered THEN r.generation \
+                     ELSE connections.covered END FROM runs r WHERE r.id = $1) \
+                     WHERE id = (SELECT connection_id FROM runs WHERE id = $1)",
+                )
+                .bind(run.0)
+                .execute(&mut **tx)
+                .await?;
                 let platform_id: Option<String> =
                     sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
                         .bind(run.0)
@@ -136,10 +139,7 @@ impl Ledger {
                         reports.push(report);
                     }
                 }
-                sqlx::query("UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1")
-                    .bind(run.0)
-                    .execute(&mut **tx)
-                    .await?;
+                release_files(tx, run, Step::NotJudged, now).await?;
                 Ok(reports)
             })
             .await
@@ -174,9 +174,9 @@ async fn conclude(
 ) -> Result<Option<RunReport>, sqlx::Error> {
     let file_id = outcome.file.0;
     let row: Option<ConcludedRow> = sqlx::query_as(
-        "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, f.stored_generation, j.state, j.kind, \
-         j.run_id, j.enqueued_at FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
-         WHERE f.id = $1",
+        "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, \
+         f.stored_generation, j.state, j.kind, j.run_id, j.enqueued_at FROM files f JOIN watches \
+         w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
     )
     .bind(file_id)
     .fetch_optional(&mut **tx)
@@ -223,7 +223,7 @@ async fn conclude(
             delete_job(tx, file_id).await?;
         }
         Verdict::Refused(refusal) => {
-            refuse_in_run(tx, file_id, run, "stored", refusal, now).await?;
+            refuse_in_run(tx, file_id, run, JobState::Stored, refusal, now).await?;
         }
         Verdict::SendAgain(refusal) => {
             sqlx::query("UPDATE files SET send_again = 1 WHERE id = $1")
@@ -231,8 +231,8 @@ async fn conclude(
                 .execute(&mut **tx)
                 .await?;
             let waiting = match refusal.again {
-                Again::Never => "stored",
-                _ => "due",
+                Again::Never => JobState::Stored,
+                _ => JobState::Due,
             };
             refuse_in_run(tx, file_id, run, waiting, refusal, now).await?;
         }
@@ -256,13 +256,14 @@ async fn refuse_in_run(
     tx: &mut Tx,
     file_id: i64,
     run: RunId,
-    waiting: &'static str,
+    waiting: JobState,
     refusal: &Refusal,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     // The failure is the run's, also of a file that was in it without a job.
     sqlx::query(
-        "UPDATE jobs SET run_attempts = run_attempts + 1, run_id = $2, state = 'running' WHERE file_id = $1",
+        "UPDATE jobs SET run_attempts = run_attempts + 1, run_id = $2, state = 'running' \
+         WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(run.0)

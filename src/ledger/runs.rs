@@ -1,9 +1,9 @@
 //! Runs: the intent to request one, and its state until it ends.
-
 use jiff::Timestamp;
 
+use super::history::{Step, note};
 use super::{
-    ConnectionId, Error, FileId, Ledger, RunId, count_column, count_value, millis, new_id,
+    ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, new_id,
     timestamp,
 };
 
@@ -37,37 +37,42 @@ impl Ledger {
         there: Timestamp,
         now: Timestamp,
     ) -> Result<RunId, Error> {
-        self.db.write_durably("record that a run is about to be requested", async |tx| {
-        let id = new_id(now);
-        sqlx::query(
-            "INSERT INTO runs (id, connection_id, generation, phase, requested_at, requested_there) \
-             SELECT $1, id, generation, 'requested', $3, $4 FROM connections WHERE id = $2",
-        )
-        .bind(id)
-        .bind(connection.0)
-        .bind(millis(now))
-        .bind(millis(there))
-        .execute(&mut **tx)
-        .await?;
-        let files = sqlx::query(
-            "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, previous_reason = COALESCE(reason, previous_reason), \
-             reason = NULL, hint = NULL WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) AND file_id IN \
-             (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id WHERE w.connection_id = $2 \
-              AND f.connection_id = $2 AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector)",
-        )
-        .bind(id)
-        .bind(connection.0)
-        .bind(millis(now))
-        .execute(&mut **tx)
-        .await?
-        .rows_affected();
-        sqlx::query("UPDATE runs SET files = $2 WHERE id = $1")
-            .bind(id)
-            .bind(count_column(files))
-            .execute(&mut **tx)
-            .await?;
-        Ok(RunId(id))
-        }).await
+        self.db
+            .write_durably("record that a run is about to be requested", async |tx| {
+                let id = new_id(now);
+                sqlx::query(
+                    "INSERT INTO runs (id, connection_id, generation, phase, requested_at, \
+                     requested_there) SELECT $1, id, generation, 'requested', $3, $4 \
+                     FROM connections WHERE id = $2",
+                )
+                .bind(id)
+                .bind(connection.0)
+                .bind(millis(now))
+                .bind(millis(there))
+                .execute(&mut **tx)
+                .await?;
+                let files = sqlx::query(
+                    "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, \
+             previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL \
+             WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) \
+             AND file_id IN (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id \
+             WHERE w.connection_id = $2 AND f.connection_id = $2 \
+             AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector)",
+                )
+                .bind(id)
+                .bind(connection.0)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?
+                .rows_affected();
+                sqlx::query("UPDATE runs SET files = $2 WHERE id = $1")
+                    .bind(id)
+                    .bind(count_column(files))
+                    .execute(&mut **tx)
+                    .await?;
+                Ok(RunId(id))
+            })
+            .await
     }
 
     /// The platform accepted the run.
@@ -85,15 +90,12 @@ impl Ledger {
     }
 
     /// The run does not exist: its files await another one.
-    pub async fn abandon_run(&self, run: RunId) -> Result<(), Error> {
+    pub async fn abandon_run(&self, run: RunId, now: Timestamp) -> Result<(), Error> {
         self.db
-            .write_durably("give a run up", async |tx| {
-                sqlx::query("UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1")
-                    .bind(run.0)
-                    .execute(&mut **tx)
-                    .await?;
+            .write_durably("abandon a run", async |tx| {
+                release_files(tx, run, Step::RunLost, now).await?;
                 sqlx::query("DELETE FROM runs WHERE id = $1")
-                    .bind(run.0)
+                    .bind(run)
                     .execute(&mut **tx)
                     .await?;
                 Ok(())
@@ -127,13 +129,19 @@ impl Ledger {
             i64,
             bool,
         );
-        let row: Option<Row> = self.db.read("look for a run under way", async |db| { sqlx::query_as(
-            "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, r.requested_there, r.generation, \
-             r.overdue <> 0 FROM runs r JOIN connections c ON c.id = r.connection_id \
-             WHERE c.imodel_id = $1 AND r.phase <> 'ended' ORDER BY r.id LIMIT 1",
+        let row: Option<Row> =
+            self.db
+                .read("look for a run under way", async |db| {
+                    sqlx::query_as(
+            "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, \
+             r.requested_there, r.generation, r.overdue <> 0 FROM runs r JOIN connections c \
+             ON c.id = r.connection_id WHERE c.imodel_id = $1 AND r.phase <> 'ended' \
+             ORDER BY r.id LIMIT 1",
         )
         .bind(imodel_id)
-        .fetch_optional(db).await }).await?;
+        .fetch_optional(db).await
+                })
+                .await?;
         Ok(row.map(
             |(
                 id,
@@ -214,6 +222,33 @@ impl Ledger {
     }
 }
 
+/// Makes the files that are still in a run wait for another one; `step` says why in their histories.
+pub(super) async fn release_files(
+    tx: &mut Tx,
+    run: RunId,
+    step: Step,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let files: Vec<(i64, i64)> = sqlx::query_as(
+        "UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1 RETURNING file_id, version",
+    )
+    .bind(run)
+    .fetch_all(&mut **tx)
+    .await?;
+    if files.is_empty() {
+        return Ok(());
+    }
+    let platform_id: Option<String> =
+        sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
+            .bind(run)
+            .fetch_one(&mut **tx)
+            .await?;
+    for (file, version) in files {
+        note(tx, file, version, step, platform_id.as_deref(), now).await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixture::*;
@@ -227,7 +262,7 @@ mod tests {
         let open = f.ledger.open_run("imodel").await.unwrap().unwrap();
         assert_eq!((open.platform_id, open.requested_at), (None, at(2)));
         assert_eq!(f.ledger.files_in_run(open.id).await.unwrap().len(), 1);
-        f.ledger.abandon_run(open.id).await.unwrap();
+        f.ledger.abandon_run(open.id, at(3)).await.unwrap();
         assert!(f.ledger.open_run("imodel").await.unwrap().is_none());
         assert_eq!(f.file("a.dgn").await.job, Some(JobState::Stored));
     }

@@ -26,22 +26,31 @@ pub struct Changes(i64);
 impl Ledger {
     /// Whether the part is just as it was when it last held no news. If it is not, it has to be compared with what is
     /// known of its files, which must be asked for after this.
-    pub async fn is_old_news(&self, part: &ListingPart<'_>) -> Result<(bool, Changes), Error> {
-        let (changes, digest): (i64, Option<Vec<u8>>) = self.db.read("look up a listing", async |db| { sqlx::query_as(
-            "SELECT w.changes, l.digest FROM watches w \
-             LEFT JOIN listings l ON l.watch_id = w.id AND l.dir = $2 AND l.part = $3 WHERE w.id = $1",
-        )
-        .bind(part.watch.0)
-        .bind(part.dir.as_os_str().as_bytes())
-        .bind(i64::from(part.part))
-        .fetch_one(db).await }).await?;
+    pub async fn is_listing_unchanged(
+        &self,
+        part: &ListingPart<'_>,
+    ) -> Result<(bool, Changes), Error> {
+        let (changes, digest): (i64, Option<Vec<u8>>) = self
+            .db
+            .read("look up a listing", async |db| {
+                sqlx::query_as(
+                    "SELECT w.changes, l.digest FROM watches w LEFT JOIN listings l \
+                     ON l.watch_id = w.id AND l.dir = $2 AND l.part = $3 WHERE w.id = $1",
+                )
+                .bind(part.watch.0)
+                .bind(part.dir.as_os_str().as_bytes())
+                .bind(i64::from(part.part))
+                .fetch_one(db)
+                .await
+            })
+            .await?;
         let same = digest.as_deref() == Some(&part.digest[..]);
         Ok((same, Changes(changes)))
     }
 
     /// Keeps a part that turned out to hold no news, unless what is known of the watch's files has changed since
     /// `compared`, which was told before they were asked for.
-    pub async fn keep_listing(
+    pub async fn record_listing(
         &self,
         part: &ListingPart<'_>,
         compared: Changes,
@@ -49,9 +58,9 @@ impl Ledger {
         self.db
             .write("keep a listing", async |tx| {
                 sqlx::query(
-                    "INSERT INTO listings (watch_id, dir, part, digest) \
-             SELECT id, $2, $3, $4 FROM watches WHERE id = $1 AND changes = $5 \
-             ON CONFLICT (watch_id, dir, part) DO UPDATE SET digest = excluded.digest",
+                    "INSERT INTO listings (watch_id, dir, part, digest) SELECT id, $2, $3, $4 \
+                     FROM watches WHERE id = $1 AND changes = $5 ON CONFLICT (watch_id, dir, \
+                     part) DO UPDATE SET digest = excluded.digest",
                 )
                 .bind(part.watch.0)
                 .bind(part.dir.as_os_str().as_bytes())
@@ -147,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listing_is_old_news_until_anything_that_is_known_of_its_files_changes() {
+    async fn a_listing_is_listing_unchanged_until_anything_that_is_known_of_its_files_changes() {
         for change in [
             Change::NewFile,
             Change::NewVersion,
@@ -164,22 +173,25 @@ mod tests {
                 digest,
             };
             let whole = part(0, &[7; 32]);
-            let (old_news, changes) = f.ledger.is_old_news(&whole).await.unwrap();
+            let (old_news, changes) = f.ledger.is_listing_unchanged(&whole).await.unwrap();
             assert!(!old_news);
-            f.ledger.keep_listing(&whole, changes).await.unwrap();
-            assert!(f.ledger.is_old_news(&whole).await.unwrap().0);
+            f.ledger.record_listing(&whole, changes).await.unwrap();
+            assert!(f.ledger.is_listing_unchanged(&whole).await.unwrap().0);
             for other in [part(0, &[8; 32]), part(1, &[7; 32])] {
-                assert!(!f.ledger.is_old_news(&other).await.unwrap().0);
+                assert!(!f.ledger.is_listing_unchanged(&other).await.unwrap().0);
             }
 
             change.happen(&f).await;
-            let (old_news, now) = f.ledger.is_old_news(&whole).await.unwrap();
+            let (old_news, now) = f.ledger.is_listing_unchanged(&whole).await.unwrap();
             assert!(!old_news, "{change:?}");
             // What was compared before the change is not kept after it.
-            f.ledger.keep_listing(&whole, changes).await.unwrap();
-            assert!(!f.ledger.is_old_news(&whole).await.unwrap().0, "{change:?}");
-            f.ledger.keep_listing(&whole, now).await.unwrap();
-            assert!(f.ledger.is_old_news(&whole).await.unwrap().0);
+            f.ledger.record_listing(&whole, changes).await.unwrap();
+            assert!(
+                !f.ledger.is_listing_unchanged(&whole).await.unwrap().0,
+                "{change:?}"
+            );
+            f.ledger.record_listing(&whole, now).await.unwrap();
+            assert!(f.ledger.is_listing_unchanged(&whole).await.unwrap().0);
         }
     }
 }

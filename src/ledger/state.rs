@@ -261,33 +261,34 @@ pub(super) fn on_new_version(state: JobState) -> JobState {
     }
 }
 
-/// What follows for a job whose content is complete in storage.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum AfterUpload {
-    /// The file moved on meanwhile: upload again.
+/// What follows after an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadResult {
+    /// The file has changed meanwhile; the job is due again.
     DueAgain,
-    /// A run is owed.
-    AwaitRun,
-    /// Nothing is owed.
+    /// The job waits for a run of its iModel.
+    AwaitsRun,
+    /// The job is done.
     Done,
 }
 
+/// What the iModel has of content that is complete in storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InImodel {
+    /// It is a reference file.
+    NotWanted,
+    /// A run has to read it.
+    RunOwed,
+    /// A run has brought this very content, mapped in the same way.
+    Synchronized,
+}
+
 /// Decides what follows when version `stored` of a file is in storage and `newest` was handed over.
-///
-/// `has_connector` is false for a reference file, `synchronized` true when a run has already brought this very
-/// content, mapped in the same way, into the iModel.
-pub(super) fn after_upload(
-    stored: i64,
-    newest: i64,
-    has_connector: bool,
-    synchronized: bool,
-) -> AfterUpload {
-    if stored < newest {
-        AfterUpload::DueAgain
-    } else if has_connector && !synchronized {
-        AfterUpload::AwaitRun
-    } else {
-        AfterUpload::Done
+pub(super) fn after_upload(stored: i64, newest: i64, in_imodel: InImodel) -> UploadResult {
+    match in_imodel {
+        _ if stored < newest => UploadResult::DueAgain,
+        InImodel::RunOwed => UploadResult::AwaitsRun,
+        InImodel::NotWanted | InImodel::Synchronized => UploadResult::Done,
     }
 }
 
@@ -309,22 +310,21 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_that_was_overtaken_is_due_again_whatever_else_holds() {
-        for (has_connector, synchronized) in
-            [(true, true), (true, false), (false, true), (false, false)]
-        {
+    fn a_job_is_due_again_for_a_newer_version_and_else_waits_for_a_run_that_is_owed() {
+        for (stored, newest, in_imodel, expected) in [
+            (3, 4, InImodel::NotWanted, UploadResult::DueAgain),
+            (3, 4, InImodel::RunOwed, UploadResult::DueAgain),
+            (3, 4, InImodel::Synchronized, UploadResult::DueAgain),
+            (4, 4, InImodel::NotWanted, UploadResult::Done),
+            (4, 4, InImodel::RunOwed, UploadResult::AwaitsRun),
+            (4, 4, InImodel::Synchronized, UploadResult::Done),
+        ] {
             assert_eq!(
-                after_upload(3, 4, has_connector, synchronized),
-                AfterUpload::DueAgain
+                after_upload(stored, newest, in_imodel),
+                expected,
+                "{stored} of {newest}, {in_imodel:?}"
             );
         }
-    }
-
-    #[test]
-    fn only_a_source_file_with_content_that_no_run_covered_is_owed_a_run() {
-        assert_eq!(after_upload(4, 4, true, false), AfterUpload::AwaitRun);
-        assert_eq!(after_upload(4, 4, true, true), AfterUpload::Done);
-        assert_eq!(after_upload(4, 4, false, false), AfterUpload::Done);
     }
 
     #[test]

@@ -35,14 +35,20 @@ impl Ledger {
         imodel_id: &str,
         record: &ImodelRecord,
     ) -> Result<(), Error> {
-        self.db.write("remember an iModel", async |tx| { sqlx::query(
-            "INSERT INTO imodels (id, itwin_id, root_folder_id) VALUES ($1, $2, $3) \
-             ON CONFLICT (id) DO UPDATE SET itwin_id = excluded.itwin_id, root_folder_id = excluded.root_folder_id",
-        )
-        .bind(imodel_id)
-        .bind(&record.itwin_id)
-        .bind(&record.root_folder_id)
-        .execute(&mut **tx).await }).await?;
+        self.db
+            .write("remember an iModel", async |tx| {
+                sqlx::query(
+                    "INSERT INTO imodels (id, itwin_id, root_folder_id) VALUES ($1, $2, $3) \
+                     ON CONFLICT (id) DO UPDATE SET itwin_id = excluded.itwin_id, \
+                     root_folder_id = excluded.root_folder_id",
+                )
+                .bind(imodel_id)
+                .bind(&record.itwin_id)
+                .bind(&record.root_folder_id)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 
@@ -72,7 +78,8 @@ impl Ledger {
             .write("remember a storage folder", async |tx| {
                 sqlx::query(
                     "INSERT INTO folders (root_folder_id, path, folder_id) VALUES ($1, $2, $3) \
-             ON CONFLICT (root_folder_id, path) DO UPDATE SET folder_id = excluded.folder_id",
+                     ON CONFLICT (root_folder_id, path) DO UPDATE \
+                     SET folder_id = excluded.folder_id",
                 )
                 .bind(root_folder_id)
                 .bind(path)

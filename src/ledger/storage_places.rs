@@ -31,8 +31,8 @@ impl Ledger {
             .db
             .write("take a place in storage", async |tx| {
                 let taken = sqlx::query(
-                    "UPDATE files SET place = $2 WHERE id = $1 AND NOT EXISTS \
-                     (SELECT 1 FROM files o WHERE o.watch_id = $3 AND o.place = $2 AND o.id <> $1)",
+                    "UPDATE files SET place = $2 WHERE id = $1 AND NOT EXISTS (SELECT 1 \
+                     FROM files o WHERE o.watch_id = $3 AND o.place = $2 AND o.id <> $1)",
                 )
                 .bind(job.file)
                 .bind(&place[..])
@@ -43,7 +43,8 @@ impl Ledger {
                     return Ok(None);
                 }
                 sqlx::query_as(
-                    "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 AND id <> $3",
+                    "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 \
+                     AND id <> $3",
                 )
                 .bind(job.watch)
                 .bind(&place[..])
@@ -68,21 +69,22 @@ impl Ledger {
             Option<String>,
             Option<String>,
         );
-        self.db.write("let a file take the place of another one", async |tx| {
-        let at_work: Option<String> = sqlx::query_scalar(
+        self.db
+            .write("let a file take the place of another one", async |tx| {
+                let at_work: Option<String> = sqlx::query_scalar(
             "SELECT state FROM jobs WHERE file_id = $1 AND state IN ('uploading', 'running')",
         )
         .bind(gone.file.0)
         .fetch_optional(&mut **tx)
         .await?;
-        if at_work.is_some() {
-            return Ok(false);
-        }
-        sqlx::query("DELETE FROM jobs WHERE file_id = $1")
-            .bind(gone.file.0)
-            .execute(&mut **tx)
-            .await?;
-        let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
+                if at_work.is_some() {
+                    return Ok(false);
+                }
+                sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+                    .bind(gone.file.0)
+                    .execute(&mut **tx)
+                    .await?;
+                let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
             sqlx::query_as(
                 "SELECT place, storage_file_id, connection_id, source_file_id, mapped_connector \
                  FROM files WHERE id = $1",
@@ -90,32 +92,31 @@ impl Ledger {
             .bind(gone.file.0)
             .fetch_one(&mut **tx)
             .await?;
-        forget_storage_file(tx, gone.file.0)
-            .await?;
-        sqlx::query(
-            "UPDATE files SET place = NULL, size = -1, connection_id = NULL, source_file_id = NULL, \
-             mapped_connector = NULL WHERE id = $1",
-        )
-            .bind(gone.file.0)
-            .execute(&mut **tx)
-            .await?;
-        forget_listing(tx, job.watch.0, split(&gone.path).0)
-            .await?;
-        sqlx::query(
-            "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, source_file_id = $5, \
-             mapped_connector = $6 WHERE id = $1",
-        )
-        .bind(job.file.0)
-        .bind(place)
-        .bind(&storage_file_id)
-        .bind(connection_id)
-        .bind(source_file_id)
-        .bind(mapped_connector)
-        .execute(&mut **tx)
-        .await?;
-        job.storage_file_id = storage_file_id;
-        Ok(true)
-        }).await
+                forget_storage_file(tx, gone.file.0).await?;
+                sqlx::query(
+                    "UPDATE files SET place = NULL, known = 0, size = 0, connection_id = NULL, \
+                     source_file_id = NULL, mapped_connector = NULL WHERE id = $1",
+                )
+                .bind(gone.file.0)
+                .execute(&mut **tx)
+                .await?;
+                forget_listing(tx, job.watch.0, split(&gone.path).0).await?;
+                sqlx::query(
+                    "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, \
+                     source_file_id = $5, mapped_connector = $6 WHERE id = $1",
+                )
+                .bind(job.file.0)
+                .bind(place)
+                .bind(&storage_file_id)
+                .bind(connection_id)
+                .bind(source_file_id)
+                .bind(mapped_connector)
+                .execute(&mut **tx)
+                .await?;
+                job.storage_file_id = storage_file_id;
+                Ok(true)
+            })
+            .await
     }
 
     /// Whether another file of ours owns this storage file already.

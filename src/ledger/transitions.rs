@@ -1,5 +1,4 @@
 //! What follows after an upload attempt: the next state of the job, or its end with a result.
-
 use jiff::Timestamp;
 
 use super::failures::refuse;
@@ -7,22 +6,11 @@ use super::history::{Step, note};
 use super::results::insert_result;
 use super::row::split;
 use super::scan_digests::forget_listing;
-use super::state::{AfterUpload, after_upload};
+use super::state::{InImodel, after_upload};
 use super::{
-    Absence, Again, Error, Ledger, Outcome, Refusal, StorageStamp, StoredContent, Tx, UploadJob,
-    count_column, millis,
+    Absence, Again, Error, JobState, Ledger, Outcome, Refusal, StorageStamp, StoredContent, Tx,
+    UploadJob, UploadResult, count_column, millis,
 };
-
-/// What follows after an upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UploadResult {
-    /// The file has changed meanwhile; the job is due again.
-    DueAgain,
-    /// The job waits for a run of its iModel.
-    AwaitsRun,
-    /// The job is done.
-    Done,
-}
 
 /// A file whose content is in storage.
 #[derive(sqlx::FromRow)]
@@ -34,8 +22,8 @@ struct StoredRow {
 }
 
 impl Ledger {
-    /// The content is complete in storage, which described the file as `stamp` says: hands the job on and raises the
-    /// generation of its connection.
+    /// The content was uploaded and is complete in storage, which described the file as `stamp` says: hands the job on
+    /// and raises the generation of its connection.
     pub async fn finish_stored(
         &self,
         job: &UploadJob,
@@ -43,46 +31,67 @@ impl Ledger {
         stamp: &StorageStamp,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
-        self.db.write("record a completed upload", async |tx| {
-        let generation: i64 = sqlx::query_scalar(
-            "UPDATE connections SET generation = generation + 1, moved_at = $2 \
-             WHERE id = (SELECT connection_id FROM watches WHERE id = $1) RETURNING generation",
-        )
-        .bind(job.watch.0)
-        .bind(millis(now))
-        .fetch_one(&mut **tx)
-        .await?;
-        let file: StoredRow = sqlx::query_as(
-            "UPDATE files SET stored_version = $2, stored_digest = $3, stored_size = $4, stored_at = $5, \
-             stored_generation = $6, stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
-             storage_file_id = COALESCE($10, storage_file_id), processed = 0, unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1 \
-             RETURNING version, connector, mapped_connector, outcome",
-        )
-        .bind(job.file.0)
-        .bind(stored.version)
-        .bind(&stored.content.digest[..])
-        .bind(count_column(stored.content.bytes))
-        .bind(millis(now))
-        .bind(generation)
-        .bind(&stamp.modified)
-        .bind(&stamp.modified_by)
-        .bind(&stamp.folder_id)
-        .bind(&job.storage_file_id)
-        .fetch_one(&mut **tx)
-        .await?;
-        note(
-            tx,
-            job.file.0,
-            stored.version,
-            Step::Uploaded,
-            None,
-            now,
-        )
-        .await?;
-        let result = hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now)
-            .await?;
-        Ok(result)
-        }).await
+        self.finish_in_storage(job, stored, stamp, Step::Uploaded, now)
+            .await
+    }
+
+    /// The same for content that storage had already, so that no byte was sent.
+    pub async fn finish_same_content(
+        &self,
+        job: &UploadJob,
+        stored: &StoredContent,
+        stamp: &StorageStamp,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
+        self.finish_in_storage(job, stored, stamp, Step::SameContent, now)
+            .await
+    }
+
+    async fn finish_in_storage(
+        &self,
+        job: &UploadJob,
+        stored: &StoredContent,
+        stamp: &StorageStamp,
+        step: Step,
+        now: Timestamp,
+    ) -> Result<UploadResult, Error> {
+        self.db
+            .write("record a completed upload", async |tx| {
+                let generation: i64 = sqlx::query_scalar(
+                    "UPDATE connections SET generation = generation + 1, moved_at = $2 \
+                     WHERE id = (SELECT connection_id FROM watches WHERE id = $1) \
+                     RETURNING generation",
+                )
+                .bind(job.watch.0)
+                .bind(millis(now))
+                .fetch_one(&mut **tx)
+                .await?;
+                let file: StoredRow = sqlx::query_as(
+                    "UPDATE files SET adopted = 0, stored_version = $2, stored_digest = $3, \
+                     stored_size = $4, stored_at = $5, stored_generation = $6, \
+                     stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
+                     storage_file_id = COALESCE($10, storage_file_id), processed = 0, \
+                     unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL \
+                     WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
+                )
+                .bind(job.file.0)
+                .bind(stored.version)
+                .bind(&stored.content.digest[..])
+                .bind(count_column(stored.content.bytes))
+                .bind(millis(now))
+                .bind(generation)
+                .bind(&stamp.modified)
+                .bind(&stamp.modified_by)
+                .bind(&stamp.folder_id)
+                .bind(&job.storage_file_id)
+                .fetch_one(&mut **tx)
+                .await?;
+                note(tx, job.file.0, stored.version, step, None, now).await?;
+                let result =
+                    hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
+                Ok(result)
+            })
+            .await
     }
 
     /// The file holds what storage holds already: no upload, and no run unless one is still owed.
@@ -91,53 +100,51 @@ impl Ledger {
         job: &UploadJob,
         now: Timestamp,
     ) -> Result<UploadResult, Error> {
-        self.db.write("record an unchanged file", async |tx| {
-        let file: StoredRow = sqlx::query_as(
-            "UPDATE files SET stored_version = $2 WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
-        )
-        .bind(job.file.0)
-        .bind(job.version)
-        .fetch_one(&mut **tx)
-        .await?;
-        let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now)
-            .await?;
-        Ok(result)
-        }).await
+        self.db
+            .write("record an unchanged file", async |tx| {
+                let file: StoredRow = sqlx::query_as(
+                    "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 \
+                     RETURNING version, connector, mapped_connector, outcome",
+                )
+                .bind(job.file.0)
+                .bind(job.version)
+                .fetch_one(&mut **tx)
+                .await?;
+                let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now).await?;
+                // The other results record it themselves, or have nothing to record yet.
+                if result == UploadResult::AwaitsRun {
+                    note(tx, job.file.0, job.version, Step::SameContent, None, now).await?;
+                }
+                Ok(result)
+            })
+            .await
     }
 
     /// The file is not there any more. Its job goes; whatever appears under its name later counts as new.
     pub async fn finish_vanished(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
-        self.db.write("record that a file is gone", async |tx| {
-        let newest: i64 = newest_version(tx, job.file.0).await?;
-        sqlx::query(
-            "UPDATE files SET size = -1, absence = COALESCE(absence, $3), absent_since = COALESCE(absent_since, $4) \
-             WHERE id = $1 AND version = $2",
-        )
-        .bind(job.file.0)
-        .bind(job.version)
-        .bind(Absence::Missing)
-        .bind(millis(now))
-        .execute(&mut **tx)
-        .await?;
-        forget_listing(tx, job.watch.0, split(&job.path).0)
-            .await?;
-        if newest == job.version {
-            insert_result(
-                tx,
-                job.file.0,
-                Outcome::Vanished,
-                None,
-                None,
-                None,
-                now,
-            )
-            .await?;
-            delete_job(tx, job.file.0).await?;
-        } else {
-            make_due(tx, job.file.0, now).await?;
-        }
-        Ok(())
-        }).await
+        self.db
+            .write("record that a file is gone", async |tx| {
+                let newest: i64 = newest_version(tx, job.file.0).await?;
+                sqlx::query(
+                    "UPDATE files SET known = 0, size = 0, absence = COALESCE(absence, $3), \
+                     absent_since = COALESCE(absent_since, $4) WHERE id = $1 AND version = $2",
+                )
+                .bind(job.file.0)
+                .bind(job.version)
+                .bind(Absence::Missing)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?;
+                forget_listing(tx, job.watch.0, split(&job.path).0).await?;
+                if newest == job.version {
+                    insert_result(tx, job.file.0, Outcome::Vanished, None, None, None, now).await?;
+                    delete_job(tx, job.file.0).await?;
+                } else {
+                    make_due(tx, job.file.0, now).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// The attempt did not succeed. A file that has changed meanwhile is due at once instead of failed.
@@ -155,7 +162,7 @@ impl Ledger {
                 {
                     make_due(tx, job.file.0, now).await?;
                 } else {
-                    refuse(tx, job.file.0, "due", refusal, now).await?;
+                    refuse(tx, job.file.0, JobState::Due, refusal, now).await?;
                 }
                 Ok(())
             })
@@ -176,22 +183,28 @@ async fn hand_on(
         file.outcome,
         Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
     ) && file.mapped_connector == file.connector;
-    match after_upload(stored, file.version, file.connector.is_some(), synchronized) {
-        AfterUpload::DueAgain => {
+    let in_imodel = match (&file.connector, synchronized) {
+        (None, _) => InImodel::NotWanted,
+        (Some(_), true) => InImodel::Synchronized,
+        (Some(_), false) => InImodel::RunOwed,
+    };
+    let result = after_upload(stored, file.version, in_imodel);
+    match result {
+        UploadResult::DueAgain => {
             make_due(tx, job.file.0, now).await?;
             // What storage holds is known for sure.
             sqlx::query("UPDATE jobs SET stage = 'planned' WHERE file_id = $1")
                 .bind(job.file.0)
                 .execute(&mut **tx)
                 .await?;
-            Ok(UploadResult::DueAgain)
         }
-        AfterUpload::AwaitRun => {
+        UploadResult::AwaitsRun => {
             sqlx::query(
                 "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, \
                  run_attempts = CASE WHEN $3 THEN run_attempts ELSE 0 END, failing_since = NULL, \
-                 stage = 'planned', content_version = NULL, content_digest = NULL, content_size = NULL, \
-                 kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL WHERE file_id = $1",
+                 stage = 'planned', content_version = NULL, content_digest = NULL, \
+                 content_size = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+                 hint = NULL WHERE file_id = $1",
             )
             .bind(job.file.0)
             .bind(millis(now))
@@ -199,9 +212,8 @@ async fn hand_on(
             .bind(job.send_again)
             .execute(&mut **tx)
             .await?;
-            Ok(UploadResult::AwaitsRun)
         }
-        AfterUpload::Done => {
+        UploadResult::Done => {
             if file.connector.is_none() {
                 sqlx::query("UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = $1")
                     .bind(job.file.0)
@@ -211,17 +223,18 @@ async fn hand_on(
             }
             insert_result(tx, job.file.0, done, None, None, None, now).await?;
             delete_job(tx, job.file.0).await?;
-            Ok(UploadResult::Done)
         }
     }
+    Ok(result)
 }
 
 pub(super) async fn make_due(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, run_attempts = 0, \
-         failing_since = NULL, stage = CASE WHEN stage = 'blob_written' THEN 'links_received' ELSE stage END, \
-         content_version = NULL, content_digest = NULL, content_size = NULL, run_id = NULL, \
-         kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL WHERE file_id = $1",
+        "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, \
+         run_attempts = 0, failing_since = NULL, stage = CASE WHEN stage = 'blob_written' \
+         THEN 'links_received' ELSE stage END, content_version = NULL, content_digest = NULL, \
+         content_size = NULL, run_id = NULL, kind = NULL, previous_reason = NULL, reason = NULL, \
+         hint = NULL, reported = NULL WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(millis(now))
@@ -252,8 +265,9 @@ pub(super) async fn insert_stored_job(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) \
-         SELECT id, watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) DO NOTHING",
+        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
+         watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) \
+         DO NOTHING",
     )
     .bind(file_id)
     .bind(millis(now))

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::clock::is_ahead;
-use super::holds::RETIRED;
 use super::{
-    BlockingRun, Error, JobState, Ledger, Outcome, RootState, Tx, WatchId, count_value, millis,
-    timestamp,
+    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState, Tx, WatchId,
+    count_value, timestamp,
 };
 
 /// A watch in a snapshot.
@@ -24,14 +23,10 @@ pub struct WatchReport {
     pub note: Option<String>,
     /// The end of the last complete scan.
     pub scanned_at: Option<Timestamp>,
-    /// Until when its jobs are held, and why.
-    pub held: Option<(Timestamp, String)>,
-    /// Since when a person has paused it.
-    pub paused_at: Option<Timestamp>,
+    /// Why none of its jobs is claimed.
+    pub inactive: Option<Inactive>,
     /// It is in the configuration that the daemon was started with last.
     pub configured: bool,
-    /// Held until a person lets it go on: paused, or by the brake.
-    pub waits_for_person: bool,
     /// The last run of its connection.
     pub last_run: Option<RunSummary>,
     /// A run of somebody else that keeps runs of its iModel from starting.
@@ -90,11 +85,13 @@ struct WatchRow {
     root_state: RootState,
     root_note: Option<String>,
     scanned_at: Option<i64>,
-    held_until: i64,
-    held_since: i64,
-    held_reason: Option<String>,
+    configured: bool,
     paused_at: Option<i64>,
-    braked: i64,
+    bulk_change_files: i64,
+    bulk_change_limit: i64,
+    backoff_until: i64,
+    backoff_since: i64,
+    backoff_reason: Option<String>,
     run: Option<String>,
     requested_at: Option<i64>,
     ended_at: Option<i64>,
@@ -150,22 +147,35 @@ impl Counts {
 }
 
 impl WatchRow {
+    /// What only the operator ends comes first.
+    fn inactive(&self, now: Timestamp) -> Option<Inactive> {
+        if let Some(since) = self.paused_at.filter(|_| self.configured) {
+            return Some(Inactive::Paused {
+                since: timestamp(since),
+            });
+        }
+        if self.bulk_change_files > 0 && self.configured {
+            return Some(Inactive::Suspended(BulkChange {
+                files: count_value(self.bulk_change_files),
+                limit: count_value(self.bulk_change_limit),
+            }));
+        }
+        let until = timestamp(self.backoff_until);
+        let lasts = until > now && !is_ahead(self.backoff_since, now);
+        let reason = self.backoff_reason.clone().filter(|_| lasts)?;
+        Some(Inactive::BackingOff { until, reason })
+    }
+
     fn into_report(self, now: Timestamp) -> WatchReport {
-        let held_until = timestamp(self.held_until);
         WatchReport {
-            paused_at: self.paused_at.map(timestamp),
-            configured: self.held_until < millis(RETIRED),
-            waits_for_person: self.paused_at.is_some() || self.braked > 0,
+            inactive: self.inactive(now),
+            configured: self.configured,
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
             root: self.root_state,
             note: self.root_note,
             scanned_at: self.scanned_at.map(timestamp),
-            held: self
-                .held_reason
-                .filter(|_| held_until > now && !is_ahead(self.held_since, now))
-                .map(|reason| (held_until, reason)),
             last_run: self.requested_at.map(|requested_at| RunSummary {
                 id: self.run,
                 requested_at: timestamp(requested_at),
@@ -209,12 +219,14 @@ pub(super) async fn watches(
     now: Timestamp,
 ) -> Result<Vec<(WatchId, WatchReport)>, sqlx::Error> {
     let rows: Vec<WatchRow> = sqlx::query_as(
-        "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, w.held_until, w.held_since, w.held_reason, \
-         w.paused_at, w.braked, r.platform_id AS run, r.requested_at, r.ended_at, r.state, r.result, \
-         COALESCE(r.overdue, 0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
-         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue \
-         FROM watches w LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id \
-         LEFT JOIN runs r ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
+        "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
+         w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, w.bulk_change_limit, \
+         w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
+         r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
+         0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
+         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue FROM watches w \
+         LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
+         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
          ORDER BY w.name",
     )
     .fetch_all(&mut **tx)
@@ -229,8 +241,8 @@ pub(super) async fn counted_watches(
     now: Timestamp,
 ) -> Result<Vec<WatchReport>, sqlx::Error> {
     let rows: Vec<CountRow> = sqlx::query_as(
-        "SELECT watch_id, NULLIF(job, '') AS job, NULLIF(outcome, '') AS outcome, absent <> 0 AS absent, \
-         vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
+        "SELECT watch_id, NULLIF(job, '') AS job, NULLIF(outcome, '') AS outcome, \
+         absent <> 0 AS absent, vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
     )
     .fetch_all(&mut **tx)
     .await?;

@@ -2,8 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::bulk_change::set_brake;
-use super::holds::RETIRED;
+use super::bulk_change::set_limit;
 use super::scan_digests::forget_listings;
 use super::{Error, Ledger, RootState, Tx, WatchId, millis, new_id};
 
@@ -18,8 +17,8 @@ pub struct WatchSpec {
     pub storage_folder: String,
     /// The display name of the connection that holds its files in the iModel.
     pub connection: String,
-    /// So many files that storage knows may be due at once.
-    pub brake: u64,
+    /// How many files that storage knows may be due at once.
+    pub bulk_change_limit: u64,
 }
 
 impl Ledger {
@@ -34,17 +33,21 @@ impl Ledger {
         specs: &[WatchSpec],
         now: Timestamp,
     ) -> Result<Vec<(WatchId, u64)>, Error> {
-        self.db.write_durably("register the watches", async |tx| {
-        sqlx::query("UPDATE watches SET held_until = $1, held_since = 0, held_reason = 'not in the configuration'")
-            .bind(millis(RETIRED))
-            .execute(&mut **tx)
-            .await?;
-        let mut registered = Vec::with_capacity(specs.len());
-        for spec in specs {
-            registered.push(register(tx, spec, now).await?);
-        }
-        Ok(registered)
-        }).await
+        self.db
+            .write_durably("register the watches", async |tx| {
+                sqlx::query(
+                    "UPDATE watches SET configured = 0, backoff_until = 0, backoff_since = 0, \
+                     backoff_reason = NULL",
+                )
+                .execute(&mut **tx)
+                .await?;
+                let mut registered = Vec::with_capacity(specs.len());
+                for spec in specs {
+                    registered.push(register(tx, spec, now).await?);
+                }
+                Ok(registered)
+            })
+            .await
     }
 
     /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was one.
@@ -55,14 +58,20 @@ impl Ledger {
         note: Option<&str>,
         scanned: Option<Timestamp>,
     ) -> Result<(), Error> {
-        self.db.write("record the state of a root", async |tx| { sqlx::query(
-            "UPDATE watches SET root_state = $2, root_note = $3, scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
-        )
-        .bind(watch.0)
-        .bind(state)
-        .bind(note)
-        .bind(scanned.map(millis))
-        .execute(&mut **tx).await }).await?;
+        self.db
+            .write("record the state of a root", async |tx| {
+                sqlx::query(
+                    "UPDATE watches SET root_state = $2, root_note = $3, \
+                     scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
+                )
+                .bind(watch.0)
+                .bind(state)
+                .bind(note)
+                .bind(scanned.map(millis))
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
         Ok(())
     }
 
@@ -107,7 +116,8 @@ async fn register(
     let Some((id, imodel_id, storage_folder)) = known else {
         let id = new_id(now);
         sqlx::query(
-            "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \
+             ($1, $2, $3, $4, $5)",
         )
         .bind(id)
         .bind(&spec.name)
@@ -116,11 +126,12 @@ async fn register(
         .bind(connection_id)
         .execute(&mut **tx)
         .await?;
-        set_brake(tx, id, spec.brake).await?;
+        set_limit(tx, id, spec.bulk_change_limit).await?;
         return Ok((WatchId(id), 0));
     };
     sqlx::query(
-        "UPDATE watches SET imodel_id = $2, storage_folder = $3, connection_id = $4 WHERE id = $1",
+        "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
+         connection_id = $4 WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
@@ -128,7 +139,7 @@ async fn register(
     .bind(connection_id)
     .execute(&mut **tx)
     .await?;
-    set_brake(tx, id, spec.brake).await?;
+    set_limit(tx, id, spec.bulk_change_limit).await?;
     let moved = imodel_id != spec.imodel_id || storage_folder != spec.storage_folder;
     let forgotten = if moved {
         forget_cloud_side(tx, id).await?
@@ -140,7 +151,8 @@ async fn register(
 
 async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result<i64, sqlx::Error> {
     sqlx::query(
-        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT (imodel_id, name) DO NOTHING",
+        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
+         (imodel_id, name) DO NOTHING",
     )
     .bind(new_id(now))
     .bind(&spec.imodel_id)
@@ -155,12 +167,13 @@ async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result
 }
 
 async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Error> {
-    // A size below zero equals no file, so the next scan hands every file over as new.
+    // The next scan hands every file over as new.
     let forgotten = sqlx::query(
-        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, stored_size = NULL, \
-         stored_at = NULL, stored_modified = NULL, stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, \
-         unverified = 0, send_again = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, outcome = NULL, \
-         outcome_at = NULL, size = -1 WHERE watch_id = $1",
+        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
+         stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
+         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
+         send_again = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
+         outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
     )
     .bind(watch_id)
     .execute(&mut **tx)

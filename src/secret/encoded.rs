@@ -1,7 +1,7 @@
-//! The encodings in which a secret may come back, and the ways in which a text can be read.
+//! The encodings in which a secret can come back, and the decodings of a text.
 //!
-//! Only letters and digits are compared, in lower case: so separators, line breaks and escapes of everything else don't matter. Escapes of
-//! letters and digits are decoded, with their place in the text kept.
+//! Only letters and digits are compared, in lower case: separators, line breaks and escapes of everything else don't
+//! matter. Escapes of letters and digits are decoded; each keeps its position in the text.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::REDACTED;
 
-/// One letter or digit (or one byte of it), and where it stands in the text.
+/// One letter or digit (or one byte of it), and its position in the text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unit {
     pub(super) byte: u8,
@@ -18,14 +18,14 @@ pub(super) struct Unit {
     pub(super) end: usize,
 }
 
-/// The letters and digits of a secret as it is, and as base64 at each of the three places where it can begin.
+/// The letters and digits of a secret in plain text, and in base64 at each of the three possible offsets.
 pub(super) fn patterns(text: &str) -> Vec<Vec<u8>> {
     let mut all = vec![plain(text)];
     for before in 0..3 {
         let mut bytes = vec![0; before];
         bytes.extend(text.as_bytes());
         let encoded = BASE64_STANDARD.encode(&bytes);
-        // What depends on the bytes before and after is not known.
+        // Skips the digits that depend on the bytes before and after.
         let first = (before * 8).div_ceil(6);
         let last = bytes.len() * 8 / 6;
         all.push(plain(encoded.get(first..last).unwrap_or_default()));
@@ -39,7 +39,7 @@ fn plain(text: &str) -> Vec<u8> {
     letters(&raw(text)).iter().map(|unit| unit.byte).collect()
 }
 
-/// The letters and digits of a text, read as it is and, where it seems to be encoded, decoded once and twice.
+/// The letters and digits of a text: as it is and, if it seems to be encoded, decoded once and twice.
 pub(super) fn views(text: &str) -> Vec<Vec<Unit>> {
     let raw = raw(text);
     let mut views = vec![letters(&raw)];
@@ -91,7 +91,7 @@ fn decoded(units: &[Unit]) -> Vec<Unit> {
             b'\\' => match units.get(at + 1).map(|next| next.byte) {
                 Some(b'u') => (hex(units, at + 2, 4), 6),
                 Some(b'x') => (hex(units, at + 2, 2), 4),
-                // A line break or a tab: no letter.
+                // A line break or a tab: not a letter.
                 Some(b'n' | b'r' | b't' | b'b' | b'f') => (Some(u32::from(b' ')), 2),
                 Some(next) if next.is_ascii_punctuation() => (Some(u32::from(next)), 2),
                 _ => (None, 1),
@@ -130,7 +130,7 @@ fn hex(units: &[Unit], from: usize, len: usize) -> Option<u32> {
     })
 }
 
-/// The character of an entity that begins at `at`, and its length. Named ones are no letters.
+/// The character of an entity that starts at `at`, and its length. Named ones are not letters.
 fn entity(units: &[Unit], at: usize) -> (Option<u32>, usize) {
     let rest: String = units
         .iter()
@@ -157,7 +157,7 @@ fn entity(units: &[Unit], at: usize) -> (Option<u32>, usize) {
     (code, name.len() + 2)
 }
 
-/// The text with each of these ranges, which may overlap, replaced.
+/// The text with each of these ranges, which can overlap, replaced.
 pub(super) fn without(text: &str, mut ranges: Vec<(usize, usize)>) -> Cow<'_, str> {
     if ranges.is_empty() {
         return Cow::Borrowed(text);

@@ -13,7 +13,7 @@ pub(super) async fn resume(client: &Client, ledger: &Ledger) -> Result<(), ledge
         .into_iter()
         .map(|(host, until)| Pause { host, until })
         .collect();
-    client.keep(&pauses);
+    client.restore_pauses(&pauses);
     Ok(())
 }
 
@@ -26,7 +26,7 @@ pub(super) async fn record(
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = client.asked_to_pause() => {}
+            () = client.pause_requested() => {}
         }
         let pauses: Vec<_> = client
             .pauses()

@@ -55,7 +55,7 @@ impl Synchronizer {
             .await?;
         let files = self.ledger.run_size(run).await?;
         if files == 0 && !references {
-            self.ledger.abandon_run(run).await?;
+            self.ledger.abandon_run(run, crate::clock::now()).await?;
             return Ok(Requested::Nothing);
         }
         failpoint("run intended");
@@ -69,12 +69,12 @@ impl Synchronizer {
                 Ok(Requested::Open)
             }
             Ok(RunAnswer::Active(active)) => {
-                self.ledger.abandon_run(run).await?;
+                self.ledger.abandon_run(run, crate::clock::now()).await?;
                 let pause = self.blocked(active).await?;
                 Ok(Requested::Wait(pause))
             }
             Ok(RunAnswer::Contended) => {
-                self.ledger.abandon_run(run).await?;
+                self.ledger.abandon_run(run, crate::clock::now()).await?;
                 debug!(imodel = %self.imodel_id, "run requests at the same moment; asking again");
                 Ok(Requested::Wait(CONTENDED.min(self.sync.poll_interval)))
             }
@@ -83,7 +83,7 @@ impl Synchronizer {
                 Ok(Requested::Open)
             }
             Err(error) => {
-                self.ledger.abandon_run(run).await?;
+                self.ledger.abandon_run(run, crate::clock::now()).await?;
                 Err(error.into())
             }
         }
@@ -92,7 +92,9 @@ impl Synchronizer {
     /// Follows an open run to its end.
     pub(super) async fn follow(&mut self, open: &OpenRun) -> Result<Duration, ledger::Error> {
         let Some(connection) = open.connection_platform_id.as_deref() else {
-            self.ledger.abandon_run(open.id).await?;
+            self.ledger
+                .abandon_run(open.id, crate::clock::now())
+                .await?;
             return Ok(Duration::ZERO);
         };
         let run_id = match &open.platform_id {
@@ -109,7 +111,9 @@ impl Synchronizer {
                 }
                 Err(SyncError::Ledger(error)) => return Err(error),
                 Err(SyncError::Platform(error)) if error.is_not_found() => {
-                    self.ledger.abandon_run(open.id).await?;
+                    self.ledger
+                        .abandon_run(open.id, crate::clock::now())
+                        .await?;
                     self.ledger.set_connection(open.connection, None).await?;
                     return Ok(Duration::ZERO);
                 }
@@ -125,7 +129,9 @@ impl Synchronizer {
 
     /// A run that was requested does not exist. The next request waits the longer the more often that happens.
     async fn lose_run(&mut self, open: &OpenRun) -> Result<Duration, ledger::Error> {
-        self.ledger.abandon_run(open.id).await?;
+        self.ledger
+            .abandon_run(open.id, crate::clock::now())
+            .await?;
         self.lost_runs = self.lost_runs.saturating_add(1);
         let pause = self.policy.delay(self.lost_runs, None);
         self.not_before = Instant::now() + pause;

@@ -7,15 +7,28 @@ use super::Shared;
 use super::error::UploadError;
 use super::folders::{Listing, Place};
 use super::plan::{self, LISTED_AFTER, NewFile, RefusedUpdate, Shown};
-use super::source::Source;
+use super::slots::Slot;
+use super::source::{self, Source};
 use super::tracked_job::TrackedJob;
 use super::transfer::{self, UploadTarget};
+use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::itwin::UploadLinks;
 use crate::ledger::{Stage, StorageStamp, StoredContent};
 use crate::names::QuotedPath;
 use crate::next_attempt;
 use crate::stored_content;
+
+/// Where an upload comes from and where it goes.
+pub(super) struct Route<'a> {
+    pub(super) watch: &'a Watch,
+    pub(super) slot: &'a Slot,
+    /// The storage folder.
+    pub(super) place: &'a Place,
+    /// The name in it.
+    pub(super) name: &'a str,
+    pub(super) source: &'a Source<'a>,
+}
 
 /// Begins the description of every storage file that we create, followed by a marker of its own.
 const DESCRIPTION: &str = "itwin-syncd";
@@ -42,13 +55,11 @@ impl Shared {
     pub(super) async fn upload_plan(
         &self,
         job: &mut TrackedJob<'_>,
-        place: &Place,
-        name: &str,
-        source: &Source<'_>,
+        route: &Route<'_>,
     ) -> Result<UploadPlan, UploadError> {
         let mut unusable = None;
         if let Some(id) = job.storage_file_id.clone() {
-            if let Some(target) = self.interrupted_upload(job, &id, source) {
+            if let Some(target) = self.interrupted_upload(job, &id, route.source) {
                 return Ok(UploadPlan::Upload(target));
             }
             if let Some(links) = self.request_update(job, &id).await? {
@@ -62,19 +73,19 @@ impl Shared {
             Stage::Planned | Stage::LinksReceived | Stage::BlobWritten => Listing::Cached,
         };
         loop {
-            let found = self.untracked(job, place, name, listing).await?;
+            let found = self.untracked(job, route, listing).await?;
             let now = crate::clock::now();
             let links = match plan::new_file(job.stage, found, unusable.as_deref(), now) {
-                NewFile::Create => self.create(job, place, name).await?,
+                NewFile::Create => self.create(job, route).await?,
                 NewFile::UploadTo(id) => match self.adopt(job, &id).await? {
                     Some(links) => links,
-                    None => self.create(job, place, name).await?,
+                    None => self.create(job, route).await?,
                 },
                 NewFile::AwaitListing { until } => {
                     return Err(UploadError::CreateUnknown { until, error: None });
                 }
                 NewFile::CompareWith(id) => {
-                    match self.same_content_in_storage(job, &id, source).await {
+                    match self.same_content_in_storage(job, &id, route.source).await {
                         Ok(Some(same)) => return Ok(UploadPlan::Same(same)),
                         Ok(None) => return Ok(UploadPlan::AdoptLater(id)),
                         // It was deleted since the folder was listed.
@@ -149,8 +160,7 @@ impl Shared {
     async fn create(
         &self,
         job: &mut TrackedJob<'_>,
-        place: &Place,
-        name: &str,
+        route: &Route<'_>,
     ) -> Result<UploadLinks, UploadError> {
         let marker = uuid::Uuid::new_v4().simple().to_string();
         let description = format!("{DESCRIPTION} {marker}");
@@ -158,7 +168,7 @@ impl Shared {
         failpoint("create intended");
         match self
             .client
-            .create_file(&place.folder_id, name, &description)
+            .create_file(&route.place.folder_id, route.name, &description)
             .await
         {
             Ok(links) => {
@@ -173,13 +183,14 @@ impl Shared {
             }),
             Err(error) => {
                 job.forget_storage_file().await?;
+                self.folders.refused_in(route.place, &error);
                 if error.is_not_found() {
-                    self.folders.forget(place).await?;
+                    self.folders.forget(route.place).await?;
                     return Err(UploadError::FolderGone(error));
                 }
                 // Storage takes a second file of the same name, but nothing promises that it always will.
                 if matches!(error.status(), Some(409 | 422))
-                    && let Some(id) = self.untracked(job, place, name, Listing::Fresh).await?
+                    && let Some(id) = self.untracked(job, route, Listing::Fresh).await?
                     && let Some(links) = self.adopt(job, &id).await?
                 {
                     return Ok(links);
@@ -194,18 +205,21 @@ impl Shared {
     async fn untracked(
         &self,
         job: &TrackedJob<'_>,
-        place: &Place,
-        name: &str,
+        route: &Route<'_>,
         listing: Listing,
     ) -> Result<Option<String>, UploadError> {
-        let named = self
-            .folders
-            .untracked(&place.folder_id, name, listing)
-            .await?;
+        let mut named = Vec::new();
+        let found = self.folders.untracked(route.place, route.name, listing);
+        for file in found.await? {
+            // Another spelling belongs to the local file of that spelling, if there is one.
+            if file.name == route.name || !other_file_exists(job, route, &file.name).await? {
+                named.push(file.id);
+            }
+        }
         if named.len() < 2 {
             return Ok(named.into_iter().next());
         }
-        warn!(path = %QuotedPath(&job.path), count = named.len(), "storage has several files of this name; using one of them");
+        warn!(path = %QuotedPath(&job.path), count = named.len(), "storage has several files with this name; using one of them");
         if let Some(marker) = &job.marker {
             for id in &named {
                 let described = self.client.file(id).await?.description;
@@ -270,5 +284,20 @@ impl Shared {
             }
             RefusedUpdate::Fail => Err(error.into()),
         }
+    }
+}
+
+/// Whether the folder of the local file holds another file named `name`. A share that ignores case shows the same file.
+async fn other_file_exists(
+    job: &TrackedJob<'_>,
+    route: &Route<'_>,
+    name: &str,
+) -> Result<bool, UploadError> {
+    let path = job.path.with_file_name(name);
+    match Source::open(route.slot, &route.watch.path, &path).await {
+        Ok(other) => Ok(other.fingerprint() != route.source.fingerprint()),
+        Err(source::Error::Gone) => Ok(false),
+        Err(error @ (source::Error::Hangs | source::Error::Stuck)) => Err(error.into()),
+        Err(source::Error::Changed | source::Error::Unreadable(_)) => Ok(true),
     }
 }

@@ -1,8 +1,8 @@
-//! Where in storage a file belongs: the iTwin's root folder, the folders below it, and what lies in them already.
+//! Finds the storage folder of a file, creates it when it is missing, and knows which files it held before.
 //!
-//! What is found out is kept in the ledger, so that a new file costs no look-up. A folder is listed once per process
-//! before the first file is created in it; after that only we create there. The folders in a folder are listed when
-//! one is missing, at most once a minute: many new ones cost one look.
+//! Folder ids are kept in the ledger, so a new file costs no request. A folder's files are listed once per process,
+//! before the first file is created in it. Its subfolders are listed when one is missing, at most once a minute. An id
+//! that the platform refuses is looked up again.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,26 +19,33 @@ use crate::itwin::{self, Client};
 use crate::ledger::{ImodelRecord, Ledger};
 use crate::names;
 
-/// What was listed counts for so long; somebody else may make a folder any time.
+/// How long a list of subfolders is used: another client may create one at any time.
 const LISTING_HOLDS: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Folders {
     client: Client,
     ledger: Ledger,
-    /// What the ledger has of each iModel: every upload asks, and it does not change.
-    imodels: std::sync::Mutex<HashMap<String, ImodelRecord>>,
-    /// Which watch stores into (root folder, path).
+    /// What the ledger has of each iModel, for every upload needs it.
+    imodels: std::sync::Mutex<HashMap<String, Imodel>>,
+    /// Which watch uploads to (root folder, path).
     owners: std::sync::Mutex<HashMap<(String, String), String>>,
-    /// Only one task at a time looks for or creates folders: two would make twins.
+    /// Only one task at a time looks for or creates folders: two would create the same one twice.
     state: Mutex<State>,
+}
+
+#[derive(Debug, Clone)]
+enum Imodel {
+    Known(ImodelRecord),
+    /// The platform refused its root folder: the ledger's record may be wrong.
+    Doubtful,
 }
 
 /// A storage file of a listed folder that no file of the ledger owns.
 #[derive(Debug, Clone)]
-struct Untracked {
-    id: String,
-    name: String,
+pub(super) struct Untracked {
+    pub(super) id: String,
+    pub(super) name: String,
 }
 
 /// Untracked files by their name with case folded, oldest first.
@@ -64,6 +71,7 @@ pub(super) enum Listing {
 /// A folder in storage.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
+    imodel_id: String,
     pub(super) root_folder_id: String,
     pub(super) folder_id: String,
 }
@@ -125,6 +133,12 @@ impl Folders {
                             self.ledger.forget_folders(&root_folder_id).await?;
                             return Err(UploadError::FolderGone(error));
                         }
+                        Err(UploadError::Platform(error)) => {
+                            if folder_id == root_folder_id {
+                                self.root_refused(&watch.imodel_id, &error);
+                            }
+                            return Err(error.into());
+                        }
                         found => found?,
                     };
                     self.ledger
@@ -135,32 +149,40 @@ impl Folders {
             };
         }
         Ok(Place {
+            imodel_id: watch.imodel_id.clone(),
             root_folder_id,
             folder_id,
         })
     }
 
     /// Storage files named `name` in a folder that no file of the ledger owns, oldest first. If there are none, those
-    /// whose name differs in case only: storage may not tell them apart.
+    /// whose name differs in case only: storage may treat them as the same.
     ///
-    /// `listing` says whether a list from before may be used: an earlier *create file* may have been executed without
-    /// an answer, and somebody else may have deleted what was listed.
+    /// [`Listing::Fresh`] where an earlier list cannot be trusted: a *create file* may have been executed without an
+    /// answer, or another client may have deleted what was listed.
     pub(super) async fn untracked(
         &self,
-        folder_id: &str,
+        place: &Place,
         name: &str,
         listing: Listing,
-    ) -> Result<Vec<String>, UploadError> {
+    ) -> Result<Vec<Untracked>, UploadError> {
+        let folder_id = &place.folder_id;
         let mut state = self.state.lock().await;
-        // What was forgotten is untracked from now on, although we made it after the folder was listed.
+        // A forgotten file's storage file is untracked from now on, although it was created after the folder was listed.
         let forgotten = self.ledger.times_forgotten();
         if state.forgotten != forgotten {
             state.forgotten = forgotten;
             state.untracked.clear();
         }
         if listing == Listing::Fresh || !state.untracked.contains_key(folder_id) {
-            let listed = self.list(folder_id).await?;
-            state.untracked.insert(folder_id.to_owned(), listed);
+            let listed = match self.list(folder_id).await {
+                Err(UploadError::Platform(error)) => {
+                    self.refused_in(place, &error);
+                    return Err(error.into());
+                }
+                listed => listed?,
+            };
+            state.untracked.insert(folder_id.clone(), listed);
         }
         let named = state
             .untracked
@@ -174,13 +196,32 @@ impl Folders {
                 } else {
                     &mut similar
                 };
-                fit.push(file.id.clone());
+                fit.push(file.clone());
             }
         }
         Ok(if exact.is_empty() { similar } else { exact })
     }
 
-    /// A folder that was thought to be there is not: everything known below its root is looked up again.
+    /// The platform refused a request in this folder. If it is a root folder, its id is looked up again.
+    pub(super) fn refused_in(&self, place: &Place, error: &itwin::Error) {
+        if place.folder_id == place.root_folder_id {
+            self.root_refused(&place.imodel_id, error);
+        }
+    }
+
+    fn root_refused(&self, imodel_id: &str, error: &itwin::Error) {
+        if matches!(error.status(), Some(403 | 404)) {
+            debug!(imodel = imodel_id, %error, "root folder refused; looking up its id again at the next attempt");
+            self.imodels()
+                .insert(imodel_id.to_owned(), Imodel::Doubtful);
+        }
+    }
+
+    fn imodels(&self) -> MutexGuard<'_, HashMap<String, Imodel>> {
+        self.imodels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A known folder is gone: everything known below its root is looked up again.
     pub(super) async fn forget(&self, place: &Place) -> Result<(), UploadError> {
         let mut state = self.state.lock().await;
         state.untracked.clear();
@@ -190,19 +231,22 @@ impl Folders {
     }
 
     async fn imodel(&self, imodel_id: &str) -> Result<ImodelRecord, UploadError> {
-        let lock = || self.imodels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(imodel_id) {
-            return Ok(known.clone());
-        }
-        let record = self.look_up_imodel(imodel_id).await?;
-        lock().insert(imodel_id.to_owned(), record.clone());
+        let known = self.imodels().get(imodel_id).cloned();
+        let record = match known {
+            Some(Imodel::Known(record)) => return Ok(record),
+            Some(Imodel::Doubtful) => self.look_up_imodel(imodel_id).await?,
+            None => match self.ledger.imodel(imodel_id).await? {
+                Some(record) => record,
+                None => self.look_up_imodel(imodel_id).await?,
+            },
+        };
+        self.imodels()
+            .insert(imodel_id.to_owned(), Imodel::Known(record.clone()));
         Ok(record)
     }
 
+    /// Reads iTwin and root folder from the platform.
     async fn look_up_imodel(&self, imodel_id: &str) -> Result<ImodelRecord, UploadError> {
-        if let Some(record) = self.ledger.imodel(imodel_id).await? {
-            return Ok(record);
-        }
         let imodel = self.client.imodel(imodel_id).await?;
         if !imodel.initialized() {
             return Err(UploadError::NotInitialized {
@@ -245,7 +289,7 @@ impl Folders {
                 }
                 Ok(folder.id)
             }
-            // It may be there after all: somebody was faster, or the answer got lost.
+            // It may exist after all: another client was faster, or the answer was lost.
             Err(error)
                 if error.may_have_taken_effect() || matches!(error.status(), Some(409 | 422)) =>
             {
@@ -256,8 +300,7 @@ impl Folders {
         }
     }
 
-    /// Lists the folders in a folder. Of several with one name the oldest counts, so that everybody who looks takes the
-    /// same.
+    /// Lists the subfolders of a folder. Of several with one name the oldest is used, so every client uses the same.
     async fn list_children(&self, state: &mut State, parent: &str) -> Result<(), itwin::Error> {
         let mut folders = self.client.folders(parent).await?;
         folders.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
@@ -266,7 +309,7 @@ impl Folders {
             match children.entry(folder.display_name) {
                 Entry::Occupied(older) => warn!(
                     folder = older.key(),
-                    "storage has several folders of this name; using the oldest"
+                    "storage has several folders with this name; using the oldest"
                 ),
                 Entry::Vacant(free) => drop(free.insert(folder.id)),
             }
@@ -298,7 +341,7 @@ impl Folders {
     }
 }
 
-/// The folder of this name, or else one whose name differs in case only: storage may not tell them apart.
+/// The folder of this name, or else one whose name differs in case only: storage may treat them as the same.
 fn child(state: &State, parent: &str, name: &str) -> Option<String> {
     let children = &state.children.get(parent)?.1;
     if let Some(id) = children.get(name) {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tracing::{debug, info};
 
 use super::Shared;
-use super::destination::{SameContent, UploadPlan};
+use super::destination::{Route, SameContent, UploadPlan};
 use super::error::{Unfit, UploadError};
 use super::plan::{self, Findings, Step};
 use super::slots::Slot;
@@ -34,7 +34,7 @@ pub(super) enum JobOutcome {
     Deselected,
     /// Storage has a file of this name with other content. It is updated after all others were compared.
     Adopted {
-        braked: Option<ledger::BulkChange>,
+        bulk_change: Option<ledger::BulkChange>,
     },
     Refused(Refusal),
 }
@@ -70,7 +70,7 @@ impl Shared {
         if matches!(error, UploadError::Source(source::Error::Hangs)) {
             let until = next_attempt::after(now, watch.poll_interval);
             self.ledger
-                .hold_watch(job.watch, until, &error.to_string(), now)
+                .back_off_watch(job.watch, until, &error.to_string(), now)
                 .await?;
         }
         let refusal = self.refusal(watch, job, &error, now);
@@ -78,7 +78,7 @@ impl Shared {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = next_attempt::after(now, self.policy.max);
             self.ledger
-                .hold_watch(job.watch, until, &refusal.reason, now)
+                .back_off_watch(job.watch, until, &refusal.reason, now)
                 .await?;
         }
         self.ledger.put_off(job, &refusal, now).await?;
@@ -169,9 +169,17 @@ impl Shared {
         name: &str,
         source: &Source<'_>,
     ) -> Result<JobOutcome, UploadError> {
-        let Attempt { watch, job, .. } = attempt;
-        let place = self.folders.place(watch, below).await?;
-        let target = match self.upload_plan(job, &place, name, source).await? {
+        let Attempt {
+            watch, slot, job, ..
+        } = attempt;
+        let route = Route {
+            watch,
+            slot,
+            place: &self.folders.place(watch, below).await?,
+            name,
+            source,
+        };
+        let target = match self.upload_plan(job, &route).await? {
             UploadPlan::Upload(target) => target,
             UploadPlan::AdoptLater(id) => {
                 let now = crate::clock::now();
@@ -179,8 +187,8 @@ impl Shared {
                     1 => now,
                     attempt => next_attempt::after(now, self.policy.delay(attempt, None)),
                 };
-                let braked = job.adopt(&id, due).await?;
-                return Ok(JobOutcome::Adopted { braked });
+                let bulk_change = job.adopt(&id, due).await?;
+                return Ok(JobOutcome::Adopted { bulk_change });
             }
             UploadPlan::Same(same) => return finish_with_same_content(job, &same).await,
         };
@@ -328,6 +336,6 @@ async fn finish_with_same_content(
     job: &TrackedJob<'_>,
     same: &SameContent,
 ) -> Result<JobOutcome, UploadError> {
-    let result = job.finish_stored(&same.stored, &same.stamp).await?;
+    let result = job.finish_same_content(&same.stored, &same.stamp).await?;
     Ok(JobOutcome::Unchanged(result))
 }

@@ -118,6 +118,17 @@ impl<'a> TrackedJob<'a> {
             .await
     }
 
+    /// Ends the attempt: storage has `stored` already, though not as our version.
+    pub(super) async fn finish_same_content(
+        &self,
+        stored: &StoredContent,
+        stamp: &StorageStamp,
+    ) -> Result<UploadResult, Error> {
+        self.ledger
+            .finish_same_content(&self.job, stored, stamp, clock::now())
+            .await
+    }
+
     /// Ends the attempt: storage holds this content already.
     pub(super) async fn finish_unchanged(&self) -> Result<UploadResult, Error> {
         self.ledger.finish_unchanged(&self.job, clock::now()).await

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -64,9 +64,7 @@ impl Unfinished {
 
     fn forget_old(&self) -> io::Result<()> {
         let folder = self.open()?;
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = Duration::try_from(crate::clock::now().as_duration()).unwrap_or_default();
         for entry in Dir::read_from(&folder)? {
             let name = entry?.file_name().to_owned();
             let found = rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;

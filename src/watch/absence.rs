@@ -9,23 +9,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::problems::Problems;
-use crate::ledger::{Absence, Fingerprint};
+use crate::ledger::{Absence, Known};
 use crate::selection::Scope;
-
-/// What the ledger knows of a file.
-#[derive(Debug)]
-pub(super) struct KnownFile {
-    pub(super) fingerprint: Option<Fingerprint>,
-    pub(super) connector: Option<String>,
-    pub(super) absence: Option<Absence>,
-}
-
-impl KnownFile {
-    /// Whether this version of the file was handed over before.
-    pub(super) fn is(&self, fingerprint: Fingerprint, connector: Option<&str>) -> bool {
-        self.fingerprint == Some(fingerprint) && self.connector.as_deref() == connector
-    }
-}
 
 /// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
@@ -69,7 +54,7 @@ impl Listed {
         &self,
         scope: &Scope,
         dir: &Path,
-        known: &HashMap<OsString, KnownFile>,
+        known: &HashMap<OsString, Known>,
     ) -> Vec<(OsString, Absence)> {
         let unlisted = known
             .iter()
@@ -96,7 +81,7 @@ impl Listed {
 pub(super) fn absent<'k>(
     scope: &Scope,
     dir: &Path,
-    files: impl Iterator<Item = (&'k OsString, &'k KnownFile)>,
+    files: impl Iterator<Item = (&'k OsString, &'k Known)>,
 ) -> Vec<(OsString, Absence)> {
     files
         .filter(|(_, known)| !matches!(known.absence, Some(Absence::Gone | Absence::Deselected)))

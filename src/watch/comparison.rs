@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use tracing::{debug, info};
 
-use super::absence::{self, KnownFile, Listed};
+use super::absence::{self, Listed};
 use super::scan::{Listing, Summary};
 use super::schedule::Confirmation;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
-use crate::ledger::{self, Absence, Absent, Changes, Ledger, ListingPart, WatchId};
+use crate::ledger::{self, Absence, Absent, Changes, Known, Ledger, ListingPart, WatchId};
 use crate::selection::ConnectorType;
 
 /// The comparison of one root's scans.
@@ -39,7 +39,7 @@ pub(super) struct Comparison {
 #[derive(Debug)]
 struct KnownFolder {
     changes: Changes,
-    files: HashMap<OsString, KnownFile>,
+    files: HashMap<OsString, Known>,
 }
 
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Comparison {
         }
         let digest = listing.digest();
         let part = self.part(&listing.dir, listing.part, &digest);
-        let (is_unchanged, changes) = self.ledger.is_old_news(&part).await?;
+        let (is_unchanged, changes) = self.ledger.is_listing_unchanged(&part).await?;
         let names = listing
             .files
             .iter()
@@ -125,7 +125,7 @@ impl Comparison {
             let name = file.path.file_name().unwrap_or_default();
             let connector = file.connector.as_ref().map(ConnectorType::as_str);
             match known.files.get(name) {
-                Some(known) if known.is(file.fingerprint, connector) => {
+                Some(known) if known.is_version(file.fingerprint, connector) => {
                     if known.absence == Some(Absence::Missing) {
                         found.push(name.to_owned());
                     }
@@ -161,7 +161,7 @@ impl Comparison {
         if absent.is_empty() {
             for unchanged in std::mem::take(&mut self.unchanged) {
                 let part = self.part(dir, unchanged.part, &unchanged.digest);
-                self.ledger.keep_listing(&part, unchanged.changes).await?;
+                self.ledger.record_listing(&part, unchanged.changes).await?;
             }
             return Ok(());
         }
@@ -234,16 +234,8 @@ impl Comparison {
         }
     }
 
-    async fn known_files(&self, dir: &Path) -> Result<HashMap<OsString, KnownFile>, ledger::Error> {
-        let files = self.ledger.known_in(self.id, dir).await?.into_iter();
-        let files = files.map(|known| {
-            let file = KnownFile {
-                fingerprint: known.fingerprint,
-                connector: known.connector,
-                absence: known.absence,
-            };
-            (known.name, file)
-        });
-        Ok(files.collect())
+    async fn known_files(&self, dir: &Path) -> Result<HashMap<OsString, Known>, ledger::Error> {
+        let files = self.ledger.known_in(self.id, dir).await?;
+        Ok(files.into_iter().collect())
     }
 }

@@ -51,7 +51,7 @@ const WATCH_GAUGES: [WatchGauge; 5] = [
     (
         "watch_suspended",
         "1 while the watch starts no new work: paused, suspended by the bulk change guard, or suspended after rejected credentials.",
-        |watch| u64::from(watch.held.is_some()),
+        |watch| u64::from(watch.inactive.is_some()),
     ),
     (
         "run_overdue",

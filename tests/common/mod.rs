@@ -1,4 +1,6 @@
-//! Programs of others, installed by `tests/all`.
+//! Third-party programs that tests start: Azurite, installed by `tests/all`, and Chromium.
+
+pub mod browser;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -7,13 +9,13 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// Where `tests/all` put them.
+/// The folder in which `tests/all` installs them.
 pub fn tools() -> PathBuf {
     let folder = std::env::var_os("TEST_TOOLS").expect("run this test with tests/all");
     PathBuf::from(folder)
 }
 
-/// An Azurite on a port of its own; it ends with this.
+/// An Azurite on a free port; it ends with this.
 pub struct Azurite {
     _child: Child,
     _folder: tempfile::TempDir,
@@ -48,7 +50,7 @@ impl Azurite {
         };
         let url = tokio::time::timeout(Duration::from_secs(60), listening).await;
         let url = url.expect("Azurite should start");
-        // Its log goes on; nobody reads it, and it must not wait for that.
+        // Drains its log: a full pipe would block it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self {
             _child: child,

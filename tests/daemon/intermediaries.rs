@@ -56,7 +56,7 @@ async fn an_error_of_a_proxy_fails_no_file_and_is_reported_as_the_proxys() {
                 || {
                     let log = daemon.log();
                     log.lines().any(|line| {
-                        line.contains("answered by something between here and 127.0.0.1:")
+                        line.contains("response from a proxy or firewall instead of 127.0.0.1:")
                             && line.contains(&told)
                             && line.contains("Web Filter")
                     })
@@ -75,17 +75,17 @@ async fn an_error_of_a_proxy_fails_no_file_and_is_reported_as_the_proxys() {
 async fn check_reports_responses_that_do_not_come_from_the_platform() {
     let (site, _folder, middle) = site().await;
     for (status, headers, shown) in [
-        (403, vec![HTML], "403 Forbidden, a web page, \"Web Filter\""),
+        (403, vec![HTML], "403 Forbidden, web page \"Web Filter\""),
         (
             503,
             vec![HTML],
-            "503 Service Unavailable, a web page, \"Web Filter\"",
+            "503 Service Unavailable, web page \"Web Filter\"",
         ),
-        (200, vec![HTML], "200 OK, a web page, \"Web Filter\""),
+        (200, vec![HTML], "200 OK, web page \"Web Filter\""),
         (
             302,
             vec![("location", "https://login.example:8443/portal?back=x")],
-            "302 Found, a redirect to https://login.example:8443/portal",
+            "302 Found, redirect to https://login.example:8443/portal",
         ),
     ] {
         for part in ["/connect/token", "/imodels/"] {
@@ -100,7 +100,7 @@ async fn check_reports_responses_that_do_not_come_from_the_platform() {
             let check = site.run(&["check"]).await;
             assert_eq!(check.code, Some(1), "{check:?}");
             let host = middle.api.trim_start_matches("http://");
-            let told = format!("answered by something between here and {host}: {shown}");
+            let told = format!("response from a proxy or firewall instead of {host}: {shown}");
             assert!(check.out.contains(&told), "no {told}: {}", check.out);
         }
     }
@@ -191,7 +191,7 @@ async fn any_token_response_that_contains_a_token_is_accepted() {
     assert!(
         check
             .out
-            .contains("the answer (200) is not understood: it holds no access token"),
+            .contains("unexpected response (200): no access token"),
         "{}",
         check.out
     );
@@ -214,7 +214,7 @@ async fn the_client_secret_is_sent_to_no_other_port_and_with_no_userinfo() {
         });
         let check = site.run(&["check"]).await;
         assert_eq!(check.code, Some(1), "{check:?}");
-        let told = "the identity provider names a token endpoint elsewhere, at \"http";
+        let told = "the token endpoint of the identity provider is on another host: \"http";
         assert!(check.out.contains(told), "{}", check.out);
         assert!(!check.out.contains("me:pw"), "{}", check.out);
     }
@@ -303,7 +303,7 @@ async fn an_endless_compressed_response_is_cut_off() {
     middle.set(first(4, |asked| asked.is("GET", "/imodels/"), answer));
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    daemon.says("it has more than 1 MiB").await;
+    daemon.says("more than 1 MiB").await;
     site.synchronized(1, &daemon).await;
     let peak = daemon.peak_memory();
     assert!(peak < MEMORY, "{peak}");
@@ -331,7 +331,7 @@ async fn an_endless_list_is_cut_off_and_costs_little_memory() {
     });
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    daemon.says("the list has no end").await;
+    daemon.says("endless list").await;
     let seen = pages.load(Ordering::Relaxed);
     assert!(seen < 500, "{seen} pages");
     let peak = daemon.peak_memory();
@@ -351,7 +351,7 @@ async fn endlessly_nested_json_is_refused() {
     middle.set(first(4, |asked| asked.is("GET", "/imodels/"), answer));
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    daemon.says("it nests deeper than 64 levels").await;
+    daemon.says("nested deeper than 64 levels").await;
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }

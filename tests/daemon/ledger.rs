@@ -138,7 +138,7 @@ async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
     }
     let before = uploads(&site);
     let daemon = site.start();
-    daemon.says("the watch is held").await;
+    daemon.says("watch suspended").await;
     daemon.stop().await;
     assert_eq!(uploads(&site), before);
     // Those that did not change were found in storage before that, or are when the watch goes on.
@@ -170,7 +170,7 @@ async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_
         assert!(uploads(&site) - before <= 12, "{}", uploads(&site) - before);
     }
     let told = site.run(&["status"]).await.out;
-    assert!(told.contains("40 files that storage has already"), "{told}");
+    assert!(told.contains("40 known files changed at once"), "{told}");
     site.tables = site.tables.replace("files = 10", "files = 40");
     let daemon = site.start();
     eventually(|| uploads(&site) >= before + 42, || daemon.log()).await;

@@ -277,7 +277,7 @@ async fn a_tls_inspecting_proxy_needs_its_ca_and_check_names_it() {
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(1), "{check:?}");
     for part in [
-        "WRONG   way to https://api.itwin.test: the host api.itwin.test:443 shows a certificate that is not trusted",
+        "FAILED  connection to https://api.itwin.test:  host api.itwin.test:443: untrusted certificate",
         "issued by \"CN=Example Company Inspection CA\"",
         "network.ca_file",
     ] {
@@ -289,7 +289,7 @@ async fn a_tls_inspecting_proxy_needs_its_ca_and_check_names_it() {
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(0), "{check:?}");
     let way = format!(
-        "ok      https://api.itwin.test is reached through the proxy {}; its certificate is issued by \"CN=Example Company Inspection CA\"",
+        "ok      https://api.itwin.test: reachable through proxy {}, certificate issued by \"CN=Example Company Inspection CA\"",
         proxy.address.trim_start_matches("http://")
     );
     assert!(check.out.contains(&way), "{}", check.out);
@@ -313,7 +313,7 @@ async fn hosts_in_no_proxy_are_reached_directly() {
     assert!(
         check
             .out
-            .contains("the host api.itwin.test:443 has no address"),
+            .contains("host api.itwin.test:443: cannot resolve the name"),
         "{}",
         check.out
     );
@@ -324,10 +324,10 @@ async fn hosts_in_no_proxy_are_reached_directly() {
 async fn a_proxy_password_is_sent_to_the_proxy_only() {
     let (mut site, folder, proxy) = behind_a_proxy(Mode::AsksForPassword).await;
     site.tables += &proxy.authority(&site);
-    let hop = format!("the proxy {}", proxy.address.trim_start_matches("http://"));
+    let hop = format!("proxy {}", proxy.address.trim_start_matches("http://"));
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(1), "{check:?}");
-    let asks = format!("{hop} asks for a name and a password (407");
+    let asks = format!("{hop}: authentication required (407");
     assert!(check.out.contains(&asks), "{}", check.out);
     assert!(check.out.contains("network.proxy_user"), "{}", check.out);
 
@@ -341,7 +341,7 @@ async fn a_proxy_password_is_sent_to_the_proxy_only() {
     let keys = login("marlin");
     site.tables += &keys;
     let check = site.run(&["check"]).await;
-    let refused = format!("{hop} does not take the name and password (407");
+    let refused = format!("{hop}: wrong user name or password (407");
     assert!(check.out.contains(&refused), "{}", check.out);
     assert!(!check.out.contains("marlin"), "{}", check.out);
 
@@ -364,19 +364,19 @@ async fn a_proxy_that_never_answers_or_refuses_is_named_and_retried() {
     let (mut site, folder, proxy) = behind_a_proxy(Mode::NeverAnswers).await;
     site.tables += &proxy.authority(&site);
     site.tables += "connect_timeout = \"500ms\"\n";
-    let hop = format!("the proxy {}", proxy.address.trim_start_matches("http://"));
+    let hop = format!("proxy {}", proxy.address.trim_start_matches("http://"));
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(1), "{check:?}");
-    let silent = format!("{hop} takes the connection, but does not answer");
+    let silent = format!("{hop}: no response to CONNECT");
     assert!(check.out.contains(&silent), "{}", check.out);
 
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    let told = format!("{API} (through {hop}) cannot be reached");
+    let told = format!("cannot reach {API} (through {hop})");
     daemon.says(&told).await;
     proxy.set(Mode::Refuses);
     let check = site.run(&["check"]).await;
-    let refuses = format!("{hop} refuses the way to api.itwin.test:443 (403");
+    let refuses = format!("{hop}: connection to api.itwin.test:443 rejected (403");
     assert!(check.out.contains(&refuses), "{}", check.out);
     proxy.set(Mode::Open);
     site.synchronized(1, &daemon).await;
@@ -392,7 +392,7 @@ async fn an_unreachable_proxy_is_named() {
     drop(gone);
     site.tables += &format!("[network]\nproxy = \"http://{address}\"\n");
     let check = site.run(&["check"]).await;
-    let refused = format!("the proxy {address} cannot be reached: Connection refused");
+    let refused = format!("proxy {address}: cannot connect: Connection refused");
     assert!(check.out.contains(&refused), "{}", check.out);
 }
 
@@ -408,7 +408,7 @@ async fn a_request_without_a_response_times_out_and_is_retried() {
     );
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    daemon.says("no answer in time").await;
+    daemon.says("timed out").await;
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }
@@ -426,7 +426,7 @@ async fn a_stalled_upload_times_out_and_is_retried() {
     // More than the buffers on the way hold.
     std::fs::write(folder.join("large.ifc"), vec![b'x'; 16 * 1024 * 1024]).unwrap();
     let daemon = site.start();
-    daemon.says("no byte moved for too long").await;
+    daemon.says("transfer stalled").await;
     site.synchronized(1, &daemon).await;
     daemon.stop().await;
 }
@@ -439,7 +439,7 @@ async fn an_https_proxy_must_be_trusted_too() {
     site.tables += &proxy.keys();
     let check = site.run(&["check"]).await;
     let hop = format!(
-        "the proxy {} shows a certificate that is not trusted, issued by \"CN=Example Company Inspection CA\"",
+        "proxy {}: untrusted certificate, issued by \"CN=Example Company Inspection CA\"",
         proxy.address.trim_start_matches("https://")
     );
     assert!(check.out.contains(&hop), "{}", check.out);
@@ -464,7 +464,7 @@ async fn an_upload_address_without_tls_is_refused_by_a_platform_with_tls() {
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     daemon
-        .says("the upload address is none, or without TLS")
+        .says("invalid upload address, or one without TLS")
         .await;
     assert!(site.requests("PUT", "").is_empty());
     proxy

@@ -136,7 +136,7 @@ async fn a_suspended_watch_continues_after_resume() {
         write(&folder.join(format!("{n}.ifc")), "second");
     }
     let daemon = site.start();
-    daemon.says("the watch is held").await;
+    daemon.says("watch suspended").await;
     let resumed = site.run(&["resume", "north"]).await;
     assert!(resumed.out.contains("resumed"), "{resumed:?}");
     let all_again = || (0..5).all(|n| site.stored(&format!("{n}.ifc")).completions == 2);
@@ -229,7 +229,7 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
     check("house.ifc.bak", 1, &["not selected: ignored", "built-in"]).await;
     check("notes.txt", 1, &["no connector"]).await;
     check("../elsewhere.ifc", 1, &["not in a watched folder"]).await;
-    check("a:b.ifc", 1, &["will fail", "reason: "]).await;
+    check("a:b.ifc", 1, &["not synchronized now", "reason: the name"]).await;
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     check("house.ifc", 0, &["state: synchronized"]).await;

@@ -3,12 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use fantoccini::{Client, ClientBuilder, Locator};
-use hyper_util::client::legacy::connect::HttpConnector;
+use fantoccini::Locator;
 use itwin_syncd::emulator::TaskFault;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 
+use crate::common::browser::Browser;
 use crate::support::{Daemon, Site, platform, write};
 
 const HOSTILE: &str = "<img src=x onerror=document.title='owned'>.dwg";
@@ -36,65 +36,7 @@ async fn site() -> (Site, std::path::PathBuf) {
     (site, folder)
 }
 
-/// The driver asks for any free port of IPv4 and then for the same one of IPv6: another program may have that, and
-/// the driver ends.
-async fn start_driver() -> (Child, u16) {
-    let mut told = String::new();
-    for _ in 0..10 {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chromedriver should be installed");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if let Some(port) = line.split("successfully on port ").nth(1) {
-                return (driver, port.trim_end_matches('.').parse().unwrap());
-            }
-            told += &line;
-        }
-    }
-    panic!("chromedriver does not start: {told}");
-}
-
-/// A browser without a screen, and the program that drives it.
-struct Browser {
-    page: Client,
-    _driver: Child,
-    _profile: tempfile::TempDir,
-}
-
 impl Browser {
-    async fn start() -> Self {
-        let (driver, port) = start_driver().await;
-        let profile = tempfile::tempdir().unwrap();
-        let arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--window-size=1100,900",
-            &format!("--user-data-dir={}", profile.path().display()),
-        ];
-        let capabilities = serde_json::json!({"goog:chromeOptions": {"args": arguments}});
-        let page = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&format!("http://127.0.0.1:{port}"))
-            .await
-            .expect("Chromium should start");
-        Self {
-            page,
-            _driver: driver,
-            _profile: profile,
-        }
-    }
-
     /// What a script returns.
     async fn eval(&self, script: &str) -> serde_json::Value {
         self.page.execute(script, Vec::new()).await.unwrap()
@@ -156,7 +98,7 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
     });
     let daemon = site.start();
     let address = address(&daemon).await;
-    let browser = Browser::start().await;
+    let browser = Browser::start(&["--window-size=1100,900"]).await;
     browser.page.goto(&address).await.unwrap();
     browser
         .until("return document.getElementById('summary').textContent.startsWith('OK: nothing needs attention')")

@@ -349,7 +349,7 @@ async fn what_was_kept_in_a_folder_is_there_again_and_a_foreign_folder_is_refuse
         std::error::Error::source(&error)
             .unwrap()
             .to_string()
-            .contains("format is 1")
+            .contains("format 1 is not supported")
     );
 }
 

@@ -1,4 +1,4 @@
-//! Asks the emulator what the platform's documentation says, in plain HTTP.
+//! Tests of the emulator over HTTP, against the platform's documentation.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,6 @@
 )]
 
 mod blobs;
-mod browser;
 #[path = "../common/mod.rs"]
 mod common;
 mod contract;

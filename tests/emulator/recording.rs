@@ -130,14 +130,14 @@ async fn a_recording_of_a_platform_that_answers_otherwise_tells_where() {
     std::fs::write(&path, har.to_string()).unwrap();
     let other = compare(builder(), &path).await.unwrap();
     let expected = [
-        "GET /imodels/{id}: iModel.containersEnabled is text at the platform, a number here",
+        "GET /imodels/{id}: iModel.containersEnabled is text on the platform, a number in the emulator",
         "GET /imodels/{id}: the emulator lacks iModel.region",
         "GET /imodels/{id}: the platform lacks iModel.isSecured",
         "GET /imodels/{id}: the platform's media type is application/problem+json, the emulator's application/json",
         "GET /storage/files/missing: with 404 the platform's code is ItemNotFound, the emulator's FileNotFound",
-        "GET /storage: the platform answered 403 InsufficientPermissions, the emulator 200",
+        "GET /storage: the platform returned 403 InsufficientPermissions, the emulator 200",
         // Nothing tells then which of the runs is which.
-        "GET /synchronization/imodels/storageConnections/{id}/runs/{id}: the platform answered 200, the emulator 404 RunNotFound",
+        "GET /synchronization/imodels/storageConnections/{id}/runs/{id}: the platform returned 200, the emulator 404 RunNotFound",
         "POST /synchronization/imodels/storageConnections/{id}/run: the platform's answer has no Location, the emulator's has",
     ];
     let found: Vec<&str> = other.differences.iter().map(String::as_str).collect();

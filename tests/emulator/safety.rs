@@ -9,7 +9,7 @@ use itwin_syncd::emulator::{
 };
 use serde_json::{Value, json};
 
-use super::browser::Browser;
+use super::common::browser::Browser;
 use super::contract::identity::{CHALLENGE, VERIFIER};
 use super::support::{Platform, encoded};
 
@@ -299,6 +299,16 @@ async fn empty_page() -> u16 {
         }
     });
     port
+}
+
+impl Browser {
+    /// Runs an async function with this body in the page; returns its result, or the text of its error.
+    async fn run(&self, body: &str) -> serde_json::Value {
+        let script = format!(
+            "const done = arguments[arguments.length - 1]; (async () => {{ {body} }})().then(done, error => done(String(error)))"
+        );
+        self.page.execute_async(&script, Vec::new()).await.unwrap()
+    }
 }
 
 #[tokio::test]

@@ -17,11 +17,11 @@ use crate::emulator::body::discard;
 use crate::emulator::model::Part;
 use crate::emulator::reply::{self, Reply};
 
-/// The most blocks in a list.
+/// Maximum number of blocks in a list.
 const BLOCKS_MAX: usize = 50_000;
 
-/// The most blocks that wait to be listed.
-const WAITING_MAX: usize = 100_000;
+/// Maximum number of uncommitted blocks.
+const UNCOMMITTED_MAX: usize = 100_000;
 
 impl BlobRequest<'_> {
     pub(super) async fn block(&self, body: Incoming) -> Result<Reply, BlobError> {
@@ -45,55 +45,55 @@ impl BlobRequest<'_> {
                 (blob.uncommitted.len(), other)
             })
         };
-        let trouble = match waiting {
+        let problem = match waiting {
             Some((_, Some(other))) if other != length => Some(BlobError(
                 400,
                 "InvalidBlobOrBlock",
                 "The block id is not as long as those of the other blocks.".to_owned(),
             )),
-            Some((count, _)) if count >= WAITING_MAX => Some(BlobError(
+            Some((count, _)) if count >= UNCOMMITTED_MAX => Some(BlobError(
                 409,
                 "BlockCountExceedsLimit",
                 "There are too many blocks.".to_owned(),
             )),
             _ => None,
         };
-        if let Some(trouble) = trouble {
+        if let Some(problem) = problem {
             discard(body).await;
-            return Err(trouble);
+            return Err(problem);
         }
         let max = if self.version() < LARGE_SINCE {
             100
         } else {
             4000
         };
-        let arrived = self.receive(body, max * MIB, false).await?;
-        let name = arrived.part.name.clone();
+        let received = self.receive(body, max * MIB, false).await?;
+        let name = received.part.name.clone();
         let before = {
             let mut state = self.shared.state();
             match state.blobs.get_mut(self.blob) {
                 Some(blob) => blob
                     .uncommitted
-                    .insert(id, arrived.part)
+                    .insert(id, received.part)
                     .map(|part| part.name),
                 None => Some(name),
             }
         };
         if let Some(before) = before {
-            self.throw_away(&before).await;
+            self.delete_part(&before).await;
         }
         self.shared.store.changed();
-        let md5 = arrived.md5.map(|md5| BASE64_STANDARD.encode(md5));
-        Ok(created(md5.as_deref(), Some(arrived.crc64)))
+        let md5 = received.md5.map(|md5| BASE64_STANDARD.encode(md5));
+        Ok(created(md5.as_deref(), Some(received.crc64)))
     }
 
     pub(super) async fn block_list(&self, body: Incoming) -> Result<Reply, BlobError> {
-        let wanted = self.wanted();
+        let checksums = self.checksums();
         let Ok(body) = Limited::new(body, 16 * 1024 * 1024).collect().await else {
-            return refused(400, INCOMPLETE, "the body ended early");
+            return refused(400, INCOMPLETE, "the body was cut off");
         };
-        let (body, wanted) = (body.to_bytes(), wanted?);
-        if wanted
+        let (body, checksums) = (body.to_bytes(), checksums?);
+        if checksums
             .md5
             .is_some_and(|md5| md5 != <[u8; 16]>::from(Md5::digest(&body)))
         {
@@ -101,9 +101,9 @@ impl BlobRequest<'_> {
         }
         let mut crc64 = Crc64::new();
         crc64.write(&body);
-        if wanted
+        if checksums
             .crc64
-            .is_some_and(|wanted| wanted != crc64.sum64().to_le_bytes())
+            .is_some_and(|checksums| checksums != crc64.sum64().to_le_bytes())
         {
             return refused(
                 400,
@@ -111,7 +111,7 @@ impl BlobRequest<'_> {
                 "The CRC64 value does not match the body.",
             );
         }
-        let Some(ids) = listed(&body) else {
+        let Some(ids) = parse_block_list(&body) else {
             return refused(
                 400,
                 "InvalidXmlDocument",
@@ -132,13 +132,13 @@ impl BlobRequest<'_> {
                 .filter_map(|(id, part)| Some((id.as_deref()?, part)))
                 .collect();
             let uncommitted = blob.map(|blob| &blob.uncommitted);
-            let found = |kind: &Kind, id: &str| {
+            let found = |kind: &BlockSource, id: &str| {
                 let old = || committed.get(id).copied();
                 let new = || uncommitted.and_then(|blocks| blocks.get(id));
                 match kind {
-                    Kind::Committed => old(),
-                    Kind::Uncommitted => new(),
-                    Kind::Latest => new().or_else(old),
+                    BlockSource::Committed => old(),
+                    BlockSource::Uncommitted => new(),
+                    BlockSource::Latest => new().or_else(old),
                 }
             };
             let parts: Option<Vec<_>> = ids
@@ -159,7 +159,7 @@ impl BlobRequest<'_> {
         let blob = state.blobs.get(self.blob);
         let blob = blob.filter(|blob| blob.content.is_some() || !blob.uncommitted.is_empty());
         let Some(blob) = blob else {
-            return refused(404, "BlobNotFound", "Nothing was put to this blob.");
+            return refused(404, "BlobNotFound", "The blob has no content.");
         };
         let block = |id: &str, part: &Part| {
             format!("<Block><Name>{id}</Name><Size>{}</Size></Block>", part.size)
@@ -192,16 +192,16 @@ impl BlobRequest<'_> {
     }
 }
 
-/// Where a listed block is looked for.
+/// Where a block in a block list comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum BlockSource {
     Committed,
     Uncommitted,
     Latest,
 }
 
-/// The blocks of a block list, in its order.
-fn listed(xml: &[u8]) -> Option<Vec<(Kind, String)>> {
+/// The blocks of a block list, in order; None if the XML is not a block list.
+fn parse_block_list(xml: &[u8]) -> Option<Vec<(BlockSource, String)>> {
     let text = std::str::from_utf8(xml).ok()?;
     let mut reader = quick_xml::Reader::from_str(text.trim_start_matches('\u{feff}'));
     let mut ids = Vec::new();
@@ -215,9 +215,9 @@ fn listed(xml: &[u8]) -> Option<Vec<(Kind, String)>> {
             }
             Event::Start(start) if depth == 1 => {
                 kind = Some(match start.name().as_ref() {
-                    "Committed" => Kind::Committed,
-                    "Uncommitted" => Kind::Uncommitted,
-                    "Latest" => Kind::Latest,
+                    "Committed" => BlockSource::Committed,
+                    "Uncommitted" => BlockSource::Uncommitted,
+                    "Latest" => BlockSource::Latest,
                     _ => return None,
                 });
                 depth = 2;
@@ -242,20 +242,23 @@ mod tests {
     fn a_block_list_is_read_in_its_order_and_nothing_else_is_one() {
         let xml = b"<?xml version=\"1.0\"?><BlockList><Latest>YQ==</Latest><Uncommitted>Yg==</Uncommitted></BlockList>";
         assert_eq!(
-            listed(xml),
+            parse_block_list(xml),
             Some(vec![
-                (Kind::Latest, "YQ==".to_owned()),
-                (Kind::Uncommitted, "Yg==".to_owned())
+                (BlockSource::Latest, "YQ==".to_owned()),
+                (BlockSource::Uncommitted, "Yg==".to_owned())
             ])
         );
-        assert_eq!(listed(b"<BlockList></BlockList>"), Some(vec![]));
-        assert_eq!(listed(b"<BlockList />"), Some(vec![]));
+        assert_eq!(parse_block_list(b"<BlockList></BlockList>"), Some(vec![]));
+        assert_eq!(parse_block_list(b"<BlockList />"), Some(vec![]));
         assert_eq!(
-            listed(b"<BlockList><Newest>YQ==</Newest></BlockList>"),
+            parse_block_list(b"<BlockList><Newest>YQ==</Newest></BlockList>"),
             None
         );
-        assert_eq!(listed(b"<BlockList><Latest>YQ==</BlockList>"), None);
-        assert_eq!(listed(b"<BlockList><Latest>YQ=="), None);
-        assert_eq!(listed(b"hello"), None);
+        assert_eq!(
+            parse_block_list(b"<BlockList><Latest>YQ==</BlockList>"),
+            None
+        );
+        assert_eq!(parse_block_list(b"<BlockList><Latest>YQ=="), None);
+        assert_eq!(parse_block_list(b"hello"), None);
     }
 }

@@ -12,7 +12,7 @@ use super::request::{BlobError, BlobRequest, refused};
 use crate::emulator::reply::{self, Reply};
 
 impl BlobRequest<'_> {
-    /// The content, or the part of it that a range asks for.
+    /// The content, or the requested range of it.
     pub(super) async fn content(&self, head: bool) -> Result<Reply, BlobError> {
         let content = {
             let state = self.shared.state();
@@ -20,13 +20,13 @@ impl BlobRequest<'_> {
             blob.and_then(|blob| blob.content.clone())
         };
         let Some(content) = content else {
-            return refused(404, "BlobNotFound", "There is no such blob.");
+            return refused(404, "BlobNotFound", "The blob does not exist.");
         };
         let range = self.header("x-ms-range").or(self.header("range"));
-        let (from, to) = match range.and_then(|range| span(range, content.size)) {
-            Some(span) => span,
+        let (from, to) = match range.and_then(|range| byte_range(range, content.size)) {
+            Some(byte_range) => byte_range,
             None if range.is_some() => {
-                return refused(416, "InvalidRange", "There is no such range.");
+                return refused(416, "InvalidRange", "The range cannot be satisfied.");
             }
             None => (0, content.size),
         };
@@ -49,7 +49,7 @@ impl BlobRequest<'_> {
         if head {
             return Ok(reply::with(200, &headers, ""));
         }
-        let mut pieces = Vec::new();
+        let mut chunks = Vec::new();
         let mut start = 0;
         for (_, part) in content.parts {
             let end = start + part.size;
@@ -57,13 +57,13 @@ impl BlobRequest<'_> {
                 let mut file = File::open(self.shared.store.part(&part.name)).await?;
                 let skipped = from.saturating_sub(start);
                 file.seek(io::SeekFrom::Start(skipped)).await?;
-                pieces.push(file.take(to.min(end) - start - skipped));
+                chunks.push(file.take(to.min(end) - start - skipped));
             }
             start = end;
         }
-        let body = futures_util::stream::iter(pieces)
+        let body = futures_util::stream::iter(chunks)
             .flat_map(tokio_util::io::ReaderStream::new)
-            .map(|piece| piece.map(Frame::data));
+            .map(|chunk| chunk.map(Frame::data));
         let status = if range.is_some() { 206 } else { 200 };
         Ok(reply::streamed(
             status,
@@ -73,8 +73,8 @@ impl BlobRequest<'_> {
     }
 }
 
-/// Begin and end of a range in content of this size.
-fn span(range: &str, size: u64) -> Option<(u64, u64)> {
+/// Start and end of a range in content of this size.
+fn byte_range(range: &str, size: u64) -> Option<(u64, u64)> {
     let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
     let from = from.parse().ok()?;
     let to = if to.is_empty() {
@@ -99,7 +99,7 @@ mod tests {
             ("bytes=5-4", None),
             ("lines=1-2", None),
         ] {
-            assert_eq!(span(range, 10), expected, "{range}");
+            assert_eq!(byte_range(range, 10), expected, "{range}");
         }
     }
 }

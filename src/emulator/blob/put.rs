@@ -17,7 +17,7 @@ impl BlobRequest<'_> {
             Some("BlockBlob") => {}
             Some(_) => {
                 discard(body).await;
-                return refused(400, "InvalidHeaderValue", "Only block blobs are taken.");
+                return refused(400, "InvalidHeaderValue", "Only block blobs are supported.");
             }
             None => {
                 discard(body).await;
@@ -30,20 +30,20 @@ impl BlobRequest<'_> {
             5000
         };
         let whole = self.header("x-ms-blob-content-md5").map(str::to_owned);
-        let arrived = self.receive(body, max * MIB, true).await?;
-        let md5 = arrived.md5.map(|md5| BASE64_STANDARD.encode(md5));
+        let received = self.receive(body, max * MIB, true).await?;
+        let md5 = received.md5.map(|md5| BASE64_STANDARD.encode(md5));
         if whole.is_some() && whole != md5 {
-            self.throw_away(&arrived.part.name).await;
+            self.delete_part(&received.part.name).await;
             return refused(400, "Md5Mismatch", "The MD5 value does not match the body.");
         }
-        let name = arrived.part.name.clone();
-        if !self.replace(vec![(None, arrived.part)]) {
-            self.throw_away(&name).await;
+        let name = received.part.name.clone();
+        if !self.replace(vec![(None, received.part)]) {
+            self.delete_part(&name).await;
         }
-        Ok(created(md5.as_deref(), Some(arrived.crc64)))
+        Ok(created(md5.as_deref(), Some(received.crc64)))
     }
 
-    /// Puts new content in the place of what was there; false if nobody waits for it any more.
+    /// Replaces the content of the blob; false if the blob no longer exists.
     pub(super) fn replace(&self, parts: Vec<(Option<String>, Part)>) -> bool {
         let mut state = self.shared.state();
         let state = &mut *state;
@@ -71,7 +71,7 @@ impl BlobRequest<'_> {
         }
         if let Some(file) = state.files.get_mut(&blob.file_id) {
             file.blob_writes += 1;
-            // Where new content goes to the blob of the old one, nothing else is left to show.
+            // New content in the blob of the completed one is visible at once.
             if file.blob.as_deref() == Some(self.blob)
                 && let Some(completed) = &mut file.completed
             {

@@ -1,4 +1,5 @@
-//! Receives a body: to a file of its own on disk, with the checksums that the headers request. A failure leaves no file.
+//! Receives a body: to a file of its own on disk, with the checksums that the headers request. A failure leaves no
+//! file.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -19,26 +20,26 @@ use crate::emulator::body::{discard, pause};
 use crate::emulator::faults::Effect;
 use crate::emulator::model::Part;
 
-/// Pieces of a body that may wait to be written.
-const PIECES_WAITING: usize = 4;
+/// Chunks of a body that can wait to be written.
+const CHUNKS_WAITING: usize = 4;
 
-/// Checks on a body.
+/// The requested checksums of a body.
 #[derive(Default)]
-pub(super) struct Wanted {
+pub(super) struct Checksums {
     pub(super) md5: Option<[u8; 16]>,
     pub(super) crc64: Option<[u8; 8]>,
 }
 
-/// What arrived of a body.
-pub(super) struct Arrived {
+/// A received body.
+pub(super) struct Received {
     pub(super) part: Part,
     pub(super) md5: Option<[u8; 16]>,
     pub(super) crc64: [u8; 8],
 }
 
 impl BlobRequest<'_> {
-    /// The checks that the headers ask for.
-    pub(super) fn wanted(&self) -> Result<Wanted, BlobError> {
+    /// The checksums in the headers.
+    pub(super) fn checksums(&self) -> Result<Checksums, BlobError> {
         let decoded = |name: &str| self.header(name).map(|text| BASE64_STANDARD.decode(text));
         let (md5, crc64) = (decoded("content-md5"), decoded("x-ms-content-crc64"));
         if md5.is_some() && crc64.is_some() {
@@ -48,16 +49,16 @@ impl BlobRequest<'_> {
                 "Only one of the two checksums may be sent.",
             );
         }
-        let mut wanted = Wanted::default();
+        let mut checksums = Checksums::default();
         if let Some(md5) = md5 {
             match md5.ok().and_then(|md5| md5.try_into().ok()) {
-                Some(md5) => wanted.md5 = Some(md5),
+                Some(md5) => checksums.md5 = Some(md5),
                 None => return refused(400, "InvalidMd5", "The header is not an MD5 value."),
             }
         }
         if let Some(crc64) = crc64 {
             match crc64.ok().and_then(|crc64| crc64.try_into().ok()) {
-                Some(crc64) => wanted.crc64 = Some(crc64),
+                Some(crc64) => checksums.crc64 = Some(crc64),
                 None => {
                     return refused(
                         400,
@@ -67,20 +68,20 @@ impl BlobRequest<'_> {
                 }
             }
         }
-        Ok(wanted)
+        Ok(checksums)
     }
 
-    /// Writes a body to a file of its own; a body that ends early or is not what was announced leaves nothing.
+    /// Writes a body to a file of its own; a body that is cut off or fails a check leaves no file.
     pub(super) async fn receive(
         &self,
         body: Incoming,
         max: u64,
         with_md5: bool,
-    ) -> Result<Arrived, BlobError> {
+    ) -> Result<Received, BlobError> {
         let length = self.length().unwrap_or(0);
-        let wanted = match self.wanted() {
-            Ok(wanted) if length <= max => wanted,
-            // Nobody waits for all of that.
+        let checksums = match self.checksums() {
+            Ok(checksums) if length <= max => checksums,
+            // Too much to read and drop: the connection closes.
             Ok(_) => return refused(413, "RequestBodyTooLarge", "The body is too large."),
             Err(refused) => {
                 discard(body).await;
@@ -89,42 +90,44 @@ impl BlobRequest<'_> {
         };
         let name = Uuid::new_v4().simple().to_string();
         let received = self
-            .write_down(body, &name, with_md5 || wanted.md5.is_some())
+            .write_to_disk(body, &name, with_md5 || checksums.md5.is_some())
             .await;
         let mismatch = match received {
-            Ok(arrived) if arrived.part.size != length => {
-                BlobError(400, INCOMPLETE, "the body ended early".to_owned())
+            Ok(received) if received.part.size != length => {
+                BlobError(400, INCOMPLETE, "the body was cut off".to_owned())
             }
-            Ok(arrived) if wanted.md5.is_some() && wanted.md5 != arrived.md5 => BlobError(
+            Ok(received) if checksums.md5.is_some() && checksums.md5 != received.md5 => BlobError(
                 400,
                 "Md5Mismatch",
                 "The MD5 value does not match the body.".to_owned(),
             ),
-            Ok(arrived) if wanted.crc64.is_some_and(|crc64| crc64 != arrived.crc64) => BlobError(
-                400,
-                "Crc64Mismatch",
-                "The CRC64 value does not match the body.".to_owned(),
-            ),
-            Ok(arrived) => return Ok(arrived),
+            Ok(received) if checksums.crc64.is_some_and(|crc64| crc64 != received.crc64) => {
+                BlobError(
+                    400,
+                    "Crc64Mismatch",
+                    "The CRC64 value does not match the body.".to_owned(),
+                )
+            }
+            Ok(received) => return Ok(received),
             Err(refused) => refused,
         };
-        self.throw_away(&name).await;
+        self.delete_part(&name).await;
         Err(mismatch)
     }
 
-    pub(super) async fn throw_away(&self, part: &str) {
-        // It may not be there at all.
+    pub(super) async fn delete_part(&self, part: &str) {
+        // The file may not exist.
         drop(tokio::fs::remove_file(self.shared.store.part(part)).await);
     }
 
-    /// Takes the body from the network while a thread checks and writes what has come.
-    async fn write_down(
+    /// Reads the body from the network while a thread hashes and writes it.
+    async fn write_to_disk(
         &self,
         body: Incoming,
         name: &str,
         with_md5: bool,
-    ) -> Result<Arrived, BlobError> {
-        let (pieces, waiting) = mpsc::channel(PIECES_WAITING);
+    ) -> Result<Received, BlobError> {
+        let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
         let path = self.shared.store.part(name);
         let writer = tokio::task::spawn_blocking(move || write(&path, waiting, with_md5));
         let cut_after = match self.applied.effect {
@@ -134,30 +137,30 @@ impl BlobRequest<'_> {
         let mut size = 0;
         let mut data = body.into_data_stream();
         let mut ended_early = None;
-        while let Some(piece) = data.next().await {
-            let Ok(piece) = piece else {
-                ended_early = Some("the body ended early");
+        while let Some(chunk) = data.next().await {
+            let Ok(chunk) = chunk else {
+                ended_early = Some("the body was cut off");
                 break;
             };
-            let length = piece.len();
+            let length = chunk.len();
             size += length as u64;
             if size > cut_after {
-                ended_early = Some("cut on demand");
+                ended_early = Some("cut off by a fault");
                 break;
             }
-            // A writer that is gone tells why below.
-            if pieces.send(piece).await.is_err() {
+            // The error of a failed writer is returned below.
+            if chunks.send(chunk).await.is_err() {
                 break;
             }
             if let Some(bytes_per_second) = self.applied.bytes_per_second {
                 tokio::time::sleep(pause(length, bytes_per_second)).await;
             }
         }
-        drop(pieces);
+        drop(chunks);
         let (md5, crc64) = writer.await.map_err(io::Error::other)??;
         match ended_early {
             Some(why) => refused(400, INCOMPLETE, why),
-            None => Ok(Arrived {
+            None => Ok(Received {
                 part: Part {
                     name: name.to_owned(),
                     size,
@@ -169,20 +172,20 @@ impl BlobRequest<'_> {
     }
 }
 
-/// Writes pieces to a file and returns their MD5, if that is wanted, and their CRC64.
+/// Writes chunks to a file and returns their MD5, if requested, and their CRC64.
 fn write(
     path: &Path,
-    mut pieces: mpsc::Receiver<Bytes>,
+    mut chunks: mpsc::Receiver<Bytes>,
     with_md5: bool,
 ) -> io::Result<(Option<[u8; 16]>, [u8; 8])> {
     let mut file = std::fs::File::create(path)?;
     let (mut md5, mut crc64) = (with_md5.then(Md5::new), Crc64::new());
-    while let Some(piece) = pieces.blocking_recv() {
+    while let Some(chunk) = chunks.blocking_recv() {
         if let Some(md5) = &mut md5 {
-            md5.update(&piece);
+            md5.update(&chunk);
         }
-        crc64.write(&piece);
-        file.write_all(&piece)?;
+        crc64.write(&chunk);
+        file.write_all(&chunk)?;
     }
     let md5 = md5.map(|md5| md5.finalize().into());
     Ok((md5, crc64.sum64().to_le_bytes()))

@@ -1,4 +1,4 @@
-//! A request to the blob storage, taken apart, and its authorization by the signature in the address.
+//! A parsed request to the blob storage, and its authorization by the signature in the address.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,7 +11,7 @@ use crate::emulator::faults::AppliedFault;
 use crate::emulator::sas::{self, Grant, sign};
 use crate::emulator::shared::Shared;
 
-/// The protocol version from which the larger limits hold.
+/// The protocol version from which the larger limits apply.
 pub(super) const LARGE_SINCE: &str = "2019-12-12";
 
 /// An error of the blob storage: status, code, message.
@@ -25,7 +25,7 @@ pub(super) fn refused<T>(
     Err(BlobError(status, code, message.into()))
 }
 
-/// The code of a body that ended early; the connection is closed then.
+/// The code of a body that was cut off; the connection is closed.
 pub(super) const INCOMPLETE: &str = "IncompleteBody";
 
 impl From<io::Error> for BlobError {
@@ -34,7 +34,7 @@ impl From<io::Error> for BlobError {
     }
 }
 
-/// A request, taken apart.
+/// A parsed request.
 pub(super) struct BlobRequest<'a> {
     pub(super) shared: &'a Shared,
     pub(super) headers: &'a HeaderMap,
@@ -53,7 +53,7 @@ impl BlobRequest<'_> {
         self.query.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    /// The protocol version in force: the request's own, else that of the address.
+    /// The protocol version: that of the header, else that of the address.
     pub(super) fn version(&self) -> &str {
         self.header("x-ms-version").unwrap_or(self.part("sv"))
     }
@@ -63,7 +63,7 @@ impl BlobRequest<'_> {
             return refused(
                 400,
                 "InvalidAuthenticationInfo",
-                "There is a signature and an Authorization header.",
+                "The request has both a signature and an Authorization header.",
             );
         }
         let (expiry, permissions) = (self.part("se"), self.part("sp"));

@@ -9,7 +9,7 @@ use url::Url;
 use super::CompareError;
 use crate::emulator::recorder::{redact, without_secrets};
 
-/// First segments of the paths of the API.
+/// First path segments of the API.
 const APIS: [&str; 6] = [
     "accesscontrol",
     "imodels",
@@ -19,7 +19,7 @@ const APIS: [&str; 6] = [
     "users",
 ];
 
-/// A request with its answer, as it was recorded.
+/// A recorded request with its response.
 #[derive(Debug)]
 pub(super) struct Recorded {
     pub(super) method: String,
@@ -101,7 +101,7 @@ pub(super) fn segments(url: &Url) -> Vec<String> {
     decoded.filter(|segment| !segment.is_empty()).collect()
 }
 
-/// Method and path, with ids left out.
+/// Method and path, with placeholders for ids.
 pub(super) fn operation(one: &Recorded) -> String {
     let is_id =
         |segment: &String| segment.len() >= 30 || segment.contains(|c: char| c.is_ascii_digit());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// How the emulator's answer has another shape than the platform's.
+/// Differences in shape between a response of the platform and one of the emulator.
 pub(super) fn shape_differences(theirs: &Value, ours: &Value) -> Vec<String> {
     let (mut there, mut here) = (BTreeMap::new(), BTreeMap::new());
     shape(theirs, "", &mut there);
@@ -16,7 +16,9 @@ pub(super) fn shape_differences(theirs: &Value, ours: &Value) -> Vec<String> {
                 differences.push(format!("the emulator lacks {path}"));
             }
             Some(other) if other != kind && *other != "null" && *kind != "null" => {
-                differences.push(format!("{path} is {kind} at the platform, {other} here"));
+                differences.push(format!(
+                    "{path} is {kind} on the platform, {other} in the emulator"
+                ));
             }
             _ => {}
         }
@@ -27,7 +29,7 @@ pub(super) fn shape_differences(theirs: &Value, ours: &Value) -> Vec<String> {
     differences
 }
 
-/// The paths of all properties with the kinds of their values; items of a list count as one.
+/// Paths of all properties with the types of their values; all items of a list share one path.
 fn shape(json: &Value, path: &str, found: &mut BTreeMap<String, &'static str>) {
     let kind = match json {
         Value::Null => "null",
@@ -58,7 +60,7 @@ fn shape(json: &Value, path: &str, found: &mut BTreeMap<String, &'static str>) {
     }
 }
 
-/// Whether what a property belongs to is there too: of an empty list or of null nothing is known.
+/// Whether the parent of a property is present: an empty list or null says nothing about its content.
 fn is_known_below(shape: &BTreeMap<String, &'static str>, path: &str) -> bool {
     let parent = match path.rsplit_once('.') {
         Some((parent, _)) => parent,

@@ -10,15 +10,15 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use url::Url;
 
-use super::{Denied, SCOPE, denied, form};
+use super::{OauthError, SCOPE, denied, form};
 use crate::emulator::guard::may_redirect;
 use crate::emulator::lock::lock;
 use crate::emulator::reply::{self, Reply};
 use crate::emulator::request::ApiRequest;
 use crate::emulator::switches::RefreshToken;
-use crate::emulator::tokens::{Code, random};
+use crate::emulator::tokens::{Code, random_id};
 
-/// Scopes of people, which a service application must not request for.
+/// Scopes for users, which a service application must not request.
 const PERSONAL: [&str; 5] = [
     "openid",
     "profile",
@@ -27,25 +27,25 @@ const PERSONAL: [&str; 5] = [
     "offline_access",
 ];
 
-/// How long a code waits to be exchanged.
+/// Lifetime of an authorization code.
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// What an exchange gives.
+/// A successful grant.
 pub(super) struct Granted {
     pub(super) client_id: String,
     pub(super) scope: String,
     pub(super) refresh_token: Option<String>,
-    /// Wanted by a user who asked for `openid`, with the nonce.
+    /// Present if the scope has `openid`: the nonce, if there is one.
     pub(super) id_token: Option<Option<String>>,
 }
 
-pub(super) fn grant(request: &ApiRequest<'_>) -> Result<Granted, (u16, Denied)> {
+pub(super) fn grant(request: &ApiRequest<'_>) -> Result<Granted, (u16, OauthError)> {
     let form = form(request);
     let field = |name: &str| form.get(name).map(String::as_str);
     let needed = |name: &str| field(name).ok_or((400, "invalid_request"));
     match needed("grant_type")? {
         "client_credentials" => {
-            let client_id = service(request, &form)?;
+            let client_id = authenticate_service(request, &form)?;
             let scope = field("scope").unwrap_or_default();
             if !is_granted(scope) {
                 return Err((400, "invalid_scope"));
@@ -72,7 +72,7 @@ pub(super) fn grant(request: &ApiRequest<'_>) -> Result<Granted, (u16, Denied)> 
             let has = |scope: &str| code.scope.split(' ').any(|word| word == scope);
             Ok(Granted {
                 client_id: code.client_id,
-                refresh_token: has("offline_access").then(random),
+                refresh_token: has("offline_access").then(random_id),
                 id_token: has("openid").then_some(code.nonce),
                 scope: code.scope,
             })
@@ -88,7 +88,7 @@ pub(super) fn grant(request: &ApiRequest<'_>) -> Result<Granted, (u16, Denied)> 
             let refresh_token = match request.switches.refresh_token {
                 RefreshToken::Rotated => {
                     tokens.refresh.remove(known);
-                    Some(random())
+                    Some(random_id())
                 }
                 RefreshToken::Kept => None,
             };
@@ -103,11 +103,11 @@ pub(super) fn grant(request: &ApiRequest<'_>) -> Result<Granted, (u16, Denied)> 
     }
 }
 
-/// The service application that asks, by header or by form; 401 answers a header.
-pub(super) fn service(
+/// Authenticates a service application by header or form; a wrong header gets 401, a wrong form 400.
+pub(super) fn authenticate_service(
     request: &ApiRequest<'_>,
     form: &HashMap<String, String>,
-) -> Result<String, (u16, Denied)> {
+) -> Result<String, (u16, OauthError)> {
     let (client, status) = match request.header("authorization") {
         Some(header) => {
             let basic = header.split_once(' ').and_then(|(scheme, encoded)| {
@@ -131,7 +131,7 @@ pub(super) fn service(
     Ok(client.0)
 }
 
-/// Whether a service application may request for these scopes: the one of today, or older ones such as `storage:read`.
+/// Whether a service application can request these scopes: the current one, or older ones such as `storage:read`.
 fn is_granted(scope: &str) -> bool {
     !scope.is_empty()
         && scope
@@ -139,7 +139,7 @@ fn is_granted(scope: &str) -> bool {
             .all(|word| word == SCOPE || word.contains(':') && !PERSONAL.contains(&word))
 }
 
-/// Id and secret, each form-encoded before they were joined.
+/// Id and secret of a Basic header, each form-encoded.
 fn decode_basic(basic: &str) -> Option<(String, String)> {
     let text = String::from_utf8(BASE64_STANDARD.decode(basic).ok()?).ok()?;
     let (id, secret) = text.split_once(':')?;
@@ -152,8 +152,8 @@ fn decode_basic(basic: &str) -> Option<(String, String)> {
     Some((decoded(id)?, decoded(secret)?))
 }
 
-/// The user agrees at once: the browser is sent back with a code, to this machine or to a registered address.
-pub(super) fn code(request: &ApiRequest<'_>) -> Reply {
+/// Signs the user in without a prompt: redirects the browser with a code, to this machine or to a registered address.
+pub(super) fn issue_code(request: &ApiRequest<'_>) -> Reply {
     let field = |name: &str| request.query(name).unwrap_or_default().to_owned();
     let Ok(mut back) = Url::parse(&field("redirect_uri")) else {
         return denied(400, "invalid_request");
@@ -180,7 +180,7 @@ pub(super) fn code(request: &ApiRequest<'_>) -> Reply {
     let (name, value) = match error {
         Some(error) => ("error", error.to_owned()),
         None => {
-            let code = random();
+            let code = random_id();
             let waiting = Code {
                 client_id: field("client_id"),
                 redirect_uri: field("redirect_uri"),
@@ -202,7 +202,7 @@ pub(super) fn code(request: &ApiRequest<'_>) -> Reply {
     reply::with(302, &[("location", back.as_str())], "")
 }
 
-/// Those of the wanted scopes that there are.
+/// The requested scopes that are known.
 fn known_scopes(wanted: &str) -> String {
     let known = |word: &&str| *word == SCOPE || PERSONAL.contains(word);
     wanted

@@ -9,17 +9,18 @@ use crate::emulator::paging::{Next, Pages};
 use crate::emulator::reply::{Refusal, imodel_not_found, invalid};
 use crate::emulator::request::{ApiRequest, text};
 
-/// Items on a page that nobody asked a size for.
+/// Default page size.
 const PAGE: usize = 100;
 
 pub(super) const INVALID: &str = "InvalidiModelsRequest";
 
-/// The longest name or description, in characters.
+/// Maximum length of a name or description, in characters.
 const TEXT_MAX: usize = 255;
 
-/// How lists of iModels and of what they hold are paged.
+/// Paging of lists of iModels and of their content.
 ///
-/// Which of `$skip` and `$continuationToken` the links of the platform carry is not documented: here it is the one that the request carried.
+/// Whether the platform's links have `$skip` or `$continuationToken` is not documented: here it is the one in the
+/// request.
 pub(super) const PAGES: Pages = Pages {
     default: PAGE,
     cap: None,
@@ -28,15 +29,15 @@ pub(super) const PAGES: Pages = Pages {
     code: INVALID,
 };
 
-/// The iModel that the path names, for a caller who has the permission.
-pub(super) fn known<'s>(
+/// The iModel in the path, if the caller has the permission.
+pub(super) fn imodel_in_path<'s>(
     request: &ApiRequest<'_>,
     state: &'s State,
     permission: access::Permission,
 ) -> Result<&'s Imodel, Refusal> {
     let id = request.segment(1);
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iModelId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iModelId", "The value is not a UUID."));
     }
     access::check_imodel(request, state, id, permission)?;
     state
@@ -45,7 +46,7 @@ pub(super) fn known<'s>(
         .ok_or_else(imodel_not_found)
 }
 
-/// The name in a body, under its new or its old property.
+/// The name in a body, in its new or its old property.
 pub(super) fn name_of(body: &Value) -> Result<Option<String>, Refusal> {
     let name = match text(body, "displayName", INVALID)? {
         Some(name) => Some(name),
@@ -55,7 +56,7 @@ pub(super) fn name_of(body: &Value) -> Result<Option<String>, Refusal> {
         return Err(invalid(
             INVALID,
             "name",
-            "It must have 1 to 255 characters.",
+            "The name must have 1 to 255 characters.",
         ));
     }
     Ok(name.map(str::to_owned))
@@ -64,7 +65,7 @@ pub(super) fn name_of(body: &Value) -> Result<Option<String>, Refusal> {
 pub(super) fn description_of(body: &Value) -> Result<Option<String>, Refusal> {
     let description = text(body, "description", INVALID)?;
     if description.is_some_and(|text| text.chars().count() > TEXT_MAX) {
-        let what = "It must have at most 255 characters.";
+        let what = "The text must have at most 255 characters.";
         return Err(invalid(INVALID, "description", what));
     }
     Ok(description.map(str::to_owned))

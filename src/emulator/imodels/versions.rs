@@ -1,4 +1,4 @@
-//! What lies below an iModel: changesets, named versions, users.
+//! Changesets, named versions and users of an iModel.
 //!
 //! Source: developer.bentley.com/apis/imodels-v2/operations/ get-imodel-changesets, create-imodel-named-version,
 //! get-imodel-named-versions, update-imodel-named-version, get-imodel-users
@@ -6,13 +6,13 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::lookup::{INVALID, PAGES, description_of, known, name_of};
+use super::lookup::{INVALID, PAGES, description_of, imodel_in_path, name_of};
 use crate::emulator::access;
 use crate::emulator::model::{Changeset, Imodel, NamedVersion, State, member_id};
 use crate::emulator::reply::{self, Refusal, Reply, imodel_not_found, invalid, refuse, unknown};
 use crate::emulator::request::{ApiRequest, text};
 
-/// Answers what lies below `/imodels/{id}`.
+/// Handles everything below `/imodels/{id}`.
 pub(super) fn handle(
     request: &ApiRequest<'_>,
     state: &mut State,
@@ -20,10 +20,10 @@ pub(super) fn handle(
 ) -> Result<Reply, Refusal> {
     match (request.method.as_str(), rest) {
         ("GET", ["changesets"]) => {
-            list_changesets(request, known(request, state, "imodels_webview")?)
+            list_changesets(request, imodel_in_path(request, state, "imodels_webview")?)
         }
         ("GET", ["changesets", _]) => {
-            let imodel = known(request, state, "imodels_webview")?;
+            let imodel = imodel_in_path(request, state, "imodels_webview")?;
             let wanted = request.segment(3);
             let mut changesets = imodel.changesets.iter();
             let found = changesets
@@ -33,10 +33,10 @@ pub(super) fn handle(
             Ok(reply::json(200, &json!({ "changeset": shown })))
         }
         ("GET", ["namedversions"]) => {
-            list_versions(request, known(request, state, "imodels_webview")?)
+            list_versions(request, imodel_in_path(request, state, "imodels_webview")?)
         }
         ("POST", ["namedversions"]) => {
-            let id = known(request, state, "imodels_write")?.id.clone();
+            let id = imodel_in_path(request, state, "imodels_write")?.id.clone();
             create_version(request, state, &id)
         }
         ("GET" | "PATCH", ["namedversions", _]) => {
@@ -45,11 +45,11 @@ pub(super) fn handle(
             } else {
                 "imodels_write"
             };
-            let id = known(request, state, permission)?.id.clone();
+            let id = imodel_in_path(request, state, permission)?.id.clone();
             one_version(request, state, &id)
         }
         ("GET", ["users"]) => {
-            let imodel = known(request, state, "imodels_webview")?;
+            let imodel = imodel_in_path(request, state, "imodels_webview")?;
             let users: Vec<Value> = users(imodel)
                 .iter()
                 .map(|client| user_json(request, imodel, client, request.wants_representation()))
@@ -58,7 +58,7 @@ pub(super) fn handle(
             Ok(reply::json(200, &json!({ "users": page, "_links": links })))
         }
         ("GET", ["users", _]) => {
-            let imodel = known(request, state, "imodels_webview")?;
+            let imodel = imodel_in_path(request, state, "imodels_webview")?;
             let users = users(imodel);
             let client = users
                 .iter()
@@ -115,12 +115,12 @@ fn list_changesets(request: &ApiRequest<'_>, imodel: &Imodel) -> Result<Reply, R
     ))
 }
 
-/// Whether a list is wanted from its end; only some properties can order it.
+/// Whether a list is requested in descending order; `known` are the properties that can order it.
 fn is_descending(request: &ApiRequest<'_>, usual: &str, known: &[&str]) -> Result<bool, Refusal> {
     let order = request.query("$orderBy").unwrap_or(usual);
     let (by, direction) = order.split_once(' ').unwrap_or((order, "asc"));
     if !known.contains(&by) || !["asc", "desc"].contains(&direction) {
-        return Err(invalid(INVALID, "$orderBy", "It is unknown."));
+        return Err(invalid(INVALID, "$orderBy", "The value is unknown."));
     }
     Ok(direction == "desc")
 }
@@ -198,7 +198,7 @@ fn list_versions(request: &ApiRequest<'_>, imodel: &Imodel) -> Result<Reply, Ref
     ))
 }
 
-/// Names a changeset, or the baseline when the body names no changeset.
+/// Creates a named version on a changeset, or on the baseline if the body has none.
 fn create_version(
     request: &ApiRequest<'_>,
     state: &mut State,
@@ -207,7 +207,7 @@ fn create_version(
     let body = request.json(INVALID)?;
     let imodel = state.imodels.get_mut(imodel_id);
     let imodel = imodel.ok_or_else(imodel_not_found)?;
-    let name = name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "It is missing."))?;
+    let name = name_of(&body)?.ok_or_else(|| invalid(INVALID, "name", "The value is missing."))?;
     let description = description_of(&body)?;
     let changeset_id = text(&body, "changesetId", INVALID)?;
     let changeset_index = match changeset_id {
@@ -283,7 +283,7 @@ fn one_version(
         match text(&body, "state", INVALID)? {
             None => {}
             Some(word @ ("visible" | "hidden")) => word.clone_into(&mut version.state),
-            Some(_) => return Err(invalid(INVALID, "state", "It is unknown.")),
+            Some(_) => return Err(invalid(INVALID, "state", "The value is unknown.")),
         }
         imodel.named_versions[at] = version;
     }
@@ -321,7 +321,7 @@ fn version_json(
     shown
 }
 
-/// Whoever has done something in an iModel.
+/// The creators of an iModel, of its changesets and of its named versions.
 fn users(imodel: &Imodel) -> Vec<&str> {
     let pushed = imodel.changesets.iter().map(|one| one.creator.as_str());
     let named = imodel.named_versions.iter().map(|one| one.creator.as_str());

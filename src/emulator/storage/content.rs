@@ -53,7 +53,7 @@ pub(super) fn update_content(
     Ok(links(request, state, id, blob))
 }
 
-/// Addresses for the next content of a file.
+/// A new upload address for a file, and the address that completes it.
 pub(super) fn links(
     request: &ApiRequest<'_>,
     state: &mut State,
@@ -99,8 +99,8 @@ pub(super) fn links(
     reply::json(202, &body)
 }
 
-/// What another storage has of a file that is being completed.
-pub(in crate::emulator) async fn arrived_elsewhere(
+/// The blob in Azurite of the file that this request completes.
+pub(in crate::emulator) async fn read_from_azurite(
     request: &ApiRequest<'_>,
 ) -> Option<AzuriteBlob> {
     let azurite = request.shared.azurite.as_ref()?;
@@ -136,8 +136,12 @@ pub(super) fn complete(
     let Some(pending) = file(request, state, id)?.pending.clone() else {
         return match request.switches.complete_again {
             CompleteAgain::Taken => Ok(one_file(request, file(request, state, id)?)),
-            CompleteAgain::Conflict => Err(refuse(409, "Conflict", "It was completed already.")),
-            CompleteAgain::Refused => Err(refuse(422, INVALID, "It was completed already.")),
+            CompleteAgain::Conflict => {
+                Err(refuse(409, "Conflict", "The upload was already completed."))
+            }
+            CompleteAgain::Refused => {
+                Err(refuse(422, INVALID, "The upload was already completed."))
+            }
         };
     };
     if pending.expires_at <= request.now
@@ -145,7 +149,7 @@ pub(super) fn complete(
     {
         return Err(refuse(422, INVALID, "The upload address has expired."));
     }
-    take_from_elsewhere(request, state, &pending.blob);
+    store_azurite_blob(request, state, &pending.blob);
     let blob = state.blobs.get(&pending.blob);
     let content = blob
         .filter(|blob| blob.is_new)
@@ -163,12 +167,12 @@ pub(super) fn complete(
     let superseded = {
         let file = state.files.get_mut(id).ok_or_else(no_file)?;
         file.completions += 1;
-        // Content that counted as soon as it was written is no further version.
+        // Content that was visible as soon as it was written is not another version.
         let before = file.completed.as_ref().map_or(0, |completed| {
             let counts = content_id.is_some() && completed.content == content_id;
             completed.version - u32::from(counts)
         });
-        // The first completion leaves the time of the creation, as it was seen once on the platform.
+        // The first completion keeps the creation time, as observed on the platform.
         if file.completions > 1 {
             file.modified_at = request.now;
             file.modified_by.clone_from(&request.client_id);
@@ -176,9 +180,9 @@ pub(super) fn complete(
         file.completed = Some(Completed {
             size,
             sha256: request
-                .arrived
+                .azurite_blob
                 .as_ref()
-                .map(|arrived| arrived.sha256.clone())
+                .map(|azurite_blob| azurite_blob.sha256.clone())
                 .unwrap_or_default(),
             version: before + 1,
             completed_at: request.now,
@@ -195,19 +199,20 @@ pub(super) fn complete(
     Ok(one_file(request, file(request, state, id)?))
 }
 
-/// Notes content that arrived at Azurite, if it is newer than what is known of it.
-fn take_from_elsewhere(request: &ApiRequest<'_>, state: &mut State, blob: &str) {
-    let (Some(arrived), Some(blob)) = (&request.arrived, state.blobs.get_mut(blob)) else {
+/// Stores the content of a blob in Azurite, if it has changed.
+fn store_azurite_blob(request: &ApiRequest<'_>, state: &mut State, blob: &str) {
+    let (Some(azurite_blob), Some(blob)) = (&request.azurite_blob, state.blobs.get_mut(blob))
+    else {
         return;
     };
     if blob
         .content
         .as_ref()
-        .is_none_or(|content| content.id != arrived.tag)
+        .is_none_or(|content| content.id != azurite_blob.tag)
     {
         blob.content = Some(Content {
-            id: arrived.tag.clone(),
-            size: arrived.size,
+            id: azurite_blob.tag.clone(),
+            size: azurite_blob.size,
             parts: Vec::new(),
         });
         blob.is_new = true;

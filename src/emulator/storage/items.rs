@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::INVALID;
 use super::content::links;
 use super::lookup::{file, folder, no_file, no_folder};
-use super::names::{INVALID_FILE, INVALID_FOLDER, is_same_name, name_taken, named};
+use super::names::{INVALID_FILE, INVALID_FOLDER, checked_names, is_same_name, name_taken};
 use super::shapes::{file_json, one_file, one_folder};
 use crate::emulator::model::{File, Folder, State, storage_id};
 use crate::emulator::reply::{self, Refusal, Reply, invalid};
@@ -21,9 +21,9 @@ pub(super) fn create_folder(
     parent_id: &str,
 ) -> Result<Reply, Refusal> {
     let parent = folder(request, state, parent_id)?.clone();
-    let (name, description) = named(request, INVALID_FOLDER)?;
+    let (name, description) = checked_names(request, INVALID_FOLDER)?;
     let display_name =
-        name.ok_or_else(|| invalid(INVALID_FOLDER, "displayName", "It is missing."))?;
+        name.ok_or_else(|| invalid(INVALID_FOLDER, "displayName", "The value is missing."))?;
     let taken = state.folders.values().any(|folder| {
         folder.parent_id.as_ref() == Some(&parent.id)
             && !folder.deleted
@@ -32,7 +32,11 @@ pub(super) fn create_folder(
     match request.switches.duplicate_folder {
         DuplicateFolder::Conflict if taken => return Err(name_taken()),
         DuplicateFolder::Refused if taken => {
-            return Err(invalid(INVALID_FOLDER, "displayName", "It is taken."));
+            return Err(invalid(
+                INVALID_FOLDER,
+                "displayName",
+                "The name is already in use.",
+            ));
         }
         _ => {}
     }
@@ -60,7 +64,7 @@ pub(super) fn update_folder(
     id: &str,
 ) -> Result<Reply, Refusal> {
     let mut folder = folder(request, state, id)?.clone();
-    let (name, description) = named(request, INVALID_FOLDER)?;
+    let (name, description) = checked_names(request, INVALID_FOLDER)?;
     folder.display_name = name.unwrap_or(folder.display_name);
     folder.description = description.or(folder.description);
     folder.modified_at = request.now;
@@ -74,7 +78,7 @@ pub(super) fn update_folder(
     ))
 }
 
-/// Paths follow the names above them.
+/// Updates the paths of everything in a folder.
 pub(super) fn renew_paths(state: &mut State, id: &str) {
     let mut waiting = vec![id.to_owned()];
     while let Some(id) = waiting.pop() {
@@ -109,8 +113,8 @@ pub(super) fn create_file(
     parent_id: &str,
 ) -> Result<Reply, Refusal> {
     let parent = folder(request, state, parent_id)?.clone();
-    let (name, description) = named(request, INVALID_FILE)?;
-    let name = name.ok_or_else(|| invalid(INVALID_FILE, "displayName", "It is missing."))?;
+    let (name, description) = checked_names(request, INVALID_FILE)?;
+    let name = name.ok_or_else(|| invalid(INVALID_FILE, "displayName", "The value is missing."))?;
     let display_name = free_name(request, state, &parent, name)?;
     let id = storage_id(&parent.itwin_id, Uuid::new_v4());
     let file = File {
@@ -137,7 +141,8 @@ pub(super) fn create_file(
     Ok(links(request, state, &id, blob))
 }
 
-/// A name is no key: a second file of the same name is a file of its own, unless a switch says otherwise.
+/// The name of a new file. Names are not unique: a second file of the same name is another file, unless a switch says
+/// otherwise.
 fn free_name(
     request: &ApiRequest<'_>,
     state: &State,
@@ -163,7 +168,11 @@ fn free_name(
             None => format!("{name} (1)"),
         }),
         DuplicateFile::Conflict => Err(name_taken()),
-        DuplicateFile::Refused => Err(invalid(INVALID_FILE, "displayName", "It is taken.")),
+        DuplicateFile::Refused => Err(invalid(
+            INVALID_FILE,
+            "displayName",
+            "The name is already in use.",
+        )),
     }
 }
 
@@ -173,7 +182,7 @@ pub(super) fn update_file(
     id: &str,
 ) -> Result<Reply, Refusal> {
     let mut file = file(request, state, id)?.clone();
-    let (name, description) = named(request, INVALID_FILE)?;
+    let (name, description) = checked_names(request, INVALID_FILE)?;
     if let Some(name) = name {
         if let Some(parent) = state.folders.get(&file.parent_folder_id) {
             file.path = parent.path_of(&name);
@@ -188,7 +197,7 @@ pub(super) fn update_file(
     Ok(answer)
 }
 
-/// Locks files of a folder, or unlocks them; all must be in it.
+/// Locks or unlocks files; all must be in the folder.
 ///
 /// Source: developer.bentley.com/apis/storage/operations/lock-files-in-folder/, unlock-files-in-folder/
 pub(super) fn lock_files(
@@ -200,7 +209,7 @@ pub(super) fn lock_files(
     folder(request, state, folder_id)?;
     let body = request.json(INVALID)?;
     let ids = body["fileIds"].as_array();
-    let ids = ids.ok_or_else(|| invalid(INVALID, "fileIds", "It is missing."))?;
+    let ids = ids.ok_or_else(|| invalid(INVALID, "fileIds", "The value is missing."))?;
     let mut files = Vec::new();
     for id in ids {
         let file = file(request, state, id.as_str().unwrap_or_default())?;

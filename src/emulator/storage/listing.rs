@@ -32,7 +32,7 @@ pub(super) fn list<'a>(
     Ok(reply::json(200, &json!({ field: page, "_links": links })))
 }
 
-/// How lists of storage are paged.
+/// Paging of storage lists.
 pub(super) fn pages(request: &ApiRequest<'_>) -> Pages {
     Pages {
         cap: request.shared.options.page_size,
@@ -40,7 +40,7 @@ pub(super) fn pages(request: &ApiRequest<'_>) -> Pages {
     }
 }
 
-/// Items that were found in a folder.
+/// Items of a folder.
 pub(super) struct Found<'a> {
     request: &'a ApiRequest<'a>,
     state: &'a State,
@@ -92,7 +92,7 @@ impl<'a> Found<'a> {
         self
     }
 
-    /// Only those whose name has these words, in which `*` stands for anything.
+    /// Keeps the items whose name contains this text, in which `*` matches anything.
     pub(super) fn named(mut self, wanted: &str) -> Self {
         self.items.retain(|item| {
             let name = item["displayName"]

@@ -17,7 +17,7 @@ pub(super) fn no_folder() -> Refusal {
     refuse(404, "FolderNotFound", "Requested folder is not available.")
 }
 
-/// Fails, in one of the ways there are, when the caller has no permission on the storage of an iTwin.
+/// Fails when the caller has no permission on the storage of an iTwin, with the status of the switch.
 pub(super) fn allowed(
     request: &ApiRequest<'_>,
     state: &State,
@@ -54,7 +54,7 @@ fn needed(request: &ApiRequest<'_>) -> Permission {
     }
 }
 
-/// Whether a folder and all above it are there.
+/// Whether a folder and its ancestors exist outside the recycle bin.
 fn is_live(state: &State, id: &str) -> bool {
     let mut next = Some(id);
     while let Some(id) = next {
@@ -97,18 +97,18 @@ pub(super) fn file<'s>(
     Ok(file)
 }
 
-/// The iTwin that a query names.
+/// The iTwin in the query.
 pub(super) fn itwin_of(request: &ApiRequest<'_>, state: &State) -> Result<String, Refusal> {
     let id = request.query("iTwinId").or(request.query("projectId"));
-    let id = id.ok_or_else(|| invalid(INVALID, "iTwinId", "It is missing."))?;
+    let id = id.ok_or_else(|| invalid(INVALID, "iTwinId", "The value is missing."))?;
     if Uuid::parse_str(id).is_err() {
-        return Err(invalid(INVALID, "iTwinId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iTwinId", "The value is not a UUID."));
     }
     let id = id.to_ascii_lowercase();
     if !state.itwins.contains_key(&id) {
         return Err(match request.switches.itwin_unknown {
             ItwinUnknown::NotFound => itwin_not_found(),
-            ItwinUnknown::Invalid => invalid(INVALID, "iTwinId", "It is not a known iTwin."),
+            ItwinUnknown::Invalid => invalid(INVALID, "iTwinId", "The iTwin is unknown."),
             ItwinUnknown::Forbidden => insufficient(),
         });
     }

@@ -8,16 +8,16 @@ use crate::emulator::switches::{NameCase, NameError};
 pub(super) const INVALID_FILE: &str = "InvalidCreateFileRequest";
 pub(super) const INVALID_FOLDER: &str = "InvalidCreateFolderRequest";
 
-/// Characters that a name must not have.
+/// Characters that are not allowed in names.
 const FORBIDDEN: &[char] = &['/', '\\', ':', '*', '?', '"', '<', '>', '|'];
 
-/// Kinds of files that storage takes for harmful.
+/// Extensions that storage rejects as harmful.
 const HARMFUL: &[&str] = &[
     ".exe", ".dll", ".bat", ".cmd", ".com", ".msi", ".ps1", ".vbs",
 ];
 
-/// Name and description from a body, checked.
-pub(super) fn named(
+/// The checked name and description in a body.
+pub(super) fn checked_names(
     request: &ApiRequest<'_>,
     code: &'static str,
 ) -> Result<(Option<String>, Option<String>), Refusal> {
@@ -29,11 +29,11 @@ pub(super) fn named(
     let name = text(&body, "displayName", code)?;
     if let Some(name) = name {
         if name.is_empty() || name.encode_utf16().count() > 255 {
-            return Err(wrong("It must have 1 to 255 characters."));
+            return Err(wrong("The name must have 1 to 255 characters."));
         }
         let dots = name == "." || name == "..";
         if dots || name.contains(FORBIDDEN) || name.chars().any(char::is_control) {
-            return Err(wrong("It has invalid characters."));
+            return Err(wrong("The name has invalid characters."));
         }
         let lower = name.to_ascii_lowercase();
         if code == INVALID_FILE && HARMFUL.iter().any(|extension| lower.ends_with(extension)) {
@@ -52,5 +52,5 @@ pub(super) fn is_same_name(request: &ApiRequest<'_>, one: &str, other: &str) -> 
 }
 
 pub(super) fn name_taken() -> Refusal {
-    refuse(409, "Conflict", "An item of this name is there already.")
+    refuse(409, "Conflict", "An item with this name exists.")
 }

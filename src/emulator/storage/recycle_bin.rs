@@ -1,4 +1,4 @@
-//! The recycle bin of storage: what was deleted, restored, or is gone for good.
+//! The recycle bin of storage: list, restore, delete permanently.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::emulator::model::State;
 use crate::emulator::reply::{self, Refusal, Reply, unknown};
 use crate::emulator::request::ApiRequest;
 
-/// Answers what lies below `storage/recyclebin`.
+/// Handles everything below `storage/recyclebin`.
 pub(super) fn handle(
     request: &ApiRequest<'_>,
     state: &mut State,
@@ -41,7 +41,7 @@ fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
     Ok(reply::json(200, &json!({ "items": page, "_links": links })))
 }
 
-/// The id and iTwin of something in the recycle bin.
+/// The id of an item in the recycle bin, if the caller has access.
 fn recycled(request: &ApiRequest<'_>, state: &State, kind: &str) -> Result<String, Refusal> {
     let id = request.segment(3);
     let (itwin_id, missing): (_, fn() -> Refusal) = if kind == "files" {

@@ -12,7 +12,7 @@ use crate::emulator::reply::{Refusal, Reply, invalid};
 use crate::emulator::request::{ApiRequest, text};
 use crate::emulator::switches::MoveNameTaken;
 
-/// Answers `POST /storage/files/{id}/move` and `POST /storage/folders/{id}/move`.
+/// Handles `POST /storage/files/{id}/move` and `POST /storage/folders/{id}/move`.
 pub(super) fn handle(
     request: &ApiRequest<'_>,
     state: &mut State,
@@ -38,7 +38,7 @@ pub(super) fn handle(
     };
     let body = request.json(INVALID)?;
     let target = text(&body, "parentFolderId", INVALID)?
-        .ok_or_else(|| invalid(INVALID, "parentFolderId", "It is missing."))?;
+        .ok_or_else(|| invalid(INVALID, "parentFolderId", "The value is missing."))?;
     let target = folder(request, state, target)?.clone();
     if target.itwin_id != itwin_id {
         let what = "The folder belongs to another iTwin.";
@@ -66,7 +66,11 @@ pub(super) fn handle(
     match request.switches.move_name_taken {
         MoveNameTaken::Conflict if is_taken => return Err(name_taken()),
         MoveNameTaken::Refused if is_taken => {
-            return Err(invalid(INVALID, "displayName", "The name is taken."));
+            return Err(invalid(
+                INVALID,
+                "displayName",
+                "The name is already in use.",
+            ));
         }
         _ => {}
     }
@@ -87,7 +91,7 @@ pub(super) fn handle(
     Ok(one_folder(request, 200, moved))
 }
 
-/// Whether a folder is another one or lies somewhere in it.
+/// Whether a folder is another one or is inside it.
 fn is_within(state: &State, id: &str, other: &str) -> bool {
     let mut next = Some(id);
     while let Some(id) = next {

@@ -41,7 +41,7 @@ pub(super) fn file_json(request: &ApiRequest<'_>, file: &File) -> Value {
     })
 }
 
-/// Who made and changed an item of an iTwin, and where it lies.
+/// Links to the creator, the last editor and the folder of an item.
 fn item_links(
     request: &ApiRequest<'_>,
     itwin_id: &str,

@@ -1,6 +1,7 @@
-//! Settings of the connectors, for an iTwin, an iModel or a connection: the narrower scope outweighs the wider one.
+//! Connector settings for an iTwin, an iModel or a connection; the narrower scope overrides the wider one.
 //!
-//! Source: developer.bentley.com/apis/synchronization/operations/ get-itwin-configuration, create-connection-configuration
+//! Source: developer.bentley.com/apis/synchronization/operations/ get-itwin-configuration,
+//! create-connection-configuration
 
 use serde_json::{Map, Value, json};
 
@@ -13,7 +14,7 @@ use crate::emulator::request::ApiRequest;
 
 const INVALID: &str = "InvalidConfigurationRequest";
 
-/// Switches with what holds when nobody sets them.
+/// Settings with their defaults.
 const DEFAULTS: [(&str, bool); 10] = [
     ("convertDgnHyperModelingSections", true),
     ("convertDgnTerrainModels", false),
@@ -27,7 +28,7 @@ const DEFAULTS: [(&str, bool); 10] = [
     ("uploadDgnRealityData", false),
 ];
 
-/// Answers `/synchronization/configurations/{itwins|imodels|connections}/{id}`.
+/// Handles `/synchronization/configurations/{itwins|imodels|connections}/{id}`.
 pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let kind = request.path_lower.get(2).cloned().unwrap_or_default();
     let scopes = scopes(request, state, &kind)?;
@@ -62,7 +63,7 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
     }
 }
 
-/// The scopes that hold for what the path names, from the widest to the one that it names.
+/// The scopes that apply to the one in the path, from the widest to itself.
 fn scopes(request: &ApiRequest<'_>, state: &State, kind: &str) -> Result<Vec<String>, Refusal> {
     let id = request.segment(3);
     let connection = match kind {
@@ -97,7 +98,7 @@ fn scopes(request: &ApiRequest<'_>, state: &State, kind: &str) -> Result<Vec<Str
     Ok(scopes)
 }
 
-/// The settings in a body: known names, switched on or off.
+/// The checked settings in a body.
 fn settings(request: &ApiRequest<'_>) -> Result<Map<String, Value>, Refusal> {
     let body = request.json(INVALID)?;
     let settings = if body["settings"].is_object() {
@@ -112,7 +113,11 @@ fn settings(request: &ApiRequest<'_>) -> Result<Map<String, Value>, Refusal> {
             return Err(refuse(422, INVALID, detail));
         }
         if !value.is_boolean() {
-            return Err(invalid(INVALID, "settings", "A setting is true or false."));
+            return Err(invalid(
+                INVALID,
+                "settings",
+                "A setting must be true or false.",
+            ));
         }
     }
     Ok(settings)

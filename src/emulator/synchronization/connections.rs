@@ -16,10 +16,10 @@ use crate::emulator::switches::{
     DeleteInRun, EmptyConnection, OmittedAuthentication, RemovedSourceFile,
 };
 
-/// The connection that the path names.
+/// The connection in the path.
 pub(super) fn connection(request: &ApiRequest<'_>, state: &State) -> Result<Connection, Refusal> {
     let connection = state.connections.get(request.segment(3));
-    // Operations on one source file have one code for whatever is missing.
+    // Operations on one source file have one code, whatever is missing.
     let lists = request.path_lower.len() == 5 && request.method == "GET";
     let names_file = request
         .path_lower
@@ -36,7 +36,7 @@ pub(super) fn connection(request: &ApiRequest<'_>, state: &State) -> Result<Conn
     Ok(connection.clone())
 }
 
-/// The permission that a request needs: the documentation does not say; these follow from the texts of the iModel permissions.
+/// The permission that a request needs: not documented, derived from the descriptions of the iModel permissions.
 fn needed(request: &ApiRequest<'_>) -> Permission {
     let is_connection = request.path_lower.len() == 4;
     match request.method.as_str() {
@@ -57,7 +57,7 @@ fn no_connection() -> Refusal {
 pub(super) fn list_connections(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
     let imodel_id = request.query("imodelId").unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "imodelId", "It is not a UUID."));
+        return Err(invalid(INVALID, "imodelId", "The value is not a UUID."));
     }
     check_imodel(request, state, imodel_id, needed(request))?;
     let imodel_id = imodel_id.to_ascii_lowercase();
@@ -87,13 +87,17 @@ pub(super) fn list_connections(request: &ApiRequest<'_>, state: &State) -> Resul
     ))
 }
 
-/// `User` unless said otherwise.
+/// The authentication type in a body.
 fn authentication(body: &Value) -> Result<Option<&'static str>, Refusal> {
     match text(body, "authenticationType", INVALID)? {
         None => Ok(None),
         Some("User") => Ok(Some("User")),
         Some("Service") => Ok(Some("Service")),
-        Some(_) => Err(invalid(INVALID, "authenticationType", "It is unknown.")),
+        Some(_) => Err(invalid(
+            INVALID,
+            "authenticationType",
+            "The value is unknown.",
+        )),
     }
 }
 
@@ -104,7 +108,7 @@ pub(super) fn create_connection(
     let body = request.json(INVALID)?;
     let imodel_id = text(&body, "iModelId", INVALID)?.unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "iModelId", "It is not a UUID."));
+        return Err(invalid(INVALID, "iModelId", "The value is not a UUID."));
     }
     check_imodel(request, state, imodel_id, needed(request))?;
     let imodel_id = imodel_id.to_ascii_lowercase();
@@ -112,9 +116,9 @@ pub(super) fn create_connection(
         return Err(imodel_not_found());
     }
     let wanted = body["sourceFiles"].as_array();
-    let wanted = wanted.ok_or_else(|| invalid(INVALID, "sourceFiles", "It is missing."))?;
+    let wanted = wanted.ok_or_else(|| invalid(INVALID, "sourceFiles", "The value is missing."))?;
     if wanted.is_empty() && request.switches.empty_connection == EmptyConnection::Refused {
-        return Err(invalid(INVALID, "sourceFiles", "It is empty."));
+        return Err(invalid(INVALID, "sourceFiles", "The list is empty."));
     }
     let mut source_files: Vec<SourceFile> = Vec::new();
     for file in wanted {
@@ -196,7 +200,7 @@ pub(super) fn delete_connection(
         return Err(refuse(
             409,
             "ConnectionAlreadyInUse",
-            "The connection runs.",
+            "The connection has an active run.",
         ));
     }
     state.connections.remove(&connection.id);
@@ -205,7 +209,7 @@ pub(super) fn delete_connection(
         if let Some(imodel) = state.imodels.get_mut(&connection.imodel_id) {
             imodel
                 .contents
-                .retain(|held| !removed.contains(&held.storage_file_id));
+                .retain(|content| !removed.contains(&content.storage_file_id));
         }
     }
     Ok(reply::empty(204))

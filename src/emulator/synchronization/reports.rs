@@ -1,7 +1,7 @@
 //! Diagnostic reports of tasks: their list, and their content behind signed addresses.
 //!
-//! Source: developer.bentley.com/apis/synchronization/operations/get-diagnostic-reports/ and the public viewer of such reports,
-//! github iTwin/synchronization-report-react
+//! Source: developer.bentley.com/apis/synchronization/operations/get-diagnostic-reports/ and the public viewer of such
+//! reports, github iTwin/synchronization-report-react
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -13,17 +13,17 @@ use crate::emulator::reply::{self, Refusal, Reply, invalid, refuse};
 use crate::emulator::request::ApiRequest;
 use crate::emulator::runs;
 
-/// The code that the documentation gives.
+/// The documented code.
 const INVALID: &str = "InvalidBadgersRequest";
 
-/// Answers `GET /synchronization/reports`.
+/// Handles `GET /synchronization/reports`.
 pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let imodel_id = request.query("imodelId").unwrap_or_default();
     if Uuid::parse_str(imodel_id).is_err() {
-        return Err(invalid(INVALID, "imodelId", "It is not a UUID."));
+        return Err(invalid(INVALID, "imodelId", "The value is not a UUID."));
     }
     let run_id = request.query("runId").filter(|id| !id.is_empty());
-    let run_id = run_id.ok_or_else(|| invalid(INVALID, "runId", "It is missing."))?;
+    let run_id = run_id.ok_or_else(|| invalid(INVALID, "runId", "The value is missing."))?;
     check_imodel(request, state, imodel_id, "imodels_webview")?;
     let run = state.runs.get(run_id);
     let run = run.filter(|run| run.imodel_id.eq_ignore_ascii_case(imodel_id));
@@ -48,7 +48,7 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
     Ok(reply::json(200, &json!({ "reports": reports })))
 }
 
-/// Puts a report to where it can be fetched without a token.
+/// Stores a report as a blob that can be read without a token; returns its address.
 fn publish(
     request: &ApiRequest<'_>,
     state: &mut State,
@@ -105,7 +105,7 @@ fn report(state: &State, run: &Run, covered: &Covered) -> Value {
         ("Warning", counts.total_warnings_count),
         ("Info", counts.total_other_issues_count),
     ] {
-        // A count that was made up for a test may be any number.
+        // A count in a fault can be any number.
         records.extend((1..=count.min(100)).map(|at| issue(level, at, text)));
     }
     json!({

@@ -14,7 +14,7 @@ use crate::emulator::switches::{
 };
 use crate::emulator::{file_check, runs};
 
-/// How long a request for a run is being processed, for the switch `simultaneous-run`.
+/// How long a run request counts as being processed, for the switch `simultaneous-run`.
 const PROCESSING: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 pub(super) fn run(
@@ -37,7 +37,7 @@ pub(super) fn run(
         let is_processed = request.switches.simultaneous_run == SimultaneousRun::SeeOther
             || request.now.duration_since(active.requested_at) > PROCESSING;
         if !is_processed {
-            // The code is the one of an older definition.
+            // The code is from an older definition.
             return Err(refuse(
                 409,
                 "IModelAlreadyProcessingRequest",
@@ -46,21 +46,21 @@ pub(super) fn run(
         }
         let location = location(request, active);
         return Ok(if request.switches.location == Location::Absent {
-            answered(request, 303, &[])
+            run_response(request, 303, &[])
         } else {
-            answered(request, 303, &[("location", &location)])
+            run_response(request, 303, &[("location", &location)])
         });
     }
     let mut faults = lock(&request.shared.faults);
     let duration = request.shared.options.run_duration;
     let unchanged = request.switches.unchanged_task;
-    let look = |file: &File| looked_at(request, state, file);
-    let mut run = runs::of_connection(
+    let mismatch = |file: &File| format_mismatch(request, state, file);
+    let mut run = runs::for_connection(
         state,
         connection,
         duration,
         unchanged,
-        look,
+        mismatch,
         &mut faults,
         request.now,
     );
@@ -83,26 +83,26 @@ pub(super) fn run(
     if !fault.lost {
         state.runs.insert(run.id.clone(), run);
     }
-    Ok(answered(request, 202, &[("location", &location)]))
+    Ok(run_response(request, 202, &[("location", &location)]))
 }
 
-/// What a file should be and is not, by its first bytes, unless nobody wants to know.
-fn looked_at(request: &ApiRequest<'_>, state: &State, file: &File) -> Option<&'static str> {
+/// The format that the first bytes of a file do not match, if the check is enabled.
+fn format_mismatch(request: &ApiRequest<'_>, state: &State, file: &File) -> Option<&'static str> {
     if !request.shared.options.file_check {
         return None;
     }
     let blob = file.blob.as_ref().and_then(|blob| state.blobs.get(blob))?;
     let content = blob.content.as_ref()?;
     let head = request.shared.store.head(content, file_check::LENGTH);
-    // Content that is kept elsewhere is not looked at.
+    // Content in Azurite is not checked.
     if head.is_empty() && content.size > 0 {
         return None;
     }
     file_check::mismatch(&file.display_name, &head)
 }
 
-/// An answer to *run*, with a body or without.
-fn answered(request: &ApiRequest<'_>, status: u16, headers: &[(&str, &str)]) -> Reply {
+/// A response to *run*, with or without a body.
+fn run_response(request: &ApiRequest<'_>, status: u16, headers: &[(&str, &str)]) -> Reply {
     match request.switches.run_body {
         RunBody::Empty => reply::with(status, headers, ""),
         RunBody::Json => {
@@ -140,7 +140,7 @@ pub(super) fn list_runs(
             if request.wants_representation() {
                 return run_json(run, request);
             }
-            let (state, result) = runs::standing(run, request.now);
+            let (state, result) = runs::status(run, request.now);
             json!({ "id": run.id, "state": state, "result": result })
         })
         .collect();

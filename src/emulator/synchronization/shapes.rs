@@ -70,7 +70,7 @@ pub(super) fn source_file_json(state: &State, file: &SourceFile, representation:
     shown
 }
 
-/// A file's task while its run goes its way: tasks end one after the other, and tell their result then.
+/// A file's task in a run; it has a result once it has ended.
 fn task_json(run: &Run, file: &Covered, progress: &runs::Progress) -> Value {
     let ended = progress.state == "Completed";
     let mut task = json!({
@@ -88,9 +88,9 @@ fn task_json(run: &Run, file: &Covered, progress: &runs::Progress) -> Value {
     task
 }
 
-/// A run as it stands: a job for each connector type, in it a task for each file.
+/// A run with a job for each connector type and a task for each file.
 pub(super) fn run_json(run: &Run, request: &ApiRequest<'_>) -> Value {
-    let (state, result) = runs::standing(run, request.now);
+    let (state, result) = runs::status(run, request.now);
     let phase = runs::phase(run, request.now);
     let planned = run.covered.iter().filter(|file| file.has_task);
     let mut files: Vec<&Covered> = planned.filter(|_| phase.is_some()).collect();

@@ -13,7 +13,7 @@ use crate::emulator::switches::{RetiredConnector, UnknownConnector};
 
 const INVALID_FILE: &str = "InvalidStorageConnectionSourceFileRequest";
 
-/// Connector types that the platform has.
+/// Connector types of the platform.
 const CONNECTORS: [&str; 14] = [
     "AUTOPLANT",
     "CIVIL",
@@ -31,7 +31,7 @@ const CONNECTORS: [&str; 14] = [
     "SPXREVIEW",
 ];
 
-/// Connector types that the platform once had.
+/// Retired connector types.
 const RETIRED: [&str; 5] = [
     "AVEVADIAGRAMS",
     "AVEVAPID",
@@ -48,7 +48,7 @@ pub(super) fn no_source_file() -> Refusal {
     )
 }
 
-/// Storage file and connector type from a body, checked.
+/// The checked storage file and connector type in a body.
 pub(super) fn mapping(
     request: &ApiRequest<'_>,
     state: &State,
@@ -57,7 +57,7 @@ pub(super) fn mapping(
 ) -> Result<SourceFile, Refusal> {
     let needed = |name: &'static str| {
         let value = text(body, name, code)?.filter(|value| !value.is_empty());
-        value.ok_or_else(|| invalid(code, name, "It is missing."))
+        value.ok_or_else(|| invalid(code, name, "The value is missing."))
     };
     let (storage_file_id, connector_type) = (needed("storageFileId")?, needed("connectorType")?);
     let switches = &request.switches;
@@ -70,7 +70,11 @@ pub(super) fn mapping(
     };
     let refused = &request.shared.options.refused_connectors;
     if !taken || refused.iter().any(|refused| refused == connector_type) {
-        return Err(invalid(code, "connectorType", "It is not supported."));
+        return Err(invalid(
+            code,
+            "connectorType",
+            "The connector type is not supported.",
+        ));
     }
     if state
         .files

@@ -52,6 +52,12 @@ async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
         ] {
             sqlx::query(row).execute(pool).await.unwrap();
         }
+        // Refused by the versions whose jobs have no watch.
+        drop(
+            sqlx::query("UPDATE jobs SET watch_id = 2")
+                .execute(pool)
+                .await,
+        );
         older_db.close().await;
         let early = Ledger::read(dir.path()).await;
         assert!(matches!(early, Err(Error::Older { .. })), "{early:?}");
@@ -97,8 +103,8 @@ async fn read_everything(f: &Fixture) -> u32 {
     note(&mut refused, ledger.results_since(at(0)).await);
     note(&mut refused, ledger.known_in(f.watch, Path::new("")).await);
     let listing = whole_listing(f.watch);
-    if let Some((_, changes)) = note(&mut refused, ledger.is_old_news(&listing).await) {
-        note(&mut refused, ledger.keep_listing(&listing, changes).await);
+    if let Some((_, changes)) = note(&mut refused, ledger.is_listing_unchanged(&listing).await) {
+        note(&mut refused, ledger.record_listing(&listing, changes).await);
     }
     let changed = [ready("a.dgn", 77)];
     note(&mut refused, ledger.hand_over(f.watch, &changed, now).await);
@@ -166,8 +172,8 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
     f.store(&job, 1, 2).await;
     f.begin_run(3).await;
     let listing = whole_listing(f.watch);
-    let (_, changes) = f.ledger.is_old_news(&listing).await.unwrap();
-    f.ledger.keep_listing(&listing, changes).await.unwrap();
+    let (_, changes) = f.ledger.is_listing_unchanged(&listing).await.unwrap();
+    f.ledger.record_listing(&listing, changes).await.unwrap();
     let Fixture { dir, ledger, watch } = f;
     let mut columns = Vec::new();
     for table in TABLES {

@@ -62,9 +62,8 @@ impl Task {
         };
         let fingerprint = seen.fingerprint;
         let known = self.out.ledger.known(self.id, &path).await?;
-        let is_known = known.is_some_and(|known| {
-            known.fingerprint == Some(fingerprint) && known.connector == connector
-        });
+        let is_known =
+            known.is_some_and(|known| known.is_version(fingerprint, connector.as_deref()));
         if is_known {
             self.settling.forget(&path);
             return Ok(None);
@@ -119,8 +118,8 @@ impl Task {
         failpoint("file is finished");
         let now = crate::clock::now();
         let handed_over = self.out.ledger.hand_over(self.id, &ready, now).await?;
-        if let Some(braked) = handed_over.braked {
-            braked.tell(&self.watch.name);
+        if let Some(change) = handed_over.bulk_change {
+            change.log(&self.watch.name);
         }
         failpoint("file handed over");
         self.out.wake.notify_one();

@@ -340,7 +340,10 @@ async fn a_renamed_text_file_fails_when_files_are_looked_at() {
         assert_eq!(of(&real)["result"], "Success");
         if check {
             let message = of(&text)["error"]["message"].as_str().unwrap();
-            assert_eq!(message, "text.dwg does not begin like a DWG file");
+            assert_eq!(
+                message,
+                "text.dwg is not a DWG file: its first bytes do not match"
+            );
         }
     }
 }

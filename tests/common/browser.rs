@@ -1,4 +1,4 @@
-//! A real browser without a screen.
+//! Headless Chromium, driven through `chromedriver`.
 
 use std::process::Stdio;
 
@@ -7,10 +7,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// The driver asks for any free port of IPv4 and then for the same one of IPv6: another program may have that, and
-/// the driver ends.
+/// Starts the driver. It binds a free IPv4 port and then the same IPv6 port, and exits if that is in use: hence the retries.
 async fn start_driver() -> (Child, u16) {
-    let mut told = String::new();
+    let mut output = String::new();
     for _ in 0..10 {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -24,13 +23,13 @@ async fn start_driver() -> (Child, u16) {
             if let Some(port) = line.split("successfully on port ").nth(1) {
                 return (driver, port.trim_end_matches('.').parse().unwrap());
             }
-            told += &line;
+            output += &line;
         }
     }
-    panic!("chromedriver does not start: {told}");
+    panic!("chromedriver does not start: {output}");
 }
 
-/// Chromium, and the program that drives it.
+/// A browser with a profile of its own; both end with this.
 pub struct Browser {
     pub page: Client,
     _driver: Child,
@@ -38,7 +37,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts it; `more` are command line options beside the usual ones.
+    /// Starts it with these options beside the common ones.
     pub async fn start(more: &[&str]) -> Self {
         let (driver, port) = start_driver().await;
         let profile = tempfile::tempdir().unwrap();
@@ -66,13 +65,5 @@ impl Browser {
             _driver: driver,
             _profile: profile,
         }
-    }
-
-    /// What an asynchronous function with this body returns in the page, or the text of its error.
-    pub async fn run(&self, body: &str) -> serde_json::Value {
-        let script = format!(
-            "const done = arguments[arguments.length - 1]; (async () => {{ {body} }})().then(done, error => done(String(error)))"
-        );
-        self.page.execute_async(&script, Vec::new()).await.unwrap()
     }
 }

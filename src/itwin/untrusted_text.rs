@@ -1,27 +1,30 @@
-//! What others say, before it is used anywhere: the one way in for every string of an answer.
+//! Strings of responses, made safe before anything uses them. Every string of a response passes through here.
 //!
-//! [`data`] is for ids and names, which must stay what they are; [`words`] is for text that people read. Neither lets a secret of ours, a
-//! line break or a control character through, and words have no character that hides or reorders text, and an end.
+//! [`clean_name`] is for ids and names, which must stay the same; [`sanitize`] is for text to read. Both remove our
+//! secrets, line breaks and control characters; text to read also loses characters that hide or reorder others, and is
+//! cut at a maximum length.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
 use crate::secret::{Part, REDACTED, redact};
 
-/// Characters of a text that are shown.
+/// Maximum length of a text, in characters.
 const SHOWN_MAX: usize = 300;
 
-/// Bytes of a text that are looked at: more than an answer that refuses something may have.
+/// Maximum number of bytes to read of a text: more than the maximum size of an error response.
 const READ_MAX: usize = 64 * 1024;
 
-/// An id or a name: without secrets and control characters, and otherwise as it is. Names may hold joiners and marks of direction.
-pub(super) fn data(text: &str) -> String {
+/// An id or a name, without secrets and control characters, otherwise unchanged. Names can contain joiners and
+/// direction marks.
+pub(super) fn clean_name(text: &str) -> String {
     let mut text = redact(text, Part::Long).into_owned();
     text.retain(|character| !character.is_control());
     text
 }
 
-/// A text for people: one short line of visible characters, nothing in it that is, or looks like, a secret.
-pub(crate) fn words(text: &str) -> String {
+/// A text to read: one short line of visible characters, without anything that is or looks like a secret.
+pub(super) fn sanitize(text: &str) -> String {
     let mut end = text.len().min(READ_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -55,7 +58,7 @@ pub(crate) fn words(text: &str) -> String {
     shown
 }
 
-/// Whether a word carries somebody's secret that we do not know: a signature, a token, a password in an address.
+/// Whether a word looks like a secret that is not ours: a signature, a token, a password in a URL.
 fn looks_secret(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     let marks = [
@@ -78,7 +81,7 @@ fn looks_secret(word: &str) -> bool {
         })
 }
 
-/// Whether the next word is somebody's secret.
+/// Whether the next word is likely to be a secret.
 fn introduces_a_secret(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     let name = lower.trim_matches(|letter: char| !letter.is_ascii_alphanumeric());
@@ -89,56 +92,63 @@ fn introduces_a_secret(word: &str) -> bool {
             && lower.ends_with([':', '='])
 }
 
-/// Ends a line, or moves the cursor, somewhere.
+/// Whether a character ends a line or moves the cursor in some program.
 fn is_break(character: char) -> bool {
     character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
-/// Takes no place but changes how other characters are shown: marks of direction, joiners, tags, selectors.
+/// Whether a character is invisible but changes others: direction marks, joiners, tags, selectors.
 fn is_invisible(character: char) -> bool {
     matches!(character,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// An id or a name; nothing where there is none.
+/// An id or a name; empty if missing.
 pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(data(
+    Ok(clean_name(
         &Option::<String>::deserialize(deserializer)?.unwrap_or_default(),
     ))
 }
 
-/// An id, which must be there.
+/// A required id.
 pub(super) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let told = String::deserialize(deserializer)?;
-    as_id(&told).ok_or_else(|| serde::de::Error::custom("an id that is none"))
+    let text = String::deserialize(deserializer)?;
+    as_id(&text).ok_or_else(|| serde::de::Error::custom("invalid id"))
 }
 
-/// An id as it is. One in which a secret or a control character stands is none: it must not be remembered and asked for again.
-pub(super) fn as_id(told: &str) -> Option<String> {
-    Some(data(told)).filter(|id| id == told)
+/// An unchanged id. None if it contains a secret or a control character: such an id must not be stored and sent again.
+pub(super) fn as_id(text: &str) -> Option<String> {
+    Some(clean_name(text)).filter(|id| id == text)
 }
 
-/// An id or a name, if there is one.
+/// An optional id or name.
 pub(super) fn maybe_name<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(|text| data(&text)))
+    Ok(Option::<String>::deserialize(deserializer)?.map(|text| clean_name(&text)))
 }
 
-/// Words; nothing where there are none.
+/// A text; empty if missing.
 pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(maybe_text(deserializer)?.unwrap_or_default())
 }
 
-/// Words, if there are some.
+/// An optional text; None if empty.
 pub(super) fn maybe_text<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     Ok(text
-        .map(|text| words(&text))
+        .map(|text| sanitize(&text))
         .filter(|text| !text.is_empty()))
+}
+
+/// An optional time; None if it cannot be parsed, so that the rest stays readable.
+pub(super) fn time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Timestamp>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| text.parse().ok()))
 }
 
 #[cfg(test)]
@@ -149,7 +159,7 @@ mod tests {
     #[test]
     fn words_of_others_are_one_short_line_without_secrets_and_tricks() {
         let _secret = Secret::new("Wq7tiger+mV2x");
-        for (said, shown) in [
+        for (input, shown) in [
             (
                 "no\n<b>access</b> to https://x/y?sv=1&sig=abc%3D with Wq7tiger+mV2x and eyJhbGciOi",
                 "no <b>access</b> to [redacted] with [redacted] and [redacted]",
@@ -164,31 +174,31 @@ mod tests {
             ("no access_token", "no access_token"),
             ("", ""),
         ] {
-            assert_eq!(words(said), shown, "{said:?}");
+            assert_eq!(sanitize(input), shown, "{input:?}");
         }
-        assert_eq!(words(&"é".repeat(400)).chars().count(), SHOWN_MAX + 1);
-        assert!(words(&"é".repeat(READ_MAX)).len() < 4 * SHOWN_MAX);
+        assert_eq!(sanitize(&"é".repeat(400)).chars().count(), SHOWN_MAX + 1);
+        assert!(sanitize(&"é".repeat(READ_MAX)).len() < 4 * SHOWN_MAX);
     }
 
     #[test]
-    fn an_id_with_a_secret_or_a_control_character_is_none() {
+    fn an_id_with_a_secret_or_a_control_character_is_rejected() {
         let _secret = Secret::new("Rv8puma+Xs3Q-nBd");
         assert_eq!(as_id("-aB_c/d").as_deref(), Some("-aB_c/d"));
-        for told in ["x Rv8puma+Xs3Q-nBd", "a\nb", "a\u{0}"] {
-            assert_eq!(as_id(told), None, "{told:?}");
+        for text in ["x Rv8puma+Xs3Q-nBd", "a\nb", "a\u{0}"] {
+            assert_eq!(as_id(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn names_stay_what_they_are() {
+    fn names_stay_unchanged() {
         let _secret = Secret::new("Kp4lion+Zt9Y-mRq");
-        for (said, kept) in [
+        for (input, kept) in [
             ("نمایش\u{200c}ها.ifc", "نمایش\u{200c}ها.ifc"),
             ("-aB_c/ d.dgn", "-aB_c/ d.dgn"),
             ("a\nb\u{1b}c", "abc"),
             ("x Kp4lion+Zt9Y-mRq y", "x [redacted] y"),
         ] {
-            assert_eq!(data(said), kept, "{said:?}");
+            assert_eq!(clean_name(input), kept, "{input:?}");
         }
     }
 }

@@ -1,0 +1,89 @@
+//! Lists of the API, read page by page.
+
+use serde::de::DeserializeOwned;
+
+use super::api::Api;
+use super::call::Call;
+use super::error::Error;
+use super::limits::Limit;
+
+/// Page size to request.
+const PAGE: usize = 100;
+
+/// Maximum number of pages of a list; more count as endless.
+const PAGES_MAX: usize = 10_000;
+
+/// Maximum size of all pages of a list, in bytes; more counts as endless.
+const LIST_MAX: usize = 128 * 1024 * 1024;
+
+/// Maximum memory for the items of a list, in bytes. Enough for a folder of about 100,000 files.
+const KEPT_MAX: usize = 24 * 1024 * 1024;
+
+impl Api {
+    /// The items of a list, page by page.
+    ///
+    /// Storage has a `next` link even on the last page, so the list ends with a page without new items. Links in
+    /// responses are not followed, so the token cannot be sent elsewhere. Only one page is in memory at a time.
+    pub(super) async fn list<T: DeserializeOwned + Item>(
+        &self,
+        call: Call,
+        field: &str,
+    ) -> Result<Vec<T>, Error> {
+        let mut call = Call {
+            limit: Limit::List,
+            ..call
+        };
+        let base = call.url.clone();
+        let mut items: Vec<T> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        let (mut skip, mut received, mut kept) = (0, 0, 0);
+        for pages in 1..=PAGES_MAX {
+            call.url = base.clone();
+            call.url
+                .query_pairs_mut()
+                .append_pair("$top", &PAGE.to_string())
+                .append_pair("$skip", &skip.to_string());
+            let reply = self.send(&call).await?;
+            received += reply.len();
+            let page = reply.page::<T>(field)?;
+            skip += page.items.len();
+            let mut has_new_items = false;
+            for item in page.items {
+                // The digests of the ids use memory too.
+                let weight = item.weight() + 8 + size_of::<T>();
+                if seen.insert(digest(item.id())) {
+                    kept += weight;
+                    items.push(item);
+                    has_new_items = true;
+                }
+            }
+            if !has_new_items || !page.more {
+                return Ok(items);
+            }
+            if received > LIST_MAX || kept > KEPT_MAX || pages == PAGES_MAX {
+                let mib = received / (1024 * 1024);
+                return Err(reply.too_large(format!(
+                    "endless list: {pages} pages with {} items and {mib} MiB so far",
+                    items.len()
+                )));
+            }
+        }
+        Ok(items)
+    }
+}
+
+/// An item of a list.
+pub(super) trait Item {
+    /// A unique id.
+    fn id(&self) -> &str;
+    /// Approximate size of its strings, in bytes.
+    fn weight(&self) -> usize;
+}
+
+/// Identifies an id in a list in 8 bytes.
+fn digest(id: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,185 @@
+//! What keeps the jobs of a watch from being claimed, over restarts: the operator has paused it, the bulk change guard
+//! has suspended it, or a failure that concerns the whole watch makes it back off for a while.
+//!
+//! What was claimed before is finished.
+
+use jiff::Timestamp;
+
+use super::{BulkChange, Error, Ledger, WatchId, millis};
+
+/// Why no job of a watch is claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inactive {
+    /// The operator has paused it, and resumes it.
+    Paused {
+        /// When.
+        since: Timestamp,
+    },
+    /// Too many known files changed at once; the operator approves that with `resume`.
+    Suspended(BulkChange),
+    /// A failure that concerns the whole watch: its share does not respond, or the platform refuses all of it.
+    BackingOff {
+        /// When its jobs are claimed again.
+        until: Timestamp,
+        /// The failure.
+        reason: String,
+    },
+}
+
+impl Inactive {
+    /// Why, and what to do about it, for the watch of this name.
+    #[must_use]
+    pub fn reason(&self, watch: &str) -> String {
+        match self {
+            Self::Paused { .. } => {
+                format!("run `itwin-syncd resume {watch}` to continue")
+            }
+            Self::Suspended(BulkChange { files, limit }) => format!(
+                "{files} known files changed at once (limit {limit}); check some of them, then \
+                run \
+                 `itwin-syncd resume {watch}` to upload them"
+            ),
+            Self::BackingOff { reason, .. } => reason.clone(),
+        }
+    }
+
+    /// When it ends by itself; None when only the operator ends it.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::BackingOff { until, .. } => Some(*until),
+            Self::Paused { .. } | Self::Suspended(_) => None,
+        }
+    }
+}
+
+impl Ledger {
+    /// Claims no job of a watch before `until`, because of a failure that concerns the whole watch. A later end stays.
+    pub async fn back_off_watch(
+        &self,
+        watch: WatchId,
+        until: Timestamp,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.db
+            .write("let a watch back off", async |tx| {
+                sqlx::query(
+                    "UPDATE watches SET backoff_until = $2, backoff_reason = $3, backoff_since \
+                    = $4 \
+                     WHERE id = $1 AND (backoff_until < $2 OR backoff_since > $4 + 5000)",
+                )
+                .bind(watch)
+                .bind(millis(until))
+                .bind(reason)
+                .bind(millis(now))
+                .execute(&mut **tx)
+                .await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Ends what [`Ledger::back_off_watch`] began for this reason, unless there is another one by now.
+    pub async fn end_backoff(&self, watch: WatchId, reason: &str) -> Result<(), Error> {
+        self.db
+            .write("end the backoff of a watch", async |tx| {
+                sqlx::query(
+                    "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = \
+                    NULL \
+                     WHERE id = $1 AND backoff_reason = $2",
+                )
+                .bind(watch)
+                .bind(reason)
+                .execute(&mut **tx)
+                .await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Pauses watches until [`Ledger::resume_watches`]. Returns how many were not paused before; unknown names are
+    /// ignored.
+    pub async fn pause_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
+        self.db
+            .write_durably("pause watches", async |tx| {
+                let mut paused = 0;
+                for name in names {
+                    paused += sqlx::query(
+                        "UPDATE watches SET paused_at = $2 \
+                         WHERE name = $1 AND paused_at IS NULL AND configured = 1",
+                    )
+                    .bind(name)
+                    .bind(millis(now))
+                    .execute(&mut **tx)
+                    .await?
+                    .rows_affected();
+                }
+                Ok(paused)
+            })
+            .await
+    }
+
+    /// Ends whatever makes watches inactive: a pause, a suspension, whose number of files is approved by that, and a
+    /// backoff. Returns how many were inactive.
+    pub async fn resume_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
+        self.db
+            .write_durably("resume watches", async |tx| {
+                let mut resumed = 0;
+                for name in names {
+                    resumed += sqlx::query(
+                        "UPDATE watches SET paused_at = NULL, bulk_change_approved = \
+                            CASE WHEN bulk_change_files > 0 THEN bulk_change_files ELSE \
+                            bulk_change_approved END, \
+                         bulk_change_files = 0, backoff_until = 0, backoff_since = 0, \
+                         backoff_reason = NULL \
+                         WHERE name = $1 AND configured = 1 \
+                         AND (paused_at IS NOT NULL OR bulk_change_files > 0 OR backoff_until \
+                         > $2)",
+                    )
+                    .bind(name)
+                    .bind(millis(now))
+                    .execute(&mut **tx)
+                    .await?
+                    .rows_affected();
+                }
+                Ok(resumed)
+            })
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    #[tokio::test]
+    async fn a_held_watch_holds_up_no_other() {
+        let f = Fixture::new().await;
+        let ids = f
+            .ledger
+            .register_watches(&[spec("north"), spec("south")], at(0))
+            .await
+            .unwrap();
+        f.ledger
+            .hand_over(ids[0].0, &[ready("n.dgn", 1)], at(0))
+            .await
+            .unwrap();
+        f.ledger
+            .hand_over(ids[1].0, &[ready("s.dgn", 1)], at(1))
+            .await
+            .unwrap();
+        f.ledger
+            .back_off_watch(ids[0].0, at(100), "hangs", at(1))
+            .await
+            .unwrap();
+        assert_eq!(f.claim(2).await.unwrap().path, Path::new("s.dgn"));
+        assert!(f.claim(99).await.is_none());
+        assert_eq!(
+            f.ledger.next_upload_due(at(2)).await.unwrap(),
+            Some(at(100))
+        );
+        assert_eq!(f.claim(100).await.unwrap().path, Path::new("n.dgn"));
+    }
+}
