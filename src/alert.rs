@@ -281,3 +281,84 @@ impl AlertProblem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary};
+
+    fn watch() -> WatchReport {
+        WatchReport {
+            name: "north".to_owned(),
+            imodel_id: "c0ffee00".to_owned(),
+            root: RootState::Ok,
+            note: None,
+            scanned_at: None,
+            inactive: None,
+            configured: true,
+            last_run: None,
+            blocked: None,
+            counts: Counts::default(),
+        }
+    }
+
+    #[test]
+    fn problems_of_a_watch() {
+        let at = Timestamp::UNIX_EPOCH;
+        let inactive = |inactive| WatchReport {
+            inactive: Some(inactive),
+            ..watch()
+        };
+        let noted = |root, note: &str| WatchReport {
+            root,
+            note: Some(note.to_owned()),
+            ..watch()
+        };
+        let run = RunSummary {
+            id: Some("3d746129".to_owned()),
+            requested_at: at,
+            ended_at: None,
+            state: None,
+            result: None,
+            overdue: true,
+        };
+        let blocking = BlockingRun {
+            run: "25de0720".to_owned(),
+            connection: "theirs".to_owned(),
+            since: at,
+            overdue: true,
+        };
+        let watches = [
+            noted(RootState::Unavailable, "host is down"),
+            noted(RootState::Degraded, "\"Secret\": permission denied"),
+            inactive(Inactive::Paused { since: at }),
+            inactive(Inactive::Suspended(BulkChange {
+                files: 1204,
+                limit: 1000,
+            })),
+            inactive(Inactive::BackingOff {
+                until: at,
+                reason: "the credentials were rejected".to_owned(),
+            }),
+            WatchReport {
+                last_run: Some(run),
+                ..watch()
+            },
+            WatchReport {
+                blocked: Some(blocking),
+                ..watch()
+            },
+        ];
+        let mut text = String::new();
+        for problem in watches.iter().flat_map(of_watch) {
+            let level = if problem.severe { "error" } else { "warn" };
+            text += &format!("{level} {}: {}\n", problem.place(), problem.reason);
+            if let Some(hint) = problem.hint {
+                text += &format!("  hint: {hint}\n");
+            }
+        }
+        insta::assert_snapshot!(text);
+    }
+}

@@ -193,3 +193,24 @@ fn print_to_stderr(text: &str) {
 fn print_line(text: &str) {
     println!("{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn help() {
+        let mut cli = Cli::command().term_width(110);
+        cli.build();
+        insta::assert_snapshot!("help", cli.render_long_help());
+        for command in cli
+            .get_subcommands_mut()
+            .filter(|one| one.get_name() != "help")
+        {
+            let name = format!("help_{}", command.get_name());
+            insta::assert_snapshot!(name, command.render_long_help());
+        }
+    }
+}

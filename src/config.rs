@@ -275,7 +275,12 @@ impl ReadOnlyConfig {
         Self::parse(&text, &file, &Environment::of_process())
     }
 
-    fn parse(text: &str, file: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
+    /// Checks `text` as the content of `file`.
+    pub(crate) fn parse(
+        text: &str,
+        file: &str,
+        environment: &Environment,
+    ) -> Result<Self, ConfigErrors> {
         let mut report = Report::new(file, text);
         let raw = RawConfig::read(text, environment, Mode::Inspect, &mut report);
         report.finish(raw.map(RawConfig::into_read_only))

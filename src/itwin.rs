@@ -46,6 +46,8 @@ use crate::secret::Secret;
 
 pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
+#[cfg(test)]
+pub(crate) use error::unreachable_platform;
 pub use imodels::Imodel;
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};

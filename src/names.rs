@@ -98,6 +98,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn messages() {
+        insta::assert_snapshot!(crate::text::render_variants!(Unstorable, |_| None, {
+            Unstorable::NotText(_) => Unstorable::NotText(b"\xff.dgn".to_vec()),
+            Unstorable::TooLong(_) => Unstorable::TooLong("long.dgn".to_owned()),
+            Unstorable::Character(..) => Unstorable::Character("a:b.dgn".to_owned(), ':'),
+            Unstorable::Edge(_) => Unstorable::Edge("a.dgn ".to_owned()),
+        }));
+    }
+
+    #[test]
     fn a_key_is_shared_by_paths_that_differ_in_case_or_composition_only() {
         let of = |path: &str| {
             let (folders, name) = storage_path(Path::new(path)).unwrap();

@@ -1,7 +1,7 @@
-//! What the process does at this moment: uploads on their way, folders, and what it has counted since it began.
+//! The runtime status: uploads in progress, folders, and counters since the start.
 //!
-//! In come handles that the rooms hold while they work; out goes [`RuntimeStatus`], the one record that status, page and metrics
-//! show beside the ledger. Nothing here survives the process, and no room's work depends on it.
+//! Modules report through handles of the [`StatusTracker`] while they work; [`RuntimeStatus`] is the record that status, page
+//! and metrics show beside the ledger. Nothing here survives the process, and no work depends on it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::watch::{Order, Progress, Unfinished};
 
-/// The rate of an upload is that of about so long: bytes count by blocks, of which a slow line sends few.
+/// The rate of an upload is averaged over about this time: bytes are counted per block, and slow lines send few.
 const RATE_WINDOW: Duration = Duration::from_secs(8);
 
-/// Files that are still being written which [`RuntimeStatus`] names for each folder.
+/// Unfinished files that [`RuntimeStatus`] lists per folder.
 const UNFINISHED_SHOWN: usize = 20;
 
-/// How long a folder's task may take to say what it is waiting for.
+/// Time limit for the task of a watch to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The live record. Cheap to clone; all clones are one.
+/// Collects the runtime status. Cheap to clone; all clones share one record.
 #[derive(Debug, Clone)]
 pub struct StatusTracker(Arc<Inner>);
 
@@ -55,13 +55,13 @@ struct Sending {
     rate: Mutex<Rate>,
 }
 
-/// Bytes per second over the last moments.
+/// Recent bytes per second.
 #[derive(Debug)]
 struct Rate {
     marks: [(Instant, u64); 2],
 }
 
-/// An upload while its bytes are on their way; it is off the record when this is dropped.
+/// An upload in progress; it is removed from the record when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Upload {
     live: StatusTracker,
@@ -70,7 +70,7 @@ pub(crate) struct Upload {
     began: Instant,
 }
 
-/// How long things took, for a histogram.
+/// A histogram of durations.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
     /// Upper bounds in seconds, and how many were at most that.
@@ -81,22 +81,22 @@ pub(crate) struct Histogram {
     pub(crate) sum: f64,
 }
 
-/// The live record at one moment.
+/// The runtime status at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RuntimeStatus {
     /// The process id.
     pub pid: u32,
-    /// Since when it works.
+    /// When it started.
     pub since: Timestamp,
     /// The version of the program.
     pub version: String,
-    /// Uploads whose bytes are on their way.
+    /// Uploads in progress.
     pub uploads: Vec<UploadStatus>,
     /// The watched folders, by the name of their watch.
     pub roots: BTreeMap<String, RootStatus>,
 }
 
-/// An upload on its way.
+/// An upload in progress.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UploadStatus {
     /// The name of its watch.
@@ -107,7 +107,7 @@ pub struct UploadStatus {
     pub bytes: u64,
     /// Bytes that were sent.
     pub sent: u64,
-    /// Bytes per second lately.
+    /// Recent bytes per second.
     pub rate: u64,
     /// When it began.
     pub since: Timestamp,
@@ -120,16 +120,16 @@ pub struct RootStatus {
     pub scanning: bool,
     /// When the next full scan begins.
     pub next_scan: Option<Timestamp>,
-    /// Files that the last full scan left alone: no design files, or excluded.
+    /// Files that the last full scan ignored: no design files, or excluded.
     pub ignored: Option<u64>,
-    /// How many files are not finished being written.
+    /// Number of files that are still being written.
     pub settling: u64,
     /// Some of them.
     pub unfinished: Vec<Unfinished>,
 }
 
 impl StatusTracker {
-    /// An empty record that begins now.
+    /// An empty record that starts now.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Inner {
@@ -145,7 +145,7 @@ impl StatusTracker {
         }))
     }
 
-    /// Takes a watched folder into the record, in place of one of the same watch.
+    /// Adds a watched folder, replacing one of the same watch.
     pub fn watch_root(
         &self,
         watch: &str,
@@ -181,7 +181,7 @@ impl StatusTracker {
         }
     }
 
-    /// Asks folders to be scanned now, all of them or those of these watches. Returns how many were asked.
+    /// Requests scans of the folders of these watches. Returns the number of requests.
     #[must_use]
     pub fn rescan(&self, watches: &[String]) -> u64 {
         let asked = held(&self.0.roots)
@@ -198,7 +198,7 @@ impl StatusTracker {
         asked as u64
     }
 
-    /// What is known of a file that is not finished being written; None when it is not waited for.
+    /// The state of a file that is still being written; None when it is not.
     pub async fn unfinished(&self, watch: &str, path: &Path) -> Option<Unfinished> {
         let root = held(&self.0.roots).get(watch).cloned()?;
         root.unfinished(Some(path.to_owned())).await.pop()
@@ -224,7 +224,7 @@ impl StatusTracker {
         self.0.began
     }
 
-    /// The record as it is now.
+    /// The current status.
     pub async fn now(&self) -> RuntimeStatus {
         let mut roots = held(&self.0.roots).clone();
         // The task of a watch may have ended.
@@ -317,7 +317,7 @@ impl Rate {
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "a rate for people"
+            reason = "an approximate rate"
         )]
         {
             ((sent - old.1) as f64 / seconds) as u64
@@ -326,13 +326,13 @@ impl Rate {
 }
 
 impl Upload {
-    /// So many more bytes were sent.
+    /// More bytes were sent.
     pub(crate) fn sent(&self, bytes: u64) {
         self.sending.sent.fetch_add(bytes, Ordering::Relaxed);
         self.live.0.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Storage holds so many more already.
+    /// Bytes that need not be sent: storage has them already.
     pub(crate) fn held(&self, bytes: u64) {
         self.sending.sent.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -342,7 +342,7 @@ impl Upload {
         self.sending.sent.load(Ordering::Relaxed)
     }
 
-    /// The bytes are sent once more from the start.
+    /// The upload starts over.
     pub(crate) fn again(&self) {
         self.sending.sent.store(0, Ordering::Relaxed);
     }
@@ -388,7 +388,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_upload_is_on_the_record_while_it_is_held_and_starts_over_at_zero() {
+    async fn an_upload_is_listed_until_it_is_dropped_and_starts_over_at_zero() {
         let live = StatusTracker::new();
         let upload = live.upload("north", Path::new("a.dgn"), 100, 2);
         upload.sent(60);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_that_of_the_last_moments() {
+    fn a_rate_is_averaged_over_the_last_seconds() {
         let start = Instant::now();
         let second = |n| start + Duration::from_secs(n);
         let mut rate = Rate {

@@ -588,3 +588,37 @@ async fn register(config: &Config, ledger: &Ledger) -> Result<Vec<(WatchId, Watc
     }
     Ok(watches)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client with a certificate that is none.
+    fn unusable_client() -> itwin::Error {
+        let environment = config::Environment {
+            client_secret: Some(crate::secret::Secret::new("tiger")),
+            ..config::Environment::default()
+        };
+        let text = "[itwin]\nclient_id = \"one\"\n[[watch]]\nname = \"north\"\npath = \"/srv/north\"\n\
+                    imodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n";
+        let mut config = Config::parse(text, "config.toml", &environment).unwrap();
+        config.network.extra_certificates = vec![b"no certificate".to_vec()];
+        client(&config).unwrap_err()
+    }
+
+    #[test]
+    fn messages() {
+        insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {
+            Error::Ledger(_) => Error::Ledger(ledger::Error::InUse {
+                path: "/var/lib/itwin-syncd".into(),
+                pid: Some("812".to_owned()),
+            }),
+            Error::Client(_) => Error::Client(unusable_client()),
+            Error::Watch(_) => Error::Watch(watching::Error::Ledger(ledger::Error::Missing {
+                path: "/var/lib/itwin-syncd".into(),
+            })),
+            Error::Ended(_) => Error::Ended("uploads".to_owned()),
+            Error::Panicked(_) => Error::Panicked("task 7 panicked".to_owned()),
+        }));
+    }
+}

@@ -96,11 +96,11 @@ impl Error {
                 path.display()
             ),
             Self::Entry { path, .. } => format!(
-                "nothing of this program's makes it: find out who did, then remove {}",
+                "itwin-syncd never creates it: find out what did, then remove {}",
                 path.display()
             ),
             Self::Io { path, .. } => format!(
-                "let the service's user write {}, in a directory of its own",
+                "give the service's user write access to {}, in its own directory",
                 path.display()
             ),
         }
@@ -384,6 +384,27 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn messages() {
+        let path = || PathBuf::from("/var/lib/itwin-syncd");
+        insta::assert_snapshot!(
+            crate::text::render_variants!(Error, |error| Some(error.hint()), {
+                Error::Link { .. } => Error::Link { path: path(), target: None },
+                Error::Link { .. } => Error::Link { path: path(), target: Some("/srv/state".into()) },
+                Error::Foreign { .. } => Error::Foreign { path: path(), owner: "nobody".to_owned() },
+                Error::Writable { .. } => Error::Writable { path: path(), mode: 0o777 },
+                Error::Entry { .. } => Error::Entry {
+                    path: path().join("lock"),
+                    what: "a symbolic link",
+                },
+                Error::Io { .. } => Error::Io {
+                    path: path(),
+                    source: io::ErrorKind::PermissionDenied.into(),
+                },
+            })
+        );
+    }
 
     fn mode(path: &Path) -> u32 {
         path.metadata().unwrap().permissions().mode() & 0o7777

@@ -310,6 +310,20 @@ mod tests {
     }
 
     #[test]
+    fn messages() {
+        let folder = tempfile::NamedTempFile::new().unwrap();
+        let builder = Builder::new().rotation(Rotation::DAILY);
+        let source = builder.build(folder.path()).unwrap_err();
+        let twice = tracing_subscriber::registry();
+        tracing_subscriber::registry().try_init().ok();
+        let twice = twice.try_init().unwrap_err();
+        insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {
+            Error::Directory { .. } => Error::Directory { directory: "/var/log/itwin-syncd".into(), source },
+            Error::Twice(_) => Error::Twice(twice),
+        }));
+    }
+
+    #[test]
     fn the_journal_is_recognized_by_device_and_inode() {
         assert!(names("9:1234", 9, 1234));
         for (stream, device, inode) in [

@@ -9,6 +9,29 @@ pub(crate) fn plural(count: u64, one: &str, many: &str) -> String {
     }
 }
 
+/// Every variant of an error as it is printed, with its causes and its hint. A variant without a line does not compile.
+///
+/// `render_variants!(Type, |error| error.hint(), { Type::One => Type::One, Type::Two(_) => Type::Two(7) })`
+#[cfg(test)]
+macro_rules! render_variants {
+    ($type:ty, $hint:expr, { $($pattern:pat => $value:expr),+ $(,)? }) => {{
+        #[allow(unreachable_patterns, reason = "a variant may have several lines")]
+        let _exhaustive = |error: &$type| match error { $($pattern => (),)+ };
+        let hint: fn(&$type) -> Option<String> = $hint;
+        let mut text = String::new();
+        $(
+            let error: $type = $value;
+            text += &format!("{}\n", crate::error_chain::chain(&error));
+            if let Some(hint) = hint(&error) {
+                text += &format!("  hint: {hint}\n");
+            }
+        )+
+        text
+    }};
+}
+#[cfg(test)]
+pub(crate) use render_variants;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -157,3 +157,20 @@ pub async fn run(
 ) -> Result<(), Error> {
     root::run(watch, id, out, progress, orders, stop).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        insta::assert_snapshot!(crate::text::render_variants!(Error, |_| None, {
+            Error::Thread { .. } => Error::Thread {
+                watch: "north".to_owned(),
+                source: std::io::ErrorKind::OutOfMemory.into(),
+            },
+            Error::Ended { .. } => Error::Ended { watch: "north".to_owned(), thread: "scan" },
+            Error::Ledger(_) => Error::Ledger(ledger::Error::Missing { path: "/var/lib/itwin-syncd".into() }),
+        }));
+    }
+}

@@ -163,10 +163,13 @@ mod tests {
             reason: "it is empty".to_owned(),
             hint: Some("save it again".to_owned()),
         };
-        let problems = Problems {
+        let mut problems = Problems {
             list: vec![problem("a.ifc"), problem("<!channel> [b](http://x).ifc")],
             more: 3,
         };
+        if event == Event::Resolved {
+            problems = Problems::default();
+        }
         check(&Message {
             alert: "team",
             host: "cad1",
@@ -178,28 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_place_reason_and_hint() {
-        with_message(Event::NewProblem, |message| {
-            assert_eq!(
-                message.text(),
-                "itwin-syncd on cad1: 2 files failed\n\
-                 north: \"a.ifc\": it is empty\n  hint: save it again\n\
-                 north: \"<!channel> [b](http://x).ifc\": it is empty\n  hint: save it again\n\
-                 and 3 more; run `itwin-syncd status` for all of them\n"
-            );
-            let json = message.json();
-            assert_eq!(
-                (&json["event"], &json["total"]),
-                (&json!("problem"), &json!(5))
-            );
-            assert_eq!(json["problems"][0]["path"], "a.ifc");
-        });
-        with_message(Event::Resolved, |message| {
-            assert_eq!(
-                message.title(),
-                "itwin-syncd on cad1: resolved: no problems left"
-            );
-        });
+    fn texts_of_all_events() {
+        let mut texts = String::new();
+        for event in [Event::NewProblem, Event::Reminder, Event::Resolved] {
+            // A new event needs an entry above.
+            match event {
+                Event::NewProblem | Event::Reminder | Event::Resolved => {}
+            }
+            with_message(event, |message| {
+                texts += &format!("{}\n", message.text());
+                let json = message.json();
+                assert_eq!(json["event"], event.as_str());
+                if event != Event::Resolved {
+                    assert_eq!(json["total"], 5);
+                    assert_eq!(json["problems"][0]["path"], "a.ifc");
+                }
+            });
+        }
+        insta::assert_snapshot!(texts);
     }
 
     #[test]

@@ -175,3 +175,31 @@ async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
         status: status.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages() {
+        let url = Address::parse("https://hooks.example.com/services/tiger").unwrap();
+        let unreachable = reqwest::Client::new().get("nowhere:").send().await;
+        let text = crate::text::render_variants!(Error, |_| None, {
+            Error::Unreachable { .. } => Error::Unreachable {
+                url: url.clone(),
+                source: unreachable.unwrap_err().without_url(),
+            },
+            Error::Refused { .. } => Error::Refused { url, status: 500 },
+            Error::Program { .. } => Error::Program {
+                program: "/usr/bin/mail".to_owned(),
+                source: std::io::ErrorKind::NotFound.into(),
+            },
+            Error::Failed { .. } => Error::Failed {
+                program: "/usr/bin/mail".to_owned(),
+                status: "exit status: 1".to_owned(),
+            },
+        });
+        assert!(!text.contains("tiger"), "{text}");
+        insta::assert_snapshot!(text);
+    }
+}

@@ -78,7 +78,7 @@ impl Explanation {
     fn no(answer: &str, line: String) -> Self {
         Self {
             taken: false,
-            answer: format!("not synchronized: {answer}"),
+            answer: format!("not selected: {answer}"),
             lines: vec![line],
         }
     }
@@ -170,11 +170,11 @@ async fn one(
             return told;
         }
         Verdict::UploadOnly { glob } => (
-            "upload only: uploaded to storage, not synchronized".to_owned(),
+            "selected for upload only".to_owned(),
             format!("matches upload_only {glob:?}"),
         ),
         Verdict::Source { connector, why } => (
-            "synchronized: uploaded and read by a connector".to_owned(),
+            "selected for synchronization".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
         ),
     };
@@ -190,8 +190,9 @@ async fn one(
     }
     match &on_disk {
         OnDisk::File(fingerprint) if fingerprint.size == 0 => {
+            "will fail: the file is empty".clone_into(&mut told.answer);
             told.lines
-                .push("on disk: empty; the upload fails until the file has content".to_owned());
+                .push("on disk: 0 B; the upload succeeds when the file has content".to_owned());
         }
         OnDisk::File(fingerprint) => told.lines.push(format!(
             "on disk: {}, modified {}",
@@ -204,7 +205,6 @@ async fn one(
             told.taken = false;
             "not synchronized now: ".clone_into(&mut told.answer);
             told.answer.push_str(what);
-            told.lines.push(format!("on disk: {what}"));
         }
     }
     state(&mut told, watch, &below, &on_disk, config, known).await;
@@ -372,4 +372,106 @@ async fn waits_for(
             None => "the daemon to detect the newest version".to_owned(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::Environment;
+    use crate::ledger::WatchSpec;
+
+    const WATCH: &str = "[[watch]]\nname = \"north\"\npath = \"$/north\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
+                         exclude = [\"/Archive/\"]\nupload_only = [\"/References/\"]\n[state]\npath = \"$/state\"\n[itwin]\nclient_id = \"one\"\n";
+
+    /// The explanations of these paths in a watch, as they are printed.
+    async fn explained(root: &Path, paths: &[&str]) -> String {
+        let root = root.to_str().unwrap();
+        let text = WATCH.replace('$', root);
+        let config = ReadOnlyConfig::parse(&text, "config.toml", &Environment::default()).unwrap();
+        let known = Knowledge::gather(&config).await;
+        let mut shown = String::new();
+        for path in paths {
+            let path = Path::new(root).join(path);
+            let place = matching::place(&path, &config.watches);
+            let place = place.map(|place| {
+                let on_disk = disk(place.0, &place.1);
+                (place, on_disk)
+            });
+            let told = one(place, &config, &known).await;
+            shown += &format!("{}: {}\n", QuotedPath(&path), told.answer);
+            for line in told.lines {
+                shown += &format!("  {line}\n");
+            }
+        }
+        shown.replace(root, "$")
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["north/Archive", "north/References", "north/.hidden"] {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
+        for name in [
+            "deck.dgn",
+            "References/site.dgn",
+            "a:b.ifc",
+            "Archive/old.ifc",
+        ] {
+            fs::write(folder.path().join("north").join(name), "content").unwrap();
+        }
+        fs::write(folder.path().join("north/empty.ifc"), "").unwrap();
+        std::os::unix::fs::symlink("deck.dgn", folder.path().join("north/link.dgn")).unwrap();
+        folder
+    }
+
+    #[tokio::test]
+    async fn paths_without_a_ledger() {
+        let folder = folder();
+        let text = explained(
+            folder.path(),
+            &[
+                "north/deck.dgn",
+                "north/References/site.dgn",
+                "north/empty.ifc",
+                "north/absent.ifc",
+                "north/a:b.ifc",
+                "north/link.dgn",
+                "north/Archive/old.ifc",
+                "north/.hidden/deck.dgn",
+                "north/plan.dwl",
+                "north/notes.txt",
+                "north",
+                "elsewhere.dgn",
+            ],
+        )
+        .await;
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_paused_watch() {
+        let folder = folder();
+        let ledger = Ledger::open(&folder.path().join("state")).await.unwrap();
+        let now = crate::clock::now();
+        let spec = WatchSpec {
+            name: "north".to_owned(),
+            imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".to_owned(),
+            storage_folder: String::new(),
+            connection: "itwin-syncd".to_owned(),
+            bulk_change_limit: 1000,
+        };
+        ledger.register_watches(&[spec], now).await.unwrap();
+        ledger
+            .pause_watches(&["north".to_owned()], now)
+            .await
+            .unwrap();
+        let text = explained(folder.path(), &["north/deck.dgn"]).await;
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
+    }
 }

@@ -30,7 +30,7 @@ pub(super) enum Error {
     NoFile(PathBuf),
     #[error("no watch matches {0:?}")]
     NoWatch(String),
-    #[error("invalid glob")]
+    #[error(transparent)]
     Glob(#[from] BadRule),
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -283,5 +283,22 @@ fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Meaning<'w> {
         place,
         here,
         bare,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        insta::assert_snapshot!(
+            crate::text::render_variants!(Error, |error| error.hint(&[]), {
+                Error::NoFile(_) => Error::NoFile("Deck.dgn".into()),
+                Error::NoWatch(_) => Error::NoWatch("south".to_owned()),
+                Error::Glob(_) => Error::Glob(Pattern::new("[a").unwrap_err()),
+                Error::Ledger(_) => Error::Ledger(ledger::Error::Missing { path: "/var/lib/itwin-syncd".into() }),
+            })
+        );
     }
 }

@@ -62,6 +62,13 @@ pub struct Heartbeat {
 }
 
 impl Address {
+    /// Parses an http or https URL.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let url = Url::parse(text).ok()?;
+        let is_web = url.has_host() && ["http", "https"].contains(&url.scheme());
+        is_web.then_some(Self(url))
+    }
+
     /// The whole address, for the request that needs it.
     #[must_use]
     pub fn expose(&self) -> &Url {
@@ -193,10 +200,8 @@ fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
         }
     };
     // Never quoted.
-    let url = Url::parse(&text)
-        .ok()
-        .filter(|url| url.has_host() && ["http", "https"].contains(&url.scheme()));
-    if url.is_none() {
+    let address = Address::parse(&text);
+    if address.is_none() {
         section.add(
             "url",
             InvalidValue::new(
@@ -205,7 +210,7 @@ fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
             ),
         );
     }
-    url.map(Address)
+    address
 }
 
 fn format(value: &DeValue<'_>) -> Result<Format, InvalidValue> {

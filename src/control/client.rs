@@ -88,3 +88,22 @@ async fn talk(path: &Path, request: &Request) -> io::Result<String> {
         .await?;
     Ok(line)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        let socket = |kind: io::ErrorKind| Error::Socket {
+            path: "/var/lib/itwin-syncd/control.sock".into(),
+            source: kind.into(),
+        };
+        insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {
+            Error::Socket { .. } => socket(io::ErrorKind::PermissionDenied),
+            Error::Socket { .. } => socket(io::ErrorKind::TimedOut),
+            Error::Unreadable(_) => Error::Unreadable(serde_json::from_str::<u8>("{").unwrap_err()),
+            Error::Refused(_) => Error::Refused("ledger: cannot pause watches".to_owned()),
+        }));
+    }
+}

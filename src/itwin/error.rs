@@ -351,9 +351,82 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
     }
 }
 
+/// The error of a request to a platform that cannot be reached.
+#[cfg(test)]
+pub(crate) fn unreachable_platform() -> Error {
+    Error {
+        operation: "create file",
+        kind: Kind::Unreachable {
+            host: "api.bentley.com".to_owned(),
+            cause: "connection refused".to_owned(),
+            sent: false,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_of_failed_requests() {
+        let host = || "api.bentley.com".to_owned();
+        let foreign = |status| Kind::Foreign {
+            host: host(),
+            status,
+            what: "\"Blocked by Example Gateway\"".to_owned(),
+            floor: None,
+        };
+        let error = |kind| Error {
+            operation: "create file",
+            kind,
+        };
+        let shown = |kind| {
+            let error = error(kind);
+            let hint = error.hint().map(|hint| format!("  hint: {hint}\n"));
+            format!("{error}\n{}", hint.unwrap_or_default())
+        };
+        let mut text = String::new();
+        for kind in [
+            Kind::Setup("invalid certificate".to_owned()),
+            Kind::Unreachable {
+                host: host(),
+                cause: "connection refused".to_owned(),
+                sent: false,
+            },
+            Kind::Held {
+                host: host(),
+                left: Duration::from_secs(40),
+            },
+            Kind::Unreadable {
+                status: 200,
+                what: "no access token".to_owned(),
+            },
+            Kind::TooLarge {
+                status: 200,
+                what: "more than 1 MiB".to_owned(),
+            },
+            foreign(StatusCode::FORBIDDEN),
+            foreign(StatusCode::BAD_GATEWAY),
+            Kind::ForeignEndpoint {
+                address: "https://evil.example".to_owned(),
+            },
+        ] {
+            // A new variant needs an entry above; answers of the platform have tests of their own.
+            match kind {
+                Kind::Setup(_)
+                | Kind::Unreachable { .. }
+                | Kind::Held { .. }
+                | Kind::Answer(_)
+                | Kind::Unreadable { .. }
+                | Kind::TooLarge { .. }
+                | Kind::Foreign { .. }
+                | Kind::ForeignEndpoint { .. } => {}
+            }
+            text += &shown(kind);
+        }
+        insta::assert_snapshot!(text);
+    }
 
     fn answer(from: From, status: u16, code: &str) -> Error {
         let code = (!code.is_empty()).then(|| code.to_owned());

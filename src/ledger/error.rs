@@ -141,3 +141,34 @@ impl From<state_directory::Error> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        let path = || PathBuf::from("/var/lib/itwin-syncd");
+        let io = |kind: std::io::ErrorKind| Error::Io {
+            path: path(),
+            source: kind.into(),
+        };
+        let action = "claim an upload";
+        insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {
+            Error::InUse { .. } => Error::InUse { path: path(), pid: Some("812".to_owned()) },
+            Error::InUse { .. } => Error::InUse { path: path(), pid: None },
+            Error::Missing { .. } => Error::Missing { path: path() },
+            Error::Io { .. } => io(std::io::ErrorKind::PermissionDenied),
+            Error::Io { .. } => io(std::io::ErrorKind::StorageFull),
+            Error::Directory(_) => Error::Directory(state_directory::Error::Writable { path: path(), mode: 0o777 }),
+            Error::Network { .. } => Error::Network { path: path() },
+            Error::Damaged { .. } => Error::Damaged { what: "wrong # of entries in index jobs_due".to_owned() },
+            Error::Corrupt { .. } => Error::Corrupt { action, source: "database disk image is malformed".into() },
+            Error::Newer { .. } => Error::Newer { path: path() },
+            Error::Older { .. } => Error::Older { path: path() },
+            Error::OldSqlite { .. } => Error::OldSqlite { found: "3.40.1".to_owned() },
+            Error::DiskFull { .. } => Error::DiskFull { action, source: "database or disk is full".into() },
+            Error::Database { .. } => Error::Database { action, source: "database is locked".into() },
+        }));
+    }
+}

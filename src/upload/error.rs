@@ -154,6 +154,50 @@ mod tests {
     use crate::names::storage_name;
 
     #[test]
+    fn messages() {
+        let ledger = || ledger::Error::Missing {
+            path: "/var/lib/itwin-syncd".into(),
+        };
+        let platform = crate::itwin::unreachable_platform;
+        insta::assert_snapshot!(
+            crate::text::render_variants!(UploadError, UploadError::hint, {
+                UploadError::Ledger(_) => UploadError::Ledger(ledger()),
+                UploadError::Platform(_) => UploadError::Platform(platform()),
+                UploadError::Source(_) => UploadError::Source(source::Error::Changed),
+                UploadError::Name(_) => UploadError::Name(Unstorable::Edge("a.dgn ".to_owned())),
+                UploadError::Unfit(_) => UploadError::Unfit(Unfit::NotSettled),
+                UploadError::Unfit(_) => UploadError::Unfit(Unfit::Empty),
+                UploadError::Unfit(_) => UploadError::Unfit(Unfit::TooLarge { bytes: 9, limit: 7 }),
+                UploadError::TooSlow(_) => UploadError::TooSlow(TooSlow {
+                    bytes: 1_000_000,
+                    sent: 250_000,
+                    took: Duration::from_secs(3600),
+                    needed: 278,
+                }),
+                UploadError::SharedFolder { .. } => UploadError::SharedFolder { other: "south".to_owned() },
+                UploadError::NotInitialized { .. } => UploadError::NotInitialized {
+                    imodel: "c0ffee00".to_owned(),
+                    state: "notInitialized".to_owned(),
+                },
+                UploadError::CreateUnknown { .. } => UploadError::CreateUnknown {
+                    until: Timestamp::UNIX_EPOCH,
+                    error: None,
+                },
+                UploadError::CreateUnknown { .. } => UploadError::CreateUnknown {
+                    until: Timestamp::UNIX_EPOCH,
+                    error: Some(platform()),
+                },
+                UploadError::FolderGone(_) => UploadError::FolderGone(platform()),
+                UploadError::SizeDiffers { .. } => UploadError::SizeDiffers { sent: 5, stored: 1 },
+                UploadError::NameConflict { .. } => UploadError::NameConflict { other: "deck.dgn".into() },
+                UploadError::Predecessor { .. } => UploadError::Predecessor { other: "Deck.dgn".into() },
+                UploadError::Locked => UploadError::Locked,
+                UploadError::NotCompleted(_) => UploadError::NotCompleted(platform()),
+            })
+        );
+    }
+
+    #[test]
     fn each_error_has_its_class_and_a_hint_only_if_someone_can_act() {
         let poll = Duration::from_secs(60);
         let now = Timestamp::from_second(1_800_000_000).unwrap();

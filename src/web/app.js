@@ -64,24 +64,31 @@ function span(seconds) {
 function ago(time) {
   const seconds = Math.floor((now() - Date.parse(time)) / 1000);
   const away = Math.abs(seconds);
-  if (away < 2) return seconds < 0 ? "now" : "just now";
+  if (away < 2) return "just now";
   if (away >= 129600) return new Date(time).toLocaleString();
   const text = away < 10 ? away + " s" : span(away);
   return seconds < 0 ? "in " + text : text + " ago";
 }
 
+/** A scheduled time, which is "now" when it is due. */
+function upcoming(time) {
+  return Date.parse(time) - now() < 2000 ? "now" : ago(time);
+}
+
 /** A relative time that is kept up to date. */
-function when(time, before = "", after = "") {
+function when(time, before = "", after = "", relative = ago) {
   const element = make("time", { datetime: time, title: new Date(time).toLocaleString() });
   element.dataset.before = before;
   element.dataset.after = after;
-  element.textContent = before + ago(time) + after;
+  element.dataset.upcoming = relative === upcoming;
+  element.textContent = before + relative(time) + after;
   return element;
 }
 
 setInterval(() => {
   for (const element of document.querySelectorAll("time[data-before]")) {
-    setText(element, element.dataset.before + ago(element.dateTime) + element.dataset.after);
+    const relative = element.dataset.upcoming === "true" ? upcoming : ago;
+    setText(element, element.dataset.before + relative(element.dateTime) + element.dataset.after);
   }
 }, 1000);
 
@@ -211,11 +218,11 @@ function showWatches() {
     } else if (watch.scanned_at) {
       folder.append(when(watch.scanned_at, "scanned "));
       if (watch.scanning) folder.append(", scan in progress");
-      else if (watch.next_scan) folder.append(", ", when(watch.next_scan, "next scan "));
+      else if (watch.next_scan) folder.append(", ", when(watch.next_scan, "next scan ", "", upcoming));
     } else {
       folder.append("not scanned yet");
     }
-    setText(suspended, watch.suspended_reason ? (watch.paused_at ? "Paused: " : "Suspended: ") + shown(watch.suspended_reason) : "");
+    setText(suspended, watch.paused_at ? "Paused" : watch.suspended_reason ? "Suspended: " + shown(watch.suspended_reason) : "");
     suspended.hidden = !watch.suspended_reason;
     run.hidden = !watch.last_run;
     if (watch.last_run) {
@@ -258,7 +265,7 @@ function showFailed() {
     setText(hint, shown(file.hint || ""));
     hint.hidden = !file.hint;
     const watch = "Watch " + file.watch + ". ";
-    if (file.next_attempt) next.replaceChildren(watch, when(file.next_attempt, "Next attempt "), ".");
+    if (file.next_attempt) next.replaceChildren(watch, when(file.next_attempt, "Next attempt ", "", upcoming), ".");
     else next.replaceChildren(watch + "Retried when the file changes.");
   });
 }
@@ -289,7 +296,7 @@ function showOpen() {
     note.hidden = !file.reason;
     if (file.reason) {
       note.replaceChildren(shown(file.reason) + (file.hint ? ". Hint: " + shown(file.hint) : ""));
-      if (file.next_attempt) note.append(". ", when(file.next_attempt, "Next attempt "));
+      if (file.next_attempt) note.append(". ", when(file.next_attempt, "Next attempt ", "", upcoming));
     }
   });
 }

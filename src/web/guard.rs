@@ -214,6 +214,36 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
+    #[tokio::test]
+    async fn messages() {
+        let refusals = [
+            Refusal::Host(Some("evil.example".to_owned())),
+            Refusal::Host(None),
+            Refusal::Origin,
+            Refusal::NoToken,
+            Refusal::WrongToken,
+            Refusal::Later(Duration::from_secs(7)),
+        ];
+        let mut text = String::new();
+        for refusal in refusals {
+            // A new variant needs a line above.
+            match refusal {
+                Refusal::Host(_)
+                | Refusal::Origin
+                | Refusal::NoToken
+                | Refusal::WrongToken
+                | Refusal::Later(_) => {}
+            }
+            let response = refusal.into_response();
+            let status = response.status();
+            let body = axum::body::to_bytes(response.into_body(), 1000)
+                .await
+                .unwrap();
+            text += &format!("{status}: {}", String::from_utf8_lossy(&body));
+        }
+        insta::assert_snapshot!(text);
+    }
+
     fn ask(
         guard: &Guard,
         method: &Method,

@@ -376,6 +376,60 @@ fn seconds_of(at: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Environment};
+    use crate::ledger::Lists;
+    use crate::secret::Secret;
+
+    const CONFIG: &str = "[itwin]\nclient_id = \"one\"\n[[watch]]\nname = \"north\"\npath = \"/srv/north\"\n\
+                          imodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n";
+
+    /// All metrics of a service whose platform has this URL and refuses the connection.
+    async fn metrics(platform: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).await.unwrap();
+        let environment = Environment {
+            client_secret: Some(Secret::new("lion")),
+            ..Environment::default()
+        };
+        let mut config = Config::parse(CONFIG, "config.toml", &environment).unwrap();
+        config.itwin.issuer_url = platform.parse().unwrap();
+        let client = crate::service::client(&config).unwrap();
+        assert!(client.check_token().await.is_err());
+        let lists = Lists {
+            files: 0,
+            results: 0,
+            runs: 0,
+        };
+        let now = crate::clock::now();
+        text(&Facts {
+            overview: &ledger.overview(lists, now).await.unwrap(),
+            live: &StatusTracker::new(),
+            traffic: &client.traffic(),
+            tally: &Tally::new(&ledger).await.unwrap(),
+            page: &Counts::default(),
+            now,
+        })
+    }
+
+    #[tokio::test]
+    async fn labels_contain_no_user_name_or_password_of_a_url() {
+        let text = metrics("http://me:tiger@127.0.0.1:1/").await;
+        assert!(
+            text.contains("itwin_syncd_http_requests_total{host=\"127.0.0.1:1\",status=\"none\"}"),
+            "{text}"
+        );
+        assert!(!text.contains("tiger") && !text.contains("me:"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn help_of_all_metrics() {
+        let text = metrics("http://127.0.0.1:1/").await;
+        let help: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("# HELP"))
+            .collect();
+        insta::assert_snapshot!(help.join("\n"));
+    }
 
     #[test]
     fn labels_are_escaped_and_a_histogram_ends_with_the_total() {

@@ -123,7 +123,10 @@ async fn a_command_alert_gets_text_and_reminders_and_no_secret() {
         text.contains("1 file failed\nnorth: \"empty.ifc\": cannot upload"),
         "{text}"
     );
-    assert!(text.contains("  hint: save the file again"), "{text}");
+    assert!(
+        text.contains("  hint: save the file with content"),
+        "{text}"
+    );
     assert!(!text.contains(crate::support::SECRET), "{text}");
     daemon.stop().await;
 }

@@ -291,7 +291,10 @@ async fn names_with_glob_characters_work_in_every_command() {
                     assert!(told.out.contains(&shown), "{what}");
                     assert!(!told.out.contains("x1.ifc"), "{what}");
                 }
-                "explain" => assert!(told.out.contains(": synchronized"), "{what}"),
+                "explain" => assert!(
+                    told.out.contains(": selected for synchronization"),
+                    "{what}"
+                ),
                 _ => assert!(!told.err.contains("no known file"), "{what}"),
             }
         }

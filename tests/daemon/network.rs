@@ -277,7 +277,7 @@ async fn a_tls_inspecting_proxy_needs_its_ca_and_check_names_it() {
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(1), "{check:?}");
     for part in [
-        "WRONG   way to https://api.itwin.test: host api.itwin.test:443: untrusted certificate",
+        "FAILED  connection to https://api.itwin.test:  host api.itwin.test:443: untrusted certificate",
         "issued by \"CN=Example Company Inspection CA\"",
         "network.ca_file",
     ] {
@@ -289,7 +289,7 @@ async fn a_tls_inspecting_proxy_needs_its_ca_and_check_names_it() {
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(0), "{check:?}");
     let way = format!(
-        "ok      https://api.itwin.test is reached through the proxy {}; its certificate is issued by \"CN=Example Company Inspection CA\"",
+        "ok      https://api.itwin.test: reachable through proxy {}, certificate issued by \"CN=Example Company Inspection CA\"",
         proxy.address.trim_start_matches("http://")
     );
     assert!(check.out.contains(&way), "{}", check.out);

@@ -219,22 +219,17 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
         "house.ifc",
         0,
         &[
-            "synchronized: uploaded and read by a connector",
+            "selected for synchronization",
             "connector IFC: usual for \"ifc\"",
             "which is not running",
         ],
     )
     .await;
     check("Archive/old.ifc", 1, &["exclude has \"/Archive/\""]).await;
-    check(
-        "house.ifc.bak",
-        1,
-        &["not synchronized: ignored", "built-in"],
-    )
-    .await;
+    check("house.ifc.bak", 1, &["not selected: ignored", "built-in"]).await;
     check("notes.txt", 1, &["no connector"]).await;
     check("../elsewhere.ifc", 1, &["not in a watched folder"]).await;
-    check("a:b.ifc", 1, &["will fail", "reason: "]).await;
+    check("a:b.ifc", 1, &["not synchronized now", "reason: the name"]).await;
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     check("house.ifc", 0, &["state: synchronized"]).await;

@@ -216,7 +216,7 @@ async fn a_start_waits_a_moment_for_the_lock() {
     let lock = File::create(site.path("state/lock")).unwrap();
     lock.lock().unwrap();
     let daemon = site.start();
-    daemon.says("waiting for it").await;
+    daemon.says("waiting for another itwin-syncd").await;
     lock.unlock().unwrap();
     daemon.says("scan finished").await;
     daemon.stop().await;

@@ -139,13 +139,19 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     }
     line(out, &format!("  files   {}", counts.join(", ")));
     line(out, &format!("  folder  {}", folder(watch, now)));
-    if let Some(reason) = &watch.suspended_reason {
-        let until = match (watch.paused_at, watch.suspended_until) {
-            (Some(at), _) => format!("paused {}", moment_at(at, now)),
-            (None, Some(until)) => format!("suspended, retrying {}", moment_at(until, now)),
-            (None, None) => "suspended".to_owned(),
-        };
-        line(out, &format!("  {until}: {reason}"));
+    if let Some(at) = watch.paused_at {
+        let text = format!(
+            "  paused {}; run `itwin-syncd resume {}` to continue",
+            moment_at(at, now),
+            watch.name
+        );
+        line(out, &text);
+    } else if let Some(reason) = &watch.suspended_reason {
+        let retry = watch
+            .suspended_until
+            .map(|until| format!(", retrying {}", upcoming(until, now)))
+            .unwrap_or_default();
+        line(out, &format!("  suspended{retry}: {reason}"));
     }
     if let Some(run) = &watch.last_run {
         let told = match (run.ended_at, run.seconds) {
@@ -204,7 +210,7 @@ fn folder(watch: &WatchView, now: Timestamp) -> String {
     if watch.scanning {
         text.push_str(", scan in progress");
     } else if let Some(at) = watch.next_scan {
-        let _infallible = write!(text, ", next scan {}", moment_at(at, now));
+        let _infallible = write!(text, ", next scan {}", upcoming(at, now));
     }
     text
 }
@@ -219,7 +225,7 @@ fn failed_file(out: &mut String, file: &FileView, now: Timestamp) {
     }
     let next = file.next_attempt.map_or_else(
         || "when the file changes, or now with `itwin-syncd retry`".to_owned(),
-        |at| format!("{}, or now with `itwin-syncd retry`", moment_at(at, now)),
+        |at| format!("{}, or now with `itwin-syncd retry`", upcoming(at, now)),
     );
     line(out, &format!("      retry:  {next}"));
 }
@@ -247,7 +253,7 @@ fn open_file(out: &mut String, file: &FileView, uploads: &[UploadView], now: Tim
                 out,
                 &format!(
                     "      retry:  {} (attempt {})",
-                    moment_at(at, now),
+                    upcoming(at, now),
                     file.attempts + 1
                 ),
             );
@@ -389,10 +395,18 @@ fn moment_at(at: Timestamp, now: Timestamp) -> String {
         return clock_time(at);
     }
     match (away.is_negative(), seconds) {
-        (true, 0..2) => "now".to_owned(),
-        (false, 0..2) => "just now".to_owned(),
+        (_, 0..2) => "just now".to_owned(),
         (true, _) => format!("in {}", span_of(seconds)),
         (false, _) => format!("{} ago", span_of(seconds)),
+    }
+}
+
+/// A scheduled time relative to now, such as "in 5 min"; "now" when it is due.
+fn upcoming(at: Timestamp, now: Timestamp) -> String {
+    if at.duration_since(now).as_secs() < 2 {
+        "now".to_owned()
+    } else {
+        moment_at(at, now)
     }
 }
 
@@ -418,48 +432,4 @@ fn line(out: &mut String, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_relative_to_now() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        for (seconds, expected) in [
-            (0, "just now"),
-            (1, "now"),
-            (-42, "42 s ago"),
-            (-300, "5 min ago"),
-            (-3 * 3600, "3 h ago"),
-            (59 * 60, "in 59 min"),
-        ] {
-            let at = Timestamp::from_second(1_800_000_000 + seconds).unwrap();
-            assert_eq!(moment_at(at, now), expected);
-        }
-    }
-
-    #[test]
-    fn an_upload_shows_bar_percent_rate_and_remaining_time() {
-        let upload = UploadView {
-            watch: "north".to_owned(),
-            path: "a.dgn".to_owned(),
-            bytes: 200 * 1024 * 1024,
-            sent: 50 * 1024 * 1024,
-            percent: 25,
-            bytes_per_second: 10 * 1024 * 1024,
-            since: Timestamp::UNIX_EPOCH,
-        };
-        assert_eq!(
-            progress(&upload),
-            "█████░░░░░░░░░░░░░░░  25 % of 200.0 MiB, 10.0 MiB/s, 15 s left"
-        );
-        let stalled = UploadView {
-            bytes_per_second: 0,
-            ..upload
-        };
-        assert!(
-            progress(&stalled).ends_with("0 B/s"),
-            "{}",
-            progress(&stalled)
-        );
-    }
-}
+mod tests;

@@ -4,10 +4,11 @@ use super::*;
 
 /// Each input with the errors it causes; a temporary path is shown as `$`.
 fn render<'a>(cases: impl IntoIterator<Item = &'a str>, errors: impl Fn(&str) -> String) -> String {
-    cases
-        .into_iter()
-        .map(|case| format!("{case}\n→ {}\n\n", errors(case)))
-        .collect()
+    let mut text = String::new();
+    for case in cases {
+        text += &format!("{case}\n→ {}\n\n", errors(case));
+    }
+    text
 }
 
 /// In the watch of [`LEAST`], from line 7 on.

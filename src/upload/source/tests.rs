@@ -4,6 +4,17 @@ use super::*;
 use crate::ledger::WatchId;
 use crate::upload::slots::Slots;
 
+#[test]
+fn messages() {
+    insta::assert_snapshot!(crate::text::render_variants!(Error, |_| None, {
+        Error::Gone => Error::Gone,
+        Error::Changed => Error::Changed,
+        Error::Unreadable(_) => Error::Unreadable(Arc::new(io::ErrorKind::PermissionDenied.into())),
+        Error::Hangs => Error::Hangs,
+        Error::Stuck => Error::Stuck,
+    }));
+}
+
 fn slot() -> Slot {
     Slots::default().take(WatchId::for_test(1), false)
 }

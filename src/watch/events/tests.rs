@@ -3,6 +3,16 @@ use notify::event::{CreateKind, Flag, ModifyKind, RemoveKind, RenameMode};
 use super::hints::CHANNEL;
 use super::*;
 
+#[test]
+fn messages() {
+    insta::assert_snapshot!(crate::text::render_variants!(Error, |_| None, {
+        Error::Limit => Error::Limit,
+        Error::NoInstance(_) => Error::NoInstance("too many open files".to_owned()),
+        Error::Gone => Error::Gone,
+        Error::Other(_) => Error::Other("permission denied".to_owned()),
+    }));
+}
+
 fn path(text: &str) -> Hint {
     Hint::Path(PathBuf::from(text))
 }

@@ -1,0 +1,350 @@
+//! The text of `status` in its main states, recorded as snapshots.
+
+use super::*;
+use crate::status_view::{
+    BlockingView, DaemonView, FilesView, IssuesView, RunView, UnfinishedView,
+};
+
+#[test]
+fn times_are_relative_to_now() {
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    for (seconds, expected) in [
+        (0, "just now"),
+        (-42, "42 s ago"),
+        (-300, "5 min ago"),
+        (-3 * 3600, "3 h ago"),
+        (59 * 60, "in 59 min"),
+    ] {
+        let at = Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        assert_eq!(moment_at(at, now), expected);
+    }
+}
+
+#[test]
+fn an_upload_shows_bar_percent_rate_and_remaining_time() {
+    let upload = UploadView {
+        watch: "north".to_owned(),
+        path: "a.dgn".to_owned(),
+        bytes: 200 * 1024 * 1024,
+        sent: 50 * 1024 * 1024,
+        percent: 25,
+        bytes_per_second: 10 * 1024 * 1024,
+        since: Timestamp::UNIX_EPOCH,
+    };
+    assert_eq!(
+        progress(&upload),
+        "█████░░░░░░░░░░░░░░░  25 % of 200.0 MiB, 10.0 MiB/s, 15 s left"
+    );
+    let stalled = UploadView {
+        bytes_per_second: 0,
+        ..upload
+    };
+    assert!(
+        progress(&stalled).ends_with("0 B/s"),
+        "{}",
+        progress(&stalled)
+    );
+}
+
+#[test]
+fn a_due_time_is_now() {
+    for (second, expected) in [(-60, "now"), (0, "now"), (1, "now"), (2, "in 2 s")] {
+        assert_eq!(upcoming(ago(-second), now()), expected);
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 - seconds).unwrap()
+}
+
+fn watch() -> WatchView {
+    WatchView {
+        name: "north".to_owned(),
+        imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".to_owned(),
+        configured: true,
+        root: "ok",
+        note: None,
+        scanned_at: Some(ago(1140)),
+        next_scan: Some(ago(-2760)),
+        scanning: false,
+        paused_at: None,
+        suspended_until: None,
+        suspended_reason: None,
+        files: FilesView {
+            synchronized: 212,
+            synchronized_with_issues: 0,
+            uploaded: 0,
+            gone: 0,
+            waiting: 0,
+            working: 0,
+            failed: 0,
+            settling: Some(0),
+            ignored: Some(37),
+        },
+        last_run: Some(run()),
+        blocked_by: None,
+        unfinished: Vec::new(),
+    }
+}
+
+fn run() -> RunView {
+    RunView {
+        id: Some("3d746129".to_owned()),
+        imodel_id: None,
+        requested_at: ago(191),
+        ended_at: Some(ago(120)),
+        seconds: Some(71.0),
+        state: Some("Completed".to_owned()),
+        result: Some("Success".to_owned()),
+        files: None,
+        overdue: false,
+    }
+}
+
+fn file(path: &str) -> FileView {
+    FileView {
+        id: "1".to_owned(),
+        watch: "north".to_owned(),
+        path: path.to_owned(),
+        path_bytes: None,
+        state: "due",
+        status: "waiting for upload",
+        seen_at: Some(ago(42)),
+        result: None,
+        result_at: None,
+        connector: Some("MSTN".to_owned()),
+        storage_file_id: None,
+        bytes: None,
+        run: None,
+        seconds: None,
+        issues: None,
+        absence: None,
+        absent_since: None,
+        failure: None,
+        reason: None,
+        hint: None,
+        attempts: 0,
+        next_attempt: None,
+    }
+}
+
+fn failed(path: &str, next_attempt: Option<Timestamp>) -> FileView {
+    FileView {
+        state: "failed",
+        status: "failed",
+        reason: Some(format!("cannot upload {path:?}: it is empty")),
+        hint: Some("save the file again with content, or exclude it".to_owned()),
+        attempts: 1,
+        next_attempt,
+        ..file(path)
+    }
+}
+
+fn view(watches: Vec<WatchView>) -> StatusView {
+    StatusView {
+        daemon: Some(DaemonView {
+            pid: 812,
+            since: ago(10_800),
+            version: "0.1.0".to_owned(),
+        }),
+        watches,
+        uploads: Vec::new(),
+        failed: Vec::new(),
+        open: Vec::new(),
+        results: Vec::new(),
+        runs: Vec::new(),
+    }
+}
+
+fn shown(view: &StatusView) -> String {
+    report(view, &Surroundings::default(), now())
+}
+
+#[test]
+fn nothing_needs_attention() {
+    insta::assert_snapshot!(shown(&view(vec![watch()])));
+}
+
+#[test]
+fn nothing_synchronized_yet() {
+    let mut new = watch();
+    (new.files.synchronized, new.last_run, new.scanned_at) = (0, None, None);
+    (new.next_scan, new.scanning) = (None, true);
+    insta::assert_snapshot!(shown(&view(vec![new])));
+}
+
+#[test]
+fn daemon_not_running() {
+    let mut last = view(vec![watch()]);
+    last.daemon = None;
+    insta::assert_snapshot!(shown(&last));
+}
+
+#[test]
+fn daemon_not_responding_and_disk_full() {
+    let mut last = view(vec![watch()]);
+    last.daemon = None;
+    let surroundings = Surroundings {
+        unreachable: Some("cannot reach the daemon at \"/run/x\": permission denied".to_owned()),
+        disk_full: Some(512),
+    };
+    insta::assert_snapshot!(report(&last, &surroundings, now()));
+}
+
+#[test]
+fn failed_files() {
+    let mut watch = watch();
+    watch.files.failed = 3;
+    let mut view = view(vec![watch]);
+    view.failed = vec![
+        failed("Pump.dwg", None),
+        failed("Deck.dgn", Some(ago(-540))),
+    ];
+    insta::assert_snapshot!(shown(&view));
+}
+
+#[test]
+fn work_in_progress() {
+    let mut busy = watch();
+    (busy.files.working, busy.files.waiting, busy.files.settling) = (1, 2, Some(2));
+    busy.next_scan = Some(now());
+    busy.last_run = Some(RunView {
+        ended_at: None,
+        seconds: None,
+        state: Some("Executing".to_owned()),
+        result: None,
+        ..run()
+    });
+    busy.unfinished = ["Saving.dgn", "Open.dwg"]
+        .map(|path| UnfinishedView {
+            path: path.to_owned(),
+            busy: path == "Open.dwg",
+        })
+        .into();
+    let mut view = view(vec![busy]);
+    view.uploads.push(UploadView {
+        watch: "north".to_owned(),
+        path: "Scan.rvt".to_owned(),
+        bytes: 4_000_000_000,
+        sent: 1_000_000_000,
+        percent: 25,
+        bytes_per_second: 100_000_000,
+        since: ago(10),
+    });
+    let retried = FileView {
+        reason: Some("cannot upload \"Wall.dgn\": no connection".to_owned()),
+        hint: Some("check the network".to_owned()),
+        attempts: 2,
+        next_attempt: Some(ago(-40)),
+        ..file("Wall.dgn")
+    };
+    view.open = vec![file("Scan.rvt"), file("Deck.dgn"), retried];
+    view.results.push(ResultView {
+        file: "7".to_owned(),
+        watch: "north".to_owned(),
+        path: "Bridge/Deck 6.dgn".to_owned(),
+        result: "synchronized",
+        at: ago(120),
+        seconds: 71.0,
+        bytes: 7,
+        connector: Some("MSTN".to_owned()),
+        reason: None,
+    });
+    insta::assert_snapshot!(shown(&view));
+}
+
+#[test]
+fn paused_suspended_and_unreachable_watches() {
+    let named = |name: &str| WatchView {
+        name: name.to_owned(),
+        ..watch()
+    };
+    let mut paused = named("paused");
+    paused.paused_at = Some(ago(300));
+    paused.suspended_reason = Some("paused by an operator".to_owned());
+    let mut guarded = named("guarded");
+    guarded.suspended_reason = Some("1204 known files changed at once (limit 1000)".to_owned());
+    let mut rejected = named("rejected");
+    rejected.suspended_reason = Some("the credentials were rejected".to_owned());
+    rejected.suspended_until = Some(ago(-300));
+    let mut away = named("away");
+    (away.root, away.note) = ("unavailable", Some("host is down".to_owned()));
+    let mut partly = named("partly");
+    (partly.root, partly.note) = ("degraded", Some("\"Secret\": permission denied".to_owned()));
+    partly.files.synchronized_with_issues = 1;
+    (partly.files.gone, partly.files.uploaded) = (2, 3);
+    let mut blocked = named("blocked");
+    blocked.root = "polled";
+    blocked.blocked_by = Some(BlockingView {
+        run: "25de0720".to_owned(),
+        connection: "theirs".to_owned(),
+        since: ago(30_000),
+        overdue: true,
+    });
+    let mut former = named("former");
+    former.configured = false;
+    insta::assert_snapshot!(shown(&view(vec![
+        paused, guarded, rejected, away, partly, blocked, former
+    ])));
+}
+
+#[test]
+fn history_of_a_file() {
+    let line = |second: i64, what: &str, text: &str| LineView {
+        at: ago(second),
+        version: Some(1),
+        what: what.to_owned(),
+        text: text.to_owned(),
+        note: None,
+        hint: None,
+        run: None,
+        bytes: None,
+        seconds: None,
+    };
+    let run = |second, what: &str, text: &str, note: Option<&str>| LineView {
+        version: None,
+        run: Some("25de0720".to_owned()),
+        note: note.map(str::to_owned),
+        ..line(second, what, text)
+    };
+    let history = HistoryView {
+        file: FileView {
+            storage_file_id: Some("cafe".to_owned()),
+            bytes: Some(262),
+            issues: Some(IssuesView {
+                errors: 1,
+                warnings: 5,
+                others: 0,
+            }),
+            status: "synchronized with issues",
+            ..file("Site/Ground.ifc")
+        },
+        history: vec![
+            line(60, "seen", "version 1 queued"),
+            LineView {
+                note: Some("cannot upload: no connection".to_owned()),
+                hint: Some("check the network".to_owned()),
+                ..line(50, "put_off", "attempt failed, will be retried")
+            },
+            line(40, "uploaded", "uploaded to storage"),
+            run(30, "run_requested", "run requested", None),
+            run(20, "run_ended", "run ended", Some("Success")),
+            LineView {
+                seconds: Some(3.3),
+                ..line(20, "synchronized", "synchronized")
+            },
+        ],
+    };
+    let unknown = HistoryView {
+        file: file("Other.dgn"),
+        history: Vec::new(),
+    };
+    let text = histories(&[history, unknown]);
+    insta::with_settings!({filters => vec![(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "[local time]")]}, {
+        insta::assert_snapshot!(text);
+    });
+}
