@@ -16,7 +16,7 @@ pub(super) const REFUSAL_MAX: usize = 64 * 1024;
 pub(super) const DEPTH_MAX: usize = 64;
 
 /// Maximum number of items on a page: more than are ever requested, in case the size is ignored.
-pub(super) const ITEMS_MAX: usize = 10_000;
+pub(super) const ITEMS_MAX: usize = 1_000;
 
 impl Limit {
     pub(super) fn bytes(self) -> usize {

@@ -16,8 +16,12 @@ const PAGES_MAX: usize = 10_000;
 /// Maximum size of all pages of a list, in bytes; more counts as endless.
 const LIST_MAX: usize = 128 * 1024 * 1024;
 
-/// Maximum memory for the items of a list, in bytes. Enough for a folder of about 100,000 files.
+/// Maximum memory for the items of a list, in bytes. Enough for a folder of about 50,000 files.
 const KEPT_MAX: usize = 24 * 1024 * 1024;
+
+/// Memory of an item beside itself and the characters of its strings: their allocations, and its digest in a table that
+/// may be half empty.
+const ITEM_OVERHEAD: usize = 64;
 
 impl Api {
     /// The items of a list, page by page.
@@ -49,10 +53,13 @@ impl Api {
             skip += page.items.len();
             let mut has_new_items = false;
             for item in page.items {
-                // The digests of the ids use memory too.
-                let weight = item.weight() + 8 + size_of::<T>();
+                let weight = item.weight() + size_of::<T>() + ITEM_OVERHEAD;
                 if seen.insert(digest(item.id())) {
                     kept += weight;
+                    // Doubling would need three times the memory for a moment.
+                    if items.len() == items.capacity() {
+                        items.reserve_exact(items.len() / 8 + PAGE);
+                    }
                     items.push(item);
                     has_new_items = true;
                 }

@@ -12,7 +12,7 @@ use crate::support::{Site, eventually, platform, write};
 /// A word in the address of the receiver that must not be shown.
 const TIGER: &str = "T00/tiger";
 
-/// OtherClient who is told.
+/// Receives the messages of alerts.
 #[derive(Clone, Default)]
 struct Receiver {
     told: Arc<Mutex<Vec<(String, Value)>>>,

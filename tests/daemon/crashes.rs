@@ -201,7 +201,7 @@ async fn between_any_two_steps(cut: Cut) {
         ];
         let mut files = BTreeMap::new();
         for round in rounds {
-            // OtherClient changes the connection in between.
+            // Another client changes the connection in between.
             if files.contains_key("first.ifc") {
                 let first = site.stored("first.ifc").id;
                 assert!(other_client.remaps(&first, &first, "DWG").await);

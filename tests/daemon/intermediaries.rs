@@ -343,6 +343,32 @@ async fn an_endless_list_is_cut_off_and_costs_little_memory() {
 }
 
 #[tokio::test]
+async fn an_endless_list_of_small_items_is_cut_off_and_costs_little_memory() {
+    for (items_of_a_page, letters) in [(1_000, 150), (1_000, 1)] {
+        let (site, folder, middle) = site().await;
+        let pages = Arc::new(AtomicUsize::new(0));
+        let text_of_item = "y".repeat(letters);
+        let items: Vec<_> = (0..items_of_a_page)
+            .map(|item| json!({ "id": format!("PAGE-{item}"), "displayName": text_of_item, "description": text_of_item }))
+            .collect();
+        let template =
+            json!({ "files": items, "_links": { "next": { "href": "http://x/" } } }).to_string();
+        middle.set(move |asked| {
+            asked.is("GET", "/files").then(|| {
+                let page = pages.fetch_add(1, Ordering::Relaxed);
+                text(200, &[JSON], &template.replace("PAGE", &page.to_string()))
+            })
+        });
+        write(&folder.join("house.ifc"), "house");
+        let daemon = site.start();
+        daemon.says("endless list").await;
+        let peak = daemon.peak_memory();
+        assert!(peak < MEMORY, "{items_of_a_page} items a page: {peak}");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_page_of_countless_small_items_is_refused_and_costs_little_memory() {
     let (site, folder, middle) = site().await;
     let items: Vec<_> = (0..450_000)
@@ -353,7 +379,7 @@ async fn a_page_of_countless_small_items_is_refused_and_costs_little_memory() {
     middle.set(first(4, |asked| asked.is("GET", "/files"), answer));
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    daemon.says("a page has more than 10000 items").await;
+    daemon.says("a page has more than 1000 items").await;
     site.synchronized(1, &daemon).await;
     let peak = daemon.peak_memory();
     assert!(peak < MEMORY, "{peak}");
