@@ -1,7 +1,7 @@
-//! How fast content may go out: limits by the time of day, for the whole process.
+//! Limits the rate at which content is sent: by the time of day, for the whole process.
 //!
-//! In come pieces of content that want to go; each is let go when its turn has come. Which limit holds is asked anew for
-//! every piece, so one begins and ends at its minute, and a night in which clocks change has just the hours that it has.
+//! A sender acquires each chunk before it sends it. The limit is read again for every chunk, so each period begins and
+//! ends on its minute, also in nights when the clocks change.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,16 +11,16 @@ use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-/// A limit changes for those who wait within this time.
-const LOOK: Duration = Duration::from_secs(1);
+/// Waiting senders notice a changed limit within this time.
+const RECHECK: Duration = Duration::from_secs(1);
 
-/// So much that was let go too late is made up for.
+/// A delay of up to this is made up for.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
-/// The largest piece that goes in one.
+/// The largest chunk.
 const CHUNK_MAX: u64 = 256 * 1024;
 
-/// The smallest one that is worth the trouble.
+/// The smallest chunk; below it the overhead dominates.
 const CHUNK_MIN: u64 = 4 * 1024;
 
 /// A limit for a part of every day, by the clock of this machine.
@@ -50,7 +50,7 @@ fn time_of_day(at: Timestamp, zone: TimeZone) -> Time {
     at.to_zoned_datetime(zone).time()
 }
 
-/// Lets content go no faster than the limit of the hour.
+/// Delays senders so that they stay within the limit of the hour.
 #[derive(Debug)]
 pub(crate) struct BandwidthLimiter {
     periods: Mutex<Vec<Period>>,
@@ -87,7 +87,7 @@ impl BandwidthLimiter {
         usize::try_from(size).unwrap_or(usize::MAX)
     }
 
-    /// Waits until so many bytes may go.
+    /// Waits until this many bytes may be sent.
     pub(crate) async fn acquire(&self, bytes: usize) {
         if self.limit().is_none() {
             return;
@@ -101,7 +101,7 @@ impl BandwidthLimiter {
                 *next = (*next).max(earliest) + Duration::from_nanos(nanos);
                 return;
             }
-            tokio::time::sleep_until((now + LOOK).min(*next)).await;
+            tokio::time::sleep_until((now + RECHECK).min(*next)).await;
         }
     }
 

@@ -17,7 +17,7 @@ const LOOSE: i64 = i64::MIN;
 /// How far the wall clock is ahead of the steady one, in milliseconds.
 static OFFSET: AtomicI64 = AtomicI64::new(LOOSE);
 
-/// The time: steady once [`hold`] was called, the system's clock before.
+/// The time: steady once [`make_steady`] was called, the system's clock before.
 pub(crate) fn now() -> Timestamp {
     match OFFSET.load(Ordering::Acquire) {
         LOOSE => wall(),
@@ -25,8 +25,8 @@ pub(crate) fn now() -> Timestamp {
     }
 }
 
-/// Reads the system's clock, and goes on steadily from there.
-pub(crate) fn hold() {
+/// Reads the system's clock, and counts steadily from there.
+pub(crate) fn make_steady() {
     let offset = wall().as_millisecond().saturating_sub(steady());
     OFFSET.store(offset, Ordering::Release);
 }
@@ -36,7 +36,7 @@ pub(crate) fn lead() -> SignedDuration {
     wall().duration_since(now())
 }
 
-/// Moves [`now`] by what [`lead`] said.
+/// Moves [`now`] by what [`lead`] returned.
 pub(crate) fn follow(lead: SignedDuration) {
     let millis = i64::try_from(lead.as_millis()).unwrap_or(0);
     if OFFSET.load(Ordering::Acquire) != LOOSE {
@@ -50,7 +50,7 @@ fn wall() -> Timestamp {
     now.checked_add(wrong_by()).unwrap_or(now)
 }
 
-/// Milliseconds of a clock that nobody can set. It stands still while the machine sleeps, so a sleep counts as a jump
+/// Milliseconds of a clock that cannot be set. It stands still while the machine sleeps, so a sleep counts as a jump
 /// of the wall clock.
 fn steady() -> i64 {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Whether changes in this directory may come from elsewhere, so that the kernel does not tell of them.
+/// Whether changes in this directory may come from elsewhere, so that the kernel does not report them.
 pub(crate) fn is_remote(directory: impl AsFd) -> io::Result<bool> {
     Ok(remote_type(rustix::fs::fstatfs(directory)?.f_type))
 }

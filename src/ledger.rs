@@ -5,6 +5,11 @@
 //! transaction, so a process that is killed anywhere leaves a state that the next start can continue from. The ledger
 //! calls no other stage and returns no SQL type.
 //!
+//! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
+//! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `foreign_changes`; `runs`, `run_results`,
+//! `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports: `overview`,
+//! `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
+//!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
 //! come from the program, times are milliseconds since the epoch. Only `database` knows the engine.

@@ -1,7 +1,7 @@
-//! File names, for storage and for people.
+//! File names, for storage and for messages.
 //!
-//! A name on disk is bytes; a name in storage is text of at most 255 characters without some of them. What cannot be
-//! stored is refused here, with the reason, before anything is sent: renaming a file silently would make it another.
+//! A name on disk is bytes; a name in storage is text of at most 255 characters, some of which are not allowed. What
+//! cannot be stored is refused here, with the reason, before anything is sent: a silent rename would make it another file.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -23,11 +23,11 @@ pub(crate) enum Unstorable {
     #[error("the name {0:?} has more than 255 characters")]
     TooLong(String),
     /// A character that storage refuses.
-    #[error("the name {0:?} contains {1:?}, which iTwin Storage does not take")]
+    #[error("the name {0:?} contains {1:?}, which iTwin Storage does not accept")]
     Character(String, char),
     /// A space or dot at an end.
     #[error(
-        "the name {0:?} begins with a space or ends with a space or dot, which iTwin Storage does not take"
+        "the name {0:?} begins with a space or ends with a space or dot, which iTwin Storage does not accept"
     )]
     Edge(String),
 }
@@ -72,7 +72,7 @@ pub(crate) fn storage_path(path: &Path) -> Result<(Vec<String>, String), Unstora
     Ok((parts, name))
 }
 
-/// The same for all paths in storage that storage may not tell apart: whether it minds case is not documented.
+/// The same key for all paths that storage may treat as one: whether it distinguishes case is not documented.
 pub(crate) fn path_key(folders: &[String], name: &str) -> [u8; 32] {
     let folded: Vec<String> = folders
         .iter()
@@ -157,14 +157,14 @@ mod tests {
         check(b"a\xFF.dgn", r#"the name "a\xFF.dgn" is not valid UTF-8"#);
         check(
             b"a:b.dgn",
-            r#"the name "a:b.dgn" contains ':', which iTwin Storage does not take"#,
+            r#"the name "a:b.dgn" contains ':', which iTwin Storage does not accept"#,
         );
         check(
             b"a\nb.dgn",
-            r#"the name "a\nb.dgn" contains '\n', which iTwin Storage does not take"#,
+            r#"the name "a\nb.dgn" contains '\n', which iTwin Storage does not accept"#,
         );
         let edge =
-            "begins with a space or ends with a space or dot, which iTwin Storage does not take";
+            "begins with a space or ends with a space or dot, which iTwin Storage does not accept";
         check(b" a.dgn", &format!("the name \" a.dgn\" {edge}"));
         check(b"a.dgn.", &format!("the name \"a.dgn.\" {edge}"));
         let long = "x".repeat(256);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::ledger::{Again, FailureKind, Refusal};
 use crate::retry::{Class, Policy};
 
-/// A failure, as the room that saw it describes it.
+/// A failure, as the stage that saw it describes it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) class: Class,
@@ -23,7 +23,7 @@ pub(crate) struct Failure {
 pub(crate) struct History {
     /// The attempt that failed, counted from 1.
     pub(crate) attempt: u32,
-    /// When the unbroken row of failures began, if not with this one.
+    /// When the first of the failures in a row happened, if not this one.
     pub(crate) failing_since: Option<Timestamp>,
 }
 
@@ -49,14 +49,14 @@ pub(crate) fn refusal(
             let next = after(now, policy.delay(history.attempt, floor));
             let since = history.failing_since.unwrap_or(now);
             let failing = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            // The clock alone ends no file: it may have jumped. So many attempts as that time takes must have failed.
+            // The clock alone ends no file: it may have jumped. As many attempts as fit into that time must have failed.
             if failing >= give_up && policy.pauses(history.attempt) >= give_up / 2 {
                 (FailureKind::GaveUp, Again::Never)
             } else {
                 (FailureKind::Transient, Again::At(next))
             }
         }
-        // Somebody has to mend these, elsewhere: that needs no restart of ours to be noticed.
+        // These are fixed elsewhere: the next attempt notices it without a restart.
         Class::Credentials => (
             FailureKind::Credentials,
             Again::FailedUntil(after(now, policy.max)),
@@ -75,8 +75,8 @@ pub(crate) fn refusal(
     }
 }
 
-/// When a file whose storage file somebody else has changed or deleted is brought back: at once the first time, and
-/// later the more often it happened since the local file changed, so that two programs do not fight without a pause.
+/// When a file whose storage file someone else has changed or deleted is uploaded again: at once the first time, and
+/// later the more often it happened since the local file changed, so that two programs do not overwrite each other without a pause.
 pub(crate) fn after_foreign_change(before: u32, policy: &Policy, now: Timestamp) -> Timestamp {
     match before {
         0 => now,

@@ -136,7 +136,7 @@ pub async fn run(
     stop: CancellationToken,
     mut reloads: Option<Reloads>,
 ) -> Result<Pass, Error> {
-    crate::clock::hold();
+    crate::clock::make_steady();
     let began = crate::clock::now();
     descriptors::raise();
     let ledger = systemd::extending_timeout(Ledger::open(&config.state.path)).await?;

@@ -195,7 +195,7 @@ impl StateDirectory {
         Ok(file)
     }
 
-    /// Checks a file that somebody else opens by its path; whether it is there.
+    /// Checks a file that another process opens by its path; whether it is there.
     ///
     /// # Errors
     /// When it is a link or no regular file.

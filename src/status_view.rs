@@ -515,7 +515,7 @@ fn line_text(line: &HistoryEntry) -> String {
         "put_off" => "attempt failed, will be retried".to_owned(),
         "asked" => "retry requested".to_owned(),
         "same_content" => "same content in storage: not uploaded".to_owned(),
-        "overwritten" => "storage file changed by someone else: comparing its content".to_owned(),
+        "overwritten" => "storage file changed by another client: comparing its content".to_owned(),
         "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
         "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
         "run_lost" => "run not found on the platform: waiting for another run".to_owned(),

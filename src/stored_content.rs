@@ -1,4 +1,4 @@
-//! Whether storage still holds the content that we completed there.
+//! Whether storage still has the content that we completed there.
 //!
 //! The platform gives a storage file no version and no checksum. What it says instead, its size and when and by whom it
 //! was changed last, is recorded when our content is completed, and compared later.
@@ -12,12 +12,12 @@ use crate::itwin::File;
 use crate::ledger::StorageStamp;
 use crate::names::QuotedPath;
 
-/// What storage holds of a file.
+/// What storage has of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
     /// What we completed.
     Ours,
-    /// Something that somebody else changed.
+    /// Content that another client changed.
     Changed {
         /// Who, if the platform says it.
         by: Option<String>,
@@ -62,11 +62,11 @@ pub(crate) fn compare(bytes: u64, recorded: &StorageStamp, seen: &File) -> Conte
     }
 }
 
-/// The one line in the log for a storage file that somebody else changed.
+/// Logs a storage file that another client changed.
 pub(crate) fn warn_changed(watch: &str, path: &Path, by: Option<&str>, at: Option<&str>) {
     warn!(
         watch, path = %QuotedPath(path), by = by.unwrap_or("unknown"), at = at.unwrap_or("unknown"),
-        "file was changed in iTwin Storage by somebody else; comparing it, and uploading ours again if it differs"
+        "storage file changed by another client: comparing its content, and uploading again if it differs"
     );
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_size_time_or_author_means_that_somebody_changed_the_file() {
+    fn another_size_time_or_author_means_that_someone_changed_the_file() {
         let stored = |modified: Option<&str>, by: Option<&str>| StorageStamp {
             modified: modified.map(str::to_owned),
             modified_by: by.map(str::to_owned),

@@ -1,15 +1,15 @@
-//! One synchronizer per iModel, because the platform runs one synchronization of an iModel at a time.
+//! Runs the synchronizations of iModels: one synchronizer per iModel, because the platform runs one at a time.
 //!
-//! In come, from the ledger, files whose content is complete in storage. A synchronizer gathers them, reads what the iModel's
-//! connection holds and corrects it, requests one run for all of them, follows it to its end and gives every file of
-//! ours that the run says something about its own outcome, back to the ledger. It never uploads.
+//! Input, from the ledger: files whose content is complete in storage. A synchronizer batches them, reads the iModel's
+//! connection and corrects it, requests one run for all of them, follows it to its end and records the outcome of every
+//! file in the ledger. It never uploads.
 //!
-//! Others may change connection and storage at any time, so neither is remembered as a fact: the source files are read
-//! before each run (`connection`, `reconcile`), the storage files when it has ended (`contents`), and both once in
-//! `rescan_interval`. A run counts for a file only if it was requested after the file's upload was completed and
-//! storage still holds that content. The intent to request it is in the ledger before the request, so after a crash
-//! the synchronizer first finds out what became of the run it finds there. A run of somebody else is waited for (`blocking`),
-//! never reported as ours.
+//! Other clients may change connection and storage at any time, so neither is assumed: the source files are read before
+//! each run (`connection`, `reconcile`), the storage files after it (`storage_check`), and both once in every
+//! `rescan_interval` (`periodic_check`). A run counts for a file only if it was requested after the file's upload was
+//! completed and storage still holds that content. The intent to request a run is in the ledger before the request:
+//! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
+//! counted as ours.
 
 mod batching;
 mod blocking;
@@ -17,6 +17,7 @@ mod connection;
 mod outcome;
 mod periodic_check;
 mod reconcile;
+mod refusals;
 mod run;
 mod storage_check;
 
@@ -41,13 +42,13 @@ use batching::Batch;
 use blocking::Blocking;
 use run::Requested;
 
-/// An idle synchronizer looks at the ledger again after this time, even if nobody told it to.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// However often it is woken, it looks no more often than this: uploads end by the hundred.
-const LOOK_GAP: Duration = Duration::from_millis(200);
+/// However often it is woken, it reads the ledger no more often than this: many uploads end at once.
+const STEP_GAP: Duration = Duration::from_millis(200);
 
-/// What a synchronizer is made of.
+/// What a synchronizer needs.
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// The iModel of the synchronizer.
@@ -56,13 +57,13 @@ pub struct Deps {
     pub ledger: Ledger,
     /// The platform.
     pub client: Client,
-    /// What the configuration says at the moment.
+    /// The current configuration.
     pub settings: watch::Receiver<Settings>,
-    /// Told when there may be something to do. Rises when a person asks not to wait any longer.
+    /// Wakes the synchronizer; the number rises when the operator asks not to wait for backoffs.
     pub wake: watch::Receiver<u64>,
-    /// To be told when a file has to be uploaded again.
+    /// Wakes the upload pool: a file has to be uploaded again.
     pub uploads: Arc<Notify>,
-    /// Tells how far the synchronizer is.
+    /// Where the synchronizer publishes its progress.
     pub progress: watch::Sender<Progress>,
 }
 
@@ -73,7 +74,7 @@ pub struct Settings {
     pub sync: config::Sync,
     /// Pauses between attempts.
     pub retry: config::Retry,
-    /// How often the platform is asked whether it still holds what it should, if nothing is run meanwhile.
+    /// How often the platform is checked when nothing runs.
     pub check_interval: Duration,
 }
 
@@ -116,7 +117,7 @@ pub struct Synchronizer {
     /// Checks that failed in a row, and when the next one may begin.
     check_failures: u32,
     check_not_before: Instant,
-    /// The run of somebody else that ours waits for.
+    /// The run of another client that ours waits for.
     blocking: Option<Blocking>,
     /// The ledger may name such a run.
     blocking_recorded: bool,
@@ -124,11 +125,11 @@ pub struct Synchronizer {
     connection_losses: u32,
     /// Runs in a row that were requested and then not found.
     lost_runs: u32,
-    /// How often a person had asked when it looked last.
+    /// The last seen number of `wake`.
     asked: u64,
 }
 
-/// What keeps a synchronizer from going on.
+/// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
 enum SyncError {
     #[error(transparent)]
@@ -138,7 +139,7 @@ enum SyncError {
 }
 
 impl Synchronizer {
-    /// Puts a synchronizer together; nothing runs yet.
+    /// Builds a synchronizer; nothing runs yet.
     #[must_use]
     pub fn new(deps: Deps) -> Self {
         let settings = deps.settings.borrow().clone();
@@ -167,7 +168,7 @@ impl Synchronizer {
         }
     }
 
-    /// Works until `stop`. A run under way goes on at the platform; the next start finds it in the ledger.
+    /// Synchronizes until `stop`. An open run continues on the platform; the next start finds it in the ledger.
     ///
     /// # Errors
     /// When the ledger fails.
@@ -195,7 +196,7 @@ impl Synchronizer {
                 }
                 tokio::select! {
                     // When the service ends, the sender goes; the wait for `stop` below takes over.
-                    _ = wake.changed() => tokio::time::sleep(LOOK_GAP.min(pause)).await,
+                    _ = wake.changed() => tokio::time::sleep(STEP_GAP.min(pause)).await,
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -206,7 +207,7 @@ impl Synchronizer {
         }
     }
 
-    /// Does what can be done now, and tells how long to wait before the next look. Zero: there may be more.
+    /// Does one step. Returns the pause before the next one; zero when there may be more to do.
     async fn step(&mut self) -> Result<Duration, ledger::Error> {
         if self.settings.has_changed().is_ok_and(|changed| changed) {
             let settings = self.settings.borrow_and_update().clone();
@@ -218,16 +219,16 @@ impl Synchronizer {
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
         }
-        let held = self.not_before.saturating_duration_since(Instant::now());
-        if !held.is_zero() {
-            return Ok(held);
+        let left = self.not_before.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Ok(left);
         }
         self.at_rest = false;
         let now = crate::clock::now();
         let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
         let connections = self.ledger.connections(&self.imodel_id).await?;
         for connection in &connections {
-            // A reference file has no job that waits, yet what refers to it is to be run.
+            // A reference file has no waiting job, but the files that refer to it need a run.
             if let Some(at) = connection.moved_on
                 && self.ledger.holds_source_files(connection.id).await?
             {
@@ -238,7 +239,7 @@ impl Synchronizer {
             Batch::WaitFor(pause) => {
                 // What waits for a run is looked at when that is requested.
                 if backlog.first.is_some() {
-                    return Ok(pause.min(LOOK_AGAIN));
+                    return Ok(pause.min(IDLE_MAX));
                 }
                 self.unblock().await?;
                 let next_check = self.check_if_due(&connections, now).await?;
@@ -246,7 +247,7 @@ impl Synchronizer {
                     return Ok(Duration::ZERO);
                 }
                 self.at_rest = true;
-                Ok(pause.min(next_check).min(LOOK_AGAIN))
+                Ok(pause.min(next_check).min(IDLE_MAX))
             }
             Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),
@@ -292,10 +293,10 @@ impl Synchronizer {
             }
         }
         self.at_rest = true;
-        Ok(LOOK_AGAIN.min(self.sync.batch_window))
+        Ok(IDLE_MAX.min(self.sync.batch_window))
     }
 
-    /// The platform refused something that concerns all files of the batch.
+    /// The platform refused a request that concerns all files of the batch.
     async fn reschedule(
         &mut self,
         connection: &ConnectionRecord,
@@ -309,11 +310,11 @@ impl Synchronizer {
             if self.connection_losses > 1 {
                 error!(
                     imodel = %self.imodel_id, connection = connection.name, times = self.connection_losses, %error,
-                    hint = "see in the iTwin portal who deletes it, or whether the iModel was deleted",
-                    "connection is gone again after it was created"
+                    hint = "check in the iTwin portal whether another client deletes it or the iModel was deleted",
+                    "connection was deleted again after it was created"
                 );
             } else {
-                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "connection is gone; looking for it again");
+                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "connection was deleted; looking for it again");
             }
         }
         let files: Vec<&ConnectionFile> = files.iter().collect();
@@ -322,16 +323,16 @@ impl Synchronizer {
         let pause = self.policy.delay(self.failures, None);
         self.not_before = Instant::now() + pause;
         self.at_rest = true;
-        let hint = error.hint().unwrap_or_default();
+        let hint = error.hint();
         let next = clock_time(next_attempt::after(now, pause));
         warn!(
             imodel = %self.imodel_id, connection = connection.name, files = files.len(), %error, hint, next,
-            "no run could be requested; trying again"
+            "cannot request a run; trying again"
         );
         Ok(pause)
     }
 
-    /// Puts off or fails all these files for one reason.
+    /// Reschedules or fails all these files for one reason.
     async fn refuse_all(
         &self,
         files: &[&ConnectionFile],
@@ -362,7 +363,7 @@ impl Synchronizer {
     }
 }
 
-/// The one line for a storage file that somebody else deleted or changed.
+/// Logs a storage file that another client deleted or changed.
 fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
     let (watch, path) = (&file.watch, QuotedPath(&file.path));
     match content {
@@ -371,15 +372,15 @@ fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
         }
         Some(Content::Missing | Content::Ours) | None => warn!(
             %watch, %path,
-            "file was deleted from iTwin Storage by somebody else; uploading it again"
+            "file was deleted from iTwin Storage by another client; uploading it again"
         ),
     }
 }
 
-/// The one line that every file that fails gets.
+/// Logs a file that failed.
 fn report_failure(file: &ConnectionFile, refusal: &Refusal) {
     let (watch, path) = (&file.watch, QuotedPath(&file.path));
-    let (reason, hint) = (&refusal.reason, refusal.hint.as_deref().unwrap_or_default());
+    let (reason, hint) = (&refusal.reason, refusal.hint.as_deref());
     let (connector, kind) = (&file.connector, refusal.kind);
     match refusal.again {
         Again::BusyUntil(at) => {
@@ -394,7 +395,7 @@ fn report_failure(file: &ConnectionFile, refusal: &Refusal) {
         ),
         Again::Never => error!(
             %watch, %path, connector, result = %Outcome::Failed, %kind, reason, hint,
-            "synchronization failed; not tried again before the file changes"
+            "synchronization failed; it is tried again when the file changes"
         ),
     }
 }

@@ -1,12 +1,11 @@
-//! Brings the bytes of finished files to storage.
+//! Uploads complete files to iTwin Storage.
 //!
-//! In come due jobs from the ledger, one per worker; out goes, to the ledger, what storage holds afterwards. Every
-//! step is written down before its request and after its answer, so a process that is killed at any point goes on at
-//! the next start without a second storage file. The room never starts a run and never decides when a file is
-//! finished: a file that does not look as it was handed over goes back to wait.
+//! Input: due jobs of the ledger, one per worker. Output, into the ledger: what storage holds afterwards. A checkpoint is
+//! written before each request and after its answer, so a process that is killed at any point continues at the next
+//! start without a second storage file. This module never starts a run and never decides when a file is complete: a
+//! file whose fingerprint changed since the watch handed it over waits until it has settled again.
 //!
-//! A job is claimed only when there is a worker for it, so links that expire are only asked for when there is
-//! room to use them.
+//! A job is claimed only when a worker is free, so upload URLs, which expire, are requested only when they can be used.
 
 mod destination;
 mod error;
@@ -48,16 +47,16 @@ use slots::{Slot, Slots};
 use steps::JobOutcome;
 use unfinished::Unfinished;
 
-/// How long an idle worker sleeps at most before it looks at the ledger again.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+/// The longest sleep of an idle pool before it reads the ledger again.
+const IDLE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// A watch whose share does not answer is held for so long at a time; that ends when it answers.
-const SILENT_HOLD: std::time::Duration = std::time::Duration::from_secs(120);
+/// How long the uploads of a watch wait when its share does not answer; they continue when it does.
+const SILENT_PAUSE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// A file above this is a large one, in bytes.
 const LARGE: u64 = 64 * 1024 * 1024;
 
-/// Everything that the upload room works with.
+/// The workers that upload files.
 #[derive(Debug, Clone)]
 pub struct UploadPool {
     shared: Arc<Shared>,
@@ -84,7 +83,7 @@ struct Shared {
     live: StatusTracker,
 }
 
-/// What the room is made of.
+/// What the workers need.
 #[derive(Debug)]
 pub struct Deps {
     /// Where jobs come from and results go.
@@ -93,19 +92,19 @@ pub struct Deps {
     pub client: Client,
     /// The folder for uploads that are not finished, with their addresses.
     pub unfinished: PathBuf,
-    /// What the configuration says at the moment.
+    /// The current configuration.
     pub settings: watch::Receiver<Settings>,
-    /// Told when there may be a job to claim.
+    /// Wakes the pool: there may be a job to claim.
     pub wake: Arc<Notify>,
-    /// To be told when a file may await a run.
+    /// Wakes the synchronizers: a file may wait for a run.
     pub synchronizers: watch::Sender<u64>,
-    /// Where uploads on their way are shown.
+    /// Shows the uploads in progress.
     pub live: StatusTracker,
-    /// Shows when the queue was looked at last: half a minute ago at most, as long as all is well.
+    /// When the queue was read last; at most half a minute ago in a healthy pool.
     pub turned: watch::Sender<Instant>,
 }
 
-/// What may change while the room works. An upload in hand ends by what held when it began.
+/// Settings that may change at runtime. A running upload keeps those it began with.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Sizes and limits.
@@ -130,7 +129,7 @@ impl Settings {
 }
 
 impl UploadPool {
-    /// Puts the room together; nothing runs yet.
+    /// Builds the pool; nothing runs yet.
     #[must_use]
     pub fn new(deps: Deps) -> Self {
         let settings = deps.settings.borrow().clone();
@@ -156,7 +155,7 @@ impl UploadPool {
         }
     }
 
-    /// Works until `stop`, then lets the uploads in hand finish. Dropping the future leaves them to the next start.
+    /// Uploads until `stop`, then lets running uploads finish. Dropping the future leaves them to the next start.
     ///
     /// # Errors
     /// When the ledger fails.
@@ -174,10 +173,10 @@ impl UploadPool {
                 if settings.has_changed().is_ok_and(|changed| changed) {
                     shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
                 }
-                let mut pause = if shared.hold_silent_shares().await? {
+                let mut pause = if shared.pause_silent_shares().await? {
                     slots::STALL
                 } else {
-                    LOOK_AGAIN
+                    IDLE_MAX
                 };
                 let now = crate::clock::now();
                 if let Some((job, slot)) = shared.claim(now).await? {
@@ -213,7 +212,7 @@ impl UploadPool {
         if !at_work.is_empty() {
             info!(
                 uploads = at_work.len(),
-                "stopping; letting uploads in hand finish"
+                "stopping; waiting for running uploads"
             );
         }
         while let Some(ended) = at_work.join_next().await {
@@ -223,7 +222,7 @@ impl UploadPool {
     }
 }
 
-/// What a worker ended with. One that panicked must not pass for one that succeeded.
+/// The result of a worker. A panic continues here, so it never passes for a success.
 fn join_worker(
     ended: Result<Result<(), ledger::Error>, tokio::task::JoinError>,
 ) -> Result<(), ledger::Error> {
@@ -235,7 +234,7 @@ fn join_worker(
 }
 
 impl Shared {
-    /// The same room with other settings.
+    /// The same with other settings.
     fn with(&self, settings: Settings) -> Self {
         let same_memory = settings.limits.memory == self.limits.memory
             && settings.limits.block_size == self.limits.block_size;
@@ -263,19 +262,19 @@ impl Shared {
         }
     }
 
-    /// A job came back at once too often. That is a fault of ours, and must neither spin nor stay unseen.
+    /// A job came back at once too often: a bug, which must neither spin nor stay unseen.
     async fn reschedule_restless(&self, job: &UploadJob) -> Result<(), ledger::Error> {
         let watch = self.watches.get(&job.watch);
         let watch = watch.map_or("", |watch| watch.name.as_str());
         error!(
             watch, path = %QuotedPath(&job.path),
-            hint = "report it with the log of the last minute; the file is tried again later",
-            "job became due again and again without a pause; putting it off"
+            hint = "report this as a bug, with the log of the last minute",
+            "job became due repeatedly without a pause; trying again later"
         );
         let failure = Failure {
             class: Class::Transient { floor: None },
             reason: format!(
-                "cannot upload {}: its job did not make progress",
+                "cannot upload {}: its job made no progress",
                 QuotedPath(&job.path)
             ),
             hint: None,
@@ -317,8 +316,8 @@ impl Shared {
         (job, slot)
     }
 
-    /// Holds watches whose share does not answer, and says so. Returns whether there are any.
-    async fn hold_silent_shares(&self) -> Result<bool, ledger::Error> {
+    /// Pauses the uploads of watches whose share does not answer. Returns whether there are any.
+    async fn pause_silent_shares(&self) -> Result<bool, ledger::Error> {
         let name = |id| self.watches.get(&id).map_or("", |watch| &watch.name);
         for (watch, reason) in self.slots.released() {
             self.ledger.end_backoff(watch, &reason).await?;
@@ -333,11 +332,11 @@ impl Shared {
                     watch = name(share.watch),
                     reason = share.what,
                     hint = "check the file server and the mount; other watches are not affected",
-                    "no upload of this watch begins while its share does not answer"
+                    "uploads of this watch wait: its share does not answer"
                 );
             }
             let now = crate::clock::now();
-            let until = next_attempt::after(now, SILENT_HOLD);
+            let until = next_attempt::after(now, SILENT_PAUSE);
             self.ledger
                 .back_off_watch(share.watch, until, &share.what, now)
                 .await?;
@@ -350,7 +349,7 @@ impl Shared {
             return self.ledger.unclaim(&job).await;
         };
         let began = std::time::Instant::now();
-        debug!(watch = %watch.name, path = %QuotedPath(&job.path), attempt = job.attempt, "upload begins");
+        debug!(watch = %watch.name, path = %QuotedPath(&job.path), attempt = job.attempt, "upload started");
         let end = self.run_job(watch, &job, &slot).await?;
         drop(slot);
         let seconds = began.elapsed().as_secs_f64();
@@ -359,23 +358,23 @@ impl Shared {
             JobOutcome::Stored { bytes, result } => {
                 info!(watch = %watch.name, %path, bytes, seconds, "uploaded");
                 if job.connector.is_none() && result == ledger::UploadResult::Done {
-                    info!(watch = %watch.name, %path, result = %Outcome::Uploaded, bytes, seconds, "file stored; it is no source file");
+                    info!(watch = %watch.name, %path, result = %Outcome::Uploaded, bytes, seconds, "file stored; it is not a source file");
                 }
             }
             JobOutcome::Unchanged(result) => {
-                debug!(watch = %watch.name, %path, seconds, "same content as before: not uploaded again");
+                debug!(watch = %watch.name, %path, seconds, "content unchanged; not uploaded");
                 if result == ledger::UploadResult::Done {
                     info!(watch = %watch.name, %path, result = %Outcome::Unchanged, bytes = 0, seconds, "file unchanged");
                 }
             }
             JobOutcome::Vanished => {
-                info!(watch = %watch.name, %path, "the file is gone; nothing to upload");
+                info!(watch = %watch.name, %path, "file was deleted before it was uploaded");
             }
             JobOutcome::Deselected => {
-                info!(watch = %watch.name, %path, "file is no longer selected; nothing to upload");
+                info!(watch = %watch.name, %path, "file is no longer selected; not uploaded");
             }
             JobOutcome::Adopted { bulk_change } => {
-                info!(watch = %watch.name, %path, "storage has the file already, with other content; updating it");
+                info!(watch = %watch.name, %path, "storage has a file of this name with other content; updating it");
                 if let Some(change) = bulk_change {
                     change.log(&watch.name);
                 }
@@ -389,13 +388,13 @@ impl Shared {
 
 fn report(watch: &str, job: &UploadJob, refusal: &Refusal) {
     let path = QuotedPath(&job.path);
-    let (reason, hint) = (&refusal.reason, refusal.hint.as_deref().unwrap_or_default());
+    let (reason, hint) = (&refusal.reason, refusal.hint.as_deref());
     match refusal.again {
         Again::BusyUntil(at) if job.last_reason.as_ref() == Some(reason) => {
             debug!(%watch, %path, reason, next = clock_time(at), "not uploaded yet");
         }
         Again::BusyUntil(at) => {
-            info!(%watch, %path, reason, next = clock_time(at), "not uploaded yet; looking again until it can be");
+            info!(%watch, %path, reason, next = clock_time(at), "not uploaded yet; trying again until it can be read");
         }
         Again::At(at) => {
             warn!(%watch, %path, reason, hint, attempt = job.attempt, next = clock_time(at), "upload failed; trying again");
@@ -404,7 +403,7 @@ fn report(watch: &str, job: &UploadJob, refusal: &Refusal) {
             error!(%watch, %path, result = %Outcome::Failed, reason, hint, next = clock_time(at), "upload failed");
         }
         Again::Never => {
-            error!(%watch, %path, result = %Outcome::Failed, reason, hint, "upload failed; not tried again before the file changes");
+            error!(%watch, %path, result = %Outcome::Failed, reason, hint, "upload failed; it is tried again when the file changes");
         }
     }
 }

@@ -1,15 +1,15 @@
-//! From a folder to "this file, this version, is finished".
+//! Watches folders and finds the files that are completely written.
 //!
-//! In come the watched roots of the configuration. Out go finished files, handed over to the ledger; nothing else
-//! leaves the room. Our own scan is the truth: at the start, at intervals, and of each folder as soon as its
-//! inotify watch is set. Events are hints that make the next look come at once, so a lost one costs time, never a
-//! file. Roots on network and FUSE file systems tell no events and are scanned at the poll interval instead.
+//! Input: the watched roots of the configuration. Output: complete files, handed over to the ledger; nothing else. The
+//! scan is the truth: it runs at the start, at intervals, and for each folder as soon as its inotify watch is set. Events
+//! are hints that make the next probe come sooner, so a lost one costs time, never a file. Network and FUSE file systems
+//! raise no events; they are scanned at the poll interval.
 //!
-//! What is seen and settling lives in memory: after a restart the first scan finds it again, because the ledger only
-//! knows what was handed over.
+//! Files that are settling are in memory only. After a restart the first scan finds them again, because the ledger knows
+//! only what was handed over.
 //!
-//! Each root has two threads of its own for every call that touches the share ([`probe`] and [`scan`]), and one task
-//! ([`root`]) that never waits for them without a way out: a share that hangs holds up nothing but itself.
+//! Each root has two threads for all calls that touch its share (`probe` and `scan`) and one task (`root`) that waits for
+//! them with a deadline: a share that hangs delays only its own watch.
 
 mod absence;
 mod comparison;

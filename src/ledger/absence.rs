@@ -14,7 +14,7 @@ use super::row::split;
 use super::scan_digests::forget_listing;
 use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
 
-/// Rows that are changed in one transaction, so that many of them do not hold up the work.
+/// Rows that are changed in one transaction, so that many of them do not delay other transactions.
 pub(super) const AT_ONCE: usize = 500;
 
 /// What came of recording that files were not found.
@@ -172,7 +172,7 @@ fn next_absence(
         (_, Absence::Deselected) => Some(Absence::Deselected),
         (Some(Absence::Deselected), _) => Some(Absence::Gone),
         (Some(Absence::Missing), _) => {
-            // A clock that was set back must not keep a file missing for ever.
+            // A clock that was set back must not keep a file missing without end.
             let confirmed = since.is_none_or(|at| at <= millis(settled) || at > millis(now));
             Some(if confirmed {
                 Absence::Gone

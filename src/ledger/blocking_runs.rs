@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{Error, Ledger, millis, timestamp};
 
-/// A run of somebody else that keeps ours from starting.
+/// A run of someone else that keeps ours from starting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockingRun {
     /// The platform's id of the run.
@@ -18,7 +18,7 @@ pub struct BlockingRun {
 }
 
 impl Ledger {
-    /// The run of somebody else that keeps a run of this iModel from starting, as last seen.
+    /// The run of someone else that keeps a run of this iModel from starting, as last seen.
     pub async fn blocking_run(&self, imodel_id: &str) -> Result<Option<BlockingRun>, Error> {
         type Row = (String, String, i64, i64);
         let row: Option<Row> = self

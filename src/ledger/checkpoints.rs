@@ -99,8 +99,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes over a storage file that was there before and holds other content than the local file. The job is due at
-    /// `due`, behind all that are due now, and the attempt counts: whatever makes it start over does not do so for ever.
+    /// Takes over a storage file that was there before and has other content than the local file. The job is due at
+    /// `due`, behind all that are due now, and the attempt counts: whatever makes it start over does not do so without end.
     pub async fn adopt(
         &self,
         job: &UploadJob,
@@ -132,7 +132,7 @@ impl Ledger {
             .await
     }
 
-    /// Forgets the storage file of a job: it is gone from storage, so nothing that was known of it holds.
+    /// Forgets the storage file of a job: it is gone from storage, so nothing recorded of it is valid.
     pub async fn forget_storage_file(&self, file: FileId) -> Result<(), Error> {
         self.db
             .write("forget a storage file", async |tx| {

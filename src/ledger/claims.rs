@@ -23,7 +23,7 @@ pub struct Content {
     pub bytes: u64,
 }
 
-/// Content that storage is known to hold, complete.
+/// Content that is complete in storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredContent {
     /// The version of the file that was stored.
@@ -32,7 +32,7 @@ pub struct StoredContent {
     pub content: Content,
 }
 
-/// A job in the hands of an upload worker.
+/// A job that an upload worker has claimed.
 #[derive(Debug, Clone)]
 pub struct UploadJob {
     /// The file it is about.
@@ -47,13 +47,13 @@ pub struct UploadJob {
     pub version: i64,
     /// 1 for the first attempt.
     pub attempt: u32,
-    /// When the first of an unbroken row of failures happened.
+    /// When the first of the failures in a row happened.
     pub failing_since: Option<Timestamp>,
     /// Connector type, or None for a file that is stored only.
     pub connector: Option<String>,
     /// The storage file, once known.
     pub storage_file_id: Option<String>,
-    /// What storage holds, once it holds something.
+    /// What storage has, once something is complete there.
     pub stored: Option<StoredContent>,
     /// How far an interrupted attempt came, and when.
     pub stage: (Stage, Timestamp),
@@ -61,9 +61,9 @@ pub struct UploadJob {
     pub marker: Option<String>,
     /// Why the attempt before did not succeed.
     pub last_reason: Option<String>,
-    /// Storage may hold other content than what is known.
+    /// Storage may have other content than the recorded one.
     pub unverified: bool,
-    /// The bytes are sent even if storage holds the same: runs left out what is there.
+    /// The bytes are sent even if storage has the same: runs have left out what is there.
     pub send_again: bool,
     /// What the platform said of the storage file when its content was completed.
     pub stamp: StorageStamp,
@@ -101,7 +101,7 @@ struct JobRow {
     storage_folder_id: Option<String>,
 }
 
-/// SQL: jobs `j` of files that are small enough, in watches that are not held.
+/// SQL: jobs `j` of files that are small enough, in active watches.
 macro_rules! due_jobs {
     () => {
         concat!(
@@ -171,7 +171,7 @@ impl JobRow {
 }
 
 impl Ledger {
-    /// Takes the job that has been due longest, if there is one, out of the watches that are not held.
+    /// Takes the job that has been due longest, if there is one, of the active watches.
     ///
     /// `most` is the size in bytes up to which a file is taken.
     pub async fn claim_upload(
@@ -190,7 +190,7 @@ impl Ledger {
             .await
     }
 
-    /// Takes the job of this watch that has been due longest, if there is one and the watch is not held.
+    /// Takes the job of this watch that has been due longest, if there is one and the watch is active.
     ///
     /// `most` is the size in bytes up to which a file is taken.
     pub async fn claim_upload_of(
@@ -214,7 +214,7 @@ impl Ledger {
             .await
     }
 
-    /// The watches that have a job due and are not held, and since when.
+    /// The active watches that have a job due, and since when.
     pub async fn due_watches(&self, now: Timestamp) -> Result<Vec<(WatchId, Timestamp)>, Error> {
         // What was set by a clock that was ahead is due too.
         type Row = (WatchId, Option<i64>, Option<i64>, bool);

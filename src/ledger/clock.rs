@@ -1,6 +1,6 @@
 //! Stored times when the clock is wrong, or was.
 //!
-//! A time that was set by a clock that was ahead must not hold anything up. So each stored time has the moment at which
+//! A time that was set by a clock that was ahead must not delay anything. So each stored time has the moment at which
 //! it was set beside it. If that moment has not come yet, the time is void and what waits for it is due. While the
 //! service runs it notices a jump and moves all stored times by it, so that each pause keeps its length.
 
@@ -174,20 +174,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_the_clock_was_a_watch_is_held_no_longer_than_was_meant_but_a_pause_stays() {
+    async fn whatever_the_clock_was_a_watch_backs_off_no_longer_than_was_meant_but_a_pause_stays() {
         for jump in JUMPS {
             let f = Fixture::new().await;
             f.hand_over("a.dgn", 1, 0).await;
-            let hold = f.ledger.back_off_watch(f.watch, at(60), "hangs", at(0));
-            hold.await.unwrap();
+            let backoff = f.ledger.back_off_watch(f.watch, at(60), "hangs", at(0));
+            backoff.await.unwrap();
             assert!(f.claim(59).await.is_none());
             let job = f.claim(jump + 60).await;
             f.ledger.unclaim(&job.unwrap()).await.unwrap();
-            // A hold of the clock as it is now takes the place of the void one.
-            let hold = f
+            // A backoff by the present clock replaces the void one.
+            let backoff = f
                 .ledger
                 .back_off_watch(f.watch, at(jump + 20), "hangs", at(jump));
-            hold.await.unwrap();
+            backoff.await.unwrap();
             if jump < 0 {
                 assert!(f.claim(jump + 10).await.is_none(), "{jump}");
             }
@@ -206,8 +206,8 @@ mod tests {
             let job = f.claim(0).await.unwrap();
             let again = transient(Again::At(at(60)));
             f.ledger.put_off(&job, &again, at(0)).await.unwrap();
-            let hold = f.ledger.back_off_watch(f.watch, at(30), "hangs", at(0));
-            hold.await.unwrap();
+            let backoff = f.ledger.back_off_watch(f.watch, at(30), "hangs", at(0));
+            backoff.await.unwrap();
             let moved = SignedDuration::from_secs(jump);
             f.ledger.follow_clock(moved).await.unwrap();
             assert!(f.claim(jump + 29).await.is_none(), "{jump}");

@@ -34,16 +34,16 @@ pub struct ConnectionFile {
     pub stored: StoredState,
     /// The outcome of that content; None while a run for it is owed.
     pub outcome: Option<Outcome>,
-    /// No local file stands for it any more.
+    /// Its local file is gone or no longer selected.
     pub absent: bool,
 }
 
 /// The open job of a [`ConnectionFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenJob {
-    /// Where it stands.
+    /// Its state.
     pub state: JobState,
-    /// It waits for a run, and its time has come.
+    /// It waits for a run, and it is due.
     pub awaits_run: bool,
     /// Why it failed last, if it did.
     pub kind: Option<FailureKind>,
@@ -66,7 +66,7 @@ pub struct StoredState {
     pub generation: i64,
     /// A task of a run has read it and succeeded.
     pub processed: bool,
-    /// How often somebody else changed the storage file since the local file last changed.
+    /// How often someone else changed the storage file since the local file last changed.
     pub overwrites: u32,
 }
 

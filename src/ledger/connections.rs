@@ -23,7 +23,7 @@ pub struct ConnectionRecord {
 /// What waits for a run of one iModel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backlog {
-    /// Files whose turn for a run has come.
+    /// Files that are due for a run.
     pub waiting: u64,
     /// When the first of them came.
     pub first: Option<Timestamp>,
@@ -103,10 +103,10 @@ impl Ledger {
             next_due: Option<i64>,
             in_hand: bool,
         }
-        // Asked after every upload, so it must not look at all that is still to be uploaded.
+        // Called after every upload, so it must not read all jobs that wait for theirs.
         let row: Row = self
             .db
-            .read("look at the backlog of an iModel", async |db| {
+            .read("read the backlog of an iModel", async |db| {
                 sqlx::query_as(concat!(
                     "SELECT COUNT(CASE WHEN ",
                     due!("$2"),
@@ -140,7 +140,7 @@ impl Ledger {
         })
     }
 
-    /// Whether the connection holds any source file of ours, so that a run of it makes sense.
+    /// Whether the connection has any source file of ours, so that a run of it makes sense.
     pub async fn holds_source_files(&self, connection: ConnectionId) -> Result<bool, Error> {
         let any: bool = self
             .db

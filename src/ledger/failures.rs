@@ -22,13 +22,13 @@ pub struct Refusal {
 /// When a job that was refused is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// Not an error of the platform's or the file's: look again then.
+    /// The file cannot be read now; not an attempt that counts.
     BusyUntil(Timestamp),
     /// At this time, as the next attempt.
     At(Timestamp),
-    /// It counts as failed, but is tried again at this time in case somebody mended the cause elsewhere.
+    /// It counts as failed, but is tried again at this time in case the cause was fixed elsewhere.
     FailedUntil(Timestamp),
-    /// Not before the file or the configuration changes, or a person asks.
+    /// Not before the file or the configuration changes, or the operator asks for it.
     Never,
 }
 

@@ -18,11 +18,11 @@ pub struct FileReport {
     pub watch: String,
     /// Path relative to the root.
     pub path: PathBuf,
-    /// The state of its open job; None when nothing is to be done.
+    /// The state of its open job; None when there is nothing to do.
     pub job: Option<JobState>,
     /// When the version that the job is about was handed over.
     pub seen_at: Option<Timestamp>,
-    /// Why no local file stands for it, and since when.
+    /// Why it has no local file, and since when.
     pub absence: Option<(Absence, Timestamp)>,
     /// The last recorded outcome.
     pub outcome: Option<Outcome>,

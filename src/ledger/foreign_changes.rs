@@ -12,7 +12,7 @@ impl Ledger {
     /// The storage file is gone: its content has to be uploaded again. The source file is kept, to be pointed at the
     /// new storage file.
     ///
-    /// Not before `due`, so that somebody who deletes it again and again does not keep us busy.
+    /// Not before `due`, so that a client that deletes it repeatedly does not keep us busy.
     pub async fn upload_again(
         &self,
         file: &ConnectionFile,
@@ -29,7 +29,7 @@ impl Ledger {
             .await
     }
 
-    /// Somebody else changed the storage file: its content is compared, and uploaded again if it differs.
+    /// Someone else changed the storage file: its content is compared, and uploaded again if it differs.
     ///
     /// Not before `due`, so that two programs that overwrite each other do not do it without a pause.
     pub async fn compare_again(
@@ -49,7 +49,7 @@ impl Ledger {
     }
 }
 
-/// Whether the file's content in storage is still the one that was looked at: an upload may have replaced it meanwhile.
+/// Whether the file's content in storage is still the one that was compared: an upload may have replaced it meanwhile.
 async fn is_current(tx: &mut Tx, file: &ConnectionFile) -> Result<bool, sqlx::Error> {
     let current: Option<(Option<String>, i64)> =
         sqlx::query_as("SELECT storage_file_id, stored_generation FROM files WHERE id = $1")
@@ -93,8 +93,8 @@ pub(super) async fn overwritten_in_storage(
     upload_job(tx, file_id, Step::Overwritten, due, now).await
 }
 
-/// Makes the file due for the upload stage, whatever its job was about. An upload in hand is left alone: its worker
-/// looks at the storage file by itself.
+/// Makes the file due for the upload stage, whatever its job was about. A claimed job stays as it is: its worker
+/// checks the storage file itself.
 async fn upload_job(
     tx: &mut Tx,
     file_id: i64,

@@ -145,7 +145,7 @@ async fn hand_over_one(
     Ok(true)
 }
 
-/// Gives the file its one open job. The stage of an interrupted upload stays: it tells what may have been sent.
+/// Gives the file its one open job. The stage of an interrupted upload stays: it shows what may have been sent.
 async fn open_job(
     tx: &mut Tx,
     file_id: i64,

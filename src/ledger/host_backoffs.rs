@@ -1,4 +1,4 @@
-//! Pauses that hosts asked for: a restart must not forget them.
+//! Backoffs that hosts asked for with `Retry-After`: they outlast a restart.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::clock::{is_ahead, pause};
 use super::{Error, Ledger, millis, timestamp};
 
 impl Ledger {
-    /// Hosts that are to be left alone, and until when: no longer than each asked for, whatever the clock was then.
+    /// Hosts that get no requests, and until when: no longer than each asked for, whatever the clock was then.
     pub async fn pauses(&self, now: Timestamp) -> Result<Vec<(String, Timestamp)>, Error> {
         let rows: Vec<(String, i64, i64)> = self
             .db
@@ -57,7 +57,7 @@ mod tests {
     use super::super::fixture::*;
 
     #[tokio::test]
-    async fn a_host_is_left_alone_no_longer_than_it_asked_for() {
+    async fn a_host_backs_off_no_longer_than_it_asked_for() {
         let f = Fixture::new().await;
         let pause = ("host".to_owned(), at(60));
         f.ledger.record_pauses(&[pause], at(0)).await.unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::row::split;
 use super::{Absence, Error, Ledger, WatchId, count_value};
 
-/// What tells two states of a file apart without reading it. Compared with `!=` only: times may go backwards.
+/// Distinguishes two states of a file without reading it. Compared with `!=` only: times may go backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
     /// Size in bytes.

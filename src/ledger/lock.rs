@@ -1,7 +1,7 @@
 //! The lock of the state directory: one process at a time may write the ledger.
 //!
 //! The lock belongs to the process and ends with it, also after a kill. The lock file has the id of the process that
-//! holds the lock; a process that ends in order empties it. That is how the next start knows whether to check the
+//! has the lock; a process that ends in order empties it. That is how the next start knows whether to check the
 //! database.
 
 use std::fs::{File, TryLockError};

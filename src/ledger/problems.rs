@@ -111,7 +111,7 @@ impl Ledger {
     /// What an alert has kept.
     pub async fn alert_memo(&self, name: &str) -> Result<Option<String>, Error> {
         self.db
-            .read("look up what was told", async |db| {
+            .read("look up a sent alert", async |db| {
                 sqlx::query_scalar("SELECT memo FROM alerts WHERE name = $1")
                     .bind(name)
                     .fetch_optional(db)
@@ -123,7 +123,7 @@ impl Ledger {
     /// Keeps something for an alert.
     pub async fn keep_alert_memo(&self, name: &str, memo: &str) -> Result<(), Error> {
         self.db
-            .write("write down what was told", async |tx| {
+            .write("record a sent alert", async |tx| {
                 sqlx::query(
                     "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE \
              SET memo = excluded.memo",

@@ -1,7 +1,9 @@
 //! Any order of changes, uploads, runs, failures and restarts, against a model of folder, storage and iModel.
 //!
-//! The model plays the rooms around the ledger: the watch that hands over what it sees, workers that take their steps
+//! The model plays the stages around the ledger: the watch that hands over what it sees, workers that take their steps
 //! one at a time and may be lost between any two of them, and a synchronizer. What it checks is what the ledger promises.
+//!
+//! Longer than most files because the model, its operations and the two properties are read together.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +26,7 @@ const FILES: [&str; 4] = ["a.dgn", "b.dgn", "in/c.dgn", "in/d.dgn"];
 /// What happens next.
 #[derive(Debug, Clone)]
 enum Op {
-    /// Somebody saves a file; `content` may be what it held before.
+    /// A user saves a file; `content` may be what it held before.
     Save {
         file: usize,
         content: u8,
@@ -32,7 +34,7 @@ enum Op {
     Remove {
         file: usize,
     },
-    /// The watch room sees a file at rest.
+    /// The watch sees a file settled.
     HandOver {
         file: usize,
     },
@@ -76,7 +78,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A file on disk: what tells it apart, and what is in it.
+/// A file on disk: its fingerprint and its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Local {
     print: i64,
@@ -110,7 +112,7 @@ struct World {
     storage: BTreeMap<PathBuf, u8>,
     imodel: BTreeMap<PathBuf, u8>,
     workers: Vec<Worker>,
-    /// The run under way, and what storage held when it was requested.
+    /// The run under way, and what storage had when it was requested.
     run: Option<(RunId, BTreeMap<PathBuf, u8>)>,
 }
 
@@ -124,7 +126,7 @@ fn content_of(byte: u8) -> Content {
 fn refusal(again: Again) -> Refusal {
     Refusal {
         kind: FailureKind::Transient,
-        reason: "the model wants it".to_owned(),
+        reason: "injected by the test".to_owned(),
         hint: None,
         again,
     }
@@ -255,7 +257,7 @@ impl World {
             Next::Send(seen) => {
                 self.sent.insert(path.clone(), seen.content);
                 let content = content_of(seen.content);
-                // It is looked at once more before it counts.
+                // It is probed once more before it counts.
                 if self.local.get(&path) == Some(&seen) {
                     self.ledger()
                         .record_blob_written(&job, &content, now)
@@ -405,7 +407,7 @@ impl World {
             .unwrap();
     }
 
-    /// What holds at every moment: a file that counts as done is in the iModel as it was handed over last.
+    /// True at every moment: a file that counts as done is in the iModel as it was handed over last.
     async fn check(&self) {
         assert_counts_are_right(self.ledger().db.writer()).await;
         for file in self.ledger().snapshot(self.now()).await.unwrap().files {
@@ -430,7 +432,7 @@ impl World {
     }
 
     /// Once nothing goes wrong any more, everything comes to its end.
-    async fn calm_down(&mut self) {
+    async fn settle_all(&mut self) {
         for path in FILES {
             self.hand_over(PathBuf::from(path)).await;
         }
@@ -484,7 +486,7 @@ proptest! {
                 world.apply(op).await;
                 world.check().await;
             }
-            world.calm_down().await;
+            world.settle_all().await;
         });
     }
 }

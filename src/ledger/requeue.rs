@@ -1,11 +1,11 @@
-//! What a person asks for once more.
+//! Retries that the operator asks for.
 use jiff::Timestamp;
 
 use super::history::{Step, note};
 use super::transitions::make_due;
 use super::{Error, FileId, JobState, Ledger, Tx, millis};
 
-/// Jobs that are put into one transaction, so that many of them do not hold up the work.
+/// Jobs that are put into one transaction, so that many of them do not delay other transactions.
 const AT_ONCE: usize = 500;
 
 /// Which jobs to try again at once.
@@ -18,7 +18,7 @@ pub enum Requeue {
 }
 
 impl Ledger {
-    /// Makes jobs due now, with a fresh count of attempts, and ends what holds their watches for a while. What is
+    /// Makes jobs due now, with a fresh count of attempts, and ends the backoff of their watches. What is
     /// under way, and files without a job, stay as they are. Returns how many jobs that concerned.
     pub async fn requeue(&self, which: &Requeue, now: Timestamp) -> Result<u64, Error> {
         const ACTION: &str = "make jobs due again";

@@ -1,4 +1,4 @@
-//! Keeps the history from growing for ever.
+//! Deletes old history, so that the ledger does not grow without end.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use jiff::Timestamp;
 
 use super::{Error, Ledger, millis};
 
-/// Rows that one look at the old ones takes in.
-const LOOK: i64 = 2000;
+/// Rows that one query reads.
+const BATCH: i64 = 2000;
 
 /// Rows that go in one transaction: few enough that no other waits for it noticeably.
 const AT_ONCE: usize = 200;
 
-/// A rest for the others after each transaction.
-const REST: Duration = Duration::from_millis(20);
+/// A pause after each transaction, for others.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A table whose old rows go, and which of them stay all the same.
 struct Old {
     /// Rows by id, after `$2`, with whether they are to go; `$1` is the time before which they are old, `$3` a limit.
-    look: &'static str,
+    select: &'static str,
     delete: &'static str,
 }
 
@@ -26,20 +26,20 @@ struct Old {
 /// last run of a connection and runs that are not over.
 const OLD: &[Old] = &[
     Old {
-        look: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r \
+        select: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r \
                WHERE r.file_id = s.file_id) AND s.version < (SELECT f.version FROM files f \
                WHERE f.id = s.file_id) AS goes FROM steps s WHERE s.at < $1 AND s.id > $2 \
                ORDER BY s.id LIMIT $3",
         delete: "DELETE FROM steps WHERE id = $1",
     },
     Old {
-        look: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n \
+        select: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n \
                WHERE n.file_id = r.file_id) AS goes FROM results r WHERE r.at < $1 AND r.id > $2 \
                ORDER BY r.id LIMIT $3",
         delete: "DELETE FROM results WHERE id = $1",
     },
     Old {
-        look: "SELECT r.id, r.phase = 'ended' AND r.id < (SELECT MAX(n.id) FROM runs n \
+        select: "SELECT r.id, r.phase = 'ended' AND r.id < (SELECT MAX(n.id) FROM runs n \
                WHERE n.connection_id = r.connection_id) AND NOT EXISTS (SELECT 1 FROM jobs j \
                WHERE j.run_id = r.id) AS goes FROM runs r WHERE r.requested_at < $1 \
                AND r.id > $2 ORDER BY r.id LIMIT $3",
@@ -50,7 +50,7 @@ const OLD: &[Old] = &[
 impl Ledger {
     /// Deletes history from before `before`, a little at a time, and returns how many rows went.
     pub async fn forget_history(&self, before: Timestamp) -> Result<u64, Error> {
-        const ACTION: &str = "forget old history";
+        const ACTION: &str = "delete old history";
         let mut gone = 0;
         for old in OLD {
             let mut last = 0_i64;
@@ -58,10 +58,10 @@ impl Ledger {
                 let rows: Vec<(i64, bool)> = self
                     .db
                     .read(ACTION, async |db| {
-                        sqlx::query_as(old.look)
+                        sqlx::query_as(old.select)
                             .bind(millis(before))
                             .bind(last)
-                            .bind(LOOK)
+                            .bind(BATCH)
                             .fetch_all(db)
                             .await
                     })
@@ -85,7 +85,7 @@ impl Ledger {
                             Ok(())
                         })
                         .await?;
-                    tokio::time::sleep(REST).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
@@ -110,8 +110,12 @@ mod tests {
         let reader = Ledger::read(fixture.dir.path()).await.unwrap();
         let file = reader.snapshot(at(5000)).await.unwrap().files.remove(0).id;
         let lines = async || {
-            let story = reader.file_history(file).await.unwrap().unwrap();
-            story.entries.iter().map(|line| line.at).collect::<Vec<_>>()
+            let history = reader.file_history(file).await.unwrap().unwrap();
+            history
+                .entries
+                .iter()
+                .map(|line| line.at)
+                .collect::<Vec<_>>()
         };
         assert_eq!(lines().await.len(), 8);
         let gone = fixture.ledger.forget_history(at(3000)).await;

@@ -35,12 +35,12 @@ pub enum Verdict {
     Synchronized(Option<Issues>),
     /// It is not; the refusal says why and when to run it again.
     Refused(Refusal),
-    /// It is not, and more runs alone will not help: the next attempt uploads it again, even if storage holds the same
+    /// It is not, and more runs alone will not help: the next attempt uploads it again, even if storage has the same
     /// bytes.
     SendAgain(Refusal),
     /// Its storage file is gone: it has to be uploaded again, not before this time.
     LostInStorage(Timestamp),
-    /// Its storage file was changed by somebody else: it has to be compared, not before this time.
+    /// Its storage file was changed by someone else: it has to be compared, not before this time.
     Overwritten(Timestamp),
 }
 

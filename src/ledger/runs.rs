@@ -131,7 +131,7 @@ impl Ledger {
         );
         let row: Option<Row> =
             self.db
-                .read("look for a run under way", async |db| {
+                .read("look up the open run", async |db| {
                     sqlx::query_as(
             "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, \
              r.requested_there, r.generation, r.overdue <> 0 FROM runs r JOIN connections c \

@@ -1,5 +1,5 @@
-//! Listings of folders in which there was no news, so that the next scan, or the next process, asks one row of a folder
-//! and not one of each file.
+//! Digests of folder listings in which nothing had changed: the next scan, also of the next process, reads one row for
+//! a folder and not one for each file.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub struct ListingPart<'a> {
     pub dir: &'a Path,
     /// Which part it is.
     pub part: u32,
-    /// Of all that the watch room compares of the files in it.
+    /// Of all that a scan compares of the files in it.
     pub digest: &'a [u8; 32],
 }
 
@@ -24,8 +24,8 @@ pub struct ListingPart<'a> {
 pub struct Changes(i64);
 
 impl Ledger {
-    /// Whether the part is just as it was when it last held no news. If it is not, it has to be compared with what is
-    /// known of its files, which must be asked for after this.
+    /// Whether the part is the same as when it was last recorded as unchanged. If it is not, compare it with the known
+    /// files, and read those after this call.
     pub async fn is_listing_unchanged(
         &self,
         part: &ListingPart<'_>,
@@ -48,8 +48,8 @@ impl Ledger {
         Ok((same, Changes(changes)))
     }
 
-    /// Keeps a part that turned out to hold no news, unless what is known of the watch's files has changed since
-    /// `compared`, which was told before they were asked for.
+    /// Records a part in which nothing had changed, unless the known files of the watch have changed since `compared`,
+    /// which was read before them.
     pub async fn record_listing(
         &self,
         part: &ListingPart<'_>,
@@ -75,7 +75,7 @@ impl Ledger {
     }
 }
 
-/// What is known of files in a folder changes in this transaction, so its listing may be news from now on.
+/// What is known of files in a folder changes in this transaction, so its listing may differ from now on.
 pub(super) async fn forget_listing(
     tx: &mut Tx,
     watch_id: i64,
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listing_is_listing_unchanged_until_anything_that_is_known_of_its_files_changes() {
+    async fn a_listing_is_unchanged_until_anything_that_is_known_of_its_files_changes() {
         for change in [
             Change::NewFile,
             Change::NewVersion,

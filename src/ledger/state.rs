@@ -1,6 +1,6 @@
 //! The states of a job and the decisions between them, without a database.
 
-/// Where a job stands.
+/// The state of a job.
 ///
 /// `Due → Uploading → Stored → Running → (gone)`; every state but the last may go back to `Due`, and any to `Failed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,16 +13,16 @@ pub enum JobState {
     Stored,
     /// A run that was requested after its upload was completed is under way.
     Running,
-    /// The attempt went wrong and needs a person, or at least a long pause.
+    /// The attempt went wrong and needs the operator, or at least a long backoff.
     Failed,
 }
 
-/// How far the upload in hand has come, written before the next request is sent.
+/// How far the current upload has come, written before the next request is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Nothing was sent.
     Planned,
-    /// *Create file* may have been sent; the marker in its description tells our file from others.
+    /// *Create file* may have been sent; the marker in its description identifies our file.
     CreateSent,
     /// The storage file id is known.
     LinksReceived,
@@ -41,7 +41,7 @@ pub enum Outcome {
     Uploaded,
     /// The same content as before: nothing was sent.
     Unchanged,
-    /// Not in the iModel; the reason stands beside it.
+    /// Not in the iModel; the reason is recorded with it.
     Failed,
     /// The file went away before it could be read.
     Vanished,
@@ -66,7 +66,7 @@ pub enum FailureKind {
     Run,
     /// The run ended without processing the file.
     NotProcessed,
-    /// Somebody removed the file from the connection, and `sync.remap` is off.
+    /// Someone removed the file from the connection, and `sync.remap` is off.
     Unmapped,
 }
 
@@ -116,12 +116,12 @@ pub enum Absence {
     Deselected,
 }
 
-/// How the watch room finds the root of a watch.
+/// The state of a root, as its watch found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RootState {
     /// Events and scans work.
     Ok,
-    /// Scans only, because the file system tells no events.
+    /// Scans only, because the file system reports no events.
     Polled,
     /// Part of it cannot be watched or read.
     Degraded,
@@ -253,7 +253,7 @@ pub struct UnknownWord {
 
 /// Where a job goes when a newer version of its file is handed over.
 ///
-/// An upload in hand is left alone: its worker compares versions at the end and makes the job due again.
+/// A claimed job stays claimed: its worker compares versions at the end and makes the job due again.
 pub(super) fn on_new_version(state: JobState) -> JobState {
     match state {
         JobState::Uploading => JobState::Uploading,

@@ -94,7 +94,7 @@ impl Ledger {
             .await
     }
 
-    /// The file holds what storage holds already: no upload, and no run unless one is still owed.
+    /// Storage has the content of the file already: no upload, and no run unless one is still owed.
     pub async fn finish_unchanged(
         &self,
         job: &UploadJob,
@@ -123,7 +123,7 @@ impl Ledger {
     /// The file is not there any more. Its job goes; whatever appears under its name later counts as new.
     pub async fn finish_vanished(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
         self.db
-            .write("record that a file is gone", async |tx| {
+            .write("record a deleted file", async |tx| {
                 let newest: i64 = newest_version(tx, job.file.0).await?;
                 sqlx::query(
                     "UPDATE files SET known = 0, size = 0, absence = COALESCE(absence, $3), \
@@ -155,7 +155,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), Error> {
         self.db
-            .write("put a job off", async |tx| {
+            .write("reschedule a job", async |tx| {
                 let newest = newest_version(tx, job.file.0).await?;
                 if newest > job.version
                     && matches!(refusal.again, Again::FailedUntil(_) | Again::Never)
@@ -192,7 +192,7 @@ async fn hand_on(
     match result {
         UploadResult::DueAgain => {
             make_due(tx, job.file.0, now).await?;
-            // What storage holds is known for sure.
+            // What storage has is certain.
             sqlx::query("UPDATE jobs SET stage = 'planned' WHERE file_id = $1")
                 .bind(job.file.0)
                 .execute(&mut **tx)
@@ -208,7 +208,7 @@ async fn hand_on(
             )
             .bind(job.file.0)
             .bind(millis(now))
-            // The runs that left it out still count: otherwise it would be sent for ever.
+            // The runs that left it out still count: otherwise it would be sent again without end.
             .bind(job.send_again)
             .execute(&mut **tx)
             .await?;

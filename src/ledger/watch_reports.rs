@@ -29,7 +29,7 @@ pub struct WatchReport {
     pub configured: bool,
     /// The last run of its connection.
     pub last_run: Option<RunSummary>,
-    /// A run of somebody else that keeps runs of its iModel from starting.
+    /// A run of someone else that keeps runs of its iModel from starting.
     pub blocked: Option<BlockingRun>,
     /// Its files by how they stand.
     pub counts: Counts,
@@ -38,7 +38,7 @@ pub struct WatchReport {
 /// Files by how they stand; each is counted once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// In the iModel, and nothing is to be done.
+    /// In the iModel, up to date.
     pub synchronized: u64,
     /// In the iModel, with errors or warnings of the connector.
     pub with_issues: u64,

@@ -15,7 +15,7 @@ pub struct WatchSpec {
     pub imodel_id: String,
     /// The folder in storage, as segments joined by `/`; empty for the root folder.
     pub storage_folder: String,
-    /// The display name of the connection that holds its files in the iModel.
+    /// The display name of the connection of its files in the iModel.
     pub connection: String,
     /// How many files that storage knows may be due at once.
     pub bulk_change_limit: u64,
@@ -26,7 +26,7 @@ impl Ledger {
     ///
     /// When the iModel or the storage folder of a known watch has changed, all that is known of its files in the
     /// cloud belongs to the old place: it is forgotten, and every file of the watch is new to the next scan. The
-    /// second value tells how many files that concerns. Watches that are not named any more keep their files, but
+    /// second value is the number of those files. Watches that are not named any more keep their files, but
     /// none of their jobs is claimed until they are named again.
     pub async fn register_watches(
         &self,
@@ -75,7 +75,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The identity of the root in which files of a watch were found last, in the watch room's words.
+    /// The identity of the root in which files of a watch were found last, in the watch's notation.
     pub async fn root_identity(&self, watch: WatchId) -> Result<Option<String>, Error> {
         self.db
             .read("look up the identity of a root", async |db| {

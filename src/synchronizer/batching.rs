@@ -1,4 +1,4 @@
-//! When is a batch complete? Pure.
+//! Decides when a batch of files is complete and a run is requested. Pure.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::ledger::Backlog;
 /// Two readings of the clock, by two tasks, may be in the wrong order by this much.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(5);
 
-/// What a synchronizer does next.
+/// Whether a batch is complete.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Batch {
     /// Request a run for what waits.
@@ -44,7 +44,7 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
     Batch::WaitFor(wait.min(longest).max(Duration::from_millis(10)))
 }
 
-/// Counts reference files that were completed last at `at` as something that waits.
+/// Adds reference files, the last of which was completed at `at`, to the backlog.
 pub(super) fn with_references(backlog: Backlog, at: Timestamp) -> Backlog {
     Backlog {
         first: Some(backlog.first.map_or(at, |first| first.min(at))),
@@ -53,8 +53,8 @@ pub(super) fn with_references(backlog: Backlog, at: Timestamp) -> Backlog {
     }
 }
 
-/// How long ago something came. A time ahead of `now` was taken from a clock that was ahead: nobody knows how long ago
-/// that was, and it must not hold the batch up.
+/// How long ago a file came. A time ahead of `now` was taken from a clock that was ahead: it is unknown how long ago that
+/// was, and it must not delay the batch.
 fn since(came: Timestamp, now: Timestamp) -> Duration {
     if came.duration_since(now) > CLOCKS_AGREE {
         return Duration::MAX;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_goes_after_the_window_of_quiet_or_at_its_maximum() {
+    fn a_batch_is_ready_after_a_quiet_window_or_at_its_maximum() {
         let wait = |seconds| Batch::WaitFor(Duration::from_secs(seconds));
         for (backlog, now, expected) in [
             (backlog(0, 0, false), 3, wait(7)),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn with_nothing_waiting_the_lane_sleeps_until_something_becomes_due() {
+    fn without_waiting_files_the_synchronizer_sleeps_until_a_job_is_due() {
         let idle = Backlog::default();
         assert_eq!(decide(&idle, at(0), &sync()), Batch::WaitFor(Duration::MAX));
         let later = Backlog {
@@ -130,12 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_holds_up_no_batch() {
+    fn a_clock_that_was_set_back_delays_no_batch() {
         for (first, last, in_hand, expected) in [
             (5000, 5000, false, Batch::Ready),
             (5000, 5000, true, Batch::Ready),
             (-1, 5000, false, Batch::Ready),
-            // As of two tasks that looked at the clock one after the other.
+            // As by two tasks that read the clock one after the other.
             (1, 1, false, Batch::WaitFor(Duration::from_secs(10))),
         ] {
             assert_eq!(

@@ -1,5 +1,4 @@
-//! A run of somebody else that keeps ours from starting: it is waited for, shown, and reported once if it takes too
-//! long.
+//! Waits for a run of another client that blocks ours, shows it, and reports it once if it takes too long.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use super::Synchronizer;
 use crate::itwin::ActiveRun;
 use crate::ledger::{self, BlockingRun};
 
-/// The run that is in the way, and how it is polled.
+/// The blocking run, and how it is polled.
 #[derive(Debug)]
 pub(super) struct Blocking {
     /// None when the platform does not say which run it is.
@@ -48,7 +47,7 @@ impl Synchronizer {
         Ok(pause)
     }
 
-    /// Polls the run that is in the way. None: nothing is in the way any more, as far as can be seen.
+    /// Polls the blocking run. None: it has ended, as far as can be seen.
     pub(super) async fn poll_blocking(&mut self) -> Result<Option<Duration>, ledger::Error> {
         let Some(blocking) = &mut self.blocking else {
             return Ok(None);
@@ -57,7 +56,7 @@ impl Synchronizer {
         if !left.is_zero() {
             return Ok(Some(left));
         }
-        // A run of a manifest connection can't be read here: the next request for a run of ours tells.
+        // A run of a manifest connection cannot be read here: the next run request shows whether it has ended.
         let Some(active) = blocking.active.clone().filter(|active| !active.manifest) else {
             return Ok(None);
         };
@@ -69,20 +68,20 @@ impl Synchronizer {
             Ok(run) if !run.is_final() => self.blocked(Some(active)).await.map(Some),
             Ok(_) => Ok(None),
             Err(error) => {
-                debug!(imodel = %self.imodel_id, run = active.run_id, %error, "cannot look up the run that is active");
+                debug!(imodel = %self.imodel_id, run = active.run_id, %error, "cannot read the active run");
                 Ok(None)
             }
         }
     }
 
-    /// Nothing is in the way any more, or nothing waits for a run.
+    /// No other run blocks ours any more, or nothing waits for a run.
     pub(super) async fn unblock(&mut self) -> Result<(), ledger::Error> {
         self.blocking = None;
         if !std::mem::take(&mut self.blocking_recorded) {
             return Ok(());
         }
         if let Some(ended) = self.ledger.blocking_run(&self.imodel_id).await? {
-            info!(imodel = %self.imodel_id, run = ended.run, connection = ended.connection, "no longer waiting for the other run of the iModel");
+            info!(imodel = %self.imodel_id, run = ended.run, connection = ended.connection, "other run of the iModel ended; no longer waiting");
             self.ledger
                 .record_blocking_run(&self.imodel_id, None)
                 .await?;
@@ -116,7 +115,7 @@ impl Synchronizer {
         }
         info!(
             imodel = %self.imodel_id, run = record.run, connection = record.connection, since = %record.since,
-            "another run of the iModel is active; waiting for its end"
+            "another run of the iModel is active; waiting until it ends"
         );
         record
     }
@@ -128,8 +127,8 @@ impl Synchronizer {
         }
         error!(
             imodel = %self.imodel_id, run = record.run, connection = record.connection, since = %record.since,
-            hint = "look at the run in the iTwin portal; uploaded files wait until it ends",
-            "another run of the iModel takes longer than sync.run_deadline"
+            hint = "check the run in the iTwin portal; uploaded files wait until it ends",
+            "another run of the iModel exceeded sync.run_deadline"
         );
         BlockingRun {
             overdue: true,

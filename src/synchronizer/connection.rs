@@ -1,13 +1,14 @@
-//! Makes an iModel's connection hold what it should hold, before a run and once in a while.
+//! Corrects an iModel's connection, before each run and at intervals.
 //!
-//! The platform is asked what it holds each time; what is missing or wrong is corrected (`reconcile` decides). Nothing
-//! is repeated blindly: the connection is looked up by our name before it is created, so an answer that got lost does
-//! not make a second one. A file that the platform refuses fails by itself.
+//! The platform is asked each time what the connection contains; `reconcile` decides what to change. Nothing is repeated
+//! blindly: the connection is looked up by our name before it is created, so a lost answer never makes a second one. A
+//! file that the platform refuses fails alone.
 
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::reconcile::{Change, Remap, Wrong, differences, is_wanted, waits_after_refusal};
+use super::refusals::Refused;
 use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
@@ -15,31 +16,7 @@ use crate::ledger::{
     Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, Mapping, Refusal,
 };
 use crate::names::QuotedPath;
-use crate::next_attempt::{self, Failure, History};
-use crate::retry::Class;
-
-/// Files that could not be mapped.
-#[derive(Debug, Default)]
-struct Refused {
-    /// And why.
-    files: Vec<(ConnectionFile, Refusal)>,
-    /// Files whose storage file is gone: they are uploaded again.
-    lost: Vec<FileId>,
-}
-
-impl Refused {
-    fn has(&self, file: &ConnectionFile) -> bool {
-        self.lost.contains(&file.file)
-            || self
-                .files
-                .iter()
-                .any(|(refused, _)| refused.file == file.file)
-    }
-}
-
-/// Source files of an iModel, over all its connections.
-/// Source: bentleysystems.service-now.com, article KB0098316
-const SOURCE_FILES_MAX: usize = 250;
+use crate::next_attempt;
 
 /// The connection as it is on the platform.
 struct Found {
@@ -215,10 +192,11 @@ impl Synchronizer {
         if named.len() > 1 {
             warn!(imodel = %self.imodel_id, connection = connection.name, count = named.len(), "several connections have this name; using one of them");
             for (index, found) in named.iter().enumerate() {
-                let held = self.client.source_files(&found.id).await?;
+                let source_files = self.client.source_files(&found.id).await?;
                 if files.iter().any(|file| {
-                    held.iter()
-                        .any(|held| held.storage_file_id == file.storage_file_id)
+                    source_files
+                        .iter()
+                        .any(|one| one.storage_file_id == file.storage_file_id)
                 }) {
                     chosen = index;
                     break;
@@ -301,7 +279,7 @@ impl Synchronizer {
                 if file.source_file_id.is_some() {
                     warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
-                        "file was removed from the connection by somebody else; added again"
+                        "file was removed from the connection by another client; added again"
                     );
                 } else {
                     debug!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector, "source file added");
@@ -329,11 +307,11 @@ impl Synchronizer {
                     }
                     Wrong::Connector => warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector,
-                        "connector type was changed by somebody else; corrected"
+                        "connector type was changed by another client; corrected"
                     ),
                     Wrong::StorageFile => warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
-                        "source file pointed to another storage file; corrected"
+                        "source file referred to another storage file; corrected"
                     ),
                 }
                 Ok(Some(renewed(file, (*source_file_id).to_owned())))
@@ -344,7 +322,7 @@ impl Synchronizer {
                     .await?;
                 info!(
                     imodel = %self.imodel_id, connection = connection.name, source_file = source_file_id,
-                    "source file removed: both its storage file and the local file are gone"
+                    "source file removed: its storage file and its local file were deleted"
                 );
                 self.ledger.forget_mapping(source_file_id).await?;
                 Ok(None)
@@ -352,7 +330,7 @@ impl Synchronizer {
         }
     }
 
-    /// What follows for a file that somebody removed, if that is to be respected.
+    /// A file that another client removed, and that stays removed (`sync.remap = false`).
     fn left_out(
         &self,
         connection: &ConnectionRecord,
@@ -362,134 +340,13 @@ impl Synchronizer {
         Refusal {
             kind: FailureKind::Unmapped,
             reason: format!(
-                "cannot synchronize {}: somebody removed it from connection {:?}, and sync.remap is off",
+                "cannot synchronize {}: another client removed it from connection {:?}, and sync.remap is off",
                 QuotedPath(&file.path),
                 connection.name
             ),
             hint: Some("add it there again, set sync.remap = true, or exclude the file".to_owned()),
             again: Again::FailedUntil(next_attempt::after(now, self.policy.max)),
         }
-    }
-
-    /// Finds out why the platform does not take one file, and what follows for it.
-    async fn refused(
-        &self,
-        file: &ConnectionFile,
-        error: itwin::Error,
-        refused: &mut Refused,
-    ) -> Result<(), SyncError> {
-        let path = QuotedPath(&file.path);
-        if error.status() == Some(404) {
-            match self.client.file(&file.storage_file_id).await {
-                Err(gone) if gone.is_not_found() => {
-                    warn!(watch = file.watch, %path, "file was deleted from iTwin Storage by somebody else; uploading it again");
-                    let now = crate::clock::now();
-                    let before = file.stored.overwrites;
-                    let due = next_attempt::after_foreign_change(before, &self.policy, now);
-                    self.ledger.upload_again(file, due, now).await?;
-                    refused.lost.push(file.file);
-                    self.uploads.notify_one();
-                    return Ok(());
-                }
-                Err(other) => return Err(other.into()),
-                // The file is there, so it is the connection that is not.
-                Ok(_) => return Err(error.into()),
-            }
-        }
-        let mut failure = Failure {
-            class: Class::Transient {
-                floor: error.floor(),
-            },
-            reason: format!(
-                "cannot synchronize {path}: the platform did not take it as a source file of type {}: {error}",
-                file.connector
-            ),
-            hint: None,
-        };
-        if error.status() == Some(409)
-            && let Some(other) = self.connection_containing(&file.storage_file_id).await?
-        {
-            failure.class = Class::RefusedForAll;
-            failure.reason = format!(
-                "cannot synchronize {path}: connection {other:?} of the same iModel holds it already"
-            );
-            failure.hint = Some(format!(
-                "remove it there, or write connection = {other:?} in the watch"
-            ));
-        }
-        // Only the platform itself refuses a file for good, and it says so by a code. Anything else passes.
-        if error.status() == Some(422) && error.code().is_some() {
-            if self.is_full().await? {
-                failure.class = Class::RefusedForAll;
-                failure.hint = Some(format!(
-                    "an iModel takes {SOURCE_FILES_MAX} source files: remove some there, exclude this one, or list it in \
-                     upload_only if others only refer to it"
-                ));
-            } else {
-                failure.class = Class::RefusedForContent;
-                failure.hint = Some(
-                    "choose another connector for this file in the watch's connectors, or exclude it"
-                        .to_owned(),
-                );
-            }
-        }
-        let history = History {
-            attempt: file.job.map_or(0, |job| job.attempts).saturating_add(1),
-            failing_since: file.job.and_then(|job| job.failing_since),
-        };
-        let refusal = next_attempt::refusal(
-            failure,
-            history,
-            &self.policy,
-            self.give_up,
-            crate::clock::now(),
-        );
-        refused.files.push((file.clone(), refusal));
-        Ok(())
-    }
-
-    /// Fails or puts off single files, each for its own reason.
-    async fn refuse(&self, refused: Refused) -> Result<(), SyncError> {
-        let mut refusals: Vec<(FileId, Refusal)> = Vec::with_capacity(refused.files.len());
-        for (file, refusal) in refused.files {
-            super::report_failure(&file, &refusal);
-            refusals.push((file.file, refusal));
-        }
-        if refusals.is_empty() {
-            return Ok(());
-        }
-        self.ledger
-            .put_off_stored(&refusals, crate::clock::now())
-            .await?;
-        // A file that failed until a time is tried by the upload stage, which has to know that time.
-        self.uploads.notify_one();
-        Ok(())
-    }
-
-    /// Whether the connections of our iModel hold as many source files as the platform takes.
-    async fn is_full(&self) -> Result<bool, itwin::Error> {
-        let mut held = 0;
-        for connection in self.client.connections(&self.imodel_id).await? {
-            held += self.client.source_files(&connection.id).await?.len();
-        }
-        Ok(held >= SOURCE_FILES_MAX)
-    }
-
-    /// The name of the connection of our iModel that holds a storage file.
-    async fn connection_containing(
-        &self,
-        storage_file_id: &str,
-    ) -> Result<Option<String>, itwin::Error> {
-        for connection in self.client.connections(&self.imodel_id).await? {
-            let held = self.client.source_files(&connection.id).await?;
-            if held
-                .iter()
-                .any(|held| held.storage_file_id == storage_file_id)
-            {
-                return Ok(Some(connection.display_name.unwrap_or(connection.id)));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Once in a while, also when nothing is to be run: does the platform still hold what it should?
+//! Checks at intervals, even without anything to run, that the platform still holds what it should.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ impl Synchronizer {
         connections: &[ConnectionRecord],
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
-        let held = self
+        let backoff = self
             .check_not_before
             .saturating_duration_since(Instant::now());
         let mut next = self.check_interval;
@@ -27,7 +27,7 @@ impl Synchronizer {
             if connection.platform_id.is_none() {
                 continue;
             }
-            let left = until_check(connection.checked_at, now, self.check_interval).max(held);
+            let left = until_check(connection.checked_at, now, self.check_interval).max(backoff);
             if !left.is_zero() {
                 next = next.min(left);
                 continue;
@@ -47,8 +47,8 @@ impl Synchronizer {
                     next = next.min(pause);
                     warn!(
                         imodel = %self.imodel_id, connection = connection.name, %error,
-                        hint = error.hint().unwrap_or_default(),
-                        "cannot check what the connection holds; trying again"
+                        hint = error.hint(),
+                        "cannot check the connection; trying again"
                     );
                     break;
                 }

@@ -1,7 +1,7 @@
-//! What differs between the source files that a connection should hold and those that it holds. Pure.
+//! Compares the source files that a connection should have with those that it has. Pure.
 //!
-//! Everybody who may use the iModel can change a connection: in the portal, or with another client. So the list is
-//! read from the platform before each run, and what differs is corrected.
+//! Everyone with access to the iModel can change a connection, in the portal or with another client. So the list is read
+//! from the platform before each run, and differences are corrected.
 
 use std::collections::HashSet;
 
@@ -42,7 +42,7 @@ pub(super) struct Differences<'a> {
     pub(super) kept: Vec<(&'a ConnectionFile, &'a str)>,
     /// What has to be done.
     pub(super) changes: Vec<Change<'a>>,
-    /// Files that somebody removed, and that are to stay removed.
+    /// Files that another client removed, and that stay removed.
     pub(super) removed: Vec<&'a ConnectionFile>,
 }
 
@@ -69,16 +69,16 @@ pub(super) fn differences<'a>(
         .map(|file| file.storage_file_id.as_str())
         .collect();
     for file in files.iter().filter(|file| is_wanted(file)) {
-        let held = there
+        let mapped = there
             .iter()
-            .find(|held| held.storage_file_id == file.storage_file_id);
-        if let Some(held) = held {
-            let connector = held.connector_type.as_deref();
+            .find(|one| one.storage_file_id == file.storage_file_id);
+        if let Some(mapped) = mapped {
+            let connector = mapped.connector_type.as_deref();
             if connector.is_none_or(|connector| connector == file.connector) {
-                result.kept.push((file, &held.id));
+                result.kept.push((file, &mapped.id));
             } else if may_change(file) {
                 result.changes.push(Change::Correct {
-                    source_file_id: &held.id,
+                    source_file_id: &mapped.id,
                     file,
                     wrong: Wrong::Connector,
                 });
@@ -88,7 +88,7 @@ pub(super) fn differences<'a>(
         if !may_change(file) {
             continue;
         }
-        // Its source file, pointed elsewhere by somebody, or at the storage file that the file had before.
+        // Its source file, changed by another client, or still with the storage file that the file had before.
         let ours = file.source_file_id.as_ref().and_then(|id| {
             there
                 .iter()
@@ -185,8 +185,8 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    /// The differences in words.
-    fn words(
+    /// The differences as text.
+    fn summary(
         files: &[ConnectionFile],
         dead: &[&str],
         there: &[SourceFile],
@@ -194,12 +194,12 @@ mod tests {
     ) -> Vec<String> {
         let dead: Vec<String> = dead.iter().map(|id| (*id).to_owned()).collect();
         let found = differences(files, &dead, there, remap);
-        let mut words: Vec<String> = found
+        let mut lines: Vec<String> = found
             .kept
             .iter()
             .map(|(file, id)| format!("keep {} as {id}", file.storage_file_id))
             .collect();
-        words.extend(found.changes.iter().map(|change| match change {
+        lines.extend(found.changes.iter().map(|change| match change {
             Change::Add(file) => format!("add {}", file.storage_file_id),
             Change::Correct {
                 source_file_id,
@@ -214,8 +214,8 @@ mod tests {
             Change::Remove(id) => format!("remove {id}"),
         }));
         let removed = found.removed.iter();
-        words.extend(removed.map(|file| format!("leave {} out", file.storage_file_id)));
-        words
+        lines.extend(removed.map(|file| format!("leave {} out", file.storage_file_id)));
+        lines
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
             ),
             ("removed", known(), vec![], "add f"),
             (
-                "removed and added again by somebody",
+                "removed and added again by another client",
                 known(),
                 vec![source("s2", "f", mstn)],
                 "keep f as s2",
@@ -255,14 +255,18 @@ mod tests {
                 "correct StorageFile of s for f",
             ),
             (
-                "a file of somebody else beside ours",
+                "a file of another client beside ours",
                 known(),
                 vec![source("s", "f", mstn), source("x", "foreign", mstn)],
                 "keep f as s",
             ),
             ("never mapped", vec![file("f", None)], vec![], "add f"),
         ] {
-            assert_eq!(words(&files, &[], &there, Remap::Yes), [expected], "{what}");
+            assert_eq!(
+                summary(&files, &[], &there, Remap::Yes),
+                [expected],
+                "{what}"
+            );
         }
     }
 
@@ -274,7 +278,7 @@ mod tests {
         ];
         let there = [source("s", "g", Some("MSTN"))];
         assert_eq!(
-            words(&files, &[], &there, Remap::Yes),
+            summary(&files, &[], &there, Remap::Yes),
             ["keep g as s", "add f"]
         );
     }
@@ -283,7 +287,7 @@ mod tests {
     fn a_removed_file_stays_removed_if_that_is_configured() {
         let files = [file("f", Some(("s", "MSTN"))), file("new", None)];
         assert_eq!(
-            words(&files, &[], &[], Remap::No),
+            summary(&files, &[], &[], Remap::No),
             ["add new", "leave f out"]
         );
     }
@@ -296,7 +300,7 @@ mod tests {
             source("t", "also lost", Some("MSTN")),
         ];
         assert_eq!(
-            words(&files, &["t"], &there, Remap::Yes),
+            summary(&files, &["t"], &there, Remap::Yes),
             ["correct StorageFile of s for new", "remove t"]
         );
     }
@@ -328,7 +332,7 @@ mod tests {
             ),
         ] {
             let job = file.job;
-            assert_eq!(words(&[file], &[], &[], Remap::Yes), expected, "{job:?}");
+            assert_eq!(summary(&[file], &[], &[], Remap::Yes), expected, "{job:?}");
         }
     }
 }

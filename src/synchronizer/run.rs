@@ -1,4 +1,4 @@
-//! One run: request it, find it again after a lost answer, follow it to its end.
+//! One run: requests it, finds it again after a lost answer, follows it to its end.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -75,11 +75,11 @@ impl Synchronizer {
             }
             Ok(RunAnswer::Contended) => {
                 self.ledger.abandon_run(run, crate::clock::now()).await?;
-                debug!(imodel = %self.imodel_id, "run requests at the same moment; asking again");
+                debug!(imodel = %self.imodel_id, "several run requests at the same time; trying again");
                 Ok(Requested::Wait(CONTENDED.min(self.sync.poll_interval)))
             }
             Err(error) if error.may_have_taken_effect() => {
-                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "whether the run was started is not known; looking for it");
+                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "run request got no answer; looking for the run");
                 Ok(Requested::Open)
             }
             Err(error) => {
@@ -101,12 +101,12 @@ impl Synchronizer {
             Some(run_id) => run_id.clone(),
             None => match self.find_run(connection, open).await {
                 Ok(Some(found)) => {
-                    info!(imodel = %self.imodel_id, run = found, "the run was requested after all; following it");
+                    info!(imodel = %self.imodel_id, run = found, "run was started by a request without an answer; following it");
                     self.ledger.record_run(open.id, &found).await?;
                     found
                 }
                 Ok(None) => {
-                    debug!(imodel = %self.imodel_id, "the run was not requested; requesting it again");
+                    debug!(imodel = %self.imodel_id, "run was not started; requesting it again");
                     return self.lose_run(open).await;
                 }
                 Err(SyncError::Ledger(error)) => return Err(error),
@@ -183,24 +183,24 @@ impl Synchronizer {
                     Err(SyncError::Platform(error)) => {
                         warn!(
                             imodel = %self.imodel_id, run = run_id, %error,
-                            hint = error.hint().unwrap_or_default(),
-                            "run ended, but its files cannot be looked up in iTwin Storage; trying again"
+                            hint = error.hint(),
+                            "run ended, but its files cannot be read in iTwin Storage; trying again"
                         );
                     }
                 },
                 Ok(run) => {
                     if run.state != last_state {
-                        debug!(imodel = %self.imodel_id, run = run_id, state = run.state, "run goes on");
+                        debug!(imodel = %self.imodel_id, run = run_id, state = run.state, "run state changed");
                         self.ledger.note_run_state(open.id, &run.state).await?;
                         last_state = run.state;
                     }
                 }
                 Err(error) if error.is_not_found() => {
-                    warn!(imodel = %self.imodel_id, run = run_id, %error, "the run is gone; its files get another one");
+                    warn!(imodel = %self.imodel_id, run = run_id, %error, "run was deleted; its files wait for another run");
                     return self.lose_run(open).await;
                 }
                 Err(error) => {
-                    warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot ask for the run; asking again");
+                    warn!(imodel = %self.imodel_id, run = run_id, %error, "cannot read the run; trying again");
                 }
             }
             if !overdue && Instant::now() >= overdue_at {
@@ -208,8 +208,8 @@ impl Synchronizer {
                 if self.ledger.record_overdue(open.id).await? {
                     error!(
                         imodel = %self.imodel_id, run = run_id, state = last_state, since = %open.requested_at,
-                        hint = "look at the run in the iTwin portal; it is followed until it ends",
-                        "run takes longer than sync.run_deadline"
+                        hint = "check the run in the iTwin portal; it is followed until it ends",
+                        "run exceeded sync.run_deadline"
                     );
                 }
             }
@@ -221,7 +221,7 @@ impl Synchronizer {
         }
     }
 
-    /// Judges every file that the run says something about. The run stays open when the platform does not answer.
+    /// Records the outcome of every file of the run. The run stays open when the platform does not answer.
     async fn conclude(
         &mut self,
         connection: &str,
@@ -242,7 +242,7 @@ impl Synchronizer {
         let looked_at: Vec<&ConnectionFile> = files.iter().collect();
         let contents = match self.contents(&looked_at).await {
             Ok(contents) => contents,
-            // Nobody may look: no file is called synchronized, and each says why.
+            // Without access to storage no file counts as synchronized, and each gets the reason.
             Err(error) if !matches!(error.class(), Class::Transient { .. }) => {
                 return self.unverified(open, run, &files, &in_run, &error).await;
             }
@@ -296,8 +296,8 @@ impl Synchronizer {
         Ok(())
     }
 
-    /// Files that this run has no task for, and whose content another run has processed: one that somebody started
-    /// in between, say.
+    /// Files without a task in this run whose content another run has processed, such as one that another client started
+    /// in between.
     async fn processed_elsewhere(
         &self,
         connection: &str,
@@ -336,7 +336,7 @@ impl Synchronizer {
         Ok(processed)
     }
 
-    /// The lines in the log: one for each file whose state changed, one for the run.
+    /// Logs each file whose state changed, and the run.
     fn report(
         &self,
         open: &OpenRun,
@@ -361,7 +361,7 @@ impl Synchronizer {
                         watch = report.watch, path = %QuotedPath(&report.path), connector = report.connector, run = run.id,
                         result = %Outcome::SynchronizedWithIssues, bytes = report.bytes, seconds,
                         errors = issues.errors, warnings = issues.warnings, others = issues.others,
-                        reason = issues.reason, hint = issues.hint.as_deref().unwrap_or_default(),
+                        reason = issues.reason, hint = issues.hint.as_deref(),
                         "file synchronized with issues"
                     );
                 }
@@ -383,11 +383,7 @@ impl Synchronizer {
             .duration_since(open.requested_at)
             .as_secs_f64();
         let result = &run.result;
-        let error = run
-            .error
-            .as_ref()
-            .map(itwin::RunError::to_string)
-            .unwrap_or_default();
+        let error = run.error.as_ref().map(itwin::RunError::to_string);
         if failed == 0 && again == 0 {
             info!(imodel = %self.imodel_id, run = run.id, result, synchronized, with_issues, failed, seconds, "run finished");
         } else {
@@ -405,7 +401,7 @@ fn began_after_upload(run: &Run, file: &ConnectionFile) -> bool {
         .is_some_and(|(completed, started)| started > completed)
 }
 
-/// The one line that every synchronized file gets.
+/// Logs a synchronized file.
 fn log_synchronized(report: &RunReport, run: &str) {
     let seconds = Duration::from_millis(report.millis).as_secs_f64();
     info!(

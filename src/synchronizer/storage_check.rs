@@ -1,7 +1,7 @@
-//! Looks up what storage holds of many files.
+//! Reads what storage holds of many files.
 //!
-//! A run reads whatever lies in storage. So before a run counts for a file, and once in a while, the storage file is
-//! compared with what was recorded when our content was completed.
+//! A run reads the current content of a storage file, whoever wrote it. So before a run counts for a file, and at
+//! intervals, the storage file is compared with what was recorded when our content was completed.
 
 use std::collections::HashMap;
 

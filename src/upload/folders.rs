@@ -71,7 +71,7 @@ pub(super) enum Listing {
 /// A folder in storage.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    imodel_id: String,
+    imodel: String,
     pub(super) root_folder_id: String,
     pub(super) folder_id: String,
 }
@@ -149,7 +149,7 @@ impl Folders {
             };
         }
         Ok(Place {
-            imodel_id: watch.imodel_id.clone(),
+            imodel: watch.imodel_id.clone(),
             root_folder_id,
             folder_id,
         })
@@ -205,7 +205,7 @@ impl Folders {
     /// The platform refused a request in this folder. If it is a root folder, its id is looked up again.
     pub(super) fn refused_in(&self, place: &Place, error: &itwin::Error) {
         if place.folder_id == place.root_folder_id {
-            self.root_refused(&place.imodel_id, error);
+            self.root_refused(&place.imodel, error);
         }
     }
 

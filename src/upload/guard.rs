@@ -1,7 +1,7 @@
-//! A guard against a job that is claimed again and again without a pause.
+//! Stops a job that is claimed again and again without a pause.
 //!
-//! Every way back to *due* counts an attempt or follows from progress, so this should never strike. If it does all the
-//! same, the job is put off like after a failure instead of keeping a core and the platform busy.
+//! Every way back to *due* counts an attempt or follows from progress, so this should never happen. If it does, the job
+//! is rescheduled like after a failure, instead of keeping a core and the platform busy.
 
 use std::collections::HashMap;
 use std::time::Duration;

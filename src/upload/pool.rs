@@ -1,8 +1,7 @@
-//! The memory for content on its way: one pool for the whole process, so that memory is a setting and not a product of
-//! settings.
+//! The memory for content that is being sent: one pool for the whole process, so that its size is one setting.
 //!
-//! A buffer is taken when there is room for it and goes back by itself when its last reader drops it. Buffers of the
-//! usual size are used again, because fresh memory costs the kernel more than sending it does.
+//! A caller waits until enough memory is free. A buffer returns to the pool when its last reader drops it. Buffers of the
+//! usual size are reused, because fresh memory costs the kernel more than sending it does.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,9 +1,9 @@
-//! Who uses the upload slots: a fair share for each watch, and what happens when its share hangs.
+//! Distributes the upload slots over the watches, and takes them back from uploads whose share hangs.
 //!
-//! A free slot goes to the watch that uses the fewest, so watches without work lend theirs out. An upload that waits for
-//! its share longer than [`STALL`] gives its slot back until the share answers; one that waits longer than
-//! [`ANSWER_MAX`](super::source) is given up, and only its thread stays behind. A watch with several such threads gets no
-//! new ones before one of them has returned.
+//! A free slot goes to the watch that uses the fewest, so a watch without work lends its slots out. An upload that waits
+//! for its share longer than [`STALL`] gives its slot back until the share answers. One that waits longer than
+//! [`ANSWER_MAX`](super::source) is abandoned, and only its thread stays behind. A watch with several such threads gets
+//! no new ones before one of them has returned.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -53,10 +53,10 @@ struct Use {
     threads: HashMap<u64, Reading>,
     /// Uploads in hand of large files that do not wait for the share.
     large: usize,
-    /// The operator was told that the share does not answer.
-    told: bool,
-    /// The watch is held for this reason.
-    held: Option<String>,
+    /// The log says that the share does not answer.
+    reported: bool,
+    /// The uploads of the watch are paused for this reason.
+    paused: Option<String>,
 }
 
 #[derive(Debug)]
@@ -115,7 +115,7 @@ pub(super) struct Busy {
 pub(super) struct Silent {
     pub(super) watch: WatchId,
     pub(super) what: String,
-    /// The operator does not know yet.
+    /// The log does not say it yet.
     pub(super) is_new: bool,
 }
 
@@ -179,8 +179,8 @@ impl Slots {
             let Some(what) = used.silence(limit) else {
                 continue;
             };
-            let is_new = !std::mem::replace(&mut used.told, true);
-            used.held = Some(what.clone());
+            let is_new = !std::mem::replace(&mut used.reported, true);
+            used.paused = Some(what.clone());
             silent.push(Silent {
                 watch: *watch,
                 what,
@@ -190,14 +190,14 @@ impl Slots {
         silent
     }
 
-    /// Watches that need not be held any more, and the reason for which they were; each is named once.
+    /// Watches that need not be paused any more, and the reason for which they were; each is named once.
     pub(super) fn released(&self) -> Vec<(WatchId, String)> {
         let mut table = self.table();
         let limit = table.stuck_max();
         let mut released = Vec::new();
         for (watch, used) in &mut table.watches {
-            if used.held.is_some() && used.silence(limit).is_none() {
-                released.extend(used.held.take().map(|reason| (*watch, reason)));
+            if used.paused.is_some() && used.silence(limit).is_none() {
+                released.extend(used.paused.take().map(|reason| (*watch, reason)));
             }
         }
         released
@@ -208,8 +208,8 @@ impl Slots {
         let mut table = self.table();
         let mut recovered = Vec::new();
         for (watch, used) in &mut table.watches {
-            if used.told && used.waiting.is_empty() && used.stuck() == 0 {
-                used.told = false;
+            if used.reported && used.waiting.is_empty() && used.stuck() == 0 {
+                used.reported = false;
                 recovered.push(*watch);
             }
         }
@@ -245,7 +245,7 @@ impl Use {
         stuck.count()
     }
 
-    /// In words, why uploads of this watch wait; None if they need not.
+    /// Why uploads of this watch wait; None if they need not.
     fn silence(&self, limit: usize) -> Option<String> {
         let longest = self.waiting.values().min_by_key(|one| one.since);
         if let Some(Waiting { path, since }) = longest {

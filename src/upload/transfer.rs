@@ -1,7 +1,9 @@
-//! The bytes on their way: one request for what fits into one block, several blocks in parallel for what is larger.
+//! Sends the bytes: in one request if they fit into one block, else in several blocks in parallel.
 //!
-//! A block's id tells the upload that it belongs to, its checksum and its place, so storage's own list of blocks tells
-//! which of them need not be sent again.
+//! A block's id contains the upload that it belongs to, its checksum and its position, so storage's own list of blocks
+//! shows which of them need not be sent again.
+
+mod address;
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -25,6 +27,7 @@ use crate::itwin::{self, Checksum, Speed, UploadLinks, UploadUrl};
 use crate::ledger::{Content, UploadJob};
 use crate::names::QuotedPath;
 use crate::runtime_status::Upload;
+use address::{Address, Course, fits, needs_another};
 
 /// Azure commits at most this many blocks to a blob.
 /// Source: learn.microsoft.com/rest/api/storageservices/put-block-list
@@ -39,9 +42,6 @@ const BLOCKS_IN_FLIGHT: usize = 4;
 
 /// A refused upload address is replaced this often in one attempt.
 const RENEWALS_MAX: u32 = 3;
-
-/// An address is renewed so long before its end, or after three quarters of a short life.
-const MARGIN: Duration = Duration::from_secs(300);
 
 /// The pause before an address that could not be renewed is asked for again.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
@@ -78,100 +78,6 @@ impl From<UploadLinks> for UploadTarget {
             generation: None,
         }
     }
-}
-
-/// An upload address with its remaining life, and what is known of its successor.
-struct Address {
-    url: UploadUrl,
-    /// When it came, and how long it is good from then; none if it does not say.
-    since: Instant,
-    life: Option<Duration>,
-    /// Whether a renewed one leads to the same blob, with the blocks that are there.
-    renewable: Option<bool>,
-    speed: Speed,
-}
-
-impl Address {
-    fn new(shared: &Shared, url: UploadUrl) -> Self {
-        let mut address = Self {
-            url: url.clone(),
-            since: Instant::now(),
-            life: None,
-            renewable: None,
-            speed: Speed::Limited,
-        };
-        address.take(shared, url);
-        address
-    }
-
-    /// Goes on with this one.
-    fn take(&mut self, shared: &Shared, url: UploadUrl) {
-        // Its end is by the platform's clock.
-        let now = shared.client.platform_time();
-        let left = url.ends_at().map(|end| end.duration_since(now));
-        self.life = left.map(|left| Duration::try_from(left).unwrap_or_default());
-        self.since = Instant::now();
-        self.url = url;
-    }
-
-    fn has_ended(&self) -> bool {
-        self.life.is_some_and(|life| self.since.elapsed() >= life)
-    }
-
-    /// Another blob begins here; whatever slowed the last one down must not slow this one.
-    fn start_over(&mut self, shared: &Shared, url: UploadUrl) {
-        self.take(shared, url);
-        self.renewable = Some(false);
-        self.speed = Speed::Full;
-    }
-}
-
-/// How far an upload to one address is.
-#[derive(Debug, Clone, Copy)]
-struct Course {
-    /// The address's life, from when it was first used.
-    life: Duration,
-    elapsed: Duration,
-    sent: u64,
-    left: u64,
-    renewable: Option<bool>,
-}
-
-/// Whether it is time for a new address: only if the rest would not arrive at the present one. What its successor leads to is found out
-/// early, while little is lost if that is another blob; one that is known to lead to the same blob has time until shortly before the end.
-fn needs_another(course: Course) -> bool {
-    let Course {
-        life,
-        elapsed,
-        sent,
-        left,
-        renewable,
-    } = course;
-    let remaining = life.saturating_sub(elapsed);
-    let margin = (life / 4).min(MARGIN);
-    let needed = seconds_for(left, sent, elapsed);
-    if needed.is_some_and(|needed| needed <= remaining.as_secs_f64() * 0.9) {
-        return false;
-    }
-    match renewable {
-        Some(false) => false,
-        Some(true) => remaining <= margin,
-        None => elapsed >= life / 10 || remaining <= margin,
-    }
-}
-
-/// How long the rest takes at the pace so far.
-fn seconds_for(left: u64, sent: u64, elapsed: Duration) -> Option<f64> {
-    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-    (sent > 0).then(|| elapsed.as_secs_f64() * left as f64 / sent as f64)
-}
-
-/// Whether so many bytes fit into the life of an address at this limit.
-fn fits(bytes: u64, limit: Option<u64>, life: Option<Duration>) -> bool {
-    let (Some(limit), Some(life)) = (limit, life) else {
-        return true;
-    };
-    u128::from(bytes) * 1000 <= u128::from(limit) * life.as_millis() * 9 / 10
 }
 
 /// Sends the whole file and returns what was sent, once it is certain that the file did not change meanwhile.
@@ -234,7 +140,7 @@ pub(super) async fn send(
                     return Err(error.into());
                 }
                 renewals += 1;
-                debug!(%error, "upload address refused; asking for a new one");
+                debug!(%error, "upload URL refused; requesting a new one");
                 let renewed = shared.client.update_content(&way.file_id).await?.upload_url;
                 resumes = renewed.is_same_blob(&address.url);
                 if resumes {
@@ -252,7 +158,7 @@ pub(super) async fn send(
             Err(Interrupted::UploadError(UploadError::Platform(error)))
                 if error.checksum_unknown() && shared.crc64.swap(false, Ordering::Relaxed) =>
             {
-                debug!(%error, "storage takes no CRC64; sending MD5 from now on");
+                debug!(%error, "storage does not accept CRC64; sending MD5 from now on");
             }
             Err(Interrupted::UploadError(trouble)) => return Err(trouble),
         }
@@ -280,7 +186,7 @@ async fn choose(
             Ok(links) => address.take(shared, links.upload_url),
             // Before the first *complete* there may be no second address.
             Err(error) if error.status().is_some_and(|status| status < 500) => {
-                debug!(%error, "the upload address cannot be renewed");
+                debug!(%error, "cannot renew the upload URL");
             }
             Err(error) => return Err(error.into()),
         }
@@ -295,7 +201,7 @@ fn say_unlimited(shared: &Shared, job: &UploadJob) {
     if shared.client.rate_limit().is_some() {
         warn!(
             path = %QuotedPath(&job.path),
-            "sending without the rate limit: at the limit, the upload address would end before the file has arrived, and a new address starts from zero"
+            "sending without the bandwidth limit: at the limit the upload URL would expire first, and a new URL starts from zero"
         );
     }
 }
@@ -441,7 +347,7 @@ impl Blocks<'_> {
             }
         }
         if skipped > 0 {
-            info!(path = %QuotedPath(&self.job.path), bytes = skipped, "an interrupted upload continues; storage had this much of it");
+            info!(path = %QuotedPath(&self.job.path), bytes = skipped, "resuming an interrupted upload; storage already has these bytes");
         }
         // Nothing is visible before the list: a file that changed must not get that far.
         let content = source.finish().await?;
@@ -465,7 +371,7 @@ impl Blocks<'_> {
             }
             Ok(links) => Err(Interrupted::Moved(links.upload_url)),
             Err(error) if error.status().is_some_and(|status| status < 500) => {
-                debug!(%error, "the upload address cannot be renewed");
+                debug!(%error, "cannot renew the upload URL");
                 address.renewable = Some(false);
                 address.speed = Speed::Full;
                 say_unlimited(self.shared, self.job);
@@ -534,74 +440,4 @@ fn block_id(generation: [u8; 12], crc64: u64, index: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1024 * 1024;
-
-    #[test]
-    fn blocks_double_until_they_are_few_enough() {
-        for (bytes, expected) in [
-            (65 * MIB, 8 * MIB),
-            (50_000 * 8 * MIB, 8 * MIB),
-            (50_000 * 8 * MIB + 1, 16 * MIB),
-            (50_000 * 64 * MIB + 1, 100 * MIB),
-            (50_000 * 100 * MIB, 100 * MIB),
-        ] {
-            assert_eq!(block_size(8 * MIB, bytes), expected, "{bytes}");
-        }
-    }
-
-    #[test]
-    fn another_address_is_asked_for_when_the_rest_would_not_arrive_and_at_the_best_time() {
-        const HOUR: u64 = 3600;
-        for (elapsed, sent, left, renewable, expected) in [
-            // It arrives in time.
-            (600, 50, 50, None, false),
-            (3300, 99, 1, Some(true), false),
-            // It would not: what the next address leads to is found out after a tenth of the life.
-            (300, 1, 99, None, false),
-            (360, 1, 99, None, true),
-            // A known one is renewed five minutes before the end.
-            (3200, 10, 90, Some(true), false),
-            (3300, 10, 90, Some(true), true),
-            // One that leads elsewhere never: all would be lost.
-            (3500, 10, 90, Some(false), false),
-            // Nothing has arrived yet.
-            (3400, 0, 90, Some(true), true),
-        ] {
-            let course = Course {
-                life: Duration::from_secs(HOUR),
-                elapsed: Duration::from_secs(elapsed),
-                sent,
-                left,
-                renewable,
-            };
-            assert_eq!(needs_another(course), expected, "{course:?}");
-        }
-    }
-
-    #[test]
-    fn a_file_fits_into_the_life_of_an_address_or_not() {
-        let hour = Some(Duration::from_secs(3600));
-        assert!(fits(6 * 1024 * MIB, Some(2 * MIB), hour));
-        assert!(!fits(7 * 1024 * MIB, Some(2 * MIB), hour));
-        assert!(fits(u64::MAX, None, hour));
-        assert!(fits(u64::MAX, Some(1), None));
-        assert!(!fits(1, Some(1), Some(Duration::ZERO)));
-    }
-
-    #[test]
-    fn block_ids_are_of_one_width_and_differ_by_upload_content_and_place() {
-        let (one, two) = (new_generation(), new_generation());
-        let ids = [
-            block_id(one, 7, 0),
-            block_id(two, 7, 0),
-            block_id(one, 8, 0),
-            block_id(one, 7, 1),
-            block_id(one, 7, 49_999),
-        ];
-        assert!(ids.iter().all(|id| id.len() == 32));
-        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
-    }
-}
+mod tests;

@@ -1,9 +1,8 @@
-//! Uploads in blocks that are not finished, so that the next attempt, or the next process, sends only what storage does
-//! not have yet.
+//! Keeps the state of interrupted uploads in blocks, so that the next attempt or process sends only the missing blocks.
 //!
-//! Each is a small file below `state.path` that only its owner may read, and not a row of the ledger: it holds the upload
-//! address, which is a secret, though for an hour only. Losing one costs the bytes that were sent. The folder and the files
-//! in it are opened without following links.
+//! Each upload has a small file below `state.path` that only its owner may read. It is not in the ledger because it
+//! contains the upload URL, which is a secret for as long as it is valid (an hour). Losing the file costs the bytes that
+//! were sent. The folder and its files are opened without following links.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -32,7 +31,7 @@ pub(super) struct Unfinished {
     folder: PathBuf,
 }
 
-/// How an upload in blocks can go on.
+/// How an upload in blocks can be resumed.
 #[derive(Clone)]
 pub(super) struct Progress {
     /// The address that took the blocks so far.
@@ -57,7 +56,7 @@ impl Unfinished {
         if let Err(error) = unfinished.forget_old()
             && error.kind() != io::ErrorKind::NotFound
         {
-            debug!(%error, "the records of old uploads could not be removed");
+            debug!(%error, "cannot remove the records of old uploads");
         }
         unfinished
     }
@@ -103,10 +102,10 @@ impl Unfinished {
         Ok(serde_json::from_slice(&text)?)
     }
 
-    /// Writes down how it can go on. A failure costs a later attempt its start only.
+    /// Writes down how it can be resumed. A failure only makes a later attempt start from zero.
     pub(super) fn keep(&self, job: &UploadJob, block_size: u64, progress: &Progress) {
         if let Err(error) = self.write(job, block_size, progress) {
-            debug!(%error, "the start of an upload could not be written down");
+            debug!(%error, "cannot record an upload in progress");
         }
     }
 
@@ -136,7 +135,7 @@ impl Unfinished {
         Ok(rustix::fs::renameat(&folder, &new, &folder, &name)?)
     }
 
-    /// The upload has come to an end.
+    /// The upload has ended.
     pub(super) fn forget(&self, job: &UploadJob) {
         if let Ok(folder) = self.open() {
             let name = job.file.to_string();
@@ -148,6 +147,6 @@ impl Unfinished {
 fn remove(removed: Result<(), Errno>) {
     match removed {
         Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => debug!(%error, "the record of an upload could not be removed"),
+        Err(error) => debug!(%error, "cannot remove the record of an upload"),
     }
 }

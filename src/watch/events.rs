@@ -1,12 +1,14 @@
-//! The kernel's events, made into hints for the roots. The only place that knows notify.
+//! Turns the kernel's file events into hints for the roots. The only module that uses notify.
 //!
-//! A hint says "look here again" and nothing else, so nothing is lost when one is: a full channel, an overflow of the
+//! A hint says "check this path again" and nothing else, so nothing is lost when one is: a full channel, an overflow of the
 //! kernel's queue or an event without a path ask for a scan of the whole root. Every folder is watched by itself,
 //! not recursively: the scan sets each watch just before it lists the folder, so nothing falls between.
 //!
 //! All roots share one inotify instance, as a user may only have a few (`fs.inotify.max_user_instances`, usually 128).
 //! The kernel gives an instance one watch for each folder, by whatever path it was set, so a folder that two roots reach
 //! has one entry here with both of them.
+
+mod hints;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,16 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 use super::mounts;
 use crate::failpoint::panicpoint;
 use crate::rooted_fs::Identity;
-
-/// Hints that may wait to be taken; beyond that the root is scanned instead.
-const CHANNEL: usize = 8192;
+pub(super) use hints::{Hint, Hints, Sender, channel};
 
 /// The file events of this process. Clones share one inotify instance.
 #[derive(Debug, Clone, Default)]
@@ -81,39 +79,8 @@ struct Watcher {
     link: Arc<Link>,
 }
 
-/// Where the hints of one root arrive.
-#[derive(Debug)]
-pub(super) struct Hints {
-    paths: mpsc::Receiver<PathBuf>,
-    overflow: Arc<Overflow>,
-}
-
-/// Gives [`Hints`] their hints.
-#[derive(Debug, Clone)]
-pub(super) struct Sender {
-    paths: mpsc::Sender<PathBuf>,
-    overflow: Arc<Overflow>,
-}
-
-#[derive(Debug, Default)]
-struct Overflow {
-    happened: AtomicBool,
-    /// The thread that hands events over ended by itself.
-    watcher_died: AtomicBool,
-    wake: Notify,
-}
-
-/// A hint: look at this path (relative to the root), or at everything.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Hint {
-    Path(PathBuf),
-    Everything,
-    /// No event comes any more before a scan has set new watches.
-    WatcherDied,
-}
-
-/// Lives in notify's thread, and tells of its end: notify does not, and a thread that panicked looks like a folder in
-/// which nothing happens.
+/// Lives in notify's thread and reports its end. Notify does not, and without it a panicked thread would look like a
+/// folder in which nothing changes.
 struct DeathNotice {
     shared: Weak<Shared>,
     link: Arc<Link>,
@@ -152,65 +119,14 @@ impl Drop for Watcher {
 /// Why a folder is not watched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("the limit of inotify watches is reached (fs.inotify.max_user_watches)")]
+    #[error("limit of inotify watches reached; raise fs.inotify.max_user_watches")]
     Limit,
-    #[error("the limit of inotify instances is reached (fs.inotify.max_user_instances): {0}")]
+    #[error("limit of inotify instances reached; raise fs.inotify.max_user_instances: {0}")]
     NoInstance(String),
-    #[error("the folder is gone")]
+    #[error("folder was deleted")]
     Gone,
-    #[error("no inotify watch could be set: {0}")]
+    #[error("cannot set an inotify watch: {0}")]
     Other(String),
-}
-
-pub(super) fn channel() -> (Sender, Hints) {
-    let (sender, paths) = mpsc::channel(CHANNEL);
-    let overflow = Arc::new(Overflow::default());
-    (
-        Sender {
-            paths: sender,
-            overflow: Arc::clone(&overflow),
-        },
-        Hints { paths, overflow },
-    )
-}
-
-impl Hints {
-    /// The next hint. Never ends; may be dropped and called again at any time.
-    pub(super) async fn next(&mut self) -> Hint {
-        loop {
-            if self.overflow.watcher_died.swap(false, Ordering::AcqRel) {
-                return Hint::WatcherDied;
-            }
-            if self.overflow.happened.swap(false, Ordering::AcqRel) {
-                return Hint::Everything;
-            }
-            tokio::select! {
-                () = self.overflow.wake.notified() => {}
-                Some(path) = self.paths.recv() => return Hint::Path(path),
-            }
-        }
-    }
-
-    /// A hint that waits already.
-    pub(super) fn try_next(&mut self) -> Option<PathBuf> {
-        self.paths.try_recv().ok()
-    }
-}
-
-impl Sender {
-    fn send(&self, hint: Hint) {
-        let flag = match hint {
-            Hint::Path(path) => match self.paths.try_send(path) {
-                Err(TrySendError::Full(_)) => &self.overflow.happened,
-                Ok(()) | Err(TrySendError::Closed(_)) => return,
-            },
-            Hint::Everything => &self.overflow.happened,
-            Hint::WatcherDied => &self.overflow.watcher_died,
-        };
-        if !flag.swap(true, Ordering::AcqRel) {
-            self.overflow.wake.notify_one();
-        }
-    }
 }
 
 impl Shared {
@@ -258,7 +174,7 @@ impl Events {
             None => false,
         });
         if let Err(error) = followed {
-            warn!(%error, "mounts below watched folders are noticed only by the next scan");
+            warn!(%error, "cannot follow mounts; a mount below a watched folder is noticed by the next scan");
         }
     }
 
@@ -537,178 +453,4 @@ fn is_change(kind: EventKind) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use notify::event::{CreateKind, Flag, ModifyKind, RemoveKind, RenameMode};
-
-    use super::*;
-
-    #[test]
-    fn messages() {
-        insta::assert_snapshot!(crate::text::render_variants!(Error, |_| None, {
-            Error::Limit => Error::Limit,
-            Error::NoInstance(_) => Error::NoInstance("too many open files".to_owned()),
-            Error::Gone => Error::Gone,
-            Error::Other(_) => Error::Other("permission denied".to_owned()),
-        }));
-    }
-
-    fn path(text: &str) -> Hint {
-        Hint::Path(PathBuf::from(text))
-    }
-
-    /// The identity of any folder, by its number.
-    fn folder(number: u64) -> Identity {
-        Identity::for_test(number)
-    }
-
-    impl Events {
-        fn table(&self) -> MutexGuard<'_, Table> {
-            self.0.table()
-        }
-    }
-
-    impl Hints {
-        fn all(&mut self) -> Vec<Hint> {
-            let everything = self.overflow.happened.swap(false, Ordering::AcqRel);
-            let everything = everything.then_some(Hint::Everything);
-            let paths = std::iter::from_fn(|| self.paths.try_recv().ok());
-            let mut paths: Vec<Hint> = paths.map(Hint::Path).collect();
-            paths.extend(everything);
-            paths
-        }
-    }
-
-    /// A root, what it watches by number, and where its hints arrive.
-    fn root(events: &Events, path: &str, folders: &[(&str, u64)]) -> (Watches, Hints) {
-        let (sender, hints) = channel();
-        let watches = events.of_root(Path::new(path), sender);
-        for (name, number) in folders {
-            let path: Arc<Path> = Path::new(path).join(name).into();
-            let path: Arc<Path> = path.components().collect::<PathBuf>().into();
-            let left = events.table().add(watches.id, 1, &path, folder(*number));
-            assert!(left.is_none());
-        }
-        (watches, hints)
-    }
-
-    #[tokio::test]
-    async fn every_kind_of_change_is_a_hint_and_no_kind_of_reading_is() {
-        let events = Events::default();
-        let (_watches, mut hints) = root(&events, "/root", &[("", 1), ("b", 2)]);
-        let mut check = |kind, name: &str, expected: Vec<Hint>| {
-            let event = Event::new(kind).add_path(PathBuf::from("/root").join(name));
-            events.table().dispatch(Ok(event));
-            assert_eq!(hints.all(), expected);
-        };
-        check(
-            EventKind::Create(CreateKind::File),
-            "a.dgn",
-            vec![path("a.dgn")],
-        );
-        check(
-            EventKind::Modify(ModifyKind::Any),
-            "b/a.dgn",
-            vec![path("b/a.dgn")],
-        );
-        check(
-            EventKind::Modify(ModifyKind::Name(RenameMode::To)),
-            "a.dgn",
-            vec![path("a.dgn")],
-        );
-        check(
-            EventKind::Remove(RemoveKind::File),
-            "a.dgn",
-            vec![path("a.dgn")],
-        );
-        let close = |mode| EventKind::Access(AccessKind::Close(mode));
-        check(close(AccessMode::Write), "a.dgn", vec![path("a.dgn")]);
-        check(close(AccessMode::Read), "a.dgn", vec![]);
-        let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
-        check(open, "a.dgn", vec![]);
-    }
-
-    #[tokio::test]
-    async fn lost_events_errors_and_events_of_the_root_ask_for_a_scan() {
-        let events = Events::default();
-        let (_watches, mut hints) = root(&events, "/root", &[("", 1)]);
-        let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        let gone = Event::new(EventKind::Remove(RemoveKind::Folder)).add_path("/root".into());
-        for event in [Ok(lost), Err(notify::Error::generic("failed")), Ok(gone)] {
-            events.table().dispatch(event);
-            assert_eq!(hints.all(), [Hint::Everything]);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_folder_that_two_roots_reach_gives_hints_to_both_by_their_own_paths() {
-        let events = Events::default();
-        let (north, mut to_north) = root(&events, "/north", &[("", 1), ("plans", 2)]);
-        let (_bound, mut to_bound) = root(&events, "/bound", &[("", 2)]);
-        // The kernel names the folder by the path that it was watched by last.
-        let create = EventKind::Create(CreateKind::File);
-        for folder in ["/bound", "/north/plans"] {
-            let event = Event::new(create).add_path(Path::new(folder).join("a.dgn"));
-            events.table().dispatch(Ok(event));
-            assert_eq!(to_north.all(), [path("plans/a.dgn")]);
-            assert_eq!(to_bound.all(), [path("a.dgn")]);
-        }
-        // One of them goes: the other one keeps the watch.
-        let left = events.table().leave(north.id, 2);
-        let others: Vec<_> = left
-            .iter()
-            .map(|one| (one.path.to_str().unwrap(), one.other.is_some()))
-            .collect();
-        assert_eq!(others.len(), 2);
-        assert!(others.contains(&("/north", false)) && others.contains(&("/north/plans", true)));
-        let event = Event::new(create).add_path("/bound/b.dgn".into());
-        events.table().dispatch(Ok(event));
-        assert_eq!(
-            (to_north.all(), to_bound.all()),
-            (vec![], vec![path("b.dgn")])
-        );
-    }
-
-    #[tokio::test]
-    async fn a_folder_that_was_replaced_is_watched_in_place_of_the_old_one() {
-        let events = Events::default();
-        let (watches, mut hints) = root(&events, "/root", &[("", 1), ("plans", 2)]);
-        let plans: Arc<Path> = Path::new("/root/plans").into();
-        let left = events
-            .table()
-            .add(watches.id, 2, &plans, folder(3))
-            .unwrap();
-        assert!(left.path == plans && left.other.is_none());
-        let event = Event::new(EventKind::Any).add_path("/root/plans/a.dgn".into());
-        events.table().dispatch(Ok(event));
-        assert_eq!(hints.all(), [path("plans/a.dgn")]);
-        // The scan that found it did not come to the root, say.
-        let left = events.table().leave(watches.id, 2);
-        assert_eq!(left.len(), 1);
-        assert_eq!(events.table().paths.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_mount_concerns_the_roots_that_it_is_below_or_above() {
-        let events = Events::default();
-        let (_a, mut a) = root(&events, "/srv/a", &[]);
-        let (_b, mut b) = root(&events, "/srv/b", &[]);
-        let table = events.table();
-        table.on_mounts_changed(&["/srv/a/deep/share".into()]);
-        assert_eq!((a.all(), b.all()), (vec![Hint::Everything], vec![]));
-        table.on_mounts_changed(&["/srv".into(), "/elsewhere".into()]);
-        assert_eq!((a.all().len(), b.all().len()), (1, 1));
-        table.on_mounts_changed(&["/srv/ab".into(), "/srv/b2/c".into()]);
-        assert_eq!((a.all(), b.all()), (vec![], vec![]));
-        drop(table);
-    }
-
-    #[tokio::test]
-    async fn a_full_channel_becomes_one_hint_for_everything() {
-        let (sender, mut hints) = channel();
-        for n in 0..CHANNEL + 10 {
-            sender.send(path(&n.to_string()));
-        }
-        assert_eq!(hints.next().await, Hint::Everything);
-        assert_eq!(hints.next().await, path("0"));
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ pub(super) struct Finding {
     pub(super) state: RootState,
     /// Why it is not `Ok`, for status.
     pub(super) note: Option<String>,
-    /// `note` without counts and examples: whatever else is in it is no news.
+    /// `note` without counts and examples: those are no change worth a line.
     kinds: Vec<String>,
 }
 
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_examples_are_no_news_but_states_and_kinds_are() {
+    fn only_new_states_and_kinds_are_logged() {
         let with = |kinds: &[&str]| {
             let mut problems = Problems::default();
             for kind in kinds {

@@ -1,4 +1,4 @@
-//! Follows what is mounted and unmounted on this machine: the kernel sends no file event for it.
+//! Reports file systems that are mounted or unmounted: the kernel raises no file event for them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

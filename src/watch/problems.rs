@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::names::QuotedPath;
 
-/// Kinds that are told apart; further ones are counted together.
+/// Kinds that are counted separately; further ones are counted together.
 const KINDS_MAX: usize = 8;
 
 /// Folders that are remembered by name as not read.

@@ -1,12 +1,15 @@
-//! Walks a root, or a part of it, on a thread of its own, and reports folder by folder what is there.
+//! Walks a root, or a part of it, on a thread of its own, and reports its files folder by folder.
 //!
 //! For each folder: set its inotify watch, then list it, so that whatever appears is either in the listing or reported
-//! by an event. The size and times of a listing only say *what to look at*; whether a file is finished is judged on
-//! the opened file. The thread may hang for as long as its share does; nobody joins it.
+//! by an event. The size and times of a listing only say *what to probe*; whether a file is complete is decided on
+//! the opened file. The thread may hang for as long as its share does; it is never joined.
 
-use std::ffi::{OsStr, OsString};
+mod listing;
+mod waiting;
+
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -22,9 +25,12 @@ use super::skip_log::SkipLog;
 use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
-use crate::ledger::{Fingerprint, Ready};
+use crate::ledger::Ready;
 use crate::rooted_fs::{self, Identity, Kind, RootDir};
-use crate::selection::{ConnectorType, Scope};
+use crate::selection::Scope;
+pub(super) use listing::{Listed, Listing};
+use waiting::Waiting;
+pub(super) use waiting::too_long;
 
 /// The most entries that one report holds, so that a folder with a million files is not one of them.
 const LISTING_MAX: usize = 4096;
@@ -32,18 +38,8 @@ const LISTING_MAX: usize = 4096;
 /// The same in bytes of paths.
 const LISTING_BYTES_MAX: usize = 1024 * 1024;
 
-/// Folders nested deeper below the root are not read. People do not make them; programs that fail do, and each costs as
-/// many calls as it is deep.
-pub(super) const DEPTH_MAX: usize = 64;
-
-/// Longer paths below the root are not read, in bytes: half of what other programs can open at all.
-pub(super) const PATH_MAX: usize = 2048;
-
 /// Parts of a root on remote file systems that are scanned by themselves; with more of them the whole root is.
 const REMOTE_MAX: usize = 64;
-
-/// Names of folders that may wait to be read, in bytes with what it takes to keep them.
-const WAITING_MAX: usize = 64 * 1024 * 1024;
 
 /// What to walk.
 #[derive(Debug)]
@@ -54,7 +50,7 @@ pub(super) enum Request {
     Folder(PathBuf),
 }
 
-/// What the walk tells.
+/// What the walk reports.
 #[derive(Debug)]
 pub(super) enum Report {
     /// Files of one folder that the watch may want.
@@ -63,52 +59,6 @@ pub(super) enum Report {
     Done(Summary),
     /// The walk of a [`Request::Folder`] is over.
     FolderDone(Problems),
-}
-
-/// Wanted files of one folder; a large folder comes in several of these.
-#[derive(Debug)]
-pub(super) struct Listing {
-    pub(super) dir: PathBuf,
-    pub(super) files: Vec<Listed>,
-    /// Which part of the folder it is, in this walk; from 0.
-    pub(super) part: u32,
-    /// The folder was listed to its end with it. None of a folder whose listing broke off is the last one.
-    pub(super) last: bool,
-}
-
-/// A wanted file.
-#[derive(Debug)]
-pub(super) struct Listed {
-    pub(super) path: PathBuf,
-    pub(super) fingerprint: Fingerprint,
-    /// None: it is stored only.
-    pub(super) connector: Option<ConnectorType>,
-}
-
-impl Listing {
-    /// Of all by which a file is known.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        let mut all = Vec::new();
-        for file in &self.files {
-            let name = file.path.file_name().unwrap_or_default().as_bytes();
-            let connector = file.connector.as_ref().map(ConnectorType::as_str);
-            let print = &file.fingerprint;
-            all.extend((name.len() as u64).to_le_bytes());
-            all.extend(name);
-            all.extend(print.size.to_le_bytes());
-            all.extend(print.mtime_ns.to_le_bytes());
-            all.extend(print.ctime_ns.to_le_bytes());
-            all.extend(
-                connector
-                    .map_or(u64::MAX, |name| name.len() as u64)
-                    .to_le_bytes(),
-            );
-            all.extend(connector.unwrap_or_default().as_bytes());
-        }
-        // A folder that ends here may have gone on once.
-        all.push(u8::from(self.last));
-        *blake3::hash(&all).as_bytes()
-    }
 }
 
 /// What a walk of the whole root found.
@@ -134,7 +84,7 @@ pub(super) struct Summary {
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     steps: AtomicU64,
-    /// It waits for somebody to take what it found.
+    /// It waits until its report is received.
     reporting: AtomicBool,
 }
 
@@ -227,7 +177,7 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
 
 struct Scanner {
     plan: Plan,
-    /// None: nobody wants to hear of changes.
+    /// None: changes are not watched.
     watches: Option<Watches>,
     /// No folder can be watched, or none needs to be.
     inotify_off: bool,
@@ -260,69 +210,7 @@ impl Found {
     }
 }
 
-/// Folders that wait to be read, deepest first. Only the names are kept, as paths are long where folders are deep.
-#[derive(Default)]
-struct Waiting {
-    /// The path of the folder that is read, and its length at each depth.
-    path: PathBuf,
-    lengths: Vec<usize>,
-    /// Names, with the depth that they are at.
-    names: Vec<(usize, OsString)>,
-    bytes: usize,
-}
-
-impl Waiting {
-    fn new(start: PathBuf) -> Self {
-        Self {
-            path: start,
-            ..Self::default()
-        }
-    }
-
-    /// Takes in a folder in the one that is read. Returns whether there was space for it.
-    fn push(&mut self, name: &OsStr) -> bool {
-        let bytes = name.len() + size_of::<(usize, OsString)>();
-        if self.bytes + bytes > WAITING_MAX {
-            return false;
-        }
-        self.bytes += bytes;
-        self.names.push((self.lengths.len(), name.to_owned()));
-        true
-    }
-
-    /// Goes to the next folder.
-    fn next(&mut self) -> Option<&Path> {
-        let (depth, name) = self.names.pop()?;
-        self.bytes -= name.len() + size_of::<(usize, OsString)>();
-        while self.lengths.len() > depth {
-            if let Some(length) = self.lengths.pop() {
-                let mut path = std::mem::take(&mut self.path).into_os_string().into_vec();
-                path.truncate(length);
-                self.path = OsString::from_vec(path).into();
-            }
-        }
-        self.lengths.push(self.path.as_os_str().len());
-        self.path.push(name);
-        Some(&self.path)
-    }
-}
-
-/// Why a path is not read, however it got there; None if it may be.
-pub(super) fn too_long(path: &Path) -> Option<String> {
-    if path.as_os_str().len() > PATH_MAX {
-        return Some(format!(
-            "path longer than {PATH_MAX} bytes, which is not read; shorten it or exclude the folder"
-        ));
-    }
-    let deep = path.components().nth(DEPTH_MAX).is_some();
-    deep.then(|| {
-        format!(
-            "nested deeper than {DEPTH_MAX} folders, which is not read; move it up or exclude the folder"
-        )
-    })
-}
-
-/// Nobody listens any more.
+/// The receiver is gone.
 struct Stopped;
 
 impl Scanner {
@@ -462,7 +350,7 @@ impl Scanner {
                 let fd = entries.fd()?;
                 rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
             };
-            // By name and type before any further call; some file systems do not tell the type.
+            // By name and type before any further call; some file systems do not report the type.
             let (kind, stat) = match entry.file_type() {
                 FileType::Directory => (Kind::Folder, None),
                 FileType::RegularFile => (Kind::Regular, None),
@@ -478,7 +366,7 @@ impl Scanner {
             match kind {
                 Kind::Folder if self.enters(&path) => {
                     let why = too_long(&path).or_else(|| {
-                        let full = "in a folder with too many others, which is not read; split it or exclude some";
+                        let full = "folder with too many subfolders is not read completely; split it or exclude some";
                         (!waiting.push(name)).then(|| full.to_owned())
                     });
                     if let Some(why) = why {
@@ -565,7 +453,7 @@ impl Scanner {
         if rooted_fs::is_gone(error) {
             return true;
         }
-        let why = format!("cannot be looked at: {error}");
+        let why = format!("cannot be read: {error}");
         self.found.problems.add_partly_read(&why, path, dir);
         false
     }
@@ -581,174 +469,4 @@ impl Scanner {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::{self, File};
-
-    use super::*;
-    use crate::watch::events::{Events, Hint, Hints};
-
-    /// A walk that has begun to list a folder and waits for somebody to take what it found.
-    struct Halted {
-        dir: tempfile::TempDir,
-        root: PathBuf,
-        reports: async_mpsc::Receiver<Report>,
-        hints: Hints,
-        _requests: mpsc::Sender<Request>,
-    }
-
-    impl Halted {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let root = dir.path().join("root");
-            fs::create_dir(&root).unwrap();
-            // One listing is taken, one fits into the channel, and the next is held up before the folder is at its end.
-            for number in 0..LISTING_MAX * 4 {
-                File::create(root.join(format!("{number}.ifc"))).unwrap();
-            }
-            let (sender, hints) = events::channel();
-            let (reporter, reports) = async_mpsc::channel(1);
-            let plan = Plan {
-                root: root.clone(),
-                scope: Scope::default(),
-                skip_log: Arc::new(SkipLog::new("north")),
-                pulse: Arc::default(),
-            };
-            let watches = Events::default().of_root(&root, sender);
-            let requests = spawn("north", plan, Some(watches), reporter).unwrap();
-            requests.send(Request::All).unwrap();
-            Self {
-                dir,
-                root,
-                reports,
-                hints,
-                _requests: requests,
-            }
-        }
-
-        async fn first_listing(&mut self) -> Listing {
-            match self.reports.recv().await {
-                Some(Report::Listing(listing)) => listing,
-                other => panic!("{other:?}"),
-            }
-        }
-
-        async fn summary(&mut self) -> Summary {
-            loop {
-                if let Report::Done(summary) = self.reports.recv().await.unwrap() {
-                    return summary;
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_changes_while_its_folder_is_listed_is_told_by_an_event() {
-        let mut walk = Halted::new();
-        let listed = walk.first_listing().await.files.remove(0).path;
-        fs::write(walk.root.join(&listed), "changed after it was listed").unwrap();
-        walk.summary().await;
-        let hint = tokio::time::timeout(Duration::from_secs(10), walk.hints.next()).await;
-        assert_eq!(hint.ok(), Some(Hint::Path(listed)));
-    }
-
-    #[tokio::test]
-    async fn a_walk_of_a_root_that_is_replaced_meanwhile_counts_for_nothing() {
-        let mut walk = Halted::new();
-        walk.first_listing().await;
-        fs::rename(&walk.root, walk.dir.path().join("away")).unwrap();
-        fs::create_dir(&walk.root).unwrap();
-        let reported = walk.summary().await.root.unwrap_err().to_string();
-        assert!(reported.contains("replaced"), "{reported}");
-    }
-
-    #[test]
-    fn folders_are_read_deepest_first_and_wait_by_their_names_only() {
-        let mut waiting = Waiting::new(PathBuf::new());
-        assert!(waiting.push(OsStr::new("a")) && waiting.push(OsStr::new("b")));
-        let mut seen = Vec::new();
-        while let Some(dir) = waiting.next().map(Path::to_owned) {
-            if dir.components().count() < 3 {
-                waiting.push(OsStr::new("x"));
-                waiting.push(OsStr::new("y"));
-            }
-            seen.push(dir.to_str().unwrap().to_owned());
-        }
-        let below = |top: &str| {
-            let each = ["", "/y", "/y/y", "/y/x", "/x", "/x/y", "/x/x"];
-            each.map(|below| format!("{top}{below}"))
-        };
-        assert_eq!(seen, [below("b"), below("a")].concat());
-        assert_eq!(waiting.bytes, 0);
-        let mut count = 0;
-        while waiting.push(OsStr::new("one more folder")) {
-            count += 1;
-        }
-        assert!((500_000..2_000_000).contains(&count), "{count}");
-    }
-
-    #[test]
-    fn a_path_is_refused_by_its_length_and_by_its_depth() {
-        let deep = |depth: usize| PathBuf::from(vec!["d"; depth].join("/"));
-        for (path, refused) in [
-            (deep(DEPTH_MAX), false),
-            (deep(DEPTH_MAX + 1), true),
-            (PathBuf::from("x".repeat(PATH_MAX)), false),
-            (PathBuf::from("x".repeat(PATH_MAX + 1)), true),
-        ] {
-            assert_eq!(too_long(&path).is_some(), refused, "{path:?}");
-        }
-    }
-
-    /// One file with this name, this size and these times, and this connector.
-    fn listing(path: &str, numbers: [i64; 3], connector: Option<&str>) -> Listing {
-        let [size, mtime_ns, ctime_ns] = numbers;
-        let file = Listed {
-            path: PathBuf::from(path),
-            fingerprint: Fingerprint {
-                size: size.unsigned_abs(),
-                mtime_ns,
-                ctime_ns,
-            },
-            connector: connector.map(ConnectorType::new),
-        };
-        Listing {
-            dir: PathBuf::from("plans"),
-            files: vec![file],
-            part: 0,
-            last: true,
-        }
-    }
-
-    #[test]
-    fn a_digest_tells_any_change_of_what_a_file_is_known_by() {
-        let digests: Vec<_> = [
-            listing("plans/a.dgn", [1, 2, 3], Some("MSTN")),
-            listing("plans/b.dgn", [1, 2, 3], Some("MSTN")),
-            listing("plans/a.dgn", [0, 2, 3], Some("MSTN")),
-            listing("plans/a.dgn", [1, 0, 3], Some("MSTN")),
-            listing("plans/a.dgn", [1, 2, 0], Some("MSTN")),
-            listing("plans/a.dgn", [1, 2, 3], Some("DWG")),
-            listing("plans/a.dgn", [1, 2, 3], Some("CIVI")),
-            listing("plans/a.dgn", [1, 2, 3], Some("")),
-            listing("plans/a.dgn", [1, 2, 3], None),
-        ]
-        .iter()
-        .map(Listing::digest)
-        .collect();
-        let different: std::collections::HashSet<_> = digests.iter().collect();
-        assert_eq!(different.len(), digests.len());
-        let again = listing("plans/a.dgn", [1, 2, 3], Some("MSTN"));
-        assert_eq!(again.digest(), digests[0]);
-        let two = Listing {
-            files: again
-                .files
-                .into_iter()
-                .chain(listing("plans/b.dgn", [1, 2, 3], None).files)
-                .collect(),
-            dir: again.dir,
-            part: 0,
-            last: true,
-        };
-        assert!(!digests.contains(&two.digest()));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Says of each file that is left alone that it is, and why: once, at debug.
+//! Logs each file that is skipped, with the reason: once, at debug level.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -44,7 +44,7 @@ impl SkipLog {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(hash)
         {
-            debug!(watch = %self.watch, ?path, reason, "left alone");
+            debug!(watch = %self.watch, ?path, reason, "file skipped");
         }
     }
 }

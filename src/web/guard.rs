@@ -378,6 +378,13 @@ mod tests {
         for path in ["/", "/metrics"] {
             assert_eq!(get(path, None), Err(Refusal::NoToken));
         }
+        let twice = [
+            ("host", "localhost"),
+            ("authorization", "Bearer tiger:lion"),
+            ("authorization", "Bearer tiger:lion"),
+        ];
+        let refused = ask(&guard, &Method::GET, "/", &twice);
+        assert_eq!(refused, Err(Refusal::WrongToken));
         for given in [
             Some("Bearer tiger"),
             Some("Bearer "),

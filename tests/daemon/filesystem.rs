@@ -342,7 +342,7 @@ async fn folders_deeper_than_any_path_cost_one_log_line_and_little_memory() {
     let told = site.run(&["status"]).await.out;
     assert!(told.contains("degraded"), "{told}");
     assert!(told.contains("path longer than 2048 bytes"), "{told}");
-    assert!(told.contains("nested deeper than 64 folders"), "{told}");
+    assert!(told.contains("nested deeper than 64 levels"), "{told}");
     assert!(told.len() < 4_000, "{told}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let peak = status

@@ -361,7 +361,7 @@ async fn a_file_that_cannot_be_opened_for_a_while_is_retried() {
         let waited = if good == 0 {
             "trying again until it can be read"
         } else {
-            "not uploaded yet; looking again"
+            "not uploaded yet; trying again"
         };
         assert!(log.contains(waited), "{log}");
         let failed = log.contains("ERROR") || log.contains("upload failed");
@@ -383,11 +383,11 @@ async fn an_entry_whose_lstat_fails_is_reported_and_uploaded_once_it_works() {
         share.remote().unseen = Some(("b.ifc".to_owned(), errno));
         let daemon = site.start();
         site.synchronized(1, &daemon).await;
-        daemon.says("b.ifc\\\": cannot be looked at: ").await;
+        daemon.says("b.ifc\\\": cannot be read: ").await;
         let told = site.run(&["status"]).await.out;
         assert!(!told.contains("OK:"), "{told}");
         assert!(told.contains("degraded"), "{told}");
-        assert!(told.contains("b.ifc\": cannot be looked at: "), "{told}");
+        assert!(told.contains("b.ifc\": cannot be read: "), "{told}");
         daemon.stop().await;
     }
     let daemon = site.start();

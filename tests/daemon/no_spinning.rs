@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault, RunFault, TaskFault};
-use itwin_syncd::emulator::{IncompleteFiles, Switches, UpdateIncomplete};
+use itwin_syncd::emulator::{IncompleteFiles, NameCase, Switches, UpdateIncomplete};
 
 use super::other_client::{OtherClient, shared_platform};
-use super::support::{Site, eventually, platform, write};
+use super::support::{Site, eventually, platform, sha256, write};
 
 #[cfg(feature = "failpoints")]
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_case_only_rename_of_a_file_whose_run_failed_is_synchronized() {
     });
     write(&folder.join("Plan.ifc"), "content");
     let daemon = site.start();
-    daemon.says("not tried again before the file changes").await;
+    daemon.says("it is tried again when the file changes").await;
     let before = site.stored("Plan.ifc");
     std::fs::rename(folder.join("Plan.ifc"), folder.join("plan.ifc")).unwrap();
     let done = || {
@@ -104,6 +104,84 @@ async fn a_case_only_rename_after_a_lost_ledger_creates_no_second_storage_file()
     eventually(done, || daemon.log()).await;
     let state = site.emulator.state();
     assert_eq!(state.files.len(), 1, "{:#?}", state.files);
+    daemon.stop().await;
+}
+
+/// Storage treats the two spellings as two files, or may; each local file keeps the storage file of its own spelling.
+#[tokio::test]
+async fn a_storage_file_of_another_spelling_stays_with_the_local_file_of_that_spelling() {
+    for (old, new) in [("Plan.ifc", "plan.ifc"), ("plan.ifc", "Plan.ifc")] {
+        let mut switches = Switches::default();
+        switches.name_case = NameCase::Sensitive;
+        let (site, folder) = Site::with_folder(platform().switches(switches)).await;
+        write(&folder.join(old), "old");
+        let daemon = site.start();
+        site.synchronized(1, &daemon).await;
+        let first = site.stored(old).id;
+        daemon.stop().await;
+        std::fs::remove_dir_all(site.path("state")).unwrap();
+        write(&folder.join(new), "new content");
+        let daemon = site.start();
+        daemon
+            .says("iTwin Storage may not distinguish its name from")
+            .await;
+        // Which of the two waits depends on the order of the folder's listing.
+        let done = || {
+            let state = site.emulator.state();
+            let mut files = state.files.values();
+            let added = files.any(|file| file.display_name == new && file.completed.is_some());
+            added || daemon.log().contains("storage holds this content already")
+        };
+        eventually(done, || daemon.log()).await;
+        let state = site.emulator.state();
+        let kept = state.files[&first].completed.as_ref().unwrap();
+        assert_eq!(kept.sha256, sha256(b"old"), "{:#?}", state.files);
+        for file in state.files.values() {
+            let content = if file.display_name == old {
+                &b"old"[..]
+            } else {
+                b"new content"
+            };
+            assert_eq!(file.completed.as_ref().unwrap().sha256, sha256(content));
+        }
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_root_folder_is_looked_up_again_when_it_is_refused() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let wrong = "bm90IGEgcm9vdCBmb2xkZXI";
+    let link = format!("{}/storage/folders/{wrong}", site.emulator.api_url());
+    let body = serde_json::json!({ "items": [], "_links": { "folder": { "href": link } } });
+    site.emulator.fault(
+        Fault::on("GET /storage/*")
+            .status(200)
+            .header("Content-Type", "application/json")
+            .body(body.to_string())
+            .times(1),
+    );
+    write(&folder.join("a.ifc"), "a");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    assert_eq!(site.emulator.state().files.len(), 1);
+    let requests = site.emulator.requests();
+    assert!(requests.iter().any(|request| request.path.contains(wrong)));
+    daemon.stop().await;
+    // The right one is in the ledger: it is not looked up again.
+    let lookups = || {
+        let requests = site.emulator.requests();
+        let root = |path: &str| path.trim_end_matches('/').ends_with("/storage");
+        requests
+            .iter()
+            .filter(|request| root(&request.path))
+            .count()
+    };
+    assert_eq!(lookups(), 2);
+    write(&folder.join("b.ifc"), "b");
+    let daemon = site.start();
+    site.synchronized(2, &daemon).await;
+    assert_eq!(lookups(), 2);
     daemon.stop().await;
 }
 

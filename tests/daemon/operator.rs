@@ -318,7 +318,7 @@ async fn retry_ends_the_backoff_of_the_synchronizer_as_well() {
     );
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    daemon.says("no run could be requested").await;
+    daemon.says("cannot request a run").await;
     fails(&site, "north/house.ifc").await;
     let asked = site.run(&["retry", "house.ifc"]).await;
     assert!(asked.out.contains("retrying 1 file"), "{asked:?}");

@@ -209,12 +209,12 @@ async fn another_connector_storage_file_or_authentication_is_corrected_before_th
         let words = match what {
             "connector" => {
                 assert!(other_client.remaps(&file.id, &file.id, "DWG").await);
-                "connector type was changed by somebody else"
+                "connector type was changed by another client"
             }
             "storage file" => {
                 let theirs = other_client.stores("theirs").await;
                 assert!(other_client.remaps(&file.id, &theirs, "IFC").await);
-                "pointed to another storage file"
+                "referred to another storage file"
             }
             _ => {
                 assert!(other_client.changes_the_authentication().await);
@@ -278,7 +278,7 @@ async fn content_of_another_client_in_our_storage_file_is_replaced_before_it_cou
         covered(&site, &daemon, "a.ifc", "ours!!").await;
         let (_, log) = daemon.stop().await;
         assert_eq!(
-            lines(&log, "was changed in iTwin Storage"),
+            lines(&log, "storage file changed by another client"),
             1,
             "{what}: {log}"
         );
@@ -400,7 +400,7 @@ async fn a_file_that_fails_in_the_run_of_another_file_is_failed_and_recovers_wit
 
 #[tokio::test]
 async fn a_run_without_a_task_for_a_file_is_no_success() {
-    // A run that was started by somebody else reads the content first, so that ours has no task for it.
+    // A run that was started by another client reads the content first, so that ours has no task for it.
     let mut switches = Switches::default();
     switches.unchanged_task = UnchangedTask::Absent;
     let builder = shared_platform().switches(switches);
@@ -539,7 +539,7 @@ async fn a_run_of_another_client_is_named_by_status_and_explain_and_reported_onc
     assert!(other_client.runs(&connection).await);
     let daemon = site.start();
     write(&folder.join("a.ifc"), "a");
-    daemon.says("another run of the iModel takes longer").await;
+    daemon.says("another run of the iModel exceeded").await;
     let status = site.run(&["status"]).await.out;
     assert!(
         status.contains("\"their connection\", active since"),
@@ -561,11 +561,7 @@ async fn a_run_of_another_client_is_named_by_status_and_explain_and_reported_onc
         1,
         "{log}"
     );
-    assert_eq!(
-        lines(&log, "takes longer than sync.run_deadline"),
-        1,
-        "{log}"
-    );
+    assert_eq!(lines(&log, "exceeded sync.run_deadline"), 1, "{log}");
 }
 
 #[tokio::test]
@@ -582,7 +578,7 @@ async fn a_run_that_takes_too_long_is_reported_once_across_a_restart() {
     });
     let daemon = site.start();
     write(&folder.join("a.ifc"), "a");
-    daemon.says("takes longer than sync.run_deadline").await;
+    daemon.says("exceeded sync.run_deadline").await;
     let status = site.run(&["status"]).await.out;
     assert!(status.contains("overdue"), "{status}");
     let (_, first) = daemon.stop().await;
@@ -590,11 +586,7 @@ async fn a_run_that_takes_too_long_is_reported_once_across_a_restart() {
     covered(&site, &daemon, "a.ifc", "a").await;
     let (_, second) = daemon.stop().await;
     let log = first + &second;
-    assert_eq!(
-        lines(&log, "takes longer than sync.run_deadline"),
-        1,
-        "{log}"
-    );
+    assert_eq!(lines(&log, "exceeded sync.run_deadline"), 1, "{log}");
 }
 
 #[tokio::test]

@@ -229,7 +229,7 @@ async fn a_file_mapped_by_another_connection_is_reported_with_that_connection() 
     let done = site.run(&["run", "--once"]).await;
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(
-        done.err.contains("itwin-syncd") && done.err.contains("holds it already"),
+        done.err.contains("itwin-syncd") && done.err.contains("has it already"),
         "{done:?}"
     );
     assert_eq!(site.emulator.state().files.len(), 1);

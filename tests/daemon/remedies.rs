@@ -168,7 +168,7 @@ async fn a_connector_that_the_platform_refuses_is_replaced_or_its_files_are_excl
         assert!(
             hint(&site, "a.xlsx")
                 .await
-                .contains("choose another connector")
+                .contains("set another connector")
         );
         let (key, expected) = match what {
             "replaced" => ("connectors = { xlsx = \"SHELLEDWCSV\" }", "failed"),
@@ -203,7 +203,7 @@ async fn a_file_mapped_by_another_connection_is_mapped_once_it_is_removed_there(
             .times(1),
     );
     write(&folder.join("a.ifc"), "a");
-    daemon.says("no run could be requested").await;
+    daemon.says("cannot request a run").await;
     let file = site.stored("a.ifc");
     let theirs = other_client.connects("theirs", &file.id).await.unwrap();
     status_is(&site, &daemon, "a.ifc", Some("failed")).await;

@@ -47,7 +47,9 @@ async fn a_failed_run_fails_its_files_with_its_message_or_is_repeated() {
             site.synchronized(1, &daemon).await;
             assert_eq!(site.emulator.state().runs.len(), 2, "{result}");
         } else {
-            daemon.says("synchronization failed; not tried again").await;
+            daemon
+                .says("synchronization failed; it is tried again when the file changes")
+                .await;
             let file = site.status().await.remove("north/house.ifc").unwrap();
             assert_eq!(file["state"], "failed", "{result}");
             assert!(file["reason"].as_str().unwrap().contains(result), "{file}");
@@ -69,7 +71,7 @@ async fn a_run_that_was_accepted_and_is_lost_is_requested_again() {
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     let (_, log) = daemon.stop().await;
-    assert!(log.contains("the run is gone"), "{log}");
+    assert!(log.contains("run was deleted"), "{log}");
 }
 
 #[tokio::test]
@@ -92,7 +94,7 @@ async fn a_run_that_does_not_end_is_reported_and_delays_no_other_imodel() {
             .any(|run| run.imodel_id == SECOND_IMODEL && run.state == "Completed")
     };
     eventually(free, || daemon.log()).await;
-    daemon.says("run takes longer than sync.run_deadline").await;
+    daemon.says("run exceeded sync.run_deadline").await;
     let stuck = &site.status().await["north/stuck.ifc"];
     assert_eq!(stuck["state"], "running", "{stuck}");
     // It is followed all the same, and no second one is started beside it.

@@ -201,7 +201,7 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
     let log = daemon.log();
     assert!(log.contains("DEBUG"), "{log}");
     assert_eq!(
-        log.matches("upload begins").count(),
+        log.matches("upload started").count(),
         1,
         "slow.ifc began before: {log}"
     );

@@ -486,7 +486,7 @@ async fn a_file_that_changes_while_queued_settles_again_before_it_is_sent() {
 async fn a_file_deleted_while_queued_is_dropped_from_the_queue() {
     let (site, folder, daemon, waiting) = one_behind_the_other().await;
     std::fs::remove_file(folder.join(waiting)).unwrap();
-    daemon.says("the file is gone; nothing to upload").await;
+    daemon.says("file was deleted before it was uploaded").await;
     let done = || {
         let runs = site.emulator.state().runs;
         runs.values().any(|run| run.state == "Completed")

@@ -23,7 +23,7 @@ async fn uploads_to_azurite() {
 }
 
 #[tokio::test]
-async fn an_azurite_that_does_not_answer_is_told() {
+async fn an_unreachable_azurite_is_reported() {
     let error = Emulator::builder()
         .azurite("http://127.0.0.1:1")
         .start()

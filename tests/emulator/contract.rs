@@ -26,7 +26,7 @@ const FORBIDDEN_IMODEL: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 const NOBODY: &str = "33333333-2222-4333-8444-555555555555";
 
 #[tokio::test]
-async fn every_cell_of_the_contract_is_seen_and_every_switch_was_set_to_every_word() {
+async fn every_status_of_the_table_is_returned_and_every_switch_is_set_to_every_value() {
     let seen = Arc::new(Seen::default());
     identity::identity(&seen).await;
     what_all_operations_have_in_common(&seen).await;
@@ -84,7 +84,7 @@ fn table() -> (BTreeSet<(String, u16)>, BTreeSet<String>) {
 }
 
 #[test]
-fn the_table_in_the_documentation_is_that_of_the_module() {
+fn the_table_in_the_documentation_equals_that_of_the_module() {
     let rows = |text: &str, before: &str| {
         let rows = text.lines().filter_map(|line| line.strip_prefix(before));
         rows.filter(|row| row.starts_with("| `") && row.matches('|').count() == 4)

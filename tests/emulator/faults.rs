@@ -34,7 +34,7 @@ impl Platform {
 }
 
 #[tokio::test]
-async fn a_status_comes_with_body_and_headers_and_the_effect_happens_or_not() {
+async fn an_injected_status_has_body_and_headers_before_or_after_the_effect() {
     let platform = Platform::start(Emulator::builder()).await;
     let root = platform.root().await;
     let files = format!("/storage/folders/{root}/files");
@@ -83,7 +83,7 @@ async fn an_invalid_fault_is_rejected_with_the_key_or_value_and_the_accepted_one
 }
 
 #[tokio::test]
-async fn a_connection_breaks_before_or_after_the_effect_or_within_a_body() {
+async fn a_connection_closes_before_or_after_the_effect_or_within_a_body() {
     let platform = Platform::start(Emulator::builder()).await;
     let root = platform.root().await;
     let (_, url) = platform.create(&root, "a.dgn").await;
@@ -138,7 +138,7 @@ async fn a_connection_breaks_before_or_after_the_effect_or_within_a_body() {
 }
 
 #[tokio::test]
-async fn latency_and_slowness_take_their_time() {
+async fn latency_and_throttling_delay_requests() {
     let platform = Platform::start(Emulator::builder().seed(3)).await;
     let root = platform.root().await;
     let (_, url) = platform.create(&root, "a.dgn").await;
@@ -158,7 +158,7 @@ async fn latency_and_slowness_take_their_time() {
 }
 
 #[tokio::test]
-async fn a_token_is_revoked_and_an_address_expires_on_demand() {
+async fn a_fault_revokes_tokens_or_expires_an_upload_address() {
     let mut platform = Platform::start(Emulator::builder()).await;
     let root = platform.root().await;
     platform
@@ -190,7 +190,7 @@ async fn a_token_is_revoked_and_an_address_expires_on_demand() {
 }
 
 #[tokio::test]
-async fn state_requests_switches_and_reset_can_be_asked_for_without_a_token() {
+async fn control_routes_need_no_token() {
     let platform = Platform::start(Emulator::builder()).await;
     let root = platform.root().await;
     platform.upload(&root, "a.dgn", b"content").await;
@@ -289,7 +289,7 @@ async fn state_requests_switches_and_reset_can_be_asked_for_without_a_token() {
 }
 
 #[tokio::test]
-async fn many_run_at_once_each_at_addresses_of_its_own() {
+async fn many_emulators_run_at_once_on_their_own_ports() {
     let starting = (0..50).map(|_| Platform::start(Emulator::builder()));
     let platforms = futures_util::future::join_all(starting).await;
     for platform in &platforms {
@@ -301,7 +301,7 @@ async fn many_run_at_once_each_at_addresses_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_was_kept_in_a_folder_is_there_again_and_a_foreign_folder_is_refused() {
+async fn state_survives_a_restart_and_an_unknown_format_is_rejected() {
     let data = tempfile::tempdir().unwrap();
     let builder = || Emulator::builder().data_dir(data.path().to_owned());
     let platform = Platform::start(builder()).await;
@@ -354,7 +354,7 @@ async fn what_was_kept_in_a_folder_is_there_again_and_a_foreign_folder_is_refuse
 }
 
 #[tokio::test]
-async fn content_that_is_replaced_leaves_the_disk() {
+async fn replaced_content_is_deleted_from_disk() {
     let data = tempfile::tempdir().unwrap();
     let platform = Platform::start(Emulator::builder().data_dir(data.path().to_owned())).await;
     let root = platform.root().await;

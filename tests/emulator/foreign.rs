@@ -23,14 +23,14 @@ async fn foreign_clients(emulator: &Emulator) {
 
 #[tokio::test]
 #[ignore = "needs Node.js: run tests/all"]
-async fn clients_of_bentley_and_microsoft_set_up_upload_and_synchronize() {
+async fn clients_of_bentley_and_microsoft_upload_and_synchronize() {
     let builder = Emulator::builder().run_duration(Duration::from_millis(300));
     foreign_clients(&builder.start().await.unwrap()).await;
 }
 
 #[tokio::test]
 #[ignore = "needs Azurite: run tests/all"]
-async fn clients_of_bentley_and_microsoft_do_the_same_with_azurite() {
+async fn clients_of_bentley_and_microsoft_work_with_azurite() {
     let azurite = Azurite::start().await;
     let builder = Emulator::builder().run_duration(Duration::from_millis(300));
     foreign_clients(&builder.azurite(&azurite.url).start().await.unwrap()).await;
@@ -70,7 +70,7 @@ async fn ran(program: &str, option: &str, code: &str) -> (String, Vec<u64>) {
 
 #[tokio::test]
 #[ignore = "needs curl and jq: run tests/all"]
-async fn the_walk_by_hand_in_the_documentation_ends_well() {
+async fn the_curl_example_in_the_documentation_works() {
     let (told, sizes) = ran("bash", "-euc", &example("curl", "sh")).await;
     assert_eq!(told.matches("\"result\": \"Success\"").count(), 2, "{told}");
     assert_eq!(sizes, [13]);
@@ -78,7 +78,7 @@ async fn the_walk_by_hand_in_the_documentation_ends_well() {
 
 #[tokio::test]
 #[ignore = "needs Node.js: run tests/all"]
-async fn the_example_in_javascript_ends_well() {
+async fn the_javascript_example_works() {
     let code = example("JavaScript", "js");
     let code = format!("(async () => {{ {code} }})()");
     let (told, sizes) = ran("node", "-e", &code).await;
@@ -87,7 +87,7 @@ async fn the_example_in_javascript_ends_well() {
 
 #[tokio::test]
 #[ignore = "needs Python: run tests/all"]
-async fn the_example_in_python_ends_well() {
+async fn the_python_example_works() {
     let (told, sizes) = ran("python3", "-c", &example("Python", "python")).await;
     assert_eq!((told.trim(), sizes.as_slice()), ("house.ifc 13", &[13][..]));
 }

@@ -53,7 +53,7 @@ fn tasks(run: &Value) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn foreign_content_in_a_storage_file_shows_who_changed_it_and_when() {
+async fn content_of_another_client_has_its_author_and_time() {
     let mut platform = Platform::start(two_clients()).await;
     let root = root(&platform).await;
     let id = platform.upload(&root, "a.ifc", b"ours").await;
@@ -84,7 +84,7 @@ async fn foreign_content_in_a_storage_file_shows_who_changed_it_and_when() {
 }
 
 #[tokio::test]
-async fn whatever_others_may_do_can_be_done_by_http() {
+async fn changes_by_other_clients_can_be_made_over_http() {
     let mut platform = Platform::start(two_clients()).await;
     let root = root(&platform).await;
     let id = platform.upload(&root, "a.ifc", b"ours").await;
@@ -225,7 +225,7 @@ async fn a_file_without_new_content_has_a_task_or_none() {
 }
 
 #[tokio::test]
-async fn a_task_reports_counts_and_what_to_do() {
+async fn a_task_report_has_counts_and_a_suggested_action() {
     let platform = Platform::start(two_clients()).await;
     let root = root(&platform).await;
     let file = platform.upload(&root, "a.ifc", b"one").await;

@@ -37,7 +37,7 @@ async fn workflow(platform: &Platform) {
 }
 
 #[tokio::test]
-async fn a_recording_is_whole_at_any_time_and_has_no_secret() {
+async fn a_recording_is_always_complete_and_has_no_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("exchanges.har");
     let builder = Emulator::builder()
@@ -91,7 +91,7 @@ async fn a_recording_is_whole_at_any_time_and_has_no_secret() {
 }
 
 #[tokio::test]
-async fn a_recording_of_a_platform_that_answers_otherwise_tells_where() {
+async fn comparing_a_recording_lists_each_difference() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("exchanges.har");
     let builder = || Emulator::builder().run_duration(Duration::from_millis(50));

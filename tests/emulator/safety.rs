@@ -34,7 +34,7 @@ async fn asked(
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_and_a_foreign_name_get_nothing_of_the_control_routes() {
+async fn a_page_of_another_origin_or_host_cannot_use_the_control_routes() {
     let platform = Platform::start(Emulator::builder()).await;
     let api = platform.emulator.api_url().to_owned();
     let routes = [
@@ -82,7 +82,7 @@ async fn a_page_of_another_origin_and_a_foreign_name_get_nothing_of_the_control_
 }
 
 #[tokio::test]
-async fn pages_of_this_machine_and_listed_ones_may_use_the_platform_and_others_may_not() {
+async fn only_pages_on_this_machine_and_allowed_origins_can_use_the_platform() {
     let builder = Emulator::builder().origin("https://app.example.com");
     let platform = Platform::start(builder).await;
     let api = platform.emulator.api_url().to_owned();
@@ -132,7 +132,7 @@ async fn pages_of_this_machine_and_listed_ones_may_use_the_platform_and_others_m
 }
 
 #[tokio::test]
-async fn a_browser_is_never_sent_to_an_address_that_nobody_registered() {
+async fn a_browser_is_never_sent_to_an_unregistered_address() {
     let builder = Emulator::builder().redirect("https://app.example.com/back");
     let platform = Platform::start(builder).await;
     let authorize = |to: &str| {
@@ -169,7 +169,7 @@ async fn a_browser_is_never_sent_to_an_address_that_nobody_registered() {
 }
 
 #[tokio::test]
-async fn tokens_are_signed_with_the_key_of_the_key_set_which_stays_with_the_data() {
+async fn tokens_are_signed_with_the_stored_key_of_the_key_set() {
     let folder = tempfile::tempdir().unwrap();
     let mut keys = Vec::new();
     for _ in 0..2 {
@@ -204,7 +204,7 @@ async fn tokens_are_signed_with_the_key_of_the_key_set_which_stays_with_the_data
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_good_for_nothing_and_introspection_says_so() {
+async fn a_revoked_token_is_rejected_and_inactive() {
     let mut platform = Platform::start(Emulator::builder()).await;
     let ours = [
         ("client_id", DEFAULT_CLIENT_ID),
@@ -313,7 +313,7 @@ impl Browser {
 
 #[tokio::test]
 #[ignore = "needs Chromium and its driver: run tests/all"]
-async fn a_browser_lets_a_page_use_the_api_and_no_page_the_control_routes() {
+async fn a_page_in_a_browser_can_use_the_api_but_not_the_control_routes() {
     let builder = Emulator::builder().run_duration(Duration::from_millis(100));
     let platform = Platform::start(builder).await;
     let api = platform.emulator.api_url();

@@ -193,7 +193,7 @@ async fn followed(platform: &Platform, first: &str, field: &str) -> Vec<String> 
 }
 
 #[tokio::test]
-async fn a_client_that_follows_links_sees_every_entry_once_in_the_order_it_asked_for() {
+async fn following_next_links_returns_every_item_once_in_the_requested_order() {
     let platform = Platform::start(itwin_syncd::emulator::Emulator::builder()).await;
     let names = ["Alpha", "Beta", "Gamma", "Delta", "Epsilon"];
     for name in names {

@@ -304,7 +304,7 @@ pub async fn of_people(platform: &Platform, root: &str) {
 }
 
 #[tokio::test]
-async fn a_renamed_text_file_fails_when_files_are_looked_at() {
+async fn a_renamed_text_file_fails_the_file_check() {
     for (check, expected) in [(true, "Error"), (false, "Success")] {
         let builder = itwin_syncd::emulator::Emulator::builder()
             .run_duration(Duration::from_millis(50))

@@ -314,7 +314,7 @@ async fn locks(platform: &Platform, root: &str, folder: &str) {
 }
 
 #[tokio::test]
-async fn what_is_written_to_the_blob_of_a_file_counts_at_once_or_with_its_completion() {
+async fn written_content_is_visible_at_once_or_after_completion() {
     for (word, size, version) in [("fresh", 3, 1), ("same", 8, 2)] {
         let platform =
             Platform::start(Emulator::builder().run_duration(Duration::from_millis(50))).await;
@@ -351,7 +351,7 @@ async fn what_is_written_to_the_blob_of_a_file_counts_at_once_or_with_its_comple
 }
 
 #[tokio::test]
-async fn an_upload_address_is_encoded_as_azure_does_it_and_names_the_download() {
+async fn an_upload_address_is_encoded_like_azures_and_names_the_download() {
     let platform = Platform::start(Emulator::builder()).await;
     let root = root(&platform).await;
     let (file, url) = platform.create(&root, "a b+c.dgn").await;

@@ -1,0 +1,53 @@
+//! What a walk reports of one folder.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use crate::ledger::Fingerprint;
+use crate::selection::ConnectorType;
+
+/// Wanted files of one folder; a large folder comes in several of these.
+#[derive(Debug)]
+pub(in crate::watch) struct Listing {
+    pub(in crate::watch) dir: PathBuf,
+    pub(in crate::watch) files: Vec<Listed>,
+    /// Which part of the folder it is, in this walk; from 0.
+    pub(in crate::watch) part: u32,
+    /// The folder was listed to its end with it. None of a folder whose listing broke off is the last one.
+    pub(in crate::watch) last: bool,
+}
+
+/// A wanted file.
+#[derive(Debug)]
+pub(in crate::watch) struct Listed {
+    pub(in crate::watch) path: PathBuf,
+    pub(in crate::watch) fingerprint: Fingerprint,
+    /// None: it is stored only.
+    pub(in crate::watch) connector: Option<ConnectorType>,
+}
+
+impl Listing {
+    /// A digest of everything by which its files are known.
+    pub(in crate::watch) fn digest(&self) -> [u8; 32] {
+        let mut all = Vec::new();
+        for file in &self.files {
+            let name = file.path.file_name().unwrap_or_default().as_bytes();
+            let connector = file.connector.as_ref().map(ConnectorType::as_str);
+            let print = &file.fingerprint;
+            all.extend((name.len() as u64).to_le_bytes());
+            all.extend(name);
+            all.extend(print.size.to_le_bytes());
+            all.extend(print.mtime_ns.to_le_bytes());
+            all.extend(print.ctime_ns.to_le_bytes());
+            all.extend(
+                connector
+                    .map_or(u64::MAX, |name| name.len() as u64)
+                    .to_le_bytes(),
+            );
+            all.extend(connector.unwrap_or_default().as_bytes());
+        }
+        // A folder that ends here may have had more parts before.
+        all.push(u8::from(self.last));
+        *blake3::hash(&all).as_bytes()
+    }
+}
