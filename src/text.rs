@@ -21,16 +21,21 @@ macro_rules! render_variants {
         let mut text = String::new();
         $(
             let error: $type = $value;
-            text += &format!("{}\n", crate::error_chain::chain(&error));
-            if let Some(hint) = hint(&error) {
-                text += &format!("  hint: {hint}\n");
-            }
+            text += &crate::text::rendered(&error, hint(&error));
         )+
         text
     }};
 }
 #[cfg(test)]
 pub(crate) use render_variants;
+
+/// An error as it is printed, with its causes and its hint.
+#[cfg(test)]
+pub(crate) fn rendered(error: &dyn std::error::Error, hint: Option<String>) -> String {
+    let hint = hint.map(|hint| format!("  hint: {hint}\n"));
+    let text = crate::error_chain::chain(error);
+    format!("{text}\n{}", hint.unwrap_or_default())
+}
 
 #[cfg(test)]
 mod tests {

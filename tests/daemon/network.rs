@@ -277,7 +277,7 @@ async fn a_tls_inspecting_proxy_needs_its_ca_and_check_names_it() {
     let check = site.run(&["check"]).await;
     assert_eq!(check.code, Some(1), "{check:?}");
     for part in [
-        "FAILED  connection to https://api.itwin.test:  host api.itwin.test:443: untrusted certificate",
+        "FAILED  connection to https://api.itwin.test: host api.itwin.test:443: untrusted certificate",
         "issued by \"CN=Example Company Inspection CA\"",
         "network.ca_file",
     ] {

@@ -270,6 +270,7 @@ async fn a_broken_configuration_is_rejected_and_changes_that_need_a_restart_are_
             &daemon,
         )
         .await;
+    daemon.says("reload rejected").await;
     let log = daemon.log();
     for part in [
         "config.toml line 1, settle: \"5\" has no unit",
