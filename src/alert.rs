@@ -1,9 +1,9 @@
-//! Tells people when something fails, reminds them while it lasts, and tells them when it is over.
+//! Alerts: a message when something fails, reminders while it lasts, and a message when it is resolved.
 //!
 //! In come, from a ledger that is open for reading, the problems that there are; out go messages to webhooks and
-//! programs. Each `[[alert]]` is a task of its own that waits for nobody but its receiver: what cannot be delivered is
-//! tried again with growing pauses, as the state of things is then. What was told stands in the ledger, so a restart
-//! tells nothing twice and forgets no all-clear. A heartbeat calls a dead man's switch beside that.
+//! programs. Each `[[alert]]` is a task of its own that waits for its receiver only: what cannot be delivered is tried
+//! again with growing pauses, as the state of things is then. What was sent is recorded in the ledger, so a restart
+//! sends nothing twice and forgets no resolution. A heartbeat calls a dead man's switch beside that.
 
 mod message;
 mod scheduler;
@@ -105,7 +105,7 @@ pub async fn run(
         let due = scheduler.check(&problems, now);
         if let Some(event) = due.filter(|_| Instant::now() >= not_before) {
             let sent = tokio::select! {
-                sent = sender.send(event, &problems, scheduler.told(), now) => sent,
+                sent = sender.send(event, &problems, scheduler.sent_keys(), now) => sent,
                 () = stop.cancelled() => return Ok(()),
             };
             match sent {

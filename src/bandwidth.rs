@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_goes_on_when_the_limit_is_lifted() {
+    async fn a_waiting_upload_continues_when_the_limit_is_lifted() {
         let limiter = std::sync::Arc::new(BandwidthLimiter::by_clock(
             vec![period((0, 0), (0, 0), 1)],
             || time(9, 0, 0, 0),

@@ -50,16 +50,16 @@ pub struct Cli {
 enum Command {
     /// Watch the configured folders and synchronize new and changed files
     ///
-    /// Runs until SIGTERM or SIGINT: then it starts no new work, waits at most `shutdown_grace` for running uploads, and
-    /// continues the rest at the next start. A second signal exits immediately. SIGHUP reloads the configuration: watches,
-    /// limits, schedules and the log level change without a restart; a file with errors changes nothing.
+    /// Runs until SIGTERM or SIGINT: then it starts no new work, waits at most `shutdown_grace` for running uploads,
+    /// and continues the rest at the next start. A second signal exits immediately. SIGHUP reloads the configuration:
+    /// watches, limits, schedules and the log level change without a restart; a file with errors changes nothing.
     ///
     /// Exit codes: 0 stopped by a signal, or everything synchronized (--once); 1 failed; 78 invalid configuration.
     Run(run::Arguments),
     /// Check configuration, folders, network, account, iModels and storage
     ///
-    /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the proxy,
-    /// host or certificate issuer at which the connection fails. Changes nothing.
+    /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the
+    /// proxy, host or certificate issuer at which the connection fails. Changes nothing.
     ///
     /// Exit codes: 0 all checks passed; 1 a check failed.
     Check(ConfigArgument),
@@ -79,8 +79,8 @@ enum Command {
     Retry(operate::Retry),
     /// Delete files from the ledger, such as failed files that no longer exist
     ///
-    /// Changes nothing on the platform: storage files, source files and synchronized content stay. The next scan finds a
-    /// file that still exists in its folder as a new file.
+    /// Changes nothing on the platform: storage files, source files and synchronized content stay. The next scan finds
+    /// a file that still exists in its folder as a new file.
     Forget(operate::Forget),
     /// Scan folders now instead of at the next interval
     Rescan(operate::Watches),

@@ -1,13 +1,13 @@
 //! The configuration: from one TOML file, the environment and systemd's credentials to checked values.
 //!
-//! Input: the path of the file. Output: a [`Config`] that the other modules can rely on, or [`ConfigErrors`]: every error of
-//! the file at once, each with line, watch, cause and what to write instead. It reads the file, its secrets, the environment
-//! and the location of the folders it names; it never writes, never calls the platform, and never quotes a value that could
-//! be a secret. It keeps no state.
+//! Input: the path of the file. Output: a [`Config`] that the other modules can rely on, or [`ConfigErrors`]: every
+//! error of the file at once, each with line, watch, cause and what to write instead. It reads the file, its secrets,
+//! the environment and the location of the folders it names; it never writes, never calls the platform, and never
+//! quotes a value that could be a secret. It keeps no state.
 //!
-//! `raw` collects what was read, `document` knows TOML and line numbers; `sections`, `network`, `notifications`, `web` and
-//! `watches` know the keys with their defaults and limits; `values` parses durations, sizes and URLs, `credentials` finds
-//! secrets, `folders` compares the paths on this machine.
+//! `raw` collects what was read, `document` knows TOML and line numbers; `sections`, `network`, `notifications`, `web`
+//! and `watches` know the keys with their defaults and limits; `values` parses durations, sizes and URLs, `credentials`
+//! finds secrets, `folders` compares the paths on this machine.
 
 mod credentials;
 mod document;
@@ -155,7 +155,8 @@ pub enum Level {
 pub struct Upload {
     /// Files uploaded at the same time; at least 1.
     pub workers: usize,
-    /// Up to this many bytes a file is sent as one request, above it in blocks of this size; 1 byte to 100 MiB, and no more than `memory`.
+    /// Up to this many bytes a file is sent as one request, above it in blocks of this size; 1 byte to 100 MiB, and no
+    /// more than `memory`.
     pub block_size: u64,
     /// Bytes of all blocks in flight, for the whole process.
     pub memory: u64,
@@ -207,7 +208,8 @@ pub struct SettlePolicy {
 /// One watched folder and its iModel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
-    /// 1 to 64 ASCII letters, digits, `.`, `_`, `-` and inner spaces; unique, also when case is ignored. Part of a file's identity in the ledger.
+    /// 1 to 64 ASCII letters, digits, `.`, `_`, `-` and inner spaces; unique, also when case is ignored. Part of a
+    /// file's identity in the ledger.
     pub name: String,
     /// Absolute path of the root, as written.
     pub path: PathBuf,
@@ -219,7 +221,8 @@ pub struct Watch {
     pub rescan_interval: Duration,
     /// Pause between two full scans of a root whose file system does not: network, FUSE.
     pub poll_interval: Duration,
-    /// Folder in iTwin Storage that mirrors the root, as segments from the storage root; empty means the storage root itself.
+    /// Folder in iTwin Storage that mirrors the root, as segments from the storage root; empty means the storage root
+    /// itself.
     pub storage_folder: Vec<String>,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
@@ -242,8 +245,8 @@ impl Config {
     /// Waits a few seconds for a slow file server; a folder that does not answer in time is not checked.
     ///
     /// # Errors
-    /// Every error, including those that depend on this machine, such as nested folders. An unreachable folder is not an error:
-    /// its file server may come back at any time.
+    /// Every error, including those that depend on this machine, such as nested folders. An unreachable folder is not
+    /// an error: its file server may come back at any time.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
         let mut report = Report::new(&file, &text);
@@ -266,7 +269,8 @@ impl Config {
 }
 
 impl ReadOnlyConfig {
-    /// Reads only the file and the environment: it works for users who may not read the secret, and while a share is down.
+    /// Reads only the file and the environment: it works for users who may not read the secret, and while a share is
+    /// down.
     ///
     /// # Errors
     /// Every error of the file itself.
@@ -288,10 +292,12 @@ impl ReadOnlyConfig {
 }
 
 impl Watch {
-    /// Whether files of both watches could end up in the same storage folder: one `storage_folder` equals or contains the other.
+    /// Whether files of both watches could end up in the same storage folder: one `storage_folder` equals or contains
+    /// the other.
     ///
-    /// `load` refuses this for watches of one iModel. iModels of the same iTwin share its storage too, which only the platform
-    /// knows: check again when the iTwins are known. Case is ignored, because it is undocumented whether storage respects it.
+    /// `load` refuses this for watches of one iModel. iModels of the same iTwin share its storage too, which only the
+    /// platform knows: check again when the iTwins are known. Case is ignored, because it is undocumented whether
+    /// storage respects it.
     #[must_use]
     pub fn storage_overlaps(&self, other: &Self) -> bool {
         self.storage_folder

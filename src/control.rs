@@ -1,8 +1,8 @@
 //! Commands and queries of operators.
 //!
-//! Requests arrive over a Unix socket beside the ledger (or from the page), one JSON line each, and get one line back. Who
-//! may open the socket may use it: its user and its group. Lasting effects are written to the ledger, so the same [`Command`]
-//! works without a daemon too and applies at the next start. The socket is never reachable over a network.
+//! Requests arrive over a Unix socket beside the ledger (or from the page), one JSON line each, and get one line back.
+//! Who may open the socket may use it: its user and its group. Lasting effects are written to the ledger, so the same
+//! [`Command`] works without a daemon too and applies at the next start. The socket is never reachable over a network.
 
 mod client;
 mod server;

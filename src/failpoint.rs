@@ -12,7 +12,7 @@ pub(crate) fn failpoint(name: &str) {
 #[inline]
 pub(crate) fn failpoint(_name: &str) {}
 
-/// Panics, the first time only, if `ITWIN_SYNCD_PANICPOINT` names this point: a thread dies, the process goes on.
+/// Panics, the first time only, if `ITWIN_SYNCD_PANICPOINT` names this point: a thread dies, the process continues.
 #[cfg(feature = "failpoints")]
 #[allow(clippy::panic, reason = "a test asked for it")]
 pub(crate) fn panicpoint(name: &str) {
@@ -43,8 +43,8 @@ pub(crate) fn share_deadline(usual: std::time::Duration) -> std::time::Duration 
     usual
 }
 
-/// Keeps a copy of the ledger whose write-ahead log this is, if `ITWIN_SYNCD_POWER_CUT` is set: it is on the disk now. A
-/// test that puts the last copy back after a kill takes away what a power cut would have taken.
+/// Keeps a copy of the ledger whose write-ahead log this is, if `ITWIN_SYNCD_POWER_CUT` is set: it is on the disk now.
+/// A test that puts the last copy back after a kill takes away what a power cut would have taken.
 #[cfg(feature = "failpoints")]
 pub(crate) fn on_disk(log: &std::path::Path) -> std::io::Result<()> {
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,8 @@
 //! File names, for storage and for messages.
 //!
 //! A name on disk is bytes; a name in storage is text of at most 255 characters, some of which are not allowed. What
-//! cannot be stored is refused here, with the reason, before anything is sent: a silent rename would make it another file.
+//! cannot be stored is refused here, with the reason, before anything is sent: a silent rename would make it another
+//! file.
 
 use std::ffi::OsStr;
 use std::fmt;

@@ -49,7 +49,8 @@ pub(crate) fn refusal(
             let next = after(now, policy.delay(history.attempt, floor));
             let since = history.failing_since.unwrap_or(now);
             let failing = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            // The clock alone ends no file: it may have jumped. As many attempts as fit into that time must have failed.
+            // The clock alone ends no file: it may have jumped. As many attempts as fit into that time must have
+            // failed.
             if failing >= give_up && policy.pauses(history.attempt) >= give_up / 2 {
                 (FailureKind::GaveUp, Again::Never)
             } else {
@@ -76,7 +77,8 @@ pub(crate) fn refusal(
 }
 
 /// When a file whose storage file someone else has changed or deleted is uploaded again: at once the first time, and
-/// later the more often it happened since the local file changed, so that two programs do not overwrite each other without a pause.
+/// later the more often it happened since the local file changed, so that two programs do not overwrite each other
+/// without a pause.
 pub(crate) fn after_foreign_change(before: u32, policy: &Policy, now: Timestamp) -> Timestamp {
     match before {
         0 => now,
@@ -89,7 +91,7 @@ pub(crate) fn after(now: Timestamp, pause: Duration) -> Timestamp {
     now.checked_add(pause).unwrap_or(now)
 }
 
-/// A time for people: local, without fractions.
+/// A time for display: local, without fractions.
 pub(crate) fn clock_time(at: Timestamp) -> String {
     at.to_zoned_datetime(jiff::tz::TimeZone::system())
         .strftime("%Y-%m-%d %H:%M:%S")

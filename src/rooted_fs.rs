@@ -19,7 +19,7 @@ pub(crate) struct RootDir {
     fd: OwnedFd,
 }
 
-/// What tells one root directory from another one at the same path, such as an empty mount point.
+/// What distinguishes one root directory from another one at the same path, such as an empty mount point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     device: u64,

@@ -1,7 +1,7 @@
 //! The runtime status: uploads in progress, folders, and counters since the start.
 //!
-//! Modules report through handles of the [`StatusTracker`] while they work; [`RuntimeStatus`] is the record that status, page
-//! and metrics show beside the ledger. Nothing here survives the process, and no work depends on it.
+//! Modules report through handles of the [`StatusTracker`] while they work; [`RuntimeStatus`] is the record that
+//! status, page and metrics show beside the ledger. Nothing here survives the process, and no work depends on it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ pub struct UploadStatus {
 /// A watched folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RootStatus {
-    /// A full scan is under way.
+    /// A full scan is running.
     pub scanning: bool,
     /// When the next full scan begins.
     pub next_scan: Option<Timestamp>,
@@ -267,7 +267,7 @@ impl Default for StatusTracker {
 
 impl Root {
     async fn unfinished(&self, path: Option<PathBuf>) -> Vec<Unfinished> {
-        let (answer, told) = oneshot::channel();
+        let (answer, response) = oneshot::channel();
         let order = Order::Unfinished {
             path,
             most: UNFINISHED_SHOWN,
@@ -276,7 +276,7 @@ impl Root {
         if self.orders.try_send(order).is_err() {
             return Vec::new();
         }
-        match tokio::time::timeout(ANSWER, told).await {
+        match tokio::time::timeout(ANSWER, response).await {
             Ok(Ok(unfinished)) => unfinished,
             Ok(Err(_)) | Err(_) => Vec::new(),
         }

@@ -1,8 +1,9 @@
 //! What a file under a root is to us, judged by its path alone, and why.
 //!
-//! In comes a path relative to its root, as bytes that need not be UTF-8; out goes a [`Verdict`]: ignored, without a connector, uploaded only,
-//! or a source file with its connector type. The scan, the config check and the operator's "why?" ask the same function, so they cannot disagree.
-//! It never looks at a disk and keeps nothing: the same path and the same [`Rules`] give the same verdict after any restart.
+//! In comes a path relative to its root, as bytes that need not be UTF-8; out goes a [`Verdict`]: ignored, without a
+//! connector, uploaded only, or a source file with its connector type. The scan, the config check and the operator's
+//! "why?" ask the same function, so they cannot disagree. It reads no disk and keeps no state: the same path and the
+//! same [`Rules`] give the same verdict after any restart.
 //!
 //! The first rule that fits decides:
 //! 1. the built-in ignore list (`selection/ignored.rs`); no rule of the user brings such a file back,
@@ -15,9 +16,11 @@
 //!    (`selection/connectors.rs`),
 //! 8. otherwise the file has no connector and is left alone.
 //!
-//! **Globs** read as in a `.gitignore`, without its `!`: `*` and `?` stay within one folder, `**` crosses folders; a glob without `/` fits a file or folder
-//! of that name anywhere, one with `/` is taken from the root (a leading `/` only says so); a trailing `/` asks for a folder; and a glob that
-//! fits a folder takes everything in it. Letters fit in either case, within ASCII: on bytes there is no other rule that always holds.
+//! **Globs** read as in a `.gitignore`, without its `!`: `*` and `?` stay within one folder, `**` crosses folders; a
+//! glob without `/` fits a file or folder of that name anywhere, one with `/` is taken from
+//! the root (a leading `/` only says so); a trailing `/` asks for a
+//! folder; and a glob that fits a folder takes everything in it. Letters fit in either case, within ASCII: on bytes
+//! there is no other rule that always holds.
 
 mod connectors;
 mod globs;
@@ -37,7 +40,7 @@ pub use scope::{Depth, Scope};
 /// The user's part of the decision, as written in a watch.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// Globs; when there are any, only files that fit one of them are looked at.
+    /// Globs; when there are any, only files that match one of them are selected.
     pub include: Vec<String>,
     /// Globs of files and folders to ignore, on top of the built-in list.
     pub exclude: Vec<String>,
@@ -65,7 +68,7 @@ pub struct Selection {
 /// What to do with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Never looked at.
+    /// Never read.
     Ignored(Reason),
     /// No connector is known for its extension: it is left alone.
     NoConnector,
@@ -276,7 +279,8 @@ impl Selection {
             .then_some(Reason::DotFolder)
     }
 
-    /// Why the folder at `rel_dir` need not be entered: everything in it is ignored. `None` for the root itself (an empty path).
+    /// Why the folder at `rel_dir` need not be entered: everything in it is ignored. `None` for the root itself (an
+    /// empty path).
     ///
     /// Whenever this gives a reason, [`Selection::decide`] ignores every file below that folder.
     #[must_use]
@@ -384,7 +388,7 @@ fn extension_mistake(extension: &str) -> Option<BadRule> {
         ("has a dot too many", format!("write {bare:?}"))
     } else if extension.matches('.').count() > 1 {
         (
-            "has more than two parts, and no more than two are looked at",
+            "has more than two parts; at most two are supported",
             format!("write the glob {:?}", format!("*.{extension}")),
         )
     } else {

@@ -1,9 +1,9 @@
 //! The directory that `state.path` names: whether it can be trusted, and access to what is in it.
 //!
 //! Anyone who owns the directory, or may write to it, can put links into it that make the service, or root, change and
-//! delete files elsewhere. So it is checked before anything in it is touched: it must belong to the user of this process or
-//! to root, nobody else may write to it, and it must not be a symbolic link. After that only this user can put
-//! anything there, and what is in it is opened relative to the open directory, without following links.
+//! delete files elsewhere. So it is checked before anything in it is touched: it must belong to the user of this
+//! process or to root, no one else may write to it, and it must not be a symbolic link. After that only this user can
+//! put anything there, and what is in it is opened relative to the open directory, without following links.
 //!
 //! Root is above all checks of the kernel, so a command that root runs becomes the owner of the directory first
 //! ([`act_as_owner`]): whatever the owner has prepared there, root does nothing that the owner could not do.

@@ -1,7 +1,9 @@
 //! The view of the state that `status`, `status --json` and the page share.
 //!
-//! Input: reports of the ledger and the runtime status. Output: values for JSON. It decides only wording; `docs/status.md`
-//! documents the fields.
+//! Input: reports of the ledger and the runtime status. Output: values for JSON. It decides only wording;
+//! `docs/status.md` documents the fields.
+//!
+//! Longer than most files because it is one list of views with the conversion of each.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -90,7 +90,7 @@ impl Settings {
 /// How far a synchronizer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// How often it has looked at the ledger.
+    /// How often it has read the ledger.
     pub looks: u64,
     /// At its latest look there was nothing to do, or nothing that it could do before a long pause.
     pub at_rest: bool,
@@ -237,7 +237,7 @@ impl Synchronizer {
         }
         match batching::decide(&backlog, now, &self.sync) {
             Batch::WaitFor(pause) => {
-                // What waits for a run is looked at when that is requested.
+                // What waits for a run is read when the run is requested.
                 if backlog.first.is_some() {
                     return Ok(pause.min(IDLE_MAX));
                 }

@@ -1,10 +1,11 @@
 //! The log: text on standard error, JSON lines in daily files.
 //!
 //! Standard error is one of three things. The journal gets entries in its own protocol, with a field for each of ours
-//! (`journal`). A terminal gets lines with time and color. Anything else gets plain lines with the level in front as `<3>`,
-//! which systemd and syslog understand (`sd-daemon(3)`). Times are local, with their offset; text fields are quoted, numbers
-//! are not. Secrets never get here: the types that hold them print nothing, and foreign text is redacted where it arrives. As
-//! a second safety net, every line is searched for the secrets in use before it is written.
+//! (`journal`). A terminal gets lines with time and color. Anything else gets plain lines with the level in front as
+//! `<3>`, which systemd and syslog understand (`sd-daemon(3)`). Times are local, with their offset; text fields are
+//! quoted, numbers are not. Secrets never get here: the types that hold them print nothing, and foreign text is
+//! redacted where it arrives. As a second safety net, every line is searched for the secrets in use before it is
+//! written.
 
 mod journal;
 

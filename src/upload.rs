@@ -1,7 +1,7 @@
 //! Uploads complete files to iTwin Storage.
 //!
-//! Input: due jobs of the ledger, one per worker. Output, into the ledger: what storage holds afterwards. A checkpoint is
-//! written before each request and after its answer, so a process that is killed at any point continues at the next
+//! Input: due jobs of the ledger, one per worker. Output, into the ledger: what storage holds afterwards. A checkpoint
+//! is written before each request and after its answer, so a process that is killed at any point continues at the next
 //! start without a second storage file. This module never starts a run and never decides when a file is complete: a
 //! file whose fingerprint changed since the watch handed it over waits until it has settled again.
 //!

@@ -1,15 +1,15 @@
 //! Watches folders and finds the files that are completely written.
 //!
 //! Input: the watched roots of the configuration. Output: complete files, handed over to the ledger; nothing else. The
-//! scan is the truth: it runs at the start, at intervals, and for each folder as soon as its inotify watch is set. Events
-//! are hints that make the next probe come sooner, so a lost one costs time, never a file. Network and FUSE file systems
-//! raise no events; they are scanned at the poll interval.
+//! scan is the truth: it runs at the start, at intervals, and for each folder as soon as its inotify watch is set.
+//! Events are hints that make the next probe come sooner, so a lost one costs time, never a file. Network and FUSE file
+//! systems raise no events; they are scanned at the poll interval.
 //!
-//! Files that are settling are in memory only. After a restart the first scan finds them again, because the ledger knows
-//! only what was handed over.
+//! Files that are settling are in memory only. After a restart the first scan finds them again, because the ledger
+//! knows only what was handed over.
 //!
-//! Each root has two threads for all calls that touch its share (`probe` and `scan`) and one task (`root`) that waits for
-//! them with a deadline: a share that hangs delays only its own watch.
+//! Each root has two threads for all calls that touch its share (`probe` and `scan`) and one task (`root`) that waits
+//! for them with a deadline: a share that hangs delays only its own watch.
 
 mod absence;
 mod comparison;
@@ -46,7 +46,7 @@ pub struct Progress {
     pub at_rest: bool,
     /// Files that are settling.
     pub settling: usize,
-    /// A full scan is under way.
+    /// A full scan is running.
     pub scanning: bool,
     /// When the next full scan begins.
     pub next_scan: Option<Timestamp>,
@@ -67,9 +67,9 @@ pub enum Order {
     Unfinished {
         /// Only this one, relative to the root.
         path: Option<PathBuf>,
-        /// No more than so many.
+        /// At most this many.
         most: usize,
-        /// Where they are told.
+        /// Where the answer goes.
         answer: oneshot::Sender<Vec<Unfinished>>,
     },
 }
@@ -81,9 +81,9 @@ pub struct Unfinished {
     pub path: String,
     /// It cannot be opened now.
     pub busy: bool,
-    /// For so many milliseconds it has been seen unchanged.
+    /// How long it has been unchanged, in milliseconds.
     pub unchanged_ms: u64,
-    /// In so many milliseconds it is looked at next.
+    /// When it is probed next, in milliseconds from now.
     pub next_look_ms: u64,
 }
 
@@ -98,7 +98,7 @@ pub struct ReadySink {
     pub events: Events,
 }
 
-/// Why a watch ended although nobody asked it to.
+/// Why a watch ended without being stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -142,10 +142,10 @@ pub async fn survey(watch: &Watch) -> std::io::Result<Survey> {
     scan::survey(watch).await
 }
 
-/// Watches one root until `stop`, tells through `progress` how far it is, and does what `orders` ask for.
+/// Watches one root until `stop`, reports its progress through `progress`, and executes `orders`.
 ///
 /// # Errors
-/// Only when the ledger fails or no thread can be had: trouble with the root itself is shown in status and mended
+/// Only when the ledger fails or no thread can be had: problems of the root itself are shown in status and retried
 /// by looking again.
 pub async fn run(
     watch: Watch,

@@ -1,8 +1,8 @@
 //! The local page, the metrics and the health checks, over HTTP.
 //!
 //! In come the reports of a ledger that is open for reading, the live record, and clicks; out go one page that is built
-//! into the program, its events, and [`Command`]s for the [`Operator`]. It holds no state of its own but counters, never waits for
-//! the work, and the work never waits for it.
+//! into the program, its events, and [`Command`]s for the [`Operator`]. It holds no state of its own but counters,
+//! never waits for the work, and the work never waits for it.
 //!
 //! Who may: everybody on this machine when it listens on a loopback address without a token, else who knows the token.
 //! `guard` keeps pages of others from using a browser that may.

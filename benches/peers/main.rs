@@ -1,10 +1,10 @@
-//! What the daemon needs, beside what people use instead: in one run, on one machine, to the same sink.
+//! What the daemon needs, beside the usual alternatives: in one run, on one machine, to the same sink.
 //!
 //! `cargo bench` prints the table; `cargo bench -- NAME` one row. `BENCH_SCALE=0.1` makes everything smaller,
 //! `BENCH_DIR` is where files are made (4 GiB are needed), `BENCH_ROUNDS` how often each is measured.
 //!
-//! A program that is not there is skipped, and said so; one that fails ends the measurement. Debian has curl, find, b3sum
-//! and rclone. `AZCOPY` and `AZURE_PYTHON` name the others:
+//! A program that is not there is skipped, and said so; one that fails ends the measurement. Debian has curl, find,
+//! b3sum and rclone. `AZCOPY` and `AZURE_PYTHON` name the others:
 //!
 //! ```sh
 //! npm install --prefix peers @azure-tools/azcopy-linux && chmod +x peers/node_modules/@azure-tools/azcopy-linux/dist/bin/*
@@ -14,8 +14,9 @@
 //! export AZURE_PYTHON=$PWD/peers/python/bin/python
 //! ```
 //!
-//! Other programs are measured from their start to their end, and it is told how much of that was content. What the daemon
-//! does before and after is not of its uploads alone, so it is measured from the first byte of content to the last.
+//! Other programs are measured from their start to their end, and how much of that was content is printed. What the
+//! daemon does before and after is not of its uploads alone, so it is measured from the first byte of content to the
+//! last.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +35,7 @@
     clippy::type_complexity,
     missing_docs,
     unreachable_pub,
-    reason = "a measurement that cannot go on stops"
+    reason = "a measurement that cannot continue stops"
 )]
 
 mod measure;
@@ -142,7 +143,8 @@ fn content_seconds(platform: &Platform) -> f64 {
     last.duration_since(first).as_secs_f64()
 }
 
-/// Uploads what lies in the folder of a site that is new each time, and measures from the first request to the last answer.
+/// Uploads what lies in the folder of a site that is new each time, and measures from the first request to the last
+/// answer.
 fn upload(platform: &Platform, source: &Path, files: usize, tables: &str) -> Cost {
     platform.reset();
     let site = Site::new(platform.url(), "settle = \"200ms\"", tables);

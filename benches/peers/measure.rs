@@ -1,4 +1,4 @@
-//! Runs programs and looks at what they need.
+//! Runs programs and measures what they need.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Seek as _};
@@ -174,7 +174,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Waits until so many lines of the log contain this, and returns the last of them.
+    /// Waits until this many lines of the log contain this, and returns the last of them.
     pub fn says(&mut self, text: &str, count: usize) -> String {
         let deadline = Instant::now() + Duration::from_secs(900);
         let mut found = self.log.iter().filter(|line| line.contains(text)).count();

@@ -1,8 +1,8 @@
 //! A platform that knows only what a measurement needs, and takes bytes as fast as they come: blobs are read and
 //! discarded. One thread for each socket, so that it is no slower than what is measured.
 //!
-//! Blobs are at `/account/blob/NAME`, with the account in the path as emulators of Azure have it: other programs take an
-//! address of a machine in no other form.
+//! Blobs are at `/account/blob/NAME`, with the account in the path as emulators of Azure have it: other programs take
+//! an address of a machine in no other form.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read as _, Write as _};

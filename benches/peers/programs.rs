@@ -1,4 +1,4 @@
-//! The programs that people send files to storage with, each called as it is meant to be.
+//! The programs that are commonly used to send files to storage, each called as documented.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! Decides when to send which message. Pure; the clock is passed in.
 //!
-//! New problems are sent when the group time is over, together with those that occurred meanwhile; what is resolved by then
-//! is never sent. A reminder follows while a sent problem persists. The resolved message is sent when there was no problem
-//! for a group time, so that a file that fails again at once causes one message only.
+//! New problems are sent when the group time is over, together with those that occurred meanwhile; what is resolved by
+//! then is never sent. A reminder follows while a sent problem persists. The resolved message is sent when there was no
+//! problem for a group time, so that a file that fails again at once causes one message only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NotifiedState {
     /// Keys of problems that were sent and are not resolved.
-    told: BTreeSet<String>,
+    sent_keys: BTreeSet<String>,
     /// There were more problems than keys.
     more: bool,
     /// When a message was last sent.
@@ -79,8 +79,8 @@ impl Scheduler {
     }
 
     /// Keys of the sent problems.
-    pub(super) fn told(&self) -> &BTreeSet<String> {
-        &self.notified.told
+    pub(super) fn sent_keys(&self) -> &BTreeSet<String> {
+        &self.notified.sent_keys
     }
 
     /// The message to send now, if any. It stays due until it is delivered.
@@ -90,7 +90,7 @@ impl Scheduler {
             Duration::try_from(now.duration_since(since)).map_or(true, |passed| passed >= wait)
         };
         let anything = !problems.list.is_empty() || problems.more > 0;
-        let open = !self.notified.told.is_empty() || self.notified.more;
+        let open = !self.notified.sent_keys.is_empty() || self.notified.more;
         self.quiet_since = (!anything).then(|| self.quiet_since.unwrap_or(now));
         // A resolved problem is sent again when it returns; one that flickers is not resolved.
         if self.quiet_since.is_none() && problems.more == 0 {
@@ -98,17 +98,17 @@ impl Scheduler {
                 problems.list.iter().map(|one| one.key.as_str()).collect();
             let (gone, group) = (&mut self.gone, self.group);
             gone.retain(|key, _| !current.contains(key.as_str()));
-            self.notified.told.retain(|key| {
+            self.notified.sent_keys.retain(|key| {
                 current.contains(key.as_str())
                     || !past(*gone.entry(key.clone()).or_insert(now), group)
             });
         }
-        let news = problems
+        let has_new = problems
             .list
             .iter()
-            .any(|problem| !self.notified.told.contains(&problem.key))
+            .any(|problem| !self.notified.sent_keys.contains(&problem.key))
             || (problems.more > 0 && !self.notified.more);
-        self.new_since = news.then(|| self.new_since.unwrap_or(now));
+        self.new_since = has_new.then(|| self.new_since.unwrap_or(now));
         if let Some(since) = self.new_since {
             return past(since, self.group).then_some(Event::NewProblem);
         }
@@ -125,7 +125,7 @@ impl Scheduler {
             Event::Resolved => self.notified = NotifiedState::default(),
             Event::NewProblem | Event::Reminder => {
                 self.notified
-                    .told
+                    .sent_keys
                     .extend(problems.list.iter().map(|one| one.key.clone()));
                 self.notified.more = problems.more > 0;
                 self.notified.at = Some(now);

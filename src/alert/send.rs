@@ -61,15 +61,18 @@ impl Sender {
         }
     }
 
-    /// Sends the problems that are not in `told`, or all of them in reminders.
+    /// Sends the problems that are not in `sent_keys`, or all of them in reminders.
     pub(super) async fn send(
         &self,
         event: Event,
         problems: &Problems,
-        told: &BTreeSet<String>,
+        sent_keys: &BTreeSet<String>,
         at: Timestamp,
     ) -> Result<(), Error> {
-        let new = problems.list.iter().filter(|one| !told.contains(&one.key));
+        let new = problems
+            .list
+            .iter()
+            .filter(|one| !sent_keys.contains(&one.key));
         let shown = match event {
             Event::NewProblem => new.collect(),
             Event::Reminder | Event::Resolved => problems.list.iter().collect(),

@@ -76,7 +76,8 @@ pub(super) struct Arguments {
     /// Record all exchanges, without secrets, to this HAR file
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Replay this HAR file of the real platform against the emulator, print the differences, exit with 1 if there are any
+    /// Replay this HAR file of the real platform against the emulator, print the differences, exit with 1 if there are
+    /// any
     #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "data"])]
     compare: Option<PathBuf>,
     /// Seed for random delays of faults

@@ -55,10 +55,10 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
     let known = Knowledge::gather(&config).await;
     let mut all_taken = true;
     for (path, place) in arguments.paths.iter().zip(places) {
-        let told = one(place, &config, &known).await;
-        all_taken &= told.taken;
-        print_line(&format!("{}: {}", QuotedPath(path), told.answer));
-        for line in told.lines {
+        let explanation = one(place, &config, &known).await;
+        all_taken &= explanation.taken;
+        print_line(&format!("{}: {}", QuotedPath(path), explanation.answer));
+        for line in explanation.lines {
             print_line(&format!("  {line}"));
         }
     }
@@ -144,8 +144,8 @@ async fn one(
             return Explanation::no(&reason.to_string(), in_watch);
         }
         Verdict::Ignored(reason) => {
-            let mut told = Explanation::no(&format!("ignored, {reason}"), in_watch);
-            told.lines.push(match reason {
+            let mut explanation = Explanation::no(&format!("ignored, {reason}"), in_watch);
+            explanation.lines.push(match reason {
                 Reason::DotFolder => format!(
                     "hint: rename the folder, or add it to include of watch {:?}, as in include = [\"*\", \".name/**\"]",
                     watch.name
@@ -159,15 +159,15 @@ async fn one(
                     watch.name
                 ),
             });
-            return told;
+            return explanation;
         }
         Verdict::NoConnector => {
-            let mut told = Explanation::no("no connector for its extension", in_watch);
-            told.lines.push(
+            let mut explanation = Explanation::no("no connector for its extension", in_watch);
+            explanation.lines.push(
                 "hint: set one in connectors of the watch, or add the file to upload_only"
                     .to_owned(),
             );
-            return told;
+            return explanation;
         }
         Verdict::UploadOnly { glob } => (
             "selected for upload only".to_owned(),
@@ -178,23 +178,24 @@ async fn one(
             format!("connector {}: {why}", connector.as_str()),
         ),
     };
-    let mut told = Explanation {
+    let mut explanation = Explanation {
         taken: true,
         answer,
         lines: vec![format!("{in_watch} → iModel {}", watch.imodel_id), rule],
     };
     if let Err(error) = names::storage_path(&below) {
-        told.taken = false;
-        "will fail".clone_into(&mut told.answer);
-        told.lines.push(format!("reason: {error}"));
+        explanation.taken = false;
+        "will fail".clone_into(&mut explanation.answer);
+        explanation.lines.push(format!("reason: {error}"));
     }
     match &on_disk {
         OnDisk::File(fingerprint) if fingerprint.size == 0 => {
-            "will fail: the file is empty".clone_into(&mut told.answer);
-            told.lines
+            "will fail: the file is empty".clone_into(&mut explanation.answer);
+            explanation
+                .lines
                 .push("on disk: 0 B; the upload succeeds when the file has content".to_owned());
         }
-        OnDisk::File(fingerprint) => told.lines.push(format!(
+        OnDisk::File(fingerprint) => explanation.lines.push(format!(
             "on disk: {}, modified {}",
             bytesize::ByteSize(fingerprint.size).display().iec(),
             moment(
@@ -202,13 +203,13 @@ async fn one(
             )
         )),
         OnDisk::Other(what) => {
-            told.taken = false;
-            "not synchronized now: ".clone_into(&mut told.answer);
-            told.answer.push_str(what);
+            explanation.taken = false;
+            "not synchronized now: ".clone_into(&mut explanation.answer);
+            explanation.answer.push_str(what);
         }
     }
-    state(&mut told, watch, &below, &on_disk, config, known).await;
-    told
+    state(&mut explanation, watch, &below, &on_disk, config, known).await;
+    explanation
 }
 
 /// What is at the path.
@@ -236,7 +237,7 @@ fn disk(watch: &Watch, below: &Path) -> OnDisk {
 
 /// Adds the state of the file, and what it waits for.
 async fn state(
-    told: &mut Explanation,
+    explanation: &mut Explanation,
     watch: &Watch,
     below: &Path,
     on_disk: &OnDisk,
@@ -250,21 +251,23 @@ async fn state(
             .result_time()
             .map(|at| format!(", {}", moment(at)))
             .unwrap_or_default();
-        told.lines
+        explanation
+            .lines
             .push(format!("state: {}{at}", status_view::word(file)));
         if let Some(reason) = &file.reason {
-            told.lines.push(format!("reason: {reason}"));
+            explanation.lines.push(format!("reason: {reason}"));
         }
         if let Some(hint) = &file.hint {
-            told.lines.push(format!("hint: {hint}"));
+            explanation.lines.push(format!("hint: {hint}"));
         }
     } else {
-        told.lines
+        explanation
+            .lines
             .push("state: not queued for upload yet".to_owned());
     }
     let unfinished = unfinished(config, watch, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
-        told.lines.push(format!("waiting for: {waits}"));
+        explanation.lines.push(format!("waiting for: {waits}"));
     }
     let report = known.watch(&watch.name);
     let suspended = report
@@ -273,7 +276,7 @@ async fn state(
     let blocked = report.and_then(|report| report.blocked.as_ref());
     match (file, blocked) {
         (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
-            told.lines.push(format!(
+            explanation.lines.push(format!(
                 "waiting for: run {} of connection {:?}, first seen active {}",
                 run.run,
                 run.connection,
@@ -284,7 +287,7 @@ async fn state(
         _ if suspended.is_some() => {}
         _ => {
             if let Some(next) = file.and_then(next_step) {
-                told.lines.push(format!("waiting for: {next}"));
+                explanation.lines.push(format!("waiting for: {next}"));
             }
         }
     }
@@ -294,10 +297,10 @@ async fn state(
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(name);
-        told.lines.push(format!("watch {state}: {reason}"));
+        explanation.lines.push(format!("watch {state}: {reason}"));
     }
     if let Some(report) = report.filter(|report| report.note.is_some()) {
-        told.lines.push(format!(
+        explanation.lines.push(format!(
             "folder {}: {}",
             status_view::root_word(report.root),
             report.note.as_deref().unwrap_or_default()
@@ -399,9 +402,9 @@ mod tests {
                 let on_disk = disk(place.0, &place.1);
                 (place, on_disk)
             });
-            let told = one(place, &config, &known).await;
-            shown += &format!("{}: {}\n", QuotedPath(&path), told.answer);
-            for line in told.lines {
+            let explanation = one(place, &config, &known).await;
+            shown += &format!("{}: {}\n", QuotedPath(&path), explanation.answer);
+            for line in explanation.lines {
                 shown += &format!("  {line}\n");
             }
         }

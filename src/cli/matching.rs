@@ -1,8 +1,8 @@
 //! Which files and watches the arguments of a command refer to.
 //!
-//! An argument is a path on disk (absolute, or from the current folder) of a file or folder in a watch, a file name, or a
-//! glob as in the configuration, on paths relative to their watch: `Deck.dgn` and `*.dwg` match anywhere. An exact path or
-//! name takes precedence over a glob, so names with special characters can be written as they are.
+//! An argument is a path on disk (absolute, or from the current folder) of a file or folder in a watch, a file name, or
+//! a glob as in the configuration, on paths relative to their watch: `Deck.dgn` and `*.dwg` match anywhere. An exact
+//! path or name takes precedence over a glob, so names with special characters can be written as they are.
 
 use std::path::{Component, Path, PathBuf};
 

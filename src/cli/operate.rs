@@ -32,8 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Retry {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files or folders by path or name, or globs such as '*.dwg' on paths relative to their watch; write -- before a name
-    /// that starts with "-"
+    /// Files or folders by path or name, or globs such as '*.dwg' on paths relative to their watch; write -- before a
+    /// name that starts with "-"
     #[arg(value_name = "FILE", required_unless_present = "failed")]
     files: Vec<PathBuf>,
     /// Every failed file; with FILE only the failed ones among them
@@ -292,9 +292,9 @@ fn confirmed(question: &str) -> Result<bool, Error> {
 }
 
 /// Prints a line for each file, up to a limit.
-fn list(files: &[&FileReport], told: impl Fn(&FileReport) -> String) {
+fn list(files: &[&FileReport], line: impl Fn(&FileReport) -> String) {
     for file in files.iter().take(LINES_MAX) {
-        print_line(&told(file));
+        print_line(&line(file));
     }
     let more = files.len().saturating_sub(LINES_MAX);
     if more > 0 {

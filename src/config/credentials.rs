@@ -1,8 +1,8 @@
 //! Where the client secret comes from.
 //!
-//! Input: the path in `client_secret_file` and the environment. Output: the secret. The first source that exists is used; if it
-//! is unusable, that is an error: falling back to another source could silently use an outdated secret. Neither the secret
-//! nor a path that may be the secret by mistake is ever quoted.
+//! Input: the path in `client_secret_file` and the environment. Output: the secret. The first source that exists is
+//! used; if it is unusable, that is an error: falling back to another source could silently use an outdated secret.
+//! Neither the secret nor a path that may be the secret by mistake is ever quoted.
 
 use std::fs::File;
 use std::io::Read;
@@ -73,7 +73,8 @@ pub(super) fn read_file(file: &Path) -> Result<Secret, InvalidValue> {
     read(file, false)
 }
 
-/// `is_credential`: systemd guards that directory itself, and shows its files as readable by the group in some versions.
+/// `is_credential`: systemd guards that directory itself, and shows its files as readable by the group in some
+/// versions.
 fn read(path: &Path, is_credential: bool) -> Result<Secret, InvalidValue> {
     let unreadable = |error: std::io::Error| {
         InvalidValue::new(
@@ -112,8 +113,8 @@ fn read(path: &Path, is_credential: bool) -> Result<Secret, InvalidValue> {
     })
 }
 
-/// The secret in `text`, which may begin with the byte order mark of an editor and end with a line break. Other invisible characters are
-/// refused here: sent along, they would only come back as "invalid client".
+/// The secret in `text`, which may begin with the byte order mark of an editor and end with a line break. Other
+/// invisible characters are refused here: sent along, they would only come back as "invalid client".
 fn checked(text: &str) -> Result<Secret, &'static str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.trim_end_matches(['\r', '\n']);

@@ -1,7 +1,7 @@
 //! TOML with line numbers: where a key is, which keys a table may have, and the errors found while reading.
 //!
-//! Input: the text of the file. Output: sections that return checked values key by key. The only key it knows by name is
-//! `client_secret`, which is refused. It never quotes a line of the file, because the line may contain a secret.
+//! Input: the text of the file. Output: sections that return checked values key by key. The only key it knows by name
+//! is `client_secret`, which is refused. It never quotes a line of the file, because the line may contain a secret.
 
 use std::ops::Range;
 

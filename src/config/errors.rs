@@ -1,5 +1,5 @@
-//! The errors of a configuration, in the order of the file. An error names a key and quotes a value only where the value
-//! cannot be a secret.
+//! The errors of a configuration, in the order of the file. An error names a key and quotes a value only where the
+//! value cannot be a secret.
 
 use std::fmt;
 

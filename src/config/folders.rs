@@ -1,9 +1,9 @@
 //! Compares the folders of a configuration on this machine.
 //!
-//! Input: watches and the directories for state and log. Output: errors, such as a path that is not a folder, two watches
-//! that would upload the same files, or a ledger inside a watched folder. Paths are compared after resolving symbolic links.
-//! A dead file server can block any file call, so each root is checked on its own thread with a time limit. A root that is
-//! missing or does not answer in time is not an error: the daemon starts and waits for it.
+//! Input: watches and the directories for state and log. Output: errors, such as a path that is not a folder, two
+//! watches that would upload the same files, or a ledger inside a watched folder. Paths are compared after resolving
+//! symbolic links. A dead file server can block any file call, so each root is checked on its own thread with a time
+//! limit. A root that is missing or does not answer in time is not an error: the daemon starts and waits for it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -210,7 +210,8 @@ fn look(path: &Path) -> Result<Option<Look>, InvalidValue> {
     }))
 }
 
-/// The path without symbolic links, as far as it exists; what does not exist yet is kept as written. `links` bounds a circle of links.
+/// The path without symbolic links, as far as it exists; what does not exist yet is kept as written. `links` bounds a
+/// circle of links.
 fn resolve(path: &Path, links: usize) -> PathBuf {
     if let Ok(real) = path.canonicalize() {
         return real;
@@ -229,7 +230,7 @@ fn resolve(path: &Path, links: usize) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
     use super::*;
 

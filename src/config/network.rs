@@ -1,7 +1,8 @@
 //! `[network]`: proxy, company certificates and timeouts. They are keys, because a service has no shell environment.
 //!
-//! Input: the section, the environment and the files it names. Output: a [`Network`]. The proxy's password is a secret like
-//! the client's: it comes from its own file or credential, and a URL that contains one is refused without being quoted.
+//! Input: the section, the environment and the files it names. Output: a [`Network`]. The proxy's password is a secret
+//! like the client's: it comes from its own file or credential, and a URL that contains one is refused without being
+//! quoted.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! `[[alert]]` and `[heartbeat]`.
 //!
-//! Input: sections of the file. Output: checked values. Webhook URLs are secrets: they are never quoted, and `Debug` shows
-//! only their host.
+//! Input: sections of the file. Output: checked values. Webhook URLs are secrets: they are never quoted, and `Debug`
+//! shows only their host.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::sections::KEYS;
 use super::values::{self, InvalidValue};
 use super::{Level, credentials};
 
-/// Whom to tell of failures.
+/// Where failures are reported to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alert {
     /// Unique; part of what is remembered over a restart.
@@ -55,7 +55,7 @@ pub enum Format {
 /// A watchman who misses our call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Who is called; `None`: nobody.
+    /// The service to call, if any.
     pub url: Option<Address>,
     /// How often.
     pub interval: Duration,

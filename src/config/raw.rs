@@ -1,7 +1,7 @@
 //! A configuration between TOML and checked values.
 //!
-//! Input: text, environment and mode. Output: a [`RawConfig`], everything that could be read. It becomes a configuration only
-//! when the report has no errors. Reading it touches no watched folder.
+//! Input: text, environment and mode. Output: a [`RawConfig`], everything that could be read. It becomes a
+//! configuration only when the report has no errors. Reading it touches no watched folder.
 
 use std::time::Duration;
 

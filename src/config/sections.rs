@@ -1,7 +1,7 @@
 //! The keys outside `[[watch]]`: their defaults and limits.
 //!
-//! Input: sections of the file. Output: the public types of `config`. Every default is here or in `watches`; a test compares
-//! them with `config.example.toml`.
+//! Input: sections of the file. Output: the public types of `config`. Every default is here or in `watches`; a test
+//! compares them with `config.example.toml`.
 
 use std::time::Duration;
 
@@ -118,7 +118,8 @@ const MIB: u64 = 1024 * 1024;
 
 /// Shorter pauses than this only burn the processor; tests need them short all the same.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// Source: learn.microsoft.com/rest/api/storageservices/put-block (100 MiB per block in the versions before 2019-12-12).
+/// Source: learn.microsoft.com/rest/api/storageservices/put-block (100 MiB per block in the versions before
+/// 2019-12-12).
 const BLOCK_LIMIT: u64 = 100 * MIB;
 /// More than any machine that this runs on can spare.
 const MEMORY_LIMIT: u64 = 64 * 1024 * MIB;
@@ -176,7 +177,8 @@ pub(super) fn shutdown_grace(section: &mut Section<'_>) -> Duration {
         .unwrap_or(30 * SECOND)
 }
 
-/// `[itwin]`; `None` when something required is missing, which has been reported then, or when the secret is not wanted.
+/// `[itwin]`; `None` when something required is missing, which has been reported then, or when the secret is not
+/// wanted.
 pub(super) fn itwin(
     section: &mut Section<'_>,
     environment: &Environment,

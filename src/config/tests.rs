@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -42,7 +42,8 @@ fn in_watch(lines: &str) -> String {
     errors(&format!("{LEAST}{lines}\n"))
 }
 
-/// Adds `lines` below [`LEAST`], from line 7 on, in a table of their own or at the top of the file (then the rest moves down).
+/// Adds `lines` below [`LEAST`], from line 7 on, in a table of their own or at the top of the file (then the rest moves
+/// down).
 fn in_file(lines: &str) -> String {
     if lines.starts_with('[') {
         in_watch(lines)
@@ -103,7 +104,8 @@ fn is_key_line(line: &str) -> bool {
         .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
 
-/// The keys of the example in the order of the file: table, key, and the value that is in force, if it is no optional key.
+/// The keys of the example in the order of the file: table, key, and the value that is in force, if it is no optional
+/// key.
 fn example_keys() -> Vec<(&'static str, &'static str, Option<&'static str>)> {
     let mut table = "";
     let mut keys = Vec::new();
@@ -201,7 +203,7 @@ fn webhook_urls_are_never_shown() {
         !shown.contains("services") && !shown.contains("tiger"),
         "{shown}"
     );
-    for (lines, told) in [
+    for (lines, output) in [
         ("", "alert.url: either url or command"),
         ("url = \"hooks/tiger\"", "alert.url: invalid URL"),
         ("command = []", "alert.command: must not be empty"),
@@ -220,7 +222,7 @@ fn webhook_urls_are_never_shown() {
         ),
     ] {
         let errors = alert(lines);
-        assert!(errors.contains(told), "{lines}: {errors}");
+        assert!(errors.contains(output), "{lines}: {errors}");
         assert!(!errors.contains("tiger"), "{errors}");
     }
 }
@@ -248,10 +250,10 @@ fn a_page_reachable_from_other_machines_needs_a_token() {
         "aaaaaaaaaaaaaaaaaaaaaaaa",
         "abababababababababababab",
     ] {
-        let told = with(weak);
-        assert!(told.contains("too weak"), "{weak}: {told}");
-        assert!(told.contains("openssl rand"), "{weak}: {told}");
-        assert!(weak == "x" || !told.contains(weak), "{weak}: {told}");
+        let output = with(weak);
+        assert!(output.contains("too weak"), "{weak}: {output}");
+        assert!(output.contains("openssl rand"), "{weak}: {output}");
+        assert!(weak == "x" || !output.contains(weak), "{weak}: {output}");
     }
     for strong in ["a4f0c1d2e3b49586", "sixteen-letters!"] {
         assert_eq!(with(strong), "none", "{strong}");
@@ -474,15 +476,15 @@ proptest! {
 
 #[test]
 fn a_proxy_password_is_refused_in_the_file_and_never_shown() {
-    let told = in_file("[network]\nproxy = \"http://me:tiger2@proxy:3128\"");
+    let output = in_file("[network]\nproxy = \"http://me:tiger2@proxy:3128\"");
     assert_eq!(
-        told,
+        output,
         "config.toml line 8, network.proxy: must not contain a user name or password\n  hint: write the URL without them; set proxy_user and proxy_password_file instead"
     );
-    let told = in_file("[network]\nproxy = \"http://proxy:3128\"\nproxy_user = \"me\"");
+    let output = in_file("[network]\nproxy = \"http://proxy:3128\"\nproxy_user = \"me\"");
     assert!(
-        told.contains("network.proxy_password_file: no proxy password found"),
-        "{told}"
+        output.contains("network.proxy_password_file: no proxy password found"),
+        "{output}"
     );
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("itwin-proxy-password"), "tiger2\n").unwrap();

@@ -305,10 +305,12 @@ pub(super) fn watch_name(value: &DeValue<'_>) -> Result<String, InvalidValue> {
     Ok(text)
 }
 
-/// A folder of iTwin Storage such as `"Projects/North"`, as its segments in Unicode normal form C; `""` is the storage root.
+/// A folder of iTwin Storage such as `"Projects/North"`, as its segments in Unicode normal form C; `""` is the storage
+/// root.
 ///
-/// The rules are stricter than the service's own, which are not published in full.
-/// Source: developer.bentley.com/apis/storage/operations/create-folder (at most 255 characters), and what other file services refuse.
+/// The rules are stricter than the service's own, which are not published in full. Source:
+/// developer.bentley.com/apis/storage/operations/create-folder (at most 255 characters), and what other file services
+/// refuse.
 pub(super) fn storage_folder(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
     let text = text(value)?;
     if text.is_empty() {

@@ -1,7 +1,8 @@
 //! The `[[watch]]` tables, each by itself and compared with the others.
 //!
-//! Input: the tables and the defaults from the top of the file. Output: [`Placed`] watches, with their lines for `folders`. A
-//! watch with an error is returned as well, with empty values: all watches are checked in one pass. It touches no folder.
+//! Input: the tables and the defaults from the top of the file. Output: [`Placed`] watches, with their lines for
+//! `folders`. A watch with an error is returned as well, with empty values: all watches are checked in one pass. It
+//! touches no folder.
 
 use std::path::PathBuf;
 

@@ -22,8 +22,8 @@ const REQUEST_MAX: u64 = 4 * 1024 * 1024;
 /// Time limit for a request and its response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Clients that are served at the same time, with a descriptor each. Others wait in the kernel's queue, which takes none of
-/// ours.
+/// Clients that are served at the same time, with a descriptor each. Others wait in the kernel's queue, which takes
+/// none of ours.
 const TALKS_MAX: usize = 16;
 
 /// Clients that wait in that queue.
@@ -44,8 +44,8 @@ impl Server {
     pub fn bind(state: &Path) -> io::Result<Self> {
         let directory = StateDirectory::open(state).map_err(io::Error::other)?;
         directory.remove_socket(SOCKET)?;
-        // User and group may use it. A socket gets the mode of its descriptor, less the umask, in the moment that it gets its
-        // name: nobody else can connect before the mode is set.
+        // User and group may use it. A socket gets the mode of its descriptor, less the umask, in the moment that it
+        // gets its name: no one else can connect before the mode is set.
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP;
         let unnamed = UnixSocket::new_stream()?;
         rustix::fs::fchmod(&unnamed, mode)?;

@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn any_lifetime_is_clamped_to_a_usable_one() {
-        for (told, seconds) in [
+        for (text, seconds) in [
             ("3600", Some(3600.0)),
             ("3599.5", Some(3599.5)),
             ("\"3600\"", Some(3600.0)),
@@ -283,9 +283,9 @@ mod tests {
             ("null", None),
             ("[]", None),
         ] {
-            let mut json = serde_json::Deserializer::from_str(told);
+            let mut json = serde_json::Deserializer::from_str(text);
             let life = lifetime(&mut json).unwrap();
-            assert_eq!(life.map(|life| life.as_secs_f64()), seconds, "{told}");
+            assert_eq!(life.map(|life| life.as_secs_f64()), seconds, "{text}");
         }
     }
 }

@@ -1,4 +1,6 @@
 //! Why a request failed, whether to retry it, and what to do about it.
+//!
+//! Longer than most files because its tests are one table of answers with their class, text and hint.
 
 use std::time::Duration;
 

@@ -184,7 +184,7 @@ fn next_absence(
     }
 }
 
-/// Ends the file's failure or wait, but no upload or run that is under way.
+/// Ends the file's failure or wait, but no upload or run in progress.
 async fn end(
     tx: &mut Tx,
     file_id: i64,

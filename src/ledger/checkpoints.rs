@@ -100,7 +100,8 @@ impl Ledger {
     }
 
     /// Takes over a storage file that was there before and has other content than the local file. The job is due at
-    /// `due`, behind all that are due now, and the attempt counts: whatever makes it start over does not do so without end.
+    /// `due`, behind all that are due now, and the attempt counts: whatever makes it start over does not do so without
+    /// end.
     pub async fn adopt(
         &self,
         job: &UploadJob,

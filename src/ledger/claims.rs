@@ -261,8 +261,9 @@ impl Ledger {
         Ok(at.map(timestamp))
     }
 
-    /// How many jobs a single pass still waits for: those under way, and those of which the next attempt is due before
-    /// `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be read.
+    /// How many jobs a single pass still waits for: those in progress, and those of which the next attempt is due
+    /// before `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be
+    /// read.
     pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
         let (all, busy): (i64, i64) = self
             .db

@@ -148,7 +148,7 @@ mod tests {
                     .await
                     .unwrap();
                 assert!(f.claim(59).await.is_none(), "{again:?}");
-                // Nobody noticed the jump.
+                // The jump was not noticed.
                 let claimed = f.claim(jump + 60).await;
                 assert!(claimed.is_some(), "{again:?}, the clock jumped by {jump} s");
             }

@@ -44,7 +44,7 @@ pub struct FileReport {
     pub run: Option<String>,
     /// From hand-over to outcome, in milliseconds.
     pub millis: Option<u64>,
-    /// Why the job does not go on, and what to do about it.
+    /// Why the job waits or failed, and what to do about it.
     pub reason: Option<String>,
     /// See `reason`.
     pub hint: Option<String>,

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a test that cannot go on should stop here"
+    reason = "a test that cannot continue should stop here"
 )]
 
 use std::path::PathBuf;

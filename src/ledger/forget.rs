@@ -26,7 +26,7 @@ impl Ledger {
         Ok(forgotten)
     }
 
-    /// Rises whenever files are forgotten. A list of storage files that belong to nobody is out of date then.
+    /// Rises whenever files are forgotten. A list of untracked storage files is out of date then.
     #[must_use]
     pub fn times_forgotten(&self) -> u64 {
         self.forgotten.load(Ordering::Relaxed)

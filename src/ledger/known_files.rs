@@ -25,7 +25,7 @@ pub struct Known {
     pub fingerprint: Option<Fingerprint>,
     /// The connector type it was handed over with; None for a reference file.
     pub connector: Option<String>,
-    /// Scans did not find it lately, or it is not selected.
+    /// Recent scans did not find it, or it is not selected.
     pub absence: Option<Absence>,
 }
 

@@ -56,8 +56,8 @@ impl Ledger {
             .await
     }
 
-    /// Source files of these files are about to be changed: until [`Ledger::record_mappings`] their connector is unknown,
-    /// so that a change whose record is lost still leads to a run.
+    /// Source files of these files are about to be changed: until [`Ledger::record_mappings`] their connector is
+    /// unknown, so that a change whose record is lost still leads to a run.
     pub async fn expect_mappings(&self, files: &[FileId]) -> Result<(), Error> {
         self.db
             .write_durably(

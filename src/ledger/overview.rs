@@ -1,6 +1,6 @@
 //! Reports of the whole ledger at one moment.
 //!
-//! Callers that read repeatedly open a second ledger for reading ([`Ledger::read`]), so that they delay nobody.
+//! Callers that read repeatedly open a second ledger for reading ([`Ledger::read`]), so that they delay no other work.
 
 use jiff::Timestamp;
 
@@ -22,7 +22,7 @@ pub struct Snapshot {
 /// How many rows of each list an [`Overview`] has at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Lists {
-    /// Files that failed, and files that are under way.
+    /// Files that failed, and files in progress.
     pub files: u32,
     /// Results.
     pub results: u32,
@@ -37,7 +37,7 @@ pub struct Overview {
     pub watches: Vec<WatchReport>,
     /// Files that failed, the latest first.
     pub failed: Vec<FileReport>,
-    /// Files that wait or are under way, the furthest first.
+    /// Files that wait or are in progress, the furthest first.
     pub open: Vec<FileReport>,
     /// The latest results, newest first.
     pub results: Vec<ResultReport>,

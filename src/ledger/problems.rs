@@ -58,8 +58,8 @@ impl ProblemRow {
 }
 
 impl Ledger {
-    /// Watches of the configuration without their counts, files whose failure was written down and that have not got over it, even while
-    /// they are tried again, and how many such files there are in all.
+    /// Watches of the configuration without their counts, files whose failure was written down and that have not got
+    /// over it, even while they are tried again, and how many such files there are in all.
     pub async fn problems(
         &self,
         limit: u32,

@@ -1,13 +1,14 @@
 //! Any order of changes, uploads, runs, failures and restarts, against a model of folder, storage and iModel.
 //!
 //! The model plays the stages around the ledger: the watch that hands over what it sees, workers that take their steps
-//! one at a time and may be lost between any two of them, and a synchronizer. What it checks is what the ledger promises.
+//! one at a time and may be lost between any two of them, and a synchronizer. What it checks is what the ledger
+//! promises.
 //!
 //! Longer than most files because the model, its operations and the two properties are read together.
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a test that cannot go on should stop here"
+    reason = "a test that cannot continue should stop here"
 )]
 
 use std::collections::BTreeMap;
@@ -112,7 +113,7 @@ struct World {
     storage: BTreeMap<PathBuf, u8>,
     imodel: BTreeMap<PathBuf, u8>,
     workers: Vec<Worker>,
-    /// The run under way, and what storage had when it was requested.
+    /// The current run, and what storage had when it was requested.
     run: Option<(RunId, BTreeMap<PathBuf, u8>)>,
 }
 

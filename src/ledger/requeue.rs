@@ -19,7 +19,7 @@ pub enum Requeue {
 
 impl Ledger {
     /// Makes jobs due now, with a fresh count of attempts, and ends the backoff of their watches. What is
-    /// under way, and files without a job, stay as they are. Returns how many jobs that concerned.
+    /// in progress, and files without a job, stay as they are. Returns how many jobs that concerned.
     pub async fn requeue(&self, which: &Requeue, now: Timestamp) -> Result<u64, Error> {
         const ACTION: &str = "make jobs due again";
         let failed: Vec<FileId>;

@@ -2,7 +2,8 @@
 
 /// The state of a job.
 ///
-/// `Due → Uploading → Stored → Running → (gone)`; every state but the last may go back to `Due`, and any to `Failed`.
+/// `Due → Uploading → Stored → Running → (gone)`; every state but the last may go back to `Due`, and
+/// any to `Failed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobState {
     /// Waits for an upload worker, not before its due time.
@@ -11,7 +12,7 @@ pub enum JobState {
     Uploading,
     /// Its content is complete in storage; it waits for a run.
     Stored,
-    /// A run that was requested after its upload was completed is under way.
+    /// A run that was requested after its upload was completed is in progress.
     Running,
     /// The attempt went wrong and needs the operator, or at least a long backoff.
     Failed,

@@ -1,6 +1,6 @@
 //! Which file owns a place in storage, and which one a storage file.
 //!
-//! Storage may not tell two paths apart that differ in case only; of such files one has the place.
+//! Storage may treat two paths that differ in case only as the same; one of such files owns the path.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub struct Occupant {
 impl Ledger {
     /// Takes the place in storage that belongs to a file, unless another file has it.
     ///
-    /// `place` is the same for all paths that storage may not tell apart.
+    /// `place` is the same for all paths that storage may treat as the same.
     pub async fn take_place(
         &self,
         job: &UploadJob,

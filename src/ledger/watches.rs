@@ -50,7 +50,8 @@ impl Ledger {
             .await
     }
 
-    /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was one.
+    /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was
+    /// one.
     pub async fn record_root(
         &self,
         watch: WatchId,

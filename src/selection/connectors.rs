@@ -1,11 +1,11 @@
 //! Connector types, and which of them reads a file when nothing else is said.
 //!
-//! In comes a file name, out go its extensions, longest first, and the table from extension to type. The platform may learn new types any day, so a type
-//! is an open string and nothing here refuses one.
+//! In comes a file name, out go its extensions, longest first, and the table from extension to type. The platform may
+//! learn new types any day, so a type is an open string and nothing here refuses one.
 //!
-//! Facts: the extensions of the synchronization samples and of iTwin/itwin-cli (`extension-to-connector-mappings.ts`, 2025), the most generic
-//! type where several fit (`dgn` is also read by CIVIL, OBD and PROSTRUCTURES, `dwg` by AUTOPLANT, CIVIL3D and MSTN), and the "supported formats"
-//! page of developer.bentley.com/apis/synchronization.
+//! Facts: the extensions of the synchronization samples and of iTwin/itwin-cli (`extension-to-connector-mappings.ts`,
+//! 2025), the most generic type where several fit (`dgn` is also read by CIVIL, OBD and PROSTRUCTURES, `dwg` by
+//! AUTOPLANT, CIVIL3D and MSTN), and the "supported formats" page of developer.bentley.com/apis/synchronization.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use super::Why;
 
-/// The platform's name of the program that reads a kind of design file, such as `DWG`. Any string: an unknown one is the platform's to refuse.
+/// The platform's name of the program that reads a kind of design file, such as `DWG`. Any string: an unknown one is
+/// the platform's to refuse.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectorType(Arc<str>);
 
@@ -37,7 +38,8 @@ impl ConnectorType {
         "SPXREVIEW",
     ];
 
-    /// Types that the platform once had and has retired; older dictionaries still name them. A connection that asks for one is likely refused (422).
+    /// Types that the platform once had and has retired; older dictionaries still name them. A connection that asks for
+    /// one is likely refused (422).
     ///
     /// Source: removed from iTwin/itwin-cli as unsupported in May 2025.
     pub const RETIRED: [&'static str; 5] = [
@@ -66,7 +68,8 @@ impl ConnectorType {
         Self::RETIRED.contains(&self.as_str())
     }
 
-    /// Whether it is one of [`ConnectorType::CURRENT`] or [`ConnectorType::RETIRED`]. An unknown type may be new, or a typing error.
+    /// Whether it is one of [`ConnectorType::CURRENT`] or [`ConnectorType::RETIRED`]. An unknown type may be new, or a
+    /// typing error.
     #[must_use]
     pub fn is_known(&self) -> bool {
         Self::CURRENT.contains(&self.as_str()) || self.is_retired()
@@ -95,7 +98,8 @@ pub(super) fn table() -> BTreeMap<String, (ConnectorType, Why)> {
         .collect()
 }
 
-/// The extensions of a file name, lower-cased: the two-part one first, when there is one. Empty when there is none, or none in UTF-8.
+/// The extensions of a file name, lower-cased: the two-part one first, when there is one. Empty when there is none, or
+/// none in UTF-8.
 pub(super) fn extensions(name: &OsStr) -> impl Iterator<Item = String> {
     // Only the extension must be UTF-8; the name before it may be anything.
     let mut parts = name.as_encoded_bytes().rsplitn(3, |&byte| byte == b'.');
@@ -133,7 +137,8 @@ static TABLE: [(&str, &[&str]); 13] = [
     ("OPENTOWER", &["xml", "otxml"]),
     ("SPPID", &["zip", "pid"]),
     ("SPXREVIEW", &["vue"]),
-    // Retired by the platform, kept because the customer's dictionary has them: the platform's refusal says so, file by file.
+    // Retired by the platform, kept because the customer's dictionary has them: the platform's refusal says so, file by
+    // file.
     ("AVEVADIAGRAMS", &["vsd"]),
     ("INTELLIPID", &["json"]),
     ("PSEXCEL", &["xls", "xlsx"]),

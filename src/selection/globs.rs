@@ -1,6 +1,7 @@
 //! A list of globs, in order, that knows which of them fits first.
 //!
-//! In comes a list of the config file; out goes the first glob that fits a file or a folder. The reading rules are in `selection.rs`.
+//! In comes a list of the config file; out goes the first glob that fits a file or a folder. The reading rules are in
+//! `selection.rs`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -107,8 +108,8 @@ impl Globs {
         self.first(rel_dir, Kind::Folder)
     }
 
-    /// Whether a glob has a part that begins with a dot and stands for this folder: `.archive/**`, `Plans/.old`, `**/.x/*.dgn`.
-    /// A glob such as `*.dgn` names no dot folder, although it fits files in one.
+    /// Whether a glob has a part that begins with a dot and stands for this folder: `.archive/**`, `Plans/.old`,
+    /// `**/.x/*.dgn`. A glob such as `*.dgn` names no dot folder, although it fits files in one.
     pub(super) fn names_dot_folder(&self, rel_dir: &Path) -> bool {
         let mut globs = self.0.globs.iter().flat_map(|glob| &glob.dot_folders);
         globs.any(|glob| glob.compile_matcher().is_match(rel_dir))
@@ -188,7 +189,8 @@ fn compile(text: &str) -> Result<(globset::Glob, bool), (String, String)> {
             "write \"/\" between folders, brackets around a special character, as in \"[*]\", and \"?\" for a backslash in a name",
         );
     }
-    // "folder/**" is every file in the folder, which is what the folder itself stands for, so that it need not be entered.
+    // "folder/**" is every file in the folder, which is what the folder itself stands for, so that it need not be
+    // entered.
     let (body, folders_only) = match text.strip_suffix("/**").or_else(|| text.strip_suffix('/')) {
         Some(body) => (body, true),
         None => (text, false),

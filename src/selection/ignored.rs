@@ -1,15 +1,18 @@
-//! Names that CAD, BIM and office programs, file transfers and file servers leave behind: temporary, lock and backup files.
+//! Names that CAD, BIM and office programs, file transfers and file servers leave behind: temporary, lock and backup
+//! files.
 //!
-//! In comes one name as bytes, out goes the entry of the list that it fits. The list is a constant; a watch can add to it (`exclude`), never take from
-//! it: a list that can be replaced loses its safe entries the day someone adds one of their own.
+//! In comes one name as bytes, out goes the entry of the list that it fits. The list is a constant; a watch can add to
+//! it (`exclude`), never take from it: a list that can be replaced loses its safe entries the day someone adds one of
+//! their own.
 //!
 //! Folders whose name begins with a dot are ignored as a kind, as programs keep their own data there. A watch can bring
 //! one back by naming it in `include`; those that are in the list by name stay ignored.
 //!
-//! The rule for an entry: no program saves a *finished* design under such a name. So `atmp*` is missing (`ATMPlan.dgn` is a real
-//! name, and the temporary file has no extension, hence no connector), and so is `*.nwc`, which the customer synchronizes.
-//! Facts: the vendors' help pages on saving and backups (Autodesk "file save process", Revit "About Backup Files", Microsoft "Description of the
-//! way that Excel saves files") and the exclusion lists of Nextcloud, Dropbox, Trimble Connect and abraunegg/onedrive.
+//! The rule for an entry: no program saves a *finished* design under such a name. So `atmp*` is missing (`ATMPlan.dgn`
+//! is a real name, and the temporary file has no extension, hence no connector), and so is `*.nwc`, which the customer
+//! synchronizes. Facts: the vendors' help pages on saving and backups (Autodesk "file save process", Revit "About
+//! Backup Files", Microsoft "Description of the way that Excel saves files") and the exclusion lists of Nextcloud,
+//! Dropbox, Trimble Connect and abraunegg/onedrive.
 
 /// Raised with every change of the list, so that a log line can say which one was in force.
 pub const LIST_VERSION: u32 = 2;
@@ -18,8 +21,8 @@ pub const LIST_VERSION: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: &'static str,
-    /// What the name begins and ends with, around its `*`; without one it begins with all of it. Split at compile time, as
-    /// every file of every scan is compared with every entry.
+    /// What the name begins and ends with, around its `*`; without one it begins with all of it. Split at compile time,
+    /// as every file of every scan is compared with every entry.
     ends: (&'static [u8], Option<&'static [u8]>),
     /// Who leaves such names behind.
     pub(super) what: &'static str,
@@ -181,8 +184,8 @@ static FOLDERS: [Entry; 44] = [
 
 static REVIT_BACKUP: Entry = entry("*.0001.rvt", "numbered backup of Revit");
 
-/// `plan.0001.rvt`, also for families and templates. A number that reads as a year (`Tower.2025.rvt`) is taken for a name that a person gave: a needless
-/// upload does less harm than a design that is never synchronized.
+/// `plan.0001.rvt`, also for families and templates. A number that reads as a year (`Tower.2025.rvt`) is taken for a
+/// name that a user chose: a needless upload does less harm than a design that is never synchronized.
 fn is_revit_backup(name: &[u8]) -> bool {
     let mut parts = name.rsplit(|&byte| byte == b'.');
     let (Some(extension), Some(number), Some(_stem)) = (parts.next(), parts.next(), parts.next())
@@ -198,7 +201,7 @@ fn is_revit_backup(name: &[u8]) -> bool {
 
 static CONFLICT_COPY: Entry = entry(
     "NAME (conflicted copy …)",
-    "copy that a sync program made of a file that two people changed",
+    "conflict copy of a sync program",
 );
 
 /// What sync programs put into the names of such copies (Dropbox, Box, Nextcloud, Syncthing), in lower case.

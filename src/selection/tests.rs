@@ -1,7 +1,11 @@
+//! The rules of selection, as tables.
+//!
+//! Longer than most files because most of it is tables: names of programs, globs and connectors.
+
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test that cannot go on has failed"
+    reason = "a test that cannot continue has failed"
 )]
 
 use std::ffi::OsStr;
@@ -259,7 +263,7 @@ fn names_that_programs_leave_behind_are_ignored() {
 }
 
 #[test]
-fn names_that_people_give_are_not_ignored() {
+fn names_that_users_choose_are_not_ignored() {
     let usual = Selection::default();
     for name in [
         "Tower.2024.rvt",
@@ -488,7 +492,7 @@ fn each_bad_rule_is_named_with_its_reason() {
         format!("upload_only: \"./x\" {parts}"),
         "connectors: \".dgn\" has a dot too many; write \"dgn\"".to_owned(),
         "connectors: \"\" names no extension; write an extension such as \"dgn\"".to_owned(),
-        "connectors: \"a.b.c\" has more than two parts, and no more than two are looked at; write the glob \"*.a.b.c\"".to_owned(),
+        "connectors: \"a.b.c\" has more than two parts; at most two are supported; write the glob \"*.a.b.c\"".to_owned(),
         format!("connectors: \"dgn\" {untyped}"),
         format!("connectors: \"*.dgn\" {untyped}"),
     ];

@@ -8,7 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
-use super::{Error, Tasks};
+use super::Error;
+use super::tasks::Tasks;
 use crate::config::Config;
 use crate::control::{self, Operator};
 use crate::itwin::Client;

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use super::{Error, Tasks, register, signals, systemd};
+use super::tasks::{Tasks, check_interval, register};
+use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
 use crate::ledger::Ledger;
@@ -175,7 +176,7 @@ impl Tasks {
             .send_replace(synchronizer::Settings {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
-                check_interval: super::check_interval(&config.watches),
+                check_interval: check_interval(&config.watches),
             });
         // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;

@@ -1,7 +1,8 @@
 //! The status line for systemd, and the pings of its watchdog.
 //!
-//! A ping requires three proofs: this task is scheduled, so the runtime works; the ledger accepts a change; and the upload
-//! queue was checked recently. A hanging share affects none of them, because a restart would not help: its watch shows as degraded.
+//! A ping requires three proofs: this task is scheduled, so the runtime works; the ledger accepts a change; and the
+//! upload queue was checked recently. A hanging share affects none of them, because a restart would not help: its watch
+//! shows as degraded.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -53,8 +53,8 @@ pub(super) fn with_references(backlog: Backlog, at: Timestamp) -> Backlog {
     }
 }
 
-/// How long ago a file came. A time ahead of `now` was taken from a clock that was ahead: it is unknown how long ago that
-/// was, and it must not delay the batch.
+/// How long ago a file came. A time ahead of `now` was taken from a clock that was ahead: it is unknown how long ago
+/// that was, and it must not delay the batch.
 fn since(came: Timestamp, now: Timestamp) -> Duration {
     if came.duration_since(now) > CLOCKS_AGREE {
         return Duration::MAX;

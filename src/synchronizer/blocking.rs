@@ -136,7 +136,7 @@ impl Synchronizer {
         }
     }
 
-    /// Polls at once when it is looked at next.
+    /// Polls at once at the next check.
     pub(super) fn poll_blocking_soon(&mut self) {
         if let Some(blocking) = &mut self.blocking {
             blocking.next_poll = Instant::now();

@@ -1,8 +1,8 @@
 //! Corrects an iModel's connection, before each run and at intervals.
 //!
-//! The platform is asked each time what the connection contains; `reconcile` decides what to change. Nothing is repeated
-//! blindly: the connection is looked up by our name before it is created, so a lost answer never makes a second one. A
-//! file that the platform refuses fails alone.
+//! The platform is asked each time what the connection contains; `reconcile` decides what to change. Nothing is
+//! repeated blindly: the connection is looked up by our name before it is created, so a lost answer never makes a
+//! second one. A file that the platform refuses fails alone.
 
 use jiff::Timestamp;
 use tracing::{debug, info, warn};

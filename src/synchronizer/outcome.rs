@@ -1,9 +1,8 @@
 //! Decides what a finished run means for each file. Pure.
 //!
 //! `Completed` is not success: the results of the file's own tasks count. A run without a task for a file says nothing
-//! about it, whatever the run's result. States and results are the platform's terms; an unknown one is kept verbatim and
-//! counts as a failure.
-//! Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-run/
+//! about it, whatever the run's result. States and results are the platform's terms; an unknown one is kept verbatim
+//! and counts as a failure. Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-run/
 
 use std::collections::{HashMap, HashSet};
 

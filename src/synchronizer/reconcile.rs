@@ -1,7 +1,7 @@
 //! Compares the source files that a connection should have with those that it has. Pure.
 //!
-//! Everyone with access to the iModel can change a connection, in the portal or with another client. So the list is read
-//! from the platform before each run, and differences are corrected.
+//! Everyone with access to the iModel can change a connection, in the portal or with another client. So the list is
+//! read from the platform before each run, and differences are corrected.
 
 use std::collections::HashSet;
 
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_changed_in_a_connection_is_corrected() {
+    fn what_another_client_changed_in_a_connection_is_corrected() {
         let known = || vec![file("f", Some(("s", "MSTN")))];
         let mstn = Some("MSTN");
         for (what, files, there, expected) in [

@@ -23,7 +23,7 @@ const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(2);
 /// After several run requests at the same moment, all but one wait about this long.
 const CONTENDED: Duration = Duration::from_secs(5);
 
-/// Of the other runs of a connection this many are looked at for what they processed.
+/// How many other runs of a connection are searched for what they processed.
 const OTHER_RUNS: usize = 5;
 
 /// Whether a run was requested.
@@ -296,8 +296,8 @@ impl Synchronizer {
         Ok(())
     }
 
-    /// Files without a task in this run whose content another run has processed, such as one that another client started
-    /// in between.
+    /// Files without a task in this run whose content another run has processed, such as one that another client
+    /// started in between.
     async fn processed_elsewhere(
         &self,
         connection: &str,

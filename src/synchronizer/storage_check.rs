@@ -10,11 +10,11 @@ use crate::itwin;
 use crate::ledger::{ConnectionFile, FileId};
 use crate::stored_content::{Content, compare};
 
-/// From so many files in one folder on, one list is cheaper than asking for each.
+/// From this many files in one folder on, one list is cheaper than one request per file.
 const LIST_FROM: usize = 3;
 
 impl Synchronizer {
-    /// Looks at the storage file of each of these files: one request for each folder, or for each file where a folder
+    /// Reads the storage file of each of these files: one request for each folder, or for each file where a folder
     /// holds few of them.
     pub(super) async fn contents(
         &self,

@@ -1,7 +1,8 @@
 //! Entries for systemd's journal in its own protocol, with searchable fields.
 //!
-//! Each event becomes one entry: `MESSAGE` is the whole line, and each field of the event becomes a field of the entry, `path`
-//! as `ITWIN_PATH`. An entry that the journal rejects goes to standard error as a line, so that nothing is lost silently.
+//! Each event becomes one entry: `MESSAGE` is the whole line, and each field of the event becomes a field of the entry,
+//! `path` as `ITWIN_PATH`. An entry that the journal rejects goes to standard error as a line, so that nothing is lost
+//! silently.
 //!
 //! Source: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL>, `systemd.journal-fields(7)`
 

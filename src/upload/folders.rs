@@ -168,7 +168,8 @@ impl Folders {
     ) -> Result<Vec<Untracked>, UploadError> {
         let folder_id = &place.folder_id;
         let mut state = self.state.lock().await;
-        // A forgotten file's storage file is untracked from now on, although it was created after the folder was listed.
+        // A forgotten file's storage file is untracked from now on, although it was created after the folder was
+        // listed.
         let forgotten = self.ledger.times_forgotten();
         if state.forgotten != forgotten {
             state.forgotten = forgotten;

@@ -32,7 +32,7 @@ pub(super) struct TreeHasher {
 }
 
 impl TreeHasher {
-    /// Hashes some of the `left` bytes of the file from `at` on, where the last call ended, and tells how many.
+    /// Hashes some of the `left` bytes of the file from `at` on, where the last call ended, and returns how many.
     /// `progress` rises with every slice that was read.
     pub(super) fn add(
         &mut self,
@@ -120,7 +120,7 @@ fn root(branches: &[ChainingValue]) -> Option<blake3::Hash> {
     (!left.is_empty()).then(|| merge_subtrees_root(&join(left), &join(right), Mode::Hash))
 }
 
-/// Branches on the left of a node that has so many below it: the largest power of two that leaves some for the right.
+/// Branches on the left of a node that has this many below it: the largest power of two that leaves some for the right.
 fn left_side(branches: usize) -> usize {
     match branches {
         0 | 1 => 0,

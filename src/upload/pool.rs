@@ -1,7 +1,7 @@
 //! The memory for content that is being sent: one pool for the whole process, so that its size is one setting.
 //!
-//! A caller waits until enough memory is free. A buffer returns to the pool when its last reader drops it. Buffers of the
-//! usual size are reused, because fresh memory costs the kernel more than sending it does.
+//! A caller waits until enough memory is free. A buffer returns to the pool when its last reader drops it. Buffers of
+//! the usual size are reused, because fresh memory costs the kernel more than sending it does.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ const UNIT: usize = 64 * 1024;
 /// The pool. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
-    room: Arc<Semaphore>,
+    capacity: Arc<Semaphore>,
     units: u32,
     /// What one watch may use while others have work: all but one buffer of the usual size.
     watch_units: u32,
@@ -24,7 +24,7 @@ pub(super) struct Pool {
     free: Arc<Free>,
 }
 
-/// Buffers of the usual size that nobody uses right now.
+/// Unused buffers of the usual size.
 #[derive(Debug)]
 struct Free {
     usual: usize,
@@ -38,7 +38,7 @@ pub(super) struct Buffer {
     bytes: Box<[u8]>,
     len: usize,
     free: Arc<Free>,
-    _room: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
     /// Out of what its watch may use.
     _share: Option<OwnedSemaphorePermit>,
 }
@@ -53,7 +53,7 @@ impl Pool {
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let one = u32::try_from(bytes(usual).div_ceil(UNIT)).unwrap_or(u32::MAX);
         Self {
-            room: Arc::new(Semaphore::new(units as usize)),
+            capacity: Arc::new(Semaphore::new(units as usize)),
             units,
             watch_units: if units / 2 >= one { units - one } else { units },
             watches: Arc::default(),
@@ -64,12 +64,12 @@ impl Pool {
         }
     }
 
-    /// Waits for room for `len` bytes. What is larger than the whole pool gets all of it.
+    /// Waits for `len` free bytes. What is larger than the whole pool gets all of it.
     ///
-    /// With a `watch` the room comes out of what one watch may use beside others; without one it may be all there is.
+    /// With a `watch`, the memory comes from the share of that watch; without one, all of it may be used.
     pub(super) async fn take(&self, watch: Option<WatchId>, len: usize) -> Buffer {
         let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        // Nobody closes the semaphores.
+        // The semaphores are never closed.
         let share = match watch {
             Some(watch) => {
                 let units = units.clamp(1, self.watch_units);
@@ -78,7 +78,7 @@ impl Pool {
             }
             None => None,
         };
-        let room = Arc::clone(&self.room)
+        let capacity = Arc::clone(&self.capacity)
             .acquire_many_owned(units.clamp(1, self.units))
             .await
             .ok();
@@ -93,7 +93,7 @@ impl Pool {
             bytes,
             len,
             free: Arc::clone(&self.free),
-            _room: room,
+            _permit: capacity,
             _share: share,
         }
     }
@@ -150,7 +150,7 @@ mod tests {
     const MIB: usize = 1024 * 1024;
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_never_more_on_its_way_than_the_pool_has_room_for() {
+    async fn buffers_in_use_never_exceed_the_pool() {
         let pool = Pool::new(4 * MIB as u64, MIB as u64);
         let mut taken = Vec::new();
         for _ in 0..4 {
@@ -185,7 +185,7 @@ mod tests {
                 .await
                 .is_ok()
         );
-        // With nobody else at work it may have all.
+        // Without other uploads it may have all.
         assert!(
             tokio::time::timeout(wait, pool.take(None, MIB))
                 .await

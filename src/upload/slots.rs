@@ -1,7 +1,7 @@
 //! Distributes the upload slots over the watches, and takes them back from uploads whose share hangs.
 //!
-//! A free slot goes to the watch that uses the fewest, so a watch without work lends its slots out. An upload that waits
-//! for its share longer than [`STALL`] gives its slot back until the share answers. One that waits longer than
+//! A free slot goes to the watch that uses the fewest, so a watch without work lends its slots out. An upload that
+//! waits for its share longer than [`STALL`] gives its slot back until the share answers. One that waits longer than
 //! [`ANSWER_MAX`](super::source) is abandoned, and only its thread stays behind. A watch with several such threads gets
 //! no new ones before one of them has returned.
 
@@ -20,7 +20,7 @@ use crate::names::QuotedPath;
 /// An upload that has waited this long for its share gives its slot and its buffer back until the share answers.
 pub(super) const STALL: Duration = Duration::from_secs(5);
 
-/// Threads of one watch that may wait for a share that nobody waits for any more; with more, its uploads wait.
+/// Threads of one watch that may wait for a share after their upload gave up; with more, uploads of the watch wait.
 const STUCK_MAX: usize = 4;
 
 /// The same for all watches together: from here on one such thread is enough.
@@ -68,7 +68,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Reading {
     path: PathBuf,
-    /// Since when nobody waits for it any more.
+    /// Since when its upload has given up.
     stuck: Option<Instant>,
 }
 
@@ -328,7 +328,7 @@ impl Slot {
         Ok((thread, ThreadKey(key)))
     }
 
-    /// Nobody waits for this thread any more.
+    /// The upload has given up waiting for this thread.
     pub(super) fn abandon(&self, thread: ThreadKey) {
         let mut table = self.slots.table();
         if let Some(used) = table.watches.get_mut(&self.watch)

@@ -1,11 +1,12 @@
 //! Reads one file on a thread of its own, and hashes it on the way.
 //!
 //! The sender pulls: it asks for the next block when it has memory for it. The handle stays open for the whole upload,
-//! and the fingerprint is compared before and after on that handle. A file that is only hashed is read by several threads.
+//! and the fingerprint is compared before and after on that handle. A file that is only hashed is read by several
+//! threads.
 //!
-//! A share may answer late or never. The thread reads into a small buffer of its own, so the sender can take the large one
-//! back at any time: it does so, and gives its upload slot back, when nothing was read for [`STALL`]. When nothing was
-//! read for [`ANSWER_MAX`] it gives up. The thread stays behind, and `slots` counts it.
+//! A share may answer late or never. The thread reads into a small buffer of its own, so the sender can take the large
+//! one back at any time: it does so, and gives its upload slot back, when nothing was read for [`STALL`]. When nothing
+//! was read for [`ANSWER_MAX`] it gives up. The thread stays behind, and `slots` counts it.
 
 use std::fs::File;
 use std::io;
@@ -130,7 +131,7 @@ impl<'s> Source<'s> {
                             reader.serve(&inbox);
                         }
                     }
-                    // Nobody waits any more when the deadline has passed.
+                    // After the deadline, the receiver is gone.
                     Err(error) => drop(opened.send(Err(error))),
                 }
             })
@@ -204,8 +205,8 @@ impl<'s> Source<'s> {
 }
 
 impl ReadThread<'_> {
-    /// Waits for an answer for as long as the share makes progress. A share that makes none for a moment costs the upload
-    /// its slot, and the buffer that the thread fills, until it does.
+    /// Waits for an answer for as long as the share makes progress. A share that makes none for a moment costs the
+    /// upload its slot, and the buffer that the thread fills, until it does.
     async fn await_answer<T>(
         &self,
         mut answer: oneshot::Receiver<Answer<T>>,
@@ -292,8 +293,8 @@ impl Reader {
         }
     }
 
-    /// Reads up to the size that the file had when it was opened, never beyond: what a writer appends is another version.
-    /// If the buffer is taken away meanwhile, it is as if nothing had been read.
+    /// Reads up to the size that the file had when it was opened, never beyond: what a writer appends is another
+    /// version. If the buffer is taken away meanwhile, it is as if nothing had been read.
     fn next(&mut self, buffer: &Mutex<Option<Buffer>>, len: usize) -> Answer<Block> {
         let buffer = || buffer.lock().unwrap_or_else(PoisonError::into_inner);
         if len as u64 > self.left {
@@ -352,7 +353,7 @@ impl Reader {
     fn finish(&mut self) -> Result<Content, Error> {
         let same = |file: &File| Ok(rooted_fs::fingerprint(file)? == self.fingerprint);
         let on_handle = same(&self.file).map_err(Error::from_io)?;
-        // A file that was replaced by another one is unchanged on our handle; the name tells.
+        // A file that was replaced by another one is unchanged on our handle; the name shows it.
         let at_path = RootDir::open(&self.root)
             .and_then(|root| same(&root.file(&self.path)?))
             .unwrap_or(false);

@@ -1,7 +1,7 @@
 //! Does the steps of an upload that `plan` decides, each with its checkpoint.
 //!
-//! In: a claimed job. Out: its outcome, recorded in the ledger. A checkpoint is written before each request whose effect
-//! could be lost with its answer, so a process that is killed anywhere continues at its next start.
+//! In: a claimed job. Out: its outcome, recorded in the ledger. A checkpoint is written before each request whose
+//! effect could be lost with its answer, so a process that is killed anywhere continues at its next start.
 
 use jiff::Timestamp;
 use tracing::{debug, info};

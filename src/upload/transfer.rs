@@ -83,8 +83,9 @@ impl From<UploadLinks> for UploadTarget {
 /// Sends the whole file and returns what was sent, once it is certain that the file did not change meanwhile.
 /// Nothing counts in storage before *complete*, so an upload that is broken off leaves the old content.
 ///
-/// An upload that takes longer than its address lives goes on at a renewed one, which is asked for before the old one ends. Where the renewed
-/// one names another blob, the whole file must arrive within one life: then it is sent without the rate limit.
+/// An upload that takes longer than its address lives continues at a renewed one, which is requested before the old one
+/// expires. Where the renewed one names another blob, the whole file must arrive within one life: then it is sent
+/// without the rate limit.
 pub(super) async fn send(
     shared: &Shared,
     job: &UploadJob,
@@ -167,8 +168,8 @@ pub(super) async fn send(
     }
 }
 
-/// Before a file that the rate limit would hold back for longer than its address lives: sees what a renewed address leads to, because that
-/// decides whether the limit can be kept.
+/// Before a file that the rate limit would hold back for longer than its address lives: sees what a renewed address
+/// leads to, because that decides whether the limit can be kept.
 async fn choose(
     shared: &Shared,
     job: &UploadJob,
@@ -355,7 +356,7 @@ impl Blocks<'_> {
         Ok(content)
     }
 
-    /// Goes on at the renewed address, if it leads to the same blob; the pause before the next try.
+    /// Continues at the renewed address, if it leads to the same blob; returns the pause before the next try.
     fn renewed(
         &self,
         address: &mut Address,

@@ -1,8 +1,8 @@
 //! Keeps the state of interrupted uploads in blocks, so that the next attempt or process sends only the missing blocks.
 //!
 //! Each upload has a small file below `state.path` that only its owner may read. It is not in the ledger because it
-//! contains the upload URL, which is a secret for as long as it is valid (an hour). Losing the file costs the bytes that
-//! were sent. The folder and its files are opened without following links.
+//! contains the upload URL, which is a secret for as long as it is valid (an hour). Losing the file costs the bytes
+//! that were sent. The folder and its files are opened without following links.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};

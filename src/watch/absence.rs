@@ -12,7 +12,7 @@ use super::problems::Problems;
 use crate::ledger::{Absence, Known};
 use crate::selection::Scope;
 
-/// The folders and names of the scan under way. Only hashes are kept, so that a million names stay small.
+/// The folders and names of the current scan. Only hashes are kept, so that a million names stay small.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     hasher: RandomState,

@@ -1,12 +1,12 @@
 //! Turns the kernel's file events into hints for the roots. The only module that uses notify.
 //!
-//! A hint says "check this path again" and nothing else, so nothing is lost when one is: a full channel, an overflow of the
-//! kernel's queue or an event without a path ask for a scan of the whole root. Every folder is watched by itself,
+//! A hint says "check this path again" and nothing else, so nothing is lost when one is: a full channel, an overflow of
+//! the kernel's queue or an event without a path ask for a scan of the whole root. Every folder is watched by itself,
 //! not recursively: the scan sets each watch just before it lists the folder, so nothing falls between.
 //!
 //! All roots share one inotify instance, as a user may only have a few (`fs.inotify.max_user_instances`, usually 128).
-//! The kernel gives an instance one watch for each folder, by whatever path it was set, so a folder that two roots reach
-//! has one entry here with both of them.
+//! The kernel gives an instance one watch for each folder, by whatever path it was set, so a folder that two roots
+//! reach has one entry here with both of them.
 
 mod hints;
 
@@ -229,7 +229,8 @@ impl Watches {
         self.events.watcher(&mut watcher).map(|_| ())
     }
 
-    /// Watches the folder `rel` (empty for the root). Watching it twice is harmless, and mends a watch that was lost.
+    /// Watches the folder `rel` (empty for the root). Watching it twice is harmless, and restores a watch that was
+    /// lost.
     pub(super) fn watch(&self, rel: &Path, folder: Identity) -> Result<(), Error> {
         // Joining an empty path would add a slash, and events would not carry it.
         let path: Arc<Path> = if rel.as_os_str().is_empty() {
@@ -428,7 +429,7 @@ fn reason(error: &notify::Error) -> String {
 }
 
 /// The paths that an event is about; None if it does not say, as after an overflow of the kernel's queue. The flag for
-/// lost events is looked at first: such an event has no path.
+/// lost events is checked first: such an event has no path.
 fn paths_of(event: notify::Result<Event>) -> Option<Vec<PathBuf>> {
     let event = event.ok()?;
     if event.need_rescan() {

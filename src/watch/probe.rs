@@ -1,4 +1,4 @@
-//! Looks at single paths of a root, on a thread of its own, each by opening it.
+//! Probes single paths of a root, on a thread of its own, by opening them.
 //!
 //! Apart from the scan, so that a look never waits for the walk of a large root.
 

@@ -1,4 +1,5 @@
-//! What is wrong with parts of a root: by kind, with a count and an example, so that it stays small whatever a share holds.
+//! What is wrong with parts of a root: by kind, with a count and an example, so that it stays small whatever a share
+//! holds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -70,7 +70,7 @@ pub(super) struct Summary {
     pub(super) took: Duration,
     /// The root as it was before and after, or why it could not be walked.
     pub(super) root: io::Result<Identity>,
-    /// Whether the root, or too many parts of it, are on a file system that tells no events.
+    /// Whether the root, or too many parts of it, are on a file system that reports no events.
     pub(super) remote: bool,
     /// The topmost folders that are on such a file system, if it is not all of the root.
     pub(super) remote_folders: Vec<PathBuf>,
@@ -196,7 +196,7 @@ struct Found {
 }
 
 impl Found {
-    /// Notes a folder on a file system that tells no events.
+    /// Notes a folder on a file system that reports no events.
     fn note_remote(&mut self, dir: &Path) {
         let known = |top: &PathBuf| dir.starts_with(top);
         if self.remote || self.remote_folders.iter().any(known) {
@@ -242,7 +242,7 @@ impl Scanner {
             .folder(Path::new(""))
             .and_then(filesystem::is_remote)
             .unwrap_or(true);
-        // Every folder is watched anew: watches of a root that was replaced, or that were lost, are mended by the way.
+        // Every folder is watched anew: watches of a root that was replaced, or that were lost, are restored by that.
         self.inotify_off = true;
         if let Some(watches) = &mut self.watches {
             if self.found.remote {
@@ -333,7 +333,7 @@ impl Scanner {
         };
         let mut files = Vec::new();
         let (mut part, mut bytes) = (0, 0);
-        // Nothing of it could not be looked at, or was refused.
+        // All of it could be read, and nothing was refused.
         let mut whole = true;
         while let Some(entry) = entries.read() {
             let entry = match entry {
@@ -448,7 +448,7 @@ impl Scanner {
         }
     }
 
-    /// An entry that is listed, but cannot be looked at. Returns whether it is gone by now, which is no problem.
+    /// An entry that is listed, but cannot be read. Returns whether it is gone by now, which is no problem.
     fn unseen(&mut self, error: &io::Error, path: &Path, dir: &Path) -> bool {
         if rooted_fs::is_gone(error) {
             return true;

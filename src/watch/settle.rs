@@ -1,7 +1,7 @@
 //! Decides when a file is complete: when it was seen unchanged for the settle time.
 //!
-//! Pure: every call is given the time. Only what was *seen* counts, never the times in a fingerprint, so neither a clock
-//! that jumps nor a file with an old date can make a file look settled.
+//! Pure: every call is given the time. Only what was *seen* counts, never the times in a fingerprint, so neither a
+//! clock that jumps nor a file with an old date can make a file look settled.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -26,7 +26,7 @@ pub(super) struct Settling {
     files: HashMap<PathBuf, Entry>,
     /// When files were finished the last time, as long as that keeps them from being so again.
     finished: HashMap<PathBuf, Instant>,
-    /// Times at which files are to be probed. May hold outdated times: an entry's own `probe_at` decides.
+    /// Times at which files are probed. May contain outdated times: an entry's own `probe_at` decides.
     queue: BinaryHeap<Reverse<(Instant, PathBuf)>>,
     /// Of all paths in `files`.
     bytes: usize,
@@ -41,7 +41,7 @@ struct Entry {
     /// When it was seen for the first time since it was finished.
     first: Instant,
     probed: Instant,
-    /// None while a look is under way.
+    /// None while a probe is running.
     probe_at: Option<Instant>,
     busy: Duration,
 }
@@ -57,7 +57,7 @@ pub(super) struct Observation {
 /// What follows from an observation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It is to be probed again later.
+    /// It is probed again later.
     Wait,
     /// It is finished, just as this look saw it.
     Ready,
@@ -126,7 +126,8 @@ impl Settling {
         }
     }
 
-    /// Takes in an observation. The first and the last of an unbroken row of equal observations must be the settle time apart.
+    /// Takes in an observation. The first and the last of an unbroken row of equal observations must be the settle time
+    /// apart.
     pub(super) fn observe(&mut self, path: &Path, observation: Observation) -> Step {
         let since = match self.files.get(path).and_then(|entry| entry.seen) {
             Some((fingerprint, since)) if fingerprint == observation.fingerprint => since,
@@ -233,7 +234,7 @@ impl Settling {
         due
     }
 
-    /// When the next file is to be probed. May be too early, never too late.
+    /// When the next file is probed. May be too early, never too late.
     pub(super) fn next_probe(&self) -> Option<Instant> {
         self.queue.peek().map(|Reverse((at, _))| *at)
     }

@@ -1,8 +1,8 @@
 //! The connections of the page and their limits.
 //!
-//! Anyone who reaches the port can open connections and leave them idle. So there is a budget of descriptors, in total and
-//! per peer, that leaves most of the process's limit to the work; a deadline for the head of a request, which also applies
-//! to idle connections; and one for a client that does not read its response.
+//! Anyone who reaches the port can open connections and leave them idle. So there is a budget of descriptors, in total
+//! and per peer, that leaves most of the process's limit to the work; a deadline for the head of a request, which also
+//! applies to idle connections; and one for a client that does not read its response.
 
 use std::collections::HashMap;
 use std::future::Future as _;

@@ -1,8 +1,8 @@
 //! Access control: pure decisions on the head of a request.
 //!
-//! Other web pages can use a browser that has access to this one. Against DNS rebinding, the Host header must be a known
-//! name; against cross-site requests, changes must come from the page itself. Without a valid token only the health checks
-//! are answered.
+//! Other web pages can use a browser that has access to this one. Against DNS rebinding, the Host header must be a
+//! known name; against cross-site requests, changes must come from the page itself. Without a valid token only the
+//! health checks are answered.
 
 use std::net::IpAddr;
 use std::time::Duration;

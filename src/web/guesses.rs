@@ -1,7 +1,7 @@
 //! Rate limit for wrong tokens, per peer.
 //!
-//! Pure; the clock is passed in. A correct token resets nothing, so that an attacker who shares an address with a user of
-//! the page gets no more guesses.
+//! Pure; the clock is passed in. A correct token resets nothing, so that an attacker who shares an address with a user
+//! of the page gets no more guesses.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

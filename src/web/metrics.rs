@@ -1,7 +1,7 @@
 //! The metrics in Prometheus' text format.
 //!
-//! Gauges come from the ledger; counters start with the process, as usual. Written by hand: nearly every value is read again
-//! at each scrape, so a registry of a library would hold nothing.
+//! Gauges come from the ledger; counters start with the process, as usual. Written by hand: nearly every value is read
+//! again at each scrape, so a registry of a library would hold nothing.
 //!
 //! Source: `prometheus.io/docs/instrumenting/exposition_formats`, `prometheus.io/docs/practices/naming`
 

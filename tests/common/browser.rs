@@ -7,7 +7,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// Starts the driver. It binds a free IPv4 port and then the same IPv6 port, and exits if that is in use: hence the retries.
+/// Starts the driver. It binds a free IPv4 port and then the same IPv6 port, and exits if that is in use: hence the
+/// retries.
 async fn start_driver() -> (Child, u16) {
     let mut output = String::new();
     for _ in 0..10 {

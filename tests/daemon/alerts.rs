@@ -16,7 +16,7 @@ const TIGER: &str = "T00/tiger";
 #[derive(Clone, Default)]
 struct Receiver {
     told: Arc<Mutex<Vec<(String, Value)>>>,
-    /// So many requests are refused first.
+    /// How many requests are refused first.
     refuse: Arc<Mutex<u32>>,
 }
 

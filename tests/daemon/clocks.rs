@@ -153,7 +153,7 @@ async fn a_clock_that_is_ahead_deletes_no_history() {
     let daemon = clock.start(&site);
     write(&folder.join("other.ifc"), "other");
     site.synchronized(2, &daemon).await;
-    // History is looked at once a second until the platform has answered, which it has.
+    // History is checked once a second until the platform has answered, which it has.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let ledger = Ledger::read(&site.path("state")).await.unwrap();
     let results = ledger.results_since(Timestamp::UNIX_EPOCH).await.unwrap();

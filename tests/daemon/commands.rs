@@ -1,4 +1,4 @@
-//! The other commands, as a person uses them.
+//! The other commands, as a user runs them.
 
 use crate::support::{Finished, SECRET, Site, platform, program, write};
 

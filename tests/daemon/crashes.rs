@@ -26,7 +26,7 @@ async fn a_daemon_killed_repeatedly_in_mid_work_loses_and_doubles_nothing() {
         files.insert(path, content);
     }
     slow(&site, "*", 15);
-    // Each life ends when the platform has seen so many requests more: in look-ups, creates, uploads, and runs.
+    // Each life ends when the platform has seen this many requests more: in look-ups, creates, uploads, and runs.
     for (life, more) in [3, 9, 14, 22, 30, 45, 7, 60, 18, 33]
         .into_iter()
         .enumerate()
@@ -367,7 +367,7 @@ async fn the_first_signal_stops_the_daemon_gracefully_and_the_second_at_once() {
     let created = || !site.requests("POST", "/files").is_empty();
     eventually(created, || daemon.log()).await;
     daemon.signal("TERM");
-    daemon.says("ask again").await;
+    daemon.says("a second signal exits immediately").await;
     daemon.signal("INT");
     let (status, log) = daemon.ended().await;
     assert_eq!(status.code(), Some(130), "{log}");

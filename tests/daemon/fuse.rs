@@ -1,4 +1,4 @@
-//! Shares that behave as shares do: changes that no kernel tells of, errors on opening, other inodes after a remount,
+//! Shares that behave as shares do: changes without events, errors on opening, other inodes after a remount,
 //! and no answer at all. A FUSE file system of our own plays them; it needs root and /dev/fuse.
 
 use std::collections::BTreeMap;
@@ -26,9 +26,9 @@ struct Remote {
     inodes_from: u64,
     /// Nothing is answered any more.
     hangs: bool,
-    /// After so many opens that succeed…
+    /// After this many opens that succeed…
     good_opens: u32,
-    /// …so many fail, with this error.
+    /// …this many fail, with this error.
     failing_opens: (u32, i32),
     /// Listed, but asking what it is fails with this error.
     unseen: Option<(String, i32)>,
@@ -36,7 +36,7 @@ struct Remote {
     broken: Option<(String, Breaks)>,
     /// Reads are not answered, though all else is.
     hangs_reads: bool,
-    /// So many opens are answered, and no more.
+    /// How many opens are answered.
     answered_opens: Option<u32>,
     /// What waits for an answer.
     unanswered: Vec<Unanswered>,
@@ -343,7 +343,8 @@ async fn changes_on_a_share_without_events_are_found_by_the_next_poll() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
 async fn a_file_that_cannot_be_opened_for_a_while_is_retried() {
-    // EBUSY, EACCES, EIO; from the first look on, and after the two that find it finished, so when it is to be uploaded.
+    // EBUSY, EACCES, EIO; from the first probe on, and after the two that find it complete, so when it would be
+    // uploaded.
     let cases = [(16, 0), (13, 0), (5, 0), (16, 2), (13, 2), (5, 2)];
     let cases = cases.map(|(errno, good)| async move {
         let (mut site, folder) = Site::with_folder(platform()).await;
@@ -393,7 +394,7 @@ async fn an_entry_whose_lstat_fails_is_reported_and_uploaded_once_it_works() {
     let daemon = site.start();
     share.remote().unseen = None;
     site.synchronized(2, &daemon).await;
-    daemon.says("the folder is scanned at intervals").await;
+    daemon.says("folder is scanned at intervals").await;
     daemon.stop().await;
     drop(mounted);
 }
@@ -403,7 +404,7 @@ async fn an_entry_whose_lstat_fails_is_reported_and_uploaded_once_it_works() {
 async fn run_once_ends_although_a_file_cannot_be_read_and_says_so() {
     for (when, says) in [
         (Breaks::AtOpen, "only partly readable"),
-        (Breaks::AtRead, "1 not at an end yet"),
+        (Breaks::AtRead, "pending files: 1"),
     ] {
         let (site, folder) = Site::with_folder(platform()).await;
         let share = Share::default();
@@ -572,9 +573,9 @@ async fn beside_a_share() -> (Site, Share, BackgroundSession, std::path::PathBuf
     (site, share, mounted, other)
 }
 
-/// Keeps the local folder busy for many times as long as a share is waited for, and looks at threads and descriptors.
+/// Keeps the local folder busy for many times as long as a share is waited for, and counts threads and descriptors.
 #[cfg(feature = "failpoints")]
-async fn others_go_on_beside_a_share_that_hangs(hang: impl FnOnce(&Share) -> Hanging) {
+async fn others_continue_beside_a_share_that_hangs(hang: impl FnOnce(&Share) -> Hanging) {
     let (site, share, mounted, other) = beside_a_share().await;
     let hanging = hang(&share);
     // A share is waited for 3 s instead of 60, and an upload keeps its slot and buffer 250 ms instead of 5 s.
@@ -628,15 +629,15 @@ async fn others_go_on_beside_a_share_that_hangs(hang: impl FnOnce(&Share) -> Han
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
 async fn reads_that_never_return_delay_no_other_folder() {
-    others_go_on_beside_a_share_that_hangs(Hanging::reads_of).await;
+    others_continue_beside_a_share_that_hangs(Hanging::reads_of).await;
 }
 
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
 async fn opens_that_never_return_delay_no_other_folder() {
-    // Each file is looked at twice, with one open each, before it counts as finished.
-    others_go_on_beside_a_share_that_hangs(|share| Hanging::opens_of(share, 20)).await;
+    // Each file is probed twice, with one open each, before it counts as complete.
+    others_continue_beside_a_share_that_hangs(|share| Hanging::opens_of(share, 20)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! What stands between the daemon and the platform, or pretends to be it: answers that are not the platform's, that have no end, that send
-//! secrets back, and connections that are closed in silence.
+//! What stands between the daemon and the platform, or pretends to be it: answers that are not the platform's, that
+//! have no end, that send secrets back, and connections that are closed in silence.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -616,7 +616,7 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// Looks at everything that the daemon says or leaves behind.
+/// Searches everything that the daemon prints or stores.
 async fn assert_nothing_shown(site: &Site, daemon: &Daemon, page: &str, secrets: &[String]) {
     assert_clean("the log", &daemon.log(), secrets);
     for command in [&["status"][..], &["status", "--json"], &["status", "*"]] {

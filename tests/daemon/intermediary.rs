@@ -1,4 +1,5 @@
-//! Something between the daemon and the platform: passes requests on to the emulator, and answers in its place when a test wants that.
+//! Something between the daemon and the platform: passes requests on to the emulator, and answers in its place when a
+//! test wants that.
 
 use std::convert::Infallible;
 use std::io;

@@ -141,7 +141,7 @@ async fn the_bulk_change_guard_sees_what_changed_while_the_ledger_was_lost() {
     daemon.says("watch suspended").await;
     daemon.stop().await;
     assert_eq!(uploads(&site), before);
-    // Those that did not change were found in storage before that, or are when the watch goes on.
+    // Those that did not change were found in storage before that, or are when the watch continues.
     site.tables = site.tables.replace("files = 10", "files = 40");
     let daemon = site.start();
     eventually(|| uploads(&site) == before + 20, || daemon.log()).await;
@@ -162,7 +162,7 @@ async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_
     let before = uploads(&site);
     for _ in 0..2 {
         let daemon = site.start();
-        // Another watch goes on.
+        // Another watch continues.
         write(&quiet.join(format!("{}.ifc", uploads(&site))), "new");
         let others = uploads(&site);
         eventually(|| uploads(&site) > others, || daemon.log()).await;

@@ -1,4 +1,4 @@
-//! What the people who run it ask, and what they have it do: in the terminal.
+//! The commands of an operator in the terminal.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -69,7 +69,7 @@ async fn retry_starts_a_failed_file_at_once() {
             .unwrap_or_else(|| panic!("no {part}: {story}"))
     })
     .collect();
-    // The second run is told after the asking.
+    // The second run is reported after the request.
     assert!(
         told[4] < told[6] && told[6] < told[3] && told[3] < told[7],
         "{story}"

@@ -16,7 +16,7 @@ pub const NAME: &str = "Jane Doe";
 
 const CONNECTIONS: &str = "/synchronization/imodels/storageConnections";
 
-/// An emulator on which the daemon and somebody else have an application each.
+/// An emulator on which the daemon and another client have an application each.
 pub fn shared_platform() -> Builder {
     platform().client(CLIENT, SECRET).display_name(CLIENT, NAME)
 }

@@ -1,4 +1,4 @@
-//! Limits, outages and expired addresses pass; nothing needs a person.
+//! Limits, outages and expired addresses pass without any action of an operator.
 
 use std::time::Duration;
 
@@ -452,7 +452,7 @@ async fn of_two_storage_files_of_one_name_the_oldest_is_used_by_every_daemon() {
         let sent = api
             .put(link("uploadUrl"))
             .header("x-ms-blob-type", "BlockBlob")
-            .body("somebody else's")
+            .body("another client's")
             .send()
             .await
             .unwrap();
@@ -469,7 +469,7 @@ async fn of_two_storage_files_of_one_name_the_oldest_is_used_by_every_daemon() {
         let files = site.emulator.state().files;
         let content = |id: &String| files[id].completed.as_ref().unwrap().sha256.clone();
         assert_eq!(content(&twins[0]), sha256(b"house"), "{lives}");
-        assert_eq!(content(&twins[1]), sha256(b"somebody else's"), "{lives}");
+        assert_eq!(content(&twins[1]), sha256(b"another client's"), "{lives}");
         // The next one knows nothing.
         std::fs::remove_dir_all(site.path("state")).unwrap();
     }

@@ -75,7 +75,7 @@ impl Browser {
         button.click().await.unwrap();
     }
 
-    /// Keeps a picture for a person, when one is wanted.
+    /// Saves a screenshot, when one is wanted.
     async fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("TEST_SCREENSHOTS") else {
             return;
@@ -266,7 +266,7 @@ async fn token_guesses_are_delayed_logged_and_counted() {
     // Five, and one for each delay that has passed.
     let delays = began.elapsed().as_secs() + 1;
     assert!((6..=6 + delays).contains(&looked_at), "{looked_at}");
-    // Nor is a right one looked at meanwhile.
+    // Nor is a right one checked meanwhile.
     assert_eq!(ask(TOKEN).await.0, 429);
     assert_eq!(status(http.get(format!("{address}healthz"))).await, 200);
     let deadline = began + PATIENCE;

@@ -1,4 +1,4 @@
-//! *Synchronized* means that a run read that very content: whatever somebody else does to connection and storage.
+//! *Synchronized* means that a run read that very content: whatever another client does to connection and storage.
 //!
 //! Judged by what the emulator recorded: which content each run covered.
 
@@ -542,7 +542,7 @@ async fn a_run_of_another_client_is_named_by_status_and_explain_and_reported_onc
     daemon.says("another run of the iModel exceeded").await;
     let status = site.run(&["status"]).await.out;
     assert!(
-        status.contains("\"their connection\", active since"),
+        status.contains("\"their connection\", first seen active"),
         "{status}"
     );
     assert!(status.contains("overdue"), "{status}");

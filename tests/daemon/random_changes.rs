@@ -1,4 +1,4 @@
-//! Random sequences of what we and somebody else do to the same files, connection and storage, then calm: whatever
+//! Random sequences of what we and another client do to the same files, connection and storage, then calm: whatever
 //! status then calls synchronized was read by a run after its last completion, with our content, and nothing else is.
 //!
 //! By hand for longer: `TOGETHER_SEQUENCES=500`; `TOGETHER_SEED=…` repeats one sequence.

@@ -1,6 +1,6 @@
-//! Storms: kills, faults, reloads, full disks, clock jumps and changes by others at random, on a platform whose undocumented
-//! behavior is drawn as well. Afterwards, in calm weather, nothing is lost, nothing is stored twice, status is true, and the
-//! daemon is quiet.
+//! Storms: kills, faults, reloads, full disks, clock jumps and changes by others at random, on a platform whose
+//! undocumented behavior is drawn as well. Afterwards, in calm weather, nothing is lost, nothing is stored twice,
+//! status is true, and the daemon is quiet.
 //!
 //! Each seed is one site. By hand for longer: `STORM_SEEDS=20 STORM_KILLS=100`; `STORM_SEED=…` repeats one seed. The
 //! whole story of a seed that fails is written to a file, which the failure names.
@@ -103,8 +103,8 @@ struct Storm {
     disk: Option<SmallDisk>,
 }
 
-/// A word for each switch. Left out are only platforms on which a name that was created once can never get content: there
-/// a second file of that name is the only way on, so it must be possible.
+/// A word for each switch. Left out are only platforms on which a name that was created once can never get content:
+/// there a second file of that name is the only way on, so it must be possible.
 fn draw_switches(random: &mut Rng) -> BTreeMap<&'static str, &'static str> {
     let mut words = BTreeMap::new();
     for (name, known) in Switches::ALL {
@@ -253,7 +253,7 @@ impl Storm {
         path
     }
 
-    /// One local change, as programs and people make them.
+    /// One local change, as programs and users make them.
     fn change(&mut self) {
         use std::io::Write as _;
         let path = self.any_path();

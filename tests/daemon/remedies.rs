@@ -237,7 +237,7 @@ async fn retry_of_a_file_that_is_gone_or_no_longer_selected_ends_its_failure() {
     assert_eq!(retried.code, Some(0), "{retried:?}");
     let explained = folder.join("gone:.ifc");
     let explained = site.run(&["explain", explained.to_str().unwrap()]).await;
-    assert!(explained.out.contains("no such file"), "{explained:?}");
+    assert!(explained.out.contains("does not exist"), "{explained:?}");
     let daemon = site.start();
     status_is(&site, &daemon, "excluded:.ifc", Some("no longer selected")).await;
     let ended = || async {

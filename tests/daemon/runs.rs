@@ -123,7 +123,7 @@ async fn a_full_imodel_takes_what_fits_and_the_rest_fails_with_the_reason() {
         let full = files.values().filter(|file| {
             file["hint"]
                 .as_str()
-                .is_some_and(|hint| hint.contains("takes 250 source files"))
+                .is_some_and(|hint| hint.contains("accepts 250 source files"))
         });
         if (
             with("result", "synchronized"),

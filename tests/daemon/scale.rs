@@ -130,7 +130,7 @@ async fn answers_take_no_longer_with_many_files_than_with_few() {
     for ((name, few), (_, many)) in few.iter().zip(&many) {
         println!("{name}: {few:?} with 500 files, {many:?} with {files}");
         if *name != "status --json" {
-            // What looks at every file takes a hundred times as long.
+            // What reads every file takes a hundred times as long.
             assert!(
                 *many < *few * 3 + Duration::from_millis(50),
                 "{name}: {few:?} with 500 files, {many:?} with {files}"

@@ -1,7 +1,7 @@
 //! Any sequence of file changes and kills comes to the same end: what is in the folders is in the iModel.
 //!
-//! A run with a seed that never changes, and one with another seed each time, which is told at the start: `SOAK_SEED`
-//! repeats it. `SOAK_KILLS` says how often each kills the daemon.
+//! A run with a seed that never changes, and one with another seed each time, which is printed at the start:
+//! `SOAK_SEED` repeats it. `SOAK_KILLS` says how often each kills the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ impl World {
         folder.join(format!("{}.ifc", self.random.u8(0..12)))
     }
 
-    /// One change, as programs and people make them.
+    /// One change, as programs and users make them.
     fn change(&mut self) {
         let path = self.a_path();
         let content = self.content();

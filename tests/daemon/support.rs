@@ -217,7 +217,7 @@ impl Site {
             .collect()
     }
 
-    /// Waits until `count` files are synchronized and nothing else is under way.
+    /// Waits until `count` files are synchronized and nothing else is in progress.
     pub async fn synchronized(&self, count: usize, daemon: &Daemon) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -275,7 +275,7 @@ impl Site {
     }
 }
 
-/// The program, with nothing of this process's environment that it looks at.
+/// The program, with nothing of this process's environment that it reads.
 pub fn program() -> Command {
     program_of(env!("CARGO_BIN_EXE_itwin-syncd"))
 }

@@ -1,4 +1,5 @@
-//! What systemd is told, listened to on a socket of the test's own; `tests/systemd` does the rest with a booted one.
+//! The notifications to systemd, received on a socket of the test's own; `tests/systemd` does the rest with a booted
+//! one.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -173,7 +174,7 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
         "name = \"north\"",
         "name = \"north\"\nstorage_folder = \"North\"",
     );
-    // The first upload is slow: under way when the configuration changes.
+    // The first upload is slow: in progress when the configuration changes.
     site.emulator.fault(
         Fault::on("PUT *")
             .latency(std::time::Duration::from_millis(3000))

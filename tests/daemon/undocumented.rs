@@ -10,7 +10,7 @@ use itwin_syncd::emulator::{LockedFile, UpdateBlob};
 use super::common::Azurite;
 use super::support::{Site, assert_in_imodel, eventually, platform, sha256, write};
 
-/// New files, a new folder, an answer that gets lost at each step that creates something, a run of somebody else,
+/// New files, a new folder, an answer that gets lost at each step that creates something, a run of another client,
 /// new content, a restart: everything that what is open could change.
 async fn whole_story(switches: Switches, what: &str) {
     let (site, folder) = Site::with_folder(platform().switches(switches)).await;

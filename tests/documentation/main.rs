@@ -11,6 +11,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod source;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -125,7 +125,7 @@ async fn only_pages_on_this_machine_and_allowed_origins_can_use_the_platform() {
             let (_, readable) = asked(&platform, "GET", url, &[("origin", origin)]).await;
             assert_eq!(readable, allowed, "{url} {origin}");
         }
-        // A name that somebody else has resolve to this machine.
+        // A name that an attacker lets resolve to this machine.
         let told = asked(&platform, "GET", url, &[("host", "evil.example")]).await;
         assert_eq!(told, (421, false), "{url}");
     }

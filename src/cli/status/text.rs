@@ -154,7 +154,7 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         line(out, &format!("  suspended{retry}: {reason}"));
     }
     if let Some(run) = &watch.last_run {
-        let told = match (run.ended_at, run.seconds) {
+        let shown = match (run.ended_at, run.seconds) {
             (Some(ended), Some(seconds)) => format!(
                 "{}, ended {}, took {}",
                 run.result.as_deref().unwrap_or("unknown result"),
@@ -168,7 +168,7 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             ),
         };
         let overdue = if run.overdue { ", overdue" } else { "" };
-        line(out, &format!("  run     {told}{overdue}"));
+        line(out, &format!("  run     {shown}{overdue}"));
     }
     if let Some(blocking) = &watch.blocked_by {
         let overdue = if blocking.overdue { ", overdue" } else { "" };
@@ -238,11 +238,11 @@ fn open_file(out: &mut String, file: &FileView, uploads: &[UploadView], now: Tim
     let upload = uploads
         .iter()
         .find(|upload| upload.watch == file.watch && upload.path == file.path);
-    let told = match upload {
+    let shown = match upload {
         Some(upload) => progress(upload),
         None => format!("{}{since}", file.status),
     };
-    line(out, &format!("  {}  {told}", named(file)));
+    line(out, &format!("  {}  {shown}", named(file)));
     if let Some(reason) = &file.reason {
         line(out, &format!("      reason: {reason}"));
         if let Some(hint) = &file.hint {

@@ -262,7 +262,8 @@ fn unreadable_config_file() {
     insta::assert_snapshot!("config_file_that_is_no_text", shown());
 }
 
-/// Loads a configuration with these watches (name, path, further lines), state and log folder below a temporary `$`, which also holds the folders.
+/// Loads a configuration with these watches (name, path, further lines), state and log folder below a temporary `$`,
+/// which also holds the folders.
 fn load(
     watches: &[(&str, &str, &str)],
     state: &str,

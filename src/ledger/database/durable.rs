@@ -2,7 +2,8 @@
 //!
 //! Waiting for the disk costs more than a transaction, so only those wait that something outside depends on: a file is
 //! created, content is completed, a run is requested, a result is reported. What a power cut can take otherwise is
-//! found, or done, once more. The log is written in one order, so a transaction on the disk has all earlier ones with it.
+//! found, or done, once more. The log is written in one order, so a transaction on the disk has all earlier ones with
+//! it.
 //!
 //! With `synchronous=FULL` SQLite would wait within each transaction, and every other one behind it. Here transactions
 //! follow each other without waiting, and those that wait share one call to the disk, which covers all that were

@@ -33,7 +33,7 @@ async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
 }
 
 #[tokio::test]
-async fn a_ledger_of_every_older_version_goes_on_in_this_one() {
+async fn a_ledger_of_every_older_version_is_migrated() {
     let all = sqlx::migrate!("src/ledger/migrations");
     for versions in 1..all.migrations.len() {
         let dir = tempfile::tempdir().unwrap();

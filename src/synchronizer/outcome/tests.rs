@@ -139,7 +139,7 @@ fn completed_is_not_success_and_the_files_own_tasks_decide() {
             ["again", "again", "failed"],
         ),
         (
-            "an error that the user must mend",
+            "an error that the user must fix",
             run("Error", &users),
             ["failed"; 3],
         ),
@@ -210,17 +210,17 @@ fn a_file_without_a_task_is_in_the_imodel_only_if_its_content_was_processed_befo
         },
         ..file(0)
     };
-    let told = |run: &Value, file: &ConnectionFile, in_run| {
+    let output = |run: &Value, file: &ConnectionFile, in_run| {
         judged(run, file, in_run, &Content::Ours).map(|verdict| word(&verdict))
     };
-    assert_eq!(told(&silent, &processed, true), Some("good"));
-    assert_eq!(told(&silent, &file(0), true), Some("again"));
-    assert_eq!(told(&silent, &file(2), true), Some("failed"));
+    assert_eq!(output(&silent, &processed, true), Some("good"));
+    assert_eq!(output(&silent, &file(0), true), Some("again"));
+    assert_eq!(output(&silent, &file(2), true), Some("failed"));
     assert_eq!(
-        told(&run("Error", &json!([])), &processed, true),
+        output(&run("Error", &json!([])), &processed, true),
         Some("again")
     );
-    assert_eq!(told(&silent, &processed, false), None);
+    assert_eq!(output(&silent, &processed, false), None);
 }
 
 #[test]
@@ -272,8 +272,8 @@ fn a_task_of_a_file_that_was_not_to_be_brought_is_judged_too() {
         ),
         ("gone from the folder", &gone, "Error", None),
     ] {
-        let told = judged(&task(result), file, false, &Content::Ours);
-        assert_eq!(told.as_ref().map(word), expected, "{what}");
+        let output = judged(&task(result), file, false, &Content::Ours);
+        assert_eq!(output.as_ref().map(word), expected, "{what}");
     }
 }
 
@@ -300,8 +300,8 @@ fn a_run_counts_for_nothing_when_storage_does_not_hold_our_content() {
             Some("compare"),
         ),
     ] {
-        let told = judged(&good, &file, in_run, content);
-        assert_eq!(told.as_ref().map(word), expected, "{content:?} {in_run}");
+        let output = judged(&good, &file, in_run, content);
+        assert_eq!(output.as_ref().map(word), expected, "{content:?} {in_run}");
     }
 }
 

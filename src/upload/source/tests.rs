@@ -71,7 +71,7 @@ async fn a_rewind_begins_the_hash_anew() {
 }
 
 #[tokio::test]
-async fn a_file_that_changed_while_it_was_read_is_told_apart() {
+async fn a_file_that_changed_while_it_was_read_is_detected() {
     let slot = slot();
     let changes: [fn(&Path); 4] = [
         |path| {
@@ -164,8 +164,8 @@ async fn a_share_that_does_not_answer_keeps_neither_buffer_nor_slot() {
     let others = async {
         tokio::time::sleep(STALL * 2).await;
         assert_eq!(slots.busy().all, 0);
-        let room = tokio::time::timeout(STALL, pool.take(None, 100)).await;
-        assert!(room.is_ok(), "the buffer is not given back");
+        let buffer = tokio::time::timeout(STALL, pool.take(None, 100)).await;
+        assert!(buffer.is_ok(), "the buffer is not given back");
         drop(thread.send(Ok(None)));
     };
     let (waited, ()) = tokio::join!(asked.await_answer(answer, Some(&loan)), others);

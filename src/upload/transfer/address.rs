@@ -67,8 +67,9 @@ pub(super) struct Course {
     pub(super) renewable: Option<bool>,
 }
 
-/// Whether it is time for a new address: only if the rest would not arrive at the present one. What its successor leads to is found out
-/// early, while little is lost if that is another blob; one that is known to lead to the same blob has time until shortly before the end.
+/// Whether it is time for a new address: only if the rest would not arrive at the present one. What its successor leads
+/// to is found out early, while little is lost if that is another blob; one that is known to lead to the same blob has
+/// time until shortly before the end.
 pub(super) fn needs_another(course: Course) -> bool {
     let Course {
         life,

@@ -1,5 +1,5 @@
-//! What follows from a probe of single paths: a file settles or is handed over, a folder is scanned, a missing file asks
-//! for a scan.
+//! What follows from a probe of single paths: a file settles or is handed over, a folder is scanned, a missing file
+//! asks for a scan.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use crate::ledger::Fingerprint;
 use crate::selection::ConnectorType;
 use crate::watch::events::{Events, Hint, Hints};
 
-/// A walk that has begun to list a folder and waits for somebody to take what it found.
+/// A walk that has begun to list a folder and waits until its listing is taken.
 struct Halted {
     dir: tempfile::TempDir,
     root: PathBuf,
@@ -20,7 +20,7 @@ impl Halted {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir(&root).unwrap();
-        // One listing is taken, one fits into the channel, and the next is held up before the folder is at its end.
+        // One listing is taken, one fits into the channel, and the next waits before the folder is at its end.
         for number in 0..LISTING_MAX * 4 {
             File::create(root.join(format!("{number}.ifc"))).unwrap();
         }
@@ -61,7 +61,7 @@ impl Halted {
 }
 
 #[tokio::test]
-async fn what_changes_while_its_folder_is_listed_is_told_by_an_event() {
+async fn a_change_while_its_folder_is_listed_causes_an_event() {
     let mut walk = Halted::new();
     let listed = walk.first_listing().await.files.remove(0).path;
     fs::write(walk.root.join(&listed), "changed after it was listed").unwrap();

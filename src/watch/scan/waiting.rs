@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-/// Folders nested deeper below the root are not read. Only failing programs create them, and each costs as many calls as
-/// it is deep.
+/// Folders nested deeper below the root are not read. Only failing programs create them, and each costs as many calls
+/// as it is deep.
 pub(super) const DEPTH_MAX: usize = 64;
 
 /// Longer paths below the root are not read, in bytes: half of what other programs can open at all.

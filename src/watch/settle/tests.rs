@@ -34,7 +34,7 @@ fn second(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Looks at the one file whenever the bookkeeping asks to, at whole seconds; returns the second it was ready.
+/// Probes the one file whenever the bookkeeping asks for it, at whole seconds; returns the second it was ready.
 fn ready_after(start: Instant, settling: &mut Settling, size_at: impl Fn(u64) -> u64) -> u64 {
     let path = Path::new("a.dgn");
     assert_eq!(settling.observe(path, seen(start, size_at(0))), Step::Wait);

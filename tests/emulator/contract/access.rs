@@ -222,7 +222,8 @@ pub async fn members_and_roles(seen: &Arc<Seen>) {
         .ok(204);
 }
 
-/// What a service application gets before it is made a member, with some permissions, and with all that the daemon needs.
+/// What a service application gets before it is made a member, with some permissions, and with all that the daemon
+/// needs.
 pub async fn rehearsal(seen: &Arc<Seen>) {
     let mut platform = with_outsider(seen).await;
     let root = root(&platform).await;

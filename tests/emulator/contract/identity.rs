@@ -1,4 +1,4 @@
-//! Tokens for service applications and for people.
+//! Tokens for service applications and for users.
 
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ pub async fn identity(seen: &Arc<Seen>) {
         .unwrap()
         .insert(("POST /connect/token".to_owned(), 401));
 
-    people(&platform).await;
+    users(&platform).await;
 
     let introspect = |token: &str| {
         let fields = [
@@ -133,8 +133,8 @@ pub async fn identity(seen: &Arc<Seen>) {
         .is(400, "invalid_request");
 }
 
-/// Signing in as a person: a code, its exchange, and refresh tokens that rotate.
-pub async fn people(platform: &Platform) {
+/// Signing in as a user: a code, its exchange, and refresh tokens that rotate.
+pub async fn users(platform: &Platform) {
     let verifier = VERIFIER;
     let challenge = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
     assert_eq!(challenge, CHALLENGE);

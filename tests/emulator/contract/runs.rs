@@ -1,4 +1,4 @@
-//! Runs, their results, and connections of people.
+//! Runs, their results, and connections of users.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,7 +195,7 @@ async fn without_source_files(platform: &Platform, root: &str) {
         .ok(204);
 }
 
-/// Results that a person asks for.
+/// Results on request.
 pub async fn on_demand(platform: &Platform, id: &str, good: &str) {
     let run = async || {
         let started = platform
@@ -312,7 +312,7 @@ async fn a_renamed_text_file_fails_the_file_check() {
         let platform = Platform::start(builder).await;
         let root = root(&platform).await;
         let text = platform.upload(&root, "text.dwg", b"a text file").await;
-        // In blocks, of which the first is shorter than what is looked at.
+        // In blocks, of which the first is shorter than what is inspected.
         let (real, url) = platform.create(&root, "real.dwg").await;
         let ids = ["YQ==", "Yg=="];
         for (id, content) in ids.iter().zip([&b"AC"[..], b"1032 and more"]) {

@@ -1,0 +1,302 @@
+//! The tasks of the service: starts each by name, notices when one ends unexpectedly, and stops them in order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::once::InPass;
+use super::watchdog::Watchdog;
+use super::{Error, clock, host_backoffs};
+use crate::config::{Config, Watch};
+use crate::itwin::Client;
+use crate::ledger::{Ledger, WatchId, WatchSpec};
+use crate::runtime_status::StatusTracker;
+use crate::synchronizer::{self, Synchronizer};
+use crate::upload::{self, UploadPool};
+use crate::watch::{self as watching, Progress, ReadySink};
+
+/// How the names of watches' tasks begin.
+const WATCH: &str = "watch ";
+
+/// Requests that may wait for the task of a watch; more would only repeat the same.
+const ORDERS: usize = 16;
+
+/// Every task of the service, by name.
+pub(super) struct Tasks {
+    pub(super) set: JoinSet<(String, Result<(), Error>)>,
+    pub(super) stop: CancellationToken,
+    pub(super) roots: HashMap<String, Root>,
+    pub(super) synchronizers: BTreeMap<String, watch::Receiver<synchronizer::Progress>>,
+    pub(super) wake_uploads: Arc<Notify>,
+    /// The kernel's file events, for all watches together.
+    pub(super) events: watching::Events,
+    /// Incremented when an operator wants synchronizers to act now.
+    pub(super) wake_synchronizers: watch::Sender<u64>,
+    pub(super) live: StatusTracker,
+    pub(super) upload_settings: watch::Sender<upload::Settings>,
+    pub(super) synchronizer_settings: watch::Sender<synchronizer::Settings>,
+    /// When the upload queue was checked last.
+    pub(super) queue: watch::Receiver<Instant>,
+    /// For the status line.
+    pub(super) note: watch::Sender<Option<String>>,
+    /// Watch tasks that were stopped and are still running.
+    pub(super) ending: usize,
+}
+
+/// The task of one watch.
+pub(super) struct Root {
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Tasks {
+    pub(super) async fn start(
+        config: &Config,
+        ledger: &Ledger,
+        client: &Client,
+    ) -> Result<Self, Error> {
+        let watches = register(config, ledger).await?;
+        let (turned, queue) = watch::channel(Instant::now());
+        let mut tasks = Self {
+            set: JoinSet::new(),
+            stop: CancellationToken::new(),
+            roots: HashMap::new(),
+            synchronizers: BTreeMap::new(),
+            wake_uploads: Arc::default(),
+            events: watching::Events::default(),
+            wake_synchronizers: watch::Sender::new(0),
+            live: StatusTracker::new(),
+            upload_settings: watch::Sender::new(upload::Settings {
+                limits: config.upload.clone(),
+                retry: config.retry.clone(),
+                watches: watches.iter().cloned().collect(),
+            }),
+            synchronizer_settings: watch::Sender::new(synchronizer::Settings {
+                sync: config.sync.clone(),
+                retry: config.retry.clone(),
+                check_interval: check_interval(&config.watches),
+            }),
+            queue,
+            note: watch::Sender::new(None),
+            ending: 0,
+        };
+        for watch in &config.watches {
+            tasks.synchronizer(&watch.imodel_id, ledger, client);
+        }
+        let uploads = UploadPool::new(upload::Deps {
+            ledger: ledger.clone(),
+            client: client.clone(),
+            unfinished: config.state.path.join("unfinished"),
+            settings: tasks.upload_settings.subscribe(),
+            wake: Arc::clone(&tasks.wake_uploads),
+            synchronizers: tasks.wake_synchronizers.clone(),
+            turned,
+            live: tasks.live.clone(),
+        });
+        let stop = tasks.stop.clone();
+        tasks.spawn(
+            "uploads".to_owned(),
+            async move { Ok(uploads.run(stop).await?) },
+        );
+        let pauses = host_backoffs::record(client.clone(), ledger.clone(), tasks.stop.clone());
+        tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
+        let clock = clock::follow(
+            ledger.clone(),
+            Arc::clone(&tasks.wake_uploads),
+            tasks.wake_synchronizers.clone(),
+        );
+        let stop = tasks.stop.clone();
+        tasks.spawn("clock".to_owned(), async move {
+            tokio::select! {
+                ended = clock => Ok(ended?),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+        for (id, watch) in watches {
+            tasks.watch(id, watch, ledger);
+        }
+        Ok(tasks)
+    }
+
+    /// Starts the watchdog.
+    pub(super) fn watchdog(&mut self, ledger: &Ledger) {
+        let watchdog = Watchdog {
+            ledger: ledger.clone(),
+            queue: self.queue.clone(),
+            note: self.note.subscribe(),
+        };
+        let stop = self.stop.clone();
+        self.spawn("watchdog".to_owned(), async move {
+            tokio::select! {
+                ended = watchdog.run() => Ok(ended?),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+    }
+
+    /// Starts the synchronizer of an iModel, if there is none yet.
+    pub(super) fn synchronizer(&mut self, imodel_id: &str, ledger: &Ledger, client: &Client) {
+        if self.synchronizers.contains_key(imodel_id) {
+            return;
+        }
+        let (progress, seen) = watch::channel(synchronizer::Progress::default());
+        self.synchronizers.insert(imodel_id.to_owned(), seen);
+        let synchronizer = Synchronizer::new(synchronizer::Deps {
+            imodel_id: imodel_id.to_owned(),
+            ledger: ledger.clone(),
+            client: client.clone(),
+            settings: self.synchronizer_settings.subscribe(),
+            wake: self.wake_synchronizers.subscribe(),
+            uploads: Arc::clone(&self.wake_uploads),
+            progress,
+        });
+        let stop = self.stop.clone();
+        self.spawn(format!("synchronizer {imodel_id}"), async move {
+            Ok(synchronizer.run(stop).await?)
+        });
+    }
+
+    /// Starts the task of a watch.
+    pub(super) fn watch(&mut self, id: WatchId, watch: Watch, ledger: &Ledger) {
+        info!(
+            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.settle_policy.settle,
+            storage_folder = watch.storage_folder.join("/"), "watch started"
+        );
+        let (progress, seen) = watch::channel(Progress::default());
+        let (orders, taken) = mpsc::channel(ORDERS);
+        self.live
+            .watch_root(&watch.name, progress.subscribe(), orders);
+        let stop = self.stop.child_token();
+        let root = Root {
+            progress: seen,
+            stop: stop.clone(),
+        };
+        self.roots.insert(watch.name.clone(), root);
+        let out = ReadySink {
+            ledger: ledger.clone(),
+            wake: Arc::clone(&self.wake_uploads),
+            events: self.events.clone(),
+        };
+        let name = format!("{WATCH}{}", watch.name);
+        self.spawn(name, async move {
+            Ok(watching::run(watch, id, out, progress, taken, stop).await?)
+        });
+    }
+
+    /// Ends the task of a watch.
+    pub(super) fn unwatch(&mut self, name: &str) {
+        if let Some(root) = self.roots.remove(name) {
+            root.stop.cancel();
+            self.ending += 1;
+        }
+    }
+
+    pub(super) fn spawn(
+        &mut self,
+        name: String,
+        task: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for a task to end unexpectedly.
+    pub(super) async fn unasked_end(&mut self) -> Error {
+        loop {
+            return match self.set.join_next().await {
+                Some(Ok((_, Err(error)))) => error,
+                // Only stopped watch tasks end without an error.
+                Some(Ok((name, Ok(())))) if self.ending > 0 && name.starts_with(WATCH) => {
+                    self.ending -= 1;
+                    continue;
+                }
+                Some(Ok((name, Ok(())))) => Error::Ended(name),
+                Some(Err(panic)) => Error::Panicked(panic.to_string()),
+                None => Error::Ended("all".to_owned()),
+            };
+        }
+    }
+
+    pub(super) fn pass(&self) -> InPass {
+        InPass {
+            roots: self
+                .roots
+                .values()
+                .map(|root| root.progress.clone())
+                .collect(),
+            synchronizers: self.synchronizers.values().cloned().collect(),
+            wake_synchronizers: self.wake_synchronizers.clone(),
+        }
+    }
+
+    /// One property of each watch that has it, by name.
+    pub(super) fn troubles(
+        &self,
+        of: impl Fn(&Progress) -> Option<String>,
+    ) -> Vec<(String, String)> {
+        self.roots
+            .iter()
+            .filter_map(|(name, root)| Some((name.clone(), of(&root.progress.borrow())?)))
+            .collect()
+    }
+
+    /// Stops everything: watches and synchronizers at once, uploads within the grace period.
+    pub(super) async fn stop(mut self, grace: Duration) {
+        self.stop.cancel();
+        let drained = tokio::time::timeout(grace, async {
+            while let Some(ended) = self.set.join_next().await {
+                if let Ok((name, Err(error))) = ended {
+                    warn!(task = name, %error, "task failed during shutdown");
+                }
+            }
+        });
+        if drained.await.is_err() {
+            warn!(
+                grace_seconds = grace.as_secs_f64(),
+                "shutdown grace period expired: running uploads continue at the next start"
+            );
+        }
+        self.set.shutdown().await;
+    }
+}
+
+/// How often the state of the platform is compared: as often as the folders are scanned in full.
+pub(super) fn check_interval(watches: &[Watch]) -> Duration {
+    let intervals = watches.iter().map(|watch| watch.rescan_interval);
+    intervals.min().unwrap_or(Duration::MAX)
+}
+
+pub(super) async fn register(
+    config: &Config,
+    ledger: &Ledger,
+) -> Result<Vec<(WatchId, Watch)>, Error> {
+    let specs: Vec<WatchSpec> = config
+        .watches
+        .iter()
+        .map(|watch| WatchSpec {
+            name: watch.name.clone(),
+            imodel_id: watch.imodel_id.clone(),
+            storage_folder: watch.storage_folder.join("/"),
+            connection: watch.connection.clone(),
+            bulk_change_limit: config.bulk_change_limit,
+        })
+        .collect();
+    let registered = ledger.register_watches(&specs, crate::clock::now()).await?;
+    let mut watches = Vec::with_capacity(registered.len());
+    for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
+        if forgotten > 0 {
+            warn!(
+                watch = watch.name,
+                files = forgotten,
+                "iModel or storage folder changed: all files will be uploaded again"
+            );
+        }
+        watches.push((id, watch.clone()));
+    }
+    Ok(watches)
+}
