@@ -18,7 +18,8 @@ use crate::ledger::{self, Ledger, Lists};
 use crate::runtime_status::RuntimeStatus;
 use crate::state_directory;
 use crate::status_view::{
-    self, DaemonView, HistoryView, StatusView, Summary, Surroundings, UploadView, WatchView,
+    self, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings, UploadView,
+    WatchView,
 };
 
 pub(super) use text::moment;
@@ -26,11 +27,18 @@ pub(super) use text::moment;
 /// Files whose histories are shown at once.
 const HISTORIES_MAX: usize = 50;
 
-/// What the text form lists; the JSON form has all files.
+/// What the text form lists.
 const LISTS: Lists = Lists {
     files: 20,
     results: 10,
     runs: 1,
+};
+
+/// What the JSON form lists, without the files of `--all`.
+const JSON_LISTS: Lists = Lists {
+    files: 1000,
+    results: 0,
+    runs: 100,
 };
 
 #[derive(Debug, Args)]
@@ -44,6 +52,9 @@ pub(super) struct Arguments {
     /// Print one JSON object for programs; docs/status.md documents its fields
     #[arg(long)]
     json: bool,
+    /// List every file in the JSON object, not only those that failed, wait or are in progress (up to 1000 each)
+    #[arg(long, requires = "json", conflicts_with = "files")]
+    all: bool,
     /// Keep the status up to date until Ctrl-C; into a pipe or file: one line for each change
     #[arg(long, conflicts_with_all = ["json", "files"])]
     watch: bool,
@@ -134,15 +145,18 @@ async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<bool, Er
     };
     if arguments.json {
         let lists = Lists {
-            files: 0,
-            results: 0,
-            runs: 100,
+            files: if arguments.all { 0 } else { JSON_LISTS.files },
+            ..JSON_LISTS
         };
         let overview = ledger.overview(lists, now).await?;
         let view = StatusView::new(&overview, daemon.as_ref());
         let summary = status_view::summary(&view, &surroundings);
         let ok = summary.ok;
-        print_json(view, summary, matching::Pages::new(&ledger, now).await?).await?;
+        let pages = match arguments.all {
+            true => Some(matching::Pages::new(&ledger, now).await?),
+            false => None,
+        };
+        print_json(view, summary, pages).await?;
         return Ok(ok);
     }
     let overview = ledger.overview(LISTS, now).await?;
@@ -207,11 +221,12 @@ struct JsonHistories<'a> {
     files: &'a [HistoryView],
 }
 
-/// Prints the JSON form. The files are written page by page, so that they are never all in memory.
+/// Prints the JSON form: with `pages` every file, else those of the view. The pages are written one by one, so that
+/// the files are never all in memory.
 async fn print_json(
     view: StatusView,
     summary: Summary,
-    mut pages: matching::Pages<'_>,
+    pages: Option<matching::Pages<'_>>,
 ) -> Result<(), Error> {
     let head = json_text(&JsonHead {
         version: VERSION,
@@ -226,11 +241,24 @@ async fn print_json(
     let head = head.strip_suffix("\n}").unwrap_or(&head);
     write!(out, "{head},\n  \"files\": [")?;
     let mut separator = "";
-    while let Some(page) = pages.next().await? {
-        for file in &page {
-            let file = indented(&json_text(&status_view::file_view(file)), "\n    ");
-            write!(out, "{separator}\n    {file}")?;
-            separator = ",";
+    let mut write_file = |file: &FileView| {
+        let file = indented(&json_text(file), "\n    ");
+        write!(out, "{separator}\n    {file}")?;
+        separator = ",";
+        Ok::<(), Error>(())
+    };
+    match pages {
+        Some(mut pages) => {
+            while let Some(page) = pages.next().await? {
+                for file in &page {
+                    write_file(&status_view::file_view(file))?;
+                }
+            }
+        }
+        None => {
+            for file in view.failed.iter().chain(&view.open) {
+                write_file(file)?;
+            }
         }
     }
     let end = if separator.is_empty() { "" } else { "\n  " };

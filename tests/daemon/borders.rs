@@ -283,6 +283,27 @@ fn no_modules_import_each_other_in_a_circle() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// `ledger.rs` may import the files of `ledger/`, and they may import it.
+#[test]
+fn no_files_of_a_module_import_each_other_in_a_circle() {
+    let imports = imports();
+    let is_parent = |module: &str| {
+        imports
+            .keys()
+            .any(|other| other.starts_with(&format!("{module}/")))
+    };
+    let graph: Imports = imports
+        .iter()
+        .filter(|(module, _)| !is_parent(module))
+        .map(|(module, found)| {
+            let found = found.iter().filter(|found| !is_parent(found));
+            (module.clone(), found.cloned().collect())
+        })
+        .collect();
+    let found = circles(graph);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn the_emulator_shares_nothing_with_the_rest() {
     let found = &between_top_modules(&imports())["emulator"];

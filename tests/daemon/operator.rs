@@ -285,8 +285,15 @@ async fn every_field_of_the_json_output_is_documented() {
     write(&folder.join("empty.ifc"), "");
     let daemon = site.start();
     fails(&site, "north/empty.ifc").await;
+    daemon.says("file synchronized").await;
     let told = site.run(&["status", "--json"]).await;
+    let failed: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let listed = failed["files"].as_array().unwrap();
+    assert_eq!(listed.len(), 1, "{failed:#}");
+    assert_eq!(listed[0]["path"], "empty.ifc");
+    let told = site.run(&["status", "--json", "--all"]).await;
     let status: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(status["files"].as_array().unwrap().len(), 2, "{status:#}");
     assert_eq!(status["version"], 1);
     assert!(status["daemon"]["pid"].is_u64(), "{status:#}");
     let told = site.run(&["status", "--json", "*.ifc"]).await;

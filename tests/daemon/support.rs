@@ -198,9 +198,9 @@ impl Site {
         Daemon { child, log, reader }
     }
 
-    /// What `status --json` says of every file: `watch/path` to the object.
+    /// What `status --json --all` says of every file: `watch/path` to the object.
     pub async fn status(&self) -> BTreeMap<String, serde_json::Value> {
-        let told = self.run(&["status", "--json"]).await;
+        let told = self.run(&["status", "--json", "--all"]).await;
         if told.err.contains("no ledger in") {
             return BTreeMap::new();
         }
