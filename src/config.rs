@@ -38,6 +38,7 @@ use values::InvalidValue;
 pub use web::Web;
 
 use crate::bandwidth::Period;
+use crate::itwin::Network;
 use crate::secret::Secret;
 use crate::selection::Scope;
 
@@ -87,32 +88,6 @@ pub struct Itwin {
     pub scope: String,
     /// Requests to the API in any minute, at most.
     pub requests_per_minute: usize,
-}
-
-/// The connection to the platform and to its storage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
-    /// The proxy for all requests; `None`: direct connections.
-    pub proxy: Option<Proxy>,
-    /// Hosts, domains and networks to reach without the proxy, beside this machine.
-    pub no_proxy: Vec<String>,
-    /// Certificates (DER) to trust in addition to those of the system.
-    pub extra_certificates: Vec<Vec<u8>>,
-    /// Limit for connecting to a host, through the proxy if there is one.
-    pub connect_timeout: Duration,
-    /// A transfer without progress for this long is aborted.
-    pub idle_timeout: Duration,
-    /// Limit for one request to the platform with its answer; content transfers have no limit.
-    pub total_timeout: Duration,
-}
-
-/// A proxy that supports CONNECT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proxy {
-    /// http or https, without user, path and query.
-    pub url: Url,
-    /// User name and password, if it requires them.
-    pub login: Option<(String, Secret)>,
 }
 
 /// The state directory.

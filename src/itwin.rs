@@ -56,6 +56,7 @@ pub use synchronization::{
     ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
     TaskError,
 };
+pub(crate) use urls::is_loopback;
 
 use api::Api;
 use auth::Tokens;

@@ -21,7 +21,7 @@ mod watchdog;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::itwin::{self, Client, Settings};
 use crate::ledger::{self, Ledger, Outcome, Summary};
 use crate::watch as watching;
@@ -210,23 +210,8 @@ pub fn client(config: &Config) -> Result<Client, itwin::Error> {
         scope: config.itwin.scope.clone(),
         requests_per_minute: config.itwin.requests_per_minute,
         rate: config.upload.rate.clone(),
-        network: network(&config.network),
+        network: config.network.clone(),
     })
-}
-
-fn network(config: &config::Network) -> itwin::Network {
-    let proxy = config.proxy.as_ref().map(|proxy| itwin::Proxy {
-        url: proxy.url.clone(),
-        login: proxy.login.clone(),
-    });
-    itwin::Network {
-        proxy,
-        no_proxy: config.no_proxy.clone(),
-        extra_certificates: config.extra_certificates.clone(),
-        connect_timeout: config.connect_timeout,
-        idle_timeout: config.idle_timeout,
-        total_timeout: config.total_timeout,
-    }
 }
 
 #[cfg(test)]
@@ -235,9 +220,9 @@ mod tests {
 
     /// A client with a certificate that is none.
     fn unusable_client() -> itwin::Error {
-        let environment = config::Environment {
+        let environment = crate::config::Environment {
             client_secret: Some(crate::secret::Secret::new("tiger")),
-            ..config::Environment::default()
+            ..crate::config::Environment::default()
         };
         let text = "[itwin]\nclient_id = \"one\"\n[[watch]]\nname = \"north\"\npath = \"/srv/north\"\n\
                     imodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n";

@@ -422,3 +422,27 @@ fn shown(file: &FileReport) -> String {
 fn files_word(count: u64) -> String {
     plural(count, "file", "files")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        let no_watch = || matching::Error::NoWatch("south".to_owned());
+        let no_ledger = || ledger::Error::Missing {
+            path: "/var/lib/itwin-syncd".into(),
+        };
+        insta::assert_snapshot!(crate::text::render_variants!(Error, |_| None, {
+            Error::Select(_) => Error::Select(no_watch()),
+            Error::NotForgotten(_) => Error::NotForgotten(no_watch()),
+            Error::Control(_) => Error::Control(control::Error::Refused("the ledger is busy".to_owned())),
+            Error::Ledger(_) => Error::Ledger(no_ledger()),
+            Error::Directory(_) => Error::Directory(state_directory::Error::Writable {
+                path: "/var/lib/itwin-syncd".into(),
+                mode: 0o777,
+            }),
+            Error::NoTerminal => Error::NoTerminal,
+        }));
+    }
+}

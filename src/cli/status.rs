@@ -152,9 +152,10 @@ async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<bool, Er
         let view = StatusView::new(&overview, daemon.as_ref());
         let summary = status_view::summary(&view, &surroundings);
         let ok = summary.ok;
-        let pages = match arguments.all {
-            true => Some(matching::Pages::new(&ledger, now).await?),
-            false => None,
+        let pages = if arguments.all {
+            Some(matching::Pages::new(&ledger, now).await?)
+        } else {
+            None
         };
         print_json(view, summary, pages).await?;
         return Ok(ok);
@@ -274,4 +275,23 @@ fn indented(json: &str, line_break: &str) -> String {
 
 fn json_text(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        insta::assert_snapshot!(crate::text::render_variants!(Error, |_| None, {
+            Error::Ledger(_) => Error::Ledger(ledger::Error::Missing { path: "/var/lib/itwin-syncd".into() }),
+            Error::Directory(_) => Error::Directory(state_directory::Error::Writable {
+                path: "/var/lib/itwin-syncd".into(),
+                mode: 0o777,
+            }),
+            Error::Select(_) => Error::Select(matching::Error::NoWatch("south".to_owned())),
+            Error::TooMany => Error::TooMany,
+            Error::Write(_) => Error::Write(std::io::ErrorKind::StorageFull.into()),
+        }));
+    }
 }

@@ -15,7 +15,8 @@ use super::document::Section;
 use super::environment::Mode;
 use super::sections::{DAY, HOUR, MINUTE, SECOND, duration};
 use super::values::{self, InvalidValue, quoted};
-use super::{Environment, Network, Proxy, credentials};
+use super::{Environment, credentials};
+use crate::itwin::{Network, Proxy};
 
 /// `[network]`; `None` when something is missing, which has been reported then, or when secrets are not wanted.
 pub(super) fn read(

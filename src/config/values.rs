@@ -2,7 +2,6 @@
 //!
 //! Input: one TOML value. Output: the typed value, or a [`InvalidValue`] whose text follows the name of the key. Pure.
 
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -11,11 +10,12 @@ use bytesize::ByteSize;
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use toml::de::DeValue;
 use unicode_normalization::UnicodeNormalization;
-use url::{Host, Url};
+use url::Url;
 use uuid::Uuid;
 
 use super::Level;
 use crate::bandwidth::Period;
+use crate::itwin::is_loopback;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -415,15 +415,6 @@ pub(super) fn show_size(bytes: u64) -> String {
         .to_string()
         .replace(".0 ", "")
         .replace(' ', "")
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
-        None => false,
-    }
 }
 
 /// Quotes a path of the config file for a message; such a path is always UTF-8.

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
-use url::{Host, Url};
+use url::Url;
 
 use super::error::Error;
-use super::urls::authority;
+use super::urls::{authority, is_loopback};
 use crate::secret::Secret;
 
 /// How to connect to hosts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    /// The proxy for everything except `no_proxy` and this machine.
+    /// The proxy for everything except `no_proxy` and this machine; `None`: direct connections.
     pub proxy: Option<Proxy>,
     /// Hosts, domains with a leading dot, addresses and networks to connect to directly.
     pub no_proxy: Vec<String>,
@@ -27,9 +27,9 @@ pub struct Network {
 }
 
 /// A proxy that supports CONNECT.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// http or https, without user.
+    /// http or https, without user, path and query.
     pub url: Url,
     /// Name and password.
     pub login: Option<(String, Secret)>,
@@ -66,13 +66,8 @@ impl Route {
 
     /// The proxy for `url`, if it needs one.
     pub(super) fn via(&self, url: &Url) -> Option<&Proxy> {
-        let here = match url.host()? {
-            Host::Domain(name) => name == "localhost",
-            Host::Ipv4(ip) => ip.is_loopback(),
-            Host::Ipv6(ip) => ip.is_loopback(),
-        };
         let uri = url.as_str().parse().ok()?;
-        let goes_through = !here && self.outside.as_ref()?.intercept(&uri).is_some();
+        let goes_through = !is_loopback(url) && self.outside.as_ref()?.intercept(&uri).is_some();
         self.network.proxy.as_ref().filter(|_| goes_through)
     }
 

@@ -75,9 +75,7 @@ impl Tasks {
                 ),
             }
         }
-        let http = super::network(&config.network)
-            .client(REQUEST)
-            .map_err(Error::Client)?;
+        let http = config.network.client(REQUEST).map_err(Error::Client)?;
         for alert in config.alerts.clone() {
             let (http, ledger, reader) = (http.clone(), ledger.clone(), reader.clone());
             let stop = self.stop.clone();

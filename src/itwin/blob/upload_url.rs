@@ -5,9 +5,9 @@ use std::fmt;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
-use url::{Host, Url};
+use url::Url;
 
-use crate::itwin::urls::authority;
+use crate::itwin::urls::{authority, is_loopback};
 use crate::secret::Secret;
 
 /// The first protocol version with CRC64.
@@ -47,12 +47,8 @@ impl UploadUrl {
     /// None if it is not a URL, or would send content to another machine without TLS.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok()?;
-        let here = match url.host()? {
-            Host::Domain(name) => name == "localhost",
-            Host::Ipv4(ip) => ip.is_loopback(),
-            Host::Ipv6(ip) => ip.is_loopback(),
-        };
-        if url.scheme() != "https" && !(url.scheme() == "http" && here) {
+        url.host()?;
+        if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
             return None;
         }
         let signature = url
