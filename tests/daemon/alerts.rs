@@ -1,4 +1,4 @@
-//! Whom a failure reaches, how often, and what is never told.
+//! Where failures are reported, how often, and what is never part of a message.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +15,7 @@ const TIGER: &str = "T00/tiger";
 /// Receives the messages of alerts.
 #[derive(Clone, Default)]
 struct Receiver {
-    told: Arc<Mutex<Vec<(String, Value)>>>,
+    output: Arc<Mutex<Vec<(String, Value)>>>,
     /// How many requests are refused first.
     refuse: Arc<Mutex<u32>>,
 }
@@ -30,14 +30,14 @@ impl Receiver {
         format!("http://{address}/{TIGER}")
     }
 
-    fn told(&self) -> Vec<(String, Value)> {
-        self.told.lock().unwrap().clone()
+    fn output(&self) -> Vec<(String, Value)> {
+        self.output.lock().unwrap().clone()
     }
 
     fn events(&self) -> Vec<String> {
-        let told = self.told();
-        let event = |told: &Value| told["event"].as_str().unwrap_or_default().to_owned();
-        told.iter().map(|(_, body)| event(body)).collect()
+        let output = self.output();
+        let event = |output: &Value| output["event"].as_str().unwrap_or_default().to_owned();
+        output.iter().map(|(_, body)| event(body)).collect()
     }
 }
 
@@ -49,7 +49,7 @@ async fn take(State(receiver): State<Receiver>, uri: Uri, body: String) -> Statu
     }
     let body = serde_json::from_str(&body).unwrap_or_default();
     receiver
-        .told
+        .output
         .lock()
         .unwrap()
         .push((uri.path().to_owned(), body));
@@ -70,18 +70,18 @@ async fn a_burst_of_failures_sends_one_alert_across_a_restart_and_then_a_resolve
     let daemon = site.start();
     daemon.says("cannot deliver the alert").await;
     eventually(|| receiver.events().len() == 1, || daemon.log()).await;
-    let told = &receiver.told()[0].1;
-    assert_eq!(told["event"], "problem", "{told:#}");
-    assert_eq!(told["total"], 5, "{told:#}");
-    let problems = told["problems"].as_array().unwrap();
-    assert_eq!(problems.len(), 5, "{told:#}");
+    let output = &receiver.output()[0].1;
+    assert_eq!(output["event"], "problem", "{output:#}");
+    assert_eq!(output["total"], 5, "{output:#}");
+    let problems = output["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 5, "{output:#}");
     assert_eq!(problems[0]["watch"], "north");
     assert!(
         problems[0]["reason"]
             .as_str()
             .unwrap()
             .contains("it is empty"),
-        "{told:#}"
+        "{output:#}"
     );
     daemon.says("alert sent").await;
     let (_, mut log) = daemon.stop().await;
@@ -101,7 +101,7 @@ async fn a_burst_of_failures_sends_one_alert_across_a_restart_and_then_a_resolve
 #[tokio::test]
 async fn a_command_alert_gets_text_and_reminders_and_no_secret() {
     let (mut site, folder) = Site::with_folder(platform()).await;
-    let out = site.path("told");
+    let out = site.path("output");
     let script = format!(
         "{{ echo \"event $ITWIN_SYNCD_EVENT\"; cat; env; }} >> {}",
         out.display()
@@ -111,13 +111,13 @@ async fn a_command_alert_gets_text_and_reminders_and_no_secret() {
     );
     write(&folder.join("empty.ifc"), "");
     let daemon = site.start();
-    let told = || std::fs::read_to_string(&out).unwrap_or_default();
+    let output = || std::fs::read_to_string(&out).unwrap_or_default();
     eventually(
-        || told().contains("event reminder"),
-        || format!("{}{}", told(), daemon.log()),
+        || output().contains("event reminder"),
+        || format!("{}{}", output(), daemon.log()),
     )
     .await;
-    let text = told();
+    let text = output();
     assert!(text.contains("event problem"), "{text}");
     assert!(
         text.contains("1 file failed\nnorth: \"empty.ifc\": cannot upload"),
@@ -144,9 +144,9 @@ async fn an_unreachable_folder_is_reported_in_the_formats_of_teams_and_slack() {
     let daemon = site.start();
     daemon.says("scan finished").await;
     std::fs::rename(&folder, site.path("away")).unwrap();
-    eventually(|| receiver.told().len() >= 2, || daemon.log()).await;
+    eventually(|| receiver.output().len() >= 2, || daemon.log()).await;
     daemon.stop().await;
-    for (path, body) in receiver.told() {
+    for (path, body) in receiver.output() {
         let text = body.to_string();
         assert!(text.contains("folder unreachable"), "{body:#}");
         if path.ends_with("teams") {
@@ -167,6 +167,6 @@ async fn the_heartbeat_is_sent_as_long_as_the_service_works() {
     let url = receiver.start().await;
     site.tables += &format!("[heartbeat]\nurl = {url:?}\ninterval = \"1s\"\n");
     let daemon = site.start();
-    eventually(|| receiver.told().len() >= 2, || daemon.log()).await;
+    eventually(|| receiver.output().len() >= 2, || daemon.log()).await;
     daemon.stop().await;
 }

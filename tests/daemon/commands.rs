@@ -130,7 +130,7 @@ async fn no_secret_reaches_any_output() {
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
-    let (_, mut told) = daemon.stop().await;
+    let (_, mut printed) = daemon.stop().await;
     let mut files = 0;
     for entry in std::fs::read_dir(site.path("log")).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -139,17 +139,17 @@ async fn no_secret_reaches_any_output() {
             assert!(line["level"].is_string(), "{line}");
         }
         assert!(text.contains("file synchronized"), "{text}");
-        told += &text;
+        printed += &text;
         files += 1;
     }
     assert_eq!(files, 1);
-    told += &format!("{:?}", site.run(&["status", "--json"]).await);
+    printed += &format!("{:?}", site.run(&["status", "--json"]).await);
     let state = site.path("state");
     for entry in std::fs::read_dir(state).unwrap() {
-        told += &String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap());
+        printed += &String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap());
     }
     for secret in [SECRET, "sesame", "sig=", "eyJ"] {
-        assert!(!told.contains(secret), "{secret} is in what was written");
+        assert!(!printed.contains(secret), "{secret} is in what was written");
     }
 }
 

@@ -12,11 +12,11 @@ async fn until(
     lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
     text: &str,
 ) -> String {
-    let mut told = String::new();
+    let mut printed = String::new();
     let reading = async {
         while let Some(line) = lines.next_line().await.unwrap() {
-            told += &line;
-            told.push('\n');
+            printed += &line;
+            printed.push('\n');
             if line.contains(text) {
                 return;
             }
@@ -26,7 +26,7 @@ async fn until(
     tokio::time::timeout(Duration::from_secs(90), reading)
         .await
         .unwrap_or_else(|_| panic!("{text} does not appear"));
-    told
+    printed
 }
 
 #[tokio::test]
@@ -40,9 +40,9 @@ async fn the_demo_escapes_names_and_uses_a_secret_of_its_own() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    let told = until(&mut lines, "Ctrl-C to stop").await;
+    let printed = until(&mut lines, "Ctrl-C to stop").await;
     let after = |text: &str| {
-        let line = told.lines().find_map(|line| line.split_once(text));
+        let line = printed.lines().find_map(|line| line.split_once(text));
         line.unwrap().1.to_owned()
     };
     let (api, folder) = (after("emulated iTwin Platform at "), after("watching "));
@@ -76,17 +76,17 @@ async fn the_demo_escapes_names_and_uses_a_secret_of_its_own() {
     }
     let last = std::path::Path::new(&folder).join("zz-last.ifc");
     std::fs::write(last, "ISO-10303-21;").unwrap();
-    let mut told = String::new();
+    let mut printed = String::new();
     for part in ["red.ifc", "cfi.ifc", "odd", "zz-last.ifc"] {
-        if !told.contains(part) {
-            told += &until(&mut lines, part).await;
+        if !printed.contains(part) {
+            printed += &until(&mut lines, part).await;
         }
     }
     assert!(
-        !told.contains('\u{1b}') && !told.contains('\u{202e}'),
-        "{told:?}"
+        !printed.contains('\u{1b}') && !printed.contains('\u{202e}'),
+        "{printed:?}"
     );
-    assert!(told.contains("\\u{1b}[31mred.ifc"), "{told}");
+    assert!(printed.contains("\\u{1b}[31mred.ifc"), "{printed}");
     let id = demo.id().unwrap().to_string();
     let ended = std::process::Command::new("kill")
         .args(["-TERM", &id])

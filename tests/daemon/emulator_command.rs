@@ -16,11 +16,11 @@ async fn started(arguments: &[&str]) -> (Child, String) {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut told = String::new();
+    let mut printed = String::new();
     let reading = async {
         while let Some(line) = lines.next_line().await.unwrap() {
-            told += &line;
-            told.push('\n');
+            printed += &line;
+            printed.push('\n');
             let is_open = arguments.iter().any(|one| one.starts_with("0.0.0.0"));
             let last = if is_open {
                 "--public-host"
@@ -36,7 +36,7 @@ async fn started(arguments: &[&str]) -> (Child, String) {
     tokio::time::timeout(Duration::from_secs(60), reading)
         .await
         .expect("the emulator should start");
-    (child, told)
+    (child, printed)
 }
 
 fn between<'t>(text: &'t str, before: &str, after: &str) -> &'t str {
@@ -67,11 +67,11 @@ async fn the_client_secret_is_random_kept_with_the_data_or_given() {
         &["--listen", "127.0.0.1:0", "--data", folder],
         &["--listen", "127.0.0.1:0", "--data", folder],
     ] {
-        let (mut child, told) = started(arguments).await;
-        let api = between(&told, "at ", ", blob storage");
-        let secret = between(&told, "ITWIN_SYNCD_CLIENT_SECRET=", " ").to_owned();
-        assert!(signs_in(api, &secret).await, "{told}");
-        assert!(!signs_in(api, "emulator-secret").await, "{told}");
+        let (mut child, printed) = started(arguments).await;
+        let api = between(&printed, "at ", ", blob storage");
+        let secret = between(&printed, "ITWIN_SYNCD_CLIENT_SECRET=", " ").to_owned();
+        assert!(signs_in(api, &secret).await, "{printed}");
+        assert!(!signs_in(api, "emulator-secret").await, "{printed}");
         secrets.push(secret);
         child.kill().await.unwrap();
     }
@@ -88,16 +88,19 @@ async fn the_client_secret_is_random_kept_with_the_data_or_given() {
         "--client",
         "service-emulator:mine",
     ];
-    let (_child, told) = started(&fixed).await;
-    assert!(signs_in(between(&told, "at ", ", blob storage"), "mine").await);
+    let (_child, printed) = started(&fixed).await;
+    assert!(signs_in(between(&printed, "at ", ", blob storage"), "mine").await);
 }
 
 #[tokio::test]
 async fn listening_beyond_the_loopback_address_prints_a_warning_and_uses_the_public_host() {
-    let (_child, told) = started(&["--listen", "0.0.0.0:0", "--public-host", "localhost"]).await;
-    assert!(told.contains("WARNING: listening on 0.0.0.0"), "{told}");
-    let api = between(&told, "at ", ", blob storage");
-    assert!(api.starts_with("http://localhost:"), "{told}");
+    let (_child, printed) = started(&["--listen", "0.0.0.0:0", "--public-host", "localhost"]).await;
+    assert!(
+        printed.contains("WARNING: listening on 0.0.0.0"),
+        "{printed}"
+    );
+    let api = between(&printed, "at ", ", blob storage");
+    assert!(api.starts_with("http://localhost:"), "{printed}");
     let discovery = format!("{api}/.well-known/openid-configuration");
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let discovery = http.get(discovery).send().await.unwrap().text().await;
@@ -141,10 +144,10 @@ async fn compare_prints_the_differences_and_sets_the_exit_code() {
             .output()
             .await
             .unwrap();
-        let told = String::from_utf8_lossy(&ran.stdout).into_owned();
-        assert_eq!(ran.status.code(), Some(exit), "{told}");
-        assert!(told.contains(expected), "{told}");
-        assert!(!told.contains("secret-of-the-user"), "{told}");
+        let printed = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert_eq!(ran.status.code(), Some(exit), "{printed}");
+        assert!(printed.contains(expected), "{printed}");
+        assert!(!printed.contains("secret-of-the-user"), "{printed}");
     }
 }
 

@@ -280,26 +280,26 @@ async fn names_with_glob_characters_work_in_every_command() {
             vec!["retry", "--", name],
             vec!["retry", path.to_str().unwrap()],
         ] {
-            let told = site.run(&words).await;
-            let what = format!("{words:?}: {told:?}");
+            let output = site.run(&words).await;
+            let what = format!("{words:?}: {output:?}");
             assert!(
-                !told.err.contains("glob") && !told.err.contains("unexpected"),
+                !output.err.contains("glob") && !output.err.contains("unexpected"),
                 "{what}"
             );
             match words[0] {
                 "status" => {
-                    assert!(told.out.contains(&shown), "{what}");
-                    assert!(!told.out.contains("x1.ifc"), "{what}");
+                    assert!(output.out.contains(&shown), "{what}");
+                    assert!(!output.out.contains("x1.ifc"), "{what}");
                 }
-                "explain" => assert!(told.out.contains("connector IFC"), "{what}"),
-                _ => assert!(!told.err.contains("no known file"), "{what}"),
+                "explain" => assert!(output.out.contains("connector IFC"), "{what}"),
+                _ => assert!(!output.err.contains("no known file"), "{what}"),
             }
         }
     }
     for verb in ["pause", "resume", "rescan"] {
-        let told = site.run(&[verb, "--", "-south"]).await;
-        assert_eq!(told.code, Some(0), "{told:?}");
-        assert!(!told.out.contains("north"), "{told:?}");
+        let output = site.run(&[verb, "--", "-south"]).await;
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(!output.out.contains("north"), "{output:?}");
     }
     daemon.stop().await;
 }
@@ -336,11 +336,11 @@ async fn folders_deeper_than_any_path_cost_one_log_line_and_little_memory() {
     site.run(&["rescan"]).await;
     save(&folder, &mut files, "later.ifc", "ordinary");
     arrive(&site, &daemon, &files).await;
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("degraded"), "{told}");
-    assert!(told.contains("path longer than 2048 bytes"), "{told}");
-    assert!(told.contains("nested deeper than 64 levels"), "{told}");
-    assert!(told.len() < 4_000, "{told}");
+    let output = site.run(&["status"]).await.out;
+    assert!(output.contains("degraded"), "{output}");
+    assert!(output.contains("path longer than 2048 bytes"), "{output}");
+    assert!(output.contains("nested deeper than 64 levels"), "{output}");
+    assert!(output.len() < 4_000, "{output}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let peak = status
         .lines()
@@ -477,8 +477,8 @@ async fn when_the_inotify_limit_is_reached_scans_cover_the_rest_and_status_says_
         );
     }
     arrive(&site, &daemon, &files).await;
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("degraded"), "{told}");
+    let output = site.run(&["status"]).await.out;
+    assert!(output.contains("degraded"), "{output}");
     let (_, log) = daemon.stop().await;
     assert!(log.contains("only partly watched"), "{log}");
 }
@@ -563,10 +563,10 @@ async fn an_unreadable_folder_is_reported_and_delays_no_other() {
     // Root may read everything, unless it gives that up.
     let daemon = site.start_under(&["setpriv", "--bounding-set=-dac_override,-dac_read_search"]);
     arrive(&site, &daemon, &files).await;
-    let told = site.run(&["status"]).await.out;
+    let output = site.run(&["status"]).await.out;
     assert!(
-        told.contains("degraded") && told.contains("closed"),
-        "{told}"
+        output.contains("degraded") && output.contains("closed"),
+        "{output}"
     );
     save(&folder, &mut files, "z/later.ifc", "later");
     arrive(&site, &daemon, &files).await;
@@ -603,11 +603,11 @@ async fn a_dead_watch_thread_stops_the_daemon_and_the_next_start_continues() {
         save(&folder, &mut files, file, "house");
         let (status, log) = daemon.ended().await;
         assert_eq!(status.code(), Some(1), "{log}");
-        let told = format!(
+        let output = format!(
             "the thread {point:?} of watch {:?} ended unexpectedly",
             "north"
         );
-        assert!(log.replace('\\', "").contains(&told), "{log}");
+        assert!(log.replace('\\', "").contains(&output), "{log}");
         let daemon = site.start();
         arrive(&site, &daemon, &files).await;
         daemon.stop().await;

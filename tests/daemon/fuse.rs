@@ -328,8 +328,8 @@ async fn changes_on_a_share_without_events_are_found_by_the_next_poll() {
     };
     eventually(found, || daemon.log()).await;
     site.synchronized(2, &daemon).await;
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("folder  polled"), "{told}");
+    let printed = site.run(&["status"]).await.out;
+    assert!(printed.contains("folder  polled"), "{printed}");
 
     // Other inodes, as after a remount: the same files, and nothing is sent.
     share.remote().inodes_from = 1_000_000;
@@ -385,10 +385,10 @@ async fn an_entry_whose_lstat_fails_is_reported_and_uploaded_once_it_works() {
         let daemon = site.start();
         site.synchronized(1, &daemon).await;
         daemon.says("b.ifc\\\": cannot be read: ").await;
-        let told = site.run(&["status"]).await.out;
-        assert!(!told.contains("OK:"), "{told}");
-        assert!(told.contains("degraded"), "{told}");
-        assert!(told.contains("b.ifc\": cannot be read: "), "{told}");
+        let printed = site.run(&["status"]).await.out;
+        assert!(!printed.contains("OK:"), "{printed}");
+        assert!(printed.contains("degraded"), "{printed}");
+        assert!(printed.contains("b.ifc\": cannot be read: "), "{printed}");
         daemon.stop().await;
     }
     let daemon = site.start();
@@ -463,10 +463,10 @@ async fn a_share_that_is_mounted_below_a_watched_folder_is_seen_at_once_and_poll
         eventually(current, || daemon.log()).await;
         site.synchronized(number + 3, &daemon).await;
     }
-    let told = site.run(&["status"]).await.out;
+    let printed = site.run(&["status"]).await.out;
     assert!(
-        told.contains("deep/share") && told.contains("polled"),
-        "{told}"
+        printed.contains("deep/share") && printed.contains("polled"),
+        "{printed}"
     );
     let scans = daemon.log().matches("scan finished").count();
     drop(mounted);
@@ -608,8 +608,8 @@ async fn others_continue_beside_a_share_that_hangs(hang: impl FnOnce(&Share) -> 
         }
         footprints.push(footprint(pid));
     }
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("the share has not answered"), "{told}");
+    let printed = site.run(&["status"]).await.out;
+    assert!(printed.contains("the share has not answered"), "{printed}");
     assert!(written > 10, "{written} in {:?}", began.elapsed());
     let descriptors = footprints[0].1;
     assert!(

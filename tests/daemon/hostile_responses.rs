@@ -141,11 +141,11 @@ async fn answer(mut socket: TcpStream, mut random: Rng) {
 
 fn judge<T>(result: Result<T, Error>) -> bool {
     let Err(error) = result else { return true };
-    let told = format!("{error} {error:?} {:?} {:?}", error.hint(), error.class());
-    assert!(told.len() < 5000, "too many words: {told}");
-    assert!(!error.to_string().chars().any(char::is_control), "{told}");
+    let output = format!("{error} {error:?} {:?} {:?}", error.hint(), error.class());
+    assert!(output.len() < 5000, "too many words: {output}");
+    assert!(!error.to_string().chars().any(char::is_control), "{output}");
     for secret in [SECRET, "sig=", "lion-token"] {
-        assert!(!told.contains(secret), "{told}");
+        assert!(!output.contains(secret), "{output}");
     }
     false
 }
@@ -200,7 +200,7 @@ async fn call_everything(client: &Client) -> usize {
 async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
     let seed = std::env::var("ANSWERS_SEED")
         .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    let told = format!("ANSWERS_SEED={seed}");
+    let output = format!("ANSWERS_SEED={seed}");
     let random = Arc::new(std::sync::Mutex::new(Rng::with_seed(seed)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -242,5 +242,5 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
         .into_iter()
         .map(|good| good.expect("each call ends"))
         .sum();
-    assert!(good > 100, "{told}: only {good} calls were answered well");
+    assert!(good > 100, "{output}: only {good} calls were answered well");
 }

@@ -51,13 +51,13 @@ async fn an_error_of_a_proxy_fails_no_file_and_is_reported_as_the_proxys() {
             middle.set(move |asked| which(asked).then(|| text(status, &[HTML], page)));
             write(&folder.join("house.ifc"), "house");
             let daemon = site.start();
-            let told = format!("{status} ");
+            let output = format!("{status} ");
             eventually(
                 || {
                     let log = daemon.log();
                     log.lines().any(|line| {
                         line.contains("response from a proxy or firewall instead of 127.0.0.1:")
-                            && line.contains(&told)
+                            && line.contains(&output)
                             && line.contains("Web Filter")
                     })
                 },
@@ -100,8 +100,8 @@ async fn check_reports_responses_that_do_not_come_from_the_platform() {
             let check = site.run(&["check"]).await;
             assert_eq!(check.code, Some(1), "{check:?}");
             let host = middle.api.trim_start_matches("http://");
-            let told = format!("response from a proxy or firewall instead of {host}: {shown}");
-            assert!(check.out.contains(&told), "no {told}: {}", check.out);
+            let output = format!("response from a proxy or firewall instead of {host}: {shown}");
+            assert!(check.out.contains(&output), "no {output}: {}", check.out);
         }
     }
 }
@@ -136,8 +136,8 @@ async fn a_compressed_error_body_is_shown_as_text() {
             .then(|| bytes(403, &[JSON, ("content-encoding", "gzip")], body.clone()))
     });
     let check = site.run(&["check"]).await;
-    let told = "403 InsufficientPermissions: not a member";
-    assert!(check.out.contains(told), "{}", check.out);
+    let output = "403 InsufficientPermissions: not a member";
+    assert!(check.out.contains(output), "{}", check.out);
 }
 
 // --- 11: the token ---
@@ -216,8 +216,8 @@ async fn the_client_secret_is_sent_to_no_other_port_and_with_no_userinfo() {
         });
         let check = site.run(&["check"]).await;
         assert_eq!(check.code, Some(1), "{check:?}");
-        let told = "the token endpoint of the identity provider is on another host: \"http";
-        assert!(check.out.contains(told), "{}", check.out);
+        let output = "the token endpoint of the identity provider is on another host: \"http";
+        assert!(check.out.contains(output), "{}", check.out);
         assert!(!check.out.contains("me:pw"), "{}", check.out);
     }
     assert!(site.requests("POST", "/connect/token").is_empty());
@@ -620,14 +620,14 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
 async fn assert_nothing_shown(site: &Site, daemon: &Daemon, page: &str, secrets: &[String]) {
     assert_clean("the log", &daemon.log(), secrets);
     for command in [&["status"][..], &["status", "--json"], &["status", "*"]] {
-        let told = site.run(command).await;
-        assert_clean(&command.join(" "), &told.out, secrets);
-        assert_clean(&command.join(" "), &told.err, secrets);
+        let output = site.run(command).await;
+        assert_clean(&command.join(" "), &output.out, secrets);
+        assert_clean(&command.join(" "), &output.err, secrets);
     }
     for path in ["/", "/metrics", "/api/state", "/readyz", "/healthz"] {
         if let Ok(answer) = reqwest::get(format!("{page}{path}")).await {
-            let told = answer.text().await.unwrap_or_default();
-            assert_clean(path, &told, secrets);
+            let output = answer.text().await.unwrap_or_default();
+            assert_clean(path, &output, secrets);
         }
     }
     for folder in ["state", "log", "alerts"] {

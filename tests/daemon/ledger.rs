@@ -169,8 +169,11 @@ async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_
         daemon.stop().await;
         assert!(uploads(&site) - before <= 12, "{}", uploads(&site) - before);
     }
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("40 known files changed at once"), "{told}");
+    let output = site.run(&["status"]).await.out;
+    assert!(
+        output.contains("40 known files changed at once"),
+        "{output}"
+    );
     site.tables = site.tables.replace("files = 10", "files = 40");
     let daemon = site.start();
     eventually(|| uploads(&site) >= before + 42, || daemon.log()).await;
@@ -238,13 +241,14 @@ async fn a_full_disk_stops_the_daemon_with_a_hint_and_loses_nothing() {
     let (status, log) = daemon.ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("free space on the disk"), "{log}");
-    let told = site.run(&["status"]).await;
-    assert_eq!(told.code, Some(1), "{told:?}");
+    let output = site.run(&["status"]).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
     assert!(
-        told.out
+        output
+            .out
             .starts_with("ATTENTION: disk of the state directory full, daemon not running",)
-            || told.err.contains("is full: free up space"),
-        "{told:?}"
+            || output.err.contains("is full: free up space"),
+        "{output:?}"
     );
     disk.make_room();
     let daemon = site.start();

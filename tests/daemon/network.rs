@@ -372,8 +372,8 @@ async fn a_proxy_that_never_answers_or_refuses_is_named_and_retried() {
 
     write(&folder.join("house.ifc"), "house");
     let daemon = site.start();
-    let told = format!("cannot reach {API} (through {hop})");
-    daemon.says(&told).await;
+    let output = format!("cannot reach {API} (through {hop})");
+    daemon.says(&output).await;
     proxy.set(Mode::Refuses);
     let check = site.run(&["check"]).await;
     let refuses = format!("{hop}: connection to api.itwin.test:443 rejected (403");

@@ -20,11 +20,14 @@ fn refused_once(site: &Site, file: &str) {
 async fn fails(site: &Site, path: &str) {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
-        let told = site.status().await;
-        if told.get(path).is_some_and(|file| file["state"] == "failed") {
+        let output = site.status().await;
+        if output
+            .get(path)
+            .is_some_and(|file| file["state"] == "failed")
+        {
             return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{told:#?}");
+        assert!(tokio::time::Instant::now() < deadline, "{output:#?}");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
@@ -52,7 +55,7 @@ async fn retry_starts_a_failed_file_at_once() {
         "what storage has is not sent again"
     );
     let story = site.run(&["status", "house.ifc"]).await.out;
-    let told: Vec<usize> = [
+    let output: Vec<usize> = [
         "version 1 queued",
         "uploaded to storage",
         "run requested",
@@ -71,7 +74,7 @@ async fn retry_starts_a_failed_file_at_once() {
     .collect();
     // The second run is reported after the request.
     assert!(
-        told[4] < told[6] && told[6] < told[3] && told[3] < told[7],
+        output[4] < output[6] && output[6] < output[3] && output[3] < output[7],
         "{story}"
     );
     daemon.stop().await;
@@ -176,12 +179,12 @@ async fn the_control_socket_is_for_user_and_group_and_removed_at_a_graceful_stop
     assert_eq!(mode & 0o777, 0o660);
     daemon.kill().await;
     assert!(socket.exists(), "a killed one leaves it");
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("not running"), "{told}");
+    let output = site.run(&["status"]).await.out;
+    assert!(output.contains("not running"), "{output}");
     let daemon = site.start();
     daemon.says("scan finished").await;
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("is running"), "{told}");
+    let output = site.run(&["status"]).await.out;
+    assert!(output.contains("is running"), "{output}");
     daemon.stop().await;
     assert!(!socket.exists());
 }
@@ -193,10 +196,10 @@ async fn an_upload_in_progress_is_shown_with_percent_and_rate() {
     std::fs::write(folder.join("large.rvt"), vec![7; 30_000_000]).unwrap();
     let daemon = site.start();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-    let mut told = String::new();
-    while !(told.contains("░") && told.contains("% of 28.6 MiB")) {
-        assert!(tokio::time::Instant::now() < deadline, "{told}");
-        told = site.run(&["status"]).await.out;
+    let mut output = String::new();
+    while !(output.contains("░") && output.contains("% of 28.6 MiB")) {
+        assert!(tokio::time::Instant::now() < deadline, "{output}");
+        output = site.run(&["status"]).await.out;
     }
     daemon.kill().await;
 }
@@ -209,10 +212,10 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
     write(&folder.join("Archive/old.ifc"), "old");
     let check = async |path: &str, code: i32, parts: &[&str]| {
         let path = folder.join(path).display().to_string();
-        let told = site.run(&["explain", &path]).await;
-        assert_eq!(told.code, Some(code), "{told:?}");
+        let output = site.run(&["explain", &path]).await;
+        assert_eq!(output.code, Some(code), "{output:?}");
         for part in parts {
-            assert!(told.out.contains(part), "no {part}: {told:?}");
+            assert!(output.out.contains(part), "no {part}: {output:?}");
         }
     };
     check(
@@ -286,18 +289,18 @@ async fn every_field_of_the_json_output_is_documented() {
     let daemon = site.start();
     fails(&site, "north/empty.ifc").await;
     daemon.says("file synchronized").await;
-    let told = site.run(&["status", "--json"]).await;
-    let failed: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let output = site.run(&["status", "--json"]).await;
+    let failed: serde_json::Value = serde_json::from_str(&output.out).unwrap();
     let listed = failed["files"].as_array().unwrap();
     assert_eq!(listed.len(), 1, "{failed:#}");
     assert_eq!(listed[0]["path"], "empty.ifc");
-    let told = site.run(&["status", "--json", "--all"]).await;
-    let status: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let output = site.run(&["status", "--json", "--all"]).await;
+    let status: serde_json::Value = serde_json::from_str(&output.out).unwrap();
     assert_eq!(status["files"].as_array().unwrap().len(), 2, "{status:#}");
     assert_eq!(status["version"], 1);
     assert!(status["daemon"]["pid"].is_u64(), "{status:#}");
-    let told = site.run(&["status", "--json", "*.ifc"]).await;
-    let stories: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let output = site.run(&["status", "--json", "*.ifc"]).await;
+    let stories: serde_json::Value = serde_json::from_str(&output.out).unwrap();
     assert_eq!(stories["files"].as_array().unwrap().len(), 2, "{stories:#}");
     daemon.stop().await;
     let mut found = std::collections::BTreeSet::new();

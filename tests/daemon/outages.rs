@@ -256,10 +256,10 @@ async fn whatever_happens_to_a_request_of_any_step_the_last_content_arrives_once
             loop {
                 let status = site.status().await;
                 let file = status.get("north/house.ifc");
-                let told = |key: &str| file.map(|file| file[key].clone()).unwrap_or_default();
-                let arrived = told("result") == "synchronized" && told("state") == "done";
+                let output = |key: &str| file.map(|file| file[key].clone()).unwrap_or_default();
+                let arrived = output("result") == "synchronized" && output("state") == "done";
                 let asked = site.emulator.requests().len() > began || !is_update;
-                if asked && (arrived || told("state") == "failed") {
+                if asked && (arrived || output("state") == "failed") {
                     break;
                 }
                 assert!(

@@ -228,11 +228,11 @@ async fn the_page_checks_host_token_and_origin() {
     };
     assert_eq!(status(post(None)).await, 403);
     assert_eq!(status(post(Some("http://evil.example"))).await, 403);
-    let told = site.run(&["status"]).await.out;
-    assert!(!told.contains("  paused "), "{told}");
+    let printed = site.run(&["status"]).await.out;
+    assert!(!printed.contains("  paused "), "{printed}");
     assert_eq!(status(post(Some(address.trim_end_matches('/')))).await, 200);
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("  paused "), "{told}");
+    let printed = site.run(&["status"]).await.out;
+    assert!(printed.contains("  paused "), "{printed}");
     let (_, log) = daemon.stop().await;
     assert!(!log.contains(TOKEN), "{log}");
 }
@@ -371,15 +371,15 @@ async fn metrics_count_results_and_readyz_waits_for_the_folders() {
     ];
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let (status, told) = get("metrics").await;
-        assert_eq!(status, 200, "{told}");
+        let (status, printed) = get("metrics").await;
+        assert_eq!(status, 200, "{printed}");
         if wanted
             .iter()
-            .all(|line| told.lines().any(|one| one == *line))
+            .all(|line| printed.lines().any(|one| one == *line))
         {
             break;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{told}");
+        assert!(tokio::time::Instant::now() < deadline, "{printed}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(get("readyz").await, (200, "ready\n".to_owned()));
@@ -412,18 +412,18 @@ async fn promtool_accepts_the_metrics_and_the_example_rules() {
     let mut input = promtool.stdin.take().unwrap();
     input.write_all(metrics.as_bytes()).await.unwrap();
     drop(input);
-    let told = promtool.wait_with_output().await.unwrap();
+    let printed = promtool.wait_with_output().await.unwrap();
     assert!(
-        told.status.success() && told.stdout.is_empty() && told.stderr.is_empty(),
-        "{told:?}\n{metrics}"
+        printed.status.success() && printed.stdout.is_empty() && printed.stderr.is_empty(),
+        "{printed:?}\n{metrics}"
     );
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alert-rules.yml");
-    let told = Command::new("promtool")
+    let printed = Command::new("promtool")
         .args(["check", "rules", "--lint-fatal", rules])
         .output()
         .await
         .unwrap();
-    assert!(told.status.success(), "{told:?}");
+    assert!(printed.status.success(), "{printed:?}");
     // A rule on a metric that is not there would never fire.
     let rules = std::fs::read_to_string(rules).unwrap();
     let dashboard = std::fs::read_to_string(concat!(

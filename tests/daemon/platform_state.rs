@@ -499,9 +499,9 @@ async fn a_file_with_warnings_is_synchronized_with_issues_everywhere() {
     assert_eq!(file["issues"]["errors"], 2);
     assert_eq!(file["issues"]["warnings"], 5);
     assert_eq!(file["hint"], "check the levels");
-    let told = site.run(&["status", "a.ifc"]).await.out;
-    assert!(told.contains("2 errors, 5 warnings"), "{told}");
-    assert!(told.contains("check the levels"), "{told}");
+    let output = site.run(&["status", "a.ifc"]).await.out;
+    assert!(output.contains("2 errors, 5 warnings"), "{output}");
+    assert!(output.contains("check the levels"), "{output}");
     let first = site.run(&["status"]).await.out;
     assert!(first.contains("1 file synchronized with issues"), "{first}");
     daemon.says("file synchronized with issues").await;

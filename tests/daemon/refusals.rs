@@ -19,8 +19,8 @@ async fn a_wrong_secret_is_reported_without_being_shown_and_nothing_is_lost() {
         log.contains("client secret") && !log.contains("lion"),
         "{log}"
     );
-    let told = site.status().await;
-    let file = &told["north/house.ifc"];
+    let output = site.status().await;
+    let file = &output["north/house.ifc"];
     assert_eq!(file["state"], "failed", "{file:#?}");
     assert!(
         file["reason"].as_str().unwrap().contains("invalid_client"),
@@ -50,9 +50,12 @@ async fn a_missing_permission_names_the_user_to_add_and_delays_no_other_imodel()
     write(&closed.join("b.ifc"), "b");
     let done = site.run(&["run", "--once"]).await;
     assert_eq!(done.code, Some(1), "{done:?}");
-    let told = site.status().await;
-    assert_eq!(told["open/a.ifc"]["result"], "synchronized", "{told:#?}");
-    let refused = &told["closed/b.ifc"];
+    let output = site.status().await;
+    assert_eq!(
+        output["open/a.ifc"]["result"], "synchronized",
+        "{output:#?}"
+    );
+    let refused = &output["closed/b.ifc"];
     assert_eq!(refused["state"], "failed", "{refused:#?}");
     assert!(
         refused["reason"]
@@ -120,9 +123,9 @@ async fn one_bad_file_of_a_run_fails_alone_with_the_connectors_message() {
     assert_eq!(site.emulator.state().runs.len(), 1);
     let run = site.emulator.state().runs.into_values().next().unwrap();
     assert_eq!(run.result, "PartialSuccess");
-    let told = site.status().await;
-    assert_eq!(told["north/good.dgn"]["result"], "synchronized");
-    let bad = &told["north/bad.ifc"];
+    let output = site.status().await;
+    assert_eq!(output["north/good.dgn"]["result"], "synchronized");
+    let bad = &output["north/bad.ifc"];
     let reason = bad["reason"].as_str().unwrap();
     for part in [
         "bad.ifc",
@@ -155,12 +158,12 @@ async fn a_connector_that_the_platform_retired_fails_its_file_and_never_its_batc
     write(&folder.join("house.ifc"), "house");
     let done = site.run(&["run", "--once"]).await;
     assert_eq!(done.code, Some(1), "{done:?}");
-    let told = site.status().await;
+    let output = site.status().await;
     assert_eq!(
-        told["north/house.ifc"]["result"], "synchronized",
-        "{told:#?}"
+        output["north/house.ifc"]["result"], "synchronized",
+        "{output:#?}"
     );
-    let refused = &told["north/pipes.xlsx"];
+    let refused = &output["north/pipes.xlsx"];
     assert_eq!(refused["state"], "failed", "{refused:#?}");
     let reason = refused["reason"].as_str().unwrap();
     assert!(
@@ -188,13 +191,13 @@ async fn names_that_storage_cannot_hold_and_empty_files_fail_alone() {
     write(&folder.join("good.ifc"), "good");
     let done = site.run(&["run", "--once"]).await;
     assert_eq!(done.code, Some(1), "{done:?}");
-    let told = site.status().await;
+    let output = site.status().await;
     assert_eq!(
-        told["north/good.ifc"]["result"], "synchronized",
-        "{told:#?}"
+        output["north/good.ifc"]["result"], "synchronized",
+        "{output:#?}"
     );
     let long = format!("north/{}.ifc", "x".repeat(251));
-    assert_eq!(told[&long]["result"], "synchronized", "{told:#?}");
+    assert_eq!(output[&long]["result"], "synchronized", "{output:#?}");
     for (file, hint) in [
         ("north/a<b>.ifc", "rename"),
         ("north/two\nlines.ifc", "rename"),
@@ -202,10 +205,10 @@ async fn names_that_storage_cannot_hold_and_empty_files_fail_alone() {
         ("north/latin \u{fffd}.ifc", "rename"),
         ("north/empty.ifc", "save the file with content"),
     ] {
-        assert_eq!(told[file]["state"], "failed", "{told:#?}");
+        assert_eq!(output[file]["state"], "failed", "{output:#?}");
         assert!(
-            told[file]["hint"].as_str().unwrap().contains(hint),
-            "{told:#?}"
+            output[file]["hint"].as_str().unwrap().contains(hint),
+            "{output:#?}"
         );
     }
     assert_eq!(site.emulator.state().files.len(), 2);
@@ -250,8 +253,8 @@ async fn of_two_names_that_differ_in_case_only_one_waits_until_the_other_is_gone
         daemon
             .says("iTwin Storage may not distinguish its name from")
             .await;
-        let told = site.status().await;
-        let refused = &told[&format!("north/{other}")];
+        let output = site.status().await;
+        let refused = &output[&format!("north/{other}")];
         assert_eq!(refused["hint"], "rename one of the two files", "{refused}");
         assert_eq!(site.emulator.state().files.len(), 1);
 

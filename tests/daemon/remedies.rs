@@ -125,10 +125,10 @@ async fn a_file_that_is_too_large_stops_failing_when_it_is_excluded() {
     file.set_len(6 << 40).unwrap();
     let daemon = site.start();
     status_is(&site, &daemon, "a.ifc", Some("failed")).await;
-    let told = hint(&site, "a.ifc").await;
+    let output = hint(&site, "a.ifc").await;
     assert!(
-        told.contains("split the file, or add it to exclude"),
-        "{told}"
+        output.contains("split the file, or add it to exclude"),
+        "{output}"
     );
     site.replace_in_watches("name =", "exclude = [\"a.ifc\"]\nname =");
     site.config();
@@ -207,8 +207,8 @@ async fn a_file_mapped_by_another_connection_is_mapped_once_it_is_removed_there(
     let file = site.stored("a.ifc");
     let theirs = other_client.connects("theirs", &file.id).await.unwrap();
     status_is(&site, &daemon, "a.ifc", Some("failed")).await;
-    let told = hint(&site, "a.ifc").await;
-    assert!(told.contains("remove it there"), "{told}");
+    let output = hint(&site, "a.ifc").await;
+    assert!(output.contains("remove it there"), "{output}");
     assert_eq!(other_client.source_file(&file.id).unwrap().0, theirs);
     assert!(other_client.unmaps(&file.id).await);
     status_is(&site, &daemon, "a.ifc", Some("synchronized")).await;
@@ -267,8 +267,8 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
         let word = Some("deleted from the folder; still in the iModel");
         status_is(&site, &daemon, name, word).await;
     }
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("1 synchronized, 3 deleted"), "{told}");
+    let output = site.run(&["status"]).await.out;
+    assert!(output.contains("1 synchronized, 3 deleted"), "{output}");
     let history = site.run(&["status", "deleted.ifc"]).await.out;
     assert!(history.contains("deleted from the folder"), "{history}");
     assert!(history.contains("absent since"), "{history}");
@@ -277,8 +277,8 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
     status_is(&site, &daemon, "deleted.ifc", Some("unchanged")).await;
     assert_eq!(site.stored("deleted.ifc").completions, 1);
     assert_eq!(site.emulator.state().runs.len(), runs);
-    let told = site.run(&["status"]).await.out;
-    assert!(told.contains("2 synchronized, 2 deleted"), "{told}");
+    let output = site.run(&["status"]).await.out;
+    assert!(output.contains("2 synchronized, 2 deleted"), "{output}");
     daemon.stop().await;
 }
 

@@ -83,8 +83,8 @@ async fn answers(files: u32) -> Vec<(&'static str, Duration)> {
         ("retry --failed", &["retry", "--dry-run", "--failed"]),
     ] {
         let one = shortest(async || {
-            let told = site.run(command).await;
-            assert!(!told.out.is_empty(), "{name}: {told:?}");
+            let output = site.run(command).await;
+            assert!(!output.out.is_empty(), "{name}: {output:?}");
         });
         took.push((name, one.await));
     }
@@ -112,8 +112,8 @@ async fn answers(files: u32) -> Vec<(&'static str, Duration)> {
     );
     assert!(metrics.contains(&failed), "{metrics}");
     let began = Instant::now();
-    let told = site.status().await;
-    assert_eq!(told.len(), files as usize);
+    let output = site.status().await;
+    assert_eq!(output.len(), files as usize);
     took.push(("status --json --all", began.elapsed()));
     daemon.stop().await;
     took

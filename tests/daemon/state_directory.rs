@@ -149,8 +149,8 @@ async fn a_command_run_by_root_acts_as_the_owner_of_the_state() {
         &["retry", "--failed"],
         &["check"],
     ] {
-        let told = site.run(command).await;
-        assert!(!told.err.contains("error"), "{command:?}: {told:?}");
+        let output = site.run(command).await;
+        assert!(!output.err.contains("error"), "{command:?}: {output:?}");
     }
     for entry in std::fs::read_dir(&state).unwrap() {
         let path = entry.unwrap().path();
@@ -244,22 +244,22 @@ async fn the_first_line_and_exit_code_of_status_show_the_worst_problem() {
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
     let first = |out: &str| out.lines().next().unwrap_or_default().to_owned();
-    let told = site.run(&["status"]).await;
-    assert_eq!(told.code, Some(0), "{told:?}");
+    let output = site.run(&["status"]).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(
-        first(&told.out),
+        first(&output.out),
         "OK: nothing needs attention; 1 file synchronized"
     );
     daemon.stop().await;
-    let told = site.run(&["status"]).await;
-    assert_eq!(told.code, Some(1), "{told:?}");
+    let output = site.run(&["status"]).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
     assert_eq!(
-        first(&told.out),
+        first(&output.out),
         "ATTENTION: daemon not running; 1 file synchronized"
     );
-    let told = site.run(&["status", "--json"]).await;
-    assert_eq!(told.code, Some(1), "{told:?}");
-    let json: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let output = site.run(&["status", "--json"]).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let json: serde_json::Value = serde_json::from_str(&output.out).unwrap();
     assert_eq!(json["ok"], false);
     assert_eq!(
         json["summary"],

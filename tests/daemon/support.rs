@@ -189,10 +189,10 @@ impl Site {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let told = Arc::clone(&log);
+        let printed = Arc::clone(&log);
         let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                *told.lock().unwrap() += &format!("{line}\n");
+                *printed.lock().unwrap() += &format!("{line}\n");
             }
         });
         Daemon { child, log, reader }
@@ -200,13 +200,13 @@ impl Site {
 
     /// What `status --json --all` says of every file: `watch/path` to the object.
     pub async fn status(&self) -> BTreeMap<String, serde_json::Value> {
-        let told = self.run(&["status", "--json", "--all"]).await;
-        if told.err.contains("no ledger in") {
+        let printed = self.run(&["status", "--json", "--all"]).await;
+        if printed.err.contains("no ledger in") {
             return BTreeMap::new();
         }
-        let told: serde_json::Value =
-            serde_json::from_str(&told.out).unwrap_or_else(|_| panic!("{told:?}"));
-        let files = told["files"].as_array().unwrap();
+        let printed: serde_json::Value =
+            serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{printed:?}"));
+        let files = printed["files"].as_array().unwrap();
         let named = |file: &serde_json::Value| {
             let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
             format!("{}/{}", text("watch"), text("path"))

@@ -13,15 +13,15 @@ use crate::support::{Daemon, Site, eventually, platform, write};
 /// Stands in for systemd.
 pub struct Supervisor {
     path: PathBuf,
-    told: Arc<Mutex<Vec<String>>>,
+    output: Arc<Mutex<Vec<String>>>,
 }
 
 impl Supervisor {
     pub fn new(site: &Site) -> Self {
         let path = site.path("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let told = Arc::<Mutex<Vec<String>>>::default();
-        let listening = Arc::clone(&told);
+        let output = Arc::<Mutex<Vec<String>>>::default();
+        let listening = Arc::clone(&output);
         // It ends with the test's process.
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -30,7 +30,7 @@ impl Supervisor {
                 listening.lock().unwrap().push(message.trim().to_owned());
             }
         });
-        Self { path, told }
+        Self { path, output }
     }
 
     /// Starts the daemon with a watchdog that wants a ping every three seconds.
@@ -41,18 +41,18 @@ impl Supervisor {
         ])
     }
 
-    pub fn told(&self) -> Vec<String> {
-        self.told.lock().unwrap().clone()
+    pub fn output(&self) -> Vec<String> {
+        self.output.lock().unwrap().clone()
     }
 
     pub fn forget(&self) {
-        self.told.lock().unwrap().clear();
+        self.output.lock().unwrap().clear();
     }
 
     pub async fn hears(&self, words: &str, daemon: &Daemon) {
         eventually(
-            || self.told().iter().any(|message| message.contains(words)),
-            || format!("{words:?} is not in {:#?}\n{}", self.told(), daemon.log()),
+            || self.output().iter().any(|message| message.contains(words)),
+            || format!("{words:?} is not in {:#?}\n{}", self.output(), daemon.log()),
         )
         .await;
     }
@@ -73,22 +73,22 @@ async fn systemd_is_notified_of_start_reload_and_stop() {
         .await;
     let (status, _) = daemon.stop().await;
     assert!(status.success());
-    let told = systemd.told();
-    let first = told.first().unwrap();
+    let output = systemd.output();
+    let first = output.first().unwrap();
     assert!(
         first.starts_with("EXTEND_TIMEOUT_USEC=60000000"),
-        "{told:#?}"
+        "{output:#?}"
     );
-    let at = |words: &str| told.iter().position(|message| message.starts_with(words));
+    let at = |words: &str| output.iter().position(|message| message.starts_with(words));
     let (ready, ping, stopping) = (at("READY=1"), at("WATCHDOG=1"), at("STOPPING=1"));
     assert!(
         ready.is_some() && ready < ping && ping < stopping,
-        "{told:#?}"
+        "{output:#?}"
     );
-    let stopping = &told[stopping.unwrap()];
+    let stopping = &output[stopping.unwrap()];
     assert!(
         stopping.contains("EXTEND_TIMEOUT_USEC=45000000"),
-        "{told:#?}"
+        "{output:#?}"
     );
 }
 
@@ -158,9 +158,9 @@ async fn a_start_that_waits_for_the_ledger_asks_for_more_time() {
     let daemon = systemd.start(&site);
     systemd.hears("EXTEND_TIMEOUT_USEC", &daemon).await;
     assert!(
-        !systemd.told().iter().any(|one| one.contains("READY=1")),
+        !systemd.output().iter().any(|one| one.contains("READY=1")),
         "{:#?}",
-        systemd.told()
+        systemd.output()
     );
     lock.close().await.unwrap();
     systemd.hears("READY=1", &daemon).await;
@@ -207,15 +207,15 @@ async fn a_reload_changes_watches_and_limits_and_drops_nothing_in_progress() {
         "slow.ifc began before: {log}"
     );
     assert_eq!(site.requests("POST", "/files").len(), 2);
-    let told = systemd.told();
-    let at = told
+    let output = systemd.output();
+    let at = output
         .iter()
         .position(|message| message.starts_with("RELOADING=1\nMONOTONIC_USEC="));
-    let again = told
+    let again = output
         .iter()
         .skip(at.unwrap())
         .any(|message| message.starts_with("READY=1\nSTATUS="));
-    assert!(again, "{told:#?}");
+    assert!(again, "{output:#?}");
 
     // One folder less, and other times for the other.
     site.replace_in_watches("name = \"south\"", "name = \"south\"\nsettle = \"1s\"");

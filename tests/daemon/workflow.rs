@@ -494,11 +494,11 @@ async fn a_file_deleted_while_queued_is_dropped_from_the_queue() {
     eventually(done, || daemon.log()).await;
     daemon.stop().await;
     assert_eq!(site.emulator.state().files.len(), 1);
-    let told = site.status().await;
-    let gone = told.get(&format!("north/{waiting}"));
+    let output = site.status().await;
+    let gone = output.get(&format!("north/{waiting}"));
     assert!(
         gone.is_none_or(|file| file["result"] == "vanished"),
-        "{told:#?}"
+        "{output:#?}"
     );
 }
 

@@ -179,11 +179,11 @@ async fn blocks(platform: &Platform, url: &str) {
     };
     let named = |kind: &str, id: &str| format!("<{kind}>{}</{kind}>", base64(id.as_bytes()));
     let listed = async |kind: &str| {
-        let told = platform
+        let output = platform
             .blob("GET", &format!("{list}&blocklisttype={kind}"), b"", &[])
             .await;
-        assert_eq!(told.status, 200);
-        String::from_utf8(told.body).unwrap()
+        assert_eq!(output.status, 200);
+        String::from_utf8(output.body).unwrap()
     };
     for (id, content) in [
         ("001", "b1"),

@@ -155,7 +155,7 @@ async fn what_all_operations_have_in_common(seen: &Arc<Seen>) {
         is("Unauthorized")
     );
 
-    let told = platform
+    let output = platform
         .ask_with(
             "GET",
             &top,
@@ -163,12 +163,12 @@ async fn what_all_operations_have_in_common(seen: &Arc<Seen>) {
             &[("accept", V1), ("x-correlation-id", "abc-1")],
         )
         .await;
-    assert_eq!(told.header("x-correlation-id"), "abc-1");
+    assert_eq!(output.header("x-correlation-id"), "abc-1");
     assert_eq!(
-        told.header("content-type"),
+        output.header("content-type"),
         "application/json; charset=utf-8"
     );
-    told.ok(200);
+    output.ok(200);
     assert_eq!(
         platform.get(&top).await.header("x-correlation-id").len(),
         36

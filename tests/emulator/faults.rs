@@ -229,7 +229,7 @@ async fn control_routes_need_no_token() {
         );
     }
     let requests = get("requests").await;
-    let told: Vec<String> = requests
+    let output: Vec<String> = requests
         .as_array()
         .unwrap()
         .iter()
@@ -244,7 +244,7 @@ async fn control_routes_need_no_token() {
         })
         .collect();
     assert_eq!(
-        told,
+        output,
         [
             "api POST 200",
             "api GET 200",

@@ -16,9 +16,12 @@ async fn foreign_clients(emulator: &Emulator) {
         .output()
         .await
         .unwrap();
-    let told =
+    let printed =
         String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success() && told.contains("all good"), "{told}");
+    assert!(
+        ran.status.success() && printed.contains("all good"),
+        "{printed}"
+    );
 }
 
 #[tokio::test]
@@ -59,20 +62,24 @@ async fn ran(program: &str, option: &str, code: &str) -> (String, Vec<u64>) {
         .output()
         .await
         .unwrap();
-    let told =
+    let printed =
         String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{told}");
+    assert!(ran.status.success(), "{printed}");
     let state = emulator.state();
     let sizes = state.files.values();
     let sizes = sizes.map(|file| file.completed.as_ref().unwrap().size);
-    (told, sizes.collect())
+    (printed, sizes.collect())
 }
 
 #[tokio::test]
 #[ignore = "needs curl and jq: run tests/all"]
 async fn the_curl_example_in_the_documentation_works() {
-    let (told, sizes) = ran("bash", "-euc", &example("curl", "sh")).await;
-    assert_eq!(told.matches("\"result\": \"Success\"").count(), 2, "{told}");
+    let (printed, sizes) = ran("bash", "-euc", &example("curl", "sh")).await;
+    assert_eq!(
+        printed.matches("\"result\": \"Success\"").count(),
+        2,
+        "{printed}"
+    );
     assert_eq!(sizes, [13]);
 }
 
@@ -81,13 +88,19 @@ async fn the_curl_example_in_the_documentation_works() {
 async fn the_javascript_example_works() {
     let code = example("JavaScript", "js");
     let code = format!("(async () => {{ {code} }})()");
-    let (told, sizes) = ran("node", "-e", &code).await;
-    assert_eq!((told.trim(), sizes.as_slice()), ("house.ifc 13", &[13][..]));
+    let (printed, sizes) = ran("node", "-e", &code).await;
+    assert_eq!(
+        (printed.trim(), sizes.as_slice()),
+        ("house.ifc 13", &[13][..])
+    );
 }
 
 #[tokio::test]
 #[ignore = "needs Python: run tests/all"]
 async fn the_python_example_works() {
-    let (told, sizes) = ran("python3", "-c", &example("Python", "python")).await;
-    assert_eq!((told.trim(), sizes.as_slice()), ("house.ifc 13", &[13][..]));
+    let (printed, sizes) = ran("python3", "-c", &example("Python", "python")).await;
+    assert_eq!(
+        (printed.trim(), sizes.as_slice()),
+        ("house.ifc 13", &[13][..])
+    );
 }

@@ -57,18 +57,18 @@ async fn a_page_of_another_origin_or_host_cannot_use_the_control_routes() {
             &[("sec-fetch-site", "cross-site")],
             &[("sec-fetch-site", "same-site")],
         ] {
-            let told = asked(&platform, method, &url, headers).await;
-            assert_eq!(told, (403, false), "{method} {route} {headers:?}");
+            let output = asked(&platform, method, &url, headers).await;
+            assert_eq!(output, (403, false), "{method} {route} {headers:?}");
         }
-        let told = asked(&platform, method, &url, &[("host", "evil.example:8290")]).await;
-        assert_eq!(told, (421, false), "{method} {route}");
+        let output = asked(&platform, method, &url, &[("host", "evil.example:8290")]).await;
+        assert_eq!(output, (421, false), "{method} {route}");
         // A preflight gets no permission either.
         let preflight = [
             ("origin", "http://localhost:3000"),
             ("access-control-request-method", method),
         ];
-        let told = asked(&platform, "OPTIONS", &url, &preflight).await;
-        assert_eq!(told, (403, false), "{route}");
+        let output = asked(&platform, "OPTIONS", &url, &preflight).await;
+        assert_eq!(output, (403, false), "{route}");
     }
     assert_eq!(
         serde_json::to_value(platform.emulator.state()).unwrap(),
@@ -120,14 +120,14 @@ async fn only_pages_on_this_machine_and_allowed_origins_can_use_the_platform() {
                 ),
             ];
             let status = if allowed { 204 } else { 403 };
-            let told = asked(&platform, "OPTIONS", url, &preflight).await;
-            assert_eq!(told, (status, allowed), "{url} {origin}");
+            let output = asked(&platform, "OPTIONS", url, &preflight).await;
+            assert_eq!(output, (status, allowed), "{url} {origin}");
             let (_, readable) = asked(&platform, "GET", url, &[("origin", origin)]).await;
             assert_eq!(readable, allowed, "{url} {origin}");
         }
         // A name that an attacker lets resolve to this machine.
-        let told = asked(&platform, "GET", url, &[("host", "evil.example")]).await;
-        assert_eq!(told, (421, false), "{url}");
+        let output = asked(&platform, "GET", url, &[("host", "evil.example")]).await;
+        assert_eq!(output, (421, false), "{url}");
     }
 }
 
@@ -215,16 +215,16 @@ async fn a_revoked_token_is_rejected_and_inactive() {
         let form = [ours[0], ours[1], ("token", token)];
         platform.form("/connect/introspect", &form).await.ok(200)
     };
-    let told = introspect(&platform, &token).await;
+    let output = introspect(&platform, &token).await;
     assert_eq!(
-        (&told["active"], &told["client_id"], &told["scope"]),
+        (&output["active"], &output["client_id"], &output["scope"]),
         (
             &json!(true),
             &json!(DEFAULT_CLIENT_ID),
             &json!("itwin-platform")
         )
     );
-    assert!(told["exp"].as_i64() > told["iat"].as_i64());
+    assert!(output["exp"].as_i64() > output["iat"].as_i64());
     let revoke = async |platform: &Platform, form: &[(&str, &str)]| {
         platform.form("/connect/revocation", form).await
     };
@@ -372,11 +372,11 @@ async fn a_page_in_a_browser_can_use_the_api_but_not_the_control_routes() {
                 "opaque",
             ),
         ] {
-            let told = browser
+            let output = browser
                 .run(&format!("return (await fetch({api:?} + {request})).type"))
                 .await;
-            let told = told.as_str().unwrap();
-            assert!(told.starts_with(expected), "{page} {request}: {told}");
+            let output = output.as_str().unwrap();
+            assert!(output.starts_with(expected), "{page} {request}: {output}");
         }
         // A form that a page sends off needs no permission.
         browser
@@ -411,12 +411,15 @@ async fn a_page_in_a_browser_can_use_the_api_but_not_the_control_routes() {
         .goto(&format!("http://evil.example:{port}/"))
         .await
         .unwrap();
-    let told = browser
+    let output = browser
         .run(&format!(
             "return (await fetch({api:?} + '/.well-known/openid-configuration')).type"
         ))
         .await;
-    assert!(told.as_str().unwrap().starts_with("TypeError"), "{told}");
+    assert!(
+        output.as_str().unwrap().starts_with("TypeError"),
+        "{output}"
+    );
     // Nor by a name of its own that resolves to this machine: to the browser all of that is one origin.
     for path in [
         "/_emulator/state",
@@ -428,11 +431,11 @@ async fn a_page_in_a_browser_can_use_the_api_but_not_the_control_routes() {
             .goto(&format!("http://evil.example:{api_port}{path}"))
             .await
             .unwrap();
-        let told = browser
+        let output = browser
             .run(&format!(
                 "const answer = await fetch({path:?}); return [answer.status, (await answer.text()).includes('Host header')]"
             ))
             .await;
-        assert_eq!(told, json!([421, true]), "{path}");
+        assert_eq!(output, json!([421, true]), "{path}");
     }
 }

@@ -131,16 +131,6 @@ pub struct RunError {
     description: Option<String>,
 }
 
-impl RunError {
-    /// Whether the owner of the connection has to sign in, which a service application cannot.
-    #[must_use]
-    pub fn wants_a_user(&self) -> bool {
-        self.error_key
-            .as_deref()
-            .is_some_and(|key| key.eq_ignore_ascii_case("UserNotAuthenticated"))
-    }
-}
-
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<&str> = [&self.error_key, &self.description]

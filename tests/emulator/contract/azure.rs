@@ -184,17 +184,17 @@ pub async fn blocks(platform: &Platform, url: &str) {
     )
     .await
     .is(400, "Md5Mismatch");
-    let told = platform
+    let output = platform
         .blob("GET", &format!("{list}&blocklisttype=all"), b"", &[])
         .await;
-    let told = String::from_utf8(told.body).unwrap();
+    let output = String::from_utf8(output.body).unwrap();
     assert!(
-        told.contains("<CommittedBlocks></CommittedBlocks>"),
-        "{told}"
+        output.contains("<CommittedBlocks></CommittedBlocks>"),
+        "{output}"
     );
     assert!(
-        told.contains(&format!("<Name>{}</Name><Size>2</Size>", base64(b"002"))),
-        "{told}"
+        output.contains(&format!("<Name>{}</Name><Size>2</Size>", base64(b"002"))),
+        "{output}"
     );
     platform
         .blob("GET", &format!("{list}&blocklisttype=some"), b"", &[])
@@ -220,10 +220,10 @@ pub async fn blocks(platform: &Platform, url: &str) {
     commit(&format!("<Uncommitted>{}</Uncommitted>", base64(b"001")))
         .await
         .is(400, "InvalidBlockList");
-    let told = platform.blob("GET", &list, b"", &[]).await;
-    let told = String::from_utf8(told.body).unwrap();
-    assert_eq!(told.matches("<Block>").count(), 2, "{told}");
-    let told = platform
+    let output = platform.blob("GET", &list, b"", &[]).await;
+    let output = String::from_utf8(output.body).unwrap();
+    assert_eq!(output.matches("<Block>").count(), 2, "{output}");
+    let output = platform
         .blob(
             "GET",
             &format!("{list}&blocklisttype=uncommitted"),
@@ -232,7 +232,7 @@ pub async fn blocks(platform: &Platform, url: &str) {
         )
         .await;
     assert!(
-        !String::from_utf8(told.body).unwrap().contains("<Block>"),
+        !String::from_utf8(output.body).unwrap().contains("<Block>"),
         "the third block was dropped"
     );
     assert_eq!(platform.blob("GET", url, b"", &[]).await.body, b"b2b1");

@@ -105,11 +105,11 @@ pub async fn connections(seen: &Arc<Seen>) {
     ] {
         let body = with("sourceFiles", json!([mapped(&free, connector)]));
         platform.switch(switch, "refused");
-        let told = platform
+        let output = platform
             .post(CONNECTIONS, body.clone())
             .await
             .is(422, "InvalidStorageConnectionRequest");
-        assert_eq!(told["error"]["details"][0]["target"], "connectorType");
+        assert_eq!(output["error"]["details"][0]["target"], "connectorType");
         platform.switches_off();
         let taken = platform.post(CONNECTIONS, body).await.ok(201);
         platform

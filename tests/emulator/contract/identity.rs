@@ -124,8 +124,8 @@ pub async fn identity(seen: &Arc<Seen>) {
     for (token, active) in [(token, true), ("stale", false)] {
         let form = introspect(token);
         let form: Vec<(&str, &str)> = form.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-        let told = platform.form("/connect/introspect", &form).await.ok(200);
-        assert_eq!(told["active"], active);
+        let output = platform.form("/connect/introspect", &form).await.ok(200);
+        assert_eq!(output["active"], active);
     }
     platform
         .form("/connect/introspect", &[("token", token)])

@@ -286,9 +286,11 @@ pub async fn of_people(platform: &Platform, root: &str) {
         "{information}?redirectUrl={}",
         encoded("http://localhost:3301/callback")
     );
-    let told = platform.get(&information).await.ok(200)["authorizationInformation"].clone();
-    assert_eq!(told["isUserAuthorized"], false);
-    let page = told["_links"]["authorizationUrl"]["href"].as_str().unwrap();
+    let output = platform.get(&information).await.ok(200)["authorizationInformation"].clone();
+    assert_eq!(output["isUserAuthorized"], false);
+    let page = output["_links"]["authorizationUrl"]["href"]
+        .as_str()
+        .unwrap();
     let page = page.strip_prefix(platform.emulator.api_url()).unwrap();
     let back = platform.get(page).await;
     assert_eq!(

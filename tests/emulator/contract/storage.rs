@@ -83,8 +83,8 @@ pub async fn folders(seen: &Arc<Seen>) {
         let refused = platform
             .post(&folders(&root), json!({ "displayName": wrong }))
             .await;
-        let told = refused.is(422, "InvalidCreateFolderRequest");
-        assert_eq!(told["error"]["details"][0]["target"], "displayName");
+        let output = refused.is(422, "InvalidCreateFolderRequest");
+        assert_eq!(output["error"]["details"][0]["target"], "displayName");
     }
     let long = json!({ "displayName": "x".repeat(256) });
     platform
@@ -411,11 +411,11 @@ pub async fn files(seen: &Arc<Seen>) {
         .await
         .is(422, "InvalidCreateFileRequest");
     platform.switch("name-error", "observed");
-    let told = platform
+    let output = platform
         .post(&files, named("./a/b.dgn"))
         .await
         .is(422, "InvalidStorageRequest");
-    assert!(told["error"]["details"][0]["target"].is_null());
+    assert!(output["error"]["details"][0]["target"].is_null());
     platform.switches_off();
 
     let file = platform.upload(&root, "a.dgn", b"one").await;
