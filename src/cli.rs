@@ -61,7 +61,7 @@ enum Command {
     /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the
     /// proxy, host or certificate issuer at which the connection fails. Changes nothing.
     ///
-    /// Exit codes: 0 all checks passed; 1 a check failed.
+    /// Exit codes: 0 all checks passed; 1 a check failed; 78 invalid configuration.
     Check(ConfigArgument),
     /// Show the status of all watches, failed files and work in progress; or the history of files
     ///

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
 use crate::config::{Config, Watch};
 use crate::filesystem;
 use crate::itwin::{self, Client};
@@ -47,7 +47,7 @@ pub(super) async fn check(path: &Path) -> u8 {
         Err(errors) => {
             print_config_errors(&errors);
             report.wrong(&format!("configuration {path:?}"), None);
-            return EXIT_FAILED;
+            return EXIT_CONFIG;
         }
     };
     Report::ok(&format!(

@@ -237,7 +237,7 @@ async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), 
     list(&chosen, |file| {
         let stays = match &file.storage_file_id {
             Some(id) => {
-                format!("storage file {id} and its synchronized content stay on the platform")
+                format!("storage file {id} and what was synchronized of it stay on the platform")
             }
             None => "not on the platform".to_owned(),
         };

@@ -187,8 +187,8 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
             line(&earlier.at_storage_folder),
         );
         let hint = format!(
-            "give each watch of an iModel its own storage_folder, such as {:?}",
-            other.name
+            "give both watches a storage_folder of their own, such as {:?} and {:?}",
+            one.name, other.name
         );
         report.add(
             later.at_storage_folder.clone(),

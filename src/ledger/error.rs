@@ -122,7 +122,9 @@ impl Error {
             Self::Older { .. } => "restart the daemon with this version: it migrates the ledger",
             Self::OldSqlite { .. } => "build with the bundled SQLite of Cargo.lock",
             Self::DiskFull { .. } => FREE_SPACE,
-            Self::Database { .. } => return None,
+            Self::Database { .. } => {
+                "check the owner, the mode and the disk of state.path; if they are right, restart the daemon"
+            }
         };
         Some(hint.to_owned())
     }

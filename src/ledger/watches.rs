@@ -41,6 +41,11 @@ impl Ledger {
                 )
                 .execute(&mut **tx)
                 .await?;
+                // The credentials may have been corrected since.
+                sqlx::query("UPDATE jobs SET due_at = $1, pause = 0 WHERE kind = 'credentials' AND due_at > $1")
+                    .bind(millis(now))
+                    .execute(&mut **tx)
+                    .await?;
                 let mut registered = Vec::with_capacity(specs.len());
                 for spec in specs {
                     registered.push(register(tx, spec, now).await?);
@@ -190,6 +195,8 @@ async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Erro
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::fixture::*;
     use super::super::*;
 
@@ -208,6 +215,30 @@ mod tests {
             .await
             .unwrap();
         assert!(f.claim(1).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_start_tries_files_again_that_failed_because_of_credentials() {
+        let f = Fixture::new().await;
+        for (path, kind) in [
+            ("a.dgn", FailureKind::Credentials),
+            ("b.dgn", FailureKind::Transient),
+        ] {
+            f.hand_over(path, 1, 0).await;
+            let job = f.claim(0).await.unwrap();
+            let failed = Refusal {
+                kind,
+                ..refusal(Again::FailedUntil(at(900)))
+            };
+            f.ledger.put_off(&job, &failed, at(1)).await.unwrap();
+        }
+        assert!(f.claim(2).await.is_none());
+        f.ledger
+            .register_watches(&[spec("north")], at(2))
+            .await
+            .unwrap();
+        assert_eq!(f.claim(2).await.unwrap().path, Path::new("a.dgn"));
+        assert!(f.claim(2).await.is_none());
     }
 
     #[tokio::test]

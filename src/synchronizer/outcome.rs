@@ -184,7 +184,7 @@ fn without_task(
         kind,
         reason,
         hint: Some(
-            "run `itwin-syncd retry` to upload the file again; if that does not help, check the run in the iTwin portal"
+            "run `itwin-syncd retry --failed` to upload the file again; if that does not help, check the run in the iTwin portal"
                 .to_owned(),
         ),
         again,

@@ -11,7 +11,7 @@ use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Run, RunAnswer};
 use crate::ledger::{
-    self, ConnectionFile, ConnectionRecord, FileId, OpenRun, Outcome, RunReport, Verdict,
+    self, Again, ConnectionFile, ConnectionRecord, FileId, OpenRun, Outcome, RunReport, Verdict,
 };
 use crate::names::QuotedPath;
 use crate::retry::Class;
@@ -366,7 +366,10 @@ impl Synchronizer {
                     );
                 }
                 Verdict::Refused(refusal) | Verdict::SendAgain(refusal) => {
-                    failed += 1;
+                    match refusal.again {
+                        Again::Never | Again::FailedUntil(_) => failed += 1,
+                        Again::At(_) | Again::BusyUntil(_) => again += 1,
+                    }
                     if let Some(file) = file {
                         super::report_failure(file, refusal);
                     }

@@ -30,7 +30,7 @@ pub(super) enum UploadError {
     SharedFolder { other: String },
     #[error("iModel {imodel} is not initialized (state {state:?})")]
     NotInitialized { imodel: String, state: String },
-    #[error("the request to create it got no answer{}; waiting until storage lists the file", after_colon(error.as_ref()))]
+    #[error("it is not known whether storage created it{}; waiting until storage lists the file, else creating it again", after_colon(error.as_ref()))]
     CreateUnknown {
         until: Timestamp,
         /// What came instead of an answer; None when the request was sent before a restart.

@@ -224,8 +224,13 @@ fn failed_file(out: &mut String, file: &FileView, now: Timestamp) {
         line(out, &format!("      hint:   {hint}"));
     }
     let next = file.next_attempt.map_or_else(
-        || "when the file changes, or now with `itwin-syncd retry`".to_owned(),
-        |at| format!("{}, or now with `itwin-syncd retry`", upcoming(at, now)),
+        || "when the file changes, or now with `itwin-syncd retry --failed`".to_owned(),
+        |at| {
+            format!(
+                "{}, or now with `itwin-syncd retry --failed`",
+                upcoming(at, now)
+            )
+        },
     );
     line(out, &format!("      retry:  {next}"));
 }

@@ -10,9 +10,10 @@ use tracing::{debug, warn};
 use super::{BYTES_MAX, Task};
 use crate::failpoint::failpoint;
 use crate::ledger::Ready;
+use crate::names::QuotedPath;
 use crate::watch::Error;
 use crate::watch::probe::{Probe, ProbeReply};
-use crate::watch::problems::{self, Problems};
+use crate::watch::problems::Problems;
 use crate::watch::settle::{Observation, Step};
 
 /// Unreadable files that are probed again and again; the others are left to the next scan.
@@ -102,7 +103,7 @@ impl Task {
             .add(&format!("cannot be opened: {error}"), path);
         if 10_u64.pow(count.ilog10()) == count {
             warn!(
-                watch = %self.watch.name, path = problems::shown(path), files = count, %error,
+                watch = %self.watch.name, path = %QuotedPath(path), files = count, %error,
                 "cannot open file; trying again until it can be read"
             );
         }
