@@ -292,7 +292,7 @@ mod tests {
     fn watch() -> WatchReport {
         WatchReport {
             name: "north".to_owned(),
-            imodel_id: "c0ffee00".to_owned(),
+            imodel_id: "c0ffee00".into(),
             root: RootState::Ok,
             note: None,
             scanned_at: None,

@@ -38,6 +38,7 @@ use values::InvalidValue;
 pub use web::Web;
 
 use crate::bandwidth::Period;
+use crate::ids::ImodelId;
 use crate::itwin::Network;
 use crate::secret::Secret;
 use crate::selection::Scope;
@@ -189,7 +190,7 @@ pub struct Watch {
     /// Absolute path of the root, as written.
     pub path: PathBuf,
     /// UUID in lower case with hyphens.
-    pub imodel_id: String,
+    pub imodel_id: ImodelId,
     /// When a file counts as completely written.
     pub settle_policy: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.

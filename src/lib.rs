@@ -28,6 +28,7 @@ pub mod emulator;
 mod error_chain;
 mod failpoint;
 mod filesystem;
+pub mod ids;
 pub mod itwin;
 pub mod ledger;
 mod names;

@@ -363,7 +363,7 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
     let inactive = watch.inactive.as_ref().filter(|_| watch.configured);
     WatchView {
         name: watch.name.clone(),
-        imodel_id: watch.imodel_id.clone(),
+        imodel_id: watch.imodel_id.to_string(),
         configured: watch.configured,
         root: watch.root.as_str(),
         note: watch.note.clone(),
@@ -434,7 +434,7 @@ pub(crate) fn run_view(run: &RunSummary) -> RunView {
 
 fn run_entry(entry: &RunEntry) -> RunView {
     RunView {
-        imodel_id: Some(entry.imodel_id.clone()),
+        imodel_id: Some(entry.imodel_id.to_string()),
         files: Some(entry.files),
         ..run_view(&entry.run)
     }
@@ -452,7 +452,7 @@ pub(crate) fn file_view(file: &FileReport) -> FileView {
         result: file.outcome.map(Outcome::as_str),
         result_at: file.outcome_at,
         connector: file.connector.clone(),
-        storage_file_id: file.storage_file_id.clone(),
+        storage_file_id: file.storage_file_id.as_ref().map(ToString::to_string),
         bytes: file.bytes,
         run: file.run.clone(),
         seconds: file.millis.map(seconds),

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::config;
+use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
@@ -52,7 +53,7 @@ const STEP_GAP: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// The iModel of the synchronizer.
-    pub imodel_id: String,
+    pub imodel_id: ImodelId,
     /// Where work comes from and outcomes go.
     pub ledger: Ledger,
     /// The platform.
@@ -99,7 +100,7 @@ pub struct Progress {
 /// The synchronizer of one iModel.
 #[derive(Debug)]
 pub struct Synchronizer {
-    imodel_id: Arc<str>,
+    imodel_id: ImodelId,
     ledger: Ledger,
     client: Client,
     settings: watch::Receiver<Settings>,
@@ -144,7 +145,7 @@ impl Synchronizer {
     pub fn new(deps: Deps) -> Self {
         let settings = deps.settings.borrow().clone();
         Self {
-            imodel_id: deps.imodel_id.into(),
+            imodel_id: deps.imodel_id,
             ledger: deps.ledger,
             client: deps.client,
             settings: deps.settings,

@@ -342,7 +342,7 @@ fn known(platform: &Platform, files: u64) -> Site {
         let ledger = Ledger::open(&site.state()).await.unwrap();
         let spec = WatchSpec {
             name: "bench".to_owned(),
-            imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".to_owned(),
+            imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
             bulk_change_limit: 1_000_000_000,

@@ -320,15 +320,15 @@ fn table(files: &[FileReport]) -> bool {
         "seconds",
     ]);
     for file in files {
-        let known = |text: &Option<String>| sanitize(text.as_deref().unwrap_or_default());
+        let known = |text: Option<&str>| sanitize(text.unwrap_or_default());
         let seconds = file
             .millis
             .map(|millis| format!("{:.1}", Duration::from_millis(millis).as_secs_f64()));
         row([
             &shown(&file.path),
-            &known(&file.connector),
-            &known(&file.storage_file_id),
-            &known(&file.run),
+            &known(file.connector.as_deref()),
+            &known(file.storage_file_id.as_deref()),
+            &known(file.run.as_deref()),
             file.outcome.map_or("", Outcome::as_str),
             &seconds.unwrap_or_default(),
         ]);

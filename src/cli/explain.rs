@@ -462,7 +462,7 @@ mod tests {
         let now = crate::clock::now();
         let spec = WatchSpec {
             name: "north".to_owned(),
-            imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".to_owned(),
+            imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
             bulk_change_limit: 1000,

@@ -84,7 +84,8 @@ fn one<'d>(
                 "add the id of the iModel that receives the files",
                 values::uuid,
             )
-            .unwrap_or_default(),
+            .unwrap_or_default()
+            .into(),
         settle_policy: times.settle_policy(),
         rescan_interval: times.rescan_interval,
         poll_interval: times.poll_interval,

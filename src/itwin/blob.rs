@@ -28,6 +28,7 @@ use super::reply::Reply;
 use super::transport::{HttpClients, execute, pause_host};
 use super::untrusted_text::sanitize;
 use crate::bandwidth::BandwidthLimiter;
+use crate::ids::StorageFileId;
 use crate::retry;
 
 pub use stream::Speed;
@@ -123,7 +124,7 @@ impl Client {
     /// Source: developer.bentley.com/apis/storage/operations/download-file/
     pub async fn download(
         &self,
-        file_id: &str,
+        file_id: &StorageFileId,
         mut each: impl FnMut(&[u8]) + Send,
     ) -> Result<(), Error> {
         const OPERATION: &str = "download";

@@ -13,6 +13,7 @@ use super::reply::Reply;
 use super::untrusted_text::{id, maybe_name, maybe_text, name, time};
 use super::urls::id_after;
 use super::{Client, Error};
+use crate::ids::StorageFileId;
 
 /// API version for content.
 const OCTETS: &str = "application/vnd.bentley.itwin-platform.v1+octet-stream";
@@ -43,7 +44,7 @@ pub struct Folder {
 pub struct File {
     /// Opaque; stays the same when the content is updated.
     #[serde(deserialize_with = "id")]
-    pub id: String,
+    pub id: StorageFileId,
     /// Its name; not unique.
     #[serde(default, deserialize_with = "name")]
     pub display_name: String,
@@ -84,7 +85,7 @@ pub struct File {
 #[non_exhaustive]
 pub struct UploadLinks {
     /// The file that gets the content.
-    pub file_id: String,
+    pub file_id: StorageFileId,
     /// Accepts content for about an hour.
     pub upload_url: UploadUrl,
 }
@@ -193,7 +194,7 @@ impl Client {
     /// The file does not exist, is not accessible, or the host is not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/get-file/
-    pub async fn file(&self, file_id: &str) -> Result<File, Error> {
+    pub async fn file(&self, file_id: &StorageFileId) -> Result<File, Error> {
         let url = self.api.url(&["storage", "files", file_id]);
         let reply = self
             .api
@@ -233,7 +234,7 @@ impl Client {
     /// The file does not exist, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/update-file-content/
-    pub async fn update_content(&self, file_id: &str) -> Result<UploadLinks, Error> {
+    pub async fn update_content(&self, file_id: &StorageFileId) -> Result<UploadLinks, Error> {
         let url = self
             .api
             .url(&["storage", "files", file_id, "updateContent"]);
@@ -254,7 +255,7 @@ impl Client {
     /// The file does not exist, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/storage/operations/complete-file-creation/
-    pub async fn complete(&self, file_id: &str) -> Result<File, Error> {
+    pub async fn complete(&self, file_id: &StorageFileId) -> Result<File, Error> {
         let url = self.api.url(&["storage", "files", file_id, "complete"]);
         let reply = self
             .api
@@ -264,7 +265,10 @@ impl Client {
     }
 
     /// The address of the content of a file, valid for about an hour.
-    pub(super) async fn content_address(&self, file_id: &str) -> Result<UploadUrl, Error> {
+    pub(super) async fn content_address(
+        &self,
+        file_id: &StorageFileId,
+    ) -> Result<UploadUrl, Error> {
         let url = self.api.url(&["storage", "files", file_id, "download"]);
         let call = Call::repeatable("download", Method::GET, url, READ).about_a_file();
         let reply = self.api.send(&call.accept(OCTETS).redirects()).await?;
@@ -302,7 +306,7 @@ impl Client {
             .filter(|url| url.is_as_safe_as(self.api.base()))
             .ok_or_else(|| reply.unreadable("invalid upload address, or one without TLS"))?;
         Ok(UploadLinks {
-            file_id,
+            file_id: file_id.into(),
             upload_url,
         })
     }

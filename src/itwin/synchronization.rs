@@ -11,6 +11,7 @@ use super::call::Call;
 use super::headers::text_header;
 use super::urls::id_after;
 use super::{Client, Error};
+use crate::ids::{ImodelId, StorageFileId};
 
 pub use types::{
     ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
@@ -27,7 +28,7 @@ impl Client {
     /// Not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/synchronization/operations/get-storage-connections/
-    pub async fn connections(&self, imodel_id: &str) -> Result<Vec<Connection>, Error> {
+    pub async fn connections(&self, imodel_id: &ImodelId) -> Result<Vec<Connection>, Error> {
         let mut url = self.connections_url(&[]);
         url.query_pairs_mut().append_pair("imodelId", imodel_id);
         let call = Call::repeatable("list connections", Method::GET, url, ROLE);
@@ -136,7 +137,7 @@ impl Client {
     pub async fn add_source_file(
         &self,
         connection_id: &str,
-        storage_file_id: &str,
+        storage_file_id: &StorageFileId,
         connector: &str,
     ) -> Result<SourceFile, Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles"]);
@@ -160,7 +161,7 @@ impl Client {
         &self,
         connection_id: &str,
         source_file_id: &str,
-        storage_file_id: &str,
+        storage_file_id: &StorageFileId,
         connector: &str,
     ) -> Result<(), Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles", source_file_id]);

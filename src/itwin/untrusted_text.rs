@@ -105,16 +105,20 @@ fn is_invisible(character: char) -> bool {
 }
 
 /// An id or a name; empty if missing.
-pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(clean_name(
-        &Option::<String>::deserialize(deserializer)?.unwrap_or_default(),
-    ))
+pub(super) fn name<'de, D: Deserializer<'de>, T: From<String>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(clean_name(&text).into())
 }
 
 /// A required id.
-pub(super) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn id<'de, D: Deserializer<'de>, T: From<String>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer)?;
-    as_id(&text).ok_or_else(|| serde::de::Error::custom("invalid id"))
+    let id = as_id(&text).ok_or_else(|| serde::de::Error::custom("invalid id"))?;
+    Ok(id.into())
 }
 
 /// An unchanged id. None if it contains a secret or a control character: such an id must not be stored and sent again.
@@ -123,10 +127,11 @@ pub(super) fn as_id(text: &str) -> Option<String> {
 }
 
 /// An optional id or name.
-pub(super) fn maybe_name<'de, D: Deserializer<'de>>(
+pub(super) fn maybe_name<'de, D: Deserializer<'de>, T: From<String>>(
     deserializer: D,
-) -> Result<Option<String>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(|text| clean_name(&text)))
+) -> Result<Option<T>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|text| clean_name(&text).into()))
 }
 
 /// A text; empty if missing.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Error, Ledger, millis, timestamp};
+use crate::ids::ImodelId;
 
 /// A run of someone else that keeps ours from starting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct BlockingRun {
 
 impl Ledger {
     /// The run of someone else that keeps a run of this iModel from starting, as last seen.
-    pub async fn blocking_run(&self, imodel_id: &str) -> Result<Option<BlockingRun>, Error> {
+    pub async fn blocking_run(&self, imodel_id: &ImodelId) -> Result<Option<BlockingRun>, Error> {
         type Row = (String, String, i64, i64);
         let row: Option<Row> = self
             .db
@@ -42,7 +43,7 @@ impl Ledger {
     /// Records what keeps a run of this iModel from starting, or that nothing does.
     pub async fn record_blocking_run(
         &self,
-        imodel_id: &str,
+        imodel_id: &ImodelId,
         blocking: Option<&BlockingRun>,
     ) -> Result<(), Error> {
         const ACTION: &str = "record what blocks an iModel";

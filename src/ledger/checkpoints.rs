@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::bulk_change::guard;
 use super::clock::pause;
 use super::{BulkChange, Content, Error, FileId, Ledger, Tx, UploadJob, count_column, millis};
+use crate::ids::StorageFileId;
 
 impl Ledger {
     /// Checkpoint before *create file* is sent with `marker` in its description.
@@ -34,7 +35,7 @@ impl Ledger {
     pub async fn record_storage_file(
         &self,
         job: &UploadJob,
-        storage_file_id: &str,
+        storage_file_id: &StorageFileId,
         now: Timestamp,
     ) -> Result<(), Error> {
         self.db
@@ -105,7 +106,7 @@ impl Ledger {
     pub async fn adopt(
         &self,
         job: &UploadJob,
-        storage_file_id: &str,
+        storage_file_id: &StorageFileId,
         due: Timestamp,
         now: Timestamp,
     ) -> Result<Option<BulkChange>, Error> {
@@ -186,7 +187,7 @@ mod tests {
             (Stage::CreateSent, Some("marker"))
         );
         f.ledger
-            .record_storage_file(&job, "id", at(3))
+            .record_storage_file(&job, &"id".into(), at(3))
             .await
             .unwrap();
         f.ledger

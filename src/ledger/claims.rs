@@ -13,6 +13,7 @@ use super::{
     Error, FailureKind, FileId, Fingerprint, Ledger, Stage, StorageStamp, Tx, WatchId,
     count_column, count_value, millis, timestamp,
 };
+use crate::ids::StorageFileId;
 
 /// Content of a file, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub struct UploadJob {
     /// Connector type, or None for a file that is stored only.
     pub connector: Option<String>,
     /// The storage file, once known.
-    pub storage_file_id: Option<String>,
+    pub storage_file_id: Option<StorageFileId>,
     /// What storage has, once something is complete there.
     pub stored: Option<StoredContent>,
     /// How far an interrupted attempt came, and when.
@@ -80,7 +81,7 @@ struct JobRow {
     #[sqlx(flatten)]
     found: VersionColumns,
     connector: Option<String>,
-    storage_file_id: Option<String>,
+    storage_file_id: Option<StorageFileId>,
     stored_version: Option<i64>,
     stored_digest: Option<Vec<u8>>,
     stored_size: Option<i64>,

@@ -163,7 +163,7 @@ mod tests {
             let job = f.claim(jump).await.unwrap();
             f.store(&job, 1, 0).await;
             let now = at(jump);
-            let backlog = f.ledger.backlog("imodel", now).await.unwrap();
+            let backlog = f.ledger.backlog(&"imodel".into(), now).await.unwrap();
             assert_eq!(backlog.waiting, 1, "{jump}");
             assert_eq!(f.batch(jump).await.len(), 1, "{jump}");
             let summary = f.ledger.summary(now).await.unwrap();

@@ -10,6 +10,7 @@ use super::{
     Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, count_value,
     timestamp,
 };
+use crate::ids::StorageFileId;
 
 /// A file that is, or belongs, in a connection, with all that a run of it is judged by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct ConnectionFile {
     /// Path relative to the root.
     pub path: PathBuf,
     /// Its storage file.
-    pub storage_file_id: String,
+    pub storage_file_id: StorageFileId,
     /// The connector type that it should have.
     pub connector: String,
     /// Its source file, as last read from the connection that it belongs to.
@@ -87,7 +88,7 @@ pub(super) struct ConnectionFileRow {
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
-    storage_file_id: Option<String>,
+    storage_file_id: Option<StorageFileId>,
     connector: Option<String>,
     mapped_here: bool,
     source_file_id: Option<String>,

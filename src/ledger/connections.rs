@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::clock::{active, due};
 use super::{ConnectionId, Error, Ledger, count_value, millis, timestamp};
+use crate::ids::ImodelId;
 
 /// A connection of an iModel that has watches.
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ pub struct Backlog {
 
 impl Ledger {
     /// The connections of an iModel that watches use.
-    pub async fn connections(&self, imodel_id: &str) -> Result<Vec<ConnectionRecord>, Error> {
+    pub async fn connections(&self, imodel_id: &ImodelId) -> Result<Vec<ConnectionRecord>, Error> {
         type Row = (ConnectionId, String, Option<String>, bool, i64, i64);
         let rows: Vec<Row> = self
             .db
@@ -94,7 +95,7 @@ impl Ledger {
     }
 
     /// What waits for a run of this iModel.
-    pub async fn backlog(&self, imodel_id: &str, now: Timestamp) -> Result<Backlog, Error> {
+    pub async fn backlog(&self, imodel_id: &ImodelId, now: Timestamp) -> Result<Backlog, Error> {
         #[derive(sqlx::FromRow)]
         struct Row {
             waiting: i64,

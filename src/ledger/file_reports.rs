@@ -8,6 +8,7 @@ use super::row::{join, split};
 use super::{
     Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, count_value, timestamp,
 };
+use crate::ids::StorageFileId;
 
 /// A file in a snapshot.
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ pub struct FileReport {
     /// Connector type, or None for a file that is stored only.
     pub connector: Option<String>,
     /// The storage file.
-    pub storage_file_id: Option<String>,
+    pub storage_file_id: Option<StorageFileId>,
     /// Bytes in storage.
     pub bytes: Option<u64>,
     /// The platform's id of the last run that it was in.
@@ -74,7 +75,7 @@ struct FileRow {
     outcome: Option<Outcome>,
     outcome_at: Option<i64>,
     connector: Option<String>,
-    storage_file_id: Option<String>,
+    storage_file_id: Option<StorageFileId>,
     stored_size: Option<i64>,
     run: Option<String>,
     millis: Option<i64>,

@@ -41,7 +41,7 @@ pub(super) fn content(n: u8) -> Content {
 pub(super) fn spec(name: &str) -> WatchSpec {
     WatchSpec {
         name: name.to_owned(),
-        imodel_id: "imodel".to_owned(),
+        imodel_id: "imodel".into(),
         storage_folder: String::new(),
         bulk_change_limit: 1000,
         connection: "itwin-syncd".to_owned(),
@@ -117,7 +117,7 @@ impl Fixture {
         if job.storage_file_id.is_none() {
             let id = format!("storage {}", job.path.display());
             self.ledger
-                .record_storage_file(job, &id, at(second))
+                .record_storage_file(job, &id.as_str().into(), at(second))
                 .await
                 .unwrap();
         }
@@ -136,7 +136,11 @@ impl Fixture {
     }
 
     pub(super) async fn connection(&self) -> ConnectionRecord {
-        self.ledger.connections("imodel").await.unwrap().remove(0)
+        self.ledger
+            .connections(&"imodel".into())
+            .await
+            .unwrap()
+            .remove(0)
     }
 
     /// The files that wait for a run.
@@ -212,7 +216,7 @@ pub(super) async fn outcomes(
     second: i64,
 ) -> Vec<FileOutcome> {
     let in_run = ledger.files_in_run(run).await.unwrap();
-    let connection = ledger.connections("imodel").await.unwrap()[0].id;
+    let connection = ledger.connections(&"imodel".into()).await.unwrap()[0].id;
     let files = ledger.connection_files(connection, at(second)).await;
     let mut files = files.unwrap();
     files.retain(|file| in_run.contains(&file.file));

@@ -157,7 +157,7 @@ impl World {
         let ledger = Ledger::open(self.dir.path()).await.unwrap();
         let spec = WatchSpec {
             name: "north".to_owned(),
-            imodel_id: "imodel".to_owned(),
+            imodel_id: "imodel".into(),
             storage_folder: String::new(),
             bulk_change_limit: 1000,
             connection: "itwin-syncd".to_owned(),
@@ -309,10 +309,10 @@ impl World {
         if job.storage_file_id.is_none() {
             let id = format!("storage {}", job.path.display());
             self.ledger()
-                .record_storage_file(job, &id, now)
+                .record_storage_file(job, &id.as_str().into(), now)
                 .await
                 .unwrap();
-            job.storage_file_id = Some(id);
+            job.storage_file_id = Some(id.into());
         } else {
             self.ledger().record_restart(job, now).await.unwrap();
         }
@@ -345,7 +345,7 @@ impl World {
             return;
         }
         let now = self.now();
-        let connection = self.ledger().connections("imodel").await.unwrap()[0].id;
+        let connection = self.ledger().connections(&"imodel".into()).await.unwrap()[0].id;
         let files = self.ledger().connection_files(connection, now).await;
         let mut batch = files.unwrap();
         batch.retain(ConnectionFile::awaits_run);
@@ -380,7 +380,7 @@ impl World {
         };
         let now = self.now();
         let in_run = self.ledger().files_in_run(run).await.unwrap();
-        let connection = self.ledger().connections("imodel").await.unwrap()[0].id;
+        let connection = self.ledger().connections(&"imodel".into()).await.unwrap()[0].id;
         let files = self.ledger().connection_files(connection, now).await;
         let mut files = files.unwrap();
         files.retain(|file| in_run.contains(&file.file));
@@ -555,7 +555,7 @@ impl World {
             max: std::time::Duration::from_secs(900),
         };
         let now = self.now();
-        let connection = self.ledger().connections("imodel").await.unwrap()[0].id;
+        let connection = self.ledger().connections(&"imodel".into()).await.unwrap()[0].id;
         let files = self.ledger().connection_files(connection, now).await;
         let waiting = files.unwrap().pop().filter(ConnectionFile::awaits_run);
         if let Some(file) = waiting {
@@ -595,7 +595,7 @@ impl World {
                     attempt => after(now, policy.delay(attempt, None)),
                 };
                 self.ledger()
-                    .adopt(&job, "storage", due, now)
+                    .adopt(&job, &"storage".into(), due, now)
                     .await
                     .unwrap();
             }
@@ -606,10 +606,10 @@ impl World {
                 }
                 let ledger = self.ledger();
                 ledger
-                    .record_storage_file(&job, "storage", now)
+                    .record_storage_file(&job, &"storage".into(), now)
                     .await
                     .unwrap();
-                job.storage_file_id = Some("storage".to_owned());
+                job.storage_file_id = Some("storage".into());
                 let stored = StoredContent {
                     version: job.version,
                     content: content_of(1),

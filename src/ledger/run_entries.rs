@@ -1,6 +1,7 @@
 //! Reports of runs.
 
 use super::{Error, Ledger, RunSummary, Tx, count_value, timestamp};
+use crate::ids::ImodelId;
 
 /// A run, for the history.
 #[derive(Debug, Clone)]
@@ -8,7 +9,7 @@ pub struct RunEntry {
     /// The ledger's id, which rises from run to run.
     pub number: i64,
     /// Its iModel.
-    pub imodel_id: String,
+    pub imodel_id: ImodelId,
     /// What is known of it.
     pub run: RunSummary,
     /// How many files it was to bring.
@@ -18,7 +19,7 @@ pub struct RunEntry {
 #[derive(sqlx::FromRow)]
 struct RunRow {
     id: i64,
-    imodel_id: String,
+    imodel_id: ImodelId,
     platform_id: Option<String>,
     requested_at: i64,
     ended_at: Option<i64>,

@@ -14,6 +14,7 @@ use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
     count_value, millis,
 };
+use crate::ids::StorageFileId;
 
 /// What a run made of one file.
 #[derive(Debug, Clone)]
@@ -21,7 +22,7 @@ pub struct FileOutcome {
     /// The file.
     pub file: FileId,
     /// Its storage file, as it was when it was judged.
-    pub storage_file_id: String,
+    pub storage_file_id: StorageFileId,
     /// The generation of its content, as it was when it was judged.
     pub stored_generation: i64,
     /// The outcome.
@@ -85,7 +86,7 @@ struct ConcludedRow {
     name: Vec<u8>,
     connector: Option<String>,
     stored_size: Option<i64>,
-    storage_file_id: Option<String>,
+    storage_file_id: Option<StorageFileId>,
     stored_generation: i64,
     state: Option<JobState>,
     kind: Option<FailureKind>,
@@ -346,7 +347,7 @@ mod tests {
         let run = f.running("a.dgn").await;
         f.finish_run(run, Verdict::Refused(refusal(Again::At(at(80)))), 3)
             .await;
-        let backlog = f.ledger.backlog("imodel", at(4)).await.unwrap();
+        let backlog = f.ledger.backlog(&"imodel".into(), at(4)).await.unwrap();
         assert_eq!((backlog.waiting, backlog.next_due), (0, Some(at(80))));
         let batch = f.batch(80).await;
         assert_eq!(batch[0].job.unwrap().run_attempts, 1);

@@ -6,6 +6,7 @@ use super::{
     ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, new_id,
     timestamp,
 };
+use crate::ids::ImodelId;
 
 /// A run that is not over, as far as we know.
 #[derive(Debug, Clone)]
@@ -118,7 +119,7 @@ impl Ledger {
     }
 
     /// The oldest run of an iModel that is not over.
-    pub async fn open_run(&self, imodel_id: &str) -> Result<Option<OpenRun>, Error> {
+    pub async fn open_run(&self, imodel_id: &ImodelId) -> Result<Option<OpenRun>, Error> {
         type Row = (
             i64,
             i64,
@@ -259,11 +260,11 @@ mod tests {
         let f = Fixture::new().await;
         f.running("a.dgn").await;
         let f = f.restart().await;
-        let open = f.ledger.open_run("imodel").await.unwrap().unwrap();
+        let open = f.ledger.open_run(&"imodel".into()).await.unwrap().unwrap();
         assert_eq!((open.platform_id, open.requested_at), (None, at(2)));
         assert_eq!(f.ledger.files_in_run(open.id).await.unwrap().len(), 1);
         f.ledger.abandon_run(open.id, at(3)).await.unwrap();
-        assert!(f.ledger.open_run("imodel").await.unwrap().is_none());
+        assert!(f.ledger.open_run(&"imodel".into()).await.unwrap().is_none());
         assert_eq!(f.file("a.dgn").await.job, Some(JobState::Stored));
     }
 }

@@ -1,6 +1,7 @@
 //! Where the files of an iModel go in storage: its iTwin, its root folder and the folders below, as last seen.
 
 use super::{Error, Ledger};
+use crate::ids::ImodelId;
 
 /// What is known of an iModel for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub struct ImodelRecord {
 
 impl Ledger {
     /// What is known of an iModel.
-    pub async fn imodel(&self, imodel_id: &str) -> Result<Option<ImodelRecord>, Error> {
+    pub async fn imodel(&self, imodel_id: &ImodelId) -> Result<Option<ImodelRecord>, Error> {
         let row: Option<(String, String)> = self
             .db
             .read("look up an iModel", async |db| {
@@ -32,7 +33,7 @@ impl Ledger {
     /// Keeps what is known of an iModel.
     pub async fn remember_imodel(
         &self,
-        imodel_id: &str,
+        imodel_id: &ImodelId,
         record: &ImodelRecord,
     ) -> Result<(), Error> {
         self.db

@@ -8,6 +8,7 @@ use super::checkpoints::forget_storage_file;
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
 use super::{Error, FileId, Ledger, UploadJob};
+use crate::ids::StorageFileId;
 
 /// The file that has a place in storage which another one asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Ledger {
     pub async fn inherit(&self, job: &mut UploadJob, gone: &Occupant) -> Result<bool, Error> {
         type Row = (
             Option<Vec<u8>>,
-            Option<String>,
+            Option<StorageFileId>,
             Option<i64>,
             Option<String>,
             Option<String>,
@@ -120,7 +121,10 @@ impl Ledger {
     }
 
     /// Whether another file of ours owns this storage file already.
-    pub async fn owns_storage_file(&self, storage_file_id: &str) -> Result<Option<FileId>, Error> {
+    pub async fn owns_storage_file(
+        &self,
+        storage_file_id: &StorageFileId,
+    ) -> Result<Option<FileId>, Error> {
         let owner: Option<i64> = self
             .db
             .read("look up the owner of a storage file", async |db| {

@@ -9,6 +9,7 @@ use super::{
     BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState, Tx, WatchId,
     count_value, timestamp,
 };
+use crate::ids::ImodelId;
 
 /// A watch in a snapshot.
 #[derive(Debug, Clone)]
@@ -16,7 +17,7 @@ pub struct WatchReport {
     /// Its name.
     pub name: String,
     /// Its iModel.
-    pub imodel_id: String,
+    pub imodel_id: ImodelId,
     /// How its root was found last.
     pub root: RootState,
     /// What is wrong with the root, if something is.
@@ -81,7 +82,7 @@ pub struct RunSummary {
 struct WatchRow {
     id: WatchId,
     name: String,
-    imodel_id: String,
+    imodel_id: ImodelId,
     root_state: RootState,
     root_note: Option<String>,
     scanned_at: Option<i64>,

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::bulk_change::set_limit;
 use super::scan_digests::forget_listings;
 use super::{Error, Ledger, RootState, Tx, WatchId, millis, new_id};
+use crate::ids::ImodelId;
 
 /// A watch as the configuration has it.
 #[derive(Debug, Clone)]
@@ -12,7 +13,7 @@ pub struct WatchSpec {
     /// Its name, which identifies its files.
     pub name: String,
     /// The iModel that its files go into.
-    pub imodel_id: String,
+    pub imodel_id: ImodelId,
     /// The folder in storage, as segments joined by `/`; empty for the root folder.
     pub storage_folder: String,
     /// The display name of the connection of its files in the iModel.
@@ -146,7 +147,7 @@ async fn register(
     .execute(&mut **tx)
     .await?;
     set_limit(tx, id, spec.bulk_change_limit).await?;
-    let moved = imodel_id != spec.imodel_id || storage_folder != spec.storage_folder;
+    let moved = *imodel_id != *spec.imodel_id || storage_folder != spec.storage_folder;
     let forgotten = if moved {
         forget_cloud_side(tx, id).await?
     } else {
@@ -246,7 +247,7 @@ mod tests {
         let f = Fixture::new().await;
         f.stored("a.dgn").await;
         let elsewhere = WatchSpec {
-            imodel_id: "other".to_owned(),
+            imodel_id: "other".into(),
             ..spec("north")
         };
         let registered = f

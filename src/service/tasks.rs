@@ -14,6 +14,7 @@ use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
 use crate::config::{Config, Watch};
+use crate::ids::ImodelId;
 use crate::itwin::Client;
 use crate::ledger::{Ledger, WatchId, WatchSpec};
 use crate::runtime_status::StatusTracker;
@@ -32,7 +33,7 @@ pub(super) struct Tasks {
     pub(super) set: JoinSet<(String, Result<(), Error>)>,
     pub(super) stop: CancellationToken,
     pub(super) roots: HashMap<String, Root>,
-    pub(super) synchronizers: BTreeMap<String, watch::Receiver<synchronizer::Progress>>,
+    pub(super) synchronizers: BTreeMap<ImodelId, watch::Receiver<synchronizer::Progress>>,
     pub(super) wake_uploads: Arc<Notify>,
     /// The kernel's file events, for all watches together.
     pub(super) events: watching::Events,
@@ -141,7 +142,7 @@ impl Tasks {
     }
 
     /// Starts the synchronizer of an iModel, if there is none yet.
-    pub(super) fn synchronizer(&mut self, imodel_id: &str, ledger: &Ledger, client: &Client) {
+    pub(super) fn synchronizer(&mut self, imodel_id: &ImodelId, ledger: &Ledger, client: &Client) {
         if self.synchronizers.contains_key(imodel_id) {
             return;
         }
@@ -165,7 +166,7 @@ impl Tasks {
     /// Starts the task of a watch.
     pub(super) fn watch(&mut self, id: WatchId, watch: Watch, ledger: &Ledger) {
         info!(
-            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id, settle = ?watch.settle_policy.settle,
+            watch = watch.name, path = ?watch.path, imodel = watch.imodel_id.as_str(), settle = ?watch.settle_policy.settle,
             storage_folder = watch.storage_folder.join("/"), "watch started"
         );
         let (progress, seen) = watch::channel(Progress::default());

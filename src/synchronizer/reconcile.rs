@@ -152,7 +152,7 @@ mod tests {
             file: FileId::default(),
             watch: "north".to_owned(),
             path: storage.into(),
-            storage_file_id: storage.to_owned(),
+            storage_file_id: storage.into(),
             connector: "MSTN".to_owned(),
             source_file_id: mapped.map(|(id, _)| id.to_owned()),
             mapped_connector: mapped.map(|(_, connector)| connector.to_owned()),

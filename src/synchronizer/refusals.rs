@@ -3,6 +3,7 @@
 use tracing::warn;
 
 use super::{SyncError, Synchronizer};
+use crate::ids::StorageFileId;
 use crate::itwin;
 use crate::ledger::{ConnectionFile, FileId, Refusal};
 use crate::names::QuotedPath;
@@ -140,13 +141,13 @@ impl Synchronizer {
     /// The name of the connection of our iModel that contains a storage file.
     async fn connection_containing(
         &self,
-        storage_file_id: &str,
+        storage_file_id: &StorageFileId,
     ) -> Result<Option<String>, itwin::Error> {
         for connection in self.client.connections(&self.imodel_id).await? {
             let source_files = self.client.source_files(&connection.id).await?;
             if source_files
                 .iter()
-                .any(|one| one.storage_file_id == storage_file_id)
+                .any(|one| one.storage_file_id == *storage_file_id)
             {
                 return Ok(Some(connection.display_name.unwrap_or(connection.id)));
             }

@@ -13,6 +13,7 @@ use super::tracked_job::TrackedJob;
 use super::transfer::{self, UploadTarget};
 use crate::config::Watch;
 use crate::failpoint::failpoint;
+use crate::ids::StorageFileId;
 use crate::itwin::UploadLinks;
 use crate::ledger::{Stage, StorageStamp, StoredContent};
 use crate::names::QuotedPath;
@@ -39,7 +40,7 @@ pub(super) enum UploadPlan {
     Upload(UploadTarget),
     /// Adopts this storage file, which was there before and holds other content, and updates it later: all other files
     /// are compared first, so that the bulk change guard sees how many differ.
-    AdoptLater(String),
+    AdoptLater(StorageFileId),
     /// Sends nothing: storage holds the content already.
     Same(SameContent),
 }
@@ -75,7 +76,7 @@ impl Shared {
         loop {
             let found = self.untracked(job, route, listing).await?;
             let now = crate::clock::now();
-            let links = match plan::new_file(job.stage, found, unusable.as_deref(), now) {
+            let links = match plan::new_file(job.stage, found, unusable.as_ref(), now) {
                 NewFile::Create => self.create(job, route).await?,
                 NewFile::UploadTo(id) => match self.adopt(job, &id).await? {
                     Some(links) => links,
@@ -107,7 +108,7 @@ impl Shared {
     fn interrupted_upload(
         &self,
         job: &TrackedJob<'_>,
-        id: &str,
+        id: &StorageFileId,
         source: &Source<'_>,
     ) -> Option<UploadTarget> {
         if job.stage.0 != Stage::LinksReceived {
@@ -126,7 +127,7 @@ impl Shared {
     pub(super) async fn same_content_in_storage(
         &self,
         job: &mut TrackedJob<'_>,
-        id: &str,
+        id: &StorageFileId,
         source: &Source<'_>,
     ) -> Result<Option<SameContent>, UploadError> {
         let bytes = source.fingerprint().size;
@@ -148,7 +149,7 @@ impl Shared {
         if read != bytes || *hash.finalize().as_bytes() != content.digest {
             return Ok(None);
         }
-        info!(path = %QuotedPath(&job.path), storage_file = id, "storage holds this content already");
+        info!(path = %QuotedPath(&job.path), storage_file = id.as_str(), "storage holds this content already");
         job.record_storage_file(id).await?;
         let version = job.version;
         Ok(Some(SameContent {
@@ -207,7 +208,7 @@ impl Shared {
         job: &TrackedJob<'_>,
         route: &Route<'_>,
         listing: Listing,
-    ) -> Result<Option<String>, UploadError> {
+    ) -> Result<Option<StorageFileId>, UploadError> {
         let mut named = Vec::new();
         let found = self.folders.untracked(route.place, route.name, listing);
         for file in found.await? {
@@ -235,9 +236,9 @@ impl Shared {
     async fn adopt(
         &self,
         job: &mut TrackedJob<'_>,
-        id: &str,
+        id: &StorageFileId,
     ) -> Result<Option<UploadLinks>, UploadError> {
-        info!(path = %QuotedPath(&job.path), storage_file = id, "storage has the file already; updating its content");
+        info!(path = %QuotedPath(&job.path), storage_file = id.as_str(), "storage has the file already; updating its content");
         job.record_storage_file(id).await?;
         let links = self.request_update(job, id).await?;
         if links.is_none() {
@@ -250,7 +251,7 @@ impl Shared {
     async fn request_update(
         &self,
         job: &mut TrackedJob<'_>,
-        id: &str,
+        id: &StorageFileId,
     ) -> Result<Option<UploadLinks>, UploadError> {
         // From here on storage may hold something else than what is known.
         job.record_restart().await?;
@@ -260,7 +261,7 @@ impl Shared {
                 return Ok(Some(links));
             }
             Err(error) if error.is_not_found() => {
-                info!(path = %QuotedPath(&job.path), storage_file = id, "storage file was deleted; creating a new one");
+                info!(path = %QuotedPath(&job.path), storage_file = id.as_str(), "storage file was deleted; creating a new one");
                 return Ok(None);
             }
             Err(error) if matches!(error.status(), Some(403 | 409 | 422)) => error,
@@ -277,7 +278,7 @@ impl Shared {
             RefusedUpdate::Locked => Err(UploadError::Locked),
             RefusedUpdate::Replace => {
                 info!(
-                    path = %QuotedPath(&job.path), storage_file = id,
+                    path = %QuotedPath(&job.path), storage_file = id.as_str(),
                     "storage file was never completed and accepts no content; creating a new one"
                 );
                 Ok(None)

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::error::UploadError;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
+use crate::ids::{ImodelId, StorageFileId};
 use crate::itwin::{self, Client};
 use crate::ledger::{ImodelRecord, Ledger};
 use crate::names;
@@ -27,7 +28,7 @@ pub(super) struct Folders {
     client: Client,
     ledger: Ledger,
     /// What the ledger has of each iModel, for every upload needs it.
-    imodels: std::sync::Mutex<HashMap<String, Imodel>>,
+    imodels: std::sync::Mutex<HashMap<ImodelId, Imodel>>,
     /// Which watch uploads to (root folder, path).
     owners: std::sync::Mutex<HashMap<(String, String), String>>,
     /// Only one task at a time looks for or creates folders: two would create the same one twice.
@@ -44,7 +45,7 @@ enum Imodel {
 /// A storage file of a listed folder that no file of the ledger owns.
 #[derive(Debug, Clone)]
 pub(super) struct Untracked {
-    pub(super) id: String,
+    pub(super) id: StorageFileId,
     pub(super) name: String,
 }
 
@@ -71,7 +72,7 @@ pub(super) enum Listing {
 /// A folder in storage.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    imodel: String,
+    imodel: ImodelId,
     pub(super) root_folder_id: String,
     pub(super) folder_id: String,
 }
@@ -210,15 +211,15 @@ impl Folders {
         }
     }
 
-    fn root_refused(&self, imodel_id: &str, error: &itwin::Error) {
+    fn root_refused(&self, imodel_id: &ImodelId, error: &itwin::Error) {
         if matches!(error.status(), Some(403 | 404)) {
-            debug!(imodel = imodel_id, %error, "root folder refused; looking up its id again at the next attempt");
+            debug!(imodel = imodel_id.as_str(), %error, "root folder refused; looking up its id again at the next attempt");
             self.imodels()
                 .insert(imodel_id.to_owned(), Imodel::Doubtful);
         }
     }
 
-    fn imodels(&self) -> MutexGuard<'_, HashMap<String, Imodel>> {
+    fn imodels(&self) -> MutexGuard<'_, HashMap<ImodelId, Imodel>> {
         self.imodels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,7 +232,7 @@ impl Folders {
         Ok(self.ledger.forget_folders(&place.root_folder_id).await?)
     }
 
-    async fn imodel(&self, imodel_id: &str) -> Result<ImodelRecord, UploadError> {
+    async fn imodel(&self, imodel_id: &ImodelId) -> Result<ImodelRecord, UploadError> {
         let known = self.imodels().get(imodel_id).cloned();
         let record = match known {
             Some(Imodel::Known(record)) => return Ok(record),
@@ -247,11 +248,11 @@ impl Folders {
     }
 
     /// Reads iTwin and root folder from the platform.
-    async fn look_up_imodel(&self, imodel_id: &str) -> Result<ImodelRecord, UploadError> {
+    async fn look_up_imodel(&self, imodel_id: &ImodelId) -> Result<ImodelRecord, UploadError> {
         let imodel = self.client.imodel(imodel_id).await?;
         if !imodel.initialized() {
             return Err(UploadError::NotInitialized {
-                imodel: imodel_id.to_owned(),
+                imodel: imodel_id.clone().to_string(),
                 state: imodel.state,
             });
         }

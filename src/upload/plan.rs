@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 
 use super::error::Unfit;
+use crate::ids::StorageFileId;
 use crate::ledger::{self, Fingerprint, Stage, StoredContent, UploadJob};
 use crate::next_attempt::after;
 use crate::stored_content::Content;
@@ -59,7 +60,7 @@ pub(super) enum Step {
     /// Read the storage file and compare.
     CompareWith {
         /// The storage file.
-        storage_file_id: String,
+        storage_file_id: StorageFileId,
     },
     /// Reserve the place in storage.
     TakePlace,
@@ -150,9 +151,9 @@ pub(super) enum NewFile {
     /// Create a storage file.
     Create,
     /// Upload to this one: an earlier *create file* made it.
-    UploadTo(String),
+    UploadTo(StorageFileId),
     /// Compare with this one, which nothing is known about: after a lost ledger nothing is uploaded twice.
-    CompareWith(String),
+    CompareWith(StorageFileId),
     /// Wait: an earlier *create file* got no answer, and storage may not list its file yet.
     AwaitListing {
         /// Until then.
@@ -165,8 +166,8 @@ pub(super) enum NewFile {
 /// `unusable`: the storage file that was refused in this attempt.
 pub(super) fn new_file(
     (stage, sent): (Stage, Timestamp),
-    found: Option<String>,
-    unusable: Option<&str>,
+    found: Option<StorageFileId>,
+    unusable: Option<&StorageFileId>,
     now: Timestamp,
 ) -> NewFile {
     let unanswered = stage == Stage::CreateSent;

@@ -8,6 +8,7 @@ use std::ops::Deref;
 use jiff::Timestamp;
 
 use crate::clock;
+use crate::ids::StorageFileId;
 use crate::ledger::{
     BulkChange, Content, Error, Ledger, Occupant, Stage, StorageStamp, StoredContent, UploadJob,
     UploadResult,
@@ -44,7 +45,7 @@ impl<'a> TrackedJob<'a> {
     }
 
     /// The storage file is known; no byte has been sent to it yet.
-    pub(super) async fn record_storage_file(&mut self, id: &str) -> Result<(), Error> {
+    pub(super) async fn record_storage_file(&mut self, id: &StorageFileId) -> Result<(), Error> {
         let now = clock::now();
         self.ledger.record_storage_file(&self.job, id, now).await?;
         self.job.storage_file_id = Some(id.to_owned());
@@ -142,7 +143,7 @@ impl<'a> TrackedJob<'a> {
     /// Ends the attempt: the job is due again at `due`, with a storage file that holds other content.
     pub(super) async fn adopt(
         &self,
-        storage_file_id: &str,
+        storage_file_id: &StorageFileId,
         due: Timestamp,
     ) -> Result<Option<BulkChange>, Error> {
         self.ledger

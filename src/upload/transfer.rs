@@ -23,6 +23,7 @@ use super::error::{TooSlow, UploadError};
 use super::source::{self, Block, Source};
 use super::unfinished::Progress;
 use crate::config;
+use crate::ids::StorageFileId;
 use crate::itwin::{self, Checksum, Speed, UploadLinks, UploadUrl};
 use crate::ledger::{Content, UploadJob};
 use crate::names::QuotedPath;
@@ -63,7 +64,7 @@ pub(super) fn block_size(configured: u64, bytes: u64) -> u64 {
 /// Where the bytes go.
 pub(super) struct UploadTarget {
     /// The storage file.
-    pub(super) file_id: String,
+    pub(super) file_id: StorageFileId,
     /// Its address.
     pub(super) url: UploadUrl,
     /// An earlier attempt sent blocks there, whose ids begin with this.
@@ -173,7 +174,7 @@ pub(super) async fn send(
 async fn choose(
     shared: &Shared,
     job: &UploadJob,
-    file_id: &str,
+    file_id: &StorageFileId,
     in_one: bool,
     address: &mut Address,
 ) -> Result<(), UploadError> {
@@ -260,7 +261,7 @@ struct Blocks<'a> {
     shared: &'a Shared,
     job: &'a UploadJob,
     source: &'a Source<'a>,
-    file_id: &'a str,
+    file_id: &'a StorageFileId,
     generation: [u8; 12],
     block_size: u64,
     progress: &'a Upload,

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+use crate::ids::StorageFileId;
 use crate::itwin::UploadUrl;
 use crate::ledger::UploadJob;
 use crate::state_directory::open_folder;
@@ -43,7 +44,7 @@ pub(super) struct Progress {
 #[derive(Serialize, Deserialize)]
 struct Record {
     version: i64,
-    storage_file_id: String,
+    storage_file_id: StorageFileId,
     block_size: u64,
     generation: [u8; 12],
     url: String,

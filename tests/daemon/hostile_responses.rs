@@ -163,21 +163,21 @@ async fn call_everything(client: &Client) -> usize {
         judge(client.root_folder("i").await),
         judge(client.folders("d").await),
         judge(client.files("d").await),
-        judge(client.file("f").await),
+        judge(client.file(&"f".into()).await),
         judge(client.create_folder("d", "a").await),
-        judge(client.connections("m").await),
+        judge(client.connections(&"m".into()).await),
         judge(client.create_connection(&new).await),
         judge(client.source_files("c").await),
-        judge(client.add_source_file("c", "f", "IFC").await),
+        judge(client.add_source_file("c", &"f".into(), "IFC").await),
         judge(client.run("c").await),
         judge(client.runs("c").await),
         judge(client.run_state("c", "r").await),
-        judge(client.complete("f").await),
-        judge(client.download("f", |_| {}).await),
+        judge(client.complete(&"f".into()).await),
+        judge(client.download(&"f".into(), |_| {}).await),
     ];
     for links in [
         client.create_file("d", "a.ifc", "x").await,
-        client.update_content("f").await,
+        client.update_content(&"f".into()).await,
     ] {
         let url = links.as_ref().ok().map(|links| links.upload_url.clone());
         good.push(judge(links));

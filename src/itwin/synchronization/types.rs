@@ -7,6 +7,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
+use crate::ids::StorageFileId;
 use crate::itwin::list::Item;
 use crate::itwin::untrusted_text::{id, maybe_name, maybe_text, name, sanitize, text, time};
 
@@ -56,7 +57,7 @@ pub struct SourceFile {
     pub id: String,
     /// The storage file.
     #[serde(default, deserialize_with = "name")]
-    pub storage_file_id: String,
+    pub storage_file_id: StorageFileId,
     /// The connector that reads it.
     #[serde(default, deserialize_with = "maybe_text")]
     pub connector_type: Option<String>,
@@ -162,7 +163,7 @@ pub struct RunJob {
 pub struct RunTask {
     /// The storage file.
     #[serde(default, deserialize_with = "maybe_name")]
-    pub storage_file_id: Option<String>,
+    pub storage_file_id: Option<StorageFileId>,
     /// The platform's result. It decides: an error can be present in spite of success.
     #[serde(default, deserialize_with = "text")]
     pub result: String,

@@ -3,6 +3,7 @@
 use super::super::fixture::*;
 use super::super::*;
 use super::*;
+use crate::ids::StorageFileId;
 
 #[tokio::test]
 async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
@@ -113,15 +114,15 @@ async fn read_everything(f: &Fixture) -> u32 {
         let again = refusal(Again::Never);
         note(&mut refused, ledger.put_off(&job, &again, now).await);
     }
-    note(&mut refused, ledger.imodel("imodel").await);
-    note(&mut refused, ledger.backlog("imodel", now).await);
-    if let Some(Some(open)) = note(&mut refused, ledger.open_run("imodel").await) {
+    note(&mut refused, ledger.imodel(&"imodel".into()).await);
+    note(&mut refused, ledger.backlog(&"imodel".into(), now).await);
+    if let Some(Some(open)) = note(&mut refused, ledger.open_run(&"imodel".into()).await) {
         let files = note(&mut refused, ledger.files_in_run(open.id).await).unwrap_or_default();
         let outcomes: Vec<_> = files
             .into_iter()
             .map(|file| FileOutcome {
                 file,
-                storage_file_id: String::new(),
+                storage_file_id: StorageFileId::default(),
                 stored_generation: 0,
                 verdict: Verdict::Synchronized(None),
             })
@@ -129,7 +130,7 @@ async fn read_everything(f: &Fixture) -> u32 {
         let end = ledger.finish_run(open.id, "Completed", "Success", &outcomes, now);
         note(&mut refused, end.await);
     }
-    let connections = note(&mut refused, ledger.connections("imodel").await);
+    let connections = note(&mut refused, ledger.connections(&"imodel".into()).await);
     for connection in connections.unwrap_or_default() {
         note(
             &mut refused,
@@ -300,7 +301,10 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
             .is_err(),
     );
     refused.push(ledger.record_restart(&job, now).await.is_err());
-    ledger.record_storage_file(&job, "s", now).await.unwrap();
+    ledger
+        .record_storage_file(&job, &"s".into(), now)
+        .await
+        .unwrap();
     let stamp = StorageStamp::default();
     ledger
         .finish_stored(&job, &stored, &stamp, now)
@@ -320,7 +324,7 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
             .is_err(),
     );
     refused.push(ledger.begin_run(connection, now, now).await.is_err());
-    let run = ledger.open_run("imodel").await.unwrap().unwrap().id;
+    let run = ledger.open_run(&"imodel".into()).await.unwrap().unwrap().id;
     refused.push(ledger.record_run(run, "r").await.is_err());
     refused.push(
         ledger

@@ -11,7 +11,7 @@ fn file(run_attempts: u32) -> ConnectionFile {
         file: FileId::default(),
         watch: "north".to_owned(),
         path: "a.dgn".into(),
-        storage_file_id: "f".to_owned(),
+        storage_file_id: "f".into(),
         connector: "MSTN".to_owned(),
         source_file_id: Some("s".to_owned()),
         mapped_connector: Some("MSTN".to_owned()),

@@ -52,7 +52,7 @@ fn new_job() -> UploadJob {
 /// The same with a storage file that holds version `version`.
 fn known(version: i64) -> UploadJob {
     UploadJob {
-        storage_file_id: Some("f".to_owned()),
+        storage_file_id: Some("f".into()),
         stored: Some(stored(version)),
         ..new_job()
     }
@@ -68,7 +68,7 @@ fn changed() -> Content {
 
 fn compare() -> Step {
     Step::CompareWith {
-        storage_file_id: "f".to_owned(),
+        storage_file_id: "f".into(),
     }
 }
 
@@ -234,7 +234,8 @@ fn a_new_file_goes_to_what_an_unanswered_request_made_and_is_compared_with_what_
     let sent = Timestamp::from_second(1_000_000).unwrap();
     let second = |second: u64| after(sent, std::time::Duration::from_secs(second));
     let until = second(10);
-    let f = || Some("f".to_owned());
+    let f = || Some(StorageFileId::from("f"));
+    let unusable_f = f();
     for (stage, found, unusable, now, expected) in [
         (Stage::Planned, None, None, 0, NewFile::Create),
         (
@@ -242,15 +243,15 @@ fn a_new_file_goes_to_what_an_unanswered_request_made_and_is_compared_with_what_
             f(),
             None,
             0,
-            NewFile::CompareWith("f".to_owned()),
+            NewFile::CompareWith("f".into()),
         ),
-        (Stage::Planned, f(), Some("f"), 0, NewFile::Create),
+        (Stage::Planned, f(), unusable_f.as_ref(), 0, NewFile::Create),
         (
             Stage::CreateSent,
             f(),
             None,
             3,
-            NewFile::UploadTo("f".to_owned()),
+            NewFile::UploadTo("f".into()),
         ),
         (
             Stage::CreateSent,
