@@ -32,7 +32,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use connectors::ConnectorType;
+use crate::connector_type::ConnectorType;
 use globs::Globs;
 pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
 pub use scope::{Depth, Scope};

@@ -361,8 +361,8 @@ async fn waits_for(
         None => None,
     };
     let verdict = watch.scope.decide(below);
-    let connector = verdict.connector()?.map(|connector| connector.to_string());
-    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
+    let connector = verdict.connector()?;
+    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_ref())) {
         return None;
     }
     Some(match &known.daemon {
