@@ -37,6 +37,8 @@ fn watch_keys() {
         "connectors = [\"CIVIL\"]",
         "[watch.connectors]\ndgn = \"CIVIL\"\n\".dwg\" = \"DWG\"",
         "[watch.connectors]\n\"*.csv\" = \"\"",
+        "[watch.connectors]\n\"Piping/\" = \"AUTOPLNT\"\ndwg = \"dwg\"",
+        "[watch.connectors]\nfoo = \"NEWTYPE\"\nbar = \"custom:\"",
     ];
     insta::assert_snapshot!(render(cases, in_watch));
     let long = "x".repeat(300);
