@@ -147,14 +147,12 @@ impl InvalidType {
             Self::Unknown { name, nearest } => {
                 let known = match nearest {
                     Some(nearest) => format!("did you mean {nearest:?}?"),
-                    None => format!("known types: {}", ConnectorType::CURRENT.join(", ")),
+                    None => format!("known types: {}.", ConnectorType::CURRENT.join(", ")),
                 };
                 if !is_name(name) || nearest.is_some_and(|one| one.eq_ignore_ascii_case(name)) {
-                    return known;
+                    return known.trim_end_matches('.').to_owned();
                 }
-                format!(
-                    "{known}; for a type that is newer than this version write \"{CUSTOM}{name}\""
-                )
+                format!("{known} If the type is newer than this version: \"{CUSTOM}{name}\"")
             }
         }
     }
@@ -245,9 +243,9 @@ mod tests {
             (" MSTN ", "did you mean \"MSTN\"?"),
             (
                 "CIVL",
-                "did you mean \"CIVIL\"?; for a type that is newer than this version write \"custom:CIVL\"",
+                "did you mean \"CIVIL\"? If the type is newer than this version: \"custom:CIVL\"",
             ),
-            ("GEOSPATAIL", "did you mean \"GEOSPATIAL\"?; for …"),
+            ("GEOSPATAIL", "did you mean \"GEOSPATIAL\"? If the type …"),
             ("MICROSTATION", "known types: AUTOPLANT, …"),
             ("no such type", "known types: AUTOPLANT, …"),
             ("Custom:NEWTYPE", "known types: AUTOPLANT, …"),

@@ -173,6 +173,13 @@ async fn one(
             "selected for upload only".to_owned(),
             format!("matches upload_only {glob:?}"),
         ),
+        Verdict::Companion(companion) => (
+            "selected for upload only".to_owned(),
+            format!(
+                "companion of {}",
+                QuotedPath(Path::new(&companion.to_string()))
+            ),
+        ),
         Verdict::Source { connector, why } => (
             "selected for synchronization".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
@@ -441,6 +448,8 @@ mod tests {
             "References/site.dgn",
             "a:b.ifc",
             "Archive/old.ifc",
+            "lots.shp",
+            "lots.dbf",
         ] {
             fs::write(folder.path().join("north").join(name), "content").unwrap();
         }
@@ -460,6 +469,7 @@ mod tests {
                 "north/empty.ifc",
                 "north/absent.ifc",
                 "north/a:b.ifc",
+                "north/lots.dbf",
                 "north/link.dgn",
                 "north/Archive/old.ifc",
                 "north/.hidden/deck.dgn",

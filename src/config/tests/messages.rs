@@ -39,6 +39,9 @@ fn watch_keys() {
         "[watch.connectors]\n\"*.csv\" = \"\"",
         "[watch.connectors]\n\"Piping/\" = \"AUTOPLNT\"\ndwg = \"dwg\"",
         "[watch.connectors]\nfoo = \"NEWTYPE\"\nbar = \"custom:\"",
+        "companions = [\"tfw\"]",
+        "[watch.companions]\ntif = \"tfw\"",
+        "[watch.companions]\ntif = [\"tfw\"]\n\".jpg\" = [\"jgw\"]\npng = []\nasc = [\"prj\", \"asc\", \"*.lyr\"]",
     ];
     insta::assert_snapshot!(render(cases, in_watch));
     let long = "x".repeat(300);
