@@ -36,6 +36,7 @@ mod page;
 mod platform_state;
 mod random_changes;
 mod random_faults;
+mod references;
 mod refusals;
 mod remedies;
 mod runs;
