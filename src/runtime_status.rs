@@ -124,6 +124,9 @@ pub struct RootStatus {
     pub ignored: Option<u64>,
     /// Number of files that are still being written.
     pub settling: u64,
+    /// Number of files that could not be opened for so long that somebody must act.
+    #[serde(default)]
+    pub unreadable: u64,
     /// Some of them.
     pub unfinished: Vec<Unfinished>,
 }
@@ -204,6 +207,15 @@ impl StatusTracker {
         root.unfinished(Some(path.to_owned())).await.pop()
     }
 
+    /// Files that could not be opened for so long that somebody must act, by watch.
+    pub(crate) fn unreadable_files(&self) -> Vec<(String, u64)> {
+        let roots = held(&self.0.roots);
+        let files = roots
+            .iter()
+            .map(|(name, root)| (name.clone(), root.progress.borrow().unreadable));
+        files.collect()
+    }
+
     /// How long uploads took.
     pub(crate) fn upload_seconds(&self) -> Histogram {
         held(&self.0.upload_seconds).clone()
@@ -241,7 +253,8 @@ impl StatusTracker {
                 scanning: progress.scanning,
                 next_scan: progress.next_scan,
                 ignored: progress.ignored,
-                settling: progress.settling as u64,
+                settling: (progress.settling as u64).saturating_sub(progress.unreadable),
+                unreadable: progress.unreadable,
                 unfinished,
             };
             shown.insert(name, root);

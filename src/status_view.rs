@@ -17,6 +17,7 @@ use crate::ledger::{
 };
 use crate::runtime_status::{RootStatus, RuntimeStatus};
 use crate::text::plural;
+use crate::watch::Unfinished;
 
 /// A watch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,6 +55,8 @@ pub(crate) struct FilesView {
     pub(crate) failed: u64,
     /// Still being written; null without a daemon.
     pub(crate) settling: Option<u64>,
+    /// They could not be opened for long; null without a daemon.
+    pub(crate) unreadable: Option<u64>,
     /// Ignored; null without a daemon.
     pub(crate) ignored: Option<u64>,
 }
@@ -80,6 +83,9 @@ pub(crate) struct IssuesView {
 pub(crate) struct UnfinishedView {
     pub(crate) path: String,
     pub(crate) busy: bool,
+    /// Why it cannot be opened.
+    pub(crate) reason: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 /// A run.
@@ -274,6 +280,11 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
             "folders unreachable",
         ),
         (
+            files(|watch| watch.files.unreadable.unwrap_or(0)),
+            "file cannot be opened",
+            "files cannot be opened",
+        ),
+        (
             watches(|watch| watch.root == "degraded"),
             "folder partly watched",
             "folders partly watched",
@@ -381,15 +392,19 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
         blocked_by: watch.blocked.as_ref().map(blocking_view),
         unfinished: live
             .map(|root| {
-                root.unfinished
-                    .iter()
-                    .map(|file| UnfinishedView {
-                        path: file.path.clone(),
-                        busy: file.busy,
-                    })
-                    .collect()
+                let files = root.unfinished.iter();
+                files.map(unfinished_view).collect()
             })
             .unwrap_or_default(),
+    }
+}
+
+pub(crate) fn unfinished_view(file: &Unfinished) -> UnfinishedView {
+    UnfinishedView {
+        path: file.path.clone(),
+        busy: file.busy,
+        reason: file.reason.clone(),
+        hint: file.hint.clone(),
     }
 }
 
@@ -412,6 +427,7 @@ fn files_view(counts: &Counts, live: Option<&RootStatus>) -> FilesView {
         working: counts.working(),
         failed: counts.failed,
         settling: live.map(|root| root.settling),
+        unreadable: live.map(|root| root.unreadable),
         ignored: live.and_then(|root| root.ignored),
     }
 }

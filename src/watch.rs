@@ -25,6 +25,7 @@ mod schedule;
 mod settle;
 mod skip_log;
 mod threads;
+mod unreadable;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct Progress {
     pub at_rest: bool,
     /// Files that are settling.
     pub settling: usize,
+    /// Files that could not be opened for so long that somebody must act.
+    pub unreadable: u64,
     /// A full scan is running.
     pub scanning: bool,
     /// When the next full scan begins.
@@ -81,6 +84,12 @@ pub struct Unfinished {
     pub path: String,
     /// It cannot be opened now.
     pub busy: bool,
+    /// Why it cannot be opened.
+    pub reason: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
+    /// How long it could not be opened, in milliseconds.
+    pub unreadable_ms: u64,
     /// How long it has been unchanged, in milliseconds.
     pub unchanged_ms: u64,
     /// When it is probed next, in milliseconds from now.

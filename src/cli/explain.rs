@@ -265,9 +265,12 @@ async fn state(
             .lines
             .push("state: not queued for upload yet".to_owned());
     }
-    let unfinished = unfinished(config, watch, below).await;
+    let unfinished = unfinished(&config.state.path, &watch.name, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         explanation.lines.push(format!("waiting for: {waits}"));
+    }
+    if let Some(hint) = unfinished.and_then(|file| file.hint) {
+        explanation.lines.push(format!("hint: {hint}"));
     }
     let report = known.watch(&watch.name);
     let suspended = report
@@ -318,16 +321,24 @@ fn next_step(file: &FileReport) -> Option<&'static str> {
     }
 }
 
-async fn unfinished(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> Option<Unfinished> {
+/// What the daemon knows of a file that is not handed over yet.
+pub(super) async fn unfinished(state: &Path, watch: &str, below: &Path) -> Option<Unfinished> {
     use std::os::unix::ffi::OsStrExt as _;
     let request = Request::Unfinished {
-        watch: watch.name.clone(),
+        watch: watch.to_owned(),
         path: below.as_os_str().as_bytes().to_owned(),
     };
-    match control::ask(&config.state.path, &request).await {
+    match control::ask(state, &request).await {
         Ok(Some(Answer::Unfinished { file })) => file,
         _ => None,
     }
+}
+
+/// When the file could not be opened for the first time.
+pub(super) fn since(file: &Unfinished) -> Timestamp {
+    let now = crate::clock::now();
+    now.checked_sub(std::time::Duration::from_millis(file.unreadable_ms))
+        .unwrap_or(now)
 }
 
 async fn waits_for(
@@ -339,8 +350,9 @@ async fn waits_for(
 ) -> Option<String> {
     if let Some(file) = unfinished {
         let settle = watch.settle_policy.settle;
-        return Some(if file.busy {
-            "the file to become readable; it may be open in another program".to_owned()
+        return Some(if let Some(reason) = &file.reason {
+            let since = moment(since(file));
+            format!("the file to become readable: it {reason} (first seen {since})")
         } else {
             format!(
                 "the file to settle: unchanged for {:.0} s of {:.0} s",

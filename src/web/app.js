@@ -153,6 +153,7 @@ function showSummary() {
   const severe = [
     [sum("failed"), "file failed", "files failed"],
     [watches((watch) => watch.root === "unavailable"), "folder unreachable", "folders unreachable"],
+    [sum("unreadable"), "file cannot be opened", "files cannot be opened"],
     [watches(overdue), "watch waiting for an overdue run", "watches waiting for an overdue run"],
   ].filter(([count]) => count > 0);
   const minor = [
@@ -200,7 +201,7 @@ function showWatches() {
     const files = watch.files;
     const list = [["synchronized", files.synchronized, "good"], ["with issues", files.synchronized_with_issues, "warn", true],
       ["deleted", files.gone, "quiet", true], ["uploaded only", files.uploaded, "good", true],
-      ["being written", files.settling, "work", true], ["waiting", files.waiting, "work"], ["in progress", files.working, "work"],
+      ["being written", files.settling, "work", true], ["unreadable", files.unreadable, "bad", true], ["waiting", files.waiting, "work"], ["in progress", files.working, "work"],
       ["failed", files.failed, "bad"], ["ignored", files.ignored, "quiet"]]
       .filter(([, count, , optional]) => count !== null && !(optional && !count));
     fill(counts, list, ([name]) => name,
@@ -239,7 +240,7 @@ function showWatches() {
         when(other.since, "first seen active "), other.overdue ? ", overdue" : "");
     }
     fill(unfinished, watch.unfinished, (file) => file.path, () => make("li"),
-      (child, file) => setText(child, shown(file.path) + (file.busy ? ": cannot be opened; retrying" : ": still being written")));
+      (child, file) => setText(child, shown(file.path) + ": " + (file.reason ? shown(file.reason) + "; retrying" + (file.hint ? "; hint: " + shown(file.hint) : "") : "still being written")));
     buttons.hidden = !watch.configured;
     setText(buttons.lastChild, watch.suspended_reason ? "Resume" : "Pause");
     buttons.lastChild.setAttribute("aria-label", (watch.suspended_reason ? "Resume " : "Pause ") + watch.name);

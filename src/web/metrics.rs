@@ -283,6 +283,14 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
             .count();
         out.value("", &[("state", state.as_str())], float(count as u64));
     }
+    out.family(
+        "unreadable_files",
+        "gauge",
+        "Files by watch that could not be opened for more than a minute after the settle time.",
+    );
+    for (watch, files) in facts.live.unreadable_files() {
+        out.value("", &[("watch", watch.as_str())], float(files));
+    }
     let age = |at: Timestamp| facts.now.duration_since(at).as_secs_f64().max(0.0);
     out.family(
         "oldest_pending_age_seconds",

@@ -15,6 +15,8 @@ use crate::status_view::{
 };
 use crate::text::plural;
 
+use super::UnfinishedFile;
+
 /// Cells of a progress bar.
 const BAR: u64 = 20;
 
@@ -131,6 +133,9 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     if let Some(settling) = files.settling.filter(|settling| *settling > 0) {
         counts.push(format!("{settling} being written"));
     }
+    if let Some(unreadable) = files.unreadable.filter(|unreadable| *unreadable > 0) {
+        counts.push(format!("{unreadable} unreadable"));
+    }
     counts.push(format!("{} waiting", files.waiting));
     counts.push(format!("{} in progress", files.working));
     counts.push(format!("{} failed", files.failed));
@@ -183,12 +188,14 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         );
     }
     for file in &watch.unfinished {
-        let why = if file.busy {
-            "cannot be opened; retrying"
-        } else {
-            "still being written"
+        let why = match &file.reason {
+            Some(reason) => format!("{reason}; retrying"),
+            None => "still being written".to_owned(),
         };
         line(out, &format!("  new     {}  {why}", shown(&file.path)));
+        if let Some(hint) = &file.hint {
+            line(out, &format!("          hint:   {hint}"));
+        }
     }
 }
 
@@ -303,8 +310,34 @@ fn done(out: &mut String, result: &ResultView, now: Timestamp) {
     );
 }
 
-/// The histories of files, separated by blank lines.
-pub(super) fn histories(histories: &[HistoryView]) -> String {
+/// The histories of files, separated by blank lines, and after them files that have none yet.
+pub(super) fn histories(
+    histories: &[HistoryView],
+    unfinished: &[UnfinishedFile],
+    now: Timestamp,
+) -> String {
+    let mut out = known_histories(histories);
+    for file in unfinished {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        let state = match file.unreadable_since {
+            Some(since) => format!("unreadable, first seen {}", moment_at(since, now)),
+            None => "still being written".to_owned(),
+        };
+        let path = shown(&file.view.path);
+        line(&mut out, &format!("{}: {path}  {state}", file.watch));
+        if let Some(reason) = &file.view.reason {
+            line(&mut out, &format!("  reason: {reason}; retrying"));
+        }
+        if let Some(hint) = &file.view.hint {
+            line(&mut out, &format!("  hint:   {hint}"));
+        }
+    }
+    out
+}
+
+fn known_histories(histories: &[HistoryView]) -> String {
     let mut out = String::new();
     for (index, history) in histories.iter().enumerate() {
         if index > 0 {

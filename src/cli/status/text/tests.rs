@@ -83,6 +83,7 @@ fn watch() -> WatchView {
             working: 0,
             failed: 0,
             settling: Some(0),
+            unreadable: Some(0),
             ignored: Some(37),
         },
         last_run: Some(run()),
@@ -223,6 +224,8 @@ fn work_in_progress() {
         .map(|path| UnfinishedView {
             path: path.to_owned(),
             busy: path == "Open.dwg",
+            reason: (path == "Open.dwg").then(|| "cannot be opened: Permission denied".to_owned()),
+            hint: (path == "Open.dwg").then(|| "grant read permission".to_owned()),
         })
         .into();
     let mut view = view(vec![busy]);
@@ -343,7 +346,17 @@ fn history_of_a_file() {
         file: file("Other.dgn"),
         history: Vec::new(),
     };
-    let text = histories(&[history, unknown]);
+    let unfinished = UnfinishedFile {
+        watch: "north".to_owned(),
+        view: UnfinishedView {
+            path: "Secret.dgn".to_owned(),
+            busy: true,
+            reason: Some("cannot be opened: Permission denied".to_owned()),
+            hint: Some("grant read permission".to_owned()),
+        },
+        unreadable_since: Some(ago(240)),
+    };
+    let text = histories(&[history, unknown], &[unfinished], ago(0));
     insta::with_settings!({filters => vec![(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "[local time]")]}, {
         insta::assert_snapshot!(text);
     });
