@@ -16,12 +16,16 @@
 //!    (`selection/connectors.rs`),
 //! 8. otherwise the file has no connector and is left alone.
 //!
+//! A file that step 4 or 8 leaves out, or that step 7 takes by the built-in table, is a companion if it belongs to a
+//! file that is taken (`selection/companions.rs`): stored, but no source file.
+//!
 //! **Globs** read as in a `.gitignore`, without its `!`: `*` and `?` stay within one folder, `**` crosses folders; a
 //! glob without `/` fits a file or folder of that name anywhere, one with `/` is taken from
 //! the root (a leading `/` only says so); a trailing `/` asks for a
 //! folder; and a glob that fits a folder takes everything in it. Letters fit in either case, within ASCII: on bytes
 //! there is no other rule that always holds.
 
+mod companions;
 mod connectors;
 mod globs;
 mod ignored;
@@ -32,10 +36,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use connectors::ConnectorType;
+use companions::Companions;
+pub use companions::{Companion, Lacking, lacking, lacking_projection};
 use globs::Globs;
 pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
 pub use scope::{Depth, Scope};
+
+use crate::connector_type::ConnectorType;
 
 /// The user's part of the decision, as written in a watch.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +57,8 @@ pub struct Rules {
     pub connectors_by_extension: Vec<(String, String)>,
     /// Glob and connector type; the first glob that fits wins.
     pub connectors_by_glob: Vec<(String, String)>,
+    /// Extension of a master and those of its companions, added to the built-in sets.
+    pub companions: Vec<(String, Vec<String>)>,
 }
 
 /// Compiled [`Rules`]. Cloning is cheap: compiled globs are shared.
@@ -63,6 +72,7 @@ pub struct Selection {
     connector_glob_types: Vec<ConnectorType>,
     /// Extension, lower-cased, to what reads it and who says so.
     connectors: Arc<BTreeMap<String, (ConnectorType, Why)>>,
+    companions: Companions,
 }
 
 /// What to do with a file.
@@ -77,6 +87,8 @@ pub enum Verdict {
         /// The glob of `upload_only` that fits.
         glob: String,
     },
+    /// Uploaded to storage, because it belongs to another file of its folder that is uploaded.
+    Companion(Companion),
     /// Uploaded, and a source file of the connection.
     Source {
         /// The connector that reads it.
@@ -92,7 +104,7 @@ impl Verdict {
     pub fn connector(self) -> Option<Option<ConnectorType>> {
         match self {
             Self::Source { connector, .. } => Some(Some(connector)),
-            Self::UploadOnly { .. } => Some(None),
+            Self::UploadOnly { .. } | Self::Companion(_) => Some(None),
             Self::NoConnector | Self::Ignored(_) => None,
         }
     }
@@ -157,6 +169,8 @@ pub enum List {
     UploadOnly,
     /// `connectors`, by extension or by glob
     Connectors,
+    /// `companions`
+    Companions,
 }
 
 impl Selection {
@@ -191,6 +205,7 @@ impl Selection {
                 .filter_map(|(glob, connector)| type_mistake(glob, connector)),
         );
 
+        let companions = Companions::new(&rules.companions, &mut bad);
         if !bad.is_empty() {
             return Err(bad);
         }
@@ -205,6 +220,7 @@ impl Selection {
                 .map(|(_, connector)| ConnectorType::new(connector))
                 .collect(),
             connectors: Arc::new(connectors),
+            companions,
         })
     }
 
@@ -220,6 +236,40 @@ impl Selection {
     /// The same for a file whose folders were all entered, as [`Selection::prunes`] has nothing against them.
     #[must_use]
     pub fn decide_entered(&self, rel: &Path) -> Verdict {
+        let alone = self.decide_alone(rel);
+        let may_be_companion = match &alone {
+            Verdict::NoConnector | Verdict::Ignored(Reason::NotIncluded) => true,
+            Verdict::Source { why, .. } => matches!(why, Why::Table(_)),
+            Verdict::Ignored(_) | Verdict::UploadOnly { .. } | Verdict::Companion(_) => false,
+        };
+        let companion = may_be_companion.then(|| self.companion(rel)).flatten();
+        companion.map_or(alone, Verdict::Companion)
+    }
+
+    /// The file as a companion, if the watch takes a master that it may belong to.
+    fn companion(&self, rel: &Path) -> Option<Companion> {
+        let mut masters = self.companions.masters_of(rel.file_name()?);
+        masters.retain(|master| {
+            let verdict = self.decide_alone(&rel.with_file_name(master));
+            verdict.connector().is_some()
+        });
+        (!masters.is_empty()).then_some(Companion { masters })
+    }
+
+    /// The stem that the files of a set share, lower-cased, for a source file that can have companions and for its
+    /// companions. `verdict` is what was decided for the file.
+    #[must_use]
+    pub fn set_stem(&self, rel: &Path, verdict: &Verdict) -> Option<Vec<u8>> {
+        let name = rel.file_name()?;
+        match verdict {
+            Verdict::Source { .. } => self.companions.stem_of_master(name),
+            Verdict::Companion(_) => self.companions.stem_of_companion(name),
+            Verdict::Ignored(_) | Verdict::NoConnector | Verdict::UploadOnly { .. } => None,
+        }
+    }
+
+    /// What the file is to us, without regard to the files that it may belong to.
+    fn decide_alone(&self, rel: &Path) -> Verdict {
         let Some(name) = rel.file_name() else {
             return Verdict::NoConnector;
         };
@@ -327,6 +377,7 @@ impl Default for Selection {
             connector_globs: Globs::default(),
             connector_glob_types: Vec::new(),
             connectors: Arc::new(connectors::table()),
+            companions: Companions::default(),
         }
     }
 }
@@ -373,6 +424,7 @@ impl fmt::Display for List {
             Self::Exclude => "exclude",
             Self::UploadOnly => "upload_only",
             Self::Connectors => "connectors",
+            Self::Companions => "companions",
         })
     }
 }

@@ -173,6 +173,13 @@ async fn one(
             "selected for upload only".to_owned(),
             format!("matches upload_only {glob:?}"),
         ),
+        Verdict::Companion(companion) => (
+            "selected for upload only".to_owned(),
+            format!(
+                "companion of {}",
+                QuotedPath(Path::new(&companion.to_string()))
+            ),
+        ),
         Verdict::Source { connector, why } => (
             "selected for synchronization".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
@@ -373,8 +380,8 @@ async fn waits_for(
         None => None,
     };
     let verdict = watch.scope.decide(below);
-    let connector = verdict.connector()?.map(|connector| connector.to_string());
-    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
+    let connector = verdict.connector()?;
+    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_ref())) {
         return None;
     }
     Some(match &known.daemon {
@@ -433,6 +440,8 @@ mod tests {
             "References/site.dgn",
             "a:b.ifc",
             "Archive/old.ifc",
+            "lots.shp",
+            "lots.dbf",
         ] {
             fs::write(folder.path().join("north").join(name), "content").unwrap();
         }
@@ -452,6 +461,7 @@ mod tests {
                 "north/empty.ifc",
                 "north/absent.ifc",
                 "north/a:b.ifc",
+                "north/lots.dbf",
                 "north/link.dgn",
                 "north/Archive/old.ifc",
                 "north/.hidden/deck.dgn",

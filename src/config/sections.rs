@@ -106,6 +106,7 @@ pub(super) const KEYS: &Keys = &[
             "exclude",
             "upload_only",
             "connectors",
+            "companions",
         ],
     ),
 ];
