@@ -85,7 +85,7 @@ pub use history::{FileHistory, HistoryEntry};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
-pub use mappings::Mapping;
+pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use requeue::Requeue;

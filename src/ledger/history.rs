@@ -209,8 +209,7 @@ mod tests {
             file: f.file("a.dgn").await.id,
             source_file_id: "another source".to_owned(),
             connector: ConnectorType::new("MSTN"),
-            renewed: true,
-            other_connector: false,
+            last_reader: LastReader::Same,
         };
         let connection = f.connection().await.id;
         let recorded = f

@@ -13,7 +13,7 @@ use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{
-    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, Mapping, Refusal,
+    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, LastReader, Mapping, Refusal,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt;
@@ -357,9 +357,12 @@ fn renewed(file: &ConnectionFile, source_file_id: String) -> Mapping {
         file: file.file,
         source_file_id,
         connector: file.connector.clone(),
-        renewed: true,
         // One that is not known was not confirmed: the content may have been read with any.
-        other_connector: file.source_file_id.is_some() && known != Some(&file.connector),
+        last_reader: if file.source_file_id.is_some() && known != Some(&file.connector) {
+            LastReader::Other
+        } else {
+            LastReader::Same
+        },
     }
 }
 
