@@ -98,7 +98,7 @@ struct ConcludedRow {
 impl Ledger {
     /// The run is over: gives every file that it judged its outcome, and returns what changed, for the log.
     ///
-    /// A file with a newer version on its way is left alone. What the run did not judge waits for another run.
+    /// A file with a newer version on its way does not change. What the run did not judge waits for another run.
     pub async fn finish_run(
         &self,
         run: RunId,
