@@ -16,7 +16,7 @@ use crate::ledger::{
     Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
     JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
-use crate::runtime_status::{RootStatus, RuntimeStatus};
+use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::text::plural;
 use crate::watch::Unfinished;
 
@@ -174,6 +174,8 @@ pub(crate) struct DaemonView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct StatusView {
     pub(crate) daemon: Option<DaemonView>,
+    /// All requests to the platform fail.
+    pub(crate) platform_outage: Option<Outage>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     pub(crate) failed: Vec<FileView>,
@@ -227,6 +229,7 @@ impl StatusView {
     pub(crate) fn new(overview: &Overview, now: Option<&RuntimeStatus>) -> Self {
         Self {
             daemon: now.map(daemon),
+            platform_outage: now.and_then(|now| now.outage.clone()),
             watches: overview
                 .watches
                 .iter()
@@ -264,6 +267,9 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
     } else if view.daemon.is_none() {
         problems.push("daemon not running".to_owned());
     }
+    if view.platform_outage.is_some() {
+        problems.push("platform unreachable".to_owned());
+    }
     let watches = |is: fn(&WatchView) -> bool| {
         let configured = view.watches.iter().filter(|watch| watch.configured);
         configured.filter(|watch| is(watch)).count() as u64
@@ -277,8 +283,8 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
         ),
         (
             watches(|watch| watch.root == "unavailable"),
-            "folder unreachable",
-            "folders unreachable",
+            "folder unavailable",
+            "folders unavailable",
         ),
         (
             files(|watch| watch.files.unreadable.unwrap_or(0)),
@@ -287,8 +293,8 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
         ),
         (
             watches(|watch| watch.root == "degraded"),
-            "folder partly watched",
-            "folders partly watched",
+            "folder degraded",
+            "folders degraded",
         ),
         (
             watches(|watch| watch.paused_at.is_some()),
@@ -541,7 +547,7 @@ fn line_text(line: &HistoryEntry) -> String {
         "not_judged" => {
             "run ended without a result for this file: waiting for another run".to_owned()
         }
-        "gone" => "deleted from the folder".to_owned(),
+        "gone" => "gone from the folder".to_owned(),
         "deselected" => "no longer selected by the configuration".to_owned(),
         "run_requested" => "run requested".to_owned(),
         "run_ended" => "run ended".to_owned(),
@@ -580,9 +586,9 @@ fn absent_word(file: &FileReport) -> &'static str {
     );
     let deselected = matches!(file.absence, Some((Absence::Deselected, _)));
     match (deselected, in_imodel, file.storage_file_id.is_some()) {
-        (false, true, _) => "deleted from the folder; still in the iModel",
-        (false, false, true) => "deleted from the folder; still in storage",
-        (false, false, false) => "deleted from the folder",
+        (false, true, _) => "gone from the folder; still in the iModel",
+        (false, false, true) => "gone from the folder; still in storage",
+        (false, false, false) => "gone from the folder",
         (true, true, _) => "no longer selected; still in the iModel",
         (true, false, true) => "no longer selected; still in storage",
         (true, false, false) => "no longer selected",

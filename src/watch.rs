@@ -47,13 +47,13 @@ pub struct Progress {
     pub at_rest: bool,
     /// Files that are settling.
     pub settling: usize,
-    /// Files that could not be opened for so long that somebody must act.
+    /// Files that could not be opened for so long that it is a problem.
     pub unreadable: u64,
     /// A full scan is running.
     pub scanning: bool,
     /// When the next full scan begins.
     pub next_scan: Option<Timestamp>,
-    /// Files that the last full scan left alone.
+    /// Files that the last full scan ignored.
     pub ignored: Option<u64>,
     /// What of the root cannot be read, if there is something.
     pub left_out: Option<String>,
@@ -101,7 +101,7 @@ pub struct Unfinished {
 pub struct ReadySink {
     /// The ledger that takes them.
     pub ledger: Ledger,
-    /// Told after each hand-over. A hint: whoever misses it finds the files by looking.
+    /// Notified after each hand-over. A hint: who misses it finds the files in the ledger.
     pub wake: Arc<Notify>,
     /// The kernel's events, for all watches together.
     pub events: Events,
@@ -137,7 +137,7 @@ pub enum Error {
 pub struct Survey {
     /// Path relative to the root, fingerprint, and connector type, if the file is for one.
     pub files: Vec<Ready>,
-    /// Files that are left alone.
+    /// Files that are ignored.
     pub ignored: u64,
     /// What could not be read.
     pub problems: Vec<String>,

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use jiff::Timestamp;
 
-use super::status::moment;
+use super::status::{moment, upcoming};
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
-    print_error, print_line,
+    print_error, print_line, unfinished_file,
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
@@ -267,12 +267,18 @@ async fn state(
         if let Some(hint) = &file.hint {
             explanation.lines.push(format!("hint: {hint}"));
         }
+        if let Some(at) = file.next_attempt.filter(|_| file.reason.is_some()) {
+            let attempt = file.attempts + 1;
+            let at = upcoming(at, crate::clock::now());
+            let next = format!("next attempt: {at} (attempt {attempt})");
+            explanation.lines.push(next);
+        }
     } else {
         explanation
             .lines
             .push("state: not queued for upload yet".to_owned());
     }
-    let unfinished = unfinished(&config.state.path, &watch.name, below).await;
+    let unfinished = unfinished_file::ask(&config.state.path, &watch.name, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         explanation.lines.push(format!("waiting for: {waits}"));
     }
@@ -328,26 +334,6 @@ fn next_step(file: &FileReport) -> Option<&'static str> {
     }
 }
 
-/// What the daemon knows of a file that is not handed over yet.
-pub(super) async fn unfinished(state: &Path, watch: &str, below: &Path) -> Option<Unfinished> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let request = Request::Unfinished {
-        watch: watch.to_owned(),
-        path: below.as_os_str().as_bytes().to_owned(),
-    };
-    match control::ask(state, &request).await {
-        Ok(Some(Answer::Unfinished { file })) => file,
-        _ => None,
-    }
-}
-
-/// When the file could not be opened for the first time.
-pub(super) fn since(file: &Unfinished) -> Timestamp {
-    let now = crate::clock::now();
-    now.checked_sub(std::time::Duration::from_millis(file.unreadable_ms))
-        .unwrap_or(now)
-}
-
 async fn waits_for(
     watch: &Watch,
     below: &Path,
@@ -358,7 +344,7 @@ async fn waits_for(
     if let Some(file) = unfinished {
         let settle = watch.settle_policy.settle;
         return Some(if let Some(reason) = &file.reason {
-            let since = moment(since(file));
+            let since = moment(unfinished_file::since(file));
             format!("the file to become readable: it {reason} (first seen {since})")
         } else {
             format!(

@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, explain, matching, print_config_errors,
-    print_error,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
+    print_error, unfinished_file,
 };
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
-use crate::runtime_status::RuntimeStatus;
+use crate::runtime_status::{Outage, RuntimeStatus};
 use crate::state_directory;
 use crate::status_view::{
     self, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings, UnfinishedView,
@@ -25,7 +25,7 @@ use crate::status_view::{
 };
 use crate::watch::Unfinished;
 
-pub(super) use text::moment;
+pub(super) use text::{moment, upcoming};
 
 /// Files whose histories are shown at once.
 const HISTORIES_MAX: usize = 50;
@@ -100,7 +100,10 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
-            return EXIT_CONFIG;
+            return match ReadOnlyConfig::load_despite_errors(&arguments.config.config) {
+                Some(config) => despite_errors(arguments, &config).await,
+                None => EXIT_CONFIG,
+            };
         }
     };
     let shown = if arguments.watch {
@@ -119,6 +122,17 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
             EXIT_FAILED
         }
     }
+}
+
+/// Shows the status although the configuration has errors: a running daemon keeps the previous one.
+async fn despite_errors(arguments: &Arguments, config: &ReadOnlyConfig) -> u8 {
+    if !arguments.watch
+        && let Err(error) = show(arguments, config).await
+    {
+        let hint = error.hint(config);
+        print_error(&error, hint);
+    }
+    EXIT_CONFIG
 }
 
 /// Prints the report, or the histories of files. Whether nothing in it needs attention.
@@ -189,7 +203,7 @@ async fn show_files(
         // A new file is not in the ledger before it is complete.
         let place = words.get(position).and_then(|(_, meaning)| meaning.place());
         let file = match place {
-            Some((watch, path)) => explain::unfinished(&config.state.path, watch, path)
+            Some((watch, path)) => unfinished_file::ask(&config.state.path, watch, path)
                 .await
                 .map(|file| UnfinishedFile::new(watch, &file)),
             None => None,
@@ -249,6 +263,7 @@ struct JsonHead {
     ok: bool,
     summary: String,
     daemon: Option<DaemonView>,
+    platform_outage: Option<Outage>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
 }
@@ -276,7 +291,7 @@ impl UnfinishedFile {
         Self {
             watch: watch.to_owned(),
             view: status_view::unfinished_view(file),
-            unreadable_since: file.busy.then(|| explain::since(file)),
+            unreadable_since: file.busy.then(|| unfinished_file::since(file)),
         }
     }
 }
@@ -293,6 +308,7 @@ async fn print_json(
         ok: summary.ok,
         summary: summary.text,
         daemon: view.daemon,
+        platform_outage: view.platform_outage,
         watches: view.watches,
         uploads: view.uploads,
     });

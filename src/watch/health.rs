@@ -207,10 +207,10 @@ pub(super) fn log(watch: &Watch, finding: &Finding) {
     match finding.state {
         RootState::Ok => info!(%watch, ?root, "folder is fully watched again"),
         RootState::Polled => info!(%watch, ?root, reason, "folder is scanned at intervals"),
-        RootState::Degraded => warn!(%watch, ?root, reason, "folder is only partly watched"),
+        RootState::Degraded => warn!(%watch, ?root, reason, "folder is degraded"),
         RootState::Unavailable => warn!(
             %watch, ?root, reason,
-            "folder cannot be reached; known files are kept, and it is tried again at every poll_interval"
+            "folder is unavailable; known files are kept, and it is tried again at every poll_interval"
         ),
     }
 }

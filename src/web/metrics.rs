@@ -45,7 +45,7 @@ const WATCH_GAUGES: [WatchGauge; 5] = [
     ),
     (
         "files_gone",
-        "Known files that were deleted from the folder or are no longer selected.",
+        "Known files that are gone from the folder or no longer selected.",
         |watch| watch.counts.gone,
     ),
     (

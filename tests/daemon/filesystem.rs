@@ -120,7 +120,7 @@ async fn a_root_that_is_recreated_or_renamed_back_is_watched_again() {
     arrive(&site, &daemon, &files).await;
 
     std::fs::remove_dir_all(&folder).unwrap();
-    daemon.says("cannot be reached").await;
+    daemon.says("folder is unavailable").await;
     std::fs::create_dir(&folder).unwrap();
     save(&folder, &mut files, "b/second.ifc", "second");
     arrive(&site, &daemon, &files).await;
@@ -331,7 +331,7 @@ async fn folders_deeper_than_any_path_cost_one_log_line_and_little_memory() {
     save(&folder, &mut files, "beside.ifc", "ordinary");
     let daemon = site.start();
     arrive(&site, &daemon, &files).await;
-    daemon.says("only partly watched").await;
+    daemon.says("folder is degraded").await;
     // Events and later scans change nothing.
     site.run(&["rescan"]).await;
     save(&folder, &mut files, "later.ifc", "ordinary");
@@ -480,7 +480,7 @@ async fn when_the_inotify_limit_is_reached_scans_cover_the_rest_and_status_says_
     let output = site.run(&["status"]).await.out;
     assert!(output.contains("degraded"), "{output}");
     let (_, log) = daemon.stop().await;
-    assert!(log.contains("only partly watched"), "{log}");
+    assert!(log.contains("folder is degraded"), "{log}");
 }
 
 #[tokio::test]
@@ -598,7 +598,7 @@ async fn an_unreadable_file_is_reported_until_it_can_be_read() {
         "--bounding-set=-dac_override,-dac_read_search",
     ]);
     arrive(&site, &daemon, &files).await;
-    daemon.says("folder is only partly watched").await;
+    daemon.says("folder is degraded").await;
     let reason = "cannot be opened: Permission denied (os error 13)";
     let status = site.run(&["status"]).await;
     assert_eq!(status.code, Some(1), "{status:?}");

@@ -31,6 +31,14 @@ pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timest
         &mut out,
         &daemon(view, surroundings.unreachable.as_deref(), now),
     );
+    if let Some(outage) = &view.platform_outage {
+        let since = moment_at(outage.since, now);
+        let reason = &outage.reason;
+        line(
+            &mut out,
+            &format!("platform unreachable, first failed request {since}: {reason}"),
+        );
+    }
     for watch in &view.watches {
         out.push('\n');
         watch_text(&mut out, watch, now);
@@ -125,7 +133,7 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         counts.push(format!("{} with issues", files.synchronized_with_issues));
     }
     if files.gone > 0 {
-        counts.push(format!("{} deleted", files.gone));
+        counts.push(format!("{} gone", files.gone));
     }
     if files.uploaded > 0 {
         counts.push(format!("{} uploaded only", files.uploaded));
@@ -203,8 +211,8 @@ fn folder(watch: &WatchView, now: Timestamp) -> String {
     let mut text = match watch.root {
         "ok" => "ok".to_owned(),
         "polled" => "polled".to_owned(),
-        "degraded" => "degraded (only partly watched)".to_owned(),
-        _ => "unreachable".to_owned(),
+        "degraded" => "degraded".to_owned(),
+        _ => "unavailable".to_owned(),
     };
     if let Some(note) = watch.note.as_ref().filter(|_| watch.root != "polled") {
         let _infallible = write!(text, ": {note}");
@@ -440,7 +448,7 @@ fn moment_at(at: Timestamp, now: Timestamp) -> String {
 }
 
 /// A scheduled time relative to now, such as "in 5 min"; "now" when it is due.
-fn upcoming(at: Timestamp, now: Timestamp) -> String {
+pub(in crate::cli) fn upcoming(at: Timestamp, now: Timestamp) -> String {
     if at.duration_since(now).as_secs() < 2 {
         "now".to_owned()
     } else {

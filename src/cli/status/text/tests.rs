@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::connector_type::ConnectorType;
+use crate::runtime_status::Outage;
 use crate::status_view::{
     BlockingView, DaemonView, FilesView, IssuesView, RunView, UnfinishedView,
 };
@@ -153,6 +154,7 @@ fn view(watches: Vec<WatchView>) -> StatusView {
             since: ago(10_800),
             version: "0.1.0".to_owned(),
         }),
+        platform_outage: None,
         watches,
         uploads: Vec::new(),
         failed: Vec::new(),
@@ -177,6 +179,16 @@ fn nothing_synchronized_yet() {
     (new.files.synchronized, new.last_run, new.scanned_at) = (0, None, None);
     (new.next_scan, new.scanning) = (None, true);
     insta::assert_snapshot!(shown(&view(vec![new])));
+}
+
+#[test]
+fn platform_unreachable() {
+    let mut view = view(vec![watch()]);
+    view.platform_outage = Some(Outage {
+        since: ago(300),
+        reason: "list folders: cannot reach api.bentley.com: connection refused".to_owned(),
+    });
+    insta::assert_snapshot!(shown(&view));
 }
 
 #[test]
@@ -262,7 +274,7 @@ fn work_in_progress() {
 }
 
 #[test]
-fn paused_suspended_and_unreachable_watches() {
+fn paused_suspended_and_unavailable_watches() {
     let named = |name: &str| WatchView {
         name: name.to_owned(),
         ..watch()
