@@ -33,7 +33,7 @@ impl SkipLog {
             return;
         }
         let reason = match verdict {
-            Verdict::Source { .. } | Verdict::UploadOnly { .. } => return,
+            Verdict::Source { .. } | Verdict::UploadOnly { .. } | Verdict::Reference => return,
             Verdict::NoConnector => "no connector for its extension".to_owned(),
             Verdict::Ignored(reason) => reason.to_string(),
         };

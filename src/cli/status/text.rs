@@ -354,9 +354,8 @@ pub(super) fn histories(histories: &[HistoryView]) -> String {
 
 fn history_line(out: &mut String, entry: &LineView) {
     let mut text = format!("  {}  {}", clock_time(entry.at), entry.text);
-    if entry.what == "run_ended"
-        && let Some(note) = &entry.note
-    {
+    let is_reason = !["run_ended", "reference_changed"].contains(&entry.what.as_str());
+    if !is_reason && let Some(note) = &entry.note {
         let _infallible = write!(text, ": {note}");
     }
     if let Some(run) = entry.run.as_ref().filter(|_| entry.version.is_none()) {
@@ -366,9 +365,7 @@ fn history_line(out: &mut String, entry: &LineView) {
         let _infallible = write!(text, ", {} after it was queued", span(seconds));
     }
     line(out, &text);
-    if entry.what != "run_ended"
-        && let Some(note) = &entry.note
-    {
+    if is_reason && let Some(note) = &entry.note {
         line(out, &format!("                       reason: {note}"));
     }
     if let Some(hint) = &entry.hint {
