@@ -17,11 +17,17 @@
 //!    a source file, or a reference if `masters` is set,
 //! 8. otherwise the file has no connector and is ignored.
 //!
+//! A file that step 4 or 8 leaves out, or that step 7 takes by the built-in table, is a companion if it belongs to a
+//! file that is taken (`selection/companions.rs`): stored, but no source file.
+//!
 //! **Globs** work as in a `.gitignore`, but without `!`: `*` and `?` match within one folder, `**` across folders. A
 //! glob without `/` matches that name in any folder; one with `/` starts at the root, and a leading `/` does the same.
 //! A trailing `/` matches folders only. A glob that matches a folder matches everything in it. Case does not matter,
 //! within ASCII: for bytes no other rule always applies.
+//!
+//! Longer than most files because verdicts, their reasons and the texts of both belong together.
 
+mod companions;
 mod connectors;
 mod globs;
 mod ignored;
@@ -33,10 +39,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use connectors::ConnectorType;
+use companions::Companions;
+pub use companions::{Companion, Lacking, lacking, lacking_projection};
 use globs::Globs;
 pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
 pub use scope::{Depth, Scope};
+
+use crate::connector_type::ConnectorType;
 
 /// The user's part of the decision, as written in a watch.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +62,8 @@ pub struct Rules {
     pub connectors_by_extension: Vec<(String, String)>,
     /// Glob and connector type; the first glob that fits wins.
     pub connectors_by_glob: Vec<(String, String)>,
+    /// Extension of a master and those of its companions, added to the built-in sets.
+    pub companions: Vec<(String, Vec<String>)>,
 }
 
 /// Compiled [`Rules`]. Cloning is cheap: compiled globs are shared.
@@ -67,6 +78,7 @@ pub struct Selection {
     connector_glob_types: Vec<ConnectorType>,
     /// Extension, lower-cased, to what reads it and who says so.
     connectors: Arc<BTreeMap<String, (ConnectorType, Why)>>,
+    companions: Companions,
 }
 
 /// What to do with a file.
@@ -83,6 +95,8 @@ pub enum Verdict {
     },
     /// Uploaded to storage, but no source file of the connection: `masters` is set and none of its globs matches.
     Reference,
+    /// Uploaded to storage, because it belongs to another file of its folder that is uploaded.
+    Companion(Companion),
     /// Uploaded, and a source file of the connection.
     Source {
         /// The glob of `masters` that matches; None if `masters` is not set.
@@ -100,7 +114,7 @@ impl Verdict {
     pub fn connector(self) -> Option<Option<ConnectorType>> {
         match self {
             Self::Source { connector, .. } => Some(Some(connector)),
-            Self::UploadOnly { .. } | Self::Reference => Some(None),
+            Self::UploadOnly { .. } | Self::Reference | Self::Companion(_) => Some(None),
             Self::NoConnector | Self::Ignored(_) => None,
         }
     }
@@ -167,6 +181,8 @@ pub enum List {
     UploadOnly,
     /// `connectors`, by extension or by glob
     Connectors,
+    /// `companions`
+    Companions,
 }
 
 impl Selection {
@@ -203,6 +219,7 @@ impl Selection {
                 .filter_map(|(glob, connector)| type_mistake(glob, connector)),
         );
 
+        let companions = Companions::new(&rules.companions, &mut bad);
         if !bad.is_empty() {
             return Err(bad);
         }
@@ -218,6 +235,7 @@ impl Selection {
                 .map(|(_, connector)| ConnectorType::new(connector))
                 .collect(),
             connectors: Arc::new(connectors),
+            companions,
         })
     }
 
@@ -233,6 +251,49 @@ impl Selection {
     /// The same for a file whose folders were all entered, as [`Selection::prunes`] has nothing against them.
     #[must_use]
     pub fn decide_entered(&self, rel: &Path) -> Verdict {
+        let alone = self.decide_alone(rel);
+        let may_be_companion = match &alone {
+            Verdict::NoConnector | Verdict::Ignored(Reason::NotIncluded) => true,
+            Verdict::Source {
+                master: None, why, ..
+            } => matches!(why, Why::Table(_)),
+            Verdict::Source { .. }
+            | Verdict::Reference
+            | Verdict::Ignored(_)
+            | Verdict::UploadOnly { .. }
+            | Verdict::Companion(_) => false,
+        };
+        let companion = may_be_companion.then(|| self.companion(rel)).flatten();
+        companion.map_or(alone, Verdict::Companion)
+    }
+
+    /// The file as a companion, if the watch takes a master that it may belong to.
+    fn companion(&self, rel: &Path) -> Option<Companion> {
+        let mut masters = self.companions.masters_of(rel.file_name()?);
+        masters.retain(|master| {
+            let verdict = self.decide_alone(&rel.with_file_name(master));
+            verdict.connector().is_some()
+        });
+        (!masters.is_empty()).then_some(Companion { masters })
+    }
+
+    /// The stem that the files of a set share, lower-cased, for a source file that can have companions and for its
+    /// companions. `verdict` is what was decided for the file.
+    #[must_use]
+    pub fn set_stem(&self, rel: &Path, verdict: &Verdict) -> Option<Vec<u8>> {
+        let name = rel.file_name()?;
+        match verdict {
+            Verdict::Source { .. } => self.companions.stem_of_master(name),
+            Verdict::Companion(_) => self.companions.stem_of_companion(name),
+            Verdict::Ignored(_)
+            | Verdict::NoConnector
+            | Verdict::Reference
+            | Verdict::UploadOnly { .. } => None,
+        }
+    }
+
+    /// What the file is to us, without regard to the files that it may belong to.
+    fn decide_alone(&self, rel: &Path) -> Verdict {
         let Some(name) = rel.file_name() else {
             return Verdict::NoConnector;
         };
@@ -363,6 +424,7 @@ impl Default for Selection {
             connector_globs: Globs::default(),
             connector_glob_types: Vec::new(),
             connectors: Arc::new(connectors::table()),
+            companions: Companions::default(),
         }
     }
 }
@@ -410,6 +472,7 @@ impl fmt::Display for List {
             Self::Masters => "masters",
             Self::UploadOnly => "upload_only",
             Self::Connectors => "connectors",
+            Self::Companions => "companions",
         })
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::connector_type::ConnectorType;
 use crate::ledger::{
     Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
     JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
@@ -112,7 +113,7 @@ pub(crate) struct FileView {
     pub(crate) seen_at: Option<Timestamp>,
     pub(crate) result: Option<&'static str>,
     pub(crate) result_at: Option<Timestamp>,
-    pub(crate) connector: Option<String>,
+    pub(crate) connector: Option<ConnectorType>,
     pub(crate) storage_file_id: Option<String>,
     pub(crate) bytes: Option<u64>,
     pub(crate) run: Option<String>,
@@ -151,7 +152,7 @@ pub(crate) struct ResultView {
     pub(crate) at: Timestamp,
     pub(crate) seconds: f64,
     pub(crate) bytes: u64,
-    pub(crate) connector: Option<String>,
+    pub(crate) connector: Option<ConnectorType>,
     pub(crate) reason: Option<String>,
 }
 

@@ -383,7 +383,7 @@ fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
 fn report_failure(file: &ConnectionFile, refusal: &Refusal) {
     let (watch, path) = (&file.watch, QuotedPath(&file.path));
     let (reason, hint) = (&refusal.reason, refusal.hint.as_deref());
-    let (connector, kind) = (&file.connector, refusal.kind);
+    let (connector, kind) = (file.connector.as_str(), refusal.kind);
     match refusal.again {
         Again::BusyUntil(at) => {
             debug!(%watch, %path, connector, reason, next = clock_time(at), "not synchronized yet");

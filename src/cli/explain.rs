@@ -179,6 +179,13 @@ async fn one(
             "selected for upload only".to_owned(),
             "reference: masters is set and no glob matches".to_owned(),
         ),
+        Verdict::Companion(companion) => (
+            "selected for upload only".to_owned(),
+            format!(
+                "companion of {}",
+                QuotedPath(Path::new(&companion.to_string()))
+            ),
+        ),
         Verdict::Source {
             master: None,
             connector,
@@ -382,8 +389,8 @@ async fn waits_for(
         None => None,
     };
     let verdict = watch.scope.decide(below);
-    let connector = verdict.connector()?.map(|connector| connector.to_string());
-    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
+    let connector = verdict.connector()?;
+    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_ref())) {
         return None;
     }
     Some(match &known.daemon {
@@ -447,6 +454,8 @@ mod tests {
             "References/site.dgn",
             "a:b.ifc",
             "Archive/old.ifc",
+            "lots.shp",
+            "lots.dbf",
         ] {
             fs::write(folder.path().join("north").join(name), "content").unwrap();
         }
@@ -466,6 +475,7 @@ mod tests {
                 "north/empty.ifc",
                 "north/absent.ifc",
                 "north/a:b.ifc",
+                "north/lots.dbf",
                 "north/link.dgn",
                 "north/Archive/old.ifc",
                 "north/.hidden/deck.dgn",

@@ -107,6 +107,7 @@ pub(super) const KEYS: &Keys = &[
             "masters",
             "upload_only",
             "connectors",
+            "companions",
         ],
     ),
 ];

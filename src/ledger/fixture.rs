@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::*;
+use crate::connector_type::ConnectorType;
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -27,7 +28,7 @@ pub(super) fn ready(path: &str, n: i64) -> Ready {
     Ready {
         path: PathBuf::from(path),
         fingerprint: print(n),
-        connector: Some("MSTN".to_owned()),
+        connector: Some(ConnectorType::new("MSTN")),
     }
 }
 

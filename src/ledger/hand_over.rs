@@ -15,6 +15,7 @@ use super::{
     BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
     new_id,
 };
+use crate::connector_type::ConnectorType;
 
 /// A finished file, ready to become a job.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ pub struct Ready {
     /// As seen unchanged for the settle time.
     pub fingerprint: Fingerprint,
     /// The connector type, or None to store the file only.
-    pub connector: Option<String>,
+    pub connector: Option<ConnectorType>,
 }
 
 /// What came of handing files over.
@@ -101,7 +102,7 @@ async fn hand_over_one(
     .await?;
     let (id, version) = match known {
         Some(row) => {
-            if Known::from(row.known).is_version(print, file.connector.as_deref()) {
+            if Known::from(row.known).is_version(print, file.connector.as_ref()) {
                 return Ok(false);
             }
             let (id, version) = (row.id, row.version.saturating_add(1));

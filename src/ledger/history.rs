@@ -174,6 +174,7 @@ impl Ledger {
 mod tests {
     use super::super::fixture::*;
     use super::super::*;
+    use crate::connector_type::ConnectorType;
 
     impl Fixture {
         async fn history(&self) -> Vec<String> {
@@ -213,7 +214,7 @@ mod tests {
         let mapping = Mapping {
             file: f.file("a.dgn").await.id,
             source_file_id: "another source".to_owned(),
-            connector: "MSTN".to_owned(),
+            connector: ConnectorType::new("MSTN"),
             renewed: true,
             other_connector: false,
         };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::row::split;
 use super::{Absence, Error, Ledger, WatchId, count_value};
+use crate::connector_type::ConnectorType;
 
 /// Distinguishes two states of a file without reading it. Compared with `!=` only: times may go backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Known {
     /// None when any content counts as new.
     pub fingerprint: Option<Fingerprint>,
     /// The connector type it was handed over with; None for a reference file.
-    pub connector: Option<String>,
+    pub connector: Option<ConnectorType>,
     /// Recent scans did not find it, or it is not selected.
     pub absence: Option<Absence>,
 }
@@ -35,7 +36,7 @@ pub(super) struct KnownRow {
     name: Vec<u8>,
     #[sqlx(flatten)]
     version: VersionColumns,
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     absence: Option<Absence>,
 }
 
@@ -64,8 +65,8 @@ impl Known {
     ///
     /// The one place that decides it, for scans and events, hand-over, `plan` and `explain`.
     #[must_use]
-    pub fn is_version(&self, found: Fingerprint, connector: Option<&str>) -> bool {
-        self.fingerprint == Some(found) && self.connector.as_deref() == connector
+    pub fn is_version(&self, found: Fingerprint, connector: Option<&ConnectorType>) -> bool {
+        self.fingerprint == Some(found) && self.connector.as_ref() == connector
     }
 }
 
@@ -185,11 +186,11 @@ mod tests {
         ] {
             let known = Known {
                 fingerprint,
-                connector: connector.map(str::to_owned),
+                connector: connector.map(ConnectorType::new),
                 absence: None,
             };
             assert_eq!(
-                known.is_version(found, selected),
+                known.is_version(found, selected.map(ConnectorType::new).as_ref()),
                 expected,
                 "{known:?}, found {found:?} for {selected:?}"
             );

@@ -8,6 +8,7 @@ use super::failures::refuse;
 use super::history::{Step, note};
 use super::transitions::insert_stored_job;
 use super::{ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Refusal, Tx, millis};
+use crate::connector_type::ConnectorType;
 
 /// A mapping as it is on the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Mapping {
     /// The id of the source file.
     pub source_file_id: String,
     /// The connector type.
-    pub connector: String,
+    pub connector: ConnectorType,
     /// It was made or corrected since it was recorded last, so the next run has to bring the file.
     pub renewed: bool,
     /// Another connector than this one may have read the content last.

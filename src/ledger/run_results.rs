@@ -15,6 +15,7 @@ use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
     count_value, millis,
 };
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
 /// What a run made of one file.
@@ -70,8 +71,8 @@ pub struct RunReport {
     pub watch: String,
     /// Path relative to the root.
     pub path: PathBuf,
-    /// The connector type that it was run with.
-    pub connector: String,
+    /// The connector type that it was run with; None if it is stored only by now.
+    pub connector: Option<ConnectorType>,
     /// Its size in storage.
     pub bytes: u64,
     /// From hand-over to result, in milliseconds.
@@ -85,7 +86,7 @@ struct ConcludedRow {
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     stored_size: Option<i64>,
     storage_file_id: Option<StorageFileId>,
     stored_generation: i64,
@@ -247,7 +248,7 @@ async fn conclude(
         file: outcome.file,
         watch: row.watch,
         path: join(row.dir, row.name),
-        connector: row.connector.unwrap_or_default(),
+        connector: row.connector,
         bytes: count_value(row.stored_size.unwrap_or(0)),
         millis: count_value(waited),
         verdict: outcome.verdict.clone(),

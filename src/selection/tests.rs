@@ -36,6 +36,7 @@ fn verdict(selection: &Selection, rel: impl AsRef<Path>) -> String {
         Verdict::Ignored(reason) => format!("ignored: {reason}"),
         Verdict::NoConnector => "none".to_owned(),
         Verdict::UploadOnly { glob } => format!("upload: {glob}"),
+        Verdict::Companion(companion) => format!("companion: {companion}"),
         Verdict::Reference => "reference".to_owned(),
         Verdict::Source {
             master: None,
@@ -384,6 +385,7 @@ fn the_first_rule_that_fits_decides() {
             ("Piping/", "MSTN"),
             ("*.foo", "LATER"),
         ]),
+        ..Rules::default()
     };
     let selection = selection(&rules);
     for (path, expected) in [
@@ -481,6 +483,7 @@ fn each_bad_rule_is_named_with_its_reason() {
             ("dgn", " "),
         ]),
         connectors_by_glob: pairs(&[("*.dgn", "")]),
+        ..Rules::default()
     };
     let bad: Vec<_> = Selection::new(&rules)
         .unwrap_err()
@@ -573,6 +576,7 @@ fn greedy(exclude: &[&str]) -> Selection {
         upload_only: globs(&["Refs/"]),
         connectors_by_extension: pairs(&[("tmp", "DWG"), ("bak", "DWG")]),
         connectors_by_glob: pairs(&[("**", "DWG")]),
+        ..Rules::default()
     })
 }
 
@@ -590,7 +594,7 @@ proptest! {
     fn what_nothing_ignores_is_never_lost(path in path()) {
         if !matches!(Selection::default().decide(&path), Verdict::Ignored(_)) {
             let verdict = greedy(&[]).decide(&path);
-            let kept = matches!(verdict, Verdict::Source { .. } | Verdict::UploadOnly { .. });
+            let kept = verdict.clone().connector().is_some();
             prop_assert!(kept, "{:?}", verdict);
         }
     }

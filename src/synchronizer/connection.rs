@@ -248,9 +248,9 @@ impl Synchronizer {
         connection: &ConnectionRecord,
         files: &[&ConnectionFile],
     ) -> Result<String, itwin::Error> {
-        let source_files: Vec<(&str, &str)> = files
+        let source_files: Vec<_> = files
             .iter()
-            .map(|file| (file.storage_file_id.as_str(), file.connector.as_str()))
+            .map(|file| (&file.storage_file_id, &file.connector))
             .collect();
         let created = self
             .client
@@ -285,7 +285,7 @@ impl Synchronizer {
                         "file was removed from the connection by another client; added again"
                     );
                 } else {
-                    debug!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector, "source file added");
+                    debug!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector.as_str(), "source file added");
                 }
                 Ok(Some(renewed(file, added.id)))
             }
@@ -306,10 +306,10 @@ impl Synchronizer {
                 let changed_by_us = file.mapped_connector.as_ref() != Some(&file.connector);
                 match wrong {
                     Wrong::Connector if changed_by_us => {
-                        info!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector, "connector type changed");
+                        info!(watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector.as_str(), "connector type changed");
                     }
                     Wrong::Connector => warn!(
-                        watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector,
+                        watch = file.watch, path = %QuotedPath(&file.path), connector = file.connector.as_str(),
                         "connector type was changed by another client; corrected"
                     ),
                     Wrong::StorageFile => warn!(

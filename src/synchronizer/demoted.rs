@@ -101,6 +101,7 @@ impl Synchronizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector_type::ConnectorType;
     use crate::ledger::{FileId, StoredState};
 
     #[test]
@@ -110,7 +111,7 @@ mod tests {
             watch: watch.to_owned(),
             path: "master.dgn".into(),
             storage_file_id: "master".into(),
-            connector: "MSTN".to_owned(),
+            connector: ConnectorType::new("MSTN"),
             source_file_id: None,
             mapped_connector: None,
             job: None,

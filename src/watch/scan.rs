@@ -161,7 +161,7 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
                     .extend(listing.files.into_iter().map(|file| Ready {
                         path: file.path,
                         fingerprint: file.fingerprint,
-                        connector: file.connector.map(|connector| connector.to_string()),
+                        connector: file.connector,
                     }));
             }
             Report::FolderDone(_) => {}

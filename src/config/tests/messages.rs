@@ -40,6 +40,9 @@ fn watch_keys() {
         "connectors = [\"CIVIL\"]",
         "[watch.connectors]\ndgn = \"CIVIL\"\n\".dwg\" = \"DWG\"",
         "[watch.connectors]\n\"*.csv\" = \"\"",
+        "companions = [\"tfw\"]",
+        "[watch.companions]\ntif = \"tfw\"",
+        "[watch.companions]\ntif = [\"tfw\"]\n\".jpg\" = [\"jgw\"]\npng = []\nasc = [\"prj\", \"asc\", \"*.lyr\"]",
     ];
     insta::assert_snapshot!(render(cases, in_watch));
     let long = "x".repeat(300);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tracing::{debug, warn};
 
 use super::{BYTES_MAX, Task};
+use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
 use crate::ledger::Ready;
 use crate::names::QuotedPath;
@@ -48,11 +49,10 @@ impl Task {
     }
 
     /// The connector for a path. None: it is not wanted; `Some(None)`: it is only stored.
-    fn wanted(&self, path: &Path) -> Option<Option<String>> {
+    fn wanted(&self, path: &Path) -> Option<Option<ConnectorType>> {
         let verdict = self.watch.scope.decide(path);
         self.skip_log.mention(path, &verdict);
-        let connector = verdict.connector()?;
-        Some(connector.map(|connector| connector.to_string()))
+        verdict.connector()
     }
 
     /// Returns the file when it is complete and not known yet.
@@ -63,8 +63,7 @@ impl Task {
         };
         let fingerprint = seen.fingerprint;
         let known = self.out.ledger.known(self.id, &path).await?;
-        let is_known =
-            known.is_some_and(|known| known.is_version(fingerprint, connector.as_deref()));
+        let is_known = known.is_some_and(|known| known.is_version(fingerprint, connector.as_ref()));
         if is_known {
             self.settling.forget(&path);
             return Ok(None);

@@ -3,8 +3,8 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use crate::connector_type::ConnectorType;
 use crate::ledger::Fingerprint;
-use crate::selection::ConnectorType;
 
 /// Wanted files of one folder; a large folder comes in several of these.
 #[derive(Debug)]

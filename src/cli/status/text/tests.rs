@@ -1,6 +1,7 @@
 //! The text of `status` in its main states, recorded as snapshots.
 
 use super::*;
+use crate::connector_type::ConnectorType;
 use crate::status_view::{
     BlockingView, DaemonView, FilesView, IssuesView, RunView, UnfinishedView,
 };
@@ -116,7 +117,7 @@ fn file(path: &str) -> FileView {
         seen_at: Some(ago(42)),
         result: None,
         result_at: None,
-        connector: Some("MSTN".to_owned()),
+        connector: Some(ConnectorType::new("MSTN")),
         storage_file_id: None,
         bytes: None,
         run: None,
@@ -251,7 +252,7 @@ fn work_in_progress() {
         at: ago(120),
         seconds: 71.0,
         bytes: 7,
-        connector: Some("MSTN".to_owned()),
+        connector: Some(ConnectorType::new("MSTN")),
         reason: None,
     });
     insta::assert_snapshot!(shown(&view));
