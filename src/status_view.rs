@@ -543,6 +543,8 @@ fn line_text(line: &HistoryEntry) -> String {
         "overwritten" => "storage file changed by another client: comparing its content".to_owned(),
         "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
         "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
+        "reference_changed" => "a reference changed".to_owned(),
+        "unmapped" => "removed from the connection: it is a reference now".to_owned(),
         "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
         "not_judged" => {
             "run ended without a result for this file: waiting for another run".to_owned()

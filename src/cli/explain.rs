@@ -1,4 +1,6 @@
 //! `itwin-syncd explain`: whether a path is synchronized, and why.
+//!
+//! Longer than most files because the test of its output is beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -173,6 +175,10 @@ async fn one(
             "selected for upload only".to_owned(),
             format!("matches upload_only {glob:?}"),
         ),
+        Verdict::Reference => (
+            "selected for upload only".to_owned(),
+            "reference: masters is set and no glob matches".to_owned(),
+        ),
         Verdict::Companion(companion) => (
             "selected for upload only".to_owned(),
             format!(
@@ -180,9 +186,24 @@ async fn one(
                 QuotedPath(Path::new(&companion.to_string()))
             ),
         ),
-        Verdict::Source { connector, why } => (
+        Verdict::Source {
+            master: None,
+            connector,
+            why,
+        } => (
             "selected for synchronization".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
+        ),
+        Verdict::Source {
+            master: Some(glob),
+            connector,
+            why,
+        } => (
+            "selected for synchronization".to_owned(),
+            format!(
+                "master: matches masters {glob:?}; connector {}: {why}",
+                connector.as_str()
+            ),
         ),
     };
     let mut explanation = Explanation {
@@ -391,12 +412,17 @@ mod tests {
     use crate::ledger::WatchSpec;
 
     const WATCH: &str = "[[watch]]\nname = \"north\"\npath = \"$/north\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
-                         exclude = [\"/Archive/\"]\nupload_only = [\"/References/\"]\n[state]\npath = \"$/state\"\n[itwin]\nclient_id = \"one\"\n";
+                         exclude = [\"/Archive/\"]\nupload_only = [\"/References/\"]\n!\n[state]\npath = \"$/state\"\n[itwin]\nclient_id = \"one\"\n";
 
     /// The explanations of these paths in a watch, as they are printed.
     async fn explained(root: &Path, paths: &[&str]) -> String {
+        explained_with(root, "", paths).await
+    }
+
+    /// The same with more keys of the watch.
+    async fn explained_with(root: &Path, keys: &str, paths: &[&str]) -> String {
         let root = root.to_str().unwrap();
-        let text = WATCH.replace('$', root);
+        let text = WATCH.replace('$', root).replace('!', keys);
         let config = ReadOnlyConfig::parse(&text, "config.toml", &Environment::default()).unwrap();
         let known = Knowledge::gather(&config).await;
         let mut shown = String::new();
@@ -458,6 +484,20 @@ mod tests {
             ],
         )
         .await;
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
+    }
+
+    #[tokio::test]
+    async fn masters_and_references() {
+        let folder = folder();
+        let paths = [
+            "north/deck.dgn",
+            "north/References/site.dgn",
+            "north/absent.ifc",
+        ];
+        let text = explained_with(folder.path(), "masters = [\"deck*\"]", &paths).await;
         insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
             insta::assert_snapshot!(text);
         });

@@ -104,6 +104,7 @@ pub(super) const KEYS: &Keys = &[
             "connection",
             "include",
             "exclude",
+            "masters",
             "upload_only",
             "connectors",
             "companions",

@@ -82,6 +82,17 @@ pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, InvalidValue> {
     })
 }
 
+/// A list of text that is not empty.
+pub(super) fn globs(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
+    list(value).and_then(|globs| {
+        if globs.is_empty() {
+            let hint = "write at least one glob, such as [\"*_MASTER.dgn\"], or remove the key";
+            return Err(InvalidValue::new("is empty", hint));
+        }
+        Ok(globs)
+    })
+}
+
 /// A list of text.
 pub(super) fn list(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
     let bad = || {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage};
 use super::history::Step;
+use super::references;
 use super::results::insert_result;
 use super::row::join;
 use super::runs::release_files;
@@ -119,6 +120,7 @@ impl Ledger {
                 .bind(millis(now))
                 .execute(&mut **tx)
                 .await?;
+                references::note_changed(tx, run, now).await?;
                 sqlx::query(
                     "UPDATE connections SET covered = (SELECT CASE \
                      WHEN r.generation > connections.covered THEN r.generation \

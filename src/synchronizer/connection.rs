@@ -44,6 +44,9 @@ impl Synchronizer {
             self.refuse(refused).await?;
             return Ok(None);
         };
+        // Before files are added: the number of source files is limited.
+        self.remove_demoted(connection, &found.id, &files, &found.source_files)
+            .await?;
         let dead = self.ledger.dead_mappings(connection.id).await?;
         let remap = if self.sync.remap {
             Remap::Yes
@@ -367,6 +370,6 @@ fn renewed(file: &ConnectionFile, source_file_id: String) -> Mapping {
 }
 
 /// Whether the platform refuses one of the files named in a request, rather than the request itself.
-fn concerns_a_file(error: &itwin::Error) -> bool {
+pub(super) fn concerns_a_file(error: &itwin::Error) -> bool {
     matches!(error.status(), Some(400 | 404 | 409 | 422))
 }

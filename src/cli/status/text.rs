@@ -395,9 +395,8 @@ fn known_histories(histories: &[HistoryView]) -> String {
 
 fn history_line(out: &mut String, entry: &LineView) {
     let mut text = format!("  {}  {}", clock_time(entry.at), entry.text);
-    if entry.what == "run_ended"
-        && let Some(note) = &entry.note
-    {
+    let is_reason = !["run_ended", "reference_changed"].contains(&entry.what.as_str());
+    if !is_reason && let Some(note) = &entry.note {
         let _infallible = write!(text, ": {note}");
     }
     if let Some(run) = entry.run.as_ref().filter(|_| entry.version.is_none()) {
@@ -407,9 +406,7 @@ fn history_line(out: &mut String, entry: &LineView) {
         let _infallible = write!(text, ", {} after it was queued", span(seconds));
     }
     line(out, &text);
-    if entry.what != "run_ended"
-        && let Some(note) = &entry.note
-    {
+    if is_reason && let Some(note) = &entry.note {
         line(out, &format!("                       reason: {note}"));
     }
     if let Some(hint) = &entry.hint {
