@@ -211,6 +211,9 @@ async fn one(
         answer,
         lines: vec![format!("{in_watch} → iModel {}", watch.imodel_id), rule],
     };
+    explanation
+        .lines
+        .extend(doubts(&watch.scope.decide(&below)));
     if let Err(error) = names::storage_path(&below) {
         explanation.taken = false;
         "will fail".clone_into(&mut explanation.answer);
@@ -238,6 +241,23 @@ async fn one(
     }
     state(&mut explanation, watch, &below, &on_disk, config, known).await;
     explanation
+}
+
+/// Why the platform may not read the file with its connector, and what to do.
+fn doubts(verdict: &Verdict) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(guess) = verdict.guess() {
+        lines.push(format!("hint: {}", guess.hint()));
+    }
+    if let Verdict::Source { connector, .. } = verdict
+        && let Some(retirement) = connector.retirement()
+    {
+        lines.push(format!("warning: {connector} {retirement}"));
+        lines.push(
+            "hint: exclude such files, or name another type in connectors of the watch".to_owned(),
+        );
+    }
+    lines
 }
 
 /// What is at the path.

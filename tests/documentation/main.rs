@@ -139,6 +139,39 @@ fn source() -> String {
 }
 
 #[test]
+fn the_page_of_connectors_has_the_built_in_table() {
+    use itwin_syncd::connector_type::ConnectorType;
+    use itwin_syncd::selection::{Selection, built_in_connectors};
+    let page = std::fs::read_to_string(project().join("docs/connectors.md")).unwrap();
+    let rows: Vec<(String, String)> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| extension |"))
+        .map(|line| {
+            let cells: Vec<_> = line.split('|').map(|cell| cell.trim().to_owned()).collect();
+            (cells[1].clone(), cells[2].clone())
+        })
+        .collect();
+    let expected: Vec<(String, String)> = built_in_connectors()
+        .map(|(extension, connector)| {
+            let file = format!("file.{extension}");
+            let mark = if ConnectorType::new(connector).is_retired() {
+                " (retired)"
+            } else if Selection::default()
+                .decide(Path::new(&file))
+                .guess()
+                .is_some()
+            {
+                " (guess)"
+            } else {
+                ""
+            };
+            (extension.to_owned(), format!("{connector}{mark}"))
+        })
+        .collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
 fn every_message_of_the_troubleshooting_page_is_in_the_source() {
     let source = source();
     let page = fs::read_to_string(project().join("docs/troubleshooting.md")).unwrap();
