@@ -14,6 +14,7 @@
 mod batching;
 mod blocking;
 mod connection;
+mod demoted;
 mod outcome;
 mod periodic_check;
 mod reconcile;

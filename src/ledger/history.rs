@@ -26,6 +26,10 @@ pub(super) enum Step {
     LostInStorage,
     /// Its source file in the connection was missing or different, and was corrected.
     Remapped,
+    /// Its source file was removed from the connection, because it is a reference now.
+    Unmapped,
+    /// A run has read references that changed.
+    ReferenceChanged,
     /// The run that it was in does not exist: it waits for another one.
     RunLost,
     /// The run that it was in ended without a result for it: it waits for another one.
@@ -77,6 +81,8 @@ impl Step {
             Self::Overwritten => "overwritten",
             Self::LostInStorage => "lost_in_storage",
             Self::Remapped => "remapped",
+            Self::Unmapped => "unmapped",
+            Self::ReferenceChanged => "reference_changed",
             Self::RunLost => "run_lost",
             Self::NotJudged => "not_judged",
             Self::Gone => "gone",
@@ -209,8 +215,7 @@ mod tests {
             file: f.file("a.dgn").await.id,
             source_file_id: "another source".to_owned(),
             connector: ConnectorType::new("MSTN"),
-            renewed: true,
-            other_connector: false,
+            last_reader: LastReader::Same,
         };
         let connection = f.connection().await.id;
         let recorded = f
