@@ -16,7 +16,7 @@ use crate::references::{self, End, Format, Limits, Located, Reference};
 use crate::rooted_fs::RootDir;
 use crate::selection::Verdict;
 
-/// Names of a folder that are looked at; a folder with more is searched only in these.
+/// Names of a folder that are compared; of a folder with more, only these.
 const NAMES_MAX: usize = 100_000;
 
 /// Folders whose names are kept.

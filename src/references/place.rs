@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-/// Most parts of a path that are looked at.
+/// Longest path that is resolved, in parts.
 const PARTS_MAX: usize = 64;
 
 /// Where a reference leads.
@@ -20,8 +20,8 @@ pub(crate) enum Located {
     Remote,
 }
 
-/// Finds a reference of the file `from`. `names` gives the names in a folder, none if there is no such folder; all paths
-/// are relative to the root.
+/// Finds a reference of the file `from`. `names` gives the names in a folder, none if there is no such folder; all
+/// paths are relative to the root.
 ///
 /// A relative path starts at the folder of `from`. Of an absolute path each end is tried from the root, the longest
 /// first: the root may be any of its folders, mounted here. Last comes the name alone, beside `from`.
