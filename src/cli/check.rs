@@ -13,6 +13,8 @@ use crate::rooted_fs;
 use crate::service;
 use crate::state_directory::{self, StateDirectory};
 use crate::text::plural;
+use crate::watch;
+use content::Content;
 
 /// Prints the lines and remembers failures.
 struct Report {
@@ -66,7 +68,11 @@ pub(super) async fn check(path: &Path) -> u8 {
     state(&mut report, &config.state.path);
     for watch in &config.watches {
         if folder(&mut report, watch) {
-            content::notes(watch).await;
+            let mut content = Content::new(watch);
+            if let Ok(survey) = watch::survey(watch).await {
+                survey.files.iter().for_each(|file| content.add(&file.path));
+            }
+            content.report();
         }
     }
     match service::client(&config) {

@@ -7,7 +7,7 @@
 //! Sources: `extension-to-connector-mappings.ts` of iTwin/itwin-cli (2025), the synchronization samples of the platform
 //! for `pid`, `xml` and the retired types, and developer.bentley.com/apis/synchronization/supported-formats. Not in
 //! the table, because no source names a connector that reads them: kmz (the Geospatial connector reads it unpacked, as
-//! kml), gdb (a folder), gpkg, gml, las, laz, e57, gltf, glb, x_b, sab, ifczip.
+//! kml), gdb (a folder), gpkg, gml, las, laz, e57, gltf, glb, `x_b`, sab, ifczip.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

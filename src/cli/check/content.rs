@@ -1,19 +1,19 @@
 //! What `check` notes about the files of a watch: guessed connector types, and references that are not uploaded.
 //!
-//! Lists the folder once, and reads files that can have references until its time is over. It finds nothing that must
-//! fail the check.
+//! Input: the selected files of a scan, one by one. Files that can have references are read when the scan is over, until
+//! the time is up. Nothing here fails the check.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Report;
-use crate::cli::references::{Dangling, Looker, limits};
+use crate::cli::references::{Looker, limits};
 use crate::config::Watch;
 use crate::names::QuotedPath;
+use crate::references::Format;
 use crate::selection::Guess;
 use crate::text::plural;
-use crate::watch;
 
 /// How long files of one watch are read for their references.
 const TIME: Duration = Duration::from_secs(30);
@@ -21,69 +21,99 @@ const TIME: Duration = Duration::from_secs(30);
 /// References of one watch that are listed.
 const LISTED: usize = 10;
 
-/// Prints the notes on a watch whose folder is readable.
-pub(super) async fn notes(watch: &Watch) {
-    let Ok(survey) = watch::survey(watch).await else {
-        return;
-    };
-    let mut files: Vec<_> = survey.files.into_iter().map(|file| file.path).collect();
-    files.sort_unstable();
-    guesses(watch, files.iter().map(AsRef::as_ref));
-    references(watch, files.iter().map(AsRef::as_ref));
+/// Files of one watch that are read for their references.
+const FILES_MAX: usize = 10_000;
+
+/// What is to be noted about the selected files of a watch.
+pub(super) struct Content<'w> {
+    watch: &'w Watch,
+    /// By their text.
+    guesses: BTreeMap<String, (Guess, u64)>,
+    /// Files that can have references.
+    files: Vec<PathBuf>,
+    /// Files that could have references too, but were not read to their end.
+    unread: u64,
 }
 
-fn guesses<'f>(watch: &Watch, files: impl Iterator<Item = &'f Path>) {
-    let mut counts: BTreeMap<String, (Guess, u64)> = BTreeMap::new();
-    for file in files {
-        if let Some(guess) = watch.scope.decide(file).guess() {
-            counts.entry(guess.to_string()).or_insert((guess, 0)).1 += 1;
+impl<'w> Content<'w> {
+    pub(super) fn new(watch: &'w Watch) -> Self {
+        Self {
+            watch,
+            guesses: BTreeMap::new(),
+            files: Vec::new(),
+            unread: 0,
         }
     }
-    for (guess, count) in counts.into_values() {
-        let files = plural(count, "file is", "files are");
-        let (name, connector) = (&watch.name, guess.connector());
-        Report::note(
-            &format!("watch {name:?}: {files} sent to {connector}, {guess}"),
-            &guess.hint(),
-        );
-    }
-}
 
-fn references<'f>(watch: &Watch, files: impl Iterator<Item = &'f Path>) {
-    let Ok(looker) = Looker::open(watch) else {
-        return;
-    };
-    let until = Instant::now() + TIME;
-    let (mut dangling, mut unread): (Vec<(&Path, Dangling)>, u64) = (Vec::new(), 0);
-    for file in files {
-        match looker.look(file, limits(until)) {
-            None => {}
-            Some(Ok(looked)) => {
-                unread += u64::from(looked.incomplete.is_some());
-                dangling.extend(looked.dangling.into_iter().map(|one| (file, one)));
+    /// Takes a selected file.
+    pub(super) fn add(&mut self, file: &Path) {
+        if let Some(guess) = self.watch.scope.decide(file).guess() {
+            let key = guess.to_string();
+            self.guesses.entry(key).or_insert((guess, 0)).1 += 1;
+        }
+        if Format::of(file).is_none() {
+            return;
+        }
+        if self.files.len() < FILES_MAX {
+            self.files.push(file.to_owned());
+        } else {
+            self.unread += 1;
+        }
+    }
+
+    /// Reads files for their references, and prints the notes.
+    pub(super) fn report(mut self) {
+        let name = &self.watch.name;
+        for (guess, count) in self.guesses.values() {
+            let files = plural(*count, "file is", "files are");
+            let connector = guess.connector();
+            Report::note(
+                &format!("watch {name:?}: {files} sent to {connector}, {guess}"),
+                &guess.hint(),
+            );
+        }
+        let Ok(looker) = Looker::open(self.watch) else {
+            return;
+        };
+        self.files.sort_unstable();
+        let until = Instant::now() + TIME;
+        let mut listed = 0;
+        let mut more = 0_u64;
+        for file in &self.files {
+            let looked = match looker.look(file, limits(until)) {
+                None => continue,
+                Some(Ok(looked)) => looked,
+                Some(Err(_)) => {
+                    self.unread += 1;
+                    continue;
+                }
+            };
+            self.unread += u64::from(looked.incomplete.is_some());
+            for one in &looked.dangling {
+                if listed == LISTED {
+                    more += 1;
+                    continue;
+                }
+                listed += 1;
+                Report::note(
+                    &format!("watch {name:?}: {} {}", QuotedPath(file), one.text()),
+                    &one.hint(),
+                );
             }
-            Some(Err(_)) => unread += 1,
         }
-    }
-    let name = &watch.name;
-    for (file, one) in dangling.iter().take(LISTED) {
-        Report::note(
-            &format!("watch {name:?}: {} {}", QuotedPath(file), one.text()),
-            &one.hint(),
-        );
-    }
-    if dangling.len() > LISTED {
-        let more = plural((dangling.len() - LISTED) as u64, "reference", "references");
-        Report::note(
-            &format!("watch {name:?}: {more} more are not uploaded"),
-            "itwin-syncd explain FILE lists those of a file",
-        );
-    }
-    if unread > 0 {
-        let files = plural(unread, "file was", "files were");
-        Report::note(
-            &format!("watch {name:?}: {files} not read to the end for references"),
-            "itwin-syncd explain FILE says why",
-        );
+        if more > 0 {
+            let references = plural(more, "more reference is", "more references are");
+            Report::note(
+                &format!("watch {name:?}: {references} not uploaded"),
+                "itwin-syncd explain FILE lists those of a file",
+            );
+        }
+        if self.unread > 0 {
+            let files = plural(self.unread, "file was", "files were");
+            Report::note(
+                &format!("watch {name:?}: {files} not read to the end for references"),
+                "itwin-syncd explain FILE says why",
+            );
+        }
     }
 }
