@@ -6,8 +6,8 @@
 //! Content is untrusted. It is read once, in order, and the reading stops at its [`Limits`]; a line is kept up to a
 //! maximum length. What is not understood ends the reading without an error. No reference is ever opened or followed.
 //!
-//! Formats that are not read: dwg and dgn are binary and have no public specification, and the readers that exist load
-//! the whole drawing into memory; in ifc, rvt and land.xml there are no references, or none that the platform resolves.
+//! Formats that are not read: dwg and dgn are binary and have no public specification, and no established library reads
+//! their references within limits; in ifc, rvt and land.xml there are none, or none that the platform resolves.
 
 mod dxf;
 mod lines;
