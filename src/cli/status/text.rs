@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
+use crate::ledger::{HistoryEvent, RunEvent};
 use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::status_view::{
@@ -394,10 +395,9 @@ fn known_histories(histories: &[HistoryView]) -> String {
 }
 
 fn history_line(out: &mut String, entry: &LineView) {
+    let is_run_end = entry.what == HistoryEvent::Run(RunEvent::Ended);
     let mut text = format!("  {}  {}", clock_time(entry.at), entry.text);
-    if entry.what == "run_ended"
-        && let Some(note) = &entry.note
-    {
+    if is_run_end && let Some(note) = &entry.note {
         let _infallible = write!(text, ": {note}");
     }
     if let Some(run) = entry.run.as_ref().filter(|_| entry.version.is_none()) {
@@ -407,9 +407,7 @@ fn history_line(out: &mut String, entry: &LineView) {
         let _infallible = write!(text, ", {} after it was queued", span(seconds));
     }
     line(out, &text);
-    if entry.what != "run_ended"
-        && let Some(note) = &entry.note
-    {
+    if !is_run_end && let Some(note) = &entry.note {
         line(out, &format!("                       reason: {note}"));
     }
     if let Some(hint) = &entry.hint {
