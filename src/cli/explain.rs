@@ -2,6 +2,8 @@
 //!
 //! Longer than most files because the test of its output is beside it.
 
+mod content;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -213,7 +215,7 @@ async fn one(
     };
     explanation
         .lines
-        .extend(doubts(&watch.scope.decide(&below)));
+        .extend(content::doubts(&watch.scope.decide(&below)));
     if let Err(error) = names::storage_path(&below) {
         explanation.taken = false;
         "will fail".clone_into(&mut explanation.answer);
@@ -239,25 +241,11 @@ async fn one(
             explanation.answer.push_str(what);
         }
     }
+    if matches!(on_disk, OnDisk::File(_)) {
+        explanation.lines.extend(content::references(watch, &below));
+    }
     state(&mut explanation, watch, &below, &on_disk, config, known).await;
     explanation
-}
-
-/// Why the platform may not read the file with its connector, and what to do.
-fn doubts(verdict: &Verdict) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let Some(guess) = verdict.guess() {
-        lines.push(format!("hint: {}", guess.hint()));
-    }
-    if let Verdict::Source { connector, .. } = verdict
-        && let Some(retirement) = connector.retirement()
-    {
-        lines.push(format!("warning: {connector} {retirement}"));
-        lines.push(
-            "hint: exclude such files, or name another type in connectors of the watch".to_owned(),
-        );
-    }
-    lines
 }
 
 /// What is at the path.

@@ -25,6 +25,12 @@ pub struct Guess {
 }
 
 impl Guess {
+    /// The connector type.
+    #[must_use]
+    pub fn connector(self) -> &'static str {
+        self.connector
+    }
+
     /// How to change or confirm it.
     #[must_use]
     pub fn hint(self) -> String {
