@@ -82,7 +82,7 @@ pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
-pub use history::{FileHistory, HistoryEntry};
+pub use history::{FileHistory, HistoryEntry, HistoryEvent};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
@@ -96,7 +96,9 @@ pub use run_entries::RunEntry;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
-pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage, UploadResult};
+pub use state::{
+    Absence, FailureKind, JobState, Outcome, RootState, RunEvent, Stage, Step, UploadResult,
+};
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_reports::{Counts, RunSummary, WatchReport};
