@@ -1,7 +1,7 @@
 //! What `check` notes about the files of a watch: guessed connector types, and references that are not uploaded.
 //!
-//! Input: the selected files of a scan, one by one. Files that can have references are read when the scan is over, until
-//! the time is up. Nothing here fails the check.
+//! Input: the selected files of a scan, one by one. Files that can have references are read when the scan is over,
+//! until the time is up. Nothing here fails the check.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ const LISTED: usize = 10;
 /// Files of one watch that are read for their references.
 const FILES_MAX: usize = 10_000;
 
-/// What is to be noted about the selected files of a watch.
+/// Collects what `check` notes about the selected files of a watch.
 pub(super) struct Content<'w> {
     watch: &'w Watch,
     /// By their text.
