@@ -34,7 +34,23 @@ pub async fn ended(platform: &Platform, location: &str) -> Value {
     panic!("the run does not end");
 }
 
+/// A file with another extension of a format that MSTN reads.
+async fn undocumented_extension(seen: &Arc<Seen>) {
+    let platform = platform(seen).await;
+    let root = root(&platform).await;
+    let step = platform.upload(&root, "shaft.step", b"x").await;
+    let id = connected(&platform, &[mapped(&step, "MSTN")]).await;
+    for (word, expected) in [("read", "Success"), ("failed", "Error")] {
+        platform.switch("undocumented-extension", word);
+        let path = format!("{CONNECTIONS}/{id}/run");
+        let started = platform.post(&path, Value::Null).await;
+        let report = ended(&platform, started.header("location")).await;
+        assert_eq!(report["jobs"][0]["tasks"][0]["result"], expected, "{word}");
+    }
+}
+
 pub async fn runs(seen: &Arc<Seen>) {
+    undocumented_extension(seen).await;
     let platform = platform(seen).await;
     let root = root(&platform).await;
     let good = platform.upload(&root, "good.ifc", b"x").await;
