@@ -32,6 +32,7 @@ mod ignored;
 mod scope;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -256,13 +257,21 @@ impl Selection {
     }
 
     /// The stem that the files of a set share, lower-cased, for a source file that can have companions and for its
-    /// companions. `verdict` is what was decided for the file.
+    /// companions. `verdict` is what was decided for the file. None for a file that is in no set, and for companions of
+    /// a file that is only stored: any source file may refer to that one.
     #[must_use]
     pub fn set_stem(&self, rel: &Path, verdict: &Verdict) -> Option<Vec<u8>> {
         let name = rel.file_name()?;
         match verdict {
             Verdict::Source { .. } => self.companions.stem_of_master(name),
-            Verdict::Companion(_) => self.companions.stem_of_companion(name),
+            Verdict::Companion(companion) => {
+                let is_source = |master: &OsString| {
+                    let verdict = self.decide_alone(&rel.with_file_name(master));
+                    matches!(verdict, Verdict::Source { .. })
+                };
+                let of_source = companion.masters.iter().any(is_source);
+                of_source.then(|| self.companions.stem_of_companion(name))?
+            }
             Verdict::Ignored(_) | Verdict::NoConnector | Verdict::UploadOnly { .. } => None,
         }
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::faults::{ActiveFaults, Report};
 use super::model::{Connection, Covered, File, Run, SourceFile, State};
-use super::switches::UnchangedTask;
+use super::switches::{GeospatialCompanions, Switches, UnchangedTask};
 
 /// Documented results of tasks, from best to worst.
 const RESULTS: [&str; 6] = [
@@ -86,7 +86,7 @@ pub(super) fn for_connection(
     state: &State,
     connection: &Connection,
     duration: Duration,
-    unchanged: UnchangedTask,
+    switches: Switches,
     file_check: impl Fn(&File) -> Option<&'static str>,
     faults: &mut ActiveFaults,
     now: Timestamp,
@@ -111,13 +111,19 @@ pub(super) fn for_connection(
                 failure(&format!(
                     "{name} is not {format}: its first bytes do not match"
                 ))
+            } else if let Some(missing) = file
+                .filter(|_| switches.geospatial_companions == GeospatialCompanions::Needed)
+                .filter(|_| source.connector_type.eq_ignore_ascii_case("GEOSPATIAL"))
+                .and_then(|file| missing_companion(state, file))
+            {
+                failure(&format!("{missing} not found"))
             } else {
                 ("Success".to_owned(), None)
             };
             let version = completed.map(|content| content.version).unwrap_or_default();
             let fault = faults.for_task(&source.storage_file_id, name);
             let has_task = fault.is_some()
-                || unchanged == UnchangedTask::Listed
+                || switches.unchanged_task == UnchangedTask::Listed
                 || !was_processed(state, connection, source, version);
             let (result, error, report) = match fault {
                 Some(fault) => (fault.result, fault.error, fault.report),
@@ -158,6 +164,26 @@ pub(super) fn for_connection(
         run.covered.clear();
     }
     run
+}
+
+/// The first of the files that a shapefile cannot be read without and that is not complete in its folder.
+///
+/// Source: desktop.arcgis.com/en/arcmap/10.5/manage-data/shapefiles/shapefile-file-extensions.htm
+fn missing_companion(state: &State, file: &File) -> Option<String> {
+    let (stem, extension) = file.display_name.rsplit_once('.')?;
+    if !extension.eq_ignore_ascii_case("shp") {
+        return None;
+    }
+    let is_there = |name: &str| {
+        state.files.values().any(|other| {
+            other.parent_folder_id == file.parent_folder_id
+                && !other.deleted
+                && other.completed.is_some()
+                && other.display_name.eq_ignore_ascii_case(name)
+        })
+    };
+    let needed = ["dbf", "shx"].map(|extension| format!("{stem}.{extension}"));
+    needed.into_iter().find(|name| !is_there(name))
 }
 
 /// Whether an earlier run of the connection processed this version as this source file.

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::history::{Step, note};
 use super::row::split;
 use super::scan_digests::forget_listing;
+use super::sets::judge_masters_again;
 use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
 
 /// Rows that are changed in one transaction, so that many of them do not delay other transactions.
@@ -208,6 +209,7 @@ async fn end(
     .bind(file_id)
     .execute(&mut **tx)
     .await?;
+    judge_masters_again(tx, file_id, now).await?;
     let step = match absence {
         Absence::Deselected => Step::Deselected,
         Absence::Missing | Absence::Gone => Step::Gone,

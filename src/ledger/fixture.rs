@@ -28,6 +28,7 @@ pub(super) fn ready(path: &str, n: i64) -> Ready {
         path: PathBuf::from(path),
         fingerprint: print(n),
         connector: Some("MSTN".to_owned()),
+        set_stem: None,
     }
 }
 

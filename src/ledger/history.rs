@@ -24,6 +24,8 @@ pub(super) enum Step {
     Overwritten,
     /// Its storage file was deleted by someone else, so it is uploaded again.
     LostInStorage,
+    /// A companion of it has new content, so it is run again.
+    CompanionChanged,
     /// Its source file in the connection was missing or different, and was corrected.
     Remapped,
     /// The run that it was in does not exist: it waits for another one.
@@ -76,6 +78,7 @@ impl Step {
             Self::SameContent => "same_content",
             Self::Overwritten => "overwritten",
             Self::LostInStorage => "lost_in_storage",
+            Self::CompanionChanged => "companion_changed",
             Self::Remapped => "remapped",
             Self::RunLost => "run_lost",
             Self::NotJudged => "not_judged",

@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use super::row::split;
-use super::{Absence, Error, Ledger, WatchId, count_value};
+use super::{Absence, Error, Ledger, Ready, WatchId, count_value};
 
 /// Distinguishes two states of a file without reading it. Compared with `!=` only: times may go backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Known {
     pub connector: Option<String>,
     /// Recent scans did not find it, or it is not selected.
     pub absence: Option<Absence>,
+    /// The stem of the set that it belongs to, if it belongs to one.
+    pub set_stem: Option<Vec<u8>>,
 }
 
 /// The columns of a [`Known`].
@@ -37,6 +39,7 @@ pub(super) struct KnownRow {
     version: VersionColumns,
     connector: Option<String>,
     absence: Option<Absence>,
+    set_stem: Option<Vec<u8>>,
 }
 
 /// The columns of a [`Fingerprint`].
@@ -67,12 +70,20 @@ impl Known {
     pub fn is_version(&self, found: Fingerprint, connector: Option<&str>) -> bool {
         self.fingerprint == Some(found) && self.connector.as_deref() == connector
     }
+
+    /// Whether the ledger has this version, and the set that it belongs to.
+    #[must_use]
+    pub fn is_handed_over(&self, file: &Ready) -> bool {
+        self.is_version(file.fingerprint, file.connector.as_deref())
+            && self.set_stem == file.set_stem
+    }
 }
 
 impl From<KnownRow> for Known {
     fn from(row: KnownRow) -> Self {
         Self {
             absence: row.absence,
+            set_stem: row.set_stem,
             fingerprint: row.version.fingerprint(),
             connector: row.connector,
         }
@@ -90,8 +101,8 @@ impl Ledger {
             self.db
                 .read("list the known files of a folder", async |db| {
                     sqlx::query_as(
-            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
-             WHERE watch_id = $1 AND dir = $2",
+            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
+             FROM files WHERE watch_id = $1 AND dir = $2",
         )
         .bind(watch.0)
         .bind(dir.as_os_str().as_bytes())
@@ -111,8 +122,8 @@ impl Ledger {
             .db
             .read("look up a file", async |db| {
                 sqlx::query_as(
-                    "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
-                     WHERE watch_id = $1 AND dir = $2 AND name = $3",
+                    "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
+                     FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
                 )
                 .bind(watch.0)
                 .bind(dir)
@@ -187,6 +198,7 @@ mod tests {
                 fingerprint,
                 connector: connector.map(str::to_owned),
                 absence: None,
+                set_stem: None,
             };
             assert_eq!(
                 known.is_version(found, selected),
@@ -202,6 +214,7 @@ mod tests {
             fingerprint: handed_over,
             connector: None,
             absence: None,
+            set_stem: None,
         };
         assert!(!known.is_version(longer, None), "another size");
     }

@@ -214,6 +214,7 @@ impl World {
             path,
             fingerprint: print(local.print),
             connector: Some("MSTN".to_owned()),
+            set_stem: None,
         };
         let now = self.now();
         self.ledger()

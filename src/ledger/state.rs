@@ -69,11 +69,13 @@ pub enum FailureKind {
     NotProcessed,
     /// Someone removed the file from the connection, and `sync.remap` is off.
     Unmapped,
+    /// Files that belong to it are missing, or cannot be uploaded.
+    Incomplete,
 }
 
 impl FailureKind {
     /// Every kind, for those who look up words.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Busy,
         Self::Transient,
         Self::GaveUp,
@@ -83,6 +85,7 @@ impl FailureKind {
         Self::Run,
         Self::NotProcessed,
         Self::Unmapped,
+        Self::Incomplete,
     ];
 
     /// Whether the next start of the service tries again: the operator may have fixed the cause.
@@ -95,7 +98,8 @@ impl FailureKind {
             | Self::Credentials
             | Self::Refused
             | Self::Run
-            | Self::NotProcessed => false,
+            | Self::NotProcessed
+            | Self::Incomplete => false,
         }
     }
 
@@ -229,6 +233,7 @@ words!(
     Run = "run",
     NotProcessed = "not_processed",
     Unmapped = "unmapped",
+    Incomplete = "incomplete",
 );
 words!(
     Absence,

@@ -1,7 +1,9 @@
 //! What follows from a probe of single paths: a file settles or is handed over, a folder is scanned, a missing file
 //! asks for a scan.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,6 +21,14 @@ use crate::watch::settle::{Observation, Step};
 /// Unreadable files that are probed again and again; the others are left to the next scan.
 const BUSY_FILES_MAX: usize = 10_000;
 
+/// A file that the watch takes.
+struct Wanted {
+    /// None: it is only stored.
+    connector: Option<String>,
+    /// The stem of the set that it belongs to, if it belongs to one.
+    set_stem: Option<Vec<u8>>,
+}
+
 impl Task {
     pub(super) async fn on_probe(&mut self, reply: ProbeReply) -> Result<(), Error> {
         self.threads.probe_sent = None;
@@ -35,7 +45,8 @@ impl Task {
                 }
                 Probe::Other | Probe::Gone => self.on_gone(&path).await?,
                 Probe::Busy(error) => {
-                    if self.wanted(&path).is_some() {
+                    if let Some(wanted) = self.wanted(&path) {
+                        self.join_set(&path, wanted.set_stem.as_deref());
                         self.on_busy(&path, &error);
                     }
                 }
@@ -47,34 +58,45 @@ impl Task {
         self.hand_over(ready).await
     }
 
-    /// The connector for a path. None: it is not wanted; `Some(None)`: it is only stored.
-    fn wanted(&self, path: &Path) -> Option<Option<String>> {
+    /// What the watch does with the file at a path; None: nothing.
+    fn wanted(&self, path: &Path) -> Option<Wanted> {
         let verdict = self.watch.scope.decide(path);
         self.skip_log.mention(path, &verdict);
+        let set_stem = self.watch.scope.set_stem(path, &verdict);
         let connector = verdict.connector()?;
-        Some(connector.map(|connector| connector.to_string()))
+        Some(Wanted {
+            connector: connector.map(|connector| connector.to_string()),
+            set_stem,
+        })
+    }
+
+    fn join_set(&mut self, path: &Path, set_stem: Option<&[u8]>) {
+        if let (Some(dir), Some(stem)) = (path.parent(), set_stem) {
+            self.settling
+                .join_set(path, dir.join(OsStr::from_bytes(stem)));
+        }
     }
 
     /// Returns the file when it is complete and not known yet.
     async fn on_file(&mut self, path: PathBuf, seen: Observation) -> Result<Option<Ready>, Error> {
-        let Some(connector) = self.wanted(&path) else {
+        let Some(wanted) = self.wanted(&path) else {
             self.settling.forget(&path);
             return Ok(None);
         };
-        let fingerprint = seen.fingerprint;
-        let known = self.out.ledger.known(self.id, &path).await?;
-        let is_known =
-            known.is_some_and(|known| known.is_version(fingerprint, connector.as_deref()));
-        if is_known {
-            self.settling.forget(&path);
+        let ready = Ready {
+            path,
+            fingerprint: seen.fingerprint,
+            connector: wanted.connector,
+            set_stem: wanted.set_stem,
+        };
+        let known = self.out.ledger.known(self.id, &ready.path).await?;
+        if known.is_some_and(|known| known.is_handed_over(&ready)) {
+            self.settling.forget(&ready.path);
             return Ok(None);
         }
-        let is_ready = self.settling.observe(&path, seen) == Step::Ready;
-        Ok(is_ready.then_some(Ready {
-            path,
-            fingerprint,
-            connector,
-        }))
+        self.join_set(&ready.path, ready.set_stem.as_deref());
+        let is_ready = self.settling.observe(&ready.path, seen) == Step::Ready;
+        Ok(is_ready.then_some(ready))
     }
 
     async fn on_gone(&mut self, path: &Path) -> Result<(), Error> {
