@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::clock::has_come;
 use super::row::join;
-use super::sets::set_open;
+use super::sets::{newest_companion, set_open};
 use super::{
     Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, count_value,
     timestamp,
@@ -70,6 +70,8 @@ pub struct StoredState {
     pub processed: bool,
     /// How often someone else changed the storage file since the local file last changed.
     pub overwrites: u32,
+    /// `lastModifiedDateTime` of the newest of its companions, if it has any.
+    pub companions_modified: Option<String>,
 }
 
 /// What the platform says of a storage file, verbatim; None where it says nothing.
@@ -111,6 +113,7 @@ pub(super) struct ConnectionFileRow {
     attempts: Option<i64>,
     failing_since: Option<i64>,
     set_open: bool,
+    companions_modified: Option<String>,
 }
 
 pub(super) const CONNECTION_FILE: &str = concat!(
@@ -120,7 +123,9 @@ pub(super) const CONNECTION_FILE: &str = concat!(
      f.storage_folder_id, f.stored_generation, f.processed, f.overwrites, f.absence, f.outcome, \
      j.state, j.kind, j.due_at, j.pause, j.run_attempts, j.attempts, j.failing_since, ",
     set_open!("'due', 'uploading', 'failed'"),
-    " AS set_open FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j \
+    " AS set_open, ",
+    newest_companion!(),
+    " AS companions_modified FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j \
      ON j.file_id = f.id "
 );
 
@@ -166,6 +171,7 @@ impl ConnectionFileRow {
                 generation: self.stored_generation,
                 processed: self.processed != 0,
                 overwrites: count(self.overwrites),
+                companions_modified: self.companions_modified,
             },
             outcome: self.outcome,
             absent: matches!(self.absence, Some(Absence::Gone | Absence::Deselected)),

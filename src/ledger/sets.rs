@@ -34,7 +34,17 @@ macro_rules! set_open {
     };
 }
 
-pub(super) use set_open;
+/// SQL: what the platform said of the companion of the file `f` that was completed last.
+macro_rules! newest_companion {
+    () => {
+        "CASE WHEN f.set_stem IS NOT NULL THEN (SELECT c.stored_modified FROM files c \
+         WHERE c.watch_id = f.watch_id AND c.dir = f.dir AND c.set_stem = f.set_stem \
+         AND c.connector IS NULL AND c.stored_version IS NOT NULL \
+         ORDER BY c.stored_generation DESC LIMIT 1) END"
+    };
+}
+
+pub(super) use {newest_companion, set_open};
 
 /// A master that waits for a run, with its set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,5 +227,187 @@ pub(super) async fn link_to_set(
     match newest {
         Some((companion, generation)) => renew_masters(tx, companion, generation, now).await,
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+
+    /// A file of the set `lots`; a `.shp` is its master.
+    fn part(path: &str, n: i64) -> Ready {
+        Ready {
+            connector: path.ends_with(".shp").then(|| "GEOSPATIAL".to_owned()),
+            set_stem: Some(b"lots".to_vec()),
+            ..ready(path, n)
+        }
+    }
+
+    async fn hand_over(f: &Fixture, parts: &[Ready], second: i64) {
+        f.ledger
+            .hand_over(f.watch, parts, at(second))
+            .await
+            .unwrap();
+    }
+
+    /// Uploads every due file.
+    async fn upload(f: &Fixture, content: u8, second: i64) {
+        while let Some(job) = f.claim(second).await {
+            f.store(&job, content, second).await;
+        }
+    }
+
+    /// A set in the iModel at second 3.
+    async fn synchronized() -> Fixture {
+        let f = Fixture::new().await;
+        hand_over(&f, &[part("lots.shp", 1), part("lots.dbf", 1)], 0).await;
+        upload(&f, 1, 1).await;
+        let run = f.begin_run(2).await;
+        let reports = f.finish_run(run, Verdict::Synchronized(None), 3).await;
+        assert_eq!(reports.len(), 1);
+        f
+    }
+
+    async fn outcome(f: &Fixture) -> (Option<JobState>, Option<Outcome>) {
+        let file = f.file("lots.shp").await;
+        (file.job, file.outcome)
+    }
+
+    const DONE: (Option<JobState>, Option<Outcome>) = (None, Some(Outcome::Synchronized));
+
+    #[tokio::test]
+    async fn a_master_awaits_its_run_only_when_every_companion_is_stored() {
+        let f = Fixture::new().await;
+        hand_over(&f, &[part("lots.shp", 1), part("lots.dbf", 1)], 0).await;
+        let master = f.claim(0).await.unwrap();
+        let companion = f.claim(0).await.unwrap();
+        let (master, companion) = if master.connector.is_some() {
+            (master, companion)
+        } else {
+            (companion, master)
+        };
+        f.store(&master, 1, 1).await;
+        assert_eq!(f.batch(1).await, []);
+        let backlog = f.ledger.backlog(&"imodel".into(), at(1)).await.unwrap();
+        assert_eq!((backlog.waiting, backlog.partial), (0, Partial::None));
+        let run = f.begin_run(1).await;
+        assert_eq!(f.ledger.run_size(run).await.unwrap(), 0);
+        f.ledger.abandon_run(run, at(1)).await.unwrap();
+        f.store(&companion, 1, 2).await;
+        assert_eq!(f.batch(2).await.len(), 1);
+        // The run is requested for the master, not for the companion alone.
+        assert_eq!(f.connection().await.moved_on, None);
+    }
+
+    #[tokio::test]
+    async fn a_changed_companion_makes_its_master_wait_for_another_run() {
+        let f = synchronized().await;
+        assert_eq!(outcome(&f).await, DONE);
+        hand_over(&f, &[part("lots.dbf", 2)], 4).await;
+        assert_eq!(outcome(&f).await, DONE, "storage has the old one");
+        upload(&f, 2, 5).await;
+        assert_eq!(outcome(&f).await.0, Some(JobState::Stored));
+        assert_eq!(f.connection().await.moved_on, None);
+        let f = f.restart().await;
+        let run = f.begin_run(6).await;
+        f.finish_run(run, Verdict::Synchronized(None), 7).await;
+        assert_eq!(outcome(&f).await, DONE);
+    }
+
+    #[tokio::test]
+    async fn a_run_says_nothing_of_a_set_that_changes_meanwhile() {
+        for stored_meanwhile in [false, true] {
+            let f = synchronized().await;
+            hand_over(&f, &[part("lots.shp", 2)], 4).await;
+            upload(&f, 2, 5).await;
+            let run = f.begin_run(6).await;
+            hand_over(&f, &[part("lots.dbf", 2)], 7).await;
+            if stored_meanwhile {
+                upload(&f, 2, 8).await;
+            }
+            f.finish_run(run, Verdict::Synchronized(None), 9).await;
+            assert_eq!(outcome(&f).await.0, Some(JobState::Stored));
+            upload(&f, 2, 10).await;
+            assert_eq!(f.batch(10).await.len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_waits_for_a_mapped_set_of_which_storage_has_only_a_part() {
+        let f = synchronized().await;
+        let partial = async |second| {
+            let backlog = f.ledger.backlog(&"imodel".into(), at(second)).await;
+            backlog.unwrap().partial
+        };
+        hand_over(&f, &[part("lots.dbf", 2), part("lots.shp", 2)], 4).await;
+        assert_eq!(partial(4).await, Partial::None, "storage has the old set");
+        let first = f.claim(5).await.unwrap();
+        f.store(&first, 2, 5).await;
+        assert_eq!(partial(5).await, Partial::Uploading);
+        let second = f.claim(6).await.unwrap();
+        assert_eq!(partial(6).await, Partial::Uploading);
+        let refusal = refusal(Again::At(at(20)));
+        f.ledger.put_off(&second, &refusal, at(7)).await.unwrap();
+        assert_eq!(partial(7).await, Partial::PutOff);
+        let second = f.claim(20).await.unwrap();
+        f.store(&second, 2, 21).await;
+        assert_eq!(partial(21).await, Partial::None);
+        assert_eq!(f.batch(21).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_master_that_failed_for_its_set_is_judged_again_when_a_companion_comes_or_goes() {
+        let f = synchronized().await;
+        let incomplete = || Refusal {
+            kind: FailureKind::Incomplete,
+            ..refusal(Again::Never)
+        };
+        let fail = async |second| {
+            let file = f.file("lots.shp").await.id;
+            let refusals = [(file, incomplete())];
+            f.ledger
+                .put_off_stored(&refusals, at(second))
+                .await
+                .unwrap();
+            assert_eq!(outcome(&f).await.0, Some(JobState::Failed));
+        };
+        fail(4).await;
+        hand_over(&f, &[part("lots.shx", 1)], 5).await;
+        upload(&f, 3, 6).await;
+        assert_eq!(f.batch(6).await.len(), 1);
+
+        fail(7).await;
+        let gone = [(std::ffi::OsString::from("lots.dbf"), Absence::Missing)];
+        for second in [10, 20] {
+            f.ledger
+                .record_absent(f.watch, Path::new(""), &gone, at(second), at(second))
+                .await
+                .unwrap();
+        }
+        assert_eq!(f.batch(20).await.len(), 1);
+        let connection = f.connection().await.id;
+        let sets = f.ledger.waiting_sets(connection, at(20)).await.unwrap();
+        assert_eq!(sets.len(), 1);
+        let names: Vec<_> = sets[0].companions.iter().map(|part| &part.name).collect();
+        assert_eq!(names, ["lots.shx"]);
+    }
+
+    #[tokio::test]
+    async fn a_master_that_was_known_before_sets_were_is_linked_to_its_companions() {
+        let f = Fixture::new().await;
+        let unlinked = Ready {
+            set_stem: None,
+            ..part("lots.shp", 1)
+        };
+        hand_over(&f, &[unlinked], 0).await;
+        upload(&f, 1, 1).await;
+        let run = f.begin_run(2).await;
+        f.finish_run(run, Verdict::Synchronized(None), 3).await;
+        hand_over(&f, &[part("lots.dbf", 1)], 4).await;
+        upload(&f, 1, 5).await;
+        assert_eq!(outcome(&f).await, DONE);
+        hand_over(&f, &[part("lots.shp", 1)], 6).await;
+        assert_eq!(outcome(&f).await.0, Some(JobState::Stored));
     }
 }

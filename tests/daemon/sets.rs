@@ -1,13 +1,15 @@
 //! Files that belong together, such as a shapefile and its companions: stored without configuration, run only as a whole.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use itwin_syncd::emulator::{
-    DEFAULT_IMODEL_ID, GeospatialCompanions, Run, Switches, UnchangedTask,
+    DEFAULT_IMODEL_ID, Fault, GeospatialCompanions, Run, Switches, UnchangedTask,
 };
 
-use crate::support::{Daemon, Site, eventually, platform, write};
+use crate::support::{Daemon, Site, eventually, platform, sha256, write};
 
 const SET: [&str; 5] = ["lots.shp", "lots.dbf", "lots.shx", "lots.prj", "lots.cpg"];
 
@@ -73,7 +75,7 @@ async fn settled(site: &Site, daemon: &Daemon, path: &str, result: &str) {
         if has_result && at_rest {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!(
         "{path} is not {result}: {:#?}\n{}",
@@ -82,7 +84,7 @@ async fn settled(site: &Site, daemon: &Daemon, path: &str, result: &str) {
     );
 }
 
-/// A site where a set waits for its missing parts for about a minute, longer than any test waits for a run.
+/// A site where a set waits for its missing parts longer than any test runs.
 async fn patient_site() -> (Site, std::path::PathBuf) {
     Site::with_folder(platform()).await
 }
@@ -90,7 +92,9 @@ async fn patient_site() -> (Site, std::path::PathBuf) {
 /// A site where a set that lacks a part fails after a second.
 async fn impatient_site() -> (Site, std::path::PathBuf) {
     let (mut site, folder) = Site::with_folder(platform()).await;
-    site.tables = site.tables.replace("[sync]\n", "[sync]\nbatch_max = \"1s\"\n");
+    site.tables = site
+        .tables
+        .replace("[sync]\n", "[sync]\nbatch_max = \"1s\"\n");
     (site, folder)
 }
 
@@ -109,7 +113,9 @@ async fn a_shapefile_is_stored_with_its_companions_and_synchronized_in_one_run()
     for companion in &SET[1..] {
         assert_eq!(files[&format!("north/{companion}")]["result"], "uploaded");
     }
-    let explained = site.run(&["explain", folder.join("lots.dbf").to_str().unwrap()]).await;
+    let explained = site
+        .run(&["explain", folder.join("lots.dbf").to_str().unwrap()])
+        .await;
     assert!(
         explained.out.contains("companion of \"lots.shp\""),
         "{explained:?}"
@@ -140,7 +146,11 @@ async fn a_set_whose_parts_come_one_by_one_is_run_only_when_it_is_whole() {
     settled(&site, &daemon, "lots.shp", "synchronized").await;
     settled(&site, &daemon, "house.ifc", "synchronized").await;
     assert_eq!(results(&site, "lots.shp"), ["Success"]);
-    assert_eq!(runs(&site).len(), before + 4, "one for each house, one for the set");
+    assert_eq!(
+        runs(&site).len(),
+        before + 4,
+        "one for each house, one for the set"
+    );
     daemon.stop().await;
 }
 
@@ -155,7 +165,10 @@ async fn a_shapefile_that_lacks_a_part_fails_with_the_reason_until_the_part_appe
         file["reason"],
         "cannot synchronize \"lots.shp\": the shapefile lacks \"lots.shx\""
     );
-    assert!(file["hint"].as_str().unwrap().contains("lots.shx"), "{file}");
+    assert!(
+        file["hint"].as_str().unwrap().contains("lots.shx"),
+        "{file}"
+    );
     assert_eq!((runs(&site).len(), source_files(&site)), (0, 0));
 
     write_set(&folder, &["lots.shx"], "one");
@@ -189,11 +202,80 @@ async fn a_companion_that_changes_alone_leads_to_one_run_of_its_set() {
 }
 
 #[tokio::test]
+async fn a_set_that_is_saved_again_is_run_after_its_last_part_is_written() {
+    let (site, folder) = patient_site().await;
+    write_set(&folder, &SET, "one");
+    let daemon = site.start();
+    settled(&site, &daemon, "lots.shp", "synchronized").await;
+
+    let mut table = std::fs::File::create(folder.join("lots.dbf")).unwrap();
+    let mut content = String::new();
+    // The pauses are part of what is tested: each is shorter than the settle time, all together are longer than the
+    // settle time and the batch window.
+    for part in 0..15 {
+        let text = format!("part {part}\n");
+        table.write_all(text.as_bytes()).unwrap();
+        content += &text;
+        if part == 0 {
+            write_set(&folder, &["lots.shp", "lots.shx"], "two");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(table);
+    eventually(|| site.stored("lots.shp").completions == 2, || daemon.log()).await;
+    settled(&site, &daemon, "lots.shp", "synchronized").await;
+    let stored = site.stored("lots.dbf");
+    assert_eq!(stored.completions, 2);
+    assert_eq!(stored.completed.unwrap().sha256, sha256(content.as_bytes()));
+    assert_eq!(runs(&site).len(), 2);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn no_run_of_the_connection_reads_a_set_of_which_only_a_part_is_stored() {
+    let (site, folder) = patient_site().await;
+    write_set(&folder, &SET, "one");
+    write(&folder.join("house.ifc"), "one");
+    let daemon = site.start();
+    settled(&site, &daemon, "lots.shp", "synchronized").await;
+    settled(&site, &daemon, "house.ifc", "synchronized").await;
+    let before = runs(&site).len();
+
+    let table = site.stored("lots.dbf").id;
+    let route = format!("POST /storage/files/{table}/updateContent");
+    site.emulator.fault(Fault::on(&route).status(503));
+    write_set(&folder, &["lots.shp", "lots.dbf"], "two");
+    write(&folder.join("house.ifc"), "two");
+    let stored = |path: &str| site.stored(path).completions == 2;
+    eventually(
+        || stored("lots.shp") && stored("house.ifc"),
+        || daemon.log(),
+    )
+    .await;
+    // Long after the batch window.
+    let refused = || {
+        site.requests("POST", &format!("{table}/updateContent"))
+            .len()
+    };
+    eventually(|| refused() > 12, || daemon.log()).await;
+    assert_eq!(runs(&site).len(), before);
+
+    site.emulator.clear_faults();
+    settled(&site, &daemon, "lots.shp", "synchronized").await;
+    settled(&site, &daemon, "house.ifc", "synchronized").await;
+    assert!(stored("lots.dbf"));
+    assert_eq!(runs(&site).len(), before + 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_companion_that_changes_is_read_even_if_the_platform_runs_only_changed_source_files() {
     let mut switches = Switches::default();
     switches.unchanged_task = UnchangedTask::Absent;
     let (mut site, folder) = Site::with_folder(platform().switches(switches)).await;
-    site.tables = site.tables.replace("max_delay = \"2s\"", "max_delay = \"300ms\"");
+    site.tables = site
+        .tables
+        .replace("max_delay = \"2s\"", "max_delay = \"300ms\"");
     write_set(&folder, &SET, "one");
     let daemon = site.start();
     settled(&site, &daemon, "lots.shp", "synchronized").await;
@@ -210,7 +292,11 @@ async fn a_companion_that_changes_is_read_even_if_the_platform_runs_only_changed
 #[tokio::test]
 async fn the_names_of_a_set_may_differ_in_case() {
     let (site, folder) = patient_site().await;
-    write_set(&folder.join("gis"), &["LOTS.SHP", "lots.dbf", "Lots.Shx"], "one");
+    write_set(
+        &folder.join("gis"),
+        &["LOTS.SHP", "lots.dbf", "Lots.Shx"],
+        "one",
+    );
     let daemon = site.start();
     settled(&site, &daemon, "gis/LOTS.SHP", "synchronized").await;
     assert_eq!((runs(&site).len(), source_files(&site)), (1, 1));
@@ -238,7 +324,9 @@ async fn a_set_that_is_killed_between_its_parts_is_run_once_it_is_whole() {
 #[tokio::test]
 async fn a_companion_that_is_deleted_fails_the_shapefile_only_when_it_changes() {
     let (mut site, folder) = impatient_site().await;
-    site.top = site.top.replace("poll_interval", "rescan_interval = \"1s\"\npoll_interval");
+    site.top = site
+        .top
+        .replace("poll_interval", "rescan_interval = \"1s\"\npoll_interval");
     write_set(&folder, &SET, "one");
     let daemon = site.start();
     settled(&site, &daemon, "lots.shp", "synchronized").await;
@@ -250,7 +338,10 @@ async fn a_companion_that_is_deleted_fails_the_shapefile_only_when_it_changes() 
     write_set(&folder, &["lots.shp"], "two");
     settled(&site, &daemon, "lots.shp", "failed").await;
     let reason = &site.status().await["north/lots.shp"]["reason"];
-    assert!(reason.as_str().unwrap().contains("lacks \"lots.dbf\""), "{reason}");
+    assert!(
+        reason.as_str().unwrap().contains("lacks \"lots.dbf\""),
+        "{reason}"
+    );
     assert_eq!(runs(&site).len(), 1);
 
     write_set(&folder, &["lots.dbf"], "one");
@@ -299,7 +390,18 @@ async fn companions_of_the_configuration_are_stored_beside_their_master() {
         DEFAULT_IMODEL_ID,
         "include = [\"*.shp\", \"*.ifc\"]\ncompanions = { ifc = [\"ids\"] }",
     );
-    write_set(&folder, &["house.ifc", "house.ids", "other.txt", "lots.shp", "lots.dbf", "lots.shx"], "one");
+    write_set(
+        &folder,
+        &[
+            "house.ifc",
+            "house.ids",
+            "other.txt",
+            "lots.shp",
+            "lots.dbf",
+            "lots.shx",
+        ],
+        "one",
+    );
     let done = site.run(&["run", "--once"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     assert_eq!((stored_paths(&site).len(), source_files(&site)), (5, 2));

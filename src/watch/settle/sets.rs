@@ -62,10 +62,11 @@ impl Sets {
             .any(|(_, member)| member == Member::Settling)
     }
 
-    /// Whether the file is complete and waits for its set.
+    /// Whether the file is complete and waits for another one of its set.
     pub(super) fn waits(&self, path: &Path) -> bool {
         let members = self.key_of.get(path).and_then(|key| self.members.get(key));
-        members.and_then(|members| members.get(path)) == Some(&Member::Complete)
+        let member = members.and_then(|members| members.get(path));
+        member == Some(&Member::Complete) && self.is_awaited(path)
     }
 
     /// The other files of the set.
