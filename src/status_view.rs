@@ -519,6 +519,9 @@ fn line_text(line: &HistoryEntry) -> String {
         "same_content" => "same content in storage: not uploaded".to_owned(),
         "overwritten" => "storage file changed by another client: comparing its content".to_owned(),
         "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
+        "companion_changed" => {
+            "a file that belongs to it has new content: waiting for a run".to_owned()
+        }
         "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
         "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
         "not_judged" => {

@@ -8,13 +8,14 @@ use super::{ConnectionId, Error, Ledger, count_value, millis, timestamp};
 use crate::ids::ImodelId;
 
 /// SQL: a mapped master of the iModel `$1` has new content in its set that no run has read, while a job `p` of the same
-/// set, in state *due* or *uploading*, meets a condition.
+/// set, for an upload or for a missing part, meets a condition.
 macro_rules! partial {
     ($condition:literal) => {
         concat!(
             "EXISTS (SELECT 1 FROM jobs p JOIN files q ON q.id = p.file_id JOIN files m \
              ON m.watch_id = q.watch_id AND m.dir = q.dir AND m.set_stem = q.set_stem \
-             JOIN watches w ON w.id = m.watch_id WHERE p.state IN ('due', 'uploading') \
+             JOIN watches w ON w.id = m.watch_id WHERE (p.state IN ('due', 'uploading') \
+             OR (p.state = 'stored' AND p.kind = 'incomplete')) \
              AND q.set_stem IS NOT NULL AND w.imodel_id = $1 AND w.configured = 1 \
              AND m.source_file_id IS NOT NULL AND m.stored_version IS NOT NULL \
              AND m.outcome IS NULL AND ",

@@ -6,7 +6,6 @@
 //! the transaction that changes the companion, so it survives a kill at any point. Which parts a set lacks is decided
 //! by the synchronizer, from [`WaitingSet`].
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -73,18 +72,21 @@ pub struct SetPart {
 }
 
 #[derive(sqlx::FromRow)]
-struct PartRow {
-    master: FileId,
-    watch: String,
-    dir: Vec<u8>,
-    master_name: Vec<u8>,
-    master_stored_at: Option<i64>,
-    name: Option<Vec<u8>>,
-    stored_at: Option<i64>,
+struct CompanionRow {
+    name: Vec<u8>,
     stored_version: Option<i64>,
     absence: Option<Absence>,
     job: Option<JobState>,
     reason: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct MasterRow {
+    id: FileId,
+    watch: String,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    changed_at: Option<i64>,
 }
 
 impl Ledger {
@@ -94,21 +96,19 @@ impl Ledger {
         connection: ConnectionId,
         now: Timestamp,
     ) -> Result<Vec<WaitingSet>, Error> {
-        let rows: Vec<PartRow> = self
+        let masters: Vec<MasterRow> = self
             .db
             .read("list the sets that wait for a run", async |db| {
                 sqlx::query_as(concat!(
-                    "SELECT f.id AS master, w.name AS watch, f.dir, f.name AS master_name, \
-                     f.stored_at AS master_stored_at, c.name, c.stored_at, c.stored_version, \
-                     c.absence, cj.state AS job, cj.reason FROM jobs j JOIN files f \
-                     ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id LEFT JOIN files c \
-                     ON c.watch_id = f.watch_id AND c.dir = f.dir AND c.set_stem = f.set_stem \
-                     AND c.connector IS NULL LEFT JOIN jobs cj ON cj.file_id = c.id \
+                    "SELECT f.id, w.name AS watch, f.dir, f.name, (SELECT MAX(s.stored_at) \
+                     FROM files s WHERE s.watch_id = f.watch_id AND s.dir = f.dir \
+                     AND s.set_stem = f.set_stem) AS changed_at FROM jobs j JOIN files f \
+                     ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
                      WHERE j.state = 'stored' AND f.set_stem IS NOT NULL \
                      AND f.connector IS NOT NULL AND w.connection_id = $1 AND w.configured = 1 \
                      AND ",
                     due!("$2"),
-                    " ORDER BY w.name, f.dir, f.name, c.name"
+                    " ORDER BY w.name, f.dir, f.name"
                 ))
                 .bind(connection.0)
                 .bind(millis(now))
@@ -116,30 +116,49 @@ impl Ledger {
                 .await
             })
             .await?;
-        let mut sets: BTreeMap<FileId, WaitingSet> = BTreeMap::new();
-        for row in rows {
-            let set = sets.entry(row.master).or_insert_with(|| WaitingSet {
-                file: row.master,
-                watch: row.watch,
-                path: join(row.dir, row.master_name),
-                changed_at: timestamp(row.master_stored_at.unwrap_or(0)),
-                companions: Vec::new(),
+        let mut sets = Vec::with_capacity(masters.len());
+        for master in masters {
+            sets.push(WaitingSet {
+                file: master.id,
+                watch: master.watch,
+                path: join(master.dir, master.name),
+                changed_at: timestamp(master.changed_at.unwrap_or(0)),
+                companions: self.companions(master.id).await?,
             });
-            let is_absent = matches!(row.absence, Some(Absence::Gone | Absence::Deselected));
-            // A companion that was never stored and has no job vanished before it was read.
-            let is_there = row.stored_version.is_some() || row.job.is_some();
-            if let Some(name) = row.name.filter(|_| is_there && !is_absent) {
-                let stored_at = timestamp(row.stored_at.unwrap_or(0));
-                set.changed_at = set.changed_at.max(stored_at);
-                set.companions.push(SetPart {
-                    name: OsString::from_vec(name),
-                    job: row.job,
-                    reason: row.reason,
-                });
-            }
         }
-        Ok(sets.into_values().collect())
+        Ok(sets)
     }
+
+    /// The companions of a master that are in its folder, by name.
+    pub async fn companions(&self, master: FileId) -> Result<Vec<SetPart>, Error> {
+        let rows: Vec<CompanionRow> = self
+            .db
+            .read("list the companions of a file", async |db| {
+                sqlx::query_as(
+                    "SELECT c.name, c.stored_version, c.absence, j.state AS job, j.reason \
+                     FROM files f JOIN files c ON c.watch_id = f.watch_id AND c.dir = f.dir \
+                     AND c.set_stem = f.set_stem LEFT JOIN jobs j ON j.file_id = c.id \
+                     WHERE f.id = $1 AND f.connector IS NOT NULL AND c.connector IS NULL \
+                     ORDER BY c.name",
+                )
+                .bind(master.0)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        Ok(rows.into_iter().filter_map(part).collect())
+    }
+}
+
+/// A companion that is in the folder. One that was never stored and has no job vanished before it was read. One that the
+/// last scan did not find counts as missing at once: programs delete a set before they write it again.
+fn part(row: CompanionRow) -> Option<SetPart> {
+    let is_there = row.stored_version.is_some() || row.job.is_some();
+    (is_there && row.absence.is_none()).then(|| SetPart {
+        name: OsString::from_vec(row.name),
+        job: row.job,
+        reason: row.reason,
+    })
 }
 
 /// A companion has new content in storage, completed at `generation`: its masters have to be run with it.

@@ -120,6 +120,14 @@ async fn a_shapefile_is_stored_with_its_companions_and_synchronized_in_one_run()
         explained.out.contains("companion of \"lots.shp\""),
         "{explained:?}"
     );
+    let explained = site
+        .run(&["explain", folder.join("lots.shp").to_str().unwrap()])
+        .await;
+    let companions = "companions: \"lots.cpg\", \"lots.dbf\", \"lots.prj\", \"lots.shx\"";
+    assert!(explained.out.contains(companions), "{explained:?}");
+    let status = site.run(&["status"]).await;
+    let counts = "1 synchronized, 4 uploaded only";
+    assert!(status.out.contains(counts), "{status:?}");
     daemon.stop().await;
 }
 
@@ -175,6 +183,11 @@ async fn a_shapefile_that_lacks_a_part_fails_with_the_reason_until_the_part_appe
     settled(&site, &daemon, "lots.shp", "synchronized").await;
     assert_eq!(results(&site, "lots.shp"), ["Success"]);
     daemon.says("has no \"lots.prj\"").await;
+    let explained = site
+        .run(&["explain", folder.join("lots.shp").to_str().unwrap()])
+        .await;
+    let note = "note: \"lots.prj\" is missing";
+    assert!(explained.out.contains(note), "{explained:?}");
     daemon.stop().await;
 }
 
@@ -228,6 +241,43 @@ async fn a_set_that_is_saved_again_is_run_after_its_last_part_is_written() {
     assert_eq!(stored.completions, 2);
     assert_eq!(stored.completed.unwrap().sha256, sha256(content.as_bytes()));
     assert_eq!(runs(&site).len(), 2);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_set_that_is_deleted_and_written_again_is_run_when_it_is_whole_again() {
+    let (site, folder) = patient_site().await;
+    write_set(&folder, &SET, "one");
+    write(&folder.join("house.ifc"), "one");
+    let daemon = site.start();
+    settled(&site, &daemon, "lots.shp", "synchronized").await;
+    settled(&site, &daemon, "house.ifc", "synchronized").await;
+    let before = runs(&site).len();
+
+    for part in &SET[1..] {
+        std::fs::remove_file(folder.join(part)).unwrap();
+    }
+    write_set(&folder, &["lots.shp"], "two");
+    write(&folder.join("house.ifc"), "two");
+    let waits = async || {
+        let files = site.status().await;
+        let reason = files["north/lots.shp"]["reason"].as_str();
+        reason.is_some_and(|reason| reason.contains("waits for \"lots.dbf\" and \"lots.shx\""))
+    };
+    while !waits().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(runs(&site).len(), before);
+    let explained = site
+        .run(&["explain", folder.join("lots.shp").to_str().unwrap()])
+        .await;
+    assert!(explained.out.contains("waits for"), "{explained:?}");
+
+    write_set(&folder, &SET[1..], "two");
+    settled(&site, &daemon, "lots.shp", "synchronized").await;
+    settled(&site, &daemon, "house.ifc", "synchronized").await;
+    assert_eq!(site.stored("lots.dbf").completions, 2);
+    assert_eq!(runs(&site).len(), before + 1);
     daemon.stop().await;
 }
 
