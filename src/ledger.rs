@@ -6,9 +6,9 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`; `runs`, `run_results`,
-//! `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports: `overview`,
-//! `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
+//! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`; `runs`, `references`,
+//! `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports:
+//! `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -44,6 +44,7 @@ mod lock;
 mod mappings;
 mod overview;
 mod problems;
+mod references;
 mod requeue;
 mod results;
 mod retention;
@@ -86,9 +87,10 @@ pub use history::{FileHistory, HistoryEntry};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
-pub use mappings::Mapping;
+pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
+pub use references::Demoted;
 pub use requeue::Requeue;
 pub use results::ResultReport;
 pub use run_entries::RunEntry;

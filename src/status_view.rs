@@ -11,12 +11,14 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::connector_type::ConnectorType;
 use crate::ledger::{
     Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
     JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
-use crate::runtime_status::{RootStatus, RuntimeStatus};
+use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::text::plural;
+use crate::watch::Unfinished;
 
 /// A watch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,6 +56,8 @@ pub(crate) struct FilesView {
     pub(crate) failed: u64,
     /// Still being written; null without a daemon.
     pub(crate) settling: Option<u64>,
+    /// They could not be opened for long; null without a daemon.
+    pub(crate) unreadable: Option<u64>,
     /// Ignored; null without a daemon.
     pub(crate) ignored: Option<u64>,
 }
@@ -80,6 +84,9 @@ pub(crate) struct IssuesView {
 pub(crate) struct UnfinishedView {
     pub(crate) path: String,
     pub(crate) busy: bool,
+    /// Why it cannot be opened.
+    pub(crate) reason: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 /// A run.
@@ -112,7 +119,7 @@ pub(crate) struct FileView {
     pub(crate) seen_at: Option<Timestamp>,
     pub(crate) result: Option<&'static str>,
     pub(crate) result_at: Option<Timestamp>,
-    pub(crate) connector: Option<String>,
+    pub(crate) connector: Option<ConnectorType>,
     pub(crate) storage_file_id: Option<String>,
     pub(crate) bytes: Option<u64>,
     pub(crate) run: Option<String>,
@@ -151,7 +158,7 @@ pub(crate) struct ResultView {
     pub(crate) at: Timestamp,
     pub(crate) seconds: f64,
     pub(crate) bytes: u64,
-    pub(crate) connector: Option<String>,
+    pub(crate) connector: Option<ConnectorType>,
     pub(crate) reason: Option<String>,
 }
 
@@ -167,6 +174,8 @@ pub(crate) struct DaemonView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct StatusView {
     pub(crate) daemon: Option<DaemonView>,
+    /// All requests to the platform fail.
+    pub(crate) platform_outage: Option<Outage>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     pub(crate) failed: Vec<FileView>,
@@ -220,6 +229,7 @@ impl StatusView {
     pub(crate) fn new(overview: &Overview, now: Option<&RuntimeStatus>) -> Self {
         Self {
             daemon: now.map(daemon),
+            platform_outage: now.and_then(|now| now.outage.clone()),
             watches: overview
                 .watches
                 .iter()
@@ -257,6 +267,9 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
     } else if view.daemon.is_none() {
         problems.push("daemon not running".to_owned());
     }
+    if view.platform_outage.is_some() {
+        problems.push("platform unreachable".to_owned());
+    }
     let watches = |is: fn(&WatchView) -> bool| {
         let configured = view.watches.iter().filter(|watch| watch.configured);
         configured.filter(|watch| is(watch)).count() as u64
@@ -270,13 +283,18 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
         ),
         (
             watches(|watch| watch.root == "unavailable"),
-            "folder unreachable",
-            "folders unreachable",
+            "folder unavailable",
+            "folders unavailable",
+        ),
+        (
+            files(|watch| watch.files.unreadable.unwrap_or(0)),
+            "file cannot be opened",
+            "files cannot be opened",
         ),
         (
             watches(|watch| watch.root == "degraded"),
-            "folder partly watched",
-            "folders partly watched",
+            "folder degraded",
+            "folders degraded",
         ),
         (
             watches(|watch| watch.paused_at.is_some()),
@@ -381,15 +399,19 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
         blocked_by: watch.blocked.as_ref().map(blocking_view),
         unfinished: live
             .map(|root| {
-                root.unfinished
-                    .iter()
-                    .map(|file| UnfinishedView {
-                        path: file.path.clone(),
-                        busy: file.busy,
-                    })
-                    .collect()
+                let files = root.unfinished.iter();
+                files.map(unfinished_view).collect()
             })
             .unwrap_or_default(),
+    }
+}
+
+pub(crate) fn unfinished_view(file: &Unfinished) -> UnfinishedView {
+    UnfinishedView {
+        path: file.path.clone(),
+        busy: file.busy,
+        reason: file.reason.clone(),
+        hint: file.hint.clone(),
     }
 }
 
@@ -412,6 +434,7 @@ fn files_view(counts: &Counts, live: Option<&RootStatus>) -> FilesView {
         working: counts.working(),
         failed: counts.failed,
         settling: live.map(|root| root.settling),
+        unreadable: live.map(|root| root.unreadable),
         ignored: live.and_then(|root| root.ignored),
     }
 }
@@ -523,11 +546,13 @@ fn line_text(line: &HistoryEntry) -> String {
             "a file that belongs to it has new content: waiting for a run".to_owned()
         }
         "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
+        "reference_changed" => "a reference changed".to_owned(),
+        "unmapped" => "removed from the connection: it is a reference now".to_owned(),
         "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
         "not_judged" => {
             "run ended without a result for this file: waiting for another run".to_owned()
         }
-        "gone" => "deleted from the folder".to_owned(),
+        "gone" => "gone from the folder".to_owned(),
         "deselected" => "no longer selected by the configuration".to_owned(),
         "run_requested" => "run requested".to_owned(),
         "run_ended" => "run ended".to_owned(),
@@ -566,9 +591,9 @@ fn absent_word(file: &FileReport) -> &'static str {
     );
     let deselected = matches!(file.absence, Some((Absence::Deselected, _)));
     match (deselected, in_imodel, file.storage_file_id.is_some()) {
-        (false, true, _) => "deleted from the folder; still in the iModel",
-        (false, false, true) => "deleted from the folder; still in storage",
-        (false, false, false) => "deleted from the folder",
+        (false, true, _) => "gone from the folder; still in the iModel",
+        (false, false, true) => "gone from the folder; still in storage",
+        (false, false, false) => "gone from the folder",
         (true, true, _) => "no longer selected; still in the iModel",
         (true, false, true) => "no longer selected; still in storage",
         (true, false, false) => "no longer selected",

@@ -14,6 +14,7 @@
 mod batching;
 mod blocking;
 mod connection;
+mod demoted;
 mod outcome;
 mod periodic_check;
 mod reconcile;
@@ -384,7 +385,7 @@ fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
 fn report_failure(file: &ConnectionFile, refusal: &Refusal) {
     let (watch, path) = (&file.watch, QuotedPath(&file.path));
     let (reason, hint) = (&refusal.reason, refusal.hint.as_deref());
-    let (connector, kind) = (&file.connector, refusal.kind);
+    let (connector, kind) = (file.connector.as_str(), refusal.kind);
     match refusal.again {
         Again::BusyUntil(at) => {
             debug!(%watch, %path, connector, reason, next = clock_time(at), "not synchronized yet");

@@ -330,7 +330,7 @@ fn known(platform: &Platform, files: u64) -> Site {
                 mtime_ns: nanos(meta.mtime(), meta.mtime_nsec()),
                 ctime_ns: nanos(meta.ctime(), meta.ctime_nsec()),
             },
-            connector: Some("MSTN".to_owned()),
+            connector: Some(itwin_syncd::connector_type::ConnectorType::new("MSTN")),
             set_stem: None,
         });
     }

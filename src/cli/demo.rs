@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::config::{Config, Environment};
+use crate::connector_type::ConnectorType;
 use crate::emulator::{self, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator};
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
 use crate::names::QuotedPath;
@@ -326,7 +327,7 @@ fn table(files: &[FileReport]) -> bool {
             .map(|millis| format!("{:.1}", Duration::from_millis(millis).as_secs_f64()));
         row([
             &shown(&file.path),
-            &known(file.connector.as_deref()),
+            &known(file.connector.as_ref().map(ConnectorType::as_str)),
             &known(file.storage_file_id.as_deref()),
             &known(file.run.as_deref()),
             file.outcome.map_or("", Outcome::as_str),

@@ -1,6 +1,6 @@
 //! `itwin-syncd explain`: whether a path is synchronized, and why.
 //!
-//! Longer than most files because everything that a file can wait for has its text here.
+//! Longer than most files because everything that a file can wait for has its text here, with the test of the output.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use jiff::Timestamp;
 
-use super::status::moment;
+use super::status::{moment, upcoming};
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
-    print_error, print_line,
+    print_error, print_line, unfinished_file,
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
@@ -185,6 +185,10 @@ async fn one(
             "selected for upload only".to_owned(),
             format!("matches upload_only {glob:?}"),
         ),
+        Verdict::Reference => (
+            "selected for upload only".to_owned(),
+            "reference: masters is set and no glob matches".to_owned(),
+        ),
         Verdict::Companion(companion) => (
             "selected for upload only".to_owned(),
             format!(
@@ -192,9 +196,24 @@ async fn one(
                 QuotedPath(Path::new(&companion.to_string()))
             ),
         ),
-        Verdict::Source { connector, why } => (
+        Verdict::Source {
+            master: None,
+            connector,
+            why,
+        } => (
             "selected for synchronization".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
+        ),
+        Verdict::Source {
+            master: Some(glob),
+            connector,
+            why,
+        } => (
+            "selected for synchronization".to_owned(),
+            format!(
+                "master: matches masters {glob:?}; connector {}: {why}",
+                connector.as_str()
+            ),
         ),
     };
     let mut explanation = Explanation {
@@ -279,6 +298,12 @@ async fn state(
         if let Some(hint) = &file.hint {
             explanation.lines.push(format!("hint: {hint}"));
         }
+        if let Some(at) = file.next_attempt.filter(|_| file.reason.is_some()) {
+            let attempt = file.attempts + 1;
+            let at = upcoming(at, crate::clock::now());
+            let next = format!("next attempt: {at} (attempt {attempt})");
+            explanation.lines.push(next);
+        }
     } else {
         explanation
             .lines
@@ -302,9 +327,12 @@ async fn state(
             ));
         }
     }
-    let unfinished = unfinished(config, watch, below).await;
+    let unfinished = unfinished_file::ask(&config.state.path, &watch.name, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         explanation.lines.push(format!("waiting for: {waits}"));
+    }
+    if let Some(hint) = unfinished.and_then(|file| file.hint) {
+        explanation.lines.push(format!("hint: {hint}"));
     }
     let report = known.watch(&watch.name);
     let suspended = report
@@ -372,18 +400,6 @@ fn next_step(file: &FileReport) -> Option<&'static str> {
     }
 }
 
-async fn unfinished(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> Option<Unfinished> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let request = Request::Unfinished {
-        watch: watch.name.clone(),
-        path: below.as_os_str().as_bytes().to_owned(),
-    };
-    match control::ask(&config.state.path, &request).await {
-        Ok(Some(Answer::Unfinished { file })) => file,
-        _ => None,
-    }
-}
-
 async fn waits_for(
     watch: &Watch,
     below: &Path,
@@ -393,8 +409,9 @@ async fn waits_for(
 ) -> Option<String> {
     if let Some(file) = unfinished {
         let settle = watch.settle_policy.settle;
-        return Some(if file.busy {
-            "the file to become readable; it may be open in another program".to_owned()
+        return Some(if let Some(reason) = &file.reason {
+            let since = moment(unfinished_file::since(file));
+            format!("the file to become readable: it {reason} (first seen {since})")
         } else {
             format!(
                 "the file to settle: unchanged for {:.0} s of {:.0} s",
@@ -415,8 +432,8 @@ async fn waits_for(
         None => None,
     };
     let verdict = watch.scope.decide(below);
-    let connector = verdict.connector()?.map(|connector| connector.to_string());
-    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_deref())) {
+    let connector = verdict.connector()?;
+    if last.is_some_and(|last| last.is_version(*fingerprint, connector.as_ref())) {
         return None;
     }
     Some(match &known.daemon {
@@ -440,12 +457,17 @@ mod tests {
     use crate::ledger::WatchSpec;
 
     const WATCH: &str = "[[watch]]\nname = \"north\"\npath = \"$/north\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
-                         exclude = [\"/Archive/\"]\nupload_only = [\"/References/\"]\n[state]\npath = \"$/state\"\n[itwin]\nclient_id = \"one\"\n";
+                         exclude = [\"/Archive/\"]\nupload_only = [\"/References/\"]\n!\n[state]\npath = \"$/state\"\n[itwin]\nclient_id = \"one\"\n";
 
     /// The explanations of these paths in a watch, as they are printed.
     async fn explained(root: &Path, paths: &[&str]) -> String {
+        explained_with(root, "", paths).await
+    }
+
+    /// The same with more keys of the watch.
+    async fn explained_with(root: &Path, keys: &str, paths: &[&str]) -> String {
         let root = root.to_str().unwrap();
-        let text = WATCH.replace('$', root);
+        let text = WATCH.replace('$', root).replace('!', keys);
         let config = ReadOnlyConfig::parse(&text, "config.toml", &Environment::default()).unwrap();
         let known = Knowledge::gather(&config).await;
         let mut shown = String::new();
@@ -507,6 +529,20 @@ mod tests {
             ],
         )
         .await;
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
+    }
+
+    #[tokio::test]
+    async fn masters_and_references() {
+        let folder = folder();
+        let paths = [
+            "north/deck.dgn",
+            "north/References/site.dgn",
+            "north/absent.ifc",
+        ];
+        let text = explained_with(folder.path(), "masters = [\"deck*\"]", &paths).await;
         insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
             insta::assert_snapshot!(text);
         });

@@ -56,7 +56,7 @@ async fn show_watch(
     let survey = match watch::survey(watch).await {
         Ok(survey) => survey,
         Err(error) => {
-            print_line(&format!("  folder unreachable: {error}"));
+            print_line(&format!("  folder unavailable: {error}"));
             return Ok(false);
         }
     };
@@ -80,7 +80,7 @@ async fn show_watch(
         let report = reports.get(&file.path);
         let as_known = known
             .as_ref()
-            .is_some_and(|known| known.is_version(file.fingerprint, file.connector.as_deref()));
+            .is_some_and(|known| known.is_version(file.fingerprint, file.connector.as_ref()));
         let (word, sent) = match (as_known, report) {
             (true, Some(report)) => match (report.job, report.outcome) {
                 (None, Some(Outcome::Failed) | None) => (status_view::word(report), false),

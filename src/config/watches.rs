@@ -109,6 +109,7 @@ fn selection(section: &mut Section<'_>) -> Selection {
     let mut rules = Rules {
         include: section.read("include", values::list).unwrap_or_default(),
         exclude: section.read("exclude", values::list).unwrap_or_default(),
+        masters: section.read("masters", values::globs).unwrap_or_default(),
         upload_only: section
             .read("upload_only", values::list)
             .unwrap_or_default(),

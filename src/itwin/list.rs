@@ -16,8 +16,8 @@ const PAGES_MAX: usize = 10_000;
 /// Maximum size of all pages of a list, in bytes; more counts as endless.
 const LIST_MAX: usize = 128 * 1024 * 1024;
 
-/// Maximum memory for the items of a list, in bytes. Enough for a folder of about 40,000 files.
-const KEPT_MAX: usize = 24 * 1024 * 1024;
+/// Maximum memory for the items of a list, in bytes. Enough for a folder of about 37,000 files.
+const KEPT_MAX: usize = 22 * 1024 * 1024;
 
 /// Memory of an item beside itself and the characters of its strings: their allocations, and its digest in a table that
 /// may be half empty.

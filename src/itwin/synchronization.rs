@@ -11,6 +11,7 @@ use super::call::Call;
 use super::headers::text_header;
 use super::urls::id_after;
 use super::{Client, Error};
+use crate::connector_type::ConnectorType;
 use crate::ids::{ImodelId, StorageFileId};
 
 pub use types::{
@@ -138,7 +139,7 @@ impl Client {
         &self,
         connection_id: &str,
         storage_file_id: &StorageFileId,
-        connector: &str,
+        connector: &ConnectorType,
     ) -> Result<SourceFile, Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles"]);
         let call =
@@ -162,7 +163,7 @@ impl Client {
         connection_id: &str,
         source_file_id: &str,
         storage_file_id: &StorageFileId,
-        connector: &str,
+        connector: &ConnectorType,
     ) -> Result<(), Error> {
         let url = self.connections_url(&[connection_id, "sourceFiles", source_file_id]);
         let call = Call::repeatable("update source file", Method::PUT, url, ROLE);
@@ -257,7 +258,7 @@ struct SourceFileBody {
     source_file: SourceFile,
 }
 
-fn mapping(storage_file_id: &str, connector: &str) -> serde_json::Value {
+fn mapping(storage_file_id: &StorageFileId, connector: &ConnectorType) -> serde_json::Value {
     json!({ "storageFileId": storage_file_id, "connectorType": connector })
 }
 

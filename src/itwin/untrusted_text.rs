@@ -140,13 +140,14 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
 }
 
 /// An optional text; None if empty.
-pub(super) fn maybe_text<'de, D: Deserializer<'de>>(
+pub(super) fn maybe_text<'de, D: Deserializer<'de>, T: From<String>>(
     deserializer: D,
-) -> Result<Option<String>, D::Error> {
+) -> Result<Option<T>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     Ok(text
         .map(|text| sanitize(&text))
-        .filter(|text| !text.is_empty()))
+        .filter(|text| !text.is_empty())
+        .map(T::from))
 }
 
 /// An optional time; None if it cannot be parsed, so that the rest stays readable.

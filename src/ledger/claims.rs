@@ -13,6 +13,7 @@ use super::{
     Error, FailureKind, FileId, Fingerprint, Ledger, Stage, StorageStamp, Tx, WatchId,
     count_column, count_value, millis, timestamp,
 };
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
 /// Content of a file, as it was read.
@@ -51,7 +52,7 @@ pub struct UploadJob {
     /// When the first of the failures in a row happened.
     pub failing_since: Option<Timestamp>,
     /// Connector type, or None for a file that is stored only.
-    pub connector: Option<String>,
+    pub connector: Option<ConnectorType>,
     /// The storage file, once known.
     pub storage_file_id: Option<StorageFileId>,
     /// What storage has, once something is complete there.
@@ -80,7 +81,7 @@ struct JobRow {
     name: Vec<u8>,
     #[sqlx(flatten)]
     found: VersionColumns,
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     storage_file_id: Option<StorageFileId>,
     stored_version: Option<i64>,
     stored_digest: Option<Vec<u8>>,

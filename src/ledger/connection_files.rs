@@ -11,6 +11,7 @@ use super::{
     Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, count_value,
     timestamp,
 };
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
 /// A file that is, or belongs, in a connection, with all that a run of it is judged by.
@@ -25,11 +26,11 @@ pub struct ConnectionFile {
     /// Its storage file.
     pub storage_file_id: StorageFileId,
     /// The connector type that it should have.
-    pub connector: String,
+    pub connector: ConnectorType,
     /// Its source file, as last read from the connection that it belongs to.
     pub source_file_id: Option<String>,
     /// The connector type of that source file; None while a change of it is not confirmed.
-    pub mapped_connector: Option<String>,
+    pub mapped_connector: Option<ConnectorType>,
     /// Its open job, if it has one.
     pub job: Option<OpenJob>,
     /// What was recorded when its content was completed in storage.
@@ -92,10 +93,10 @@ pub(super) struct ConnectionFileRow {
     dir: Vec<u8>,
     name: Vec<u8>,
     storage_file_id: Option<StorageFileId>,
-    connector: Option<String>,
+    connector: ConnectorType,
     mapped_here: bool,
     source_file_id: Option<String>,
-    mapped_connector: Option<String>,
+    mapped_connector: Option<ConnectorType>,
     stored_size: Option<i64>,
     stored_modified: Option<String>,
     stored_modified_by: Option<String>,
@@ -157,7 +158,7 @@ impl ConnectionFileRow {
             watch: self.watch,
             path: join(self.dir, self.name),
             storage_file_id: self.storage_file_id.unwrap_or_default(),
-            connector: self.connector.unwrap_or_default(),
+            connector: self.connector,
             source_file_id: self.source_file_id.filter(|_| self.mapped_here),
             mapped_connector: self.mapped_connector.filter(|_| self.mapped_here),
             job,

@@ -8,6 +8,7 @@ use super::row::{join, split};
 use super::{
     Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, count_value, timestamp,
 };
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
 /// A file in a snapshot.
@@ -36,7 +37,7 @@ pub struct FileReport {
     /// When that was.
     pub outcome_at: Option<Timestamp>,
     /// Connector type, or None for a file that is stored only.
-    pub connector: Option<String>,
+    pub connector: Option<ConnectorType>,
     /// The storage file.
     pub storage_file_id: Option<StorageFileId>,
     /// Bytes in storage.
@@ -74,7 +75,7 @@ struct FileRow {
     result_hint: Option<String>,
     outcome: Option<Outcome>,
     outcome_at: Option<i64>,
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     storage_file_id: Option<StorageFileId>,
     stored_size: Option<i64>,
     run: Option<String>,

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::*;
+use crate::connector_type::ConnectorType;
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -27,7 +28,7 @@ pub(super) fn ready(path: &str, n: i64) -> Ready {
     Ready {
         path: PathBuf::from(path),
         fingerprint: print(n),
-        connector: Some("MSTN".to_owned()),
+        connector: Some(ConnectorType::new("MSTN")),
         set_stem: None,
     }
 }
@@ -164,8 +165,7 @@ impl Fixture {
                 file: file.file,
                 source_file_id: format!("source {}", file.path.display()),
                 connector: file.connector,
-                renewed: true,
-                other_connector: false,
+                last_reader: LastReader::Same,
             })
             .collect();
         self.ledger

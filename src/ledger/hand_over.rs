@@ -16,6 +16,7 @@ use super::{
     BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
     new_id,
 };
+use crate::connector_type::ConnectorType;
 
 /// A finished file, ready to become a job.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ pub struct Ready {
     /// As seen unchanged for the settle time.
     pub fingerprint: Fingerprint,
     /// The connector type, or None to store the file only.
-    pub connector: Option<String>,
+    pub connector: Option<ConnectorType>,
     /// The stem of the set that it belongs to, if it belongs to one.
     pub set_stem: Option<Vec<u8>>,
 }
@@ -108,7 +109,7 @@ async fn hand_over_one(
             if known.set_stem != file.set_stem {
                 link_to_set(tx, row.id, file.set_stem.as_deref(), now).await?;
             }
-            if known.is_version(print, file.connector.as_deref()) {
+            if known.is_version(print, file.connector.as_ref()) {
                 return Ok(false);
             }
             let (id, version) = (row.id, row.version.saturating_add(1));
@@ -126,6 +127,9 @@ async fn hand_over_one(
             .execute(&mut **tx)
             .await?;
             open_job(tx, id, version, now).await?;
+            if file.connector.is_none() {
+                check_connection_soon(tx, id).await?;
+            }
             (id, version)
         }
         None => {
@@ -151,6 +155,18 @@ async fn hand_over_one(
     };
     note(tx, id, version, Step::Seen, None, now).await?;
     Ok(true)
+}
+
+/// If the file still has a source file, the connection is checked at the next opportunity: a reference has none.
+async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE connections SET checked_at = 0 WHERE id = (SELECT connection_id FROM files \
+         WHERE id = $1 AND source_file_id IS NOT NULL)",
+    )
+    .bind(file_id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// Gives the file its one open job. The stage of an interrupted upload stays: it shows what may have been sent.

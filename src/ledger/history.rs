@@ -28,6 +28,10 @@ pub(super) enum Step {
     CompanionChanged,
     /// Its source file in the connection was missing or different, and was corrected.
     Remapped,
+    /// Its source file was removed from the connection, because it is a reference now.
+    Unmapped,
+    /// A run has read references that changed.
+    ReferenceChanged,
     /// The run that it was in does not exist: it waits for another one.
     RunLost,
     /// The run that it was in ended without a result for it: it waits for another one.
@@ -80,6 +84,8 @@ impl Step {
             Self::LostInStorage => "lost_in_storage",
             Self::CompanionChanged => "companion_changed",
             Self::Remapped => "remapped",
+            Self::Unmapped => "unmapped",
+            Self::ReferenceChanged => "reference_changed",
             Self::RunLost => "run_lost",
             Self::NotJudged => "not_judged",
             Self::Gone => "gone",
@@ -171,6 +177,7 @@ impl Ledger {
 mod tests {
     use super::super::fixture::*;
     use super::super::*;
+    use crate::connector_type::ConnectorType;
 
     impl Fixture {
         async fn history(&self) -> Vec<String> {
@@ -210,9 +217,8 @@ mod tests {
         let mapping = Mapping {
             file: f.file("a.dgn").await.id,
             source_file_id: "another source".to_owned(),
-            connector: "MSTN".to_owned(),
-            renewed: true,
-            other_connector: false,
+            connector: ConnectorType::new("MSTN"),
+            last_reader: LastReader::Same,
         };
         let connection = f.connection().await.id;
         let recorded = f

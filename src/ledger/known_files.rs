@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::row::split;
 use super::{Absence, Error, Ledger, Ready, WatchId, count_value};
+use crate::connector_type::ConnectorType;
 
 /// Distinguishes two states of a file without reading it. Compared with `!=` only: times may go backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Known {
     /// None when any content counts as new.
     pub fingerprint: Option<Fingerprint>,
     /// The connector type it was handed over with; None for a reference file.
-    pub connector: Option<String>,
+    pub connector: Option<ConnectorType>,
     /// Recent scans did not find it, or it is not selected.
     pub absence: Option<Absence>,
     /// The stem of the set that it belongs to, if it belongs to one.
@@ -37,7 +38,7 @@ pub(super) struct KnownRow {
     name: Vec<u8>,
     #[sqlx(flatten)]
     version: VersionColumns,
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     absence: Option<Absence>,
     set_stem: Option<Vec<u8>>,
 }
@@ -67,15 +68,14 @@ impl Known {
     ///
     /// The one place that decides it, for scans and events, hand-over, `plan` and `explain`.
     #[must_use]
-    pub fn is_version(&self, found: Fingerprint, connector: Option<&str>) -> bool {
-        self.fingerprint == Some(found) && self.connector.as_deref() == connector
+    pub fn is_version(&self, found: Fingerprint, connector: Option<&ConnectorType>) -> bool {
+        self.fingerprint == Some(found) && self.connector.as_ref() == connector
     }
 
     /// Whether the ledger has this version, and the set that it belongs to.
     #[must_use]
     pub fn is_handed_over(&self, file: &Ready) -> bool {
-        self.is_version(file.fingerprint, file.connector.as_deref())
-            && self.set_stem == file.set_stem
+        self.is_version(file.fingerprint, file.connector.as_ref()) && self.set_stem == file.set_stem
     }
 }
 
@@ -196,12 +196,12 @@ mod tests {
         ] {
             let known = Known {
                 fingerprint,
-                connector: connector.map(str::to_owned),
+                connector: connector.map(ConnectorType::new),
                 absence: None,
                 set_stem: None,
             };
             assert_eq!(
-                known.is_version(found, selected),
+                known.is_version(found, selected.map(ConnectorType::new).as_ref()),
                 expected,
                 "{known:?}, found {found:?} for {selected:?}"
             );

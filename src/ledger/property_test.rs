@@ -19,6 +19,7 @@ use proptest::prelude::*;
 
 use super::fixture::*;
 use super::*;
+use crate::connector_type::ConnectorType;
 use crate::next_attempt::{after, after_foreign_change};
 use crate::retry::Policy;
 
@@ -213,7 +214,7 @@ impl World {
         let ready = Ready {
             path,
             fingerprint: print(local.print),
-            connector: Some("MSTN".to_owned()),
+            connector: Some(ConnectorType::new("MSTN")),
             set_stem: None,
         };
         let now = self.now();
@@ -360,8 +361,7 @@ impl World {
                 file: file.file,
                 source_file_id: format!("source {}", file.path.display()),
                 connector: file.connector,
-                renewed: true,
-                other_connector: false,
+                last_reader: LastReader::Same,
             })
             .collect();
         if !mappings.is_empty() {

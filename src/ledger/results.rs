@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::row::join;
 use super::{Error, FileId, Ledger, Outcome, Tx, count_value, millis, new_id, timestamp};
+use crate::connector_type::ConnectorType;
 
 /// What became of one version of a file.
 #[derive(Debug, Clone)]
@@ -27,7 +28,7 @@ pub struct ResultReport {
     /// Bytes in storage.
     pub bytes: u64,
     /// The connector type, if it has one.
-    pub connector: Option<String>,
+    pub connector: Option<ConnectorType>,
     /// Why it failed.
     pub reason: Option<String>,
 }
@@ -43,7 +44,7 @@ struct ResultRow {
     at: i64,
     millis: i64,
     bytes: i64,
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     reason: Option<String>,
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage};
 use super::history::Step;
+use super::references;
 use super::results::insert_result;
 use super::row::join;
 use super::runs::release_files;
@@ -15,6 +16,7 @@ use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
     count_value, millis,
 };
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
 /// What a run made of one file.
@@ -70,8 +72,8 @@ pub struct RunReport {
     pub watch: String,
     /// Path relative to the root.
     pub path: PathBuf,
-    /// The connector type that it was run with.
-    pub connector: String,
+    /// The connector type that it was run with; None if it is stored only by now.
+    pub connector: Option<ConnectorType>,
     /// Its size in storage.
     pub bytes: u64,
     /// From hand-over to result, in milliseconds.
@@ -85,7 +87,7 @@ struct ConcludedRow {
     watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     stored_size: Option<i64>,
     storage_file_id: Option<StorageFileId>,
     stored_generation: i64,
@@ -99,7 +101,7 @@ struct ConcludedRow {
 impl Ledger {
     /// The run is over: gives every file that it judged its outcome, and returns what changed, for the log.
     ///
-    /// A file with a newer version on its way is left alone. What the run did not judge waits for another run.
+    /// A file with a newer version on its way does not change. What the run did not judge waits for another run.
     pub async fn finish_run(
         &self,
         run: RunId,
@@ -120,6 +122,7 @@ impl Ledger {
                 .bind(millis(now))
                 .execute(&mut **tx)
                 .await?;
+                references::note_changed(tx, run, now).await?;
                 sqlx::query(
                     "UPDATE connections SET covered = (SELECT CASE \
                      WHEN r.generation > connections.covered THEN r.generation \
@@ -250,7 +253,7 @@ async fn conclude(
         file: outcome.file,
         watch: row.watch,
         path: join(row.dir, row.name),
-        connector: row.connector.unwrap_or_default(),
+        connector: row.connector,
         bytes: count_value(row.stored_size.unwrap_or(0)),
         millis: count_value(waited),
         verdict: outcome.verdict.clone(),

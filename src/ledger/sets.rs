@@ -253,11 +253,14 @@ pub(super) async fn link_to_set(
 mod tests {
     use super::super::fixture::*;
     use super::super::*;
+    use crate::connector_type::ConnectorType;
 
     /// A file of the set `lots`; a `.shp` is its master.
     fn part(path: &str, n: i64) -> Ready {
         Ready {
-            connector: path.ends_with(".shp").then(|| "GEOSPATIAL".to_owned()),
+            connector: path
+                .ends_with(".shp")
+                .then(|| ConnectorType::new("GEOSPATIAL")),
             set_stem: Some(b"lots".to_vec()),
             ..ready(path, n)
         }

@@ -8,6 +8,7 @@ use super::checkpoints::forget_storage_file;
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
 use super::{Error, FileId, Ledger, UploadJob};
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
 /// The file that has a place in storage which another one asks for.
@@ -68,7 +69,7 @@ impl Ledger {
             Option<StorageFileId>,
             Option<i64>,
             Option<String>,
-            Option<String>,
+            Option<ConnectorType>,
         );
         self.db
             .write("let a file take the place of another one", async |tx| {

@@ -12,13 +12,14 @@ use super::{
     Absence, Again, Error, JobState, Ledger, Outcome, Refusal, StorageStamp, StoredContent, Tx,
     UploadJob, UploadResult, count_column, millis,
 };
+use crate::connector_type::ConnectorType;
 
 /// A file whose content is in storage.
 #[derive(sqlx::FromRow)]
 struct StoredRow {
     version: i64,
-    connector: Option<String>,
-    mapped_connector: Option<String>,
+    connector: Option<ConnectorType>,
+    mapped_connector: Option<ConnectorType>,
     outcome: Option<Outcome>,
     set_stem: Option<Vec<u8>>,
 }
@@ -306,6 +307,7 @@ pub(super) async fn insert_stored_job(
 mod tests {
     use super::super::fixture::*;
     use super::super::*;
+    use crate::connector_type::ConnectorType;
 
     #[tokio::test]
     async fn the_same_content_again_is_done_without_a_run() {
@@ -341,7 +343,7 @@ mod tests {
         let f = Fixture::new().await;
         f.synchronized("a.dgn").await;
         let civil = Ready {
-            connector: Some("CIVIL".to_owned()),
+            connector: Some(ConnectorType::new("CIVIL")),
             ..ready("a.dgn", 1)
         };
         assert_eq!(
@@ -361,11 +363,11 @@ mod tests {
         assert_eq!(
             (
                 batch[0].source_file_id.as_deref(),
-                batch[0].mapped_connector.as_deref()
+                &batch[0].mapped_connector
             ),
-            (Some("source a.dgn"), Some("MSTN"))
+            (Some("source a.dgn"), &Some(ConnectorType::new("MSTN")))
         );
-        assert_eq!(batch[0].connector, "CIVIL");
+        assert_eq!(batch[0].connector, ConnectorType::new("CIVIL"));
     }
 
     #[tokio::test]

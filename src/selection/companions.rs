@@ -307,7 +307,7 @@ mod tests {
         let what = match verdict {
             Verdict::Companion(companion) => format!("of {companion}"),
             Verdict::Source { connector, .. } => connector.to_string(),
-            Verdict::UploadOnly { .. } => "stored".to_owned(),
+            Verdict::UploadOnly { .. } | Verdict::Reference => "stored".to_owned(),
             Verdict::Ignored(_) => "ignored".to_owned(),
             Verdict::NoConnector => "none".to_owned(),
         };

@@ -1,7 +1,6 @@
-//! Connector types, and which of them reads a file when nothing else is said.
+//! Which connector type reads a file, by its extension, unless the watch configures another.
 //!
-//! In comes a file name, out go its extensions, longest first, and the table from extension to type. The platform may
-//! learn new types any day, so a type is an open string and nothing here refuses one.
+//! Gives the extensions of a file name, longest first, and the table from extension to type.
 //!
 //! Facts: the extensions of the synchronization samples and of iTwin/itwin-cli (`extension-to-connector-mappings.ts`,
 //! 2025), the most generic type where several fit (`dgn` is also read by CIVIL, OBD and PROSTRUCTURES, `dwg` by
@@ -9,80 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt;
-use std::sync::Arc;
 
 use super::Why;
+use crate::connector_type::ConnectorType;
 
-/// The platform's name of the program that reads a kind of design file, such as `DWG`. Any string: an unknown one is
-/// the platform's to refuse.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectorType(Arc<str>);
-
-impl ConnectorType {
-    /// Types that the platform lists today.
-    pub const CURRENT: [&'static str; 14] = [
-        "AUTOPLANT",
-        "CIVIL",
-        "CIVIL3D",
-        "DWG",
-        "GEOSPATIAL",
-        "IFC",
-        "MSTN",
-        "NWD",
-        "OBD",
-        "OPENTOWER",
-        "PROSTRUCTURES",
-        "REVIT",
-        "SPPID",
-        "SPXREVIEW",
-    ];
-
-    /// Types that the platform once had and has retired; older dictionaries still name them. A connection that asks for
-    /// one is likely refused (422).
-    ///
-    /// Source: removed from iTwin/itwin-cli as unsupported in May 2025.
-    pub const RETIRED: [&'static str; 5] = [
-        "AVEVADIAGRAMS",
-        "AVEVAPID",
-        "INTELLIPID",
-        "PSEXCEL",
-        "SHELLEDWCSV",
-    ];
-
-    /// Takes any type, as written.
-    #[must_use]
-    pub fn new(name: &str) -> Self {
-        Self(name.into())
-    }
-
-    /// The type as the platform writes it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether it is one of [`ConnectorType::RETIRED`].
-    #[must_use]
-    pub fn is_retired(&self) -> bool {
-        Self::RETIRED.contains(&self.as_str())
-    }
-
-    /// Whether it is one of [`ConnectorType::CURRENT`] or [`ConnectorType::RETIRED`]. An unknown type may be new, or a
-    /// typing error.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        Self::CURRENT.contains(&self.as_str()) || self.is_retired()
-    }
-}
-
-impl fmt::Display for ConnectorType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The table that holds when a watch says nothing.
+/// The built-in table.
 pub(super) fn table() -> BTreeMap<String, (ConnectorType, Why)> {
     TABLE
         .iter()

@@ -68,7 +68,7 @@ pub(super) fn refuse(errors: &ConfigErrors) -> String {
     for error in errors.iter() {
         let text = error.to_string();
         let what = text.lines().next().unwrap_or_default();
-        let hint = error.hint.as_deref().unwrap_or_default();
+        let hint = error.hint.as_deref();
         error!(hint, "{what}");
     }
     let count = errors.iter().count();
@@ -199,7 +199,7 @@ impl Tasks {
         }
         info!(
             watches = config.watches.len(),
-            needs_restart = waiting.join(", "),
+            needs_restart = (!waiting.is_empty()).then(|| waiting.join(", ")),
             "configuration reloaded"
         );
         Ok(config)

@@ -15,9 +15,9 @@ use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
 use crate::config::{Config, Watch};
 use crate::ids::ImodelId;
-use crate::itwin::Client;
+use crate::itwin::{self, Client};
 use crate::ledger::{Ledger, WatchId, WatchSpec};
-use crate::runtime_status::StatusTracker;
+use crate::runtime_status::{Outage, StatusTracker};
 use crate::synchronizer::{self, Synchronizer};
 use crate::upload::{self, UploadPool};
 use crate::watch::{self as watching, Progress, ReadySink};
@@ -87,6 +87,11 @@ impl Tasks {
             note: watch::Sender::new(None),
             ending: 0,
         };
+        let platform = client.clone();
+        tasks.live.read_outage_by(move || {
+            let itwin::Outage { since, reason } = platform.outage()?;
+            Some(Outage { since, reason })
+        });
         for watch in &config.watches {
             tasks.synchronizer(&watch.imodel_id, ledger, client);
         }

@@ -73,8 +73,8 @@ pub(super) fn differences<'a>(
             .iter()
             .find(|one| one.storage_file_id == file.storage_file_id);
         if let Some(mapped) = mapped {
-            let connector = mapped.connector_type.as_deref();
-            if connector.is_none_or(|connector| connector == file.connector) {
+            let connector = mapped.connector_type.as_ref();
+            if connector.is_none_or(|connector| *connector == file.connector) {
                 result.kept.push((file, &mapped.id));
             } else if may_change(file) {
                 result.changes.push(Change::Correct {
@@ -145,6 +145,7 @@ pub(super) fn waits_after_refusal(file: &ConnectionFile) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector_type::ConnectorType;
     use crate::ledger::{FileId, OpenJob, StoredState};
 
     fn file(storage: &str, mapped: Option<(&str, &str)>) -> ConnectionFile {
@@ -153,9 +154,9 @@ mod tests {
             watch: "north".to_owned(),
             path: storage.into(),
             storage_file_id: storage.into(),
-            connector: "MSTN".to_owned(),
+            connector: ConnectorType::new("MSTN"),
             source_file_id: mapped.map(|(id, _)| id.to_owned()),
-            mapped_connector: mapped.map(|(_, connector)| connector.to_owned()),
+            mapped_connector: mapped.map(|(_, connector)| ConnectorType::new(connector)),
             job: None,
             stored: StoredState::default(),
             outcome: None,
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_mapped_when_a_run_of_them_is_wanted_and_left_alone_when_they_are_gone() {
+    fn files_are_mapped_when_a_run_of_them_is_wanted_and_unchanged_when_they_are_gone() {
         let gone = ConnectionFile {
             absent: true,
             ..file("f", Some(("s", "MSTN")))

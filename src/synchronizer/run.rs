@@ -8,6 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use super::outcome::{self, Evidence};
 use super::{SyncError, Synchronizer};
+use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
 use crate::itwin::{self, Run, RunAnswer};
 use crate::ledger::{
@@ -358,7 +359,7 @@ impl Synchronizer {
                     with_issues += 1;
                     let seconds = Duration::from_millis(report.millis).as_secs_f64();
                     warn!(
-                        watch = report.watch, path = %QuotedPath(&report.path), connector = report.connector, run = run.id,
+                        watch = report.watch, path = %QuotedPath(&report.path), connector = report.connector.as_ref().map(ConnectorType::as_str), run = run.id,
                         result = %Outcome::SynchronizedWithIssues, bytes = report.bytes, seconds,
                         errors = issues.errors, warnings = issues.warnings, others = issues.others,
                         reason = issues.reason, hint = issues.hint.as_deref(),
@@ -412,7 +413,7 @@ fn began_after_upload(run: &Run, file: &ConnectionFile) -> bool {
 fn log_synchronized(report: &RunReport, run: &str) {
     let seconds = Duration::from_millis(report.millis).as_secs_f64();
     info!(
-        watch = report.watch, path = %QuotedPath(&report.path), connector = report.connector, run,
+        watch = report.watch, path = %QuotedPath(&report.path), connector = report.connector.as_ref().map(ConnectorType::as_str), run,
         result = %Outcome::Synchronized, bytes = report.bytes, seconds, "file synchronized"
     );
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::StreamExt as _;
+use itwin_syncd::connector_type::ConnectorType;
 use itwin_syncd::itwin::{Checksum, Client, Error, Network, NewConnection, Settings, Speed};
 use itwin_syncd::secret::Secret;
 use serde_json::{Value, json};
@@ -152,10 +153,11 @@ fn judge<T>(result: Result<T, Error>) -> bool {
 
 /// Makes every call once, and counts how many were answered well.
 async fn call_everything(client: &Client) -> usize {
+    let (file, connector) = ("f".into(), ConnectorType::new("IFC"));
     let new = NewConnection {
         imodel_id: "m",
         display_name: "itwin-syncd",
-        source_files: &[("f", "IFC")],
+        source_files: &[(&file, &connector)],
     };
     let mut good = vec![
         judge(client.check_token().await),
@@ -168,7 +170,7 @@ async fn call_everything(client: &Client) -> usize {
         judge(client.connections(&"m".into()).await),
         judge(client.create_connection(&new).await),
         judge(client.source_files("c").await),
-        judge(client.add_source_file("c", &"f".into(), "IFC").await),
+        judge(client.add_source_file("c", &file, &connector).await),
         judge(client.run("c").await),
         judge(client.runs("c").await),
         judge(client.run_state("c", "r").await),

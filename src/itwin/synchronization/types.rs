@@ -7,6 +7,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 use crate::itwin::list::Item;
 use crate::itwin::untrusted_text::{id, maybe_name, maybe_text, name, sanitize, text, time};
@@ -44,7 +45,7 @@ pub struct NewConnection<'a> {
     /// Its name.
     pub display_name: &'a str,
     /// Storage file id and connector type of each source file; at least one.
-    pub source_files: &'a [(&'a str, &'a str)],
+    pub source_files: &'a [(&'a StorageFileId, &'a ConnectorType)],
 }
 
 /// A storage file in a connection.
@@ -60,7 +61,7 @@ pub struct SourceFile {
     pub storage_file_id: StorageFileId,
     /// The connector that reads it.
     #[serde(default, deserialize_with = "maybe_text")]
-    pub connector_type: Option<String>,
+    pub connector_type: Option<ConnectorType>,
 }
 
 /// The platform's response to a run request.
@@ -148,9 +149,9 @@ impl fmt::Display for RunError {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RunJob {
-    /// The connector.
-    #[serde(default, deserialize_with = "text")]
-    pub connector_type: String,
+    /// The connector; None if the platform names none.
+    #[serde(default, deserialize_with = "maybe_text")]
+    pub connector_type: Option<ConnectorType>,
     /// One per file.
     #[serde(default, deserialize_with = "items")]
     pub tasks: Vec<RunTask>,
@@ -241,8 +242,11 @@ impl Item for SourceFile {
     }
 
     fn weight(&self) -> usize {
-        let connector = self.connector_type.as_ref().map_or(0, String::len);
-        self.id.len() + self.storage_file_id.len() + connector
+        let connector = self
+            .connector_type
+            .as_ref()
+            .map_or("", ConnectorType::as_str);
+        self.id.len() + self.storage_file_id.len() + connector.len()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::fixture::*;
 use super::super::*;
 use super::*;
+use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
 #[tokio::test]
@@ -313,9 +314,8 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
     let mappings = [Mapping {
         file: job.file,
         source_file_id: "source".to_owned(),
-        connector: "MSTN".to_owned(),
-        renewed: true,
-        other_connector: false,
+        connector: ConnectorType::new("MSTN"),
+        last_reader: LastReader::Same,
     }];
     refused.push(
         ledger

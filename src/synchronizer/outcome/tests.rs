@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::connector_type::ConnectorType;
 use crate::ledger::{JobState, OpenJob, StoredState};
 
 /// The file `f`, which has been in `run_attempts` runs before.
@@ -12,9 +13,9 @@ fn file(run_attempts: u32) -> ConnectionFile {
         watch: "north".to_owned(),
         path: "a.dgn".into(),
         storage_file_id: "f".into(),
-        connector: "MSTN".to_owned(),
+        connector: ConnectorType::new("MSTN"),
         source_file_id: Some("s".to_owned()),
-        mapped_connector: Some("MSTN".to_owned()),
+        mapped_connector: Some(ConnectorType::new("MSTN")),
         job: Some(OpenJob {
             state: JobState::Running,
             awaits_run: false,

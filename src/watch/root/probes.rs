@@ -10,6 +10,7 @@ use std::time::Instant;
 use tracing::{debug, warn};
 
 use super::{BYTES_MAX, Task};
+use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
 use crate::ledger::Ready;
 use crate::names::QuotedPath;
@@ -24,7 +25,7 @@ const BUSY_FILES_MAX: usize = 10_000;
 /// A file that the watch takes.
 struct Wanted {
     /// None: it is only stored.
-    connector: Option<String>,
+    connector: Option<ConnectorType>,
     /// The stem of the set that it belongs to, if it belongs to one.
     set_stem: Option<Vec<u8>>,
 }
@@ -35,6 +36,9 @@ impl Task {
         self.on_root_probe(&reply.root).await?;
         let mut ready = Vec::new();
         for (path, probe) in reply.paths {
+            if !matches!(probe, Probe::Busy(_)) {
+                self.unreadable.remove(&path);
+            }
             match probe {
                 Probe::File(seen) => ready.extend(self.on_file(path, seen).await?),
                 Probe::Folder => {
@@ -52,8 +56,11 @@ impl Task {
                 }
             }
         }
-        if self.settling.busy_count() == 0 {
-            self.unreadable = Problems::default();
+        if self.unreadable.is_empty() {
+            self.unreadable_counts = Problems::default();
+        }
+        if self.lasting_files > 0 || !self.unreadable.is_empty() {
+            self.record_health(None).await?;
         }
         self.hand_over(ready).await
     }
@@ -65,7 +72,7 @@ impl Task {
         let set_stem = self.watch.scope.set_stem(path, &verdict);
         let connector = verdict.connector()?;
         Some(Wanted {
-            connector: connector.map(|connector| connector.to_string()),
+            connector,
             set_stem,
         })
     }
@@ -114,14 +121,18 @@ impl Task {
     /// A file that cannot be opened now is probed again. The log gets a line for the 1st of a kind, the 10th, the
     /// 100th, and so on.
     fn on_busy(&mut self, path: &Path, error: &io::Error) {
-        if !self.settling.busy(path, Instant::now()) {
-            return;
-        }
+        let now = Instant::now();
+        let is_new = self.settling.busy(path, now);
         if self.settling.busy_count() > BUSY_FILES_MAX || self.settling.bytes() > BYTES_MAX / 2 {
             self.settling.forget(path);
+        } else {
+            self.unreadable.add(path, error, now);
+        }
+        if !is_new {
+            return;
         }
         let count = self
-            .unreadable
+            .unreadable_counts
             .add(&format!("cannot be opened: {error}"), path);
         if 10_u64.pow(count.ilog10()) == count {
             warn!(

@@ -3,8 +3,8 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use crate::connector_type::ConnectorType;
 use crate::ledger::{Fingerprint, Ready};
-use crate::selection::ConnectorType;
 
 /// Wanted files of one folder; a large folder comes in several of these.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl From<&Listed> for Ready {
         Self {
             path: file.path.clone(),
             fingerprint: file.fingerprint,
-            connector: file.connector.as_ref().map(ToString::to_string),
+            connector: file.connector.clone(),
             set_stem: file.set_stem.clone(),
         }
     }

@@ -2,8 +2,8 @@ use std::fs::{self, File};
 
 use super::waiting::{DEPTH_MAX, PATH_MAX};
 use super::*;
+use crate::connector_type::ConnectorType;
 use crate::ledger::Fingerprint;
-use crate::selection::ConnectorType;
 use crate::watch::events::{Events, Hint, Hints};
 
 /// A walk that has begun to list a folder and waits until its listing is taken.

@@ -1,6 +1,8 @@
 //! The text of `status` in its main states, recorded as snapshots.
 
 use super::*;
+use crate::connector_type::ConnectorType;
+use crate::runtime_status::Outage;
 use crate::status_view::{
     BlockingView, DaemonView, FilesView, IssuesView, RunView, UnfinishedView,
 };
@@ -83,6 +85,7 @@ fn watch() -> WatchView {
             working: 0,
             failed: 0,
             settling: Some(0),
+            unreadable: Some(0),
             ignored: Some(37),
         },
         last_run: Some(run()),
@@ -116,7 +119,7 @@ fn file(path: &str) -> FileView {
         seen_at: Some(ago(42)),
         result: None,
         result_at: None,
-        connector: Some("MSTN".to_owned()),
+        connector: Some(ConnectorType::new("MSTN")),
         storage_file_id: None,
         bytes: None,
         run: None,
@@ -151,6 +154,7 @@ fn view(watches: Vec<WatchView>) -> StatusView {
             since: ago(10_800),
             version: "0.1.0".to_owned(),
         }),
+        platform_outage: None,
         watches,
         uploads: Vec::new(),
         failed: Vec::new(),
@@ -175,6 +179,16 @@ fn nothing_synchronized_yet() {
     (new.files.synchronized, new.last_run, new.scanned_at) = (0, None, None);
     (new.next_scan, new.scanning) = (None, true);
     insta::assert_snapshot!(shown(&view(vec![new])));
+}
+
+#[test]
+fn platform_unreachable() {
+    let mut view = view(vec![watch()]);
+    view.platform_outage = Some(Outage {
+        since: ago(300),
+        reason: "list folders: cannot reach api.bentley.com: connection refused".to_owned(),
+    });
+    insta::assert_snapshot!(shown(&view));
 }
 
 #[test]
@@ -223,6 +237,8 @@ fn work_in_progress() {
         .map(|path| UnfinishedView {
             path: path.to_owned(),
             busy: path == "Open.dwg",
+            reason: (path == "Open.dwg").then(|| "cannot be opened: Permission denied".to_owned()),
+            hint: (path == "Open.dwg").then(|| "grant read permission".to_owned()),
         })
         .into();
     let mut view = view(vec![busy]);
@@ -251,14 +267,14 @@ fn work_in_progress() {
         at: ago(120),
         seconds: 71.0,
         bytes: 7,
-        connector: Some("MSTN".to_owned()),
+        connector: Some(ConnectorType::new("MSTN")),
         reason: None,
     });
     insta::assert_snapshot!(shown(&view));
 }
 
 #[test]
-fn paused_suspended_and_unreachable_watches() {
+fn paused_suspended_and_unavailable_watches() {
     let named = |name: &str| WatchView {
         name: name.to_owned(),
         ..watch()
@@ -343,7 +359,17 @@ fn history_of_a_file() {
         file: file("Other.dgn"),
         history: Vec::new(),
     };
-    let text = histories(&[history, unknown]);
+    let unfinished = UnfinishedFile {
+        watch: "north".to_owned(),
+        view: UnfinishedView {
+            path: "Secret.dgn".to_owned(),
+            busy: true,
+            reason: Some("cannot be opened: Permission denied".to_owned()),
+            hint: Some("grant read permission".to_owned()),
+        },
+        unreadable_since: Some(ago(240)),
+    };
+    let text = histories(&[history, unknown], &[unfinished], ago(0));
     insta::with_settings!({filters => vec![(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "[local time]")]}, {
         insta::assert_snapshot!(text);
     });
