@@ -44,6 +44,7 @@ use crate::stored_content::{self, Content};
 use batching::Batch;
 use blocking::Blocking;
 use run::Requested;
+use sets::Sets;
 
 /// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -266,7 +267,10 @@ impl Synchronizer {
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
         for connection in connections {
-            self.check_sets(connection, now).await?;
+            // The others may have to wait for a set that is already in the connection.
+            if self.check_sets(connection, now).await? == Sets::Refused {
+                return Ok(Duration::ZERO);
+            }
             let mut files = self.ledger.connection_files(connection.id, now).await?;
             files.retain(ConnectionFile::awaits_run);
             let references = connection.moved_on.is_some()

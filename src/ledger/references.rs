@@ -2,7 +2,8 @@
 //!
 //! A reference has no source file, so no task of a run names it. When a run has read changed references, the histories
 //! of the files that may refer to them say so: which file refers to which is not known, so these are all source files
-//! of the watch. Companions are no references: only the masters of their set refer to them (`sets`). Names and entries are limited per run.
+//! of the watch. Companions are no references: only the masters of their set refer to them (`sets`). Names and entries
+//! are limited per run.
 //!
 //! A file that was a source file before has one in the connection until the synchronizer removes it.
 

@@ -11,7 +11,8 @@ use super::results::insert_result;
 use super::row::join;
 use super::runs::release_files;
 use super::sets::set_open;
-use super::transitions::{delete_job, insert_stored_job};
+use super::stored_job::insert_stored_job;
+use super::transitions::delete_job;
 use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
     count_value, millis,
@@ -152,8 +153,8 @@ impl Ledger {
     }
 }
 
-/// Whether the verdict of a run applies to the file: its content is still the one that was judged, no companion of it is
-/// on its way, and it was in the run, or the run covers that content and nothing newer is on its way.
+/// Whether the verdict of a run applies to the file: its content is still the one that was judged, no companion of it
+/// is on its way, and it was in the run, or the run covers that content and nothing newer is on its way.
 fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i64) -> bool {
     if row.storage_file_id.as_deref() != Some(&outcome.storage_file_id)
         || row.stored_generation != outcome.stored_generation

@@ -1,10 +1,10 @@
 //! Sets of files, such as a shapefile: a master, which is a source file, and its companions, which are stored only.
 //!
 //! A run must read a set as a whole. So no run is recorded for a master while a companion has an open job
-//! (`set_open!`), no verdict of a run applies to it meanwhile, and each new content of a companion counts as new content
-//! of its masters: they get the generation at which it was completed, and wait for another run. All of that happens in
-//! the transaction that changes the companion, so it survives a kill at any point. Which parts a set lacks is decided
-//! by the synchronizer, from [`WaitingSet`].
+//! (`set_open!`), no verdict of a run applies to it meanwhile, and each new content of a companion counts as new
+//! content of its masters: they get the generation at which it was completed, and wait for another run. All of that
+//! happens in the transaction that changes the companion, so it survives a kill at any point. Which parts a set lacks
+//! is decided by the synchronizer, from [`WaitingSet`].
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use super::clock::due;
 use super::history::{Step, note};
 use super::row::join;
-use super::transitions::insert_stored_job;
+use super::stored_job::insert_stored_job;
 use super::{
     Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Tx, millis, timestamp,
 };
@@ -150,8 +150,8 @@ impl Ledger {
     }
 }
 
-/// A companion that is in the folder. One that was never stored and has no job vanished before it was read. One that the
-/// last scan did not find counts as missing at once: programs delete a set before they write it again.
+/// A companion that is in the folder. One that was never stored and has no job vanished before it was read. One that
+/// the last scan did not find counts as missing at once: programs delete a set before they write it again.
 fn part(row: CompanionRow) -> Option<SetPart> {
     let is_there = row.stored_version.is_some() || row.job.is_some();
     (is_there && row.absence.is_none()).then(|| SetPart {

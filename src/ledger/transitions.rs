@@ -181,8 +181,8 @@ impl Ledger {
 
 /// Raises the generation of the connection, because the content of a file is complete in storage.
 ///
-/// A file that refers to nothing of ours but its set leads to a run by the job of its master. Any other stored-only file
-/// may be referred to by every source file, so the connection is run for it even without a job.
+/// A file that refers to nothing of ours but its set leads to a run by the job of its master. Any other stored-only
+/// file may be referred to by every source file, so the connection is run for it even without a job.
 async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "UPDATE connections SET generation = generation + 1, moved_at = $2, \
@@ -282,24 +282,6 @@ pub(super) async fn delete_job(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Er
         .bind(file_id)
         .execute(&mut **tx)
         .await?;
-    Ok(())
-}
-
-/// Gives a file whose content is in storage a job that waits for a run, unless it has a job.
-pub(super) async fn insert_stored_job(
-    tx: &mut Tx,
-    file_id: i64,
-    now: Timestamp,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
-         watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) \
-         DO NOTHING",
-    )
-    .bind(file_id)
-    .bind(millis(now))
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 

@@ -5,13 +5,14 @@
 //! master exists is known to `explain` and to the ledger. It never makes a file a source file.
 //!
 //! The files of a set are in one folder and have one stem. Case does not matter, within ASCII: `LOTS.SHP` and
-//! `lots.dbf` are a set. Formats that refer to other files by name inside the file, such as `obj` to `mtl`, are no sets.
+//! `lots.dbf` are a set. Formats that refer to other files by name inside the file, such as `obj` to `mtl`, are no
+//! sets.
 //!
 //! Sources: shapefile: desktop.arcgis.com/en/arcmap/10.5/manage-data/shapefiles/shapefile-file-extensions.htm ("shp,
 //! shx, dbf: required"), `qix` from gdal.org/drivers/vector/shapefile.html. MapInfo: gdal.org/drv_mitab.html. AVEVA:
 //! KB0046974 of bentleysystems.service-now.com ("an att file with a matching name to the RVM file"). Not in the table
-//! although documented: `fbx` of a shapefile, because it is also the extension of a 3D format, and `atx`, whose name has
-//! a column between stem and extension; both are indexes that are built again when they are missing.
+//! although documented: `fbx` of a shapefile, because it is also the extension of a 3D format, and `atx`, whose name
+//! has a column between stem and extension; both are indexes that are built again when they are missing.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

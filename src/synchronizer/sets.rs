@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use super::Synchronizer;
 use crate::ledger::{
@@ -32,13 +32,22 @@ enum Verdict {
     Refused(Refusal),
 }
 
+/// What came of checking the sets that wait for a run.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sets {
+    /// Those that are whole may be run; nothing was put off.
+    Accepted,
+    /// Some masters were put off, or failed.
+    Refused,
+}
+
 impl Synchronizer {
     /// Puts off or fails the masters whose set is not whole.
     pub(super) async fn check_sets(
         &self,
         connection: &ConnectionRecord,
         now: Timestamp,
-    ) -> Result<(), ledger::Error> {
+    ) -> Result<Sets, ledger::Error> {
         let sets = self.ledger.waiting_sets(connection.id, now).await?;
         let mut refusals: Vec<(FileId, Refusal)> = Vec::new();
         for set in &sets {
@@ -55,16 +64,17 @@ impl Synchronizer {
                             hint = refusal.hint.as_deref(), "file failed"
                         );
                     } else {
-                        debug!(watch = set.watch, %path, reason = refusal.reason, "file waits for its set");
+                        info!(watch = set.watch, %path, reason = refusal.reason, "file waits for the rest of its set");
                     }
                     refusals.push((set.file, refusal));
                 }
             }
         }
         if refusals.is_empty() {
-            return Ok(());
+            return Ok(Sets::Accepted);
         }
-        self.ledger.put_off_stored(&refusals, now).await
+        self.ledger.put_off_stored(&refusals, now).await?;
+        Ok(Sets::Refused)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Files that belong together, such as a shapefile and its companions: stored without configuration, run only as a whole.
+//! Files that belong together, such as a shapefile and its companions: stored without configuration, run only as a
+//! whole.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -413,6 +414,19 @@ async fn a_companion_without_its_master_is_stored_and_never_an_error() {
     let done = site.run(&["run", "--once"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     assert_eq!(results(&site, "lots.shp"), ["Success"]);
+}
+
+#[tokio::test]
+async fn a_single_pass_reports_a_shapefile_that_lacks_a_part() {
+    let (site, folder) = patient_site().await;
+    write_set(&folder, &["lots.shp", "lots.dbf"], "one");
+    write(&folder.join("house.ifc"), "one");
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    let reason = "\"lots.shp\" waits for \"lots.shx\"";
+    let reason = reason.escape_default().to_string();
+    assert!(done.err.contains(&reason), "{done:?}");
+    assert_eq!(results(&site, "house.ifc"), ["Success"]);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::{BYTES_MAX, Task};
 use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
-use crate::ledger::Ready;
+use crate::ledger::{Absence, Ready};
 use crate::names::QuotedPath;
 use crate::watch::Error;
 use crate::watch::probe::{Probe, ProbeReply};
@@ -97,8 +97,11 @@ impl Task {
             set_stem: wanted.set_stem,
         };
         let known = self.out.ledger.known(self.id, &ready.path).await?;
-        if known.is_some_and(|known| known.is_handed_over(&ready)) {
+        if let Some(known) = known.filter(|known| known.is_handed_over(&ready)) {
             self.settling.forget(&ready.path);
+            if known.set_stem.is_some() && known.absence == Some(Absence::Missing) {
+                self.find_part(&ready.path).await?;
+            }
             return Ok(None);
         }
         self.join_set(&ready.path, ready.set_stem.as_deref());
@@ -109,12 +112,41 @@ impl Task {
     async fn on_gone(&mut self, path: &Path) -> Result<(), Error> {
         self.settling.forget(path);
         let known = self.out.ledger.known(self.id, path).await?;
-        if known.is_some_and(|known| known.absence.is_none()) {
+        if let Some(known) = known.filter(|known| known.absence.is_none()) {
+            if known.set_stem.is_some() {
+                self.miss_part(path).await?;
+            }
             // An event proves nothing; a scan does. Programs that save by rename must not cause many.
             let now = Instant::now();
             let settled = now + self.watch.settle_policy.settle;
             self.schedule.request_scan_later(settled, now);
         }
+        Ok(())
+    }
+
+    /// A file of a set is not there. Programs that export a set delete it first: a run must not read the new files
+    /// together with the old ones in storage, so this does not wait for the scan that confirms it.
+    async fn miss_part(&self, path: &Path) -> Result<(), Error> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        let missing = [(name.to_owned(), Absence::Missing)];
+        let now = crate::clock::now();
+        let absent = self
+            .out
+            .ledger
+            .record_absent(self.id, dir, &missing, now, now);
+        absent.await?;
+        Ok(())
+    }
+
+    /// A file of a set that was missing is there again, unchanged.
+    async fn find_part(&self, path: &Path) -> Result<(), Error> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        let found = [name.to_owned()];
+        self.out.ledger.record_found(self.id, dir, &found).await?;
         Ok(())
     }
 
