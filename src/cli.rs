@@ -8,6 +8,7 @@ mod generate;
 mod matching;
 mod operate;
 mod plan;
+mod references;
 mod run;
 mod status;
 mod unfinished_file;

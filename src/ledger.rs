@@ -85,7 +85,7 @@ pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
-pub use history::{FileHistory, HistoryEntry};
+pub use history::{FileHistory, HistoryEntry, HistoryEvent};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
@@ -100,7 +100,9 @@ pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
-pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage, UploadResult};
+pub use state::{
+    Absence, FailureKind, JobState, Outcome, RootState, RunEvent, Stage, Step, UploadResult,
+};
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_reports::{Counts, RunSummary, WatchReport};

@@ -13,8 +13,9 @@ use serde::Serialize;
 
 use crate::connector_type::ConnectorType;
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
-    JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, HistoryEvent,
+    Inactive, JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunEvent, RunSummary,
+    Step, WatchReport,
 };
 use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::text::plural;
@@ -215,7 +216,7 @@ pub(crate) struct LineView {
     pub(crate) at: Timestamp,
     pub(crate) version: Option<u64>,
     /// The event, for programs.
-    pub(crate) what: String,
+    pub(crate) what: HistoryEvent,
     /// The event as text.
     pub(crate) text: String,
     pub(crate) note: Option<String>,
@@ -522,7 +523,7 @@ fn line_view(line: &HistoryEntry) -> LineView {
     LineView {
         at: line.at,
         version: line.version,
-        what: line.what.clone(),
+        what: line.what,
         text: line_text(line),
         note: line.note.clone(),
         hint: line.hint.clone(),
@@ -533,35 +534,38 @@ fn line_view(line: &HistoryEntry) -> LineView {
 }
 
 fn line_text(line: &HistoryEntry) -> String {
-    match line.what.as_str() {
-        "seen" => format!("version {} queued", line.version.unwrap_or(0)),
-        "uploaded" if line.millis.is_none() => "uploaded to storage".to_owned(),
-        "uploaded" => "uploaded (upload only)".to_owned(),
-        "put_off" => "attempt failed, will be retried".to_owned(),
-        "asked" => "retry requested".to_owned(),
-        "same_content" => "same content in storage: not uploaded".to_owned(),
-        "overwritten" => "storage file changed by another client: comparing its content".to_owned(),
-        "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
-        "companion_changed" => {
-            "a file that belongs to it has new content: waiting for a run".to_owned()
-        }
-        "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
-        "reference_changed" => "a reference changed".to_owned(),
-        "unmapped" => "removed from the connection: it is a reference now".to_owned(),
-        "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
-        "not_judged" => {
-            "run ended without a result for this file: waiting for another run".to_owned()
-        }
-        "gone" => "gone from the folder".to_owned(),
-        "deselected" => "no longer selected by the configuration".to_owned(),
-        "run_requested" => "run requested".to_owned(),
-        "run_ended" => "run ended".to_owned(),
-        "synchronized" => "synchronized".to_owned(),
-        "synchronized_with_issues" => "synchronized with issues".to_owned(),
-        "unchanged" => "unchanged content: not uploaded".to_owned(),
-        "vanished" => "file deleted before the upload".to_owned(),
-        word => word.to_owned(),
-    }
+    let text = match line.what {
+        HistoryEvent::Step(step) => match step {
+            Step::Seen => return format!("version {} queued", line.version.unwrap_or(0)),
+            Step::Uploaded => "uploaded to storage",
+            Step::PutOff => "attempt failed, will be retried",
+            Step::Asked => "retry requested",
+            Step::SameContent => "same content in storage: not uploaded",
+            Step::Overwritten => "storage file changed by another client: comparing its content",
+            Step::LostInStorage => "storage file deleted by someone else: uploading again",
+            Step::CompanionChanged => {
+                "a file that belongs to it has new content: waiting for a run"
+            }
+            Step::Remapped => "source file in the connection corrected: waiting for a run",
+            Step::ReferenceChanged => "a reference changed",
+            Step::Unmapped => "removed from the connection: it is a reference now",
+            Step::RunLost => "run not found on the platform: waiting for another run",
+            Step::NotJudged => "run ended without a result for this file: waiting for another run",
+            Step::Gone => "gone from the folder",
+            Step::Deselected => "no longer selected by the configuration",
+        },
+        HistoryEvent::Run(RunEvent::Requested) => "run requested",
+        HistoryEvent::Run(RunEvent::Ended) => "run ended",
+        HistoryEvent::Result(outcome) => match outcome {
+            Outcome::Uploaded => "uploaded (upload only)",
+            Outcome::Synchronized => "synchronized",
+            Outcome::SynchronizedWithIssues => "synchronized with issues",
+            Outcome::Unchanged => "unchanged content: not uploaded",
+            Outcome::Vanished => "file deleted before the upload",
+            Outcome::Failed => "failed",
+        },
+    };
+    text.to_owned()
 }
 
 /// The state of a file as text: that of its open job, else the last outcome.

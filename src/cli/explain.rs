@@ -2,6 +2,8 @@
 //!
 //! Longer than most files because everything that a file can wait for has its text here, with the test of the output.
 
+mod content;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -221,6 +223,9 @@ async fn one(
         answer,
         lines: vec![format!("{in_watch} → iModel {}", watch.imodel_id), rule],
     };
+    explanation
+        .lines
+        .extend(content::doubts(&watch.scope.decide(&below)));
     if let Err(error) = names::storage_path(&below) {
         explanation.taken = false;
         "will fail".clone_into(&mut explanation.answer);
@@ -245,6 +250,9 @@ async fn one(
             "not synchronized now: ".clone_into(&mut explanation.answer);
             explanation.answer.push_str(what);
         }
+    }
+    if matches!(on_disk, OnDisk::File(_)) {
+        explanation.lines.extend(content::references(watch, &below));
     }
     state(&mut explanation, watch, &below, &on_disk, config, known).await;
     explanation

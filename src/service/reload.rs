@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use super::tasks::{Tasks, check_interval, register};
+use super::tasks::{Tasks, check_interval, register, scopes};
 use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
@@ -177,6 +177,7 @@ impl Tasks {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
                 check_interval: check_interval(&config.watches),
+                scopes: scopes(&config.watches),
             });
         // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;

@@ -198,7 +198,7 @@ mod tests {
             let quiet = start + Duration::from_secs(quiet_seconds);
             // Another attempt does not start the time again.
             unreadable.add(Path::new("a.dgn"), &error(errno), quiet);
-            let before = quiet - Duration::from_secs(1);
+            let before = start + Duration::from_secs(quiet_seconds - 1);
             assert_eq!(unreadable.lasting(before), Lasting::default(), "{errno}");
             let lasting = unreadable.lasting(quiet);
             assert_eq!(lasting.files, 1, "{errno}");

@@ -37,6 +37,8 @@ mod page;
 mod platform_state;
 mod random_changes;
 mod random_faults;
+mod real_files;
+mod references;
 mod refusals;
 mod remedies;
 mod runs;

@@ -239,6 +239,8 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
     site.replace_in_watches("\n\n", "\nexclude = [\"/Archive/\"]\n\n");
     write(&folder.join("house.ifc"), "house");
     write(&folder.join("Archive/old.ifc"), "old");
+    write(&folder.join("bundle.zip"), "bundle");
+    write(&folder.join("list.xlsx"), "list");
     let check = async |path: &str, code: i32, parts: &[&str]| {
         let path = folder.join(path).display().to_string();
         let output = site.run(&["explain", &path]).await;
@@ -257,13 +259,23 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
         ],
     )
     .await;
+    check(
+        "bundle.zip",
+        0,
+        &[
+            "connector SPPID: a guess for \"zip\": any archive",
+            "confirm it with connectors = { zip = \"SPPID\" }",
+        ],
+    )
+    .await;
+    check("list.xlsx", 0, &["warning: PSEXCEL is retired"]).await;
     check("Archive/old.ifc", 1, &["exclude has \"/Archive/\""]).await;
     check("house.ifc.bak", 1, &["not selected: ignored", "built-in"]).await;
     check("notes.txt", 1, &["no connector"]).await;
     check("../elsewhere.ifc", 1, &["not in a watched folder"]).await;
     check("a:b.ifc", 1, &["not synchronized now", "reason: the name"]).await;
     let daemon = site.start();
-    site.synchronized(1, &daemon).await;
+    site.synchronized(3, &daemon).await;
     check("house.ifc", 0, &["state: synchronized"]).await;
     daemon.stop().await;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
+use crate::ledger::{HistoryEvent, RunEvent, Step};
 use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::status_view::{
@@ -394,8 +395,11 @@ fn known_histories(histories: &[HistoryView]) -> String {
 }
 
 fn history_line(out: &mut String, entry: &LineView) {
+    let is_reason = !matches!(
+        entry.what,
+        HistoryEvent::Run(RunEvent::Ended) | HistoryEvent::Step(Step::ReferenceChanged)
+    );
     let mut text = format!("  {}  {}", clock_time(entry.at), entry.text);
-    let is_reason = !["run_ended", "reference_changed"].contains(&entry.what.as_str());
     if !is_reason && let Some(note) = &entry.note {
         let _infallible = write!(text, ": {note}");
     }

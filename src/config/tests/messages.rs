@@ -40,6 +40,8 @@ fn watch_keys() {
         "connectors = [\"CIVIL\"]",
         "[watch.connectors]\ndgn = \"CIVIL\"\n\".dwg\" = \"DWG\"",
         "[watch.connectors]\n\"*.csv\" = \"\"",
+        "[watch.connectors]\n\"Piping/\" = \"AUTOPLNT\"\ndwg = \"dwg\"",
+        "[watch.connectors]\nfoo = \"NEWTYPE\"\nbar = \"custom:\"",
         "companions = [\"tfw\"]",
         "[watch.companions]\ntif = \"tfw\"",
         "[watch.companions]\ntif = [\"tfw\"]\n\".jpg\" = [\"jgw\"]\npng = []\nasc = [\"prj\", \"asc\", \"*.lyr\"]",

@@ -58,7 +58,7 @@ pub(super) fn run(
         state,
         connection,
         duration,
-        request.switches,
+        &request.switches,
         mismatch,
         &mut faults,
         request.now,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::connector_type::ConnectorType;
+use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
 use crate::runtime_status::Outage;
 use crate::status_view::{
     BlockingView, DaemonView, FilesView, IssuesView, RunView, UnfinishedView,
@@ -310,10 +311,10 @@ fn paused_suspended_and_unavailable_watches() {
 
 #[test]
 fn history_of_a_file() {
-    let line = |second: i64, what: &str, text: &str| LineView {
+    let line = |second: i64, what: HistoryEvent, text: &str| LineView {
         at: ago(second),
         version: Some(1),
-        what: what.to_owned(),
+        what,
         text: text.to_owned(),
         note: None,
         hint: None,
@@ -321,11 +322,11 @@ fn history_of_a_file() {
         bytes: None,
         seconds: None,
     };
-    let run = |second, what: &str, text: &str, note: Option<&str>| LineView {
+    let run = |second, what: RunEvent, text: &str, note: Option<&str>| LineView {
         version: None,
         run: Some("25de0720".to_owned()),
         note: note.map(str::to_owned),
-        ..line(second, what, text)
+        ..line(second, HistoryEvent::Run(what), text)
     };
     let history = HistoryView {
         file: FileView {
@@ -340,18 +341,30 @@ fn history_of_a_file() {
             ..file("Site/Ground.ifc")
         },
         history: vec![
-            line(60, "seen", "version 1 queued"),
+            line(60, HistoryEvent::Step(Step::Seen), "version 1 queued"),
             LineView {
                 note: Some("cannot upload: no connection".to_owned()),
                 hint: Some("check the network".to_owned()),
-                ..line(50, "put_off", "attempt failed, will be retried")
+                ..line(
+                    50,
+                    HistoryEvent::Step(Step::PutOff),
+                    "attempt failed, will be retried",
+                )
             },
-            line(40, "uploaded", "uploaded to storage"),
-            run(30, "run_requested", "run requested", None),
-            run(20, "run_ended", "run ended", Some("Success")),
+            line(
+                40,
+                HistoryEvent::Step(Step::Uploaded),
+                "uploaded to storage",
+            ),
+            run(30, RunEvent::Requested, "run requested", None),
+            run(20, RunEvent::Ended, "run ended", Some("Success")),
             LineView {
                 seconds: Some(3.3),
-                ..line(20, "synchronized", "synchronized")
+                ..line(
+                    20,
+                    HistoryEvent::Result(Outcome::Synchronized),
+                    "synchronized",
+                )
             },
         ],
     };
