@@ -6,9 +6,10 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `foreign_changes`; `runs`, `references`,
-//! `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports:
-//! `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
+//! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`; `runs`,
+//! `references`, `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`.
+//! For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`,
+//! `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -53,9 +54,11 @@ mod run_entries;
 mod run_results;
 mod runs;
 mod scan_digests;
+mod sets;
 mod state;
 mod storage_folders;
 mod storage_places;
+mod stored_job;
 mod transitions;
 mod watch_reports;
 mod watches;
@@ -76,7 +79,7 @@ pub use blocking_runs::BlockingRun;
 pub use bulk_change::BulkChange;
 pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
-pub use connections::{Backlog, ConnectionRecord};
+pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use error::Error;
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
@@ -96,6 +99,7 @@ pub use run_entries::RunEntry;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
+pub use sets::{SetPart, WaitingSet};
 pub use state::{
     Absence, FailureKind, JobState, Outcome, RootState, RunEvent, Stage, Step, UploadResult,
 };

@@ -34,7 +34,7 @@ mod ignored;
 mod scope;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -261,12 +261,13 @@ impl Selection {
     pub fn decide_entered(&self, rel: &Path) -> Verdict {
         let alone = self.decide_alone(rel);
         let may_be_companion = match &alone {
-            Verdict::NoConnector | Verdict::Ignored(Reason::NotIncluded) => true,
+            Verdict::NoConnector | Verdict::Reference | Verdict::Ignored(Reason::NotIncluded) => {
+                true
+            }
             Verdict::Source {
                 master: None, why, ..
             } => matches!(why, Why::Table(_) | Why::Guess(_)),
             Verdict::Source { .. }
-            | Verdict::Reference
             | Verdict::Ignored(_)
             | Verdict::UploadOnly { .. }
             | Verdict::Companion(_) => false,
@@ -286,13 +287,21 @@ impl Selection {
     }
 
     /// The stem that the files of a set share, lower-cased, for a source file that can have companions and for its
-    /// companions. `verdict` is what was decided for the file.
+    /// companions. `verdict` is what was decided for the file. None for a file that is in no set, and for companions of
+    /// a file that is only stored: any source file may refer to that one.
     #[must_use]
     pub fn set_stem(&self, rel: &Path, verdict: &Verdict) -> Option<Vec<u8>> {
         let name = rel.file_name()?;
         match verdict {
             Verdict::Source { .. } => self.companions.stem_of_master(name),
-            Verdict::Companion(_) => self.companions.stem_of_companion(name),
+            Verdict::Companion(companion) => {
+                let is_source = |master: &OsString| {
+                    let verdict = self.decide_alone(&rel.with_file_name(master));
+                    matches!(verdict, Verdict::Source { .. })
+                };
+                let of_source = companion.masters.iter().any(is_source);
+                of_source.then(|| self.companions.stem_of_companion(name))?
+            }
             Verdict::Ignored(_)
             | Verdict::NoConnector
             | Verdict::Reference

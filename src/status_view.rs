@@ -543,6 +543,9 @@ fn line_text(line: &HistoryEntry) -> String {
             Step::SameContent => "same content in storage: not uploaded",
             Step::Overwritten => "storage file changed by another client: comparing its content",
             Step::LostInStorage => "storage file deleted by someone else: uploading again",
+            Step::CompanionChanged => {
+                "a file that belongs to it has new content: waiting for a run"
+            }
             Step::Remapped => "source file in the connection corrected: waiting for a run",
             Step::ReferenceChanged => "a reference changed",
             Step::Unmapped => "removed from the connection: it is a reference now",

@@ -9,7 +9,7 @@
 //! `rescan_interval` (`periodic_check`). A run counts for a file only if it was requested after the file's upload was
 //! completed and storage still holds that content. The intent to request a run is in the ledger before the request:
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
-//! counted as ours.
+//! counted as ours. A master is run only with its whole set (`sets`).
 
 mod batching;
 mod blocking;
@@ -20,6 +20,7 @@ mod periodic_check;
 mod reconcile;
 mod refusals;
 mod run;
+mod sets;
 mod storage_check;
 
 use std::collections::{HashMap, HashSet};
@@ -45,6 +46,7 @@ use crate::stored_content::{self, Content};
 use batching::Batch;
 use blocking::Blocking;
 use run::Requested;
+use sets::Sets;
 
 /// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -275,6 +277,10 @@ impl Synchronizer {
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
         for connection in connections {
+            // The others may have to wait for a set that is already in the connection.
+            if self.check_sets(connection, now).await? == Sets::Refused {
+                return Ok(Duration::ZERO);
+            }
             let mut files = self.ledger.connection_files(connection.id, now).await?;
             files.retain(ConnectionFile::awaits_run);
             let references = connection.moved_on.is_some()

@@ -331,6 +331,7 @@ fn known(platform: &Platform, files: u64) -> Site {
                 ctime_ns: nanos(meta.ctime(), meta.ctime_nsec()),
             },
             connector: Some(itwin_syncd::connector_type::ConnectorType::new("MSTN")),
+            set_stem: None,
         });
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,9 +1,10 @@
 //! `itwin-syncd explain`: whether a path is synchronized, and why.
 //!
-//! Longer than most files because the test of its output is beside it.
+//! Longer than most files because everything that a file can wait for has its text here, with the test of the output.
 
 mod content;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -16,11 +17,13 @@ use super::{
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
-use crate::ledger::{FileReport, Fingerprint, Inactive, JobState, Known, Ledger, WatchReport};
+use crate::ledger::{
+    FileReport, Fingerprint, Inactive, JobState, Known, Ledger, SetPart, WatchReport,
+};
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::RuntimeStatus;
-use crate::selection::{Reason, Verdict};
+use crate::selection::{self, Reason, Verdict};
 use crate::state_directory;
 use crate::status_view;
 use crate::watch::Unfinished;
@@ -116,6 +119,13 @@ impl Knowledge {
 
     async fn file(&self, watch: &str, path: &Path) -> Option<FileReport> {
         self.ledger.as_ref()?.file_at(watch, path).await.ok()?
+    }
+
+    async fn companions(&self, file: Option<&FileReport>) -> Vec<SetPart> {
+        match (&self.ledger, file) {
+            (Some(ledger), Some(file)) => ledger.companions(file.id).await.unwrap_or_default(),
+            _ => Vec::new(),
+        }
     }
 
     fn watch(&self, name: &str) -> Option<&WatchReport> {
@@ -307,6 +317,24 @@ async fn state(
             .lines
             .push("state: not queued for upload yet".to_owned());
     }
+    let set = known.companions(file).await;
+    if !set.is_empty() {
+        let names: Vec<String> = set.iter().map(companion).collect();
+        explanation
+            .lines
+            .push(format!("companions: {}", names.join(", ")));
+        let present = set.iter().map(|part| part.name.as_os_str());
+        let name = below.file_name().unwrap_or_default();
+        if let Some(lacking) = selection::lacking_projection(name, present) {
+            let quoted = |name: &OsString| QuotedPath(name.as_ref()).to_string();
+            let names: Vec<String> = lacking.names.iter().map(quoted).collect();
+            explanation.lines.push(format!(
+                "note: {} is missing: the coordinate system of the {} is unknown to the connector",
+                names.join(" and "),
+                lacking.format
+            ));
+        }
+    }
     let unfinished = unfinished_file::ask(&config.state.path, &watch.name, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         explanation.lines.push(format!("waiting for: {waits}"));
@@ -331,7 +359,14 @@ async fn state(
         // Nothing else starts before the watch is resumed.
         _ if suspended.is_some() => {}
         _ => {
-            if let Some(next) = file.and_then(next_step) {
+            let on_its_way = set.iter().find(|part| part.job.is_some());
+            let stored = file.is_some_and(|file| file.job == Some(JobState::Stored));
+            if let Some(part) = on_its_way.filter(|_| stored) {
+                let name = QuotedPath(part.name.as_ref());
+                explanation
+                    .lines
+                    .push(format!("waiting for: the upload of its companion {name}"));
+            } else if let Some(next) = file.and_then(next_step) {
                 explanation.lines.push(format!("waiting for: {next}"));
             }
         }
@@ -350,6 +385,16 @@ async fn state(
             status_view::root_word(report.root),
             report.note.as_deref().unwrap_or_default()
         ));
+    }
+}
+
+/// A companion with its state, if it is not stored.
+fn companion(part: &SetPart) -> String {
+    let name = QuotedPath(part.name.as_ref());
+    match part.job {
+        None => name.to_string(),
+        Some(JobState::Failed) => format!("{name} (failed)"),
+        Some(_) => format!("{name} (pending)"),
     }
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::faults::{ActiveFaults, Report};
 use super::model::{Connection, Covered, File, Run, SourceFile, State};
-use super::switches::{Switches, UnchangedTask, UndocumentedExtension};
+use super::switches::{GeospatialCompanions, Switches, UnchangedTask, UndocumentedExtension};
 
 /// Documented results of tasks, from best to worst.
 const RESULTS: [&str; 6] = [
@@ -115,6 +115,12 @@ pub(super) fn for_connection(
                 failure(&format!(
                     "{name} is not {format}: its first bytes do not match"
                 ))
+            } else if let Some(missing) = file
+                .filter(|_| switches.geospatial_companions == GeospatialCompanions::Needed)
+                .filter(|_| source.connector_type.eq_ignore_ascii_case("GEOSPATIAL"))
+                .and_then(|file| missing_companion(state, file))
+            {
+                failure(&format!("{missing} not found"))
             } else {
                 ("Success".to_owned(), None)
             };
@@ -162,6 +168,26 @@ pub(super) fn for_connection(
         run.covered.clear();
     }
     run
+}
+
+/// The first of the files that a shapefile cannot be read without and that is not complete in its folder.
+///
+/// Source: desktop.arcgis.com/en/arcmap/10.5/manage-data/shapefiles/shapefile-file-extensions.htm
+fn missing_companion(state: &State, file: &File) -> Option<String> {
+    let (stem, extension) = file.display_name.rsplit_once('.')?;
+    if !extension.eq_ignore_ascii_case("shp") {
+        return None;
+    }
+    let is_there = |name: &str| {
+        state.files.values().any(|other| {
+            other.parent_folder_id == file.parent_folder_id
+                && !other.deleted
+                && other.completed.is_some()
+                && other.display_name.eq_ignore_ascii_case(name)
+        })
+    };
+    let needed = ["dbf", "shx"].map(|extension| format!("{stem}.{extension}"));
+    needed.into_iter().find(|name| !is_there(name))
 }
 
 /// Whether an earlier run of the connection processed this version as this source file.

@@ -329,6 +329,13 @@ switches! {
         /// It has none: the run reports nothing about that file.
         Absent = "absent",
     }
+    /// A shapefile whose `.dbf` or `.shx` is not in its storage folder.
+    geospatial_companions: "geospatial-companions", GeospatialCompanions {
+        /// Its task fails.
+        Needed = "needed",
+        /// It is read without them.
+        Ignored = "ignored",
+    }
     /// A connection's link to its last run.
     last_run: "last-run", LastRun {
         /// Names the newest run.

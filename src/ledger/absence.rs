@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::history::{Step, note};
 use super::row::split;
 use super::scan_digests::forget_listing;
+use super::sets::judge_masters_again;
 use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
 
 /// Rows that are changed in one transaction, so that many of them do not delay other transactions.
@@ -77,16 +78,20 @@ impl Ledger {
             self.db
                 .write("record files that are back", async |tx| {
                     for name in chunk {
-                        sqlx::query(
+                        let found: Option<i64> = sqlx::query_scalar(
                             "UPDATE files SET absence = NULL, absent_since = NULL \
-                             WHERE watch_id = $1 AND dir = $2 AND name = $3 AND absence = $4",
+                             WHERE watch_id = $1 AND dir = $2 AND name = $3 AND absence = $4 \
+                             RETURNING id",
                         )
                         .bind(watch.0)
                         .bind(dir.as_os_str().as_bytes())
                         .bind(name.as_bytes())
                         .bind(Absence::Missing)
-                        .execute(&mut **tx)
+                        .fetch_optional(&mut **tx)
                         .await?;
+                        if let Some(file) = found {
+                            judge_masters_again(tx, file, crate::clock::now()).await?;
+                        }
                     }
                     forget_listing(tx, watch.0, dir.as_os_str().as_bytes()).await?;
                     Ok(())
@@ -208,6 +213,7 @@ async fn end(
     .bind(file_id)
     .execute(&mut **tx)
     .await?;
+    judge_masters_again(tx, file_id, now).await?;
     let step = match absence {
         Absence::Deselected => Step::Deselected,
         Absence::Missing | Absence::Gone => Step::Gone,

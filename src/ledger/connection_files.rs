@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::clock::has_come;
 use super::row::join;
+use super::sets::{newest_companion, set_open};
 use super::{
     Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, count_value,
     timestamp,
@@ -45,7 +46,7 @@ pub struct ConnectionFile {
 pub struct OpenJob {
     /// Its state.
     pub state: JobState,
-    /// It waits for a run, and it is due.
+    /// It waits for a run, it is due, and no companion of it is on its way.
     pub awaits_run: bool,
     /// Why it failed last, if it did.
     pub kind: Option<FailureKind>,
@@ -70,6 +71,8 @@ pub struct StoredState {
     pub processed: bool,
     /// How often someone else changed the storage file since the local file last changed.
     pub overwrites: u32,
+    /// `lastModifiedDateTime` of the newest of its companions, if it has any.
+    pub companions_modified: Option<String>,
 }
 
 /// What the platform says of a storage file, verbatim; None where it says nothing.
@@ -110,19 +113,22 @@ pub(super) struct ConnectionFileRow {
     run_attempts: Option<i64>,
     attempts: Option<i64>,
     failing_since: Option<i64>,
+    set_open: bool,
+    companions_modified: Option<String>,
 }
 
-pub(super) const CONNECTION_FILE: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, \
-                                          f.storage_file_id, f.connector, \
-                                          (f.connection_id = w.connection_id) IS TRUE AS mapped_here, \
-                                          f.source_file_id, f.mapped_connector, f.stored_size, \
-                                          f.stored_modified, f.stored_modified_by, \
-                                          f.storage_folder_id, f.stored_generation, f.processed, \
-                                          f.overwrites, f.absence, f.outcome, j.state, j.kind, \
-                                          j.due_at, j.pause, j.run_attempts, j.attempts, \
-                                          j.failing_since FROM files f JOIN watches w \
-                                          ON w.id = f.watch_id LEFT JOIN jobs j \
-                                          ON j.file_id = f.id ";
+pub(super) const CONNECTION_FILE: &str = concat!(
+    "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, f.connector, \
+     (f.connection_id = w.connection_id) IS TRUE AS mapped_here, f.source_file_id, \
+     f.mapped_connector, f.stored_size, f.stored_modified, f.stored_modified_by, \
+     f.storage_folder_id, f.stored_generation, f.processed, f.overwrites, f.absence, f.outcome, \
+     j.state, j.kind, j.due_at, j.pause, j.run_attempts, j.attempts, j.failing_since, ",
+    set_open!("'due', 'uploading', 'failed'"),
+    " AS set_open, ",
+    newest_companion!(),
+    " AS companions_modified FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j \
+     ON j.file_id = f.id "
+);
 
 impl ConnectionFile {
     /// Whether it waits for a run now.
@@ -138,6 +144,7 @@ impl ConnectionFileRow {
         let job = self.state.map(|state| OpenJob {
             state,
             awaits_run: state == JobState::Stored
+                && !self.set_open
                 && self
                     .due_at
                     .is_some_and(|due| has_come(due, self.pause.unwrap_or(0), now)),
@@ -165,6 +172,7 @@ impl ConnectionFileRow {
                 generation: self.stored_generation,
                 processed: self.processed != 0,
                 overwrites: count(self.overwrites),
+                companions_modified: self.companions_modified,
             },
             outcome: self.outcome,
             absent: matches!(self.absence, Some(Absence::Gone | Absence::Deselected)),

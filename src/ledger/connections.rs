@@ -3,8 +3,27 @@
 use jiff::Timestamp;
 
 use super::clock::{active, due};
+use super::sets::set_open;
 use super::{ConnectionId, Error, Ledger, count_value, millis, timestamp};
 use crate::ids::ImodelId;
+
+/// SQL: a mapped master of the iModel `$1` has new content in its set that no run has read, while a job `p` of the same
+/// set, for an upload or for a missing part, meets a condition.
+macro_rules! partial {
+    ($condition:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM jobs p JOIN files q ON q.id = p.file_id JOIN files m \
+             ON m.watch_id = q.watch_id AND m.dir = q.dir AND m.set_stem = q.set_stem \
+             JOIN watches w ON w.id = m.watch_id WHERE (p.state IN ('due', 'uploading') \
+             OR (p.state = 'stored' AND p.kind = 'incomplete')) \
+             AND q.set_stem IS NOT NULL AND w.imodel_id = $1 AND w.configured = 1 \
+             AND m.source_file_id IS NOT NULL AND m.stored_version IS NOT NULL \
+             AND m.outcome IS NULL AND ",
+            $condition,
+            ")"
+        )
+    };
+}
 
 /// A connection of an iModel that has watches.
 #[derive(Debug, Clone)]
@@ -32,8 +51,22 @@ pub struct Backlog {
     pub last: Option<Timestamp>,
     /// Whether a file of the iModel is being uploaded or could be at once.
     pub in_hand: bool,
+    /// How far the sets are that a run would read, of which only a part is in storage.
+    pub partial: Partial,
     /// When the next file becomes due for a run that is not due yet.
     pub next_due: Option<Timestamp>,
+}
+
+/// Sets in the connections of an iModel of which storage has new content of some files, but not of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Partial {
+    /// There are none.
+    #[default]
+    None,
+    /// Of all of them, the other files wait for another attempt.
+    PutOff,
+    /// Of some of them, the other files are being uploaded or could be at once.
+    Uploading,
 }
 
 impl Ledger {
@@ -103,6 +136,8 @@ impl Ledger {
             last: Option<i64>,
             next_due: Option<i64>,
             in_hand: bool,
+            partial: bool,
+            partial_uploading: bool,
         }
         // Called after every upload, so it must not read all jobs that wait for theirs.
         let row: Row = self
@@ -123,8 +158,15 @@ impl Ledger {
                      ON w.id = f.watch_id WHERE j.state = 'due' AND j.due_at <= $2 \
                      AND w.imodel_id = $1 AND ",
                     active!("$2"),
-                    ")) AS in_hand FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
-                     ON w.id = f.watch_id WHERE j.state = 'stored' AND w.imodel_id = $1",
+                    ")) AS in_hand, ",
+                    partial!("1 = 1"),
+                    " AS partial, ",
+                    partial!("p.reason IS NULL"),
+                    " AS partial_uploading FROM jobs j JOIN files f ON f.id = j.file_id \
+                     JOIN watches w ON w.id = f.watch_id WHERE j.state = 'stored' \
+                     AND w.imodel_id = $1 AND NOT ",
+                    // It is judged when the job of a companion failed.
+                    set_open!("'due', 'uploading'"),
                 ))
                 .bind(imodel_id)
                 .bind(millis(now))
@@ -138,6 +180,11 @@ impl Ledger {
             last: row.last.map(timestamp),
             in_hand: row.in_hand,
             next_due: row.next_due.map(timestamp),
+            partial: match (row.partial, row.partial_uploading) {
+                (_, true) => Partial::Uploading,
+                (true, false) => Partial::PutOff,
+                (false, false) => Partial::None,
+            },
         })
     }
 

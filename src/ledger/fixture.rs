@@ -29,6 +29,7 @@ pub(super) fn ready(path: &str, n: i64) -> Ready {
         path: PathBuf::from(path),
         fingerprint: print(n),
         connector: Some(ConnectorType::new("MSTN")),
+        set_stem: None,
     }
 }
 

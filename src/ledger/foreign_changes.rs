@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::checkpoints::forget_storage_file;
 use super::clock::pause;
 use super::history::{Step, note};
-use super::transitions::insert_stored_job;
+use super::stored_job::insert_stored_job;
 use super::{ConnectionFile, Error, Ledger, Tx, millis};
 
 impl Ledger {

@@ -10,6 +10,7 @@ use super::history::{Step, note};
 use super::known_files::KnownRow;
 use super::row::split;
 use super::scan_digests::forget_listing;
+use super::sets::link_to_set;
 use super::state::on_new_version;
 use super::{
     BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
@@ -26,6 +27,8 @@ pub struct Ready {
     pub fingerprint: Fingerprint,
     /// The connector type, or None to store the file only.
     pub connector: Option<ConnectorType>,
+    /// The stem of the set that it belongs to, if it belongs to one.
+    pub set_stem: Option<Vec<u8>>,
 }
 
 /// What came of handing files over.
@@ -92,7 +95,7 @@ async fn hand_over_one(
     let (dir, name) = split(&file.path);
     let print = file.fingerprint;
     let known: Option<HandedOverRow> = sqlx::query_as(
-        "SELECT id, version, name, known, size, mtime_ns, ctime_ns, connector, absence \
+        "SELECT id, version, name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
          FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
     )
     .bind(watch.0)
@@ -102,7 +105,11 @@ async fn hand_over_one(
     .await?;
     let (id, version) = match known {
         Some(row) => {
-            if Known::from(row.known).is_version(print, file.connector.as_ref()) {
+            let known = Known::from(row.known);
+            if known.set_stem != file.set_stem {
+                link_to_set(tx, row.id, file.set_stem.as_deref(), now).await?;
+            }
+            if known.is_version(print, file.connector.as_ref()) {
                 return Ok(false);
             }
             let (id, version) = (row.id, row.version.saturating_add(1));
@@ -129,7 +136,7 @@ async fn hand_over_one(
             let id = new_id(now);
             sqlx::query(
                 "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
-                 connector, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
+                 connector, version, set_stem) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9)",
             )
             .bind(id)
             .bind(watch.0)
@@ -139,6 +146,7 @@ async fn hand_over_one(
             .bind(print.mtime_ns)
             .bind(print.ctime_ns)
             .bind(&file.connector)
+            .bind(&file.set_stem)
             .execute(&mut **tx)
             .await?;
             insert_job(tx, id, 1, now).await?;

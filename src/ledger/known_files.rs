@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use super::row::split;
-use super::{Absence, Error, Ledger, WatchId, count_value};
+use super::{Absence, Error, Ledger, Ready, WatchId, count_value};
 use crate::connector_type::ConnectorType;
 
 /// Distinguishes two states of a file without reading it. Compared with `!=` only: times may go backwards.
@@ -28,6 +28,8 @@ pub struct Known {
     pub connector: Option<ConnectorType>,
     /// Recent scans did not find it, or it is not selected.
     pub absence: Option<Absence>,
+    /// The stem of the set that it belongs to, if it belongs to one.
+    pub set_stem: Option<Vec<u8>>,
 }
 
 /// The columns of a [`Known`].
@@ -38,6 +40,7 @@ pub(super) struct KnownRow {
     version: VersionColumns,
     connector: Option<ConnectorType>,
     absence: Option<Absence>,
+    set_stem: Option<Vec<u8>>,
 }
 
 /// The columns of a [`Fingerprint`].
@@ -68,12 +71,19 @@ impl Known {
     pub fn is_version(&self, found: Fingerprint, connector: Option<&ConnectorType>) -> bool {
         self.fingerprint == Some(found) && self.connector.as_ref() == connector
     }
+
+    /// Whether the ledger has this version, and the set that it belongs to.
+    #[must_use]
+    pub fn is_handed_over(&self, file: &Ready) -> bool {
+        self.is_version(file.fingerprint, file.connector.as_ref()) && self.set_stem == file.set_stem
+    }
 }
 
 impl From<KnownRow> for Known {
     fn from(row: KnownRow) -> Self {
         Self {
             absence: row.absence,
+            set_stem: row.set_stem,
             fingerprint: row.version.fingerprint(),
             connector: row.connector,
         }
@@ -91,8 +101,8 @@ impl Ledger {
             self.db
                 .read("list the known files of a folder", async |db| {
                     sqlx::query_as(
-            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
-             WHERE watch_id = $1 AND dir = $2",
+            "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
+             FROM files WHERE watch_id = $1 AND dir = $2",
         )
         .bind(watch.0)
         .bind(dir.as_os_str().as_bytes())
@@ -112,8 +122,8 @@ impl Ledger {
             .db
             .read("look up a file", async |db| {
                 sqlx::query_as(
-                    "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence FROM files \
-                     WHERE watch_id = $1 AND dir = $2 AND name = $3",
+                    "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
+                     FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
                 )
                 .bind(watch.0)
                 .bind(dir)
@@ -188,6 +198,7 @@ mod tests {
                 fingerprint,
                 connector: connector.map(ConnectorType::new),
                 absence: None,
+                set_stem: None,
             };
             assert_eq!(
                 known.is_version(found, selected.map(ConnectorType::new).as_ref()),
@@ -203,6 +214,7 @@ mod tests {
             fingerprint: handed_over,
             connector: None,
             absence: None,
+            set_stem: None,
         };
         assert!(!known.is_version(longer, None), "another size");
     }

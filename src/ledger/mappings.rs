@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::failures::refuse;
 use super::history::{Step, note};
-use super::transitions::insert_stored_job;
+use super::stored_job::insert_stored_job;
 use super::{ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Refusal, Tx, millis};
 use crate::connector_type::ConnectorType;
 

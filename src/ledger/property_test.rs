@@ -215,6 +215,7 @@ impl World {
             path,
             fingerprint: print(local.print),
             connector: Some(ConnectorType::new("MSTN")),
+            set_stem: None,
         };
         let now = self.now();
         self.ledger()

@@ -2,7 +2,8 @@
 //!
 //! A reference has no source file, so no task of a run names it. When a run has read changed references, the histories
 //! of the files that may refer to them say so: which file refers to which is not known, so these are all source files
-//! of the watch. Names and entries are limited per run.
+//! of the watch. Companions are no references: only the masters of their set refer to them (`sets`). Names and entries
+//! are limited per run.
 //!
 //! A file that was a source file before has one in the connection until the synchronizer removes it.
 
@@ -160,7 +161,7 @@ async fn changed(
 ) -> Result<Changed, sqlx::Error> {
     let count: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM files WHERE watch_id = $1 AND connector IS NULL \
-         AND stored_generation > $2 AND stored_generation <= $3",
+         AND set_stem IS NULL AND stored_generation > $2 AND stored_generation <= $3",
     )
     .bind(watch)
     .bind(covered)
@@ -169,7 +170,7 @@ async fn changed(
     .await?;
     let names: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
         "SELECT dir, name FROM files WHERE watch_id = $1 AND connector IS NULL \
-         AND stored_generation > $2 AND stored_generation <= $3 ORDER BY dir, name LIMIT $4",
+         AND set_stem IS NULL AND stored_generation > $2 AND stored_generation <= $3 ORDER BY dir, name LIMIT $4",
     )
     .bind(watch)
     .bind(covered)

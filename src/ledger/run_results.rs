@@ -10,7 +10,9 @@ use super::references;
 use super::results::insert_result;
 use super::row::join;
 use super::runs::release_files;
-use super::transitions::{delete_job, insert_stored_job};
+use super::sets::set_open;
+use super::stored_job::insert_stored_job;
+use super::transitions::delete_job;
 use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
     count_value, millis,
@@ -94,6 +96,7 @@ struct ConcludedRow {
     kind: Option<FailureKind>,
     run_id: Option<RunId>,
     enqueued_at: Option<i64>,
+    set_open: bool,
 }
 
 impl Ledger {
@@ -150,11 +153,12 @@ impl Ledger {
     }
 }
 
-/// Whether the verdict of a run applies to the file: its content is still the one that was judged, and it was in the
-/// run, or the run covers that content and nothing newer is on its way.
+/// Whether the verdict of a run applies to the file: its content is still the one that was judged, no companion of it
+/// is on its way, and it was in the run, or the run covers that content and nothing newer is on its way.
 fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i64) -> bool {
     if row.storage_file_id.as_deref() != Some(&outcome.storage_file_id)
         || row.stored_generation != outcome.stored_generation
+        || row.set_open
     {
         return false;
     }
@@ -177,11 +181,13 @@ async fn conclude(
     now: Timestamp,
 ) -> Result<Option<RunReport>, sqlx::Error> {
     let file_id = outcome.file.0;
-    let row: Option<ConcludedRow> = sqlx::query_as(
+    let row: Option<ConcludedRow> = sqlx::query_as(concat!(
         "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, \
-         f.stored_generation, j.state, j.kind, j.run_id, j.enqueued_at FROM files f JOIN watches \
-         w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
-    )
+         f.stored_generation, j.state, j.kind, j.run_id, j.enqueued_at, ",
+        set_open!("'due', 'uploading', 'failed'"),
+        " AS set_open FROM files f JOIN watches \
+         w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1"
+    ))
     .bind(file_id)
     .fetch_optional(&mut **tx)
     .await?;

@@ -2,6 +2,7 @@
 use jiff::Timestamp;
 
 use super::history::{Step, note};
+use super::sets::set_open;
 use super::{
     ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, new_id,
     timestamp,
@@ -52,14 +53,16 @@ impl Ledger {
                 .bind(millis(there))
                 .execute(&mut **tx)
                 .await?;
-                let files = sqlx::query(
+                let files = sqlx::query(concat!(
                     "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, \
              previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL \
              WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) \
              AND file_id IN (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id \
              WHERE w.connection_id = $2 AND f.connection_id = $2 \
-             AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector)",
-                )
+             AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector AND NOT ",
+                    set_open!("'due', 'uploading', 'failed'"),
+                    ")",
+                ))
                 .bind(id)
                 .bind(connection.0)
                 .bind(millis(now))

@@ -65,6 +65,8 @@ pub enum Step {
     Overwritten,
     /// Its storage file was deleted by someone else, so it is uploaded again.
     LostInStorage,
+    /// A companion of it has new content, so it is run again.
+    CompanionChanged,
     /// Its source file in the connection was missing or different, and was corrected.
     Remapped,
     /// Its source file was removed from the connection, because it is a reference now.
@@ -111,11 +113,13 @@ pub enum FailureKind {
     NotProcessed,
     /// Someone removed the file from the connection, and `sync.remap` is off.
     Unmapped,
+    /// Files that belong to it are missing, or cannot be uploaded.
+    Incomplete,
 }
 
 impl FailureKind {
     /// Every kind, for those who look up words.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Busy,
         Self::Transient,
         Self::GaveUp,
@@ -125,6 +129,7 @@ impl FailureKind {
         Self::Run,
         Self::NotProcessed,
         Self::Unmapped,
+        Self::Incomplete,
     ];
 
     /// Whether the next start of the service tries again: the operator may have fixed the cause.
@@ -137,7 +142,8 @@ impl FailureKind {
             | Self::Credentials
             | Self::Refused
             | Self::Run
-            | Self::NotProcessed => false,
+            | Self::NotProcessed
+            | Self::Incomplete => false,
         }
     }
 
@@ -269,6 +275,7 @@ words!(
     SameContent = "same_content",
     Overwritten = "overwritten",
     LostInStorage = "lost_in_storage",
+    CompanionChanged = "companion_changed",
     Remapped = "remapped",
     Unmapped = "unmapped",
     ReferenceChanged = "reference_changed",
@@ -289,6 +296,7 @@ words!(
     Run = "run",
     NotProcessed = "not_processed",
     Unmapped = "unmapped",
+    Incomplete = "incomplete",
 );
 words!(
     Absence,

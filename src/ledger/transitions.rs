@@ -6,6 +6,7 @@ use super::history::{Step, note};
 use super::results::insert_result;
 use super::row::split;
 use super::scan_digests::forget_listing;
+use super::sets::{judge_masters_again, renew_masters};
 use super::state::{InImodel, after_upload};
 use super::{
     Absence, Again, Error, JobState, Ledger, Outcome, Refusal, StorageStamp, StoredContent, Tx,
@@ -20,6 +21,14 @@ struct StoredRow {
     connector: Option<ConnectorType>,
     mapped_connector: Option<ConnectorType>,
     outcome: Option<Outcome>,
+    set_stem: Option<Vec<u8>>,
+}
+
+impl StoredRow {
+    /// Whether it belongs to another file, which has to be run with it.
+    fn is_companion(&self) -> bool {
+        self.connector.is_none() && self.set_stem.is_some()
+    }
 }
 
 impl Ledger {
@@ -58,22 +67,14 @@ impl Ledger {
     ) -> Result<UploadResult, Error> {
         self.db
             .write("record a completed upload", async |tx| {
-                let generation: i64 = sqlx::query_scalar(
-                    "UPDATE connections SET generation = generation + 1, moved_at = $2 \
-                     WHERE id = (SELECT connection_id FROM watches WHERE id = $1) \
-                     RETURNING generation",
-                )
-                .bind(job.watch.0)
-                .bind(millis(now))
-                .fetch_one(&mut **tx)
-                .await?;
+                let generation = next_generation(tx, job, now).await?;
                 let file: StoredRow = sqlx::query_as(
                     "UPDATE files SET adopted = 0, stored_version = $2, stored_digest = $3, \
                      stored_size = $4, stored_at = $5, stored_generation = $6, \
                      stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
                      storage_file_id = COALESCE($10, storage_file_id), processed = 0, \
                      unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL \
-                     WHERE id = $1 RETURNING version, connector, mapped_connector, outcome",
+                     WHERE id = $1 RETURNING version, connector, mapped_connector, outcome, set_stem",
                 )
                 .bind(job.file.0)
                 .bind(stored.version)
@@ -90,6 +91,9 @@ impl Ledger {
                 note(tx, job.file.0, stored.version, step, None, now).await?;
                 let result =
                     hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
+                if file.is_companion() {
+                    renew_masters(tx, job.file.0, generation, now).await?;
+                }
                 Ok(result)
             })
             .await
@@ -105,13 +109,16 @@ impl Ledger {
             .write("record an unchanged file", async |tx| {
                 let file: StoredRow = sqlx::query_as(
                     "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 \
-                     RETURNING version, connector, mapped_connector, outcome",
+                     RETURNING version, connector, mapped_connector, outcome, set_stem",
                 )
                 .bind(job.file.0)
                 .bind(job.version)
                 .fetch_one(&mut **tx)
                 .await?;
                 let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now).await?;
+                if file.is_companion() {
+                    judge_masters_again(tx, job.file.0, now).await?;
+                }
                 // The other results record it themselves, or have nothing to record yet.
                 if result == UploadResult::AwaitsRun {
                     note(tx, job.file.0, job.version, Step::SameContent, None, now).await?;
@@ -138,6 +145,7 @@ impl Ledger {
                 .await?;
                 forget_listing(tx, job.watch.0, split(&job.path).0).await?;
                 if newest == job.version {
+                    judge_masters_again(tx, job.file.0, now).await?;
                     insert_result(tx, job.file.0, Outcome::Vanished, None, None, None, now).await?;
                     delete_job(tx, job.file.0).await?;
                 } else {
@@ -169,6 +177,24 @@ impl Ledger {
             })
             .await
     }
+}
+
+/// Raises the generation of the connection, because the content of a file is complete in storage.
+///
+/// A file that refers to nothing of ours but its set leads to a run by the job of its master. Any other stored-only
+/// file may be referred to by every source file, so the connection is run for it even without a job.
+async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "UPDATE connections SET generation = generation + 1, moved_at = $2, \
+         covered = CASE WHEN covered = generation AND EXISTS (SELECT 1 FROM files WHERE id = $3 \
+         AND set_stem IS NOT NULL) THEN generation + 1 ELSE covered END WHERE id = (SELECT \
+         connection_id FROM watches WHERE id = $1) RETURNING generation",
+    )
+    .bind(job.watch.0)
+    .bind(millis(now))
+    .bind(job.file.0)
+    .fetch_one(&mut **tx)
+    .await
 }
 
 /// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.
@@ -256,24 +282,6 @@ pub(super) async fn delete_job(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Er
         .bind(file_id)
         .execute(&mut **tx)
         .await?;
-    Ok(())
-}
-
-/// Gives a file whose content is in storage a job that waits for a run, unless it has a job.
-pub(super) async fn insert_stored_job(
-    tx: &mut Tx,
-    file_id: i64,
-    now: Timestamp,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
-         watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) \
-         DO NOTHING",
-    )
-    .bind(file_id)
-    .bind(millis(now))
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 

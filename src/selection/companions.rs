@@ -5,13 +5,14 @@
 //! master exists is known to `explain` and to the ledger. It never makes a file a source file.
 //!
 //! The files of a set are in one folder and have one stem. Case does not matter, within ASCII: `LOTS.SHP` and
-//! `lots.dbf` are a set. Formats that refer to other files by name inside the file, such as `obj` to `mtl`, are no sets.
+//! `lots.dbf` are a set. Formats that refer to other files by name inside the file, such as `obj` to `mtl`, are no
+//! sets.
 //!
 //! Sources: shapefile: desktop.arcgis.com/en/arcmap/10.5/manage-data/shapefiles/shapefile-file-extensions.htm ("shp,
-//! shx, dbf: required"), `qix` from gdal.org/drivers/vector/shapefile.html. MapInfo: gdal.org/drv_mitab.html. AVEVA:
-//! KB0046974 of bentleysystems.service-now.com ("an att file with a matching name to the RVM file"). Not in the table
-//! although documented: `fbx` of a shapefile, because it is also the extension of a 3D format, and `atx`, whose name has
-//! a column between stem and extension; both are indexes that are built again when they are missing.
+//! shx, dbf: required"), `qix` from gdal.org/drivers/vector/shapefile.html. `MapInfo`: `gdal.org/drv_mitab.html`.
+//! AVEVA: KB0046974 of bentleysystems.service-now.com ("an att file with a matching name to the RVM file"). Not in the
+//! table although documented: `fbx` of a shapefile, because it is also the extension of a 3D format, and `atx`, whose
+//! name has a column between stem and extension; both are indexes that are built again when they are missing.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -292,8 +293,8 @@ mod tests {
     use super::*;
     use crate::selection::{Rules, Selection, Verdict};
 
-    fn selection(rules: Rules) -> Selection {
-        Selection::new(&rules).unwrap()
+    fn selection(rules: &Rules) -> Selection {
+        Selection::new(rules).unwrap()
     }
 
     /// The verdict in short, and the key of the set.
@@ -356,15 +357,15 @@ mod tests {
             connectors_by_extension: vec![("cpg".to_owned(), "custom:NEW".to_owned())],
             ..Rules::default()
         };
-        let selection = selection(rules);
+        let selection = selection(&rules);
         for (path, expected) in [
             ("lots.dbf", "of lots.shp [lots]"),
             ("old/lots.dbf", "ignored"),
             ("lots_x.dbf", "ignored"),
             ("lots.sbn", "ignored"),
-            ("refs/lots.dbf", "of lots.shp [lots]"),
+            ("refs/lots.dbf", "of lots.shp"),
             ("refs/lots.shp", "stored"),
-            ("lots_r.dbf", "of lots_r.shp [lots_r]"),
+            ("lots_r.dbf", "of lots_r.shp"),
             ("gis/lots.map", "of lots.tab [lots]"),
             ("lots.map", "ignored"),
             ("notes.txt", "ignored"),
@@ -391,7 +392,7 @@ mod tests {
             ],
             ..Rules::default()
         };
-        let selection = selection(rules);
+        let selection = selection(&rules);
         for (path, expected) in [
             ("map.tif", "NEW [map]"),
             ("map.tfw", "of map.tif [map]"),

@@ -44,6 +44,12 @@ impl Scope {
         self.selection.decide_entered(rel)
     }
 
+    /// The stem that the files of a set share: see [`Selection::set_stem`].
+    #[must_use]
+    pub fn set_stem(&self, rel: &Path, verdict: &Verdict) -> Option<Vec<u8>> {
+        self.selection.set_stem(rel, verdict)
+    }
+
     /// Whether the watch takes the file at `rel`.
     #[must_use]
     pub fn selects(&self, rel: &Path) -> bool {

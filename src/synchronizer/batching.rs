@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config;
-use crate::ledger::Backlog;
+use crate::ledger::{Backlog, Partial};
 
 /// Two readings of the clock, by two tasks, may be in the wrong order by this much.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(5);
@@ -22,7 +22,8 @@ pub(super) enum Batch {
 /// Decides from the backlog of an iModel.
 ///
 /// A batch is complete when nothing of the iModel is being uploaded and nothing came for the batch window; but it
-/// never waits longer than the batch maximum, so that a steady stream of files cannot keep it waiting for ever.
+/// never waits longer than the batch maximum, so that a steady stream of files cannot keep it waiting for ever. Only a
+/// set of which a part is being uploaded is waited for longer: the run would read one part of it new and one old.
 pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> Batch {
     let (Some(first), Some(last)) = (backlog.first, backlog.last) else {
         let due = backlog
@@ -32,7 +33,12 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
     };
     let longest = sync.batch_max.saturating_sub(since(first, now));
     let quiet = sync.batch_window.saturating_sub(since(last, now));
-    if longest.is_zero() || (quiet.is_zero() && !backlog.in_hand) {
+    let ready = match backlog.partial {
+        Partial::None => longest.is_zero() || (quiet.is_zero() && !backlog.in_hand),
+        Partial::PutOff => longest.is_zero(),
+        Partial::Uploading => false,
+    };
+    if ready {
         return Batch::Ready;
     }
     // While uploads are in hand, each of them ends with a wake-up; this is only the net below it.
@@ -40,6 +46,11 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
         sync.batch_window
     } else {
         quiet
+    };
+    let longest = if longest.is_zero() {
+        sync.batch_window
+    } else {
+        longest
     };
     Batch::WaitFor(wait.min(longest).max(Duration::from_millis(10)))
 }
@@ -92,6 +103,7 @@ mod tests {
             first: Some(at(first)),
             last: Some(at(last)),
             in_hand,
+            partial: Partial::None,
             next_due: None,
         }
     }
@@ -111,6 +123,29 @@ mod tests {
                 decide(&backlog, at(now), &sync()),
                 expected,
                 "{backlog:?} at {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_waits_for_a_set_of_which_a_part_is_being_uploaded() {
+        let wait = |seconds| Batch::WaitFor(Duration::from_secs(seconds));
+        for (partial, now, expected) in [
+            (Partial::None, 10, Batch::Ready),
+            (Partial::PutOff, 10, wait(10)),
+            (Partial::PutOff, 300, Batch::Ready),
+            (Partial::Uploading, 10, wait(10)),
+            (Partial::Uploading, 300, wait(10)),
+            (Partial::Uploading, 9000, wait(10)),
+        ] {
+            let backlog = Backlog {
+                partial,
+                ..backlog(0, 0, false)
+            };
+            assert_eq!(
+                decide(&backlog, at(now), &sync()),
+                expected,
+                "{partial:?} at {now}"
             );
         }
     }

@@ -413,13 +413,17 @@ impl Synchronizer {
     }
 }
 
-/// Whether a run began after the file's content was completed, both by the platform's clock.
+/// Whether a run began after the content of the file and of its companions was completed, by the platform's clock.
 fn began_after_upload(run: &Run, file: &ConnectionFile) -> bool {
-    let completed = file.stored.stamp.modified.as_deref();
-    let completed = completed.and_then(|text| text.parse::<Timestamp>().ok());
-    completed
-        .zip(run.started)
-        .is_some_and(|(completed, started)| started > completed)
+    let began_after = |completed: &String| {
+        let completed = completed.parse::<Timestamp>().ok();
+        completed
+            .zip(run.started)
+            .is_some_and(|(completed, started)| started > completed)
+    };
+    let stored = &file.stored;
+    stored.stamp.modified.as_ref().is_some_and(began_after)
+        && stored.companions_modified.as_ref().is_none_or(began_after)
 }
 
 /// Logs a synchronized file.

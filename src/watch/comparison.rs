@@ -15,7 +15,7 @@ use super::scan::{Listing, Summary};
 use super::schedule::Confirmation;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
-use crate::ledger::{self, Absence, Absent, Changes, Known, Ledger, ListingPart, WatchId};
+use crate::ledger::{self, Absence, Absent, Changes, Known, Ledger, ListingPart, Ready, WatchId};
 
 /// The comparison of one root's scans.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Comparison {
         for file in &listing.files {
             let name = file.path.file_name().unwrap_or_default();
             match known.files.get(name) {
-                Some(known) if known.is_version(file.fingerprint, file.connector.as_ref()) => {
+                Some(known) if known.is_handed_over(&Ready::from(file)) => {
                     if known.absence == Some(Absence::Missing) {
                         found.push(name.to_owned());
                     }

@@ -156,13 +156,7 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
     loop {
         match reported.recv().await.ok_or_else(gone)? {
             Report::Listing(listing) => {
-                survey
-                    .files
-                    .extend(listing.files.into_iter().map(|file| Ready {
-                        path: file.path,
-                        fingerprint: file.fingerprint,
-                        connector: file.connector,
-                    }));
+                survey.files.extend(listing.files.iter().map(Ready::from));
             }
             Report::FolderDone(_) => {}
             Report::Done(summary) => {
@@ -376,6 +370,7 @@ impl Scanner {
                 Kind::Regular => {
                     let verdict = self.plan.scope.decide_entered(&path);
                     self.plan.skip_log.mention(&path, &verdict);
+                    let set_stem = self.plan.scope.set_stem(&path, &verdict);
                     let Some(connector) = verdict.connector() else {
                         self.found.ignored += 1;
                         continue;
@@ -401,6 +396,7 @@ impl Scanner {
                         path,
                         fingerprint: rooted_fs::fingerprint_of(&stat),
                         connector,
+                        set_stem,
                     });
                 }
                 Kind::Folder | Kind::Other => {}

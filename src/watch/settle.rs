@@ -1,7 +1,9 @@
 //! Decides when a file is complete: when it was seen unchanged for the settle time.
 //!
 //! Pure: every call is given the time. Only what was *seen* counts, never the times in a fingerprint, so neither a
-//! clock that jumps nor a file with an old date can make a file look settled.
+//! clock that jumps nor a file with an old date can make a file look settled. Files of a set are complete together.
+
+mod sets;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::Unfinished;
 use crate::config::SettlePolicy;
 use crate::ledger::Fingerprint;
+use sets::{Member, Sets};
 
 /// However many events come for a file, it is not probed more often than this while it settles.
 const PROBE_GAP: Duration = Duration::from_secs(1);
@@ -24,6 +27,7 @@ const BUSY_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Settling {
     policy: SettlePolicy,
     files: HashMap<PathBuf, Entry>,
+    sets: Sets,
     /// When files were finished the last time, as long as that keeps them from being so again.
     finished: HashMap<PathBuf, Instant>,
     /// Times at which files are probed. May contain outdated times: an entry's own `probe_at` decides.
@@ -68,6 +72,7 @@ impl Settling {
         Self {
             policy,
             files: HashMap::new(),
+            sets: Sets::default(),
             finished: HashMap::new(),
             queue: BinaryHeap::new(),
             bytes: 0,
@@ -93,13 +98,18 @@ impl Settling {
         self.busy
     }
 
-    /// Whether all that is left are files that could not be read for so long that waiting for them makes no sense.
+    /// Whether all that is left are files that could not be read for so long that waiting for them makes no sense, and
+    /// complete files that wait for one of these.
     pub(super) fn is_stuck(&self) -> bool {
-        self.busy == self.files.len()
-            && self
-                .files
-                .values()
-                .all(|entry| entry.seen.is_none() && entry.busy >= BUSY_MAX)
+        let is_stuck = |(path, entry): (&PathBuf, &Entry)| {
+            (entry.seen.is_none() && entry.busy >= BUSY_MAX) || self.sets.waits(path)
+        };
+        self.files.iter().all(is_stuck)
+    }
+
+    /// The file at `path`, which is observed next, belongs to the set `key`: it is finished together with the others.
+    pub(super) fn join_set(&mut self, path: &Path, key: PathBuf) {
+        self.sets.join(path, key);
     }
 
     /// Files that are settling, for status: one, or some of them.
@@ -144,12 +154,21 @@ impl Settling {
                 Some(last) => *last + self.policy.upload_interval,
                 None => observation.began,
             };
+            if next <= observation.began && self.sets.is_awaited(path) {
+                self.sets.mark(path, Member::Complete);
+                let next = observation.began + PROBE_GAP.min(self.policy.settle);
+                let seen = Some((observation.fingerprint, since));
+                self.wait(path, seen, observation.ended, next, BUSY_FIRST);
+                return Step::Wait;
+            }
             if next <= observation.began {
+                self.probe_rest_of_set(path, observation.ended);
                 self.forget(path);
                 self.finish(path, observation.ended);
                 return Step::Ready;
             }
         }
+        self.sets.mark(path, Member::Settling);
         self.wait(
             path,
             Some((observation.fingerprint, since)),
@@ -158,6 +177,18 @@ impl Settling {
             BUSY_FIRST,
         );
         Step::Wait
+    }
+
+    /// The last file of a set is complete: the others are finished by the next look at them.
+    fn probe_rest_of_set(&mut self, path: &Path, now: Instant) {
+        for (other, _) in self.sets.others(path) {
+            if let Some(entry) = self.files.get_mut(other)
+                && entry.probe_at.is_some_and(|at| at > now)
+            {
+                entry.probe_at = Some(now);
+                self.queue.push(Reverse((now, other.to_owned())));
+            }
+        }
     }
 
     /// How long a file must rest to count as finished.
@@ -192,6 +223,7 @@ impl Settling {
             .filter(|entry| entry.seen.is_none())
             .map(|entry| entry.busy);
         let pause = known.unwrap_or(BUSY_FIRST);
+        self.sets.mark(path, Member::Settling);
         self.wait(path, None, now, now + pause, (pause * 2).min(BUSY_MAX));
         known.is_none()
     }
@@ -212,6 +244,7 @@ impl Settling {
 
     /// The file is gone, or turned out to be as it is known.
     pub(super) fn forget(&mut self, path: &Path) {
+        self.sets.leave(path);
         if let Some(entry) = self.files.remove(path) {
             self.bytes -= path.as_os_str().len();
             self.busy -= usize::from(entry.seen.is_none());

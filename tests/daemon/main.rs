@@ -43,6 +43,7 @@ mod refusals;
 mod remedies;
 mod runs;
 mod scale;
+mod sets;
 mod soak;
 mod state_directory;
 mod support;

@@ -1,7 +1,9 @@
 //! What follows from a probe of single paths: a file settles or is handed over, a folder is scanned, a missing file
 //! asks for a scan.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,7 +12,7 @@ use tracing::{debug, warn};
 use super::{BYTES_MAX, Task};
 use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
-use crate::ledger::Ready;
+use crate::ledger::{Absence, Ready};
 use crate::names::QuotedPath;
 use crate::watch::Error;
 use crate::watch::probe::{Probe, ProbeReply};
@@ -19,6 +21,14 @@ use crate::watch::settle::{Observation, Step};
 
 /// Unreadable files that are probed again and again; the others are left to the next scan.
 const BUSY_FILES_MAX: usize = 10_000;
+
+/// A file that the watch takes.
+struct Wanted {
+    /// None: it is only stored.
+    connector: Option<ConnectorType>,
+    /// The stem of the set that it belongs to, if it belongs to one.
+    set_stem: Option<Vec<u8>>,
+}
 
 impl Task {
     pub(super) async fn on_probe(&mut self, reply: ProbeReply) -> Result<(), Error> {
@@ -39,7 +49,8 @@ impl Task {
                 }
                 Probe::Other | Probe::Gone => self.on_gone(&path).await?,
                 Probe::Busy(error) => {
-                    if self.wanted(&path).is_some() {
+                    if let Some(wanted) = self.wanted(&path) {
+                        self.join_set(&path, wanted.set_stem.as_deref());
                         self.on_busy(&path, &error);
                     }
                 }
@@ -54,43 +65,88 @@ impl Task {
         self.hand_over(ready).await
     }
 
-    /// The connector for a path. None: it is not wanted; `Some(None)`: it is only stored.
-    fn wanted(&self, path: &Path) -> Option<Option<ConnectorType>> {
+    /// What the watch does with the file at a path; None: nothing.
+    fn wanted(&self, path: &Path) -> Option<Wanted> {
         let verdict = self.watch.scope.decide(path);
         self.skip_log.mention(path, &verdict);
-        verdict.connector()
+        let set_stem = self.watch.scope.set_stem(path, &verdict);
+        let connector = verdict.connector()?;
+        Some(Wanted {
+            connector,
+            set_stem,
+        })
+    }
+
+    fn join_set(&mut self, path: &Path, set_stem: Option<&[u8]>) {
+        if let (Some(dir), Some(stem)) = (path.parent(), set_stem) {
+            self.settling
+                .join_set(path, dir.join(OsStr::from_bytes(stem)));
+        }
     }
 
     /// Returns the file when it is complete and not known yet.
     async fn on_file(&mut self, path: PathBuf, seen: Observation) -> Result<Option<Ready>, Error> {
-        let Some(connector) = self.wanted(&path) else {
+        let Some(wanted) = self.wanted(&path) else {
             self.settling.forget(&path);
             return Ok(None);
         };
-        let fingerprint = seen.fingerprint;
-        let known = self.out.ledger.known(self.id, &path).await?;
-        let is_known = known.is_some_and(|known| known.is_version(fingerprint, connector.as_ref()));
-        if is_known {
-            self.settling.forget(&path);
+        let ready = Ready {
+            path,
+            fingerprint: seen.fingerprint,
+            connector: wanted.connector,
+            set_stem: wanted.set_stem,
+        };
+        let known = self.out.ledger.known(self.id, &ready.path).await?;
+        if let Some(known) = known.filter(|known| known.is_handed_over(&ready)) {
+            self.settling.forget(&ready.path);
+            if known.set_stem.is_some() && known.absence == Some(Absence::Missing) {
+                self.find_part(&ready.path).await?;
+            }
             return Ok(None);
         }
-        let is_ready = self.settling.observe(&path, seen) == Step::Ready;
-        Ok(is_ready.then_some(Ready {
-            path,
-            fingerprint,
-            connector,
-        }))
+        self.join_set(&ready.path, ready.set_stem.as_deref());
+        let is_ready = self.settling.observe(&ready.path, seen) == Step::Ready;
+        Ok(is_ready.then_some(ready))
     }
 
     async fn on_gone(&mut self, path: &Path) -> Result<(), Error> {
         self.settling.forget(path);
         let known = self.out.ledger.known(self.id, path).await?;
-        if known.is_some_and(|known| known.absence.is_none()) {
+        if let Some(known) = known.filter(|known| known.absence.is_none()) {
+            if known.set_stem.is_some() {
+                self.miss_part(path).await?;
+            }
             // An event proves nothing; a scan does. Programs that save by rename must not cause many.
             let now = Instant::now();
             let settled = now + self.watch.settle_policy.settle;
             self.schedule.request_scan_later(settled, now);
         }
+        Ok(())
+    }
+
+    /// A file of a set is not there. Programs that export a set delete it first: a run must not read the new files
+    /// together with the old ones in storage, so this does not wait for the scan that confirms it.
+    async fn miss_part(&self, path: &Path) -> Result<(), Error> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        let missing = [(name.to_owned(), Absence::Missing)];
+        let now = crate::clock::now();
+        let absent = self
+            .out
+            .ledger
+            .record_absent(self.id, dir, &missing, now, now);
+        absent.await?;
+        Ok(())
+    }
+
+    /// A file of a set that was missing is there again, unchanged.
+    async fn find_part(&self, path: &Path) -> Result<(), Error> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        let found = [name.to_owned()];
+        self.out.ledger.record_found(self.id, dir, &found).await?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use crate::connector_type::ConnectorType;
-use crate::ledger::Fingerprint;
+use crate::ledger::{Fingerprint, Ready};
 
 /// Wanted files of one folder; a large folder comes in several of these.
 #[derive(Debug)]
@@ -24,6 +24,19 @@ pub(in crate::watch) struct Listed {
     pub(in crate::watch) fingerprint: Fingerprint,
     /// None: it is stored only.
     pub(in crate::watch) connector: Option<ConnectorType>,
+    /// The stem of the set that it belongs to, if it belongs to one.
+    pub(in crate::watch) set_stem: Option<Vec<u8>>,
+}
+
+impl From<&Listed> for Ready {
+    fn from(file: &Listed) -> Self {
+        Self {
+            path: file.path.clone(),
+            fingerprint: file.fingerprint,
+            connector: file.connector.clone(),
+            set_stem: file.set_stem.clone(),
+        }
+    }
 }
 
 impl Listing {
@@ -45,6 +58,10 @@ impl Listing {
                     .to_le_bytes(),
             );
             all.extend(connector.unwrap_or_default().as_bytes());
+            if let Some(stem) = &file.set_stem {
+                all.extend((stem.len() as u64).to_le_bytes());
+                all.extend(stem);
+            }
         }
         // A folder that ends here may have had more parts before.
         all.push(u8::from(self.last));

@@ -129,6 +129,7 @@ fn listing(path: &str, numbers: [i64; 3], connector: Option<&str>) -> Listing {
             ctime_ns,
         },
         connector: connector.map(ConnectorType::new),
+        set_stem: None,
     };
     Listing {
         dir: PathBuf::from("plans"),

@@ -223,6 +223,70 @@ fn a_busy_file_is_asked_less_and_less_often_and_starts_to_rest_when_it_can_be_re
 }
 
 #[test]
+fn files_of_a_set_are_ready_together() {
+    let mut settling = Settling::new(policy(None, 0));
+    let start = Instant::now();
+    let parts = ["a.shp", "a.dbf", "a.shx"].map(Path::new);
+    // The second when each of them changes last.
+    let last_change = [0, 20, 5];
+    let mut ready = Vec::new();
+    for s in 0..100 {
+        let now = start + second(s);
+        if s == 0 {
+            for part in parts {
+                settling.join_set(part, PathBuf::from("a"));
+                settling.observe(part, seen(now, 0));
+            }
+        }
+        // The last of them to be complete makes the others due at once.
+        loop {
+            let due = settling.take_due(now, 10);
+            if due.is_empty() {
+                break;
+            }
+            for due in due {
+                let part = parts.iter().position(|part| **part == due).unwrap();
+                let size = s.min(last_change[part]);
+                settling.join_set(&due, PathBuf::from("a"));
+                if settling.observe(&due, seen(now, size)) == Step::Ready {
+                    ready.push((s, part));
+                }
+            }
+        }
+    }
+    assert!(ready.iter().all(|(s, _)| *s == ready[0].0), "{ready:?}");
+    assert!(ready.len() == 3 && ready[0].0 >= 30, "{ready:?}");
+    assert!(settling.is_empty());
+}
+
+#[test]
+fn a_set_waits_for_a_part_that_cannot_be_read_but_a_single_pass_does_not() {
+    let mut settling = Settling::new(policy(None, 0));
+    let start = Instant::now();
+    let (master, part) = (Path::new("a.shp"), Path::new("a.dbf"));
+    for path in [master, part] {
+        settling.join_set(path, PathBuf::from("a"));
+    }
+    settling.observe(master, seen(start, 1));
+    settling.busy(part, start);
+    for s in 1..100 {
+        let now = start + second(s);
+        for due in settling.take_due(now, 10) {
+            if due == master {
+                assert_eq!(settling.observe(master, seen(now, 1)), Step::Wait);
+            } else {
+                settling.busy(part, now);
+            }
+        }
+    }
+    assert!(settling.is_stuck());
+    settling.forget(part);
+    assert!(!settling.is_stuck());
+    let now = start + second(200);
+    assert_eq!(settling.observe(master, seen(now, 1)), Step::Ready);
+}
+
+#[test]
 fn a_settle_time_of_zero_still_needs_a_second_look() {
     let mut settling = Settling::new(SettlePolicy {
         settle: Duration::ZERO,

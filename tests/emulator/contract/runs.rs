@@ -161,6 +161,7 @@ pub async fn runs(seen: &Arc<Seen>) {
     platform.switches_off();
     ended(&platform, first.header("location")).await;
     without_source_files(&platform, &root).await;
+    shapefiles(&platform, &root).await;
 
     let list = format!("{CONNECTIONS}/{id}/runs");
     let listed = platform.get(&list).await.ok(200);
@@ -205,6 +206,34 @@ async fn without_source_files(platform: &Platform, root: &str) {
         (&report["result"], &report["jobs"]),
         (&json!("Success"), &json!([]))
     );
+    platform
+        .delete(&format!("{CONNECTIONS}/{id}"))
+        .await
+        .ok(204);
+}
+
+/// A shapefile is read if `.dbf` and `.shx` are complete in its folder, in either case.
+async fn shapefiles(platform: &Platform, root: &str) {
+    let header = [0, 0, 0x27, 0x0A];
+    let lots = platform.upload(root, "lots.shp", &header).await;
+    let id = connected(platform, &[mapped(&lots, "GEOSPATIAL")]).await;
+    let path = format!("{CONNECTIONS}/{id}/run");
+    let result = async || {
+        let started = platform.post(&path, Value::Null).await;
+        let report = ended(platform, started.header("location")).await;
+        let task = &report["jobs"][0]["tasks"][0];
+        let error = &task["error"]["message"];
+        (task["result"].clone(), error.as_str().map(str::to_owned))
+    };
+    let lacks = |name: &str| (json!("Error"), Some(format!("{name} not found")));
+    assert_eq!(result().await, lacks("lots.dbf"));
+    platform.switch("geospatial-companions", "ignored");
+    assert_eq!(result().await, (json!("Success"), None));
+    platform.switches_off();
+    platform.upload(root, "LOTS.DBF", b"x").await;
+    assert_eq!(result().await, lacks("lots.shx"));
+    platform.upload(root, "lots.shx", b"x").await;
+    assert_eq!(result().await, (json!("Success"), None));
     platform
         .delete(&format!("{CONNECTIONS}/{id}"))
         .await
