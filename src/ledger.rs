@@ -6,9 +6,9 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `foreign_changes`; `runs`, `run_results`,
-//! `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports: `overview`,
-//! `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
+//! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `foreign_changes`; `runs`,
+//! `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports:
+//! `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -44,6 +44,7 @@ mod lock;
 mod mappings;
 mod overview;
 mod problems;
+mod renames;
 mod requeue;
 mod results;
 mod retention;
@@ -88,13 +89,16 @@ pub use known_files::{Fingerprint, Known};
 pub use mappings::Mapping;
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
+pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;
 pub use run_entries::RunEntry;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
-pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage, UploadResult};
+pub use state::{
+    Absence, FailureKind, JobState, Outcome, Relocation, RootState, Stage, UploadResult,
+};
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_reports::{Counts, RunSummary, WatchReport};

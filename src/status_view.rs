@@ -525,6 +525,9 @@ fn line_text(line: &HistoryEntry) -> String {
         "not_judged" => {
             "run ended without a result for this file: waiting for another run".to_owned()
         }
+        "renamed" => format!("renamed from {}", line.note.as_deref().unwrap_or_default()),
+        "relocated" => "storage file renamed to match".to_owned(),
+        "name_kept" => "storage refused the new name or folder".to_owned(),
         "gone" => "deleted from the folder".to_owned(),
         "deselected" => "no longer selected by the configuration".to_owned(),
         "run_requested" => "run requested".to_owned(),

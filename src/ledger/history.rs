@@ -30,6 +30,12 @@ pub(super) enum Step {
     RunLost,
     /// The run that it was in ended without a result for it: it waits for another one.
     NotJudged,
+    /// It has a new path.
+    Renamed,
+    /// Its storage file has the new name and folder.
+    Relocated,
+    /// Storage did not accept its new name or folder.
+    NameKept,
     /// It is gone from the folder.
     Gone,
     /// The configuration no longer selects it.
@@ -67,7 +73,7 @@ pub struct HistoryEntry {
 }
 
 impl Step {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Seen => "seen",
             Self::Uploaded => "uploaded",
@@ -79,6 +85,9 @@ impl Step {
             Self::Remapped => "remapped",
             Self::RunLost => "run_lost",
             Self::NotJudged => "not_judged",
+            Self::Renamed => "renamed",
+            Self::Relocated => "relocated",
+            Self::NameKept => "name_kept",
             Self::Gone => "gone",
             Self::Deselected => "deselected",
         }

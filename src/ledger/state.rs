@@ -117,6 +117,15 @@ pub enum Absence {
     Deselected,
 }
 
+/// How far the storage file of a renamed or moved file has followed it, written before the next request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relocation {
+    /// Nothing was sent.
+    Intended,
+    /// Storage had our content, and a request that changes name or folder may have been sent.
+    Sent,
+}
+
 /// The state of a root, as its watch found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RootState {
@@ -236,6 +245,7 @@ words!(
     Gone = "gone",
     Deselected = "deselected",
 );
+words!(Relocation, Intended = "intended", Sent = "sent");
 words!(
     RootState,
     Ok = "ok",

@@ -38,6 +38,7 @@ mod random_changes;
 mod random_faults;
 mod refusals;
 mod remedies;
+mod renames;
 mod runs;
 mod scale;
 mod soak;
