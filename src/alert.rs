@@ -1,9 +1,9 @@
 //! Alerts: a message when something fails, reminders while it lasts, and a message when it is resolved.
 //!
-//! In come, from a ledger that is open for reading, the problems that there are; out go messages to webhooks and
-//! programs. Each `[[alert]]` is a task of its own that waits for its receiver only: what cannot be delivered is tried
-//! again with growing pauses, as the state of things is then. What was sent is recorded in the ledger, so a restart
-//! sends nothing twice and forgets no resolution. A heartbeat calls a dead man's switch beside that.
+//! Input: the current problems, from a read-only ledger. Output: messages to webhooks and programs. Each `[[alert]]` is
+//! a task of its own, so a slow receiver delays no other. A message that cannot be delivered is sent again with growing
+//! pauses, with the problems of that time. What was sent is recorded in the ledger, so that a restart sends nothing
+//! twice and forgets no resolution. A heartbeat calls an external monitor that reports when the calls stop.
 
 mod message;
 mod scheduler;
@@ -219,12 +219,12 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         RootState::Unavailable => all.push(folder(
             "unavailable",
             true,
-            format!("folder unreachable: {}", note()),
+            format!("folder unavailable: {}", note()),
         )),
         RootState::Degraded => all.push(folder(
             "degraded",
             false,
-            format!("folder only partly watched: {}", note()),
+            format!("folder degraded: {}", note()),
         )),
         RootState::Ok | RootState::Polled => {}
     }

@@ -267,6 +267,16 @@ impl ReadOnlyConfig {
         Self::parse(&text, &file, &Environment::of_process())
     }
 
+    /// What can be read of a file with errors; None when it is not TOML.
+    #[must_use]
+    pub fn load_despite_errors(path: &Path) -> Option<Self> {
+        let (file, text) = read(path).ok()?;
+        let mut report = Report::new(&file, &text);
+        let environment = Environment::of_process();
+        let raw = RawConfig::read(&text, &environment, Mode::Inspect, &mut report);
+        raw.map(RawConfig::into_read_only)
+    }
+
     /// Checks `text` as the content of `file`.
     pub(crate) fn parse(
         text: &str,

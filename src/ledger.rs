@@ -7,8 +7,9 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `foreign_changes`; `runs`,
-//! `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports:
-//! `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
+//! `references`, `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`,
+//! `forget`. For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`,
+//! `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -44,6 +45,7 @@ mod lock;
 mod mappings;
 mod overview;
 mod problems;
+mod references;
 mod renames;
 mod requeue;
 mod results;
@@ -82,13 +84,14 @@ pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
-pub use history::{FileHistory, HistoryEntry};
+pub use history::{FileHistory, HistoryEntry, HistoryEvent};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
-pub use mappings::Mapping;
+pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
+pub use references::Demoted;
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;
@@ -97,7 +100,8 @@ pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
 pub use state::{
-    Absence, FailureKind, JobState, Outcome, Relocation, RootState, Stage, UploadResult,
+    Absence, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent, Stage, Step,
+    UploadResult,
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;

@@ -1,38 +1,48 @@
-//! What a file under a root is to us, judged by its path alone, and why.
+//! Decides from a path alone what a file is to a watch, and by which rule.
 //!
-//! In comes a path relative to its root, as bytes that need not be UTF-8; out goes a [`Verdict`]: ignored, without a
-//! connector, uploaded only, or a source file with its connector type. The scan, the config check and the operator's
-//! "why?" ask the same function, so they cannot disagree. It reads no disk and keeps no state: the same path and the
-//! same [`Rules`] give the same verdict after any restart.
+//! Input: a path relative to its root, as bytes that need not be UTF-8. Output: a [`Verdict`]: ignored, without a
+//! connector, stored only, a reference, or a source file with its connector type. The scan, `check` and `explain` call
+//! the same function, so they cannot disagree. It reads no disk and keeps no state: the same path and the same
+//! [`Rules`] give the same verdict after any restart.
 //!
-//! The first rule that fits decides:
-//! 1. the built-in ignore list (`selection/ignored.rs`); no rule of the user brings such a file back,
-//! 2. a folder whose name begins with a dot, unless a glob of `include` names such a folder and fits it,
+//! The first rule that matches decides:
+//! 1. the built-in ignore list (`selection/ignored.rs`); no user rule overrides it,
+//! 2. a folder whose name begins with a dot, unless a glob of `include` names that folder,
 //! 3. `exclude`,
-//! 4. `include`: when it is not empty, everything else is ignored,
-//! 5. `upload_only`,
-//! 6. a connector by glob, in the order of the config file,
-//! 7. a connector by extension, two-part extensions (`i.dgn`) first; the user's entries replace entries of the table
-//!    (`selection/connectors.rs`),
-//! 8. otherwise the file has no connector and is left alone.
+//! 4. `include`: if set, everything else is ignored,
+//! 5. `masters`: a file that matches is a source file, if it has a connector,
+//! 6. `upload_only`,
+//! 7. the connector: by glob in the order of the config file, then by extension, two-part extensions (`i.dgn`) first.
+//!    The user's entries replace entries of the built-in table (`selection/connectors.rs`). A file with a connector is
+//!    a source file, or a reference if `masters` is set,
+//! 8. otherwise the file has no connector and is ignored.
 //!
-//! **Globs** read as in a `.gitignore`, without its `!`: `*` and `?` stay within one folder, `**` crosses folders; a
-//! glob without `/` fits a file or folder of that name anywhere, one with `/` is taken from
-//! the root (a leading `/` only says so); a trailing `/` asks for a
-//! folder; and a glob that fits a folder takes everything in it. Letters fit in either case, within ASCII: on bytes
-//! there is no other rule that always holds.
+//! A file that step 4 or 8 leaves out, or that step 7 takes by the built-in table, is a companion if it belongs to a
+//! file that is taken (`selection/companions.rs`): stored, but no source file.
+//!
+//! **Globs** work as in a `.gitignore`, but without `!`: `*` and `?` match within one folder, `**` across folders. A
+//! glob without `/` matches that name in any folder; one with `/` starts at the root, and a leading `/` does the same.
+//! A trailing `/` matches folders only. A glob that matches a folder matches everything in it. Case does not matter,
+//! within ASCII: for bytes no other rule always applies.
+//!
+//! Longer than most files because verdicts, their reasons and the texts of both belong together.
 
+mod companions;
 mod connectors;
 mod globs;
 mod ignored;
 mod scope;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::connector_type::ConnectorType;
+use companions::Companions;
+pub use companions::{Companion, Lacking, lacking, lacking_projection};
+pub use connectors::{Guess, built_in as built_in_connectors};
 use globs::Globs;
 pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
 pub use scope::{Depth, Scope};
@@ -44,12 +54,16 @@ pub struct Rules {
     pub include: Vec<String>,
     /// Globs of files and folders to ignore, on top of the built-in list.
     pub exclude: Vec<String>,
+    /// Globs; when there are any, only files that match one of them are source files.
+    pub masters: Vec<String>,
     /// Globs of files that are uploaded and never become source files: references, external data.
     pub upload_only: Vec<String>,
     /// Extension without a leading dot, and connector type. A later entry for the same extension wins.
     pub connectors_by_extension: Vec<(String, String)>,
     /// Glob and connector type; the first glob that fits wins.
     pub connectors_by_glob: Vec<(String, String)>,
+    /// Extension of a master and those of its companions, added to the built-in sets.
+    pub companions: Vec<(String, Vec<String>)>,
 }
 
 /// Compiled [`Rules`]. Cloning is cheap: compiled globs are shared.
@@ -57,12 +71,14 @@ pub struct Rules {
 pub struct Selection {
     include: Globs,
     exclude: Globs,
+    masters: Globs,
     upload_only: Globs,
     connector_globs: Globs,
     /// One entry per glob of `connector_globs`.
     connector_glob_types: Vec<ConnectorType>,
     /// Extension, lower-cased, to what reads it and who says so.
     connectors: Arc<BTreeMap<String, (ConnectorType, Why)>>,
+    companions: Companions,
 }
 
 /// What to do with a file.
@@ -77,8 +93,14 @@ pub enum Verdict {
         /// The glob of `upload_only` that fits.
         glob: String,
     },
+    /// Uploaded to storage, but no source file of the connection: `masters` is set and none of its globs matches.
+    Reference,
+    /// Uploaded to storage, because it belongs to another file of its folder that is uploaded.
+    Companion(Companion),
     /// Uploaded, and a source file of the connection.
     Source {
+        /// The glob of `masters` that matches; None if `masters` is not set.
+        master: Option<String>,
         /// The connector that reads it.
         connector: ConnectorType,
         /// What chose the connector.
@@ -87,12 +109,24 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The guess by which its connector was chosen, if it was one.
+    #[must_use]
+    pub fn guess(&self) -> Option<Guess> {
+        match self {
+            Self::Source {
+                why: Why::Guess(guess),
+                ..
+            } => Some(*guess),
+            _ => None,
+        }
+    }
+
     /// The connector of a file that is uploaded, and within that None if it is stored only.
     #[must_use]
     pub fn connector(self) -> Option<Option<ConnectorType>> {
         match self {
             Self::Source { connector, .. } => Some(Some(connector)),
-            Self::UploadOnly { .. } => Some(None),
+            Self::UploadOnly { .. } | Self::Reference | Self::Companion(_) => Some(None),
             Self::NoConnector | Self::Ignored(_) => None,
         }
     }
@@ -130,6 +164,8 @@ pub enum Why {
     Override(String),
     /// An extension of the built-in table, lower-cased.
     Table(String),
+    /// An extension of the built-in table that other files have too.
+    Guess(Guess),
 }
 
 /// A rule that cannot be used.
@@ -153,10 +189,14 @@ pub enum List {
     Include,
     /// `exclude`
     Exclude,
+    /// `masters`
+    Masters,
     /// `upload_only`
     UploadOnly,
     /// `connectors`, by extension or by glob
     Connectors,
+    /// `companions`
+    Companions,
 }
 
 impl Selection {
@@ -168,7 +208,9 @@ impl Selection {
         let mut bad = Vec::new();
         let include = Globs::new(List::Include, &rules.include, &mut bad);
         let exclude = Globs::new(List::Exclude, &rules.exclude, &mut bad);
+        let masters = Globs::new(List::Masters, &rules.masters, &mut bad);
         let upload_only = Globs::new(List::UploadOnly, &rules.upload_only, &mut bad);
+        bad.extend(contradictions(&rules.masters, &rules.upload_only));
         let connector_globs = Globs::new(
             List::Connectors,
             rules.connectors_by_glob.iter().map(|(glob, _)| glob),
@@ -177,34 +219,31 @@ impl Selection {
 
         let mut connectors = connectors::table();
         for (extension, connector) in &rules.connectors_by_extension {
-            bad.extend(extension_mistake(extension).or_else(|| type_mistake(extension, connector)));
-            let extension = extension.to_lowercase();
-            connectors.insert(
-                extension.clone(),
-                (ConnectorType::new(connector), Why::Override(extension)),
-            );
+            bad.extend(extension_mistake(extension));
+            if let Some(connector) = connector_type(extension, connector, &mut bad) {
+                let extension = extension.to_lowercase();
+                connectors.insert(extension.clone(), (connector, Why::Override(extension)));
+            }
         }
-        bad.extend(
-            rules
-                .connectors_by_glob
-                .iter()
-                .filter_map(|(glob, connector)| type_mistake(glob, connector)),
-        );
+        let connector_glob_types = rules
+            .connectors_by_glob
+            .iter()
+            .filter_map(|(glob, connector)| connector_type(glob, connector, &mut bad))
+            .collect();
 
+        let companions = Companions::new(&rules.companions, &mut bad);
         if !bad.is_empty() {
             return Err(bad);
         }
         Ok(Self {
             include,
             exclude,
+            masters,
             upload_only,
             connector_globs,
-            connector_glob_types: rules
-                .connectors_by_glob
-                .iter()
-                .map(|(_, connector)| ConnectorType::new(connector))
-                .collect(),
+            connector_glob_types,
             connectors: Arc::new(connectors),
+            companions,
         })
     }
 
@@ -220,6 +259,49 @@ impl Selection {
     /// The same for a file whose folders were all entered, as [`Selection::prunes`] has nothing against them.
     #[must_use]
     pub fn decide_entered(&self, rel: &Path) -> Verdict {
+        let alone = self.decide_alone(rel);
+        let may_be_companion = match &alone {
+            Verdict::NoConnector | Verdict::Ignored(Reason::NotIncluded) => true,
+            Verdict::Source {
+                master: None, why, ..
+            } => matches!(why, Why::Table(_) | Why::Guess(_)),
+            Verdict::Source { .. }
+            | Verdict::Reference
+            | Verdict::Ignored(_)
+            | Verdict::UploadOnly { .. }
+            | Verdict::Companion(_) => false,
+        };
+        let companion = may_be_companion.then(|| self.companion(rel)).flatten();
+        companion.map_or(alone, Verdict::Companion)
+    }
+
+    /// The file as a companion, if the watch takes a master that it may belong to.
+    fn companion(&self, rel: &Path) -> Option<Companion> {
+        let mut masters = self.companions.masters_of(rel.file_name()?);
+        masters.retain(|master| {
+            let verdict = self.decide_alone(&rel.with_file_name(master));
+            verdict.connector().is_some()
+        });
+        (!masters.is_empty()).then_some(Companion { masters })
+    }
+
+    /// The stem that the files of a set share, lower-cased, for a source file that can have companions and for its
+    /// companions. `verdict` is what was decided for the file.
+    #[must_use]
+    pub fn set_stem(&self, rel: &Path, verdict: &Verdict) -> Option<Vec<u8>> {
+        let name = rel.file_name()?;
+        match verdict {
+            Verdict::Source { .. } => self.companions.stem_of_master(name),
+            Verdict::Companion(_) => self.companions.stem_of_companion(name),
+            Verdict::Ignored(_)
+            | Verdict::NoConnector
+            | Verdict::Reference
+            | Verdict::UploadOnly { .. } => None,
+        }
+    }
+
+    /// What the file is to us, without regard to the files that it may belong to.
+    fn decide_alone(&self, rel: &Path) -> Verdict {
         let Some(name) = rel.file_name() else {
             return Verdict::NoConnector;
         };
@@ -234,25 +316,47 @@ impl Selection {
         if !self.include.is_empty() && self.include.first_for_file(rel).is_none() {
             return Verdict::Ignored(Reason::NotIncluded);
         }
+        let connector = self.connector(rel, name);
+        let master = self.masters.first_for_file(rel);
+        if let (Some(_), Some((connector, why))) = (&master, &connector) {
+            return Verdict::Source {
+                master: master.map(|glob| glob.text.to_owned()),
+                connector: connector.clone(),
+                why: why.clone(),
+            };
+        }
         if let Some(glob) = self.upload_only.first_for_file(rel) {
             return Verdict::UploadOnly {
                 glob: glob.text.to_owned(),
             };
         }
+        match connector {
+            None => Verdict::NoConnector,
+            Some(_) if !self.masters.is_empty() => Verdict::Reference,
+            Some((connector, why)) => Verdict::Source {
+                master: None,
+                connector,
+                why,
+            },
+        }
+    }
+
+    /// Whether `masters` is set.
+    #[must_use]
+    pub fn has_masters(&self) -> bool {
+        !self.masters.is_empty()
+    }
+
+    /// The connector that reads the file, and what chose it.
+    fn connector(&self, rel: &Path, name: &OsStr) -> Option<(ConnectorType, Why)> {
         if let Some(glob) = self.connector_globs.first_for_file(rel)
             && let Some(connector) = self.connector_glob_types.get(glob.index)
         {
-            return Verdict::Source {
-                connector: connector.clone(),
-                why: Why::Glob(glob.text.to_owned()),
-            };
+            return Some((connector.clone(), Why::Glob(glob.text.to_owned())));
         }
         connectors::extensions(name)
             .find_map(|extension| self.connectors.get(&extension))
-            .map_or(Verdict::NoConnector, |(connector, why)| Verdict::Source {
-                connector: connector.clone(),
-                why: why.clone(),
-            })
+            .cloned()
     }
 
     /// Why a folder, or any of the folders above it, is ignored whatever `exclude` says.
@@ -323,10 +427,12 @@ impl Default for Selection {
         Self {
             include: Globs::default(),
             exclude: Globs::default(),
+            masters: Globs::default(),
             upload_only: Globs::default(),
             connector_globs: Globs::default(),
             connector_glob_types: Vec::new(),
             connectors: Arc::new(connectors::table()),
+            companions: Companions::default(),
         }
     }
 }
@@ -362,6 +468,7 @@ impl fmt::Display for Why {
             Self::Glob(glob) => write!(f, "connectors has {glob:?}"),
             Self::Override(extension) => write!(f, "connectors has {extension:?}"),
             Self::Table(extension) => write!(f, "usual for {extension:?}"),
+            Self::Guess(guess) => guess.fmt(f),
         }
     }
 }
@@ -371,10 +478,27 @@ impl fmt::Display for List {
         f.write_str(match self {
             Self::Include => "include",
             Self::Exclude => "exclude",
+            Self::Masters => "masters",
             Self::UploadOnly => "upload_only",
             Self::Connectors => "connectors",
+            Self::Companions => "companions",
         })
     }
+}
+
+/// Globs that are in both lists.
+fn contradictions<'r>(
+    masters: &'r [String],
+    upload_only: &'r [String],
+) -> impl Iterator<Item = BadRule> + use<'r> {
+    let both = upload_only.iter().filter(|glob| masters.contains(glob));
+    both.map(|glob| BadRule {
+        list: List::UploadOnly,
+        rule: glob.clone(),
+        why: "is in masters too".to_owned(),
+        hint: "remove it from upload_only to synchronize these files, or from masters to only store them"
+            .to_owned(),
+    })
 }
 
 fn extension_mistake(extension: &str) -> Option<BadRule> {
@@ -402,14 +526,19 @@ fn extension_mistake(extension: &str) -> Option<BadRule> {
     })
 }
 
-fn type_mistake(rule: &str, connector: &str) -> Option<BadRule> {
-    (connector.trim().is_empty() || connector.trim() != connector).then(|| BadRule {
+/// The connector type of an entry of `connectors`.
+fn connector_type(rule: &str, text: &str, bad: &mut Vec<BadRule>) -> Option<ConnectorType> {
+    let invalid = match ConnectorType::parse(text) {
+        Ok(connector) => return Some(connector),
+        Err(invalid) => invalid,
+    };
+    bad.push(BadRule {
         list: List::Connectors,
         rule: rule.to_owned(),
-        why: "is given no connector type, or one with space around it".to_owned(),
-        hint: "write a type such as \"CIVIL\"; to leave such files alone, name them in exclude"
-            .to_owned(),
-    })
+        why: invalid.to_string(),
+        hint: invalid.hint(),
+    });
+    None
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 mod batching;
 mod blocking;
 mod connection;
+mod demoted;
 mod outcome;
 mod periodic_check;
 mod reconcile;
@@ -21,6 +22,7 @@ mod refusals;
 mod run;
 mod storage_check;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +40,7 @@ use crate::ledger::{
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::Policy;
+use crate::selection::{Guess, Scope};
 use crate::stored_content::{self, Content};
 use batching::Batch;
 use blocking::Blocking;
@@ -77,6 +80,8 @@ pub struct Settings {
     pub retry: config::Retry,
     /// How often the platform is checked when nothing runs.
     pub check_interval: Duration,
+    /// The selection of each watch, by its name.
+    pub scopes: HashMap<String, Scope>,
 }
 
 impl Settings {
@@ -108,6 +113,9 @@ pub struct Synchronizer {
     policy: Policy,
     give_up: Duration,
     check_interval: Duration,
+    scopes: HashMap<String, Scope>,
+    /// Guessed connectors that were logged with a result, by watch.
+    logged_guesses: HashSet<(String, Guess)>,
     wake: watch::Receiver<u64>,
     uploads: Arc<Notify>,
     progress: watch::Sender<Progress>,
@@ -152,6 +160,8 @@ impl Synchronizer {
             policy: settings.policy(),
             give_up: settings.retry.give_up,
             check_interval: settings.check_interval,
+            scopes: settings.scopes,
+            logged_guesses: HashSet::new(),
             sync: settings.sync,
             wake: deps.wake,
             uploads: deps.uploads,
@@ -216,6 +226,7 @@ impl Synchronizer {
             self.give_up = settings.retry.give_up;
             self.check_interval = settings.check_interval;
             self.sync = settings.sync;
+            self.scopes = settings.scopes;
         }
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;

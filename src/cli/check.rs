@@ -1,5 +1,7 @@
 //! `itwin-syncd check`: tests everything that the service depends on, one line each.
 
+mod content;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -32,6 +34,13 @@ impl Report {
         }
     }
 
+    /// Something that does not fail, but may not be what the user wants.
+    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
+    fn note(what: &str, hint: &str) {
+        println!("note    {what}");
+        println!("        hint: {hint}");
+    }
+
     fn refused(&mut self, what: &str, error: &itwin::Error) {
         self.wrong(
             &format!("{what}: {}", chain(error)),
@@ -56,7 +65,9 @@ pub(super) async fn check(path: &Path) -> u8 {
     ));
     state(&mut report, &config.state.path);
     for watch in &config.watches {
-        folder(&mut report, watch);
+        if folder(&mut report, watch) {
+            content::notes(watch).await;
+        }
     }
     match service::client(&config) {
         Ok(client) if network(&mut report, &config, &client).await => {
@@ -105,7 +116,8 @@ fn state(report: &mut Report, path: &Path) {
     }
 }
 
-fn folder(report: &mut Report, watch: &Watch) {
+/// Whether the folder of a watch is readable.
+fn folder(report: &mut Report, watch: &Watch) -> bool {
     let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
     let looked = rooted_fs::RootDir::open(&watch.path)
         .and_then(|root| root.folder(Path::new("")))
@@ -118,11 +130,15 @@ fn folder(report: &mut Report, watch: &Watch) {
                 watch.poll_interval
             ));
         }
-        Err(error) => report.wrong(
-            &format!("{name}: {error}"),
-            Some("mount the share, or give the service's user read access"),
-        ),
+        Err(error) => {
+            report.wrong(
+                &format!("{name}: {error}"),
+                Some("mount the share, or give the service's user read access"),
+            );
+            return false;
+        }
     }
+    true
 }
 
 /// Connects to both hosts of the platform; whether both are reachable.

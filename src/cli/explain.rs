@@ -1,14 +1,18 @@
 //! `itwin-syncd explain`: whether a path is synchronized, and why.
+//!
+//! Longer than most files because the test of its output is beside it.
+
+mod content;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
 
-use super::status::moment;
+use super::status::{moment, upcoming};
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
-    print_error, print_line,
+    print_error, print_line, unfinished_file,
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
@@ -173,9 +177,35 @@ async fn one(
             "selected for upload only".to_owned(),
             format!("matches upload_only {glob:?}"),
         ),
-        Verdict::Source { connector, why } => (
+        Verdict::Reference => (
+            "selected for upload only".to_owned(),
+            "reference: masters is set and no glob matches".to_owned(),
+        ),
+        Verdict::Companion(companion) => (
+            "selected for upload only".to_owned(),
+            format!(
+                "companion of {}",
+                QuotedPath(Path::new(&companion.to_string()))
+            ),
+        ),
+        Verdict::Source {
+            master: None,
+            connector,
+            why,
+        } => (
             "selected for synchronization".to_owned(),
             format!("connector {}: {why}", connector.as_str()),
+        ),
+        Verdict::Source {
+            master: Some(glob),
+            connector,
+            why,
+        } => (
+            "selected for synchronization".to_owned(),
+            format!(
+                "master: matches masters {glob:?}; connector {}: {why}",
+                connector.as_str()
+            ),
         ),
     };
     let mut explanation = Explanation {
@@ -183,6 +213,9 @@ async fn one(
         answer,
         lines: vec![format!("{in_watch} → iModel {}", watch.imodel_id), rule],
     };
+    explanation
+        .lines
+        .extend(content::doubts(&watch.scope.decide(&below)));
     if let Err(error) = names::storage_path(&below) {
         explanation.taken = false;
         "will fail".clone_into(&mut explanation.answer);
@@ -207,6 +240,9 @@ async fn one(
             "not synchronized now: ".clone_into(&mut explanation.answer);
             explanation.answer.push_str(what);
         }
+    }
+    if matches!(on_disk, OnDisk::File(_)) {
+        explanation.lines.extend(content::references(watch, &below));
     }
     state(&mut explanation, watch, &below, &on_disk, config, known).await;
     explanation
@@ -260,14 +296,23 @@ async fn state(
         if let Some(hint) = &file.hint {
             explanation.lines.push(format!("hint: {hint}"));
         }
+        if let Some(at) = file.next_attempt.filter(|_| file.reason.is_some()) {
+            let attempt = file.attempts + 1;
+            let at = upcoming(at, crate::clock::now());
+            let next = format!("next attempt: {at} (attempt {attempt})");
+            explanation.lines.push(next);
+        }
     } else {
         explanation
             .lines
             .push("state: not queued for upload yet".to_owned());
     }
-    let unfinished = unfinished(config, watch, below).await;
+    let unfinished = unfinished_file::ask(&config.state.path, &watch.name, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         explanation.lines.push(format!("waiting for: {waits}"));
+    }
+    if let Some(hint) = unfinished.and_then(|file| file.hint) {
+        explanation.lines.push(format!("hint: {hint}"));
     }
     let report = known.watch(&watch.name);
     let suspended = report
@@ -318,18 +363,6 @@ fn next_step(file: &FileReport) -> Option<&'static str> {
     }
 }
 
-async fn unfinished(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> Option<Unfinished> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let request = Request::Unfinished {
-        watch: watch.name.clone(),
-        path: below.as_os_str().as_bytes().to_owned(),
-    };
-    match control::ask(&config.state.path, &request).await {
-        Ok(Some(Answer::Unfinished { file })) => file,
-        _ => None,
-    }
-}
-
 async fn waits_for(
     watch: &Watch,
     below: &Path,
@@ -339,8 +372,9 @@ async fn waits_for(
 ) -> Option<String> {
     if let Some(file) = unfinished {
         let settle = watch.settle_policy.settle;
-        return Some(if file.busy {
-            "the file to become readable; it may be open in another program".to_owned()
+        return Some(if let Some(reason) = &file.reason {
+            let since = moment(unfinished_file::since(file));
+            format!("the file to become readable: it {reason} (first seen {since})")
         } else {
             format!(
                 "the file to settle: unchanged for {:.0} s of {:.0} s",
@@ -386,12 +420,17 @@ mod tests {
     use crate::ledger::WatchSpec;
 
     const WATCH: &str = "[[watch]]\nname = \"north\"\npath = \"$/north\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
-                         exclude = [\"/Archive/\"]\nupload_only = [\"/References/\"]\n[state]\npath = \"$/state\"\n[itwin]\nclient_id = \"one\"\n";
+                         exclude = [\"/Archive/\"]\nupload_only = [\"/References/\"]\n!\n[state]\npath = \"$/state\"\n[itwin]\nclient_id = \"one\"\n";
 
     /// The explanations of these paths in a watch, as they are printed.
     async fn explained(root: &Path, paths: &[&str]) -> String {
+        explained_with(root, "", paths).await
+    }
+
+    /// The same with more keys of the watch.
+    async fn explained_with(root: &Path, keys: &str, paths: &[&str]) -> String {
         let root = root.to_str().unwrap();
-        let text = WATCH.replace('$', root);
+        let text = WATCH.replace('$', root).replace('!', keys);
         let config = ReadOnlyConfig::parse(&text, "config.toml", &Environment::default()).unwrap();
         let known = Knowledge::gather(&config).await;
         let mut shown = String::new();
@@ -421,6 +460,8 @@ mod tests {
             "References/site.dgn",
             "a:b.ifc",
             "Archive/old.ifc",
+            "lots.shp",
+            "lots.dbf",
         ] {
             fs::write(folder.path().join("north").join(name), "content").unwrap();
         }
@@ -440,6 +481,7 @@ mod tests {
                 "north/empty.ifc",
                 "north/absent.ifc",
                 "north/a:b.ifc",
+                "north/lots.dbf",
                 "north/link.dgn",
                 "north/Archive/old.ifc",
                 "north/.hidden/deck.dgn",
@@ -450,6 +492,20 @@ mod tests {
             ],
         )
         .await;
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
+    }
+
+    #[tokio::test]
+    async fn masters_and_references() {
+        let folder = folder();
+        let paths = [
+            "north/deck.dgn",
+            "north/References/site.dgn",
+            "north/absent.ifc",
+        ];
+        let text = explained_with(folder.path(), "masters = [\"deck*\"]", &paths).await;
         insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
             insta::assert_snapshot!(text);
         });

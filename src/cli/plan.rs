@@ -56,7 +56,7 @@ async fn show_watch(
     let survey = match watch::survey(watch).await {
         Ok(survey) => survey,
         Err(error) => {
-            print_line(&format!("  folder unreachable: {error}"));
+            print_line(&format!("  folder unavailable: {error}"));
             return Ok(false);
         }
     };

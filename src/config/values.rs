@@ -58,9 +58,15 @@ pub(super) fn text(value: &DeValue<'_>) -> Result<String, InvalidValue> {
 /// One line of text, not blank.
 pub(super) fn line(value: &DeValue<'_>) -> Result<String, InvalidValue> {
     let text = text(value)?;
-    if text.trim() != text || text.is_empty() || text.chars().any(char::is_control) {
+    if text.is_empty() {
         return Err(InvalidValue::new(
-            "must not be empty, start or end with a space, or contain control characters",
+            "must not be empty",
+            "set a value, or remove the key if it has a default",
+        ));
+    }
+    if text.trim() != text || text.chars().any(char::is_control) {
+        return Err(InvalidValue::new(
+            "must not start or end with a space, or contain control characters",
             "remove these characters",
         ));
     }
@@ -73,6 +79,17 @@ pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, InvalidValue> {
             format!("expected true or false, found {}", kind(value)),
             "write true or false, without quotes",
         )
+    })
+}
+
+/// A list of text that is not empty.
+pub(super) fn globs(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
+    list(value).and_then(|globs| {
+        if globs.is_empty() {
+            let hint = "write at least one glob, such as [\"*_MASTER.dgn\"], or remove the key";
+            return Err(InvalidValue::new("is empty", hint));
+        }
+        Ok(globs)
     })
 }
 

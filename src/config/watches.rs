@@ -121,9 +121,11 @@ fn selection(section: &mut Section<'_>) -> Selection {
     let mut rules = Rules {
         include: section.read("include", values::list).unwrap_or_default(),
         exclude: section.read("exclude", values::list).unwrap_or_default(),
+        masters: section.read("masters", values::globs).unwrap_or_default(),
         upload_only: section
             .read("upload_only", values::list)
             .unwrap_or_default(),
+        companions: section.read("companions", companions).unwrap_or_default(),
         ..Rules::default()
     };
     let connectors = section.read("connectors", connectors).unwrap_or_default();
@@ -158,6 +160,19 @@ fn connectors(value: &DeValue<'_>) -> Result<Vec<(String, String)>, InvalidValue
     in_file_order(value.as_table().ok_or_else(bad)?)
         .into_iter()
         .map(|(key, value)| Ok((key.to_owned(), value.as_str().ok_or_else(bad)?.to_owned())))
+        .collect()
+}
+
+fn companions(value: &DeValue<'_>) -> Result<Vec<(String, Vec<String>)>, InvalidValue> {
+    let bad = || {
+        InvalidValue::new(
+            "expected a table of extensions",
+            "write companions = { tif = [\"tfw\", \"tif.aux.xml\"] }",
+        )
+    };
+    in_file_order(value.as_table().ok_or_else(bad)?)
+        .into_iter()
+        .map(|(key, value)| Ok((key.to_owned(), values::list(value).map_err(|_| bad())?)))
         .collect()
 }
 

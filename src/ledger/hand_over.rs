@@ -125,6 +125,9 @@ async fn hand_over_one(
             .execute(&mut **tx)
             .await?;
             open_job(tx, id, version, now).await?;
+            if file.connector.is_none() {
+                check_connection_soon(tx, id).await?;
+            }
             (id, version)
         }
         None => {
@@ -166,6 +169,18 @@ async fn has_origin(tx: &mut Tx, watch: WatchId, file: &Ready) -> Result<bool, s
     .bind(name)
     .fetch_one(&mut **tx)
     .await
+}
+
+/// If the file still has a source file, the connection is checked at the next opportunity: a reference has none.
+pub(super) async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE connections SET checked_at = 0 WHERE id = (SELECT connection_id FROM files \
+         WHERE id = $1 AND source_file_id IS NOT NULL)",
+    )
+    .bind(file_id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// Gives the file its one open job. The stage of an interrupted upload stays: it shows what may have been sent.

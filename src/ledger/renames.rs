@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::bulk_change::guard;
 use super::checkpoints::set_stamp;
-use super::hand_over::open_job;
+use super::hand_over::{check_connection_soon, open_job};
 use super::history::{Step, note};
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
@@ -286,6 +286,9 @@ async fn move_record(
     .execute(&mut **tx)
     .await?;
     open_job(tx, origin.0, version, now).await?;
+    if new.connector.is_none() {
+        check_connection_soon(tx, origin.0).await?;
+    }
     // It was not deleted after all.
     sqlx::query("DELETE FROM steps WHERE file_id = $1 AND step = $2 AND at >= $3")
         .bind(origin)

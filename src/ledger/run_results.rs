@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage};
 use super::history::Step;
+use super::references;
 use super::results::insert_result;
 use super::row::join;
 use super::runs::release_files;
@@ -98,7 +99,7 @@ struct ConcludedRow {
 impl Ledger {
     /// The run is over: gives every file that it judged its outcome, and returns what changed, for the log.
     ///
-    /// A file with a newer version on its way is left alone. What the run did not judge waits for another run.
+    /// A file with a newer version on its way does not change. What the run did not judge waits for another run.
     pub async fn finish_run(
         &self,
         run: RunId,
@@ -119,6 +120,7 @@ impl Ledger {
                 .bind(millis(now))
                 .execute(&mut **tx)
                 .await?;
+                references::note_changed(tx, run, now).await?;
                 sqlx::query(
                     "UPDATE connections SET covered = (SELECT CASE \
                      WHEN r.generation > connections.covered THEN r.generation \

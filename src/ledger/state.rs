@@ -48,6 +48,54 @@ pub enum Outcome {
     Vanished,
 }
 
+/// Something that happens to a version before its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It was handed over.
+    Seen,
+    /// Its bytes were sent, and are complete in storage.
+    Uploaded,
+    /// Storage has this content already, so no byte was sent.
+    SameContent,
+    /// An attempt failed, and there will be another.
+    PutOff,
+    /// The operator asked for another attempt.
+    Asked,
+    /// Its storage file was changed by someone else, so its content is compared.
+    Overwritten,
+    /// Its storage file was deleted by someone else, so it is uploaded again.
+    LostInStorage,
+    /// Its source file in the connection was missing or different, and was corrected.
+    Remapped,
+    /// Its source file was removed from the connection, because it is a reference now.
+    Unmapped,
+    /// A run has read references that changed.
+    ReferenceChanged,
+    /// The run that it was in does not exist: it waits for another one.
+    RunLost,
+    /// The run that it was in ended without a result for it: it waits for another one.
+    NotJudged,
+    /// It has a new path.
+    Renamed,
+    /// Its storage file has the new name and folder.
+    Relocated,
+    /// Storage did not accept its new name or folder.
+    NameKept,
+    /// It is gone from the folder.
+    Gone,
+    /// The configuration no longer selects it.
+    Deselected,
+}
+
+/// What happens to a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEvent {
+    /// It was requested.
+    Requested,
+    /// Its end was seen.
+    Ended,
+}
+
 /// Why an attempt failed. Decides whether a restart or a retry can help, and is shown in status, log and alerts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -227,6 +275,27 @@ words!(
     Failed = "failed",
     Vanished = "vanished",
 );
+words!(
+    Step,
+    Seen = "seen",
+    Uploaded = "uploaded",
+    PutOff = "put_off",
+    Asked = "asked",
+    SameContent = "same_content",
+    Overwritten = "overwritten",
+    LostInStorage = "lost_in_storage",
+    Remapped = "remapped",
+    Unmapped = "unmapped",
+    ReferenceChanged = "reference_changed",
+    RunLost = "run_lost",
+    NotJudged = "not_judged",
+    Renamed = "renamed",
+    Relocated = "relocated",
+    NameKept = "name_kept",
+    Gone = "gone",
+    Deselected = "deselected",
+);
+words!(RunEvent, Requested = "run_requested", Ended = "run_ended");
 words!(
     FailureKind,
     Busy = "busy",

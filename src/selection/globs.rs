@@ -1,7 +1,7 @@
-//! A list of globs, in order, that knows which of them fits first.
+//! An ordered list of globs.
 //!
-//! In comes a list of the config file; out goes the first glob that fits a file or a folder. The reading rules are in
-//! `selection.rs`.
+//! Input: a list of the config file. Output: the first glob that matches a file or folder. `selection.rs` describes the
+//! syntax.
 
 use std::path::Path;
 use std::sync::Arc;

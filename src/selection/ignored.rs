@@ -1,20 +1,20 @@
-//! Names that CAD, BIM and office programs, file transfers and file servers leave behind: temporary, lock and backup
-//! files.
+//! The built-in ignore list: temporary, lock and backup files of CAD, BIM and office programs, of file transfers and of
+//! file servers.
 //!
-//! In comes one name as bytes, out goes the entry of the list that it fits. The list is a constant; a watch can add to
-//! it (`exclude`), never take from it: a list that can be replaced loses its safe entries the day someone adds one of
-//! their own.
+//! Input: one name as bytes. Output: the entry of the list that matches it. The list is a constant. A watch can extend
+//! it (`exclude`), but not shorten it: in a list that can be replaced, the first entry of a user's own would remove the
+//! safe ones.
 //!
-//! Folders whose name begins with a dot are ignored as a kind, as programs keep their own data there. A watch can bring
-//! one back by naming it in `include`; those that are in the list by name stay ignored.
+//! Folders whose name begins with a dot are ignored in general, because programs keep their own data there. A watch can
+//! select one by naming it in `include`; those that are in the list by name stay ignored.
 //!
-//! The rule for an entry: no program saves a *finished* design under such a name. So `atmp*` is missing (`ATMPlan.dgn`
-//! is a real name, and the temporary file has no extension, hence no connector), and so is `*.nwc`, which the customer
-//! synchronizes. Facts: the vendors' help pages on saving and backups (Autodesk "file save process", Revit "About
-//! Backup Files", Microsoft "Description of the way that Excel saves files") and the exclusion lists of Nextcloud,
-//! Dropbox, Trimble Connect and abraunegg/onedrive.
+//! A name is in the list only if no program saves a *finished* design under it. So `atmp*` is not in it (`ATMPlan.dgn`
+//! is a real name, and the temporary file has no extension, hence no connector), nor is `*.nwc`, which is synchronized.
+//! Sources: the vendors' help pages on saving and backups (Autodesk "file save process", Revit "About Backup Files",
+//! Microsoft "Description of the way that Excel saves files") and the exclusion lists of Nextcloud, Dropbox, Trimble
+//! Connect and abraunegg/onedrive.
 
-/// Raised with every change of the list, so that a log line can say which one was in force.
+/// Incremented with every change of the list, so that a log line can name the version in use.
 pub const LIST_VERSION: u32 = 2;
 
 /// A name of the list: at most one `*`, case ignored.

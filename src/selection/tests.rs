@@ -36,7 +36,16 @@ fn verdict(selection: &Selection, rel: impl AsRef<Path>) -> String {
         Verdict::Ignored(reason) => format!("ignored: {reason}"),
         Verdict::NoConnector => "none".to_owned(),
         Verdict::UploadOnly { glob } => format!("upload: {glob}"),
-        Verdict::Source { connector, why } => format!("{connector}: {why}"),
+        Verdict::Companion(companion) => format!("companion: {companion}"),
+        Verdict::Reference => "reference".to_owned(),
+        Verdict::Source {
+            master: None,
+            connector,
+            why,
+        } => format!("{connector}: {why}"),
+        Verdict::Source {
+            master: Some(glob), ..
+        } => format!("master: {glob}"),
     }
 }
 
@@ -368,13 +377,19 @@ fn the_first_rule_that_fits_decides() {
     let rules = Rules {
         include: globs(&["*.dgn", "*.dwg", "*.dwl", "Refs/"]),
         exclude: globs(&["Old/", "*_x.*"]),
+        masters: Vec::new(),
         upload_only: globs(&["Refs/", "*_ref.dgn"]),
-        connectors_by_extension: pairs(&[("DGN", "CIVIL"), ("foo", "TOMORROW"), ("dgn", "OBD")]),
+        connectors_by_extension: pairs(&[
+            ("DGN", "CIVIL"),
+            ("foo", "custom:TOMORROW"),
+            ("dgn", "OBD"),
+        ]),
         connectors_by_glob: pairs(&[
             ("Piping/**/*.dwg", "AUTOPLANT"),
             ("Piping/", "MSTN"),
-            ("*.foo", "LATER"),
+            ("*.foo", "custom:LATER"),
         ]),
+        ..Rules::default()
     };
     let selection = selection(&rules);
     for (path, expected) in [
@@ -404,9 +419,9 @@ fn the_first_rule_that_fits_decides() {
 fn an_override_replaces_its_own_extension_only() {
     let rules = Rules {
         connectors_by_extension: pairs(&[
-            ("xml", "FIRST"),
-            ("I.DGN", "SECOND"),
-            ("foo", "TOMORROW"),
+            ("xml", "custom:FIRST"),
+            ("I.DGN", "custom:SECOND"),
+            ("foo", "custom:TOMORROW"),
         ]),
         ..Rules::default()
     };
@@ -463,6 +478,7 @@ fn each_bad_rule_is_named_with_its_reason() {
     let rules = Rules {
         include: globs(&["", "/", "{a", "fine"]),
         exclude: globs(&["!keep.dgn", "a\\b", "../x", "a//b"]),
+        masters: Vec::new(),
         upload_only: globs(&["./x"]),
         connectors_by_extension: pairs(&[
             (".dgn", "CIVIL"),
@@ -471,6 +487,7 @@ fn each_bad_rule_is_named_with_its_reason() {
             ("dgn", " "),
         ]),
         connectors_by_glob: pairs(&[("*.dgn", "")]),
+        ..Rules::default()
     };
     let bad: Vec<_> = Selection::new(&rules)
         .unwrap_err()
@@ -480,7 +497,7 @@ fn each_bad_rule_is_named_with_its_reason() {
     let empty =
         "is empty; write a name such as \"*.dgn\", or a path from the root such as \"Archive/**\"";
     let parts = "has an empty part, \".\" or \"..\" in it and fits nothing; write the path as it is below the watched folder, such as \"Archive/**\"";
-    let untyped = "is given no connector type, or one with space around it; write a type such as \"CIVIL\"; to leave such files alone, name them in exclude";
+    let untyped = "has no connector type; write a type such as \"CIVIL\"; to leave such files alone, add them to exclude";
     let expected = [
         format!("include: \"\" {empty}"),
         format!("include: \"/\" {empty}"),
@@ -559,9 +576,11 @@ fn greedy(exclude: &[&str]) -> Selection {
     selection(&Rules {
         include: globs(&["**", "*"]),
         exclude: globs(exclude),
+        masters: Vec::new(),
         upload_only: globs(&["Refs/"]),
         connectors_by_extension: pairs(&[("tmp", "DWG"), ("bak", "DWG")]),
         connectors_by_glob: pairs(&[("**", "DWG")]),
+        ..Rules::default()
     })
 }
 
@@ -579,7 +598,7 @@ proptest! {
     fn what_nothing_ignores_is_never_lost(path in path()) {
         if !matches!(Selection::default().decide(&path), Verdict::Ignored(_)) {
             let verdict = greedy(&[]).decide(&path);
-            let kept = matches!(verdict, Verdict::Source { .. } | Verdict::UploadOnly { .. });
+            let kept = verdict.clone().connector().is_some();
             prop_assert!(kept, "{:?}", verdict);
         }
     }
@@ -600,4 +619,48 @@ proptest! {
         let selection = greedy(&["old", "*.dgn/"]);
         prop_assert_eq!(selection.decide(&path), selection.decide(Path::new(OsStr::from_bytes(&upper))));
     }
+}
+
+#[test]
+fn with_masters_every_other_file_with_a_connector_is_a_reference() {
+    let rules = Rules {
+        include: globs(&["/north/"]),
+        exclude: globs(&["/north/Old/"]),
+        masters: globs(&["*_MASTER.dgn", "/north/Composite/"]),
+        upload_only: globs(&["*.tif", "/north/Composite/Refs/", "x_MASTER.dgn"]),
+        ..Rules::default()
+    };
+    let selection = selection(&rules);
+    for (name, expected) in [
+        ("north/a_master.DGN", "master: *_MASTER.dgn"),
+        ("north/Composite/all.dwg", "master: /north/Composite/"),
+        ("north/Composite/Refs/b.dgn", "master: /north/Composite/"),
+        ("north/x_MASTER.dgn", "master: *_MASTER.dgn"),
+        ("north/plan.dgn", "reference"),
+        ("north/plan.ifc", "reference"),
+        ("north/ortho.tif", "upload: *.tif"),
+        ("north/Composite/ortho.tif", "upload: *.tif"),
+        ("north/Composite/readme.txt", "none"),
+        ("north/readme.txt", "none"),
+        (
+            "north/Old/a_MASTER.dgn",
+            "ignored: exclude has \"/north/Old/\"",
+        ),
+        ("south/a_MASTER.dgn", "ignored: no glob of include fits"),
+        (
+            "north/a_MASTER.dgn.bak",
+            "ignored: \"*.bak\" of the built-in ignore list (backup)",
+        ),
+    ] {
+        assert_eq!(verdict(&selection, name), expected, "{name}");
+    }
+    assert!(selection.has_masters() && !Selection::default().has_masters());
+    let both = Rules {
+        masters: globs(&["a.dgn", "/Refs/"]),
+        upload_only: globs(&["/Refs/"]),
+        ..Rules::default()
+    };
+    let bad = Selection::new(&both).unwrap_err();
+    let bad: Vec<String> = bad.iter().map(ToString::to_string).collect();
+    assert_eq!(bad, ["\"/Refs/\" is in masters too"]);
 }

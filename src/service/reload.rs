@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use super::tasks::{Tasks, check_interval, register};
+use super::tasks::{Tasks, check_interval, register, scopes};
 use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
@@ -68,7 +68,7 @@ pub(super) fn refuse(errors: &ConfigErrors) -> String {
     for error in errors.iter() {
         let text = error.to_string();
         let what = text.lines().next().unwrap_or_default();
-        let hint = error.hint.as_deref().unwrap_or_default();
+        let hint = error.hint.as_deref();
         error!(hint, "{what}");
     }
     let count = errors.iter().count();
@@ -177,6 +177,7 @@ impl Tasks {
                 sync: config.sync.clone(),
                 retry: config.retry.clone(),
                 check_interval: check_interval(&config.watches),
+                scopes: scopes(&config.watches),
             });
         // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;
@@ -199,7 +200,7 @@ impl Tasks {
         }
         info!(
             watches = config.watches.len(),
-            needs_restart = waiting.join(", "),
+            needs_restart = (!waiting.is_empty()).then(|| waiting.join(", ")),
             "configuration reloaded"
         );
         Ok(config)

@@ -13,7 +13,7 @@ use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{
-    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, Mapping, Refusal,
+    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, LastReader, Mapping, Refusal,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt;
@@ -44,6 +44,9 @@ impl Synchronizer {
             self.refuse(refused).await?;
             return Ok(None);
         };
+        // Before files are added: the number of source files is limited.
+        self.remove_demoted(connection, &found.id, &files, &found.source_files)
+            .await?;
         let dead = self.ledger.dead_mappings(connection.id).await?;
         let remap = if self.sync.remap {
             Remap::Yes
@@ -357,13 +360,16 @@ fn renewed(file: &ConnectionFile, source_file_id: String) -> Mapping {
         file: file.file,
         source_file_id,
         connector: file.connector.clone(),
-        renewed: true,
         // One that is not known was not confirmed: the content may have been read with any.
-        other_connector: file.source_file_id.is_some() && known != Some(&file.connector),
+        last_reader: if file.source_file_id.is_some() && known != Some(&file.connector) {
+            LastReader::Other
+        } else {
+            LastReader::Same
+        },
     }
 }
 
 /// Whether the platform refuses one of the files named in a request, rather than the request itself.
-fn concerns_a_file(error: &itwin::Error) -> bool {
+pub(super) fn concerns_a_file(error: &itwin::Error) -> bool {
     matches!(error.status(), Some(400 | 404 | 409 | 422))
 }

@@ -33,7 +33,10 @@ impl SkipLog {
             return;
         }
         let reason = match verdict {
-            Verdict::Source { .. } | Verdict::UploadOnly { .. } => return,
+            Verdict::Source { .. }
+            | Verdict::UploadOnly { .. }
+            | Verdict::Reference
+            | Verdict::Companion(_) => return,
             Verdict::NoConnector => "no connector for its extension".to_owned(),
             Verdict::Ignored(reason) => reason.to_string(),
         };

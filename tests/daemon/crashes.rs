@@ -136,6 +136,48 @@ async fn a_deleted_file_is_gone_even_if_the_scan_that_missed_it_was_killed() {
     daemon.stop().await;
 }
 
+/// A file that is no longer a master is removed from the connection, and that is not recorded.
+#[cfg(feature = "failpoints")]
+const UNMAPPED: &str = "source file of a reference removed";
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_file_that_is_no_master_any_more_stays_unmapped_after_a_kill() {
+    for cut in [Cut::Kill, Cut::Power] {
+        let (mut site, folder) = Site::with_folder(platform()).await;
+        write(&folder.join("master.dgn"), "master");
+        write(&folder.join("reference.dgn"), "reference");
+        let daemon = site.start();
+        site.synchronized(2, &daemon).await;
+        daemon.stop().await;
+        site.replace_in_watches("imodel_id", "masters = [\"master.dgn\"]\nimodel_id");
+        site.config();
+        let mut switches = vec![("ITWIN_SYNCD_FAILPOINT", UNMAPPED)];
+        if cut == Cut::Power {
+            switches.push(("ITWIN_SYNCD_POWER_CUT", "1"));
+        }
+        let daemon = site.start_with(&switches);
+        assert!(daemon.ended_by_itself_within(Duration::from_secs(60)).await);
+        cut.strike(&site.path("state"));
+        let daemon = site.start();
+        let path = folder.join("reference.dgn");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let history = site.run(&["status", path.to_str().unwrap()]).await;
+            if history.out.matches("removed from the connection").count() == 1 {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{history:?}");
+        }
+        daemon.stop().await;
+        let state = site.emulator.state();
+        let mapped = state.connections.values().flat_map(|c| &c.source_files);
+        let mapped: Vec<_> = mapped.map(|source| &source.storage_file_id).collect();
+        assert_eq!(mapped, [&site.stored("master.dgn").id], "{cut:?}");
+        assert_eq!(state.files.len(), 2, "{cut:?}");
+    }
+}
+
 /// What takes the process away.
 #[cfg(feature = "failpoints")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,8 +227,8 @@ async fn between_any_two_steps(cut: Cut) {
     use super::other_client::{OtherClient, shared_platform};
     use futures_util::StreamExt as _;
     let mut points = failpoints();
-    // Deleted files have a test of their own below.
-    points.retain(|point| point != MISSING);
+    // These have tests of their own: they need more than new and changed files.
+    points.retain(|point| ![MISSING, UNMAPPED].contains(&point.as_str()));
     assert!(points.len() >= 18, "{points:?}");
     let cases = points.into_iter().map(|point| async move {
         let (site, folder) = Site::with_folder(shared_platform()).await;

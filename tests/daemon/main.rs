@@ -27,6 +27,7 @@ mod outages;
 
 mod intermediary;
 mod ledger;
+mod masters;
 mod messages;
 mod network;
 mod no_spinning;
@@ -36,6 +37,8 @@ mod page;
 mod platform_state;
 mod random_changes;
 mod random_faults;
+mod real_files;
+mod references;
 mod refusals;
 mod remedies;
 mod renames;

@@ -36,9 +36,17 @@ fn watch_keys() {
         "include = \"*.dgn\"",
         "exclude = [\n  \"fine\",\n  \"Piping\\\\*.dwg\",\n]",
         "upload_only = [\"[a\"]",
+        "masters = []",
+        "masters = [\"a/**b[\"]",
+        "masters = [\n  \"*_M.dgn\",\n  \"/Refs/\",\n]\nupload_only = [\n  \"*.tif\",\n  \"/Refs/\",\n]",
         "connectors = [\"CIVIL\"]",
         "[watch.connectors]\ndgn = \"CIVIL\"\n\".dwg\" = \"DWG\"",
         "[watch.connectors]\n\"*.csv\" = \"\"",
+        "[watch.connectors]\n\"Piping/\" = \"AUTOPLNT\"\ndwg = \"dwg\"",
+        "[watch.connectors]\nfoo = \"NEWTYPE\"\nbar = \"custom:\"",
+        "companions = [\"tfw\"]",
+        "[watch.companions]\ntif = \"tfw\"",
+        "[watch.companions]\ntif = [\"tfw\"]\n\".jpg\" = [\"jgw\"]\npng = []\nasc = [\"prj\", \"asc\", \"*.lyr\"]",
     ];
     insta::assert_snapshot!(render(cases, in_watch));
     let long = "x".repeat(300);

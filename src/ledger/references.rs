@@ -1,0 +1,245 @@
+//! Files that are stored for others to refer to.
+//!
+//! A reference has no source file, so no task of a run names it. When a run has read changed references, the histories
+//! of the files that may refer to them say so: which file refers to which is not known, so these are all source files
+//! of the watch. Names and entries are limited per run.
+//!
+//! A file that was a source file before has one in the connection until the synchronizer removes it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::history::{Step, note};
+use super::row::join;
+use super::{ConnectionId, Error, FileId, Ledger, RunId, Tx};
+use crate::ids::StorageFileId;
+
+/// A history names at most this many references per run.
+const NAMES_MAX: usize = 5;
+
+/// At most this many histories of a watch are written per run; the platform accepts 250 source files per iModel.
+const HISTORIES_MAX: i64 = 250;
+
+/// A reference that still has a source file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demoted {
+    /// The file.
+    pub file: FileId,
+    /// The name of its watch.
+    pub watch: String,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// Its storage file.
+    pub storage_file_id: StorageFileId,
+}
+
+/// The first changed references of a watch, and how many there are.
+#[derive(Debug, PartialEq, Eq)]
+struct Changed {
+    names: Vec<PathBuf>,
+    count: usize,
+}
+
+impl Changed {
+    /// As an entry of a history names them.
+    fn text(&self) -> String {
+        let names: Vec<String> = self.names.iter().map(|path| shown(path)).collect();
+        let more = self.count.saturating_sub(self.names.len());
+        if more == 0 {
+            return names.join(", ");
+        }
+        format!("{} and {more} more", names.join(", "))
+    }
+}
+
+/// A path in quotes; odd bytes and control characters are replaced or escaped.
+fn shown(path: &Path) -> String {
+    format!(
+        "{:?}",
+        OsStr::from_bytes(path.as_os_str().as_bytes()).to_string_lossy()
+    )
+}
+
+impl Ledger {
+    /// The references of a connection that still have a source file.
+    pub async fn demoted(&self, connection: ConnectionId) -> Result<Vec<Demoted>, Error> {
+        type Row = (FileId, String, Vec<u8>, Vec<u8>, StorageFileId);
+        let rows: Vec<Row> = self
+            .db
+            .read("list the references with a source file", async |db| {
+                sqlx::query_as(
+                    "SELECT f.id, w.name, f.dir, f.name, f.storage_file_id FROM files f \
+                     JOIN watches w ON w.id = f.watch_id WHERE f.connection_id = $1 \
+                     AND f.connector IS NULL AND f.source_file_id IS NOT NULL \
+                     AND f.storage_file_id IS NOT NULL AND w.configured = 1 \
+                     ORDER BY w.name, f.dir, f.name",
+                )
+                .bind(connection.0)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        let demoted = rows
+            .into_iter()
+            .map(|(file, watch, dir, name, storage_file_id)| Demoted {
+                file,
+                watch,
+                path: join(dir, name),
+                storage_file_id,
+            });
+        Ok(demoted.collect())
+    }
+
+    /// The source file of a reference is no longer in the connection.
+    pub async fn record_unmapped(&self, file: FileId, now: Timestamp) -> Result<(), Error> {
+        self.db
+            .write("record a removed source file", async |tx| {
+                let version: Option<i64> = sqlx::query_scalar(
+                    "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
+                     mapped_connector = NULL, processed = 0 WHERE id = $1 AND connector IS NULL \
+                     AND source_file_id IS NOT NULL RETURNING version",
+                )
+                .bind(file)
+                .fetch_optional(&mut **tx)
+                .await?;
+                if let Some(version) = version {
+                    note(tx, file.0, version, Step::Unmapped, None, now).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Notes in the histories of source files which references of their watches this run has read for the first time. To be
+/// called before the run's generation counts as covered, and before its results are recorded.
+pub(super) async fn note_changed(
+    tx: &mut Tx,
+    run: RunId,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let watches: Vec<(i64, i64, i64)> = sqlx::query_as(
+        "SELECT w.id, c.covered, r.generation FROM runs r JOIN connections c \
+         ON c.id = r.connection_id JOIN watches w ON w.connection_id = c.id \
+         WHERE r.id = $1 AND w.configured = 1 ORDER BY w.id",
+    )
+    .bind(run.0)
+    .fetch_all(&mut **tx)
+    .await?;
+    for (watch, covered, generation) in watches {
+        let changed = changed(tx, watch, covered, generation).await?;
+        if changed.count == 0 {
+            continue;
+        }
+        // A file that no run has read yet has not been read again.
+        let readers: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT id, version FROM files WHERE watch_id = $1 AND connector IS NOT NULL \
+             AND storage_file_id IS NOT NULL AND processed <> 0 AND absence IS NULL \
+             ORDER BY id LIMIT $2",
+        )
+        .bind(watch)
+        .bind(HISTORIES_MAX)
+        .fetch_all(&mut **tx)
+        .await?;
+        let text = changed.text();
+        for (file, version) in readers {
+            note(tx, file, version, Step::ReferenceChanged, Some(&text), now).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn changed(
+    tx: &mut Tx,
+    watch: i64,
+    covered: i64,
+    generation: i64,
+) -> Result<Changed, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM files WHERE watch_id = $1 AND connector IS NULL \
+         AND stored_generation > $2 AND stored_generation <= $3",
+    )
+    .bind(watch)
+    .bind(covered)
+    .bind(generation)
+    .fetch_one(&mut **tx)
+    .await?;
+    let names: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+        "SELECT dir, name FROM files WHERE watch_id = $1 AND connector IS NULL \
+         AND stored_generation > $2 AND stored_generation <= $3 ORDER BY dir, name LIMIT $4",
+    )
+    .bind(watch)
+    .bind(covered)
+    .bind(generation)
+    .bind(i64::try_from(NAMES_MAX).unwrap_or(i64::MAX))
+    .fetch_all(&mut **tx)
+    .await?;
+    let names = names
+        .into_iter()
+        .map(|(dir, name)| join(dir, name))
+        .collect();
+    Ok(Changed {
+        names,
+        count: usize::try_from(count).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::super::*;
+    use super::*;
+
+    #[test]
+    fn only_some_names_are_shown() {
+        for (names, count, expected) in [
+            (vec!["Refs/ref.dgn"], 1, "\"Refs/ref.dgn\""),
+            (vec!["a.dgn", "b\n.dgn"], 2, "\"a.dgn\", \"b\\n.dgn\""),
+            (vec!["a.dgn", "b.dgn"], 9, "\"a.dgn\", \"b.dgn\" and 7 more"),
+        ] {
+            let names = names.into_iter().map(Into::into).collect();
+            assert_eq!(Changed { names, count }.text(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_changed_reference_is_in_the_history_of_the_masters_that_were_read_before() {
+        let f = Fixture::new().await;
+        f.synchronized("a.dgn").await;
+        let reference = |fingerprint| Ready {
+            connector: None,
+            ..ready("ref.dgn", fingerprint)
+        };
+        for second in [10, 20] {
+            let handed = [reference(second)];
+            f.ledger
+                .hand_over(f.watch, &handed, at(second))
+                .await
+                .unwrap();
+            let job = f.claim(second).await.unwrap();
+            assert_eq!(f.store(&job, 1, second + 1).await, UploadResult::Done);
+            let run = f.begin_run(second + 2).await;
+            f.ledger
+                .finish_run(run, "Completed", "Success", &[], at(second + 3))
+                .await
+                .unwrap();
+        }
+        // Nothing has changed since.
+        let run = f.begin_run(30).await;
+        f.ledger
+            .finish_run(run, "Completed", "Success", &[], at(31))
+            .await
+            .unwrap();
+        let history = |file| f.ledger.file_history(file);
+        let file = f.file("a.dgn").await.id;
+        let entries = history(file).await.unwrap().unwrap().entries.into_iter();
+        let noted: Vec<_> = entries
+            .filter(|entry| entry.what == HistoryEvent::Step(Step::ReferenceChanged))
+            .map(|entry| entry.note.unwrap())
+            .collect();
+        assert_eq!(noted, ["\"ref.dgn\"", "\"ref.dgn\""]);
+    }
+}
