@@ -46,6 +46,7 @@ use folders::Folders;
 use guard::ClaimGuard;
 use pool::Pool;
 use renames::Rename;
+pub(crate) use renames::{WINDOW as RENAME_WINDOW, most_similar};
 use slots::{Slot, Slots};
 use steps::JobOutcome;
 use unfinished::Unfinished;

@@ -130,6 +130,38 @@ impl Ledger {
             .collect())
     }
 
+    /// The files of a watch, by its name, with this many bytes in storage that are there or were until `since`, and the
+    /// digest of those bytes.
+    pub async fn stored_with_size(
+        &self,
+        watch: &str,
+        bytes: u64,
+        since: Timestamp,
+    ) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        type Row = (Vec<u8>, Vec<u8>, Vec<u8>);
+        let rows: Vec<Row> = self
+            .db
+            .read("look for the origin of a file", async |db| {
+                sqlx::query_as(
+                    "SELECT f.dir, f.name, f.stored_digest FROM files f JOIN watches w \
+                     ON w.id = f.watch_id WHERE w.name = $1 AND f.stored_size = $2 \
+                     AND f.storage_file_id IS NOT NULL AND f.stored_digest IS NOT NULL \
+                     AND (f.absence IS NULL OR (f.absence <> $3 AND f.absent_since >= $4))",
+                )
+                .bind(watch)
+                .bind(count_column(bytes))
+                .bind(Absence::Deselected)
+                .bind(millis(since))
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(dir, name, digest)| (join(dir, name), digest))
+            .collect())
+    }
+
     /// Moves the record of `origin` to the path of the job's file, which is new and holds `content`: that is the
     /// content of `origin` in storage. The job ends with its file; the moved record gets a job of its own.
     ///

@@ -27,7 +27,7 @@ use crate::next_attempt::after;
 
 /// A file that was gone this long before the new one was complete was deleted, not renamed. Also the longest wait for
 /// a scan that confirms a rename.
-const WINDOW: Duration = Duration::from_hours(1);
+pub(crate) const WINDOW: Duration = Duration::from_hours(1);
 
 /// The pause between two looks whether a scan has confirmed a rename is the settle time, within these limits.
 const LOOK_MIN: Duration = Duration::from_millis(100);
@@ -143,7 +143,8 @@ impl Shared {
 
 /// Decides from the known files with the content of the new one that were not there when they were looked for.
 fn decide<'o>(path: &Path, gone: &'o [Origin], times: Times) -> Decision<'o> {
-    let Some(origin) = best_origin(path, gone) else {
+    let paths: Vec<&Path> = gone.iter().map(|origin| origin.path.as_path()).collect();
+    let Some(origin) = most_similar(path, &paths).and_then(|at| gone.get(at)) else {
         return Decision::New;
     };
     let Times {
@@ -164,22 +165,23 @@ fn decide<'o>(path: &Path, gone: &'o [Origin], times: Times) -> Decision<'o> {
     Decision::AwaitScan { origin, until }
 }
 
-/// The one whose path ends like the new one for most segments. If the name of none is the same, the one in the same
-/// folder. None if more than one fits.
-fn best_origin<'o>(path: &Path, gone: &'o [Origin]) -> Option<&'o Origin> {
-    let common = |origin: &Origin| {
-        let segments = path.components().rev().zip(origin.path.components().rev());
+/// Which of several gone files with the content of a new one that was before: the one whose path ends like the new one
+/// for most segments. If the name of none is the same, the one in the same folder. None if more than one fits.
+pub(crate) fn most_similar(path: &Path, gone: &[&Path]) -> Option<usize> {
+    let common = |other: &Path| {
+        let segments = path.components().rev().zip(other.components().rev());
         segments.take_while(|(one, other)| one == other).count()
     };
-    let most = gone.iter().map(common).max()?;
-    let best: Vec<&Origin> = gone.iter().filter(|file| common(file) == most).collect();
-    if let [only] = best[..] {
-        return Some(only);
+    let most = gone.iter().map(|other| common(other)).max()?;
+    let best = |other: &&Path| common(other) == most;
+    if gone.iter().filter(|other| best(other)).count() == 1 {
+        return gone.iter().position(best);
     }
-    let mut near = best
-        .into_iter()
-        .filter(|file| most == 0 && file.path.parent() == path.parent());
-    near.next().filter(|_| near.next().is_none())
+    let near = |other: &&Path| most == 0 && other.parent() == path.parent();
+    if gone.iter().filter(|other| near(other)).count() == 1 {
+        return gone.iter().position(near);
+    }
+    None
 }
 
 fn differ_in_case_only(one: &Path, other: &Path) -> bool {
@@ -222,9 +224,8 @@ mod tests {
             ("x/c.dgn", &["x/a.dgn", "x/b.dgn"], None),
             ("x/c.dgn", &["y/a.dgn", "y/b.dgn"], None),
         ] {
-            let gone: Vec<Origin> = gone.iter().map(|path| origin(path, Some(0))).collect();
-            let found = best_origin(Path::new(path), &gone);
-            let found = found.map(|origin| origin.path.to_str().unwrap());
+            let paths: Vec<&Path> = gone.iter().map(Path::new).collect();
+            let found = most_similar(Path::new(path), &paths).map(|at| gone[at]);
             assert_eq!(found, expected, "{path} of {gone:?}");
         }
     }

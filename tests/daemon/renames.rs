@@ -150,6 +150,13 @@ async fn files_renamed_while_no_daemon_ran_are_followed_by_the_next_one() {
     daemon.stop().await;
     move_to(&folder, "a.ifc", "in/b.ifc");
     move_to(&folder, "Case.ifc", "CASE.ifc");
+    let plan = site.run(&["run", "--dry-run"]).await;
+    assert!(
+        plan.out
+            .contains("renamed       \"in/b.ifc\"  1 B  rename the storage file of \"a.ifc\"")
+            && plan.out.contains("2 to process, up to 0 B to upload"),
+        "{plan:?}"
+    );
     let daemon = site.start();
     let renamed = [("a.ifc", "in/b.ifc"), ("Case.ifc", "CASE.ifc")];
     before.becomes(&site, &renamed, &daemon).await;
@@ -334,7 +341,7 @@ async fn more_renames_than_the_guard_permits_wait_for_resume() {
 
 /// Where a process can die between the new name of a local file and that of its storage file.
 #[cfg(feature = "failpoints")]
-const POINTS: [&str; 5] = [
+pub(super) const POINTS: [&str; 5] = [
     "rename followed",
     "relocation recorded",
     "storage file renamed",
