@@ -200,10 +200,22 @@ pub struct Watch {
     /// Folder in iTwin Storage that mirrors the root, as segments from the storage root; empty means the storage root
     /// itself.
     pub storage_folder: Vec<String>,
+    /// What a new name or folder of a file does in storage.
+    pub on_rename: OnRename,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
     /// Which files, how deep, and with which connector.
     pub scope: Scope,
+}
+
+/// What happens in storage when a local file is renamed or moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRename {
+    /// Its storage file is renamed and moved as well.
+    #[default]
+    Follow,
+    /// It is uploaded as a new file; the old storage file stays.
+    UploadAgain,
 }
 
 /// The part of a configuration that commands need which only read the ledger: no secrets, no check of folders.

@@ -6,7 +6,7 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`; `runs`,
+//! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`; `runs`,
 //! `references`, `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`.
 //! For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`,
 //! `retention`.
@@ -46,6 +46,7 @@ mod mappings;
 mod overview;
 mod problems;
 mod references;
+mod renames;
 mod requeue;
 mod results;
 mod retention;
@@ -93,6 +94,7 @@ pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use references::Demoted;
+pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;
 pub use run_entries::RunEntry;
@@ -101,7 +103,8 @@ pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
 pub use state::{
-    Absence, FailureKind, JobState, Outcome, RootState, RunEvent, Stage, Step, UploadResult,
+    Absence, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent, Stage, Step,
+    UploadResult,
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;

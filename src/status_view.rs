@@ -551,6 +551,11 @@ fn line_text(line: &HistoryEntry) -> String {
             Step::Unmapped => "removed from the connection: it is a reference now",
             Step::RunLost => "run not found on the platform: waiting for another run",
             Step::NotJudged => "run ended without a result for this file: waiting for another run",
+            Step::Renamed => {
+                return format!("renamed from {}", line.note.as_deref().unwrap_or_default());
+            }
+            Step::Relocated => "storage file renamed to match",
+            Step::NameKept => "storage refused the new name or folder",
             Step::Gone => "gone from the folder",
             Step::Deselected => "no longer selected by the configuration",
         },

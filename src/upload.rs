@@ -14,6 +14,8 @@ mod guard;
 mod hash;
 mod plan;
 mod pool;
+mod relocation;
+mod renames;
 mod slots;
 mod source;
 mod steps;
@@ -43,6 +45,8 @@ use crate::runtime_status::StatusTracker;
 use folders::Folders;
 use guard::ClaimGuard;
 use pool::Pool;
+use renames::Rename;
+pub(crate) use renames::{WINDOW as RENAME_WINDOW, most_similar};
 use slots::{Slot, Slots};
 use steps::JobOutcome;
 use unfinished::Unfinished;
@@ -367,6 +371,12 @@ impl Shared {
                     info!(watch = %watch.name, %path, result = %Outcome::Unchanged, bytes = 0, seconds, "file unchanged");
                 }
             }
+            JobOutcome::Renamed(Rename { from, bulk_change }) => {
+                info!(watch = %watch.name, %path, from = %QuotedPath(&from), "file was renamed; its storage file follows");
+                if let Some(change) = bulk_change {
+                    change.log(&watch.name);
+                }
+            }
             JobOutcome::Vanished => {
                 info!(watch = %watch.name, %path, "file was deleted before it was uploaded");
             }
@@ -394,7 +404,7 @@ fn report(watch: &str, job: &UploadJob, refusal: &Refusal) {
             debug!(%watch, %path, reason, next = clock_time(at), "not uploaded yet");
         }
         Again::BusyUntil(at) => {
-            info!(%watch, %path, reason, next = clock_time(at), "not uploaded yet; trying again until it can be read");
+            info!(%watch, %path, reason, next = clock_time(at), "not uploaded yet; trying again");
         }
         Again::At(at) => {
             warn!(%watch, %path, reason, hint, attempt = job.attempt, next = clock_time(at), "upload failed; trying again");

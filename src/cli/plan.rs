@@ -1,15 +1,17 @@
 //! `itwin-syncd run --dry-run`: what a start would do.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 
 use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
-use crate::config::{Config, Watch};
-use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome};
+use crate::config::{Config, OnRename, Watch};
+use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome, Ready};
 use crate::names::{self, QuotedPath};
+use crate::rooted_fs::RootDir;
 use crate::status_view;
+use crate::upload;
 use crate::watch;
 
 /// Scans every folder, compares it with the ledger and prints the differences; writes and sends nothing.
@@ -72,6 +74,10 @@ async fn show_watch(
     let (mut planned, mut bytes, mut rest) = (0_u64, 0_u64, 0_u64);
     let mut files = survey.files;
     files.sort_by(|one, other| one.path.cmp(&other.path));
+    let mut renamed = match ledger {
+        Some(ledger) => renames(watch, ledger, &files, &reports).await?,
+        None => HashMap::new(),
+    };
     for file in files {
         let known: Option<Known> = match ledger {
             Some(ledger) => ledger.known_by_name(&watch.name, &file.path).await?,
@@ -95,9 +101,17 @@ async fn show_watch(
             (false, Some(_)) => ("changed", true),
             (_, None) => ("new", true),
         };
+        let origin = renamed.remove(&file.path);
+        let (word, sent) = match origin {
+            Some(_) => ("renamed", false),
+            None => (word, sent),
+        };
         let what = match (names::storage_path(&file.path), &file.connector) {
             _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
             (Err(error), _) => format!("will fail: {error}"),
+            (Ok(_), _) if let Some(origin) = &origin => {
+                format!("rename the storage file of {}", QuotedPath(origin))
+            }
             (Ok(_), _) if word == "failed before" => report
                 .and_then(|report| report.reason.clone())
                 .unwrap_or_default(),
@@ -124,4 +138,53 @@ async fn show_watch(
         survey.ignored
     ));
     Ok(good)
+}
+
+/// New files that are known ones under a new name, with the path that each had before. Reads only files whose size is
+/// that of a known file that is gone.
+async fn renames(
+    watch: &Watch,
+    ledger: &Ledger,
+    files: &[Ready],
+    reports: &HashMap<&PathBuf, &FileReport>,
+) -> Result<HashMap<PathBuf, PathBuf>, ledger::Error> {
+    let mut renamed = HashMap::new();
+    if watch.on_rename == OnRename::UploadAgain {
+        return Ok(renamed);
+    }
+    let there: HashSet<&PathBuf> = files.iter().map(|file| &file.path).collect();
+    let mut taken = HashSet::new();
+    let now = crate::clock::now();
+    let since = now.checked_sub(upload::RENAME_WINDOW).unwrap_or(now);
+    for file in files {
+        if reports.contains_key(&file.path) || file.fingerprint.size == 0 {
+            continue;
+        }
+        let bytes = file.fingerprint.size;
+        let mut gone = ledger.stored_with_size(&watch.name, bytes, since).await?;
+        gone.retain(|(path, _)| !there.contains(path) && !taken.contains(path));
+        if gone.is_empty() {
+            continue;
+        }
+        let (root, path) = (watch.path.clone(), file.path.clone());
+        let hashed = tokio::task::spawn_blocking(move || digest(&root, &path)).await;
+        // A file that cannot be read now is shown as new.
+        let Ok(Ok(digest)) = hashed else { continue };
+        gone.retain(|(_, stored)| *stored == digest);
+        let paths: Vec<&Path> = gone.iter().map(|(path, _)| path.as_path()).collect();
+        if let Some((origin, _)) =
+            upload::most_similar(&file.path, &paths).and_then(|at| gone.get(at))
+        {
+            taken.insert(origin.clone());
+            renamed.insert(file.path.clone(), origin.clone());
+        }
+    }
+    Ok(renamed)
+}
+
+fn digest(root: &Path, path: &Path) -> std::io::Result<[u8; 32]> {
+    let file = RootDir::open(root)?.file(path)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    Ok(*hasher.finalize().as_bytes())
 }

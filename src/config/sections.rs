@@ -95,6 +95,7 @@ pub(super) const KEYS: &Keys = &[
             "path",
             "imodel_id",
             "recursive",
+            "rename",
             "settle",
             "rescan_interval",
             "poll_interval",

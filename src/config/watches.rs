@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use super::document::{Place, Report, Section, in_file_order};
 use super::sections::{KEYS, Times};
 use super::values::{self, InvalidValue};
-use super::{Sync, Watch};
+use super::{OnRename, Sync, Watch};
 use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
 /// A watch, and where its keys are in the file.
@@ -92,6 +92,7 @@ fn one<'d>(
         storage_folder: section
             .read("storage_folder", values::storage_folder)
             .unwrap_or_default(),
+        on_rename: section.read("rename", on_rename).unwrap_or_default(),
         connection: section
             .read("connection", values::line)
             .unwrap_or_else(|| sync.connection.clone()),
@@ -102,6 +103,17 @@ fn one<'d>(
         at_path: section.place("path"),
         at_name: section.place("name"),
         at_storage_folder: section.place("storage_folder"),
+    }
+}
+
+fn on_rename(value: &DeValue<'_>) -> Result<OnRename, InvalidValue> {
+    match value.as_str() {
+        Some("follow") => Ok(OnRename::Follow),
+        Some("new") => Ok(OnRename::UploadAgain),
+        _ => Err(InvalidValue::new(
+            "expected \"follow\" or \"new\"",
+            "write \"follow\" to rename the storage file too, or \"new\" to upload the file again under its new name",
+        )),
     }
 }
 

@@ -264,6 +264,34 @@ impl Client {
         Ok(reply.json::<FileBody>()?.file)
     }
 
+    /// Gives a file another name. Its id, content and source files stay.
+    ///
+    /// # Errors
+    /// The file does not exist, the name is rejected, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/storage/operations/update-file/
+    pub async fn rename_file(&self, file_id: &StorageFileId, name: &str) -> Result<File, Error> {
+        let url = self.api.url(&["storage", "files", file_id]);
+        let call = Call::repeatable("rename file", Method::PATCH, url, WRITE)
+            .json(json!({ "displayName": name }))
+            .about_a_file();
+        Ok(self.api.send(&call).await?.json::<FileBody>()?.file)
+    }
+
+    /// Moves a file to another folder of its iTwin. Its id, content and source files stay.
+    ///
+    /// # Errors
+    /// File or folder do not exist, the folder rejects the file, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/storage/operations/move-file/
+    pub async fn move_file(&self, file_id: &StorageFileId, folder_id: &str) -> Result<File, Error> {
+        let url = self.api.url(&["storage", "files", file_id, "move"]);
+        let call = Call::repeatable("move file", Method::POST, url, WRITE)
+            .json(json!({ "parentFolderId": folder_id }))
+            .about_a_file();
+        Ok(self.api.send(&call).await?.json::<FileBody>()?.file)
+    }
+
     /// The address of the content of a file, valid for about an hour.
     pub(super) async fn content_address(
         &self,

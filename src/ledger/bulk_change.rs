@@ -26,7 +26,7 @@ impl BulkChange {
             limit,
             hint = format!(
                 "check some of the files, then run `itwin-syncd resume {watch}` to \
-            upload them"
+            upload or rename them"
             ),
             "watch suspended: too many known files changed at once"
         );

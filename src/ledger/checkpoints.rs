@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use super::bulk_change::guard;
 use super::clock::pause;
-use super::{BulkChange, Content, Error, FileId, Ledger, Tx, UploadJob, count_column, millis};
+use super::{
+    BulkChange, Content, Error, FileId, Ledger, StorageStamp, Tx, UploadJob, count_column, millis,
+};
 use crate::ids::StorageFileId;
 
 impl Ledger {
@@ -145,13 +147,32 @@ impl Ledger {
     }
 }
 
+/// Records what the platform says of a storage file that has our content.
+pub(super) async fn set_stamp(
+    tx: &mut Tx,
+    file: FileId,
+    stamp: &StorageStamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE files SET stored_modified = $2, stored_modified_by = $3, storage_folder_id = $4 \
+         WHERE id = $1",
+    )
+    .bind(file)
+    .bind(&stamp.modified)
+    .bind(&stamp.modified_by)
+    .bind(&stamp.folder_id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// Forgets the storage file. The source file stays known: it still points there, until it is pointed elsewhere.
 pub(super) async fn forget_storage_file(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE files SET storage_file_id = NULL, adopted = 0, stored_version = NULL, \
          stored_digest = NULL, stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
          stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
-         send_again = 0, outcome = NULL, outcome_at = NULL WHERE id = $1",
+         send_again = 0, relocation = NULL, outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
     .execute(&mut **tx)

@@ -10,7 +10,7 @@ use super::clock::{active, due};
 use super::known_files::VersionColumns;
 use super::row::join;
 use super::{
-    Error, FailureKind, FileId, Fingerprint, Ledger, Stage, StorageStamp, Tx, WatchId,
+    Error, FailureKind, FileId, Fingerprint, Ledger, Relocation, Stage, StorageStamp, Tx, WatchId,
     count_column, count_value, millis, timestamp,
 };
 use crate::connector_type::ConnectorType;
@@ -49,6 +49,8 @@ pub struct UploadJob {
     pub version: i64,
     /// 1 for the first attempt.
     pub attempt: u32,
+    /// When the file was handed over.
+    pub enqueued_at: Timestamp,
     /// When the first of the failures in a row happened.
     pub failing_since: Option<Timestamp>,
     /// Connector type, or None for a file that is stored only.
@@ -69,6 +71,8 @@ pub struct UploadJob {
     pub send_again: bool,
     /// What the platform said of the storage file when its content was completed.
     pub stamp: StorageStamp,
+    /// Name and folder of the storage file still have to follow the local file.
+    pub relocation: Option<Relocation>,
     /// What an interrupted attempt had fully sent (stage [`Stage::BlobWritten`]).
     pub written: Option<StoredContent>,
 }
@@ -88,6 +92,7 @@ struct JobRow {
     stored_size: Option<i64>,
     version: i64,
     attempts: i64,
+    enqueued_at: i64,
     failing_since: Option<i64>,
     stage: Stage,
     stage_at: i64,
@@ -101,6 +106,7 @@ struct JobRow {
     stored_modified: Option<String>,
     stored_modified_by: Option<String>,
     storage_folder_id: Option<String>,
+    relocation: Option<Relocation>,
 }
 
 /// SQL: jobs `j` of files that are small enough, in active watches.
@@ -153,6 +159,7 @@ impl JobRow {
             attempt: u32::try_from(self.attempts)
                 .unwrap_or(u32::MAX)
                 .saturating_add(1),
+            enqueued_at: timestamp(self.enqueued_at),
             failing_since: self.failing_since.map(timestamp),
             connector: self.connector,
             storage_file_id: self.storage_file_id,
@@ -167,6 +174,7 @@ impl JobRow {
                 modified_by: self.stored_modified_by,
                 folder_id: self.storage_folder_id,
             },
+            relocation: self.relocation,
             written: content(self.content_version, self.content_digest, self.content_size),
         }
     }
@@ -348,9 +356,9 @@ async fn claimed_job(
     let row: JobRow = sqlx::query_as(
         "SELECT j.file_id, f.watch_id, f.dir, f.name, f.known, f.size, f.mtime_ns, f.ctime_ns, \
          f.connector, f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, \
-         j.version, j.attempts, j.failing_since, j.stage, j.stage_at, j.marker, \
+         j.version, j.attempts, j.enqueued_at, j.failing_since, j.stage, j.stage_at, j.marker, \
          j.content_version, j.content_digest, j.content_size, j.previous_reason, f.unverified, \
-         f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id FROM jobs j \
+         f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id, f.relocation FROM jobs j \
          JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
     )
     .bind(file)

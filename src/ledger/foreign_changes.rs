@@ -6,7 +6,7 @@ use super::checkpoints::forget_storage_file;
 use super::clock::pause;
 use super::history::{Step, note};
 use super::stored_job::insert_stored_job;
-use super::{ConnectionFile, Error, Ledger, Tx, millis};
+use super::{ConnectionFile, Error, Ledger, Relocation, Tx, millis};
 
 impl Ledger {
     /// The storage file is gone: its content has to be uploaded again. The source file is kept, to be pointed at the
@@ -49,16 +49,25 @@ impl Ledger {
     }
 }
 
-/// Whether the file's content in storage is still the one that was compared: an upload may have replaced it meanwhile.
+/// Whether what is known of the storage file is still what was compared: an upload may have replaced its content
+/// meanwhile, or a new name of the local file may have changed its time.
 async fn is_current(tx: &mut Tx, file: &ConnectionFile) -> Result<bool, sqlx::Error> {
-    let current: Option<(Option<String>, i64)> =
-        sqlx::query_as("SELECT storage_file_id, stored_generation FROM files WHERE id = $1")
-            .bind(file.file.0)
-            .fetch_optional(&mut **tx)
-            .await?;
-    Ok(current.is_some_and(|(id, generation)| {
-        id.as_deref() == Some(&file.storage_file_id) && generation == file.stored.generation
-    }))
+    type Row = (Option<String>, i64, Option<String>, Option<Relocation>);
+    let current: Option<Row> = sqlx::query_as(
+        "SELECT storage_file_id, stored_generation, stored_modified, relocation FROM files \
+         WHERE id = $1",
+    )
+    .bind(file.file.0)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(
+        current.is_some_and(|(id, generation, modified, relocation)| {
+            id.as_deref() == Some(&file.storage_file_id)
+                && generation == file.stored.generation
+                && modified == file.stored.stamp.modified
+                && relocation.is_none()
+        }),
+    )
 }
 
 /// See [`Ledger::upload_again`].

@@ -36,6 +36,8 @@ pub struct Ready {
 pub struct HandedOver {
     /// Files that were new or changed.
     pub changed: usize,
+    /// A new file may be a known one under a new name, which no scan has found to be missing yet.
+    pub suspects_rename: bool,
     /// The bulk change guard suspended the watch.
     pub bulk_change: Option<BulkChange>,
 }
@@ -55,10 +57,12 @@ impl Ledger {
         self.db
             .write("take over finished files", async |tx| {
                 let mut changed = 0;
+                let mut suspects_rename = false;
                 let mut folders = BTreeSet::new();
                 for file in files {
                     if hand_over_one(tx, watch, file, now).await? {
                         changed += 1;
+                        suspects_rename |= has_origin(tx, watch, file).await?;
                         folders.insert(split(&file.path).0);
                     }
                 }
@@ -71,6 +75,7 @@ impl Ledger {
                 };
                 Ok(HandedOver {
                     changed,
+                    suspects_rename,
                     bulk_change,
                 })
             })
@@ -157,8 +162,25 @@ async fn hand_over_one(
     Ok(true)
 }
 
+/// Whether a file that is not in storage has the size of another one that is, and that no scan has missed.
+async fn has_origin(tx: &mut Tx, watch: WatchId, file: &Ready) -> Result<bool, sqlx::Error> {
+    let (dir, name) = split(&file.path);
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM files o WHERE o.watch_id = $1 AND o.stored_size = $2 \
+         AND o.storage_file_id IS NOT NULL AND o.absence IS NULL) AND EXISTS (SELECT 1 \
+         FROM files f WHERE f.watch_id = $1 AND f.dir = $3 AND f.name = $4 \
+         AND f.storage_file_id IS NULL)",
+    )
+    .bind(watch)
+    .bind(count_column(file.fingerprint.size))
+    .bind(dir)
+    .bind(name)
+    .fetch_one(&mut **tx)
+    .await
+}
+
 /// If the file still has a source file, the connection is checked at the next opportunity: a reference has none.
-async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
+pub(super) async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE connections SET checked_at = 0 WHERE id = (SELECT connection_id FROM files \
          WHERE id = $1 AND source_file_id IS NOT NULL)",
@@ -170,7 +192,7 @@ async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Er
 }
 
 /// Gives the file its one open job. The stage of an interrupted upload stays: it shows what may have been sent.
-async fn open_job(
+pub(super) async fn open_job(
     tx: &mut Tx,
     file_id: i64,
     version: i64,

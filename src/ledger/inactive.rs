@@ -37,7 +37,7 @@ impl Inactive {
             Self::Suspended(BulkChange { files, limit }) => format!(
                 "{files} known files changed at once (limit {limit}); check some of them, then \
                 run \
-                 `itwin-syncd resume {watch}` to upload them"
+                 `itwin-syncd resume {watch}` to upload or rename them"
             ),
             Self::BackingOff { reason, .. } => reason.clone(),
         }
@@ -120,8 +120,10 @@ impl Ledger {
             .await
     }
 
-    /// Ends whatever makes watches inactive: a pause, a suspension, whose number of files is approved by that, and a
-    /// backoff. Returns how many were inactive.
+    /// Ends whatever makes watches inactive: a pause, a suspension, and a backoff. Returns how many were inactive.
+    ///
+    /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
+    /// may turn out to be a known one, in storage or under an old name.
     pub async fn resume_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
         self.db
             .write_durably("resume watches", async |tx| {
@@ -129,8 +131,11 @@ impl Ledger {
                 for name in names {
                     resumed += sqlx::query(
                         "UPDATE watches SET paused_at = NULL, bulk_change_approved = \
-                            CASE WHEN bulk_change_files > 0 THEN bulk_change_files ELSE \
-                            bulk_change_approved END, \
+                            CASE WHEN bulk_change_files > 0 THEN bulk_change_files + \
+                            (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
+                            WHERE f.watch_id = watches.id AND j.state IN ('due', 'uploading') \
+                            AND f.stored_version IS NULL AND f.adopted = 0) \
+                            ELSE bulk_change_approved END, \
                          bulk_change_files = 0, backoff_until = 0, backoff_since = 0, \
                          backoff_reason = NULL \
                          WHERE name = $1 AND configured = 1 \

@@ -77,6 +77,12 @@ pub enum Step {
     RunLost,
     /// The run that it was in ended without a result for it: it waits for another one.
     NotJudged,
+    /// It has a new path.
+    Renamed,
+    /// Its storage file has the new name and folder.
+    Relocated,
+    /// Storage did not accept its new name or folder.
+    NameKept,
     /// It is gone from the folder.
     Gone,
     /// The configuration no longer selects it.
@@ -163,6 +169,15 @@ pub enum Absence {
     Gone,
     /// The configuration no longer selects it.
     Deselected,
+}
+
+/// How far the storage file of a renamed or moved file has followed it, written before the next request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relocation {
+    /// Nothing was sent.
+    Intended,
+    /// Storage had our content, and a request that changes name or folder may have been sent.
+    Sent,
 }
 
 /// The state of a root, as its watch found it.
@@ -281,6 +296,9 @@ words!(
     ReferenceChanged = "reference_changed",
     RunLost = "run_lost",
     NotJudged = "not_judged",
+    Renamed = "renamed",
+    Relocated = "relocated",
+    NameKept = "name_kept",
     Gone = "gone",
     Deselected = "deselected",
 );
@@ -304,6 +322,7 @@ words!(
     Gone = "gone",
     Deselected = "deselected",
 );
+words!(Relocation, Intended = "intended", Sent = "sent");
 words!(
     RootState,
     Ok = "ok",

@@ -179,7 +179,7 @@ async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Erro
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
          stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
          stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
-         send_again = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
+         send_again = 0, relocation = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
          outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
     )
     .bind(watch_id)

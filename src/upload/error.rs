@@ -50,6 +50,11 @@ pub(super) enum UploadError {
         QuotedPath(other)
     )]
     Predecessor { other: PathBuf },
+    #[error(
+        "it may be {} under a new name; waiting for a scan to confirm that the old file is gone",
+        QuotedPath(other)
+    )]
+    OriginUnconfirmed { other: PathBuf, until: Timestamp },
     #[error("the file is locked in iTwin Storage")]
     Locked,
     #[error("storage refused to complete the upload; it starts again")]
@@ -95,9 +100,10 @@ impl UploadError {
             Self::Source(source::Error::Hangs) => Class::Transient {
                 floor: Some(poll_interval),
             },
-            Self::Source(_) | Self::Unfit(Unfit::NotSettled) | Self::Predecessor { .. } => {
-                Class::Busy
-            }
+            Self::Source(_)
+            | Self::Unfit(Unfit::NotSettled)
+            | Self::Predecessor { .. }
+            | Self::OriginUnconfirmed { .. } => Class::Busy,
             Self::Name(_) | Self::Unfit(Unfit::Empty | Unfit::TooLarge { .. }) => {
                 Class::RefusedForContent
             }
@@ -142,6 +148,7 @@ impl UploadError {
             | Self::FolderGone(_)
             | Self::SizeDiffers { .. }
             | Self::Predecessor { .. }
+            | Self::OriginUnconfirmed { .. }
             | Self::NotCompleted(_) => return None,
         };
         Some(hint.to_owned())
@@ -191,6 +198,10 @@ mod tests {
                 UploadError::SizeDiffers { .. } => UploadError::SizeDiffers { sent: 5, stored: 1 },
                 UploadError::NameConflict { .. } => UploadError::NameConflict { other: "deck.dgn".into() },
                 UploadError::Predecessor { .. } => UploadError::Predecessor { other: "Deck.dgn".into() },
+                UploadError::OriginUnconfirmed { .. } => UploadError::OriginUnconfirmed {
+                    other: "plans/Deck.dgn".into(),
+                    until: Timestamp::UNIX_EPOCH,
+                },
                 UploadError::Locked => UploadError::Locked,
                 UploadError::NotCompleted(_) => UploadError::NotCompleted(platform()),
             })
@@ -228,7 +239,18 @@ mod tests {
                 Class::RefusedForAll,
                 Some("rename one of the two files"),
             ),
-            (UploadError::Predecessor { other }, Class::Busy, None),
+            (
+                UploadError::Predecessor {
+                    other: other.clone(),
+                },
+                Class::Busy,
+                None,
+            ),
+            (
+                UploadError::OriginUnconfirmed { other, until: now },
+                Class::Busy,
+                None,
+            ),
             (UploadError::Locked, Class::RefusedForAll, Some("unlock")),
             (
                 UploadError::CreateUnknown {

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 
 use super::error::Unfit;
+use crate::config::OnRename;
 use crate::ids::StorageFileId;
 use crate::ledger::{self, Fingerprint, Stage, StoredContent, UploadJob};
 use crate::next_attempt::after;
@@ -27,19 +28,36 @@ pub(super) struct Findings {
     pub(super) completion_refused: bool,
     /// The storage file was read and holds other content.
     pub(super) storage_differs: bool,
-    /// No other file has the place in storage.
-    pub(super) place_taken: bool,
+    /// Name and folder of the storage file are as they should be.
+    pub(super) relocated: bool,
+    /// What is known of a file without a storage file.
+    pub(super) new_file: NewFileIs,
+}
+
+/// What is known of a file without a storage file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NewFileIs {
+    /// Maybe a known file under a new name.
+    Unknown,
+    /// No known file, or renames are not followed.
+    New,
+    /// The owner of its place in storage.
+    Placed,
 }
 
 impl Findings {
-    pub(super) fn new(opened: Fingerprint) -> Self {
+    pub(super) fn new(opened: Fingerprint, on_rename: OnRename) -> Self {
         Self {
             opened,
             storage: None,
             local: None,
             completion_refused: false,
             storage_differs: false,
-            place_taken: false,
+            relocated: false,
+            new_file: match on_rename {
+                OnRename::Follow => NewFileIs::Unknown,
+                OnRename::UploadAgain => NewFileIs::New,
+            },
         }
     }
 }
@@ -62,6 +80,10 @@ pub(super) enum Step {
         /// The storage file.
         storage_file_id: StorageFileId,
     },
+    /// Give the storage file the name and folder that belong to the path.
+    Relocate,
+    /// Look for the known file that this one was before.
+    FindOrigin,
     /// Reserve the place in storage.
     TakePlace,
     /// Find a destination, send the bytes, complete.
@@ -71,8 +93,11 @@ pub(super) enum Step {
 /// Decides from the job and what is known by now. `limit`: the largest file that can be stored, in bytes.
 pub(super) fn next_step(job: &UploadJob, findings: &Findings, limit: u64) -> Step {
     let opened = findings.opened;
-    if findings.place_taken {
+    if findings.new_file == NewFileIs::Placed {
         return Step::Transfer;
+    }
+    if job.relocation.is_some() && !findings.relocated {
+        return Step::Relocate;
     }
     if is_known_version(job) {
         match findings.storage {
@@ -99,6 +124,10 @@ pub(super) fn next_step(job: &UploadJob, findings: &Findings, limit: u64) -> Ste
             storage_file_id: id.clone(),
         },
         Some(_) => Step::Transfer,
+        // What was sent before is looked for under the new name.
+        None if findings.new_file == NewFileIs::Unknown && job.stage.0 == Stage::Planned => {
+            Step::FindOrigin
+        }
         None => Step::TakePlace,
     }
 }

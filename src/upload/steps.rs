@@ -9,14 +9,15 @@ use tracing::{debug, info};
 use super::Shared;
 use super::destination::{Route, SameContent, UploadPlan};
 use super::error::{Unfit, UploadError};
-use super::plan::{self, Findings, Step};
+use super::plan::{self, Findings, NewFileIs, Step};
+use super::renames::Rename;
 use super::slots::Slot;
 use super::source::{self, Source};
 use super::tracked_job::TrackedJob;
 use super::transfer;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
-use crate::ledger::{self, FailureKind, Refusal, StoredContent, UploadJob, UploadResult};
+use crate::ledger::{self, Again, FailureKind, Refusal, StoredContent, UploadJob, UploadResult};
 use crate::names::{self, QuotedPath};
 use crate::next_attempt::{self, Failure, History};
 use crate::stored_content::{self, Content};
@@ -29,6 +30,8 @@ pub(super) enum JobOutcome {
         result: UploadResult,
     },
     Unchanged(UploadResult),
+    /// It is a known file under a new name, whose record has a job now.
+    Renamed(Rename),
     Vanished,
     /// The configuration no longer selects the file.
     Deselected,
@@ -73,7 +76,10 @@ impl Shared {
                 .back_off_watch(job.watch, until, &error.to_string(), now)
                 .await?;
         }
-        let refusal = self.refusal(watch, job, &error, now);
+        let mut refusal = self.refusal(watch, job, &error, now);
+        if let UploadError::OriginUnconfirmed { until, .. } = &error {
+            refusal.again = Again::BusyUntil(*until);
+        }
         if refusal.kind == FailureKind::Credentials {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = next_attempt::after(now, self.policy.max);
@@ -122,12 +128,16 @@ impl Shared {
             watch,
             slot,
             job,
-            findings: Findings::new(source.fingerprint()),
+            findings: Findings::new(source.fingerprint(), watch.on_rename),
         };
         let limit = transfer::size_limit(&self.limits);
         loop {
             let Attempt { job, findings, .. } = &mut attempt;
             match plan::next_step(job, findings, limit) {
+                Step::Relocate => {
+                    self.relocate(watch, job, &below, &name).await?;
+                    findings.relocated = true;
+                }
                 Step::CheckStorage => {
                     findings.storage = Some(self.check_storage(watch, job).await?);
                 }
@@ -149,6 +159,14 @@ impl Shared {
                         return finish_with_same_content(job, &same).await;
                     }
                     findings.storage_differs = true;
+                }
+                Step::FindOrigin => {
+                    let place = names::path_key(&below, &name);
+                    let rename = self.follow_rename(watch, slot, job, &source, &place);
+                    if let Some(rename) = rename.await? {
+                        return Ok(JobOutcome::Renamed(rename));
+                    }
+                    findings.new_file = NewFileIs::New;
                 }
                 Step::TakePlace => {
                     self.take_place(&mut attempt, &names::path_key(&below, &name))
@@ -258,7 +276,7 @@ impl Shared {
                 "file takes over the storage file of a deleted one"
             );
         }
-        findings.place_taken = true;
+        findings.new_file = NewFileIs::Placed;
         Ok(())
     }
 

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use crate::clock;
 use crate::ids::StorageFileId;
 use crate::ledger::{
-    BulkChange, Content, Error, Ledger, Occupant, Stage, StorageStamp, StoredContent, UploadJob,
-    UploadResult,
+    BulkChange, Content, Error, Ledger, Occupant, Relocation, Stage, StorageStamp, StoredContent,
+    UploadJob, UploadResult,
 };
+use crate::stored_content;
 
 /// A claimed job and the ledger that holds it.
 pub(super) struct TrackedJob<'a> {
@@ -61,6 +62,7 @@ impl<'a> TrackedJob<'a> {
         self.job.stored = None;
         self.job.stamp = StorageStamp::default();
         self.job.unverified = false;
+        self.job.relocation = None;
         self.job.send_again = false;
         self.job.stage = (Stage::Planned, Timestamp::UNIX_EPOCH);
         self.job.marker = None;
@@ -106,6 +108,34 @@ impl<'a> TrackedJob<'a> {
     /// ended.
     pub(super) async fn inherit(&mut self, gone: &Occupant) -> Result<bool, Error> {
         self.ledger.inherit(&mut self.job, gone).await
+    }
+
+    /// Before a request that changes name or folder of the storage file. `has` is what storage has until then.
+    pub(super) async fn record_relocation_sent(
+        &mut self,
+        has: &stored_content::Content,
+    ) -> Result<(), Error> {
+        let is_ours = *has == stored_content::Content::Ours;
+        self.ledger
+            .record_relocation_sent(&self.job, !is_ours)
+            .await?;
+        self.job.relocation = Some(Relocation::Sent);
+        self.job.unverified |= !is_ours;
+        Ok(())
+    }
+
+    /// The storage file is where it should be, and now has this stamp; `kept` says what storage refused to change.
+    pub(super) async fn finish_relocation(
+        &mut self,
+        stamp: StorageStamp,
+        kept: Option<&str>,
+    ) -> Result<(), Error> {
+        self.ledger
+            .finish_relocation(&self.job, &stamp, kept, clock::now())
+            .await?;
+        self.job.relocation = None;
+        self.job.stamp = stamp;
+        Ok(())
     }
 
     /// Ends the attempt: `stored` is complete in storage.

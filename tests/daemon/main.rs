@@ -41,6 +41,8 @@ mod real_files;
 mod references;
 mod refusals;
 mod remedies;
+mod rename_sequences;
+mod renames;
 mod runs;
 mod scale;
 mod sets;

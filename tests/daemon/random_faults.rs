@@ -92,7 +92,8 @@ struct Storm {
     roots: Vec<(&'static str, PathBuf)>,
     words: BTreeMap<&'static str, &'static str>,
     random: Rng,
-    /// All contents that each path has ever had, by path in storage.
+    /// All contents that the files of each watch have ever had, by its folder in storage: a storage file has those of
+    /// every path that its local file had.
     ever: BTreeMap<String, BTreeSet<String>>,
     /// Contents that others stored.
     theirs: BTreeSet<String>,
@@ -232,7 +233,8 @@ impl Storm {
 
     fn note_contents(&mut self) {
         for (path, content) in self.local() {
-            self.ever.entry(path).or_default().insert(sha256(&content));
+            let contents = self.ever.entry(watch_of(&path)).or_default();
+            contents.insert(sha256(&content));
         }
     }
 
@@ -614,7 +616,10 @@ impl Storm {
             let id = file["storage_file_id"].as_str().unwrap_or_default();
             let stored = state.files.get(id).filter(|stored| !stored.deleted);
             let stored = stored.ok_or_else(|| format!("lost: {path}: no storage file {id}"))?;
-            if stored.path != *path && self.words["duplicate-file"] != "renamed" {
+            if stored.path != *path
+                && self.words["duplicate-file"] != "renamed"
+                && !self.was_a_name_refused()
+            {
                 return Err(format!("lost: {path} is stored as {}", stored.path));
             }
             let completed = stored.completed.as_ref();
@@ -674,7 +679,7 @@ impl Storm {
             }
         }
         for (path, (complete, empty)) in live {
-            if complete > 1 {
+            if complete > 1 && !self.was_a_name_refused() {
                 return Err(format!("doubled: {path} is stored {complete} times"));
             }
             if local.contains_key(path) && empty > 0 && !self.leaves_empty_files() {
@@ -694,7 +699,7 @@ impl Storm {
     }
 
     fn is_genuine(&self, path: &str, digest: &str) -> Result<(), String> {
-        let ever = self.ever.get(path);
+        let ever = self.ever.get(&watch_of(path));
         let empty = digest.is_empty() || *digest == sha256(b"");
         if empty || self.theirs.contains(digest) || ever.is_some_and(|ever| ever.contains(digest)) {
             return Ok(());
@@ -702,6 +707,11 @@ impl Storm {
         Err(format!(
             "torn: {path} was stored with content that it never had"
         ))
+    }
+
+    /// Whether a storage file was to follow its local file and a fault kept it from that for good.
+    fn was_a_name_refused(&self) -> bool {
+        self.story.contains("cannot be renamed to match")
     }
 
     /// Whether the platform keeps a file that was created without an answer from ever getting content.
@@ -886,6 +896,11 @@ fn effect(random: &mut Rng) -> Effect {
             }
         }
     }
+}
+
+/// The folder in storage of the watch of a path.
+fn watch_of(path: &str) -> String {
+    path.split('/').next().unwrap_or_default().to_owned()
 }
 
 /// One site from the first kill to the end of calm; what went wrong, with the file that holds its story.

@@ -274,12 +274,13 @@ async fn of_two_names_that_differ_in_case_only_one_waits_until_the_other_is_gone
 }
 
 #[tokio::test]
-async fn a_rename_that_changes_only_case_keeps_the_storage_file() {
+async fn a_rename_that_changes_only_case_and_content_keeps_the_storage_file() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("House.ifc"), "house");
     let daemon = site.start();
     site.synchronized(1, &daemon).await;
-    std::fs::rename(folder.join("House.ifc"), folder.join("HOUSE.ifc")).unwrap();
+    std::fs::remove_file(folder.join("House.ifc")).unwrap();
+    write(&folder.join("HOUSE.ifc"), "another house");
     daemon
         .says("takes over the storage file of a deleted one")
         .await;

@@ -26,6 +26,8 @@ fn watch_keys() {
         "setle = \"5s\"",
         "workers = 3",
         "recursive = \"yes\"",
+        "rename = \"copy\"",
+        "rename = true",
         "storage_folder = 3",
         "storage_folder = \"/North\"",
         "storage_folder = \"a/b?\"",

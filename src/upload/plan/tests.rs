@@ -1,5 +1,5 @@
 use super::*;
-use crate::ledger::{FileId, StorageStamp, WatchId};
+use crate::ledger::{FileId, Relocation, StorageStamp, WatchId};
 
 const LIMIT: u64 = 1000;
 const SIZE: u64 = 10;
@@ -35,6 +35,7 @@ fn new_job() -> UploadJob {
         fingerprint: Some(fingerprint(SIZE)),
         version: 2,
         attempt: 1,
+        enqueued_at: Timestamp::UNIX_EPOCH,
         failing_since: None,
         connector: None,
         storage_file_id: None,
@@ -45,6 +46,7 @@ fn new_job() -> UploadJob {
         unverified: false,
         send_again: false,
         stamp: StorageStamp::default(),
+        relocation: None,
         written: None,
     }
 }
@@ -59,7 +61,7 @@ fn known(version: i64) -> UploadJob {
 }
 
 fn opened() -> Findings {
-    Findings::new(fingerprint(SIZE))
+    Findings::new(fingerprint(SIZE), OnRename::Follow)
 }
 
 fn changed() -> Content {
@@ -85,13 +87,51 @@ fn each_finding_leads_to_the_next_step() {
         unverified: true,
         ..known(1)
     };
+    let renamed = UploadJob {
+        relocation: Some(Relocation::Intended),
+        ..known(2)
+    };
     for (what, job, findings, expected) in [
-        ("a new file", new_job(), opened(), Step::TakePlace),
+        ("a new file", new_job(), opened(), Step::FindOrigin),
+        (
+            "a new file that is no known one",
+            new_job(),
+            Findings {
+                new_file: NewFileIs::New,
+                ..opened()
+            },
+            Step::TakePlace,
+        ),
+        (
+            "a new file, where renames are not followed",
+            new_job(),
+            Findings::new(fingerprint(SIZE), OnRename::UploadAgain),
+            Step::TakePlace,
+        ),
+        (
+            "a new file that may have been created",
+            UploadJob {
+                stage: at(Stage::CreateSent),
+                ..new_job()
+            },
+            opened(),
+            Step::TakePlace,
+        ),
+        ("a renamed file", renamed.clone(), opened(), Step::Relocate),
+        (
+            "a renamed file whose storage file followed",
+            renamed,
+            Findings {
+                relocated: true,
+                ..opened()
+            },
+            Step::CheckStorage,
+        ),
         (
             "a new file with its place",
             new_job(),
             Findings {
-                place_taken: true,
+                new_file: NewFileIs::Placed,
                 ..opened()
             },
             Step::Transfer,
@@ -223,7 +263,7 @@ fn a_file_that_changed_is_empty_or_too_large_is_rejected() {
             fingerprint: handed_over.map(fingerprint),
             ..new_job()
         };
-        let findings = Findings::new(fingerprint(opened));
+        let findings = Findings::new(fingerprint(opened), OnRename::Follow);
         let step = next_step(&job, &findings, LIMIT);
         assert_eq!(step, Step::Reject(expected));
     }

@@ -187,6 +187,11 @@ impl Task {
         if let Some(change) = handed_over.bulk_change {
             change.log(&self.watch.name);
         }
+        if handed_over.suspects_rename {
+            // Events do not name the files of a folder that was moved; a scan finds that they are missing.
+            let now = Instant::now();
+            self.schedule.request_scan_later(now, now);
+        }
         failpoint("file handed over");
         self.out.wake.notify_one();
         Ok(())

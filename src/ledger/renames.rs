@@ -1,0 +1,500 @@
+//! Renamed and moved files: the record of a file moves to its new path, and its storage file is renamed afterwards.
+//!
+//! In: a new file with the content of one that is gone, as `upload` found it. Out: one record with the new path, the
+//! history, the storage file and the source file of the old one. The same transaction records that name and folder in
+//! storage have to follow; `upload` executes it, and a process that is killed in between continues there.
+//!
+//! It never decides which file was renamed, and never moves the record of a file that is there or being processed.
+
+use std::path::PathBuf;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::bulk_change::guard;
+use super::checkpoints::set_stamp;
+use super::hand_over::{check_connection_soon, open_job};
+use super::history::{Step, note};
+use super::row::{join, split};
+use super::scan_digests::forget_listing;
+use super::{
+    Absence, BulkChange, Content, Error, FileId, JobState, Ledger, Relocation, Stage, StorageStamp,
+    Tx, UploadJob, count_column, millis, timestamp,
+};
+use crate::connector_type::ConnectorType;
+
+/// Origins that are checked for one new file. With more files of the same content, none of them is a safe choice.
+const ORIGINS_MAX: i64 = 64;
+
+/// A known file with the content of a new one, which may be that file under its old name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The file.
+    pub file: FileId,
+    /// Its path relative to the root.
+    pub path: PathBuf,
+    /// Since when scans do not find it; None if the last one did.
+    pub absent_since: Option<Timestamp>,
+}
+
+/// What came of moving the record of a file to its new path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Followed {
+    /// The record has the new path and a job; the new file's own record and job are deleted.
+    Moved(Option<BulkChange>),
+    /// The file is being uploaded or in a run: nothing has changed.
+    AtWork,
+    /// One of both files has changed since they were compared: nothing has changed.
+    Declined,
+}
+
+#[derive(sqlx::FromRow)]
+struct NewRow {
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    version: i64,
+    size: i64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    connector: Option<ConnectorType>,
+}
+
+#[derive(sqlx::FromRow)]
+struct OriginRow {
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    version: i64,
+    stored_digest: Option<Vec<u8>>,
+    has_storage_file: bool,
+    absence: Option<Absence>,
+    absent_since: Option<i64>,
+    state: Option<JobState>,
+    stage: Option<Stage>,
+}
+
+impl Ledger {
+    /// Whether storage has content of this size of another file of the watch that is there, or was until lately.
+    pub async fn may_be_renamed(&self, job: &UploadJob, bytes: u64) -> Result<bool, Error> {
+        self.db
+            .read("look for the origin of a file", async |db| {
+                sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT 1 FROM files WHERE watch_id = $1 AND stored_size = $2 \
+                     AND storage_file_id IS NOT NULL AND id <> $3)",
+                )
+                .bind(job.watch)
+                .bind(count_column(bytes))
+                .bind(job.file)
+                .fetch_one(db)
+                .await
+            })
+            .await
+    }
+
+    /// The files of the job's watch with this content in storage that were there at most `window` before the job was
+    /// enqueued.
+    pub async fn origins(
+        &self,
+        job: &UploadJob,
+        content: &Content,
+        window: SignedDuration,
+    ) -> Result<Vec<Origin>, Error> {
+        type Row = (FileId, Vec<u8>, Vec<u8>, Option<i64>);
+        let since = job.enqueued_at.checked_sub(window);
+        let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
+        let rows: Vec<Row> = self
+            .db
+            .read("look for the origin of a file", async |db| {
+                sqlx::query_as(
+                    "SELECT id, dir, name, absent_since FROM files WHERE watch_id = $1 \
+                     AND stored_size = $2 AND storage_file_id IS NOT NULL AND stored_digest = $3 \
+                     AND id <> $4 AND (absence IS NULL OR (absence <> $5 AND absent_since >= $6)) \
+                     ORDER BY absence IS NULL, id LIMIT $7",
+                )
+                .bind(job.watch)
+                .bind(count_column(content.bytes))
+                .bind(&content.digest[..])
+                .bind(job.file)
+                .bind(Absence::Deselected)
+                .bind(millis(since))
+                .bind(ORIGINS_MAX)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(file, dir, name, absent)| Origin {
+                file,
+                path: join(dir, name),
+                absent_since: absent.map(timestamp),
+            })
+            .collect())
+    }
+
+    /// The files of a watch, by its name, with this many bytes in storage that are there or were until `since`, and the
+    /// digest of those bytes.
+    pub async fn stored_with_size(
+        &self,
+        watch: &str,
+        bytes: u64,
+        since: Timestamp,
+    ) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        type Row = (Vec<u8>, Vec<u8>, Vec<u8>);
+        let rows: Vec<Row> = self
+            .db
+            .read("look for the origin of a file", async |db| {
+                sqlx::query_as(
+                    "SELECT f.dir, f.name, f.stored_digest FROM files f JOIN watches w \
+                     ON w.id = f.watch_id WHERE w.name = $1 AND f.stored_size = $2 \
+                     AND f.storage_file_id IS NOT NULL AND f.stored_digest IS NOT NULL \
+                     AND (f.absence IS NULL OR (f.absence <> $3 AND f.absent_since >= $4))",
+                )
+                .bind(watch)
+                .bind(count_column(bytes))
+                .bind(Absence::Deselected)
+                .bind(millis(since))
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(dir, name, digest)| (join(dir, name), digest))
+            .collect())
+    }
+
+    /// Moves the record of `origin` to the path of the job's file, which is new and holds `content`: that is the
+    /// content of `origin` in storage. The job ends with its file; the moved record gets a job of its own.
+    ///
+    /// `place` is the place in storage that belongs to the new path, see [`Ledger::take_place`].
+    pub async fn follow_rename(
+        &self,
+        job: &UploadJob,
+        origin: FileId,
+        content: &Content,
+        place: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Followed, Error> {
+        self.db
+            .write_durably("follow a renamed file", async |tx| {
+                let (Some(new), Some(old)) = (
+                    new_file(tx, job, origin, place).await?,
+                    origin_file(tx, origin).await?,
+                ) else {
+                    return Ok(Followed::Declined);
+                };
+                if matches!(old.state, Some(JobState::Uploading | JobState::Running)) {
+                    return Ok(Followed::AtWork);
+                }
+                let is_gone = matches!(old.absence, Some(Absence::Missing | Absence::Gone));
+                let same = old.stored_digest.as_deref() == Some(&content.digest[..]);
+                if new.version != job.version || !is_gone || !same || !old.has_storage_file {
+                    return Ok(Followed::Declined);
+                }
+                move_record(tx, job, origin, (&new, &old), place, now).await?;
+                Ok(Followed::Moved(guard(tx, job.watch.0).await?))
+            })
+            .await
+    }
+
+    /// Checkpoint before a request that changes name or folder of the storage file. It also changes the time by which
+    /// storage shows changes by others; `unverified`: there was one before, so the content has to be compared.
+    pub async fn record_relocation_sent(
+        &self,
+        job: &UploadJob,
+        unverified: bool,
+    ) -> Result<(), Error> {
+        self.db
+            .write_durably(
+                "record that a storage file is about to be renamed",
+                async |tx| {
+                    sqlx::query(
+                        "UPDATE files SET relocation = $2, unverified = MAX(unverified, $3) \
+                         WHERE id = $1",
+                    )
+                    .bind(job.file)
+                    .bind(Relocation::Sent)
+                    .bind(i64::from(unverified))
+                    .execute(&mut **tx)
+                    .await
+                },
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Storage shows the file as `stamp` says, with the name and folder that it should have; `kept` says what storage
+    /// refused to change.
+    pub async fn finish_relocation(
+        &self,
+        job: &UploadJob,
+        stamp: &StorageStamp,
+        kept: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.db
+            .write("record that a storage file was renamed", async |tx| {
+                sqlx::query("UPDATE files SET relocation = NULL WHERE id = $1")
+                    .bind(job.file)
+                    .execute(&mut **tx)
+                    .await?;
+                set_stamp(tx, job.file, stamp).await?;
+                let step = match kept {
+                    Some(_) => Step::NameKept,
+                    None => Step::Relocated,
+                };
+                note(tx, job.file.0, job.version, step, kept, now).await
+            })
+            .await
+    }
+}
+
+/// The job's file, unless it changed or its place in storage belongs to a third file.
+async fn new_file(
+    tx: &mut Tx,
+    job: &UploadJob,
+    origin: FileId,
+    place: &[u8; 32],
+) -> Result<Option<NewRow>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT dir, name, version, size, mtime_ns, ctime_ns, connector FROM files f \
+         WHERE id = $1 AND known = 1 AND storage_file_id IS NULL AND NOT EXISTS (SELECT 1 \
+         FROM files o WHERE o.watch_id = f.watch_id AND o.place = $2 AND o.id NOT IN ($1, $3))",
+    )
+    .bind(job.file)
+    .bind(&place[..])
+    .bind(origin)
+    .fetch_optional(&mut **tx)
+    .await
+}
+
+async fn origin_file(tx: &mut Tx, origin: FileId) -> Result<Option<OriginRow>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT f.dir, f.name, f.version, f.stored_digest, \
+         f.storage_file_id IS NOT NULL AS has_storage_file, f.absence, f.absent_since, j.state, \
+         j.stage \
+         FROM files f LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
+    )
+    .bind(origin)
+    .fetch_optional(&mut **tx)
+    .await
+}
+
+async fn move_record(
+    tx: &mut Tx,
+    job: &UploadJob,
+    origin: FileId,
+    (new, old): (&NewRow, &OriginRow),
+    place: &[u8; 32],
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    for sql in [
+        "DELETE FROM jobs WHERE file_id = $1",
+        "DELETE FROM results WHERE file_id = $1",
+        "DELETE FROM steps WHERE file_id = $1",
+        "DELETE FROM files WHERE id = $1",
+    ] {
+        sqlx::query(sql).bind(job.file).execute(&mut **tx).await?;
+    }
+    let version = old.version.saturating_add(1);
+    // An upload that was interrupted may have left other content in storage than what was completed last.
+    let is_stored = old.stage.is_none_or(|stage| stage == Stage::Planned);
+    sqlx::query(
+        "UPDATE files SET dir = $2, name = $3, known = 1, size = $4, mtime_ns = $5, \
+         ctime_ns = $6, connector = $7, version = $8, stored_version = CASE WHEN $9 THEN $8 \
+         ELSE stored_version END, overwrites = 0, absence = NULL, absent_since = NULL, \
+         place = $10, relocation = $11 WHERE id = $1",
+    )
+    .bind(origin)
+    .bind(&new.dir)
+    .bind(&new.name)
+    .bind(new.size)
+    .bind(new.mtime_ns)
+    .bind(new.ctime_ns)
+    .bind(&new.connector)
+    .bind(version)
+    .bind(is_stored)
+    .bind(&place[..])
+    .bind(Relocation::Intended)
+    .execute(&mut **tx)
+    .await?;
+    open_job(tx, origin.0, version, now).await?;
+    if new.connector.is_none() {
+        check_connection_soon(tx, origin.0).await?;
+    }
+    // It was not deleted after all.
+    sqlx::query("DELETE FROM steps WHERE file_id = $1 AND step = $2 AND at >= $3")
+        .bind(origin)
+        .bind(Step::Gone.as_str())
+        .bind(old.absent_since)
+        .execute(&mut **tx)
+        .await?;
+    let from = format!("{:?}", join(old.dir.clone(), old.name.clone()));
+    note(tx, origin.0, version, Step::Renamed, Some(&from), now).await?;
+    forget_listing(tx, job.watch.0, &old.dir).await?;
+    forget_listing(tx, job.watch.0, split(&job.path).0).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::fixture::*;
+    use super::super::*;
+    use super::*;
+
+    const PLACE: [u8; 32] = [7; 32];
+    const WINDOW: SignedDuration = SignedDuration::from_hours(1);
+
+    /// A synchronized `a.dgn` with content 1 that a scan did not find, and the job of a new file.
+    async fn renamed_to(f: &Fixture, path: &str) -> UploadJob {
+        f.synchronized("a.dgn").await;
+        missed(f, 4).await;
+        f.hand_over(path, 1, 5).await;
+        f.claim(5).await.unwrap()
+    }
+
+    async fn missed(f: &Fixture, second: i64) {
+        let missing = [("a.dgn".into(), Absence::Missing)];
+        f.ledger
+            .record_absent(f.watch, Path::new(""), &missing, at(second - 1), at(second))
+            .await
+            .unwrap();
+    }
+
+    async fn follow(f: &Fixture, job: &UploadJob, origin: FileId) -> Followed {
+        f.ledger
+            .follow_rename(job, origin, &content(1), &PLACE, at(6))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_record_moves_with_its_storage_file_source_file_and_history() {
+        let f = Fixture::new().await;
+        let job = renamed_to(&f, "plans/b.dgn").await;
+        let origin = f.file("a.dgn").await.id;
+        assert!(
+            f.ledger
+                .may_be_renamed(&job, content(1).bytes)
+                .await
+                .unwrap()
+        );
+        assert!(!f.ledger.may_be_renamed(&job, 1).await.unwrap());
+        let found = f.ledger.origins(&job, &content(1), WINDOW).await.unwrap();
+        let expected = Origin {
+            file: origin,
+            path: "a.dgn".into(),
+            absent_since: Some(at(4)),
+        };
+        assert_eq!(found, [expected]);
+        let other = f.ledger.origins(&job, &content(2), WINDOW).await.unwrap();
+        assert_eq!(other, []);
+
+        assert_eq!(follow(&f, &job, origin).await, Followed::Moved(None));
+        let all = f.ledger.snapshot(at(6)).await.unwrap().files;
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(all[0].id, origin);
+        let moved = f.claim(7).await.unwrap();
+        assert_eq!(moved.path, Path::new("plans/b.dgn"));
+        assert_eq!(moved.relocation, Some(Relocation::Intended));
+        assert_eq!(moved.fingerprint, Some(print(1)));
+        f.ledger
+            .record_relocation_sent(&moved, false)
+            .await
+            .unwrap();
+        let stamp = StorageStamp {
+            modified: Some("later".to_owned()),
+            ..StorageStamp::default()
+        };
+        f.ledger
+            .finish_relocation(&moved, &stamp, None, at(7))
+            .await
+            .unwrap();
+        // The content is in the iModel already.
+        let finished = f.ledger.finish_unchanged(&moved, at(8)).await.unwrap();
+        assert_eq!(finished, UploadResult::Done);
+        assert!(f.batch(9).await.is_empty());
+        let history = f.ledger.file_history(origin).await.unwrap().unwrap();
+        let what: Vec<&str> = history
+            .entries
+            .iter()
+            .map(|entry| entry.what.as_str())
+            .collect();
+        let before = ["seen", "uploaded", "synchronized"];
+        assert_eq!(what[..3], before);
+        assert_eq!(what[3..], ["renamed", "relocated", "unchanged"]);
+        assert_eq!(history.entries[3].note.as_deref(), Some("\"a.dgn\""));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_there_in_a_run_or_gone_for_long_is_not_moved() {
+        let f = Fixture::new().await;
+        f.synchronized("a.dgn").await;
+        f.hand_over("b.dgn", 1, 5).await;
+        let job = f.claim(5).await.unwrap();
+        let origin = f.file("a.dgn").await.id;
+        assert_eq!(follow(&f, &job, origin).await, Followed::Declined);
+        assert_eq!(f.file("a.dgn").await.id, origin);
+
+        let f = Fixture::new().await;
+        f.running("a.dgn").await;
+        missed(&f, 4).await;
+        f.hand_over("b.dgn", 1, 5).await;
+        let job = f.claim(5).await.unwrap();
+        let origin = f.file("a.dgn").await.id;
+        assert_eq!(follow(&f, &job, origin).await, Followed::AtWork);
+
+        let f = Fixture::new().await;
+        f.synchronized("a.dgn").await;
+        missed(&f, 4).await;
+        f.hand_over("b.dgn", 1, 2 * 3600).await;
+        let job = f.claim(2 * 3600).await.unwrap();
+        let found = f.ledger.origins(&job, &content(1), WINDOW).await.unwrap();
+        assert_eq!(found, []);
+    }
+
+    #[tokio::test]
+    async fn nothing_moves_when_the_new_file_changed_or_a_third_one_has_its_place() {
+        let f = Fixture::new().await;
+        let job = renamed_to(&f, "b.dgn").await;
+        let origin = f.file("a.dgn").await.id;
+        f.hand_over("b.dgn", 2, 6).await;
+        assert_eq!(follow(&f, &job, origin).await, Followed::Declined);
+
+        let f = Fixture::new().await;
+        f.hand_over("B.dgn", 1, 0).await;
+        let third = f.claim(0).await.unwrap();
+        f.ledger.take_place(&third, &PLACE).await.unwrap();
+        f.store(&third, 3, 1).await;
+        let job = renamed_to(&f, "b.dgn").await;
+        let origin = f.file("a.dgn").await.id;
+        assert_eq!(follow(&f, &job, origin).await, Followed::Declined);
+    }
+
+    #[tokio::test]
+    async fn a_change_by_others_found_before_a_rename_is_not_taken_for_one_after_it() {
+        let f = Fixture::new().await;
+        f.stored("a.dgn").await;
+        let before = f.batch(2).await.remove(0);
+        let run = f.begin_run(2).await;
+        f.finish_run(run, Verdict::Synchronized(None), 3).await;
+        missed(&f, 4).await;
+        f.hand_over("b.dgn", 1, 5).await;
+        let job = f.claim(5).await.unwrap();
+        assert_eq!(follow(&f, &job, before.file).await, Followed::Moved(None));
+        f.ledger.compare_again(&before, at(6), at(6)).await.unwrap();
+        let moved = f.claim(7).await.unwrap();
+        assert!(!moved.unverified);
+        let stamp = StorageStamp {
+            modified: Some("later".to_owned()),
+            ..StorageStamp::default()
+        };
+        f.ledger
+            .finish_relocation(&moved, &stamp, None, at(7))
+            .await
+            .unwrap();
+        f.ledger.finish_unchanged(&moved, at(8)).await.unwrap();
+        f.ledger.compare_again(&before, at(9), at(9)).await.unwrap();
+        assert_eq!(f.claim(9).await.map(|job| job.path), None);
+    }
+}

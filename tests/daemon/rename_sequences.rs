@@ -1,0 +1,339 @@
+//! Random sequences of renames, moves, copies, deletions and saves of files and folders, with kills in between, compared
+//! with a simple model: each storage file keeps its id while its local file is renamed, and only new content is
+//! uploaded.
+//!
+//! By hand for longer: `RENAME_SEQUENCES=1000`; `RENAME_SEED=…` repeats one sequence.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::time::Instant;
+
+use super::support::{Daemon, Site, platform, sha256, write};
+
+const FOLDERS: [&str; 4] = ["", "in/", "in/deep/", "out/"];
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+/// Acts of one sequence.
+const ACTS: usize = 7;
+
+/// Sequences of every run of the tests, and how many of them at once.
+const SEQUENCES: u64 = 20;
+const AT_ONCE: usize = 4;
+
+struct Model<'s> {
+    site: &'s Site,
+    folder: &'s Path,
+    chance: fastrand::Rng,
+    /// The content of each local file.
+    local: BTreeMap<String, String>,
+    /// The storage file of each known path, of files that are gone as well; None: not seen yet.
+    ids: BTreeMap<String, Option<String>>,
+    /// The content that each storage path of a gone file had last.
+    gone: BTreeMap<String, String>,
+    saves: u32,
+    /// Contents that have to be uploaded, and that were.
+    expected_uploads: usize,
+    kills: u32,
+    done: Vec<String>,
+}
+
+impl Model<'_> {
+    fn content(&mut self) -> String {
+        self.saves += 1;
+        format!("content {:04}", self.saves)
+    }
+
+    /// A path without a local file.
+    fn free_path(&mut self) -> String {
+        loop {
+            let folder = FOLDERS[self.chance.usize(0..FOLDERS.len())];
+            let name = NAMES[self.chance.usize(0..NAMES.len())];
+            let path = format!("{folder}{name}.ifc");
+            if !self.local.contains_key(&path) {
+                return path;
+            }
+        }
+    }
+
+    fn any_file(&mut self) -> Option<String> {
+        let at = self.chance.usize(0..self.local.len().max(1));
+        self.local.keys().nth(at).cloned()
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        let at = self.folder.join(path);
+        std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+        at
+    }
+
+    fn save(&mut self, path: &str) {
+        let content = self.content();
+        write(&self.at(path), &content);
+        self.is_saved(path, content);
+    }
+
+    fn is_saved(&mut self, path: &str, content: String) {
+        self.expected_uploads += 1;
+        self.gone.remove(path);
+        self.ids.entry(path.to_owned()).or_default();
+        self.local.insert(path.to_owned(), content);
+    }
+
+    /// A local file has a new path. A path that is known already keeps its own storage file.
+    fn is_renamed(&mut self, from: &str, to: &str) {
+        let content = self.local.remove(from).unwrap();
+        if self.ids.contains_key(to) {
+            self.gone.insert(from.to_owned(), content.clone());
+            self.is_saved(to, content);
+            return;
+        }
+        let id = self.ids.remove(from).unwrap();
+        self.ids.insert(to.to_owned(), id);
+        self.local.insert(to.to_owned(), content);
+    }
+
+    fn act(&mut self) {
+        let Some(path) = self.any_file() else {
+            let path = self.free_path();
+            self.save(&path);
+            return;
+        };
+        let what = match self.chance.u32(0..12) {
+            0..=3 => {
+                let to = self.free_path();
+                std::fs::rename(self.at(&path), self.at(&to)).unwrap();
+                self.is_renamed(&path, &to);
+                format!("{path} renamed to {to}")
+            }
+            4 | 5 => {
+                // A folder gets a name that it never had, so each path in it is new.
+                let Some(folder) = path.rsplit_once('/').map(|(folder, _)| folder) else {
+                    return;
+                };
+                let to = format!("folder {}", self.saves);
+                self.saves += 1;
+                std::fs::rename(self.folder.join(folder), self.folder.join(&to)).unwrap();
+                let below: Vec<String> = self
+                    .local
+                    .keys()
+                    .filter_map(|path| path.strip_prefix(&format!("{folder}/")))
+                    .map(str::to_owned)
+                    .collect();
+                for below in below {
+                    self.is_renamed(&format!("{folder}/{below}"), &format!("{to}/{below}"));
+                }
+                format!("{folder} renamed to {to}")
+            }
+            6 => {
+                let content = self.local[&path].clone();
+                let to = self.free_path();
+                // It may also be a gone file that is back under a new name.
+                if self.gone.values().any(|gone| *gone == content) {
+                    return;
+                }
+                std::fs::copy(self.at(&path), self.at(&to)).unwrap();
+                self.is_saved(&to, content);
+                format!("{path} copied to {to}")
+            }
+            7 => {
+                std::fs::remove_file(self.at(&path)).unwrap();
+                let content = self.local.remove(&path).unwrap();
+                self.gone.insert(path.clone(), content);
+                format!("{path} deleted")
+            }
+            8 => {
+                // A program keeps the last version under another name.
+                let backup = self.free_path();
+                let content = self.content();
+                let unfinished = self.folder.join("unfinished.tmp");
+                write(&unfinished, &content);
+                std::fs::rename(self.at(&path), self.at(&backup)).unwrap();
+                std::fs::rename(&unfinished, self.at(&path)).unwrap();
+                let old = self.local[&path].clone();
+                self.is_saved(&backup, old);
+                self.is_saved(&path, content);
+                format!("{path} saved, backup {backup}")
+            }
+            9 => {
+                let Some(other) = self.any_file().filter(|other| *other != path) else {
+                    return;
+                };
+                let aside = self.folder.join("aside.tmp");
+                std::fs::rename(self.at(&path), &aside).unwrap();
+                std::fs::rename(self.at(&other), self.at(&path)).unwrap();
+                std::fs::rename(&aside, self.at(&other)).unwrap();
+                let (one, two) = (self.local[&path].clone(), self.local[&other].clone());
+                if one != two {
+                    self.is_saved(&path, two);
+                    self.is_saved(&other, one);
+                }
+                format!("{path} and {other} swapped")
+            }
+            _ => {
+                let path = if self.chance.bool() {
+                    path
+                } else {
+                    self.free_path()
+                };
+                self.save(&path);
+                format!("{path} saved")
+            }
+        };
+        self.done.push(what);
+    }
+
+    /// What is not yet as it should be.
+    fn judge(&self, status: &BTreeMap<String, serde_json::Value>) -> Result<(), String> {
+        let state = self.site.emulator.state();
+        for (path, id) in &self.ids {
+            let Some(file) = status.get(&format!("north/{path}")) else {
+                return Err(format!("{path} is not known"));
+            };
+            let found = file["storage_file_id"].as_str().unwrap_or_default();
+            if id.as_deref().is_some_and(|id| id != found) {
+                return Err(format!("{path} has another storage file than before"));
+            }
+            let Some(stored) = state.files.get(found).filter(|file| !file.deleted) else {
+                return Err(format!("{path} is not stored"));
+            };
+            if stored.path != *path {
+                return Err(format!("{path} is stored as {}", stored.path));
+            }
+            let content = self.local.get(path).or(self.gone.get(path)).unwrap();
+            let completed = stored.completed.as_ref().ok_or("not completed")?;
+            if completed.sha256 != sha256(content.as_bytes()) {
+                return Err(format!("{path}: storage has other content"));
+            }
+            let is_gone = file["absence"] == "gone";
+            if self.local.contains_key(path) && (file["state"] != "done" || is_gone) {
+                return Err(format!("{path} is not done: {file}"));
+            }
+            if !self.local.contains_key(path) && !is_gone {
+                return Err(format!("{path} is not gone: {file}"));
+            }
+        }
+        let live = state.files.values().filter(|file| !file.deleted).count();
+        if (status.len(), live) != (self.ids.len(), self.ids.len()) {
+            return Err(format!(
+                "{} files known, {live} stored, {} expected",
+                status.len(),
+                self.ids.len()
+            ));
+        }
+        let sources = state.connections.values();
+        let sources: usize = sources.map(|one| one.source_files.len()).sum();
+        if sources != live {
+            return Err(format!("{sources} source files of {live}"));
+        }
+        Ok(())
+    }
+
+    /// Waits until all is as it should be, and remembers the storage files.
+    async fn calms_down(&mut self, seed: u64, daemon: &Daemon) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let status = loop {
+            let status = self.site.status().await;
+            let Err(why) = self.judge(&status) else {
+                break status;
+            };
+            assert!(
+                Instant::now() < deadline,
+                "RENAME_SEED={seed}: {why}\n{:#?}\n{}",
+                self.done,
+                daemon.log()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        for (path, id) in &mut self.ids {
+            let found = &status[&format!("north/{path}")]["storage_file_id"];
+            *id = found.as_str().map(str::to_owned);
+        }
+        let uploads = self
+            .site
+            .emulator
+            .state()
+            .files
+            .values()
+            .map(|file| usize::try_from(file.completions).unwrap())
+            .sum::<usize>();
+        assert!(
+            self.kills > 0 || uploads == self.expected_uploads,
+            "RENAME_SEED={seed}: {uploads} uploads, not {}\n{:#?}\n{}",
+            self.expected_uploads,
+            self.done,
+            daemon.log()
+        );
+    }
+}
+
+async fn sequence(seed: u64) {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    "settle = \"150ms\"\npoll_interval = \"200ms\"\nrescan_interval = \"2s\"\n"
+        .clone_into(&mut site.top);
+    site.tables = site
+        .tables
+        .replace("batch_window = \"300ms\"", "batch_window = \"100ms\"");
+    let mut model = Model {
+        site: &site,
+        folder: &folder,
+        chance: fastrand::Rng::with_seed(seed),
+        local: BTreeMap::new(),
+        ids: BTreeMap::new(),
+        gone: BTreeMap::new(),
+        saves: 0,
+        expected_uploads: 0,
+        kills: 0,
+        done: Vec::new(),
+    };
+    for path in ["a.ifc", "in/a.ifc", "in/deep/b.ifc", "out/c.ifc"] {
+        model.save(path);
+    }
+    let mut daemon = site.start();
+    model.calms_down(seed, &daemon).await;
+    for _ in 0..ACTS {
+        let kills = model.chance.u32(0..4) == 0;
+        if kills {
+            // Half of them while nothing runs, half in the middle of what follows from the act.
+            let pause = model.chance.u64(0..600);
+            if model.chance.bool() {
+                daemon.kill().await;
+                model.act();
+            } else {
+                model.act();
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                daemon.kill().await;
+            }
+            model.kills += 1;
+            model.done.push("killed".to_owned());
+            daemon = site.start();
+        } else {
+            model.act();
+        }
+        model.calms_down(seed, &daemon).await;
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_is_renamed_storage_files_keep_their_ids_and_only_new_content_is_uploaded() {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let seeds: Vec<u64> = match number("RENAME_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            let count = number("RENAME_SEQUENCES").unwrap_or(SEQUENCES);
+            (0..count).map(|_| fastrand::u64(..)).collect()
+        }
+    };
+    #[allow(clippy::print_stderr, reason = "a failure is repeated by its seed")]
+    let sequences = seeds.into_iter().map(|seed| async move {
+        eprintln!("RENAME_SEED={seed}");
+        sequence(seed).await;
+    });
+    futures_util::stream::iter(sequences)
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<()>>()
+        .await;
+}
