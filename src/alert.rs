@@ -300,6 +300,7 @@ mod tests {
             configured: true,
             last_run: None,
             blocked: None,
+            source_files: None,
             counts: Counts::default(),
         }
     }

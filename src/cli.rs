@@ -10,6 +10,7 @@ mod operate;
 mod plan;
 mod run;
 mod status;
+mod tally;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

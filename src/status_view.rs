@@ -17,6 +17,7 @@ use crate::ledger::{
     JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
 };
 use crate::runtime_status::{RootStatus, RuntimeStatus};
+use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
 
 /// A watch.
@@ -39,6 +40,8 @@ pub(crate) struct WatchView {
     pub(crate) last_run: Option<RunView>,
     /// The run of another connection that runs of its iModel wait for.
     pub(crate) blocked_by: Option<BlockingView>,
+    /// The source files of its iModel.
+    pub(crate) source_files: Option<SourceFilesView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
 }
 
@@ -66,6 +69,21 @@ pub(crate) struct BlockingView {
     pub(crate) connection: String,
     pub(crate) since: Timestamp,
     pub(crate) overdue: bool,
+}
+
+/// The source files of an iModel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SourceFilesView {
+    /// Of watched files.
+    pub(crate) watched: u64,
+    /// Of others, or of files that are gone.
+    pub(crate) others: u64,
+    /// What the platform accepts.
+    pub(crate) limit: u64,
+    /// The count as text.
+    pub(crate) text: String,
+    /// What to do about too many.
+    pub(crate) hint: Option<&'static str>,
 }
 
 /// Issues that a connector reported for a file.
@@ -380,6 +398,7 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
         files: files_view(&watch.counts, live),
         last_run: watch.last_run.as_ref().map(run_view),
         blocked_by: watch.blocked.as_ref().map(blocking_view),
+        source_files: watch.source_files.map(source_files_view),
         unfinished: live
             .map(|root| {
                 root.unfinished
@@ -400,6 +419,16 @@ fn blocking_view(blocking: &BlockingRun) -> BlockingView {
         connection: blocking.connection.clone(),
         since: blocking.since,
         overdue: blocking.overdue,
+    }
+}
+
+fn source_files_view(found: SourceFiles) -> SourceFilesView {
+    SourceFilesView {
+        watched: found.watched,
+        others: found.others,
+        limit: source_file_limit::MAX,
+        text: found.text(),
+        hint: (found.load() != Load::Fits).then_some(source_file_limit::ADVICE),
     }
 }
 

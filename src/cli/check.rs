@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
 use crate::config::{Config, Watch};
 use crate::filesystem;
-use crate::itwin::{self, Client};
+use crate::ids::ImodelId;
+use crate::itwin::{self, Client, Connection};
 use crate::rooted_fs;
 use crate::service;
+use crate::source_file_limit::{ADVICE, Load, SourceFiles};
 use crate::state_directory::{self, StateDirectory};
 use crate::text::plural;
+use crate::watch;
 
 /// Prints the lines and remembers failures.
 struct Report {
@@ -30,6 +34,12 @@ impl Report {
         if let Some(hint) = hint {
             println!("        hint: {hint}");
         }
+    }
+
+    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
+    fn warning(what: &str, hint: &str) {
+        println!("warning {what}");
+        println!("        hint: {hint}");
     }
 
     fn refused(&mut self, what: &str, error: &itwin::Error) {
@@ -55,12 +65,17 @@ pub(super) async fn check(path: &Path) -> u8 {
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
+    let mut tallies = BTreeMap::new();
     for watch in &config.watches {
-        folder(&mut report, watch);
+        if folder(&mut report, watch) {
+            let tally = files(&mut report, watch).await;
+            let all: &mut u64 = tallies.entry(watch.imodel_id.clone()).or_default();
+            *all += tally.source_files;
+        }
     }
     match service::client(&config) {
         Ok(client) if network(&mut report, &config, &client).await => {
-            platform(&mut report, &config, &client).await;
+            platform(&mut report, &config, &client, &tallies).await;
         }
         Ok(_) => {}
         Err(error) => report.refused("client for the iTwin Platform", &error),
@@ -105,12 +120,13 @@ fn state(report: &mut Report, path: &Path) {
     }
 }
 
-fn folder(report: &mut Report, watch: &Watch) {
+/// Whether the folder can be read.
+fn folder(report: &mut Report, watch: &Watch) -> bool {
     let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
     let looked = rooted_fs::RootDir::open(&watch.path)
         .and_then(|root| root.folder(Path::new("")))
         .and_then(|folder| filesystem::is_remote(&folder));
-    match looked {
+    match &looked {
         Ok(false) => Report::ok(&format!("{name}: readable, changes are detected by events")),
         Ok(true) => {
             Report::ok(&format!(
@@ -123,6 +139,39 @@ fn folder(report: &mut Report, watch: &Watch) {
             Some("mount the share, or give the service's user read access"),
         ),
     }
+    looked.is_ok()
+}
+
+/// Counts the files that a watch selects.
+async fn files(report: &mut Report, watch: &Watch) -> Tally {
+    let name = format!("watch {:?}", watch.name);
+    let mut tally = Tally::default();
+    let counted = watch::survey(watch, |file| {
+        tally.add(&file.path, file.connector.as_ref());
+    });
+    if let Err(error) = counted.await {
+        report.wrong(
+            &format!("{name}: its files cannot be counted: {error}"),
+            None,
+        );
+        return tally;
+    }
+    let none_matches = tally.source_files == 0 && tally.references > 0;
+    if none_matches && watch.scope.has_masters() {
+        report.wrong(
+            &format!("{name}: {}: no file matches masters", tally.text()),
+            Some("correct the globs of masters; without a master no file is synchronized"),
+        );
+    } else {
+        Report::ok(&format!("{name}: {}", tally.text()));
+    }
+    for line in tally.retired() {
+        Report::warning(
+            &format!("{name}: {line}"),
+            "exclude these files, or set another connector type in connectors",
+        );
+    }
+    tally
 }
 
 /// Connects to both hosts of the platform; whether both are reachable.
@@ -157,7 +206,55 @@ async fn network(report: &mut Report, config: &Config, client: &Client) -> bool 
     reached
 }
 
-async fn platform(report: &mut Report, config: &Config, client: &Client) {
+/// Compares the source files of an iModel with what it accepts. `watched` are those in folders.
+async fn source_files(
+    report: &mut Report,
+    config: &Config,
+    client: &Client,
+    imodel_id: &ImodelId,
+    connections: &[Connection],
+    watched: u64,
+) {
+    let name = format!("iModel {imodel_id}");
+    let used: BTreeSet<&str> = config
+        .watches
+        .iter()
+        .filter(|watch| watch.imodel_id == *imodel_id)
+        .map(|watch| watch.connection.as_str())
+        .collect();
+    let (mut ours, mut foreign) = (0, 0);
+    for connection in connections {
+        let is_ours = connection
+            .display_name
+            .as_deref()
+            .is_some_and(|name| used.contains(name));
+        let count = match client.source_files(&connection.id).await {
+            Ok(files) => files.len() as u64,
+            Err(error) => {
+                report.refused(
+                    &format!("{name}: source files of {}", connection.id),
+                    &error,
+                );
+                return;
+            }
+        };
+        *(if is_ours { &mut ours } else { &mut foreign }) += count;
+    }
+    let found = SourceFiles::of_folders(watched, ours, foreign);
+    let line = format!("{name}: {}", found.text());
+    match found.load() {
+        Load::Fits => Report::ok(&line),
+        Load::Near => Report::warning(&line, ADVICE),
+        Load::Over => report.wrong(&line, Some(ADVICE)),
+    }
+}
+
+async fn platform(
+    report: &mut Report,
+    config: &Config,
+    client: &Client,
+    watched: &BTreeMap<ImodelId, u64>,
+) {
     match client.check_token().await {
         Ok(()) => Report::ok(&format!(
             "token from {} for {}",
@@ -197,9 +294,13 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
             Err(error) => report.refused(&format!("iModel {imodel_id}"), &error),
         }
         match client.connections(imodel_id).await {
-            Ok(_) => Report::ok(&format!(
-                "synchronization of iModel {imodel_id}: accessible"
-            )),
+            Ok(connections) => {
+                Report::ok(&format!(
+                    "synchronization of iModel {imodel_id}: accessible"
+                ));
+                let watched = watched.get(imodel_id).copied().unwrap_or_default();
+                source_files(report, config, client, imodel_id, &connections, watched).await;
+            }
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }
     }

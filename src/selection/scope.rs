@@ -44,6 +44,12 @@ impl Scope {
         self.selection.decide_entered(rel)
     }
 
+    /// Whether `masters` is set.
+    #[must_use]
+    pub fn has_masters(&self) -> bool {
+        self.selection.has_masters()
+    }
+
     /// Whether the watch takes the file at `rel`.
     #[must_use]
     pub fn selects(&self, rel: &Path) -> bool {

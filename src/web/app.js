@@ -222,6 +222,7 @@ function showWatches() {
     } else {
       folder.append("not scanned yet");
     }
+    if (watch.source_files) folder.append("; iModel: " + watch.source_files.text + (watch.source_files.hint ? ": " + watch.source_files.hint : ""));
     setText(suspended, watch.paused_at ? "Paused" : watch.suspended_reason ? "Suspended: " + shown(watch.suspended_reason) : "");
     suspended.hidden = !watch.suspended_reason;
     run.hidden = !watch.last_run;

@@ -182,6 +182,12 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             ),
         );
     }
+    if let Some(found) = &watch.source_files {
+        line(out, &format!("  iModel  {}", found.text));
+        if let Some(hint) = found.hint {
+            line(out, &format!("          hint: {hint}"));
+        }
+    }
     for file in &watch.unfinished {
         let why = if file.busy {
             "cannot be opened; retrying"

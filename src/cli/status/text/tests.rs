@@ -88,6 +88,7 @@ fn watch() -> WatchView {
         },
         last_run: Some(run()),
         blocked_by: None,
+        source_files: None,
         unfinished: Vec::new(),
     }
 }
