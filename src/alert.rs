@@ -1,9 +1,9 @@
 //! Alerts: a message when something fails, reminders while it lasts, and a message when it is resolved.
 //!
-//! In come, from a ledger that is open for reading, the problems that there are; out go messages to webhooks and
-//! programs. Each `[[alert]]` is a task of its own that waits for its receiver only: what cannot be delivered is tried
-//! again with growing pauses, as the state of things is then. What was sent is recorded in the ledger, so a restart
-//! sends nothing twice and forgets no resolution. A heartbeat calls a dead man's switch beside that.
+//! Input: the current problems, from a read-only ledger. Output: messages to webhooks and programs. Each `[[alert]]` is
+//! a task of its own, so a slow receiver delays no other. A message that cannot be delivered is sent again with growing
+//! pauses, with the problems of that time. What was sent is recorded in the ledger, so that a restart sends nothing
+//! twice and forgets no resolution. A heartbeat calls an external monitor that reports when the calls stop.
 
 mod message;
 mod scheduler;
@@ -16,7 +16,9 @@ use tracing::{debug, info, warn};
 
 use crate::config::{self, Heartbeat, Level};
 use crate::error_chain::chain;
-use crate::ledger::{self, FailureKind, Inactive, Ledger, Problem, RootState, WatchReport};
+use crate::ledger::{
+    self, FailureKind, Inactive, Ledger, Problem, RootState, SpatialRootState, WatchReport,
+};
 use crate::names::QuotedPath;
 use crate::retry::Policy;
 use scheduler::{NotifiedState, Scheduler};
@@ -219,12 +221,12 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         RootState::Unavailable => all.push(folder(
             "unavailable",
             true,
-            format!("folder unreachable: {}", note()),
+            format!("folder unavailable: {}", note()),
         )),
         RootState::Degraded => all.push(folder(
             "degraded",
             false,
-            format!("folder only partly watched: {}", note()),
+            format!("folder degraded: {}", note()),
         )),
         RootState::Ok | RootState::Polled => {}
     }
@@ -238,6 +240,19 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         all.push(AlertProblem {
             kind: "watch",
             ..folder("held", is_suspended, format!("{state}: {reason}"))
+        });
+    }
+    if let Some(wait) = &watch.spatial_root
+        && wait.state != SpatialRootState::Pending
+    {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: wait.hint(&watch.name),
+            ..folder(
+                "spatial root",
+                wait.state == SpatialRootState::Failed,
+                wait.text(),
+            )
         });
     }
     let own = watch.last_run.as_ref();
@@ -287,7 +302,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary};
+    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary, SpatialRootWait};
 
     fn watch() -> WatchReport {
         WatchReport {
@@ -301,6 +316,7 @@ mod tests {
             last_run: None,
             blocked: None,
             source_files: None,
+            spatial_root: None,
             counts: Counts::default(),
         }
     }
@@ -331,6 +347,13 @@ mod tests {
             since: at,
             overdue: true,
         };
+        let waiting = |state| WatchReport {
+            spatial_root: Some(SpatialRootWait {
+                path: "Site/GCS.dgn".to_owned(),
+                state,
+            }),
+            ..watch()
+        };
         let watches = [
             noted(RootState::Unavailable, "host is down"),
             noted(RootState::Degraded, "\"Secret\": permission denied"),
@@ -351,6 +374,9 @@ mod tests {
                 blocked: Some(blocking),
                 ..watch()
             },
+            waiting(SpatialRootState::Pending),
+            waiting(SpatialRootState::Missing),
+            waiting(SpatialRootState::Failed),
         ];
         let mut text = String::new();
         for problem in watches.iter().flat_map(of_watch) {

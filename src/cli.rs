@@ -8,9 +8,11 @@ mod generate;
 mod matching;
 mod operate;
 mod plan;
+mod references;
 mod run;
 mod status;
 mod tally;
+mod unfinished_file;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,7 +70,11 @@ enum Command {
     ///
     /// Reads the ledger, and asks the daemon for its current work if it is running.
     ///
-    /// Exit codes: 0 nothing needs attention; 1 something does (see the first line), or the status cannot be read.
+    /// With an invalid configuration it shows the errors, and then the status as far as possible: the daemon continues
+    /// with the previous configuration.
+    ///
+    /// Exit codes: 0 nothing needs attention; 1 something does (see the first line), one of the files failed, cannot be
+    /// opened or is unknown, or the status cannot be read; 78 invalid configuration.
     Status(status::Arguments),
     /// Explain why a path is or is not synchronized
     ///

@@ -1,6 +1,8 @@
 //! The connector types of the platform: what reads a format there.
 //!
-//! The platform can add types at any time, so any text is a type, and an unknown one is the platform's to reject.
+//! The platform can add types at any time, so a type is any text, and an unknown one is the platform's to reject. Only
+//! the configuration is stricter: [`ConnectorType::parse`] accepts a type that is not listed here only with the prefix
+//! `custom:`, because an unknown type is most often a typing error.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,6 +47,31 @@ impl ConnectorType {
         "SHELLEDWCSV",
     ];
 
+    /// A type as written in the configuration.
+    ///
+    /// # Errors
+    /// It is neither listed here nor a well-formed name after `custom:`.
+    pub fn parse(text: &str) -> Result<Self, InvalidType> {
+        if let Some(name) = text.strip_prefix(CUSTOM) {
+            return if is_name(name) {
+                Ok(Self::new(name))
+            } else {
+                Err(InvalidType::Malformed)
+            };
+        }
+        let known = Self::new(text);
+        if known.is_known() {
+            return Ok(known);
+        }
+        if text.trim().is_empty() {
+            return Err(InvalidType::Empty);
+        }
+        Err(InvalidType::Unknown {
+            name: text.to_owned(),
+            nearest: nearest(text),
+        })
+    }
+
     /// Any type, exactly as the platform writes it.
     #[must_use]
     pub fn new(name: &str) -> Self {
@@ -60,7 +87,16 @@ impl ConnectorType {
     /// Whether it is one of [`ConnectorType::RETIRED`].
     #[must_use]
     pub fn is_retired(&self) -> bool {
-        Self::RETIRED.contains(&self.as_str())
+        self.retirement().is_some()
+    }
+
+    /// Why the platform is likely to reject the type, as the rest of a sentence that starts with it; None if it is not
+    /// retired.
+    #[must_use]
+    pub fn retirement(&self) -> Option<&'static str> {
+        Self::RETIRED.contains(&self.as_str()).then_some(
+            "is retired: Bentley's client removed it as no longer supported in May 2025, and the platform may reject it",
+        )
     }
 
     /// Whether it is one of [`ConnectorType::CURRENT`] or [`ConnectorType::RETIRED`]. An unknown type may be new, or a
@@ -69,6 +105,75 @@ impl ConnectorType {
     pub fn is_known(&self) -> bool {
         Self::CURRENT.contains(&self.as_str()) || self.is_retired()
     }
+}
+
+/// Written before a type in the configuration that this version does not list.
+const CUSTOM: &str = "custom:";
+
+/// Longest name of a type; the longest known one has 13 bytes.
+const NAME_MAX: usize = 64;
+
+/// Why a type in the configuration cannot be used. `Display` is the rest of a sentence that starts with its key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidType {
+    /// Nothing is written.
+    #[error("has no connector type")]
+    Empty,
+    /// What follows `custom:` cannot be a type.
+    #[error("has a connector type that is not a name of letters, digits, \"_\" and \"-\"")]
+    Malformed,
+    /// It is not listed.
+    #[error("has the unknown connector type {name:?}")]
+    Unknown {
+        /// The type as written.
+        name: String,
+        /// The listed type that looks most like it, if any does.
+        nearest: Option<&'static str>,
+    },
+}
+
+impl InvalidType {
+    /// What to write instead.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Empty => {
+                "write a type such as \"CIVIL\"; to leave such files alone, add them to exclude"
+                    .to_owned()
+            }
+            Self::Malformed => {
+                "write it as the platform does, such as \"custom:NEWTYPE\"".to_owned()
+            }
+            Self::Unknown { name, nearest } => {
+                let known = match nearest {
+                    Some(nearest) => format!("did you mean {nearest:?}?"),
+                    None => format!("known types: {}.", ConnectorType::CURRENT.join(", ")),
+                };
+                if !is_name(name) || nearest.is_some_and(|one| one.eq_ignore_ascii_case(name)) {
+                    return known.trim_end_matches('.').to_owned();
+                }
+                format!("{known} If the type is newer than this version: \"{CUSTOM}{name}\"")
+            }
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let may = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(may)
+}
+
+/// The listed type that is written almost like `text`, in any case. A retired one only if nothing but the case differs.
+fn nearest(text: &str) -> Option<&'static str> {
+    let wanted: String = text.trim().to_uppercase().chars().take(NAME_MAX).collect();
+    let same = ConnectorType::RETIRED
+        .into_iter()
+        .find(|name| *name == wanted);
+    same.or_else(|| {
+        let distance = |name: &'static str| (strsim::damerau_levenshtein(&wanted, name), name);
+        let (distance, nearest) = ConnectorType::CURRENT.into_iter().map(distance).min()?;
+        (distance <= nearest.len() / 3).then_some(nearest)
+    })
 }
 
 impl From<String> for ConnectorType {
@@ -117,5 +222,51 @@ where
 {
     fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
         String::decode(value).map(Self::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_takes_listed_types_and_others_only_with_the_prefix() {
+        let long = format!("custom:{}", "X".repeat(65));
+        for (text, expected) in [
+            ("CIVIL3D", "CIVIL3D"),
+            ("PSEXCEL", "PSEXCEL"),
+            ("custom:NEWTYPE", "NEWTYPE"),
+            // A later version may list a type that was new before.
+            ("custom:DWG", "DWG"),
+            ("dwg", "did you mean \"DWG\"?"),
+            ("Psexcel", "did you mean \"PSEXCEL\"?"),
+            (" MSTN ", "did you mean \"MSTN\"?"),
+            (
+                "CIVL",
+                "did you mean \"CIVIL\"? If the type is newer than this version: \"custom:CIVL\"",
+            ),
+            ("GEOSPATAIL", "did you mean \"GEOSPATIAL\"? If the type …"),
+            ("MICROSTATION", "known types: AUTOPLANT, …"),
+            ("no such type", "known types: AUTOPLANT, …"),
+            ("Custom:NEWTYPE", "known types: AUTOPLANT, …"),
+            ("", "write a type such as …"),
+            (" ", "write a type such as …"),
+            ("custom:", "write it as the platform does, …"),
+            ("custom: X", "write it as the platform does, …"),
+            ("custom:a/b", "write it as the platform does, …"),
+            (long.as_str(), "write it as the platform does, …"),
+        ] {
+            let parsed = match ConnectorType::parse(text) {
+                Ok(parsed) => parsed.to_string(),
+                Err(invalid) => invalid.hint(),
+            };
+            let begin = expected.strip_suffix('…');
+            assert!(
+                begin.map_or(parsed == expected, |begin| parsed.starts_with(begin)),
+                "{text:?}: {parsed}"
+            );
+        }
+        let endless = "A".repeat(1_000_000);
+        assert!(ConnectorType::parse(&endless).is_err());
     }
 }

@@ -119,7 +119,7 @@
 //! | `GET /synchronization/imodels/storageconnections/{id}` | 200 403 404 | last-run |
 //! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 403 404 422 | omitted-authentication |
 //! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 403 404 409 | delete-in-run, removed-source-file |
-//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 403 404 409 422 | run-scope, simultaneous-run, empty-run, location, run-body, unchanged-task |
+//! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 403 404 409 422 | run-scope, simultaneous-run, empty-run, location, run-body, unchanged-task, undocumented-extension |
 //! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 403 404 422 | |
 //! | `GET /synchronization/imodels/storageconnections/{id}/runs/{id}` | 200 403 404 | |
 //! | `GET /synchronization/imodels/storageconnections/{id}/sourcefiles` | 200 403 404 422 | |

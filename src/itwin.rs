@@ -93,6 +93,17 @@ pub struct Client {
     blobs: Arc<Blobs>,
     hosts: Arc<Hosts>,
     route: Arc<Route>,
+    /// Host and port of the API and the identity provider.
+    platform: Arc<[String]>,
+}
+
+/// All requests to the platform fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outage {
+    /// When the first of these requests failed.
+    pub since: Timestamp,
+    /// Why the last one failed.
+    pub reason: String,
 }
 
 /// A host that requested a pause.
@@ -112,6 +123,7 @@ impl Client {
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let route = Arc::new(Route::new(settings.network.clone()));
         let hosts = Arc::new(Hosts::new(Arc::clone(&route)));
+        let authorities = [&settings.api_url, &settings.issuer_url].map(urls::authority);
         let platform = platform_client(&route)?;
         let api_url = settings.api_url.clone();
         let budget = Budget::new(settings.requests_per_minute);
@@ -123,7 +135,15 @@ impl Client {
             blobs: Arc::new(blobs),
             hosts,
             route,
+            platform: authorities.into(),
         })
+    }
+
+    /// Since when all requests to the API or the identity provider have failed, if that has lasted for a minute.
+    #[must_use]
+    pub fn outage(&self) -> Option<Outage> {
+        let (since, reason) = self.hosts.outage(&self.platform)?;
+        Some(Outage { since, reason })
     }
 
     /// The pauses that hosts requested and that are not over.

@@ -7,7 +7,7 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `foreign_changes`; `runs`, `references`,
-//! `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports:
+//! `spatial_roots`, `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`. For reports:
 //! `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
@@ -53,6 +53,7 @@ mod run_entries;
 mod run_results;
 mod runs;
 mod scan_digests;
+mod spatial_roots;
 mod state;
 mod storage_folders;
 mod storage_places;
@@ -82,11 +83,11 @@ pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
-pub use history::{FileHistory, HistoryEntry};
+pub use history::{FileHistory, HistoryEntry, HistoryEvent};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
-pub use mappings::Mapping;
+pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use references::Demoted;
@@ -96,7 +97,11 @@ pub use run_entries::RunEntry;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
-pub use state::{Absence, FailureKind, JobState, Outcome, RootState, Stage, UploadResult};
+pub use spatial_roots::SpatialRootWait;
+pub use state::{
+    Absence, FailureKind, JobState, Outcome, RootState, RunEvent, SpatialRootEnd, SpatialRootState,
+    Stage, Step, UploadResult,
+};
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_reports::{Counts, RunSummary, WatchReport};

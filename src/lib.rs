@@ -34,6 +34,7 @@ pub mod itwin;
 pub mod ledger;
 mod names;
 mod next_attempt;
+mod references;
 pub mod retry;
 mod rooted_fs;
 pub mod runtime_status;

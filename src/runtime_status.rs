@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -37,6 +37,16 @@ struct Inner {
     bytes_sent: AtomicU64,
     retries: AtomicU64,
     upload_seconds: Mutex<Histogram>,
+    outage: OnceLock<OutageProbe>,
+}
+
+/// Reads whether the platform is unreachable.
+struct OutageProbe(Box<dyn Fn() -> Option<Outage> + Send + Sync>);
+
+impl std::fmt::Debug for OutageProbe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OutageProbe")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +104,18 @@ pub struct RuntimeStatus {
     pub uploads: Vec<UploadStatus>,
     /// The watched folders, by the name of their watch.
     pub roots: BTreeMap<String, RootStatus>,
+    /// The platform cannot be reached.
+    #[serde(default)]
+    pub outage: Option<Outage>,
+}
+
+/// All requests to the platform fail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// When the first of these requests failed.
+    pub since: Timestamp,
+    /// Why the last one failed.
+    pub reason: String,
 }
 
 /// An upload in progress.
@@ -124,6 +146,9 @@ pub struct RootStatus {
     pub ignored: Option<u64>,
     /// Number of files that are still being written.
     pub settling: u64,
+    /// Number of files that could not be opened for so long that it is a problem.
+    #[serde(default)]
+    pub unreadable: u64,
     /// Some of them.
     pub unfinished: Vec<Unfinished>,
 }
@@ -142,7 +167,13 @@ impl StatusTracker {
             upload_seconds: Mutex::new(Histogram::new(&[
                 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0,
             ])),
+            outage: OnceLock::new(),
         }))
+    }
+
+    /// Sets how to read whether the platform is unreachable. Only the first call has an effect.
+    pub fn read_outage_by(&self, read: impl Fn() -> Option<Outage> + Send + Sync + 'static) {
+        let _set_before = self.0.outage.set(OutageProbe(Box::new(read)));
     }
 
     /// Adds a watched folder, replacing one of the same watch.
@@ -204,6 +235,15 @@ impl StatusTracker {
         root.unfinished(Some(path.to_owned())).await.pop()
     }
 
+    /// Files that could not be opened for so long that it is a problem, by watch.
+    pub(crate) fn unreadable_files(&self) -> Vec<(String, u64)> {
+        let roots = held(&self.0.roots);
+        let files = roots
+            .iter()
+            .map(|(name, root)| (name.clone(), root.progress.borrow().unreadable));
+        files.collect()
+    }
+
     /// How long uploads took.
     pub(crate) fn upload_seconds(&self) -> Histogram {
         held(&self.0.upload_seconds).clone()
@@ -241,7 +281,8 @@ impl StatusTracker {
                 scanning: progress.scanning,
                 next_scan: progress.next_scan,
                 ignored: progress.ignored,
-                settling: progress.settling as u64,
+                settling: (progress.settling as u64).saturating_sub(progress.unreadable),
+                unreadable: progress.unreadable,
                 unfinished,
             };
             shown.insert(name, root);
@@ -255,6 +296,7 @@ impl StatusTracker {
                 .map(|sending| sending.now(Instant::now()))
                 .collect(),
             roots: shown,
+            outage: self.0.outage.get().and_then(|probe| (probe.0)()),
         }
     }
 }

@@ -39,13 +39,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::connector_type::ConnectorType;
 use companions::Companions;
 pub use companions::{Companion, Lacking, lacking, lacking_projection};
+pub use connectors::{Guess, built_in as built_in_connectors};
 use globs::Globs;
 pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
 pub use scope::{Depth, Scope};
-
-use crate::connector_type::ConnectorType;
 
 /// The user's part of the decision, as written in a watch.
 #[derive(Debug, Clone, Default)]
@@ -109,6 +109,18 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The guess by which its connector was chosen, if it was one.
+    #[must_use]
+    pub fn guess(&self) -> Option<Guess> {
+        match self {
+            Self::Source {
+                why: Why::Guess(guess),
+                ..
+            } => Some(*guess),
+            _ => None,
+        }
+    }
+
     /// The connector of a file that is uploaded, and within that None if it is stored only.
     #[must_use]
     pub fn connector(self) -> Option<Option<ConnectorType>> {
@@ -152,6 +164,8 @@ pub enum Why {
     Override(String),
     /// An extension of the built-in table, lower-cased.
     Table(String),
+    /// An extension of the built-in table that other files have too.
+    Guess(Guess),
 }
 
 /// A rule that cannot be used.
@@ -205,19 +219,17 @@ impl Selection {
 
         let mut connectors = connectors::table();
         for (extension, connector) in &rules.connectors_by_extension {
-            bad.extend(extension_mistake(extension).or_else(|| type_mistake(extension, connector)));
-            let extension = extension.to_lowercase();
-            connectors.insert(
-                extension.clone(),
-                (ConnectorType::new(connector), Why::Override(extension)),
-            );
+            bad.extend(extension_mistake(extension));
+            if let Some(connector) = connector_type(extension, connector, &mut bad) {
+                let extension = extension.to_lowercase();
+                connectors.insert(extension.clone(), (connector, Why::Override(extension)));
+            }
         }
-        bad.extend(
-            rules
-                .connectors_by_glob
-                .iter()
-                .filter_map(|(glob, connector)| type_mistake(glob, connector)),
-        );
+        let connector_glob_types = rules
+            .connectors_by_glob
+            .iter()
+            .filter_map(|(glob, connector)| connector_type(glob, connector, &mut bad))
+            .collect();
 
         let companions = Companions::new(&rules.companions, &mut bad);
         if !bad.is_empty() {
@@ -229,11 +241,7 @@ impl Selection {
             masters,
             upload_only,
             connector_globs,
-            connector_glob_types: rules
-                .connectors_by_glob
-                .iter()
-                .map(|(_, connector)| ConnectorType::new(connector))
-                .collect(),
+            connector_glob_types,
             connectors: Arc::new(connectors),
             companions,
         })
@@ -256,7 +264,7 @@ impl Selection {
             Verdict::NoConnector | Verdict::Ignored(Reason::NotIncluded) => true,
             Verdict::Source {
                 master: None, why, ..
-            } => matches!(why, Why::Table(_)),
+            } => matches!(why, Why::Table(_) | Why::Guess(_)),
             Verdict::Source { .. }
             | Verdict::Reference
             | Verdict::Ignored(_)
@@ -460,6 +468,7 @@ impl fmt::Display for Why {
             Self::Glob(glob) => write!(f, "connectors has {glob:?}"),
             Self::Override(extension) => write!(f, "connectors has {extension:?}"),
             Self::Table(extension) => write!(f, "usual for {extension:?}"),
+            Self::Guess(guess) => guess.fmt(f),
         }
     }
 }
@@ -517,14 +526,19 @@ fn extension_mistake(extension: &str) -> Option<BadRule> {
     })
 }
 
-fn type_mistake(rule: &str, connector: &str) -> Option<BadRule> {
-    (connector.trim().is_empty() || connector.trim() != connector).then(|| BadRule {
+/// The connector type of an entry of `connectors`.
+fn connector_type(rule: &str, text: &str, bad: &mut Vec<BadRule>) -> Option<ConnectorType> {
+    let invalid = match ConnectorType::parse(text) {
+        Ok(connector) => return Some(connector),
+        Err(invalid) => invalid,
+    };
+    bad.push(BadRule {
         list: List::Connectors,
         rule: rule.to_owned(),
-        why: "is given no connector type, or one with space around it".to_owned(),
-        hint: "write a type such as \"CIVIL\"; to leave such files alone, name them in exclude"
-            .to_owned(),
-    })
+        why: invalid.to_string(),
+        hint: invalid.hint(),
+    });
+    None
 }
 
 #[cfg(test)]

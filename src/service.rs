@@ -127,14 +127,17 @@ pub async fn run(
     let client = client(&config).map_err(Error::Client)?;
     host_backoffs::resume(&client, &ledger).await?;
     if let Some(proxy) = &config.network.proxy {
-        let no_proxy = config.network.no_proxy.join(", ");
+        let no_proxy = &config.network.no_proxy;
+        let no_proxy = (!no_proxy.is_empty()).then(|| no_proxy.join(", "));
         info!(
             proxy = proxy.url.authority(),
             no_proxy, "connecting to the platform through a proxy"
         );
     }
     let mut tasks = Tasks::start(&config, &ledger, &client).await?;
-    tasks.start_interfaces(&config, &ledger, &client).await?;
+    tasks
+        .start_interfaces(&config, &ledger, &client, until)
+        .await?;
     systemd::ready(&watchdog::line(&ledger, None).await?);
     tasks.watchdog(&ledger);
     let pass = tasks.pass();

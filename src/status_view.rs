@@ -13,12 +13,14 @@ use serde::Serialize;
 
 use crate::connector_type::ConnectorType;
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, Inactive,
-    JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunSummary, WatchReport,
+    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, HistoryEvent,
+    Inactive, JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunEvent, RunSummary,
+    Step, WatchReport,
 };
-use crate::runtime_status::{RootStatus, RuntimeStatus};
+use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
+use crate::watch::Unfinished;
 
 /// A watch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,6 +42,8 @@ pub(crate) struct WatchView {
     pub(crate) last_run: Option<RunView>,
     /// The run of another connection that runs of its iModel wait for.
     pub(crate) blocked_by: Option<BlockingView>,
+    /// The spatial root that files of its iModel wait for.
+    pub(crate) spatial_root: Option<SpatialRootView>,
     /// The source files of its iModel.
     pub(crate) source_files: Option<SourceFilesView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
@@ -58,6 +62,8 @@ pub(crate) struct FilesView {
     pub(crate) failed: u64,
     /// Still being written; null without a daemon.
     pub(crate) settling: Option<u64>,
+    /// They could not be opened for long; null without a daemon.
+    pub(crate) unreadable: Option<u64>,
     /// Ignored; null without a daemon.
     pub(crate) ignored: Option<u64>,
 }
@@ -69,6 +75,17 @@ pub(crate) struct BlockingView {
     pub(crate) connection: String,
     pub(crate) since: Timestamp,
     pub(crate) overdue: bool,
+}
+
+/// A spatial root that other files wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SpatialRootView {
+    pub(crate) path: String,
+    /// `pending`, `missing` or `failed`.
+    pub(crate) state: &'static str,
+    /// Both as text.
+    pub(crate) text: String,
+    pub(crate) hint: Option<String>,
 }
 
 /// The source files of an iModel.
@@ -99,6 +116,9 @@ pub(crate) struct IssuesView {
 pub(crate) struct UnfinishedView {
     pub(crate) path: String,
     pub(crate) busy: bool,
+    /// Why it cannot be opened.
+    pub(crate) reason: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 /// A run.
@@ -186,6 +206,8 @@ pub(crate) struct DaemonView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct StatusView {
     pub(crate) daemon: Option<DaemonView>,
+    /// All requests to the platform fail.
+    pub(crate) platform_outage: Option<Outage>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     pub(crate) failed: Vec<FileView>,
@@ -225,7 +247,7 @@ pub(crate) struct LineView {
     pub(crate) at: Timestamp,
     pub(crate) version: Option<u64>,
     /// The event, for programs.
-    pub(crate) what: String,
+    pub(crate) what: HistoryEvent,
     /// The event as text.
     pub(crate) text: String,
     pub(crate) note: Option<String>,
@@ -239,6 +261,7 @@ impl StatusView {
     pub(crate) fn new(overview: &Overview, now: Option<&RuntimeStatus>) -> Self {
         Self {
             daemon: now.map(daemon),
+            platform_outage: now.and_then(|now| now.outage.clone()),
             watches: overview
                 .watches
                 .iter()
@@ -276,6 +299,9 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
     } else if view.daemon.is_none() {
         problems.push("daemon not running".to_owned());
     }
+    if view.platform_outage.is_some() {
+        problems.push("platform unreachable".to_owned());
+    }
     let watches = |is: fn(&WatchView) -> bool| {
         let configured = view.watches.iter().filter(|watch| watch.configured);
         configured.filter(|watch| is(watch)).count() as u64
@@ -289,13 +315,18 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
         ),
         (
             watches(|watch| watch.root == "unavailable"),
-            "folder unreachable",
-            "folders unreachable",
+            "folder unavailable",
+            "folders unavailable",
+        ),
+        (
+            files(|watch| watch.files.unreadable.unwrap_or(0)),
+            "file cannot be opened",
+            "files cannot be opened",
         ),
         (
             watches(|watch| watch.root == "degraded"),
-            "folder partly watched",
-            "folders partly watched",
+            "folder degraded",
+            "folders degraded",
         ),
         (
             watches(|watch| watch.paused_at.is_some()),
@@ -398,18 +429,28 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
         files: files_view(&watch.counts, live),
         last_run: watch.last_run.as_ref().map(run_view),
         blocked_by: watch.blocked.as_ref().map(blocking_view),
+        spatial_root: watch.spatial_root.as_ref().map(|wait| SpatialRootView {
+            path: wait.path.clone(),
+            state: wait.state.as_str(),
+            text: wait.text(),
+            hint: wait.hint(&watch.name),
+        }),
         source_files: watch.source_files.map(source_files_view),
         unfinished: live
             .map(|root| {
-                root.unfinished
-                    .iter()
-                    .map(|file| UnfinishedView {
-                        path: file.path.clone(),
-                        busy: file.busy,
-                    })
-                    .collect()
+                let files = root.unfinished.iter();
+                files.map(unfinished_view).collect()
             })
             .unwrap_or_default(),
+    }
+}
+
+pub(crate) fn unfinished_view(file: &Unfinished) -> UnfinishedView {
+    UnfinishedView {
+        path: file.path.clone(),
+        busy: file.busy,
+        reason: file.reason.clone(),
+        hint: file.hint.clone(),
     }
 }
 
@@ -442,6 +483,7 @@ fn files_view(counts: &Counts, live: Option<&RootStatus>) -> FilesView {
         working: counts.working(),
         failed: counts.failed,
         settling: live.map(|root| root.settling),
+        unreadable: live.map(|root| root.unreadable),
         ignored: live.and_then(|root| root.ignored),
     }
 }
@@ -529,7 +571,7 @@ fn line_view(line: &HistoryEntry) -> LineView {
     LineView {
         at: line.at,
         version: line.version,
-        what: line.what.clone(),
+        what: line.what,
         text: line_text(line),
         note: line.note.clone(),
         hint: line.hint.clone(),
@@ -540,32 +582,35 @@ fn line_view(line: &HistoryEntry) -> LineView {
 }
 
 fn line_text(line: &HistoryEntry) -> String {
-    match line.what.as_str() {
-        "seen" => format!("version {} queued", line.version.unwrap_or(0)),
-        "uploaded" if line.millis.is_none() => "uploaded to storage".to_owned(),
-        "uploaded" => "uploaded (upload only)".to_owned(),
-        "put_off" => "attempt failed, will be retried".to_owned(),
-        "asked" => "retry requested".to_owned(),
-        "same_content" => "same content in storage: not uploaded".to_owned(),
-        "overwritten" => "storage file changed by another client: comparing its content".to_owned(),
-        "lost_in_storage" => "storage file deleted by someone else: uploading again".to_owned(),
-        "remapped" => "source file in the connection corrected: waiting for a run".to_owned(),
-        "reference_changed" => "a reference changed".to_owned(),
-        "unmapped" => "removed from the connection: it is a reference now".to_owned(),
-        "run_lost" => "run not found on the platform: waiting for another run".to_owned(),
-        "not_judged" => {
-            "run ended without a result for this file: waiting for another run".to_owned()
-        }
-        "gone" => "deleted from the folder".to_owned(),
-        "deselected" => "no longer selected by the configuration".to_owned(),
-        "run_requested" => "run requested".to_owned(),
-        "run_ended" => "run ended".to_owned(),
-        "synchronized" => "synchronized".to_owned(),
-        "synchronized_with_issues" => "synchronized with issues".to_owned(),
-        "unchanged" => "unchanged content: not uploaded".to_owned(),
-        "vanished" => "file deleted before the upload".to_owned(),
-        word => word.to_owned(),
-    }
+    let text = match line.what {
+        HistoryEvent::Step(step) => match step {
+            Step::Seen => return format!("version {} queued", line.version.unwrap_or(0)),
+            Step::Uploaded => "uploaded to storage",
+            Step::PutOff => "attempt failed, will be retried",
+            Step::Asked => "retry requested",
+            Step::SameContent => "same content in storage: not uploaded",
+            Step::Overwritten => "storage file changed by another client: comparing its content",
+            Step::LostInStorage => "storage file deleted by someone else: uploading again",
+            Step::Remapped => "source file in the connection corrected: waiting for a run",
+            Step::ReferenceChanged => "a reference changed",
+            Step::Unmapped => "removed from the connection: it is a reference now",
+            Step::RunLost => "run not found on the platform: waiting for another run",
+            Step::NotJudged => "run ended without a result for this file: waiting for another run",
+            Step::Gone => "gone from the folder",
+            Step::Deselected => "no longer selected by the configuration",
+        },
+        HistoryEvent::Run(RunEvent::Requested) => "run requested",
+        HistoryEvent::Run(RunEvent::Ended) => "run ended",
+        HistoryEvent::Result(outcome) => match outcome {
+            Outcome::Uploaded => "uploaded (upload only)",
+            Outcome::Synchronized => "synchronized",
+            Outcome::SynchronizedWithIssues => "synchronized with issues",
+            Outcome::Unchanged => "unchanged content: not uploaded",
+            Outcome::Vanished => "file deleted before the upload",
+            Outcome::Failed => "failed",
+        },
+    };
+    text.to_owned()
 }
 
 /// The state of a file as text: that of its open job, else the last outcome.
@@ -595,9 +640,9 @@ fn absent_word(file: &FileReport) -> &'static str {
     );
     let deselected = matches!(file.absence, Some((Absence::Deselected, _)));
     match (deselected, in_imodel, file.storage_file_id.is_some()) {
-        (false, true, _) => "deleted from the folder; still in the iModel",
-        (false, false, true) => "deleted from the folder; still in storage",
-        (false, false, false) => "deleted from the folder",
+        (false, true, _) => "gone from the folder; still in the iModel",
+        (false, false, true) => "gone from the folder; still in storage",
+        (false, false, false) => "gone from the folder",
         (true, true, _) => "no longer selected; still in the iModel",
         (true, false, true) => "no longer selected; still in storage",
         (true, false, false) => "no longer selected",

@@ -20,8 +20,10 @@ mod periodic_check;
 mod reconcile;
 mod refusals;
 mod run;
+mod spatial_root;
 mod storage_check;
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,14 +37,17 @@ use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
+    SpatialRootWait,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::Policy;
+use crate::selection::{Guess, Scope};
 use crate::stored_content::{self, Content};
 use batching::Batch;
 use blocking::Blocking;
 use run::Requested;
+use spatial_root::{Extent, Gate};
 
 /// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -78,6 +83,10 @@ pub struct Settings {
     pub retry: config::Retry,
     /// How often the platform is checked when nothing runs.
     pub check_interval: Duration,
+    /// The spatial root of each iModel that has one.
+    pub spatial_roots: BTreeMap<ImodelId, config::SpatialRoot>,
+    /// The selection of each watch, by its name.
+    pub scopes: HashMap<String, Scope>,
 }
 
 impl Settings {
@@ -109,6 +118,9 @@ pub struct Synchronizer {
     policy: Policy,
     give_up: Duration,
     check_interval: Duration,
+    scopes: HashMap<String, Scope>,
+    /// Guessed connectors that were logged with a result, by watch.
+    logged_guesses: HashSet<(String, Guess)>,
     wake: watch::Receiver<u64>,
     uploads: Arc<Notify>,
     progress: watch::Sender<Progress>,
@@ -129,6 +141,10 @@ pub struct Synchronizer {
     lost_runs: u32,
     /// The last seen number of `wake`.
     asked: u64,
+    /// What files wait for, as recorded in the ledger; None if that was not recorded by this process.
+    root_wait: Option<Option<SpatialRootWait>>,
+    /// When the iModel was last found without changesets.
+    found_empty: Option<Instant>,
 }
 
 /// Why a step could not be done.
@@ -153,6 +169,8 @@ impl Synchronizer {
             policy: settings.policy(),
             give_up: settings.retry.give_up,
             check_interval: settings.check_interval,
+            scopes: settings.scopes,
+            logged_guesses: HashSet::new(),
             sync: settings.sync,
             wake: deps.wake,
             uploads: deps.uploads,
@@ -167,6 +185,8 @@ impl Synchronizer {
             connection_losses: 0,
             lost_runs: 0,
             asked: 0,
+            root_wait: None,
+            found_empty: None,
         }
     }
 
@@ -217,6 +237,7 @@ impl Synchronizer {
             self.give_up = settings.retry.give_up;
             self.check_interval = settings.check_interval;
             self.sync = settings.sync;
+            self.scopes = settings.scopes;
         }
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
@@ -229,6 +250,19 @@ impl Synchronizer {
         let now = crate::clock::now();
         let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
         let connections = self.ledger.connections(&self.imodel_id).await?;
+        match self.gate(&backlog, now).await? {
+            Gate::Open(Extent::All) => {}
+            Gate::Open(root) => {
+                return match self.poll_blocking().await? {
+                    Some(pause) => Ok(pause),
+                    None => self.start_run(&connections, root, now).await,
+                };
+            }
+            Gate::Closed => {
+                self.at_rest = true;
+                return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
+            }
+        }
         for connection in &connections {
             // A reference file has no waiting job, but the files that refer to it need a run.
             if let Some(at) = connection.moved_on
@@ -253,7 +287,7 @@ impl Synchronizer {
             }
             Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),
-                None => self.start_run(&connections, now).await,
+                None => self.start_run(&connections, Extent::All, now).await,
             },
         }
     }
@@ -262,17 +296,22 @@ impl Synchronizer {
     async fn start_run(
         &mut self,
         connections: &[ConnectionRecord],
+        extent: Extent,
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
-        for connection in connections {
+        let concerned = connections
+            .iter()
+            .filter(|connection| extent.has_connection(connection.id));
+        for connection in concerned {
             let mut files = self.ledger.connection_files(connection.id, now).await?;
-            files.retain(ConnectionFile::awaits_run);
-            let references = connection.moved_on.is_some()
+            files.retain(|file| file.awaits_run() && extent.has_file(file));
+            let references = extent == Extent::All
+                && connection.moved_on.is_some()
                 && self.ledger.holds_source_files(connection.id).await?;
             if files.is_empty() && !references {
                 continue;
             }
-            let requested = match self.reconcile(connection).await {
+            let requested = match self.reconcile(connection, extent).await {
                 Ok(Some(platform_id)) => self.request(connection, &platform_id, references).await,
                 Ok(None) => continue,
                 Err(trouble) => Err(trouble),

@@ -25,6 +25,7 @@ mod schedule;
 mod settle;
 mod skip_log;
 mod threads;
+mod unreadable;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,11 +47,13 @@ pub struct Progress {
     pub at_rest: bool,
     /// Files that are settling.
     pub settling: usize,
+    /// Files that could not be opened for so long that it is a problem.
+    pub unreadable: u64,
     /// A full scan is running.
     pub scanning: bool,
     /// When the next full scan begins.
     pub next_scan: Option<Timestamp>,
-    /// Files that the last full scan left alone.
+    /// Files that the last full scan ignored.
     pub ignored: Option<u64>,
     /// What of the root cannot be read, if there is something.
     pub left_out: Option<String>,
@@ -81,6 +84,12 @@ pub struct Unfinished {
     pub path: String,
     /// It cannot be opened now.
     pub busy: bool,
+    /// Why it cannot be opened.
+    pub reason: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
+    /// How long it could not be opened, in milliseconds.
+    pub unreadable_ms: u64,
     /// How long it has been unchanged, in milliseconds.
     pub unchanged_ms: u64,
     /// When it is probed next, in milliseconds from now.
@@ -92,7 +101,7 @@ pub struct Unfinished {
 pub struct ReadySink {
     /// The ledger that takes them.
     pub ledger: Ledger,
-    /// Told after each hand-over. A hint: whoever misses it finds the files by looking.
+    /// Notified after each hand-over. A hint: who misses it finds the files in the ledger.
     pub wake: Arc<Notify>,
     /// The kernel's events, for all watches together.
     pub events: Events,
@@ -126,7 +135,7 @@ pub enum Error {
 /// What a walk found beside the selected files.
 #[derive(Debug, Default)]
 pub struct Survey {
-    /// Files that are left alone.
+    /// Files that are ignored.
     pub ignored: u64,
     /// What could not be read.
     pub problems: Vec<String>,

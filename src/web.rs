@@ -1,11 +1,11 @@
 //! The local page, the metrics and the health checks, over HTTP.
 //!
-//! In come the reports of a ledger that is open for reading, the live record, and clicks; out go one page that is built
-//! into the program, its events, and [`Command`]s for the [`Operator`]. It holds no state of its own but counters,
-//! never waits for the work, and the work never waits for it.
+//! Input: reports of a read-only ledger, the runtime status, and requests of browsers. Output: one page that is built
+//! into the program, its events, and [`Command`]s for the [`Operator`]. It keeps no state but counters, and never
+//! delays uploads or runs.
 //!
-//! Who may: everybody on this machine when it listens on a loopback address without a token, else who knows the token.
-//! `guard` keeps pages of others from using a browser that may.
+//! Access: every user of this machine if it listens on a loopback address without a token, else whoever has the token.
+//! `guard` keeps pages of other origins from using a browser that has access.
 
 mod connections;
 mod guard;
@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -104,7 +105,7 @@ struct Failure(ledger::Error);
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         warn!(error = %self.0, "cannot answer a request to the page");
-        (StatusCode::INTERNAL_SERVER_ERROR, self.0.to_string()).into_response()
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", self.0)).into_response()
     }
 }
 
@@ -335,9 +336,12 @@ struct WhichFile {
 
 async fn file(
     State(shared): State<Arc<Shared>>,
-    Query(which): Query<WhichFile>,
+    which: Result<Query<WhichFile>, QueryRejection>,
 ) -> Result<Response, Failure> {
-    let unknown = || (StatusCode::NOT_FOUND, "unknown file").into_response();
+    let unknown = || (StatusCode::NOT_FOUND, "unknown file\n").into_response();
+    let Ok(Query(which)) = which else {
+        return Ok((StatusCode::BAD_REQUEST, "missing parameter: id\n").into_response());
+    };
     let Ok(id) = which.id.parse::<FileId>() else {
         return Ok(unknown());
     };
@@ -354,10 +358,28 @@ struct Done {
 
 async fn command(
     State(shared): State<Arc<Shared>>,
-    Json(command): Json<Command>,
-) -> Result<Json<Done>, Failure> {
+    command: Result<Json<Command>, JsonRejection>,
+) -> Result<Response, Failure> {
+    let command = match command {
+        Ok(Json(command)) => command,
+        Err(rejection) => {
+            return Ok((rejection.status(), invalid_command(&rejection)).into_response());
+        }
+    };
     let count = shared.operator.execute(&command).await?;
-    Ok(Json(Done { count }))
+    Ok(Json(Done { count }).into_response())
+}
+
+/// What is wrong with the body of a command, without the words of the framework.
+fn invalid_command(rejection: &JsonRejection) -> &'static str {
+    match rejection.status() {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            "invalid command: send it with Content-Type: application/json\n"
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => "invalid command: more than 256 KiB\n",
+        StatusCode::BAD_REQUEST => "invalid command: not JSON\n",
+        _ => "invalid command: unknown command, or a field is missing\n",
+    }
 }
 
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
@@ -405,7 +427,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
                 .filter(|watch| watch.scanned_at.is_none_or(|at| at < began))
                 .count();
             if away > 0 {
-                Some(format!("unreachable folders: {away}"))
+                Some(format!("unavailable folders: {away}"))
             } else {
                 (unseen > 0).then(|| format!("folders not scanned yet: {unseen}"))
             }

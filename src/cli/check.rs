@@ -1,5 +1,7 @@
 //! `itwin-syncd check`: tests everything that the service depends on, one line each.
 
+mod content;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -9,6 +11,7 @@ use crate::config::{Config, Watch};
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
+use crate::names::QuotedPath;
 use crate::rooted_fs;
 use crate::service;
 use crate::source_file_limit::{ADVICE, Load, SourceFiles};
@@ -36,9 +39,10 @@ impl Report {
         }
     }
 
+    /// Something that does not fail, but may not be what the user wants.
     #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
-    fn warning(what: &str, hint: &str) {
-        println!("warning {what}");
+    fn note(what: &str, hint: &str) {
+        println!("note    {what}");
         println!("        hint: {hint}");
     }
 
@@ -120,7 +124,7 @@ fn state(report: &mut Report, path: &Path) {
     }
 }
 
-/// Whether the folder can be read.
+/// Whether the folder of a watch is readable.
 fn folder(report: &mut Report, watch: &Watch) -> bool {
     let name = format!("watch {:?}, folder {:?}", watch.name, watch.path);
     let looked = rooted_fs::RootDir::open(&watch.path)
@@ -134,20 +138,25 @@ fn folder(report: &mut Report, watch: &Watch) -> bool {
                 watch.poll_interval
             ));
         }
-        Err(error) => report.wrong(
-            &format!("{name}: {error}"),
-            Some("mount the share, or give the service's user read access"),
-        ),
+        Err(error) => {
+            report.wrong(
+                &format!("{name}: {error}"),
+                Some("mount the share, or give the service's user read access"),
+            );
+            return false;
+        }
     }
-    looked.is_ok()
+    true
 }
 
-/// Counts the files that a watch selects.
+/// Lists the files that a watch selects, and counts them.
 async fn files(report: &mut Report, watch: &Watch) -> Tally {
     let name = format!("watch {:?}", watch.name);
     let mut tally = Tally::default();
+    let mut paths = Vec::new();
     let counted = watch::survey(watch, |file| {
         tally.add(&file.path, file.connector.as_ref());
+        paths.push(file.path);
     });
     if let Err(error) = counted.await {
         report.wrong(
@@ -166,11 +175,13 @@ async fn files(report: &mut Report, watch: &Watch) -> Tally {
         Report::ok(&format!("{name}: {}", tally.text()));
     }
     for line in tally.retired() {
-        Report::warning(
+        Report::note(
             &format!("{name}: {line}"),
             "exclude these files, or set another connector type in connectors",
         );
     }
+    paths.sort_unstable();
+    content::notes(watch, &paths);
     tally
 }
 
@@ -244,8 +255,42 @@ async fn source_files(
     let line = format!("{name}: {}", found.text());
     match found.load() {
         Load::Fits => Report::ok(&line),
-        Load::Near => Report::warning(&line, ADVICE),
+        Load::Near => Report::note(&line, ADVICE),
         Load::Over => report.wrong(&line, Some(ADVICE)),
+    }
+}
+
+/// What defines, or has defined, the coordinate system of an iModel.
+async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imodel_id: &ImodelId) {
+    let name = format!("iModel {imodel_id}");
+    let is_empty = match client.has_changesets(imodel_id).await {
+        Ok(has_changesets) => !has_changesets,
+        Err(error) => {
+            report.refused(&format!("{name}: changesets"), &error);
+            return;
+        }
+    };
+    let mut imodels = config.imodels.iter();
+    let root = imodels
+        .find(|imodel| imodel.id == *imodel_id)
+        .and_then(|imodel| imodel.spatial_root.as_ref());
+    match root {
+        Some(_) if !is_empty => Report::note(
+            &format!("{name}: it has changesets already: spatial_root has no effect"),
+            "remove spatial_root; the coordinate system of an iModel is defined once",
+        ),
+        Some(root) => Report::ok(&format!(
+            "{name}: empty; gets {} of watch {:?} first and alone",
+            QuotedPath(&root.path),
+            root.watch
+        )),
+        None if is_empty => Report::note(
+            &format!(
+                "{name}: empty; the first file with a coordinate system, in order of path, defines that of the iModel"
+            ),
+            "set spatial_root in an [[imodel]] table to choose this file",
+        ),
+        None => {}
     }
 }
 
@@ -300,6 +345,7 @@ async fn platform(
                 ));
                 let watched = watched.get(imodel_id).copied().unwrap_or_default();
                 source_files(report, config, client, imodel_id, &connections, watched).await;
+                spatial_root(report, config, client, imodel_id).await;
             }
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }

@@ -2,15 +2,17 @@
 //!
 //! Longer than most files because the test of its output is beside it.
 
+mod content;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
 
-use super::status::moment;
+use super::status::{moment, upcoming};
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
-    print_error, print_line,
+    print_error, print_line, unfinished_file,
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
@@ -211,6 +213,9 @@ async fn one(
         answer,
         lines: vec![format!("{in_watch} → iModel {}", watch.imodel_id), rule],
     };
+    explanation
+        .lines
+        .extend(content::doubts(&watch.scope.decide(&below)));
     if let Err(error) = names::storage_path(&below) {
         explanation.taken = false;
         "will fail".clone_into(&mut explanation.answer);
@@ -235,6 +240,9 @@ async fn one(
             "not synchronized now: ".clone_into(&mut explanation.answer);
             explanation.answer.push_str(what);
         }
+    }
+    if matches!(on_disk, OnDisk::File(_)) {
+        explanation.lines.extend(content::references(watch, &below));
     }
     state(&mut explanation, watch, &below, &on_disk, config, known).await;
     explanation
@@ -288,20 +296,30 @@ async fn state(
         if let Some(hint) = &file.hint {
             explanation.lines.push(format!("hint: {hint}"));
         }
+        if let Some(at) = file.next_attempt.filter(|_| file.reason.is_some()) {
+            let attempt = file.attempts + 1;
+            let at = upcoming(at, crate::clock::now());
+            let next = format!("next attempt: {at} (attempt {attempt})");
+            explanation.lines.push(next);
+        }
     } else {
         explanation
             .lines
             .push("state: not queued for upload yet".to_owned());
     }
-    let unfinished = unfinished(config, watch, below).await;
+    let unfinished = unfinished_file::ask(&config.state.path, &watch.name, below).await;
     if let Some(waits) = waits_for(watch, below, on_disk, unfinished.as_ref(), known).await {
         explanation.lines.push(format!("waiting for: {waits}"));
+    }
+    if let Some(hint) = unfinished.and_then(|file| file.hint) {
+        explanation.lines.push(format!("hint: {hint}"));
     }
     let report = known.watch(&watch.name);
     let suspended = report
         .filter(|report| report.configured)
         .and_then(|report| Some((report.inactive.as_ref()?, &report.name)));
     let blocked = report.and_then(|report| report.blocked.as_ref());
+    let waits = report.and_then(|report| report.spatial_root.as_ref());
     match (file, blocked) {
         (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
             explanation.lines.push(format!(
@@ -310,6 +328,18 @@ async fn state(
                 run.connection,
                 moment(run.since)
             ));
+        }
+        (Some(file), None)
+            if file.job == Some(JobState::Stored)
+                && waits.is_some_and(|wait| Path::new(&wait.path) != below) =>
+        {
+            if let Some(wait) = waits {
+                explanation.lines.push(wait.text());
+                let hint = wait.hint(&watch.name);
+                explanation
+                    .lines
+                    .extend(hint.map(|hint| format!("hint: {hint}")));
+            }
         }
         // Nothing else starts before the watch is resumed.
         _ if suspended.is_some() => {}
@@ -346,18 +376,6 @@ fn next_step(file: &FileReport) -> Option<&'static str> {
     }
 }
 
-async fn unfinished(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> Option<Unfinished> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let request = Request::Unfinished {
-        watch: watch.name.clone(),
-        path: below.as_os_str().as_bytes().to_owned(),
-    };
-    match control::ask(&config.state.path, &request).await {
-        Ok(Some(Answer::Unfinished { file })) => file,
-        _ => None,
-    }
-}
-
 async fn waits_for(
     watch: &Watch,
     below: &Path,
@@ -367,8 +385,9 @@ async fn waits_for(
 ) -> Option<String> {
     if let Some(file) = unfinished {
         let settle = watch.settle_policy.settle;
-        return Some(if file.busy {
-            "the file to become readable; it may be open in another program".to_owned()
+        return Some(if let Some(reason) = &file.reason {
+            let since = moment(unfinished_file::since(file));
+            format!("the file to become readable: it {reason} (first seen {since})")
         } else {
             format!(
                 "the file to settle: unchanged for {:.0} s of {:.0} s",

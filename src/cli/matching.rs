@@ -99,30 +99,52 @@ pub(super) fn meanings<'a>(
         .collect()
 }
 
-/// The files that match any argument, by watch and path; without arguments all.
-///
-/// Looks up exact paths; for the rest it reads the ledger page by page, and keeps only what matches.
+/// What the ledger knows of the arguments.
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    /// The files that match any argument, by watch and path.
+    pub(super) files: Vec<FileReport>,
+    /// The arguments, by their position, that match nothing, and why.
+    pub(super) unmatched: Vec<(usize, Error)>,
+}
+
+/// The files that match any argument, by watch and path; without arguments all. Fails if an argument matches nothing.
 pub(super) async fn files(
     words: &[(&Path, Meaning<'_>)],
     ledger: &Ledger,
 ) -> Result<Vec<FileReport>, Error> {
+    let selection = select(words, ledger).await?;
+    match selection.unmatched.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(selection.files),
+    }
+}
+
+/// Finds the files of each argument.
+///
+/// Looks up exact paths; for the rest it reads the ledger page by page, and keeps only what matches.
+pub(super) async fn select(
+    words: &[(&Path, Meaning<'_>)],
+    ledger: &Ledger,
+) -> Result<Selection, ledger::Error> {
     let mut chosen = Vec::new();
+    let mut unmatched = Vec::new();
     let mut rest = Vec::new();
-    for (word, meaning) in words {
+    for (position, (word, meaning)) in words.iter().enumerate() {
         let known = match &meaning.place {
             Some((watch, path)) => ledger.file_at(watch, path).await?,
             None => None,
         };
         match known {
             Some(file) => chosen.push(file),
-            None => rest.push((*word, meaning, READINGS.map(|_| Vec::new()))),
+            None => rest.push((position, *word, meaning, READINGS.map(|_| Vec::new()))),
         }
     }
     if !rest.is_empty() || words.is_empty() {
         let mut pages = Pages::new(ledger, crate::clock::now()).await?;
         while let Some(page) = pages.next().await? {
             for file in page {
-                for (_, meaning, found) in &mut rest {
+                for (_, _, meaning, found) in &mut rest {
                     let first = READINGS
                         .iter()
                         .zip(found)
@@ -137,17 +159,25 @@ pub(super) async fn files(
             }
         }
     }
-    for (word, meaning, found) in rest {
+    for (position, word, meaning, found) in rest {
         // An exact path takes precedence over a glob.
-        let found = found.into_iter().find(|found| !found.is_empty());
-        chosen.extend(found.ok_or_else(|| match &meaning.no_glob {
-            Some(bad) => Error::Glob(bad.clone()),
-            None => Error::NoFile(word.to_owned()),
-        })?);
+        match found.into_iter().find(|found| !found.is_empty()) {
+            Some(found) => chosen.extend(found),
+            None => unmatched.push((
+                position,
+                match &meaning.no_glob {
+                    Some(bad) => Error::Glob(bad.clone()),
+                    None => Error::NoFile(word.to_owned()),
+                },
+            )),
+        }
     }
     chosen.sort_by(|one, other| (&one.watch, &one.path).cmp(&(&other.watch, &other.path)));
     chosen.dedup_by(|one, other| one.id == other.id);
-    Ok(chosen)
+    Ok(Selection {
+        files: chosen,
+        unmatched,
+    })
 }
 
 /// Reads all files of the ledger, page by page.
@@ -239,6 +269,12 @@ pub(super) struct Meaning<'w> {
 }
 
 impl Meaning<'_> {
+    /// As a path: the watch that contains it, and the path there.
+    pub(super) fn place(&self) -> Option<(&str, &Path)> {
+        let (watch, path) = self.place.as_ref()?;
+        Some((watch, path))
+    }
+
     fn fits(&self, file: &FileReport, reading: Reading) -> bool {
         let here = self
             .place

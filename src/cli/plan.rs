@@ -87,7 +87,7 @@ async fn show_watch(
     let survey = match watch::survey(watch, |file| files.push(file)).await {
         Ok(survey) => survey,
         Err(error) => {
-            print_line(&format!("  folder unreachable: {error}"));
+            print_line(&format!("  folder unavailable: {error}"));
             return Ok(false);
         }
     };

@@ -85,7 +85,8 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
         }
         Ok(_) => EXIT_GOOD,
         Err(failed) => {
-            let hint = failed.hint().unwrap_or_default();
+            // An empty field is left out.
+            let hint = failed.hint();
             if failed.is_in_use() {
                 error!(error = chain(failed), hint, "cannot start");
             } else {
@@ -125,7 +126,7 @@ fn print_summary(pass: &Pass) {
         println!("pending files: {left}; the next run continues with them");
     }
     for (watch, reason) in &pass.unreachable {
-        println!("watch {watch:?}: folder unreachable: {reason}");
+        println!("watch {watch:?}: folder unavailable: {reason}");
     }
     for (watch, what) in &pass.left_out {
         println!("watch {watch:?}: only partly readable: {what}");

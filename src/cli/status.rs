@@ -7,22 +7,25 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors, print_error,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
+    print_error, unfinished_file,
 };
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
-use crate::ledger::{self, Ledger, Lists};
-use crate::runtime_status::RuntimeStatus;
+use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
+use crate::runtime_status::{Outage, RuntimeStatus};
 use crate::state_directory;
 use crate::status_view::{
-    self, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings, UploadView,
-    WatchView,
+    self, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings, UnfinishedView,
+    UploadView, WatchView,
 };
+use crate::watch::Unfinished;
 
-pub(super) use text::moment;
+pub(super) use text::{moment, upcoming};
 
 /// Files whose histories are shown at once.
 const HISTORIES_MAX: usize = 50;
@@ -97,7 +100,10 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
-            return EXIT_CONFIG;
+            return match ReadOnlyConfig::load_despite_errors(&arguments.config.config) {
+                Some(config) => despite_errors(arguments, &config).await,
+                None => EXIT_CONFIG,
+            };
         }
     };
     let shown = if arguments.watch {
@@ -118,6 +124,17 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
     }
 }
 
+/// Shows the status although the configuration has errors: a running daemon keeps the previous one.
+async fn despite_errors(arguments: &Arguments, config: &ReadOnlyConfig) -> u8 {
+    if !arguments.watch
+        && let Err(error) = show(arguments, config).await
+    {
+        let hint = error.hint(config);
+        print_error(&error, hint);
+    }
+    EXIT_CONFIG
+}
+
 /// Prints the report, or the histories of files. Whether nothing in it needs attention.
 async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<bool, Error> {
     let state = &config.state.path;
@@ -127,16 +144,7 @@ async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<bool, Er
     let ledger = Ledger::read(state).await?;
     let now = crate::clock::now();
     if !arguments.files.is_empty() {
-        let histories = histories(&meanings, &ledger).await?;
-        print(&if arguments.json {
-            json_text(&JsonHistories {
-                version: VERSION,
-                files: &histories,
-            })
-        } else {
-            text::histories(&histories)
-        })?;
-        return Ok(true);
+        return show_files(arguments, &meanings, &ledger, config).await;
     }
     let (daemon, unreachable) = daemon(config).await;
     let surroundings = Surroundings {
@@ -175,14 +183,58 @@ async fn daemon(config: &ReadOnlyConfig) -> (Option<RuntimeStatus>, Option<Strin
     }
 }
 
-async fn histories(
+/// Prints the histories of files. Whether all are known and none needs attention.
+async fn show_files(
+    arguments: &Arguments,
     words: &[(&Path, matching::Meaning<'_>)],
     ledger: &Ledger,
-) -> Result<Vec<HistoryView>, Error> {
-    let files = matching::files(words, ledger).await?;
-    if files.len() > HISTORIES_MAX {
+    config: &ReadOnlyConfig,
+) -> Result<bool, Error> {
+    let selection = matching::select(words, ledger).await?;
+    if selection.files.len() > HISTORIES_MAX {
         return Err(Error::TooMany);
     }
+    let failed = |file: &FileReport| file.job == Some(JobState::Failed);
+    let mut ok = !selection.files.iter().any(failed);
+    let histories = histories(&selection.files, ledger).await?;
+    let mut unfinished = Vec::new();
+    let mut unknown = Vec::new();
+    for (position, error) in selection.unmatched {
+        // A new file is not in the ledger before it is complete.
+        let place = words.get(position).and_then(|(_, meaning)| meaning.place());
+        let file = match place {
+            Some((watch, path)) => unfinished_file::ask(&config.state.path, watch, path)
+                .await
+                .map(|file| UnfinishedFile::new(watch, &file)),
+            None => None,
+        };
+        match file {
+            Some(file) => unfinished.push(file),
+            None => unknown.push(Error::Select(error)),
+        }
+    }
+    ok &= unknown.is_empty() && !unfinished.iter().any(|file| file.view.busy);
+    if arguments.json {
+        print(&json_text(&JsonHistories {
+            version: VERSION,
+            files: &histories,
+            unfinished: &unfinished,
+        }))?;
+    } else if !histories.is_empty() || !unfinished.is_empty() {
+        print(&text::histories(
+            &histories,
+            &unfinished,
+            crate::clock::now(),
+        ))?;
+    }
+    for error in unknown {
+        let hint = error.hint(config);
+        print_error(&error, hint);
+    }
+    Ok(ok)
+}
+
+async fn histories(files: &[FileReport], ledger: &Ledger) -> Result<Vec<HistoryView>, Error> {
     let mut histories = Vec::with_capacity(files.len());
     for file in files {
         histories.extend(
@@ -211,6 +263,7 @@ struct JsonHead {
     ok: bool,
     summary: String,
     daemon: Option<DaemonView>,
+    platform_outage: Option<Outage>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
 }
@@ -220,6 +273,27 @@ struct JsonHead {
 struct JsonHistories<'a> {
     version: u32,
     files: &'a [HistoryView],
+    unfinished: &'a [UnfinishedFile],
+}
+
+/// A file that is not in the ledger yet, because it is being written or cannot be opened.
+#[derive(Debug, Clone, Serialize)]
+struct UnfinishedFile {
+    watch: String,
+    #[serde(flatten)]
+    view: UnfinishedView,
+    /// Since when it cannot be opened.
+    unreadable_since: Option<Timestamp>,
+}
+
+impl UnfinishedFile {
+    fn new(watch: &str, file: &Unfinished) -> Self {
+        Self {
+            watch: watch.to_owned(),
+            view: status_view::unfinished_view(file),
+            unreadable_since: file.busy.then(|| unfinished_file::since(file)),
+        }
+    }
 }
 
 /// Prints the JSON form: with `pages` every file, else those of the view. The pages are written one by one, so that
@@ -234,6 +308,7 @@ async fn print_json(
         ok: summary.ok,
         summary: summary.text,
         daemon: view.daemon,
+        platform_outage: view.platform_outage,
         watches: view.watches,
         uploads: view.uploads,
     });

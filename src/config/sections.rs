@@ -37,8 +37,10 @@ pub(super) const KEYS: &Keys = &[
             "alert",
             "heartbeat",
             "watch",
+            "imodel",
         ],
     ),
+    ("imodel", &["id", "spatial_root"]),
     (
         "itwin",
         &[
@@ -201,7 +203,13 @@ pub(super) fn itwin(
     let client_id = section.require(
         "client_id",
         "register a service application at developer.bentley.com/my-apps and add its client id",
-        values::line,
+        |value| match value.as_str() {
+            Some("") => Err(InvalidValue::new(
+                "must not be empty",
+                "set it to the client id of a service application from developer.bentley.com/my-apps",
+            )),
+            _ => values::line(value),
+        },
     );
     let file = section.read("client_secret_file", values::absolute);
     let is_unusable = file.is_none() && section.has("client_secret_file");

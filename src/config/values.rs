@@ -58,9 +58,15 @@ pub(super) fn text(value: &DeValue<'_>) -> Result<String, InvalidValue> {
 /// One line of text, not blank.
 pub(super) fn line(value: &DeValue<'_>) -> Result<String, InvalidValue> {
     let text = text(value)?;
-    if text.trim() != text || text.is_empty() || text.chars().any(char::is_control) {
+    if text.is_empty() {
         return Err(InvalidValue::new(
-            "must not be empty, start or end with a space, or contain control characters",
+            "must not be empty",
+            "set a value, or remove the key if it has a default",
+        ));
+    }
+    if text.trim() != text || text.chars().any(char::is_control) {
+        return Err(InvalidValue::new(
+            "must not start or end with a space, or contain control characters",
             "remove these characters",
         ));
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::faults::{ActiveFaults, Report};
 use super::model::{Connection, Covered, File, Run, SourceFile, State};
-use super::switches::UnchangedTask;
+use super::switches::{Switches, UnchangedTask, UndocumentedExtension};
 
 /// Documented results of tasks, from best to worst.
 const RESULTS: [&str; 6] = [
@@ -86,7 +86,7 @@ pub(super) fn for_connection(
     state: &State,
     connection: &Connection,
     duration: Duration,
-    unchanged: UnchangedTask,
+    switches: &Switches,
     file_check: impl Fn(&File) -> Option<&'static str>,
     faults: &mut ActiveFaults,
     now: Timestamp,
@@ -105,7 +105,11 @@ pub(super) fn for_connection(
                 .unwrap_or_default();
             let (result, error) = if completed.is_none_or(|content| content.size == 0) {
                 failure("the file is missing or empty")
-            } else if !reads(&source.connector_type, name) {
+            } else if !reads(
+                &source.connector_type,
+                name,
+                switches.undocumented_extension,
+            ) {
                 failure(&format!("{} does not read {name}", source.connector_type))
             } else if let Some(format) = file.and_then(&file_check) {
                 failure(&format!(
@@ -117,7 +121,7 @@ pub(super) fn for_connection(
             let version = completed.map(|content| content.version).unwrap_or_default();
             let fault = faults.for_task(&source.storage_file_id, name);
             let has_task = fault.is_some()
-                || unchanged == UnchangedTask::Listed
+                || switches.unchanged_task == UnchangedTask::Listed
                 || !was_processed(state, connection, source, version);
             let (result, error, report) = match fault {
                 Some(fault) => (fault.result, fault.error, fault.report),
@@ -210,8 +214,12 @@ fn failure(message: &str) -> (String, Option<serde_json::Value>) {
     ("Error".to_owned(), Some(error))
 }
 
-fn reads(connector: &str, name: &str) -> bool {
+fn reads(connector: &str, name: &str, undocumented: UndocumentedExtension) -> bool {
     let name = name.to_ascii_lowercase();
+    let also = name.ends_with(".step") || name.ends_with(".iges");
+    if also && connector.eq_ignore_ascii_case("MSTN") {
+        return undocumented == UndocumentedExtension::Read;
+    }
     FORMATS
         .iter()
         .filter(|(known, _)| connector.eq_ignore_ascii_case(known))
@@ -429,10 +437,14 @@ mod tests {
             ("MSTN", "a.i.dgn", true),
             ("MSTN", "survey.land.xml", true),
             ("MSTN", "a.zip", false),
+            ("MSTN", "a.step", true),
+            ("IFC", "a.step", false),
             ("INTELLIPID", "a.json", true),
             ("NOVEL", "a.ifc", false),
         ] {
-            assert_eq!(reads(connector, name), expected, "{connector} {name}");
+            let read = UndocumentedExtension::Read;
+            assert_eq!(reads(connector, name, read), expected, "{connector} {name}");
         }
+        assert!(!reads("MSTN", "a.iges", UndocumentedExtension::Failed));
     }
 }

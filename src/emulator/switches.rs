@@ -248,6 +248,13 @@ switches! {
         /// 422.
         Refused = "refused",
     }
+    /// A file with another extension of a format that MSTN reads: `step` for stp, `iges` for igs.
+    undocumented_extension: "undocumented-extension", UndocumentedExtension {
+        /// MSTN reads it.
+        Read = "read",
+        /// Its tasks fail.
+        Failed = "failed",
+    }
     /// Too many connections or source files.
     limit: "limit", Limit {
         /// 422.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use reqwest::StatusCode;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -16,6 +17,9 @@ use crate::retry::Gate;
 
 /// How long connections to a host are not reused after a response was lost on an open one.
 const DISTRUST: Duration = Duration::from_secs(10 * 60);
+
+/// When requests have failed for this long without one that succeeded, the host is unreachable.
+const OUTAGE_MIN: Duration = Duration::from_secs(60);
 
 /// All hosts, by host and port.
 #[derive(Debug)]
@@ -36,6 +40,17 @@ pub(super) struct Host {
     responses: Mutex<BTreeMap<Option<u16>, u64>>,
     /// Until then no connection is reused: something on the way drops idle ones silently.
     distrusted: Mutex<Option<Instant>>,
+    /// The failed requests since the last one that succeeded.
+    failing: Mutex<Option<Failing>>,
+}
+
+/// Consecutive failed requests to a host.
+#[derive(Debug, Clone)]
+struct Failing {
+    since: Timestamp,
+    first: Instant,
+    last: Instant,
+    reason: String,
 }
 
 impl Hosts {
@@ -56,6 +71,7 @@ impl Hosts {
                 label: self.route.describe(url),
                 responses: Mutex::default(),
                 distrusted: Mutex::default(),
+                failing: Mutex::default(),
             })
         }))
     }
@@ -80,6 +96,15 @@ impl Hosts {
     /// Waits until a host requests a pause.
     pub(super) async fn pause_requested(&self) {
         self.pause_requested.notified().await;
+    }
+
+    /// Since when all requests to these hosts have failed, and why; None unless that has lasted for [`OUTAGE_MIN`].
+    pub(super) fn outage(&self, authorities: &[String]) -> Option<(Timestamp, String)> {
+        let hosts = self.hosts();
+        let failing = authorities
+            .iter()
+            .filter_map(|name| hosts.get(name)?.outage());
+        failing.min_by_key(|(since, _)| *since)
     }
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
@@ -126,6 +151,32 @@ impl Host {
         until.is_some_and(|until| Instant::now() < until)
     }
 
+    /// Records how a request ended: with a failure, or None.
+    pub(super) fn record(&self, failure: Option<String>) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reason) = failure else {
+            *failing = None;
+            return;
+        };
+        let now = Instant::now();
+        let first = failing.take();
+        *failing = Some(Failing {
+            since: first
+                .as_ref()
+                .map_or_else(crate::clock::now, |first| first.since),
+            first: first.map_or(now, |first| first.first),
+            last: now,
+            reason,
+        });
+    }
+
+    fn outage(&self) -> Option<(Timestamp, String)> {
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = failing.as_ref()?;
+        let lasts = failing.last.duration_since(failing.first) >= OUTAGE_MIN;
+        lasts.then(|| (failing.since, failing.reason.clone()))
+    }
+
     pub(super) fn count(&self, status: Option<StatusCode>) {
         let mut responses = self
             .responses
@@ -134,5 +185,36 @@ impl Host {
         *responses
             .entry(status.map(|status| status.as_u16()))
             .or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::network::Network;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_is_unreachable_when_all_requests_of_a_minute_failed() {
+        let network = Network {
+            proxy: None,
+            no_proxy: Vec::new(),
+            extra_certificates: Vec::new(),
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(1),
+            total_timeout: Duration::from_secs(1),
+        };
+        let hosts = Hosts::new(Arc::new(Route::new(network)));
+        let url = Url::parse("https://api.bentley.com/storage").unwrap();
+        let host = hosts.of(&url);
+        let outage = || hosts.outage(&[authority(&url)]).map(|(_, reason)| reason);
+        host.record(Some("first".to_owned()));
+        tokio::time::advance(OUTAGE_MIN).await;
+        assert_eq!(outage(), None, "a single failure");
+        host.record(Some("second".to_owned()));
+        assert_eq!(outage().as_deref(), Some("second"));
+        assert_eq!(hosts.outage(&["other".to_owned()]), None);
+        host.record(None);
+        host.record(Some("third".to_owned()));
+        assert_eq!(outage(), None, "one request succeeded");
     }
 }

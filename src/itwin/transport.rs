@@ -70,16 +70,33 @@ pub(super) async fn execute(
     request: reqwest::RequestBuilder,
     limit: Limit,
 ) -> Result<Reply, Error> {
-    let label = || host.label.clone();
     host.gate.wait().await.map_err(|left| {
         Error::new(
             operation,
             Kind::Held {
-                host: label(),
+                host: host.label.clone(),
                 left,
             },
         )
     })?;
+    let result = exchange(operation, host, request, limit).await;
+    host.record(match &result {
+        Ok(reply) if reply.status.is_server_error() => {
+            Some(format!("{} responds with {}", host.label, reply.status))
+        }
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    });
+    result
+}
+
+async fn exchange(
+    operation: &'static str,
+    host: &Host,
+    request: reqwest::RequestBuilder,
+    limit: Limit,
+) -> Result<Reply, Error> {
+    let label = || host.label.clone();
     let unreachable = |error: &reqwest::Error| {
         let sent = !error.is_connect() && !error.is_builder();
         if sent && !error.is_timeout() {

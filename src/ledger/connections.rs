@@ -159,23 +159,26 @@ impl Ledger {
         Ok(any)
     }
 
-    /// Records that the source files of a connection were compared with the platform's, and how many there are.
+    /// Records that the source files of a connection were compared with the platform's, and how many there are. If
+    /// another check was requested since `connection` was read, that remains due.
     pub async fn record_check(
         &self,
-        connection: ConnectionId,
+        connection: &ConnectionRecord,
         found: SourceFiles,
         now: Timestamp,
     ) -> Result<(), Error> {
         self.db
             .write("record a check of a connection", async |tx| {
                 sqlx::query(
-                    "UPDATE connections SET checked_at = $2, source_files = $3, \
-                     other_source_files = $4 WHERE id = $1",
+                    "UPDATE connections SET checked_at = CASE WHEN checked_at = $5 THEN $2 \
+                     ELSE checked_at END, source_files = $3, other_source_files = $4 \
+                     WHERE id = $1",
                 )
-                .bind(connection.0)
+                .bind(connection.id)
                 .bind(millis(now))
                 .bind(count_column(found.watched))
                 .bind(count_column(found.others))
+                .bind(millis(connection.checked_at))
                 .execute(&mut **tx)
                 .await
             })

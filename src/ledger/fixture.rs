@@ -164,8 +164,7 @@ impl Fixture {
                 file: file.file,
                 source_file_id: format!("source {}", file.path.display()),
                 connector: file.connector,
-                renewed: true,
-                other_connector: false,
+                last_reader: LastReader::Same,
             })
             .collect();
         self.ledger

@@ -4,41 +4,10 @@
 //! own. [`Ledger::file_history`] merges them by time.
 
 use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
-use super::{Error, FileId, FileReport, Ledger, Tx, millis, new_id, timestamp};
-
-/// Something that happens to a version before its result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// It was handed over.
-    Seen,
-    /// Its bytes were sent, and are complete in storage.
-    Uploaded,
-    /// Storage has this content already, so no byte was sent.
-    SameContent,
-    /// An attempt failed, and there will be another.
-    PutOff,
-    /// The operator asked for another attempt.
-    Asked,
-    /// Its storage file was changed by someone else, so its content is compared.
-    Overwritten,
-    /// Its storage file was deleted by someone else, so it is uploaded again.
-    LostInStorage,
-    /// Its source file in the connection was missing or different, and was corrected.
-    Remapped,
-    /// Its source file was removed from the connection, because it is a reference now.
-    Unmapped,
-    /// A run has read references that changed.
-    ReferenceChanged,
-    /// The run that it was in does not exist: it waits for another one.
-    RunLost,
-    /// The run that it was in ended without a result for it: it waits for another one.
-    NotJudged,
-    /// It is gone from the folder.
-    Gone,
-    /// The configuration no longer selects it.
-    Deselected,
-}
+pub(super) use super::state::Step;
+use super::{Error, FileId, FileReport, Ledger, Outcome, RunEvent, Tx, millis, new_id, timestamp};
 
 /// All that is kept of a file.
 #[derive(Debug, Clone)]
@@ -49,6 +18,17 @@ pub struct FileHistory {
     pub entries: Vec<HistoryEntry>,
 }
 
+/// An event in the history of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryEvent {
+    /// Something before a result.
+    Step(Step),
+    /// A version got its result.
+    Result(Outcome),
+    /// A run with the file began or ended.
+    Run(RunEvent),
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone)]
 pub struct HistoryEntry {
@@ -56,8 +36,8 @@ pub struct HistoryEntry {
     pub at: Timestamp,
     /// The version of the file, counted from 1; None for what happened to a run.
     pub version: Option<u64>,
-    /// A step (`seen`, `uploaded`, `same_content`, …), `run_requested`, `run_ended`, or the word of an outcome.
-    pub what: String,
+    /// The event.
+    pub what: HistoryEvent,
     /// The reason, or the platform's word for a run's result.
     pub note: Option<String>,
     /// What to do about it.
@@ -70,24 +50,21 @@ pub struct HistoryEntry {
     pub millis: Option<u64>,
 }
 
-impl Step {
-    fn as_str(self) -> &'static str {
+impl HistoryEvent {
+    /// The event as a word, for programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Seen => "seen",
-            Self::Uploaded => "uploaded",
-            Self::PutOff => "put_off",
-            Self::Asked => "asked",
-            Self::SameContent => "same_content",
-            Self::Overwritten => "overwritten",
-            Self::LostInStorage => "lost_in_storage",
-            Self::Remapped => "remapped",
-            Self::Unmapped => "unmapped",
-            Self::ReferenceChanged => "reference_changed",
-            Self::RunLost => "run_lost",
-            Self::NotJudged => "not_judged",
-            Self::Gone => "gone",
-            Self::Deselected => "deselected",
+            Self::Step(step) => step.as_str(),
+            Self::Result(outcome) => outcome.as_str(),
+            Self::Run(event) => event.as_str(),
         }
+    }
+}
+
+impl Serialize for HistoryEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -119,7 +96,9 @@ pub(super) async fn note(
 struct LineRow {
     at: i64,
     version: Option<i64>,
-    what: String,
+    step: Option<Step>,
+    outcome: Option<Outcome>,
+    run_event: Option<RunEvent>,
     note: Option<String>,
     hint: Option<String>,
     run: Option<String>,
@@ -138,30 +117,36 @@ impl Ledger {
             .db
             .read("read the history of a file", async |db| {
                 sqlx::query_as(
-            "SELECT at, version, step AS what, note, NULL AS hint, NULL AS run, NULL AS bytes, \
-             NULL AS millis, id FROM steps WHERE file_id = $1 UNION ALL SELECT at, version, \
-             outcome, reason, hint, run, bytes, millis, id FROM results WHERE file_id = $1 \
-             UNION ALL SELECT r.requested_at, NULL, 'run_requested', NULL, NULL, r.platform_id, \
+            "SELECT at, version, step, NULL AS outcome, NULL AS run_event, note, NULL AS hint, \
+             NULL AS run, NULL AS bytes, NULL AS millis, id FROM steps WHERE file_id = $1 \
+             UNION ALL SELECT at, version, NULL, outcome, NULL, reason, hint, run, bytes, millis, \
+             id FROM results WHERE file_id = $1 UNION ALL SELECT r.requested_at, NULL, NULL, \
+             NULL, 'run_requested', NULL, NULL, r.platform_id, \
              NULL, NULL, r.id FROM runs r WHERE r.id = (SELECT run_id FROM jobs \
              WHERE file_id = $1) OR r.platform_id IN (SELECT run FROM results \
-             WHERE file_id = $1) UNION ALL SELECT r.ended_at, NULL, 'run_ended', r.result, NULL, \
+             WHERE file_id = $1) UNION ALL SELECT r.ended_at, NULL, NULL, NULL, 'run_ended', r.result, NULL, \
              r.platform_id, NULL, NULL, r.id + 1 FROM runs r WHERE r.ended_at IS NOT NULL \
-             AND r.platform_id IN (SELECT run FROM results WHERE file_id = $1) ORDER BY 1, 9",
+             AND r.platform_id IN (SELECT run FROM results WHERE file_id = $1) ORDER BY 1, 11",
         )
         .bind(file.0)
         .fetch_all(db).await
             })
             .await?;
         let number = |column: i64| u64::try_from(column).unwrap_or(0);
-        let entries = rows.into_iter().map(|row| HistoryEntry {
-            at: timestamp(row.at),
-            version: row.version.map(number),
-            what: row.what,
-            note: row.note,
-            hint: row.hint,
-            run: row.run,
-            bytes: row.bytes.map(number),
-            millis: row.millis.map(number),
+        let entries = rows.into_iter().filter_map(|row| {
+            let step = row.step.map(HistoryEvent::Step);
+            let result = row.outcome.map(HistoryEvent::Result);
+            let run = row.run_event.map(HistoryEvent::Run);
+            Some(HistoryEntry {
+                at: timestamp(row.at),
+                version: row.version.map(number),
+                what: step.or(result).or(run)?,
+                note: row.note,
+                hint: row.hint,
+                run: row.run,
+                bytes: row.bytes.map(number),
+                millis: row.millis.map(number),
+            })
         });
         Ok(Some(FileHistory {
             file: report,
@@ -177,11 +162,11 @@ mod tests {
     use crate::connector_type::ConnectorType;
 
     impl Fixture {
-        async fn history(&self) -> Vec<String> {
+        async fn history(&self) -> Vec<&'static str> {
             let file = self.file("a.dgn").await.id;
             let history = self.ledger.file_history(file).await.unwrap().unwrap();
             let entries = history.entries.into_iter();
-            entries.map(|entry| entry.what).collect()
+            entries.map(|entry| entry.what.as_str()).collect()
         }
     }
 
@@ -215,8 +200,7 @@ mod tests {
             file: f.file("a.dgn").await.id,
             source_file_id: "another source".to_owned(),
             connector: ConnectorType::new("MSTN"),
-            renewed: true,
-            other_connector: false,
+            last_reader: LastReader::Same,
         };
         let connection = f.connection().await.id;
         let recorded = f
@@ -224,7 +208,7 @@ mod tests {
             .record_mappings(connection, &[mapping], at(4))
             .await;
         recorded.unwrap();
-        assert_eq!(f.history().await.last().unwrap(), "remapped");
+        assert_eq!(f.history().await.last(), Some(&"remapped"));
     }
 
     #[tokio::test]

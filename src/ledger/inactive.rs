@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use super::spatial_roots::release_spatial_root;
 use super::{BulkChange, Error, Ledger, WatchId, millis};
 
 /// Why no job of a watch is claimed.
@@ -120,8 +121,8 @@ impl Ledger {
             .await
     }
 
-    /// Ends whatever makes watches inactive: a pause, a suspension, whose number of files is approved by that, and a
-    /// backoff. Returns how many were inactive.
+    /// Ends whatever makes watches inactive: a pause, a suspension, whose number of files is approved by that, a
+    /// backoff, and the wait for a spatial root that is missing or has failed. Returns how many were inactive.
     pub async fn resume_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
         self.db
             .write_durably("resume watches", async |tx| {
@@ -142,6 +143,7 @@ impl Ledger {
                     .execute(&mut **tx)
                     .await?
                     .rows_affected();
+                    resumed += u64::from(release_spatial_root(tx, name).await?);
                 }
                 Ok(resumed)
             })

@@ -10,7 +10,7 @@ use super::transitions::insert_stored_job;
 use super::{ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Refusal, Tx, millis};
 use crate::connector_type::ConnectorType;
 
-/// A mapping as it is on the platform.
+/// A mapping that was made or corrected on the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// The file.
@@ -19,17 +19,23 @@ pub struct Mapping {
     pub source_file_id: String,
     /// The connector type.
     pub connector: ConnectorType,
-    /// It was made or corrected since it was recorded last, so the next run has to bring the file.
-    pub renewed: bool,
-    /// Another connector than this one may have read the content last.
-    pub other_connector: bool,
+    /// Which connector read the content last.
+    pub last_reader: LastReader,
+}
+
+/// Which connector read the content of a file last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastReader {
+    /// That of the mapping, or none.
+    Same,
+    /// Possibly another one.
+    Other,
 }
 
 impl Ledger {
-    /// Records the source files of a connection as they are on the platform now.
+    /// Records source files of a connection that were made or corrected.
     ///
-    /// A file whose mapping was made or corrected waits for a run afterwards, unless a newer version of it is on its
-    /// way anyway.
+    /// Their files wait for a run afterwards, unless a newer version is on its way anyway.
     pub async fn record_mappings(
         &self,
         connection: ConnectionId,
@@ -38,12 +44,10 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record source files", async |tx| {
-                let mut renewed = false;
                 for mapping in mappings {
                     record_mapping(tx, connection, mapping, now).await?;
-                    renewed |= mapping.renewed;
                 }
-                if renewed {
+                if !mappings.is_empty() {
                     sqlx::query(
                 "UPDATE connections SET generation = generation + 1, moved_at = $2 WHERE id = $1",
             )
@@ -152,14 +156,12 @@ async fn record_mapping(
     .bind(connection.0)
     .bind(&mapping.source_file_id)
     .bind(&mapping.connector)
-    .bind(mapping.other_connector)
+    .bind(mapping.last_reader == LastReader::Other)
     .execute(&mut **tx)
     .await?;
-    if mapping.renewed {
-        await_run(tx, mapping.file.0, now).await?;
-        if let Some((version, true)) = before {
-            note(tx, mapping.file.0, version, Step::Remapped, None, now).await?;
-        }
+    await_run(tx, mapping.file.0, now).await?;
+    if let Some((version, true)) = before {
+        note(tx, mapping.file.0, version, Step::Remapped, None, now).await?;
     }
     Ok(())
 }

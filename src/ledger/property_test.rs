@@ -360,8 +360,7 @@ impl World {
                 file: file.file,
                 source_file_id: format!("source {}", file.path.display()),
                 connector: file.connector,
-                renewed: true,
-                other_connector: false,
+                last_reader: LastReader::Same,
             })
             .collect();
         if !mappings.is_empty() {

@@ -265,7 +265,7 @@ mod tests {
         let file = f.file("a.dgn").await.id;
         let entries = history(file).await.unwrap().unwrap().entries.into_iter();
         let noted: Vec<_> = entries
-            .filter(|entry| entry.what == "reference_changed")
+            .filter(|entry| entry.what == HistoryEvent::Step(Step::ReferenceChanged))
             .map(|entry| entry.note.unwrap())
             .collect();
         assert_eq!(noted, ["\"ref.dgn\"", "\"ref.dgn\""]);

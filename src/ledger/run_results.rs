@@ -99,7 +99,7 @@ struct ConcludedRow {
 impl Ledger {
     /// The run is over: gives every file that it judged its outcome, and returns what changed, for the log.
     ///
-    /// A file with a newer version on its way is left alone. What the run did not judge waits for another run.
+    /// A file with a newer version on its way does not change. What the run did not judge waits for another run.
     pub async fn finish_run(
         &self,
         run: RunId,
@@ -385,6 +385,6 @@ mod tests {
             .ledger
             .finish_run(run, "Completed", "Success", &judged, at(6));
         assert!(ended.await.unwrap().is_empty());
-        assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Uploaded));
+        assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Unchanged));
     }
 }

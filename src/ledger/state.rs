@@ -48,6 +48,48 @@ pub enum Outcome {
     Vanished,
 }
 
+/// Something that happens to a version before its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It was handed over.
+    Seen,
+    /// Its bytes were sent, and are complete in storage.
+    Uploaded,
+    /// Storage has this content already, so no byte was sent.
+    SameContent,
+    /// An attempt failed, and there will be another.
+    PutOff,
+    /// The operator asked for another attempt.
+    Asked,
+    /// Its storage file was changed by someone else, so its content is compared.
+    Overwritten,
+    /// Its storage file was deleted by someone else, so it is uploaded again.
+    LostInStorage,
+    /// Its source file in the connection was missing or different, and was corrected.
+    Remapped,
+    /// Its source file was removed from the connection, because it is a reference now.
+    Unmapped,
+    /// A run has read references that changed.
+    ReferenceChanged,
+    /// The run that it was in does not exist: it waits for another one.
+    RunLost,
+    /// The run that it was in ended without a result for it: it waits for another one.
+    NotJudged,
+    /// It is gone from the folder.
+    Gone,
+    /// The configuration no longer selects it.
+    Deselected,
+}
+
+/// What happens to a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEvent {
+    /// It was requested.
+    Requested,
+    /// Its end was seen.
+    Ended,
+}
+
 /// Why an attempt failed. Decides whether a restart or a retry can help, and is shown in status, log and alerts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -128,6 +170,28 @@ pub enum RootState {
     Degraded,
     /// It cannot be reached.
     Unavailable,
+}
+
+/// Why no file of an iModel waits for its spatial root any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpatialRootEnd {
+    /// It is in the iModel.
+    Synchronized,
+    /// The iModel had changesets before.
+    Changesets,
+    /// The operator decided to synchronize the others without it.
+    Released,
+}
+
+/// The state of a spatial root that is not in its iModel yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpatialRootState {
+    /// It is on its way.
+    Pending,
+    /// No such file was found in the folder.
+    Missing,
+    /// It failed.
+    Failed,
 }
 
 /// Stores an enum as a word. A word that is none of these was not written by this program.
@@ -219,6 +283,24 @@ words!(
     Vanished = "vanished",
 );
 words!(
+    Step,
+    Seen = "seen",
+    Uploaded = "uploaded",
+    PutOff = "put_off",
+    Asked = "asked",
+    SameContent = "same_content",
+    Overwritten = "overwritten",
+    LostInStorage = "lost_in_storage",
+    Remapped = "remapped",
+    Unmapped = "unmapped",
+    ReferenceChanged = "reference_changed",
+    RunLost = "run_lost",
+    NotJudged = "not_judged",
+    Gone = "gone",
+    Deselected = "deselected",
+);
+words!(RunEvent, Requested = "run_requested", Ended = "run_ended");
+words!(
     FailureKind,
     Busy = "busy",
     Transient = "transient",
@@ -235,6 +317,18 @@ words!(
     Missing = "missing",
     Gone = "gone",
     Deselected = "deselected",
+);
+words!(
+    SpatialRootEnd,
+    Synchronized = "synchronized",
+    Changesets = "changesets",
+    Released = "released",
+);
+words!(
+    SpatialRootState,
+    Pending = "pending",
+    Missing = "missing",
+    Failed = "failed",
 );
 words!(
     RootState,

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::{
-    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState, Tx, WatchId,
-    count_value, timestamp,
+    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState,
+    SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -36,6 +36,8 @@ pub struct WatchReport {
     pub blocked: Option<BlockingRun>,
     /// The source files of its iModel; None before its connection exists.
     pub source_files: Option<SourceFiles>,
+    /// What the files of its iModel wait for, if that is its spatial root.
+    pub spatial_root: Option<SpatialRootWait>,
     /// Its files by how they stand.
     pub counts: Counts,
 }
@@ -109,6 +111,8 @@ struct WatchRow {
     blocked_overdue: bool,
     source_files: Option<i64>,
     other_source_files: Option<i64>,
+    root_path: Option<String>,
+    spatial_root_state: Option<SpatialRootState>,
 }
 
 /// A row of the counts that triggers keep.
@@ -178,6 +182,10 @@ impl WatchRow {
             inactive: self.inactive(now),
             configured: self.configured,
             source_files: source_files(self.source_files, self.other_source_files),
+            spatial_root: match (self.root_path, self.spatial_root_state) {
+                (Some(path), Some(state)) => Some(SpatialRootWait { path, state }),
+                _ => None,
+            },
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -232,7 +240,9 @@ pub(super) async fn watches(
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
-         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES} FROM watches w \
+         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
+         facts.root_path, facts.root_state AS spatial_root_state FROM watches w \
+         LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
          ORDER BY w.name"

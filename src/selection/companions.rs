@@ -353,7 +353,7 @@ mod tests {
             exclude: vec!["old/".to_owned(), "*_x.shp".to_owned(), "*.sbn".to_owned()],
             upload_only: vec!["refs/".to_owned(), "*_r.shp".to_owned()],
             connectors_by_glob: vec![("gis/*.tab".to_owned(), "GEOSPATIAL".to_owned())],
-            connectors_by_extension: vec![("cpg".to_owned(), "NEW".to_owned())],
+            connectors_by_extension: vec![("cpg".to_owned(), "custom:NEW".to_owned())],
             ..Rules::default()
         };
         let selection = selection(rules);
@@ -386,8 +386,8 @@ mod tests {
                 ("b".to_owned(), vec!["a".to_owned()]),
             ],
             connectors_by_extension: vec![
-                ("tif".to_owned(), "NEW".to_owned()),
-                ("dbf".to_owned(), "NEW".to_owned()),
+                ("tif".to_owned(), "custom:NEW".to_owned()),
+                ("dbf".to_owned(), "custom:NEW".to_owned()),
             ],
             ..Rules::default()
         };

@@ -1,29 +1,79 @@
 //! Which connector type reads a file, by its extension, unless the watch configures another.
 //!
-//! Gives the extensions of a file name, longest first, and the table from extension to type.
+//! Gives the extensions of a file name, longest first, and the table from extension to type. Where several types read
+//! an extension, the table has the most general one: `dgn` is also read by CIVIL, OBD and PROSTRUCTURES, `dwg` by
+//! AUTOPLANT, CIVIL3D and MSTN.
 //!
-//! Facts: the extensions of the synchronization samples and of iTwin/itwin-cli (`extension-to-connector-mappings.ts`,
-//! 2025), the most generic type where several fit (`dgn` is also read by CIVIL, OBD and PROSTRUCTURES, `dwg` by
-//! AUTOPLANT, CIVIL3D and MSTN), and the "supported formats" page of developer.bentley.com/apis/synchronization.
+//! Sources: `extension-to-connector-mappings.ts` of iTwin/itwin-cli (2025), the synchronization samples of the platform
+//! for `pid`, `xml` and the retired types, and developer.bentley.com/apis/synchronization/supported-formats. Not in
+//! the table, because no source names a connector that reads them: kmz (the Geospatial connector reads it unpacked, as
+//! kml), gdb (a folder), gpkg, gml, las, laz, e57, gltf, glb, x_b, sab, ifczip.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 
 use super::Why;
 use crate::connector_type::ConnectorType;
 
+/// A connector type that the table gives an extension although such a file may well be something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Guess {
+    extension: &'static str,
+    connector: &'static str,
+    reason: &'static str,
+}
+
+impl Guess {
+    /// The connector type.
+    #[must_use]
+    pub fn connector(self) -> &'static str {
+        self.connector
+    }
+
+    /// How to change or confirm it.
+    #[must_use]
+    pub fn hint(self) -> String {
+        let Self {
+            extension,
+            connector,
+            ..
+        } = self;
+        format!(
+            "if these are such files, confirm it with connectors = {{ {extension} = {connector:?} }} in the watch; if \
+             not, name another type there, or exclude = [\"*.{extension}\"]"
+        )
+    }
+}
+
+impl fmt::Display for Guess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a guess for {:?}: {}", self.extension, self.reason)
+    }
+}
+
+/// Every extension of the built-in table with its connector type, in the order of the documentation.
+pub fn built_in() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let extensions = TABLE
+        .iter()
+        .flat_map(|(connector, extensions)| extensions.iter().map(move |one| (*one, *connector)));
+    extensions.chain(
+        GUESSES
+            .iter()
+            .map(|guess| (guess.extension, guess.connector)),
+    )
+}
+
 /// The built-in table.
 pub(super) fn table() -> BTreeMap<String, (ConnectorType, Why)> {
-    TABLE
-        .iter()
-        .flat_map(|(connector, extensions)| {
-            let connector = ConnectorType::new(connector);
-            extensions.iter().map(move |&extension| {
-                (
-                    extension.to_owned(),
-                    (connector.clone(), Why::Table(extension.to_owned())),
-                )
-            })
+    let guess = |extension| GUESSES.iter().find(|guess| guess.extension == extension);
+    built_in()
+        .map(|(extension, connector)| {
+            let why = match guess(extension) {
+                Some(guess) => Why::Guess(*guess),
+                None => Why::Table(extension.to_owned()),
+            };
+            (extension.to_owned(), (ConnectorType::new(connector), why))
         })
         .collect()
 }
@@ -50,7 +100,7 @@ pub(super) fn extensions(name: &OsStr) -> impl Iterator<Item = String> {
         .map(|extension| extension.to_lowercase())
 }
 
-/// Type, and the extensions it reads by default.
+/// Type, and the extensions that it reads by default.
 static TABLE: [(&str, &[&str]); 13] = [
     ("DWG", &["dwg", "dxf"]),
     (
@@ -64,13 +114,37 @@ static TABLE: [(&str, &[&str]); 13] = [
     ("REVIT", &["rvt"]),
     ("NWD", &["nwc", "nwd"]),
     ("GEOSPATIAL", &["shp", "geojson", "kml", "geodb"]),
-    ("OPENTOWER", &["xml", "otxml"]),
-    ("SPPID", &["zip", "pid"]),
+    ("OPENTOWER", &["otxml"]),
+    ("SPPID", &["pid"]),
     ("SPXREVIEW", &["vue"]),
-    // Retired by the platform, kept because the customer's dictionary has them: the platform's refusal says so, file by
-    // file.
+    // Retired by the platform, kept because the customer's dictionary has them: the platform's rejection is reported
+    // file by file.
     ("AVEVADIAGRAMS", &["vsd"]),
     ("INTELLIPID", &["json"]),
     ("PSEXCEL", &["xls", "xlsx"]),
     ("SHELLEDWCSV", &["csv"]),
+];
+
+/// Extensions whose files may well be something else than what the type reads.
+static GUESSES: [Guess; 4] = [
+    Guess {
+        extension: "zip",
+        connector: "SPPID",
+        reason: "any archive can have this extension, and SPPID reads exports of Smart P&ID only",
+    },
+    Guess {
+        extension: "xml",
+        connector: "OPENTOWER",
+        reason: "any XML file can have this extension, and OPENTOWER reads towers of OpenTower Designer only",
+    },
+    Guess {
+        extension: "step",
+        connector: "MSTN",
+        reason: "the platform documents stp, the other extension of this format, but not this one",
+    },
+    Guess {
+        extension: "iges",
+        connector: "MSTN",
+        reason: "the platform documents igs, the other extension of this format, but not this one",
+    },
 ];

@@ -379,11 +379,15 @@ fn the_first_rule_that_fits_decides() {
         exclude: globs(&["Old/", "*_x.*"]),
         masters: Vec::new(),
         upload_only: globs(&["Refs/", "*_ref.dgn"]),
-        connectors_by_extension: pairs(&[("DGN", "CIVIL"), ("foo", "TOMORROW"), ("dgn", "OBD")]),
+        connectors_by_extension: pairs(&[
+            ("DGN", "CIVIL"),
+            ("foo", "custom:TOMORROW"),
+            ("dgn", "OBD"),
+        ]),
         connectors_by_glob: pairs(&[
             ("Piping/**/*.dwg", "AUTOPLANT"),
             ("Piping/", "MSTN"),
-            ("*.foo", "LATER"),
+            ("*.foo", "custom:LATER"),
         ]),
         ..Rules::default()
     };
@@ -415,9 +419,9 @@ fn the_first_rule_that_fits_decides() {
 fn an_override_replaces_its_own_extension_only() {
     let rules = Rules {
         connectors_by_extension: pairs(&[
-            ("xml", "FIRST"),
-            ("I.DGN", "SECOND"),
-            ("foo", "TOMORROW"),
+            ("xml", "custom:FIRST"),
+            ("I.DGN", "custom:SECOND"),
+            ("foo", "custom:TOMORROW"),
         ]),
         ..Rules::default()
     };
@@ -493,7 +497,7 @@ fn each_bad_rule_is_named_with_its_reason() {
     let empty =
         "is empty; write a name such as \"*.dgn\", or a path from the root such as \"Archive/**\"";
     let parts = "has an empty part, \".\" or \"..\" in it and fits nothing; write the path as it is below the watched folder, such as \"Archive/**\"";
-    let untyped = "is given no connector type, or one with space around it; write a type such as \"CIVIL\"; to leave such files alone, name them in exclude";
+    let untyped = "has no connector type; write a type such as \"CIVIL\"; to leave such files alone, add them to exclude";
     let expected = [
         format!("include: \"\" {empty}"),
         format!("include: \"/\" {empty}"),

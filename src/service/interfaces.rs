@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
-use super::Error;
 use super::tasks::Tasks;
+use super::{Error, Until};
 use crate::config::Config;
 use crate::control::{self, Operator};
 use crate::itwin::Client;
@@ -32,6 +32,7 @@ impl Tasks {
         config: &Config,
         ledger: &Ledger,
         client: &Client,
+        until: Until,
     ) -> Result<(), Error> {
         let operator = Operator {
             ledger: ledger.clone(),
@@ -54,7 +55,9 @@ impl Tasks {
             ),
         }
         let reader = Ledger::read(&config.state.path).await?;
-        if let Some(listen) = config.web.listen {
+        // A single pass ends before a page would be of use, and the address may be that of the service.
+        let listen = config.web.listen.filter(|_| until == Until::Stopped);
+        if let Some(listen) = listen {
             match web::Server::bind(listen).await {
                 Ok(server) => {
                     let parts = web::Parts {

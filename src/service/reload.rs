@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use super::tasks::{Tasks, check_interval, register};
+use super::tasks::{Tasks, register, synchronizer_settings};
 use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
 use crate::ledger::Ledger;
 use crate::next_attempt::clock_time;
 use crate::telemetry::Levels;
-use crate::{synchronizer, upload};
+use crate::upload;
 
 /// The source of new configurations.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(super) fn refuse(errors: &ConfigErrors) -> String {
     for error in errors.iter() {
         let text = error.to_string();
         let what = text.lines().next().unwrap_or_default();
-        let hint = error.hint.as_deref().unwrap_or_default();
+        let hint = error.hint.as_deref();
         error!(hint, "{what}");
     }
     let count = errors.iter().count();
@@ -173,11 +173,7 @@ impl Tasks {
             watches: watches.iter().cloned().collect::<HashMap<_, _>>(),
         });
         self.synchronizer_settings
-            .send_replace(synchronizer::Settings {
-                sync: config.sync.clone(),
-                retry: config.retry.clone(),
-                check_interval: check_interval(&config.watches),
-            });
+            .send_replace(synchronizer_settings(&config));
         // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;
         self.wake_uploads.notify_one();
@@ -199,7 +195,7 @@ impl Tasks {
         }
         info!(
             watches = config.watches.len(),
-            needs_restart = waiting.join(", "),
+            needs_restart = (!waiting.is_empty()).then(|| waiting.join(", ")),
             "configuration reloaded"
         );
         Ok(config)

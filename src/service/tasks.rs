@@ -15,9 +15,10 @@ use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
 use crate::config::{Config, Watch};
 use crate::ids::ImodelId;
-use crate::itwin::Client;
+use crate::itwin::{self, Client};
 use crate::ledger::{Ledger, WatchId, WatchSpec};
-use crate::runtime_status::StatusTracker;
+use crate::runtime_status::{Outage, StatusTracker};
+use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
 use crate::upload::{self, UploadPool};
 use crate::watch::{self as watching, Progress, ReadySink};
@@ -78,15 +79,16 @@ impl Tasks {
                 retry: config.retry.clone(),
                 watches: watches.iter().cloned().collect(),
             }),
-            synchronizer_settings: watch::Sender::new(synchronizer::Settings {
-                sync: config.sync.clone(),
-                retry: config.retry.clone(),
-                check_interval: check_interval(&config.watches),
-            }),
+            synchronizer_settings: watch::Sender::new(synchronizer_settings(config)),
             queue,
             note: watch::Sender::new(None),
             ending: 0,
         };
+        let platform = client.clone();
+        tasks.live.read_outage_by(move || {
+            let itwin::Outage { since, reason } = platform.outage()?;
+            Some(Outage { since, reason })
+        });
         for watch in &config.watches {
             tasks.synchronizer(&watch.imodel_id, ledger, client);
         }
@@ -266,10 +268,32 @@ impl Tasks {
     }
 }
 
+/// The settings of synchronizers in a configuration.
+pub(super) fn synchronizer_settings(config: &Config) -> synchronizer::Settings {
+    let roots = config.imodels.iter().filter_map(|imodel| {
+        let root = imodel.spatial_root.clone()?;
+        Some((imodel.id.clone(), root))
+    });
+    synchronizer::Settings {
+        sync: config.sync.clone(),
+        retry: config.retry.clone(),
+        check_interval: check_interval(&config.watches),
+        scopes: scopes(&config.watches),
+        spatial_roots: roots.collect(),
+    }
+}
+
 /// How often the state of the platform is compared: as often as the folders are scanned in full.
 pub(super) fn check_interval(watches: &[Watch]) -> Duration {
     let intervals = watches.iter().map(|watch| watch.rescan_interval);
     intervals.min().unwrap_or(Duration::MAX)
+}
+
+pub(super) fn scopes(watches: &[Watch]) -> HashMap<String, Scope> {
+    let scopes = watches.iter();
+    scopes
+        .map(|watch| (watch.name.clone(), watch.scope.clone()))
+        .collect()
 }
 
 pub(super) async fn register(

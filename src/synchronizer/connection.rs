@@ -11,12 +11,13 @@ use tracing::{debug, info, warn};
 
 use super::reconcile::{Change, Remap, Wrong, differences, is_wanted, waits_after_refusal};
 use super::refusals::Refused;
+use super::spatial_root::Extent;
 use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::ids::StorageFileId;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{
-    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, Mapping, Refusal,
+    Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, LastReader, Mapping, Refusal,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt;
@@ -37,9 +38,11 @@ impl Synchronizer {
     pub(super) async fn reconcile(
         &self,
         connection: &ConnectionRecord,
+        extent: Extent,
     ) -> Result<Option<String>, SyncError> {
         let now = crate::clock::now();
         let mut files = self.ledger.connection_files(connection.id, now).await?;
+        files.retain(|file| extent.has_file(file));
         // The first file with a coordinate system defines that of the iModel: the order is the same everywhere.
         files.sort_by(|one, other| (&one.path, &one.watch).cmp(&(&other.path, &other.watch)));
         let mut refused = Refused::default();
@@ -117,9 +120,7 @@ impl Synchronizer {
         }
         self.refuse(refused).await?;
         outcome?;
-        self.ledger
-            .record_check(connection.id, counted, now)
-            .await?;
+        self.ledger.record_check(connection, counted, now).await?;
         Ok(Some(found.id))
     }
 
@@ -370,9 +371,12 @@ fn renewed(file: &ConnectionFile, source_file_id: String) -> Mapping {
         file: file.file,
         source_file_id,
         connector: file.connector.clone(),
-        renewed: true,
         // One that is not known was not confirmed: the content may have been read with any.
-        other_connector: file.source_file_id.is_some() && known != Some(&file.connector),
+        last_reader: if file.source_file_id.is_some() && known != Some(&file.connector) {
+            LastReader::Other
+        } else {
+            LastReader::Same
+        },
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::warn;
 
+use super::spatial_root::Extent;
 use super::{SyncError, Synchronizer};
 use crate::ledger::{self, ConnectionFile, ConnectionRecord};
 use crate::next_attempt;
@@ -80,7 +81,7 @@ impl Synchronizer {
     /// Corrects the connection, and compares what storage holds of all its files. True: something has to be uploaded
     /// or run.
     async fn check(&mut self, connection: &ConnectionRecord) -> Result<bool, SyncError> {
-        self.reconcile(connection).await?;
+        self.reconcile(connection, Extent::All).await?;
         self.count_foreign().await?;
         let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_mapped_when_a_run_of_them_is_wanted_and_left_alone_when_they_are_gone() {
+    fn files_are_mapped_when_a_run_of_them_is_wanted_and_unchanged_when_they_are_gone() {
         let gone = ConnectionFile {
             absent: true,
             ..file("f", Some(("s", "MSTN")))

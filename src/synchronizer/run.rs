@@ -339,7 +339,7 @@ impl Synchronizer {
 
     /// Logs each file whose state changed, and the run.
     fn report(
-        &self,
+        &mut self,
         open: &OpenRun,
         run: &Run,
         files: &[ConnectionFile],
@@ -350,6 +350,7 @@ impl Synchronizer {
             (0_u64, 0_u64, 0_u64, 0_u64);
         for report in reports {
             let file = files.iter().find(|file| file.file == report.file);
+            self.report_guess(report);
             match &report.verdict {
                 Verdict::Synchronized(None) => {
                     synchronized += 1;
@@ -393,6 +394,22 @@ impl Synchronizer {
         } else {
             warn!(imodel = %self.imodel_id, run = run.id, result, error, synchronized, with_issues, failed, again, seconds, "run finished");
         }
+    }
+
+    /// Logs, with its first result in a watch, that a connector type was guessed.
+    fn report_guess(&mut self, report: &RunReport) {
+        let scope = self.scopes.get(&report.watch);
+        let Some(guess) = scope.and_then(|scope| scope.decide(&report.path).guess()) else {
+            return;
+        };
+        if !self.logged_guesses.insert((report.watch.clone(), guess)) {
+            return;
+        }
+        let connector = report.connector.as_ref().map(ConnectorType::as_str);
+        warn!(
+            watch = report.watch, path = %QuotedPath(&report.path), connector, reason = %guess, hint = guess.hint(),
+            "connector type is a guess"
+        );
     }
 }
 

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::problems::{self, Problems};
 use super::scan::Summary;
+use super::unreadable::Lasting;
 use crate::config::Watch;
 use crate::ledger::RootState;
 use crate::rooted_fs::Identity;
@@ -70,6 +71,26 @@ impl Finding {
         })
     }
 
+    /// This finding of a scan together with the files that could not be opened for long.
+    pub(super) fn with_unreadable(&self, lasting: &Lasting, root: &Path) -> Self {
+        if self.state == RootState::Unavailable || lasting.files == 0 {
+            return self.clone();
+        }
+        let scanned = self
+            .note
+            .clone()
+            .filter(|_| self.state == RootState::Degraded);
+        let hints = lasting.hints.iter().map(|hint| format!("hint: {hint}"));
+        let lines = lasting.problems.lines(root);
+        let note: Vec<String> = scanned.into_iter().chain(lines).chain(hints).collect();
+        let kinds = self.kinds.iter().cloned();
+        Self {
+            state: RootState::Degraded,
+            note: Some(note.join("; ")),
+            kinds: kinds.chain(lasting.problems.kinds()).collect(),
+        }
+    }
+
     /// What these problems say, if the root itself can be reached.
     pub(super) fn of_problems(problems: &Problems, root: &Path) -> Self {
         if problems.is_empty() {
@@ -101,7 +122,10 @@ pub(super) enum Change {
 /// How the root was found last.
 #[derive(Debug)]
 pub(super) struct Health {
+    /// What was recorded.
     last: Finding,
+    /// What the last scan or probe said, without files that cannot be opened.
+    scanned: Finding,
     identity: Option<Identity>,
     /// A probe waits for the share.
     pub(super) hanging: bool,
@@ -109,12 +133,14 @@ pub(super) struct Health {
 
 impl Default for Health {
     fn default() -> Self {
+        let ok = Finding {
+            state: RootState::Ok,
+            note: None,
+            kinds: Vec::new(),
+        };
         Self {
-            last: Finding {
-                state: RootState::Ok,
-                note: None,
-                kinds: Vec::new(),
-            },
+            last: ok.clone(),
+            scanned: ok,
             identity: None,
             hanging: false,
         }
@@ -154,6 +180,15 @@ impl Health {
         self.last = finding;
     }
 
+    /// What the last scan or probe said of the root.
+    pub(super) fn scanned(&self) -> &Finding {
+        &self.scanned
+    }
+
+    pub(super) fn set_scanned(&mut self, finding: Finding) {
+        self.scanned = finding;
+    }
+
     /// The directory that the last full scan walked.
     pub(super) fn set_identity(&mut self, root: &io::Result<Identity>) {
         self.identity = root.as_ref().ok().copied();
@@ -172,10 +207,10 @@ pub(super) fn log(watch: &Watch, finding: &Finding) {
     match finding.state {
         RootState::Ok => info!(%watch, ?root, "folder is fully watched again"),
         RootState::Polled => info!(%watch, ?root, reason, "folder is scanned at intervals"),
-        RootState::Degraded => warn!(%watch, ?root, reason, "folder is only partly watched"),
+        RootState::Degraded => warn!(%watch, ?root, reason, "folder is degraded"),
         RootState::Unavailable => warn!(
             %watch, ?root, reason,
-            "folder cannot be reached; known files are kept, and it is tried again at every poll_interval"
+            "folder is unavailable; known files are kept, and it is tried again at every poll_interval"
         ),
     }
 }

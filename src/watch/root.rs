@@ -27,7 +27,8 @@ use super::schedule::{Confirmation, Intervals, ScanResult, Schedule, UNREAD_POLL
 use super::settle::Settling;
 use super::skip_log::SkipLog;
 use super::threads::{CHECK_INTERVAL, Threads};
-use super::{Order, Progress, ReadySink};
+use super::unreadable::Unreadable;
+use super::{Order, Progress, ReadySink, Unfinished};
 use crate::config::Watch;
 use crate::failpoint::share_deadline;
 use crate::ledger::{RootState, WatchId};
@@ -56,8 +57,11 @@ struct Task {
     stall: StallDetector,
     threads: Threads,
     last_scan: LastScan,
+    unreadable: Unreadable,
     /// How many files could not be opened, by the reason, since all could be.
-    unreadable: Problems,
+    unreadable_counts: Problems,
+    /// Of `unreadable`: how many are a problem.
+    lasting_files: u64,
     skip_log: Arc<SkipLog>,
 }
 
@@ -104,7 +108,12 @@ pub(super) async fn run(
         stall: StallDetector::new(now),
         threads,
         last_scan: LastScan::default(),
-        unreadable: Problems::default(),
+        unreadable: Unreadable::new(
+            watch.settle_policy.settle,
+            rustix::process::geteuid().as_raw(),
+        ),
+        unreadable_counts: Problems::default(),
+        lasting_files: 0,
         skip_log,
         watch,
         id,
@@ -201,6 +210,7 @@ impl Task {
                 && self.comparison.confirmation() == Confirmation::NotNeeded
                 && self.threads.probe_sent.is_none(),
             settling: self.settling.len(),
+            unreadable: self.lasting_files,
             scanning: self.schedule.is_scanning(),
             next_scan: self.schedule.next_at(),
             ignored: self.last_scan.ignored,
@@ -212,10 +222,10 @@ impl Task {
     /// Which parts of the root cannot be read, and why.
     fn unread_parts(&self) -> Option<String> {
         let scanned = Some(&self.last_scan.problems).filter(|problems| !problems.none_unread());
-        let opened = Some(&self.unreadable).filter(|_| self.settling.busy_count() > 0);
+        let unopened = Some(&self.unreadable_counts).filter(|_| !self.unreadable.is_empty());
         let lines: Vec<String> = scanned
             .into_iter()
-            .chain(opened)
+            .chain(unopened)
             .flat_map(|problems| problems.lines(&self.watch.path))
             .collect();
         (!lines.is_empty()).then(|| lines.join("; "))
@@ -264,13 +274,27 @@ impl Task {
             && self.queue.bytes() + self.settling.bytes() < BYTES_MAX
     }
 
+    /// Files that are not handed over yet: one, or some of them, those first that cannot be opened.
+    fn unfinished(&self, path: Option<&Path>, most: usize) -> Vec<Unfinished> {
+        let now = Instant::now();
+        let Some(path) = path else {
+            let mut files = self.unreadable.some_shown(most, now);
+            let rest = self.settling.unfinished(None, most, now).into_iter();
+            let left = most.saturating_sub(files.len());
+            files.extend(rest.filter(|file| !file.busy).take(left));
+            return files;
+        };
+        match self.unreadable.shown(path, now) {
+            Some(file) => vec![file],
+            None => self.settling.unfinished(Some(path), most, now),
+        }
+    }
+
     fn on_order(&mut self, order: Order) {
         match order {
             Order::Scan => self.request_scan(Instant::now()),
             Order::Unfinished { path, most, answer } => {
-                let files = self
-                    .settling
-                    .unfinished(path.as_deref(), most, Instant::now());
+                let files = self.unfinished(path.as_deref(), most);
                 // The receiver may have been dropped.
                 let _dropped = answer.send(files);
             }
@@ -401,6 +425,16 @@ impl Task {
         finding: Finding,
         scanned: Option<Timestamp>,
     ) -> Result<(), super::Error> {
+        self.health.set_scanned(finding);
+        self.record_health(scanned).await
+    }
+
+    /// Records what the last scan said together with the files that cannot be opened.
+    async fn record_health(&mut self, scanned: Option<Timestamp>) -> Result<(), super::Error> {
+        let lasting = self.unreadable.lasting(Instant::now());
+        self.lasting_files = lasting.files;
+        let root = &self.watch.path;
+        let finding = self.health.scanned().with_unreadable(&lasting, root);
         let change = self.health.compare(&finding);
         if change == Change::Kind {
             health::log(&self.watch, &finding);

@@ -112,6 +112,9 @@ impl Settling {
         let shown = |(path, entry): (&PathBuf, &Entry)| Unfinished {
             path: path.to_string_lossy().into_owned(),
             busy: entry.seen.is_none(),
+            reason: None,
+            hint: None,
+            unreadable_ms: 0,
             unchanged_ms: entry.seen.map_or(0, |(_, since)| whole_millis(now, since)),
             next_look_ms: entry.probe_at.map_or(0, |at| whole_millis(at, now)),
         };

@@ -152,11 +152,12 @@ function showSummary() {
   // The same wording as the first line of `itwin-syncd status`.
   const severe = [
     [sum("failed"), "file failed", "files failed"],
-    [watches((watch) => watch.root === "unavailable"), "folder unreachable", "folders unreachable"],
+    [watches((watch) => watch.root === "unavailable"), "folder unavailable", "folders unavailable"],
+    [sum("unreadable"), "file cannot be opened", "files cannot be opened"],
     [watches(overdue), "watch waiting for an overdue run", "watches waiting for an overdue run"],
   ].filter(([count]) => count > 0);
   const minor = [
-    [watches((watch) => watch.root === "degraded"), "folder partly watched", "folders partly watched"],
+    [watches((watch) => watch.root === "degraded"), "folder degraded", "folders degraded"],
     [watches((watch) => watch.paused_at), "watch paused", "watches paused"],
     [watches((watch) => watch.suspended_reason && !watch.paused_at), "watch suspended", "watches suspended"],
     [sum("synchronized_with_issues"), "file synchronized with issues", "files synchronized with issues"],
@@ -167,10 +168,12 @@ function showSummary() {
     [sum("settling"), "file being written", "files being written"],
   ].filter(([count]) => count > 0);
   const text = (parts) => parts.map((part) => counted(...part));
-  const problems = text([...severe, ...minor]);
+  const outage = view.platform_outage;
+  const problems = [...(outage ? ["platform unreachable since " + new Date(outage.since).toLocaleString() + " (" + shown(outage.reason) + ")"] : []),
+    ...text([...severe, ...minor])];
   const done = sum("synchronized");
   const rest = [...text(progress), done === 0 ? "no file synchronized yet" : counted(done, "file synchronized", "files synchronized")];
-  const tone = severe.length ? "bad" : minor.length ? "warn" : progress.length ? "work" : "good";
+  const tone = outage || severe.length ? "bad" : minor.length ? "warn" : progress.length ? "work" : "good";
   $("summary").className = "summary " + tone;
   setText($("summary"), (problems.length ? "ATTENTION: " + problems.join(", ") : "OK: nothing needs attention") + "; " + rest.join(", "));
   const failed = sum("failed");
@@ -199,8 +202,8 @@ function showWatches() {
     const [, counts, folder, suspended, run, unfinished, buttons] = item.children;
     const files = watch.files;
     const list = [["synchronized", files.synchronized, "good"], ["with issues", files.synchronized_with_issues, "warn", true],
-      ["deleted", files.gone, "quiet", true], ["uploaded only", files.uploaded, "good", true],
-      ["being written", files.settling, "work", true], ["waiting", files.waiting, "work"], ["in progress", files.working, "work"],
+      ["gone", files.gone, "quiet", true], ["uploaded only", files.uploaded, "good", true],
+      ["being written", files.settling, "work", true], ["unreadable", files.unreadable, "bad", true], ["waiting", files.waiting, "work"], ["in progress", files.working, "work"],
       ["failed", files.failed, "bad"], ["ignored", files.ignored, "quiet"]]
       .filter(([, count, , optional]) => count !== null && !(optional && !count));
     fill(counts, list, ([name]) => name,
@@ -209,7 +212,7 @@ function showWatches() {
         setText(child.firstChild, String(count));
         child.className = count ? tone : "quiet";
       });
-    const states = { ok: "Folder ok", polled: "Folder ok, scanned at intervals", degraded: "Folder only partly watched", unavailable: "Folder unreachable" };
+    const states = { ok: "Folder ok", polled: "Folder ok, scanned at intervals", degraded: "Folder degraded", unavailable: "Folder unavailable" };
     const note = watch.note && watch.root !== "polled" ? ": " + shown(watch.note) : "";
     folder.className = "folder " + (watch.root === "unavailable" ? "bad" : watch.root === "degraded" ? "warn" : "quiet");
     folder.replaceChildren((states[watch.root] || watch.root) + note + "; ");
@@ -222,6 +225,7 @@ function showWatches() {
     } else {
       folder.append("not scanned yet");
     }
+    if (watch.spatial_root) folder.append("; " + shown(watch.spatial_root.text) + (watch.spatial_root.hint ? ": " + shown(watch.spatial_root.hint) : ""));
     if (watch.source_files) folder.append("; iModel: " + watch.source_files.text + (watch.source_files.hint ? ": " + watch.source_files.hint : ""));
     setText(suspended, watch.paused_at ? "Paused" : watch.suspended_reason ? "Suspended: " + shown(watch.suspended_reason) : "");
     suspended.hidden = !watch.suspended_reason;
@@ -240,7 +244,7 @@ function showWatches() {
         when(other.since, "first seen active "), other.overdue ? ", overdue" : "");
     }
     fill(unfinished, watch.unfinished, (file) => file.path, () => make("li"),
-      (child, file) => setText(child, shown(file.path) + (file.busy ? ": cannot be opened; retrying" : ": still being written")));
+      (child, file) => setText(child, shown(file.path) + ": " + (file.reason ? shown(file.reason) + "; retrying" + (file.hint ? "; hint: " + shown(file.hint) : "") : "still being written")));
     buttons.hidden = !watch.configured;
     setText(buttons.lastChild, watch.suspended_reason ? "Resume" : "Pause");
     buttons.lastChild.setAttribute("aria-label", (watch.suspended_reason ? "Resume " : "Pause ") + watch.name);

@@ -45,7 +45,7 @@ const WATCH_GAUGES: [WatchGauge; 5] = [
     ),
     (
         "files_gone",
-        "Known files that were deleted from the folder or are no longer selected.",
+        "Known files that are gone from the folder or no longer selected.",
         |watch| watch.counts.gone,
     ),
     (
@@ -282,6 +282,14 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
             .filter(|watch| watch.configured && watch.root == state)
             .count();
         out.value("", &[("state", state.as_str())], float(count as u64));
+    }
+    out.family(
+        "unreadable_files",
+        "gauge",
+        "Files by watch that could not be opened for more than a minute after the settle time.",
+    );
+    for (watch, files) in facts.live.unreadable_files() {
+        out.value("", &[("watch", watch.as_str())], float(files));
     }
     let age = |at: Timestamp| facts.now.duration_since(at).as_secs_f64().max(0.0);
     out.family(

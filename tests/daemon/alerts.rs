@@ -148,7 +148,7 @@ async fn an_unreachable_folder_is_reported_in_the_formats_of_teams_and_slack() {
     daemon.stop().await;
     for (path, body) in receiver.output() {
         let text = body.to_string();
-        assert!(text.contains("folder unreachable"), "{body:#}");
+        assert!(text.contains("folder unavailable"), "{body:#}");
         if path.ends_with("teams") {
             assert_eq!(body["attachments"][0]["content"]["type"], "AdaptiveCard");
         } else {

@@ -120,7 +120,7 @@ async fn a_root_that_is_recreated_or_renamed_back_is_watched_again() {
     arrive(&site, &daemon, &files).await;
 
     std::fs::remove_dir_all(&folder).unwrap();
-    daemon.says("cannot be reached").await;
+    daemon.says("folder is unavailable").await;
     std::fs::create_dir(&folder).unwrap();
     save(&folder, &mut files, "b/second.ifc", "second");
     arrive(&site, &daemon, &files).await;
@@ -331,7 +331,7 @@ async fn folders_deeper_than_any_path_cost_one_log_line_and_little_memory() {
     save(&folder, &mut files, "beside.ifc", "ordinary");
     let daemon = site.start();
     arrive(&site, &daemon, &files).await;
-    daemon.says("only partly watched").await;
+    daemon.says("folder is degraded").await;
     // Events and later scans change nothing.
     site.run(&["rescan"]).await;
     save(&folder, &mut files, "later.ifc", "ordinary");
@@ -480,7 +480,7 @@ async fn when_the_inotify_limit_is_reached_scans_cover_the_rest_and_status_says_
     let output = site.run(&["status"]).await.out;
     assert!(output.contains("degraded"), "{output}");
     let (_, log) = daemon.stop().await;
-    assert!(log.contains("only partly watched"), "{log}");
+    assert!(log.contains("folder is degraded"), "{log}");
 }
 
 #[tokio::test]
@@ -573,6 +573,61 @@ async fn an_unreadable_folder_is_reported_and_delays_no_other() {
     close(0o755);
     files.insert("closed/hidden.ifc".to_owned(), hidden.unwrap());
     arrive(&site, &daemon, &files).await;
+    daemon.stop().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+#[ignore = "needs root: run tests/all"]
+async fn an_unreadable_file_is_reported_until_it_can_be_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (site, folder) = roomy().await;
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "secret.ifc", "secret");
+    let secret = files.remove("secret.ifc").unwrap();
+    save(&folder, &mut files, "house.ifc", "house");
+    let allow = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.join("secret.ifc"), mode).unwrap();
+    };
+    allow(0);
+    let daemon = site.start_under(&[
+        "env",
+        "ITWIN_SYNCD_SHARE_HASTE=60",
+        "setpriv",
+        "--bounding-set=-dac_override,-dac_read_search",
+    ]);
+    arrive(&site, &daemon, &files).await;
+    daemon.says("folder is degraded").await;
+    let reason = "cannot be opened: Permission denied (os error 13)";
+    let status = site.run(&["status"]).await;
+    assert_eq!(status.code, Some(1), "{status:?}");
+    for text in [
+        "ATTENTION: 1 file cannot be opened",
+        reason,
+        "secret.ifc",
+        "hint:   grant the user",
+    ] {
+        assert!(status.out.contains(text), "{text}: {status:?}");
+    }
+    let json = site.run(&["status", "--json"]).await.out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let watch = &json["watches"][0];
+    assert_eq!(watch["root"], "degraded", "{watch}");
+    assert_eq!(watch["files"]["unreadable"], 1, "{watch}");
+    assert_eq!(watch["unfinished"][0]["reason"], reason, "{watch}");
+    let path = folder.join("secret.ifc");
+    for command in ["status", "explain"] {
+        let output = site.run(&[command, path.to_str().unwrap()]).await;
+        assert!(output.out.contains(reason), "{output:?}");
+        assert!(output.out.contains("grant the user"), "{output:?}");
+    }
+    allow(0o644);
+    files.insert("secret.ifc".to_owned(), secret);
+    arrive(&site, &daemon, &files).await;
+    daemon.says("folder is fully watched again").await;
+    let status = site.run(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
     daemon.stop().await;
 }
 

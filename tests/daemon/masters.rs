@@ -206,7 +206,7 @@ async fn check_and_dry_run_count_source_files_of_all_watches() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for line in [
         "ok      watch \"south\": 3 source files, 96 only stored\n",
-        "warning watch \"north\": 1 xlsx file uses PSEXCEL, which is retired\n",
+        "note    watch \"north\": 1 xlsx file uses PSEXCEL, which is retired\n",
         "204 source files, of 250 that an iModel accepts\n",
     ] {
         assert!(ended.out.contains(line), "{line}: {ended:?}");

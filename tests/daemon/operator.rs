@@ -95,6 +95,35 @@ async fn commands_without_a_daemon_take_effect_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn status_of_several_files_shows_the_known_ones_and_fails_for_failed_and_unknown_ones() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("house.ifc"), "house");
+    write(&folder.join("empty.ifc"), "");
+    assert_eq!(site.run(&["run", "--once"]).await.code, Some(1));
+    let known = site.run(&["status", "house.ifc"]).await;
+    assert_eq!(known.code, Some(0), "{known:?}");
+    let failed = site.run(&["status", "house.ifc", "empty.ifc"]).await;
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    let some = site.run(&["status", "absent.ifc", "house.ifc"]).await;
+    assert_eq!(some.code, Some(1), "{some:?}");
+    assert!(some.out.contains("\"house.ifc\"  synchronized"), "{some:?}");
+    assert!(some.err.contains("\"absent.ifc\""), "{some:?}");
+}
+
+#[tokio::test]
+async fn status_shows_the_running_daemon_although_the_configuration_has_errors() {
+    let (mut site, _folder) = Site::with_folder(platform()).await;
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    site.top += "setle = \"1s\"\n";
+    let status = site.run(&["status"]).await;
+    assert_eq!(status.code, Some(78), "{status:?}");
+    assert!(status.err.contains("setle"), "{status:?}");
+    assert!(status.out.contains(" is running, started "), "{status:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_paused_watch_takes_no_new_work_over_a_restart_until_it_is_resumed() {
     let (site, folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
@@ -210,6 +239,8 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
     site.replace_in_watches("\n\n", "\nexclude = [\"/Archive/\"]\n\n");
     write(&folder.join("house.ifc"), "house");
     write(&folder.join("Archive/old.ifc"), "old");
+    write(&folder.join("bundle.zip"), "bundle");
+    write(&folder.join("list.xlsx"), "list");
     let check = async |path: &str, code: i32, parts: &[&str]| {
         let path = folder.join(path).display().to_string();
         let output = site.run(&["explain", &path]).await;
@@ -228,13 +259,23 @@ async fn explain_names_the_rule_and_what_to_do_with_the_daemon_or_without() {
         ],
     )
     .await;
+    check(
+        "bundle.zip",
+        0,
+        &[
+            "connector SPPID: a guess for \"zip\": any archive",
+            "confirm it with connectors = { zip = \"SPPID\" }",
+        ],
+    )
+    .await;
+    check("list.xlsx", 0, &["warning: PSEXCEL is retired"]).await;
     check("Archive/old.ifc", 1, &["exclude has \"/Archive/\""]).await;
     check("house.ifc.bak", 1, &["not selected: ignored", "built-in"]).await;
     check("notes.txt", 1, &["no connector"]).await;
     check("../elsewhere.ifc", 1, &["not in a watched folder"]).await;
     check("a:b.ifc", 1, &["not synchronized now", "reason: the name"]).await;
     let daemon = site.start();
-    site.synchronized(1, &daemon).await;
+    site.synchronized(3, &daemon).await;
     check("house.ifc", 0, &["state: synchronized"]).await;
     daemon.stop().await;
 }

@@ -215,12 +215,26 @@ async fn the_page_checks_host_token_and_origin() {
         assert_eq!(header("x-content-type-options"), "nosniff", "{path}");
     }
     let pause = r#"{"command":"pause","watches":["north"]}"#;
-    let post = |origin: Option<&str>| {
-        let request = http
-            .post(format!("{address}api/command"))
+    let send = |body: &'static str| {
+        http.post(format!("{address}api/command"))
             .bearer_auth(TOKEN)
             .header("content-type", "application/json")
-            .body(pause);
+            .body(body)
+    };
+    let own = address.trim_end_matches('/');
+    for (body, text) in [
+        ("{", "invalid command: not JSON\n"),
+        (
+            r#"{"command":"dance"}"#,
+            "invalid command: unknown command, or a field is missing\n",
+        ),
+    ] {
+        let answer = send(body).header("origin", own).send().await.unwrap();
+        assert!(answer.status().is_client_error(), "{body}");
+        assert_eq!(answer.text().await.unwrap(), text, "{body}");
+    }
+    let post = |origin: Option<&str>| {
+        let request = send(pause);
         match origin {
             Some(origin) => request.header("origin", origin),
             None => request,
@@ -235,6 +249,14 @@ async fn the_page_checks_host_token_and_origin() {
     assert!(printed.contains("  paused "), "{printed}");
     let (_, log) = daemon.stop().await;
     assert!(!log.contains(TOKEN), "{log}");
+}
+
+#[tokio::test]
+async fn a_single_pass_serves_no_page() {
+    let (site, _folder) = site().await;
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(!done.err.contains("serving the web page"), "{done:?}");
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn a_refused_name_stops_failing_when_the_file_is_renamed_deleted_or_exclud
         }
         let expected = match what {
             "exclude" => "no longer selected",
-            _ => "deleted from the folder",
+            _ => "gone from the folder",
         };
         status_is(&site, &daemon, "a:b.ifc", Some(expected)).await;
         daemon.stop().await;
@@ -96,13 +96,7 @@ async fn an_empty_file_stops_failing_when_it_gets_content_or_is_deleted() {
     write(&folder.join("saved.ifc"), "content");
     remove(&folder, "deleted.ifc");
     status_is(&site, &daemon, "saved.ifc", Some("synchronized")).await;
-    status_is(
-        &site,
-        &daemon,
-        "deleted.ifc",
-        Some("deleted from the folder"),
-    )
-    .await;
+    status_is(&site, &daemon, "deleted.ifc", Some("gone from the folder")).await;
     daemon.stop().await;
 }
 
@@ -264,13 +258,13 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
     remove(&folder, "deleted.ifc");
     std::fs::remove_dir_all(folder.join("inner")).unwrap();
     for name in ["deleted.ifc", "inner/a.ifc", "inner/deep/b.ifc"] {
-        let word = Some("deleted from the folder; still in the iModel");
+        let word = Some("gone from the folder; still in the iModel");
         status_is(&site, &daemon, name, word).await;
     }
     let output = site.run(&["status"]).await.out;
-    assert!(output.contains("1 synchronized, 3 deleted"), "{output}");
+    assert!(output.contains("1 synchronized, 3 gone"), "{output}");
     let history = site.run(&["status", "deleted.ifc"]).await.out;
-    assert!(history.contains("deleted from the folder"), "{history}");
+    assert!(history.contains("gone from the folder"), "{history}");
     assert!(history.contains("absent since"), "{history}");
     // One that comes back with the same content is neither uploaded nor run again.
     write(&folder.join("deleted.ifc"), "deleted.ifc");
@@ -278,7 +272,7 @@ async fn a_deleted_file_or_folder_counts_as_gone_and_status_says_it_is_still_in_
     assert_eq!(site.stored("deleted.ifc").completions, 1);
     assert_eq!(site.emulator.state().runs.len(), runs);
     let output = site.run(&["status"]).await.out;
-    assert!(output.contains("2 synchronized, 2 deleted"), "{output}");
+    assert!(output.contains("2 synchronized, 2 gone"), "{output}");
     daemon.stop().await;
 }
 

@@ -278,7 +278,7 @@ async fn files_without_a_connector_and_excluded_files_are_skipped() {
     let folder = site.watch(
         "north",
         DEFAULT_IMODEL_ID,
-        "exclude = [\"*_old.*\"]\nconnectors = { dgn = \"CIVIL\", \"special/*\" = \"NOVELTYPE\" }",
+        "exclude = [\"*_old.*\"]\nconnectors = { dgn = \"CIVIL\", \"special/*\" = \"custom:NOVELTYPE\" }",
     );
     for name in [
         "a.dgn",
@@ -313,6 +313,52 @@ async fn files_without_a_connector_and_excluded_files_are_skipped() {
         .collect();
     types.sort_unstable();
     assert_eq!(types, ["CIVIL", "NOVELTYPE"]);
+}
+
+#[tokio::test]
+async fn the_first_result_with_a_guessed_connector_says_so_and_how_to_change_it() {
+    let mut site = Site::new(platform()).await;
+    let folder = site.watch("north", DEFAULT_IMODEL_ID, "storage_folder = \"North\"");
+    let confirmed = site.watch(
+        "south",
+        DEFAULT_IMODEL_ID,
+        "storage_folder = \"South\"\nconnectors = { zip = \"SPPID\" }",
+    );
+    write(&folder.join("plant.zip"), "plant");
+    write(&confirmed.join("plant.zip"), "plant");
+    let daemon = site.start();
+    site.synchronized(2, &daemon).await;
+    write(&folder.join("parcels.zip"), "parcels");
+    write(&folder.join("shaft.step"), "shaft");
+    site.synchronized(4, &daemon).await;
+    let (_, log) = daemon.stop().await;
+    let guesses: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("connector type is a guess"))
+        .collect();
+    let [zip, step] = guesses[..] else {
+        panic!("{guesses:#?}");
+    };
+    for part in ["plant.zip", "north", "SPPID", "any archive", "exclude = "] {
+        assert!(zip.contains(part), "no {part}: {zip}");
+    }
+    assert!(step.contains("shaft.step"), "{step}");
+}
+
+#[tokio::test]
+async fn an_extension_that_the_platform_does_not_document_may_fail_and_the_log_says_why() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let mut switches = Switches::default();
+    switches.set("undocumented-extension", "failed").unwrap();
+    site.emulator.set_switches(switches);
+    write(&folder.join("shaft.step"), "shaft");
+    let done = site.run(&["run", "--once"]).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(
+        done.err.contains("MSTN does not read shaft.step"),
+        "{done:?}"
+    );
+    assert!(done.err.contains("connector type is a guess"), "{done:?}");
 }
 
 #[tokio::test]

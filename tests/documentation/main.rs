@@ -139,6 +139,51 @@ fn source() -> String {
 }
 
 #[test]
+fn the_page_of_connectors_has_the_built_in_table() {
+    use itwin_syncd::connector_type::ConnectorType;
+    use itwin_syncd::selection::{Selection, built_in_connectors};
+    let page = std::fs::read_to_string(project().join("docs/connectors.md")).unwrap();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| extension |"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let expected: Vec<(&str, String)> = built_in_connectors()
+        .map(|(extension, connector)| {
+            let file = format!("file.{extension}");
+            let mark = if ConnectorType::new(connector).is_retired() {
+                " (retired)"
+            } else if Selection::default()
+                .decide(Path::new(&file))
+                .guess()
+                .is_some()
+            {
+                " (guess)"
+            } else {
+                ""
+            };
+            (extension, format!("{connector}{mark}"))
+        })
+        .collect();
+    let documented = rows.iter().map(|cells| (cells[1], cells[2].to_owned()));
+    assert_eq!(documented.collect::<Vec<_>>(), expected);
+
+    let test = std::fs::read_to_string(project().join("tests/daemon/real_files.rs")).unwrap();
+    let files = between(&test, "const FILES", "];").next().unwrap();
+    let tried: BTreeSet<&str> = files
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|path| path.rsplit_once('.').map(|(_, extension)| extension))
+        .collect();
+    let documented = rows
+        .iter()
+        .filter(|cells| cells[5] == "yes")
+        .map(|cells| cells[1]);
+    assert_eq!(documented.collect::<BTreeSet<_>>(), tried);
+}
+
+#[test]
 fn every_message_of_the_troubleshooting_page_is_in_the_source() {
     let source = source();
     let page = fs::read_to_string(project().join("docs/troubleshooting.md")).unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
+use crate::ledger::{HistoryEvent, RunEvent, Step};
 use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::status_view::{
@@ -14,6 +15,8 @@ use crate::status_view::{
     summary,
 };
 use crate::text::plural;
+
+use super::UnfinishedFile;
 
 /// Cells of a progress bar.
 const BAR: u64 = 20;
@@ -29,6 +32,14 @@ pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timest
         &mut out,
         &daemon(view, surroundings.unreachable.as_deref(), now),
     );
+    if let Some(outage) = &view.platform_outage {
+        let since = moment_at(outage.since, now);
+        let reason = &outage.reason;
+        line(
+            &mut out,
+            &format!("platform unreachable, first failed request {since}: {reason}"),
+        );
+    }
     for watch in &view.watches {
         out.push('\n');
         watch_text(&mut out, watch, now);
@@ -123,13 +134,16 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         counts.push(format!("{} with issues", files.synchronized_with_issues));
     }
     if files.gone > 0 {
-        counts.push(format!("{} deleted", files.gone));
+        counts.push(format!("{} gone", files.gone));
     }
     if files.uploaded > 0 {
         counts.push(format!("{} uploaded only", files.uploaded));
     }
     if let Some(settling) = files.settling.filter(|settling| *settling > 0) {
         counts.push(format!("{settling} being written"));
+    }
+    if let Some(unreadable) = files.unreadable.filter(|unreadable| *unreadable > 0) {
+        counts.push(format!("{unreadable} unreadable"));
     }
     counts.push(format!("{} waiting", files.waiting));
     counts.push(format!("{} in progress", files.working));
@@ -182,6 +196,12 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             ),
         );
     }
+    if let Some(root) = &watch.spatial_root {
+        line(out, &format!("  {}", root.text));
+        if let Some(hint) = &root.hint {
+            line(out, &format!("          hint: {hint}"));
+        }
+    }
     if let Some(found) = &watch.source_files {
         line(out, &format!("  iModel  {}", found.text));
         if let Some(hint) = found.hint {
@@ -189,12 +209,14 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         }
     }
     for file in &watch.unfinished {
-        let why = if file.busy {
-            "cannot be opened; retrying"
-        } else {
-            "still being written"
+        let why = match &file.reason {
+            Some(reason) => format!("{reason}; retrying"),
+            None => "still being written".to_owned(),
         };
         line(out, &format!("  new     {}  {why}", shown(&file.path)));
+        if let Some(hint) = &file.hint {
+            line(out, &format!("          hint:   {hint}"));
+        }
     }
 }
 
@@ -202,8 +224,8 @@ fn folder(watch: &WatchView, now: Timestamp) -> String {
     let mut text = match watch.root {
         "ok" => "ok".to_owned(),
         "polled" => "polled".to_owned(),
-        "degraded" => "degraded (only partly watched)".to_owned(),
-        _ => "unreachable".to_owned(),
+        "degraded" => "degraded".to_owned(),
+        _ => "unavailable".to_owned(),
     };
     if let Some(note) = watch.note.as_ref().filter(|_| watch.root != "polled") {
         let _infallible = write!(text, ": {note}");
@@ -309,8 +331,34 @@ fn done(out: &mut String, result: &ResultView, now: Timestamp) {
     );
 }
 
-/// The histories of files, separated by blank lines.
-pub(super) fn histories(histories: &[HistoryView]) -> String {
+/// The histories of files, separated by blank lines, and after them files that have none yet.
+pub(super) fn histories(
+    histories: &[HistoryView],
+    unfinished: &[UnfinishedFile],
+    now: Timestamp,
+) -> String {
+    let mut out = known_histories(histories);
+    for file in unfinished {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        let state = match file.unreadable_since {
+            Some(since) => format!("unreadable, first seen {}", moment_at(since, now)),
+            None => "still being written".to_owned(),
+        };
+        let path = shown(&file.view.path);
+        line(&mut out, &format!("{}: {path}  {state}", file.watch));
+        if let Some(reason) = &file.view.reason {
+            line(&mut out, &format!("  reason: {reason}; retrying"));
+        }
+        if let Some(hint) = &file.view.hint {
+            line(&mut out, &format!("  hint:   {hint}"));
+        }
+    }
+    out
+}
+
+fn known_histories(histories: &[HistoryView]) -> String {
     let mut out = String::new();
     for (index, history) in histories.iter().enumerate() {
         if index > 0 {
@@ -359,8 +407,11 @@ pub(super) fn histories(histories: &[HistoryView]) -> String {
 }
 
 fn history_line(out: &mut String, entry: &LineView) {
+    let is_reason = !matches!(
+        entry.what,
+        HistoryEvent::Run(RunEvent::Ended) | HistoryEvent::Step(Step::ReferenceChanged)
+    );
     let mut text = format!("  {}  {}", clock_time(entry.at), entry.text);
-    let is_reason = !["run_ended", "reference_changed"].contains(&entry.what.as_str());
     if !is_reason && let Some(note) = &entry.note {
         let _infallible = write!(text, ": {note}");
     }
@@ -410,7 +461,7 @@ fn moment_at(at: Timestamp, now: Timestamp) -> String {
 }
 
 /// A scheduled time relative to now, such as "in 5 min"; "now" when it is due.
-fn upcoming(at: Timestamp, now: Timestamp) -> String {
+pub(in crate::cli) fn upcoming(at: Timestamp, now: Timestamp) -> String {
     if at.duration_since(now).as_secs() < 2 {
         "now".to_owned()
     } else {

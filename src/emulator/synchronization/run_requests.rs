@@ -53,13 +53,12 @@ pub(super) fn run(
     }
     let mut faults = lock(&request.shared.faults);
     let duration = request.shared.options.run_duration;
-    let unchanged = request.switches.unchanged_task;
     let mismatch = |file: &File| format_mismatch(request, state, file);
     let mut run = runs::for_connection(
         state,
         connection,
         duration,
-        unchanged,
+        &request.switches,
         mismatch,
         &mut faults,
         request.now,

@@ -315,8 +315,7 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
         file: job.file,
         source_file_id: "source".to_owned(),
         connector: ConnectorType::new("MSTN"),
-        renewed: true,
-        other_connector: false,
+        last_reader: LastReader::Same,
     }];
     refused.push(
         ledger

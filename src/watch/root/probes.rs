@@ -26,6 +26,9 @@ impl Task {
         self.on_root_probe(&reply.root).await?;
         let mut ready = Vec::new();
         for (path, probe) in reply.paths {
+            if !matches!(probe, Probe::Busy(_)) {
+                self.unreadable.remove(&path);
+            }
             match probe {
                 Probe::File(seen) => ready.extend(self.on_file(path, seen).await?),
                 Probe::Folder => {
@@ -42,8 +45,11 @@ impl Task {
                 }
             }
         }
-        if self.settling.busy_count() == 0 {
-            self.unreadable = Problems::default();
+        if self.unreadable.is_empty() {
+            self.unreadable_counts = Problems::default();
+        }
+        if self.lasting_files > 0 || !self.unreadable.is_empty() {
+            self.record_health(None).await?;
         }
         self.hand_over(ready).await
     }
@@ -91,14 +97,18 @@ impl Task {
     /// A file that cannot be opened now is probed again. The log gets a line for the 1st of a kind, the 10th, the
     /// 100th, and so on.
     fn on_busy(&mut self, path: &Path, error: &io::Error) {
-        if !self.settling.busy(path, Instant::now()) {
-            return;
-        }
+        let now = Instant::now();
+        let is_new = self.settling.busy(path, now);
         if self.settling.busy_count() > BUSY_FILES_MAX || self.settling.bytes() > BYTES_MAX / 2 {
             self.settling.forget(path);
+        } else {
+            self.unreadable.add(path, error, now);
+        }
+        if !is_new {
+            return;
         }
         let count = self
-            .unreadable
+            .unreadable_counts
             .add(&format!("cannot be opened: {error}"), path);
         if 10_u64.pow(count.ilog10()) == count {
             warn!(

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::connector_type::ConnectorType;
+use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
+use crate::runtime_status::Outage;
 use crate::status_view::{
     BlockingView, DaemonView, FilesView, IssuesView, RunView, UnfinishedView,
 };
@@ -84,11 +86,13 @@ fn watch() -> WatchView {
             working: 0,
             failed: 0,
             settling: Some(0),
+            unreadable: Some(0),
             ignored: Some(37),
         },
         last_run: Some(run()),
         blocked_by: None,
         source_files: None,
+        spatial_root: None,
         unfinished: Vec::new(),
     }
 }
@@ -153,6 +157,7 @@ fn view(watches: Vec<WatchView>) -> StatusView {
             since: ago(10_800),
             version: "0.1.0".to_owned(),
         }),
+        platform_outage: None,
         watches,
         uploads: Vec::new(),
         failed: Vec::new(),
@@ -177,6 +182,16 @@ fn nothing_synchronized_yet() {
     (new.files.synchronized, new.last_run, new.scanned_at) = (0, None, None);
     (new.next_scan, new.scanning) = (None, true);
     insta::assert_snapshot!(shown(&view(vec![new])));
+}
+
+#[test]
+fn platform_unreachable() {
+    let mut view = view(vec![watch()]);
+    view.platform_outage = Some(Outage {
+        since: ago(300),
+        reason: "list folders: cannot reach api.bentley.com: connection refused".to_owned(),
+    });
+    insta::assert_snapshot!(shown(&view));
 }
 
 #[test]
@@ -225,6 +240,8 @@ fn work_in_progress() {
         .map(|path| UnfinishedView {
             path: path.to_owned(),
             busy: path == "Open.dwg",
+            reason: (path == "Open.dwg").then(|| "cannot be opened: Permission denied".to_owned()),
+            hint: (path == "Open.dwg").then(|| "grant read permission".to_owned()),
         })
         .into();
     let mut view = view(vec![busy]);
@@ -260,7 +277,7 @@ fn work_in_progress() {
 }
 
 #[test]
-fn paused_suspended_and_unreachable_watches() {
+fn paused_suspended_and_unavailable_watches() {
     let named = |name: &str| WatchView {
         name: name.to_owned(),
         ..watch()
@@ -296,10 +313,10 @@ fn paused_suspended_and_unreachable_watches() {
 
 #[test]
 fn history_of_a_file() {
-    let line = |second: i64, what: &str, text: &str| LineView {
+    let line = |second: i64, what: HistoryEvent, text: &str| LineView {
         at: ago(second),
         version: Some(1),
-        what: what.to_owned(),
+        what,
         text: text.to_owned(),
         note: None,
         hint: None,
@@ -307,11 +324,11 @@ fn history_of_a_file() {
         bytes: None,
         seconds: None,
     };
-    let run = |second, what: &str, text: &str, note: Option<&str>| LineView {
+    let run = |second, what: RunEvent, text: &str, note: Option<&str>| LineView {
         version: None,
         run: Some("25de0720".to_owned()),
         note: note.map(str::to_owned),
-        ..line(second, what, text)
+        ..line(second, HistoryEvent::Run(what), text)
     };
     let history = HistoryView {
         file: FileView {
@@ -326,18 +343,30 @@ fn history_of_a_file() {
             ..file("Site/Ground.ifc")
         },
         history: vec![
-            line(60, "seen", "version 1 queued"),
+            line(60, HistoryEvent::Step(Step::Seen), "version 1 queued"),
             LineView {
                 note: Some("cannot upload: no connection".to_owned()),
                 hint: Some("check the network".to_owned()),
-                ..line(50, "put_off", "attempt failed, will be retried")
+                ..line(
+                    50,
+                    HistoryEvent::Step(Step::PutOff),
+                    "attempt failed, will be retried",
+                )
             },
-            line(40, "uploaded", "uploaded to storage"),
-            run(30, "run_requested", "run requested", None),
-            run(20, "run_ended", "run ended", Some("Success")),
+            line(
+                40,
+                HistoryEvent::Step(Step::Uploaded),
+                "uploaded to storage",
+            ),
+            run(30, RunEvent::Requested, "run requested", None),
+            run(20, RunEvent::Ended, "run ended", Some("Success")),
             LineView {
                 seconds: Some(3.3),
-                ..line(20, "synchronized", "synchronized")
+                ..line(
+                    20,
+                    HistoryEvent::Result(Outcome::Synchronized),
+                    "synchronized",
+                )
             },
         ],
     };
@@ -345,7 +374,17 @@ fn history_of_a_file() {
         file: file("Other.dgn"),
         history: Vec::new(),
     };
-    let text = histories(&[history, unknown]);
+    let unfinished = UnfinishedFile {
+        watch: "north".to_owned(),
+        view: UnfinishedView {
+            path: "Secret.dgn".to_owned(),
+            busy: true,
+            reason: Some("cannot be opened: Permission denied".to_owned()),
+            hint: Some("grant read permission".to_owned()),
+        },
+        unreadable_since: Some(ago(240)),
+    };
+    let text = histories(&[history, unknown], &[unfinished], ago(0));
     insta::with_settings!({filters => vec![(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "[local time]")]}, {
         insta::assert_snapshot!(text);
     });
