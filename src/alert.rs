@@ -16,7 +16,9 @@ use tracing::{debug, info, warn};
 
 use crate::config::{self, Heartbeat, Level};
 use crate::error_chain::chain;
-use crate::ledger::{self, FailureKind, Inactive, Ledger, Problem, RootState, WatchReport};
+use crate::ledger::{
+    self, FailureKind, Inactive, Ledger, Problem, RootState, SpatialRootState, WatchReport,
+};
 use crate::names::QuotedPath;
 use crate::retry::Policy;
 use scheduler::{NotifiedState, Scheduler};
@@ -240,6 +242,19 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             ..folder("held", is_suspended, format!("{state}: {reason}"))
         });
     }
+    if let Some(wait) = &watch.spatial_root
+        && wait.state != SpatialRootState::Pending
+    {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: wait.hint(&watch.name),
+            ..folder(
+                "spatial root",
+                wait.state == SpatialRootState::Failed,
+                wait.text(),
+            )
+        });
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");
@@ -287,7 +302,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary};
+    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary, SpatialRootWait};
 
     fn watch() -> WatchReport {
         WatchReport {
@@ -300,6 +315,8 @@ mod tests {
             configured: true,
             last_run: None,
             blocked: None,
+            source_files: None,
+            spatial_root: None,
             counts: Counts::default(),
         }
     }
@@ -330,6 +347,13 @@ mod tests {
             since: at,
             overdue: true,
         };
+        let waiting = |state| WatchReport {
+            spatial_root: Some(SpatialRootWait {
+                path: "Site/GCS.dgn".to_owned(),
+                state,
+            }),
+            ..watch()
+        };
         let watches = [
             noted(RootState::Unavailable, "host is down"),
             noted(RootState::Degraded, "\"Secret\": permission denied"),
@@ -350,6 +374,9 @@ mod tests {
                 blocked: Some(blocking),
                 ..watch()
             },
+            waiting(SpatialRootState::Pending),
+            waiting(SpatialRootState::Missing),
+            waiting(SpatialRootState::Failed),
         ];
         let mut text = String::new();
         for problem in watches.iter().flat_map(of_watch) {

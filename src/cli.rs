@@ -11,6 +11,7 @@ mod plan;
 mod references;
 mod run;
 mod status;
+mod tally;
 mod unfinished_file;
 
 use std::path::PathBuf;

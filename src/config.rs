@@ -14,6 +14,7 @@ mod document;
 mod environment;
 mod errors;
 mod folders;
+mod imodels;
 mod network;
 mod notifications;
 mod raw;
@@ -72,6 +73,26 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// Every `[[watch]]`, in the order of the file; at least one.
     pub watches: Vec<Watch>,
+    /// Every `[[imodel]]`.
+    pub imodels: Vec<Imodel>,
+}
+
+/// What concerns an iModel rather than one of its watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imodel {
+    /// UUID in lower case with hyphens; that of at least one watch.
+    pub id: ImodelId,
+    /// The file that an empty iModel gets first and alone.
+    pub spatial_root: Option<SpatialRoot>,
+}
+
+/// A file of a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpatialRoot {
+    /// The name of the watch.
+    pub watch: String,
+    /// Relative to its root; the watch selects it as a source file.
+    pub path: PathBuf,
 }
 
 /// The platform and the service application.

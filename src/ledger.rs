@@ -7,8 +7,8 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`; `runs`,
-//! `references`, `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`, `forget`.
-//! For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`,
+//! `references`, `spatial_roots`, `run_results`, `results`. For the operator: `watches`, `inactive`, `bulk_change`, `requeue`,
+//! `forget`. For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`,
 //! `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
@@ -56,6 +56,7 @@ mod run_results;
 mod runs;
 mod scan_digests;
 mod sets;
+mod spatial_roots;
 mod state;
 mod storage_folders;
 mod storage_places;
@@ -102,9 +103,10 @@ pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
+pub use spatial_roots::SpatialRootWait;
 pub use state::{
-    Absence, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent, Stage, Step,
-    UploadResult,
+    Absence, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent, SpatialRootEnd,
+    SpatialRootState, Stage, Step, UploadResult,
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;

@@ -41,6 +41,7 @@ pub mod runtime_status;
 pub mod secret;
 pub mod selection;
 pub mod service;
+pub mod source_file_limit;
 pub mod state_directory;
 mod status_view;
 mod stored_content;

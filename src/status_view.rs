@@ -18,6 +18,7 @@ use crate::ledger::{
     Step, WatchReport,
 };
 use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
+use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
 use crate::watch::Unfinished;
 
@@ -41,6 +42,10 @@ pub(crate) struct WatchView {
     pub(crate) last_run: Option<RunView>,
     /// The run of another connection that runs of its iModel wait for.
     pub(crate) blocked_by: Option<BlockingView>,
+    /// The spatial root that files of its iModel wait for.
+    pub(crate) spatial_root: Option<SpatialRootView>,
+    /// The source files of its iModel.
+    pub(crate) source_files: Option<SourceFilesView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
 }
 
@@ -70,6 +75,32 @@ pub(crate) struct BlockingView {
     pub(crate) connection: String,
     pub(crate) since: Timestamp,
     pub(crate) overdue: bool,
+}
+
+/// A spatial root that other files wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SpatialRootView {
+    pub(crate) path: String,
+    /// `pending`, `missing` or `failed`.
+    pub(crate) state: &'static str,
+    /// Both as text.
+    pub(crate) text: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// The source files of an iModel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SourceFilesView {
+    /// Of watched files.
+    pub(crate) watched: u64,
+    /// Of others, or of files that are gone.
+    pub(crate) others: u64,
+    /// What the platform accepts.
+    pub(crate) limit: u64,
+    /// The count as text.
+    pub(crate) text: String,
+    /// What to do about too many.
+    pub(crate) hint: Option<&'static str>,
 }
 
 /// Issues that a connector reported for a file.
@@ -398,6 +429,13 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
         files: files_view(&watch.counts, live),
         last_run: watch.last_run.as_ref().map(run_view),
         blocked_by: watch.blocked.as_ref().map(blocking_view),
+        spatial_root: watch.spatial_root.as_ref().map(|wait| SpatialRootView {
+            path: wait.path.clone(),
+            state: wait.state.as_str(),
+            text: wait.text(),
+            hint: wait.hint(&watch.name),
+        }),
+        source_files: watch.source_files.map(source_files_view),
         unfinished: live
             .map(|root| {
                 let files = root.unfinished.iter();
@@ -422,6 +460,16 @@ fn blocking_view(blocking: &BlockingRun) -> BlockingView {
         connection: blocking.connection.clone(),
         since: blocking.since,
         overdue: blocking.overdue,
+    }
+}
+
+fn source_files_view(found: SourceFiles) -> SourceFilesView {
+    SourceFilesView {
+        watched: found.watched,
+        others: found.others,
+        limit: source_file_limit::MAX,
+        text: found.text(),
+        hint: (found.load() != Load::Fits).then_some(source_file_limit::ADVICE),
     }
 }
 

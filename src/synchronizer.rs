@@ -21,9 +21,10 @@ mod reconcile;
 mod refusals;
 mod run;
 mod sets;
+mod spatial_root;
 mod storage_check;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
+    SpatialRootWait,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
@@ -47,6 +49,7 @@ use batching::Batch;
 use blocking::Blocking;
 use run::Requested;
 use sets::Sets;
+use spatial_root::{Extent, Gate};
 
 /// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -82,6 +85,8 @@ pub struct Settings {
     pub retry: config::Retry,
     /// How often the platform is checked when nothing runs.
     pub check_interval: Duration,
+    /// The spatial root of each iModel that has one.
+    pub spatial_roots: BTreeMap<ImodelId, config::SpatialRoot>,
     /// The selection of each watch, by its name.
     pub scopes: HashMap<String, Scope>,
 }
@@ -138,6 +143,10 @@ pub struct Synchronizer {
     lost_runs: u32,
     /// The last seen number of `wake`.
     asked: u64,
+    /// What files wait for, as recorded in the ledger; None if that was not recorded by this process.
+    root_wait: Option<Option<SpatialRootWait>>,
+    /// When the iModel was last found without changesets.
+    found_empty: Option<Instant>,
 }
 
 /// Why a step could not be done.
@@ -178,6 +187,8 @@ impl Synchronizer {
             connection_losses: 0,
             lost_runs: 0,
             asked: 0,
+            root_wait: None,
+            found_empty: None,
         }
     }
 
@@ -241,6 +252,19 @@ impl Synchronizer {
         let now = crate::clock::now();
         let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
         let connections = self.ledger.connections(&self.imodel_id).await?;
+        match self.gate(&backlog, now).await? {
+            Gate::Open(Extent::All) => {}
+            Gate::Open(root) => {
+                return match self.poll_blocking().await? {
+                    Some(pause) => Ok(pause),
+                    None => self.start_run(&connections, root, now).await,
+                };
+            }
+            Gate::Closed => {
+                self.at_rest = true;
+                return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
+            }
+        }
         for connection in &connections {
             // A reference file has no waiting job, but the files that refer to it need a run.
             if let Some(at) = connection.moved_on
@@ -265,7 +289,7 @@ impl Synchronizer {
             }
             Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),
-                None => self.start_run(&connections, now).await,
+                None => self.start_run(&connections, Extent::All, now).await,
             },
         }
     }
@@ -274,21 +298,26 @@ impl Synchronizer {
     async fn start_run(
         &mut self,
         connections: &[ConnectionRecord],
+        extent: Extent,
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
-        for connection in connections {
+        let concerned = connections
+            .iter()
+            .filter(|connection| extent.has_connection(connection.id));
+        for connection in concerned {
             // The others may have to wait for a set that is already in the connection.
             if self.check_sets(connection, now).await? == Sets::Refused {
                 return Ok(Duration::ZERO);
             }
             let mut files = self.ledger.connection_files(connection.id, now).await?;
-            files.retain(ConnectionFile::awaits_run);
-            let references = connection.moved_on.is_some()
+            files.retain(|file| file.awaits_run() && extent.has_file(file));
+            let references = extent == Extent::All
+                && connection.moved_on.is_some()
                 && self.ledger.holds_source_files(connection.id).await?;
             if files.is_empty() && !references {
                 continue;
             }
-            let requested = match self.reconcile(connection).await {
+            let requested = match self.reconcile(connection, extent).await {
                 Ok(Some(platform_id)) => self.request(connection, &platform_id, references).await,
                 Ok(None) => continue,
                 Err(trouble) => Err(trouble),

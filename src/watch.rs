@@ -132,23 +132,21 @@ pub enum Error {
     Ledger(#[from] ledger::Error),
 }
 
-/// What a root holds that is wanted.
+/// What a walk found beside the selected files.
 #[derive(Debug, Default)]
 pub struct Survey {
-    /// Path relative to the root, fingerprint, and connector type, if the file is for one.
-    pub files: Vec<Ready>,
     /// Files that are ignored.
     pub ignored: u64,
     /// What could not be read.
     pub problems: Vec<String>,
 }
 
-/// Walks a root once, as a watch of it would, and hands nothing over.
+/// Walks a root once, as a watch of it would, passes each selected file to `each`, and hands nothing over.
 ///
 /// # Errors
 /// When it cannot be reached, or no thread can be had.
-pub async fn survey(watch: &Watch) -> std::io::Result<Survey> {
-    scan::survey(watch).await
+pub async fn survey(watch: &Watch, each: impl FnMut(Ready)) -> std::io::Result<Survey> {
+    scan::survey(watch, each).await
 }
 
 /// Watches one root until `stop`, reports its progress through `progress`, and executes `orders`.

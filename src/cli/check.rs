@@ -5,12 +5,16 @@ mod content;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
 use crate::config::{Config, Watch};
 use crate::filesystem;
-use crate::itwin::{self, Client};
+use crate::ids::ImodelId;
+use crate::itwin::{self, Client, Connection};
+use crate::names::QuotedPath;
 use crate::rooted_fs;
 use crate::service;
+use crate::source_file_limit::{ADVICE, Load, SourceFiles};
 use crate::state_directory::{self, StateDirectory};
 use crate::text::plural;
 use crate::watch;
@@ -66,18 +70,17 @@ pub(super) async fn check(path: &Path) -> u8 {
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
+    let mut tallies = BTreeMap::new();
     for watch in &config.watches {
         if folder(&mut report, watch) {
-            let mut content = Content::new(watch);
-            if let Ok(survey) = watch::survey(watch).await {
-                survey.files.iter().for_each(|file| content.add(&file.path));
-            }
-            content.report();
+            let tally = files(&mut report, watch).await;
+            let all: &mut u64 = tallies.entry(watch.imodel_id.clone()).or_default();
+            *all += tally.source_files;
         }
     }
     match service::client(&config) {
         Ok(client) if network(&mut report, &config, &client).await => {
-            platform(&mut report, &config, &client).await;
+            platform(&mut report, &config, &client, &tallies).await;
         }
         Ok(_) => {}
         Err(error) => report.refused("client for the iTwin Platform", &error),
@@ -128,7 +131,7 @@ fn folder(report: &mut Report, watch: &Watch) -> bool {
     let looked = rooted_fs::RootDir::open(&watch.path)
         .and_then(|root| root.folder(Path::new("")))
         .and_then(|folder| filesystem::is_remote(&folder));
-    match looked {
+    match &looked {
         Ok(false) => Report::ok(&format!("{name}: readable, changes are detected by events")),
         Ok(true) => {
             Report::ok(&format!(
@@ -145,6 +148,41 @@ fn folder(report: &mut Report, watch: &Watch) -> bool {
         }
     }
     true
+}
+
+/// Lists the files that a watch selects, and counts them.
+async fn files(report: &mut Report, watch: &Watch) -> Tally {
+    let name = format!("watch {:?}", watch.name);
+    let mut tally = Tally::default();
+    let mut content = Content::new(watch);
+    let counted = watch::survey(watch, |file| {
+        tally.add(&file.path, file.connector.as_ref());
+        content.add(&file.path);
+    });
+    if let Err(error) = counted.await {
+        report.wrong(
+            &format!("{name}: its files cannot be counted: {error}"),
+            None,
+        );
+        return tally;
+    }
+    let none_matches = tally.source_files == 0 && tally.references > 0;
+    if none_matches && watch.scope.has_masters() {
+        report.wrong(
+            &format!("{name}: {}: no file matches masters", tally.text()),
+            Some("correct the globs of masters; without a master no file is synchronized"),
+        );
+    } else {
+        Report::ok(&format!("{name}: {}", tally.text()));
+    }
+    for line in tally.retired() {
+        Report::note(
+            &format!("{name}: {line}"),
+            "exclude these files, or set another connector type in connectors",
+        );
+    }
+    content.report();
+    tally
 }
 
 /// Connects to both hosts of the platform; whether both are reachable.
@@ -179,7 +217,89 @@ async fn network(report: &mut Report, config: &Config, client: &Client) -> bool 
     reached
 }
 
-async fn platform(report: &mut Report, config: &Config, client: &Client) {
+/// Compares the source files of an iModel with what it accepts. `watched` are those in folders.
+async fn source_files(
+    report: &mut Report,
+    config: &Config,
+    client: &Client,
+    imodel_id: &ImodelId,
+    connections: &[Connection],
+    watched: u64,
+) {
+    let name = format!("iModel {imodel_id}");
+    let used: BTreeSet<&str> = config
+        .watches
+        .iter()
+        .filter(|watch| watch.imodel_id == *imodel_id)
+        .map(|watch| watch.connection.as_str())
+        .collect();
+    let (mut ours, mut foreign) = (0, 0);
+    for connection in connections {
+        let is_ours = connection
+            .display_name
+            .as_deref()
+            .is_some_and(|name| used.contains(name));
+        let count = match client.source_files(&connection.id).await {
+            Ok(files) => files.len() as u64,
+            Err(error) => {
+                report.refused(
+                    &format!("{name}: source files of {}", connection.id),
+                    &error,
+                );
+                return;
+            }
+        };
+        *(if is_ours { &mut ours } else { &mut foreign }) += count;
+    }
+    let found = SourceFiles::of_folders(watched, ours, foreign);
+    let line = format!("{name}: {}", found.text());
+    match found.load() {
+        Load::Fits => Report::ok(&line),
+        Load::Near => Report::note(&line, ADVICE),
+        Load::Over => report.wrong(&line, Some(ADVICE)),
+    }
+}
+
+/// What defines, or has defined, the coordinate system of an iModel.
+async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imodel_id: &ImodelId) {
+    let name = format!("iModel {imodel_id}");
+    let is_empty = match client.has_changesets(imodel_id).await {
+        Ok(has_changesets) => !has_changesets,
+        Err(error) => {
+            report.refused(&format!("{name}: changesets"), &error);
+            return;
+        }
+    };
+    let mut imodels = config.imodels.iter();
+    let root = imodels
+        .find(|imodel| imodel.id == *imodel_id)
+        .and_then(|imodel| imodel.spatial_root.as_ref());
+    match root {
+        Some(_) if !is_empty => Report::note(
+            &format!("{name}: it has changesets already: spatial_root has no effect"),
+            "remove spatial_root; the coordinate system of an iModel is defined once",
+        ),
+        Some(root) => Report::ok(&format!(
+            "{name}: empty; gets {} of watch {:?} first and alone",
+            QuotedPath(&root.path),
+            root.watch
+        )),
+        None if is_empty => Report::note(
+            &format!(
+                "{name}: empty; the first file with a coordinate system, in order of path, defines that of the iModel"
+            ),
+            "set spatial_root in an [[imodel]] table to choose this file",
+        ),
+        None => {}
+    }
+}
+
+async fn platform(
+    report: &mut Report,
+    config: &Config,
+    client: &Client,
+    watched: &BTreeMap<ImodelId, u64>,
+) {
     match client.check_token().await {
         Ok(()) => Report::ok(&format!(
             "token from {} for {}",
@@ -219,9 +339,14 @@ async fn platform(report: &mut Report, config: &Config, client: &Client) {
             Err(error) => report.refused(&format!("iModel {imodel_id}"), &error),
         }
         match client.connections(imodel_id).await {
-            Ok(_) => Report::ok(&format!(
-                "synchronization of iModel {imodel_id}: accessible"
-            )),
+            Ok(connections) => {
+                Report::ok(&format!(
+                    "synchronization of iModel {imodel_id}: accessible"
+                ));
+                let watched = watched.get(imodel_id).copied().unwrap_or_default();
+                source_files(report, config, client, imodel_id, &connections, watched).await;
+                spatial_root(report, config, client, imodel_id).await;
+            }
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }
     }

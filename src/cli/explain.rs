@@ -347,6 +347,7 @@ async fn state(
         .filter(|report| report.configured)
         .and_then(|report| Some((report.inactive.as_ref()?, &report.name)));
     let blocked = report.and_then(|report| report.blocked.as_ref());
+    let waits = report.and_then(|report| report.spatial_root.as_ref());
     match (file, blocked) {
         (Some(file), Some(run)) if file.job == Some(JobState::Stored) => {
             explanation.lines.push(format!(
@@ -355,6 +356,18 @@ async fn state(
                 run.connection,
                 moment(run.since)
             ));
+        }
+        (Some(file), None)
+            if file.job == Some(JobState::Stored)
+                && waits.is_some_and(|wait| Path::new(&wait.path) != below) =>
+        {
+            if let Some(wait) = waits {
+                explanation.lines.push(wait.text());
+                let hint = wait.hint(&watch.name);
+                explanation
+                    .lines
+                    .extend(hint.map(|hint| format!("hint: {hint}")));
+            }
         }
         // Nothing else starts before the watch is resumed.
         _ if suspended.is_some() => {}

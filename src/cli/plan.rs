@@ -1,15 +1,18 @@
 //! `itwin-syncd run --dry-run`: what a start would do.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 
+use super::tally::Tally;
 use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
 use crate::config::{Config, OnRename, Watch};
+use crate::ids::ImodelId;
 use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome, Ready};
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::RootDir;
+use crate::source_file_limit::{ADVICE, Load, SourceFiles};
 use crate::status_view;
 use crate::upload;
 use crate::watch;
@@ -38,16 +41,43 @@ async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
         None => Vec::new(),
     };
     let mut good = true;
+    let mut tallies: BTreeMap<&ImodelId, Tally> = BTreeMap::new();
     for watch in &config.watches {
-        good &= show_watch(watch, ledger.as_ref(), &reports).await?;
+        let tally = tallies.entry(&watch.imodel_id).or_default();
+        good &= show_watch(watch, ledger.as_ref(), &reports, tally).await?;
+    }
+    for (imodel_id, tally) in &tallies {
+        good &= show_source_files(imodel_id, tally, ledger.as_ref()).await?;
     }
     Ok(good)
+}
+
+/// Prints how many source files an iModel will have. What the platform has is as of the last comparison.
+async fn show_source_files(
+    imodel_id: &ImodelId,
+    tally: &Tally,
+    ledger: Option<&Ledger>,
+) -> Result<bool, ledger::Error> {
+    let known = match ledger {
+        Some(ledger) => ledger.source_files(imodel_id).await?,
+        None => None,
+    };
+    let found = SourceFiles {
+        watched: tally.source_files,
+        others: known.map_or(0, |known| known.others),
+    };
+    print_line(&format!("iModel {imodel_id}: {}", found.text()));
+    if found.load() != Load::Fits {
+        print_line(&format!("  hint: {ADVICE}"));
+    }
+    Ok(found.load() != Load::Over)
 }
 
 async fn show_watch(
     watch: &Watch,
     ledger: Option<&Ledger>,
     reports: &[FileReport],
+    tally: &mut Tally,
 ) -> Result<bool, ledger::Error> {
     print_line(&format!(
         "watch {:?}, {} → iModel {}",
@@ -55,7 +85,8 @@ async fn show_watch(
         watch.path.display(),
         watch.imodel_id
     ));
-    let survey = match watch::survey(watch).await {
+    let mut files = Vec::new();
+    let survey = match watch::survey(watch, |file| files.push(file)).await {
         Ok(survey) => survey,
         Err(error) => {
             print_line(&format!("  folder unavailable: {error}"));
@@ -72,7 +103,9 @@ async fn show_watch(
         print_line(&format!("  unreadable: {problem}"));
     }
     let (mut planned, mut bytes, mut rest) = (0_u64, 0_u64, 0_u64);
-    let mut files = survey.files;
+    for file in &files {
+        tally.add(&file.path, file.connector.as_ref());
+    }
     files.sort_by(|one, other| one.path.cmp(&other.path));
     let mut renamed = match ledger {
         Some(ledger) => renames(watch, ledger, &files, &reports).await?,

@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::document::{self, Place, Report, Section};
 use super::environment::Mode;
 use super::folders::{self, Own};
+use super::imodels;
 use super::notifications;
 use super::sections::{self, KEYS, Times};
 use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
-    Alert, Config, Environment, Heartbeat, Itwin, Log, Network, ReadOnlyConfig, Retry, State, Sync,
-    Upload, Web, network, web,
+    Alert, Config, Environment, Heartbeat, Imodel, Itwin, Log, Network, ReadOnlyConfig, Retry,
+    State, Sync, Upload, Web, network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -36,6 +37,7 @@ pub(super) struct RawConfig {
     alerts: Vec<Alert>,
     heartbeat: Heartbeat,
     watches: Vec<Placed>,
+    imodels: Vec<Imodel>,
 }
 
 impl RawConfig {
@@ -82,6 +84,8 @@ impl RawConfig {
 
         let tables = Section::each(&root, "watch", report);
         let watches = watches::read(&tables, times, &sync, report);
+        let tables = Section::each(&root, "imodel", report);
+        let imodels = imodels::read(&tables, &watches, report);
         if !root.contains_key("watch") {
             report.add(
                 Place::default(),
@@ -107,6 +111,7 @@ impl RawConfig {
             alerts,
             heartbeat,
             watches,
+            imodels,
         })
     }
 
@@ -138,6 +143,7 @@ impl RawConfig {
             web: self.web,
             alerts: self.alerts,
             heartbeat: self.heartbeat,
+            imodels: self.imodels,
             watches: self
                 .watches
                 .into_iter()

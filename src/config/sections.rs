@@ -37,8 +37,10 @@ pub(super) const KEYS: &Keys = &[
             "alert",
             "heartbeat",
             "watch",
+            "imodel",
         ],
     ),
+    ("imodel", &["id", "spatial_root"]),
     (
         "itwin",
         &[

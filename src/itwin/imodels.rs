@@ -57,4 +57,27 @@ impl Client {
         let reply = self.api.send(&call.accept(V2)).await?;
         Ok(reply.json::<Body>()?.imodel)
     }
+
+    /// Whether anything was ever pushed to an iModel.
+    ///
+    /// # Errors
+    /// Not found, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/get-imodel-changesets/
+    pub async fn has_changesets(&self, id: &str) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Body {
+            changesets: Vec<serde::de::IgnoredAny>,
+        }
+        let mut url = self.api.url(&["imodels", id, "changesets"]);
+        url.query_pairs_mut().append_pair("$top", "1");
+        let call = Call::repeatable(
+            "list changesets",
+            Method::GET,
+            url,
+            "a role with the permission imodels_webview",
+        );
+        let reply = self.api.send(&call.accept(V2)).await?;
+        Ok(!reply.json::<Body>()?.changesets.is_empty())
+    }
 }

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use super::clock::{active, due};
 use super::sets::set_open;
-use super::{ConnectionId, Error, Ledger, count_value, millis, timestamp};
+use super::{ConnectionId, Error, Ledger, count_column, count_value, millis, timestamp};
 use crate::ids::ImodelId;
+use crate::source_file_limit::SourceFiles;
 
 /// SQL: a mapped master of the iModel `$1` has new content in its set that no run has read, while a job `p` of the same
 /// set, for an upload or for a missing part, meets a condition.
@@ -205,21 +206,82 @@ impl Ledger {
         Ok(any)
     }
 
-    /// Records that the source files of a connection were compared with the platform's.
+    /// Records that the source files of a connection were compared with the platform's, and how many there are. If
+    /// another check was requested since `connection` was read, that remains due.
     pub async fn record_check(
         &self,
-        connection: ConnectionId,
+        connection: &ConnectionRecord,
+        found: SourceFiles,
         now: Timestamp,
     ) -> Result<(), Error> {
         self.db
             .write("record a check of a connection", async |tx| {
-                sqlx::query("UPDATE connections SET checked_at = $2 WHERE id = $1")
-                    .bind(connection.0)
-                    .bind(millis(now))
-                    .execute(&mut **tx)
-                    .await
+                sqlx::query(
+                    "UPDATE connections SET checked_at = CASE WHEN checked_at = $5 THEN $2 \
+                     ELSE checked_at END, source_files = $3, other_source_files = $4 \
+                     WHERE id = $1",
+                )
+                .bind(connection.id)
+                .bind(millis(now))
+                .bind(count_column(found.watched))
+                .bind(count_column(found.others))
+                .bind(millis(connection.checked_at))
+                .execute(&mut **tx)
+                .await
             })
             .await?;
         Ok(())
     }
+
+    /// Records how many source files an iModel has in connections that no watch uses.
+    pub async fn record_foreign_source_files(
+        &self,
+        imodel_id: &ImodelId,
+        count: u64,
+    ) -> Result<(), Error> {
+        self.db
+            .write("record the source files of others", async |tx| {
+                sqlx::query(
+                    "INSERT INTO imodel_facts (imodel_id, foreign_source_files) VALUES ($1, $2) \
+                     ON CONFLICT (imodel_id) DO UPDATE \
+                     SET foreign_source_files = excluded.foreign_source_files",
+                )
+                .bind(imodel_id)
+                .bind(count_column(count))
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// The source files of an iModel as they were last compared with the platform; None if that never happened.
+    pub async fn source_files(&self, imodel_id: &ImodelId) -> Result<Option<SourceFiles>, Error> {
+        let sql = format!("SELECT {SOURCE_FILES} FROM (SELECT $1 AS imodel_id) w");
+        let (watched, others): (Option<i64>, Option<i64>) = self
+            .db
+            .read("count the source files of an iModel", async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                    .bind(imodel_id)
+                    .fetch_one(db)
+                    .await
+            })
+            .await?;
+        Ok(source_files(watched, others))
+    }
+}
+
+/// Columns: the source files of the iModel `w.imodel_id`, those of watched files and others.
+pub(super) const SOURCE_FILES: &str = "(SELECT SUM(c.source_files) FROM connections c \
+    WHERE c.imodel_id = w.imodel_id AND c.platform_id IS NOT NULL) AS source_files, \
+    (SELECT SUM(c.other_source_files) FROM connections c WHERE c.imodel_id = w.imodel_id \
+    AND c.platform_id IS NOT NULL) + COALESCE((SELECT foreign_source_files FROM imodel_facts i \
+    WHERE i.imodel_id = w.imodel_id), 0) AS other_source_files";
+
+/// From the columns of [`SOURCE_FILES`].
+pub(super) fn source_files(watched: Option<i64>, others: Option<i64>) -> Option<SourceFiles> {
+    Some(SourceFiles {
+        watched: count_value(watched?),
+        others: count_value(others.unwrap_or(0)),
+    })
 }

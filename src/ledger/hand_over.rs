@@ -179,10 +179,12 @@ async fn has_origin(tx: &mut Tx, watch: WatchId, file: &Ready) -> Result<bool, s
     .await
 }
 
-/// If the file still has a source file, the connection is checked at the next opportunity: a reference has none.
+/// If the file still has a source file, the connection is checked at the next opportunity: a reference has none. Every
+/// request has a value of its own, so that a check in progress, which may have read the files before, does not end it.
 pub(super) async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE connections SET checked_at = 0 WHERE id = (SELECT connection_id FROM files \
+        "UPDATE connections SET checked_at = CASE WHEN checked_at > 0 THEN 0 \
+         ELSE checked_at - 1 END WHERE id = (SELECT connection_id FROM files \
          WHERE id = $1 AND source_file_id IS NOT NULL)",
     )
     .bind(file_id)

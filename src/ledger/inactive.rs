@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use super::spatial_roots::release_spatial_root;
 use super::{BulkChange, Error, Ledger, WatchId, millis};
 
 /// Why no job of a watch is claimed.
@@ -120,7 +121,8 @@ impl Ledger {
             .await
     }
 
-    /// Ends whatever makes watches inactive: a pause, a suspension, and a backoff. Returns how many were inactive.
+    /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, and the wait for a spatial root that is
+    /// missing or has failed. Returns how many were inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
     /// may turn out to be a known one, in storage or under an old name.
@@ -147,6 +149,7 @@ impl Ledger {
                     .execute(&mut **tx)
                     .await?
                     .rows_affected();
+                    resumed += u64::from(release_spatial_root(tx, name).await?);
                 }
                 Ok(resumed)
             })

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::history::{Step, note};
 use super::row::join;
-use super::{ConnectionId, Error, FileId, Ledger, RunId, Tx};
+use super::{ConnectionId, Error, FailureKind, FileId, Ledger, RunId, Tx, millis};
 use crate::ids::StorageFileId;
 
 /// A history names at most this many references per run.
@@ -92,6 +92,34 @@ impl Ledger {
                 storage_file_id,
             });
         Ok(demoted.collect())
+    }
+
+    /// Files of a connection that failed because something outside them had to change are tried now: there is room for
+    /// more source files.
+    pub async fn retry_blocked(
+        &self,
+        connection: ConnectionId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.db
+            .write(
+                "retry files that had no place in a connection",
+                async |tx| {
+                    sqlx::query(
+                        "UPDATE jobs SET due_at = $2, pause = 0 WHERE state = 'failed' \
+                     AND kind = $3 AND due_at > $2 AND file_id IN (SELECT f.id FROM files f \
+                     JOIN watches w ON w.id = f.watch_id WHERE w.connection_id = $1 \
+                     AND f.connector IS NOT NULL)",
+                    )
+                    .bind(connection.0)
+                    .bind(millis(now))
+                    .bind(FailureKind::Blocked)
+                    .execute(&mut **tx)
+                    .await
+                },
+            )
+            .await?;
+        Ok(())
     }
 
     /// The source file of a reference is no longer in the connection.

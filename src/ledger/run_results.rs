@@ -159,6 +159,8 @@ fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i6
     if row.storage_file_id.as_deref() != Some(&outcome.storage_file_id)
         || row.stored_generation != outcome.stored_generation
         || row.set_open
+        // It has become a reference since.
+        || row.connector.is_none()
     {
         return false;
     }
@@ -360,5 +362,35 @@ mod tests {
         assert_eq!((backlog.waiting, backlog.next_due), (0, Some(at(80))));
         let batch = f.batch(80).await;
         assert_eq!(batch[0].job.unwrap().run_attempts, 1);
+    }
+
+    #[tokio::test]
+    async fn a_run_says_nothing_about_a_file_that_became_a_reference_meanwhile() {
+        let f = Fixture::new().await;
+        let run = f.running("a.dgn").await;
+        let reference = Ready {
+            connector: None,
+            ..ready("a.dgn", 1)
+        };
+        let connection = f.connection().await.id;
+        let files = f.ledger.connection_files(connection, at(3)).await.unwrap();
+        let judged = FileOutcome {
+            file: files[0].file,
+            storage_file_id: files[0].storage_file_id.clone(),
+            stored_generation: files[0].stored.generation,
+            verdict: Verdict::Synchronized(None),
+        };
+        f.ledger
+            .hand_over(f.watch, &[reference], at(3))
+            .await
+            .unwrap();
+        let job = f.claim(4).await.unwrap();
+        f.ledger.finish_unchanged(&job, at(5)).await.unwrap();
+        let judged = [judged];
+        let ended = f
+            .ledger
+            .finish_run(run, "Completed", "Success", &judged, at(6));
+        assert!(ended.await.unwrap().is_empty());
+        assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Unchanged));
     }
 }

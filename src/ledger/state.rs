@@ -193,6 +193,28 @@ pub enum RootState {
     Unavailable,
 }
 
+/// Why no file of an iModel waits for its spatial root any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpatialRootEnd {
+    /// It is in the iModel.
+    Synchronized,
+    /// The iModel had changesets before.
+    Changesets,
+    /// The operator decided to synchronize the others without it.
+    Released,
+}
+
+/// The state of a spatial root that is not in its iModel yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpatialRootState {
+    /// It is on its way.
+    Pending,
+    /// No such file was found in the folder.
+    Missing,
+    /// It failed.
+    Failed,
+}
+
 /// Stores an enum as a word. A word that is none of these was not written by this program.
 macro_rules! words {
     ($name:ident, $($variant:ident = $word:literal),+ $(,)?) => {
@@ -323,6 +345,18 @@ words!(
     Deselected = "deselected",
 );
 words!(Relocation, Intended = "intended", Sent = "sent");
+words!(
+    SpatialRootEnd,
+    Synchronized = "synchronized",
+    Changesets = "changesets",
+    Released = "released",
+);
+words!(
+    SpatialRootState,
+    Pending = "pending",
+    Missing = "missing",
+    Failed = "failed",
+);
 words!(
     RootState,
     Ok = "ok",

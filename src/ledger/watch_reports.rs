@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::clock::is_ahead;
+use super::connections::{SOURCE_FILES, source_files};
 use super::{
-    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState, Tx, WatchId,
-    count_value, timestamp,
+    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState,
+    SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
 };
 use crate::ids::ImodelId;
+use crate::source_file_limit::SourceFiles;
 
 /// A watch in a snapshot.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct WatchReport {
     pub last_run: Option<RunSummary>,
     /// A run of someone else that keeps runs of its iModel from starting.
     pub blocked: Option<BlockingRun>,
+    /// The source files of its iModel; None before its connection exists.
+    pub source_files: Option<SourceFiles>,
+    /// What the files of its iModel wait for, if that is its spatial root.
+    pub spatial_root: Option<SpatialRootWait>,
     /// Its files by how they stand.
     pub counts: Counts,
 }
@@ -103,6 +109,10 @@ struct WatchRow {
     blocking_connection: Option<String>,
     blocked_since: Option<i64>,
     blocked_overdue: bool,
+    source_files: Option<i64>,
+    other_source_files: Option<i64>,
+    root_path: Option<String>,
+    spatial_root_state: Option<SpatialRootState>,
 }
 
 /// A row of the counts that triggers keep.
@@ -171,6 +181,11 @@ impl WatchRow {
         WatchReport {
             inactive: self.inactive(now),
             configured: self.configured,
+            source_files: source_files(self.source_files, self.other_source_files),
+            spatial_root: match (self.root_path, self.spatial_root_state) {
+                (Some(path), Some(state)) => Some(SpatialRootWait { path, state }),
+                _ => None,
+            },
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -219,19 +234,22 @@ pub(super) async fn watches(
     tx: &mut Tx,
     now: Timestamp,
 ) -> Result<Vec<(WatchId, WatchReport)>, sqlx::Error> {
-    let rows: Vec<WatchRow> = sqlx::query_as(
+    let sql = format!(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, w.bulk_change_limit, \
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
-         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue FROM watches w \
+         b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
+         facts.root_path, facts.root_state AS spatial_root_state FROM watches w \
+         LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
-         ORDER BY w.name",
-    )
-    .fetch_all(&mut **tx)
-    .await?;
+         ORDER BY w.name"
+    );
+    let rows: Vec<WatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .fetch_all(&mut **tx)
+        .await?;
     let reports = rows.into_iter();
     Ok(reports.map(|row| (row.id, row.into_report(now))).collect())
 }

@@ -50,6 +50,12 @@ impl Scope {
         self.selection.set_stem(rel, verdict)
     }
 
+    /// Whether `masters` is set.
+    #[must_use]
+    pub fn has_masters(&self) -> bool {
+        self.selection.has_masters()
+    }
+
     /// Whether the watch takes the file at `rel`.
     #[must_use]
     pub fn selects(&self, rel: &Path) -> bool {

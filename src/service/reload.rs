@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use super::tasks::{Tasks, check_interval, register, scopes};
+use super::tasks::{Tasks, register, synchronizer_settings};
 use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
 use crate::ledger::Ledger;
 use crate::next_attempt::clock_time;
 use crate::telemetry::Levels;
-use crate::{synchronizer, upload};
+use crate::upload;
 
 /// The source of new configurations.
 #[derive(Debug)]
@@ -173,12 +173,7 @@ impl Tasks {
             watches: watches.iter().cloned().collect::<HashMap<_, _>>(),
         });
         self.synchronizer_settings
-            .send_replace(synchronizer::Settings {
-                sync: config.sync.clone(),
-                retry: config.retry.clone(),
-                check_interval: check_interval(&config.watches),
-                scopes: scopes(&config.watches),
-            });
+            .send_replace(synchronizer_settings(&config));
         // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;
         self.wake_uploads.notify_one();

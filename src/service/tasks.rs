@@ -79,12 +79,7 @@ impl Tasks {
                 retry: config.retry.clone(),
                 watches: watches.iter().cloned().collect(),
             }),
-            synchronizer_settings: watch::Sender::new(synchronizer::Settings {
-                sync: config.sync.clone(),
-                retry: config.retry.clone(),
-                check_interval: check_interval(&config.watches),
-                scopes: scopes(&config.watches),
-            }),
+            synchronizer_settings: watch::Sender::new(synchronizer_settings(config)),
             queue,
             note: watch::Sender::new(None),
             ending: 0,
@@ -270,6 +265,21 @@ impl Tasks {
             );
         }
         self.set.shutdown().await;
+    }
+}
+
+/// The settings of synchronizers in a configuration.
+pub(super) fn synchronizer_settings(config: &Config) -> synchronizer::Settings {
+    let roots = config.imodels.iter().filter_map(|imodel| {
+        let root = imodel.spatial_root.clone()?;
+        Some((imodel.id.clone(), root))
+    });
+    synchronizer::Settings {
+        sync: config.sync.clone(),
+        retry: config.retry.clone(),
+        check_interval: check_interval(&config.watches),
+        scopes: scopes(&config.watches),
+        spatial_roots: roots.collect(),
     }
 }
 

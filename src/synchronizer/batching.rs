@@ -26,10 +26,7 @@ pub(super) enum Batch {
 /// set of which a part is being uploaded is waited for longer: the run would read one part of it new and one old.
 pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> Batch {
     let (Some(first), Some(last)) = (backlog.first, backlog.last) else {
-        let due = backlog
-            .next_due
-            .map_or(Duration::MAX, |at| between(now, at));
-        return Batch::WaitFor(due);
+        return Batch::WaitFor(until_due(backlog, now));
     };
     let longest = sync.batch_max.saturating_sub(since(first, now));
     let quiet = sync.batch_window.saturating_sub(since(last, now));
@@ -53,6 +50,13 @@ pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> 
         longest
     };
     Batch::WaitFor(wait.min(longest).max(Duration::from_millis(10)))
+}
+
+/// How long until another file becomes due for a run.
+pub(super) fn until_due(backlog: &Backlog, now: Timestamp) -> Duration {
+    backlog
+        .next_due
+        .map_or(Duration::MAX, |at| between(now, at))
 }
 
 /// Adds reference files, the last of which was completed at `at`, to the backlog.

@@ -4,19 +4,24 @@
 //! repeated blindly: the connection is looked up by our name before it is created, so a lost answer never makes a
 //! second one. A file that the platform refuses fails alone.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::reconcile::{Change, Remap, Wrong, differences, is_wanted, waits_after_refusal};
 use super::refusals::Refused;
+use super::spatial_root::Extent;
 use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
+use crate::ids::StorageFileId;
 use crate::itwin::{self, NewConnection, SourceFile};
 use crate::ledger::{
     Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, LastReader, Mapping, Refusal,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt;
+use crate::source_file_limit::SourceFiles;
 
 /// The connection as it is on the platform.
 struct Found {
@@ -33,9 +38,13 @@ impl Synchronizer {
     pub(super) async fn reconcile(
         &self,
         connection: &ConnectionRecord,
+        extent: Extent,
     ) -> Result<Option<String>, SyncError> {
         let now = crate::clock::now();
-        let files = self.ledger.connection_files(connection.id, now).await?;
+        let mut files = self.ledger.connection_files(connection.id, now).await?;
+        files.retain(|file| extent.has_file(file));
+        // The first file with a coordinate system defines that of the iModel: the order is the same everywhere.
+        files.sort_by(|one, other| (&one.path, &one.watch).cmp(&(&other.path, &other.watch)));
         let mut refused = Refused::default();
         let Some(found) = self
             .find_or_create(connection, &files, &mut refused)
@@ -45,8 +54,10 @@ impl Synchronizer {
             return Ok(None);
         };
         // Before files are added: the number of source files is limited.
-        self.remove_demoted(connection, &found.id, &files, &found.source_files)
+        let removed = self
+            .remove_demoted(connection, &found.id, &files, &found.source_files)
             .await?;
+        let counted = counted(&files, &found.source_files, removed);
         let dead = self.ledger.dead_mappings(connection.id).await?;
         let remap = if self.sync.remap {
             Remap::Yes
@@ -109,7 +120,7 @@ impl Synchronizer {
         }
         self.refuse(refused).await?;
         outcome?;
-        self.ledger.record_check(connection.id, now).await?;
+        self.ledger.record_check(connection, counted, now).await?;
         Ok(Some(found.id))
     }
 
@@ -366,6 +377,22 @@ fn renewed(file: &ConnectionFile, source_file_id: String) -> Mapping {
         } else {
             LastReader::Same
         },
+    }
+}
+
+/// How many source files there are once all changes are made. `removed` of those that are there have been removed.
+fn counted(files: &[ConnectionFile], there: &[SourceFile], removed: u64) -> SourceFiles {
+    let wanted: HashSet<&StorageFileId> = files
+        .iter()
+        .filter(|file| is_wanted(file))
+        .map(|file| &file.storage_file_id)
+        .collect();
+    let others = there
+        .iter()
+        .filter(|one| !wanted.contains(&one.storage_file_id));
+    SourceFiles {
+        watched: wanted.len() as u64,
+        others: (others.count() as u64).saturating_sub(removed),
     }
 }
 

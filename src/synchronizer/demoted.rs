@@ -44,7 +44,7 @@ fn step<'a>(demoted: &Demoted, files: &[ConnectionFile], there: &'a [SourceFile]
 }
 
 impl Synchronizer {
-    /// Removes what is no source file any more from the connection. `files` are all source files that it should have,
+    /// Removes what is no source file any more from the connection, and returns how many that were. `files` are all source files that it should have,
     /// `there` those that it has.
     pub(super) async fn remove_demoted(
         &self,
@@ -52,19 +52,19 @@ impl Synchronizer {
         platform_id: &str,
         files: &[ConnectionFile],
         there: &[SourceFile],
-    ) -> Result<(), SyncError> {
+    ) -> Result<u64, SyncError> {
         let demoted = self.ledger.demoted(connection.id).await?;
-        let mut kept = 0_u64;
+        let (mut removed, mut kept) = (0_u64, 0_u64);
         for one in &demoted {
             match step(one, files, there) {
                 Step::Remove(source_file_id) => {
                     let path = QuotedPath(&one.path);
-                    let removed = self
+                    let answer = self
                         .client
                         .remove_source_file(platform_id, source_file_id)
                         .await;
-                    match removed {
-                        Ok(()) => {}
+                    match answer {
+                        Ok(()) => removed += 1,
                         Err(error) if concerns_a_file(&error) => {
                             // The next check finds out whether it is still there.
                             debug!(watch = one.watch, %path, %error, "source file not removed");
@@ -87,6 +87,12 @@ impl Synchronizer {
             let now = crate::clock::now();
             self.ledger.record_unmapped(one.file, now).await?;
         }
+        if removed > 0 {
+            self.ledger
+                .retry_blocked(connection.id, crate::clock::now())
+                .await?;
+            self.uploads.notify_one();
+        }
         if kept > 0 {
             warn!(
                 imodel = %self.imodel_id, connection = connection.name, files = kept,
@@ -94,7 +100,7 @@ impl Synchronizer {
                 "source files kept although the configuration makes them references: no source file of their watch is left"
             );
         }
-        Ok(())
+        Ok(removed)
     }
 }
 

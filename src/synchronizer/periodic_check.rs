@@ -1,10 +1,12 @@
 //! Checks at intervals, even without anything to run, that the platform still holds what it should.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::warn;
 
+use super::spatial_root::Extent;
 use super::{SyncError, Synchronizer};
 use crate::ledger::{self, ConnectionFile, ConnectionRecord};
 use crate::next_attempt;
@@ -57,10 +59,30 @@ impl Synchronizer {
         Ok(next)
     }
 
+    /// Counts the source files in connections of others: they share the limit of the iModel.
+    async fn count_foreign(&self) -> Result<(), SyncError> {
+        let ours = self.ledger.connections(&self.imodel_id).await?;
+        let ours: HashSet<String> = ours
+            .into_iter()
+            .filter_map(|connection| connection.platform_id)
+            .collect();
+        let mut count = 0;
+        for connection in self.client.connections(&self.imodel_id).await? {
+            if !ours.contains(&connection.id) {
+                count += self.client.source_files(&connection.id).await?.len() as u64;
+            }
+        }
+        self.ledger
+            .record_foreign_source_files(&self.imodel_id, count)
+            .await?;
+        Ok(())
+    }
+
     /// Corrects the connection, and compares what storage holds of all its files. True: something has to be uploaded
     /// or run.
     async fn check(&mut self, connection: &ConnectionRecord) -> Result<bool, SyncError> {
-        self.reconcile(connection).await?;
+        self.reconcile(connection, Extent::All).await?;
+        self.count_foreign().await?;
         let now = crate::clock::now();
         let files = self.ledger.connection_files(connection.id, now).await?;
         let at_rest: Vec<&ConnectionFile> = files

@@ -9,10 +9,7 @@ use crate::ledger::{ConnectionFile, FileId, Refusal};
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History};
 use crate::retry::Class;
-
-/// Source files of an iModel, over all its connections.
-/// Source: bentleysystems.service-now.com, article KB0098316
-const SOURCE_FILES_MAX: usize = 250;
+use crate::source_file_limit;
 
 /// Files that could not be mapped.
 #[derive(Debug, Default)]
@@ -21,6 +18,8 @@ pub(super) struct Refused {
     pub(super) files: Vec<(ConnectionFile, Refusal)>,
     /// Files whose storage file is gone: they are uploaded again.
     pub(super) lost: Vec<FileId>,
+    /// Whether the iModel has as many source files as it accepts; read at the first refusal that may be due to that.
+    is_full: Option<bool>,
 }
 
 impl Refused {
@@ -82,12 +81,18 @@ impl Synchronizer {
         }
         // Only the platform itself refuses a file for good, and it says so by a code. Anything else passes.
         if error.status() == Some(422) && error.code().is_some() {
-            if self.is_full().await? {
+            let is_full = match refused.is_full {
+                Some(known) => known,
+                None => self.is_full().await?,
+            };
+            refused.is_full = Some(is_full);
+            if is_full {
                 failure.class = Class::RefusedForAll;
-                failure.hint = Some(format!(
-                    "an iModel accepts {SOURCE_FILES_MAX} source files: remove some there, exclude this one, or add it to \
-                     upload_only if others only refer to it"
-                ));
+                failure.reason = format!(
+                    "cannot synchronize {path}: the iModel has as many source files as it accepts, {}",
+                    source_file_limit::MAX
+                );
+                failure.hint = Some(source_file_limit::ADVICE.to_owned());
             } else {
                 failure.class = Class::RefusedForContent;
                 failure.hint = Some(
@@ -133,9 +138,9 @@ impl Synchronizer {
     async fn is_full(&self) -> Result<bool, itwin::Error> {
         let mut count = 0;
         for connection in self.client.connections(&self.imodel_id).await? {
-            count += self.client.source_files(&connection.id).await?.len();
+            count += self.client.source_files(&connection.id).await?.len() as u64;
         }
-        Ok(count >= SOURCE_FILES_MAX)
+        Ok(count >= source_file_limit::MAX)
     }
 
     /// The name of the connection of our iModel that contains a storage file.

@@ -140,8 +140,8 @@ pub(super) fn spawn(
     Ok(requests)
 }
 
-/// One walk whose listings are gathered.
-pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
+/// One walk; each selected file is passed to `each`.
+pub(super) async fn survey(watch: &Watch, mut each: impl FnMut(Ready)) -> io::Result<Survey> {
     let plan = Plan {
         root: watch.path.clone(),
         scope: watch.scope.clone(),
@@ -152,18 +152,18 @@ pub(super) async fn survey(watch: &Watch) -> io::Result<Survey> {
     let requests = spawn(&watch.name, plan, None, reports)?;
     let gone = || io::Error::other("the scan ended unexpectedly");
     requests.send(Request::All).map_err(|_| gone())?;
-    let mut survey = Survey::default();
     loop {
         match reported.recv().await.ok_or_else(gone)? {
             Report::Listing(listing) => {
-                survey.files.extend(listing.files.iter().map(Ready::from));
+                listing.files.iter().map(Ready::from).for_each(&mut each);
             }
             Report::FolderDone(_) => {}
             Report::Done(summary) => {
                 summary.root?;
-                survey.ignored = summary.ignored;
-                survey.problems = summary.problems.lines(&watch.path);
-                return Ok(survey);
+                return Ok(Survey {
+                    ignored: summary.ignored,
+                    problems: summary.problems.lines(&watch.path),
+                });
             }
         }
     }

@@ -47,6 +47,7 @@ mod runs;
 mod scale;
 mod sets;
 mod soak;
+mod spatial_root;
 mod state_directory;
 mod support;
 mod systemd;

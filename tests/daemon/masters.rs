@@ -148,3 +148,72 @@ async fn masters_can_change_without_another_upload_and_without_stale_source_file
     assert_eq!(mapped(&site), ["0_MASTER.dgn", "1_MASTER.dgn"]);
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn the_advice_of_a_full_imodel_ends_the_failure() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables = site.tables.replace("\"2s\"", "\"1h\"");
+    tree(&folder, 0, 250);
+    write(&folder.join("z_MASTER.dgn"), "master");
+    let daemon = site.start();
+    let full = || mapped(&site).len() == 250;
+    eventually(full, || daemon.log()).await;
+    daemon.says("as many source files as it accepts, 250").await;
+    let shown = site.run(&["status"]).await.out;
+    assert_eq!(
+        site.status().await["north/z_MASTER.dgn"]["state"],
+        "failed",
+        "the last one by path"
+    );
+    assert!(
+        shown.contains("251 source files, but an iModel accepts 250"),
+        "{shown}"
+    );
+
+    site.replace_in_watches("imodel_id", &format!("{MASTERS}imodel_id"));
+    site.config();
+    daemon.signal("HUP");
+    eventually(|| mapped(&site) == ["z_MASTER.dgn"], || daemon.log()).await;
+    at_rest(&site, &daemon, 251, 1).await;
+    let shown = site.run(&["status"]).await.out;
+    assert!(shown.contains("iModel  1 source file\n"), "{shown}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn check_and_dry_run_count_source_files_of_all_watches() {
+    let mut site = Site::new(platform()).await;
+    let north = site.watch("north", DEFAULT_IMODEL_ID, "storage_folder = \"north\"");
+    let south = site.watch("south", DEFAULT_IMODEL_ID, "storage_folder = \"south\"");
+    tree(&north, 200, 0);
+    write(&north.join("list.xlsx"), "list");
+    tree(&south, 3, 96);
+    let too_many = "300 source files, but an iModel accepts 250";
+    for command in [&["check"][..], &["run", "--dry-run"]] {
+        let ended = site.run(command).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.out.contains(too_many), "{ended:?}");
+        assert!(
+            ended.out.contains("hint: list the master files in masters"),
+            "{ended:?}"
+        );
+    }
+    site.replace_in_watches(
+        "storage_folder = \"south\"",
+        &format!("storage_folder = \"south\"\n{MASTERS}"),
+    );
+    let ended = site.run(&["check"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for line in [
+        "ok      watch \"south\": 3 source files, 96 only stored\n",
+        "note    watch \"north\": 1 xlsx file uses PSEXCEL, which is retired\n",
+        "204 source files, of 250 that an iModel accepts\n",
+    ] {
+        assert!(ended.out.contains(line), "{line}: {ended:?}");
+    }
+    site.replace_in_watches("*_MASTER", "*_MASTR");
+    let ended = site.run(&["check"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let none = "FAILED  watch \"south\": 0 source files, 99 only stored: no file matches masters\n";
+    assert!(ended.out.contains(none), "{ended:?}");
+}

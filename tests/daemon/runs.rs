@@ -121,9 +121,10 @@ async fn a_full_imodel_takes_what_fits_and_the_rest_fails_with_the_reason() {
         let files = site.status().await;
         let with = |key: &str, word: &str| files.values().filter(|file| file[key] == word).count();
         let full = files.values().filter(|file| {
-            file["hint"]
-                .as_str()
-                .is_some_and(|hint| hint.contains("accepts 250 source files"))
+            let has = |key: &str, words: &str| {
+                file[key].as_str().is_some_and(|text| text.contains(words))
+            };
+            has("reason", "as many source files as it accepts, 250") && has("hint", "masters")
         });
         if (
             with("result", "synchronized"),

@@ -196,6 +196,18 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             ),
         );
     }
+    if let Some(root) = &watch.spatial_root {
+        line(out, &format!("  {}", root.text));
+        if let Some(hint) = &root.hint {
+            line(out, &format!("          hint: {hint}"));
+        }
+    }
+    if let Some(found) = &watch.source_files {
+        line(out, &format!("  iModel  {}", found.text));
+        if let Some(hint) = found.hint {
+            line(out, &format!("          hint: {hint}"));
+        }
+    }
     for file in &watch.unfinished {
         let why = match &file.reason {
             Some(reason) => format!("{reason}; retrying"),

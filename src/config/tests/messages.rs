@@ -84,10 +84,40 @@ fn other_keys() {
         "[bulk_changes]\nmax_files = 3",
         "[bulk_change]\nmax_files = 0",
         "retry = 3",
+        "[[imodel]]\nspatial_root = 3",
+        "[[imodel]]\nid = \"00000000-0000-4000-8000-000000000000\"",
+        "[imodel]\nid = \"x\"",
         "[sync]\nshutdown_grace = \"1s\"",
         "[retry]\nzzzzzzzzzzzz = 1",
     ];
     insta::assert_snapshot!(render(cases, in_file));
+}
+
+/// In the table of the iModel of [`LEAST`], from line 8 on.
+#[test]
+fn imodels() {
+    let cases = [
+        "spatial_root = \"Site/GCS.dgn\"",
+        "spatial_root = { watch = \"north\" }",
+        "spatial_root = { watch = \"north\", path = \"/Site/GCS.dgn\" }",
+        "spatial_root = { watch = \"north\", path = \"../GCS.dgn\" }",
+        "spatial_root = { watch = \"north\", path = \"GCS.dgn\", also = 1 }",
+        "spatial_root = { watch = \"south\", path = \"Site/GCS.dgn\" }",
+        "spatial_root = { watch = \"north\", path = \"Site/GCS.txt\" }",
+        "spatial_root = { watch = \"north\", path = \"Site/GCS.bak\" }",
+        "named = 3",
+        "[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"",
+    ];
+    let with = |keys: &str| {
+        in_file(&format!(
+            "[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n{keys}"
+        ))
+    };
+    insta::assert_snapshot!(render(cases, with));
+    let stored = LEAST.to_owned()
+        + "upload_only = [\"/Site/\"]\n[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
+           spatial_root = { watch = \"north\", path = \"Site/GCS.dgn\" }\n";
+    insta::assert_snapshot!("spatial_root_that_is_only_stored", errors(&stored));
 }
 
 #[test]

@@ -91,6 +91,8 @@ fn watch() -> WatchView {
         },
         last_run: Some(run()),
         blocked_by: None,
+        source_files: None,
+        spatial_root: None,
         unfinished: Vec::new(),
     }
 }

@@ -1,0 +1,143 @@
+//! The `[[imodel]]` tables: what concerns an iModel rather than one of its watches.
+//!
+//! Input: the tables and the watches. Output: [`Imodel`]s. Every error has the line of its key. It touches no folder:
+//! whether a watch selects a path is decided from the path alone.
+
+use std::path::{Component, Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::document::{Report, Section};
+use super::sections::KEYS;
+use super::values::{self, InvalidValue};
+use super::watches::Placed;
+use super::{Imodel, SpatialRoot};
+use crate::selection::Verdict;
+
+/// How a spatial root is written.
+const EXAMPLE: &str = "write spatial_root = { watch = \"north\", path = \"Site/GCS.dgn\" }";
+
+/// Reads every table, and reports the errors of each.
+pub(super) fn read<'d>(
+    tables: &[&'d Spanned<DeValue<'d>>],
+    watches: &[Placed],
+    report: &mut Report,
+) -> Vec<Imodel> {
+    let mut imodels: Vec<Imodel> = Vec::new();
+    for table in tables {
+        let mut section = Section::one_of(table, "imodel", KEYS, report);
+        let id = section.require(
+            "id",
+            "add the id of the iModel, the same as imodel_id of its watches",
+            values::uuid,
+        );
+        let root = section.read("spatial_root", spatial_root);
+        let Some(id) = id else { continue };
+        let imodel = Imodel {
+            id: id.into(),
+            spatial_root: root,
+        };
+        if let Some(bad) = mistake(&imodel, &imodels, watches) {
+            section.add("id", bad);
+        } else if let Some(bad) = imodel
+            .spatial_root
+            .as_ref()
+            .and_then(|root| root_mistake(&imodel, root, watches))
+        {
+            section.add("spatial_root", bad);
+        }
+        imodels.push(imodel);
+    }
+    imodels
+}
+
+fn spatial_root(value: &DeValue<'_>) -> Result<SpatialRoot, InvalidValue> {
+    let bad = |what: &str| InvalidValue::new(what, EXAMPLE);
+    let table = value
+        .as_table()
+        .ok_or_else(|| bad("expected a table with watch and path"))?;
+    let text = |key: &str| {
+        let found = table.iter().find(|(name, _)| name.get_ref() == key);
+        let text = found.and_then(|(_, value)| value.get_ref().as_str());
+        text.map(str::to_owned)
+            .ok_or_else(|| bad(&format!("has no {key}, or one that is not a string")))
+    };
+    if let Some((key, _)) = table
+        .iter()
+        .find(|(key, _)| !["watch", "path"].contains(&key.get_ref().as_ref()))
+    {
+        return Err(bad(&format!("unknown key {:?}", key.get_ref())));
+    }
+    let path = PathBuf::from(text("path")?);
+    let is_plain = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    if path.as_os_str().is_empty() || !is_plain {
+        return Err(bad("path must be relative to the folder of the watch"));
+    }
+    Ok(SpatialRoot {
+        watch: text("watch")?,
+        path,
+    })
+}
+
+fn mistake(imodel: &Imodel, earlier: &[Imodel], watches: &[Placed]) -> Option<InvalidValue> {
+    if earlier.iter().any(|other| other.id == imodel.id) {
+        return Some(InvalidValue::new(
+            "there is another [[imodel]] table with this id",
+            "merge both tables",
+        ));
+    }
+    let used = watches
+        .iter()
+        .any(|placed| placed.watch.imodel_id == imodel.id);
+    (!used).then(|| {
+        InvalidValue::new(
+            "no watch has this imodel_id",
+            "add a [[watch]] for this iModel, correct the id, or remove the table",
+        )
+    })
+}
+
+fn root_mistake(imodel: &Imodel, root: &SpatialRoot, watches: &[Placed]) -> Option<InvalidValue> {
+    let of_imodel = watches
+        .iter()
+        .map(|placed| &placed.watch)
+        .filter(|watch| watch.imodel_id == imodel.id);
+    let names: Vec<String> = of_imodel
+        .clone()
+        .map(|watch| format!("{:?}", watch.name))
+        .collect();
+    let Some(watch) = of_imodel.clone().find(|watch| watch.name == root.watch) else {
+        return Some(InvalidValue::new(
+            format!("no watch of this iModel has the name {:?}", root.watch),
+            format!("watches of this iModel: {}", names.join(", ")),
+        ));
+    };
+    let why = not_a_source_file(&watch.scope.decide(&root.path))?;
+    Some(InvalidValue::new(
+        format!(
+            "{} is no source file of watch {:?}: {why}",
+            shown(&root.path),
+            root.watch
+        ),
+        "name a file that the watch synchronizes; `itwin-syncd explain PATH` shows how it treats a path",
+    ))
+}
+
+fn shown(path: &Path) -> String {
+    format!("{:?}", path.to_string_lossy())
+}
+
+/// Why a file does not become a source file.
+fn not_a_source_file(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Source { .. } => None,
+        Verdict::Ignored(reason) => Some(format!("ignored, {reason}")),
+        Verdict::NoConnector => Some("no connector for its extension".to_owned()),
+        Verdict::UploadOnly { glob } => Some(format!("upload_only has {glob:?}")),
+        Verdict::Reference => Some("no glob of masters matches".to_owned()),
+        Verdict::Companion(companion) => Some(format!("companion of {companion}")),
+    }
+}
