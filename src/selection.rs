@@ -86,7 +86,7 @@ pub struct Selection {
 pub enum Verdict {
     /// Never read.
     Ignored(Reason),
-    /// No connector is known for its extension: it is left alone.
+    /// No connector is known for its extension: it is ignored.
     NoConnector,
     /// Uploaded to storage, but no source file of the connection.
     UploadOnly {

@@ -1,7 +1,7 @@
 //! How many source files an iModel has, and how many the platform accepts. Pure.
 //!
-//! Input: counts. Output: whether they fit, in words that `check`, `run --dry-run`, `status` and the page share, and what
-//! to do. It asks nobody: `check` counts the watched folders, the synchronizer what is in storage and on the platform.
+//! Input: counts, of watched folders (`check`) or of storage and the platform (the synchronizer). Output: whether they
+//! fit and what to do, in texts that `check`, `run --dry-run`, `status` and the page share.
 
 use serde::Serialize;
 
@@ -51,9 +51,9 @@ impl SourceFiles {
 
     pub(crate) fn load(self) -> Load {
         match self.total() {
-            0..=NEAR => Load::Fits,
-            ..=MAX => Load::Near,
-            _ => Load::Over,
+            total if total > MAX => Load::Over,
+            total if total > NEAR => Load::Near,
+            _ => Load::Fits,
         }
     }
 

@@ -281,17 +281,8 @@ fn disk(watch: &Watch, below: &Path) -> OnDisk {
     })
 }
 
-/// Adds the state of the file, and what it waits for.
-async fn state(
-    explanation: &mut Explanation,
-    watch: &Watch,
-    below: &Path,
-    on_disk: &OnDisk,
-    config: &ReadOnlyConfig,
-    known: &Knowledge,
-) {
-    let file = known.file(&watch.name, below).await;
-    let file = file.as_ref();
+/// Adds the last result of the file.
+fn last_result(explanation: &mut Explanation, file: Option<&FileReport>) {
     if let Some(file) = file {
         let at = file
             .result_time()
@@ -317,6 +308,20 @@ async fn state(
             .lines
             .push("state: not queued for upload yet".to_owned());
     }
+}
+
+/// Adds the state of the file, and what it waits for.
+async fn state(
+    explanation: &mut Explanation,
+    watch: &Watch,
+    below: &Path,
+    on_disk: &OnDisk,
+    config: &ReadOnlyConfig,
+    known: &Knowledge,
+) {
+    let file = known.file(&watch.name, below).await;
+    let file = file.as_ref();
+    last_result(explanation, file);
     let set = known.companions(file).await;
     if !set.is_empty() {
         let names: Vec<String> = set.iter().map(companion).collect();

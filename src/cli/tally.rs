@@ -1,7 +1,7 @@
 //! Counts the files that watches select: source files, references, and those of retired connector types.
 //!
-//! Input: files of a scan, one by one. Output: counts for `check` and `run --dry-run`. It keeps no paths, so a folder of
-//! any size takes little memory.
+//! Input: files of a scan, one by one. Output: counts for `check` and `run --dry-run`. It keeps no paths, so a folder
+//! of any size takes little memory.
 
 use std::collections::BTreeMap;
 use std::path::Path;

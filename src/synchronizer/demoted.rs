@@ -44,8 +44,8 @@ fn step<'a>(demoted: &Demoted, files: &[ConnectionFile], there: &'a [SourceFile]
 }
 
 impl Synchronizer {
-    /// Removes what is no source file any more from the connection, and returns how many that were. `files` are all source files that it should have,
-    /// `there` those that it has.
+    /// Removes what is no source file any more from the connection, and returns how many that were. `files` are all
+    /// source files that it should have, `there` those that it has.
     pub(super) async fn remove_demoted(
         &self,
         connection: &ConnectionRecord,

@@ -3,7 +3,7 @@
 //!
 //! Input: the configuration, the ledger's record of that file, and whether the iModel has changesets. Output: whether
 //! other files may be mapped and run. The end of the wait is recorded in the ledger and never taken back: the file is
-//! synchronized, the iModel was not empty, or the operator decided to go on without it.
+//! synchronized, the iModel was not empty, or the operator resumed without it.
 
 use std::time::Instant;
 

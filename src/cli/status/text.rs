@@ -167,6 +167,21 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             .unwrap_or_default();
         line(out, &format!("  suspended{retry}: {reason}"));
     }
+    imodel_text(out, watch, now);
+    for file in &watch.unfinished {
+        let why = match &file.reason {
+            Some(reason) => format!("{reason}; retrying"),
+            None => "still being written".to_owned(),
+        };
+        line(out, &format!("  new     {}  {why}", shown(&file.path)));
+        if let Some(hint) = &file.hint {
+            line(out, &format!("          hint:   {hint}"));
+        }
+    }
+}
+
+/// What happens to the iModel of a watch.
+fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     if let Some(run) = &watch.last_run {
         let shown = match (run.ended_at, run.seconds) {
             (Some(ended), Some(seconds)) => format!(
@@ -206,16 +221,6 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         line(out, &format!("  iModel  {}", found.text));
         if let Some(hint) = found.hint {
             line(out, &format!("          hint: {hint}"));
-        }
-    }
-    for file in &watch.unfinished {
-        let why = match &file.reason {
-            Some(reason) => format!("{reason}; retrying"),
-            None => "still being written".to_owned(),
-        };
-        line(out, &format!("  new     {}  {why}", shown(&file.path)));
-        if let Some(hint) = &file.hint {
-            line(out, &format!("          hint:   {hint}"));
         }
     }
 }
