@@ -1,6 +1,6 @@
-//! Random sequences of renames, moves, copies, deletions and saves of files and folders, with kills in between, compared
-//! with a simple model: each storage file keeps its id while its local file is renamed, and only new content is
-//! uploaded.
+//! Random sequences of renames, moves, copies, deletions and saves of files and folders, with kills in between,
+//! compared with a simple model: each storage file keeps its id while its local file is renamed, and only new content
+//! is uploaded.
 //!
 //! By hand for longer: `RENAME_SEQUENCES=1000`; `RENAME_SEED=…` repeats one sequence.
 
