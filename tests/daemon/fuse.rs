@@ -445,7 +445,7 @@ async fn a_share_that_is_mounted_below_a_watched_folder_is_seen_at_once_and_poll
     share.put("a.ifc", "first");
     let mounted = share.mount(&below);
     site.synchronized(2, &daemon).await;
-    daemon.says("it is scanned at intervals").await;
+    daemon.says("folder is scanned at intervals").await;
     for number in 0..3 {
         share.put("a.ifc", &number.to_string());
         write(&folder.join(format!("{number}.ifc")), "local");
