@@ -58,6 +58,8 @@ struct Task {
     threads: Threads,
     last_scan: LastScan,
     unreadable: Unreadable,
+    /// Something that is no known file is gone since the last scan began: perhaps a folder of known files.
+    folder_may_be_gone: bool,
     /// How many files could not be opened, by the reason, since all could be.
     unreadable_counts: Problems,
     /// Of `unreadable`: how many are a problem.
@@ -112,6 +114,7 @@ pub(super) async fn run(
             watch.settle_policy.settle,
             rustix::process::geteuid().as_raw(),
         ),
+        folder_may_be_gone: false,
         unreadable_counts: Problems::default(),
         lasting_files: 0,
         skip_log,
@@ -142,6 +145,7 @@ impl Task {
         let now = Instant::now();
         if self.schedule.is_scan_due(now) && self.threads.scan(scan::Request::All) {
             self.schedule.scan_started();
+            self.folder_may_be_gone = false;
             self.last_scan.changed = 0;
             self.comparison.begin_scan();
         }

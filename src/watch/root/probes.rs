@@ -112,7 +112,7 @@ impl Task {
     async fn on_gone(&mut self, path: &Path) -> Result<(), Error> {
         self.settling.forget(path);
         let known = self.out.ledger.known(self.id, path).await?;
-        if let Some(known) = known.filter(|known| known.absence.is_none()) {
+        if let Some(known) = known.as_ref().filter(|known| known.absence.is_none()) {
             if known.set_stem.is_some() {
                 self.miss_part(path).await?;
             }
@@ -120,6 +120,8 @@ impl Task {
             let now = Instant::now();
             let settled = now + self.watch.settle_policy.settle;
             self.schedule.request_scan_later(settled, now);
+        } else if known.is_none() {
+            self.folder_may_be_gone = true;
         }
         Ok(())
     }
@@ -187,7 +189,7 @@ impl Task {
         if let Some(change) = handed_over.bulk_change {
             change.log(&self.watch.name);
         }
-        if handed_over.suspects_rename {
+        if handed_over.suspects_rename && self.folder_may_be_gone {
             // Events do not name the files of a folder that was moved; a scan finds that they are missing.
             let now = Instant::now();
             self.schedule.request_scan_later(now, now);
