@@ -246,6 +246,8 @@ pub struct ReadOnlyConfig {
     pub state: State,
     /// Every `[[watch]]`.
     pub watches: Vec<Watch>,
+    /// Every `[[imodel]]`.
+    pub imodels: Vec<Imodel>,
 }
 
 impl Config {

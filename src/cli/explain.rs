@@ -133,6 +133,15 @@ impl Knowledge {
     }
 }
 
+fn is_spatial_root(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> bool {
+    config
+        .imodels
+        .iter()
+        .filter(|imodel| imodel.id == watch.imodel_id)
+        .filter_map(|imodel| imodel.spatial_root.as_ref())
+        .any(|root| root.watch == watch.name && root.path == below)
+}
+
 async fn one(
     place: Option<((&Watch, PathBuf), OnDisk)>,
     config: &ReadOnlyConfig,
@@ -223,6 +232,11 @@ async fn one(
         answer,
         lines: vec![format!("{in_watch} → iModel {}", watch.imodel_id), rule],
     };
+    if is_spatial_root(config, watch, &below) {
+        let line =
+            "spatial root of the iModel: synchronized first and alone, while the iModel is empty";
+        explanation.lines.push(line.to_owned());
+    }
     explanation
         .lines
         .extend(content::doubts(&watch.scope.decide(&below)));

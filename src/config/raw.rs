@@ -160,6 +160,7 @@ impl RawConfig {
                 .into_iter()
                 .map(|placed| placed.watch)
                 .collect(),
+            imodels: self.imodels,
         }
     }
 }

@@ -108,6 +108,9 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
     // Dropped while the page is open: it gets there without being loaded again.
     write(&folder.join("house.ifc"), "house");
     browser.until_result("house.ifc", "synchronized").await;
+    browser
+        .until("return document.body.innerText.includes('iModel: 1 source file')")
+        .await;
 
     std::fs::write(folder.join(HOSTILE), "x").unwrap();
     write(&folder.join("refused.ifc"), "refused");

@@ -65,6 +65,12 @@ async fn the_spatial_root_is_run_first_and_alone() {
         explained.contains("waits for the spatial root \"Site/GCS.dgn\""),
         "{explained}"
     );
+    let path = folder.join("Site/GCS.dgn");
+    let explained = site.run(&["explain", path.to_str().unwrap()]).await.out;
+    assert!(
+        explained.contains("spatial root of the iModel"),
+        "{explained}"
+    );
     assert!(site.emulator.state().connections.is_empty());
 
     write(&folder.join("Site/GCS.dgn"), "root");
