@@ -7,8 +7,6 @@
 //!
 //! A file that was a source file before has one in the connection until the synchronizer removes it.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -58,10 +56,7 @@ impl Changed {
 
 /// A path in quotes; odd bytes and control characters are replaced or escaped.
 fn shown(path: &Path) -> String {
-    format!(
-        "{:?}",
-        OsStr::from_bytes(path.as_os_str().as_bytes()).to_string_lossy()
-    )
+    format!("{:?}", path.to_string_lossy())
 }
 
 impl Ledger {

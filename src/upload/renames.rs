@@ -143,15 +143,16 @@ impl Shared {
 
 /// Decides from the known files with the content of the new one that were not there when they were looked for.
 fn decide<'o>(path: &Path, gone: &'o [Origin], times: Times) -> Decision<'o> {
-    let paths: Vec<&Path> = gone.iter().map(|origin| origin.path.as_path()).collect();
-    let Some(origin) = most_similar(path, &paths).and_then(|at| gone.get(at)) else {
-        return Decision::New;
-    };
     let Times {
         settle,
         enqueued,
         now,
     } = times;
+    let latest = latest(gone, settle);
+    let paths: Vec<&Path> = latest.iter().map(|origin| origin.path.as_path()).collect();
+    let Some(origin) = most_similar(path, &paths).and_then(|at| latest.get(at).copied()) else {
+        return Decision::New;
+    };
     let confirmed = origin.absent_since.map(|since| after(since, settle));
     // A clock that was set back must not keep the file waiting.
     let is_ahead = origin.absent_since.is_some_and(|since| since > now);
@@ -163,6 +164,22 @@ fn decide<'o>(path: &Path, gone: &'o [Origin], times: Times) -> Decision<'o> {
     }
     let until = confirmed.unwrap_or_else(|| after(now, settle.clamp(LOOK_MIN, LOOK_MAX)));
     Decision::AwaitScan { origin, until }
+}
+
+/// The files that went last, and those that went up to the settle time before: files that are moved together are missed
+/// by one scan. One that went earlier was deleted, or a new file would have taken its record already.
+fn latest(gone: &[Origin], settle: Duration) -> Vec<&Origin> {
+    // The next scan misses a file that the last one found: nothing went later.
+    let found_last = |origin: &&Origin| origin.absent_since.is_none();
+    let last = match gone.iter().find(found_last) {
+        Some(_) => None,
+        None => gone.iter().filter_map(|origin| origin.absent_since).max(),
+    };
+    let is_latest = |origin: &&Origin| match (last, origin.absent_since) {
+        (None, since) => since.is_none(),
+        (Some(last), since) => since.is_none_or(|since| after(since, settle) >= last),
+    };
+    gone.iter().filter(is_latest).collect()
 }
 
 /// Which of several gone files with the content of a new one that was before: the one whose path ends like the new one
@@ -227,6 +244,37 @@ mod tests {
             let paths: Vec<&Path> = gone.iter().map(Path::new).collect();
             let found = most_similar(Path::new(path), &paths).map(|at| gone[at]);
             assert_eq!(found, expected, "{path} of {gone:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_went_earlier_is_not_the_origin() {
+        // The settle time is 5 s.
+        for (gone, expected) in [
+            (
+                &[("a.dgn", Some(0)), ("x/b.dgn", Some(60))][..],
+                &["x/b.dgn"][..],
+            ),
+            // One scan may miss files of several folders over some time.
+            (
+                &[("a.dgn", Some(55)), ("x/b.dgn", Some(60))],
+                &["a.dgn", "x/b.dgn"],
+            ),
+            (&[("a.dgn", Some(54)), ("x/b.dgn", Some(60))], &["x/b.dgn"]),
+            // The next scan misses it.
+            (&[("a.dgn", Some(60)), ("x/b.dgn", None)], &["x/b.dgn"]),
+            (&[], &[]),
+        ] {
+            let gone: Vec<Origin> = gone
+                .iter()
+                .map(|(path, since)| origin(path, *since))
+                .collect();
+            let found = latest(&gone, Duration::from_secs(5));
+            let found: Vec<_> = found
+                .iter()
+                .filter_map(|origin| origin.path.to_str())
+                .collect();
+            assert_eq!(found, expected, "{gone:?}");
         }
     }
 
