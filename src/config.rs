@@ -38,6 +38,8 @@ use raw::RawConfig;
 use values::InvalidValue;
 pub use web::Web;
 
+pub(crate) use values::show_duration;
+
 use crate::bandwidth::Period;
 use crate::ids::ImodelId;
 use crate::itwin::Network;
@@ -61,8 +63,8 @@ pub struct Config {
     pub sync: Sync,
     /// `[retry]`: a job's own next attempts.
     pub retry: Retry,
-    /// `bulk_change.max_files`: when more known files change at once, the watch is suspended.
-    pub bulk_change_limit: u64,
+    /// `[bulk_change]`: what waits for the operator.
+    pub bulk_change: BulkChange,
     /// How long requests in flight may take to finish after the first stop signal; zero means not at all.
     pub shutdown_grace: Duration,
     /// `[web]`: the local page.
@@ -191,6 +193,15 @@ pub struct Retry {
     pub give_up: Duration,
 }
 
+/// How many files may change or go at once without the operator's approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkChange {
+    /// Known files of a watch that change at once.
+    pub max_files: u64,
+    /// Files of a watch that are withdrawn because they are gone.
+    pub max_deletes: u64,
+}
+
 /// When a file counts as completely written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SettlePolicy {
@@ -223,6 +234,10 @@ pub struct Watch {
     pub storage_folder: Vec<String>,
     /// What a new name or folder of a file does in storage.
     pub on_rename: OnRename,
+    /// What happens on the platform to a file that is gone.
+    pub on_delete: OnDelete,
+    /// How long it has to be gone before that.
+    pub delete_after: Duration,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
     /// Which files, how deep, and with which connector.
@@ -237,6 +252,18 @@ pub enum OnRename {
     Follow,
     /// It is uploaded as a new file; the old storage file stays.
     UploadAgain,
+}
+
+/// What happens on the platform to a file that is gone from its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDelete {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// Its source file is removed from the connection.
+    Unmap,
+    /// So is its storage file, after a run.
+    Remove,
 }
 
 /// The part of a configuration that commands need which only read the ledger: no secrets, no check of folders.

@@ -347,6 +347,7 @@ fn known(platform: &Platform, files: u64) -> Site {
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
             bulk_change_limit: 1_000_000_000,
+            withdrawal: itwin_syncd::ledger::WithdrawalPolicy::default(),
         };
         let now = jiff::Timestamp::now();
         let watch = ledger.register_watches(&[spec], now).await.unwrap()[0].0;

@@ -599,6 +599,7 @@ mod tests {
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
             bulk_change_limit: 1000,
+            withdrawal: crate::ledger::WithdrawalPolicy::default(),
         };
         ledger.register_watches(&[spec], now).await.unwrap();
         ledger

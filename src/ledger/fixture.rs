@@ -46,6 +46,7 @@ pub(super) fn spec(name: &str) -> WatchSpec {
         imodel_id: "imodel".into(),
         storage_folder: String::new(),
         bulk_change_limit: 1000,
+        withdrawal: crate::ledger::WithdrawalPolicy::default(),
         connection: "itwin-syncd".to_owned(),
     }
 }

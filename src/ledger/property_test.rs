@@ -161,6 +161,7 @@ impl World {
             imodel_id: "imodel".into(),
             storage_folder: String::new(),
             bulk_change_limit: 1000,
+            withdrawal: crate::ledger::WithdrawalPolicy::default(),
             connection: "itwin-syncd".to_owned(),
         };
         let now = self.now();
