@@ -63,7 +63,7 @@ pub struct Config {
     pub sync: Sync,
     /// `[retry]`: a job's own next attempts.
     pub retry: Retry,
-    /// `[bulk_change]`: what waits for the operator.
+    /// `[bulk_change]`: how many files may change, arrive or go at once.
     pub bulk_change: BulkChange,
     /// How long requests in flight may take to finish after the first stop signal; zero means not at all.
     pub shutdown_grace: Duration,
@@ -121,6 +121,17 @@ pub struct State {
     pub path: PathBuf,
     /// How long results, steps and runs are kept; the last result of each file is always kept.
     pub keep_history: Duration,
+}
+
+/// How many files of a watch may change, arrive or go at once without the operator's approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkChange {
+    /// Known files that may change at once; at least 1.
+    pub max_files: u64,
+    /// New files that may arrive within an hour; at least 1.
+    pub max_new_files: u64,
+    /// Deleted files that may be taken out of the iModel at once; at least 1.
+    pub max_deletes: u64,
 }
 
 /// What is logged and where.
@@ -191,15 +202,6 @@ pub struct Retry {
     pub max_delay: Duration,
     /// A job is given up this long after its first attempt; not below `max_delay`.
     pub give_up: Duration,
-}
-
-/// How many files may change or go at once without the operator's approval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BulkChange {
-    /// Known files of a watch that change at once.
-    pub max_files: u64,
-    /// Files of a watch that are withdrawn because they are gone.
-    pub max_deletes: u64,
 }
 
 /// When a file counts as completely written.

@@ -90,7 +90,10 @@ pub(super) const KEYS: &Keys = &[
         ],
     ),
     ("retry", &["first_delay", "max_delay", "give_up"]),
-    ("bulk_change", &["max_files", "max_deletes"]),
+    (
+        "bulk_change",
+        &["max_files", "max_new_files", "max_deletes"],
+    ),
     (
         "watch",
         &[
@@ -255,6 +258,7 @@ pub(super) fn bulk_change(section: &mut Section<'_>) -> BulkChange {
     };
     BulkChange {
         max_files: count("max_files", 1000),
+        max_new_files: count("max_new_files", 1000),
         max_deletes: count("max_deletes", 20),
     }
 }

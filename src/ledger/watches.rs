@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::bulk_change::set_limit;
+use super::bulk_change::{BulkChangeLimits, set_limits};
 use super::scan_digests::forget_listings;
 use super::{Error, Ledger, OnDelete, RootState, Tx, WatchId, count_column, millis, new_id};
 use crate::ids::ImodelId;
@@ -20,8 +20,8 @@ pub struct WatchSpec {
     pub storage_folder: String,
     /// The display name of the connection of its files in the iModel.
     pub connection: String,
-    /// How many files that storage knows may be due at once.
-    pub bulk_change_limit: u64,
+    /// How many files may change or arrive at once.
+    pub bulk_change_limits: BulkChangeLimits,
     /// What happens to files that are gone.
     pub withdrawal: WithdrawalPolicy,
 }
@@ -163,7 +163,7 @@ async fn register(
         .bind(connection_id)
         .execute(&mut **tx)
         .await?;
-        set_limit(tx, id, spec.bulk_change_limit).await?;
+        set_limits(tx, id, spec.bulk_change_limits).await?;
         set_policy(tx, id, spec.withdrawal).await?;
         return Ok((WatchId(id), 0));
     };
@@ -177,7 +177,7 @@ async fn register(
     .bind(connection_id)
     .execute(&mut **tx)
     .await?;
-    set_limit(tx, id, spec.bulk_change_limit).await?;
+    set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;
     let moved = *imodel_id != *spec.imodel_id || storage_folder != spec.storage_folder;
     let forgotten = if moved {

@@ -16,7 +16,7 @@ use super::{Error, clock, host_backoffs};
 use crate::config::{Config, OnDelete, Watch};
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
-use crate::ledger::{self, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
+use crate::ledger::{self, BulkChangeLimits, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
 use crate::runtime_status::{Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
@@ -308,7 +308,6 @@ pub(super) async fn register(
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
-            bulk_change_limit: config.bulk_change.max_files,
             withdrawal: WithdrawalPolicy {
                 on_delete: match watch.on_delete {
                     OnDelete::Keep => ledger::OnDelete::Keep,
@@ -317,6 +316,10 @@ pub(super) async fn register(
                 },
                 after: watch.delete_after,
                 limit: config.bulk_change.max_deletes,
+            },
+            bulk_change_limits: BulkChangeLimits {
+                changed_files: config.bulk_change.max_files,
+                new_files: config.bulk_change.max_new_files,
             },
         })
         .collect();
