@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use itwin_syncd::emulator::{
-    Builder, DEFAULT_IMODEL_ID, Fault, RemovedSourceFile, State, Switches, UnchangedTask,
+    Builder, DEFAULT_IMODEL_ID, Fault, RemovedSourceFile, RunFault, State, Switches, UnchangedTask,
 };
 use tokio::time::Instant;
 
+use crate::other_client::{OtherClient, shared_platform};
 use crate::support::{Daemon, Site, eventually, platform, write};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -497,4 +498,123 @@ async fn what_the_platform_refuses_is_reported_kept_and_tried_again() {
         assert!(!after.contains("deletions refused"), "{after}");
         daemon.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_source_file_is_removed_only_while_no_run_of_the_imodel_is_active() {
+    let keys = "on_delete = \"unmap\"\ndelete_after = \"1s\"";
+    let (site, folder, daemon) = synchronized(shared_platform(), keys, 3).await;
+    let active = Duration::from_secs(12);
+    let other = OtherClient::signs_in(&site.emulator).await;
+    let theirs = other.stores("theirs").await;
+    let connection = other.connects("theirs", &theirs).await.unwrap();
+    site.emulator.fail_run(RunFault {
+        imodel_id: DEFAULT_IMODEL_ID.to_owned(),
+        duration_ms: Some(12_000),
+        count: Some(1),
+        ..RunFault::default()
+    });
+    assert!(other.runs(&connection).await);
+    let began = Instant::now();
+    delete(&folder, "1.ifc");
+    shown(&site, "1.ifc", UNMAPPED, &daemon).await;
+    assert!(began.elapsed() >= active, "{}", daemon.log());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_storage_file_that_another_client_changed_is_not_deleted() {
+    let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"\nupload_only = [\"1.ifc\"]";
+    let mut site = Site::new(shared_platform()).await;
+    TIMES.clone_into(&mut site.top);
+    let folder = site.watch("north", DEFAULT_IMODEL_ID, keys);
+    for name in ["0.ifc", "1.ifc"] {
+        write(&folder.join(name), name);
+    }
+    let daemon = site.start();
+    shown(&site, "0.ifc", "synchronized", &daemon).await;
+    shown(&site, "1.ifc", "uploaded", &daemon).await;
+    daemon.stop().await;
+    let other = OtherClient::signs_in(&site.emulator).await;
+    let id = site.stored("1.ifc").id;
+    other.overwrites(&id, "theirs").await;
+    delete(&folder, "1.ifc");
+    let daemon = site.start();
+    daemon.says("another client changed it").await;
+    assert!(!is_deleted(&site, "1.ifc"));
+    let status = site.run(&["status"]).await.out;
+    let hint = "check it in the iTwin portal, and delete it there if it is not needed";
+    assert!(status.contains(hint), "{status}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_spatial_root_stays_in_the_connection() {
+    let keys = "on_delete = \"unmap\"\ndelete_after = \"1s\"";
+    let mut site = Site::new(platform()).await;
+    TIMES.clone_into(&mut site.top);
+    let folder = site.watch("north", DEFAULT_IMODEL_ID, keys);
+    site.tables += &format!(
+        "[[imodel]]\nid = {DEFAULT_IMODEL_ID:?}\nspatial_root = {{ watch = \"north\", path = \"0.ifc\" }}\n"
+    );
+    for index in 0..30 {
+        write(&folder.join(format!("{index}.ifc")), &index.to_string());
+    }
+    let daemon = site.start();
+    site.synchronized(30, &daemon).await;
+    delete(&folder, "0.ifc");
+    delete(&folder, "1.ifc");
+    shown(&site, "1.ifc", UNMAPPED, &daemon).await;
+    shown(&site, "0.ifc", STAYS, &daemon).await;
+    assert!(mapped(&site.emulator.state()).contains(&"0.ifc".to_owned()));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_removes_nothing_else_and_is_no_change_by_others() {
+    for route in [
+        "DELETE /synchronization/imodels/storageConnections/*/sourceFiles/*",
+        "DELETE /storage/files/*",
+        "POST /storage/recyclebin/files/*/restore",
+    ] {
+        let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
+        let (site, folder, daemon) = synchronized(platform(), keys, 3).await;
+        let stored = site.stored("1.ifc");
+        site.emulator
+            .fault(Fault::on(route).reset().after_effect().times(1));
+        delete(&folder, "1.ifc");
+        shown(&site, "1.ifc", DELETED, &daemon).await;
+        write(&folder.join("1.ifc"), "content 1");
+        let back = || mapped(&site.emulator.state()).len() == 3;
+        eventually(back, || daemon.log()).await;
+        site.synchronized(3, &daemon).await;
+        let now = site.stored("1.ifc");
+        assert_eq!((now.id, now.completions), (stored.id, 1), "{route}");
+        let (_, log) = daemon.stop().await;
+        assert!(!log.contains("another client"), "{route}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_restored_is_uploaded_as_a_new_one() {
+    let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
+    let (site, folder, daemon) = synchronized(platform(), keys, 3).await;
+    let stored = site.stored("1.ifc");
+    delete(&folder, "1.ifc");
+    shown(&site, "1.ifc", DELETED, &daemon).await;
+    let route = "POST /storage/recyclebin/files/*/restore";
+    let body = r#"{"error":{"code":"FileNotFound","message":"no"}}"#;
+    site.emulator.fault(Fault::on(route).status(404).body(body));
+    // The operator learns it, and the file that is back is in the iModel nevertheless.
+    let path = folder.join("1.ifc");
+    site.run(&["restore", path.to_str().unwrap()]).await;
+    daemon
+        .says("it is not in the recycle bin of iTwin Storage")
+        .await;
+    write(&path, "content 1");
+    let back = || mapped(&site.emulator.state()).len() == 3;
+    eventually(back, || daemon.log()).await;
+    site.synchronized(3, &daemon).await;
+    assert_ne!(site.stored("1.ifc").id, stored.id);
+    daemon.stop().await;
 }
