@@ -20,11 +20,8 @@ use crate::names::QuotedPath;
 use crate::next_attempt;
 use crate::stored_content::{self, Content, compare};
 
-/// Pause between two looks for deleted files whose time has come, and which wait for a scan.
-const LOOK_GAP: Duration = Duration::from_secs(2);
-
-/// The same when no deleted file waits for anything.
-const IDLE_GAP: Duration = Duration::from_secs(5);
+/// Pause between two looks for deleted files, also while some wait for a scan that confirms it.
+const LOOK_GAP: Duration = Duration::from_secs(5);
 
 /// What came of one look for deleted files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +47,7 @@ impl Synchronizer {
         }
         let idle = match self.ledger.guard_deletions(&self.imodel_id).await? {
             0 => IDLE_MAX,
-            _ => IDLE_GAP,
+            _ => LOOK_GAP,
         };
         let pause = match self.withdraw_once(connections, now).await {
             Ok(looked) => {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use itwin_syncd::emulator::{
-    Builder, DEFAULT_IMODEL_ID, Fault, RemovedSourceFile, RunFault, State, Switches, UnchangedTask,
+    Builder, DEFAULT_IMODEL_ID, Fault, RemovedSourceFile, RestoredTime, RunFault, State, Switches,
+    UnchangedTask,
 };
 use tokio::time::Instant;
 
@@ -155,6 +156,9 @@ async fn a_removed_file_is_unmapped_run_and_deleted_and_comes_back_with_its_stor
     for elements_are in [RemovedSourceFile::Kept, RemovedSourceFile::ElementsDeleted] {
         let mut switches = Switches::default();
         switches.removed_source_file = elements_are;
+        if elements_are == RemovedSourceFile::ElementsDeleted {
+            switches.restored_time = RestoredTime::Changed;
+        }
         let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
         let (site, folder, daemon) = synchronized(platform().switches(switches), keys, 3).await;
         let stored = site.stored("1.ifc");
@@ -212,11 +216,15 @@ async fn a_removed_file_is_unmapped_run_and_deleted_and_comes_back_with_its_stor
 async fn a_restored_file_stays_in_the_imodel_although_it_is_not_in_its_folder() {
     let mut switches = Switches::default();
     switches.removed_source_file = RemovedSourceFile::ElementsDeleted;
+    switches.restored_time = RestoredTime::Changed;
     let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
     let (site, folder, daemon) = synchronized(platform().switches(switches), keys, 3).await;
     delete(&folder, "1.ifc");
     shown(&site, "1.ifc", DELETED, &daemon).await;
     let path = folder.join("1.ifc");
+    let explained = site.run(&["explain", path.to_str().unwrap()]).await.out;
+    let text = "removed from the connection and from storage after being gone for 1s";
+    assert!(explained.contains(text), "{explained}");
     let restored = site.run(&["restore", path.to_str().unwrap()]).await;
     assert_eq!(restored.code, Some(0), "{restored:?}");
     assert!(restored.out.contains("restoring 1 file"), "{restored:?}");
