@@ -255,6 +255,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             )
         });
     }
+    for trouble in watch.deletions.troubles(&watch.name) {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: trouble.hint,
+            ..folder(trouble.state.as_str(), true, trouble.reason)
+        });
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");
@@ -302,7 +309,10 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary, SpatialRootWait};
+    use crate::ledger::{
+        BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, RunSummary,
+        SpatialRootWait,
+    };
 
     fn watch() -> WatchReport {
         WatchReport {
@@ -317,6 +327,7 @@ mod tests {
             blocked: None,
             source_files: None,
             spatial_root: None,
+            deletions: DeletionReport::default(),
             counts: Counts::default(),
         }
     }
@@ -354,6 +365,10 @@ mod tests {
             }),
             ..watch()
         };
+        let deleted = |deletions| WatchReport {
+            deletions,
+            ..watch()
+        };
         let watches = [
             noted(RootState::Unavailable, "host is down"),
             noted(RootState::Degraded, "\"Secret\": permission denied"),
@@ -378,6 +393,20 @@ mod tests {
             waiting(SpatialRootState::Pending),
             waiting(SpatialRootState::Missing),
             waiting(SpatialRootState::Failed),
+            deleted(DeletionReport {
+                suspended: Some(Deletions {
+                    files: 45,
+                    limit: 20,
+                    cause: DeletionCause::Bulk,
+                }),
+                ..DeletionReport::default()
+            }),
+            deleted(DeletionReport {
+                refused: 3,
+                reason: Some("cannot delete the storage file of \"a.dgn\": 403".to_owned()),
+                hint: Some("give the application a role".to_owned()),
+                ..DeletionReport::default()
+            }),
         ];
         let mut text = String::new();
         for problem in watches.iter().flat_map(of_watch) {

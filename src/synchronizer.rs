@@ -9,12 +9,12 @@
 //! `rescan_interval` (`periodic_check`). A run counts for a file only if it was requested after the file's upload was
 //! completed and storage still holds that content. The intent to request a run is in the ledger before the request:
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
-//! counted as ours. A master is run only with its whole set (`sets`).
+//! counted as ours. A master is run only with its whole set (`sets`). Files that are gone from their folder are taken
+//! out of the connection and of storage, if their watch says so (`withdrawal`, `surplus`).
 
 mod batching;
 mod blocking;
 mod connection;
-mod demoted;
 mod outcome;
 mod periodic_check;
 mod reconcile;
@@ -23,6 +23,8 @@ mod run;
 mod sets;
 mod spatial_root;
 mod storage_check;
+mod surplus;
+mod withdrawal;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -147,6 +149,9 @@ pub struct Synchronizer {
     root_wait: Option<Option<SpatialRootWait>>,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
+    /// When deleted files are looked for again, and how often in a row that failed.
+    withdraw_not_before: Instant,
+    withdrawal_failures: u32,
 }
 
 /// Why a step could not be done.
@@ -189,6 +194,8 @@ impl Synchronizer {
             asked: 0,
             root_wait: None,
             found_empty: None,
+            withdraw_not_before: Instant::now(),
+            withdrawal_failures: 0,
         }
     }
 
@@ -207,6 +214,7 @@ impl Synchronizer {
                     self.failures = 0;
                     self.not_before = Instant::now();
                     self.check_not_before = Instant::now();
+                    self.withdraw_not_before = Instant::now();
                     self.poll_blocking_soon();
                 }
                 let pause = self.step().await?;
@@ -265,6 +273,10 @@ impl Synchronizer {
                 return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
             }
         }
+        let next_withdrawal = self.withdraw(&connections, now).await?;
+        if next_withdrawal.is_zero() {
+            return Ok(Duration::ZERO);
+        }
         for connection in &connections {
             // A reference file has no waiting job, but the files that refer to it need a run.
             if let Some(at) = connection.moved_on
@@ -285,7 +297,7 @@ impl Synchronizer {
                     return Ok(Duration::ZERO);
                 }
                 self.at_rest = true;
-                Ok(pause.min(next_check).min(IDLE_MAX))
+                Ok(pause.min(next_check).min(next_withdrawal).min(IDLE_MAX))
             }
             Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),

@@ -199,7 +199,7 @@ async fn end(
     // Whatever is found under its name later is new.
     let version: i64 = sqlx::query_scalar(
         "UPDATE files SET absence = $2, absent_since = COALESCE(absent_since, $3), known = 0, \
-         size = 0 WHERE id = $1 RETURNING version",
+         size = 0, withdrawal = NULLIF(withdrawal, 'unmapping') WHERE id = $1 RETURNING version",
     )
     .bind(file_id)
     .bind(absence)

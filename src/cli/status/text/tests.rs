@@ -93,6 +93,7 @@ fn watch() -> WatchView {
         blocked_by: None,
         source_files: None,
         spatial_root: None,
+        deletions: Vec::new(),
         unfinished: Vec::new(),
     }
 }
@@ -130,6 +131,7 @@ fn file(path: &str) -> FileView {
         issues: None,
         absence: None,
         absent_since: None,
+        withdrawal: None,
         failure: None,
         reason: None,
         hint: None,
