@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::history::{Step, note};
 use super::row::split;
 use super::scan_digests::forget_listing;
-use super::sets::judge_masters_again;
+use super::sets::judge_main_files_again;
 use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
 
 /// Rows that are changed in one transaction, so that many of them do not delay other transactions.
@@ -90,7 +90,7 @@ impl Ledger {
                         .fetch_optional(&mut **tx)
                         .await?;
                         if let Some(file) = found {
-                            judge_masters_again(tx, file, crate::clock::now()).await?;
+                            judge_main_files_again(tx, file, crate::clock::now()).await?;
                         }
                     }
                     forget_listing(tx, watch.0, dir.as_os_str().as_bytes()).await?;
@@ -213,7 +213,7 @@ async fn end(
     .bind(file_id)
     .execute(&mut **tx)
     .await?;
-    judge_masters_again(tx, file_id, now).await?;
+    judge_main_files_again(tx, file_id, now).await?;
     let step = match absence {
         Absence::Deselected => Step::Deselected,
         Absence::Missing | Absence::Gone => Step::Gone,
