@@ -99,7 +99,7 @@ pub use known_files::{Fingerprint, Known};
 pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
-pub use references::Demoted;
+pub use references::{Demoted, Displaced};
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;

@@ -71,6 +71,8 @@ pub enum Step {
     Remapped,
     /// Its source file was removed from the connection, because it is a reference now.
     Unmapped,
+    /// Its source file was removed from another connection, because it belongs in that of its watch.
+    Displaced,
     /// A run has read references that changed.
     ReferenceChanged,
     /// The run that it was in does not exist: it waits for another one.
@@ -325,6 +327,7 @@ words!(
     CompanionChanged = "companion_changed",
     Remapped = "remapped",
     Unmapped = "unmapped",
+    Displaced = "displaced",
     ReferenceChanged = "reference_changed",
     RunLost = "run_lost",
     NotJudged = "not_judged",
