@@ -328,6 +328,7 @@ mod tests {
             source_files: None,
             spatial_root: None,
             deletions: DeletionReport::default(),
+            former_imodels: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -376,6 +377,7 @@ mod tests {
             inactive(Inactive::Suspended(BulkChange {
                 kind: ledger::BulkChangeKind::Changed,
                 files: 1204,
+                moves: 0,
                 limit: 1000,
             })),
             inactive(Inactive::BackingOff {

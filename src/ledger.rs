@@ -35,6 +35,7 @@ mod failures;
 mod file_reports;
 mod foreign_changes;
 mod forget;
+mod former_source_files;
 mod hand_over;
 mod health;
 mod history;
@@ -47,6 +48,7 @@ mod mappings;
 mod overview;
 mod problems;
 mod references;
+mod relocations;
 mod renames;
 mod requeue;
 mod restorations;
@@ -64,6 +66,8 @@ mod storage_folders;
 mod storage_places;
 mod stored_job;
 mod transitions;
+mod watch_changes;
+mod watch_identity;
 mod watch_reports;
 mod watches;
 mod withdrawals;
@@ -89,6 +93,7 @@ pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
+pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
@@ -98,7 +103,7 @@ pub use known_files::{Fingerprint, Known};
 pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
-pub use references::{Surplus, SurplusCause};
+pub use references::{Displaced, Surplus, SurplusCause};
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;
@@ -114,10 +119,14 @@ pub use state::{
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
+pub use watch_changes::WatchChange;
+pub use watch_identity::{Recognized, WatchIdentity, recognize};
 pub use watch_reports::{
     Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
 };
-pub use watches::{RootIdentity, WatchSpec, WithdrawalPolicy};
+pub use watches::{
+    PlannedWatch, PlannedWatches, Registered, RootIdentity, WatchSpec, WithdrawalPolicy,
+};
 pub use withdrawals::Withdrawn;
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::spatial_roots::release_spatial_root;
-use super::{BulkChange, BulkChangeKind, Error, Ledger, Tx, WatchId, millis};
+use super::{BulkChange, Error, Ledger, Tx, WatchId, millis};
 
 /// Why no job of a watch is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +35,11 @@ impl Inactive {
             Self::Paused { .. } => {
                 format!("run `itwin-syncd resume {watch}` to continue")
             }
-            Self::Suspended(BulkChange { kind, files, limit }) => {
-                let what = match kind {
-                    BulkChangeKind::Changed => "known files changed at once",
-                    BulkChangeKind::New => "new files arrived within an hour",
-                };
-                format!(
-                    "{files} {what} (limit {limit}); check some of them, then run \
-                     `itwin-syncd resume {watch}` to upload or rename them"
-                )
-            }
+            Self::Suspended(change) => format!(
+                "{}; check some of them, then run `itwin-syncd resume {watch}` to {}",
+                change.what(),
+                change.action()
+            ),
             Self::BackingOff { reason, .. } => reason.clone(),
         }
     }
@@ -192,15 +187,15 @@ mod tests {
             .await
             .unwrap();
         f.ledger
-            .hand_over(ids[0].0, &[ready("n.dgn", 1)], at(0))
+            .hand_over(ids[0].id, &[ready("n.dgn", 1)], at(0))
             .await
             .unwrap();
         f.ledger
-            .hand_over(ids[1].0, &[ready("s.dgn", 1)], at(1))
+            .hand_over(ids[1].id, &[ready("s.dgn", 1)], at(1))
             .await
             .unwrap();
         f.ledger
-            .back_off_watch(ids[0].0, at(100), "hangs", at(1))
+            .back_off_watch(ids[0].id, at(100), "hangs", at(1))
             .await
             .unwrap();
         assert_eq!(f.claim(2).await.unwrap().path, Path::new("s.dgn"));

@@ -85,6 +85,8 @@ pub enum Step {
     Restored,
     /// Its storage file is no longer in the recycle bin.
     NotRestored,
+    /// Its source file was removed from another connection, because it belongs in that of its watch.
+    Displaced,
     /// A run has read references that changed.
     ReferenceChanged,
     /// The run that it was in does not exist: it waits for another one.
@@ -396,6 +398,7 @@ words!(
     RestoreAsked = "restore_asked",
     Restored = "restored",
     NotRestored = "not_restored",
+    Displaced = "displaced",
     ReferenceChanged = "reference_changed",
     RunLost = "run_lost",
     NotJudged = "not_judged",

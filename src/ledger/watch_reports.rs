@@ -7,10 +7,11 @@ use jiff::Timestamp;
 
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
+use super::former_source_files::former_imodels;
 use super::{
-    BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, Inactive, JobState,
-    Ledger, OnDelete, Outcome, RootState, SpatialRootState, SpatialRootWait, Tx, WatchId,
-    count_value, timestamp,
+    BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
+    Inactive, JobState, Ledger, OnDelete, Outcome, RootState, SpatialRootState, SpatialRootWait,
+    Tx, WatchId, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -42,6 +43,8 @@ pub struct WatchReport {
     pub spatial_root: Option<SpatialRootWait>,
     /// Its files that are gone, as far as they are or will be withdrawn.
     pub deletions: DeletionReport,
+    /// The iModels that it went to before, and in which source files of it stayed.
+    pub former_imodels: Vec<FormerImodel>,
     /// Its files by how they stand.
     pub counts: Counts,
 }
@@ -175,6 +178,7 @@ struct WatchRow {
     configured: bool,
     paused_at: Option<i64>,
     bulk_change_files: i64,
+    bulk_change_moves: i64,
     bulk_change_kind: BulkChangeKind,
     bulk_change_limit: i64,
     new_files_limit: i64,
@@ -259,6 +263,7 @@ impl WatchRow {
             return Some(Inactive::Suspended(BulkChange {
                 kind: self.bulk_change_kind,
                 files: count_value(self.bulk_change_files),
+                moves: count_value(self.bulk_change_moves),
                 limit: count_value(match self.bulk_change_kind {
                     BulkChangeKind::Changed => self.bulk_change_limit,
                     BulkChangeKind::New => self.new_files_limit,
@@ -292,6 +297,7 @@ impl WatchRow {
                 reason: self.withdrawal_reason,
                 hint: self.withdrawal_hint,
             },
+            former_imodels: Vec::new(),
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -343,7 +349,7 @@ pub(super) async fn watches(
     let sql = format!(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, \
-         w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
+         w.bulk_change_moves, w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
@@ -382,9 +388,15 @@ pub(super) async fn counted_watches(
     for row in rows {
         counts.entry(row.watch_id).or_default().add(&row);
     }
+    let former = former_imodels(tx).await?;
     let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
         let counts = counts.remove(&id).unwrap_or_default();
-        WatchReport { counts, ..watch }
+        let former = former.iter().filter(|one| one.watch == watch.name);
+        WatchReport {
+            counts,
+            former_imodels: former.cloned().collect(),
+            ..watch
+        }
     });
     Ok(watches.collect())
 }

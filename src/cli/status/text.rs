@@ -219,6 +219,10 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     if let Some(found) = &watch.source_files {
         hinted(out, &format!("iModel  {}", found.text), found.hint);
     }
+    for former in &watch.former_imodels {
+        let text = format!("iModel  {}", former.text);
+        hinted(out, &text, Some(&former.hint));
+    }
 }
 
 fn hinted(out: &mut String, text: &str, hint: Option<&str>) {
