@@ -168,7 +168,11 @@ async fn record_mapping(
 }
 
 /// Makes a file wait for a run. False: a newer version of it is on its way, or it is in a run.
-async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sqlx::Error> {
+pub(super) async fn await_run(
+    tx: &mut Tx,
+    file_id: i64,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
     let job: Option<(JobState, Option<FailureKind>)> =
         sqlx::query_as("SELECT state, kind FROM jobs WHERE file_id = $1")
             .bind(file_id)

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::history::{Step, note};
+use super::mappings::await_run;
 use super::row::join;
 use super::withdrawals::record_gone_unmapped;
 use super::{ConnectionId, Error, FailureKind, FileId, Ledger, RunId, Tx, millis};
@@ -146,7 +147,7 @@ impl Ledger {
     }
 
     /// Files that belong in a connection, but have a source file in another one of the same iModel: they moved here from
-    /// another watch, or their watch got another connection.
+    /// another watch, or their watch got another connection. Files that are gone stay where they are.
     pub async fn displaced(&self, connection: ConnectionId) -> Result<Vec<Displaced>, Error> {
         type Row = (FileId, String, Vec<u8>, Vec<u8>, Option<String>, String);
         let rows: Vec<Row> = self
@@ -157,7 +158,9 @@ impl Ledger {
                      FROM watches w JOIN files f ON f.watch_id = w.id JOIN connections o \
                      ON o.id = f.connection_id WHERE w.connection_id = $1 AND w.configured = 1 \
                      AND o.id <> $1 AND o.imodel_id = w.imodel_id \
-                     AND f.source_file_id IS NOT NULL ORDER BY w.name, f.dir, f.name",
+                     AND f.source_file_id IS NOT NULL \
+                     AND COALESCE(f.absence, 'missing') = 'missing' \
+                     ORDER BY w.name, f.dir, f.name",
                 )
                 .bind(connection)
                 .fetch_all(db)
@@ -178,7 +181,7 @@ impl Ledger {
             .collect())
     }
 
-    /// The source file of a file is no longer in the connection that it was in.
+    /// The source file of a file is no longer in the connection that it was in: it waits for a run of its own one.
     pub async fn record_displaced_removed(
         &self,
         file: FileId,
@@ -186,13 +189,17 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record a removed source file", async |tx| {
-                let version: i64 = sqlx::query_scalar(
+                let (version, has_connector): (i64, bool) = sqlx::query_as(
                     "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
-                     mapped_connector = NULL, processed = 0 WHERE id = $1 RETURNING version",
+                     mapped_connector = NULL, processed = 0 WHERE id = $1 \
+                     RETURNING version, connector IS NOT NULL",
                 )
                 .bind(file)
                 .fetch_one(&mut **tx)
                 .await?;
+                if has_connector {
+                    await_run(tx, file.0, now).await?;
+                }
                 note(tx, file.0, version, Step::Displaced, None, now).await
             })
             .await
