@@ -317,6 +317,7 @@ mod tests {
             blocked: None,
             source_files: None,
             spatial_root: None,
+            former_imodels: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -360,6 +361,7 @@ mod tests {
             inactive(Inactive::Paused { since: at }),
             inactive(Inactive::Suspended(BulkChange {
                 files: 1204,
+                moves: 0,
                 limit: 1000,
             })),
             inactive(Inactive::BackingOff {

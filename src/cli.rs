@@ -1,5 +1,6 @@
 //! The command line: parses arguments, calls the other modules and prints results. Decides nothing about files or jobs.
 
+mod changes;
 mod check;
 mod demo;
 mod emulator;

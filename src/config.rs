@@ -205,9 +205,10 @@ pub struct SettlePolicy {
 /// One watched folder and its iModel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
-    /// 1 to 64 ASCII letters, digits, `.`, `_`, `-` and inner spaces; unique, also when case is ignored. Part of a
-    /// file's identity in the ledger.
+    /// 1 to 64 ASCII letters, digits, `.`, `_`, `-` and inner spaces; unique, also when case is ignored.
     pub name: String,
+    /// A name that it had in an earlier configuration, if it is not recognized by its folder or storage folder.
+    pub formerly: Option<String>,
     /// Absolute path of the root, as written.
     pub path: PathBuf,
     /// UUID in lower case with hyphens.

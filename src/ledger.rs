@@ -34,6 +34,7 @@ mod failures;
 mod file_reports;
 mod foreign_changes;
 mod forget;
+mod former_source_files;
 mod hand_over;
 mod health;
 mod history;
@@ -46,6 +47,7 @@ mod mappings;
 mod overview;
 mod problems;
 mod references;
+mod relocations;
 mod renames;
 mod requeue;
 mod results;
@@ -62,6 +64,8 @@ mod storage_folders;
 mod storage_places;
 mod stored_job;
 mod transitions;
+mod watch_changes;
+mod watch_identity;
 mod watch_reports;
 mod watches;
 
@@ -85,6 +89,7 @@ pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use error::Error;
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
+pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
@@ -110,8 +115,10 @@ pub use state::{
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
+pub use watch_changes::WatchChange;
+pub use watch_identity::{Recognized, WatchIdentity, recognize};
 pub use watch_reports::{Counts, RunSummary, WatchReport};
-pub use watches::WatchSpec;
+pub use watches::{PlannedWatch, PlannedWatches, Registered, WatchSpec};
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(5);

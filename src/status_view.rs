@@ -46,6 +46,8 @@ pub(crate) struct WatchView {
     pub(crate) spatial_root: Option<SpatialRootView>,
     /// The source files of its iModel.
     pub(crate) source_files: Option<SourceFilesView>,
+    /// What stayed in iModels that it went to before.
+    pub(crate) former_imodels: Vec<FormerImodelView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
 }
 
@@ -101,6 +103,17 @@ pub(crate) struct SourceFilesView {
     pub(crate) text: String,
     /// What to do about too many.
     pub(crate) hint: Option<&'static str>,
+}
+
+/// Source files in an iModel that the watch went to before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FormerImodelView {
+    pub(crate) imodel_id: String,
+    pub(crate) files: u64,
+    /// Both as text.
+    pub(crate) text: String,
+    /// How to take them out.
+    pub(crate) hint: String,
 }
 
 /// Issues that a connector reported for a file.
@@ -436,6 +449,16 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             hint: wait.hint(&watch.name),
         }),
         source_files: watch.source_files.map(source_files_view),
+        former_imodels: watch
+            .former_imodels
+            .iter()
+            .map(|former| FormerImodelView {
+                imodel_id: former.imodel_id.to_string(),
+                files: former.files,
+                text: former.text(),
+                hint: former.hint(),
+            })
+            .collect(),
         unfinished: live
             .map(|root| {
                 let files = root.unfinished.iter();

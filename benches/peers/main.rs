@@ -343,13 +343,15 @@ fn known(platform: &Platform, files: u64) -> Site {
         let ledger = Ledger::open(&site.state()).await.unwrap();
         let spec = WatchSpec {
             name: "bench".to_owned(),
+            formerly: None,
+            path: "/bench".into(),
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
             bulk_change_limit: 1_000_000_000,
         };
         let now = jiff::Timestamp::now();
-        let watch = ledger.register_watches(&[spec], now).await.unwrap()[0].0;
+        let watch = ledger.register_watches(&[spec], now).await.unwrap()[0].id;
         for some in ready.chunks(10_000) {
             ledger.hand_over(watch, some, now).await.unwrap();
         }

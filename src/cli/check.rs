@@ -5,12 +5,14 @@ mod content;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::changes::announcements;
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
 use crate::config::{Config, Watch};
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
+use crate::ledger::{self, Ledger};
 use crate::names::QuotedPath;
 use crate::rooted_fs;
 use crate::service;
@@ -70,6 +72,7 @@ pub(super) async fn check(path: &Path) -> u8 {
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
+    changes(&mut report, &config).await;
     let mut tallies = BTreeMap::new();
     for watch in &config.watches {
         if folder(&mut report, watch) {
@@ -121,6 +124,30 @@ fn state(report: &mut Report, path: &Path) {
         Err(error) => {
             let hint = "run the check as the service's user, or give this user write access to the directory";
             report.wrong(&format!("{name}: {error}"), Some(hint));
+        }
+    }
+}
+
+/// What a start with this configuration will do with files that are known already.
+async fn changes(report: &mut Report, config: &Config) {
+    let announced = match Ledger::read(&config.state.path).await {
+        Ok(ledger) => announcements(config, &ledger).await,
+        // There was no start yet, or the next one converts the ledger.
+        Err(ledger::Error::Missing { .. } | ledger::Error::Older { .. }) => return,
+        Err(error) => Err(error),
+    };
+    match announced {
+        Ok(announced) => {
+            for line in &announced.lines {
+                match &line.hint {
+                    Some(hint) => Report::note(&line.text, hint),
+                    None => Report::ok(&line.text),
+                }
+            }
+        }
+        Err(error) => {
+            let hint = error.hint();
+            report.wrong(&format!("ledger: {}", chain(&error)), hint.as_deref());
         }
     }
 }

@@ -595,6 +595,8 @@ mod tests {
         let now = crate::clock::now();
         let spec = WatchSpec {
             name: "north".to_owned(),
+            formerly: None,
+            path: folder.path().to_owned(),
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),

@@ -94,6 +94,7 @@ pub(super) const KEYS: &Keys = &[
         "watch",
         &[
             "name",
+            "formerly",
             "path",
             "imodel_id",
             "recursive",

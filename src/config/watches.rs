@@ -20,6 +20,7 @@ pub(super) struct Placed {
     pub(super) watch: Watch,
     pub(super) at_path: Place,
     at_name: Place,
+    at_formerly: Place,
     at_storage_folder: Place,
 }
 
@@ -39,6 +40,7 @@ pub(super) fn read<'d>(
         for earlier in placed.iter().take(index) {
             compare(earlier, later, report);
         }
+        check_former_name(later, &placed, report);
     }
     placed
 }
@@ -71,6 +73,7 @@ fn one<'d>(
                 values::watch_name,
             )
             .unwrap_or_default(),
+        formerly: section.read("formerly", values::watch_name),
         path: section
             .require(
                 "path",
@@ -102,6 +105,7 @@ fn one<'d>(
         watch,
         at_path: section.place("path"),
         at_name: section.place("name"),
+        at_formerly: section.place("formerly"),
         at_storage_folder: section.place("storage_folder"),
     }
 }
@@ -221,6 +225,23 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
         report.add(
             later.at_storage_folder.clone(),
             InvalidValue::new(what, hint),
+        );
+    }
+}
+
+/// A former name is one that no watch has any more.
+fn check_former_name(watch: &Placed, all: &[Placed], report: &mut Report) {
+    let Some(formerly) = &watch.watch.formerly else {
+        return;
+    };
+    let is_same = |name: &str| name.eq_ignore_ascii_case(formerly);
+    if let Some(other) = all.iter().find(|other| is_same(&other.watch.name)) {
+        report.add(
+            watch.at_formerly.clone(),
+            InvalidValue::new(
+                format!("{:?} is the name of a watch in this file", other.watch.name),
+                "write the name that the watch had before, or remove formerly",
+            ),
         );
     }
 }

@@ -12,6 +12,8 @@ use super::{Tx, count_column, count_value};
 pub struct BulkChange {
     /// Known files that are due.
     pub files: u64,
+    /// Those of them that only get another name or folder in storage.
+    pub moves: u64,
     /// How many may be due.
     pub limit: u64,
 }
@@ -19,17 +21,52 @@ pub struct BulkChange {
 impl BulkChange {
     /// Logs it, for the operator, who has to decide.
     pub fn log(self, watch: &str) {
-        let Self { files, limit } = self;
+        let Self {
+            files,
+            moves,
+            limit,
+        } = self;
         error!(
             watch,
             files,
+            moves = (moves > 0).then_some(moves),
             limit,
             hint = format!(
-                "check some of the files, then run `itwin-syncd resume {watch}` to \
-            upload or rename them"
+                "check some of the files, then run `itwin-syncd resume {watch}` to {}",
+                self.action()
             ),
             "watch suspended: too many known files changed at once"
         );
+    }
+
+    /// What happened to the files.
+    #[must_use]
+    pub fn what(self) -> String {
+        let Self {
+            files,
+            moves,
+            limit,
+        } = self;
+        let known = if moves == files {
+            format!("{files} known files are to be renamed or moved in storage at once")
+        } else if moves > 0 {
+            format!(
+                "{files} known files changed at once, {moves} of them only in name, folder or storage folder"
+            )
+        } else {
+            format!("{files} known files changed at once")
+        };
+        format!("{known} (limit {limit})")
+    }
+
+    /// What `resume` does with them.
+    #[must_use]
+    pub fn action(self) -> &'static str {
+        if self.moves == self.files {
+            "rename or move them; nothing is uploaded"
+        } else {
+            "upload or rename them"
+        }
     }
 }
 
@@ -47,6 +84,8 @@ struct Guarded {
     suspended_for: i64,
     /// Known files that are due now.
     due: i64,
+    /// Those of them with content that storage has.
+    moves: i64,
 }
 
 /// What the guard does.
@@ -91,8 +130,10 @@ pub(super) async fn guard(tx: &mut Tx, watch_id: i64) -> Result<Option<BulkChang
     let watch: Guarded = sqlx::query_as(
         "SELECT w.bulk_change_limit, w.bulk_change_approved, w.bulk_change_files, \
          (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
-         AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due \
-         FROM watches w WHERE w.id = $1",
+         AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due, \
+         (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
+         AND j.state = 'due' AND f.relocation IS NOT NULL AND f.stored_version = f.version) \
+         AS moves FROM watches w WHERE w.id = $1",
     )
     .bind(watch_id)
     .fetch_one(&mut **tx)
@@ -107,13 +148,17 @@ pub(super) async fn guard(tx: &mut Tx, watch_id: i64) -> Result<Option<BulkChang
             Ok(None)
         }
         Decision::Suspend => {
-            sqlx::query("UPDATE watches SET bulk_change_files = $2 WHERE id = $1")
-                .bind(watch_id)
-                .bind(watch.due)
-                .execute(&mut **tx)
-                .await?;
+            sqlx::query(
+                "UPDATE watches SET bulk_change_files = $2, bulk_change_moves = $3 WHERE id = $1",
+            )
+            .bind(watch_id)
+            .bind(watch.due)
+            .bind(watch.moves)
+            .execute(&mut **tx)
+            .await?;
             let change = BulkChange {
                 files: count_value(watch.due),
+                moves: count_value(watch.moves),
                 limit: count_value(watch.limit),
             };
             // More files than before: it is suspended already.
@@ -143,6 +188,7 @@ mod tests {
                 approved,
                 suspended_for,
                 due,
+                moves: 0,
             };
             assert_eq!(decide(watch), expected, "{watch:?}");
         }

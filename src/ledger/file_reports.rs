@@ -40,6 +40,8 @@ pub struct FileReport {
     pub connector: Option<ConnectorType>,
     /// The storage file.
     pub storage_file_id: Option<StorageFileId>,
+    /// Its content is in storage, and its storage file only needs another name or folder.
+    pub moves: bool,
     /// Bytes in storage.
     pub bytes: Option<u64>,
     /// The platform's id of the last run that it was in.
@@ -77,6 +79,7 @@ struct FileRow {
     outcome_at: Option<i64>,
     connector: Option<ConnectorType>,
     storage_file_id: Option<StorageFileId>,
+    moves: bool,
     stored_size: Option<i64>,
     run: Option<String>,
     millis: Option<i64>,
@@ -92,7 +95,8 @@ macro_rules! file_columns {
         "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, \
          f.absent_since, f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, \
          r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
-         f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
+         f.connector, f.storage_file_id, (f.relocation IS NOT NULL \
+         AND f.stored_version = f.version) IS TRUE AS moves, f.stored_size, r.run, r.millis, j.reason, j.hint, \
          j.due_at, j.attempts "
     };
 }
@@ -160,6 +164,7 @@ impl FileRow {
             outcome_at: self.outcome_at.map(timestamp),
             connector: self.connector,
             storage_file_id: self.storage_file_id,
+            moves: self.moves,
             bytes: self.stored_size.map(count_value),
             run: self.run,
             millis: self.millis.map(count_value),

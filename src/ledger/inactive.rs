@@ -35,10 +35,10 @@ impl Inactive {
             Self::Paused { .. } => {
                 format!("run `itwin-syncd resume {watch}` to continue")
             }
-            Self::Suspended(BulkChange { files, limit }) => format!(
-                "{files} known files changed at once (limit {limit}); check some of them, then \
-                run \
-                 `itwin-syncd resume {watch}` to upload or rename them"
+            Self::Suspended(change) => format!(
+                "{}; check some of them, then run `itwin-syncd resume {watch}` to {}",
+                change.what(),
+                change.action()
             ),
             Self::BackingOff { reason, .. } => reason.clone(),
         }
@@ -171,15 +171,15 @@ mod tests {
             .await
             .unwrap();
         f.ledger
-            .hand_over(ids[0].0, &[ready("n.dgn", 1)], at(0))
+            .hand_over(ids[0].id, &[ready("n.dgn", 1)], at(0))
             .await
             .unwrap();
         f.ledger
-            .hand_over(ids[1].0, &[ready("s.dgn", 1)], at(1))
+            .hand_over(ids[1].id, &[ready("s.dgn", 1)], at(1))
             .await
             .unwrap();
         f.ledger
-            .back_off_watch(ids[0].0, at(100), "hangs", at(1))
+            .back_off_watch(ids[0].id, at(100), "hangs", at(1))
             .await
             .unwrap();
         assert_eq!(f.claim(2).await.unwrap().path, Path::new("s.dgn"));

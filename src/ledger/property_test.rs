@@ -158,13 +158,15 @@ impl World {
         let ledger = Ledger::open(self.dir.path()).await.unwrap();
         let spec = WatchSpec {
             name: "north".to_owned(),
+            formerly: None,
+            path: "/srv/north".into(),
             imodel_id: "imodel".into(),
             storage_folder: String::new(),
             bulk_change_limit: 1000,
             connection: "itwin-syncd".to_owned(),
         };
         let now = self.now();
-        self.watch = ledger.register_watches(&[spec], now).await.unwrap()[0].0;
+        self.watch = ledger.register_watches(&[spec], now).await.unwrap()[0].id;
         self.ledger = Some(ledger);
     }
 

@@ -3,6 +3,7 @@ use jiff::Timestamp;
 
 use super::failures::refuse;
 use super::history::{Step, note};
+use super::relocations::relocate_next;
 use super::results::insert_result;
 use super::row::split;
 use super::scan_digests::forget_listing;
@@ -250,6 +251,7 @@ async fn hand_on(
             }
             insert_result(tx, job.file.0, done, None, None, None, now).await?;
             delete_job(tx, job.file.0).await?;
+            relocate_next(tx, job.file.0, now).await?;
         }
     }
     Ok(result)

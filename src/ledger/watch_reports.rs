@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
+use super::former_source_files::former_imodels;
 use super::{
-    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState,
+    BlockingRun, BulkChange, Error, FormerImodel, Inactive, JobState, Ledger, Outcome, RootState,
     SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
 };
 use crate::ids::ImodelId;
@@ -38,6 +39,8 @@ pub struct WatchReport {
     pub source_files: Option<SourceFiles>,
     /// What the files of its iModel wait for, if that is its spatial root.
     pub spatial_root: Option<SpatialRootWait>,
+    /// The iModels that it went to before, and in which source files of it stayed.
+    pub former_imodels: Vec<FormerImodel>,
     /// Its files by how they stand.
     pub counts: Counts,
 }
@@ -95,6 +98,7 @@ struct WatchRow {
     configured: bool,
     paused_at: Option<i64>,
     bulk_change_files: i64,
+    bulk_change_moves: i64,
     bulk_change_limit: i64,
     backoff_until: i64,
     backoff_since: i64,
@@ -168,6 +172,7 @@ impl WatchRow {
         if self.bulk_change_files > 0 && self.configured {
             return Some(Inactive::Suspended(BulkChange {
                 files: count_value(self.bulk_change_files),
+                moves: count_value(self.bulk_change_moves),
                 limit: count_value(self.bulk_change_limit),
             }));
         }
@@ -186,6 +191,7 @@ impl WatchRow {
                 (Some(path), Some(state)) => Some(SpatialRootWait { path, state }),
                 _ => None,
             },
+            former_imodels: Vec::new(),
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -236,7 +242,7 @@ pub(super) async fn watches(
 ) -> Result<Vec<(WatchId, WatchReport)>, sqlx::Error> {
     let sql = format!(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
-         w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, w.bulk_change_limit, \
+         w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, w.bulk_change_moves, w.bulk_change_limit, \
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
@@ -269,9 +275,15 @@ pub(super) async fn counted_watches(
     for row in rows {
         counts.entry(row.watch_id).or_default().add(&row);
     }
+    let former = former_imodels(tx).await?;
     let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
         let counts = counts.remove(&id).unwrap_or_default();
-        WatchReport { counts, ..watch }
+        let former = former.iter().filter(|one| one.watch == watch.name);
+        WatchReport {
+            counts,
+            former_imodels: former.cloned().collect(),
+            ..watch
+        }
     });
     Ok(watches.collect())
 }

@@ -14,6 +14,7 @@ use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
 use crate::config::{Config, Watch};
+use crate::failpoint::failpoint;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{Ledger, WatchId, WatchSpec};
@@ -296,32 +297,42 @@ pub(super) fn scopes(watches: &[Watch]) -> HashMap<String, Scope> {
         .collect()
 }
 
-pub(super) async fn register(
-    config: &Config,
-    ledger: &Ledger,
-) -> Result<Vec<(WatchId, Watch)>, Error> {
-    let specs: Vec<WatchSpec> = config
-        .watches
-        .iter()
+/// The watches of a configuration, for the ledger.
+pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
+    let watches = config.watches.iter();
+    watches
         .map(|watch| WatchSpec {
             name: watch.name.clone(),
+            formerly: watch.formerly.clone(),
+            path: watch.path.clone(),
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
             bulk_change_limit: config.bulk_change_limit,
         })
-        .collect();
+        .collect()
+}
+
+pub(super) async fn register(
+    config: &Config,
+    ledger: &Ledger,
+) -> Result<Vec<(WatchId, Watch)>, Error> {
+    let specs = watch_specs(config);
     let registered = ledger.register_watches(&specs, crate::clock::now()).await?;
+    failpoint("watches registered");
     let mut watches = Vec::with_capacity(registered.len());
-    for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
-        if forgotten > 0 {
-            warn!(
-                watch = watch.name,
-                files = forgotten,
-                "iModel or storage folder changed: all files will be uploaded again"
-            );
+    for (registered, watch) in registered.into_iter().zip(&config.watches) {
+        for change in &registered.changes {
+            let text = change.text(&watch.name);
+            match change.hint(&watch.name) {
+                Some(hint) => warn!(watch = watch.name, hint, "{text}"),
+                None => info!(watch = watch.name, "{text}"),
+            }
         }
-        watches.push((id, watch.clone()));
+        if let Some(change) = registered.bulk_change {
+            change.log(&watch.name);
+        }
+        watches.push((registered.id, watch.clone()));
     }
     Ok(watches)
 }

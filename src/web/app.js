@@ -227,6 +227,7 @@ function showWatches() {
     }
     if (watch.spatial_root) folder.append("; " + shown(watch.spatial_root.text) + (watch.spatial_root.hint ? ": " + shown(watch.spatial_root.hint) : ""));
     if (watch.source_files) folder.append("; iModel: " + watch.source_files.text + (watch.source_files.hint ? ": " + watch.source_files.hint : ""));
+    for (const former of watch.former_imodels || []) folder.append("; " + former.text + ": " + former.hint);
     setText(suspended, watch.paused_at ? "Paused" : watch.suspended_reason ? "Suspended: " + shown(watch.suspended_reason) : "");
     suspended.hidden = !watch.suspended_reason;
     run.hidden = !watch.last_run;

@@ -223,6 +223,10 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             line(out, &format!("          hint: {hint}"));
         }
     }
+    for former in &watch.former_imodels {
+        line(out, &format!("  iModel  {}", former.text));
+        line(out, &format!("          hint: {}", former.hint));
+    }
 }
 
 fn folder(watch: &WatchView, now: Timestamp) -> String {

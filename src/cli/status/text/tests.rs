@@ -92,6 +92,7 @@ fn watch() -> WatchView {
         last_run: Some(run()),
         blocked_by: None,
         source_files: None,
+        former_imodels: Vec::new(),
         spatial_root: None,
         unfinished: Vec::new(),
     }
