@@ -35,6 +35,7 @@ mod operator;
 mod other_client;
 mod page;
 mod platform_state;
+mod polled_share;
 mod random_changes;
 mod random_faults;
 mod real_files;

@@ -268,7 +268,8 @@ async fn a_kill_at_any_step_of_a_move_to_another_storage_folder_uploads_maps_and
 #[tokio::test]
 async fn another_imodel_leaves_the_old_one_as_it_is_and_says_so() {
     const OTHER: &str = "0ddba11c-1234-4abc-8def-0123456789ab";
-    let (mut site, folder) = Site::with_folder(platform().imodel(OTHER, DEFAULT_ITWIN_ID, "Other")).await;
+    let (mut site, folder) =
+        Site::with_folder(platform().imodel(OTHER, DEFAULT_ITWIN_ID, "Other")).await;
     write(&folder.join("a.ifc"), "a");
     write(&folder.join("b.ifc"), "b");
     let daemon = site.start();
