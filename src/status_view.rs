@@ -620,6 +620,8 @@ fn line_text(line: &HistoryEntry) -> String {
             Step::Remapped => "source file in the connection corrected: waiting for a run",
             Step::ReferenceChanged => "a reference changed",
             Step::Unmapped => "removed from the connection: it is a reference now",
+            Step::SourceFileRemoved => "source file removed by the operator",
+            Step::StorageFileRemoved => "storage file moved to the recycle bin by the operator",
             Step::RunLost => "run not found on the platform: waiting for another run",
             Step::NotJudged => "run ended without a result for this file: waiting for another run",
             Step::Renamed => {

@@ -71,6 +71,10 @@ pub enum Step {
     Remapped,
     /// Its source file was removed from the connection, because it is a reference now.
     Unmapped,
+    /// The operator removed its source file from an iModel.
+    SourceFileRemoved,
+    /// The operator moved its storage file to the recycle bin.
+    StorageFileRemoved,
     /// A run has read references that changed.
     ReferenceChanged,
     /// The run that it was in does not exist: it waits for another one.
@@ -315,6 +319,8 @@ words!(
     CompanionChanged = "companion_changed",
     Remapped = "remapped",
     Unmapped = "unmapped",
+    SourceFileRemoved = "source_file_removed",
+    StorageFileRemoved = "storage_file_removed",
     ReferenceChanged = "reference_changed",
     RunLost = "run_lost",
     NotJudged = "not_judged",

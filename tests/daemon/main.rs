@@ -23,6 +23,7 @@ mod filesystem;
 mod fuse;
 mod hostile_responses;
 mod intermediaries;
+mod orphans;
 mod outages;
 
 mod intermediary;
