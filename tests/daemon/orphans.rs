@@ -1,4 +1,5 @@
-//! What no local file stands for any more: `orphans` lists it and cleans it up, `detach` takes it out of a former iModel.
+//! What no local file stands for any more: `orphans` lists it and cleans it up, `detach` takes it out of a former
+//! iModel.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A share that shows a local folder as it is, but reports no changes: a root on it is polled. An inode belongs to a path,
-//! so a renamed file gets another one. A FUSE file system of our own; it needs root and /dev/fuse.
+//! A share that shows a local folder as it is, but reports no changes: a root on it is polled. An inode belongs to a
+//! path, so a renamed file gets another one. A FUSE file system of our own; it needs root and /dev/fuse.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

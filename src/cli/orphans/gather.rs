@@ -1,5 +1,5 @@
-//! Collects what `orphans` decides by: the local files of all watches, what the ledger knows, our storage folders and our
-//! connections. Reads only.
+//! Collects what `orphans` decides by: the local files of all watches, what the ledger knows, our storage folders and
+//! our connections. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
