@@ -360,6 +360,7 @@ mod tests {
             noted(RootState::Degraded, "\"Secret\": permission denied"),
             inactive(Inactive::Paused { since: at }),
             inactive(Inactive::Suspended(BulkChange {
+                kind: ledger::BulkChangeKind::Changed,
                 files: 1204,
                 moves: 0,
                 limit: 1000,

@@ -83,7 +83,7 @@ use row::{count_column, count_value, millis, new_id, timestamp};
 
 pub use absence::Absent;
 pub use blocking_runs::BlockingRun;
-pub use bulk_change::BulkChange;
+pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
@@ -100,7 +100,7 @@ pub use known_files::{Fingerprint, Known};
 pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
-pub use references::Demoted;
+pub use references::{Demoted, Displaced};
 pub use removals::{Removal, Removed, StoragePlace, UsedConnection};
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
@@ -112,8 +112,8 @@ pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
 pub use spatial_roots::SpatialRootWait;
 pub use state::{
-    Absence, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent, SpatialRootEnd,
-    SpatialRootState, Stage, Step, UploadResult,
+    Absence, BulkChangeKind, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent,
+    SpatialRootEnd, SpatialRootState, Stage, Step, UploadResult,
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;

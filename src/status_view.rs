@@ -619,6 +619,7 @@ fn line_text(line: &HistoryEntry) -> String {
             }
             Step::Remapped => "source file in the connection corrected: waiting for a run",
             Step::ReferenceChanged => "a reference changed",
+            Step::Displaced => "removed from another connection: it belongs in that of its watch",
             Step::Unmapped => "removed from the connection: it is a reference now",
             Step::SourceFileRemoved => "source file removed by the operator",
             Step::StorageFileRemoved => "storage file moved to the recycle bin by the operator",

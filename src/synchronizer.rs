@@ -15,6 +15,7 @@ mod batching;
 mod blocking;
 mod connection;
 mod demoted;
+mod displaced;
 mod outcome;
 mod periodic_check;
 mod reconcile;

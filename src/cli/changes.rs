@@ -48,11 +48,15 @@ pub(super) async fn announcements(
     let mut lines = Vec::new();
     for (watch, planned) in config.watches.iter().zip(&planned.watches) {
         for change in &planned.changes {
-            lines.push(announcement(&watch.name, change, config.bulk_change_limit));
+            lines.push(announcement(
+                &watch.name,
+                change,
+                config.bulk_change.max_files,
+            ));
         }
     }
     for (watch, change) in &planned.removed {
-        lines.push(announcement(watch, change, config.bulk_change_limit));
+        lines.push(announcement(watch, change, config.bulk_change.max_files));
     }
     for former in planned.former_imodels {
         lines.push(Announcement {

@@ -47,7 +47,10 @@ pub(super) fn spec(name: &str) -> WatchSpec {
         path: PathBuf::from("/srv").join(name),
         imodel_id: "imodel".into(),
         storage_folder: String::new(),
-        bulk_change_limit: 1000,
+        bulk_change_limits: BulkChangeLimits {
+            changed_files: 1000,
+            new_files: 1000,
+        },
         connection: "itwin-syncd".to_owned(),
     }
 }

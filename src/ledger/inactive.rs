@@ -16,7 +16,7 @@ pub enum Inactive {
         /// When.
         since: Timestamp,
     },
-    /// Too many known files changed at once; the operator approves that with `resume`.
+    /// Too many files changed or arrived at once; the operator approves that with `resume`.
     Suspended(BulkChange),
     /// A failure that concerns the whole watch: its share does not respond, or the platform refuses all of it.
     BackingOff {
@@ -125,7 +125,8 @@ impl Ledger {
     /// missing or has failed. Returns how many were inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
-    /// may turn out to be a known one, in storage or under an old name.
+    /// may turn out to be a known one, in storage or under an old name. New files are not counted again before their
+    /// number has fallen.
     pub async fn resume_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
         self.db
             .write_durably("resume watches", async |tx| {
@@ -138,6 +139,8 @@ impl Ledger {
                             WHERE f.watch_id = watches.id AND j.state IN ('due', 'uploading') \
                             AND f.stored_version IS NULL AND f.adopted = 0) \
                             ELSE bulk_change_approved END, \
+                         new_files_since = CASE WHEN bulk_change_files > 0 THEN NULL \
+                            ELSE new_files_since END, new_files = 0, \
                          bulk_change_files = 0, backoff_until = 0, backoff_since = 0, \
                          backoff_reason = NULL \
                          WHERE name = $1 AND configured = 1 \

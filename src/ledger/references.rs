@@ -59,6 +59,21 @@ fn shown(path: &Path) -> String {
     format!("{:?}", path.to_string_lossy())
 }
 
+/// A file whose source file is in another connection than that of its watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Displaced {
+    /// The file.
+    pub file: FileId,
+    /// The name of its watch.
+    pub watch: String,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// The platform's id of the other connection; None if it does not exist any more.
+    pub connection: Option<String>,
+    /// The source file there.
+    pub source_file_id: String,
+}
+
 impl Ledger {
     /// The references of a connection that still have a source file.
     pub async fn demoted(&self, connection: ConnectionId) -> Result<Vec<Demoted>, Error> {
@@ -115,6 +130,59 @@ impl Ledger {
             )
             .await?;
         Ok(())
+    }
+
+    /// Files that belong in a connection, but have a source file in another one of the same iModel: they moved here from
+    /// another watch, or their watch got another connection.
+    pub async fn displaced(&self, connection: ConnectionId) -> Result<Vec<Displaced>, Error> {
+        type Row = (FileId, String, Vec<u8>, Vec<u8>, Option<String>, String);
+        let rows: Vec<Row> = self
+            .db
+            .read("list source files in other connections", async |db| {
+                sqlx::query_as(
+                    "SELECT f.id, w.name, f.dir, f.name, o.platform_id, f.source_file_id \
+                     FROM watches w JOIN files f ON f.watch_id = w.id JOIN connections o \
+                     ON o.id = f.connection_id WHERE w.connection_id = $1 AND w.configured = 1 \
+                     AND o.id <> $1 AND o.imodel_id = w.imodel_id \
+                     AND f.source_file_id IS NOT NULL ORDER BY w.name, f.dir, f.name",
+                )
+                .bind(connection)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(
+                |(file, watch, dir, name, connection, source_file_id)| Displaced {
+                    file,
+                    watch,
+                    path: join(dir, name),
+                    connection,
+                    source_file_id,
+                },
+            )
+            .collect())
+    }
+
+    /// The source file of a file is no longer in the connection that it was in.
+    pub async fn record_displaced_removed(
+        &self,
+        file: FileId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.db
+            .write("record a removed source file", async |tx| {
+                let version: i64 = sqlx::query_scalar(
+                    "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
+                     mapped_connector = NULL, processed = 0 WHERE id = $1 RETURNING version",
+                )
+                .bind(file)
+                .fetch_one(&mut **tx)
+                .await?;
+                note(tx, file.0, version, Step::Displaced, None, now).await
+            })
+            .await
     }
 
     /// The source file of a reference is no longer in the connection.

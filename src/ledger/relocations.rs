@@ -147,10 +147,8 @@ mod tests {
         for path in ["a.dgn", "b.dgn", "c.dgn"] {
             f.synchronized(path).await;
         }
-        let limited = WatchSpec {
-            bulk_change_limit: 2,
-            ..elsewhere()
-        };
+        let mut limited = elsewhere();
+        limited.bulk_change_limits.changed_files = 2;
         let change = f.register(&limited, 5).await.bulk_change.unwrap();
         assert_eq!((change.files, change.moves, change.limit), (3, 3, 2));
         assert!(f.claim(6).await.is_none());

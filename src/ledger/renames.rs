@@ -18,9 +18,17 @@ use super::row::{join, split};
 use super::scan_digests::forget_listing;
 use super::{
     Absence, BulkChange, Content, Error, FileId, JobState, Ledger, Relocation, Stage, StorageStamp,
-    Tx, UploadJob, count_column, millis, timestamp,
+    Tx, UploadJob, WatchId, count_column, millis, timestamp,
 };
 use crate::connector_type::ConnectorType;
+
+/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel.
+macro_rules! neighbors {
+    () => {
+        "(SELECT o.id FROM watches o JOIN watches w ON w.imodel_id = o.imodel_id WHERE w.id = $1 \
+         AND o.configured = 1)"
+    };
+}
 
 /// Origins that are checked for one new file. With more files of the same content, none of them is a safe choice.
 const ORIGINS_MAX: i64 = 64;
@@ -30,6 +38,8 @@ const ORIGINS_MAX: i64 = 64;
 pub struct Origin {
     /// The file.
     pub file: FileId,
+    /// Its watch, which may be another one of the same iModel.
+    pub watch: WatchId,
     /// Its path relative to the root.
     pub path: PathBuf,
     /// Since when scans do not find it; None if the last one did.
@@ -60,6 +70,8 @@ struct NewRow {
 
 #[derive(sqlx::FromRow)]
 struct OriginRow {
+    watch_id: i64,
+    watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
     version: i64,
@@ -72,14 +84,16 @@ struct OriginRow {
 }
 
 impl Ledger {
-    /// Whether storage has content of this size of another file of the watch that is there, or was until lately.
+    /// Whether storage has content of this size of another file of the watch, or of another watch of its iModel, that
+    /// is there, or was until lately.
     pub async fn may_be_renamed(&self, job: &UploadJob, bytes: u64) -> Result<bool, Error> {
         self.db
             .read("look for the origin of a file", async |db| {
-                sqlx::query_scalar(
-                    "SELECT EXISTS (SELECT 1 FROM files WHERE watch_id = $1 AND stored_size = $2 \
-                     AND storage_file_id IS NOT NULL AND id <> $3)",
-                )
+                sqlx::query_scalar(concat!(
+                    "SELECT EXISTS (SELECT 1 FROM files WHERE watch_id IN ",
+                    neighbors!(),
+                    " AND stored_size = $2 AND storage_file_id IS NOT NULL AND id <> $3)",
+                ))
                 .bind(job.watch)
                 .bind(count_column(bytes))
                 .bind(job.file)
@@ -89,7 +103,7 @@ impl Ledger {
             .await
     }
 
-    /// The files of the job's watch with this content in storage that were there at most `window` before the job was
+    /// The files of the job's watch, and of other watches of its iModel, with this content in storage that were there at most `window` before the job was
     /// enqueued.
     pub async fn origins(
         &self,
@@ -97,18 +111,19 @@ impl Ledger {
         content: &Content,
         window: SignedDuration,
     ) -> Result<Vec<Origin>, Error> {
-        type Row = (FileId, Vec<u8>, Vec<u8>, Option<i64>);
+        type Row = (FileId, WatchId, Vec<u8>, Vec<u8>, Option<i64>);
         let since = job.enqueued_at.checked_sub(window);
         let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
         let rows: Vec<Row> = self
             .db
             .read("look for the origin of a file", async |db| {
-                sqlx::query_as(
-                    "SELECT id, dir, name, absent_since FROM files WHERE watch_id = $1 \
-                     AND stored_size = $2 AND storage_file_id IS NOT NULL AND stored_digest = $3 \
+                sqlx::query_as(concat!(
+                    "SELECT id, watch_id, dir, name, absent_since FROM files WHERE watch_id IN ",
+                    neighbors!(),
+                    " AND stored_size = $2 AND storage_file_id IS NOT NULL AND stored_digest = $3 \
                      AND id <> $4 AND (absence IS NULL OR (absence <> $5 AND absent_since >= $6)) \
                      ORDER BY absence IS NULL, id LIMIT $7",
-                )
+                ))
                 .bind(job.watch)
                 .bind(count_column(content.bytes))
                 .bind(&content.digest[..])
@@ -122,8 +137,9 @@ impl Ledger {
             .await?;
         Ok(rows
             .into_iter()
-            .map(|(file, dir, name, absent)| Origin {
+            .map(|(file, watch, dir, name, absent)| Origin {
                 file,
+                watch,
                 path: join(dir, name),
                 absent_since: absent.map(timestamp),
             })
@@ -191,7 +207,7 @@ impl Ledger {
                     return Ok(Followed::Declined);
                 }
                 move_record(tx, job, origin, (&new, &old), place, now).await?;
-                Ok(Followed::Moved(guard(tx, job.watch.0).await?))
+                Ok(Followed::Moved(guard(tx, job.watch.0, -1, now).await?))
             })
             .await
     }
@@ -269,10 +285,9 @@ async fn new_file(
 
 async fn origin_file(tx: &mut Tx, origin: FileId) -> Result<Option<OriginRow>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT f.dir, f.name, f.version, f.stored_digest, \
+        "SELECT f.watch_id, w.name AS watch, f.dir, f.name, f.version, f.stored_digest, \
          f.storage_file_id IS NOT NULL AS has_storage_file, f.absence, f.absent_since, j.state, \
-         j.stage \
-         FROM files f LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
+         j.stage FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
     )
     .bind(origin)
     .fetch_optional(&mut **tx)
@@ -294,6 +309,9 @@ async fn move_record(
         "DELETE FROM files WHERE id = $1",
     ] {
         sqlx::query(sql).bind(job.file).execute(&mut **tx).await?;
+    }
+    if old.watch_id != job.watch.0 {
+        move_to_watch(tx, origin, job.watch).await?;
     }
     let version = old.version.saturating_add(1);
     // An upload that was interrupted may have left other content in storage than what was completed last.
@@ -328,10 +346,42 @@ async fn move_record(
         .bind(old.absent_since)
         .execute(&mut **tx)
         .await?;
-    let from = format!("{:?}", join(old.dir.clone(), old.name.clone()));
+    let mut from = format!("{:?}", join(old.dir.clone(), old.name.clone()));
+    if old.watch_id != job.watch.0 {
+        from += &format!(" of watch {:?}", old.watch);
+    }
     note(tx, origin.0, version, Step::Renamed, Some(&from), now).await?;
-    forget_listing(tx, job.watch.0, &old.dir).await?;
+    forget_listing(tx, old.watch_id, &old.dir).await?;
     forget_listing(tx, job.watch.0, split(&job.path).0).await
+}
+
+/// Moves the record of a file to another watch of the same iModel. If that has another connection, the file needs a
+/// source file and a run there; the synchronizer removes the old source file.
+async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<(), sqlx::Error> {
+    // Its place in storage and its path may be taken in the new watch: both are set with the new path.
+    sqlx::query("UPDATE files SET watch_id = $2, place = NULL, dir = $3, name = $4 WHERE id = $1")
+        .bind(origin)
+        .bind(watch)
+        .bind(&b"\0"[..])
+        .bind(origin.0.to_be_bytes().to_vec())
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("UPDATE jobs SET watch_id = $2 WHERE file_id = $1")
+        .bind(origin)
+        .bind(watch)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(
+        "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
+         stored_generation = (SELECT c.generation FROM connections c JOIN watches w \
+         ON w.connection_id = c.id WHERE w.id = $2) WHERE id = $1 AND connector IS NOT NULL \
+         AND connection_id <> (SELECT connection_id FROM watches WHERE id = $2)",
+    )
+    .bind(origin)
+    .bind(watch)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -383,6 +433,7 @@ mod tests {
         let found = f.ledger.origins(&job, &content(1), WINDOW).await.unwrap();
         let expected = Origin {
             file: origin,
+            watch: f.watch,
             path: "a.dgn".into(),
             absent_since: Some(at(4)),
         };

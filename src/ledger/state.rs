@@ -75,6 +75,8 @@ pub enum Step {
     SourceFileRemoved,
     /// The operator moved its storage file to the recycle bin.
     StorageFileRemoved,
+    /// Its source file was removed from another connection, because it belongs in that of its watch.
+    Displaced,
     /// A run has read references that changed.
     ReferenceChanged,
     /// The run that it was in does not exist: it waits for another one.
@@ -197,6 +199,15 @@ pub enum RootState {
     Unavailable,
 }
 
+/// What the bulk change guard suspended a watch for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkChangeKind {
+    /// Known files that changed at once.
+    Changed,
+    /// New files that arrived within an hour.
+    New,
+}
+
 /// Why no file of an iModel waits for its spatial root any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpatialRootEnd {
@@ -298,6 +309,7 @@ words!(
     LinksReceived = "links_received",
     BlobWritten = "blob_written"
 );
+words!(BulkChangeKind, Changed = "changed", New = "new");
 words!(
     Outcome,
     Synchronized = "synchronized",
@@ -321,6 +333,7 @@ words!(
     Unmapped = "unmapped",
     SourceFileRemoved = "source_file_removed",
     StorageFileRemoved = "storage_file_removed",
+    Displaced = "displaced",
     ReferenceChanged = "reference_changed",
     RunLost = "run_lost",
     NotJudged = "not_judged",

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::bulk_change::{guard, set_limit};
+use super::bulk_change::{BulkChangeLimits, guard, set_limits};
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_stored, relocate_all};
 use super::scan_digests::forget_listings;
@@ -34,8 +34,8 @@ pub struct WatchSpec {
     pub storage_folder: String,
     /// The display name of the connection of its files in the iModel.
     pub connection: String,
-    /// How many files that storage knows may be due at once.
-    pub bulk_change_limit: u64,
+    /// How many files may change or arrive at once.
+    pub bulk_change_limits: BulkChangeLimits,
 }
 
 /// A configured watch in the ledger.
@@ -397,11 +397,11 @@ async fn register(
     .execute(&mut **tx)
     .await?;
     drop_former(tx, id, &spec.imodel_id).await?;
-    set_limit(tx, id, spec.bulk_change_limit).await?;
+    set_limits(tx, id, spec.bulk_change_limits).await?;
     let mut bulk_change = None;
     if changes.iter().any(changes_folder) {
         relocate_all(tx, id, now).await?;
-        bulk_change = guard(tx, id).await?;
+        bulk_change = guard(tx, id, 0, now).await?;
     }
     Ok(Registered {
         id: WatchId(id),

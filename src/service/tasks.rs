@@ -17,7 +17,7 @@ use crate::config::{Config, Watch};
 use crate::failpoint::failpoint;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
-use crate::ledger::{Ledger, WatchId, WatchSpec};
+use crate::ledger::{BulkChangeLimits, Ledger, WatchId, WatchSpec};
 use crate::runtime_status::{Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
@@ -308,7 +308,10 @@ pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
-            bulk_change_limit: config.bulk_change_limit,
+            bulk_change_limits: BulkChangeLimits {
+                changed_files: config.bulk_change.max_files,
+                new_files: config.bulk_change.max_new_files,
+            },
         })
         .collect()
 }

@@ -43,6 +43,8 @@ impl Synchronizer {
         let now = crate::clock::now();
         let mut files = self.ledger.connection_files(connection.id, now).await?;
         files.retain(|file| extent.has_file(file));
+        let elsewhere = self.remove_displaced(connection).await?;
+        files.retain(|file| !elsewhere.contains(&file.file));
         // The first file with a coordinate system defines that of the iModel: the order is the same everywhere.
         files.sort_by(|one, other| (&one.path, &one.watch).cmp(&(&other.path, &other.watch)));
         let mut refused = Refused::default();

@@ -30,6 +30,7 @@ mod intermediary;
 mod ledger;
 mod masters;
 mod messages;
+mod moves_between_watches;
 mod network;
 mod no_spinning;
 mod operator;

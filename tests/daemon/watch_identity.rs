@@ -1,12 +1,13 @@
 //! Watches that are renamed, mounted elsewhere, or get another storage folder or iModel: what is known of their files
 //! stays, and follows.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID};
+use itwin_syncd::emulator::{Builder, DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID};
 
 use crate::renames::{Before, at_rest, held};
-use crate::support::{Daemon, Site, platform, write};
+use crate::support::{Daemon, Site, eventually, platform, write};
 
 /// A synchronized watch "north" with three files.
 async fn synchronized() -> (Site, PathBuf, Before) {
@@ -92,10 +93,11 @@ async fn a_watch_with_another_folder_keeps_its_files_also_with_another_name() {
 async fn a_watch_that_is_renamed_by_a_reload_keeps_its_files() {
     let (mut site, folder, before) = synchronized().await;
     let daemon = site.start();
+    daemon.says("scan finished").await;
     site.replace_in_watches("name = \"north\"", "name = \"site\"");
     site.config();
     daemon.signal("HUP");
-    daemon.says("is now called \\\"site\\\"").await;
+    daemon.says("is now called \"site\"").await;
     keeps(&site, &before, "site", &daemon).await;
     write(&folder.join("in/b.ifc"), "changed");
     site.synchronized(3, &daemon).await;
@@ -161,19 +163,15 @@ async fn a_file_that_changes_while_it_moves_updates_the_same_storage_file() {
     site.replace_in_watches("imodel_id", "storage_folder = \"North/Site\"\nimodel_id");
     write(&folder.join("a.ifc"), "changed");
     let daemon = site.start();
-    site.synchronized(3, &daemon).await;
-    at_rest(&site, 3, &daemon).await;
-    let expected = MOVED
+    let changed = BTreeMap::from([("North/Site/a.ifc".to_owned(), "changed".to_owned())]);
+    eventually(|| site.holds(&changed), || daemon.log()).await;
+    let expected: BTreeMap<String, String> = MOVED
         .iter()
-        .map(|(old, new)| ((*new).to_owned(), before.files[*old].clone()));
-    assert_eq!(held(&site).0, expected.collect(), "{}", daemon.log());
+        .map(|(old, new)| ((*new).to_owned(), before.files[*old].clone()))
+        .collect();
+    eventually(|| held(&site).0 == expected, || daemon.log()).await;
+    at_rest(&site, 3, &daemon).await;
     assert_eq!(held(&site).1, before.sources);
-    let changed = [("North/Site/a.ifc".to_owned(), "changed".to_owned())];
-    assert!(
-        site.holds(&changed.into_iter().collect()),
-        "{}",
-        daemon.log()
-    );
     daemon.stop().await;
 }
 
@@ -265,11 +263,16 @@ async fn a_kill_at_any_step_of_a_move_to_another_storage_folder_uploads_maps_and
     }
 }
 
+fn two_imodels(other: &str) -> Builder {
+    platform()
+        .imodel(DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, "Emulated iModel")
+        .imodel(other, DEFAULT_ITWIN_ID, "Other")
+}
+
 #[tokio::test]
 async fn another_imodel_leaves_the_old_one_as_it_is_and_says_so() {
     const OTHER: &str = "0ddba11c-1234-4abc-8def-0123456789ab";
-    let (mut site, folder) =
-        Site::with_folder(platform().imodel(OTHER, DEFAULT_ITWIN_ID, "Other")).await;
+    let (mut site, folder) = Site::with_folder(two_imodels(OTHER)).await;
     write(&folder.join("a.ifc"), "a");
     write(&folder.join("b.ifc"), "b");
     let daemon = site.start();
@@ -289,9 +292,9 @@ async fn another_imodel_leaves_the_old_one_as_it_is_and_says_so() {
     assert!(plan.out.contains("2 to process"), "{plan:?}");
     let daemon = site.start();
     daemon.says("goes into another iModel now").await;
+    eventually(|| held(&site).1.len() == 4, || daemon.log()).await;
     site.synchronized(2, &daemon).await;
     let sources = held(&site).1;
-    assert_eq!(sources.len(), 4, "{sources:?}");
     assert!(
         before.sources.iter().all(|source| sources.contains(source)),
         "{sources:?}"
