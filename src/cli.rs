@@ -114,7 +114,7 @@ enum Command {
     ///
     /// Exit codes: 0 success; 1 a folder cannot be scanned completely, or something failed; 78 invalid configuration.
     Orphans(orphans::Arguments),
-    /// Take the source files of a watch out of the iModel that it went into before its imodel_id was changed
+    /// Take the source files of a watch out of the iModel that it went into before
     ///
     /// Removes only source files, and only while no run of that iModel is active. Storage files stay. `status` shows
     /// which iModels still have files of a watch.

@@ -31,6 +31,10 @@ use crate::text::plural;
 use decide::Orphan;
 
 #[derive(Debug, Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "one per option of the command line"
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,

@@ -126,6 +126,7 @@ impl Model<'_> {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm per kind of act")]
     fn act(&mut self) {
         let Some(path) = self.any_file() else {
             let path = self.free_path();

@@ -89,7 +89,7 @@ pub(super) async fn local(config: &Config, ledger: Option<&Ledger>) -> Result<Lo
         local.unsettled += vanished.count() as u64;
     }
     let configured: HashSet<&str> = config.watches.iter().map(|one| one.name.as_str()).collect();
-    for file in reports.iter() {
+    for file in &reports {
         if let Some(id) = &file.storage_file_id {
             // One that was removed from the configuration is used until the daemon has read that.
             let is_used = watches
