@@ -3,13 +3,16 @@
 mod changes;
 mod check;
 mod demo;
+mod detach;
 mod emulator;
 mod explain;
 mod generate;
 mod matching;
 mod operate;
+mod orphans;
 mod plan;
 mod references;
+mod removal;
 mod run;
 mod status;
 mod tally;
@@ -109,6 +112,22 @@ enum Command {
     /// Watches are suspended by the bulk change guard and after rejected credentials. If deleted files wait for
     /// approval, they are taken out of the iModel.
     Resume(operate::Watches),
+    /// List what our connections and storage folders have that no local file stands for, and clean it up
+    ///
+    /// Scans every folder, and compares it with the storage folders of the watches and with their connections: files
+    /// that are gone and kept, files of removed watches, what a lost ledger left. Works beside a running daemon, and
+    /// without it. Never touches other connections and folders; what other clients created in ours only if it is named.
+    ///
+    /// Whether elements leave the iModel when a source file is removed is up to the platform, at the earliest with the
+    /// next run.
+    ///
+    /// Exit codes: 0 success; 1 a folder cannot be scanned completely, or something failed; 78 invalid configuration.
+    Orphans(orphans::Arguments),
+    /// Take the source files of a watch out of the iModel that it went into before
+    ///
+    /// Removes only source files, and only while no run of that iModel is active. Storage files stay. `status` shows
+    /// which iModels still have files of a watch.
+    Detach(detach::Arguments),
     /// Run an emulator of the iTwin Platform, to try everything without an account
     ///
     /// Prints the URLs and the credentials for the configuration.
@@ -166,6 +185,8 @@ impl Cli {
                 Command::Resume(arguments) => {
                     operate::watches(operate::Verb::Resume, &arguments).await
                 }
+                Command::Orphans(arguments) => orphans::orphans(&arguments).await,
+                Command::Detach(arguments) => detach::detach(&arguments).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
                 Command::Generate(arguments) => generate::generate(&arguments),

@@ -675,6 +675,8 @@ fn line_text(line: &HistoryEntry) -> String {
             Step::RestoreAsked => "restore requested",
             Step::Restored => "storage file restored from the recycle bin",
             Step::NotRestored => "storage file not restored",
+            Step::SourceFileRemoved => "source file removed by the operator",
+            Step::StorageFileRemoved => "storage file moved to the recycle bin by the operator",
             Step::RunLost => "run not found on the platform: waiting for another run",
             Step::NotJudged => "run ended without a result for this file: waiting for another run",
             Step::Renamed => {

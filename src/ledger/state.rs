@@ -85,6 +85,10 @@ pub enum Step {
     Restored,
     /// Its storage file is no longer in the recycle bin.
     NotRestored,
+    /// The operator removed its source file from an iModel.
+    SourceFileRemoved,
+    /// The operator moved its storage file to the recycle bin.
+    StorageFileRemoved,
     /// Its source file was removed from another connection, because it belongs in that of its watch.
     Displaced,
     /// A run has read references that changed.
@@ -398,6 +402,8 @@ words!(
     RestoreAsked = "restore_asked",
     Restored = "restored",
     NotRestored = "not_restored",
+    SourceFileRemoved = "source_file_removed",
+    StorageFileRemoved = "storage_file_removed",
     Displaced = "displaced",
     ReferenceChanged = "reference_changed",
     RunLost = "run_lost",

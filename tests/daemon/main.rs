@@ -23,6 +23,7 @@ mod filesystem;
 mod fuse;
 mod hostile_responses;
 mod intermediaries;
+mod orphans;
 mod outages;
 
 mod intermediary;
@@ -36,6 +37,7 @@ mod operator;
 mod other_client;
 mod page;
 mod platform_state;
+mod polled_share;
 mod random_changes;
 mod random_faults;
 mod real_files;
