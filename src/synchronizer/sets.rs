@@ -2,8 +2,8 @@
 //!
 //! Input: the main files that wait for a run, with their companions, from the ledger. A set is whole when every
 //! companion is in storage at its newest version and none that the format requires is missing. A main file of any other
-//! set is put off, and fails when the set does not become whole in time; the ledger makes it wait for a run again when a
-//! companion changes. The decision is pure.
+//! set is put off, and fails when the set does not become whole in time; the ledger makes it wait for a run again when
+//! a companion changes. The decision is pure.
 
 use std::ffi::OsStr;
 use std::time::Duration;
