@@ -55,6 +55,7 @@ mod requeue;
 mod restorations;
 mod results;
 mod retention;
+mod roots;
 mod row;
 mod run_entries;
 mod run_results;
@@ -109,6 +110,7 @@ pub use removals::{Removal, Removed, StoragePlace, UsedConnection};
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;
+pub use roots::RootIdentity;
 pub use run_entries::RunEntry;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
@@ -126,9 +128,7 @@ pub use watch_identity::{Recognized, WatchIdentity, recognize};
 pub use watch_reports::{
     Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
 };
-pub use watches::{
-    PlannedWatch, PlannedWatches, Registered, RootIdentity, WatchSpec, WithdrawalPolicy,
-};
+pub use watches::{PlannedWatch, PlannedWatches, Registered, WatchSpec, WithdrawalPolicy};
 pub use withdrawals::Withdrawn;
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.

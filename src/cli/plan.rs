@@ -179,22 +179,7 @@ async fn show_watch(
             Some(_) => ("renamed", false),
             None => (word, sent),
         };
-        let what = match (names::storage_path(&file.path), &file.connector) {
-            _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
-            (Err(error), _) => format!("will fail: {error}"),
-            (Ok(_), _) if let Some(origin) = &origin => {
-                format!("rename the storage file of {}", QuotedPath(origin))
-            }
-            (Ok(_), _) if word == "moved" => "rename or move its storage file".to_owned(),
-            (Ok(_), _) if word == "failed before" => report
-                .and_then(|report| report.reason.clone())
-                .unwrap_or_default(),
-            (Ok(_), Some(connector)) if sent => {
-                format!("upload, then synchronize with {connector}")
-            }
-            (Ok(_), Some(connector)) => format!("synchronize with {connector}"),
-            (Ok(_), None) => "upload only".to_owned(),
-        };
+        let what = plan_of(&file, report.copied(), word, sent, origin.as_deref());
         good &= !what.starts_with("will fail");
         planned += 1;
         if sent {
@@ -213,6 +198,32 @@ async fn show_watch(
     ));
     gone.show(watch, max_deletes);
     Ok(good)
+}
+
+/// What will happen to a file.
+fn plan_of(
+    file: &Ready,
+    report: Option<&FileReport>,
+    word: &str,
+    sent: bool,
+    origin: Option<&Path>,
+) -> String {
+    match (names::storage_path(&file.path), &file.connector) {
+        _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
+        (Err(error), _) => format!("will fail: {error}"),
+        (Ok(_), _) if let Some(origin) = origin => {
+            format!("rename the storage file of {}", QuotedPath(origin))
+        }
+        (Ok(_), _) if word == "moved" => "rename or move its storage file".to_owned(),
+        (Ok(_), _) if word == "failed before" => report
+            .and_then(|report| report.reason.clone())
+            .unwrap_or_default(),
+        (Ok(_), Some(connector)) if sent => {
+            format!("upload, then synchronize with {connector}")
+        }
+        (Ok(_), Some(connector)) => format!("synchronize with {connector}"),
+        (Ok(_), None) => "upload only".to_owned(),
+    }
 }
 
 /// New files that are known ones under a new name, with the path that each had before. Reads only files whose size is

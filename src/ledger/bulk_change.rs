@@ -76,7 +76,7 @@ impl BulkChange {
             BulkChangeKind::New => "new files arrived within an hour".to_owned(),
             BulkChangeKind::Changed if moves == 0 => "known files changed at once".to_owned(),
             BulkChangeKind::Changed if moves == files => {
-                "known files are to be renamed or moved in storage at once".to_owned()
+                "known files must be renamed or moved in storage at once".to_owned()
             }
             BulkChangeKind::Changed => format!(
                 "known files changed at once, {moves} of them only in name, folder or storage folder"

@@ -1,4 +1,4 @@
-//! Source files that stay in an iModel into which their watch no longer puts files, because its `imodel_id` was changed.
+//! Source files that stay in an iModel after the `imodel_id` of their watch was changed.
 //!
 //! Nothing of them is changed on the platform: the operator decides whether they are taken out.
 

@@ -146,8 +146,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Files that belong in a connection, but have a source file in another one of the same iModel: they moved here from
-    /// another watch, or their watch got another connection. Files that are gone stay where they are.
+    /// Files that belong in a connection, but have a source file in another one of the same iModel: they moved here
+    /// from another watch, or their watch got another connection. Files that are gone stay where they are.
     pub async fn displaced(&self, connection: ConnectionId) -> Result<Vec<Displaced>, Error> {
         type Row = (FileId, String, Vec<u8>, Vec<u8>, Option<String>, String);
         let rows: Vec<Row> = self

@@ -1,8 +1,8 @@
-//! The watches of the configuration, and how their roots were found.
+//! The watches of the configuration.
 //!
 //! What is known of a watch stays when its name, its folder or its storage folder changes: `watch_identity` decides
-//! which known watch it is. When its iModel changes, all that is known of its files on the platform is forgotten, except
-//! for the source files that stay in the old iModel.
+//! which known watch it is. When its iModel changes, all that is known of its files on the platform is forgotten,
+//! except for the source files that stay in the old iModel.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -18,8 +18,7 @@ use super::scan_digests::forget_listings;
 use super::watch_changes::WatchChange;
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
-    BulkChange, Error, FormerImodel, Ledger, OnDelete, RootState, Tx, WatchId, count_column,
-    millis, new_id,
+    BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
 };
 use crate::ids::ImodelId;
 
@@ -53,15 +52,6 @@ pub struct WithdrawalPolicy {
     pub after: Duration,
     /// How many may be gone at once.
     pub limit: u64,
-}
-
-/// The root in which files of a watch were found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RootIdentity {
-    /// It is another one than before, but no known file is missing in it; or there was none before.
-    Complete,
-    /// It is another one than before, and known files are missing in it.
-    Incomplete,
 }
 
 /// A configured watch in the ledger.
@@ -110,10 +100,10 @@ struct KnownRow {
 impl Ledger {
     /// Makes the ledger know just these watches, and returns them in the same order.
     ///
-    /// A known watch keeps its files under another name, with another folder or another storage folder. When its iModel
-    /// has changed, all that is known of its files on the platform is forgotten, and every file is new to the next scan.
-    /// Watches that are not configured any more keep their files, but none of their jobs is claimed until they are
-    /// configured again.
+    /// A known watch keeps its files under another name, with another folder or another storage folder. When its
+    /// iModel has changed, all that is known of its files on the platform is forgotten, and every file is new to the
+    /// next scan. Watches that are not configured any more keep their files, but none of their jobs is claimed until
+    /// they are configured again.
     pub async fn register_watches(
         &self,
         specs: &[WatchSpec],
@@ -178,64 +168,6 @@ impl Ledger {
             })
             .await
     }
-
-    /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was
-    /// one.
-    pub async fn record_root(
-        &self,
-        watch: WatchId,
-        state: RootState,
-        note: Option<&str>,
-        scanned: Option<Timestamp>,
-    ) -> Result<(), Error> {
-        self.db
-            .write("record the state of a root", async |tx| {
-                sqlx::query(
-                    "UPDATE watches SET root_state = $2, root_note = $3, \
-                     scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
-                )
-                .bind(watch.0)
-                .bind(state)
-                .bind(note)
-                .bind(scanned.map(millis))
-                .execute(&mut **tx)
-                .await
-            })
-            .await?;
-        Ok(())
-    }
-
-    /// The identity of the root in which files of a watch were found last, in the watch's notation.
-    pub async fn root_identity(&self, watch: WatchId) -> Result<Option<String>, Error> {
-        self.db
-            .read("look up the identity of a root", async |db| {
-                sqlx::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
-                    .bind(watch.0)
-                    .fetch_one(db)
-                    .await
-            })
-            .await
-    }
-
-    /// Records the identity of a root in which files were found.
-    pub async fn record_root_identity(
-        &self,
-        watch: WatchId,
-        identity: &str,
-        found: RootIdentity,
-    ) -> Result<(), Error> {
-        self.db
-            .write("record the identity of a root", async |tx| {
-                sqlx::query("UPDATE watches SET root_identity = $2, root_replaced = MAX(root_replaced, $3) WHERE id = $1")
-                    .bind(watch.0)
-                    .bind(identity)
-                    .bind(i64::from(found == RootIdentity::Incomplete))
-                    .execute(&mut **tx)
-                    .await
-            })
-            .await?;
-        Ok(())
-    }
 }
 
 async fn known_watches(tx: &mut Tx) -> Result<Vec<KnownRow>, sqlx::Error> {
@@ -284,8 +216,8 @@ impl WatchSpec {
     }
 }
 
-/// Gives known watches the names that the configuration has for them. A watch that is not configured any more, and whose
-/// name now belongs to another one, gets a name that no configuration can have.
+/// Gives known watches the names that the configuration has for them. A watch that is not configured any more, and
+/// whose name now belongs to another one, gets a name that no configuration can have.
 async fn rename(
     tx: &mut Tx,
     known: &[KnownRow],
@@ -499,137 +431,4 @@ async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::super::fixture::*;
-    use super::super::*;
-    use crate::ids::ImodelId;
-
-    #[tokio::test]
-    async fn jobs_of_a_watch_that_is_not_configured_rest_until_it_is_again() {
-        let f = Fixture::new().await;
-        f.hand_over("a.dgn", 1, 0).await;
-        let south = WatchSpec {
-            storage_folder: "South".to_owned(),
-            ..spec("south")
-        };
-        f.register(&south, 0).await;
-        assert!(f.claim(1).await.is_none());
-        assert_eq!(f.ledger.summary(at(1)).await.unwrap(), Summary::default());
-        f.ledger
-            .register_watches(&[spec("north")], at(0))
-            .await
-            .unwrap();
-        assert!(f.claim(1).await.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_start_tries_files_again_that_failed_because_of_credentials() {
-        let f = Fixture::new().await;
-        for (path, kind) in [
-            ("a.dgn", FailureKind::Credentials),
-            ("b.dgn", FailureKind::Transient),
-        ] {
-            f.hand_over(path, 1, 0).await;
-            let job = f.claim(0).await.unwrap();
-            let failed = Refusal {
-                kind,
-                ..refusal(Again::FailedUntil(at(900)))
-            };
-            f.ledger.put_off(&job, &failed, at(1)).await.unwrap();
-        }
-        assert!(f.claim(2).await.is_none());
-        f.ledger
-            .register_watches(&[spec("north")], at(2))
-            .await
-            .unwrap();
-        assert_eq!(f.claim(2).await.unwrap().path, Path::new("a.dgn"));
-        assert!(f.claim(2).await.is_none());
-    }
-
-    #[tokio::test]
-    async fn names_are_swapped_and_passed_on_with_their_files() {
-        let f = Fixture::new().await;
-        let in_folder = |name: &str, folder: &str| WatchSpec {
-            path: format!("/srv/{folder}").into(),
-            storage_folder: folder.to_owned(),
-            ..spec(name)
-        };
-        let register = async |specs: &[WatchSpec]| {
-            let registered = f.ledger.register_watches(specs, at(1)).await.unwrap();
-            registered.iter().map(|one| one.id).collect::<Vec<_>>()
-        };
-        let first = register(&[in_folder("a", "1"), in_folder("b", "2")]).await;
-        for watch in &first {
-            let files = [ready("x.dgn", 1)];
-            f.ledger.hand_over(*watch, &files, at(1)).await.unwrap();
-        }
-        let swapped = register(&[in_folder("b", "1"), in_folder("a", "2")]).await;
-        assert_eq!(swapped, first);
-        let passed_on = register(&[in_folder("a", "1"), in_folder("c", "2")]).await;
-        assert_eq!(passed_on, first);
-        // The other one is not configured any more, but keeps its files.
-        let one = register(&[in_folder("c", "1")]).await;
-        assert_eq!(one, first[..1]);
-        let names = f.ledger.watch_reports(at(1)).await.unwrap();
-        let names: Vec<&str> = names.iter().map(|watch| watch.name.as_str()).collect();
-        assert_eq!(names, ["c", "c (former)", "north"]);
-        let back = register(&[in_folder("c", "1"), in_folder("d", "2")]).await;
-        assert_eq!(back, first);
-    }
-
-    #[tokio::test]
-    async fn source_files_in_a_former_imodel_stay_known_until_the_watch_goes_back() {
-        let f = Fixture::new().await;
-        f.synchronized("a.dgn").await;
-        f.ledger
-            .set_connection(f.connection().await.id, Some("platform"))
-            .await
-            .unwrap();
-        let elsewhere = WatchSpec {
-            imodel_id: "other".into(),
-            ..spec("north")
-        };
-        let specs = [elsewhere.clone()];
-        let planned = f.ledger.planned_watches(&specs).await.unwrap();
-        let change = WatchChange::Imodel {
-            from: "imodel".into(),
-            mapped: 1,
-        };
-        assert_eq!(planned.watches[0].changes, [change]);
-        f.register(&elsewhere, 4).await;
-        let before = ImodelId::from("imodel");
-        let former = f.ledger.former_source_files("north", &before);
-        let former = former.await.unwrap();
-        assert_eq!(former.len(), 1);
-        assert_eq!(former[0].path, Path::new("a.dgn"));
-        assert_eq!(former[0].source_file_id, "source a.dgn");
-        assert_eq!(former[0].connection, "platform");
-        let reports = f.ledger.watch_reports(at(5)).await.unwrap();
-        assert_eq!(reports[0].former_imodels[0].files, 1);
-        f.register(&spec("north"), 6).await;
-        let reports = f.ledger.watch_reports(at(7)).await.unwrap();
-        assert_eq!(reports[0].former_imodels, []);
-    }
-
-    #[tokio::test]
-    async fn a_watch_that_moves_to_another_imodel_begins_anew() {
-        let f = Fixture::new().await;
-        f.stored("a.dgn").await;
-        let elsewhere = WatchSpec {
-            imodel_id: "other".into(),
-            ..spec("north")
-        };
-        let registered = f.register(&elsewhere, 2).await;
-        let change = WatchChange::Imodel {
-            from: "imodel".into(),
-            mapped: 0,
-        };
-        assert_eq!(registered.id, f.watch);
-        assert_eq!(registered.changes, [change]);
-        let file = f.file("a.dgn").await;
-        assert_eq!((file.job, file.storage_file_id), (None, None));
-        assert_eq!(f.hand_over("a.dgn", 1, 3).await, 1);
-    }
-}
+mod tests;

@@ -232,6 +232,7 @@ async fn between_any_two_steps(cut: Cut) {
         &[MISSING, UNMAPPED][..],
         &super::renames::POINTS,
         &super::withdrawal::POINTS,
+        &super::moves_between_watches::POINTS,
     ]
     .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));

@@ -191,7 +191,7 @@ async fn more_moves_than_the_guard_permits_wait_for_resume() {
     assert!(
         status
             .out
-            .contains("3 known files are to be renamed or moved in storage at once (limit 2)"),
+            .contains("3 known files must be renamed or moved in storage at once (limit 2)"),
         "{status:?}"
     );
     let plan = site.run(&["run", "--dry-run"]).await;
