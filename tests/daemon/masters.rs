@@ -159,14 +159,17 @@ async fn the_advice_of_a_full_imodel_ends_the_failure() {
     let full = || mapped(&site).len() == 250;
     eventually(full, || daemon.log()).await;
     daemon.says("as many source files as it accepts, 250").await;
-    let shown = site.run(&["status"]).await.out;
+    let counted = async || {
+        let shown = site.run(&["status"]).await.out;
+        shown.contains("251 source files, but an iModel accepts 250")
+    };
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !counted().await {
+        assert!(tokio::time::Instant::now() < deadline, "{}", daemon.log());
+    }
     let status = site.status().await;
     let failed = status.values().filter(|file| file["state"] == "failed");
     assert_eq!(failed.count(), 1, "{status:#?}");
-    assert!(
-        shown.contains("251 source files, but an iModel accepts 250"),
-        "{shown}"
-    );
 
     site.replace_in_watches("imodel_id", &format!("{MASTERS}imodel_id"));
     site.config();

@@ -253,7 +253,6 @@ async fn a_set_that_is_deleted_and_written_again_is_run_when_it_is_whole_again()
         std::fs::remove_file(folder.join(part)).unwrap();
     }
     write_set(&folder, &["lots.shp"], "two");
-    write(&folder.join("house.ifc"), "two");
     let waits = async || {
         let files = site.status().await;
         let reason = files["north/lots.shp"]["reason"].as_str();
@@ -262,6 +261,10 @@ async fn a_set_that_is_deleted_and_written_again_is_run_when_it_is_whole_again()
     while !waits().await {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // A run that was requested before would read the set as it was.
+    write(&folder.join("house.ifc"), "two");
+    let stored = || site.stored("house.ifc").completions == 2;
+    eventually(stored, || daemon.log()).await;
     assert_eq!(runs(&site).len(), before);
     let explained = site
         .run(&["explain", folder.join("lots.shp").to_str().unwrap()])
@@ -290,13 +293,11 @@ async fn no_run_of_the_connection_reads_a_set_of_which_only_a_part_is_stored() {
     let route = format!("POST /storage/files/{table}/updateContent");
     site.emulator.fault(Fault::on(&route).status(503));
     write_set(&folder, &["lots.shp", "lots.dbf"], "two");
-    write(&folder.join("house.ifc"), "two");
     let stored = |path: &str| site.stored(path).completions == 2;
-    eventually(
-        || stored("lots.shp") && stored("house.ifc"),
-        || daemon.log(),
-    )
-    .await;
+    eventually(|| stored("lots.shp"), || daemon.log()).await;
+    // A run that was requested before would read the set as it was.
+    write(&folder.join("house.ifc"), "two");
+    eventually(|| stored("house.ifc"), || daemon.log()).await;
     // Long after the batch window.
     let refused = || {
         site.requests("POST", &format!("{table}/updateContent"))
