@@ -682,7 +682,7 @@ fn line_text(line: &HistoryEntry) -> String {
             Step::Renamed => {
                 return format!("renamed from {}", line.note.as_deref().unwrap_or_default());
             }
-            Step::Relocated => "storage file renamed to match",
+            Step::Relocated => "storage file moved to the new name and folder",
             Step::NameKept => "storage refused the new name or folder",
             Step::Gone => "gone from the folder",
             Step::Deselected => "no longer selected by the configuration",

@@ -79,6 +79,18 @@ pub(super) async fn count_stored(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx
     Ok(count_value(count))
 }
 
+/// Files of a watch whose storage files move with its storage folder: those that are gone stay until they are back.
+pub(super) async fn count_moving(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM files WHERE watch_id = $1 AND storage_file_id IS NOT NULL \
+         AND COALESCE(absence, 'missing') = 'missing'",
+    )
+    .bind(watch_id)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(count_value(count))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixture::*;

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, guard, set_limits};
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
-use super::relocations::{count_stored, relocate_all};
+use super::relocations::{count_moving, count_stored, relocate_all};
 use super::scan_digests::forget_listings;
 use super::watch_changes::WatchChange;
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
@@ -299,7 +299,7 @@ async fn changes(
             changes.push(WatchChange::StorageFolder {
                 from: row.storage_folder.clone(),
                 to: spec.storage_folder.clone(),
-                files,
+                files: count_moving(tx, row.id).await?,
             });
         }
     }

@@ -73,7 +73,7 @@ impl Shared {
         let path = QuotedPath(&job.path);
         match &kept {
             None => {
-                info!(watch = %watch.name, %path, storage_file = id.as_str(), "storage file renamed to match; nothing was uploaded");
+                info!(watch = %watch.name, %path, storage_file = id.as_str(), "storage file moved to the new name and folder; nothing was uploaded");
             }
             Some(kept) => {
                 warn!(watch = %watch.name, %path, storage_file = id.as_str(), reason = kept, "storage file cannot be renamed to match; content and iModel are not affected");

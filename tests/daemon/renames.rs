@@ -283,7 +283,7 @@ async fn a_storage_folder_that_has_the_name_already_keeps_the_file_where_it_is_o
         assert_eq!(forgotten.code, Some(0), "{forgotten:?}");
         move_to(&folder, "a.ifc", "in/a.ifc");
         let said = match taken {
-            MoveNameTaken::Twin => "renamed to match",
+            MoveNameTaken::Twin => "moved to the new name and folder",
             MoveNameTaken::Conflict | MoveNameTaken::Refused => "cannot be renamed to match",
         };
         daemon.says(said).await;

@@ -142,7 +142,9 @@ async fn files_move_to_another_storage_folder_and_back() {
     before.becomes(&site, &MOVED, &daemon).await;
     let history = site.run(&["status", "a.ifc"]).await;
     assert!(
-        history.out.contains("storage file renamed to match"),
+        history
+            .out
+            .contains("storage file moved to the new name and folder"),
         "{history:?}"
     );
     daemon.stop().await;

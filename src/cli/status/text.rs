@@ -429,7 +429,12 @@ fn history_line(out: &mut String, entry: &LineView) {
         let _infallible = write!(text, ", {} after it was queued", span(seconds));
     }
     line(out, &text);
-    if is_reason && let Some(note) = &entry.note {
+    // The text of a rename contains the old path.
+    let is_renamed = entry.what == HistoryEvent::Step(Step::Renamed);
+    if is_reason
+        && !is_renamed
+        && let Some(note) = &entry.note
+    {
         line(out, &format!("                       reason: {note}"));
     }
     if let Some(hint) = &entry.hint {
