@@ -11,6 +11,7 @@ mod send;
 
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -19,6 +20,7 @@ use crate::error_chain::chain;
 use crate::ledger::{
     self, FailureKind, Inactive, Ledger, Problem, RootState, SpatialRootState, WatchReport,
 };
+use crate::local_time;
 use crate::names::QuotedPath;
 use crate::retry::Policy;
 use scheduler::{NotifiedState, Scheduler};
@@ -255,6 +257,26 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             )
         });
     }
+    for (stage, what, keys, wait) in [
+        (
+            "upload",
+            "the upload",
+            "upload_window or upload.rate",
+            watch.upload_wait,
+        ),
+        ("run", "a run", "run_window", watch.run_wait),
+    ] {
+        if let Some(wait) = wait.filter(|wait| wait.overdue) {
+            let until = local_time::label(wait.until, crate::clock::now(), &TimeZone::system());
+            let hint = format!("run `itwin-syncd sync {}`, or correct {keys}", watch.name);
+            let reason = format!("files wait until {until} for {what}, longer than window_stale");
+            all.push(AlertProblem {
+                kind: "watch",
+                hint: Some(hint),
+                ..folder(&format!("{stage} window"), true, reason)
+            });
+        }
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");
@@ -302,7 +324,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary, SpatialRootWait};
+    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary, SpatialRootWait, WindowWait};
 
     fn watch() -> WatchReport {
         WatchReport {
@@ -317,6 +339,8 @@ mod tests {
             blocked: None,
             source_files: None,
             spatial_root: None,
+            upload_wait: None,
+            run_wait: None,
             counts: Counts::default(),
         }
     }
@@ -377,6 +401,13 @@ mod tests {
             waiting(SpatialRootState::Pending),
             waiting(SpatialRootState::Missing),
             waiting(SpatialRootState::Failed),
+            WatchReport {
+                run_wait: Some(WindowWait {
+                    until: crate::clock::now(),
+                    overdue: true,
+                }),
+                ..watch()
+            },
         ];
         let mut text = String::new();
         for problem in watches.iter().flat_map(of_watch) {
@@ -386,6 +417,8 @@ mod tests {
                 text += &format!("  hint: {hint}\n");
             }
         }
-        insta::assert_snapshot!(text);
+        insta::with_settings!({filters => vec![(r"until \d\d:\d\d", "until [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
     }
 }

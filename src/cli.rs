@@ -99,6 +99,12 @@ enum Command {
     ///
     /// Watches are suspended by the bulk change guard and after rejected credentials.
     Resume(operate::Watches),
+    /// Synchronize what waits now, despite windows and the batch window
+    ///
+    /// Uploads the files that wait for their window, and requests a run for everything that is uploaded. A bandwidth
+    /// limit stays in effect, also one of zero. Files that are still being written, paused watches and files that wait
+    /// for a later attempt are not affected.
+    Sync(operate::Watches),
     /// Run an emulator of the iTwin Platform, to try everything without an account
     ///
     /// Prints the URLs and the credentials for the configuration.
@@ -155,6 +161,7 @@ impl Cli {
                 Command::Resume(arguments) => {
                     operate::watches(operate::Verb::Resume, &arguments).await
                 }
+                Command::Sync(arguments) => operate::watches(operate::Verb::Sync, &arguments).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
                 Command::Generate(arguments) => generate::generate(&arguments),

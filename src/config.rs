@@ -18,6 +18,7 @@ mod imodels;
 mod network;
 mod notifications;
 mod raw;
+mod schedule;
 mod sections;
 mod values;
 mod watches;
@@ -35,6 +36,8 @@ use environment::Mode;
 pub use errors::{ConfigError, ConfigErrors};
 pub use notifications::{Address, Alert, Format, Heartbeat};
 use raw::RawConfig;
+pub(crate) use schedule::STALE;
+pub use schedule::{RunSchedules, Schedule};
 use values::InvalidValue;
 pub use web::Web;
 
@@ -75,6 +78,8 @@ pub struct Config {
     pub watches: Vec<Watch>,
     /// Every `[[imodel]]`.
     pub imodels: Vec<Imodel>,
+    /// The windows of runs, of watches and `[[imodel]]` tables.
+    pub run_schedules: RunSchedules,
 }
 
 /// What concerns an iModel rather than one of its watches.
@@ -225,6 +230,8 @@ pub struct Watch {
     pub on_rename: OnRename,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
+    /// When its files may be uploaded; None: at any time.
+    pub upload_schedule: Option<Schedule>,
     /// Which files, how deep, and with which connector.
     pub scope: Scope,
 }
@@ -248,6 +255,8 @@ pub struct ReadOnlyConfig {
     pub watches: Vec<Watch>,
     /// Every `[[imodel]]`.
     pub imodels: Vec<Imodel>,
+    /// The windows of runs, of watches and `[[imodel]]` tables.
+    pub run_schedules: RunSchedules,
 }
 
 impl Config {

@@ -185,6 +185,12 @@ impl Client {
         self.blobs.limiter.limit()
     }
 
+    /// Whether the bandwidth limits pause all uploads now.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.blobs.limiter.is_paused()
+    }
+
     /// Sets the maximum number of API requests in any minute.
     pub fn set_requests_per_minute(&self, count: usize) {
         self.api.budget().set(count);

@@ -8,8 +8,8 @@
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`. For the operator: `watches`, `inactive`,
-//! `bulk_change`, `requeue`, `forget`. For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`,
-//! `problems`, `health`, `history`, `retention`.
+//! `windows`, `bulk_change`, `requeue`, `forget`. For reports: `overview`, `watch_reports`, `file_reports`,
+//! `run_entries`, `problems`, `health`, `history`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -64,6 +64,7 @@ mod stored_job;
 mod transitions;
 mod watch_reports;
 mod watches;
+mod windows;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,6 +113,7 @@ pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_reports::{Counts, RunSummary, WatchReport};
 pub use watches::WatchSpec;
+pub use windows::{WatchWindow, WindowWait};
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(5);

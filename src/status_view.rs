@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::connector_type::ConnectorType;
@@ -17,6 +18,7 @@ use crate::ledger::{
     Inactive, JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunEvent, RunSummary,
     Step, WatchReport,
 };
+use crate::local_time;
 use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
@@ -44,6 +46,8 @@ pub(crate) struct WatchView {
     pub(crate) blocked_by: Option<BlockingView>,
     /// The spatial root that files of its iModel wait for.
     pub(crate) spatial_root: Option<SpatialRootView>,
+    /// Files that wait for a time of day.
+    pub(crate) waits: Vec<WaitView>,
     /// The source files of its iModel.
     pub(crate) source_files: Option<SourceFilesView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
@@ -86,6 +90,19 @@ pub(crate) struct SpatialRootView {
     /// Both as text.
     pub(crate) text: String,
     pub(crate) hint: Option<String>,
+}
+
+/// Files that wait for a time of day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WaitView {
+    /// `upload` or `run`.
+    pub(crate) stage: &'static str,
+    pub(crate) files: u64,
+    pub(crate) until: Timestamp,
+    /// They wait for longer than `window_stale`.
+    pub(crate) overdue: bool,
+    /// The same as text.
+    pub(crate) text: String,
 }
 
 /// The source files of an iModel.
@@ -435,6 +452,7 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             text: wait.text(),
             hint: wait.hint(&watch.name),
         }),
+        waits: waits(watch, crate::clock::now()),
         source_files: watch.source_files.map(source_files_view),
         unfinished: live
             .map(|root| {
@@ -461,6 +479,28 @@ fn blocking_view(blocking: &BlockingRun) -> BlockingView {
         since: blocking.since,
         overdue: blocking.overdue,
     }
+}
+
+/// Files of a watch that wait for a time of day.
+pub(crate) fn waits(watch: &WatchReport, now: Timestamp) -> Vec<WaitView> {
+    let stages = [
+        ("upload", "the upload", watch.upload_wait, watch.counts.due),
+        ("run", "a run", watch.run_wait, watch.counts.stored),
+    ];
+    let waits = stages.into_iter().filter_map(|(stage, what, wait, files)| {
+        let wait = wait.filter(|_| watch.configured && files > 0)?;
+        let until = local_time::label(wait.until, now, &TimeZone::system());
+        let files_wait = plural(files, "file waits", "files wait");
+        let overdue = if wait.overdue { ", overdue" } else { "" };
+        Some(WaitView {
+            stage,
+            files,
+            until: wait.until,
+            overdue: wait.overdue,
+            text: format!("{files_wait} until {until} for {what}{overdue}"),
+        })
+    });
+    waits.collect()
 }
 
 fn source_files_view(found: SourceFiles) -> SourceFilesView {

@@ -23,6 +23,7 @@ mod run;
 mod sets;
 mod spatial_root;
 mod storage_check;
+mod window;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
-    SpatialRootWait,
+    SpatialRootWait, WindowWait,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
@@ -50,6 +51,7 @@ use blocking::Blocking;
 use run::Requested;
 use sets::Sets;
 use spatial_root::{Extent, Gate};
+use window::Window;
 
 /// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -87,6 +89,8 @@ pub struct Settings {
     pub check_interval: Duration,
     /// The spatial root of each iModel that has one.
     pub spatial_roots: BTreeMap<ImodelId, config::SpatialRoot>,
+    /// The windows of runs of each iModel that has any.
+    pub schedules: config::RunSchedules,
     /// The selection of each watch, by its name.
     pub scopes: HashMap<String, Scope>,
 }
@@ -145,6 +149,8 @@ pub struct Synchronizer {
     asked: u64,
     /// What files wait for, as recorded in the ledger; None if that was not recorded by this process.
     root_wait: Option<Option<SpatialRootWait>>,
+    /// What runs wait for, as recorded in the ledger; None if that was not recorded by this process.
+    run_wait: Option<Option<WindowWait>>,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
 }
@@ -188,6 +194,7 @@ impl Synchronizer {
             lost_runs: 0,
             asked: 0,
             root_wait: None,
+            run_wait: None,
             found_empty: None,
         }
     }
@@ -252,6 +259,25 @@ impl Synchronizer {
         let now = crate::clock::now();
         let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
         let connections = self.ledger.connections(&self.imodel_id).await?;
+        let mut references_since: Option<Timestamp> = None;
+        for connection in &connections {
+            // A reference file has no waiting job, but the files that refer to it need a run.
+            if let Some(at) = connection.moved_on
+                && self.ledger.holds_source_files(connection.id).await?
+            {
+                references_since = Some(references_since.map_or(at, |since| since.min(at)));
+                backlog = batching::with_references(backlog, at);
+            }
+        }
+        let mut sync = self.sync.clone();
+        match self.window(&backlog, references_since, now).await? {
+            Window::Open => {}
+            Window::Requested => sync.batch_window = sync.batch_window.min(window::BATCH_WINDOW),
+            Window::ClosedUntil(until) => {
+                let opens = until.duration_since(now).unsigned_abs();
+                return self.rest(&connections, opens, now).await;
+            }
+        }
         match self.gate(&backlog, now).await? {
             Gate::Open(Extent::All) => {}
             Gate::Open(root) => {
@@ -265,33 +291,35 @@ impl Synchronizer {
                 return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
             }
         }
-        for connection in &connections {
-            // A reference file has no waiting job, but the files that refer to it need a run.
-            if let Some(at) = connection.moved_on
-                && self.ledger.holds_source_files(connection.id).await?
-            {
-                backlog = batching::with_references(backlog, at);
-            }
-        }
-        match batching::decide(&backlog, now, &self.sync) {
+        match batching::decide(&backlog, now, &sync) {
             Batch::WaitFor(pause) => {
                 // What waits for a run is read when the run is requested.
                 if backlog.first.is_some() {
                     return Ok(pause.min(IDLE_MAX));
                 }
-                self.unblock().await?;
-                let next_check = self.check_if_due(&connections, now).await?;
-                if next_check.is_zero() {
-                    return Ok(Duration::ZERO);
-                }
-                self.at_rest = true;
-                Ok(pause.min(next_check).min(IDLE_MAX))
+                self.rest(&connections, pause, now).await
             }
             Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),
                 None => self.start_run(&connections, Extent::All, now).await,
             },
         }
+    }
+
+    /// No run starts for this long: checks the state of the platform if that is due.
+    async fn rest(
+        &mut self,
+        connections: &[ConnectionRecord],
+        pause: Duration,
+        now: Timestamp,
+    ) -> Result<Duration, ledger::Error> {
+        self.unblock().await?;
+        let next_check = self.check_if_due(connections, now).await?;
+        if next_check.is_zero() {
+            return Ok(Duration::ZERO);
+        }
+        self.at_rest = true;
+        Ok(pause.min(next_check).min(IDLE_MAX))
     }
 
     /// Requests a run for the first connection that has something to run; the others follow after it.

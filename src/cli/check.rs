@@ -5,12 +5,15 @@ mod content;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use jiff::tz::TimeZone;
+
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
-use crate::config::{Config, Watch};
+use crate::config::{Config, Schedule, Watch};
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
+use crate::local_time::{self, Opening};
 use crate::names::QuotedPath;
 use crate::rooted_fs;
 use crate::service;
@@ -70,6 +73,7 @@ pub(super) async fn check(path: &Path) -> u8 {
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
+    windows(&config);
     let mut tallies = BTreeMap::new();
     for watch in &config.watches {
         if folder(&mut report, watch) {
@@ -86,6 +90,28 @@ pub(super) async fn check(path: &Path) -> u8 {
         Err(error) => report.refused("client for the iTwin Platform", &error),
     }
     if report.good { EXIT_GOOD } else { EXIT_FAILED }
+}
+
+/// When runs and uploads may start.
+fn windows(config: &Config) {
+    let (now, zone) = (crate::clock::now(), TimeZone::system());
+    let show = |what: &str, schedule: &Schedule| {
+        let state = match schedule.windows.at(now, &zone) {
+            Opening::Open => "open now".to_owned(),
+            Opening::ClosedUntil(until) => {
+                format!("closed until {}", local_time::label(until, now, &zone))
+            }
+        };
+        Report::ok(&format!("{what}: {}; {state}", schedule.windows.text()));
+    };
+    for (imodel_id, schedule) in &config.run_schedules {
+        show(&format!("iModel {imodel_id}, run_window"), schedule);
+    }
+    for watch in &config.watches {
+        if let Some(schedule) = &watch.upload_schedule {
+            show(&format!("watch {:?}, upload_window", watch.name), schedule);
+        }
+    }
 }
 
 fn state(report: &mut Report, path: &Path) {

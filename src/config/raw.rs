@@ -15,7 +15,7 @@ use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
     Alert, Config, Environment, Heartbeat, Imodel, Itwin, Log, Network, ReadOnlyConfig, Retry,
-    State, Sync, Upload, Web, network, web,
+    RunSchedules, State, Sync, Upload, Web, network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -38,6 +38,7 @@ pub(super) struct RawConfig {
     heartbeat: Heartbeat,
     watches: Vec<Placed>,
     imodels: Vec<Imodel>,
+    run_schedules: RunSchedules,
 }
 
 impl RawConfig {
@@ -83,9 +84,9 @@ impl RawConfig {
             notifications::heartbeat(&mut Section::open(&root, "heartbeat", KEYS, report), mode);
 
         let tables = Section::each(&root, "watch", report);
-        let watches = watches::read(&tables, times, &sync, report);
+        let mut watches = watches::read(&tables, times, &sync, report);
         let tables = Section::each(&root, "imodel", report);
-        let imodels = imodels::read(&tables, &watches, report);
+        let (imodels, run_schedules) = imodels::read(&tables, &mut watches, report);
         if !root.contains_key("watch") {
             report.add(
                 Place::default(),
@@ -112,6 +113,7 @@ impl RawConfig {
             heartbeat,
             watches,
             imodels,
+            run_schedules,
         })
     }
 
@@ -144,6 +146,7 @@ impl RawConfig {
             alerts: self.alerts,
             heartbeat: self.heartbeat,
             imodels: self.imodels,
+            run_schedules: self.run_schedules,
             watches: self
                 .watches
                 .into_iter()
@@ -161,6 +164,7 @@ impl RawConfig {
                 .map(|placed| placed.watch)
                 .collect(),
             imodels: self.imodels,
+            run_schedules: self.run_schedules,
         }
     }
 }

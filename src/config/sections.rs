@@ -40,7 +40,16 @@ pub(super) const KEYS: &Keys = &[
             "imodel",
         ],
     ),
-    ("imodel", &["id", "spatial_root"]),
+    (
+        "imodel",
+        &[
+            "id",
+            "spatial_root",
+            "run_window",
+            "upload_window",
+            "window_stale",
+        ],
+    ),
     (
         "itwin",
         &[
@@ -105,6 +114,9 @@ pub(super) const KEYS: &Keys = &[
             "upload_interval",
             "storage_folder",
             "connection",
+            "run_window",
+            "upload_window",
+            "window_stale",
             "include",
             "exclude",
             "masters",

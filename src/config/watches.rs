@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
+use super::schedule;
 use super::sections::{KEYS, Times};
 use super::values::{self, InvalidValue};
 use super::{OnRename, Sync, Watch};
@@ -21,6 +22,7 @@ pub(super) struct Placed {
     pub(super) at_path: Place,
     at_name: Place,
     at_storage_folder: Place,
+    pub(super) schedules: schedule::Placed,
 }
 
 /// Reads every watch, and reports the errors of each and of each pair.
@@ -58,6 +60,7 @@ fn one<'d>(
     let mut section = Section::one(table, shown, KEYS, report);
 
     let times = times.read(&mut section);
+    let schedules = schedule::read(&mut section);
     let selection = selection(&mut section);
     let depth = match section.read("recursive", values::flag) {
         Some(false) => Depth::TopOnly,
@@ -96,6 +99,7 @@ fn one<'d>(
         connection: section
             .read("connection", values::line)
             .unwrap_or_else(|| sync.connection.clone()),
+        upload_schedule: schedules.upload.clone(),
         scope: Scope::new(selection, depth),
     };
     Placed {
@@ -103,6 +107,7 @@ fn one<'d>(
         at_path: section.place("path"),
         at_name: section.place("name"),
         at_storage_folder: section.place("storage_folder"),
+        schedules,
     }
 }
 

@@ -8,7 +8,7 @@ use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::{
     BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState,
-    SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
+    SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -38,6 +38,10 @@ pub struct WatchReport {
     pub source_files: Option<SourceFiles>,
     /// What the files of its iModel wait for, if that is its spatial root.
     pub spatial_root: Option<SpatialRootWait>,
+    /// What its uploads wait for, if that is a time of day.
+    pub upload_wait: Option<WindowWait>,
+    /// What runs of its iModel wait for, if that is a time of day.
+    pub run_wait: Option<WindowWait>,
     /// Its files by how they stand.
     pub counts: Counts,
 }
@@ -113,6 +117,10 @@ struct WatchRow {
     other_source_files: Option<i64>,
     root_path: Option<String>,
     spatial_root_state: Option<SpatialRootState>,
+    uploads_wait_until: i64,
+    uploads_wait_overdue: i64,
+    run_waits_until: i64,
+    run_wait_overdue: i64,
 }
 
 /// A row of the counts that triggers keep.
@@ -186,6 +194,8 @@ impl WatchRow {
                 (Some(path), Some(state)) => Some(SpatialRootWait { path, state }),
                 _ => None,
             },
+            upload_wait: wait(self.uploads_wait_until, self.uploads_wait_overdue),
+            run_wait: wait(self.run_waits_until, self.run_wait_overdue),
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -217,6 +227,13 @@ impl WatchRow {
     }
 }
 
+fn wait(until: i64, overdue: i64) -> Option<WindowWait> {
+    (until != 0).then(|| WindowWait {
+        until: timestamp(until),
+        overdue: overdue != 0,
+    })
+}
+
 impl Ledger {
     /// All watches with their counts, by name.
     pub async fn watch_reports(&self, now: Timestamp) -> Result<Vec<WatchReport>, Error> {
@@ -241,7 +258,10 @@ pub(super) async fn watches(
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
-         facts.root_path, facts.root_state AS spatial_root_state FROM watches w \
+         facts.root_path, facts.root_state AS spatial_root_state, \
+         w.uploads_wait_until, w.uploads_wait_overdue, \
+         COALESCE(facts.run_waits_until, 0) AS run_waits_until, \
+         COALESCE(facts.run_wait_overdue, 0) AS run_wait_overdue FROM watches w \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \

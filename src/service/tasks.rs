@@ -280,6 +280,7 @@ pub(super) fn synchronizer_settings(config: &Config) -> synchronizer::Settings {
         check_interval: check_interval(&config.watches),
         scopes: scopes(&config.watches),
         spatial_roots: roots.collect(),
+        schedules: config.run_schedules.clone(),
     }
 }
 

@@ -52,4 +52,5 @@ mod state_directory;
 mod support;
 mod systemd;
 mod undocumented;
+mod windows;
 mod workflow;

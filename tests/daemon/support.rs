@@ -217,6 +217,18 @@ impl Site {
             .collect()
     }
 
+    /// Waits until `status` shows this text.
+    pub async fn shows(&self, text: &str, daemon: &Daemon) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let shown = self.run(&["status"]).await.out;
+            if shown.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{shown}\n{}", daemon.log());
+        }
+    }
+
     /// Waits until `count` files are synchronized and nothing else is in progress.
     pub async fn synchronized(&self, count: usize, daemon: &Daemon) {
         let deadline = Instant::now() + PATIENCE;

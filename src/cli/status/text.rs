@@ -217,6 +217,8 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             line(out, &format!("          hint: {hint}"));
         }
     }
+    let waits = watch.waits.iter();
+    waits.for_each(|wait| line(out, &format!("  {}", wait.text)));
     if let Some(found) = &watch.source_files {
         line(out, &format!("  iModel  {}", found.text));
         if let Some(hint) = found.hint {
@@ -227,9 +229,7 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
 
 fn folder(watch: &WatchView, now: Timestamp) -> String {
     let mut text = match watch.root {
-        "ok" => "ok".to_owned(),
-        "polled" => "polled".to_owned(),
-        "degraded" => "degraded".to_owned(),
+        known @ ("ok" | "polled" | "degraded") => known.to_owned(),
         _ => "unavailable".to_owned(),
     };
     if let Some(note) = watch.note.as_ref().filter(|_| watch.root != "polled") {
