@@ -383,6 +383,7 @@ mod tests {
             noted(RootState::Degraded, "\"Secret\": permission denied"),
             inactive(Inactive::Paused { since: at }),
             inactive(Inactive::Suspended(BulkChange {
+                kind: ledger::BulkChangeKind::Changed,
                 files: 1204,
                 limit: 1000,
             })),

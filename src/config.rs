@@ -64,8 +64,8 @@ pub struct Config {
     pub sync: Sync,
     /// `[retry]`: a job's own next attempts.
     pub retry: Retry,
-    /// `bulk_change.max_files`: when more known files change at once, the watch is suspended.
-    pub bulk_change_limit: u64,
+    /// When too many files change or arrive at once, their watch is suspended.
+    pub bulk_change: BulkChange,
     /// How long requests in flight may take to finish after the first stop signal; zero means not at all.
     pub shutdown_grace: Duration,
     /// `[web]`: the local page.
@@ -124,6 +124,15 @@ pub struct State {
     pub path: PathBuf,
     /// How long results, steps and runs are kept; the last result of each file is always kept.
     pub keep_history: Duration,
+}
+
+/// The limits of the bulk change guard, per watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkChange {
+    /// Known files that may change at once; at least 1.
+    pub max_files: u64,
+    /// New files that may arrive within an hour; at least 1.
+    pub max_new_files: u64,
 }
 
 /// What is logged and where.

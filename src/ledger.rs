@@ -79,7 +79,7 @@ use row::{count_column, count_value, millis, new_id, timestamp};
 
 pub use absence::Absent;
 pub use blocking_runs::BlockingRun;
-pub use bulk_change::BulkChange;
+pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
@@ -106,8 +106,8 @@ pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
 pub use spatial_roots::SpatialRootWait;
 pub use state::{
-    Absence, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent, SpatialRootEnd,
-    SpatialRootState, Stage, Step, UploadResult,
+    Absence, BulkChangeKind, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent,
+    SpatialRootEnd, SpatialRootState, Stage, Step, UploadResult,
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;

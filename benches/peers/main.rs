@@ -339,14 +339,17 @@ fn known(platform: &Platform, files: u64) -> Site {
         .build()
         .unwrap();
     runtime.block_on(async {
-        use itwin_syncd::ledger::{Ledger, WatchSpec};
+        use itwin_syncd::ledger::{BulkChangeLimits, Ledger, WatchSpec};
         let ledger = Ledger::open(&site.state()).await.unwrap();
         let spec = WatchSpec {
             name: "bench".to_owned(),
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
-            bulk_change_limit: 1_000_000_000,
+            bulk_change_limits: BulkChangeLimits {
+                changed_files: 1_000_000_000,
+                new_files: 1_000_000_000,
+            },
         };
         let now = jiff::Timestamp::now();
         let watch = ledger.register_watches(&[spec], now).await.unwrap()[0].0;

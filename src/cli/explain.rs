@@ -617,7 +617,10 @@ mod tests {
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
-            bulk_change_limit: 1000,
+            bulk_change_limits: crate::ledger::BulkChangeLimits {
+                changed_files: 1000,
+                new_files: 1000,
+            },
         };
         ledger.register_watches(&[spec], now).await.unwrap();
         ledger

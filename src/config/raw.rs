@@ -14,8 +14,8 @@ use super::sections::{self, KEYS, Times};
 use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
-    Alert, Config, Environment, Heartbeat, Imodel, Itwin, Log, Network, ReadOnlyConfig, Retry,
-    RunSchedules, State, Sync, Upload, Web, network, web,
+    Alert, BulkChange, Config, Environment, Heartbeat, Imodel, Itwin, Log, Network, ReadOnlyConfig,
+    Retry, RunSchedules, State, Sync, Upload, Web, network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -31,7 +31,7 @@ pub(super) struct RawConfig {
     upload: Upload,
     sync: Sync,
     retry: Retry,
-    bulk_change_limit: u64,
+    bulk_change: BulkChange,
     shutdown_grace: Duration,
     web: Web,
     alerts: Vec<Alert>,
@@ -74,7 +74,7 @@ impl RawConfig {
         let upload = sections::upload(&mut Section::open(&root, "upload", KEYS, report));
         let sync = sections::sync(&mut Section::open(&root, "sync", KEYS, report));
         let retry = sections::retry(&mut Section::open(&root, "retry", KEYS, report));
-        let bulk_change_limit =
+        let bulk_change =
             sections::bulk_change(&mut Section::open(&root, "bulk_change", KEYS, report));
 
         let web = web::read(&mut Section::open(&root, "web", KEYS, report), mode);
@@ -106,7 +106,7 @@ impl RawConfig {
             upload,
             sync,
             retry,
-            bulk_change_limit,
+            bulk_change,
             shutdown_grace,
             web,
             alerts,
@@ -140,7 +140,7 @@ impl RawConfig {
             upload: self.upload,
             sync: self.sync,
             retry: self.retry,
-            bulk_change_limit: self.bulk_change_limit,
+            bulk_change: self.bulk_change,
             shutdown_grace: self.shutdown_grace,
             web: self.web,
             alerts: self.alerts,

@@ -11,7 +11,8 @@ use super::document::{Keys, Section};
 use super::environment::Mode;
 use super::values::{self, InvalidValue, show_duration, show_size};
 use super::{
-    Environment, Itwin, Level, Log, Retry, SettlePolicy, State, Sync, Upload, credentials,
+    BulkChange, Environment, Itwin, Level, Log, Retry, SettlePolicy, State, Sync, Upload,
+    credentials,
 };
 
 /// Every table and its keys; `""` is the top of the file.
@@ -98,7 +99,7 @@ pub(super) const KEYS: &Keys = &[
         ],
     ),
     ("retry", &["first_delay", "max_delay", "give_up"]),
-    ("bulk_change", &["max_files"]),
+    ("bulk_change", &["max_files", "max_new_files"]),
     (
         "watch",
         &[
@@ -257,9 +258,15 @@ pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> Sta
     }
 }
 
-pub(super) fn bulk_change(section: &mut Section<'_>) -> u64 {
-    let files = section.read("max_files", values::count(1..=1_000_000_000));
-    files.map_or(1000, |files| files as u64)
+pub(super) fn bulk_change(section: &mut Section<'_>) -> BulkChange {
+    let mut limit = |key| {
+        let files = section.read(key, values::count(1..=1_000_000_000));
+        files.map_or(1000, |files| files as u64)
+    };
+    BulkChange {
+        max_files: limit("max_files"),
+        max_new_files: limit("max_new_files"),
+    }
 }
 
 pub(super) fn log(section: &mut Section<'_>) -> Log {

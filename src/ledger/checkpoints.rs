@@ -131,7 +131,7 @@ impl Ledger {
         .bind(pause(now, due))
         .execute(&mut **tx)
         .await?;
-                guard(tx, job.watch.0).await
+                guard(tx, job.watch.0, -1, now).await
             })
             .await
     }

@@ -45,7 +45,10 @@ pub(super) fn spec(name: &str) -> WatchSpec {
         name: name.to_owned(),
         imodel_id: "imodel".into(),
         storage_folder: String::new(),
-        bulk_change_limit: 1000,
+        bulk_change_limits: BulkChangeLimits {
+            changed_files: 1000,
+            new_files: 1000,
+        },
         connection: "itwin-syncd".to_owned(),
     }
 }

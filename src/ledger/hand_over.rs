@@ -45,9 +45,9 @@ pub struct HandedOver {
 impl Ledger {
     /// Hands finished files over: each has exactly one open job for its newest version afterwards.
     ///
-    /// A version that was handed over before changes nothing, so handing over twice is harmless. When too many known
-    /// files change at once, the watch is suspended: a folder that was lost and is back, a clock that jumped, or a
-    /// copied tree must not upload everything again without the operator's approval.
+    /// A version that was handed over before changes nothing, so handing over twice is harmless. When too many files
+    /// change or arrive at once, the watch is suspended: a folder that was lost and is back, a clock that jumped, or a
+    /// copied tree must not upload everything without the operator's approval.
     pub async fn hand_over(
         &self,
         watch: WatchId,
@@ -56,22 +56,25 @@ impl Ledger {
     ) -> Result<HandedOver, Error> {
         self.db
             .write("take over finished files", async |tx| {
-                let mut changed = 0;
+                let (mut changed, mut arrived) = (0, 0);
                 let mut suspects_rename = false;
                 let mut folders = BTreeSet::new();
                 for file in files {
-                    if hand_over_one(tx, watch, file, now).await? {
-                        changed += 1;
-                        suspects_rename |= has_origin(tx, watch, file).await?;
-                        folders.insert(split(&file.path).0);
+                    match hand_over_one(tx, watch, file, now).await? {
+                        Taken::Unchanged => continue,
+                        Taken::Changed => {}
+                        Taken::New => arrived += 1,
                     }
+                    changed += 1;
+                    suspects_rename |= has_origin(tx, watch, file).await?;
+                    folders.insert(split(&file.path).0);
                 }
                 for dir in folders {
                     forget_listing(tx, watch.0, dir).await?;
                 }
                 let bulk_change = match changed {
                     0 => None,
-                    _ => guard(tx, watch.0).await?,
+                    _ => guard(tx, watch.0, arrived, now).await?,
                 };
                 Ok(HandedOver {
                     changed,
@@ -81,6 +84,13 @@ impl Ledger {
             })
             .await
     }
+}
+
+/// What a file is for the ledger.
+enum Taken {
+    Unchanged,
+    Changed,
+    New,
 }
 
 #[derive(sqlx::FromRow)]
@@ -96,7 +106,7 @@ async fn hand_over_one(
     watch: WatchId,
     file: &Ready,
     now: Timestamp,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Taken, sqlx::Error> {
     let (dir, name) = split(&file.path);
     let print = file.fingerprint;
     let known: Option<HandedOverRow> = sqlx::query_as(
@@ -108,14 +118,14 @@ async fn hand_over_one(
     .bind(name)
     .fetch_optional(&mut **tx)
     .await?;
-    let (id, version) = match known {
+    let (id, version, taken) = match known {
         Some(row) => {
             let known = Known::from(row.known);
             if known.set_stem != file.set_stem {
                 link_to_set(tx, row.id, file.set_stem.as_deref(), now).await?;
             }
             if known.is_version(print, file.connector.as_ref()) {
-                return Ok(false);
+                return Ok(Taken::Unchanged);
             }
             let (id, version) = (row.id, row.version.saturating_add(1));
             sqlx::query(
@@ -135,7 +145,7 @@ async fn hand_over_one(
             if file.connector.is_none() {
                 check_connection_soon(tx, id).await?;
             }
-            (id, version)
+            (id, version, Taken::Changed)
         }
         None => {
             let id = new_id(now);
@@ -155,11 +165,11 @@ async fn hand_over_one(
             .execute(&mut **tx)
             .await?;
             insert_job(tx, id, 1, now).await?;
-            (id, 1)
+            (id, 1, Taken::New)
         }
     };
     note(tx, id, version, Step::Seen, None, now).await?;
-    Ok(true)
+    Ok(taken)
 }
 
 /// Whether a file that is not in storage has the size of another one that is, and that no scan has missed.

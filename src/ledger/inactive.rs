@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::spatial_roots::release_spatial_root;
-use super::{BulkChange, Error, Ledger, WatchId, millis};
+use super::{BulkChange, BulkChangeKind, Error, Ledger, WatchId, millis};
 
 /// Why no job of a watch is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Inactive {
         /// When.
         since: Timestamp,
     },
-    /// Too many known files changed at once; the operator approves that with `resume`.
+    /// Too many files changed or arrived at once; the operator approves that with `resume`.
     Suspended(BulkChange),
     /// A failure that concerns the whole watch: its share does not respond, or the platform refuses all of it.
     BackingOff {
@@ -35,11 +35,16 @@ impl Inactive {
             Self::Paused { .. } => {
                 format!("run `itwin-syncd resume {watch}` to continue")
             }
-            Self::Suspended(BulkChange { files, limit }) => format!(
-                "{files} known files changed at once (limit {limit}); check some of them, then \
-                run \
-                 `itwin-syncd resume {watch}` to upload or rename them"
-            ),
+            Self::Suspended(BulkChange { kind, files, limit }) => {
+                let what = match kind {
+                    BulkChangeKind::Changed => "known files changed at once",
+                    BulkChangeKind::New => "new files arrived within an hour",
+                };
+                format!(
+                    "{files} {what} (limit {limit}); check some of them, then run \
+                     `itwin-syncd resume {watch}` to upload or rename them"
+                )
+            }
             Self::BackingOff { reason, .. } => reason.clone(),
         }
     }
@@ -125,7 +130,8 @@ impl Ledger {
     /// missing or has failed. Returns how many were inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
-    /// may turn out to be a known one, in storage or under an old name.
+    /// may turn out to be a known one, in storage or under an old name. New files are not counted again before their
+    /// number has fallen.
     pub async fn resume_watches(&self, names: &[String], now: Timestamp) -> Result<u64, Error> {
         self.db
             .write_durably("resume watches", async |tx| {
@@ -138,6 +144,8 @@ impl Ledger {
                             WHERE f.watch_id = watches.id AND j.state IN ('due', 'uploading') \
                             AND f.stored_version IS NULL AND f.adopted = 0) \
                             ELSE bulk_change_approved END, \
+                         new_files_since = CASE WHEN bulk_change_files > 0 THEN NULL \
+                            ELSE new_files_since END, new_files = 0, \
                          bulk_change_files = 0, backoff_until = 0, backoff_since = 0, \
                          backoff_reason = NULL \
                          WHERE name = $1 AND configured = 1 \

@@ -160,7 +160,10 @@ impl World {
             name: "north".to_owned(),
             imodel_id: "imodel".into(),
             storage_folder: String::new(),
-            bulk_change_limit: 1000,
+            bulk_change_limits: BulkChangeLimits {
+                changed_files: 1000,
+                new_files: 1000,
+            },
             connection: "itwin-syncd".to_owned(),
         };
         let now = self.now();

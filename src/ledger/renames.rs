@@ -191,7 +191,7 @@ impl Ledger {
                     return Ok(Followed::Declined);
                 }
                 move_record(tx, job, origin, (&new, &old), place, now).await?;
-                Ok(Followed::Moved(guard(tx, job.watch.0).await?))
+                Ok(Followed::Moved(guard(tx, job.watch.0, -1, now).await?))
             })
             .await
     }

@@ -193,6 +193,15 @@ pub enum RootState {
     Unavailable,
 }
 
+/// What the bulk change guard suspended a watch for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkChangeKind {
+    /// Known files that changed at once.
+    Changed,
+    /// New files that arrived within an hour.
+    New,
+}
+
 /// Why no file of an iModel waits for its spatial root any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpatialRootEnd {
@@ -294,6 +303,7 @@ words!(
     LinksReceived = "links_received",
     BlobWritten = "blob_written"
 );
+words!(BulkChangeKind, Changed = "changed", New = "new");
 words!(
     Outcome,
     Synchronized = "synchronized",

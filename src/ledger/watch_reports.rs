@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::{
-    BlockingRun, BulkChange, Error, Inactive, JobState, Ledger, Outcome, RootState,
+    BlockingRun, BulkChange, BulkChangeKind, Error, Inactive, JobState, Ledger, Outcome, RootState,
     SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, timestamp,
 };
 use crate::ids::ImodelId;
@@ -99,7 +99,9 @@ struct WatchRow {
     configured: bool,
     paused_at: Option<i64>,
     bulk_change_files: i64,
+    bulk_change_kind: BulkChangeKind,
     bulk_change_limit: i64,
+    new_files_limit: i64,
     backoff_until: i64,
     backoff_since: i64,
     backoff_reason: Option<String>,
@@ -175,8 +177,12 @@ impl WatchRow {
         }
         if self.bulk_change_files > 0 && self.configured {
             return Some(Inactive::Suspended(BulkChange {
+                kind: self.bulk_change_kind,
                 files: count_value(self.bulk_change_files),
-                limit: count_value(self.bulk_change_limit),
+                limit: count_value(match self.bulk_change_kind {
+                    BulkChangeKind::Changed => self.bulk_change_limit,
+                    BulkChangeKind::New => self.new_files_limit,
+                }),
             }));
         }
         let until = timestamp(self.backoff_until);
@@ -253,7 +259,8 @@ pub(super) async fn watches(
 ) -> Result<Vec<(WatchId, WatchReport)>, sqlx::Error> {
     let sql = format!(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
-         w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, w.bulk_change_limit, \
+         w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, \
+         w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \

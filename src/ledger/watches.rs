@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::bulk_change::set_limit;
+use super::bulk_change::{BulkChangeLimits, set_limits};
 use super::scan_digests::forget_listings;
 use super::{Error, Ledger, RootState, Tx, WatchId, millis, new_id};
 use crate::ids::ImodelId;
@@ -18,8 +18,8 @@ pub struct WatchSpec {
     pub storage_folder: String,
     /// The display name of the connection of its files in the iModel.
     pub connection: String,
-    /// How many files that storage knows may be due at once.
-    pub bulk_change_limit: u64,
+    /// How many files may change or arrive at once.
+    pub bulk_change_limits: BulkChangeLimits,
 }
 
 impl Ledger {
@@ -133,7 +133,7 @@ async fn register(
         .bind(connection_id)
         .execute(&mut **tx)
         .await?;
-        set_limit(tx, id, spec.bulk_change_limit).await?;
+        set_limits(tx, id, spec.bulk_change_limits).await?;
         return Ok((WatchId(id), 0));
     };
     sqlx::query(
@@ -146,7 +146,7 @@ async fn register(
     .bind(connection_id)
     .execute(&mut **tx)
     .await?;
-    set_limit(tx, id, spec.bulk_change_limit).await?;
+    set_limits(tx, id, spec.bulk_change_limits).await?;
     let moved = *imodel_id != *spec.imodel_id || storage_folder != spec.storage_folder;
     let forgotten = if moved {
         forget_cloud_side(tx, id).await?

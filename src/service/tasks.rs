@@ -16,7 +16,7 @@ use super::{Error, clock, host_backoffs};
 use crate::config::{Config, Watch};
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
-use crate::ledger::{Ledger, WatchId, WatchSpec};
+use crate::ledger::{BulkChangeLimits, Ledger, WatchId, WatchSpec};
 use crate::runtime_status::{Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
@@ -309,7 +309,10 @@ pub(super) async fn register(
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
-            bulk_change_limit: config.bulk_change_limit,
+            bulk_change_limits: BulkChangeLimits {
+                changed_files: config.bulk_change.max_files,
+                new_files: config.bulk_change.max_new_files,
+            },
         })
         .collect();
     let registered = ledger.register_watches(&specs, crate::clock::now()).await?;

@@ -358,6 +358,14 @@ impl Task {
         }
         self.last_scan.ignored = reached.then_some(summary.ignored);
         self.last_scan.problems = summary.problems;
+        if reached && self.last_scan.problems.none_unread() && self.has_capacity() {
+            let unfinished = (self.queue.len() + self.settling.len()) as u64;
+            let now = crate::clock::now();
+            self.out
+                .ledger
+                .guard_new_files(self.id, unfinished, now)
+                .await?;
+        }
         self.record(finding, reached.then(crate::clock::now)).await
     }
 

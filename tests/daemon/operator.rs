@@ -178,6 +178,34 @@ async fn a_suspended_watch_continues_after_resume() {
 }
 
 #[tokio::test]
+async fn too_many_new_files_suspend_a_watch_that_has_its_first_files() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.tables += "[bulk_change]\nmax_new_files = 3\n";
+    for n in 0..5 {
+        write(&folder.join(format!("{n}.ifc")), &format!("first {n}"));
+    }
+    let daemon = site.start();
+    site.synchronized(5, &daemon).await;
+    let scans = || daemon.log().matches("scan finished").count();
+    let before = scans();
+    site.run(&["rescan"]).await;
+    eventually(|| scans() > before, || daemon.log()).await;
+    for n in 5..10 {
+        write(&folder.join(format!("{n}.ifc")), &format!("copied {n}"));
+    }
+    daemon.says("too many new files within an hour").await;
+    let status = site.run(&["status"]).await.out;
+    assert!(
+        status.contains("new files arrived within an hour (limit 3)"),
+        "{status}"
+    );
+    let resumed = site.run(&["resume", "north"]).await;
+    assert!(resumed.out.contains("resumed"), "{resumed:?}");
+    site.synchronized(10, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn rescan_scans_the_whole_folder_at_once() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     site.top += "rescan_interval = \"1h\"\n";
