@@ -1,14 +1,17 @@
 //! Alerts: a message when something fails, reminders while it lasts, and a message when it is resolved.
 //!
-//! Input: the current problems, from a read-only ledger. Output: messages to webhooks and programs. Each `[[alert]]` is
-//! a task of its own, so a slow receiver delays no other. A message that cannot be delivered is sent again with growing
-//! pauses, with the problems of that time. What was sent is recorded in the ledger, so that a restart sends nothing
-//! twice and forgets no resolution. A heartbeat calls an external monitor that reports when the calls stop.
+//! Input: the current problems, from a read-only ledger. Output: messages to webhooks, mail servers and programs. Each
+//! `[[alert]]` is a task of its own, so a slow receiver delays no other. A message that cannot be delivered is sent
+//! again with growing pauses, with the problems of that time. What was sent is recorded in the ledger, so that a
+//! restart sends nothing twice and forgets no resolution. A heartbeat calls an external monitor that reports when the
+//! calls stop.
 
+mod mail;
 mod message;
 mod scheduler;
 mod send;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
@@ -23,7 +26,7 @@ use crate::ledger::{
 use crate::local_time;
 use crate::names::QuotedPath;
 use crate::retry::Policy;
-use scheduler::{NotifiedState, Scheduler};
+use scheduler::{Event, NotifiedState, Scheduler};
 use send::Sender;
 
 /// Problems that are read one by one; beyond that, only their number is reported.
@@ -71,18 +74,29 @@ struct Problems {
     more: u64,
 }
 
+/// How to reach receivers.
+#[derive(Debug, Clone)]
+pub struct Receivers {
+    /// For webhooks.
+    pub http: reqwest::Client,
+    /// Certificates (DER) that mail servers may have, beside those that the system trusts.
+    pub certificates: Vec<Vec<u8>>,
+    /// Time limit for the dialog with a mail server.
+    pub dialog: Duration,
+}
+
 /// Runs one alert until `stop`. `reader` is a second ledger on the same directory.
 ///
 /// # Errors
 /// When the sent alerts cannot be read from the ledger at the start.
 pub async fn run(
     alert: config::Alert,
-    http: reqwest::Client,
+    receivers: Receivers,
     ledger: Ledger,
     reader: Ledger,
     stop: CancellationToken,
 ) -> Result<(), ledger::Error> {
-    let sender = Sender::new(&alert, http);
+    let sender = Sender::new(&alert, receivers);
     let notified = ledger.alert_memo(&alert.name).await?;
     let notified = notified.map_or_else(NotifiedState::default, |text| NotifiedState::read(&text));
     let mut scheduler = Scheduler::new(alert.group, alert.remind, notified);
@@ -126,6 +140,7 @@ pub async fn run(
                         alert = alert.name,
                         event = event.as_str(),
                         error = chain(&error),
+                        hint = error.hint(),
                         retry_seconds = pause.as_secs(),
                         "cannot deliver the alert: retrying"
                     );
@@ -138,6 +153,20 @@ pub async fn run(
             warn!(alert = alert.name, %error, "cannot record the sent alert: it may be repeated after a restart");
         }
     }
+}
+
+/// Sends one message that says it is a test.
+///
+/// # Errors
+/// Why it was not delivered, and what can be done about it.
+pub(crate) async fn test(
+    alert: &config::Alert,
+    receivers: Receivers,
+) -> Result<(), (String, Option<String>)> {
+    let sender = Sender::new(alert, receivers);
+    let (nothing, sent, now) = (Problems::default(), BTreeSet::new(), crate::clock::now());
+    let delivered = sender.send(Event::Test, &nothing, &sent, now).await;
+    delivered.map_err(|error| (chain(&error), error.hint()))
 }
 
 /// Calls the heartbeat URL until `stop`, as long as the ledger responds.

@@ -1,5 +1,6 @@
 //! The command line: parses arguments, calls the other modules and prints results. Decides nothing about files or jobs.
 
+mod alert;
 mod check;
 mod demo;
 mod emulator;
@@ -105,6 +106,9 @@ enum Command {
     /// limit stays in effect, also one of zero. Files that are still being written, paused watches and files that wait
     /// for a later attempt are not affected.
     Sync(operate::Watches),
+    /// Test alerts
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// Run an emulator of the iTwin Platform, to try everything without an account
     ///
     /// Prints the URLs and the credentials for the configuration.
@@ -162,6 +166,7 @@ impl Cli {
                     operate::watches(operate::Verb::Resume, &arguments).await
                 }
                 Command::Sync(arguments) => operate::watches(operate::Verb::Sync, &arguments).await,
+                Command::Alert(command) => alert::alert(&command).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
                 Command::Generate(arguments) => generate::generate(&arguments),

@@ -61,12 +61,16 @@ impl Message<'_> {
             Event::Resolved => {
                 format!("itwin-syncd on {host}: resolved: no problems left")
             }
+            Event::Test => format!("itwin-syncd on {host}: test of alert {:?}", self.alert),
         }
     }
 
     /// A line or two for each problem.
     fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        if self.event == Event::Test {
+            lines.push("nothing is wrong: sent by `itwin-syncd alert test`".to_owned());
+        }
         for problem in self.shown.iter().take(SHOWN) {
             lines.push(format!("{}: {}", problem.place(), problem.reason));
             if let Some(hint) = &problem.hint {
@@ -167,7 +171,7 @@ mod tests {
             list: vec![problem("a.ifc"), problem("<!channel> [b](http://x).ifc")],
             more: 3,
         };
-        if event == Event::Resolved {
+        if matches!(event, Event::Resolved | Event::Test) {
             problems = Problems::default();
         }
         check(&Message {
@@ -183,16 +187,21 @@ mod tests {
     #[test]
     fn texts_of_all_events() {
         let mut texts = String::new();
-        for event in [Event::NewProblem, Event::Reminder, Event::Resolved] {
+        for event in [
+            Event::NewProblem,
+            Event::Reminder,
+            Event::Resolved,
+            Event::Test,
+        ] {
             // A new event needs an entry above.
             match event {
-                Event::NewProblem | Event::Reminder | Event::Resolved => {}
+                Event::NewProblem | Event::Reminder | Event::Resolved | Event::Test => {}
             }
             with_message(event, |message| {
                 texts += &format!("{}\n", message.text());
                 let json = message.json();
                 assert_eq!(json["event"], event.as_str());
-                if event != Event::Resolved {
+                if matches!(event, Event::NewProblem | Event::Reminder) {
                     assert_eq!(json["total"], 5);
                     assert_eq!(json["problems"][0]["path"], "a.ifc");
                 }

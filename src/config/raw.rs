@@ -79,7 +79,7 @@ impl RawConfig {
 
         let web = web::read(&mut Section::open(&root, "web", KEYS, report), mode);
         let alerts = Section::each(&root, "alert", report);
-        let alerts = notifications::alerts(&alerts, mode, report);
+        let alerts = notifications::alerts(&alerts, environment, mode, report);
         let heartbeat =
             notifications::heartbeat(&mut Section::open(&root, "heartbeat", KEYS, report), mode);
 

@@ -71,6 +71,7 @@ fn example_loads_with_every_optional_key_in_force() {
         .replace("/etc/itwin-syncd/client-secret", &secret)
         .replace("/etc/itwin-syncd/web-token", &secret)
         .replace("/etc/itwin-syncd/proxy-password", &secret)
+        .replace("/etc/itwin-syncd/smtp-password", &secret)
         .replace(
             "/etc/itwin-syncd/company-ca.pem",
             &certificate.display().to_string(),
@@ -204,7 +205,7 @@ fn webhook_urls_are_never_shown() {
         "{shown}"
     );
     for (lines, output) in [
-        ("", "alert.url: either url or command"),
+        ("", "alert.url: one of url, smtp and command"),
         ("url = \"hooks/tiger\"", "alert.url: invalid URL"),
         ("command = []", "alert.command: must not be empty"),
         (

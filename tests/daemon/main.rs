@@ -27,6 +27,7 @@ mod outages;
 
 mod intermediary;
 mod ledger;
+mod mail;
 mod masters;
 mod messages;
 mod network;

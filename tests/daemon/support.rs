@@ -145,11 +145,13 @@ impl Site {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
+        // Some commands have commands of their own.
+        let words = if arguments[0] == "alert" { 2 } else { 1 };
         command
-            .arg(arguments[0])
+            .args(&arguments[..words])
             .arg("--config")
             .arg(self.config())
-            .args(&arguments[1..])
+            .args(&arguments[words..])
             .env("ITWIN_SYNCD_CLIENT_SECRET", &self.secret);
         command
     }
