@@ -6,6 +6,7 @@
 //! restart sends nothing twice and forgets no resolution. A heartbeat calls an external monitor that reports when the
 //! calls stop.
 
+mod hook;
 mod mail;
 mod message;
 mod scheduler;
@@ -28,6 +29,8 @@ use crate::names::QuotedPath;
 use crate::retry::Policy;
 use scheduler::{Event, NotifiedState, Scheduler};
 use send::Sender;
+
+pub use hook::run as run_hook;
 
 /// Problems that are read one by one; beyond that, only their number is reported.
 const PROBLEMS_MAX: u32 = 1000;

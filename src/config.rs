@@ -14,6 +14,7 @@ mod document;
 mod environment;
 mod errors;
 mod folders;
+mod hooks;
 mod imodels;
 mod mail;
 mod network;
@@ -35,6 +36,7 @@ use document::{Place, Report};
 pub use environment::Environment;
 use environment::Mode;
 pub use errors::{ConfigError, ConfigErrors};
+pub use hooks::{Hook, HookEvent, HookOutcome};
 pub use mail::{Mail, MailTls};
 pub use notifications::{Address, Alert, Format, Heartbeat};
 use raw::RawConfig;
@@ -74,6 +76,8 @@ pub struct Config {
     pub web: Web,
     /// Every `[[alert]]`.
     pub alerts: Vec<Alert>,
+    /// Every `[[hook]]`.
+    pub hooks: Vec<Hook>,
     /// `[heartbeat]`.
     pub heartbeat: Heartbeat,
     /// Every `[[watch]]`, in the order of the file; at least one.

@@ -9,7 +9,7 @@
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`. For the operator: `watches`, `inactive`,
 //! `windows`, `bulk_change`, `requeue`, `forget`. For reports: `overview`, `watch_reports`, `file_reports`,
-//! `run_entries`, `problems`, `health`, `history`, `retention`.
+//! `run_entries`, `problems`, `health`, `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -37,6 +37,7 @@ mod forget;
 mod hand_over;
 mod health;
 mod history;
+mod hook_results;
 mod host_backoffs;
 mod ids;
 mod inactive;
@@ -89,6 +90,7 @@ pub use file_reports::FileReport;
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
+pub use hook_results::HookResult;
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};

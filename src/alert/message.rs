@@ -111,45 +111,55 @@ impl Message<'_> {
         })
     }
 
-    /// An adaptive card with text blocks that interpret no markup.
-    /// Source: `learn.microsoft.com/connectors/teams` (webhook trigger), `adaptivecards.io/explorer/RichTextBlock.html`
+    /// For a workflow of Teams.
     pub(super) fn teams(&self) -> Value {
-        let block = |text: &str, weight: &str| {
-            json!({
-                "type": "RichTextBlock",
-                "inlines": [{"type": "TextRun", "text": text, "weight": weight}],
-            })
-        };
-        let mut body = vec![block(&self.title(), "Bolder")];
-        body.extend(self.lines().iter().map(|line| block(line, "Default")));
-        json!({
-            "type": "message",
-            "attachments": [{
-                "contentType": "application/vnd.microsoft.card.adaptive",
-                "content": {
-                    "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-                    "type": "AdaptiveCard",
-                    "version": "1.4",
-                    "body": body,
-                },
-            }],
-        })
+        teams(&self.title(), &self.lines())
     }
 
-    /// Blocks of plain text. The text beside them is for notifications; three characters mean something in it.
-    /// Source: `docs.slack.dev/messaging/sending-messages-using-incoming-webhooks`
+    /// For an incoming webhook of Slack.
     pub(super) fn slack(&self) -> Value {
-        let escaped = |text: &str| {
-            text.replace('&', "&amp;")
-                .replace('<', "&lt;")
-                .replace('>', "&gt;")
-        };
-        let text: String = self.text().chars().take(SLACK_MAX).collect();
-        json!({
-            "text": escaped(&self.title()),
-            "blocks": [{"type": "section", "text": {"type": "plain_text", "text": text, "emoji": false}}],
-        })
+        slack(&self.title(), &self.text())
     }
+}
+
+/// An adaptive card of text blocks that interpret no markup.
+/// Source: `learn.microsoft.com/connectors/teams` (webhook trigger), `adaptivecards.io/explorer/RichTextBlock.html`
+pub(super) fn teams(title: &str, lines: &[String]) -> Value {
+    let block = |text: &str, weight: &str| {
+        json!({
+            "type": "RichTextBlock",
+            "inlines": [{"type": "TextRun", "text": text, "weight": weight}],
+        })
+    };
+    let mut body = vec![block(title, "Bolder")];
+    body.extend(lines.iter().map(|line| block(line, "Default")));
+    json!({
+        "type": "message",
+        "attachments": [{
+            "contentType": "application/vnd.microsoft.card.adaptive",
+            "content": {
+                "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+                "type": "AdaptiveCard",
+                "version": "1.4",
+                "body": body,
+            },
+        }],
+    })
+}
+
+/// Blocks of plain text. The text beside them is for notifications; three characters mean something in it.
+/// Source: `docs.slack.dev/messaging/sending-messages-using-incoming-webhooks`
+pub(super) fn slack(title: &str, text: &str) -> Value {
+    let escaped = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    let text: String = text.chars().take(SLACK_MAX).collect();
+    json!({
+        "text": escaped(title),
+        "blocks": [{"type": "section", "text": {"type": "plain_text", "text": text, "emoji": false}}],
+    })
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ impl Sender {
                 None => Ok(()),
             },
             Receiver::Command => match &alert.command {
-                Some(command) => run(command, message).await,
+                Some(command) => run(command, message.event.as_str(), message.text()).await,
                 None => Ok(()),
             },
         }
@@ -175,7 +175,8 @@ pub(super) async fn call(http: &reqwest::Client, url: &Address) -> Result<(), Er
     answer(url, http.get(url.expose().clone())).await
 }
 
-async fn answer(url: &Address, request: reqwest::RequestBuilder) -> Result<(), Error> {
+/// Sends a request; any status 2xx is a success.
+pub(super) async fn answer(url: &Address, request: reqwest::RequestBuilder) -> Result<(), Error> {
     let answer = request.send().await.map_err(|error| Error::Unreachable {
         url: url.clone(),
         source: error.without_url(),
@@ -190,7 +191,8 @@ async fn answer(url: &Address, request: reqwest::RequestBuilder) -> Result<(), E
     })
 }
 
-async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
+/// Runs a program with this text on its standard input.
+pub(super) async fn run(command: &[String], event: &str, text: String) -> Result<(), Error> {
     let Some((program, arguments)) = command.split_first() else {
         return Ok(());
     };
@@ -204,14 +206,13 @@ async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
     }
     let mut child = child
         .args(arguments)
-        .env("ITWIN_SYNCD_EVENT", message.event.as_str())
+        .env("ITWIN_SYNCD_EVENT", event)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    let text = message.text();
     let input = child.stdin.take();
     let errors = child.stderr.take();
     let kept = Arc::new(Mutex::new(Vec::new()));

@@ -191,7 +191,7 @@ fn alert(section: &mut Section<'_>, environment: &Environment, mode: Mode) -> Al
 }
 
 /// The key `url`: the address itself, or `file:` and the path of a file that holds it.
-fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
+pub(super) fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
     let text = section.read("url", values::text)?;
     let text = match text.strip_prefix("file:") {
         None => text,
@@ -221,7 +221,7 @@ fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
     address
 }
 
-fn format(value: &DeValue<'_>) -> Result<Format, InvalidValue> {
+pub(super) fn format(value: &DeValue<'_>) -> Result<Format, InvalidValue> {
     let text = values::text(value)?;
     match text.as_str() {
         "json" => Ok(Format::Json),

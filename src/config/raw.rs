@@ -8,14 +8,15 @@ use std::time::Duration;
 use super::document::{self, Place, Report, Section};
 use super::environment::Mode;
 use super::folders::{self, Own};
+use super::hooks;
 use super::imodels;
 use super::notifications;
 use super::sections::{self, KEYS, Times};
 use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
-    Alert, BulkChange, Config, Environment, Heartbeat, Imodel, Itwin, Log, Network, ReadOnlyConfig,
-    Retry, RunSchedules, State, Sync, Upload, Web, network, web,
+    Alert, BulkChange, Config, Environment, Heartbeat, Hook, Imodel, Itwin, Log, Network,
+    ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -35,6 +36,7 @@ pub(super) struct RawConfig {
     shutdown_grace: Duration,
     web: Web,
     alerts: Vec<Alert>,
+    hooks: Vec<Hook>,
     heartbeat: Heartbeat,
     watches: Vec<Placed>,
     imodels: Vec<Imodel>,
@@ -85,6 +87,8 @@ impl RawConfig {
 
         let tables = Section::each(&root, "watch", report);
         let mut watches = watches::read(&tables, times, &sync, report);
+        let tables = Section::each(&root, "hook", report);
+        let hooks = hooks::read(&tables, &watches, environment, mode, report);
         let tables = Section::each(&root, "imodel", report);
         let (imodels, run_schedules) = imodels::read(&tables, &mut watches, report);
         if !root.contains_key("watch") {
@@ -110,6 +114,7 @@ impl RawConfig {
             shutdown_grace,
             web,
             alerts,
+            hooks,
             heartbeat,
             watches,
             imodels,
@@ -144,6 +149,7 @@ impl RawConfig {
             shutdown_grace: self.shutdown_grace,
             web: self.web,
             alerts: self.alerts,
+            hooks: self.hooks,
             heartbeat: self.heartbeat,
             imodels: self.imodels,
             run_schedules: self.run_schedules,

@@ -92,6 +92,13 @@ impl Tasks {
                 Ok(alert::run(alert, receivers, ledger, reader, stop).await?)
             });
         }
+        for hook in config.hooks.clone() {
+            let (http, ledger, reader) = (http.clone(), ledger.clone(), reader.clone());
+            let stop = self.stop.clone();
+            self.spawn(format!("hook {}", hook.name), async move {
+                Ok(alert::run_hook(hook, http, ledger, reader, stop).await?)
+            });
+        }
         if config.heartbeat.url.is_some() {
             let (heartbeat, reader) = (config.heartbeat.clone(), reader.clone());
             let stop = self.stop.clone();

@@ -21,6 +21,7 @@ mod demo;
 mod emulator_command;
 mod filesystem;
 mod fuse;
+mod hooks;
 mod hostile_responses;
 mod intermediaries;
 mod outages;
