@@ -309,6 +309,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             });
         }
     }
+    for trouble in watch.deletions.troubles(&watch.name) {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: trouble.hint,
+            ..folder(trouble.state.as_str(), true, trouble.reason)
+        });
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");
@@ -356,7 +363,10 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary, SpatialRootWait, WindowWait};
+    use crate::ledger::{
+        BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, RunSummary,
+        SpatialRootWait, WindowWait,
+    };
 
     fn watch() -> WatchReport {
         WatchReport {
@@ -373,6 +383,8 @@ mod tests {
             spatial_root: None,
             upload_wait: None,
             run_wait: None,
+            deletions: DeletionReport::default(),
+            former_imodels: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -410,6 +422,10 @@ mod tests {
             }),
             ..watch()
         };
+        let deleted = |deletions| WatchReport {
+            deletions,
+            ..watch()
+        };
         let watches = [
             noted(RootState::Unavailable, "host is down"),
             noted(RootState::Degraded, "\"Secret\": permission denied"),
@@ -417,6 +433,7 @@ mod tests {
             inactive(Inactive::Suspended(BulkChange {
                 kind: ledger::BulkChangeKind::Changed,
                 files: 1204,
+                moves: 0,
                 limit: 1000,
             })),
             inactive(Inactive::BackingOff {
@@ -441,6 +458,20 @@ mod tests {
                 }),
                 ..watch()
             },
+            deleted(DeletionReport {
+                suspended: Some(Deletions {
+                    files: 45,
+                    limit: 20,
+                    cause: DeletionCause::Bulk,
+                }),
+                ..DeletionReport::default()
+            }),
+            deleted(DeletionReport {
+                refused: 3,
+                reason: Some("cannot delete the storage file of \"a.dgn\": 403".to_owned()),
+                hint: Some("give the application a role".to_owned()),
+                ..DeletionReport::default()
+            }),
         ];
         let mut text = String::new();
         for problem in watches.iter().flat_map(of_watch) {

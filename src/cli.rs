@@ -1,15 +1,19 @@
 //! The command line: parses arguments, calls the other modules and prints results. Decides nothing about files or jobs.
 
 mod alert;
+mod changes;
 mod check;
 mod demo;
+mod detach;
 mod emulator;
 mod explain;
 mod generate;
 mod matching;
 mod operate;
+mod orphans;
 mod plan;
 mod references;
+mod removal;
 mod run;
 mod status;
 mod tally;
@@ -90,6 +94,14 @@ enum Command {
     /// Changes nothing on the platform: storage files, source files and synchronized content stay. The next scan finds
     /// a file that still exists in its folder as a new file.
     Forget(operate::Forget),
+    /// Bring files back that are gone from their folder and were, or would be, taken out of the iModel
+    ///
+    /// For watches with `on_delete`. Restores the storage file from the recycle bin, which keeps it for 30 days, and
+    /// synchronizes it again. The file is not put back into its folder: download it from iTwin Storage. It is not taken
+    /// out of the iModel again until it has been in the folder and is deleted once more.
+    ///
+    /// A file that is back in its folder needs no command.
+    Restore(operate::Restore),
     /// Scan folders now instead of at the next interval
     Rescan(operate::Watches),
     /// Start no new work of watches until they are resumed
@@ -98,7 +110,8 @@ enum Command {
     Pause(operate::Watches),
     /// Resume watches that are paused or suspended
     ///
-    /// Watches are suspended by the bulk change guard and after rejected credentials.
+    /// Watches are suspended by the bulk change guard and after rejected credentials. If deleted files wait for
+    /// approval, they are taken out of the iModel.
     Resume(operate::Watches),
     /// Synchronize what waits now, despite windows and the batch window
     ///
@@ -109,6 +122,22 @@ enum Command {
     /// Test alerts
     #[command(subcommand)]
     Alert(alert::Command),
+    /// List what our connections and storage folders have that no local file stands for, and clean it up
+    ///
+    /// Scans every folder, and compares it with the storage folders of the watches and with their connections: files
+    /// that are gone and kept, files of removed watches, what a lost ledger left. Works beside a running daemon, and
+    /// without it. Never touches other connections and folders; what other clients created in ours only if it is named.
+    ///
+    /// Whether elements leave the iModel when a source file is removed is up to the platform, at the earliest with the
+    /// next run.
+    ///
+    /// Exit codes: 0 success; 1 a folder cannot be scanned completely, or something failed; 78 invalid configuration.
+    Orphans(orphans::Arguments),
+    /// Take the source files of a watch out of the iModel that it went into before
+    ///
+    /// Removes only source files, and only while no run of that iModel is active. Storage files stay. `status` shows
+    /// which iModels still have files of a watch.
+    Detach(detach::Arguments),
     /// Run an emulator of the iTwin Platform, to try everything without an account
     ///
     /// Prints the URLs and the credentials for the configuration.
@@ -156,6 +185,7 @@ impl Cli {
                 Command::Explain(arguments) => explain::explain(&arguments).await,
                 Command::Retry(arguments) => operate::retry(&arguments).await,
                 Command::Forget(arguments) => operate::forget(&arguments).await,
+                Command::Restore(arguments) => operate::restore(&arguments).await,
                 Command::Rescan(arguments) => {
                     operate::watches(operate::Verb::Rescan, &arguments).await
                 }
@@ -167,6 +197,8 @@ impl Cli {
                 }
                 Command::Sync(arguments) => operate::watches(operate::Verb::Sync, &arguments).await,
                 Command::Alert(command) => alert::alert(&command).await,
+                Command::Orphans(arguments) => orphans::orphans(&arguments).await,
+                Command::Detach(arguments) => detach::detach(&arguments).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
                 Command::Generate(arguments) => generate::generate(&arguments),

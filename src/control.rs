@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
-use crate::ledger::{self, FileId, Ledger, Requeue};
+use crate::ledger::{self, FileId, Ledger, Removal, Removed, Requeue};
 use crate::runtime_status::{RuntimeStatus, StatusTracker};
 use crate::watch::Unfinished;
 
@@ -34,6 +34,11 @@ pub enum Command {
     RetryFailed,
     /// Delete these files from the ledger.
     Forget {
+        /// Their ids in the ledger.
+        files: Vec<String>,
+    },
+    /// Bring these files back that are gone from their folder.
+    Restore {
         /// Their ids in the ledger.
         files: Vec<String>,
     },
@@ -65,6 +70,11 @@ pub enum Command {
 pub enum Request {
     /// Execute a command.
     Execute(Command),
+    /// Record what a command removed from the platform.
+    RecordRemovals {
+        /// What it was.
+        removals: Vec<Removal>,
+    },
     /// The runtime status.
     Status,
     /// Whether it waits until a file is completely written.
@@ -140,6 +150,10 @@ impl Operator {
                 let files: Vec<FileId> = files.iter().filter_map(|id| id.parse().ok()).collect();
                 ("forget", self.ledger.forget_files(&files).await?)
             }
+            Command::Restore { files } => {
+                let files: Vec<FileId> = files.iter().filter_map(|id| id.parse().ok()).collect();
+                ("restore", self.ledger.restore_files(&files, now).await?)
+            }
             Command::RetryFailed => ("retry", self.ledger.requeue(&Requeue::Failed, now).await?),
             Command::Rescan { watches } => ("rescan", self.live.rescan(watches)),
             Command::Pause { watches } => ("pause", self.ledger.pause_watches(watches, now).await?),
@@ -154,14 +168,40 @@ impl Operator {
         Ok(count)
     }
 
+    /// Records what a command removed from the platform; returns how much of it the ledger knew.
+    ///
+    /// # Errors
+    /// When the ledger fails.
+    pub async fn record_removals(&self, removals: &[Removal]) -> Result<u64, ledger::Error> {
+        let now = crate::clock::now();
+        let mut known = 0;
+        for removal in removals {
+            known += u64::from(self.ledger.record_removal(removal, now).await?);
+            let (path, file) = (&removal.path, removal.storage_file_id.as_str());
+            let imodel = removal.imodel_id.as_str();
+            match removal.what {
+                Removed::SourceFile | Removed::FormerSourceFile => info!(
+                    imodel,
+                    ?path,
+                    storage_file = file,
+                    source_file = removal.source_file_id,
+                    "source file removed by the operator"
+                ),
+                Removed::StorageFile => info!(
+                    imodel,
+                    ?path,
+                    storage_file = file,
+                    "storage file moved to the recycle bin by the operator"
+                ),
+            }
+        }
+        Ok(known)
+    }
+
     async fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Execute(command) => match self.execute(&command).await {
-                Ok(count) => Answer::Done { count },
-                Err(error) => Answer::Refused {
-                    why: error.to_string(),
-                },
-            },
+            Request::Execute(command) => done(self.execute(&command).await),
+            Request::RecordRemovals { removals } => done(self.record_removals(&removals).await),
             Request::Status => Answer::Status(Box::new(self.live.now().await)),
             Request::Unfinished { watch, path } => {
                 use std::os::unix::ffi::OsStringExt as _;
@@ -171,6 +211,15 @@ impl Operator {
                 }
             }
         }
+    }
+}
+
+fn done(executed: Result<u64, ledger::Error>) -> Answer {
+    match executed {
+        Ok(count) => Answer::Done { count },
+        Err(error) => Answer::Refused {
+            why: error.to_string(),
+        },
     }
 }
 

@@ -90,7 +90,7 @@
 //! | `POST /storage/folders/{id}/unlock` | 200 403 404 422 | |
 //! | `GET /storage/recyclebin` | 200 403 404 422 | |
 //! | `DELETE /storage/recyclebin/files/{id}` | 204 403 404 | |
-//! | `POST /storage/recyclebin/files/{id}/restore` | 204 403 404 | |
+//! | `POST /storage/recyclebin/files/{id}/restore` | 204 403 404 | restored-time |
 //! | `DELETE /storage/recyclebin/folders/{id}` | 204 403 404 | |
 //! | `POST /storage/recyclebin/folders/{id}/restore` | 204 403 404 | |
 //! | `GET /emulated/{id}` | 200 206 404 416 | |

@@ -7,9 +7,9 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
-//! `runs`, `references`, `spatial_roots`, `run_results`, `results`. For the operator: `watches`, `inactive`,
-//! `windows`, `bulk_change`, `requeue`, `forget`. For reports: `overview`, `watch_reports`, `file_reports`,
-//! `run_entries`, `problems`, `health`, `history`, `hook_results`, `retention`.
+//! `runs`, `references`, `spatial_roots`, `run_results`, `results`; `withdrawals`, `restorations`. For the operator:
+//! `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For reports: `overview`,
+//! `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -29,11 +29,13 @@ mod clock;
 mod connection_files;
 mod connections;
 mod database;
+mod deletion_guard;
 mod error;
 mod failures;
 mod file_reports;
 mod foreign_changes;
 mod forget;
+mod former_source_files;
 mod hand_over;
 mod health;
 mod history;
@@ -47,10 +49,14 @@ mod mappings;
 mod overview;
 mod problems;
 mod references;
+mod relocations;
+mod removals;
 mod renames;
 mod requeue;
+mod restorations;
 mod results;
 mod retention;
+mod roots;
 mod row;
 mod run_entries;
 mod run_results;
@@ -63,9 +69,12 @@ mod storage_folders;
 mod storage_places;
 mod stored_job;
 mod transitions;
+mod watch_changes;
+mod watch_identity;
 mod watch_reports;
 mod watches;
 mod windows;
+mod withdrawals;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,9 +93,11 @@ pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
+pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
+pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
@@ -97,10 +108,12 @@ pub use known_files::{Fingerprint, Known};
 pub use mappings::{LastReader, Mapping};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
-pub use references::Demoted;
+pub use references::{Displaced, Surplus, SurplusCause};
+pub use removals::{Removal, Removed, StoragePlace, UsedConnection};
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;
+pub use roots::RootIdentity;
 pub use run_entries::RunEntry;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
@@ -108,14 +121,19 @@ pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
 pub use spatial_roots::SpatialRootWait;
 pub use state::{
-    Absence, BulkChangeKind, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent,
-    SpatialRootEnd, SpatialRootState, Stage, Step, UploadResult,
+    Absence, BulkChangeKind, DeletionCause, FailureKind, JobState, OnDelete, Outcome, Relocation,
+    RootState, RunEvent, SpatialRootEnd, SpatialRootState, Stage, Step, UploadResult, Withdrawal,
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
-pub use watch_reports::{Counts, RunSummary, WatchReport};
-pub use watches::WatchSpec;
+pub use watch_changes::WatchChange;
+pub use watch_identity::{Recognized, WatchIdentity, recognize};
+pub use watch_reports::{
+    Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
+};
+pub use watches::{PlannedWatch, PlannedWatches, Registered, WatchSpec, WithdrawalPolicy};
 pub use windows::{WatchWindow, WindowWait};
+pub use withdrawals::Withdrawn;
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(5);

@@ -27,6 +27,7 @@ use crate::ledger::{self, Ledger, Outcome, Summary};
 use crate::watch as watching;
 pub use reload::Reloads;
 use tasks::Tasks;
+pub(crate) use tasks::watch_specs;
 
 /// When the service ends without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

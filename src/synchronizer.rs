@@ -9,12 +9,13 @@
 //! `rescan_interval` (`periodic_check`). A run counts for a file only if it was requested after the file's upload was
 //! completed and storage still holds that content. The intent to request a run is in the ledger before the request:
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
-//! counted as ours. A master is run only with its whole set (`sets`).
+//! counted as ours. A master is run only with its whole set (`sets`). Files that are gone from their folder are taken
+//! out of the connection and of storage, if their watch says so (`withdrawal`, `surplus`).
 
 mod batching;
 mod blocking;
 mod connection;
-mod demoted;
+mod displaced;
 mod outcome;
 mod periodic_check;
 mod reconcile;
@@ -23,7 +24,9 @@ mod run;
 mod sets;
 mod spatial_root;
 mod storage_check;
+mod surplus;
 mod window;
+mod withdrawal;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -153,6 +156,9 @@ pub struct Synchronizer {
     run_wait: Option<Option<WindowWait>>,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
+    /// When deleted files are looked for again, and how often in a row that failed.
+    withdraw_not_before: Instant,
+    withdrawal_failures: u32,
 }
 
 /// Why a step could not be done.
@@ -196,6 +202,8 @@ impl Synchronizer {
             root_wait: None,
             run_wait: None,
             found_empty: None,
+            withdraw_not_before: Instant::now(),
+            withdrawal_failures: 0,
         }
     }
 
@@ -214,6 +222,7 @@ impl Synchronizer {
                     self.failures = 0;
                     self.not_before = Instant::now();
                     self.check_not_before = Instant::now();
+                    self.withdraw_not_before = Instant::now();
                     self.poll_blocking_soon();
                 }
                 let pause = self.step().await?;
@@ -291,12 +300,17 @@ impl Synchronizer {
                 return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
             }
         }
+        let next_withdrawal = self.withdraw(&connections, now).await?;
+        if next_withdrawal.is_zero() {
+            return Ok(Duration::ZERO);
+        }
         match batching::decide(&backlog, now, &sync) {
             Batch::WaitFor(pause) => {
                 // What waits for a run is read when the run is requested.
                 if backlog.first.is_some() {
                     return Ok(pause.min(IDLE_MAX));
                 }
+                let pause = pause.min(next_withdrawal);
                 self.rest(&connections, pause, now).await
             }
             Batch::Ready => match self.poll_blocking().await? {

@@ -43,6 +43,7 @@ use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::{Class, Policy};
 use crate::runtime_status::StatusTracker;
+pub(crate) use destination::DESCRIPTION;
 use folders::Folders;
 use guard::ClaimGuard;
 use pool::Pool;

@@ -343,16 +343,19 @@ fn known(platform: &Platform, files: u64) -> Site {
         let ledger = Ledger::open(&site.state()).await.unwrap();
         let spec = WatchSpec {
             name: "bench".to_owned(),
+            formerly: None,
+            path: "/bench".into(),
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
+            withdrawal: itwin_syncd::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: BulkChangeLimits {
                 changed_files: 1_000_000_000,
                 new_files: 1_000_000_000,
             },
         };
         let now = jiff::Timestamp::now();
-        let watch = ledger.register_watches(&[spec], now).await.unwrap()[0].0;
+        let watch = ledger.register_watches(&[spec], now).await.unwrap()[0].id;
         for some in ready.chunks(10_000) {
             ledger.hand_over(watch, some, now).await.unwrap();
         }

@@ -3,16 +3,19 @@
 mod content;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
 use jiff::tz::TimeZone;
 
+use super::changes::announcements;
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
-use crate::config::{Config, Schedule, Watch};
+use crate::config::{Config, Schedule, SpatialRoot, Watch};
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
+use crate::ledger::{self, Ledger};
 use crate::local_time::{self, Opening};
 use crate::names::QuotedPath;
 use crate::rooted_fs;
@@ -74,6 +77,7 @@ pub(super) async fn check(path: &Path) -> u8 {
     ));
     state(&mut report, &config.state.path);
     windows(&config);
+    changes(&mut report, &config).await;
     let mut tallies = BTreeMap::new();
     for watch in &config.watches {
         if folder(&mut report, watch) {
@@ -147,6 +151,30 @@ fn state(report: &mut Report, path: &Path) {
         Err(error) => {
             let hint = "run the check as the service's user, or give this user write access to the directory";
             report.wrong(&format!("{name}: {error}"), Some(hint));
+        }
+    }
+}
+
+/// What a start with this configuration will do with files that are known already.
+async fn changes(report: &mut Report, config: &Config) {
+    let announced = match Ledger::read(&config.state.path).await {
+        Ok(ledger) => announcements(config, &ledger).await,
+        // There was no start yet, or the next one converts the ledger.
+        Err(ledger::Error::Missing { .. } | ledger::Error::Older { .. }) => return,
+        Err(error) => Err(error),
+    };
+    match announced {
+        Ok(announced) => {
+            for line in &announced.lines {
+                match &line.hint {
+                    Some(hint) => Report::note(&line.text, hint),
+                    None => Report::ok(&line.text),
+                }
+            }
+        }
+        Err(error) => {
+            let hint = error.hint();
+            report.wrong(&format!("ledger: {}", chain(&error)), hint.as_deref());
         }
     }
 }
@@ -305,6 +333,15 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
             &format!("{name}: it has changesets already: spatial_root has no effect"),
             "remove spatial_root; the coordinate system of an iModel is defined once",
         ),
+        Some(root) if is_missing(config, root).await => Report::note(
+            &format!(
+                "{name}: empty; its spatial root {} is not in the folder of watch {:?}, and all \
+                 other files wait for it",
+                QuotedPath(&root.path),
+                root.watch
+            ),
+            "save the file, or correct spatial_root",
+        ),
         Some(root) => Report::ok(&format!(
             "{name}: empty; gets {} of watch {:?} first and alone",
             QuotedPath(&root.path),
@@ -318,6 +355,17 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
         ),
         None => {}
     }
+}
+
+/// Whether the folder can be read and does not contain the file.
+async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
+    let mut watches = config.watches.iter();
+    let Some(watch) = watches.find(|watch| watch.name == root.watch) else {
+        return false;
+    };
+    let found = tokio::fs::symlink_metadata(watch.path.join(&root.path)).await;
+    found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && tokio::fs::read_dir(&watch.path).await.is_ok()
 }
 
 async fn platform(

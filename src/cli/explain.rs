@@ -15,10 +15,10 @@ use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
     print_error, print_line, unfinished_file,
 };
-use crate::config::{ReadOnlyConfig, Watch};
+use crate::config::{self, OnDelete, ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
 use crate::ledger::{
-    FileReport, Fingerprint, Inactive, JobState, Known, Ledger, SetPart, WatchReport,
+    Absence, FileReport, Fingerprint, Inactive, JobState, Known, Ledger, SetPart, WatchReport,
 };
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::{self, Kind, RootDir};
@@ -335,6 +335,20 @@ fn last_result(explanation: &mut Explanation, file: Option<&FileReport>) {
     }
 }
 
+/// What happens to a deleted file, by the configuration.
+fn on_delete(watch: &Watch) -> String {
+    let after = config::show_duration(&watch.delete_after);
+    match watch.on_delete {
+        OnDelete::Keep => "deleted files stay on the platform: on_delete = \"keep\"".to_owned(),
+        OnDelete::Unmap => format!(
+            "removed from the connection after being gone for {after}: on_delete = \"unmap\""
+        ),
+        OnDelete::Remove => format!(
+            "removed from the connection and from storage after being gone for {after}: on_delete = \"remove\""
+        ),
+    }
+}
+
 /// Adds the state of the file, and what it waits for.
 async fn state(
     explanation: &mut Explanation,
@@ -347,6 +361,9 @@ async fn state(
     let file = known.file(&watch.name, below).await;
     let file = file.as_ref();
     last_result(explanation, file);
+    if file.is_some_and(|file| matches!(file.absence, Some((Absence::Gone, _)))) {
+        explanation.lines.push(on_delete(watch));
+    }
     let set = known.companions(file).await;
     if !set.is_empty() {
         let names: Vec<String> = set.iter().map(companion).collect();
@@ -614,9 +631,12 @@ mod tests {
         let now = crate::clock::now();
         let spec = WatchSpec {
             name: "north".to_owned(),
+            formerly: None,
+            path: folder.path().to_owned(),
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
+            withdrawal: crate::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: crate::ledger::BulkChangeLimits {
                 changed_files: 1000,
                 new_files: 1000,

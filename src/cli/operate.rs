@@ -1,4 +1,6 @@
-//! `itwin-syncd retry`, `forget`, `rescan`, `pause`, `resume` and `sync`: commands to the daemon.
+//! `itwin-syncd retry`, `forget`, `restore`, `rescan`, `pause`, `resume` and `sync`: commands to the daemon.
+
+mod restore;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,12 +11,13 @@ use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, matching, print_config_errors,
     print_error, print_line,
 };
-use crate::config::ReadOnlyConfig;
+use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Command, Operator, Request};
-use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
+use crate::ledger::{self, FileReport, JobState, Ledger, Lists, Removal};
 use crate::names::QuotedPath;
 use crate::state_directory;
 use crate::text::plural;
+pub(super) use restore::{Restore, restore};
 
 /// Files that are listed one by one.
 const LINES_MAX: usize = 50;
@@ -82,7 +85,7 @@ pub(super) enum Verb {
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error(transparent)]
     Select(#[from] matching::Error),
     #[error("nothing was forgotten")]
@@ -98,10 +101,10 @@ enum Error {
 }
 
 impl Error {
-    fn hint(&self, config: &ReadOnlyConfig) -> Option<String> {
+    pub(super) fn hint(&self, watches: &[Watch]) -> Option<String> {
         match self {
             Self::NoTerminal => Some("add --yes to skip the confirmation".to_owned()),
-            Self::Select(error) | Self::NotForgotten(error) => error.hint(&config.watches),
+            Self::Select(error) | Self::NotForgotten(error) => error.hint(watches),
             Self::Control(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Directory(error) => Some(error.hint()),
@@ -279,7 +282,7 @@ fn is_there(file: &FileReport, config: &ReadOnlyConfig) -> bool {
 }
 
 /// Asks for confirmation on the terminal.
-fn confirmed(question: &str) -> Result<bool, Error> {
+pub(super) fn confirmed(question: &str) -> Result<bool, Error> {
     use std::io::{BufRead as _, IsTerminal as _, Write as _};
     let input = std::io::stdin();
     if !input.is_terminal() {
@@ -373,9 +376,35 @@ fn already(verb: Verb) -> &'static str {
 /// Sends the command to the daemon, or applies it to the ledger when there is none.
 async fn reach(state: &Path, command: Command) -> Result<Reached, Error> {
     state_directory::act_as_owner(state)?;
+    reach_with(
+        state,
+        &Request::Execute(command.clone()),
+        async |operator| operator.execute(&command).await,
+    )
+    .await
+}
+
+/// Has the daemon record what was removed from the platform, or records it in the ledger when there is none.
+pub(super) async fn record_removals(state: &Path, removals: &[Removal]) -> Result<(), Error> {
+    let request = Request::RecordRemovals {
+        removals: removals.to_vec(),
+    };
+    reach_with(state, &request, async |operator| {
+        operator.record_removals(removals).await
+    })
+    .await
+    .map(drop)
+}
+
+/// Sends the request to the daemon, or executes it by itself when there is none.
+async fn reach_with(
+    state: &Path,
+    request: &Request,
+    execute: impl AsyncFn(&Operator) -> Result<u64, ledger::Error>,
+) -> Result<Reached, Error> {
     let deadline = Instant::now() + STARTING;
     loop {
-        if let Some(answer) = control::ask(state, &Request::Execute(command.clone())).await? {
+        if let Some(answer) = control::ask(state, request).await? {
             return Ok(match answer {
                 Answer::Done { count } => Reached::Daemon(count),
                 _ => Reached::Daemon(0),
@@ -385,9 +414,7 @@ async fn reach(state: &Path, command: Command) -> Result<Reached, Error> {
         Ledger::read(state).await?;
         match Ledger::open_within(state, Duration::ZERO).await {
             Ok(ledger) => {
-                let count = Operator::without_daemon(ledger.clone())
-                    .execute(&command)
-                    .await;
+                let count = execute(&Operator::without_daemon(ledger.clone())).await;
                 ledger.close().await;
                 return Ok(Reached::Ledger(count?));
             }
@@ -412,7 +439,7 @@ fn finish(done: Result<(), Error>, config: &ReadOnlyConfig) -> u8 {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
             tracing::debug!(error = chain(&error), "command failed");
-            let hint = error.hint(config);
+            let hint = error.hint(&config.watches);
             print_error(&error, hint);
             EXIT_FAILED
         }

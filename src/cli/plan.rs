@@ -1,10 +1,13 @@
 //! `itwin-syncd run --dry-run`: what a start would do.
 
+mod deletions;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 
+use super::changes::{Announcement, Announcements, announcements};
 use super::tally::Tally;
 use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
 use crate::config::{Config, OnRename, Watch};
@@ -16,6 +19,7 @@ use crate::source_file_limit::{ADVICE, Load, SourceFiles};
 use crate::status_view;
 use crate::upload;
 use crate::watch;
+use deletions::Gone;
 
 /// Scans every folder, compares it with the ledger and prints the differences; writes and sends nothing.
 pub(super) async fn show(config: &Config) -> u8 {
@@ -40,11 +44,26 @@ async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
         Some(ledger) => ledger.snapshot(crate::clock::now()).await?.files,
         None => Vec::new(),
     };
+    let announcements = match &ledger {
+        Some(ledger) => announcements(config, ledger).await?,
+        None => Announcements::default(),
+    };
     let mut good = true;
     let mut tallies: BTreeMap<&ImodelId, Tally> = BTreeMap::new();
-    for watch in &config.watches {
+    for (at, watch) in config.watches.iter().enumerate() {
         let tally = tallies.entry(&watch.imodel_id).or_default();
-        good &= show_watch(watch, ledger.as_ref(), &reports, tally).await?;
+        let max_deletes = config.bulk_change.max_deletes;
+        let known = match (&ledger, announcements.known_as(at)) {
+            (Some(ledger), Some(name)) => Some(KnownWatch { ledger, name }),
+            _ => None,
+        };
+        let lines = announcements.of(&watch.name);
+        good &= show_watch(watch, known, &reports, max_deletes, lines, tally).await?;
+    }
+    let is_configured = |name: &str| config.watches.iter().any(|watch| watch.name == name);
+    let others = announcements.lines.iter();
+    for line in others.filter(|line| !is_configured(&line.watch)) {
+        show_announcement("", line);
     }
     for (imodel_id, tally) in &tallies {
         good &= show_source_files(imodel_id, tally, ledger.as_ref()).await?;
@@ -73,10 +92,26 @@ async fn show_source_files(
     Ok(found.load() != Load::Over)
 }
 
+/// A watch as the ledger knows it.
+#[derive(Clone, Copy)]
+struct KnownWatch<'a> {
+    ledger: &'a Ledger,
+    name: &'a str,
+}
+
+fn show_announcement(indent: &str, line: &Announcement) {
+    print_line(&format!("{indent}{}", line.text));
+    if let Some(hint) = &line.hint {
+        print_line(&format!("{indent}  hint: {hint}"));
+    }
+}
+
 async fn show_watch(
     watch: &Watch,
-    ledger: Option<&Ledger>,
+    known_watch: Option<KnownWatch<'_>>,
     reports: &[FileReport],
+    max_deletes: u64,
+    announcements: impl Iterator<Item = &Announcement>,
     tally: &mut Tally,
 ) -> Result<bool, ledger::Error> {
     print_line(&format!(
@@ -85,6 +120,9 @@ async fn show_watch(
         watch.path.display(),
         watch.imodel_id
     ));
+    for line in announcements {
+        show_announcement("  ", line);
+    }
     let mut files = Vec::new();
     let survey = match watch::survey(watch, |file| files.push(file)).await {
         Ok(survey) => survey,
@@ -95,7 +133,7 @@ async fn show_watch(
     };
     let reports: HashMap<&PathBuf, &FileReport> = reports
         .iter()
-        .filter(|file| file.watch == watch.name)
+        .filter(|file| known_watch.is_some_and(|known| known.name == file.watch))
         .map(|file| (&file.path, file))
         .collect();
     let mut good = survey.problems.is_empty();
@@ -107,13 +145,14 @@ async fn show_watch(
         tally.add(&file.path, file.connector.as_ref());
     }
     files.sort_by(|one, other| one.path.cmp(&other.path));
-    let mut renamed = match ledger {
-        Some(ledger) => renames(watch, ledger, &files, &reports).await?,
+    let mut renamed = match known_watch {
+        Some(known) => renames(watch, known, &files, &reports).await?,
         None => HashMap::new(),
     };
+    let gone = Gone::find(watch, &survey, &files, &reports, &renamed);
     for file in files {
-        let known: Option<Known> = match ledger {
-            Some(ledger) => ledger.known_by_name(&watch.name, &file.path).await?,
+        let known: Option<Known> = match known_watch {
+            Some(known) => known.ledger.known_by_name(known.name, &file.path).await?,
             None => None,
         };
         let report = reports.get(&file.path);
@@ -128,6 +167,7 @@ async fn show_watch(
                     continue;
                 }
                 (Some(JobState::Failed), _) => ("failed before", false),
+                (Some(JobState::Due | JobState::Uploading), _) if report.moves => ("moved", false),
                 (Some(JobState::Due | JobState::Uploading), _) => ("pending", true),
                 (Some(JobState::Stored | JobState::Running), _) => ("stored", false),
             },
@@ -139,21 +179,7 @@ async fn show_watch(
             Some(_) => ("renamed", false),
             None => (word, sent),
         };
-        let what = match (names::storage_path(&file.path), &file.connector) {
-            _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
-            (Err(error), _) => format!("will fail: {error}"),
-            (Ok(_), _) if let Some(origin) = &origin => {
-                format!("rename the storage file of {}", QuotedPath(origin))
-            }
-            (Ok(_), _) if word == "failed before" => report
-                .and_then(|report| report.reason.clone())
-                .unwrap_or_default(),
-            (Ok(_), Some(connector)) if sent => {
-                format!("upload, then synchronize with {connector}")
-            }
-            (Ok(_), Some(connector)) => format!("synchronize with {connector}"),
-            (Ok(_), None) => "upload only".to_owned(),
-        };
+        let what = plan_of(&file, report.copied(), word, sent, origin.as_deref());
         good &= !what.starts_with("will fail");
         planned += 1;
         if sent {
@@ -170,14 +196,41 @@ async fn show_watch(
         ByteSize(bytes).display().iec(),
         survey.ignored
     ));
+    gone.show(watch, max_deletes);
     Ok(good)
+}
+
+/// What will happen to a file.
+fn plan_of(
+    file: &Ready,
+    report: Option<&FileReport>,
+    word: &str,
+    sent: bool,
+    origin: Option<&Path>,
+) -> String {
+    match (names::storage_path(&file.path), &file.connector) {
+        _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
+        (Err(error), _) => format!("will fail: {error}"),
+        (Ok(_), _) if let Some(origin) = origin => {
+            format!("rename the storage file of {}", QuotedPath(origin))
+        }
+        (Ok(_), _) if word == "moved" => "rename or move its storage file".to_owned(),
+        (Ok(_), _) if word == "failed before" => report
+            .and_then(|report| report.reason.clone())
+            .unwrap_or_default(),
+        (Ok(_), Some(connector)) if sent => {
+            format!("upload, then synchronize with {connector}")
+        }
+        (Ok(_), Some(connector)) => format!("synchronize with {connector}"),
+        (Ok(_), None) => "upload only".to_owned(),
+    }
 }
 
 /// New files that are known ones under a new name, with the path that each had before. Reads only files whose size is
 /// that of a known file that is gone.
 async fn renames(
     watch: &Watch,
-    ledger: &Ledger,
+    known: KnownWatch<'_>,
     files: &[Ready],
     reports: &HashMap<&PathBuf, &FileReport>,
 ) -> Result<HashMap<PathBuf, PathBuf>, ledger::Error> {
@@ -194,7 +247,8 @@ async fn renames(
             continue;
         }
         let bytes = file.fingerprint.size;
-        let mut gone = ledger.stored_with_size(&watch.name, bytes, since).await?;
+        let gone = known.ledger.stored_with_size(known.name, bytes, since);
+        let mut gone = gone.await?;
         gone.retain(|(path, _)| !there.contains(path) && !taken.contains(path));
         if gone.is_empty() {
             continue;

@@ -1,6 +1,7 @@
 //! `itwin-syncd status`
 
 mod text;
+mod times;
 mod watching;
 
 use std::io::{BufWriter, Write as _};
@@ -25,7 +26,7 @@ use crate::status_view::{
 };
 use crate::watch::Unfinished;
 
-pub(super) use text::{moment, upcoming};
+pub(super) use times::{moment, upcoming};
 
 /// Files whose histories are shown at once.
 const HISTORIES_MAX: usize = 50;

@@ -11,9 +11,9 @@ use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
 use super::schedule;
-use super::sections::{KEYS, Times};
+use super::sections::{DAY, KEYS, SECOND, Times};
 use super::values::{self, InvalidValue};
-use super::{OnRename, Sync, Watch};
+use super::{OnDelete, OnRename, Sync, Watch};
 use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
 /// A watch, and where its keys are in the file.
@@ -21,6 +21,7 @@ pub(super) struct Placed {
     pub(super) watch: Watch,
     pub(super) at_path: Place,
     at_name: Place,
+    at_formerly: Place,
     at_storage_folder: Place,
     pub(super) schedules: schedule::Placed,
 }
@@ -41,6 +42,7 @@ pub(super) fn read<'d>(
         for earlier in placed.iter().take(index) {
             compare(earlier, later, report);
         }
+        check_former_name(later, &placed, report);
     }
     placed
 }
@@ -74,6 +76,7 @@ fn one<'d>(
                 values::watch_name,
             )
             .unwrap_or_default(),
+        formerly: section.read("formerly", values::watch_name),
         path: section
             .require(
                 "path",
@@ -96,6 +99,10 @@ fn one<'d>(
             .read("storage_folder", values::storage_folder)
             .unwrap_or_default(),
         on_rename: section.read("rename", on_rename).unwrap_or_default(),
+        on_delete: section.read("on_delete", on_delete).unwrap_or_default(),
+        delete_after: section
+            .read("delete_after", values::duration(SECOND..=365 * DAY))
+            .unwrap_or(DAY),
         connection: section
             .read("connection", values::line)
             .unwrap_or_else(|| sync.connection.clone()),
@@ -106,6 +113,7 @@ fn one<'d>(
         watch,
         at_path: section.place("path"),
         at_name: section.place("name"),
+        at_formerly: section.place("formerly"),
         at_storage_folder: section.place("storage_folder"),
         schedules,
     }
@@ -120,6 +128,39 @@ fn on_rename(value: &DeValue<'_>) -> Result<OnRename, InvalidValue> {
             "write \"follow\" to rename the storage file too, or \"new\" to upload the file again under its new name",
         )),
     }
+}
+
+fn on_delete(value: &DeValue<'_>) -> Result<OnDelete, InvalidValue> {
+    const WORDS: [(&str, OnDelete); 3] = [
+        ("keep", OnDelete::Keep),
+        ("unmap", OnDelete::Unmap),
+        ("remove", OnDelete::Remove),
+    ];
+    let text = value.as_str().unwrap_or_default();
+    if let Some((_, known)) = WORDS.iter().find(|(word, _)| *word == text) {
+        return Ok(*known);
+    }
+    let short: String = text.chars().take(20).collect();
+    let nearest = WORDS
+        .iter()
+        .map(|(word, _)| {
+            (
+                strsim::damerau_levenshtein(&short.to_lowercase(), word),
+                word,
+            )
+        })
+        .min()
+        .filter(|(distance, _)| *distance <= 2);
+    let hint = match nearest {
+        Some((_, word)) => format!("did you mean {word:?}?"),
+        None => "write \"unmap\" to remove a deleted file from the connection, \"remove\" to delete its storage file as \
+                 well, or \"keep\" to do neither"
+            .to_owned(),
+    };
+    Err(InvalidValue::new(
+        "expected \"keep\", \"unmap\" or \"remove\"",
+        hint,
+    ))
 }
 
 fn selection(section: &mut Section<'_>) -> Selection {
@@ -226,6 +267,23 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
         report.add(
             later.at_storage_folder.clone(),
             InvalidValue::new(what, hint),
+        );
+    }
+}
+
+/// A former name is one that no watch has any more.
+fn check_former_name(watch: &Placed, all: &[Placed], report: &mut Report) {
+    let Some(formerly) = &watch.watch.formerly else {
+        return;
+    };
+    let is_same = |name: &str| name.eq_ignore_ascii_case(formerly);
+    if let Some(other) = all.iter().find(|other| is_same(&other.watch.name)) {
+        report.add(
+            watch.at_formerly.clone(),
+            InvalidValue::new(
+                format!("{:?} is the name of a watch in this file", other.watch.name),
+                "write the name that the watch had before, or remove formerly",
+            ),
         );
     }
 }

@@ -124,6 +124,13 @@ switches! {
         /// 409.
         Conflict = "conflict",
     }
+    /// The last change of a file that is restored from the recycle bin.
+    restored_time: "restored-time", RestoredTime {
+        /// As before.
+        Kept = "kept",
+        /// The restoration.
+        Changed = "changed",
+    }
     /// How an invalid name is rejected.
     name_error: "name-error", NameError {
         /// `InvalidCreateFileRequest`, with the property in the details.

@@ -31,6 +31,8 @@ pub struct BulkChange {
     pub kind: BulkChangeKind,
     /// How many files.
     pub files: u64,
+    /// Those of them that only get another name or folder in storage.
+    pub moves: u64,
     /// How many are accepted.
     pub limit: u64,
 }
@@ -38,20 +40,58 @@ pub struct BulkChange {
 impl BulkChange {
     /// Logs it, for the operator, who has to decide.
     pub fn log(self, watch: &str) {
-        let Self { kind, files, limit } = self;
+        let Self {
+            kind,
+            files,
+            moves,
+            limit,
+        } = self;
+        let moves = (moves > 0).then_some(moves);
         let hint = format!(
-            "check some of the files, then run `itwin-syncd resume {watch}` to upload or rename \
-             them"
+            "check some of the files, then run `itwin-syncd resume {watch}` to {}",
+            self.action()
         );
         match kind {
             BulkChangeKind::Changed => error!(
                 watch,
-                files, limit, hint, "watch suspended: too many known files changed at once"
+                files, moves, limit, hint, "watch suspended: too many known files changed at once"
             ),
             BulkChangeKind::New => error!(
                 watch,
                 files, limit, hint, "watch suspended: too many new files within an hour"
             ),
+        }
+    }
+
+    /// What happened to the files.
+    #[must_use]
+    pub fn what(self) -> String {
+        let Self {
+            kind,
+            files,
+            moves,
+            limit,
+        } = self;
+        let what = match kind {
+            BulkChangeKind::New => "new files arrived within an hour".to_owned(),
+            BulkChangeKind::Changed if moves == 0 => "known files changed at once".to_owned(),
+            BulkChangeKind::Changed if moves == files => {
+                "known files must be renamed or moved in storage at once".to_owned()
+            }
+            BulkChangeKind::Changed => format!(
+                "known files changed at once, {moves} of them only in name, folder or storage folder"
+            ),
+        };
+        format!("{files} {what} (limit {limit})")
+    }
+
+    /// What `resume` does with them.
+    #[must_use]
+    pub fn action(self) -> &'static str {
+        if self.moves == self.files {
+            "rename or move them; nothing is uploaded"
+        } else {
+            "upload or rename them"
         }
     }
 }
@@ -73,6 +113,8 @@ struct Guarded {
     kind: BulkChangeKind,
     /// Known files that are due now.
     due: i64,
+    /// Those of them with content that storage has.
+    moves: i64,
     /// New files that may arrive within the window.
     new_files_limit: i64,
     /// Since when they are counted, in milliseconds; None: any number is expected.
@@ -159,8 +201,10 @@ pub(super) async fn guard(
         "SELECT w.bulk_change_limit, w.bulk_change_approved, w.bulk_change_files, \
          w.bulk_change_kind, w.new_files_limit, w.new_files_since, w.new_files, \
          (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
-         AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due \
-         FROM watches w WHERE w.id = $1",
+         AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due, \
+         (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
+         AND j.state = 'due' AND f.relocation IS NOT NULL AND f.stored_version = f.version) \
+         AS moves FROM watches w WHERE w.id = $1",
     )
     .bind(watch_id)
     .fetch_one(&mut **tx)
@@ -199,15 +243,24 @@ async fn suspend(
         BulkChangeKind::Changed => (watch.due, watch.limit),
         BulkChangeKind::New => (watch.new_files, watch.new_files_limit),
     };
-    sqlx::query("UPDATE watches SET bulk_change_files = $2, bulk_change_kind = $3 WHERE id = $1")
-        .bind(watch_id)
-        .bind(files)
-        .bind(kind)
-        .execute(&mut **tx)
-        .await?;
+    let moves = match kind {
+        BulkChangeKind::Changed => watch.moves,
+        BulkChangeKind::New => 0,
+    };
+    sqlx::query(
+        "UPDATE watches SET bulk_change_files = $2, bulk_change_kind = $3, \
+         bulk_change_moves = $4 WHERE id = $1",
+    )
+    .bind(watch_id)
+    .bind(files)
+    .bind(kind)
+    .bind(moves)
+    .execute(&mut **tx)
+    .await?;
     let change = BulkChange {
         kind,
         files: count_value(files),
+        moves: count_value(moves),
         limit: count_value(limit),
     };
     // More files than before: it is suspended already.
@@ -215,8 +268,9 @@ async fn suspend(
 }
 
 impl Ledger {
-    /// Counts new files of a watch from now on, if its first ones are in storage, and the operator's approval of more is
-    /// used up: no more than the limit are due or, as `unfinished`, not handed over yet. To call after a complete scan.
+    /// Counts new files of a watch from now on, if its first ones are in storage, and the operator's approval of more
+    /// is used up: no more than the limit are due or, as `unfinished`, not handed over yet. To call after a complete
+    /// scan.
     pub async fn guard_new_files(
         &self,
         watch: WatchId,
@@ -272,6 +326,7 @@ mod tests {
         new_files_limit: 10,
         new_files_since: Some(0),
         new_files: 0,
+        moves: 0,
     };
 
     #[test]

@@ -43,8 +43,11 @@ pub(super) fn content(n: u8) -> Content {
 pub(super) fn spec(name: &str) -> WatchSpec {
     WatchSpec {
         name: name.to_owned(),
+        formerly: None,
+        path: PathBuf::from("/srv").join(name),
         imodel_id: "imodel".into(),
         storage_folder: String::new(),
+        withdrawal: crate::ledger::WithdrawalPolicy::default(),
         bulk_change_limits: BulkChangeLimits {
             changed_files: 1000,
             new_files: 1000,
@@ -67,7 +70,7 @@ impl Fixture {
             .register_watches(&[spec("north")], at(0))
             .await
             .unwrap()[0]
-            .0;
+            .id;
         Self { dir, ledger, watch }
     }
 
@@ -78,12 +81,19 @@ impl Fixture {
             .register_watches(&[spec("north")], at(0))
             .await
             .unwrap()[0]
-            .0;
+            .id;
         Self {
             dir: self.dir,
             ledger,
             watch,
         }
+    }
+
+    /// Makes it the only configured watch.
+    pub(super) async fn register(&self, spec: &WatchSpec, second: i64) -> Registered {
+        let specs = std::slice::from_ref(spec);
+        let registered = self.ledger.register_watches(specs, at(second)).await;
+        registered.unwrap().remove(0)
     }
 
     pub(super) async fn hand_over(&self, path: &str, n: i64, second: i64) -> usize {

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::spatial_roots::release_spatial_root;
-use super::{BulkChange, BulkChangeKind, Error, Ledger, WatchId, millis};
+use super::{BulkChange, Error, Ledger, Tx, WatchId, millis};
 
 /// Why no job of a watch is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +35,11 @@ impl Inactive {
             Self::Paused { .. } => {
                 format!("run `itwin-syncd resume {watch}` to continue")
             }
-            Self::Suspended(BulkChange { kind, files, limit }) => {
-                let what = match kind {
-                    BulkChangeKind::Changed => "known files changed at once",
-                    BulkChangeKind::New => "new files arrived within an hour",
-                };
-                format!(
-                    "{files} {what} (limit {limit}); check some of them, then run \
-                     `itwin-syncd resume {watch}` to upload or rename them"
-                )
-            }
+            Self::Suspended(change) => format!(
+                "{}; check some of them, then run `itwin-syncd resume {watch}` to {}",
+                change.what(),
+                change.action()
+            ),
             Self::BackingOff { reason, .. } => reason.clone(),
         }
     }
@@ -126,8 +121,8 @@ impl Ledger {
             .await
     }
 
-    /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, and the wait for a spatial root that is
-    /// missing or has failed. Returns how many were inactive.
+    /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, the wait for a spatial root that is
+    /// missing or has failed, and that of deleted files for approval. Returns how many were inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
     /// may turn out to be a known one, in storage or under an old name. New files are not counted again before their
@@ -158,11 +153,24 @@ impl Ledger {
                     .await?
                     .rows_affected();
                     resumed += u64::from(release_spatial_root(tx, name).await?);
+                    resumed += approve_deletions(tx, name).await?;
                 }
                 Ok(resumed)
             })
             .await
     }
+}
+
+/// Approves the withdrawal of the files of a watch that are gone, if it waits for that.
+async fn approve_deletions(tx: &mut Tx, watch: &str) -> Result<u64, sqlx::Error> {
+    let approved = sqlx::query(
+        "UPDATE watches SET deletions_approved = deletions_suspended, deletions_suspended = 0, \
+         deletions_cause = NULL WHERE name = $1 AND configured = 1 AND deletions_suspended > 0",
+    )
+    .bind(watch)
+    .execute(&mut **tx)
+    .await?;
+    Ok(approved.rows_affected())
 }
 
 #[cfg(test)]
@@ -179,15 +187,15 @@ mod tests {
             .await
             .unwrap();
         f.ledger
-            .hand_over(ids[0].0, &[ready("n.dgn", 1)], at(0))
+            .hand_over(ids[0].id, &[ready("n.dgn", 1)], at(0))
             .await
             .unwrap();
         f.ledger
-            .hand_over(ids[1].0, &[ready("s.dgn", 1)], at(1))
+            .hand_over(ids[1].id, &[ready("s.dgn", 1)], at(1))
             .await
             .unwrap();
         f.ledger
-            .back_off_watch(ids[0].0, at(100), "hangs", at(1))
+            .back_off_watch(ids[0].id, at(100), "hangs", at(1))
             .await
             .unwrap();
         assert_eq!(f.claim(2).await.unwrap().path, Path::new("s.dgn"));

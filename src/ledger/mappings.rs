@@ -150,7 +150,8 @@ async fn record_mapping(
     // Another connector has not read the content yet.
     sqlx::query(
         "UPDATE files SET connection_id = $2, source_file_id = $3, mapped_connector = $4, \
-         processed = CASE WHEN $5 THEN 0 ELSE processed END WHERE id = $1",
+         processed = CASE WHEN $5 THEN 0 ELSE processed END, \
+         withdrawal = NULLIF(withdrawal, 'unmapping') WHERE id = $1",
     )
     .bind(mapping.file.0)
     .bind(connection.0)
@@ -167,7 +168,11 @@ async fn record_mapping(
 }
 
 /// Makes a file wait for a run. False: a newer version of it is on its way, or it is in a run.
-async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sqlx::Error> {
+pub(super) async fn await_run(
+    tx: &mut Tx,
+    file_id: i64,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
     let job: Option<(JobState, Option<FailureKind>)> =
         sqlx::query_as("SELECT state, kind FROM jobs WHERE file_id = $1")
             .bind(file_id)
@@ -202,7 +207,7 @@ async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sq
 async fn end_if_absent(tx: &mut Tx, file: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "DELETE FROM jobs WHERE file_id = $1 AND EXISTS (SELECT 1 FROM files WHERE id = $1 \
-         AND absence IN ('gone', 'deselected'))",
+         AND absence IN ('gone', 'deselected') AND withdrawal IS NOT 'restored')",
     )
     .bind(file)
     .execute(&mut **tx)

@@ -158,8 +158,11 @@ impl World {
         let ledger = Ledger::open(self.dir.path()).await.unwrap();
         let spec = WatchSpec {
             name: "north".to_owned(),
+            formerly: None,
+            path: "/srv/north".into(),
             imodel_id: "imodel".into(),
             storage_folder: String::new(),
+            withdrawal: crate::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: BulkChangeLimits {
                 changed_files: 1000,
                 new_files: 1000,
@@ -167,7 +170,7 @@ impl World {
             connection: "itwin-syncd".to_owned(),
         };
         let now = self.now();
-        self.watch = ledger.register_watches(&[spec], now).await.unwrap()[0].0;
+        self.watch = ledger.register_watches(&[spec], now).await.unwrap()[0].id;
         self.ledger = Some(ledger);
     }
 

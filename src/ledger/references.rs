@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::history::{Step, note};
+use super::mappings::await_run;
 use super::row::join;
+use super::withdrawals::record_gone_unmapped;
 use super::{ConnectionId, Error, FailureKind, FileId, Ledger, RunId, Tx, millis};
 use crate::ids::StorageFileId;
 
@@ -22,9 +24,9 @@ const NAMES_MAX: usize = 5;
 /// At most this many histories of a watch are written per run; the platform accepts 250 source files per iModel.
 const HISTORIES_MAX: i64 = 250;
 
-/// A reference that still has a source file.
+/// A file that has a source file in a connection, but should have none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Demoted {
+pub struct Surplus {
     /// The file.
     pub file: FileId,
     /// The name of its watch.
@@ -33,6 +35,17 @@ pub struct Demoted {
     pub path: PathBuf,
     /// Its storage file.
     pub storage_file_id: StorageFileId,
+    /// Why it should have none.
+    pub cause: SurplusCause,
+}
+
+/// Why a file should have no source file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SurplusCause {
+    /// The configuration makes it a reference.
+    Reference,
+    /// It is gone from its folder, and its watch says so.
+    Gone,
 }
 
 /// The first changed references of a watch, and how many there are.
@@ -59,9 +72,24 @@ fn shown(path: &Path) -> String {
     format!("{:?}", path.to_string_lossy())
 }
 
+/// A file whose source file is in another connection than that of its watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Displaced {
+    /// The file.
+    pub file: FileId,
+    /// The name of its watch.
+    pub watch: String,
+    /// Path relative to the root.
+    pub path: PathBuf,
+    /// The platform's id of the other connection; None if it does not exist any more.
+    pub connection: Option<String>,
+    /// The source file there.
+    pub source_file_id: String,
+}
+
 impl Ledger {
     /// The references of a connection that still have a source file.
-    pub async fn demoted(&self, connection: ConnectionId) -> Result<Vec<Demoted>, Error> {
+    pub async fn demoted(&self, connection: ConnectionId) -> Result<Vec<Surplus>, Error> {
         type Row = (FileId, String, Vec<u8>, Vec<u8>, StorageFileId);
         let rows: Vec<Row> = self
             .db
@@ -80,11 +108,12 @@ impl Ledger {
             .await?;
         let demoted = rows
             .into_iter()
-            .map(|(file, watch, dir, name, storage_file_id)| Demoted {
+            .map(|(file, watch, dir, name, storage_file_id)| Surplus {
                 file,
                 watch,
                 path: join(dir, name),
                 storage_file_id,
+                cause: SurplusCause::Reference,
             });
         Ok(demoted.collect())
     }
@@ -117,10 +146,73 @@ impl Ledger {
         Ok(())
     }
 
-    /// The source file of a reference is no longer in the connection.
-    pub async fn record_unmapped(&self, file: FileId, now: Timestamp) -> Result<(), Error> {
+    /// Files that belong in a connection, but have a source file in another one of the same iModel: they moved here
+    /// from another watch, or their watch got another connection. Files that are gone stay where they are.
+    pub async fn displaced(&self, connection: ConnectionId) -> Result<Vec<Displaced>, Error> {
+        type Row = (FileId, String, Vec<u8>, Vec<u8>, Option<String>, String);
+        let rows: Vec<Row> = self
+            .db
+            .read("list source files in other connections", async |db| {
+                sqlx::query_as(
+                    "SELECT f.id, w.name, f.dir, f.name, o.platform_id, f.source_file_id \
+                     FROM watches w JOIN files f ON f.watch_id = w.id JOIN connections o \
+                     ON o.id = f.connection_id WHERE w.connection_id = $1 AND w.configured = 1 \
+                     AND o.id <> $1 AND o.imodel_id = w.imodel_id \
+                     AND f.source_file_id IS NOT NULL \
+                     AND COALESCE(f.absence, 'missing') = 'missing' \
+                     ORDER BY w.name, f.dir, f.name",
+                )
+                .bind(connection)
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(
+                |(file, watch, dir, name, connection, source_file_id)| Displaced {
+                    file,
+                    watch,
+                    path: join(dir, name),
+                    connection,
+                    source_file_id,
+                },
+            )
+            .collect())
+    }
+
+    /// The source file of a file is no longer in the connection that it was in: it waits for a run of its own one.
+    pub async fn record_displaced_removed(
+        &self,
+        file: FileId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         self.db
             .write("record a removed source file", async |tx| {
+                let (version, has_connector): (i64, bool) = sqlx::query_as(
+                    "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
+                     mapped_connector = NULL, processed = 0 WHERE id = $1 \
+                     RETURNING version, connector IS NOT NULL",
+                )
+                .bind(file)
+                .fetch_one(&mut **tx)
+                .await?;
+                if has_connector {
+                    await_run(tx, file.0, now).await?;
+                }
+                note(tx, file.0, version, Step::Displaced, None, now).await
+            })
+            .await
+    }
+
+    /// The source file of a file that should have none is no longer in the connection.
+    pub async fn record_unmapped(&self, surplus: &Surplus, now: Timestamp) -> Result<(), Error> {
+        let file = surplus.file;
+        self.db
+            .write("record a removed source file", async |tx| {
+                if surplus.cause == SurplusCause::Gone {
+                    return record_gone_unmapped(tx, file, now).await;
+                }
                 let version: Option<i64> = sqlx::query_scalar(
                     "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
                      mapped_connector = NULL, processed = 0 WHERE id = $1 AND connector IS NULL \

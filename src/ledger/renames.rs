@@ -18,9 +18,17 @@ use super::row::{join, split};
 use super::scan_digests::forget_listing;
 use super::{
     Absence, BulkChange, Content, Error, FileId, JobState, Ledger, Relocation, Stage, StorageStamp,
-    Tx, UploadJob, count_column, millis, timestamp,
+    Tx, UploadJob, WatchId, count_column, millis, timestamp,
 };
 use crate::connector_type::ConnectorType;
+
+/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel.
+macro_rules! neighbors {
+    () => {
+        "(SELECT o.id FROM watches o JOIN watches w ON w.imodel_id = o.imodel_id WHERE w.id = $1 \
+         AND o.configured = 1)"
+    };
+}
 
 /// Origins that are checked for one new file. With more files of the same content, none of them is a safe choice.
 const ORIGINS_MAX: i64 = 64;
@@ -30,6 +38,8 @@ const ORIGINS_MAX: i64 = 64;
 pub struct Origin {
     /// The file.
     pub file: FileId,
+    /// Its watch, which may be another one of the same iModel.
+    pub watch: WatchId,
     /// Its path relative to the root.
     pub path: PathBuf,
     /// Since when scans do not find it; None if the last one did.
@@ -60,6 +70,8 @@ struct NewRow {
 
 #[derive(sqlx::FromRow)]
 struct OriginRow {
+    watch_id: i64,
+    watch: String,
     dir: Vec<u8>,
     name: Vec<u8>,
     version: i64,
@@ -72,14 +84,16 @@ struct OriginRow {
 }
 
 impl Ledger {
-    /// Whether storage has content of this size of another file of the watch that is there, or was until lately.
+    /// Whether storage has content of this size of another file of the watch, or of another watch of its iModel, that
+    /// is there, or was until lately.
     pub async fn may_be_renamed(&self, job: &UploadJob, bytes: u64) -> Result<bool, Error> {
         self.db
             .read("look for the origin of a file", async |db| {
-                sqlx::query_scalar(
-                    "SELECT EXISTS (SELECT 1 FROM files WHERE watch_id = $1 AND stored_size = $2 \
-                     AND storage_file_id IS NOT NULL AND id <> $3)",
-                )
+                sqlx::query_scalar(concat!(
+                    "SELECT EXISTS (SELECT 1 FROM files WHERE watch_id IN ",
+                    neighbors!(),
+                    " AND stored_size = $2 AND storage_file_id IS NOT NULL AND id <> $3)",
+                ))
                 .bind(job.watch)
                 .bind(count_column(bytes))
                 .bind(job.file)
@@ -89,26 +103,27 @@ impl Ledger {
             .await
     }
 
-    /// The files of the job's watch with this content in storage that were there at most `window` before the job was
-    /// enqueued.
+    /// The files of the job's watch, and of other watches of its iModel, with this content in storage that were there
+    /// at most `window` before the job was enqueued.
     pub async fn origins(
         &self,
         job: &UploadJob,
         content: &Content,
         window: SignedDuration,
     ) -> Result<Vec<Origin>, Error> {
-        type Row = (FileId, Vec<u8>, Vec<u8>, Option<i64>);
+        type Row = (FileId, WatchId, Vec<u8>, Vec<u8>, Option<i64>);
         let since = job.enqueued_at.checked_sub(window);
         let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
         let rows: Vec<Row> = self
             .db
             .read("look for the origin of a file", async |db| {
-                sqlx::query_as(
-                    "SELECT id, dir, name, absent_since FROM files WHERE watch_id = $1 \
-                     AND stored_size = $2 AND storage_file_id IS NOT NULL AND stored_digest = $3 \
+                sqlx::query_as(concat!(
+                    "SELECT id, watch_id, dir, name, absent_since FROM files WHERE watch_id IN ",
+                    neighbors!(),
+                    " AND stored_size = $2 AND storage_file_id IS NOT NULL AND stored_digest = $3 \
                      AND id <> $4 AND (absence IS NULL OR (absence <> $5 AND absent_since >= $6)) \
                      ORDER BY absence IS NULL, id LIMIT $7",
-                )
+                ))
                 .bind(job.watch)
                 .bind(count_column(content.bytes))
                 .bind(&content.digest[..])
@@ -122,8 +137,9 @@ impl Ledger {
             .await?;
         Ok(rows
             .into_iter()
-            .map(|(file, dir, name, absent)| Origin {
+            .map(|(file, watch, dir, name, absent)| Origin {
                 file,
+                watch,
                 path: join(dir, name),
                 absent_since: absent.map(timestamp),
             })
@@ -269,10 +285,9 @@ async fn new_file(
 
 async fn origin_file(tx: &mut Tx, origin: FileId) -> Result<Option<OriginRow>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT f.dir, f.name, f.version, f.stored_digest, \
+        "SELECT f.watch_id, w.name AS watch, f.dir, f.name, f.version, f.stored_digest, \
          f.storage_file_id IS NOT NULL AS has_storage_file, f.absence, f.absent_since, j.state, \
-         j.stage \
-         FROM files f LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
+         j.stage FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
     )
     .bind(origin)
     .fetch_optional(&mut **tx)
@@ -294,6 +309,9 @@ async fn move_record(
         "DELETE FROM files WHERE id = $1",
     ] {
         sqlx::query(sql).bind(job.file).execute(&mut **tx).await?;
+    }
+    if old.watch_id != job.watch.0 {
+        move_to_watch(tx, origin, job.watch).await?;
     }
     let version = old.version.saturating_add(1);
     // An upload that was interrupted may have left other content in storage than what was completed last.
@@ -328,173 +346,43 @@ async fn move_record(
         .bind(old.absent_since)
         .execute(&mut **tx)
         .await?;
-    let from = format!("{:?}", join(old.dir.clone(), old.name.clone()));
+    let mut from = format!("{:?}", join(old.dir.clone(), old.name.clone()));
+    if old.watch_id != job.watch.0 {
+        from += &format!(" of watch {:?}", old.watch);
+    }
     note(tx, origin.0, version, Step::Renamed, Some(&from), now).await?;
-    forget_listing(tx, job.watch.0, &old.dir).await?;
+    forget_listing(tx, old.watch_id, &old.dir).await?;
     forget_listing(tx, job.watch.0, split(&job.path).0).await
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::super::fixture::*;
-    use super::super::*;
-    use super::*;
-
-    const PLACE: [u8; 32] = [7; 32];
-    const WINDOW: SignedDuration = SignedDuration::from_hours(1);
-
-    /// A synchronized `a.dgn` with content 1 that a scan did not find, and the job of a new file.
-    async fn renamed_to(f: &Fixture, path: &str) -> UploadJob {
-        f.synchronized("a.dgn").await;
-        missed(f, 4).await;
-        f.hand_over(path, 1, 5).await;
-        f.claim(5).await.unwrap()
-    }
-
-    async fn missed(f: &Fixture, second: i64) {
-        let missing = [("a.dgn".into(), Absence::Missing)];
-        f.ledger
-            .record_absent(f.watch, Path::new(""), &missing, at(second - 1), at(second))
-            .await
-            .unwrap();
-    }
-
-    async fn follow(f: &Fixture, job: &UploadJob, origin: FileId) -> Followed {
-        f.ledger
-            .follow_rename(job, origin, &content(1), &PLACE, at(6))
-            .await
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn the_record_moves_with_its_storage_file_source_file_and_history() {
-        let f = Fixture::new().await;
-        let job = renamed_to(&f, "plans/b.dgn").await;
-        let origin = f.file("a.dgn").await.id;
-        assert!(
-            f.ledger
-                .may_be_renamed(&job, content(1).bytes)
-                .await
-                .unwrap()
-        );
-        assert!(!f.ledger.may_be_renamed(&job, 1).await.unwrap());
-        let found = f.ledger.origins(&job, &content(1), WINDOW).await.unwrap();
-        let expected = Origin {
-            file: origin,
-            path: "a.dgn".into(),
-            absent_since: Some(at(4)),
-        };
-        assert_eq!(found, [expected]);
-        let other = f.ledger.origins(&job, &content(2), WINDOW).await.unwrap();
-        assert_eq!(other, []);
-
-        assert_eq!(follow(&f, &job, origin).await, Followed::Moved(None));
-        let all = f.ledger.snapshot(at(6)).await.unwrap().files;
-        assert_eq!(all.len(), 1, "{all:?}");
-        assert_eq!(all[0].id, origin);
-        let moved = f.claim(7).await.unwrap();
-        assert_eq!(moved.path, Path::new("plans/b.dgn"));
-        assert_eq!(moved.relocation, Some(Relocation::Intended));
-        assert_eq!(moved.fingerprint, Some(print(1)));
-        f.ledger
-            .record_relocation_sent(&moved, false)
-            .await
-            .unwrap();
-        let stamp = StorageStamp {
-            modified: Some("later".to_owned()),
-            ..StorageStamp::default()
-        };
-        f.ledger
-            .finish_relocation(&moved, &stamp, None, at(7))
-            .await
-            .unwrap();
-        // The content is in the iModel already.
-        let finished = f.ledger.finish_unchanged(&moved, at(8)).await.unwrap();
-        assert_eq!(finished, UploadResult::Done);
-        assert!(f.batch(9).await.is_empty());
-        let history = f.ledger.file_history(origin).await.unwrap().unwrap();
-        let what: Vec<&str> = history
-            .entries
-            .iter()
-            .map(|entry| entry.what.as_str())
-            .collect();
-        let before = ["seen", "uploaded", "synchronized"];
-        assert_eq!(what[..3], before);
-        assert_eq!(what[3..], ["renamed", "relocated", "unchanged"]);
-        assert_eq!(history.entries[3].note.as_deref(), Some("\"a.dgn\""));
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_there_in_a_run_or_gone_for_long_is_not_moved() {
-        let f = Fixture::new().await;
-        f.synchronized("a.dgn").await;
-        f.hand_over("b.dgn", 1, 5).await;
-        let job = f.claim(5).await.unwrap();
-        let origin = f.file("a.dgn").await.id;
-        assert_eq!(follow(&f, &job, origin).await, Followed::Declined);
-        assert_eq!(f.file("a.dgn").await.id, origin);
-
-        let f = Fixture::new().await;
-        f.running("a.dgn").await;
-        missed(&f, 4).await;
-        f.hand_over("b.dgn", 1, 5).await;
-        let job = f.claim(5).await.unwrap();
-        let origin = f.file("a.dgn").await.id;
-        assert_eq!(follow(&f, &job, origin).await, Followed::AtWork);
-
-        let f = Fixture::new().await;
-        f.synchronized("a.dgn").await;
-        missed(&f, 4).await;
-        f.hand_over("b.dgn", 1, 2 * 3600).await;
-        let job = f.claim(2 * 3600).await.unwrap();
-        let found = f.ledger.origins(&job, &content(1), WINDOW).await.unwrap();
-        assert_eq!(found, []);
-    }
-
-    #[tokio::test]
-    async fn nothing_moves_when_the_new_file_changed_or_a_third_one_has_its_place() {
-        let f = Fixture::new().await;
-        let job = renamed_to(&f, "b.dgn").await;
-        let origin = f.file("a.dgn").await.id;
-        f.hand_over("b.dgn", 2, 6).await;
-        assert_eq!(follow(&f, &job, origin).await, Followed::Declined);
-
-        let f = Fixture::new().await;
-        f.hand_over("B.dgn", 1, 0).await;
-        let third = f.claim(0).await.unwrap();
-        f.ledger.take_place(&third, &PLACE).await.unwrap();
-        f.store(&third, 3, 1).await;
-        let job = renamed_to(&f, "b.dgn").await;
-        let origin = f.file("a.dgn").await.id;
-        assert_eq!(follow(&f, &job, origin).await, Followed::Declined);
-    }
-
-    #[tokio::test]
-    async fn a_change_by_others_found_before_a_rename_is_not_taken_for_one_after_it() {
-        let f = Fixture::new().await;
-        f.stored("a.dgn").await;
-        let before = f.batch(2).await.remove(0);
-        let run = f.begin_run(2).await;
-        f.finish_run(run, Verdict::Synchronized(None), 3).await;
-        missed(&f, 4).await;
-        f.hand_over("b.dgn", 1, 5).await;
-        let job = f.claim(5).await.unwrap();
-        assert_eq!(follow(&f, &job, before.file).await, Followed::Moved(None));
-        f.ledger.compare_again(&before, at(6), at(6)).await.unwrap();
-        let moved = f.claim(7).await.unwrap();
-        assert!(!moved.unverified);
-        let stamp = StorageStamp {
-            modified: Some("later".to_owned()),
-            ..StorageStamp::default()
-        };
-        f.ledger
-            .finish_relocation(&moved, &stamp, None, at(7))
-            .await
-            .unwrap();
-        f.ledger.finish_unchanged(&moved, at(8)).await.unwrap();
-        f.ledger.compare_again(&before, at(9), at(9)).await.unwrap();
-        assert_eq!(f.claim(9).await.map(|job| job.path), None);
-    }
+/// Moves the record of a file to another watch of the same iModel. If that has another connection, the file needs a
+/// source file and a run there; the synchronizer removes the old source file.
+async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<(), sqlx::Error> {
+    // Its place in storage and its path may be taken in the new watch: both are set with the new path.
+    sqlx::query("UPDATE files SET watch_id = $2, place = NULL, dir = $3, name = $4 WHERE id = $1")
+        .bind(origin)
+        .bind(watch)
+        .bind(&b"\0"[..])
+        .bind(origin.0.to_be_bytes().to_vec())
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("UPDATE jobs SET watch_id = $2 WHERE file_id = $1")
+        .bind(origin)
+        .bind(watch)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(
+        "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
+         stored_generation = (SELECT c.generation FROM connections c JOIN watches w \
+         ON w.connection_id = c.id WHERE w.id = $2) WHERE id = $1 AND connector IS NOT NULL \
+         AND connection_id <> (SELECT connection_id FROM watches WHERE id = $2)",
+    )
+    .bind(origin)
+    .bind(watch)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage};
 use super::history::Step;
 use super::references;
+use super::relocations::relocate_next;
 use super::results::insert_result;
 use super::row::join;
 use super::runs::release_files;
@@ -233,6 +234,7 @@ async fn conclude(
                 .await?;
             }
             delete_job(tx, file_id).await?;
+            relocate_next(tx, file_id, now).await?;
         }
         Verdict::Refused(refusal) => {
             refuse_in_run(tx, file_id, run, JobState::Stored, refusal, now).await?;

@@ -145,11 +145,11 @@ mod tests {
                 }
                 Self::Moved => {
                     let elsewhere = WatchSpec {
-                        storage_folder: "elsewhere".to_owned(),
+                        imodel_id: "elsewhere".into(),
                         ..spec("north")
                     };
                     let moved = f.ledger.register_watches(&[elsewhere], at(1)).await;
-                    assert_eq!(moved.unwrap()[0].1, 1);
+                    assert_eq!(moved.unwrap()[0].changes.len(), 1);
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::checkpoints::forget_storage_file;
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
-use super::{Error, FileId, Ledger, UploadJob};
+use super::{Error, FileId, Ledger, Relocation, UploadJob};
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
@@ -70,6 +70,7 @@ impl Ledger {
             Option<i64>,
             Option<String>,
             Option<ConnectorType>,
+            Option<Relocation>,
         );
         self.db
             .write("let a file take the place of another one", async |tx| {
@@ -86,17 +87,25 @@ impl Ledger {
                     .bind(gone.file.0)
                     .execute(&mut **tx)
                     .await?;
-                let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
+                let (
+                    place,
+                    storage_file_id,
+                    connection_id,
+                    source_file_id,
+                    mapped_connector,
+                    relocation,
+                ): Row =
             sqlx::query_as(
-                "SELECT place, storage_file_id, connection_id, source_file_id, mapped_connector \
-                 FROM files WHERE id = $1",
+                "SELECT place, CASE WHEN withdrawal IN ('deleting', 'deleted', 'restoring') \
+                 THEN NULL ELSE storage_file_id END, connection_id, source_file_id, mapped_connector, \
+                 relocation FROM files WHERE id = $1",
             )
             .bind(gone.file.0)
             .fetch_one(&mut **tx)
             .await?;
                 forget_storage_file(tx, gone.file.0).await?;
                 sqlx::query(
-                    "UPDATE files SET place = NULL, known = 0, size = 0, connection_id = NULL, \
+                    "UPDATE files SET place = NULL, known = 0, size = 0, withdrawal = NULL, connection_id = NULL, \
                      source_file_id = NULL, mapped_connector = NULL WHERE id = $1",
                 )
                 .bind(gone.file.0)
@@ -105,7 +114,7 @@ impl Ledger {
                 forget_listing(tx, job.watch.0, split(&gone.path).0).await?;
                 sqlx::query(
                     "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, \
-                     source_file_id = $5, mapped_connector = $6 WHERE id = $1",
+                     source_file_id = $5, mapped_connector = $6, relocation = $7 WHERE id = $1",
                 )
                 .bind(job.file.0)
                 .bind(place)
@@ -113,6 +122,7 @@ impl Ledger {
                 .bind(connection_id)
                 .bind(source_file_id)
                 .bind(mapped_connector)
+                .bind(relocation)
                 .execute(&mut **tx)
                 .await?;
                 job.storage_file_id = storage_file_id;

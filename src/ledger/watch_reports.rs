@@ -1,14 +1,17 @@
 //! Reports of watches: their roots, what suspends them, and their files by state.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
+use super::former_source_files::former_imodels;
 use super::{
-    BlockingRun, BulkChange, BulkChangeKind, Error, Inactive, JobState, Ledger, Outcome, RootState,
-    SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, timestamp,
+    BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
+    Inactive, JobState, Ledger, OnDelete, Outcome, RootState, SpatialRootState, SpatialRootWait,
+    Tx, WatchId, WindowWait, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -42,8 +45,29 @@ pub struct WatchReport {
     pub upload_wait: Option<WindowWait>,
     /// What runs of its iModel wait for, if that is a time of day.
     pub run_wait: Option<WindowWait>,
+    /// Its files that are gone, as far as they are or will be withdrawn.
+    pub deletions: DeletionReport,
+    /// The iModels that it went to before, and in which source files of it stayed.
+    pub former_imodels: Vec<FormerImodel>,
     /// Its files by how they stand.
     pub counts: Counts,
+}
+
+/// The files of a watch that are gone, as far as they are or will be withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeletionReport {
+    /// What happens to files that are gone.
+    pub on_delete: OnDelete,
+    /// How long after that.
+    pub after: Duration,
+    /// Files whose withdrawal waits for the operator.
+    pub suspended: Option<Deletions>,
+    /// Files that the platform refuses to withdraw or to restore.
+    pub refused: u64,
+    /// Why it refuses one of them.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 /// Files by how they stand; each is counted once.
@@ -69,6 +93,65 @@ pub struct Counts {
     pub failed: u64,
     /// Gone from the folder before they could be read, or known without a result.
     pub other: u64,
+}
+
+/// Deleted files of a watch that are not handled as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletionTrouble {
+    /// What kind of trouble.
+    pub state: DeletionState,
+    /// Files that it concerns.
+    pub files: u64,
+    /// Why.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// A kind of [`DeletionTrouble`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeletionState {
+    /// The guard waits for the operator.
+    Suspended,
+    /// The platform refuses it.
+    Refused,
+}
+
+impl DeletionState {
+    /// The word for reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspended => "deletions suspended",
+            Self::Refused => "deletions refused",
+        }
+    }
+}
+
+impl DeletionReport {
+    /// What needs attention, for the watch of this name.
+    #[must_use]
+    pub fn troubles(&self, watch: &str) -> Vec<DeletionTrouble> {
+        let suspended = self.suspended.map(|deletions| DeletionTrouble {
+            state: DeletionState::Suspended,
+            files: deletions.files,
+            reason: format!(
+                "{}; what was synchronized of them stays in the iModel",
+                deletions.reason()
+            ),
+            hint: Some(Deletions::hint(watch)),
+        });
+        let refused = self.reason.as_ref().map(|reason| DeletionTrouble {
+            state: DeletionState::Refused,
+            files: self.refused,
+            reason: match self.refused {
+                0 | 1 => reason.clone(),
+                files => format!("{reason} (and {} more)", files - 1),
+            },
+            hint: self.hint.clone(),
+        });
+        suspended.into_iter().chain(refused).collect()
+    }
 }
 
 /// A run in a snapshot.
@@ -99,6 +182,7 @@ struct WatchRow {
     configured: bool,
     paused_at: Option<i64>,
     bulk_change_files: i64,
+    bulk_change_moves: i64,
     bulk_change_kind: BulkChangeKind,
     bulk_change_limit: i64,
     new_files_limit: i64,
@@ -123,6 +207,14 @@ struct WatchRow {
     uploads_wait_overdue: i64,
     run_waits_until: i64,
     run_wait_overdue: i64,
+    on_delete: OnDelete,
+    delete_after: i64,
+    deletions_suspended: i64,
+    deletions_allowed: i64,
+    deletions_cause: Option<DeletionCause>,
+    withdrawals_refused: i64,
+    withdrawal_reason: Option<String>,
+    withdrawal_hint: Option<String>,
 }
 
 /// A row of the counts that triggers keep.
@@ -179,6 +271,7 @@ impl WatchRow {
             return Some(Inactive::Suspended(BulkChange {
                 kind: self.bulk_change_kind,
                 files: count_value(self.bulk_change_files),
+                moves: count_value(self.bulk_change_moves),
                 limit: count_value(match self.bulk_change_kind {
                     BulkChangeKind::Changed => self.bulk_change_limit,
                     BulkChangeKind::New => self.new_files_limit,
@@ -202,6 +295,19 @@ impl WatchRow {
             },
             upload_wait: wait(self.uploads_wait_until, self.uploads_wait_overdue),
             run_wait: wait(self.run_waits_until, self.run_wait_overdue),
+            deletions: DeletionReport {
+                on_delete: self.on_delete,
+                after: Duration::from_millis(count_value(self.delete_after)),
+                suspended: self.deletions_cause.map(|cause| Deletions {
+                    files: count_value(self.deletions_suspended),
+                    limit: count_value(self.deletions_allowed),
+                    cause,
+                }),
+                refused: count_value(self.withdrawals_refused),
+                reason: self.withdrawal_reason,
+                hint: self.withdrawal_hint,
+            },
+            former_imodels: Vec::new(),
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -260,7 +366,7 @@ pub(super) async fn watches(
     let sql = format!(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, \
-         w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
+         w.bulk_change_moves, w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
@@ -268,7 +374,13 @@ pub(super) async fn watches(
          facts.root_path, facts.root_state AS spatial_root_state, \
          w.uploads_wait_until, w.uploads_wait_overdue, \
          COALESCE(facts.run_waits_until, 0) AS run_waits_until, \
-         COALESCE(facts.run_wait_overdue, 0) AS run_wait_overdue FROM watches w \
+         COALESCE(facts.run_wait_overdue, 0) AS run_wait_overdue, w.on_delete, w.delete_after, \
+         w.deletions_suspended, w.deletions_allowed, w.deletions_cause, (SELECT COUNT(*) FROM files f \
+         WHERE f.watch_id = w.id AND f.withdrawal_reason IS NOT NULL) AS withdrawals_refused, \
+         (SELECT f.withdrawal_reason FROM files f WHERE f.watch_id = w.id \
+         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_reason, \
+         (SELECT f.withdrawal_hint FROM files f WHERE f.watch_id = w.id \
+         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint FROM watches w \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
@@ -296,9 +408,15 @@ pub(super) async fn counted_watches(
     for row in rows {
         counts.entry(row.watch_id).or_default().add(&row);
     }
+    let former = former_imodels(tx).await?;
     let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
         let counts = counts.remove(&id).unwrap_or_default();
-        WatchReport { counts, ..watch }
+        let former = former.iter().filter(|one| one.watch == watch.name);
+        WatchReport {
+            counts,
+            former_imodels: former.cloned().collect(),
+            ..watch
+        }
     });
     Ok(watches.collect())
 }

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use super::tasks::{Tasks, register, synchronizer_settings};
+use super::tasks::{Tasks, register, synchronizer_settings, watch_specs};
 use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger, Recognized, WatchSpec};
 use crate::next_attempt::clock_time;
 use crate::telemetry::Levels;
 use crate::upload;
@@ -126,10 +126,9 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
         ..new
     };
     // Files in progress belong to the old place: their results must not be recorded for the new one.
-    for watch in &mut config.watches {
-        let Some(was) = old.watches.iter().find(|one| one.name == watch.name) else {
-            continue;
-        };
+    let found = recognized(old, &config);
+    for (watch, was) in config.watches.iter_mut().zip(found) {
+        let Some(was) = was else { continue };
         for (key, moved) in [
             ("imodel_id", was.imodel_id != watch.imodel_id),
             ("storage_folder", was.storage_folder != watch.storage_folder),
@@ -142,6 +141,20 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
         watch.connection.clone_from(&was.connection);
     }
     (config, waiting)
+}
+
+/// Which watch of the old configuration each of the new one is.
+fn recognized<'o>(old: &'o Config, new: &Config) -> Vec<Option<&'o Watch>> {
+    let (known, specs) = (watch_specs(old), watch_specs(new));
+    let known: Vec<_> = known.iter().map(WatchSpec::identity).collect();
+    let specs: Vec<_> = specs.iter().map(WatchSpec::identity).collect();
+    let found = ledger::recognize(&known, &specs).into_iter();
+    found
+        .map(|found| match found {
+            Recognized::As(at) => old.watches.get(at),
+            Recognized::New | Recognized::Ambiguous(_) => None,
+        })
+        .collect()
 }
 
 impl Tasks {
@@ -158,10 +171,11 @@ impl Tasks {
         levels.set(config.log.level);
         client.set_requests_per_minute(config.itwin.requests_per_minute);
         client.set_rate(config.upload.rate.clone());
+        let kept: Vec<&Watch> = recognized(old, &config).into_iter().flatten().collect();
         let gone = |watch: &&Watch| !config.watches.contains(watch);
         for watch in old.watches.iter().filter(gone) {
             self.unwatch(&watch.name);
-            if !config.watches.iter().any(|one| one.name == watch.name) {
+            if !kept.contains(&watch) {
                 info!(
                     watch = watch.name,
                     "watch removed: its files stay in storage and in the iModel"
@@ -270,5 +284,17 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
             ]
         );
         assert_eq!(format!("{config:?}"), format!("{old:?}"));
+    }
+
+    #[test]
+    fn a_watch_with_a_new_name_keeps_its_place_until_a_restart() {
+        let new = OLD
+            .replace("\"north\"", "\"site\"")
+            .replace("c0ffee00", "c0ffee01");
+        let old = parse(OLD, "a");
+        let (config, waiting) = live(&old, parse(&new, "a"));
+        assert_eq!(waiting, ["imodel_id of watch \"site\""]);
+        assert_eq!(config.watches[0].name, "site");
+        assert_eq!(config.watches[0].imodel_id, old.watches[0].imodel_id);
     }
 }

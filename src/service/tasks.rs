@@ -13,10 +13,11 @@ use tracing::{info, warn};
 use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
-use crate::config::{Config, Watch};
+use crate::config::{Config, OnDelete, Watch};
+use crate::failpoint::failpoint;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
-use crate::ledger::{BulkChangeLimits, Ledger, WatchId, WatchSpec};
+use crate::ledger::{self, BulkChangeLimits, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
 use crate::runtime_status::{Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
@@ -297,35 +298,54 @@ pub(super) fn scopes(watches: &[Watch]) -> HashMap<String, Scope> {
         .collect()
 }
 
-pub(super) async fn register(
-    config: &Config,
-    ledger: &Ledger,
-) -> Result<Vec<(WatchId, Watch)>, Error> {
-    let specs: Vec<WatchSpec> = config
-        .watches
-        .iter()
+/// The watches of a configuration, for the ledger.
+pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
+    let watches = config.watches.iter();
+    watches
         .map(|watch| WatchSpec {
             name: watch.name.clone(),
+            formerly: watch.formerly.clone(),
+            path: watch.path.clone(),
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
+            withdrawal: WithdrawalPolicy {
+                on_delete: match watch.on_delete {
+                    OnDelete::Keep => ledger::OnDelete::Keep,
+                    OnDelete::Unmap => ledger::OnDelete::Unmap,
+                    OnDelete::Remove => ledger::OnDelete::Remove,
+                },
+                after: watch.delete_after,
+                limit: config.bulk_change.max_deletes,
+            },
             bulk_change_limits: BulkChangeLimits {
                 changed_files: config.bulk_change.max_files,
                 new_files: config.bulk_change.max_new_files,
             },
         })
-        .collect();
+        .collect()
+}
+
+pub(super) async fn register(
+    config: &Config,
+    ledger: &Ledger,
+) -> Result<Vec<(WatchId, Watch)>, Error> {
+    let specs = watch_specs(config);
     let registered = ledger.register_watches(&specs, crate::clock::now()).await?;
+    failpoint("watches registered");
     let mut watches = Vec::with_capacity(registered.len());
-    for ((id, forgotten), watch) in registered.into_iter().zip(&config.watches) {
-        if forgotten > 0 {
-            warn!(
-                watch = watch.name,
-                files = forgotten,
-                "iModel or storage folder changed: all files will be uploaded again"
-            );
+    for (registered, watch) in registered.into_iter().zip(&config.watches) {
+        for change in &registered.changes {
+            let text = change.text(&watch.name);
+            match change.hint(&watch.name) {
+                Some(hint) => warn!(watch = watch.name, hint, "{text}"),
+                None => info!(watch = watch.name, "{text}"),
+            }
         }
-        watches.push((id, watch.clone()));
+        if let Some(change) = registered.bulk_change {
+            change.log(&watch.name);
+        }
+        watches.push((registered.id, watch.clone()));
     }
     Ok(watches)
 }

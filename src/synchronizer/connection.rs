@@ -43,6 +43,8 @@ impl Synchronizer {
         let now = crate::clock::now();
         let mut files = self.ledger.connection_files(connection.id, now).await?;
         files.retain(|file| extent.has_file(file));
+        let elsewhere = self.remove_displaced(connection).await?;
+        files.retain(|file| !elsewhere.contains(&file.file));
         // The first file with a coordinate system defines that of the iModel: the order is the same everywhere.
         files.sort_by(|one, other| (&one.path, &one.watch).cmp(&(&other.path, &other.watch)));
         let mut refused = Refused::default();
@@ -55,7 +57,7 @@ impl Synchronizer {
         };
         // Before files are added: the number of source files is limited.
         let removed = self
-            .remove_demoted(connection, &found.id, &files, &found.source_files)
+            .remove_surplus(connection, &found.id, &files, &found.source_files)
             .await?;
         let counted = counted(&files, &found.source_files, removed);
         let dead = self.ledger.dead_mappings(connection.id).await?;
@@ -290,7 +292,7 @@ impl Synchronizer {
                     .add_source_file(platform_id, &file.storage_file_id, &file.connector)
                     .await?;
                 failpoint("source file added");
-                if file.source_file_id.is_some() {
+                if file.source_file_id.is_some() && file.withdrawal.is_none() {
                     warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
                         "file was removed from the connection by another client; added again"

@@ -25,8 +25,10 @@ impl Synchronizer {
             .saturating_duration_since(Instant::now());
         let mut next = self.check_interval;
         for connection in connections {
-            // A connection that was never made holds nothing.
-            if connection.platform_id.is_none() {
+            // A connection that was never made holds nothing, but source files may have to move there.
+            if connection.platform_id.is_none()
+                && self.ledger.displaced(connection.id).await?.is_empty()
+            {
                 continue;
             }
             let left = until_check(connection.checked_at, now, self.check_interval).max(backoff);

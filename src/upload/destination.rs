@@ -32,7 +32,7 @@ pub(super) struct Route<'a> {
 }
 
 /// Begins the description of every storage file that we create, followed by a marker of its own.
-const DESCRIPTION: &str = "itwin-syncd";
+pub(crate) const DESCRIPTION: &str = "itwin-syncd";
 
 /// What an upload does with storage.
 pub(super) enum UploadPlan {

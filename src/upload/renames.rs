@@ -8,12 +8,15 @@
 //! - no scan has listed its folder without it: an event, or one look, proves nothing
 //! - several files with this content are gone, and no path fits best
 //!
+//! The old file may be one of another watch, if that goes into the same iModel.
+//!
 //! It sends nothing: `relocation` gives the storage file its new name and folder, in the job of the moved record.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tracing::debug;
 
 use super::Shared;
 use super::error::UploadError;
@@ -90,14 +93,23 @@ impl Shared {
         let window = window.unwrap_or(SignedDuration::MAX);
         let mut gone = Vec::new();
         for origin in self.ledger.origins(job, &content, window).await? {
-            match Source::open(slot, &watch.path, &origin.path).await {
+            let root = match self.watches.get(&origin.watch) {
+                Some(other) => &other.path,
+                None => continue,
+            };
+            match Source::open(slot, root, &origin.path).await {
                 Err(source::Error::Gone) => gone.push(origin),
+                // The share of another watch must not hold this one up: a scan there decides.
+                Err(source::Error::Hangs | source::Error::Stuck) if origin.watch != job.watch => {
+                    gone.push(origin);
+                }
                 Err(error @ (source::Error::Hangs | source::Error::Stuck)) => {
                     return Err(error.into());
                 }
                 // A share that ignores case finds the file under both names.
                 Ok(other)
                     if origin.absent_since.is_some()
+                        && origin.watch == job.watch
                         && differ_in_case_only(&origin.path, &job.path)
                         && other.fingerprint() == source.fingerprint() =>
                 {
@@ -116,6 +128,15 @@ impl Shared {
             Decision::New => return Ok(None),
             Decision::Renamed(origin) => origin,
             Decision::AwaitScan { origin, until } => {
+                if origin.watch != job.watch
+                    && origin.absent_since.is_none()
+                    && job.last_reason.is_none()
+                    && let Some(other) = self.watches.get(&origin.watch)
+                {
+                    // Its events may not have said that the file is gone.
+                    let asked = self.live.rescan(std::slice::from_ref(&other.name));
+                    debug!(watch = %watch.name, other = other.name, asked, "a file may have moved here from another watch");
+                }
                 return Err(UploadError::OriginUnconfirmed {
                     other: origin.path.clone(),
                     until,
@@ -208,7 +229,7 @@ fn differ_in_case_only(one: &Path, other: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::FileId;
+    use crate::ledger::{FileId, WatchId};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -217,6 +238,7 @@ mod tests {
     fn origin(path: &str, absent_since: Option<i64>) -> Origin {
         Origin {
             file: FileId::default(),
+            watch: WatchId::for_test(1),
             path: path.into(),
             absent_since: absent_since.map(at),
         }

@@ -227,7 +227,9 @@ function showWatches() {
     }
     if (watch.spatial_root) folder.append("; " + shown(watch.spatial_root.text) + (watch.spatial_root.hint ? ": " + shown(watch.spatial_root.hint) : ""));
     for (const wait of watch.waits) folder.append("; " + shown(wait.text));
+    for (const one of watch.deletions) folder.append("; " + one.state + ": " + shown(one.reason) + (one.hint ? ": " + shown(one.hint) : ""));
     if (watch.source_files) folder.append("; iModel: " + watch.source_files.text + (watch.source_files.hint ? ": " + watch.source_files.hint : ""));
+    for (const former of watch.former_imodels || []) folder.append("; " + former.text + ": " + former.hint);
     setText(suspended, watch.paused_at ? "Paused" : watch.suspended_reason ? "Suspended: " + shown(watch.suspended_reason) : "");
     suspended.hidden = !watch.suspended_reason;
     run.hidden = !watch.last_run;

@@ -231,6 +231,8 @@ async fn between_any_two_steps(cut: Cut) {
     let tested_elsewhere = [
         &[MISSING, UNMAPPED, super::hooks::DELIVERED][..],
         &super::renames::POINTS,
+        &super::withdrawal::POINTS,
+        &super::moves_between_watches::POINTS,
     ]
     .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));

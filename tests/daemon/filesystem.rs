@@ -606,7 +606,7 @@ async fn an_unreadable_file_is_reported_until_it_can_be_read() {
         "ATTENTION: 1 file cannot be opened",
         reason,
         "secret.ifc",
-        "hint:   grant the user",
+        "hint: grant the user",
     ] {
         assert!(status.out.contains(text), "{text}: {status:?}");
     }

@@ -1,27 +1,29 @@
-//! Random sequences of renames, moves, copies, deletions and saves of files and folders, with kills in between,
-//! compared with a simple model: each storage file keeps its id while its local file is renamed, and only new content
-//! is uploaded.
+//! Random sequences of renames, moves, copies, deletions, restores and saves of files and folders, on local and polled
+//! roots, with kills in between, compared with a simple model: the storage files are the local files and those that are
+//! gone, each keeps its id while its local file is renamed, and only new content is uploaded.
 //!
 //! By hand for longer: `RENAME_SEQUENCES=1000`; `RENAME_SEED=…` repeats one sequence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
+use super::polled_share;
 use super::support::{Daemon, Site, platform, sha256, write};
 
 const FOLDERS: [&str; 4] = ["", "in/", "in/deep/", "out/"];
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
-/// Acts of one sequence.
-const ACTS: usize = 7;
+/// Rounds of one sequence, and the acts between two of them.
+const ROUNDS: usize = 5;
+const ACTS_MAX: usize = 3;
 
 /// Sequences of every run of the tests, and how many of them at once.
 const SEQUENCES: u64 = 20;
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 20;
 
 struct Model<'s> {
     site: &'s Site,
@@ -33,6 +35,10 @@ struct Model<'s> {
     ids: BTreeMap<String, Option<String>>,
     /// The content that each storage path of a gone file had last.
     gone: BTreeMap<String, String>,
+    /// Paths that an act of this round has touched: no other act may.
+    touched: BTreeSet<String>,
+    /// Contents of files that they have touched: of two files with one content, either may be the origin.
+    touched_contents: BTreeSet<String>,
     saves: u32,
     /// Contents that have to be uploaded, and that were.
     expected_uploads: usize,
@@ -52,15 +58,23 @@ impl Model<'_> {
             let folder = FOLDERS[self.chance.usize(0..FOLDERS.len())];
             let name = NAMES[self.chance.usize(0..NAMES.len())];
             let path = format!("{folder}{name}.ifc");
-            if !self.local.contains_key(&path) {
+            if !self.local.contains_key(&path) && !self.touched.contains(&path) {
                 return path;
             }
         }
     }
 
     fn any_file(&mut self) -> Option<String> {
-        let at = self.chance.usize(0..self.local.len().max(1));
-        self.local.keys().nth(at).cloned()
+        let mut paths: Vec<String> = self.local.keys().cloned().collect();
+        paths.retain(|path| self.is_untouched(path, &self.local[path]));
+        let path = self.chance.choice(paths)?;
+        self.touched_contents.insert(self.local[&path].clone());
+        self.touched.insert(path.clone());
+        Some(path)
+    }
+
+    fn is_untouched(&self, path: &str, content: &str) -> bool {
+        !self.touched.contains(path) && !self.touched_contents.contains(content)
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -77,6 +91,7 @@ impl Model<'_> {
 
     fn is_saved(&mut self, path: &str, content: String) {
         self.expected_uploads += 1;
+        self.touched.insert(path.to_owned());
         self.gone.remove(path);
         self.ids.entry(path.to_owned()).or_default();
         self.local.insert(path.to_owned(), content);
@@ -84,7 +99,9 @@ impl Model<'_> {
 
     /// A local file has a new path. A path that is known already keeps its own storage file.
     fn is_renamed(&mut self, from: &str, to: &str) {
+        self.touched.extend([from.to_owned(), to.to_owned()]);
         let content = self.local.remove(from).unwrap();
+        self.touched_contents.insert(content.clone());
         if self.ids.contains_key(to) {
             self.gone.insert(from.to_owned(), content.clone());
             self.is_saved(to, content);
@@ -100,13 +117,23 @@ impl Model<'_> {
         self.gone.values().any(|gone| *gone == self.local[path])
     }
 
+    /// Some acts between two scans, each on paths of its own.
+    fn acts(&mut self, count: usize) {
+        self.touched.clear();
+        self.touched_contents.clear();
+        for _ in 0..count {
+            self.act();
+        }
+    }
+
+    #[allow(clippy::too_many_lines, reason = "one arm per kind of act")]
     fn act(&mut self) {
         let Some(path) = self.any_file() else {
             let path = self.free_path();
             self.save(&path);
             return;
         };
-        let what = match self.chance.u32(0..12) {
+        let what = match self.chance.u32(0..15) {
             0..=3 => {
                 let to = self.free_path();
                 std::fs::rename(self.at(&path), self.at(&to)).unwrap();
@@ -118,15 +145,24 @@ impl Model<'_> {
                 let Some(folder) = path.rsplit_once('/').map(|(folder, _)| folder) else {
                     return;
                 };
-                let to = format!("folder {}", self.saves);
-                self.saves += 1;
-                std::fs::rename(self.folder.join(folder), self.folder.join(&to)).unwrap();
                 let below: Vec<String> = self
                     .local
                     .keys()
                     .filter_map(|path| path.strip_prefix(&format!("{folder}/")))
                     .map(str::to_owned)
                     .collect();
+                let others = below.iter().map(|below| format!("{folder}/{below}"));
+                let mut others = others.filter(|other| *other != path);
+                let is_below = |path: &String| path.starts_with(&format!("{folder}/"));
+                let mut touched = self.touched.iter().filter(|one| **one != path);
+                if touched.any(is_below)
+                    || others.any(|other| !self.is_untouched(&other, &self.local[&other]))
+                {
+                    return;
+                }
+                let to = format!("folder {}", self.saves);
+                self.saves += 1;
+                std::fs::rename(self.folder.join(folder), self.folder.join(&to)).unwrap();
                 for below in below {
                     self.is_renamed(&format!("{folder}/{below}"), &format!("{to}/{below}"));
                 }
@@ -146,7 +182,44 @@ impl Model<'_> {
                 std::fs::remove_file(self.at(&path)).unwrap();
                 let content = self.local.remove(&path).unwrap();
                 self.gone.insert(path.clone(), content);
+                self.touched.insert(path.clone());
                 format!("{path} deleted")
+            }
+            10 => {
+                // From a backup, with the content and the time that it had.
+                let mut gone: Vec<(String, String)> = self.gone.clone().into_iter().collect();
+                gone.retain(|(path, content)| self.is_untouched(path, content));
+                let Some((path, content)) = self.chance.choice(gone) else {
+                    return;
+                };
+                write(&self.at(&path), &content);
+                self.gone.remove(&path);
+                self.touched_contents.insert(content.clone());
+                self.local.insert(path.clone(), content);
+                self.touched.insert(path.clone());
+                format!("{path} restored")
+            }
+            11 => {
+                // A chain: the design gets another name, and another design gets its name.
+                let Some(other) = self.any_file().filter(|other| *other != path) else {
+                    return;
+                };
+                let (one, two) = (self.local[&path].clone(), self.local[&other].clone());
+                if one == two
+                    || self.is_content_of_a_gone_file(&path)
+                    || self.is_content_of_a_gone_file(&other)
+                {
+                    return;
+                }
+                let to = self.free_path();
+                std::fs::rename(self.at(&path), self.at(&to)).unwrap();
+                std::fs::rename(self.at(&other), self.at(&path)).unwrap();
+                self.local.remove(&other);
+                self.touched.insert(other.clone());
+                self.gone.insert(other.clone(), two.clone());
+                self.is_saved(&to, one);
+                self.is_saved(&path, two);
+                format!("{path} renamed to {to}, {other} to {path}")
             }
             8 => {
                 if self.is_content_of_a_gone_file(&path) {
@@ -173,6 +246,7 @@ impl Model<'_> {
                 std::fs::rename(self.at(&other), self.at(&path)).unwrap();
                 std::fs::rename(&aside, self.at(&other)).unwrap();
                 let (one, two) = (self.local[&path].clone(), self.local[&other].clone());
+                self.touched.extend([path.clone(), other.clone()]);
                 if one != two {
                     self.is_saved(&path, two);
                     self.is_saved(&other, one);
@@ -190,6 +264,24 @@ impl Model<'_> {
             }
         };
         self.done.push(what);
+    }
+
+    /// Whether storage has the paths and contents that it should have. Cheaper than asking for the status.
+    fn is_stored(&self) -> bool {
+        let state = self.site.emulator.state();
+        let live = state.files.values().filter(|file| !file.deleted);
+        let stored: BTreeMap<&str, Option<&str>> = live
+            .map(|file| {
+                let completed = file.completed.as_ref();
+                let sha256 = completed.map(|completed| completed.sha256.as_str());
+                (file.path.as_str(), sha256)
+            })
+            .collect();
+        let all = self.local.iter().chain(&self.gone);
+        stored.len() == self.ids.len()
+            && all.into_iter().all(|(path, content)| {
+                stored.get(path.as_str()) == Some(&Some(sha256(content.as_bytes()).as_str()))
+            })
     }
 
     /// What is not yet as it should be.
@@ -242,6 +334,10 @@ impl Model<'_> {
     async fn calms_down(&mut self, seed: u64, daemon: &Daemon) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let status = loop {
+            if !self.is_stored() && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
             let status = self.site.status().await;
             let Err(why) = self.judge(&status) else {
                 break status;
@@ -276,40 +372,66 @@ impl Model<'_> {
     }
 }
 
-async fn sequence(seed: u64) {
-    let (mut site, folder) = Site::with_folder(platform()).await;
+/// Which kind of root a sequence has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    Local,
+    Polled,
+}
+
+/// Returns how often the daemon was killed.
+async fn sequence(seed: u64) -> u32 {
+    let (mut site, watched) = Site::with_folder(platform()).await;
     "settle = \"150ms\"\npoll_interval = \"200ms\"\nrescan_interval = \"2s\"\n"
         .clone_into(&mut site.top);
     site.tables = site
         .tables
         .replace("batch_window = \"300ms\"", "batch_window = \"100ms\"");
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let root = if chance.bool() {
+        Root::Polled
+    } else {
+        Root::Local
+    };
+    let (folder, share) = match root {
+        Root::Local => (watched, None),
+        Root::Polled => {
+            let folder = site.path("on the server");
+            std::fs::create_dir(&folder).unwrap();
+            let share = polled_share::mount(&folder, &watched);
+            (folder, Some(share))
+        }
+    };
     let mut model = Model {
         site: &site,
         folder: &folder,
-        chance: fastrand::Rng::with_seed(seed),
+        chance,
         local: BTreeMap::new(),
         ids: BTreeMap::new(),
         gone: BTreeMap::new(),
+        touched: BTreeSet::new(),
+        touched_contents: BTreeSet::new(),
         saves: 0,
         expected_uploads: 0,
         kills: 0,
-        done: Vec::new(),
+        done: vec![format!("{root:?} root")],
     };
-    for path in ["a.ifc", "in/a.ifc", "in/deep/b.ifc", "out/c.ifc"] {
-        model.save(path);
+    for _ in 0..model.chance.usize(3..10) {
+        let path = model.free_path();
+        model.save(&path);
     }
     let mut daemon = site.start();
     model.calms_down(seed, &daemon).await;
-    for _ in 0..ACTS {
-        let kills = model.chance.u32(0..4) == 0;
-        if kills {
-            // Half of them while nothing runs, half in the middle of what follows from the act.
+    for _ in 0..ROUNDS {
+        let acts = model.chance.usize(1..=ACTS_MAX);
+        if model.chance.u32(0..4) == 0 {
+            // Half of them while nothing runs, half in the middle of what follows from the acts.
             let pause = model.chance.u64(0..600);
             if model.chance.bool() {
                 daemon.kill().await;
-                model.act();
+                model.acts(acts);
             } else {
-                model.act();
+                model.acts(acts);
                 tokio::time::sleep(Duration::from_millis(pause)).await;
                 daemon.kill().await;
             }
@@ -317,11 +439,13 @@ async fn sequence(seed: u64) {
             model.done.push("killed".to_owned());
             daemon = site.start();
         } else {
-            model.act();
+            model.acts(acts);
         }
         model.calms_down(seed, &daemon).await;
     }
     daemon.stop().await;
+    drop(share);
+    model.kills
 }
 
 #[tokio::test]
@@ -337,10 +461,15 @@ async fn whatever_is_renamed_storage_files_keep_their_ids_and_only_new_content_i
     #[allow(clippy::print_stderr, reason = "a failure is repeated by its seed")]
     let sequences = seeds.into_iter().map(|seed| async move {
         eprintln!("RENAME_SEED={seed}");
-        sequence(seed).await;
+        sequence(seed).await
     });
-    futures_util::stream::iter(sequences)
+    let kills: Vec<u32> = futures_util::stream::iter(sequences)
         .buffer_unordered(AT_ONCE)
-        .collect::<Vec<()>>()
+        .collect()
         .await;
+    #[allow(clippy::print_stderr, reason = "a long run by hand counts")]
+    {
+        let (sequences, kills) = (kills.len(), kills.iter().sum::<u32>());
+        eprintln!("{sequences} sequences, {kills} kills");
+    }
 }

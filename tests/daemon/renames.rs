@@ -10,7 +10,7 @@ use crate::other_client::{OtherClient, shared_platform};
 use crate::support::{Daemon, Site, eventually, platform, write};
 
 /// Storage files by path with their ids, and the source files of all connections.
-fn held(site: &Site) -> (BTreeMap<String, String>, Vec<String>) {
+pub(super) fn held(site: &Site) -> (BTreeMap<String, String>, Vec<String>) {
     let state = site.emulator.state();
     let files = state.files.values().filter(|file| !file.deleted);
     let files = files
@@ -26,15 +26,15 @@ fn held(site: &Site) -> (BTreeMap<String, String>, Vec<String>) {
 }
 
 /// A synchronized site, and what the platform has of it.
-struct Before {
-    files: BTreeMap<String, String>,
-    sources: Vec<String>,
-    uploads: usize,
-    runs: usize,
+pub(super) struct Before {
+    pub(super) files: BTreeMap<String, String>,
+    pub(super) sources: Vec<String>,
+    pub(super) uploads: usize,
+    pub(super) runs: usize,
 }
 
 impl Before {
-    async fn of(site: &Site, count: usize, daemon: &Daemon) -> Self {
+    pub(super) async fn of(site: &Site, count: usize, daemon: &Daemon) -> Self {
         site.synchronized(count, daemon).await;
         let (files, sources) = held(site);
         Self {
@@ -47,7 +47,7 @@ impl Before {
 
     /// Waits until storage has just these paths instead, each with the id that another had before, and checks that
     /// nothing was uploaded, mapped or run.
-    async fn becomes(&self, site: &Site, renamed: &[(&str, &str)], daemon: &Daemon) {
+    pub(super) async fn becomes(&self, site: &Site, renamed: &[(&str, &str)], daemon: &Daemon) {
         let mut expected = self.files.clone();
         for (old, _) in renamed {
             expected.remove(*old).unwrap();
@@ -69,7 +69,7 @@ impl Before {
 }
 
 /// Waits until no file is in progress.
-async fn at_rest(site: &Site, count: usize, daemon: &Daemon) {
+pub(super) async fn at_rest(site: &Site, count: usize, daemon: &Daemon) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         let status = site.status().await;
@@ -87,7 +87,7 @@ async fn at_rest(site: &Site, count: usize, daemon: &Daemon) {
 }
 
 /// Requests that store bytes.
-fn uploads(site: &Site) -> usize {
+pub(super) fn uploads(site: &Site) -> usize {
     let requests = site.emulator.requests();
     let stores = |path: &str| path.starts_with("/emulated/");
     requests
@@ -96,7 +96,7 @@ fn uploads(site: &Site) -> usize {
         .count()
 }
 
-fn move_to(folder: &Path, from: &str, to: &str) {
+pub(super) fn move_to(folder: &Path, from: &str, to: &str) {
     let to = folder.join(to);
     std::fs::create_dir_all(to.parent().unwrap()).unwrap();
     std::fs::rename(folder.join(from), to).unwrap();

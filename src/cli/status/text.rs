@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::Timestamp;
@@ -17,12 +16,10 @@ use crate::status_view::{
 use crate::text::plural;
 
 use super::UnfinishedFile;
+use super::times::{moment_at, span, span_of, upcoming};
 
 /// Cells of a progress bar.
 const BAR: u64 = 20;
-
-/// Older times are shown as a date.
-const RECENT: u64 = 36 * 3600;
 
 /// The whole report.
 pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timestamp) -> String {
@@ -167,16 +164,18 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             .unwrap_or_default();
         line(out, &format!("  suspended{retry}: {reason}"));
     }
+    for deletions in &watch.deletions {
+        let text = format!("{}: {}", deletions.state, deletions.reason);
+        hinted(out, &text, deletions.hint.as_deref());
+    }
     imodel_text(out, watch, now);
     for file in &watch.unfinished {
         let why = match &file.reason {
             Some(reason) => format!("{reason}; retrying"),
             None => "still being written".to_owned(),
         };
-        line(out, &format!("  new     {}  {why}", shown(&file.path)));
-        if let Some(hint) = &file.hint {
-            line(out, &format!("          hint:   {hint}"));
-        }
+        let text = format!("new     {}  {why}", shown(&file.path));
+        hinted(out, &text, file.hint.as_deref());
     }
 }
 
@@ -212,18 +211,23 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         );
     }
     if let Some(root) = &watch.spatial_root {
-        line(out, &format!("  {}", root.text));
-        if let Some(hint) = &root.hint {
-            line(out, &format!("          hint: {hint}"));
-        }
+        hinted(out, &root.text, root.hint.as_deref());
     }
     let waits = watch.waits.iter();
     waits.for_each(|wait| line(out, &format!("  {}", wait.text)));
     if let Some(found) = &watch.source_files {
-        line(out, &format!("  iModel  {}", found.text));
-        if let Some(hint) = found.hint {
-            line(out, &format!("          hint: {hint}"));
-        }
+        hinted(out, &format!("iModel  {}", found.text), found.hint);
+    }
+    for former in &watch.former_imodels {
+        let text = format!("iModel  {}", former.text);
+        hinted(out, &text, Some(&former.hint));
+    }
+}
+
+fn hinted(out: &mut String, text: &str, hint: Option<&str>) {
+    line(out, &format!("  {text}"));
+    if let Some(hint) = hint {
+        line(out, &format!("          hint: {hint}"));
     }
 }
 
@@ -445,49 +449,6 @@ fn shown(path: &str) -> String {
 
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
-}
-
-/// A time relative to now, such as "5 min ago".
-pub(in crate::cli) fn moment(at: Timestamp) -> String {
-    moment_at(at, crate::clock::now())
-}
-
-fn moment_at(at: Timestamp, now: Timestamp) -> String {
-    let away = now.duration_since(at);
-    let seconds = away.unsigned_abs().as_secs();
-    if seconds >= RECENT {
-        return clock_time(at);
-    }
-    match (away.is_negative(), seconds) {
-        (_, 0..2) => "just now".to_owned(),
-        (true, _) => format!("in {}", span_of(seconds)),
-        (false, _) => format!("{} ago", span_of(seconds)),
-    }
-}
-
-/// A scheduled time relative to now, such as "in 5 min"; "now" when it is due.
-pub(in crate::cli) fn upcoming(at: Timestamp, now: Timestamp) -> String {
-    if at.duration_since(now).as_secs() < 2 {
-        "now".to_owned()
-    } else {
-        moment_at(at, now)
-    }
-}
-
-fn span(seconds: f64) -> String {
-    if seconds < 10.0 {
-        return format!("{seconds:.1} s");
-    }
-    span_of(Duration::try_from_secs_f64(seconds).map_or(0, |span| span.as_secs()))
-}
-
-fn span_of(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86400),
-    }
 }
 
 fn line(out: &mut String, text: &str) {

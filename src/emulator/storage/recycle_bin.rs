@@ -8,6 +8,7 @@ use super::shapes::{file_json, folder_json};
 use crate::emulator::model::State;
 use crate::emulator::reply::{self, Refusal, Reply, unknown};
 use crate::emulator::request::ApiRequest;
+use crate::emulator::switches::RestoredTime;
 
 /// Handles everything below `storage/recyclebin`.
 pub(super) fn handle(
@@ -59,6 +60,10 @@ fn restore(request: &ApiRequest<'_>, state: &mut State, kind: &str) -> Result<Re
     let id = recycled(request, state, kind)?;
     if let Some(file) = state.files.get_mut(&id) {
         file.deleted = false;
+        if request.switches.restored_time == RestoredTime::Changed {
+            file.modified_at = request.now;
+            file.modified_by.clone_from(&request.client_id);
+        }
     }
     if let Some(folder) = state.folders.get_mut(&id) {
         folder.deleted = false;

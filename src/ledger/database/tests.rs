@@ -68,7 +68,7 @@ async fn a_ledger_of_every_older_version_is_migrated() {
             .register_watches(&[spec("north")], at(0))
             .await
             .unwrap()[0]
-            .0;
+            .id;
         let f = Fixture { dir, ledger, watch };
         let job = f.claim(1).await.unwrap();
         assert_eq!((job.path.to_str(), job.version), (Some("a.dgn"), 4));

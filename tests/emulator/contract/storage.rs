@@ -788,10 +788,24 @@ pub async fn recycle_bin(seen: &Arc<Seen>) {
         .await
         .is(409, "Conflict");
     platform.switches_off();
+    let modified = |platform: &Platform| platform.emulator.state().files[&file].modified_at;
+    let before = modified(&platform);
     platform
         .post(&restore("files", &file), Value::Null)
         .await
         .ok(204);
+    assert_eq!(modified(&platform), before);
+    platform.switch("restored-time", "changed");
+    platform
+        .delete(&format!("/storage/files/{file}"))
+        .await
+        .ok(204);
+    platform
+        .post(&restore("files", &file), Value::Null)
+        .await
+        .ok(204);
+    assert!(modified(&platform) > before);
+    platform.switches_off();
     platform
         .post(&restore("folders", &folder), Value::Null)
         .await

@@ -92,8 +92,10 @@ fn watch() -> WatchView {
         last_run: Some(run()),
         blocked_by: None,
         source_files: None,
+        former_imodels: Vec::new(),
         spatial_root: None,
         waits: Vec::new(),
+        deletions: Vec::new(),
         unfinished: Vec::new(),
     }
 }
@@ -131,6 +133,7 @@ fn file(path: &str) -> FileView {
         issues: None,
         absence: None,
         absent_since: None,
+        withdrawal: None,
         failure: None,
         reason: None,
         hint: None,

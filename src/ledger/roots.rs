@@ -1,0 +1,75 @@
+//! How the roots of watches were found: their state, for reports, and their identity, which shows that one was
+//! replaced.
+
+use jiff::Timestamp;
+
+use super::{Error, Ledger, RootState, WatchId, millis};
+
+/// The root in which files of a watch were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootIdentity {
+    /// It is another one than before, but no known file is missing in it; or there was none before.
+    Complete,
+    /// It is another one than before, and known files are missing in it.
+    Incomplete,
+}
+
+impl Ledger {
+    /// Records how the root of a watch was found, for status. `scanned` is the end of a complete scan, if there was
+    /// one.
+    pub async fn record_root(
+        &self,
+        watch: WatchId,
+        state: RootState,
+        note: Option<&str>,
+        scanned: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        self.db
+            .write("record the state of a root", async |tx| {
+                sqlx::query(
+                    "UPDATE watches SET root_state = $2, root_note = $3, \
+                     scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
+                )
+                .bind(watch.0)
+                .bind(state)
+                .bind(note)
+                .bind(scanned.map(millis))
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// The identity of the root in which files of a watch were found last, in the watch's notation.
+    pub async fn root_identity(&self, watch: WatchId) -> Result<Option<String>, Error> {
+        self.db
+            .read("look up the identity of a root", async |db| {
+                sqlx::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
+                    .bind(watch.0)
+                    .fetch_one(db)
+                    .await
+            })
+            .await
+    }
+
+    /// Records the identity of a root in which files were found.
+    pub async fn record_root_identity(
+        &self,
+        watch: WatchId,
+        identity: &str,
+        found: RootIdentity,
+    ) -> Result<(), Error> {
+        self.db
+            .write("record the identity of a root", async |tx| {
+                sqlx::query("UPDATE watches SET root_identity = $2, root_replaced = MAX(root_replaced, $3) WHERE id = $1")
+                    .bind(watch.0)
+                    .bind(identity)
+                    .bind(i64::from(found == RootIdentity::Incomplete))
+                    .execute(&mut **tx)
+                    .await
+            })
+            .await?;
+        Ok(())
+    }
+}
