@@ -255,6 +255,20 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             )
         });
     }
+    if let Some(version) = &watch.named_version
+        && version.severe
+        && let Some(reason) = &version.reason
+    {
+        all.push(AlertProblem {
+            kind: "imodel",
+            hint: version.hint.clone(),
+            ..folder(
+                "named version",
+                true,
+                format!("iModel {}: {reason}", watch.imodel_id),
+            )
+        });
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");
@@ -302,7 +316,9 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{BlockingRun, BulkChange, Counts, RunSummary, SpatialRootWait};
+    use crate::ledger::{
+        BlockingRun, BulkChange, Counts, NamedVersionReport, RunSummary, SpatialRootWait,
+    };
 
     fn watch() -> WatchReport {
         WatchReport {
@@ -317,6 +333,7 @@ mod tests {
             blocked: None,
             source_files: None,
             spatial_root: None,
+            named_version: None,
             counts: Counts::default(),
         }
     }
@@ -354,6 +371,16 @@ mod tests {
             }),
             ..watch()
         };
+        let unnamed = |severe| WatchReport {
+            named_version: Some(NamedVersionReport {
+                last: None,
+                note: None,
+                reason: Some("cannot create a named version: 403".to_owned()),
+                hint: Some("assign a role".to_owned()),
+                severe,
+            }),
+            ..watch()
+        };
         let watches = [
             noted(RootState::Unavailable, "host is down"),
             noted(RootState::Degraded, "\"Secret\": permission denied"),
@@ -378,6 +405,8 @@ mod tests {
             waiting(SpatialRootState::Pending),
             waiting(SpatialRootState::Missing),
             waiting(SpatialRootState::Failed),
+            unnamed(false),
+            unnamed(true),
         ];
         let mut text = String::new();
         for problem in watches.iter().flat_map(of_watch) {

@@ -7,7 +7,7 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
-//! `runs`, `references`, `spatial_roots`, `run_results`, `results`. For the operator: `watches`, `inactive`,
+//! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`. For the operator: `watches`, `inactive`,
 //! `bulk_change`, `requeue`, `forget`. For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`,
 //! `problems`, `health`, `history`, `retention`.
 //!
@@ -43,6 +43,7 @@ mod inactive;
 mod known_files;
 mod lock;
 mod mappings;
+mod named_versions;
 mod overview;
 mod problems;
 mod references;
@@ -92,6 +93,9 @@ pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
 pub use mappings::{LastReader, Mapping};
+pub use named_versions::{
+    NamedVersionReport, Naming, NamingFailure, Unnamed, VersionFiles, VersionIntent,
+};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use references::Demoted;

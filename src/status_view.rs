@@ -14,8 +14,8 @@ use serde::Serialize;
 use crate::connector_type::ConnectorType;
 use crate::ledger::{
     Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, HistoryEvent,
-    Inactive, JobState, Outcome, Overview, ResultReport, RootState, RunEntry, RunEvent, RunSummary,
-    Step, WatchReport,
+    Inactive, JobState, NamedVersionReport, Outcome, Overview, ResultReport, RootState, RunEntry,
+    RunEvent, RunSummary, Step, WatchReport,
 };
 use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::source_file_limit::{self, Load, SourceFiles};
@@ -44,6 +44,8 @@ pub(crate) struct WatchView {
     pub(crate) blocked_by: Option<BlockingView>,
     /// The spatial root that files of its iModel wait for.
     pub(crate) spatial_root: Option<SpatialRootView>,
+    /// The named versions of its iModel; None if the configuration requests none.
+    pub(crate) named_version: Option<NamedVersionView>,
     /// The source files of its iModel.
     pub(crate) source_files: Option<SourceFilesView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
@@ -85,6 +87,19 @@ pub(crate) struct SpatialRootView {
     pub(crate) state: &'static str,
     /// Both as text.
     pub(crate) text: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// The last named version of an iModel, and how the last attempt to create one ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NamedVersionView {
+    pub(crate) name: Option<String>,
+    pub(crate) created_at: Option<Timestamp>,
+    pub(crate) files: Option<u64>,
+    /// All of it as text.
+    pub(crate) text: String,
+    /// Why the last attempt failed.
+    pub(crate) reason: Option<String>,
     pub(crate) hint: Option<String>,
 }
 
@@ -408,6 +423,18 @@ pub(crate) fn uploads(now: &RuntimeStatus) -> Vec<UploadView> {
         .collect()
 }
 
+fn named_version_view(version: &NamedVersionReport) -> NamedVersionView {
+    let last = version.last.as_ref();
+    NamedVersionView {
+        name: last.map(|(name, _, _)| name.clone()),
+        created_at: last.map(|(_, at, _)| *at),
+        files: last.map(|(_, _, files)| *files),
+        text: version.text(),
+        reason: version.reason.clone(),
+        hint: version.hint.clone(),
+    }
+}
+
 pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> WatchView {
     let live: Option<&RootStatus> = now.and_then(|now| now.roots.get(&watch.name));
     let inactive = watch.inactive.as_ref().filter(|_| watch.configured);
@@ -435,6 +462,7 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             text: wait.text(),
             hint: wait.hint(&watch.name),
         }),
+        named_version: watch.named_version.as_ref().map(named_version_view),
         source_files: watch.source_files.map(source_files_view),
         unfinished: live
             .map(|root| {

@@ -9,12 +9,13 @@
 //! `rescan_interval` (`periodic_check`). A run counts for a file only if it was requested after the file's upload was
 //! completed and storage still holds that content. The intent to request a run is in the ledger before the request:
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
-//! counted as ours. A master is run only with its whole set (`sets`).
+//! counted as ours. A master is run only with its whole set (`sets`). `named_versions` names what runs have brought.
 
 mod batching;
 mod blocking;
 mod connection;
 mod demoted;
+mod named_versions;
 mod outcome;
 mod periodic_check;
 mod reconcile;
@@ -23,6 +24,7 @@ mod run;
 mod sets;
 mod spatial_root;
 mod storage_check;
+mod version_rules;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -87,6 +89,8 @@ pub struct Settings {
     pub check_interval: Duration,
     /// The spatial root of each iModel that has one.
     pub spatial_roots: BTreeMap<ImodelId, config::SpatialRoot>,
+    /// The named versions of each iModel that has any.
+    pub named_versions: BTreeMap<ImodelId, config::NamedVersion>,
     /// The selection of each watch, by its name.
     pub scopes: HashMap<String, Scope>,
 }
@@ -147,6 +151,7 @@ pub struct Synchronizer {
     root_wait: Option<Option<SpatialRootWait>>,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
+    naming: named_versions::Attempts,
 }
 
 /// Why a step could not be done.
@@ -189,6 +194,7 @@ impl Synchronizer {
             asked: 0,
             root_wait: None,
             found_empty: None,
+            naming: named_versions::Attempts::new(),
         }
     }
 
@@ -208,6 +214,7 @@ impl Synchronizer {
                     self.not_before = Instant::now();
                     self.check_not_before = Instant::now();
                     self.poll_blocking_soon();
+                    self.naming.at_once();
                 }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
@@ -244,6 +251,12 @@ impl Synchronizer {
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
         }
+        let naming = self.name_version().await?;
+        Ok(self.next_run().await?.min(naming))
+    }
+
+    /// Starts a run if one is due, or checks the platform.
+    async fn next_run(&mut self) -> Result<Duration, ledger::Error> {
         let left = self.not_before.saturating_duration_since(Instant::now());
         if !left.is_zero() {
             return Ok(left);

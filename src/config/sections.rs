@@ -41,7 +41,7 @@ pub(super) const KEYS: &Keys = &[
             "imodel",
         ],
     ),
-    ("imodel", &["id", "spatial_root"]),
+    ("imodel", &["id", "spatial_root", "named_version"]),
     (
         "itwin",
         &[

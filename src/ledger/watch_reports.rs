@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::{
-    BlockingRun, BulkChange, BulkChangeKind, Error, Inactive, JobState, Ledger, Outcome, RootState,
-    SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
+    BlockingRun, BulkChange, BulkChangeKind, Error, Inactive, JobState, Ledger, NamedVersionReport,
+    Outcome, RootState, SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -38,6 +38,8 @@ pub struct WatchReport {
     pub source_files: Option<SourceFiles>,
     /// What the files of its iModel wait for, if that is its spatial root.
     pub spatial_root: Option<SpatialRootWait>,
+    /// The named versions of its iModel, if the configuration requests any.
+    pub named_version: Option<NamedVersionReport>,
     /// Its files by how they stand.
     pub counts: Counts,
 }
@@ -115,6 +117,14 @@ struct WatchRow {
     other_source_files: Option<i64>,
     root_path: Option<String>,
     spatial_root_state: Option<SpatialRootState>,
+    versions_wanted: bool,
+    version_name: Option<String>,
+    version_at: Option<i64>,
+    version_files: Option<i64>,
+    version_note: Option<String>,
+    version_reason: Option<String>,
+    version_hint: Option<String>,
+    version_severe: bool,
 }
 
 /// A row of the counts that triggers keep.
@@ -192,6 +202,16 @@ impl WatchRow {
                 (Some(path), Some(state)) => Some(SpatialRootWait { path, state }),
                 _ => None,
             },
+            named_version: self.versions_wanted.then(|| NamedVersionReport {
+                last: self.version_name.zip(self.version_at).map(|(name, at)| {
+                    let files = count_value(self.version_files.unwrap_or_default());
+                    (name, timestamp(at), files)
+                }),
+                note: self.version_note,
+                reason: self.version_reason,
+                hint: self.version_hint,
+                severe: self.version_severe,
+            }),
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -248,7 +268,12 @@ pub(super) async fn watches(
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
-         facts.root_path, facts.root_state AS spatial_root_state FROM watches w \
+         facts.root_path, facts.root_state AS spatial_root_state, \
+         COALESCE(v.wanted, 0) <> 0 AS versions_wanted, v.name AS version_name, \
+         v.named_at AS version_at, v.files AS version_files, v.note AS version_note, \
+         v.reason AS version_reason, v.hint AS version_hint, \
+         COALESCE(v.severe, 0) <> 0 AS version_severe FROM watches w \
+         LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \

@@ -228,7 +228,12 @@ async fn between_any_two_steps(cut: Cut) {
     use futures_util::StreamExt as _;
     let mut points = failpoints();
     // These have tests of their own: they need more than new and changed files.
-    let tested_elsewhere = [&[MISSING, UNMAPPED][..], &super::renames::POINTS].concat();
+    let tested_elsewhere = [
+        &[MISSING, UNMAPPED][..],
+        &super::renames::POINTS,
+        &super::named_versions::POINTS,
+    ]
+    .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));
     assert!(points.len() >= 18, "{points:?}");
     let cases = points.into_iter().map(|point| async move {

@@ -29,6 +29,7 @@ mod intermediary;
 mod ledger;
 mod masters;
 mod messages;
+mod named_versions;
 mod network;
 mod no_spinning;
 mod operator;

@@ -217,6 +217,12 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             line(out, &format!("          hint: {hint}"));
         }
     }
+    if let Some(version) = &watch.named_version {
+        line(out, &format!("  iModel  {}", version.text));
+        if let Some(hint) = &version.hint {
+            line(out, &format!("          hint: {hint}"));
+        }
+    }
     if let Some(found) = &watch.source_files {
         line(out, &format!("  iModel  {}", found.text));
         if let Some(hint) = found.hint {

@@ -93,6 +93,7 @@ fn watch() -> WatchView {
         blocked_by: None,
         source_files: None,
         spatial_root: None,
+        named_version: None,
         unfinished: Vec::new(),
     }
 }
