@@ -115,6 +115,41 @@ impl NamedVersionReport {
     }
 }
 
+/// SQL: the columns of a [`NamedVersionRow`] in `named_versions v`.
+pub(super) const NAMED_VERSION: &str = "v.imodel_id IS NOT NULL AS versions_wanted, \
+     v.name AS version_name, v.named_at AS version_at, v.files AS version_files, \
+     v.note AS version_note, v.reason AS version_reason, v.hint AS version_hint, \
+     COALESCE(v.severe, 0) <> 0 AS version_severe";
+
+/// The named versions of an iModel, as read for a report.
+#[derive(sqlx::FromRow)]
+pub(super) struct NamedVersionRow {
+    versions_wanted: bool,
+    version_name: Option<String>,
+    version_at: Option<i64>,
+    version_files: Option<i64>,
+    version_note: Option<String>,
+    version_reason: Option<String>,
+    version_hint: Option<String>,
+    version_severe: bool,
+}
+
+impl NamedVersionRow {
+    /// None if none are requested.
+    pub(super) fn into_report(self) -> Option<NamedVersionReport> {
+        self.versions_wanted.then(|| NamedVersionReport {
+            last: self.version_name.zip(self.version_at).map(|(name, at)| {
+                let files = count_value(self.version_files.unwrap_or_default());
+                (name, timestamp(at), files)
+            }),
+            note: self.version_note,
+            reason: self.version_reason,
+            hint: self.version_hint,
+            severe: self.version_severe,
+        })
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct NamingRow {
     run_id: RunId,
@@ -137,8 +172,8 @@ impl Ledger {
             .write("record whether named versions are requested", async |tx| {
                 if wanted {
                     sqlx::query(
-                        "INSERT INTO named_versions (imodel_id, wanted) VALUES ($1, 1) \
-                         ON CONFLICT (imodel_id) DO UPDATE SET wanted = 1",
+                        "INSERT INTO named_versions (imodel_id) VALUES ($1) \
+                         ON CONFLICT (imodel_id) DO NOTHING",
                     )
                     .bind(imodel)
                     .execute(&mut **tx)
@@ -360,7 +395,7 @@ pub(super) async fn note_synchronized(
 ) -> Result<(), sqlx::Error> {
     let imodel: Option<ImodelId> = sqlx::query_scalar(
         "SELECT v.imodel_id FROM runs r JOIN connections c ON c.id = r.connection_id \
-         JOIN named_versions v ON v.imodel_id = c.imodel_id WHERE r.id = $1 AND v.wanted <> 0",
+         JOIN named_versions v ON v.imodel_id = c.imodel_id WHERE r.id = $1",
     )
     .bind(run.0)
     .fetch_optional(&mut **tx)

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
+use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, Error, Inactive, JobState, Ledger, NamedVersionReport,
     Outcome, RootState, SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
@@ -117,14 +118,8 @@ struct WatchRow {
     other_source_files: Option<i64>,
     root_path: Option<String>,
     spatial_root_state: Option<SpatialRootState>,
-    versions_wanted: bool,
-    version_name: Option<String>,
-    version_at: Option<i64>,
-    version_files: Option<i64>,
-    version_note: Option<String>,
-    version_reason: Option<String>,
-    version_hint: Option<String>,
-    version_severe: bool,
+    #[sqlx(flatten)]
+    named_version: NamedVersionRow,
 }
 
 /// A row of the counts that triggers keep.
@@ -202,16 +197,7 @@ impl WatchRow {
                 (Some(path), Some(state)) => Some(SpatialRootWait { path, state }),
                 _ => None,
             },
-            named_version: self.versions_wanted.then(|| NamedVersionReport {
-                last: self.version_name.zip(self.version_at).map(|(name, at)| {
-                    let files = count_value(self.version_files.unwrap_or_default());
-                    (name, timestamp(at), files)
-                }),
-                note: self.version_note,
-                reason: self.version_reason,
-                hint: self.version_hint,
-                severe: self.version_severe,
-            }),
+            named_version: self.named_version.into_report(),
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -269,10 +255,7 @@ pub(super) async fn watches(
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
          facts.root_path, facts.root_state AS spatial_root_state, \
-         COALESCE(v.wanted, 0) <> 0 AS versions_wanted, v.name AS version_name, \
-         v.named_at AS version_at, v.files AS version_files, v.note AS version_note, \
-         v.reason AS version_reason, v.hint AS version_hint, \
-         COALESCE(v.severe, 0) <> 0 AS version_severe FROM watches w \
+         {NAMED_VERSION} FROM watches w \
          LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \

@@ -1,8 +1,6 @@
--- Named versions that the service creates: one row per iModel that has had any requested.
+-- Named versions that the service creates: one row per iModel for which the configuration requests them.
 CREATE TABLE named_versions (
     imodel_id          TEXT   PRIMARY KEY,
-    -- The configuration requests them.
-    wanted             BIGINT NOT NULL DEFAULT 0,
     -- The last run that synchronized a file since, and whether it left files that were not synchronized.
     run_id             BIGINT NOT NULL DEFAULT 0,
     run                TEXT,
