@@ -269,6 +269,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             )
         });
     }
+    for trouble in watch.deletions.troubles(&watch.name) {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: trouble.hint,
+            ..folder(trouble.state.as_str(), true, trouble.reason)
+        });
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");
@@ -317,7 +324,8 @@ mod tests {
 
     use super::*;
     use crate::ledger::{
-        BlockingRun, BulkChange, Counts, NamedVersionReport, RunSummary, SpatialRootWait,
+        BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions,
+        NamedVersionReport, RunSummary, SpatialRootWait,
     };
 
     fn watch() -> WatchReport {
@@ -334,6 +342,7 @@ mod tests {
             source_files: None,
             spatial_root: None,
             named_version: None,
+            deletions: DeletionReport::default(),
             counts: Counts::default(),
         }
     }
@@ -381,6 +390,10 @@ mod tests {
             }),
             ..watch()
         };
+        let deleted = |deletions| WatchReport {
+            deletions,
+            ..watch()
+        };
         let watches = [
             noted(RootState::Unavailable, "host is down"),
             noted(RootState::Degraded, "\"Secret\": permission denied"),
@@ -407,6 +420,20 @@ mod tests {
             waiting(SpatialRootState::Failed),
             unnamed(false),
             unnamed(true),
+            deleted(DeletionReport {
+                suspended: Some(Deletions {
+                    files: 45,
+                    limit: 20,
+                    cause: DeletionCause::Bulk,
+                }),
+                ..DeletionReport::default()
+            }),
+            deleted(DeletionReport {
+                refused: 3,
+                reason: Some("cannot delete the storage file of \"a.dgn\": 403".to_owned()),
+                hint: Some("give the application a role".to_owned()),
+                ..DeletionReport::default()
+            }),
         ];
         let mut text = String::new();
         for problem in watches.iter().flat_map(of_watch) {

@@ -89,6 +89,14 @@ enum Command {
     /// Changes nothing on the platform: storage files, source files and synchronized content stay. The next scan finds
     /// a file that still exists in its folder as a new file.
     Forget(operate::Forget),
+    /// Bring files back that are gone from their folder and were, or would be, taken out of the iModel
+    ///
+    /// For watches with `on_delete`. Restores the storage file from the recycle bin, which keeps it for 30 days, and
+    /// synchronizes it again. The file is not put back into its folder: download it from iTwin Storage. It is not taken
+    /// out of the iModel again until it has been in the folder and is deleted once more.
+    ///
+    /// A file that is back in its folder needs no command.
+    Restore(operate::Restore),
     /// Scan folders now instead of at the next interval
     Rescan(operate::Watches),
     /// Start no new work of watches until they are resumed
@@ -97,7 +105,8 @@ enum Command {
     Pause(operate::Watches),
     /// Resume watches that are paused or suspended
     ///
-    /// Watches are suspended by the bulk change guard and after rejected credentials.
+    /// Watches are suspended by the bulk change guard and after rejected credentials. If deleted files wait for
+    /// approval, they are taken out of the iModel.
     Resume(operate::Watches),
     /// Run an emulator of the iTwin Platform, to try everything without an account
     ///
@@ -146,6 +155,7 @@ impl Cli {
                 Command::Explain(arguments) => explain::explain(&arguments).await,
                 Command::Retry(arguments) => operate::retry(&arguments).await,
                 Command::Forget(arguments) => operate::forget(&arguments).await,
+                Command::Restore(arguments) => operate::restore(&arguments).await,
                 Command::Rescan(arguments) => {
                     operate::watches(operate::Verb::Rescan, &arguments).await
                 }

@@ -39,6 +39,8 @@ use raw::RawConfig;
 use values::InvalidValue;
 pub use web::Web;
 
+pub(crate) use values::show_duration;
+
 use crate::bandwidth::Period;
 use crate::ids::ImodelId;
 use crate::itwin::Network;
@@ -62,7 +64,7 @@ pub struct Config {
     pub sync: Sync,
     /// `[retry]`: a job's own next attempts.
     pub retry: Retry,
-    /// When too many files change or arrive at once, their watch is suspended.
+    /// `[bulk_change]`: how many files may change, arrive or go at once.
     pub bulk_change: BulkChange,
     /// How long requests in flight may take to finish after the first stop signal; zero means not at all.
     pub shutdown_grace: Duration,
@@ -160,13 +162,15 @@ pub struct State {
     pub keep_history: Duration,
 }
 
-/// The limits of the bulk change guard, per watch.
+/// How many files of a watch may change, arrive or go at once without the operator's approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BulkChange {
     /// Known files that may change at once; at least 1.
     pub max_files: u64,
     /// New files that may arrive within an hour; at least 1.
     pub max_new_files: u64,
+    /// Deleted files that may be taken out of the iModel at once; at least 1.
+    pub max_deletes: u64,
 }
 
 /// What is logged and where.
@@ -271,6 +275,10 @@ pub struct Watch {
     pub storage_folder: Vec<String>,
     /// What a new name or folder of a file does in storage.
     pub on_rename: OnRename,
+    /// What happens on the platform to a file that is gone.
+    pub on_delete: OnDelete,
+    /// How long it has to be gone before that.
+    pub delete_after: Duration,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
     /// Which files, how deep, and with which connector.
@@ -285,6 +293,18 @@ pub enum OnRename {
     Follow,
     /// It is uploaded as a new file; the old storage file stays.
     UploadAgain,
+}
+
+/// What happens on the platform to a file that is gone from its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDelete {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// Its source file is removed from the connection.
+    Unmap,
+    /// So is its storage file, after a run.
+    Remove,
 }
 
 /// The part of a configuration that commands need which only read the ledger: no secrets, no check of folders.

@@ -37,6 +37,11 @@ pub enum Command {
         /// Their ids in the ledger.
         files: Vec<String>,
     },
+    /// Bring these files back that are gone from their folder.
+    Restore {
+        /// Their ids in the ledger.
+        files: Vec<String>,
+    },
     /// Scan the folders of these watches now.
     Rescan {
         /// Their names.
@@ -134,6 +139,10 @@ impl Operator {
             Command::Forget { files } => {
                 let files: Vec<FileId> = files.iter().filter_map(|id| id.parse().ok()).collect();
                 ("forget", self.ledger.forget_files(&files).await?)
+            }
+            Command::Restore { files } => {
+                let files: Vec<FileId> = files.iter().filter_map(|id| id.parse().ok()).collect();
+                ("restore", self.ledger.restore_files(&files, now).await?)
             }
             Command::RetryFailed => ("retry", self.ledger.requeue(&Requeue::Failed, now).await?),
             Command::Rescan { watches } => ("rescan", self.live.rescan(watches)),

@@ -7,9 +7,9 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
-//! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`. For the operator: `watches`, `inactive`,
-//! `bulk_change`, `requeue`, `forget`. For reports: `overview`, `watch_reports`, `file_reports`, `run_entries`,
-//! `problems`, `health`, `history`, `retention`.
+//! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`. For the operator:
+//! `watches`, `inactive`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For reports: `overview`,
+//! `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -29,6 +29,7 @@ mod clock;
 mod connection_files;
 mod connections;
 mod database;
+mod deletion_guard;
 mod error;
 mod failures;
 mod file_reports;
@@ -49,6 +50,7 @@ mod problems;
 mod references;
 mod renames;
 mod requeue;
+mod restorations;
 mod results;
 mod retention;
 mod row;
@@ -65,6 +67,7 @@ mod stored_job;
 mod transitions;
 mod watch_reports;
 mod watches;
+mod withdrawals;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,6 +86,7 @@ pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
+pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
@@ -98,7 +102,7 @@ pub use named_versions::{
 };
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
-pub use references::Demoted;
+pub use references::{Surplus, SurplusCause};
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;
 pub use results::ResultReport;
@@ -109,13 +113,16 @@ pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
 pub use spatial_roots::SpatialRootWait;
 pub use state::{
-    Absence, BulkChangeKind, FailureKind, JobState, Outcome, Relocation, RootState, RunEvent,
-    SpatialRootEnd, SpatialRootState, Stage, Step, UploadResult,
+    Absence, BulkChangeKind, DeletionCause, FailureKind, JobState, OnDelete, Outcome, Relocation,
+    RootState, RunEvent, SpatialRootEnd, SpatialRootState, Stage, Step, UploadResult, Withdrawal,
 };
 pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
-pub use watch_reports::{Counts, RunSummary, WatchReport};
-pub use watches::WatchSpec;
+pub use watch_reports::{
+    Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
+};
+pub use watches::{RootIdentity, WatchSpec, WithdrawalPolicy};
+pub use withdrawals::Withdrawn;
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(5);

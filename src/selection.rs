@@ -62,7 +62,7 @@ pub struct Rules {
     pub connectors_by_extension: Vec<(String, String)>,
     /// Glob and connector type; the first glob that fits wins.
     pub connectors_by_glob: Vec<(String, String)>,
-    /// Extension of a master and those of its companions, added to the built-in sets.
+    /// Extension of a main file and those of its companions, added to the built-in sets.
     pub companions: Vec<(String, Vec<String>)>,
 }
 
@@ -276,14 +276,14 @@ impl Selection {
         companion.map_or(alone, Verdict::Companion)
     }
 
-    /// The file as a companion, if the watch takes a master that it may belong to.
+    /// The file as a companion, if the watch takes a main file that it may belong to.
     fn companion(&self, rel: &Path) -> Option<Companion> {
-        let mut masters = self.companions.masters_of(rel.file_name()?);
-        masters.retain(|master| {
-            let verdict = self.decide_alone(&rel.with_file_name(master));
+        let mut main_files = self.companions.main_files_of(rel.file_name()?);
+        main_files.retain(|main_file| {
+            let verdict = self.decide_alone(&rel.with_file_name(main_file));
             verdict.connector().is_some()
         });
-        (!masters.is_empty()).then_some(Companion { masters })
+        (!main_files.is_empty()).then_some(Companion { main_files })
     }
 
     /// The stem that the files of a set share, lower-cased, for a source file that can have companions and for its
@@ -293,13 +293,13 @@ impl Selection {
     pub fn set_stem(&self, rel: &Path, verdict: &Verdict) -> Option<Vec<u8>> {
         let name = rel.file_name()?;
         match verdict {
-            Verdict::Source { .. } => self.companions.stem_of_master(name),
+            Verdict::Source { .. } => self.companions.stem_of_main_file(name),
             Verdict::Companion(companion) => {
-                let is_source = |master: &OsString| {
-                    let verdict = self.decide_alone(&rel.with_file_name(master));
+                let is_source = |main_file: &OsString| {
+                    let verdict = self.decide_alone(&rel.with_file_name(main_file));
                     matches!(verdict, Verdict::Source { .. })
                 };
-                let of_source = companion.masters.iter().any(is_source);
+                let of_source = companion.main_files.iter().any(is_source);
                 of_source.then(|| self.companions.stem_of_companion(name))?
             }
             Verdict::Ignored(_)

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use crate::connector_type::ConnectorType;
 use crate::ledger::{
-    Absence, BlockingRun, Counts, FailureKind, FileHistory, FileReport, HistoryEntry, HistoryEvent,
-    Inactive, JobState, NamedVersionReport, Outcome, Overview, ResultReport, RootState, RunEntry,
-    RunEvent, RunSummary, Step, WatchReport,
+    Absence, BlockingRun, Counts, DeletionState, FailureKind, FileHistory, FileReport,
+    HistoryEntry, HistoryEvent, Inactive, JobState, NamedVersionReport, Outcome, Overview,
+    ResultReport, RootState, RunEntry, RunEvent, RunSummary, Step, WatchReport, Withdrawal,
 };
 use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::source_file_limit::{self, Load, SourceFiles};
@@ -46,6 +46,8 @@ pub(crate) struct WatchView {
     pub(crate) spatial_root: Option<SpatialRootView>,
     /// The named versions of its iModel; None if the configuration requests none.
     pub(crate) named_version: Option<NamedVersionView>,
+    /// Deleted files that are not handled as configured.
+    pub(crate) deletions: Vec<DeletionsView>,
     /// The source files of its iModel.
     pub(crate) source_files: Option<SourceFilesView>,
     pub(crate) unfinished: Vec<UnfinishedView>,
@@ -100,6 +102,16 @@ pub(crate) struct NamedVersionView {
     pub(crate) text: String,
     /// Why the last attempt failed.
     pub(crate) reason: Option<String>,
+    pub(crate) hint: Option<String>,
+}
+
+/// Deleted files that are not handled as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct DeletionsView {
+    /// `deletions suspended` or `deletions refused`.
+    pub(crate) state: &'static str,
+    pub(crate) files: u64,
+    pub(crate) reason: String,
     pub(crate) hint: Option<String>,
 }
 
@@ -176,6 +188,8 @@ pub(crate) struct FileView {
     /// Why it has no local file: `missing`, `gone` or `deselected`.
     pub(crate) absence: Option<&'static str>,
     pub(crate) absent_since: Option<Timestamp>,
+    /// How far it is withdrawn from the platform.
+    pub(crate) withdrawal: Option<&'static str>,
     pub(crate) failure: Option<&'static str>,
     pub(crate) reason: Option<String>,
     pub(crate) hint: Option<String>,
@@ -354,6 +368,16 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
             "watches suspended",
         ),
         (
+            watches(|watch| watch.has_deletions(DeletionState::Suspended)),
+            "watch with suspended deletions",
+            "watches with suspended deletions",
+        ),
+        (
+            watches(|watch| watch.has_deletions(DeletionState::Refused)),
+            "watch with refused deletions",
+            "watches with refused deletions",
+        ),
+        (
             watches(WatchView::waits_for_overdue_run),
             "watch waiting for an overdue run",
             "watches waiting for an overdue run",
@@ -394,6 +418,10 @@ fn progress(view: &StatusView) -> Vec<String> {
 }
 
 impl WatchView {
+    fn has_deletions(&self, state: DeletionState) -> bool {
+        self.deletions.iter().any(|one| one.state == state.as_str())
+    }
+
     fn waits_for_overdue_run(&self) -> bool {
         let own = self.last_run.as_ref().is_some_and(|run| run.overdue);
         own || self.blocked_by.as_ref().is_some_and(|run| run.overdue)
@@ -463,6 +491,17 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             hint: wait.hint(&watch.name),
         }),
         named_version: watch.named_version.as_ref().map(named_version_view),
+        deletions: watch
+            .deletions
+            .troubles(&watch.name)
+            .into_iter()
+            .map(|trouble| DeletionsView {
+                state: trouble.state.as_str(),
+                files: trouble.files,
+                reason: trouble.reason,
+                hint: trouble.hint,
+            })
+            .collect(),
         source_files: watch.source_files.map(source_files_view),
         unfinished: live
             .map(|root| {
@@ -541,6 +580,7 @@ fn run_entry(entry: &RunEntry) -> RunView {
 }
 
 pub(crate) fn file_view(file: &FileReport) -> FileView {
+    let refused = file.withdrawal_refusal.as_ref();
     FileView {
         id: file.id.to_string(),
         watch: file.watch.clone(),
@@ -566,9 +606,17 @@ pub(crate) fn file_view(file: &FileReport) -> FileView {
             }),
         absence: file.absence.map(|(absence, _)| absence.as_str()),
         absent_since: file.absence.map(|(_, since)| since),
+        withdrawal: file.withdrawal.map(Withdrawal::as_str),
         failure: file.kind.map(FailureKind::as_str),
-        reason: file.reason.clone(),
-        hint: file.hint.clone(),
+        reason: file
+            .reason
+            .as_ref()
+            .or(refused.map(|(reason, _)| reason))
+            .cloned(),
+        hint: match (&file.reason, refused) {
+            (None, Some((_, hint))) => hint.clone(),
+            _ => file.hint.clone(),
+        },
         attempts: file.attempts,
         next_attempt: file.next_attempt,
     }
@@ -625,6 +673,12 @@ fn line_text(line: &HistoryEntry) -> String {
             Step::Remapped => "source file in the connection corrected: waiting for a run",
             Step::ReferenceChanged => "a reference changed",
             Step::Unmapped => "removed from the connection: it is a reference now",
+            Step::Withdrawn => "removed from the connection: it is gone from the folder",
+            Step::Deleted => "storage file moved to the recycle bin, which keeps it for 30 days",
+            Step::WithdrawalRefused => "the platform refused, will be tried again",
+            Step::RestoreAsked => "restore requested",
+            Step::Restored => "storage file restored from the recycle bin",
+            Step::NotRestored => "storage file not restored",
             Step::RunLost => "run not found on the platform: waiting for another run",
             Step::NotJudged => "run ended without a result for this file: waiting for another run",
             Step::Renamed => {
@@ -675,6 +729,22 @@ fn absent_word(file: &FileReport) -> &'static str {
         Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
     );
     let deselected = matches!(file.absence, Some((Absence::Deselected, _)));
+    match file.withdrawal.filter(|_| !deselected) {
+        Some(Withdrawal::Unmapping) => {
+            return "gone from the folder; being removed from the connection";
+        }
+        Some(Withdrawal::Unmapped) => return "gone from the folder; removed from the connection",
+        Some(Withdrawal::Deleting) => return "gone from the folder; storage file being deleted",
+        Some(Withdrawal::Deleted) => {
+            return "gone from the folder; storage file in the recycle bin";
+        }
+        Some(Withdrawal::Restoring) => return "gone from the folder; waiting to be restored",
+        Some(Withdrawal::Restored) if !in_imodel => return "gone from the folder; restored",
+        Some(Withdrawal::Restored) => {
+            return "gone from the folder; restored, still in the iModel";
+        }
+        None => {}
+    }
     match (deselected, in_imodel, file.storage_file_id.is_some()) {
         (false, true, _) => "gone from the folder; still in the iModel",
         (false, false, true) => "gone from the folder; still in storage",

@@ -9,12 +9,13 @@
 //! `rescan_interval` (`periodic_check`). A run counts for a file only if it was requested after the file's upload was
 //! completed and storage still holds that content. The intent to request a run is in the ledger before the request:
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
-//! counted as ours. A master is run only with its whole set (`sets`). `named_versions` names what runs have brought.
+//! counted as ours. A master is run only with its whole set (`sets`). Files that are gone from their folder are taken
+//! out of the connection and of storage, if their watch says so (`withdrawal`, `surplus`).
+//! `named_versions` names what runs have brought.
 
 mod batching;
 mod blocking;
 mod connection;
-mod demoted;
 mod named_versions;
 mod outcome;
 mod periodic_check;
@@ -24,7 +25,9 @@ mod run;
 mod sets;
 mod spatial_root;
 mod storage_check;
+mod surplus;
 mod version_rules;
+mod withdrawal;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -152,6 +155,9 @@ pub struct Synchronizer {
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
     naming: named_versions::Attempts,
+    /// When deleted files are looked for again, and how often in a row that failed.
+    withdraw_not_before: Instant,
+    withdrawal_failures: u32,
 }
 
 /// Why a step could not be done.
@@ -195,6 +201,8 @@ impl Synchronizer {
             root_wait: None,
             found_empty: None,
             naming: named_versions::Attempts::new(),
+            withdraw_not_before: Instant::now(),
+            withdrawal_failures: 0,
         }
     }
 
@@ -213,6 +221,7 @@ impl Synchronizer {
                     self.failures = 0;
                     self.not_before = Instant::now();
                     self.check_not_before = Instant::now();
+                    self.withdraw_not_before = Instant::now();
                     self.poll_blocking_soon();
                     self.naming.at_once();
                 }
@@ -278,6 +287,10 @@ impl Synchronizer {
                 return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
             }
         }
+        let next_withdrawal = self.withdraw(&connections, now).await?;
+        if next_withdrawal.is_zero() {
+            return Ok(Duration::ZERO);
+        }
         for connection in &connections {
             // A reference file has no waiting job, but the files that refer to it need a run.
             if let Some(at) = connection.moved_on
@@ -298,7 +311,7 @@ impl Synchronizer {
                     return Ok(Duration::ZERO);
                 }
                 self.at_rest = true;
-                Ok(pause.min(next_check).min(IDLE_MAX))
+                Ok(pause.min(next_check).min(next_withdrawal).min(IDLE_MAX))
             }
             Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),

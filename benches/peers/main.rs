@@ -346,6 +346,7 @@ fn known(platform: &Platform, files: u64) -> Site {
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
+            withdrawal: itwin_syncd::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: BulkChangeLimits {
                 changed_files: 1_000_000_000,
                 new_files: 1_000_000_000,

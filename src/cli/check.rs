@@ -3,11 +3,12 @@
 mod content;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
-use crate::config::{Config, Watch};
+use crate::config::{Config, SpatialRoot, Watch};
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
@@ -279,6 +280,15 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
             &format!("{name}: it has changesets already: spatial_root has no effect"),
             "remove spatial_root; the coordinate system of an iModel is defined once",
         ),
+        Some(root) if is_missing(config, root).await => Report::note(
+            &format!(
+                "{name}: empty; its spatial root {} is not in the folder of watch {:?}, and all \
+                 other files wait for it",
+                QuotedPath(&root.path),
+                root.watch
+            ),
+            "save the file, or correct spatial_root",
+        ),
         Some(root) => Report::ok(&format!(
             "{name}: empty; gets {} of watch {:?} first and alone",
             QuotedPath(&root.path),
@@ -305,6 +315,17 @@ fn named_version(config: &Config, imodel_id: &ImodelId) {
             version.name
         ));
     }
+}
+
+/// Whether the folder can be read and does not contain the file.
+async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
+    let mut watches = config.watches.iter();
+    let Some(watch) = watches.find(|watch| watch.name == root.watch) else {
+        return false;
+    };
+    let found = tokio::fs::symlink_metadata(watch.path.join(&root.path)).await;
+    found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && tokio::fs::read_dir(&watch.path).await.is_ok()
 }
 
 async fn platform(

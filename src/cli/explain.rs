@@ -604,6 +604,7 @@ mod tests {
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned(),
+            withdrawal: crate::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: crate::ledger::BulkChangeLimits {
                 changed_files: 1000,
                 new_files: 1000,

@@ -1,4 +1,6 @@
-//! `itwin-syncd retry`, `forget`, `rescan`, `pause` and `resume`: commands to the daemon.
+//! `itwin-syncd retry`, `forget`, `restore`, `rescan`, `pause` and `resume`: commands to the daemon.
+
+mod restore;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
 use crate::names::QuotedPath;
 use crate::state_directory;
 use crate::text::plural;
+pub(super) use restore::{Restore, restore};
 
 /// Files that are listed one by one.
 const LINES_MAX: usize = 50;

@@ -1,5 +1,7 @@
 //! `itwin-syncd run --dry-run`: what a start would do.
 
+mod deletions;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,7 @@ use crate::source_file_limit::{ADVICE, Load, SourceFiles};
 use crate::status_view;
 use crate::upload;
 use crate::watch;
+use deletions::Gone;
 
 /// Scans every folder, compares it with the ledger and prints the differences; writes and sends nothing.
 pub(super) async fn show(config: &Config) -> u8 {
@@ -44,7 +47,8 @@ async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
     let mut tallies: BTreeMap<&ImodelId, Tally> = BTreeMap::new();
     for watch in &config.watches {
         let tally = tallies.entry(&watch.imodel_id).or_default();
-        good &= show_watch(watch, ledger.as_ref(), &reports, tally).await?;
+        let max_deletes = config.bulk_change.max_deletes;
+        good &= show_watch(watch, ledger.as_ref(), &reports, max_deletes, tally).await?;
     }
     for (imodel_id, tally) in &tallies {
         good &= show_source_files(imodel_id, tally, ledger.as_ref()).await?;
@@ -77,6 +81,7 @@ async fn show_watch(
     watch: &Watch,
     ledger: Option<&Ledger>,
     reports: &[FileReport],
+    max_deletes: u64,
     tally: &mut Tally,
 ) -> Result<bool, ledger::Error> {
     print_line(&format!(
@@ -111,6 +116,7 @@ async fn show_watch(
         Some(ledger) => renames(watch, ledger, &files, &reports).await?,
         None => HashMap::new(),
     };
+    let gone = Gone::find(watch, &survey, &files, &reports, &renamed);
     for file in files {
         let known: Option<Known> = match ledger {
             Some(ledger) => ledger.known_by_name(&watch.name, &file.path).await?,
@@ -170,6 +176,7 @@ async fn show_watch(
         ByteSize(bytes).display().iec(),
         survey.ignored
     ));
+    gone.show(watch, max_deletes);
     Ok(good)
 }
 

@@ -90,7 +90,10 @@ pub(super) const KEYS: &Keys = &[
         ],
     ),
     ("retry", &["first_delay", "max_delay", "give_up"]),
-    ("bulk_change", &["max_files", "max_new_files"]),
+    (
+        "bulk_change",
+        &["max_files", "max_new_files", "max_deletes"],
+    ),
     (
         "watch",
         &[
@@ -99,6 +102,8 @@ pub(super) const KEYS: &Keys = &[
             "imodel_id",
             "recursive",
             "rename",
+            "on_delete",
+            "delete_after",
             "settle",
             "rescan_interval",
             "poll_interval",
@@ -247,13 +252,14 @@ pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> Sta
 }
 
 pub(super) fn bulk_change(section: &mut Section<'_>) -> BulkChange {
-    let mut limit = |key| {
+    let mut count = |key, default| {
         let files = section.read(key, values::count(1..=1_000_000_000));
-        files.map_or(1000, |files| files as u64)
+        files.map_or(default, |files| files as u64)
     };
     BulkChange {
-        max_files: limit("max_files"),
-        max_new_files: limit("max_new_files"),
+        max_files: count("max_files", 1000),
+        max_new_files: count("max_new_files", 1000),
+        max_deletes: count("max_deletes", 20),
     }
 }
 

@@ -417,7 +417,7 @@ fn within<T: PartialOrd>(
 }
 
 /// As the config file would write it.
-pub(super) fn show_duration(duration: &Duration) -> String {
+pub(crate) fn show_duration(duration: &Duration) -> String {
     SignedDuration::try_from(*duration).map_or_else(
         |_| format!("{duration:?}"),
         |duration| format!("{duration:#}"),

@@ -10,9 +10,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
-use super::sections::{KEYS, Times};
+use super::sections::{DAY, KEYS, SECOND, Times};
 use super::values::{self, InvalidValue};
-use super::{OnRename, Sync, Watch};
+use super::{OnDelete, OnRename, Sync, Watch};
 use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
 /// A watch, and where its keys are in the file.
@@ -93,6 +93,10 @@ fn one<'d>(
             .read("storage_folder", values::storage_folder)
             .unwrap_or_default(),
         on_rename: section.read("rename", on_rename).unwrap_or_default(),
+        on_delete: section.read("on_delete", on_delete).unwrap_or_default(),
+        delete_after: section
+            .read("delete_after", values::duration(SECOND..=365 * DAY))
+            .unwrap_or(DAY),
         connection: section
             .read("connection", values::line)
             .unwrap_or_else(|| sync.connection.clone()),
@@ -115,6 +119,39 @@ fn on_rename(value: &DeValue<'_>) -> Result<OnRename, InvalidValue> {
             "write \"follow\" to rename the storage file too, or \"new\" to upload the file again under its new name",
         )),
     }
+}
+
+fn on_delete(value: &DeValue<'_>) -> Result<OnDelete, InvalidValue> {
+    const WORDS: [(&str, OnDelete); 3] = [
+        ("keep", OnDelete::Keep),
+        ("unmap", OnDelete::Unmap),
+        ("remove", OnDelete::Remove),
+    ];
+    let text = value.as_str().unwrap_or_default();
+    if let Some((_, known)) = WORDS.iter().find(|(word, _)| *word == text) {
+        return Ok(*known);
+    }
+    let short: String = text.chars().take(20).collect();
+    let nearest = WORDS
+        .iter()
+        .map(|(word, _)| {
+            (
+                strsim::damerau_levenshtein(&short.to_lowercase(), word),
+                word,
+            )
+        })
+        .min()
+        .filter(|(distance, _)| *distance <= 2);
+    let hint = match nearest {
+        Some((_, word)) => format!("did you mean {word:?}?"),
+        None => "write \"unmap\" to remove a deleted file from the connection, \"remove\" to delete its storage file as \
+                 well, or \"keep\" to do neither"
+            .to_owned(),
+    };
+    Err(InvalidValue::new(
+        "expected \"keep\", \"unmap\" or \"remove\"",
+        hint,
+    ))
 }
 
 fn selection(section: &mut Section<'_>) -> Selection {

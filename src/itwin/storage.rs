@@ -20,6 +20,7 @@ const OCTETS: &str = "application/vnd.bentley.itwin-platform.v1+octet-stream";
 
 const READ: &str = "a role with the permission storage_read";
 const WRITE: &str = "a role with the permissions storage_read and storage_write";
+const DELETE: &str = "a role with the permissions storage_read and storage_delete";
 
 /// A folder in storage.
 #[derive(Debug, Clone, Deserialize)]
@@ -292,6 +293,43 @@ impl Client {
         Ok(self.api.send(&call).await?.json::<FileBody>()?.file)
     }
 
+    /// Moves a file to the recycle bin, which keeps it for 30 days. A missing one counts as deleted. Its source files
+    /// stay: remove them first.
+    ///
+    /// # Errors
+    /// Rejected, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/storage/operations/delete-file/
+    pub async fn delete_file(&self, file_id: &StorageFileId) -> Result<(), Error> {
+        let url = self.api.url(&["storage", "files", file_id]);
+        let call = Call::repeatable("delete file", Method::DELETE, url, DELETE).about_a_file();
+        match self.api.send(&call).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            sent => sent.map(drop),
+        }
+    }
+
+    /// Restores a file from the recycle bin, with its id and content. One that is not deleted counts as restored.
+    ///
+    /// # Errors
+    /// The file exists neither in the recycle bin nor outside (not found), it is rejected, not allowed, or not
+    /// reachable.
+    ///
+    /// Source: developer.bentley.com/apis/storage/operations/restore-file/
+    pub async fn restore_file(&self, file_id: &StorageFileId) -> Result<(), Error> {
+        let url = self
+            .api
+            .url(&["storage", "recyclebin", "files", file_id, "restore"]);
+        let call = Call::repeatable("restore file", Method::POST, url, DELETE).about_a_file();
+        match self.api.send(&call).await {
+            Err(error) if error.is_not_found() => match self.file(file_id).await {
+                Err(other) if other.is_not_found() => Err(error),
+                found => found.map(drop),
+            },
+            sent => sent.map(drop),
+        }
+    }
+
     /// The address of the content of a file, valid for about an hour.
     pub(super) async fn content_address(
         &self,
@@ -369,5 +407,92 @@ mod tests {
             serde_json::from_str(r#"{"id":"x","createdDateTime":"yesterday","size":null}"#)
                 .unwrap();
         assert_eq!((bare.created, bare.size), (None, None));
+    }
+
+    mod against_the_emulator {
+        use std::time::Duration;
+
+        use crate::emulator::{
+            DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_ITWIN_ID, Emulator,
+        };
+        use crate::itwin::{Client, Network, Settings};
+        use crate::secret::Secret;
+
+        fn client(emulator: &Emulator, id: &str) -> Client {
+            let second = Duration::from_secs(1);
+            let settings = Settings {
+                api_url: emulator.api_url().parse().unwrap(),
+                issuer_url: emulator.issuer_url().parse().unwrap(),
+                client_id: id.to_owned(),
+                client_secret: Secret::new(DEFAULT_CLIENT_SECRET),
+                scope: "itwin-platform".to_owned(),
+                requests_per_minute: 10_000,
+                rate: Vec::new(),
+                network: Network {
+                    proxy: None,
+                    no_proxy: Vec::new(),
+                    extra_certificates: Vec::new(),
+                    connect_timeout: second * 10,
+                    idle_timeout: second * 10,
+                    total_timeout: second * 10,
+                },
+            };
+            Client::new(settings).unwrap()
+        }
+
+        #[tokio::test]
+        async fn a_file_is_deleted_and_restored_with_its_id_however_often() {
+            let emulator = Emulator::builder()
+                .client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+                .start()
+                .await
+                .unwrap();
+            let client = client(&emulator, DEFAULT_CLIENT_ID);
+            let root = client.root_folder(DEFAULT_ITWIN_ID).await.unwrap();
+            let id = client
+                .create_file(&root, "a.dgn", "")
+                .await
+                .unwrap()
+                .file_id;
+            for _ in 0..2 {
+                client.delete_file(&id).await.unwrap();
+                assert!(emulator.state().files[id.as_str()].deleted);
+            }
+            for _ in 0..2 {
+                client.restore_file(&id).await.unwrap();
+                assert!(!emulator.state().files[id.as_str()].deleted);
+            }
+            let unknown = client.restore_file(&"unknown".into()).await.unwrap_err();
+            assert!(unknown.is_not_found(), "{unknown}");
+            assert!(
+                unknown.to_string().starts_with("restore file: 404"),
+                "{unknown}"
+            );
+            client.delete_file(&"unknown".into()).await.unwrap();
+            emulator.stop().await;
+        }
+
+        #[tokio::test]
+        async fn without_the_permission_neither_works_and_the_hint_names_it() {
+            let emulator = Emulator::builder()
+                .client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+                .outsider("service-writer", DEFAULT_CLIENT_SECRET)
+                .start()
+                .await
+                .unwrap();
+            let owner = client(&emulator, DEFAULT_CLIENT_ID);
+            let root = owner.root_folder(DEFAULT_ITWIN_ID).await.unwrap();
+            let id = owner.create_file(&root, "a.dgn", "").await.unwrap().file_id;
+            let writer = client(&emulator, "service-writer");
+            let not_deleted = writer.delete_file(&id).await.unwrap_err();
+            owner.delete_file(&id).await.unwrap();
+            let not_restored = writer.restore_file(&id).await.unwrap_err();
+            for refused in [not_deleted, not_restored] {
+                assert_eq!(refused.status(), Some(403), "{refused}");
+                let hint = refused.hint().unwrap();
+                assert!(hint.contains("storage_delete"), "{hint}");
+            }
+            emulator.stop().await;
+        }
     }
 }

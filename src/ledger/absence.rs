@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::history::{Step, note};
 use super::row::split;
 use super::scan_digests::forget_listing;
-use super::sets::judge_masters_again;
+use super::sets::judge_main_files_again;
 use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
 
 /// Rows that are changed in one transaction, so that many of them do not delay other transactions.
@@ -90,7 +90,7 @@ impl Ledger {
                         .fetch_optional(&mut **tx)
                         .await?;
                         if let Some(file) = found {
-                            judge_masters_again(tx, file, crate::clock::now()).await?;
+                            judge_main_files_again(tx, file, crate::clock::now()).await?;
                         }
                     }
                     forget_listing(tx, watch.0, dir.as_os_str().as_bytes()).await?;
@@ -199,7 +199,7 @@ async fn end(
     // Whatever is found under its name later is new.
     let version: i64 = sqlx::query_scalar(
         "UPDATE files SET absence = $2, absent_since = COALESCE(absent_since, $3), known = 0, \
-         size = 0 WHERE id = $1 RETURNING version",
+         size = 0, withdrawal = NULLIF(withdrawal, 'unmapping') WHERE id = $1 RETURNING version",
     )
     .bind(file_id)
     .bind(absence)
@@ -213,7 +213,7 @@ async fn end(
     .bind(file_id)
     .execute(&mut **tx)
     .await?;
-    judge_masters_again(tx, file_id, now).await?;
+    judge_main_files_again(tx, file_id, now).await?;
     let step = match absence {
         Absence::Deselected => Step::Deselected,
         Absence::Missing | Absence::Gone => Step::Gone,

@@ -215,8 +215,9 @@ async fn suspend(
 }
 
 impl Ledger {
-    /// Counts new files of a watch from now on, if its first ones are in storage, and the operator's approval of more is
-    /// used up: no more than the limit are due or, as `unfinished`, not handed over yet. To call after a complete scan.
+    /// Counts new files of a watch from now on, if its first ones are in storage, and the operator's approval of more
+    /// is used up: no more than the limit are due or, as `unfinished`, not handed over yet. To call after a complete
+    /// scan.
     pub async fn guard_new_files(
         &self,
         watch: WatchId,

@@ -11,7 +11,7 @@ use super::known_files::VersionColumns;
 use super::row::join;
 use super::{
     Error, FailureKind, FileId, Fingerprint, Ledger, Relocation, Stage, StorageStamp, Tx, WatchId,
-    count_column, count_value, millis, timestamp,
+    Withdrawal, count_column, count_value, millis, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -73,6 +73,8 @@ pub struct UploadJob {
     pub stamp: StorageStamp,
     /// Name and folder of the storage file still have to follow the local file.
     pub relocation: Option<Relocation>,
+    /// How far the file was withdrawn while it was gone.
+    pub withdrawal: Option<Withdrawal>,
     /// What an interrupted attempt had fully sent (stage [`Stage::BlobWritten`]).
     pub written: Option<StoredContent>,
 }
@@ -107,6 +109,7 @@ struct JobRow {
     stored_modified_by: Option<String>,
     storage_folder_id: Option<String>,
     relocation: Option<Relocation>,
+    withdrawal: Option<Withdrawal>,
 }
 
 /// SQL: jobs `j` of files that are small enough, in active watches.
@@ -175,6 +178,7 @@ impl JobRow {
                 folder_id: self.storage_folder_id,
             },
             relocation: self.relocation,
+            withdrawal: self.withdrawal,
             written: content(self.content_version, self.content_digest, self.content_size),
         }
     }
@@ -339,6 +343,11 @@ impl Ledger {
             .execute(&mut **tx)
             .await?;
                 }
+                sqlx::query(
+                    "UPDATE files SET withdrawal_due = 0 WHERE withdrawal_reason IS NOT NULL",
+                )
+                .execute(&mut **tx)
+                .await?;
                 Ok(())
             })
             .await
@@ -358,7 +367,7 @@ async fn claimed_job(
          f.connector, f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, \
          j.version, j.attempts, j.enqueued_at, j.failing_since, j.stage, j.stage_at, j.marker, \
          j.content_version, j.content_digest, j.content_size, j.previous_reason, f.unverified, \
-         f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id, f.relocation FROM jobs j \
+         f.send_again, f.stored_modified, f.stored_modified_by, f.storage_folder_id, f.relocation, f.withdrawal FROM jobs j \
          JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
     )
     .bind(file)

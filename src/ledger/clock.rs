@@ -56,7 +56,7 @@ pub(super) fn is_ahead(taken: i64, now: Timestamp) -> bool {
 }
 
 /// What the service does when the clock has jumped by `$1` milliseconds.
-const FOLLOW: [&str; 7] = [
+const FOLLOW: [&str; 9] = [
     "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, \
      failing_since = failing_since + $1, stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 \
      ELSE stage_at END",
@@ -68,6 +68,8 @@ const FOLLOW: [&str; 7] = [
      END, checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
     "UPDATE runs SET requested_at = requested_at + $1 WHERE phase <> 'ended'",
     "UPDATE named_version_files SET at = at + $1",
+    "UPDATE files SET absent_since = absent_since + $1 WHERE absence IS NOT NULL",
+    "UPDATE watches SET scanned_at = scanned_at + $1",
 ];
 
 /// What a start corrects: times that were taken from a clock that was ahead of `$1` by more than [`SLACK`] (`$2`).

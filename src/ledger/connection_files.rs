@@ -8,8 +8,8 @@ use super::clock::has_come;
 use super::row::join;
 use super::sets::{newest_companion, set_open};
 use super::{
-    Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, count_value,
-    timestamp,
+    Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, Withdrawal,
+    count_value, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -37,8 +37,10 @@ pub struct ConnectionFile {
     pub stored: StoredState,
     /// The outcome of that content; None while a run for it is owed.
     pub outcome: Option<Outcome>,
-    /// Its local file is gone or no longer selected.
+    /// Its local file is gone or no longer selected, and the operator has not restored it.
     pub absent: bool,
+    /// How far it was withdrawn.
+    pub withdrawal: Option<Withdrawal>,
 }
 
 /// The open job of a [`ConnectionFile`].
@@ -105,6 +107,7 @@ pub(super) struct ConnectionFileRow {
     processed: i64,
     overwrites: i64,
     absence: Option<Absence>,
+    withdrawal: Option<Withdrawal>,
     outcome: Option<Outcome>,
     state: Option<JobState>,
     kind: Option<FailureKind>,
@@ -121,7 +124,7 @@ pub(super) const CONNECTION_FILE: &str = concat!(
     "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, f.connector, \
      (f.connection_id = w.connection_id) IS TRUE AS mapped_here, f.source_file_id, \
      f.mapped_connector, f.stored_size, f.stored_modified, f.stored_modified_by, \
-     f.storage_folder_id, f.stored_generation, f.processed, f.overwrites, f.absence, f.outcome, \
+     f.storage_folder_id, f.stored_generation, f.processed, f.overwrites, f.absence, f.withdrawal, f.outcome, \
      j.state, j.kind, j.due_at, j.pause, j.run_attempts, j.attempts, j.failing_since, ",
     set_open!("'due', 'uploading', 'failed'"),
     " AS set_open, ",
@@ -175,7 +178,12 @@ impl ConnectionFileRow {
                 companions_modified: self.companions_modified,
             },
             outcome: self.outcome,
-            absent: matches!(self.absence, Some(Absence::Gone | Absence::Deselected)),
+            absent: match self.absence {
+                Some(Absence::Gone) => self.withdrawal != Some(Withdrawal::Restored),
+                Some(Absence::Deselected) => true,
+                Some(Absence::Missing) | None => false,
+            },
+            withdrawal: self.withdrawal,
         }
     }
 }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::row::{join, split};
 use super::{
-    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, count_value, timestamp,
+    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_value,
+    timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -26,6 +27,10 @@ pub struct FileReport {
     pub seen_at: Option<Timestamp>,
     /// Why it has no local file, and since when.
     pub absence: Option<(Absence, Timestamp)>,
+    /// How far it is withdrawn.
+    pub withdrawal: Option<Withdrawal>,
+    /// Why the platform refuses that, and what to do about it.
+    pub withdrawal_refusal: Option<(String, Option<String>)>,
     /// The last recorded outcome.
     pub outcome: Option<Outcome>,
     /// The outcome of the content in storage; None while a run for it is owed.
@@ -66,6 +71,9 @@ struct FileRow {
     enqueued_at: Option<i64>,
     absence: Option<Absence>,
     absent_since: Option<i64>,
+    withdrawal: Option<Withdrawal>,
+    withdrawal_reason: Option<String>,
+    withdrawal_hint: Option<String>,
     stored_outcome: Option<Outcome>,
     errors: Option<i64>,
     warnings: Option<i64>,
@@ -90,7 +98,7 @@ struct FileRow {
 macro_rules! file_columns {
     () => {
         "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, \
-         f.absent_since, f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, \
+         f.absent_since, f.withdrawal, f.withdrawal_reason, f.withdrawal_hint, f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, \
          r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
          f.connector, f.storage_file_id, f.stored_size, r.run, r.millis, j.reason, j.hint, \
          j.due_at, j.attempts "
@@ -136,6 +144,10 @@ impl FileRow {
             id: self.id,
             seen_at: self.enqueued_at.map(timestamp),
             absence: self.absence.zip(self.absent_since.map(timestamp)),
+            withdrawal: self.withdrawal,
+            withdrawal_refusal: self
+                .withdrawal_reason
+                .map(|reason| (reason, self.withdrawal_hint)),
             stored_outcome: self.stored_outcome,
             issues: match (self.errors, self.warnings, self.others) {
                 (None, None, None) => None,

@@ -45,6 +45,7 @@ pub(super) fn spec(name: &str) -> WatchSpec {
         name: name.to_owned(),
         imodel_id: "imodel".into(),
         storage_folder: String::new(),
+        withdrawal: crate::ledger::WithdrawalPolicy::default(),
         bulk_change_limits: BulkChangeLimits {
             changed_files: 1000,
             new_files: 1000,

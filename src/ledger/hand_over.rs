@@ -12,6 +12,7 @@ use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::link_to_set;
 use super::state::on_new_version;
+use super::withdrawals::end_withdrawal;
 use super::{
     BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
     new_id,
@@ -203,13 +204,15 @@ pub(super) async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(
     Ok(())
 }
 
-/// Gives the file its one open job. The stage of an interrupted upload stays: it shows what may have been sent.
+/// Gives the file, which is in its folder, its one open job. The stage of an interrupted upload stays: it shows what
+/// may have been sent.
 pub(super) async fn open_job(
     tx: &mut Tx,
     file_id: i64,
     version: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
+    end_withdrawal(tx, file_id).await?;
     let state: Option<JobState> = sqlx::query_scalar("SELECT state FROM jobs WHERE file_id = $1")
         .bind(file_id)
         .fetch_optional(&mut **tx)

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::spatial_roots::release_spatial_root;
-use super::{BulkChange, BulkChangeKind, Error, Ledger, WatchId, millis};
+use super::{BulkChange, BulkChangeKind, Error, Ledger, Tx, WatchId, millis};
 
 /// Why no job of a watch is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,8 +126,8 @@ impl Ledger {
             .await
     }
 
-    /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, and the wait for a spatial root that is
-    /// missing or has failed. Returns how many were inactive.
+    /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, the wait for a spatial root that is
+    /// missing or has failed, and that of deleted files for approval. Returns how many were inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
     /// may turn out to be a known one, in storage or under an old name. New files are not counted again before their
@@ -158,11 +158,24 @@ impl Ledger {
                     .await?
                     .rows_affected();
                     resumed += u64::from(release_spatial_root(tx, name).await?);
+                    resumed += approve_deletions(tx, name).await?;
                 }
                 Ok(resumed)
             })
             .await
     }
+}
+
+/// Approves the withdrawal of the files of a watch that are gone, if it waits for that.
+async fn approve_deletions(tx: &mut Tx, watch: &str) -> Result<u64, sqlx::Error> {
+    let approved = sqlx::query(
+        "UPDATE watches SET deletions_approved = deletions_suspended, deletions_suspended = 0, \
+         deletions_cause = NULL WHERE name = $1 AND configured = 1 AND deletions_suspended > 0",
+    )
+    .bind(watch)
+    .execute(&mut **tx)
+    .await?;
+    Ok(approved.rows_affected())
 }
 
 #[cfg(test)]

@@ -150,7 +150,8 @@ async fn record_mapping(
     // Another connector has not read the content yet.
     sqlx::query(
         "UPDATE files SET connection_id = $2, source_file_id = $3, mapped_connector = $4, \
-         processed = CASE WHEN $5 THEN 0 ELSE processed END WHERE id = $1",
+         processed = CASE WHEN $5 THEN 0 ELSE processed END, \
+         withdrawal = NULLIF(withdrawal, 'unmapping') WHERE id = $1",
     )
     .bind(mapping.file.0)
     .bind(connection.0)
@@ -202,7 +203,7 @@ async fn await_run(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<bool, sq
 async fn end_if_absent(tx: &mut Tx, file: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "DELETE FROM jobs WHERE file_id = $1 AND EXISTS (SELECT 1 FROM files WHERE id = $1 \
-         AND absence IN ('gone', 'deselected'))",
+         AND absence IN ('gone', 'deselected') AND withdrawal IS NOT 'restored')",
     )
     .bind(file)
     .execute(&mut **tx)

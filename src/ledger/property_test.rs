@@ -160,6 +160,7 @@ impl World {
             name: "north".to_owned(),
             imodel_id: "imodel".into(),
             storage_folder: String::new(),
+            withdrawal: crate::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: BulkChangeLimits {
                 changed_files: 1000,
                 new_files: 1000,

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::history::{Step, note};
 use super::row::join;
+use super::withdrawals::record_gone_unmapped;
 use super::{ConnectionId, Error, FailureKind, FileId, Ledger, RunId, Tx, millis};
 use crate::ids::StorageFileId;
 
@@ -22,9 +23,9 @@ const NAMES_MAX: usize = 5;
 /// At most this many histories of a watch are written per run; the platform accepts 250 source files per iModel.
 const HISTORIES_MAX: i64 = 250;
 
-/// A reference that still has a source file.
+/// A file that has a source file in a connection, but should have none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Demoted {
+pub struct Surplus {
     /// The file.
     pub file: FileId,
     /// The name of its watch.
@@ -33,6 +34,17 @@ pub struct Demoted {
     pub path: PathBuf,
     /// Its storage file.
     pub storage_file_id: StorageFileId,
+    /// Why it should have none.
+    pub cause: SurplusCause,
+}
+
+/// Why a file should have no source file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SurplusCause {
+    /// The configuration makes it a reference.
+    Reference,
+    /// It is gone from its folder, and its watch says so.
+    Gone,
 }
 
 /// The first changed references of a watch, and how many there are.
@@ -61,7 +73,7 @@ fn shown(path: &Path) -> String {
 
 impl Ledger {
     /// The references of a connection that still have a source file.
-    pub async fn demoted(&self, connection: ConnectionId) -> Result<Vec<Demoted>, Error> {
+    pub async fn demoted(&self, connection: ConnectionId) -> Result<Vec<Surplus>, Error> {
         type Row = (FileId, String, Vec<u8>, Vec<u8>, StorageFileId);
         let rows: Vec<Row> = self
             .db
@@ -80,11 +92,12 @@ impl Ledger {
             .await?;
         let demoted = rows
             .into_iter()
-            .map(|(file, watch, dir, name, storage_file_id)| Demoted {
+            .map(|(file, watch, dir, name, storage_file_id)| Surplus {
                 file,
                 watch,
                 path: join(dir, name),
                 storage_file_id,
+                cause: SurplusCause::Reference,
             });
         Ok(demoted.collect())
     }
@@ -117,10 +130,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// The source file of a reference is no longer in the connection.
-    pub async fn record_unmapped(&self, file: FileId, now: Timestamp) -> Result<(), Error> {
+    /// The source file of a file that should have none is no longer in the connection.
+    pub async fn record_unmapped(&self, surplus: &Surplus, now: Timestamp) -> Result<(), Error> {
+        let file = surplus.file;
         self.db
             .write("record a removed source file", async |tx| {
+                if surplus.cause == SurplusCause::Gone {
+                    return record_gone_unmapped(tx, file, now).await;
+                }
                 let version: Option<i64> = sqlx::query_scalar(
                     "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
                      mapped_connector = NULL, processed = 0 WHERE id = $1 AND connector IS NULL \

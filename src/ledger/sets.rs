@@ -1,8 +1,8 @@
-//! Sets of files, such as a shapefile: a master, which is a source file, and its companions, which are stored only.
+//! Sets of files, such as a shapefile: a main file, which is a source file, and its companions, which are stored only.
 //!
-//! A run must read a set as a whole. So no run is recorded for a master while a companion has an open job
+//! A run must read a set as a whole. So no run is recorded for a main file while a companion has an open job
 //! (`set_open!`), no verdict of a run applies to it meanwhile, and each new content of a companion counts as new
-//! content of its masters: they get the generation at which it was completed, and wait for another run. All of that
+//! content of its main files: they get the generation at which it was completed, and wait for another run. All of that
 //! happens in the transaction that changes the companion, so it survives a kill at any point. Which parts a set lacks
 //! is decided by the synchronizer, from [`WaitingSet`].
 
@@ -45,14 +45,14 @@ macro_rules! newest_companion {
 
 pub(super) use {newest_companion, set_open};
 
-/// A master that waits for a run, with its set.
+/// A main file that waits for a run, with its set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingSet {
-    /// The master.
+    /// The main file.
     pub file: FileId,
     /// The name of its watch.
     pub watch: String,
-    /// Path of the master, relative to the root.
+    /// Path of the main file, relative to the root.
     pub path: PathBuf,
     /// When a file of the set was completed in storage last.
     pub changed_at: Timestamp,
@@ -81,7 +81,7 @@ struct CompanionRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct MasterRow {
+struct MainFileRow {
     id: FileId,
     watch: String,
     dir: Vec<u8>,
@@ -90,13 +90,13 @@ struct MasterRow {
 }
 
 impl Ledger {
-    /// The masters of a connection that are due for a run, with their companions.
+    /// The main files of a connection that are due for a run, with their companions.
     pub async fn waiting_sets(
         &self,
         connection: ConnectionId,
         now: Timestamp,
     ) -> Result<Vec<WaitingSet>, Error> {
-        let masters: Vec<MasterRow> = self
+        let main_files: Vec<MainFileRow> = self
             .db
             .read("list the sets that wait for a run", async |db| {
                 sqlx::query_as(concat!(
@@ -116,21 +116,21 @@ impl Ledger {
                 .await
             })
             .await?;
-        let mut sets = Vec::with_capacity(masters.len());
-        for master in masters {
+        let mut sets = Vec::with_capacity(main_files.len());
+        for main_file in main_files {
             sets.push(WaitingSet {
-                file: master.id,
-                watch: master.watch,
-                path: join(master.dir, master.name),
-                changed_at: timestamp(master.changed_at.unwrap_or(0)),
-                companions: self.companions(master.id).await?,
+                file: main_file.id,
+                watch: main_file.watch,
+                path: join(main_file.dir, main_file.name),
+                changed_at: timestamp(main_file.changed_at.unwrap_or(0)),
+                companions: self.companions(main_file.id).await?,
             });
         }
         Ok(sets)
     }
 
-    /// The companions of a master that are in its folder, by name.
-    pub async fn companions(&self, master: FileId) -> Result<Vec<SetPart>, Error> {
+    /// The companions of a main file that are in its folder, by name.
+    pub async fn companions(&self, main_file: FileId) -> Result<Vec<SetPart>, Error> {
         let rows: Vec<CompanionRow> = self
             .db
             .read("list the companions of a file", async |db| {
@@ -141,7 +141,7 @@ impl Ledger {
                      WHERE f.id = $1 AND f.connector IS NOT NULL AND c.connector IS NULL \
                      ORDER BY c.name",
                 )
-                .bind(master.0)
+                .bind(main_file.0)
                 .fetch_all(db)
                 .await
             })
@@ -161,14 +161,14 @@ fn part(row: CompanionRow) -> Option<SetPart> {
     })
 }
 
-/// A companion has new content in storage, completed at `generation`: its masters have to be run with it.
-pub(super) async fn renew_masters(
+/// A companion has new content in storage, completed at `generation`: its main files have to be run with it.
+pub(super) async fn renew_main_files(
     tx: &mut Tx,
     companion: i64,
     generation: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let masters: Vec<(i64, i64)> = sqlx::query_as(
+    let main_files: Vec<(i64, i64)> = sqlx::query_as(
         "UPDATE files SET stored_generation = $2, processed = 0, outcome = NULL, \
          outcome_at = NULL WHERE connector IS NOT NULL AND stored_version IS NOT NULL \
          AND stored_generation < $2 AND COALESCE(absence, 'missing') = 'missing' \
@@ -179,9 +179,9 @@ pub(super) async fn renew_masters(
     .bind(generation)
     .fetch_all(&mut **tx)
     .await?;
-    for (master, version) in masters {
-        insert_stored_job(tx, master, now).await?;
-        // A newer version of the master on its way leads to a run as well.
+    for (main_file, version) in main_files {
+        insert_stored_job(tx, main_file, now).await?;
+        // A newer version of the main file on its way leads to a run as well.
         sqlx::query(
             "UPDATE jobs SET state = 'stored', run_id = NULL, due_at = $2, pause = 0, \
              attempts = 0, run_attempts = 0, failing_since = NULL, kind = NULL, \
@@ -189,20 +189,20 @@ pub(super) async fn renew_masters(
              WHERE file_id = $1 AND (state IN ('stored', 'running') OR (state = 'failed' \
              AND COALESCE(kind, '') IN ($3, $4, $5)))",
         )
-        .bind(master)
+        .bind(main_file)
         .bind(millis(now))
         .bind(FailureKind::Incomplete)
         .bind(FailureKind::Run)
         .bind(FailureKind::NotProcessed)
         .execute(&mut **tx)
         .await?;
-        note(tx, master, version, Step::CompanionChanged, None, now).await?;
+        note(tx, main_file, version, Step::CompanionChanged, None, now).await?;
     }
     Ok(())
 }
 
-/// A companion appeared or went away: masters that wait for their set, or failed because of it, are judged again.
-pub(super) async fn judge_masters_again(
+/// A companion appeared or went away: main files that wait for their set, or failed because of it, are judged again.
+pub(super) async fn judge_main_files_again(
     tx: &mut Tx,
     companion: i64,
     now: Timestamp,
@@ -222,7 +222,7 @@ pub(super) async fn judge_masters_again(
     Ok(())
 }
 
-/// Records the set of a known file. Companions that were stored before the master was known as one count as new
+/// Records the set of a known file. Companions that were stored before the main file was known as one count as new
 /// content of it.
 pub(super) async fn link_to_set(
     tx: &mut Tx,
@@ -244,7 +244,7 @@ pub(super) async fn link_to_set(
     .fetch_optional(&mut **tx)
     .await?;
     match newest {
-        Some((companion, generation)) => renew_masters(tx, companion, generation, now).await,
+        Some((companion, generation)) => renew_main_files(tx, companion, generation, now).await,
         None => Ok(()),
     }
 }
@@ -255,7 +255,7 @@ mod tests {
     use super::super::*;
     use crate::connector_type::ConnectorType;
 
-    /// A file of the set `lots`; a `.shp` is its master.
+    /// A file of the set `lots`; a `.shp` is its main file.
     fn part(path: &str, n: i64) -> Ready {
         Ready {
             connector: path
@@ -299,17 +299,17 @@ mod tests {
     const DONE: (Option<JobState>, Option<Outcome>) = (None, Some(Outcome::Synchronized));
 
     #[tokio::test]
-    async fn a_master_awaits_its_run_only_when_every_companion_is_stored() {
+    async fn a_main_file_awaits_its_run_only_when_every_companion_is_stored() {
         let f = Fixture::new().await;
         hand_over(&f, &[part("lots.shp", 1), part("lots.dbf", 1)], 0).await;
-        let master = f.claim(0).await.unwrap();
+        let main_file = f.claim(0).await.unwrap();
         let companion = f.claim(0).await.unwrap();
-        let (master, companion) = if master.connector.is_some() {
-            (master, companion)
+        let (main_file, companion) = if main_file.connector.is_some() {
+            (main_file, companion)
         } else {
-            (companion, master)
+            (companion, main_file)
         };
-        f.store(&master, 1, 1).await;
+        f.store(&main_file, 1, 1).await;
         assert_eq!(f.batch(1).await, []);
         let backlog = f.ledger.backlog(&"imodel".into(), at(1)).await.unwrap();
         assert_eq!((backlog.waiting, backlog.partial), (0, Partial::None));
@@ -318,12 +318,12 @@ mod tests {
         f.ledger.abandon_run(run, at(1)).await.unwrap();
         f.store(&companion, 1, 2).await;
         assert_eq!(f.batch(2).await.len(), 1);
-        // The run is requested for the master, not for the companion alone.
+        // The run is requested for the main file, not for the companion alone.
         assert_eq!(f.connection().await.moved_on, None);
     }
 
     #[tokio::test]
-    async fn a_changed_companion_makes_its_master_wait_for_another_run() {
+    async fn a_changed_companion_makes_its_main_file_wait_for_another_run() {
         let f = synchronized().await;
         assert_eq!(outcome(&f).await, DONE);
         hand_over(&f, &[part("lots.dbf", 2)], 4).await;
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_master_that_failed_for_its_set_is_judged_again_when_a_companion_comes_or_goes() {
+    async fn a_main_file_that_failed_for_its_set_is_judged_again_when_a_companion_comes_or_goes() {
         let f = synchronized().await;
         let incomplete = || Refusal {
             kind: FailureKind::Incomplete,
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_master_that_was_known_before_sets_were_is_linked_to_its_companions() {
+    async fn a_main_file_that_was_known_before_sets_were_is_linked_to_its_companions() {
         let f = Fixture::new().await;
         let unlinked = Ready {
             set_stem: None,

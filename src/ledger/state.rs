@@ -1,4 +1,6 @@
 //! The states of a job and the decisions between them, without a database.
+//!
+//! Longer than most files because it is one list of all words that the ledger stores.
 
 /// The state of a job.
 ///
@@ -71,6 +73,18 @@ pub enum Step {
     Remapped,
     /// Its source file was removed from the connection, because it is a reference now.
     Unmapped,
+    /// Its source file was removed from the connection, because it is gone.
+    Withdrawn,
+    /// Its storage file was moved to the recycle bin, because it is gone.
+    Deleted,
+    /// The platform refused to withdraw or to restore it.
+    WithdrawalRefused,
+    /// The operator wants it back.
+    RestoreAsked,
+    /// Its storage file was restored from the recycle bin.
+    Restored,
+    /// Its storage file is no longer in the recycle bin.
+    NotRestored,
     /// A run has read references that changed.
     ReferenceChanged,
     /// The run that it was in does not exist: it waits for another one.
@@ -169,6 +183,57 @@ pub enum Absence {
     Gone,
     /// The configuration no longer selects it.
     Deselected,
+}
+
+/// What happens on the platform to a file that is gone from its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDelete {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// Its source file is removed from the connection.
+    Unmap,
+    /// So is its storage file, after a run.
+    Remove,
+}
+
+/// How far a file that is gone from its folder is withdrawn from the platform, written before the next request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// The request that removes its source file may have been sent.
+    Unmapping,
+    /// Its source file is removed; the storage file is there.
+    Unmapped,
+    /// The request that deletes its storage file may have been sent.
+    Deleting,
+    /// Its storage file is in the recycle bin.
+    Deleted,
+    /// The operator wants it back; the request that restores the storage file may have been sent.
+    Restoring,
+    /// The operator wanted it back: it is not withdrawn again until its local file was there.
+    Restored,
+}
+
+impl Withdrawal {
+    /// Whether its storage file may be in the recycle bin.
+    #[must_use]
+    pub fn may_be_deleted(self) -> bool {
+        match self {
+            Self::Deleting | Self::Deleted | Self::Restoring => true,
+            Self::Unmapping | Self::Unmapped | Self::Restored => false,
+        }
+    }
+}
+
+/// Why the withdrawal of files of a watch waits for the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeletionCause {
+    /// Too many files are gone at once.
+    Bulk,
+    /// No file is left in the folder.
+    Empty,
+    /// The folder was replaced by another one, and files are gone since then.
+    Replaced,
 }
 
 /// How far the storage file of a renamed or moved file has followed it, written before the next request is sent.
@@ -325,6 +390,12 @@ words!(
     CompanionChanged = "companion_changed",
     Remapped = "remapped",
     Unmapped = "unmapped",
+    Withdrawn = "withdrawn",
+    Deleted = "deleted",
+    WithdrawalRefused = "withdrawal_refused",
+    RestoreAsked = "restore_asked",
+    Restored = "restored",
+    NotRestored = "not_restored",
     ReferenceChanged = "reference_changed",
     RunLost = "run_lost",
     NotJudged = "not_judged",
@@ -353,6 +424,22 @@ words!(
     Missing = "missing",
     Gone = "gone",
     Deselected = "deselected",
+);
+words!(OnDelete, Keep = "keep", Unmap = "unmap", Remove = "remove");
+words!(
+    Withdrawal,
+    Unmapping = "unmapping",
+    Unmapped = "unmapped",
+    Deleting = "deleting",
+    Deleted = "deleted",
+    Restoring = "restoring",
+    Restored = "restored",
+);
+words!(
+    DeletionCause,
+    Bulk = "bulk",
+    Empty = "empty",
+    Replaced = "replaced"
 );
 words!(Relocation, Intended = "intended", Sent = "sent");
 words!(

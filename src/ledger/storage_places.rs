@@ -88,7 +88,8 @@ impl Ledger {
                     .await?;
                 let (place, storage_file_id, connection_id, source_file_id, mapped_connector): Row =
             sqlx::query_as(
-                "SELECT place, storage_file_id, connection_id, source_file_id, mapped_connector \
+                "SELECT place, CASE WHEN withdrawal IN ('deleting', 'deleted', 'restoring') \
+                 THEN NULL ELSE storage_file_id END, connection_id, source_file_id, mapped_connector \
                  FROM files WHERE id = $1",
             )
             .bind(gone.file.0)
@@ -96,7 +97,7 @@ impl Ledger {
             .await?;
                 forget_storage_file(tx, gone.file.0).await?;
                 sqlx::query(
-                    "UPDATE files SET place = NULL, known = 0, size = 0, connection_id = NULL, \
+                    "UPDATE files SET place = NULL, known = 0, size = 0, withdrawal = NULL, connection_id = NULL, \
                      source_file_id = NULL, mapped_connector = NULL WHERE id = $1",
                 )
                 .bind(gone.file.0)

@@ -6,7 +6,7 @@ use super::history::{Step, note};
 use super::results::insert_result;
 use super::row::split;
 use super::scan_digests::forget_listing;
-use super::sets::{judge_masters_again, renew_masters};
+use super::sets::{judge_main_files_again, renew_main_files};
 use super::state::{InImodel, after_upload};
 use super::{
     Absence, Again, Error, JobState, Ledger, Outcome, Refusal, StorageStamp, StoredContent, Tx,
@@ -92,7 +92,7 @@ impl Ledger {
                 let result =
                     hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
                 if file.is_companion() {
-                    renew_masters(tx, job.file.0, generation, now).await?;
+                    renew_main_files(tx, job.file.0, generation, now).await?;
                 }
                 Ok(result)
             })
@@ -117,7 +117,7 @@ impl Ledger {
                 .await?;
                 let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now).await?;
                 if file.is_companion() {
-                    judge_masters_again(tx, job.file.0, now).await?;
+                    judge_main_files_again(tx, job.file.0, now).await?;
                 }
                 // The other results record it themselves, or have nothing to record yet.
                 if result == UploadResult::AwaitsRun {
@@ -145,7 +145,7 @@ impl Ledger {
                 .await?;
                 forget_listing(tx, job.watch.0, split(&job.path).0).await?;
                 if newest == job.version {
-                    judge_masters_again(tx, job.file.0, now).await?;
+                    judge_main_files_again(tx, job.file.0, now).await?;
                     insert_result(tx, job.file.0, Outcome::Vanished, None, None, None, now).await?;
                     delete_job(tx, job.file.0).await?;
                 } else {

@@ -1,6 +1,7 @@
 //! Reports of watches: their roots, what suspends them, and their files by state.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -8,8 +9,9 @@ use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::{
-    BlockingRun, BulkChange, BulkChangeKind, Error, Inactive, JobState, Ledger, NamedVersionReport,
-    Outcome, RootState, SpatialRootState, SpatialRootWait, Tx, WatchId, count_value, timestamp,
+    BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, Inactive, JobState,
+    Ledger, NamedVersionReport, OnDelete, Outcome, RootState, SpatialRootState, SpatialRootWait,
+    Tx, WatchId, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -41,8 +43,27 @@ pub struct WatchReport {
     pub spatial_root: Option<SpatialRootWait>,
     /// The named versions of its iModel, if the configuration requests any.
     pub named_version: Option<NamedVersionReport>,
+    /// Its files that are gone, as far as they are or will be withdrawn.
+    pub deletions: DeletionReport,
     /// Its files by how they stand.
     pub counts: Counts,
+}
+
+/// The files of a watch that are gone, as far as they are or will be withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeletionReport {
+    /// What happens to files that are gone.
+    pub on_delete: OnDelete,
+    /// How long after that.
+    pub after: Duration,
+    /// Files whose withdrawal waits for the operator.
+    pub suspended: Option<Deletions>,
+    /// Files that the platform refuses to withdraw or to restore.
+    pub refused: u64,
+    /// Why it refuses one of them.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 /// Files by how they stand; each is counted once.
@@ -68,6 +89,65 @@ pub struct Counts {
     pub failed: u64,
     /// Gone from the folder before they could be read, or known without a result.
     pub other: u64,
+}
+
+/// Deleted files of a watch that are not handled as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletionTrouble {
+    /// What kind of trouble.
+    pub state: DeletionState,
+    /// Files that it concerns.
+    pub files: u64,
+    /// Why.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// A kind of [`DeletionTrouble`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeletionState {
+    /// The guard waits for the operator.
+    Suspended,
+    /// The platform refuses it.
+    Refused,
+}
+
+impl DeletionState {
+    /// The word for reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspended => "deletions suspended",
+            Self::Refused => "deletions refused",
+        }
+    }
+}
+
+impl DeletionReport {
+    /// What needs attention, for the watch of this name.
+    #[must_use]
+    pub fn troubles(&self, watch: &str) -> Vec<DeletionTrouble> {
+        let suspended = self.suspended.map(|deletions| DeletionTrouble {
+            state: DeletionState::Suspended,
+            files: deletions.files,
+            reason: format!(
+                "{}; what was synchronized of them stays in the iModel",
+                deletions.reason()
+            ),
+            hint: Some(Deletions::hint(watch)),
+        });
+        let refused = self.reason.as_ref().map(|reason| DeletionTrouble {
+            state: DeletionState::Refused,
+            files: self.refused,
+            reason: match self.refused {
+                0 | 1 => reason.clone(),
+                files => format!("{reason} (and {} more)", files - 1),
+            },
+            hint: self.hint.clone(),
+        });
+        suspended.into_iter().chain(refused).collect()
+    }
 }
 
 /// A run in a snapshot.
@@ -120,6 +200,14 @@ struct WatchRow {
     spatial_root_state: Option<SpatialRootState>,
     #[sqlx(flatten)]
     named_version: NamedVersionRow,
+    on_delete: OnDelete,
+    delete_after: i64,
+    deletions_suspended: i64,
+    deletions_allowed: i64,
+    deletions_cause: Option<DeletionCause>,
+    withdrawals_refused: i64,
+    withdrawal_reason: Option<String>,
+    withdrawal_hint: Option<String>,
 }
 
 /// A row of the counts that triggers keep.
@@ -198,6 +286,18 @@ impl WatchRow {
                 _ => None,
             },
             named_version: self.named_version.into_report(),
+            deletions: DeletionReport {
+                on_delete: self.on_delete,
+                after: Duration::from_millis(count_value(self.delete_after)),
+                suspended: self.deletions_cause.map(|cause| Deletions {
+                    files: count_value(self.deletions_suspended),
+                    limit: count_value(self.deletions_allowed),
+                    cause,
+                }),
+                refused: count_value(self.withdrawals_refused),
+                reason: self.withdrawal_reason,
+                hint: self.withdrawal_hint,
+            },
             counts: Counts::default(),
             name: self.name,
             imodel_id: self.imodel_id,
@@ -254,8 +354,13 @@ pub(super) async fn watches(
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
-         facts.root_path, facts.root_state AS spatial_root_state, \
-         {NAMED_VERSION} FROM watches w \
+         facts.root_path, facts.root_state AS spatial_root_state, w.on_delete, w.delete_after, \
+         w.deletions_suspended, w.deletions_allowed, w.deletions_cause, (SELECT COUNT(*) FROM files f \
+         WHERE f.watch_id = w.id AND f.withdrawal_reason IS NOT NULL) AS withdrawals_refused, \
+         (SELECT f.withdrawal_reason FROM files f WHERE f.watch_id = w.id \
+         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_reason, \
+         (SELECT f.withdrawal_hint FROM files f WHERE f.watch_id = w.id \
+         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint, {NAMED_VERSION} FROM watches w \
          LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \

@@ -1,10 +1,12 @@
 //! The watches of the configuration, by name, and how their roots were found.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, set_limits};
 use super::scan_digests::forget_listings;
-use super::{Error, Ledger, RootState, Tx, WatchId, millis, new_id};
+use super::{Error, Ledger, OnDelete, RootState, Tx, WatchId, count_column, millis, new_id};
 use crate::ids::ImodelId;
 
 /// A watch as the configuration has it.
@@ -20,6 +22,28 @@ pub struct WatchSpec {
     pub connection: String,
     /// How many files may change or arrive at once.
     pub bulk_change_limits: BulkChangeLimits,
+    /// What happens to files that are gone.
+    pub withdrawal: WithdrawalPolicy,
+}
+
+/// What happens on the platform to files that are gone from their folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WithdrawalPolicy {
+    /// What.
+    pub on_delete: OnDelete,
+    /// How long they have to be gone before that.
+    pub after: Duration,
+    /// How many may be gone at once.
+    pub limit: u64,
+}
+
+/// The root in which files of a watch were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootIdentity {
+    /// It is another one than before, but no known file is missing in it; or there was none before.
+    Complete,
+    /// It is another one than before, and known files are missing in it.
+    Incomplete,
 }
 
 impl Ledger {
@@ -95,12 +119,18 @@ impl Ledger {
     }
 
     /// Records the identity of a root in which files were found.
-    pub async fn record_root_identity(&self, watch: WatchId, identity: &str) -> Result<(), Error> {
+    pub async fn record_root_identity(
+        &self,
+        watch: WatchId,
+        identity: &str,
+        found: RootIdentity,
+    ) -> Result<(), Error> {
         self.db
             .write("record the identity of a root", async |tx| {
-                sqlx::query("UPDATE watches SET root_identity = $2 WHERE id = $1")
+                sqlx::query("UPDATE watches SET root_identity = $2, root_replaced = MAX(root_replaced, $3) WHERE id = $1")
                     .bind(watch.0)
                     .bind(identity)
+                    .bind(i64::from(found == RootIdentity::Incomplete))
                     .execute(&mut **tx)
                     .await
             })
@@ -134,6 +164,7 @@ async fn register(
         .execute(&mut **tx)
         .await?;
         set_limits(tx, id, spec.bulk_change_limits).await?;
+        set_policy(tx, id, spec.withdrawal).await?;
         return Ok((WatchId(id), 0));
     };
     sqlx::query(
@@ -147,6 +178,7 @@ async fn register(
     .execute(&mut **tx)
     .await?;
     set_limits(tx, id, spec.bulk_change_limits).await?;
+    set_policy(tx, id, spec.withdrawal).await?;
     let moved = *imodel_id != *spec.imodel_id || storage_folder != spec.storage_folder;
     let forgotten = if moved {
         forget_cloud_side(tx, id).await?
@@ -154,6 +186,23 @@ async fn register(
         0
     };
     Ok((WatchId(id), forgotten))
+}
+
+async fn set_policy(
+    tx: &mut Tx,
+    watch_id: i64,
+    policy: WithdrawalPolicy,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE watches SET on_delete = $2, delete_after = $3, deletion_limit = $4 WHERE id = $1",
+    )
+    .bind(watch_id)
+    .bind(policy.on_delete)
+    .bind(i64::try_from(policy.after.as_millis()).unwrap_or(i64::MAX / 4))
+    .bind(count_column(policy.limit))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result<i64, sqlx::Error> {
@@ -179,7 +228,8 @@ async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Erro
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
          stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
          stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
-         send_again = 0, relocation = NULL, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
+         send_again = 0, relocation = NULL, withdrawal = NULL, withdrawal_reason = NULL, \
+         withdrawal_hint = NULL, withdrawal_due = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
          outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
     )
     .bind(watch_id)

@@ -1,8 +1,8 @@
-//! Which files belong together: a master and its companions, such as `lots.shp` with `lots.dbf` and `lots.shx`.
+//! Which files belong together: a main file and its companions, such as `lots.shp` with `lots.dbf` and `lots.shx`.
 //!
-//! Input: file names and the table below, extended by `companions` of the watch. Output: the masters that a file may
+//! Input: file names and the table below, extended by `companions` of the watch. Output: the main files that a file may
 //! accompany, the key of its set, and the parts that a set lacks. It judges names only and reads no disk: whether the
-//! master exists is known to `explain` and to the ledger. It never makes a file a source file.
+//! main file exists is known to `explain` and to the ledger. It never makes a file a source file.
 //!
 //! The files of a set are in one folder and have one stem. Case does not matter, within ASCII: `LOTS.SHP` and
 //! `lots.dbf` are a set. Formats that refer to other files by name inside the file, such as `obj` to `mtl`, are no
@@ -22,9 +22,9 @@ use std::sync::Arc;
 
 use super::{BadRule, List};
 
-/// A format that consists of several files. It applies if a watch takes files with the master's extension.
+/// A format that consists of several files. It applies if a watch takes files with the main file's extension.
 struct Format {
-    master: &'static str,
+    main_file: &'static str,
     name: &'static str,
     /// Without these the format cannot be read.
     required: &'static [&'static str],
@@ -34,7 +34,7 @@ struct Format {
 
 static FORMATS: [Format; 4] = [
     Format {
-        master: "shp",
+        main_file: "shp",
         name: "shapefile",
         required: &["dbf", "shx"],
         optional: &[
@@ -42,19 +42,19 @@ static FORMATS: [Format; 4] = [
         ],
     },
     Format {
-        master: "tab",
+        main_file: "tab",
         name: "MapInfo table",
         required: &[],
         optional: &["dat", "map", "id", "ind"],
     },
     Format {
-        master: "mif",
+        main_file: "mif",
         name: "MapInfo interchange file",
         required: &[],
         optional: &["mid"],
     },
     Format {
-        master: "rvm",
+        main_file: "rvm",
         name: "AVEVA review model",
         required: &[],
         optional: &["att"],
@@ -67,15 +67,15 @@ const MOST_PARTS: usize = 3;
 /// The sets of a watch. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Companions {
-    /// Extension of a companion, lower-cased, to those of its masters.
-    masters: Arc<BTreeMap<String, Vec<String>>>,
+    /// Extension of a companion, lower-cased, to those of its main files.
+    main_files: Arc<BTreeMap<String, Vec<String>>>,
 }
 
 /// A file that belongs to another one. `Display` gives the name of that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Companion {
-    /// The names that its master may have, spelled like the file itself.
-    pub masters: Vec<OsString>,
+    /// The names that its main file may have, spelled like the file itself.
+    pub main_files: Vec<OsString>,
 }
 
 /// What a set lacks.
@@ -83,59 +83,61 @@ pub struct Companion {
 pub struct Lacking {
     /// The format in words, such as "shapefile".
     pub format: &'static str,
-    /// The names of the missing files, spelled like the master.
+    /// The names of the missing files, spelled like the main file.
     pub names: Vec<OsString>,
 }
 
 impl Companions {
-    /// The built-in sets and those of `rules`: extension of the master, extensions of its companions.
+    /// The built-in sets and those of `rules`: extension of the main file, extensions of its companions.
     pub(super) fn new(rules: &[(String, Vec<String>)], bad: &mut Vec<BadRule>) -> Self {
-        let mut masters: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut add = |companion: &str, master: &str| {
-            let known = masters.entry(companion.to_ascii_lowercase()).or_default();
-            let master = master.to_ascii_lowercase();
-            if !known.contains(&master) {
-                known.push(master);
+        let mut main_files: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut add = |companion: &str, main_file: &str| {
+            let known = main_files
+                .entry(companion.to_ascii_lowercase())
+                .or_default();
+            let main_file = main_file.to_ascii_lowercase();
+            if !known.contains(&main_file) {
+                known.push(main_file);
             }
         };
         for format in &FORMATS {
             for companion in format.required.iter().chain(format.optional) {
-                add(companion, format.master);
+                add(companion, format.main_file);
             }
         }
-        for (master, companions) in rules {
-            bad.extend(mistake(master));
+        for (main_file, companions) in rules {
+            bad.extend(mistake(main_file));
             if companions.is_empty() {
                 bad.push(bad_rule(
-                    master,
+                    main_file,
                     "has no companions",
                     "write at least one extension, such as [\"tfw\"], or remove the entry",
                 ));
             }
             for companion in companions {
                 bad.extend(mistake(companion));
-                if companion.eq_ignore_ascii_case(master) {
+                if companion.eq_ignore_ascii_case(main_file) {
                     bad.push(bad_rule(
                         companion,
                         "is listed as a companion of itself",
                         "write the extensions of the other files of the set",
                     ));
                 }
-                add(companion, master);
+                add(companion, main_file);
             }
         }
         Self {
-            masters: Arc::new(masters),
+            main_files: Arc::new(main_files),
         }
     }
 
     /// The names of the files that the file `name` may accompany.
-    pub(super) fn masters_of(&self, name: &OsStr) -> Vec<OsString> {
+    pub(super) fn main_files_of(&self, name: &OsStr) -> Vec<OsString> {
         let found = suffixes(name).find_map(|(stem, suffix)| {
-            let masters = self.masters.get(&suffix.to_ascii_lowercase())?;
-            let spelled = masters
+            let main_files = self.main_files.get(&suffix.to_ascii_lowercase())?;
+            let spelled = main_files
                 .iter()
-                .map(|master| join(stem, &spelled_like(suffix, master)));
+                .map(|main_file| join(stem, &spelled_like(suffix, main_file)));
             Some(spelled.collect())
         });
         found.unwrap_or_default()
@@ -144,20 +146,20 @@ impl Companions {
     /// The stem of a companion, lower-cased.
     pub(super) fn stem_of_companion(&self, name: &OsStr) -> Option<Vec<u8>> {
         suffixes(name)
-            .find(|(_, suffix)| self.masters.contains_key(&suffix.to_ascii_lowercase()))
+            .find(|(_, suffix)| self.main_files.contains_key(&suffix.to_ascii_lowercase()))
             .map(|(stem, _)| stem.to_ascii_lowercase())
     }
 
     /// The stem of a file that can have companions, lower-cased.
-    pub(super) fn stem_of_master(&self, name: &OsStr) -> Option<Vec<u8>> {
-        let is_master = |suffix: &str| {
+    pub(super) fn stem_of_main_file(&self, name: &OsStr) -> Option<Vec<u8>> {
+        let is_main_file = |suffix: &str| {
             let suffix = suffix.to_ascii_lowercase();
-            self.masters
+            self.main_files
                 .values()
-                .any(|masters| masters.contains(&suffix))
+                .any(|main_files| main_files.contains(&suffix))
         };
         suffixes(name)
-            .find(|(_, suffix)| is_master(suffix))
+            .find(|(_, suffix)| is_main_file(suffix))
             .map(|(stem, _)| stem.to_ascii_lowercase())
     }
 }
@@ -170,38 +172,38 @@ impl Default for Companions {
 
 impl fmt::Display for Companion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, master) in self.masters.iter().enumerate() {
+        for (index, main_file) in self.main_files.iter().enumerate() {
             let separator = if index == 0 { "" } else { " or " };
-            write!(f, "{separator}{}", master.display())?;
+            write!(f, "{separator}{}", main_file.display())?;
         }
         Ok(())
     }
 }
 
-/// The required parts that are missing beside `master`. `present` are names of files in its folder. None: nothing is
+/// The required parts that are missing beside `main_file`. `present` are names of files in its folder. None: nothing is
 /// missing, or the format requires no other file.
-pub fn lacking<'n>(master: &OsStr, present: impl Iterator<Item = &'n OsStr>) -> Option<Lacking> {
-    parts(master, present, |format| format.required)
+pub fn lacking<'n>(main_file: &OsStr, present: impl Iterator<Item = &'n OsStr>) -> Option<Lacking> {
+    parts(main_file, present, |format| format.required)
 }
 
 /// The same for a shapefile without `.prj`: it can be read, but its coordinate system is unknown.
 pub fn lacking_projection<'n>(
-    master: &OsStr,
+    main_file: &OsStr,
     present: impl Iterator<Item = &'n OsStr>,
 ) -> Option<Lacking> {
-    parts(master, present, |format| match format.master {
+    parts(main_file, present, |format| match format.main_file {
         "shp" => &["prj"],
         _ => &[],
     })
 }
 
 fn parts<'n>(
-    master: &OsStr,
+    main_file: &OsStr,
     present: impl Iterator<Item = &'n OsStr>,
     wanted: impl Fn(&Format) -> &'static [&'static str],
 ) -> Option<Lacking> {
-    let (stem, suffix, format) = suffixes(master).find_map(|(stem, suffix)| {
-        let of_format = |format: &&Format| suffix.eq_ignore_ascii_case(format.master);
+    let (stem, suffix, format) = suffixes(main_file).find_map(|(stem, suffix)| {
+        let of_format = |format: &&Format| suffix.eq_ignore_ascii_case(format.main_file);
         Some((stem, suffix, FORMATS.iter().find(of_format)?))
     })?;
     let mut names: Vec<OsString> = wanted(format)
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_belongs_to_the_master_of_its_stem() {
+    fn a_file_belongs_to_the_main_file_of_its_stem() {
         let usual = Selection::default();
         for (path, expected) in [
             ("lots.shp", "GEOSPATIAL [lots]"),
@@ -335,7 +337,7 @@ mod tests {
             ("lots.xml", "OPENTOWER"),
             ("lots.fbx", "MSTN"),
             ("plan.dgn", "MSTN"),
-            // No connector reads the master.
+            // No connector reads the main file.
             ("lots.mid", "none"),
             ("lots.map", "none"),
             ("lots.txt", "none"),
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_companion_follows_its_master_through_the_rules() {
+    fn a_companion_follows_its_main_file_through_the_rules() {
         let rules = Rules {
             include: vec!["*.shp".to_owned(), "*.tab".to_owned()],
             exclude: vec!["old/".to_owned(), "*_x.shp".to_owned(), "*.sbn".to_owned()],
@@ -409,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_set_lacks_what_its_format_requires() {
-        for (master, present, expected) in [
+        for (main_file, present, expected) in [
             ("lots.shp", &["lots.dbf", "lots.shx"][..], &[][..]),
             ("lots.shp", &["LOTS.DBF", "Lots.shx"], &[]),
             ("LOTS.SHP", &["lots.dbf"], &["LOTS.SHX"]),
@@ -427,9 +429,9 @@ mod tests {
             ("plan.dgn", &[], &[]),
         ] {
             let present = present.iter().map(OsStr::new);
-            let lacking = lacking(OsStr::new(master), present);
+            let lacking = lacking(OsStr::new(main_file), present);
             let names = lacking.map(|lacking| lacking.names).unwrap_or_default();
-            assert_eq!(names, expected, "{master}");
+            assert_eq!(names, expected, "{main_file}");
         }
         let without = lacking_projection(OsStr::new("lots.shp"), [].into_iter());
         assert_eq!(without.unwrap().names, ["lots.prj"]);
@@ -437,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_cannot_be_used_is_refused_with_a_hint() {
-        for (master, companions, expected) in [
+        for (main_file, companions, expected) in [
             ("tif", &[][..], "\"tif\" has no companions"),
             (".tif", &["tfw"], "\".tif\" is no extension"),
             ("tif", &["*.tfw"], "\"*.tfw\" is a glob or a path"),
@@ -451,7 +453,7 @@ mod tests {
         ] {
             let companions = companions.iter().map(|&one| one.to_owned()).collect();
             let rules = Rules {
-                companions: vec![(master.to_owned(), companions)],
+                companions: vec![(main_file.to_owned(), companions)],
                 ..Rules::default()
             };
             let bad = Selection::new(&rules).unwrap_err();

@@ -13,10 +13,10 @@ use tracing::{info, warn};
 use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
-use crate::config::{Config, Watch};
+use crate::config::{Config, OnDelete, Watch};
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
-use crate::ledger::{BulkChangeLimits, Ledger, WatchId, WatchSpec};
+use crate::ledger::{self, BulkChangeLimits, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
 use crate::runtime_status::{Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
@@ -313,6 +313,15 @@ pub(super) async fn register(
             imodel_id: watch.imodel_id.clone(),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
+            withdrawal: WithdrawalPolicy {
+                on_delete: match watch.on_delete {
+                    OnDelete::Keep => ledger::OnDelete::Keep,
+                    OnDelete::Unmap => ledger::OnDelete::Unmap,
+                    OnDelete::Remove => ledger::OnDelete::Remove,
+                },
+                after: watch.delete_after,
+                limit: config.bulk_change.max_deletes,
+            },
             bulk_change_limits: BulkChangeLimits {
                 changed_files: config.bulk_change.max_files,
                 new_files: config.bulk_change.max_new_files,

@@ -55,7 +55,7 @@ impl Synchronizer {
         };
         // Before files are added: the number of source files is limited.
         let removed = self
-            .remove_demoted(connection, &found.id, &files, &found.source_files)
+            .remove_surplus(connection, &found.id, &files, &found.source_files)
             .await?;
         let counted = counted(&files, &found.source_files, removed);
         let dead = self.ledger.dead_mappings(connection.id).await?;
@@ -290,7 +290,7 @@ impl Synchronizer {
                     .add_source_file(platform_id, &file.storage_file_id, &file.connector)
                     .await?;
                 failpoint("source file added");
-                if file.source_file_id.is_some() {
+                if file.source_file_id.is_some() && file.withdrawal.is_none() {
                     warn!(
                         watch = file.watch, path = %QuotedPath(&file.path), connection = connection.name,
                         "file was removed from the connection by another client; added again"

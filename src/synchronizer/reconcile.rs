@@ -100,7 +100,10 @@ pub(super) fn differences<'a>(
                 file,
                 wrong: Wrong::StorageFile,
             }),
-            None if remap == Remap::No && file.source_file_id.is_some() => {
+            None if remap == Remap::No
+                && file.source_file_id.is_some()
+                && file.withdrawal.is_none() =>
+            {
                 result.removed.push(file);
             }
             None => result.changes.push(Change::Add(file)),
@@ -161,6 +164,7 @@ mod tests {
             stored: StoredState::default(),
             outcome: None,
             absent: false,
+            withdrawal: None,
         }
     }
 

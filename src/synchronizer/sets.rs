@@ -1,9 +1,9 @@
-//! Decides whether a set of files, such as a shapefile, is whole, so that a run may read its master.
+//! Decides whether a set of files, such as a shapefile, is whole, so that a run may read its main file.
 //!
-//! Input: the masters that wait for a run, with their companions, from the ledger. A set is whole when every companion
-//! is in storage at its newest version and none that the format requires is missing. A master of any other set is put
-//! off, and fails when the set does not become whole in time; the ledger makes it wait for a run again when a companion
-//! changes. The decision is pure.
+//! Input: the main files that wait for a run, with their companions, from the ledger. A set is whole when every
+//! companion is in storage at its newest version and none that the format requires is missing. A main file of any other
+//! set is put off, and fails when the set does not become whole in time; the ledger makes it wait for a run again when a
+//! companion changes. The decision is pure.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::names::QuotedPath;
 use crate::next_attempt;
 use crate::selection::{self, Lacking};
 
-/// What follows for a master that waits for a run.
+/// What follows for a main file that waits for a run.
 #[derive(Debug)]
 enum Verdict {
     /// It may be run.
@@ -37,12 +37,12 @@ enum Verdict {
 pub(super) enum Sets {
     /// Those that are whole may be run; nothing was put off.
     Accepted,
-    /// Some masters were put off, or failed.
+    /// Some main files were put off, or failed.
     Refused,
 }
 
 impl Synchronizer {
-    /// Puts off or fails the masters whose set is not whole.
+    /// Puts off or fails the main files whose set is not whole.
     pub(super) async fn check_sets(
         &self,
         connection: &ConnectionRecord,

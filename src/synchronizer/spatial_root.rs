@@ -251,6 +251,7 @@ mod tests {
                 },
                 outcome,
                 absent,
+                withdrawal: None,
             };
             assert_eq!(state(Some(&file)), expected, "{job:?} {outcome:?} {absent}");
         }

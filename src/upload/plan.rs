@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::error::Unfit;
 use crate::config::OnRename;
 use crate::ids::StorageFileId;
-use crate::ledger::{self, Fingerprint, Stage, StoredContent, UploadJob};
+use crate::ledger::{self, Fingerprint, Stage, StoredContent, UploadJob, Withdrawal};
 use crate::next_attempt::after;
 use crate::stored_content::Content;
 
@@ -80,6 +80,8 @@ pub(super) enum Step {
         /// The storage file.
         storage_file_id: StorageFileId,
     },
+    /// Restore the storage file, which may be in the recycle bin because the local file was gone.
+    Restore,
     /// Give the storage file the name and folder that belong to the path.
     Relocate,
     /// Look for the known file that this one was before.
@@ -95,6 +97,9 @@ pub(super) fn next_step(job: &UploadJob, findings: &Findings, limit: u64) -> Ste
     let opened = findings.opened;
     if findings.new_file == NewFileIs::Placed {
         return Step::Transfer;
+    }
+    if job.withdrawal.is_some_and(Withdrawal::may_be_deleted) {
+        return Step::Restore;
     }
     if job.relocation.is_some() && !findings.relocated {
         return Step::Relocate;

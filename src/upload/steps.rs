@@ -4,7 +4,7 @@
 //! effect could be lost with its answer, so a process that is killed anywhere continues at its next start.
 
 use jiff::Timestamp;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::destination::{Route, SameContent, UploadPlan};
@@ -134,6 +134,7 @@ impl Shared {
         loop {
             let Attempt { job, findings, .. } = &mut attempt;
             match plan::next_step(job, findings, limit) {
+                Step::Restore => self.restore(watch, job).await?,
                 Step::Relocate => {
                     self.relocate(watch, job, &below, &name).await?;
                     findings.relocated = true;
@@ -177,6 +178,35 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Gets the storage file back from the recycle bin. If that is not possible, the file is uploaded as a new one.
+    async fn restore(&self, watch: &Watch, job: &mut TrackedJob<'_>) -> Result<(), UploadError> {
+        let path = QuotedPath(&job.path);
+        let restored = match &job.storage_file_id {
+            Some(id) => match self.client.restore_file(id).await {
+                Ok(()) => {
+                    failpoint("storage file of a returned file restored");
+                    self.client.file(id).await
+                }
+                Err(error) => Err(error),
+            }
+            .map(Some),
+            None => Ok(None),
+        };
+        match restored {
+            Ok(Some(file)) => {
+                info!(watch = %watch.name, %path, storage_file = file.id.as_str(), "storage file restored: the file is back");
+                job.record_restored(stored_content::stamp(&file)).await?;
+            }
+            Ok(None) => job.record_not_restored("it has no storage file").await?,
+            Err(error) if matches!(error.status(), Some(400 | 403 | 404 | 409 | 422)) => {
+                warn!(watch = %watch.name, %path, %error, hint = error.hint(), "storage file cannot be restored; uploading the file as a new one");
+                job.record_not_restored(&error.to_string()).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     /// Finds a destination, sends the bytes and completes the upload.

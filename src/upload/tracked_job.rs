@@ -58,6 +58,11 @@ impl<'a> TrackedJob<'a> {
     /// The storage file is gone or unusable: everything known of it is void.
     pub(super) async fn forget_storage_file(&mut self) -> Result<(), Error> {
         self.ledger.forget_storage_file(self.job.file).await?;
+        self.void_storage_file();
+        Ok(())
+    }
+
+    fn void_storage_file(&mut self) {
         self.job.storage_file_id = None;
         self.job.stored = None;
         self.job.stamp = StorageStamp::default();
@@ -67,6 +72,25 @@ impl<'a> TrackedJob<'a> {
         self.job.stage = (Stage::Planned, Timestamp::UNIX_EPOCH);
         self.job.marker = None;
         self.job.written = None;
+    }
+
+    /// The storage file is back from the recycle bin, and has this stamp.
+    pub(super) async fn record_restored(&mut self, stamp: StorageStamp) -> Result<(), Error> {
+        self.ledger
+            .record_restored(self.job.file, &stamp, clock::now())
+            .await?;
+        self.job.withdrawal = None;
+        self.job.stamp = stamp;
+        Ok(())
+    }
+
+    /// The storage file cannot be had back: everything known of it is void.
+    pub(super) async fn record_not_restored(&mut self, reason: &str) -> Result<(), Error> {
+        self.ledger
+            .record_not_restored(self.job.file, reason, clock::now())
+            .await?;
+        self.job.withdrawal = None;
+        self.void_storage_file();
         Ok(())
     }
 

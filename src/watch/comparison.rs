@@ -15,7 +15,9 @@ use super::scan::{Listing, Summary};
 use super::schedule::Confirmation;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
-use crate::ledger::{self, Absence, Absent, Changes, Known, Ledger, ListingPart, Ready, WatchId};
+use crate::ledger::{
+    self, Absence, Absent, Changes, Known, Ledger, ListingPart, Ready, RootIdentity, WatchId,
+};
 
 /// The comparison of one root's scans.
 #[derive(Debug)]
@@ -176,18 +178,21 @@ impl Comparison {
         let identity = identity.to_string();
         let before = self.ledger.root_identity(self.id).await?;
         if summary.files > 0 {
+            self.missing_in_known_folders(summary).await?;
             if before.as_deref() != Some(&identity) {
-                self.ledger.record_root_identity(self.id, &identity).await?;
+                let found = match (&before, self.absent.missing + self.absent.gone) {
+                    (None, _) | (_, 0) => RootIdentity::Complete,
+                    (Some(_), _) => RootIdentity::Incomplete,
+                };
+                self.ledger
+                    .record_root_identity(self.id, &identity, found)
+                    .await?;
             }
         } else if before.is_some_and(|before| before != identity) {
             // Empty, and not the folder in which files were found: an unmounted share, not a deletion.
             return Ok(());
-        }
-        let known = self.ledger.known_folders(self.id).await?;
-        for dir in self.listed.unlisted_folders(known, &summary.problems) {
-            let files = self.known_files(&dir).await?;
-            let absent = absence::absent(&self.watch.scope, &dir, files.iter());
-            self.record_absent(&dir, &absent).await?;
+        } else {
+            self.missing_in_known_folders(summary).await?;
         }
         let Absent {
             gone,
@@ -200,6 +205,17 @@ impl Comparison {
         if missing > 0 {
             self.confirmation = Confirmation::Needed;
             debug!(watch = %self.watch.name, missing, "known files were not found; scanning again to confirm");
+        }
+        Ok(())
+    }
+
+    /// Records the files of known folders that were not there.
+    async fn missing_in_known_folders(&mut self, summary: &Summary) -> Result<(), ledger::Error> {
+        let known = self.ledger.known_folders(self.id).await?;
+        for dir in self.listed.unlisted_folders(known, &summary.problems) {
+            let files = self.known_files(&dir).await?;
+            let absent = absence::absent(&self.watch.scope, &dir, files.iter());
+            self.record_absent(&dir, &absent).await?;
         }
         Ok(())
     }

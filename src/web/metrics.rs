@@ -32,7 +32,7 @@ const OUTCOMES: [Outcome; 6] = [
 /// A gauge with one value for each watch: its name, what it means, and its value.
 type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
 
-const WATCH_GAUGES: [WatchGauge; 6] = [
+const WATCH_GAUGES: [WatchGauge; 8] = [
     (
         "files_synchronized",
         "Files synchronized in their current version.",
@@ -47,6 +47,16 @@ const WATCH_GAUGES: [WatchGauge; 6] = [
         "files_gone",
         "Known files that are gone from the folder or no longer selected.",
         |watch| watch.counts.gone,
+    ),
+    (
+        "deletions_suspended",
+        "Deleted files that stay in the iModel until the operator decides.",
+        |watch| watch.deletions.suspended.map_or(0, |one| one.files),
+    ),
+    (
+        "deletions_refused",
+        "Deleted files that the platform refuses to remove or to restore.",
+        |watch| watch.deletions.refused,
     ),
     (
         "watch_suspended",

@@ -232,6 +232,7 @@ async fn between_any_two_steps(cut: Cut) {
         &[MISSING, UNMAPPED][..],
         &super::renames::POINTS,
         &super::named_versions::POINTS,
+        &super::withdrawal::POINTS,
     ]
     .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));

@@ -53,4 +53,5 @@ mod state_directory;
 mod support;
 mod systemd;
 mod undocumented;
+mod withdrawal;
 mod workflow;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::common::tools;
 use crate::support::{Site, platform};
 
-/// Files below the folder of the test tools, and the connector that they get by default.
+/// Files below the folder of the test tools or of this project, and the connector that they get by default.
 const FILES: [(&str, &str); 12] = [
     ("crates/acadrust/tests/anonymous-names.dwg", "DWG"),
     ("crates/acadrust/tests/datatable/point_object_id.dxf", "DWG"),
@@ -13,7 +13,10 @@ const FILES: [(&str, &str); 12] = [
         "crates/acadrust/tests/fixtures/r12/cad-created/native-geometry.dxf",
         "DWG",
     ),
-    ("crates/ifc_rs/resources/wall-standard-case.ifc", "IFC"),
+    (
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/house.ifc"),
+        "IFC",
+    ),
     ("crates/obj-rs/tests/fixtures/cube.obj", "MSTN"),
     ("crates/kml/tests/fixtures/sample.kml", "GEOSPATIAL"),
     (

@@ -396,7 +396,7 @@ async fn a_companion_that_is_deleted_fails_the_shapefile_only_when_it_changes() 
 }
 
 #[tokio::test]
-async fn a_companion_without_its_master_is_stored_and_never_an_error() {
+async fn a_companion_without_its_main_file_is_stored_and_never_an_error() {
     let (site, folder) = impatient_site().await;
     write_set(&folder, &["lots.dbf", "lots.shx"], "one");
     let done = site.run(&["run", "--once"]).await;
@@ -439,7 +439,7 @@ async fn a_companion_that_cannot_be_stored_fails_its_shapefile_with_the_reason()
 }
 
 #[tokio::test]
-async fn companions_of_the_configuration_are_stored_beside_their_master() {
+async fn companions_of_the_configuration_are_stored_beside_their_main_file() {
     let mut switches = Switches::default();
     switches.geospatial_companions = GeospatialCompanions::Ignored;
     let mut site = Site::new(platform().switches(switches)).await;

@@ -55,6 +55,10 @@ async fn waits(site: &Site, daemon: &Daemon, text: &str) {
 #[tokio::test]
 async fn the_spatial_root_is_run_first_and_alone() {
     let (site, folder) = site().await;
+    let checked = site.run(&["check"]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let missing = "spatial root \"Site/GCS.dgn\" is not in the folder of watch \"north\"";
+    assert!(checked.out.contains(missing), "{checked:?}");
     write(&folder.join("a.dgn"), "a");
     write(&folder.join("b.ifc"), "b");
     let daemon = site.start();

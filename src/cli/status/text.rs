@@ -167,16 +167,18 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
             .unwrap_or_default();
         line(out, &format!("  suspended{retry}: {reason}"));
     }
+    for deletions in &watch.deletions {
+        let text = format!("{}: {}", deletions.state, deletions.reason);
+        hinted(out, &text, deletions.hint.as_deref());
+    }
     imodel_text(out, watch, now);
     for file in &watch.unfinished {
         let why = match &file.reason {
             Some(reason) => format!("{reason}; retrying"),
             None => "still being written".to_owned(),
         };
-        line(out, &format!("  new     {}  {why}", shown(&file.path)));
-        if let Some(hint) = &file.hint {
-            line(out, &format!("          hint:   {hint}"));
-        }
+        let text = format!("new     {}  {why}", shown(&file.path));
+        hinted(out, &text, file.hint.as_deref());
     }
 }
 
@@ -212,10 +214,7 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         );
     }
     if let Some(root) = &watch.spatial_root {
-        line(out, &format!("  {}", root.text));
-        if let Some(hint) = &root.hint {
-            line(out, &format!("          hint: {hint}"));
-        }
+        hinted(out, &root.text, root.hint.as_deref());
     }
     if let Some(version) = &watch.named_version {
         line(out, &format!("  iModel  {}", version.text));
@@ -224,18 +223,20 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         }
     }
     if let Some(found) = &watch.source_files {
-        line(out, &format!("  iModel  {}", found.text));
-        if let Some(hint) = found.hint {
-            line(out, &format!("          hint: {hint}"));
-        }
+        hinted(out, &format!("iModel  {}", found.text), found.hint);
+    }
+}
+
+fn hinted(out: &mut String, text: &str, hint: Option<&str>) {
+    line(out, &format!("  {text}"));
+    if let Some(hint) = hint {
+        line(out, &format!("          hint: {hint}"));
     }
 }
 
 fn folder(watch: &WatchView, now: Timestamp) -> String {
     let mut text = match watch.root {
-        "ok" => "ok".to_owned(),
-        "polled" => "polled".to_owned(),
-        "degraded" => "degraded".to_owned(),
+        known @ ("ok" | "polled" | "degraded") => known.to_owned(),
         _ => "unavailable".to_owned(),
     };
     if let Some(note) = watch.note.as_ref().filter(|_| watch.root != "polled") {

@@ -30,6 +30,7 @@ fn file(run_attempts: u32) -> ConnectionFile {
         },
         outcome: None,
         absent: false,
+        withdrawal: None,
     }
 }
 

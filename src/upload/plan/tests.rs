@@ -47,6 +47,7 @@ fn new_job() -> UploadJob {
         send_again: false,
         stamp: StorageStamp::default(),
         relocation: None,
+        withdrawal: None,
         written: None,
     }
 }

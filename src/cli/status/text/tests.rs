@@ -94,6 +94,7 @@ fn watch() -> WatchView {
         source_files: None,
         spatial_root: None,
         named_version: None,
+        deletions: Vec::new(),
         unfinished: Vec::new(),
     }
 }
@@ -131,6 +132,7 @@ fn file(path: &str) -> FileView {
         issues: None,
         absence: None,
         absent_since: None,
+        withdrawal: None,
         failure: None,
         reason: None,
         hint: None,

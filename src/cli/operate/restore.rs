@@ -1,0 +1,89 @@
+//! `itwin-syncd restore`: brings back files that are gone from their folder.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Error, Reached, files_word, finish, list, load, reach, shown};
+use crate::cli::{ConfigArgument, matching, print_line};
+use crate::config::ReadOnlyConfig;
+use crate::control::Command;
+use crate::ledger::{Absence, FileReport, Ledger, Withdrawal};
+use crate::state_directory;
+use crate::status_view;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Restore {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Files or folders by path, or globs such as '*.dwg' on paths relative to their watch
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Show what would be done, without doing it
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(in crate::cli) async fn restore(arguments: &Restore) -> u8 {
+    let config = match load(&arguments.config.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    finish(restore_with(arguments, &config).await, &config)
+}
+
+async fn restore_with(arguments: &Restore, config: &ReadOnlyConfig) -> Result<(), Error> {
+    let state = &config.state.path;
+    // Before dropping privileges, as for `retry`.
+    let meanings = matching::meanings(&arguments.files, &config.watches);
+    state_directory::act_as_owner(state)?;
+    let ledger = Ledger::read(state).await?;
+    let chosen = matching::files(&meanings, &ledger).await?;
+    let (lost, rest): (Vec<&FileReport>, Vec<&FileReport>) =
+        chosen.iter().partition(|file| can_be_restored(file));
+    list(&rest, |file| {
+        let word = status_view::word(file);
+        format!("{} {word}: nothing to restore", shown(file))
+    });
+    list(&lost, |file| {
+        let how = match file.withdrawal {
+            Some(Withdrawal::Deleting | Withdrawal::Deleted) => {
+                "restore its storage file from the recycle bin, and map it again"
+            }
+            Some(Withdrawal::Unmapping | Withdrawal::Unmapped) => "map its storage file again",
+            _ => "keep it in the iModel",
+        };
+        format!("{} {}: {how}", shown(file), status_view::word(file))
+    });
+    let word = files_word(lost.len() as u64);
+    if arguments.dry_run {
+        print_line(&format!("would restore {word}"));
+        return Ok(());
+    }
+    if lost.is_empty() {
+        print_line("nothing to restore");
+        return Ok(());
+    }
+    let files = lost.iter().map(|file| file.id.to_string()).collect();
+    print_line(&match reach(state, Command::Restore { files }).await? {
+        Reached::Daemon(count) => format!(
+            "restoring {}; `itwin-syncd status FILE` shows the result",
+            files_word(count)
+        ),
+        Reached::Ledger(count) => format!(
+            "{} will be restored when the daemon starts: it is not running",
+            files_word(count)
+        ),
+    });
+    Ok(())
+}
+
+/// Whether the file is gone from its folder, and was or may be taken out of the iModel.
+fn can_be_restored(file: &FileReport) -> bool {
+    let is_gone = matches!(file.absence, Some((Absence::Gone, _)));
+    let is_restored = matches!(
+        file.withdrawal,
+        Some(Withdrawal::Restoring | Withdrawal::Restored)
+    );
+    is_gone && !is_restored && file.storage_file_id.is_some()
+}

@@ -1,0 +1,129 @@
+//! What a start would do to files that are gone from their folder.
+//!
+//! In: what the ledger knows of a watch, and what its folder holds. Out: lines of text. It does not read when a file
+//! was missed first; the delay is named instead.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use crate::cli::print_line;
+use crate::config::{self, OnDelete, Watch};
+use crate::ledger::{Deletions, FileReport, Ready, Withdrawal};
+use crate::names::QuotedPath;
+use crate::text::plural;
+use crate::watch::Survey;
+
+/// The files of a watch that are gone.
+pub(super) struct Gone<'r> {
+    files: Vec<&'r FileReport>,
+    /// How many are there.
+    present: u64,
+    listing: Listing,
+}
+
+/// How far the folder of a watch was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    Whole,
+    Partial,
+}
+
+/// Whether something is left to do for a file that is gone.
+fn is_left(on_delete: OnDelete, file: &FileReport) -> bool {
+    match (on_delete, file.withdrawal) {
+        (OnDelete::Keep, _) | (_, Some(Withdrawal::Restoring | Withdrawal::Restored)) => false,
+        (OnDelete::Unmap, done) => {
+            file.connector.is_some() && done.is_none_or(|done| done == Withdrawal::Unmapping)
+        }
+        (OnDelete::Remove, done) => done != Some(Withdrawal::Deleted),
+    }
+}
+
+impl<'r> Gone<'r> {
+    /// Files that storage has, that the watch selects, and that are not in the folder: neither under their name nor, as
+    /// `renamed` says, under another one.
+    pub(super) fn find(
+        watch: &Watch,
+        survey: &Survey,
+        files: &[Ready],
+        reports: &HashMap<&PathBuf, &'r FileReport>,
+        renamed: &HashMap<PathBuf, PathBuf>,
+    ) -> Self {
+        let there: HashSet<&PathBuf> = files.iter().map(|file| &file.path).collect();
+        let origins: HashSet<&PathBuf> = renamed.values().collect();
+        let mut gone: Vec<&FileReport> = reports
+            .values()
+            .copied()
+            .filter(|file| file.storage_file_id.is_some() && watch.scope.selects(&file.path))
+            .filter(|file| !there.contains(&file.path) && !origins.contains(&file.path))
+            .collect();
+        gone.sort_by(|one, other| one.path.cmp(&other.path));
+        Self {
+            files: gone,
+            present: files.len() as u64,
+            listing: if survey.problems.is_empty() {
+                Listing::Whole
+            } else {
+                Listing::Partial
+            },
+        }
+    }
+
+    /// Prints what happens to these files.
+    pub(super) fn show(&self, watch: &Watch, max_deletes: u64) {
+        if self.listing == Listing::Partial {
+            if !self.files.is_empty() && watch.on_delete != OnDelete::Keep {
+                print_line(
+                    "  nothing is removed from the platform while parts of the folder cannot be read",
+                );
+            }
+            return;
+        }
+        let (left, kept): (Vec<&FileReport>, Vec<&FileReport>) = self
+            .files
+            .iter()
+            .partition(|file| is_left(watch.on_delete, file));
+        let connection = &watch.connection;
+        for file in &left {
+            let what = match (watch.on_delete, &file.connector) {
+                (OnDelete::Remove, Some(_)) => {
+                    format!("unmap from connection {connection:?}, run, delete its storage file")
+                }
+                (OnDelete::Remove, None) => "delete its storage file".to_owned(),
+                (OnDelete::Keep | OnDelete::Unmap, _) => {
+                    format!("unmap from connection {connection:?}")
+                }
+            };
+            print_line(&format!(
+                "  {:<13} {}  {what}",
+                "gone",
+                QuotedPath(&file.path)
+            ));
+        }
+        if !kept.is_empty() {
+            let files = plural(kept.len() as u64, "file is", "files are");
+            print_line(&format!("  {files} gone; nothing changes on the platform"));
+        }
+        if left.is_empty() {
+            return;
+        }
+        let count = left.len() as u64;
+        let files = plural(count, "file", "files");
+        let then = match watch.on_delete {
+            OnDelete::Remove => " and deleted from storage",
+            OnDelete::Keep | OnDelete::Unmap => "",
+        };
+        let after = config::show_duration(&watch.delete_after);
+        print_line(&format!(
+            "  {files} will be unmapped from connection {connection:?}{then} after being gone for {after}; whether elements \
+         leave the iModel is up to the platform"
+        ));
+        let (allowed, _) = Deletions::allowed(max_deletes, self.present, count);
+        if count > allowed {
+            print_line(&format!(
+                "  too many at once (limit {allowed}): they wait for `itwin-syncd resume {}`",
+                watch.name
+            ));
+        }
+    }
+}
