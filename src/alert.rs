@@ -309,6 +309,20 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             });
         }
     }
+    if let Some(version) = &watch.named_version
+        && version.severe
+        && let Some(reason) = &version.reason
+    {
+        all.push(AlertProblem {
+            kind: "imodel",
+            hint: version.hint.clone(),
+            ..folder(
+                "named version",
+                true,
+                format!("iModel {}: {reason}", watch.imodel_id),
+            )
+        });
+    }
     for trouble in watch.deletions.troubles(&watch.name) {
         all.push(AlertProblem {
             kind: "watch",
@@ -364,8 +378,8 @@ mod tests {
 
     use super::*;
     use crate::ledger::{
-        BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, RunSummary,
-        SpatialRootWait, WindowWait,
+        BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions,
+        NamedVersionReport, RunSummary, SpatialRootWait, WindowWait,
     };
 
     fn watch() -> WatchReport {
@@ -383,6 +397,7 @@ mod tests {
             spatial_root: None,
             upload_wait: None,
             run_wait: None,
+            named_version: None,
             deletions: DeletionReport::default(),
             former_imodels: Vec::new(),
             counts: Counts::default(),
@@ -422,6 +437,16 @@ mod tests {
             }),
             ..watch()
         };
+        let unnamed = |severe| WatchReport {
+            named_version: Some(NamedVersionReport {
+                last: None,
+                note: None,
+                reason: Some("cannot create a named version: 403".to_owned()),
+                hint: Some("assign a role".to_owned()),
+                severe,
+            }),
+            ..watch()
+        };
         let deleted = |deletions| WatchReport {
             deletions,
             ..watch()
@@ -458,6 +483,8 @@ mod tests {
                 }),
                 ..watch()
             },
+            unnamed(false),
+            unnamed(true),
             deleted(DeletionReport {
                 suspended: Some(Deletions {
                     files: 45,

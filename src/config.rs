@@ -17,6 +17,7 @@ mod folders;
 mod hooks;
 mod imodels;
 mod mail;
+mod named_versions;
 mod network;
 mod notifications;
 mod raw;
@@ -97,6 +98,44 @@ pub struct Imodel {
     pub id: ImodelId,
     /// The file that an empty iModel gets first and alone.
     pub spatial_root: Option<SpatialRoot>,
+    /// When and how the service creates named versions of it; None if never.
+    pub named_version: Option<NamedVersion>,
+}
+
+/// The named versions that the service creates of an iModel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedVersion {
+    /// When.
+    pub when: NamedVersionTime,
+    /// With placeholders, all of which are in [`NamedVersion::PLACEHOLDERS`].
+    pub name: String,
+    /// The same.
+    pub description: String,
+    /// Also after a run that left files that were not synchronized.
+    pub when_partial: bool,
+}
+
+/// When a named version is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedVersionTime {
+    /// After each run.
+    EachRun,
+    /// At this time of day, by the clock of this machine.
+    DailyAt(jiff::civil::Time),
+}
+
+impl NamedVersion {
+    /// What a name or a description may have in braces.
+    pub const PLACEHOLDERS: [&'static str; 6] = ["date", "time", "run", "count", "watch", "files"];
+
+    /// When it is created, as text.
+    #[must_use]
+    pub fn when_text(&self) -> String {
+        match self.when {
+            NamedVersionTime::EachRun => "after each run".to_owned(),
+            NamedVersionTime::DailyAt(time) => format!("every day at {}", time.strftime("%H:%M")),
+        }
+    }
 }
 
 /// A file of a watch.

@@ -7,9 +7,10 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
-//! `runs`, `references`, `spatial_roots`, `run_results`, `results`; `withdrawals`, `restorations`. For the operator:
-//! `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For reports: `overview`,
-//! `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `hook_results`, `retention`.
+//! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`. For
+//! the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For reports:
+//! `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `hook_results`,
+//! `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -46,6 +47,7 @@ mod inactive;
 mod known_files;
 mod lock;
 mod mappings;
+mod named_versions;
 mod overview;
 mod problems;
 mod references;
@@ -106,6 +108,9 @@ pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
 pub use mappings::{LastReader, Mapping};
+pub use named_versions::{
+    NamedVersionReport, Naming, NamingFailure, Unnamed, VersionFiles, VersionIntent,
+};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use references::{Displaced, Surplus, SurplusCause};

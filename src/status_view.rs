@@ -15,8 +15,8 @@ use serde::Serialize;
 use crate::connector_type::ConnectorType;
 use crate::ledger::{
     Absence, BlockingRun, Counts, DeletionState, FailureKind, FileHistory, FileReport,
-    HistoryEntry, HistoryEvent, Inactive, JobState, Outcome, Overview, ResultReport, RootState,
-    RunEntry, RunEvent, RunSummary, Step, WatchReport, Withdrawal,
+    HistoryEntry, HistoryEvent, Inactive, JobState, NamedVersionReport, Outcome, Overview,
+    ResultReport, RootState, RunEntry, RunEvent, RunSummary, Step, WatchReport, Withdrawal,
 };
 use crate::local_time;
 use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
@@ -48,6 +48,8 @@ pub(crate) struct WatchView {
     pub(crate) spatial_root: Option<SpatialRootView>,
     /// Files that wait for a time of day.
     pub(crate) waits: Vec<WaitView>,
+    /// The named versions of its iModel; None if the configuration requests none.
+    pub(crate) named_version: Option<NamedVersionView>,
     /// Deleted files that are not handled as configured.
     pub(crate) deletions: Vec<DeletionsView>,
     /// The source files of its iModel.
@@ -107,6 +109,19 @@ pub(crate) struct WaitView {
     pub(crate) overdue: bool,
     /// The same as text.
     pub(crate) text: String,
+}
+
+/// The last named version of an iModel, and how the last attempt to create one ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NamedVersionView {
+    pub(crate) name: Option<String>,
+    pub(crate) created_at: Option<Timestamp>,
+    pub(crate) files: Option<u64>,
+    /// All of it as text.
+    pub(crate) text: String,
+    /// Why the last attempt failed.
+    pub(crate) reason: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 /// Deleted files that are not handled as configured.
@@ -466,6 +481,18 @@ pub(crate) fn uploads(now: &RuntimeStatus) -> Vec<UploadView> {
         .collect()
 }
 
+fn named_version_view(version: &NamedVersionReport) -> NamedVersionView {
+    let last = version.last.as_ref();
+    NamedVersionView {
+        name: last.map(|(name, _, _)| name.clone()),
+        created_at: last.map(|(_, at, _)| *at),
+        files: last.map(|(_, _, files)| *files),
+        text: version.text(),
+        reason: version.reason.clone(),
+        hint: version.hint.clone(),
+    }
+}
+
 pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> WatchView {
     let live: Option<&RootStatus> = now.and_then(|now| now.roots.get(&watch.name));
     let inactive = watch.inactive.as_ref().filter(|_| watch.configured);
@@ -494,6 +521,7 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             hint: wait.hint(&watch.name),
         }),
         waits: waits(watch, crate::clock::now()),
+        named_version: watch.named_version.as_ref().map(named_version_view),
         deletions: watch
             .deletions
             .troubles(&watch.name)

@@ -11,11 +11,13 @@
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
 //! counted as ours. A master is run only with its whole set (`sets`). Files that are gone from their folder are taken
 //! out of the connection and of storage, if their watch says so (`withdrawal`, `surplus`).
+//! `named_versions` names what runs have brought.
 
 mod batching;
 mod blocking;
 mod connection;
 mod displaced;
+mod named_versions;
 mod outcome;
 mod periodic_check;
 mod reconcile;
@@ -25,6 +27,7 @@ mod sets;
 mod spatial_root;
 mod storage_check;
 mod surplus;
+mod version_rules;
 mod window;
 mod withdrawal;
 
@@ -94,6 +97,8 @@ pub struct Settings {
     pub spatial_roots: BTreeMap<ImodelId, config::SpatialRoot>,
     /// The windows of runs of each iModel that has any.
     pub schedules: config::RunSchedules,
+    /// The named versions of each iModel that has any.
+    pub named_versions: BTreeMap<ImodelId, config::NamedVersion>,
     /// The selection of each watch, by its name.
     pub scopes: HashMap<String, Scope>,
 }
@@ -156,6 +161,7 @@ pub struct Synchronizer {
     run_wait: Option<Option<WindowWait>>,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
+    naming: named_versions::Attempts,
     /// When deleted files are looked for again, and how often in a row that failed.
     withdraw_not_before: Instant,
     withdrawal_failures: u32,
@@ -202,6 +208,7 @@ impl Synchronizer {
             root_wait: None,
             run_wait: None,
             found_empty: None,
+            naming: named_versions::Attempts::new(),
             withdraw_not_before: Instant::now(),
             withdrawal_failures: 0,
         }
@@ -224,6 +231,7 @@ impl Synchronizer {
                     self.check_not_before = Instant::now();
                     self.withdraw_not_before = Instant::now();
                     self.poll_blocking_soon();
+                    self.naming.at_once();
                 }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
@@ -260,6 +268,12 @@ impl Synchronizer {
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
         }
+        let naming = self.name_version().await?;
+        Ok(self.next_run().await?.min(naming))
+    }
+
+    /// Starts a run if one is due, or checks the platform.
+    async fn next_run(&mut self) -> Result<Duration, ledger::Error> {
         let left = self.not_before.saturating_duration_since(Instant::now());
         if !left.is_zero() {
             return Ok(left);

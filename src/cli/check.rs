@@ -357,6 +357,19 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
     }
 }
 
+/// When named versions of an iModel are created.
+fn named_version(config: &Config, imodel_id: &ImodelId) {
+    let mut imodels = config.imodels.iter();
+    let imodel = imodels.find(|imodel| imodel.id == *imodel_id);
+    if let Some(version) = imodel.and_then(|imodel| imodel.named_version.as_ref()) {
+        Report::ok(&format!(
+            "iModel {imodel_id}: gets a named version {}, {:?}",
+            version.when_text(),
+            version.name
+        ));
+    }
+}
+
 /// Whether the folder can be read and does not contain the file.
 async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
     let mut watches = config.watches.iter();
@@ -420,6 +433,7 @@ async fn platform(
                 let watched = watched.get(imodel_id).copied().unwrap_or_default();
                 source_files(report, config, client, imodel_id, &connections, watched).await;
                 spatial_root(report, config, client, imodel_id).await;
+                named_version(config, imodel_id);
             }
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }

@@ -248,6 +248,12 @@ async fn one(
             "spatial root of the iModel: synchronized first and alone, while the iModel is empty";
         explanation.lines.push(line.to_owned());
     }
+    let mut imodels = config.imodels.iter();
+    let imodel = imodels.find(|imodel| imodel.id == watch.imodel_id);
+    if let Some(version) = imodel.and_then(|imodel| imodel.named_version.as_ref()) {
+        let line = format!("named version of the iModel: {}", version.when_text());
+        explanation.lines.push(line);
+    }
     explanation
         .lines
         .extend(content::doubts(&watch.scope.decide(&below)));

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Report, Section};
+use super::named_versions::named_version;
 use super::schedule::{self, RunSchedules, Schedule};
 use super::sections::KEYS;
 use super::values::{self, InvalidValue};
@@ -36,10 +37,12 @@ pub(super) fn read<'d>(
         );
         let root = section.read("spatial_root", spatial_root);
         let windows = schedule::read(&mut section);
+        let version = section.read("named_version", named_version);
         let Some(id) = id else { continue };
         let imodel = Imodel {
             id: id.into(),
             spatial_root: root,
+            named_version: version.flatten(),
         };
         if let Some(bad) = mistake(&imodel, &imodels, watches) {
             section.add("id", bad);

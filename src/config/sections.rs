@@ -47,6 +47,7 @@ pub(super) const KEYS: &Keys = &[
         &[
             "id",
             "spatial_root",
+            "named_version",
             "run_window",
             "upload_window",
             "window_stale",

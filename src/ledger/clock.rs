@@ -66,7 +66,7 @@ pub(super) fn is_ahead(taken: i64, now: Timestamp) -> bool {
 }
 
 /// What the service does when the clock has jumped by `$1` milliseconds.
-const FOLLOW: [&str; 9] = [
+const FOLLOW: [&str; 10] = [
     "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, \
      failing_since = failing_since + $1, stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 \
      ELSE stage_at END",
@@ -79,12 +79,13 @@ const FOLLOW: [&str; 9] = [
     "UPDATE connections SET moved_at = CASE WHEN moved_at > 0 THEN moved_at + $1 ELSE moved_at \
      END, checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
     "UPDATE runs SET requested_at = requested_at + $1 WHERE phase <> 'ended'",
+    "UPDATE named_version_files SET at = at + $1",
     "UPDATE files SET absent_since = absent_since + $1 WHERE absence IS NOT NULL",
     "UPDATE watches SET scanned_at = scanned_at + $1",
 ];
 
 /// What a start corrects: times that were taken from a clock that was ahead of `$1` by more than [`SLACK`] (`$2`).
-const CORRECT: [&str; 7] = [
+const CORRECT: [&str; 8] = [
     "UPDATE jobs SET due_at = $1, pause = 0 WHERE due_at - pause > $2",
     "UPDATE jobs SET enqueued_at = $1 WHERE enqueued_at > $2",
     "UPDATE jobs SET stage_at = $1 WHERE stage_at > $2",
@@ -93,6 +94,7 @@ const CORRECT: [&str; 7] = [
      WHERE backoff_since > $2",
     "UPDATE connections SET moved_at = $1 WHERE moved_at > $2",
     "UPDATE watches SET sync_requested_at = $1 WHERE sync_requested_at > $2",
+    "UPDATE named_version_files SET at = $1 WHERE at > $2",
 ];
 
 impl Ledger {

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::former_source_files::former_imodels;
+use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
-    Inactive, JobState, Ledger, OnDelete, Outcome, RootState, SpatialRootState, SpatialRootWait,
-    Tx, WatchId, WindowWait, count_value, timestamp,
+    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, SpatialRootState,
+    SpatialRootWait, Tx, WatchId, WindowWait, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -45,6 +46,8 @@ pub struct WatchReport {
     pub upload_wait: Option<WindowWait>,
     /// What runs of its iModel wait for, if that is a time of day.
     pub run_wait: Option<WindowWait>,
+    /// The named versions of its iModel, if the configuration requests any.
+    pub named_version: Option<NamedVersionReport>,
     /// Its files that are gone, as far as they are or will be withdrawn.
     pub deletions: DeletionReport,
     /// The iModels that it went to before, and in which source files of it stayed.
@@ -207,6 +210,8 @@ struct WatchRow {
     uploads_wait_overdue: i64,
     run_waits_until: i64,
     run_wait_overdue: i64,
+    #[sqlx(flatten)]
+    named_version: NamedVersionRow,
     on_delete: OnDelete,
     delete_after: i64,
     deletions_suspended: i64,
@@ -295,6 +300,7 @@ impl WatchRow {
             },
             upload_wait: wait(self.uploads_wait_until, self.uploads_wait_overdue),
             run_wait: wait(self.run_waits_until, self.run_wait_overdue),
+            named_version: self.named_version.into_report(),
             deletions: DeletionReport {
                 on_delete: self.on_delete,
                 after: Duration::from_millis(count_value(self.delete_after)),
@@ -380,7 +386,9 @@ pub(super) async fn watches(
          (SELECT f.withdrawal_reason FROM files f WHERE f.watch_id = w.id \
          AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_reason, \
          (SELECT f.withdrawal_hint FROM files f WHERE f.watch_id = w.id \
-         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint FROM watches w \
+         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint, {NAMED_VERSION} \
+         FROM watches w \
+         LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \

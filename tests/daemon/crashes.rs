@@ -231,6 +231,7 @@ async fn between_any_two_steps(cut: Cut) {
     let tested_elsewhere = [
         &[MISSING, UNMAPPED, super::hooks::DELIVERED][..],
         &super::renames::POINTS,
+        &super::named_versions::POINTS,
         &super::withdrawal::POINTS,
         &super::moves_between_watches::POINTS,
     ]

@@ -33,6 +33,7 @@ mod mail;
 mod masters;
 mod messages;
 mod moves_between_watches;
+mod named_versions;
 mod network;
 mod no_spinning;
 mod operator;

@@ -95,6 +95,7 @@ fn watch() -> WatchView {
         former_imodels: Vec::new(),
         spatial_root: None,
         waits: Vec::new(),
+        named_version: None,
         deletions: Vec::new(),
         unfinished: Vec::new(),
     }
