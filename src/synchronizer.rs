@@ -334,22 +334,6 @@ impl Synchronizer {
         }
     }
 
-    /// No run starts for this long: checks the state of the platform if that is due.
-    async fn rest(
-        &mut self,
-        connections: &[ConnectionRecord],
-        pause: Duration,
-        now: Timestamp,
-    ) -> Result<Duration, ledger::Error> {
-        self.unblock().await?;
-        let next_check = self.check_if_due(connections, now).await?;
-        if next_check.is_zero() {
-            return Ok(Duration::ZERO);
-        }
-        self.at_rest = true;
-        Ok(pause.min(next_check).min(IDLE_MAX))
-    }
-
     /// Requests a run for the first connection that has something to run; the others follow after it.
     async fn start_run(
         &mut self,

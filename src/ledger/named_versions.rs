@@ -75,7 +75,7 @@ pub struct NamingFailure {
     pub reason: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// Somebody has to act.
+    /// The operator has to act.
     pub severe: bool,
     /// What was refused for good; None if it is tried again.
     pub refused: Option<String>,
@@ -92,7 +92,7 @@ pub struct NamedVersionReport {
     pub reason: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
-    /// Somebody has to act.
+    /// The operator has to act.
     pub severe: bool,
 }
 
@@ -166,7 +166,7 @@ struct NamingRow {
 }
 
 impl Ledger {
-    /// Whether the configuration requests named versions of an iModel. What was not named when it stops to is forgotten.
+    /// Whether the configuration requests named versions of an iModel. If not, what was not named yet is forgotten.
     pub async fn want_named_versions(&self, imodel: &ImodelId, wanted: bool) -> Result<(), Error> {
         self.db
             .write("record whether named versions are requested", async |tx| {

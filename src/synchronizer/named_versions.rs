@@ -23,7 +23,7 @@ use crate::retry::Class;
 /// A taken name gets a number, up to this one.
 const NUMBER_MAX: u32 = 9;
 
-/// Attempts in a row after which somebody should look at a temporary failure.
+/// Attempts in a row after which a temporary failure is reported to the operator.
 const FAILURES_SEVERE: u32 = 8;
 
 /// A run that is active at the time of day delays the version by this much.
