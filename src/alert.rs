@@ -330,6 +330,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             ..folder(trouble.state.as_str(), true, trouble.reason)
         });
     }
+    all.extend(of_runs(watch));
+    all
+}
+
+/// Runs of its iModel that take too long.
+fn of_runs(watch: &WatchReport) -> Vec<AlertProblem> {
+    let mut all = Vec::new();
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");

@@ -28,6 +28,19 @@ fn watch() -> WatchReport {
     }
 }
 
+fn unnamed(severe: bool) -> WatchReport {
+    WatchReport {
+        named_version: Some(NamedVersionReport {
+            last: None,
+            note: None,
+            reason: Some("cannot create a named version: 403".to_owned()),
+            hint: Some("assign a role".to_owned()),
+            severe,
+        }),
+        ..watch()
+    }
+}
+
 #[test]
 fn problems_of_a_watch() {
     let at = Timestamp::UNIX_EPOCH;
@@ -58,16 +71,6 @@ fn problems_of_a_watch() {
         spatial_root: Some(SpatialRootWait {
             path: "Site/GCS.dgn".to_owned(),
             state,
-        }),
-        ..watch()
-    };
-    let unnamed = |severe| WatchReport {
-        named_version: Some(NamedVersionReport {
-            last: None,
-            note: None,
-            reason: Some("cannot create a named version: 403".to_owned()),
-            hint: Some("assign a role".to_owned()),
-            severe,
         }),
         ..watch()
     };

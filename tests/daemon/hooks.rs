@@ -57,7 +57,7 @@ impl Receiver {
     /// Paths with their results, in the order in which they came.
     fn results(&self) -> Vec<String> {
         let bodies = self.bodies();
-        let files = bodies.iter().flat_map(|body| body["files"].as_array());
+        let files = bodies.iter().filter_map(|body| body["files"].as_array());
         let text = |file: &Value| {
             let word = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
             format!("{} {}", word("path"), word("result"))
