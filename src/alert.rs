@@ -1,16 +1,21 @@
 //! Alerts: a message when something fails, reminders while it lasts, and a message when it is resolved.
 //!
-//! Input: the current problems, from a read-only ledger. Output: messages to webhooks and programs. Each `[[alert]]` is
-//! a task of its own, so a slow receiver delays no other. A message that cannot be delivered is sent again with growing
-//! pauses, with the problems of that time. What was sent is recorded in the ledger, so that a restart sends nothing
-//! twice and forgets no resolution. A heartbeat calls an external monitor that reports when the calls stop.
+//! Input: the current problems, from a read-only ledger. Output: messages to webhooks, mail servers and programs. Each
+//! `[[alert]]` is a task of its own, so a slow receiver delays no other. A message that cannot be delivered is sent
+//! again with growing pauses, with the problems of that time. What was sent is recorded in the ledger, so that a
+//! restart sends nothing twice and forgets no resolution. A heartbeat calls an external monitor that reports when the
+//! calls stop.
 
+mod hook;
+mod mail;
 mod message;
 mod scheduler;
 mod send;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -19,10 +24,13 @@ use crate::error_chain::chain;
 use crate::ledger::{
     self, FailureKind, Inactive, Ledger, Problem, RootState, SpatialRootState, WatchReport,
 };
+use crate::local_time;
 use crate::names::QuotedPath;
 use crate::retry::Policy;
-use scheduler::{NotifiedState, Scheduler};
+use scheduler::{Event, NotifiedState, Scheduler};
 use send::Sender;
+
+pub use hook::run as run_hook;
 
 /// Problems that are read one by one; beyond that, only their number is reported.
 const PROBLEMS_MAX: u32 = 1000;
@@ -69,18 +77,29 @@ struct Problems {
     more: u64,
 }
 
+/// How to reach receivers.
+#[derive(Debug, Clone)]
+pub struct Receivers {
+    /// For webhooks.
+    pub http: reqwest::Client,
+    /// Certificates (DER) that mail servers may have, beside those that the system trusts.
+    pub certificates: Vec<Vec<u8>>,
+    /// Time limit for the dialog with a mail server.
+    pub dialog: Duration,
+}
+
 /// Runs one alert until `stop`. `reader` is a second ledger on the same directory.
 ///
 /// # Errors
 /// When the sent alerts cannot be read from the ledger at the start.
 pub async fn run(
     alert: config::Alert,
-    http: reqwest::Client,
+    receivers: Receivers,
     ledger: Ledger,
     reader: Ledger,
     stop: CancellationToken,
 ) -> Result<(), ledger::Error> {
-    let sender = Sender::new(&alert, http);
+    let sender = Sender::new(&alert, receivers);
     let notified = ledger.alert_memo(&alert.name).await?;
     let notified = notified.map_or_else(NotifiedState::default, |text| NotifiedState::read(&text));
     let mut scheduler = Scheduler::new(alert.group, alert.remind, notified);
@@ -124,6 +143,7 @@ pub async fn run(
                         alert = alert.name,
                         event = event.as_str(),
                         error = chain(&error),
+                        hint = error.hint(),
                         retry_seconds = pause.as_secs(),
                         "cannot deliver the alert: retrying"
                     );
@@ -136,6 +156,20 @@ pub async fn run(
             warn!(alert = alert.name, %error, "cannot record the sent alert: it may be repeated after a restart");
         }
     }
+}
+
+/// Sends one message that says it is a test.
+///
+/// # Errors
+/// Why it was not delivered, and what can be done about it.
+pub(crate) async fn test(
+    alert: &config::Alert,
+    receivers: Receivers,
+) -> Result<(), (String, Option<String>)> {
+    let sender = Sender::new(alert, receivers);
+    let (nothing, sent, now) = (Problems::default(), BTreeSet::new(), crate::clock::now());
+    let delivered = sender.send(Event::Test, &nothing, &sent, now).await;
+    delivered.map_err(|error| (chain(&error), error.hint()))
 }
 
 /// Calls the heartbeat URL until `stop`, as long as the ledger responds.
@@ -255,6 +289,40 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             )
         });
     }
+    for (stage, what, keys, wait) in [
+        (
+            "upload",
+            "the upload",
+            "upload_window or upload.rate",
+            watch.upload_wait,
+        ),
+        ("run", "a run", "run_window", watch.run_wait),
+    ] {
+        if let Some(wait) = wait.filter(|wait| wait.overdue) {
+            let until = local_time::label(wait.until, crate::clock::now(), &TimeZone::system());
+            let hint = format!("run `itwin-syncd sync {}`, or correct {keys}", watch.name);
+            let reason = format!("files wait until {until} for {what}, longer than window_stale");
+            all.push(AlertProblem {
+                kind: "watch",
+                hint: Some(hint),
+                ..folder(&format!("{stage} window"), true, reason)
+            });
+        }
+    }
+    if let Some(version) = &watch.named_version
+        && version.severe
+        && let Some(reason) = &version.reason
+    {
+        all.push(AlertProblem {
+            kind: "imodel",
+            hint: version.hint.clone(),
+            ..folder(
+                "named version",
+                true,
+                format!("iModel {}: {reason}", watch.imodel_id),
+            )
+        });
+    }
     for trouble in watch.deletions.troubles(&watch.name) {
         all.push(AlertProblem {
             kind: "watch",
@@ -262,6 +330,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             ..folder(trouble.state.as_str(), true, trouble.reason)
         });
     }
+    all.extend(of_runs(watch));
+    all
+}
+
+/// Runs of its iModel that take too long.
+fn of_runs(watch: &WatchReport) -> Vec<AlertProblem> {
+    let mut all = Vec::new();
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");
@@ -305,119 +380,4 @@ impl AlertProblem {
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::*;
-    use crate::ledger::{
-        BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, RunSummary,
-        SpatialRootWait,
-    };
-
-    fn watch() -> WatchReport {
-        WatchReport {
-            name: "north".to_owned(),
-            imodel_id: "c0ffee00".into(),
-            root: RootState::Ok,
-            note: None,
-            scanned_at: None,
-            inactive: None,
-            configured: true,
-            last_run: None,
-            blocked: None,
-            source_files: None,
-            spatial_root: None,
-            deletions: DeletionReport::default(),
-            former_imodels: Vec::new(),
-            counts: Counts::default(),
-        }
-    }
-
-    #[test]
-    fn problems_of_a_watch() {
-        let at = Timestamp::UNIX_EPOCH;
-        let inactive = |inactive| WatchReport {
-            inactive: Some(inactive),
-            ..watch()
-        };
-        let noted = |root, note: &str| WatchReport {
-            root,
-            note: Some(note.to_owned()),
-            ..watch()
-        };
-        let run = RunSummary {
-            id: Some("3d746129".to_owned()),
-            requested_at: at,
-            ended_at: None,
-            state: None,
-            result: None,
-            overdue: true,
-        };
-        let blocking = BlockingRun {
-            run: "25de0720".to_owned(),
-            connection: "theirs".to_owned(),
-            since: at,
-            overdue: true,
-        };
-        let waiting = |state| WatchReport {
-            spatial_root: Some(SpatialRootWait {
-                path: "Site/GCS.dgn".to_owned(),
-                state,
-            }),
-            ..watch()
-        };
-        let deleted = |deletions| WatchReport {
-            deletions,
-            ..watch()
-        };
-        let watches = [
-            noted(RootState::Unavailable, "host is down"),
-            noted(RootState::Degraded, "\"Secret\": permission denied"),
-            inactive(Inactive::Paused { since: at }),
-            inactive(Inactive::Suspended(BulkChange {
-                kind: ledger::BulkChangeKind::Changed,
-                files: 1204,
-                moves: 0,
-                limit: 1000,
-            })),
-            inactive(Inactive::BackingOff {
-                until: at,
-                reason: "the credentials were rejected".to_owned(),
-            }),
-            WatchReport {
-                last_run: Some(run),
-                ..watch()
-            },
-            WatchReport {
-                blocked: Some(blocking),
-                ..watch()
-            },
-            waiting(SpatialRootState::Pending),
-            waiting(SpatialRootState::Missing),
-            waiting(SpatialRootState::Failed),
-            deleted(DeletionReport {
-                suspended: Some(Deletions {
-                    files: 45,
-                    limit: 20,
-                    cause: DeletionCause::Bulk,
-                }),
-                ..DeletionReport::default()
-            }),
-            deleted(DeletionReport {
-                refused: 3,
-                reason: Some("cannot delete the storage file of \"a.dgn\": 403".to_owned()),
-                hint: Some("give the application a role".to_owned()),
-                ..DeletionReport::default()
-            }),
-        ];
-        let mut text = String::new();
-        for problem in watches.iter().flat_map(of_watch) {
-            let level = if problem.severe { "error" } else { "warn" };
-            text += &format!("{level} {}: {}\n", problem.place(), problem.reason);
-            if let Some(hint) = problem.hint {
-                text += &format!("  hint: {hint}\n");
-            }
-        }
-        insta::assert_snapshot!(text);
-    }
-}
+mod tests;

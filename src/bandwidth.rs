@@ -1,7 +1,8 @@
 //! Limits the rate at which content is sent: by the time of day, for the whole process.
 //!
 //! A sender acquires each chunk before it sends it. The limit is read again for every chunk, so each period begins and
-//! ends on its minute, also in nights when the clocks change.
+//! ends on its minute, also in nights when the clocks change. A limit of zero is a pause: no upload and no block
+//! begins, and those in progress end.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
+
+use crate::local_time::next_at;
 
 /// Waiting senders notice a changed limit within this time.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -30,20 +33,42 @@ pub struct Period {
     pub from: Time,
     /// It ends then; the next day, if this is not later than `from`.
     pub to: Time,
-    /// Bytes in a second; at least 1.
+    /// Bytes in a second; 0 is a pause.
     pub limit: u64,
 }
 
-/// The smallest limit of the periods that hold at a time of day. None: no limit.
-fn limit_at(periods: &[Period], time: Time) -> Option<u64> {
-    let holds = |period: &&Period| {
-        if period.from < period.to {
-            (period.from..period.to).contains(&time)
+impl Period {
+    fn holds(&self, time: Time) -> bool {
+        if self.from < self.to {
+            (self.from..self.to).contains(&time)
         } else {
-            time >= period.from || time < period.to
+            time >= self.from || time < self.to
         }
-    };
-    periods.iter().filter(holds).map(|one| one.limit).min()
+    }
+}
+
+/// The smallest limit of the periods that hold at a time of day, without pauses. None: no limit.
+fn limit_at(periods: &[Period], time: Time) -> Option<u64> {
+    let holds = periods.iter().filter(|period| period.holds(time));
+    holds.map(|one| one.limit).filter(|limit| *limit > 0).min()
+}
+
+/// When the pause ends in which uploads are at this time; None if they are in none.
+pub(crate) fn pause_end(periods: &[Period], now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    let mut end = None;
+    // One pause may begin before another ends; each ends at most once a day.
+    for _ in 0..=periods.len() {
+        let at = end.unwrap_or(now);
+        let time = time_of_day(at, zone.clone());
+        let pauses = periods
+            .iter()
+            .filter(|one| one.limit == 0 && one.holds(time));
+        let Some(next) = pauses.filter_map(|one| next_at(one.to, at, zone)).max() else {
+            break;
+        };
+        end = Some(next);
+    }
+    end
 }
 
 fn time_of_day(at: Timestamp, zone: TimeZone) -> Time {
@@ -114,6 +139,16 @@ impl BandwidthLimiter {
         }
         limit_at(&periods, (self.clock)())
     }
+
+    /// Whether nothing may begin at this time.
+    pub(crate) fn is_paused(&self) -> bool {
+        let periods = self.periods.lock().unwrap_or_else(PoisonError::into_inner);
+        if periods.iter().all(|period| period.limit > 0) {
+            return false;
+        }
+        let time = (self.clock)();
+        periods.iter().any(|one| one.limit == 0 && one.holds(time))
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +194,31 @@ mod tests {
                 "{at:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_pause_ends_when_no_pause_follows_it() {
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        let periods = [
+            period((7, 0), (12, 0), 0),
+            period((11, 0), (19, 0), 0),
+            period((20, 0), (22, 0), 5),
+            period((23, 0), (1, 0), 0),
+        ];
+        for (at, end) in [
+            ("2026-11-26T06:59+01", None),
+            ("2026-11-26T07:00+01", Some("2026-11-26T19:00+01")),
+            ("2026-11-26T18:59+01", Some("2026-11-26T19:00+01")),
+            ("2026-11-26T19:00+01", None),
+            ("2026-11-26T21:00+01", None),
+            ("2026-11-26T23:30+01", Some("2026-11-27T01:00+01")),
+        ] {
+            let now = at.parse().unwrap();
+            let end = end.map(|end| end.parse().unwrap());
+            assert_eq!(pause_end(&periods, now, &zone), end, "{at}");
+        }
+        assert_eq!(limit_at(&periods, time(8, 0, 0, 0)), None);
+        assert_eq!(limit_at(&periods, time(21, 0, 0, 0)), Some(5));
     }
 
     thread_local! {

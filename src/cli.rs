@@ -1,5 +1,6 @@
 //! The command line: parses arguments, calls the other modules and prints results. Decides nothing about files or jobs.
 
+mod alert;
 mod changes;
 mod check;
 mod demo;
@@ -112,6 +113,15 @@ enum Command {
     /// Watches are suspended by the bulk change guard and after rejected credentials. If deleted files wait for
     /// approval, they are taken out of the iModel.
     Resume(operate::Watches),
+    /// Synchronize what waits now, despite windows and the batch window
+    ///
+    /// Uploads the files that wait for their window, and requests a run for everything that is uploaded. A bandwidth
+    /// limit stays in effect, also one of zero. Files that are still being written, paused watches and files that wait
+    /// for a later attempt are not affected.
+    Sync(operate::Watches),
+    /// Test alerts
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// List what our connections and storage folders have that no local file stands for, and clean it up
     ///
     /// Scans every folder, and compares it with the storage folders of the watches and with their connections: files
@@ -185,6 +195,8 @@ impl Cli {
                 Command::Resume(arguments) => {
                     operate::watches(operate::Verb::Resume, &arguments).await
                 }
+                Command::Sync(arguments) => operate::watches(operate::Verb::Sync, &arguments).await,
+                Command::Alert(command) => alert::alert(&command).await,
                 Command::Orphans(arguments) => orphans::orphans(&arguments).await,
                 Command::Detach(arguments) => detach::detach(&arguments).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,

@@ -14,10 +14,14 @@ mod document;
 mod environment;
 mod errors;
 mod folders;
+mod hooks;
 mod imodels;
+mod mail;
+mod named_versions;
 mod network;
 mod notifications;
 mod raw;
+mod schedule;
 mod sections;
 mod values;
 mod watches;
@@ -33,8 +37,12 @@ use document::{Place, Report};
 pub use environment::Environment;
 use environment::Mode;
 pub use errors::{ConfigError, ConfigErrors};
+pub use hooks::{Hook, HookEvent, HookOutcome};
+pub use mail::{Mail, MailTls};
 pub use notifications::{Address, Alert, Format, Heartbeat};
 use raw::RawConfig;
+pub(crate) use schedule::STALE;
+pub use schedule::{RunSchedules, Schedule};
 use values::InvalidValue;
 pub use web::Web;
 
@@ -71,12 +79,16 @@ pub struct Config {
     pub web: Web,
     /// Every `[[alert]]`.
     pub alerts: Vec<Alert>,
+    /// Every `[[hook]]`.
+    pub hooks: Vec<Hook>,
     /// `[heartbeat]`.
     pub heartbeat: Heartbeat,
     /// Every `[[watch]]`, in the order of the file; at least one.
     pub watches: Vec<Watch>,
     /// Every `[[imodel]]`.
     pub imodels: Vec<Imodel>,
+    /// The windows of runs, of watches and `[[imodel]]` tables.
+    pub run_schedules: RunSchedules,
 }
 
 /// What concerns an iModel rather than one of its watches.
@@ -86,6 +98,44 @@ pub struct Imodel {
     pub id: ImodelId,
     /// The file that an empty iModel gets first and alone.
     pub spatial_root: Option<SpatialRoot>,
+    /// When and how the service creates named versions of it; None if never.
+    pub named_version: Option<NamedVersion>,
+}
+
+/// The named versions that the service creates of an iModel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedVersion {
+    /// When.
+    pub when: NamedVersionTime,
+    /// With placeholders, all of which are in [`NamedVersion::PLACEHOLDERS`].
+    pub name: String,
+    /// The same.
+    pub description: String,
+    /// Also after a run that left files that were not synchronized.
+    pub when_partial: bool,
+}
+
+/// When a named version is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedVersionTime {
+    /// After each run.
+    EachRun,
+    /// At this time of day, by the clock of this machine.
+    DailyAt(jiff::civil::Time),
+}
+
+impl NamedVersion {
+    /// What a name or a description may have in braces.
+    pub const PLACEHOLDERS: [&'static str; 6] = ["date", "time", "run", "count", "watch", "files"];
+
+    /// When it is created, as text.
+    #[must_use]
+    pub fn when_text(&self) -> String {
+        match self.when {
+            NamedVersionTime::EachRun => "after each run".to_owned(),
+            NamedVersionTime::DailyAt(time) => format!("every day at {}", time.strftime("%H:%M")),
+        }
+    }
 }
 
 /// A file of a watch.
@@ -243,6 +293,8 @@ pub struct Watch {
     pub delete_after: Duration,
     /// Name of the storage connection of this watch's files.
     pub connection: String,
+    /// When its files may be uploaded; None: at any time.
+    pub upload_schedule: Option<Schedule>,
     /// Which files, how deep, and with which connector.
     pub scope: Scope,
 }
@@ -278,6 +330,8 @@ pub struct ReadOnlyConfig {
     pub watches: Vec<Watch>,
     /// Every `[[imodel]]`.
     pub imodels: Vec<Imodel>,
+    /// The windows of runs, of watches and `[[imodel]]` tables.
+    pub run_schedules: RunSchedules,
 }
 
 impl Config {

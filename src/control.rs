@@ -52,6 +52,11 @@ pub enum Command {
         /// Their names.
         watches: Vec<String>,
     },
+    /// Synchronize what waits in these watches now, whatever their windows.
+    Sync {
+        /// Their names.
+        watches: Vec<String>,
+    },
     /// Resume these watches, whether paused or suspended.
     Resume {
         /// Their names.
@@ -152,6 +157,7 @@ impl Operator {
             Command::RetryFailed => ("retry", self.ledger.requeue(&Requeue::Failed, now).await?),
             Command::Rescan { watches } => ("rescan", self.live.rescan(watches)),
             Command::Pause { watches } => ("pause", self.ledger.pause_watches(watches, now).await?),
+            Command::Sync { watches } => ("sync", self.ledger.request_sync(watches, now).await?),
             Command::Resume { watches } => {
                 ("resume", self.ledger.resume_watches(watches, now).await?)
             }

@@ -48,7 +48,7 @@ pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
 #[cfg(test)]
 pub(crate) use error::unreachable_platform;
-pub use imodels::Imodel;
+pub use imodels::{Imodel, NamedVersion, VersionAnswer};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
 pub use storage::{File, Folder, UploadLinks};
@@ -183,6 +183,12 @@ impl Client {
     #[must_use]
     pub fn rate_limit(&self) -> Option<u64> {
         self.blobs.limiter.limit()
+    }
+
+    /// Whether the bandwidth limits pause all uploads now.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.blobs.limiter.is_paused()
     }
 
     /// Sets the maximum number of API requests in any minute.

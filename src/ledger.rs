@@ -7,9 +7,10 @@
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
-//! `runs`, `references`, `spatial_roots`, `run_results`, `results`; `withdrawals`, `restorations`. For the operator:
-//! `watches`, `inactive`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For reports: `overview`,
-//! `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`, `retention`.
+//! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
+//! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
+//! reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`,
+//! `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -39,12 +40,14 @@ mod former_source_files;
 mod hand_over;
 mod health;
 mod history;
+mod hook_results;
 mod host_backoffs;
 mod ids;
 mod inactive;
 mod known_files;
 mod lock;
 mod mappings;
+mod named_versions;
 mod overview;
 mod problems;
 mod references;
@@ -72,6 +75,7 @@ mod watch_changes;
 mod watch_identity;
 mod watch_reports;
 mod watches;
+mod windows;
 mod withdrawals;
 
 use std::path::{Path, PathBuf};
@@ -99,10 +103,14 @@ pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
+pub use hook_results::HookResult;
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
 pub use mappings::{LastReader, Mapping};
+pub use named_versions::{
+    NamedVersionReport, Naming, NamingFailure, Unnamed, VersionFiles, VersionIntent,
+};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use references::{Displaced, Surplus, SurplusCause};
@@ -129,6 +137,7 @@ pub use watch_reports::{
     Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
 };
 pub use watches::{PlannedWatch, PlannedWatches, Registered, WatchSpec, WithdrawalPolicy};
+pub use windows::{WatchWindow, WindowWait};
 pub use withdrawals::Withdrawn;
 
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.

@@ -32,6 +32,7 @@ mod filesystem;
 pub mod ids;
 pub mod itwin;
 pub mod ledger;
+pub mod local_time;
 mod names;
 mod next_attempt;
 mod references;

@@ -112,6 +112,13 @@ pub async fn run(
     stop: CancellationToken,
     mut reloads: Option<Reloads>,
 ) -> Result<Pass, Error> {
+    if until == Until::Done {
+        // Whoever starts a single pass has chosen its time.
+        config.run_schedules.clear();
+        for watch in &mut config.watches {
+            watch.upload_schedule = None;
+        }
+    }
     crate::clock::make_steady();
     let began = crate::clock::now();
     descriptors::raise();

@@ -9,14 +9,16 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::connector_type::ConnectorType;
 use crate::ledger::{
     Absence, BlockingRun, Counts, DeletionState, FailureKind, FileHistory, FileReport,
-    HistoryEntry, HistoryEvent, Inactive, JobState, Outcome, Overview, ResultReport, RootState,
-    RunEntry, RunEvent, RunSummary, Step, WatchReport, Withdrawal,
+    HistoryEntry, HistoryEvent, Inactive, JobState, NamedVersionReport, Outcome, Overview,
+    ResultReport, RootState, RunEntry, RunEvent, RunSummary, Step, WatchReport, Withdrawal,
 };
+use crate::local_time;
 use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
@@ -44,6 +46,10 @@ pub(crate) struct WatchView {
     pub(crate) blocked_by: Option<BlockingView>,
     /// The spatial root that files of its iModel wait for.
     pub(crate) spatial_root: Option<SpatialRootView>,
+    /// Files that wait for a time of day.
+    pub(crate) waits: Vec<WaitView>,
+    /// The named versions of its iModel; None if the configuration requests none.
+    pub(crate) named_version: Option<NamedVersionView>,
     /// Deleted files that are not handled as configured.
     pub(crate) deletions: Vec<DeletionsView>,
     /// The source files of its iModel.
@@ -89,6 +95,32 @@ pub(crate) struct SpatialRootView {
     pub(crate) state: &'static str,
     /// Both as text.
     pub(crate) text: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// Files that wait for a time of day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WaitView {
+    /// `upload` or `run`.
+    pub(crate) stage: &'static str,
+    pub(crate) files: u64,
+    pub(crate) until: Timestamp,
+    /// They wait for longer than `window_stale`.
+    pub(crate) overdue: bool,
+    /// The same as text.
+    pub(crate) text: String,
+}
+
+/// The last named version of an iModel, and how the last attempt to create one ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NamedVersionView {
+    pub(crate) name: Option<String>,
+    pub(crate) created_at: Option<Timestamp>,
+    pub(crate) files: Option<u64>,
+    /// All of it as text.
+    pub(crate) text: String,
+    /// Why the last attempt failed.
+    pub(crate) reason: Option<String>,
     pub(crate) hint: Option<String>,
 }
 
@@ -449,6 +481,18 @@ pub(crate) fn uploads(now: &RuntimeStatus) -> Vec<UploadView> {
         .collect()
 }
 
+fn named_version_view(version: &NamedVersionReport) -> NamedVersionView {
+    let last = version.last.as_ref();
+    NamedVersionView {
+        name: last.map(|(name, _, _)| name.clone()),
+        created_at: last.map(|(_, at, _)| *at),
+        files: last.map(|(_, _, files)| *files),
+        text: version.text(),
+        reason: version.reason.clone(),
+        hint: version.hint.clone(),
+    }
+}
+
 pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> WatchView {
     let live: Option<&RootStatus> = now.and_then(|now| now.roots.get(&watch.name));
     let inactive = watch.inactive.as_ref().filter(|_| watch.configured);
@@ -476,6 +520,8 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             text: wait.text(),
             hint: wait.hint(&watch.name),
         }),
+        waits: waits(watch, crate::clock::now()),
+        named_version: watch.named_version.as_ref().map(named_version_view),
         deletions: watch
             .deletions
             .troubles(&watch.name)
@@ -523,6 +569,28 @@ fn blocking_view(blocking: &BlockingRun) -> BlockingView {
         since: blocking.since,
         overdue: blocking.overdue,
     }
+}
+
+/// Files of a watch that wait for a time of day.
+pub(crate) fn waits(watch: &WatchReport, now: Timestamp) -> Vec<WaitView> {
+    let stages = [
+        ("upload", "the upload", watch.upload_wait, watch.counts.due),
+        ("run", "a run", watch.run_wait, watch.counts.stored),
+    ];
+    let waits = stages.into_iter().filter_map(|(stage, what, wait, files)| {
+        let wait = wait.filter(|_| watch.configured && files > 0)?;
+        let until = local_time::label(wait.until, now, &TimeZone::system());
+        let files_wait = plural(files, "file waits", "files wait");
+        let overdue = if wait.overdue { ", overdue" } else { "" };
+        Some(WaitView {
+            stage,
+            files,
+            until: wait.until,
+            overdue: wait.overdue,
+            text: format!("{files_wait} until {until} for {what}{overdue}"),
+        })
+    });
+    waits.collect()
 }
 
 fn source_files_view(found: SourceFiles) -> SourceFilesView {

@@ -11,11 +11,13 @@
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
 //! counted as ours. A master is run only with its whole set (`sets`). Files that are gone from their folder are taken
 //! out of the connection and of storage, if their watch says so (`withdrawal`, `surplus`).
+//! `named_versions` names what runs have brought.
 
 mod batching;
 mod blocking;
 mod connection;
 mod displaced;
+mod named_versions;
 mod outcome;
 mod periodic_check;
 mod reconcile;
@@ -25,6 +27,8 @@ mod sets;
 mod spatial_root;
 mod storage_check;
 mod surplus;
+mod version_rules;
+mod window;
 mod withdrawal;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -41,7 +45,7 @@ use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
-    SpatialRootWait,
+    SpatialRootWait, WindowWait,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
@@ -53,6 +57,7 @@ use blocking::Blocking;
 use run::Requested;
 use sets::Sets;
 use spatial_root::{Extent, Gate};
+use window::Window;
 
 /// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -90,6 +95,10 @@ pub struct Settings {
     pub check_interval: Duration,
     /// The spatial root of each iModel that has one.
     pub spatial_roots: BTreeMap<ImodelId, config::SpatialRoot>,
+    /// The windows of runs of each iModel that has any.
+    pub schedules: config::RunSchedules,
+    /// The named versions of each iModel that has any.
+    pub named_versions: BTreeMap<ImodelId, config::NamedVersion>,
     /// The selection of each watch, by its name.
     pub scopes: HashMap<String, Scope>,
 }
@@ -148,8 +157,11 @@ pub struct Synchronizer {
     asked: u64,
     /// What files wait for, as recorded in the ledger; None if that was not recorded by this process.
     root_wait: Option<Option<SpatialRootWait>>,
+    /// What runs wait for, as recorded in the ledger; None if that was not recorded by this process.
+    run_wait: Option<Option<WindowWait>>,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
+    naming: named_versions::Attempts,
     /// When deleted files are looked for again, and how often in a row that failed.
     withdraw_not_before: Instant,
     withdrawal_failures: u32,
@@ -194,7 +206,9 @@ impl Synchronizer {
             lost_runs: 0,
             asked: 0,
             root_wait: None,
+            run_wait: None,
             found_empty: None,
+            naming: named_versions::Attempts::new(),
             withdraw_not_before: Instant::now(),
             withdrawal_failures: 0,
         }
@@ -217,6 +231,7 @@ impl Synchronizer {
                     self.check_not_before = Instant::now();
                     self.withdraw_not_before = Instant::now();
                     self.poll_blocking_soon();
+                    self.naming.at_once();
                 }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
@@ -253,6 +268,12 @@ impl Synchronizer {
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
         }
+        let naming = self.name_version().await?;
+        Ok(self.next_run().await?.min(naming))
+    }
+
+    /// Starts a run if one is due, or checks the platform.
+    async fn next_run(&mut self) -> Result<Duration, ledger::Error> {
         let left = self.not_before.saturating_duration_since(Instant::now());
         if !left.is_zero() {
             return Ok(left);
@@ -261,6 +282,25 @@ impl Synchronizer {
         let now = crate::clock::now();
         let mut backlog = self.ledger.backlog(&self.imodel_id, now).await?;
         let connections = self.ledger.connections(&self.imodel_id).await?;
+        let mut references_since: Option<Timestamp> = None;
+        for connection in &connections {
+            // A reference file has no waiting job, but the files that refer to it need a run.
+            if let Some(at) = connection.moved_on
+                && self.ledger.holds_source_files(connection.id).await?
+            {
+                references_since = Some(references_since.map_or(at, |since| since.min(at)));
+                backlog = batching::with_references(backlog, at);
+            }
+        }
+        let mut sync = self.sync.clone();
+        match self.window(&backlog, references_since, now).await? {
+            Window::Open => {}
+            Window::Requested => sync.batch_window = sync.batch_window.min(window::BATCH_WINDOW),
+            Window::ClosedUntil(until) => {
+                let opens = until.duration_since(now).unsigned_abs();
+                return self.rest(&connections, opens, now).await;
+            }
+        }
         match self.gate(&backlog, now).await? {
             Gate::Open(Extent::All) => {}
             Gate::Open(root) => {
@@ -278,27 +318,14 @@ impl Synchronizer {
         if next_withdrawal.is_zero() {
             return Ok(Duration::ZERO);
         }
-        for connection in &connections {
-            // A reference file has no waiting job, but the files that refer to it need a run.
-            if let Some(at) = connection.moved_on
-                && self.ledger.holds_source_files(connection.id).await?
-            {
-                backlog = batching::with_references(backlog, at);
-            }
-        }
-        match batching::decide(&backlog, now, &self.sync) {
+        match batching::decide(&backlog, now, &sync) {
             Batch::WaitFor(pause) => {
                 // What waits for a run is read when the run is requested.
                 if backlog.first.is_some() {
                     return Ok(pause.min(IDLE_MAX));
                 }
-                self.unblock().await?;
-                let next_check = self.check_if_due(&connections, now).await?;
-                if next_check.is_zero() {
-                    return Ok(Duration::ZERO);
-                }
-                self.at_rest = true;
-                Ok(pause.min(next_check).min(next_withdrawal).min(IDLE_MAX))
+                let pause = pause.min(next_withdrawal);
+                self.rest(&connections, pause, now).await
             }
             Batch::Ready => match self.poll_blocking().await? {
                 Some(pause) => Ok(pause),

@@ -22,6 +22,7 @@ mod steps;
 mod tracked_job;
 mod transfer;
 mod unfinished;
+mod windows;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -169,6 +170,7 @@ impl UploadPool {
         let mut shared = Arc::clone(&self.shared);
         let mut settings = self.settings.clone();
         let mut guard = ClaimGuard::default();
+        let mut windows_known = false;
         let working = async {
             loop {
                 self.turned.send_replace(Instant::now());
@@ -177,6 +179,7 @@ impl UploadPool {
                 }
                 if settings.has_changed().is_ok_and(|changed| changed) {
                     shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
+                    windows_known = false;
                 }
                 let mut pause = if shared.pause_silent_shares().await? {
                     slots::STALL
@@ -184,6 +187,11 @@ impl UploadPool {
                     IDLE_MAX
                 };
                 let now = crate::clock::now();
+                // Also without windows at the first turn and after a reload: there may have been some before.
+                if !windows_known || shared.has_windows() {
+                    pause = pause.min(shared.follow_windows(now).await?);
+                    windows_known = true;
+                }
                 if let Some((job, slot)) = shared.claim(now).await? {
                     if !guard.allows(job.file, Instant::now()) {
                         shared.reschedule_restless(&job).await?;

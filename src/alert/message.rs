@@ -61,12 +61,16 @@ impl Message<'_> {
             Event::Resolved => {
                 format!("itwin-syncd on {host}: resolved: no problems left")
             }
+            Event::Test => format!("itwin-syncd on {host}: test of alert {:?}", self.alert),
         }
     }
 
     /// A line or two for each problem.
     fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        if self.event == Event::Test {
+            lines.push("nothing is wrong: sent by `itwin-syncd alert test`".to_owned());
+        }
         for problem in self.shown.iter().take(SHOWN) {
             lines.push(format!("{}: {}", problem.place(), problem.reason));
             if let Some(hint) = &problem.hint {
@@ -107,45 +111,55 @@ impl Message<'_> {
         })
     }
 
-    /// An adaptive card with text blocks that interpret no markup.
-    /// Source: `learn.microsoft.com/connectors/teams` (webhook trigger), `adaptivecards.io/explorer/RichTextBlock.html`
+    /// For a workflow of Teams.
     pub(super) fn teams(&self) -> Value {
-        let block = |text: &str, weight: &str| {
-            json!({
-                "type": "RichTextBlock",
-                "inlines": [{"type": "TextRun", "text": text, "weight": weight}],
-            })
-        };
-        let mut body = vec![block(&self.title(), "Bolder")];
-        body.extend(self.lines().iter().map(|line| block(line, "Default")));
-        json!({
-            "type": "message",
-            "attachments": [{
-                "contentType": "application/vnd.microsoft.card.adaptive",
-                "content": {
-                    "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-                    "type": "AdaptiveCard",
-                    "version": "1.4",
-                    "body": body,
-                },
-            }],
-        })
+        teams(&self.title(), &self.lines())
     }
 
-    /// Blocks of plain text. The text beside them is for notifications; three characters mean something in it.
-    /// Source: `docs.slack.dev/messaging/sending-messages-using-incoming-webhooks`
+    /// For an incoming webhook of Slack.
     pub(super) fn slack(&self) -> Value {
-        let escaped = |text: &str| {
-            text.replace('&', "&amp;")
-                .replace('<', "&lt;")
-                .replace('>', "&gt;")
-        };
-        let text: String = self.text().chars().take(SLACK_MAX).collect();
-        json!({
-            "text": escaped(&self.title()),
-            "blocks": [{"type": "section", "text": {"type": "plain_text", "text": text, "emoji": false}}],
-        })
+        slack(&self.title(), &self.text())
     }
+}
+
+/// An adaptive card of text blocks that interpret no markup.
+/// Source: `learn.microsoft.com/connectors/teams` (webhook trigger), `adaptivecards.io/explorer/RichTextBlock.html`
+pub(super) fn teams(title: &str, lines: &[String]) -> Value {
+    let block = |text: &str, weight: &str| {
+        json!({
+            "type": "RichTextBlock",
+            "inlines": [{"type": "TextRun", "text": text, "weight": weight}],
+        })
+    };
+    let mut body = vec![block(title, "Bolder")];
+    body.extend(lines.iter().map(|line| block(line, "Default")));
+    json!({
+        "type": "message",
+        "attachments": [{
+            "contentType": "application/vnd.microsoft.card.adaptive",
+            "content": {
+                "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+                "type": "AdaptiveCard",
+                "version": "1.4",
+                "body": body,
+            },
+        }],
+    })
+}
+
+/// Blocks of plain text. The text beside them is for notifications; three characters mean something in it.
+/// Source: `docs.slack.dev/messaging/sending-messages-using-incoming-webhooks`
+pub(super) fn slack(title: &str, text: &str) -> Value {
+    let escaped = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    let text: String = text.chars().take(SLACK_MAX).collect();
+    json!({
+        "text": escaped(title),
+        "blocks": [{"type": "section", "text": {"type": "plain_text", "text": text, "emoji": false}}],
+    })
 }
 
 #[cfg(test)]
@@ -167,7 +181,7 @@ mod tests {
             list: vec![problem("a.ifc"), problem("<!channel> [b](http://x).ifc")],
             more: 3,
         };
-        if event == Event::Resolved {
+        if matches!(event, Event::Resolved | Event::Test) {
             problems = Problems::default();
         }
         check(&Message {
@@ -183,16 +197,21 @@ mod tests {
     #[test]
     fn texts_of_all_events() {
         let mut texts = String::new();
-        for event in [Event::NewProblem, Event::Reminder, Event::Resolved] {
+        for event in [
+            Event::NewProblem,
+            Event::Reminder,
+            Event::Resolved,
+            Event::Test,
+        ] {
             // A new event needs an entry above.
             match event {
-                Event::NewProblem | Event::Reminder | Event::Resolved => {}
+                Event::NewProblem | Event::Reminder | Event::Resolved | Event::Test => {}
             }
             with_message(event, |message| {
                 texts += &format!("{}\n", message.text());
                 let json = message.json();
                 assert_eq!(json["event"], event.as_str());
-                if event != Event::Resolved {
+                if matches!(event, Event::NewProblem | Event::Reminder) {
                     assert_eq!(json["total"], 5);
                     assert_eq!(json["problems"][0]["path"], "a.ifc");
                 }

@@ -21,6 +21,8 @@ pub(super) enum Event {
     Reminder,
     /// All problems are resolved.
     Resolved,
+    /// The operator tests the alert.
+    Test,
 }
 
 impl Event {
@@ -29,6 +31,7 @@ impl Event {
             Self::NewProblem => "problem",
             Self::Reminder => "reminder",
             Self::Resolved => "resolved",
+            Self::Test => "test",
         }
     }
 }
@@ -131,6 +134,7 @@ impl Scheduler {
                 self.notified.at = Some(now);
                 self.new_since = None;
             }
+            Event::Test => {}
         }
     }
 

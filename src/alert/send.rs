@@ -1,19 +1,27 @@
-//! Delivers messages to webhooks and programs. URLs are secrets: errors show only their host.
+//! Delivers messages to webhooks, mail servers and programs. URLs are secrets: errors show only their host.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::Problems;
+use super::mail;
 use super::message::Message;
 use super::scheduler::Event;
+use super::{Problems, Receivers};
 use crate::config::{Address, Alert, Format};
 
 /// Time limit for a program.
 const PROGRAM: Duration = Duration::from_secs(60);
+
+/// Time limit for the rest of its standard error after its end.
+const ERRORS: Duration = Duration::from_secs(1);
+
+/// How much of that is kept, in bytes.
+const ERRORS_MAX: usize = 4096;
 
 /// Variables that the program does not get.
 const SECRETS: [&str; 3] = [
@@ -37,27 +45,52 @@ pub(super) enum Error {
         program: String,
         source: std::io::Error,
     },
-    #[error("program {program:?} failed ({status})")]
-    Failed { program: String, status: String },
+    #[error("program {program:?} failed ({status}){output}")]
+    Failed {
+        program: String,
+        status: String,
+        /// The beginning of its standard error, after a colon; empty if there is none.
+        output: String,
+    },
+    #[error(transparent)]
+    Mail(#[from] mail::Error),
+}
+
+impl Error {
+    /// What the reader can do about it.
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Mail(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// A receiver of an alert that has several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiver {
+    Webhook,
+    Mail,
+    Command,
 }
 
 /// Where one alert goes.
 pub(super) struct Sender {
-    http: reqwest::Client,
+    receivers: Receivers,
     alert: Alert,
     host: String,
-    /// The event that the webhook already received and the command did not.
-    halfway: std::sync::Mutex<Option<Event>>,
+    /// The event that some receivers have already received and others have not.
+    halfway: Mutex<Option<(Event, Vec<Receiver>)>>,
 }
 
 impl Sender {
-    pub(super) fn new(alert: &Alert, http: reqwest::Client) -> Self {
+    pub(super) fn new(alert: &Alert, receivers: Receivers) -> Self {
         let host = rustix::system::uname();
         Self {
-            http,
+            receivers,
             alert: alert.clone(),
             host: host.nodename().to_string_lossy().into_owned(),
-            halfway: std::sync::Mutex::new(None),
+            halfway: Mutex::new(None),
         }
     }
 
@@ -75,7 +108,7 @@ impl Sender {
             .filter(|one| !sent_keys.contains(&one.key));
         let shown = match event {
             Event::NewProblem => new.collect(),
-            Event::Reminder | Event::Resolved => problems.list.iter().collect(),
+            Event::Reminder | Event::Resolved | Event::Test => problems.list.iter().collect(),
         };
         let message = Message {
             alert: &self.alert.name,
@@ -85,31 +118,55 @@ impl Sender {
             shown,
             problems,
         };
-        let done = |half: Option<Event>| {
-            let mut halfway = self
-                .halfway
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::mem::replace(&mut *halfway, half)
+        // A receiver that fails must not repeat the message to the others.
+        let mut received = match self.halfway().take() {
+            Some((of, received)) if of == event => received,
+            _ => Vec::new(),
         };
-        // A failing program must not repeat the message to the webhook.
-        let webhook_knows = done(None) == Some(event);
-        if let Some(url) = self.alert.url.as_ref().filter(|_| !webhook_knows) {
-            let body = match self.alert.format {
-                Format::Json => message.json(),
-                Format::Teams => message.teams(),
-                Format::Slack => message.slack(),
-            };
-            answer(url, self.http.post(url.expose().clone()).json(&body)).await?;
-        }
-        if let Some(command) = &self.alert.command {
-            run(command, &message).await.inspect_err(|_| {
-                if self.alert.url.is_some() {
-                    done(Some(event));
-                }
-            })?;
+        for receiver in [Receiver::Webhook, Receiver::Mail, Receiver::Command] {
+            if received.contains(&receiver) {
+                continue;
+            }
+            if let Err(error) = self.deliver(receiver, &message).await {
+                *self.halfway() = Some((event, received));
+                return Err(error);
+            }
+            received.push(receiver);
         }
         Ok(())
+    }
+
+    async fn deliver(&self, receiver: Receiver, message: &Message<'_>) -> Result<(), Error> {
+        let alert = &self.alert;
+        match receiver {
+            Receiver::Webhook => {
+                let Some(url) = &alert.url else {
+                    return Ok(());
+                };
+                let body = match alert.format {
+                    Format::Json => message.json(),
+                    Format::Teams => message.teams(),
+                    Format::Slack => message.slack(),
+                };
+                answer(
+                    url,
+                    self.receivers.http.post(url.expose().clone()).json(&body),
+                )
+                .await
+            }
+            Receiver::Mail => match &alert.mail {
+                Some(mail) => Ok(mail::send(mail, &self.receivers, message).await?),
+                None => Ok(()),
+            },
+            Receiver::Command => match &alert.command {
+                Some(command) => run(command, message.event.as_str(), message.text()).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn halfway(&self) -> MutexGuard<'_, Option<(Event, Vec<Receiver>)>> {
+        self.halfway.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,7 +175,8 @@ pub(super) async fn call(http: &reqwest::Client, url: &Address) -> Result<(), Er
     answer(url, http.get(url.expose().clone())).await
 }
 
-async fn answer(url: &Address, request: reqwest::RequestBuilder) -> Result<(), Error> {
+/// Sends a request; any status 2xx is a success.
+pub(super) async fn answer(url: &Address, request: reqwest::RequestBuilder) -> Result<(), Error> {
     let answer = request.send().await.map_err(|error| Error::Unreachable {
         url: url.clone(),
         source: error.without_url(),
@@ -133,7 +191,8 @@ async fn answer(url: &Address, request: reqwest::RequestBuilder) -> Result<(), E
     })
 }
 
-async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
+/// Runs a program with this text on its standard input.
+pub(super) async fn run(command: &[String], event: &str, text: String) -> Result<(), Error> {
     let Some((program, arguments)) = command.split_first() else {
         return Ok(());
     };
@@ -147,15 +206,22 @@ async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
     }
     let mut child = child
         .args(arguments)
-        .env("ITWIN_SYNCD_EVENT", message.event.as_str())
+        .env("ITWIN_SYNCD_EVENT", event)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    let text = message.text();
     let input = child.stdin.take();
+    let errors = child.stderr.take();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keeps = Arc::clone(&kept);
+    let mut reading = tokio::spawn(async move {
+        if let Some(errors) = errors {
+            keep_beginning(errors, &keeps).await;
+        }
+    });
     let work = async {
         if let Some(mut input) = input
             && let Err(error) = input.write_all(text.as_bytes()).await
@@ -167,16 +233,37 @@ async fn run(command: &[String], message: &Message<'_>) -> Result<(), Error> {
         child.wait().await
     };
     let ended = tokio::time::timeout(PROGRAM, work).await;
+    // A program that it has started may keep the pipe open.
+    if tokio::time::timeout(ERRORS, &mut reading).await.is_err() {
+        reading.abort();
+    }
     let status = ended
         .unwrap_or_else(|late| Err(late.into()))
         .map_err(failed)?;
     if status.success() {
         return Ok(());
     }
+    let kept = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
+    let output = mail::visible(&String::from_utf8_lossy(&kept));
     Err(Error::Failed {
         program: program.clone(),
         status: status.to_string(),
+        output: if output.is_empty() {
+            String::new()
+        } else {
+            format!(": {output}")
+        },
     })
+}
+
+/// Keeps what a program prints, up to a limit; the rest is read and dropped, so that the program does not wait for it.
+async fn keep_beginning(mut from: impl AsyncRead + Unpin, kept: &Mutex<Vec<u8>>) {
+    let mut piece = [0; 1024];
+    while let Ok(count @ 1..) = from.read(&mut piece).await {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = ERRORS_MAX.saturating_sub(kept.len()).min(count);
+        kept.extend_from_slice(piece.get(..free).unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +287,11 @@ mod tests {
             Error::Failed { .. } => Error::Failed {
                 program: "/usr/bin/mail".to_owned(),
                 status: "exit status: 1".to_owned(),
+                output: ": mail: cannot open /var/spool/postfix/maildrop".to_owned(),
             },
+            Error::Mail(_) => Error::Mail(mail::Error::NoTls {
+                server: "mail.example.com:25".to_owned(),
+            }),
         });
         assert!(!text.contains("tiger"), "{text}");
         insta::assert_snapshot!(text);

@@ -6,14 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
+use jiff::tz::TimeZone;
+
 use super::changes::announcements;
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
-use crate::config::{Config, SpatialRoot, Watch};
+use crate::config::{Config, Schedule, SpatialRoot, Watch};
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
 use crate::ledger::{self, Ledger};
+use crate::local_time::{self, Opening};
 use crate::names::QuotedPath;
 use crate::rooted_fs;
 use crate::service;
@@ -73,6 +76,7 @@ pub(super) async fn check(path: &Path) -> u8 {
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
+    windows(&config);
     changes(&mut report, &config).await;
     let mut tallies = BTreeMap::new();
     for watch in &config.watches {
@@ -90,6 +94,28 @@ pub(super) async fn check(path: &Path) -> u8 {
         Err(error) => report.refused("client for the iTwin Platform", &error),
     }
     if report.good { EXIT_GOOD } else { EXIT_FAILED }
+}
+
+/// When runs and uploads may start.
+fn windows(config: &Config) {
+    let (now, zone) = (crate::clock::now(), TimeZone::system());
+    let show = |what: &str, schedule: &Schedule| {
+        let state = match schedule.windows.at(now, &zone) {
+            Opening::Open => "open now".to_owned(),
+            Opening::ClosedUntil(until) => {
+                format!("closed until {}", local_time::label(until, now, &zone))
+            }
+        };
+        Report::ok(&format!("{what}: {}; {state}", schedule.windows.text()));
+    };
+    for (imodel_id, schedule) in &config.run_schedules {
+        show(&format!("iModel {imodel_id}, run_window"), schedule);
+    }
+    for watch in &config.watches {
+        if let Some(schedule) = &watch.upload_schedule {
+            show(&format!("watch {:?}, upload_window", watch.name), schedule);
+        }
+    }
 }
 
 fn state(report: &mut Report, path: &Path) {
@@ -331,6 +357,19 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
     }
 }
 
+/// When named versions of an iModel are created.
+fn named_version(config: &Config, imodel_id: &ImodelId) {
+    let mut imodels = config.imodels.iter();
+    let imodel = imodels.find(|imodel| imodel.id == *imodel_id);
+    if let Some(version) = imodel.and_then(|imodel| imodel.named_version.as_ref()) {
+        Report::ok(&format!(
+            "iModel {imodel_id}: gets a named version {}, {:?}",
+            version.when_text(),
+            version.name
+        ));
+    }
+}
+
 /// Whether the folder can be read and does not contain the file.
 async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
     let mut watches = config.watches.iter();
@@ -394,6 +433,7 @@ async fn platform(
                 let watched = watched.get(imodel_id).copied().unwrap_or_default();
                 source_files(report, config, client, imodel_id, &connections, watched).await;
                 spatial_root(report, config, client, imodel_id).await;
+                named_version(config, imodel_id);
             }
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }

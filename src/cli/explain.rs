@@ -25,7 +25,7 @@ use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::RuntimeStatus;
 use crate::selection::{self, Reason, Verdict};
 use crate::state_directory;
-use crate::status_view;
+use crate::status_view::{self, WaitView};
 use crate::watch::Unfinished;
 
 #[derive(Debug, Args)]
@@ -133,6 +133,17 @@ impl Knowledge {
     }
 }
 
+/// The window that a file waits for.
+fn window_wait(file: &FileReport, report: Option<&WatchReport>) -> Option<WaitView> {
+    let stage = match file.job? {
+        JobState::Due => "upload",
+        JobState::Stored => "run",
+        JobState::Uploading | JobState::Running | JobState::Failed => return None,
+    };
+    let waits = status_view::waits(report?, crate::clock::now());
+    waits.into_iter().find(|wait| wait.stage == stage)
+}
+
 fn is_spatial_root(config: &ReadOnlyConfig, watch: &Watch, below: &Path) -> bool {
     config
         .imodels
@@ -236,6 +247,12 @@ async fn one(
         let line =
             "spatial root of the iModel: synchronized first and alone, while the iModel is empty";
         explanation.lines.push(line.to_owned());
+    }
+    let mut imodels = config.imodels.iter();
+    let imodel = imodels.find(|imodel| imodel.id == watch.imodel_id);
+    if let Some(version) = imodel.and_then(|imodel| imodel.named_version.as_ref()) {
+        let line = format!("named version of the iModel: {}", version.when_text());
+        explanation.lines.push(line);
     }
     explanation
         .lines
@@ -404,6 +421,14 @@ async fn state(
                     .lines
                     .extend(hint.map(|hint| format!("hint: {hint}")));
             }
+        }
+        (Some(file), None) if window_wait(file, report).is_some() => {
+            let wait = window_wait(file, report);
+            explanation.lines.extend(
+                wait.map(|wait| {
+                    format!("waiting for: {}_window, {}", wait.stage, moment(wait.until))
+                }),
+            );
         }
         // Nothing else starts before the watch is resumed.
         _ if suspended.is_some() => {}

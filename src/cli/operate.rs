@@ -1,4 +1,4 @@
-//! `itwin-syncd retry`, `forget`, `restore`, `rescan`, `pause` and `resume`: commands to the daemon.
+//! `itwin-syncd retry`, `forget`, `restore`, `rescan`, `pause`, `resume` and `sync`: commands to the daemon.
 
 mod restore;
 
@@ -80,6 +80,7 @@ pub(super) enum Verb {
     Rescan,
     Pause,
     Resume,
+    Sync,
 }
 
 /// Why a command failed.
@@ -336,6 +337,7 @@ async fn watches_with(
             "paused; changes are recorded and wait, running uploads and runs finish",
         ),
         Verb::Resume => ("resume", "resumed"),
+        Verb::Sync => ("sync", "what waits is synchronized now"),
     };
     if arguments.dry_run {
         print_line(&format!("would {word} {names}"));
@@ -345,6 +347,7 @@ async fn watches_with(
         Verb::Rescan => Command::Rescan { watches },
         Verb::Pause => Command::Pause { watches },
         Verb::Resume => Command::Resume { watches },
+        Verb::Sync => Command::Sync { watches },
     };
     print_line(&match (verb, reach(&config.state.path, command).await?) {
         (Verb::Rescan, Reached::Ledger(_)) => {
@@ -366,6 +369,7 @@ fn already(verb: Verb) -> &'static str {
         Verb::Rescan => "not watched by the running daemon",
         Verb::Pause => "already paused",
         Verb::Resume => "not paused or suspended",
+        Verb::Sync => "not known to the daemon",
     }
 }
 

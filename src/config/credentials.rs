@@ -73,6 +73,15 @@ pub(super) fn read_file(file: &Path) -> Result<Secret, InvalidValue> {
     read(file, false)
 }
 
+/// As [`read_file`]; the file may be a credential of systemd.
+pub(super) fn read_file_or_credential(
+    file: &Path,
+    environment: &Environment,
+) -> Result<Secret, InvalidValue> {
+    let credentials = environment.credentials_directory.as_deref();
+    read(file, credentials.is_some_and(|one| file.starts_with(one)))
+}
+
 /// `is_credential`: systemd guards that directory itself, and shows its files as readable by the group in some
 /// versions.
 fn read(path: &Path, is_credential: bool) -> Result<Secret, InvalidValue> {

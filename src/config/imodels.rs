@@ -1,7 +1,7 @@
 //! The `[[imodel]]` tables: what concerns an iModel rather than one of its watches.
 //!
-//! Input: the tables and the watches. Output: [`Imodel`]s. Every error has the line of its key. It touches no folder:
-//! whether a watch selects a path is decided from the path alone.
+//! Input: the tables and the watches. Output: [`Imodel`]s, and the windows of runs and uploads. Every error has the
+//! line of its key. It touches no folder: whether a watch selects a path is decided from the path alone.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -9,6 +9,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Report, Section};
+use super::named_versions::named_version;
+use super::schedule::{self, RunSchedules, Schedule};
 use super::sections::KEYS;
 use super::values::{self, InvalidValue};
 use super::watches::Placed;
@@ -21,10 +23,11 @@ const EXAMPLE: &str = "write spatial_root = { watch = \"north\", path = \"Site/G
 /// Reads every table, and reports the errors of each.
 pub(super) fn read<'d>(
     tables: &[&'d Spanned<DeValue<'d>>],
-    watches: &[Placed],
+    watches: &mut [Placed],
     report: &mut Report,
-) -> Vec<Imodel> {
+) -> (Vec<Imodel>, RunSchedules) {
     let mut imodels: Vec<Imodel> = Vec::new();
+    let mut schedules = of_watches(watches, report);
     for table in tables {
         let mut section = Section::one_of(table, "imodel", KEYS, report);
         let id = section.require(
@@ -33,10 +36,13 @@ pub(super) fn read<'d>(
             values::uuid,
         );
         let root = section.read("spatial_root", spatial_root);
+        let windows = schedule::read(&mut section);
+        let version = section.read("named_version", named_version);
         let Some(id) = id else { continue };
         let imodel = Imodel {
             id: id.into(),
             spatial_root: root,
+            named_version: version.flatten(),
         };
         if let Some(bad) = mistake(&imodel, &imodels, watches) {
             section.add("id", bad);
@@ -47,9 +53,48 @@ pub(super) fn read<'d>(
         {
             section.add("spatial_root", bad);
         }
+        if let Some(run) = windows.run {
+            match schedules.get(&imodel.id) {
+                Some(other) if *other != run => section.add("run_window", another_window()),
+                _ => {
+                    schedules.insert(imodel.id.clone(), run);
+                }
+            }
+        }
+        for placed in watches.iter_mut() {
+            if placed.watch.imodel_id == imodel.id && placed.watch.upload_schedule.is_none() {
+                placed.watch.upload_schedule.clone_from(&windows.upload);
+            }
+        }
         imodels.push(imodel);
     }
-    imodels
+    (imodels, schedules)
+}
+
+/// The windows of runs that watches have. One run covers the files of all watches of its iModel, so they must agree.
+fn of_watches(watches: &[Placed], report: &mut Report) -> RunSchedules {
+    let mut schedules = RunSchedules::new();
+    for placed in watches {
+        let Some(run) = &placed.schedules.run else {
+            continue;
+        };
+        match schedules.get(&placed.watch.imodel_id) {
+            Some(other) if other != run => {
+                report.add(placed.schedules.at_run.clone(), another_window());
+            }
+            _ => {
+                schedules.insert(placed.watch.imodel_id.clone(), Schedule::clone(run));
+            }
+        }
+    }
+    schedules
+}
+
+fn another_window() -> InvalidValue {
+    InvalidValue::new(
+        "differs from the run_window or window_stale of another watch of this iModel",
+        "a run covers the files of all watches of its iModel: set both keys once, in its [[imodel]] table",
+    )
 }
 
 fn spatial_root(value: &DeValue<'_>) -> Result<SpatialRoot, InvalidValue> {

@@ -12,10 +12,10 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::document::{Report, Section};
-use super::environment::Mode;
+use super::environment::{Environment, Mode};
 use super::sections::KEYS;
 use super::values::{self, InvalidValue};
-use super::{Level, credentials};
+use super::{Level, Mail, credentials, mail};
 
 /// Where failures are reported to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Alert {
     pub format: Format,
     /// A program and its arguments, which gets the message on its standard input.
     pub command: Option<Vec<String>>,
+    /// Mail.
+    pub mail: Option<Mail>,
     /// [`Level::Error`] or [`Level::Warn`]: how bad it must be.
     pub level: Level,
     /// Problems that come within this time go into one message.
@@ -104,13 +106,14 @@ pub(super) fn heartbeat(section: &mut Section<'_>, mode: Mode) -> Heartbeat {
 /// Reads every `[[alert]]`.
 pub(super) fn alerts<'d>(
     tables: &[&'d Spanned<DeValue<'d>>],
+    environment: &Environment,
     mode: Mode,
     report: &mut Report,
 ) -> Vec<Alert> {
     let mut alerts: Vec<Alert> = Vec::new();
     for table in tables {
         let mut section = Section::one_of(table, "alert", KEYS, report);
-        let alert = alert(&mut section, mode);
+        let alert = alert(&mut section, environment, mode);
         if alerts.iter().any(|other| other.name == alert.name) {
             section.add(
                 "name",
@@ -125,7 +128,7 @@ pub(super) fn alerts<'d>(
     alerts
 }
 
-fn alert(section: &mut Section<'_>, mode: Mode) -> Alert {
+fn alert(section: &mut Section<'_>, environment: &Environment, mode: Mode) -> Alert {
     let name = section.require(
         "name",
         "add a short name, such as name = \"cad-team\"",
@@ -142,12 +145,16 @@ fn alert(section: &mut Section<'_>, mode: Mode) -> Alert {
             ),
         );
     }
-    if !section.has("url") && !section.has("command") {
+    let mail = mail::read(section, environment, mode);
+    if ["url", "command", "smtp"]
+        .iter()
+        .all(|key| !section.has(key))
+    {
         section.add(
             "url",
             InvalidValue::new(
-                "either url or command is required",
-                "set url to a webhook, or set command to a program",
+                "one of url, smtp and command is required",
+                "set url to a webhook, smtp to a mail server, or command to a program",
             ),
         );
     }
@@ -166,6 +173,7 @@ fn alert(section: &mut Section<'_>, mode: Mode) -> Alert {
         url,
         format: section.read("format", format).unwrap_or_default(),
         command,
+        mail,
         level,
         group: section
             .read(
@@ -183,7 +191,7 @@ fn alert(section: &mut Section<'_>, mode: Mode) -> Alert {
 }
 
 /// The key `url`: the address itself, or `file:` and the path of a file that holds it.
-fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
+pub(super) fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
     let text = section.read("url", values::text)?;
     let text = match text.strip_prefix("file:") {
         None => text,
@@ -213,7 +221,7 @@ fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
     address
 }
 
-fn format(value: &DeValue<'_>) -> Result<Format, InvalidValue> {
+pub(super) fn format(value: &DeValue<'_>) -> Result<Format, InvalidValue> {
     let text = values::text(value)?;
     match text.as_str() {
         "json" => Ok(Format::Json),

@@ -8,14 +8,15 @@ use std::time::Duration;
 use super::document::{self, Place, Report, Section};
 use super::environment::Mode;
 use super::folders::{self, Own};
+use super::hooks;
 use super::imodels;
 use super::notifications;
 use super::sections::{self, KEYS, Times};
 use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
-    Alert, BulkChange, Config, Environment, Heartbeat, Imodel, Itwin, Log, Network, ReadOnlyConfig,
-    Retry, State, Sync, Upload, Web, network, web,
+    Alert, BulkChange, Config, Environment, Heartbeat, Hook, Imodel, Itwin, Log, Network,
+    ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -35,9 +36,11 @@ pub(super) struct RawConfig {
     shutdown_grace: Duration,
     web: Web,
     alerts: Vec<Alert>,
+    hooks: Vec<Hook>,
     heartbeat: Heartbeat,
     watches: Vec<Placed>,
     imodels: Vec<Imodel>,
+    run_schedules: RunSchedules,
 }
 
 impl RawConfig {
@@ -78,14 +81,16 @@ impl RawConfig {
 
         let web = web::read(&mut Section::open(&root, "web", KEYS, report), mode);
         let alerts = Section::each(&root, "alert", report);
-        let alerts = notifications::alerts(&alerts, mode, report);
+        let alerts = notifications::alerts(&alerts, environment, mode, report);
         let heartbeat =
             notifications::heartbeat(&mut Section::open(&root, "heartbeat", KEYS, report), mode);
 
         let tables = Section::each(&root, "watch", report);
-        let watches = watches::read(&tables, times, &sync, report);
+        let mut watches = watches::read(&tables, times, &sync, report);
+        let tables = Section::each(&root, "hook", report);
+        let hooks = hooks::read(&tables, &watches, environment, mode, report);
         let tables = Section::each(&root, "imodel", report);
-        let imodels = imodels::read(&tables, &watches, report);
+        let (imodels, run_schedules) = imodels::read(&tables, &mut watches, report);
         if !root.contains_key("watch") {
             report.add(
                 Place::default(),
@@ -109,9 +114,11 @@ impl RawConfig {
             shutdown_grace,
             web,
             alerts,
+            hooks,
             heartbeat,
             watches,
             imodels,
+            run_schedules,
         })
     }
 
@@ -142,8 +149,10 @@ impl RawConfig {
             shutdown_grace: self.shutdown_grace,
             web: self.web,
             alerts: self.alerts,
+            hooks: self.hooks,
             heartbeat: self.heartbeat,
             imodels: self.imodels,
+            run_schedules: self.run_schedules,
             watches: self
                 .watches
                 .into_iter()
@@ -161,6 +170,7 @@ impl RawConfig {
                 .map(|placed| placed.watch)
                 .collect(),
             imodels: self.imodels,
+            run_schedules: self.run_schedules,
         }
     }
 }

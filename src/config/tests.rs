@@ -67,14 +67,11 @@ fn example_loads_with_every_optional_key_in_force() {
     let certificate = folder.path().join("ca.pem");
     let authority = rcgen::generate_simple_self_signed(["company".to_owned()]).unwrap();
     fs::write(&certificate, authority.cert.pem()).unwrap();
-    let text = text
-        .replace("/etc/itwin-syncd/client-secret", &secret)
-        .replace("/etc/itwin-syncd/web-token", &secret)
-        .replace("/etc/itwin-syncd/proxy-password", &secret)
-        .replace(
-            "/etc/itwin-syncd/company-ca.pem",
-            &certificate.display().to_string(),
-        );
+    let certificate = certificate.display().to_string();
+    let mut text = text.replace("/etc/itwin-syncd/company-ca.pem", &certificate);
+    for file in "client-secret web-token proxy-password smtp-password hook-secret".split(' ') {
+        text = text.replace(&format!("/etc/itwin-syncd/{file}"), &secret);
+    }
     let config = parse(&text).unwrap();
     let proxy = config.network.proxy.unwrap();
     assert_eq!(proxy.login.unwrap().0, "itwin-syncd");
@@ -204,7 +201,7 @@ fn webhook_urls_are_never_shown() {
         "{shown}"
     );
     for (lines, output) in [
-        ("", "alert.url: either url or command"),
+        ("", "alert.url: one of url, smtp and command"),
         ("url = \"hooks/tiger\"", "alert.url: invalid URL"),
         ("command = []", "alert.command: must not be empty"),
         (

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Level;
 use crate::bandwidth::Period;
 use crate::itwin::is_loopback;
+use crate::local_time::time_of_day;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -207,18 +208,28 @@ pub(super) fn periods(value: &DeValue<'_>) -> Result<Vec<Period>, InvalidValue> 
         }
         let time = |key: &str| {
             let text = text(key)?;
-            let time = jiff::civil::Time::strptime("%H:%M", text);
-            time.map_err(|_| bad(&format!("invalid time of day {text:?}")))
+            time_of_day(text).ok_or_else(|| bad(&format!("invalid time of day {text:?}")))
         };
         let limit = text("limit")?;
         let size = limit.strip_suffix("/s").filter(|size| size.ends_with('B'));
-        let bytes = size.and_then(|size| size.parse().ok());
+        let bytes = if limit == "0" {
+            Some(ByteSize(0))
+        } else {
+            size.and_then(|size| size.parse().ok())
+        };
         let ByteSize(bytes) = bytes
-            .filter(|ByteSize(bytes)| *bytes > 0)
+            .filter(|ByteSize(bytes)| *bytes > 0 || limit == "0")
             .ok_or_else(|| bad(&format!("invalid rate {limit:?}")))?;
+        let (from, to) = (time("from")?, time("to")?);
+        if bytes == 0 && from == to {
+            return Err(InvalidValue::new(
+                "a pause (limit = \"0\") never ends",
+                "write different times for from and to, or run `itwin-syncd pause`",
+            ));
+        }
         Ok(Period {
-            from: time("from")?,
-            to: time("to")?,
+            from,
+            to,
             limit: bytes,
         })
     };

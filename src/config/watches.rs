@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
+use super::schedule;
 use super::sections::{DAY, KEYS, SECOND, Times};
 use super::values::{self, InvalidValue};
 use super::{OnDelete, OnRename, Sync, Watch};
@@ -22,6 +23,7 @@ pub(super) struct Placed {
     at_name: Place,
     at_formerly: Place,
     at_storage_folder: Place,
+    pub(super) schedules: schedule::Placed,
 }
 
 /// Reads every watch, and reports the errors of each and of each pair.
@@ -60,6 +62,7 @@ fn one<'d>(
     let mut section = Section::one(table, shown, KEYS, report);
 
     let times = times.read(&mut section);
+    let schedules = schedule::read(&mut section);
     let selection = selection(&mut section);
     let depth = match section.read("recursive", values::flag) {
         Some(false) => Depth::TopOnly,
@@ -103,6 +106,7 @@ fn one<'d>(
         connection: section
             .read("connection", values::line)
             .unwrap_or_else(|| sync.connection.clone()),
+        upload_schedule: schedules.upload.clone(),
         scope: Scope::new(selection, depth),
     };
     Placed {
@@ -111,6 +115,7 @@ fn one<'d>(
         at_name: section.place("name"),
         at_formerly: section.place("formerly"),
         at_storage_folder: section.place("storage_folder"),
+        schedules,
     }
 }
 

@@ -1,10 +1,11 @@
-//! iModels: the call that resolves an iModel to its iTwin.
+//! iModels: the iTwin of an iModel, its changesets and its named versions.
 
 use reqwest::Method;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::call::{Call, V2};
-use super::untrusted_text::{id, text};
+use super::untrusted_text::{id, maybe_name, name, text};
 use super::{Client, Error};
 
 /// An iModel.
@@ -32,6 +33,36 @@ impl Imodel {
     pub fn initialized(&self) -> bool {
         self.state.eq_ignore_ascii_case("initialized")
     }
+}
+
+/// A named version of an iModel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct NamedVersion {
+    /// UUID.
+    #[serde(deserialize_with = "id")]
+    pub id: String,
+    /// Its name.
+    #[serde(rename = "displayName", deserialize_with = "name")]
+    pub name: String,
+    /// The changeset that it names; empty for the baseline.
+    #[serde(default, deserialize_with = "maybe_name")]
+    pub changeset_id: Option<String>,
+}
+
+/// The response to the request for a named version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VersionAnswer {
+    /// It was created.
+    Created {
+        /// Its id.
+        id: String,
+    },
+    /// Another one has this name.
+    NameTaken,
+    /// The changeset has one already.
+    ChangesetNamed,
 }
 
 impl Client {
@@ -79,5 +110,107 @@ impl Client {
         );
         let reply = self.api.send(&call.accept(V2)).await?;
         Ok(!reply.json::<Body>()?.changesets.is_empty())
+    }
+
+    /// The id of the newest changeset of an iModel; None if nothing was ever pushed to it.
+    ///
+    /// # Errors
+    /// Not found, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/get-imodel-changesets/
+    pub async fn latest_changeset(&self, imodel_id: &str) -> Result<Option<String>, Error> {
+        #[derive(Deserialize)]
+        struct Changeset {
+            #[serde(deserialize_with = "id")]
+            id: String,
+        }
+        #[derive(Deserialize)]
+        struct Body {
+            changesets: Vec<Changeset>,
+        }
+        let mut url = self.api.url(&["imodels", imodel_id, "changesets"]);
+        url.query_pairs_mut()
+            .append_pair("$top", "1")
+            .append_pair("$orderBy", "index desc");
+        let call = Call::repeatable(
+            "list changesets",
+            Method::GET,
+            url,
+            "a role with the permission imodels_webview",
+        );
+        let reply = self.api.send(&call.accept(V2)).await?;
+        let latest = reply.json::<Body>()?.changesets.into_iter().next();
+        Ok(latest.map(|changeset| changeset.id))
+    }
+
+    /// The named version of an iModel with exactly this name.
+    ///
+    /// # Errors
+    /// Not found, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/get-imodel-named-versions/
+    pub async fn named_version(
+        &self,
+        imodel_id: &str,
+        name: &str,
+    ) -> Result<Option<NamedVersion>, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body {
+            named_versions: Vec<NamedVersion>,
+        }
+        let mut url = self.api.url(&["imodels", imodel_id, "namedversions"]);
+        url.query_pairs_mut().append_pair("name", name);
+        let call = Call::repeatable(
+            "list named versions",
+            Method::GET,
+            url,
+            "a role with the permission imodels_webview",
+        );
+        let reply = self.api.send(&call.accept(V2)).await?;
+        let mut found = reply.json::<Body>()?.named_versions.into_iter();
+        Ok(found.find(|version| version.name == name))
+    }
+
+    /// Creates a named version of a changeset. Not repeated after a lost response: look for its name first.
+    ///
+    /// # Errors
+    /// Not found, not allowed, invalid, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/create-imodel-named-version/
+    pub async fn create_named_version(
+        &self,
+        imodel_id: &str,
+        name: &str,
+        description: &str,
+        changeset_id: &str,
+    ) -> Result<VersionAnswer, Error> {
+        #[derive(Deserialize)]
+        struct Created {
+            #[serde(deserialize_with = "id")]
+            id: String,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body {
+            named_version: Created,
+        }
+        let call = Call::creating(
+            "create named version",
+            self.api.url(&["imodels", imodel_id, "namedversions"]),
+            "a role with the permission imodels_write",
+        );
+        let body = json!({ "name": name, "description": description, "changesetId": changeset_id });
+        match self.api.send(&call.accept(V2).json(body)).await {
+            Ok(reply) => Ok(VersionAnswer::Created {
+                id: reply.json::<Body>()?.named_version.id,
+            }),
+            Err(error) if error.status() == Some(409) => match error.code() {
+                Some("NamedVersionExists") => Ok(VersionAnswer::NameTaken),
+                Some("NamedVersionOnChangesetExists") => Ok(VersionAnswer::ChangesetNamed),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
     }
 }

@@ -24,8 +24,8 @@ macro_rules! due {
     };
 }
 
-/// SQL: jobs of the watch `w` may be claimed at the time of a parameter.
-macro_rules! active {
+/// SQL: jobs of the watch `w` may be claimed at the time of a parameter, if its window is open.
+macro_rules! not_suspended {
     ($now:literal) => {
         concat!(
             "w.configured = 1 AND w.paused_at IS NULL AND w.bulk_change_files = 0 \
@@ -38,7 +38,17 @@ macro_rules! active {
     };
 }
 
-pub(super) use {active, due};
+/// SQL: jobs of the watch `w` may be claimed at the time of a parameter.
+macro_rules! active {
+    ($now:literal) => {
+        concat!(
+            "w.uploads_wait_until = 0 AND ",
+            $crate::ledger::clock::not_suspended!($now)
+        )
+    };
+}
+
+pub(super) use {active, due, not_suspended};
 
 /// The pause before a time, in milliseconds.
 pub(super) fn pause(now: Timestamp, until: Timestamp) -> i64 {
@@ -56,23 +66,26 @@ pub(super) fn is_ahead(taken: i64, now: Timestamp) -> bool {
 }
 
 /// What the service does when the clock has jumped by `$1` milliseconds.
-const FOLLOW: [&str; 8] = [
+const FOLLOW: [&str; 10] = [
     "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, \
      failing_since = failing_since + $1, stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 \
      ELSE stage_at END",
     "UPDATE watches SET backoff_until = backoff_until + $1, backoff_since = backoff_since + $1 \
      WHERE backoff_since > 0",
     "UPDATE watches SET paused_at = paused_at + $1 WHERE paused_at IS NOT NULL",
+    "UPDATE watches SET sync_requested_at = sync_requested_at + $1 \
+     WHERE sync_requested_at IS NOT NULL",
     "UPDATE pauses SET until = until + $1, since = since + $1 WHERE since > 0",
     "UPDATE connections SET moved_at = CASE WHEN moved_at > 0 THEN moved_at + $1 ELSE moved_at \
      END, checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
     "UPDATE runs SET requested_at = requested_at + $1 WHERE phase <> 'ended'",
+    "UPDATE named_version_files SET at = at + $1",
     "UPDATE files SET absent_since = absent_since + $1 WHERE absence IS NOT NULL",
     "UPDATE watches SET scanned_at = scanned_at + $1",
 ];
 
 /// What a start corrects: times that were taken from a clock that was ahead of `$1` by more than [`SLACK`] (`$2`).
-const CORRECT: [&str; 6] = [
+const CORRECT: [&str; 8] = [
     "UPDATE jobs SET due_at = $1, pause = 0 WHERE due_at - pause > $2",
     "UPDATE jobs SET enqueued_at = $1 WHERE enqueued_at > $2",
     "UPDATE jobs SET stage_at = $1 WHERE stage_at > $2",
@@ -80,6 +93,8 @@ const CORRECT: [&str; 6] = [
     "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL \
      WHERE backoff_since > $2",
     "UPDATE connections SET moved_at = $1 WHERE moved_at > $2",
+    "UPDATE watches SET sync_requested_at = $1 WHERE sync_requested_at > $2",
+    "UPDATE named_version_files SET at = $1 WHERE at > $2",
 ];
 
 impl Ledger {

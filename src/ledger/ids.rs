@@ -19,6 +19,7 @@ pub struct ConnectionId(pub(super) i64);
 /// The ledger's id of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
+#[cfg_attr(test, derive(Default))]
 pub struct RunId(pub(super) i64);
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage};
 use super::history::Step;
-use super::references;
 use super::relocations::relocate_next;
 use super::results::insert_result;
 use super::row::join;
@@ -18,6 +17,7 @@ use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
     count_value, millis,
 };
+use super::{named_versions, references};
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
@@ -147,6 +147,7 @@ impl Ledger {
                         reports.push(report);
                     }
                 }
+                named_versions::note_synchronized(tx, run, &reports, now).await?;
                 release_files(tx, run, Step::NotJudged, now).await?;
                 Ok(reports)
             })

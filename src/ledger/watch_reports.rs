@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::former_source_files::former_imodels;
+use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
-    Inactive, JobState, Ledger, OnDelete, Outcome, RootState, SpatialRootState, SpatialRootWait,
-    Tx, WatchId, count_value, timestamp,
+    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, SpatialRootState,
+    SpatialRootWait, Tx, WatchId, WindowWait, count_value, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -41,6 +42,12 @@ pub struct WatchReport {
     pub source_files: Option<SourceFiles>,
     /// What the files of its iModel wait for, if that is its spatial root.
     pub spatial_root: Option<SpatialRootWait>,
+    /// What its uploads wait for, if that is a time of day.
+    pub upload_wait: Option<WindowWait>,
+    /// What runs of its iModel wait for, if that is a time of day.
+    pub run_wait: Option<WindowWait>,
+    /// The named versions of its iModel, if the configuration requests any.
+    pub named_version: Option<NamedVersionReport>,
     /// Its files that are gone, as far as they are or will be withdrawn.
     pub deletions: DeletionReport,
     /// The iModels that it went to before, and in which source files of it stayed.
@@ -199,6 +206,12 @@ struct WatchRow {
     other_source_files: Option<i64>,
     root_path: Option<String>,
     spatial_root_state: Option<SpatialRootState>,
+    uploads_wait_until: i64,
+    uploads_wait_overdue: i64,
+    run_waits_until: i64,
+    run_wait_overdue: i64,
+    #[sqlx(flatten)]
+    named_version: NamedVersionRow,
     on_delete: OnDelete,
     delete_after: i64,
     deletions_suspended: i64,
@@ -285,6 +298,9 @@ impl WatchRow {
                 (Some(path), Some(state)) => Some(SpatialRootWait { path, state }),
                 _ => None,
             },
+            upload_wait: wait(self.uploads_wait_until, self.uploads_wait_overdue),
+            run_wait: wait(self.run_waits_until, self.run_wait_overdue),
+            named_version: self.named_version.into_report(),
             deletions: DeletionReport {
                 on_delete: self.on_delete,
                 after: Duration::from_millis(count_value(self.delete_after)),
@@ -329,6 +345,13 @@ impl WatchRow {
     }
 }
 
+fn wait(until: i64, overdue: i64) -> Option<WindowWait> {
+    (until != 0).then(|| WindowWait {
+        until: timestamp(until),
+        overdue: overdue != 0,
+    })
+}
+
 impl Ledger {
     /// All watches with their counts, by name.
     pub async fn watch_reports(&self, now: Timestamp) -> Result<Vec<WatchReport>, Error> {
@@ -354,13 +377,18 @@ pub(super) async fn watches(
          r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
-         facts.root_path, facts.root_state AS spatial_root_state, w.on_delete, w.delete_after, \
+         facts.root_path, facts.root_state AS spatial_root_state, \
+         w.uploads_wait_until, w.uploads_wait_overdue, \
+         COALESCE(facts.run_waits_until, 0) AS run_waits_until, \
+         COALESCE(facts.run_wait_overdue, 0) AS run_wait_overdue, w.on_delete, w.delete_after, \
          w.deletions_suspended, w.deletions_allowed, w.deletions_cause, (SELECT COUNT(*) FROM files f \
          WHERE f.watch_id = w.id AND f.withdrawal_reason IS NOT NULL) AS withdrawals_refused, \
          (SELECT f.withdrawal_reason FROM files f WHERE f.watch_id = w.id \
          AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_reason, \
          (SELECT f.withdrawal_hint FROM files f WHERE f.watch_id = w.id \
-         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint FROM watches w \
+         AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint, {NAMED_VERSION} \
+         FROM watches w \
+         LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::clock::active;
+use super::clock::not_suspended;
 use super::deletion_guard::withdrawable;
 use super::history::{Step, note};
 use super::row::join;
@@ -74,7 +74,7 @@ impl WithdrawnRow {
 macro_rules! may_be_withdrawn {
     () => {
         concat!(
-            active!("$2"),
+            not_suspended!("$2"),
             " AND w.deletions_suspended = 0 AND w.root_state IN ('ok', 'polled') \
              AND f.watch_id = w.id AND f.absence = 'gone' AND f.storage_file_id IS NOT NULL \
              AND f.absent_since + w.delete_after <= w.scanned_at \

@@ -80,11 +80,23 @@ impl Tasks {
         }
         let http = config.network.client(REQUEST).map_err(Error::Client)?;
         for alert in config.alerts.clone() {
-            let (http, ledger, reader) = (http.clone(), ledger.clone(), reader.clone());
+            let (ledger, reader) = (ledger.clone(), reader.clone());
+            let receivers = alert::Receivers {
+                http: http.clone(),
+                certificates: config.network.extra_certificates.clone(),
+                dialog: config.network.total_timeout,
+            };
             let stop = self.stop.clone();
             let name = format!("alert {}", alert.name);
             self.spawn(name, async move {
-                Ok(alert::run(alert, http, ledger, reader, stop).await?)
+                Ok(alert::run(alert, receivers, ledger, reader, stop).await?)
+            });
+        }
+        for hook in config.hooks.clone() {
+            let (http, ledger, reader) = (http.clone(), ledger.clone(), reader.clone());
+            let stop = self.stop.clone();
+            self.spawn(format!("hook {}", hook.name), async move {
+                Ok(alert::run_hook(hook, http, ledger, reader, stop).await?)
             });
         }
         if config.heartbeat.url.is_some() {

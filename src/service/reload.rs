@@ -104,6 +104,7 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     );
     keep("[web]", old.web != new.web);
     keep("[[alert]]", old.alerts != new.alerts);
+    keep("[[hook]]", old.hooks != new.hooks);
     keep("[heartbeat]", old.heartbeat != new.heartbeat);
     keep("log.directory", old.log.directory != new.log.directory);
     keep("log.keep_files", old.log.keep_files != new.log.keep_files);
@@ -116,6 +117,7 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
         state: old.state.clone(),
         web: old.web.clone(),
         alerts: old.alerts.clone(),
+        hooks: old.hooks.clone(),
         heartbeat: old.heartbeat.clone(),
         log: crate::config::Log {
             level: new.log.level,

@@ -275,12 +275,18 @@ pub(super) fn synchronizer_settings(config: &Config) -> synchronizer::Settings {
         let root = imodel.spatial_root.clone()?;
         Some((imodel.id.clone(), root))
     });
+    let versions = config.imodels.iter().filter_map(|imodel| {
+        let version = imodel.named_version.clone()?;
+        Some((imodel.id.clone(), version))
+    });
     synchronizer::Settings {
+        named_versions: versions.collect(),
         sync: config.sync.clone(),
         retry: config.retry.clone(),
         check_interval: check_interval(&config.watches),
         scopes: scopes(&config.watches),
         spatial_roots: roots.collect(),
+        schedules: config.run_schedules.clone(),
     }
 }
 

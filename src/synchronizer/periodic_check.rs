@@ -7,12 +7,28 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::spatial_root::Extent;
-use super::{SyncError, Synchronizer};
+use super::{IDLE_MAX, SyncError, Synchronizer};
 use crate::ledger::{self, ConnectionFile, ConnectionRecord};
 use crate::next_attempt;
 use crate::stored_content::Content;
 
 impl Synchronizer {
+    /// No run starts for this long: checks the state of the platform if that is due.
+    pub(super) async fn rest(
+        &mut self,
+        connections: &[ConnectionRecord],
+        pause: Duration,
+        now: Timestamp,
+    ) -> Result<Duration, ledger::Error> {
+        self.unblock().await?;
+        let next_check = self.check_if_due(connections, now).await?;
+        if next_check.is_zero() {
+            return Ok(Duration::ZERO);
+        }
+        self.at_rest = true;
+        Ok(pause.min(next_check).min(IDLE_MAX))
+    }
+
     /// Checks the connections whose turn has come, and returns how long the next one has. Zero: a check found
     /// something to do.
     pub(super) async fn check_if_due(

@@ -44,6 +44,9 @@ const BLOCKS_IN_FLIGHT: usize = 4;
 /// A refused upload address is replaced this often in one attempt.
 const RENEWALS_MAX: u32 = 3;
 
+/// How often a block that waits for the end of a pause of all uploads is considered again.
+const PAUSE_OVER: Duration = Duration::from_secs(1);
+
 /// The pause before an address that could not be renewed is asked for again.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
@@ -295,8 +298,10 @@ impl Blocks<'_> {
         let mut renewing = None;
         let mut not_before = began;
         while left > 0 || !on_their_way.is_empty() {
+            let paused = address.speed == Speed::Limited && shared.client.is_paused();
             if renewing.is_none()
                 && left > 0
+                && !paused
                 && Instant::now() >= not_before
                 && let Some(life) = address.life
                 && needs_another(Course {
@@ -310,7 +315,8 @@ impl Blocks<'_> {
             {
                 renewing = Some(Box::pin(shared.client.update_content(self.file_id)));
             }
-            let free = left > 0 && on_their_way.len() < BLOCKS_IN_FLIGHT && renewing.is_none();
+            let free =
+                left > 0 && on_their_way.len() < BLOCKS_IN_FLIGHT && renewing.is_none() && !paused;
             tokio::select! {
                 Some(arrived) = on_their_way.next(), if !on_their_way.is_empty() => {
                     let arrived: Result<u64, itwin::Error> = arrived;
@@ -323,6 +329,7 @@ impl Blocks<'_> {
                         not_before = Instant::now() + self.renewed(address, renewed)?;
                     }
                 }
+                () = tokio::time::sleep(PAUSE_OVER), if paused => {}
                 block = &mut reading, if free => {
                     let block: Result<Block, source::Error> = block;
                     let block = block?;

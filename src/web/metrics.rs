@@ -32,7 +32,7 @@ const OUTCOMES: [Outcome; 6] = [
 /// A gauge with one value for each watch: its name, what it means, and its value.
 type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
 
-const WATCH_GAUGES: [WatchGauge; 7] = [
+const WATCH_GAUGES: [WatchGauge; 8] = [
     (
         "files_synchronized",
         "Files synchronized in their current version.",
@@ -62,6 +62,14 @@ const WATCH_GAUGES: [WatchGauge; 7] = [
         "watch_suspended",
         "1 while the watch starts no new work: paused, suspended by the bulk change guard, or suspended after rejected credentials.",
         |watch| u64::from(watch.inactive.is_some()),
+    ),
+    (
+        "named_version_failed",
+        "1 while the last attempt to create a named version of the iModel of the watch failed.",
+        |watch| {
+            let version = watch.named_version.as_ref();
+            u64::from(version.is_some_and(|version| version.reason.is_some()))
+        },
     ),
     (
         "run_overdue",

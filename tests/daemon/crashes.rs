@@ -229,8 +229,9 @@ async fn between_any_two_steps(cut: Cut) {
     let mut points = failpoints();
     // These have tests of their own: they need more than new and changed files.
     let tested_elsewhere = [
-        &[MISSING, UNMAPPED][..],
+        &[MISSING, UNMAPPED, super::hooks::DELIVERED][..],
         &super::renames::POINTS,
+        &super::named_versions::POINTS,
         &super::withdrawal::POINTS,
         &super::moves_between_watches::POINTS,
     ]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, TaskFault};
 
-use super::support::{Daemon, Site, eventually, platform, write};
+use super::support::{Site, eventually, platform, write};
 
 /// A site whose spatial root is `Site/GCS.dgn`, and its folder.
 async fn site() -> (Site, PathBuf) {
@@ -37,21 +37,6 @@ fn gcs_from(site: &Site) -> Option<String> {
     Some(state.files[id].path.clone())
 }
 
-async fn waits(site: &Site, daemon: &Daemon, text: &str) {
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-    loop {
-        let shown = site.run(&["status"]).await.out;
-        if shown.contains(text) {
-            return;
-        }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{shown}\n{}",
-            daemon.log()
-        );
-    }
-}
-
 #[tokio::test]
 async fn the_spatial_root_is_run_first_and_alone() {
     let (site, folder) = site().await;
@@ -62,7 +47,7 @@ async fn the_spatial_root_is_run_first_and_alone() {
     write(&folder.join("a.dgn"), "a");
     write(&folder.join("b.ifc"), "b");
     let daemon = site.start();
-    waits(&site, &daemon, "which is not in the folder").await;
+    site.shows("which is not in the folder", &daemon).await;
     let path = folder.join("a.dgn");
     let explained = site.run(&["explain", path.to_str().unwrap()]).await.out;
     assert!(
@@ -101,21 +86,13 @@ async fn files_wait_for_a_failed_spatial_root_until_resume_also_over_a_restart()
     write(&folder.join("a.dgn"), "a");
     write(&folder.join("Site/GCS.dgn"), "root");
     let daemon = site.start();
-    waits(
-        &site,
-        &daemon,
-        "spatial root \"Site/GCS.dgn\", which failed",
-    )
-    .await;
+    site.shows("spatial root \"Site/GCS.dgn\", which failed", &daemon)
+        .await;
     daemon.says("itwin-syncd resume north").await;
     daemon.stop().await;
     let daemon = site.start();
-    waits(
-        &site,
-        &daemon,
-        "spatial root \"Site/GCS.dgn\", which failed",
-    )
-    .await;
+    site.shows("spatial root \"Site/GCS.dgn\", which failed", &daemon)
+        .await;
     assert!(runs(&site).iter().all(|run| *run == ["Site/GCS.dgn"]));
 
     let resumed = site.run(&["resume"]).await;

@@ -145,11 +145,13 @@ impl Site {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
+        // Some commands have commands of their own.
+        let words = if arguments[0] == "alert" { 2 } else { 1 };
         command
-            .arg(arguments[0])
+            .args(&arguments[..words])
             .arg("--config")
             .arg(self.config())
-            .args(&arguments[1..])
+            .args(&arguments[words..])
             .env("ITWIN_SYNCD_CLIENT_SECRET", &self.secret);
         command
     }
@@ -215,6 +217,18 @@ impl Site {
             .iter()
             .map(|file| (named(file), file.clone()))
             .collect()
+    }
+
+    /// Waits until `status` shows this text.
+    pub async fn shows(&self, text: &str, daemon: &Daemon) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let shown = self.run(&["status"]).await.out;
+            if shown.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{shown}\n{}", daemon.log());
+        }
     }
 
     /// Waits until `count` files are synchronized and nothing else is in progress.

@@ -213,6 +213,14 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     if let Some(root) = &watch.spatial_root {
         hinted(out, &root.text, root.hint.as_deref());
     }
+    let waits = watch.waits.iter();
+    waits.for_each(|wait| line(out, &format!("  {}", wait.text)));
+    if let Some(version) = &watch.named_version {
+        line(out, &format!("  iModel  {}", version.text));
+        if let Some(hint) = &version.hint {
+            line(out, &format!("          hint: {hint}"));
+        }
+    }
     if let Some(found) = &watch.source_files {
         hinted(out, &format!("iModel  {}", found.text), found.hint);
     }

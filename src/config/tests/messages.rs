@@ -26,6 +26,15 @@ fn watch_keys() {
         "setle = \"5s\"",
         "workers = 3",
         "recursive = \"yes\"",
+        "run_window = \"19:00-06:00\"",
+        "run_window = []",
+        "run_window = [\"Mon-Fri 19:00-25:00\"]",
+        "run_window = [\"Mon-Fry 19:00-06:00\"]",
+        "run_window = [\"night\"]",
+        "upload_window = [\"Mon 19:00-19:00\"]",
+        "upload_window = [\"Mon-Fri 19:00-06:00\", \"Fri 20:00-21:00\"]",
+        "window_stale = \"36h\"",
+        "run_window = [\"Sat\"]\nwindow_stale = \"36\"",
         "rename = \"copy\"",
         "rename = true",
         "on_delete = \"purge\"",
@@ -75,6 +84,8 @@ fn other_keys() {
         "[upload]\nrate = [3]",
         "[upload]\nrate = [{ from = \"7\", to = \"19:00\", limit = \"2MiB/s\" }]",
         "[upload]\nrate = [{ from = \"07:00\", to = \"19:00\", limit = \"2 potatoes\" }]",
+        "[upload]\nrate = [{ from = \"07:00\", to = \"07:00\", limit = \"0\" }]",
+        "[upload]\nrate = [{ from = \"07:00\", to = \"19:00\", limit = \"0B/s\" }]",
         "[upload]\nrate = [{ from = \"07:00\", limit = \"2MiB/s\" }]",
         "[upload]\nrate = [{ from = \"07:00\", to = \"19:00\", speed = \"2MiB/s\", limit = \"1B/s\" }]",
         "[upload]\nblock_size = 8388608",
@@ -113,6 +124,17 @@ fn imodels() {
         "spatial_root = { watch = \"south\", path = \"Site/GCS.dgn\" }",
         "spatial_root = { watch = \"north\", path = \"Site/GCS.txt\" }",
         "spatial_root = { watch = \"north\", path = \"Site/GCS.bak\" }",
+        "run_window = [\"19:00-06:00\"]\nwindow_stale = \"1s\"",
+        "named_version = \"each\"",
+        "named_version = { name = \"x\" }",
+        "named_version = { when = \"25:00\" }",
+        "named_version = { when = \"each\", name = 3 }",
+        "named_version = { when = \"each\", name = \"  \" }",
+        "named_version = { when = \"each\", name = \"{day}\" }",
+        "named_version = { when = \"each\", description = \"a\\nb\" }",
+        "named_version = { when = \"each\", when_partial = \"yes\" }",
+        "named_version = { when = \"23:00\", when_partial = true }",
+        "named_version = { when = \"each\", also = 1 }",
         "named = 3",
         "[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"",
     ];
@@ -126,6 +148,22 @@ fn imodels() {
         + "upload_only = [\"/Site/\"]\n[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
            spatial_root = { watch = \"north\", path = \"Site/GCS.dgn\" }\n";
     insta::assert_snapshot!("spatial_root_that_is_only_stored", errors(&stored));
+}
+
+/// One run covers the files of all watches of an iModel.
+#[test]
+fn run_windows_that_differ() {
+    let watch = LEAST.to_owned() + "run_window = [\"19:00-06:00\"]\nstorage_folder = \"a\"\n";
+    let second = "[[watch]]\nname = \"south\"\npath = \"/srv/south\"\nstorage_folder = \"b\"\n\
+                  imodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n";
+    let table = "[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n";
+    let other = "run_window = [\"20:00-06:00\"]\n";
+    assert_eq!(errors(&format!("{watch}{second}")), "none");
+    insta::assert_snapshot!(format!(
+        "{}\n{}",
+        errors(&format!("{watch}{second}{other}")),
+        errors(&format!("{watch}{table}{other}")),
+    ));
 }
 
 #[test]
@@ -195,6 +233,17 @@ fn notifications() {
         "[[alert]]\nname = \"team\"\ncommand = [\"x\"]\nlevel = \"info\"",
         "[[alert]]\nname = \"team\"\ncommand = [\"x\"]\nformat = \"xml\"",
         "[[alert]]\nname = \"team\"\ncommand = [\"x\"]\n[[alert]]\nname = \"team\"\ncommand = [\"y\"]",
+        "[[alert]]\nname = \"team\"\ncommand = [\"x\"]\nto = [\"a@example.com\"]",
+        "[[alert]]\nname = \"team\"\nsmtp = \"mail.example.com\"",
+        "[[alert]]\nname = \"team\"\nsmtp = \"user:tiger@mail.example.com\"\nfrom = \"a@example.com\"\nto = [\"cad\"]",
+        "[[alert]]\nname = \"team\"\nsmtp = \"mail.example.com\"\nfrom = \"a@example.com\"\nto = []\nsmtp_tls = \"ssl\"",
+        "[[alert]]\nname = \"team\"\nsmtp = \"mail.example.com\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\nsmtp_tls = \"none\"",
+        "[[alert]]\nname = \"team\"\nsmtp = \"localhost\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\nsmtp_user = \"a\"",
+        "[[alert]]\nname = \"team\"\nsmtp = \"localhost\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\nsmtp_user = \"a\"\nsmtp_password_file = \"/absent\"",
+        "[[hook]]\nname = \"ci\"\non = []",
+        "[[hook]]\nname = \"ci\"\nurl = \"tiger\"\non = [\"night\"]\nresults = [\"good\"]",
+        "[[hook]]\nname = \"ci\"\ncommand = [\"x\"]\nsecret_file = \"/absent\"\nwatches = [\"nroth\"]\nresults = []\ndigest_at = \"6 pm\"",
+        "[[hook]]\nname = \"ci\"\ncommand = [\"x\"]\n[[hook]]\nname = \"ci\"\nurl = \"https://a.example\"\ncommand = [\"x\"]",
         "[heartbeat]\nurl = \"nowhere\"",
         "[web]\nlisten = \"8291\"",
         "[web]\nlisten = \"0.0.0.0:8291\"",

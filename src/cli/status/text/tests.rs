@@ -94,6 +94,8 @@ fn watch() -> WatchView {
         source_files: None,
         former_imodels: Vec::new(),
         spatial_root: None,
+        waits: Vec::new(),
+        named_version: None,
         deletions: Vec::new(),
         unfinished: Vec::new(),
     }

@@ -1,0 +1,141 @@
+use jiff::Timestamp;
+
+use super::*;
+use crate::ledger::{
+    BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, NamedVersionReport,
+    RunSummary, SpatialRootWait, WindowWait,
+};
+
+fn watch() -> WatchReport {
+    WatchReport {
+        name: "north".to_owned(),
+        imodel_id: "c0ffee00".into(),
+        root: RootState::Ok,
+        note: None,
+        scanned_at: None,
+        inactive: None,
+        configured: true,
+        last_run: None,
+        blocked: None,
+        source_files: None,
+        spatial_root: None,
+        upload_wait: None,
+        run_wait: None,
+        named_version: None,
+        deletions: DeletionReport::default(),
+        former_imodels: Vec::new(),
+        counts: Counts::default(),
+    }
+}
+
+fn unnamed(severe: bool) -> WatchReport {
+    WatchReport {
+        named_version: Some(NamedVersionReport {
+            last: None,
+            note: None,
+            reason: Some("cannot create a named version: 403".to_owned()),
+            hint: Some("assign a role".to_owned()),
+            severe,
+        }),
+        ..watch()
+    }
+}
+
+#[test]
+fn problems_of_a_watch() {
+    let at = Timestamp::UNIX_EPOCH;
+    let inactive = |inactive| WatchReport {
+        inactive: Some(inactive),
+        ..watch()
+    };
+    let noted = |root, note: &str| WatchReport {
+        root,
+        note: Some(note.to_owned()),
+        ..watch()
+    };
+    let run = RunSummary {
+        id: Some("3d746129".to_owned()),
+        requested_at: at,
+        ended_at: None,
+        state: None,
+        result: None,
+        overdue: true,
+    };
+    let blocking = BlockingRun {
+        run: "25de0720".to_owned(),
+        connection: "theirs".to_owned(),
+        since: at,
+        overdue: true,
+    };
+    let waiting = |state| WatchReport {
+        spatial_root: Some(SpatialRootWait {
+            path: "Site/GCS.dgn".to_owned(),
+            state,
+        }),
+        ..watch()
+    };
+    let deleted = |deletions| WatchReport {
+        deletions,
+        ..watch()
+    };
+    let watches = [
+        noted(RootState::Unavailable, "host is down"),
+        noted(RootState::Degraded, "\"Secret\": permission denied"),
+        inactive(Inactive::Paused { since: at }),
+        inactive(Inactive::Suspended(BulkChange {
+            kind: ledger::BulkChangeKind::Changed,
+            files: 1204,
+            moves: 0,
+            limit: 1000,
+        })),
+        inactive(Inactive::BackingOff {
+            until: at,
+            reason: "the credentials were rejected".to_owned(),
+        }),
+        WatchReport {
+            last_run: Some(run),
+            ..watch()
+        },
+        WatchReport {
+            blocked: Some(blocking),
+            ..watch()
+        },
+        waiting(SpatialRootState::Pending),
+        waiting(SpatialRootState::Missing),
+        waiting(SpatialRootState::Failed),
+        WatchReport {
+            run_wait: Some(WindowWait {
+                until: crate::clock::now(),
+                overdue: true,
+            }),
+            ..watch()
+        },
+        unnamed(false),
+        unnamed(true),
+        deleted(DeletionReport {
+            suspended: Some(Deletions {
+                files: 45,
+                limit: 20,
+                cause: DeletionCause::Bulk,
+            }),
+            ..DeletionReport::default()
+        }),
+        deleted(DeletionReport {
+            refused: 3,
+            reason: Some("cannot delete the storage file of \"a.dgn\": 403".to_owned()),
+            hint: Some("give the application a role".to_owned()),
+            ..DeletionReport::default()
+        }),
+    ];
+    let mut text = String::new();
+    for problem in watches.iter().flat_map(of_watch) {
+        let level = if problem.severe { "error" } else { "warn" };
+        text += &format!("{level} {}: {}\n", problem.place(), problem.reason);
+        if let Some(hint) = problem.hint {
+            text += &format!("  hint: {hint}\n");
+        }
+    }
+    insta::with_settings!({filters => vec![(r"until \d\d:\d\d", "until [time]")]}, {
+        insta::assert_snapshot!(text);
+    });
+}

@@ -1,0 +1,133 @@
+//! Results for hooks: each has a number that rises from result to result, so one number says what was sent already.
+
+use jiff::Timestamp;
+
+use super::row::join;
+use super::{Error, Ledger, Outcome, count_value, timestamp};
+use crate::connector_type::ConnectorType;
+use crate::ids::ImodelId;
+
+/// A result, with everything that is known of its file.
+#[derive(Debug, Clone)]
+pub struct HookResult {
+    /// Rises from result to result.
+    pub number: i64,
+    /// The name of the watch.
+    pub watch: String,
+    /// Path relative to the root; odd bytes are replaced.
+    pub path: String,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// When it was written.
+    pub at: Timestamp,
+    /// From hand-over to outcome, in milliseconds.
+    pub millis: u64,
+    /// Bytes in storage.
+    pub bytes: u64,
+    /// The connector type, if it has one.
+    pub connector: Option<ConnectorType>,
+    /// The iModel of the watch.
+    pub imodel_id: ImodelId,
+    /// Its iTwin, once known.
+    pub itwin_id: Option<String>,
+    /// The storage file.
+    pub storage_file_id: Option<String>,
+    /// The source file, as it is now.
+    pub source_file_id: Option<String>,
+    /// The connection, as it is now.
+    pub connection_id: Option<String>,
+    /// The run that it is a result of.
+    pub run: Option<String>,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: i64,
+    watch: String,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+    outcome: Outcome,
+    at: i64,
+    millis: i64,
+    bytes: i64,
+    connector: Option<ConnectorType>,
+    imodel_id: ImodelId,
+    itwin_id: Option<String>,
+    storage_file_id: Option<String>,
+    source_file_id: Option<String>,
+    connection_id: Option<String>,
+    run: Option<String>,
+    reason: Option<String>,
+    hint: Option<String>,
+}
+
+impl Ledger {
+    /// The results after the one with this number, oldest first.
+    pub async fn hook_results(&self, after: i64, limit: u32) -> Result<Vec<HookResult>, Error> {
+        let rows: Vec<Row> = self
+            .db
+            .read("read results for hooks", async |db| {
+                sqlx::query_as(
+                    "SELECT r.id, w.name AS watch, f.dir, f.name, r.outcome, r.at, r.millis, \
+                     r.bytes, r.connector, w.imodel_id, i.itwin_id, r.storage_file_id, \
+                     f.source_file_id, c.platform_id AS connection_id, r.run, r.reason, r.hint \
+                     FROM results r JOIN files f ON f.id = r.file_id \
+                     JOIN watches w ON w.id = f.watch_id \
+                     LEFT JOIN imodels i ON i.id = w.imodel_id \
+                     LEFT JOIN connections c ON c.id = f.connection_id \
+                     WHERE r.id > $1 ORDER BY r.id LIMIT $2",
+                )
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await
+            })
+            .await?;
+        let results = rows.into_iter().map(|row| HookResult {
+            number: row.id,
+            watch: row.watch,
+            path: join(row.dir, row.name).to_string_lossy().into_owned(),
+            outcome: row.outcome,
+            at: timestamp(row.at),
+            millis: count_value(row.millis),
+            bytes: count_value(row.bytes),
+            connector: row.connector,
+            imodel_id: row.imodel_id,
+            itwin_id: row.itwin_id,
+            storage_file_id: row.storage_file_id,
+            source_file_id: row.source_file_id,
+            connection_id: row.connection_id,
+            run: row.run,
+            reason: row.reason,
+            hint: row.hint,
+        });
+        Ok(results.collect())
+    }
+
+    /// What a hook has sent, as it was kept last.
+    pub async fn hook_memo(&self, name: &str) -> Result<Option<String>, Error> {
+        self.alert_memo(&format!("hook:{name}")).await
+    }
+
+    /// Keeps what a hook has sent; survives a power cut.
+    pub async fn keep_hook_memo(&self, name: &str, memo: &str) -> Result<(), Error> {
+        let name = format!("hook:{name}");
+        self.db
+            .write_durably("record what a hook has sent", async |tx| {
+                sqlx::query(
+                    "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE \
+                     SET memo = excluded.memo",
+                )
+                .bind(name)
+                .bind(memo)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
+        Ok(())
+    }
+}
