@@ -80,8 +80,9 @@ const FOLLOW: [&str; 10] = [
      END, checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
     "UPDATE runs SET requested_at = requested_at + $1 WHERE phase <> 'ended'",
     "UPDATE named_version_files SET at = at + $1",
-    "UPDATE files SET absent_since = absent_since + $1 WHERE absence IS NOT NULL",
-    "UPDATE watches SET scanned_at = scanned_at + $1",
+    "UPDATE files SET absent_since = absent_since + $1, withdrawal_due = CASE \
+     WHEN withdrawal_due > 0 THEN withdrawal_due + $1 ELSE 0 END WHERE absence IS NOT NULL",
+    "UPDATE watches SET scanned_at = scanned_at + $1, new_files_since = new_files_since + $1",
 ];
 
 /// What a start corrects: times that were taken from a clock that was ahead of `$1` by more than [`SLACK`] (`$2`).
