@@ -19,6 +19,7 @@ mod status;
 mod tally;
 mod unfinished_file;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -239,10 +240,12 @@ fn print_to_stderr(text: &str) {
     }
 }
 
-/// Prints a line of a command's output.
-#[allow(clippy::print_stdout, reason = "the output is what the command is for")]
+/// Prints a line of a command's output. If its reader has closed the pipe, such as `head`, the command ends.
 fn print_line(text: &str) {
-    println!("{text}");
+    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+        let is_closed = error.kind() == io::ErrorKind::BrokenPipe;
+        std::process::exit(i32::from(if is_closed { EXIT_GOOD } else { EXIT_FAILED }));
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::changes::announcements;
 use super::tally::Tally;
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_line};
 use crate::config::{Config, Schedule, SpatialRoot, Watch};
 use crate::filesystem;
 use crate::ids::ImodelId;
@@ -32,25 +32,22 @@ struct Report {
 }
 
 impl Report {
-    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
     fn ok(what: &str) {
-        println!("ok      {what}");
+        print_line(&format!("ok      {what}"));
     }
 
-    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
     fn wrong(&mut self, what: &str, hint: Option<&str>) {
         self.good = false;
-        println!("FAILED  {what}");
+        print_line(&format!("FAILED  {what}"));
         if let Some(hint) = hint {
-            println!("        hint: {hint}");
+            print_line(&format!("        hint: {hint}"));
         }
     }
 
     /// Something that does not fail, but may not be what the user wants.
-    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
     fn note(what: &str, hint: &str) {
-        println!("note    {what}");
-        println!("        hint: {hint}");
+        print_line(&format!("note    {what}"));
+        print_line(&format!("        hint: {hint}"));
     }
 
     fn refused(&mut self, what: &str, error: &itwin::Error) {

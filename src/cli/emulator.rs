@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use super::{EXIT_FAILED, EXIT_GOOD, print_error};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
 use crate::emulator::{
     self, AnyFault, Builder, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator, Switches,
 };
@@ -236,10 +236,6 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
     }
 }
 
-#[allow(
-    clippy::print_stdout,
-    reason = "the differences are the output of this command"
-)]
 async fn compare(builder: Builder, path: &Path) -> u8 {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let builder = builder.listen(any).blob_listen(any);
@@ -247,14 +243,14 @@ async fn compare(builder: Builder, path: &Path) -> u8 {
         Ok(comparison) => {
             let differences = &comparison.differences;
             for difference in differences {
-                println!("{}", sanitize(difference));
+                print_line(&sanitize(difference));
             }
-            println!(
+            print_line(&format!(
                 "{} exchanges compared, {} skipped: {} differences",
                 comparison.compared,
                 comparison.skipped,
                 differences.len()
-            );
+            ));
             if differences.is_empty() {
                 EXIT_GOOD
             } else {
@@ -303,15 +299,11 @@ fn secret(data: Option<&Path>) -> std::io::Result<String> {
     Ok(random)
 }
 
-#[allow(
-    clippy::print_stdout,
-    reason = "the addresses are the output of this command"
-)]
 fn print_instructions(emulator: &Emulator, arguments: &Arguments, clients: &[(String, String)]) {
     let api = emulator.api_url();
     let blob = arguments.azurite.as_deref().unwrap_or(emulator.blob_url());
     let (id, secret) = clients.first().cloned().unwrap_or_default();
-    println!(
+    print_line(&format!(
         "\
 emulated iTwin Platform at {api}, blob storage at {blob}; press Ctrl-C to stop
 
@@ -335,14 +327,14 @@ and start the daemon with the emulator's client secret:
     ITWIN_SYNCD_CLIENT_SECRET={secret} itwin-syncd run --config config.toml
 
 To see what arrived, open {api}/_emulator/state and {api}/_emulator/requests"
-    );
+    ));
     let listen = arguments.listen.ip();
     if !listen.is_loopback() {
-        println!(
+        print_line(&format!(
             "\n\
 WARNING: listening on {listen}, beyond this machine. Everyone who can reach it can read and change everything in the emulator,
 without a secret. Do this only in a network that you trust, such as that of a CI job, and set --public-host to the name
 that clients use."
-        );
+        ));
     }
 }

@@ -6,7 +6,7 @@ use tracing::{error, info};
 
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, plan, print_config_errors,
-    print_error,
+    print_error, print_line,
 };
 use crate::config::Config;
 use crate::service::{self, Pass, Reloads, Until, signals};
@@ -99,10 +99,6 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     code
 }
 
-#[allow(
-    clippy::print_stdout,
-    reason = "the summary is what the command is for"
-)]
 fn print_summary(pass: &Pass) {
     let results: Vec<String> = pass
         .results
@@ -114,21 +110,23 @@ fn print_summary(pass: &Pass) {
     } else {
         results.join(", ")
     };
-    println!("{results}");
+    print_line(&results);
     if pass.open.failed > 0 {
-        println!(
+        print_line(&format!(
             "failed files: {}; run `itwin-syncd status` for the reasons",
             pass.open.failed
-        );
+        ));
     }
     let left = pass.open.pending + pass.open.later;
     if left > 0 {
-        println!("pending files: {left}; the next run continues with them");
+        print_line(&format!(
+            "pending files: {left}; the next run continues with them"
+        ));
     }
     for (watch, reason) in &pass.unreachable {
-        println!("watch {watch:?}: folder unavailable: {reason}");
+        print_line(&format!("watch {watch:?}: folder unavailable: {reason}"));
     }
     for (watch, what) in &pass.left_out {
-        println!("watch {watch:?}: only partly readable: {what}");
+        print_line(&format!("watch {watch:?}: only partly readable: {what}"));
     }
 }

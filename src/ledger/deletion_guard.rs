@@ -85,6 +85,8 @@ struct Guarded {
     present: u64,
     /// The folder was replaced, and files are gone since.
     replaced: bool,
+    /// Files were not found in the replaced folder, which the next scan confirms.
+    is_unconfirmed: bool,
 }
 
 /// What the guard does.
@@ -104,7 +106,7 @@ fn decide(watch: Guarded) -> Decision {
     };
     let is_idle = watch.approved == 0 && watch.suspended_for == 0 && !watch.replaced;
     match watch.gone {
-        0 if is_idle => Decision::Nothing,
+        0 if is_idle || watch.is_unconfirmed => Decision::Nothing,
         0 => Decision::End,
         gone if gone <= limit && watch.suspended_for == 0 => match watch.approved {
             0 => Decision::Nothing,
@@ -138,6 +140,7 @@ struct GuardedRow {
     deletions_approved: i64,
     deletions_suspended: i64,
     root_replaced: bool,
+    is_unconfirmed: bool,
     withdraws: bool,
     gone: i64,
     present: i64,
@@ -153,6 +156,8 @@ impl Ledger {
                 sqlx::query_as(concat!(
                     "SELECT w.id, w.name, w.deletion_limit, w.deletions_approved, \
                      w.deletions_suspended, w.root_replaced <> 0 AS root_replaced, \
+                     w.root_replaced <> 0 AND EXISTS (SELECT 1 FROM files f \
+                     WHERE f.watch_id = w.id AND f.absence = 'missing') AS is_unconfirmed, \
                      w.on_delete <> 'keep' AS withdraws, \
                      CASE WHEN w.on_delete = 'keep' THEN 0 ELSE (SELECT COUNT(*) FROM files f \
                      WHERE ",
@@ -175,6 +180,7 @@ impl Ledger {
                 gone: count_value(row.gone),
                 present: count_value(row.present),
                 replaced: row.root_replaced,
+                is_unconfirmed: row.is_unconfirmed,
             };
             match decide(found) {
                 Decision::Nothing => {}
@@ -226,7 +232,47 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::super::fixture::*;
+    use super::super::*;
     use super::*;
+
+    /// The check of the synchronizer may fall between the scan that misses a file and the one that confirms it.
+    #[tokio::test]
+    async fn the_guard_of_a_replaced_folder_does_not_end_before_missing_files_are_confirmed() {
+        let f = Fixture::new().await;
+        let mut spec = spec("north");
+        spec.withdrawal = WithdrawalPolicy {
+            on_delete: OnDelete::Remove,
+            after: Duration::from_secs(1),
+            limit: 20,
+        };
+        f.register(&spec, 0).await;
+        for path in ["a.dgn", "b.dgn"] {
+            f.synchronized(path).await;
+        }
+        for second in [4, 5] {
+            let names = [("a.dgn".into(), Absence::Missing)];
+            let absent =
+                f.ledger
+                    .record_absent(f.watch, Path::new(""), &names, at(second), at(second));
+            absent.await.unwrap();
+            if second == 4 {
+                let found = RootIdentity::Incomplete;
+                let record = f.ledger.record_root_identity(f.watch, "other", found);
+                record.await.unwrap();
+            }
+            f.ledger.guard_deletions(&"imodel".into()).await.unwrap();
+        }
+        let watch = f.ledger.watch_reports(at(5)).await.unwrap().remove(0);
+        let deletions = watch.deletions.suspended.unwrap();
+        assert_eq!(
+            (deletions.files, deletions.cause),
+            (1, DeletionCause::Replaced)
+        );
+    }
 
     #[test]
     fn a_withdrawal_is_suspended_above_the_limit_or_a_tenth_of_the_files_until_it_is_approved() {
@@ -267,8 +313,19 @@ mod tests {
                 gone,
                 present,
                 replaced,
+                is_unconfirmed: false,
             };
             assert_eq!(decide(watch), expected, "{watch:?}");
         }
+        let just_replaced = Guarded {
+            limit: 20,
+            approved: 0,
+            suspended_for: 0,
+            gone: 0,
+            present: 1000,
+            replaced: true,
+            is_unconfirmed: true,
+        };
+        assert_eq!(decide(just_replaced), nothing);
     }
 }

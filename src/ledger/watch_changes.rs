@@ -107,11 +107,14 @@ impl WatchChange {
                      otherwise all files are uploaded again"
                 )
             }),
+            Self::Removed { .. } => Some(format!(
+                "if a new watch replaces it, write formerly = {watch:?} in the table of that watch \
+                 before the next start, and it keeps the files"
+            )),
             Self::Renamed { .. }
             | Self::Moved { .. }
             | Self::StorageFolder { .. }
-            | Self::Imodel { .. }
-            | Self::Removed { .. } => None,
+            | Self::Imodel { .. } => None,
         }
     }
 }

@@ -231,3 +231,29 @@ async fn man_pages_and_completions_are_made_from_the_command_line_itself() {
         assert!(text.contains(part), "no {part} in {name}: {text}");
     }
 }
+
+#[tokio::test]
+async fn a_command_whose_output_nobody_reads_any_more_ends_without_a_panic() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    for number in 0..50 {
+        write(&folder.join(format!("{number}.ifc")), "house");
+    }
+    for arguments in [
+        &["run", "--dry-run"][..],
+        &["check"],
+        &["run", "--once"],
+        &["status"],
+        &["orphans"],
+    ] {
+        let mut command = site.command(arguments);
+        command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().await.unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
+    }
+}

@@ -59,7 +59,7 @@ async fn a_kept_file_is_cleaned_up_on_request_with_and_without_a_daemon() {
     let shown = site.run(&["orphans"]).await;
     assert!(
         shown.out.contains("\"in/b.ifc\": gone since")
-            && shown.out.contains("kept by on_delete; mapped in iModel")
+            && shown.out.contains("subject to on_delete; mapped in iModel")
             && shown.out.contains("1 orphan, 1 of them mapped"),
         "{shown:?}"
     );

@@ -143,7 +143,7 @@ impl Site {
         path
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
         // Some commands have commands of their own.
         let words = if arguments[0] == "alert" { 2 } else { 1 };

@@ -116,7 +116,7 @@ impl Orphan {
     pub(super) fn text(&self) -> String {
         let day = |since: &Timestamp| since.strftime("%Y-%m-%d %H:%M UTC").to_string();
         match self {
-            Self::Gone { since } => format!("gone since {}, kept by on_delete", day(since)),
+            Self::Gone { since } => format!("gone since {}, subject to on_delete", day(since)),
             Self::Deselected { since } => format!("not selected since {}", day(since)),
             Self::WatchRemoved { watch } => format!("watch {watch:?} is not configured any more"),
             Self::Duplicate => "its local file has another storage file".to_owned(),
