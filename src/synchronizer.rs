@@ -58,6 +58,7 @@ use run::Requested;
 use sets::Sets;
 use spatial_root::{Extent, Gate};
 use window::Window;
+use withdrawal::Withdrawals;
 
 /// An idle synchronizer reads the ledger again after this time, even if nothing woke it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -297,8 +298,12 @@ impl Synchronizer {
             Window::Open => {}
             Window::Requested => sync.batch_window = sync.batch_window.min(window::BATCH_WINDOW),
             Window::ClosedUntil(until) => {
+                let next = self.withdraw(&connections, Withdrawals::Wait, now).await?;
+                if next.is_zero() {
+                    return Ok(next);
+                }
                 let opens = until.duration_since(now).unsigned_abs();
-                return self.rest(&connections, opens, now).await;
+                return self.rest(&connections, opens.min(next), now).await;
             }
         }
         match self.gate(&backlog, now).await? {
@@ -314,7 +319,9 @@ impl Synchronizer {
                 return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
             }
         }
-        let next_withdrawal = self.withdraw(&connections, now).await?;
+        let next_withdrawal = self
+            .withdraw(&connections, Withdrawals::Allowed, now)
+            .await?;
         if next_withdrawal.is_zero() {
             return Ok(Duration::ZERO);
         }

@@ -3,9 +3,11 @@
 //!
 //! Which times these are is decided elsewhere; here is what no claim passes (`active!`), and what reports show.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::clock::{due, not_suspended};
+use super::deletion_guard::withdrawable;
+use super::withdrawals::{is_deletable, may_be_withdrawn};
 use super::{Error, Ledger, WatchId, millis, timestamp};
 use crate::ids::ImodelId;
 
@@ -21,6 +23,9 @@ pub struct WatchWindow {
     /// Since when its first job is due.
     pub oldest_due: Option<Timestamp>,
 }
+
+/// How long a request to synchronize lasts at most for the sake of deletions that do not get done.
+const DELETIONS_WAIT: SignedDuration = SignedDuration::from_hours(1);
 
 /// What uploads or runs wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +141,8 @@ impl Ledger {
     }
 
     /// Whether the operator wants files of an iModel to be synchronized now. A request ends here, once everything is
-    /// done that waited when it was made and that does not wait for something else: a backoff, `resume`.
+    /// done that waited when it was made and that does not wait for something else: a backoff, `resume`. Deleted files
+    /// that are due are part of it.
     ///
     /// `references_since`: reference files wait for a run of their own since then.
     pub async fn sync_requested(
@@ -173,11 +179,20 @@ impl Ledger {
                     // The window of uploads is overruled.
                     " AND ",
                     not_suspended!("$2"),
-                    ")))",
+                    "))) AND NOT (w.sync_requested_at > $4 AND EXISTS (SELECT 1 FROM files f \
+                     JOIN connections c ON c.id = w.connection_id WHERE f.watch_id = w.id \
+                     AND w.on_delete <> 'keep' AND ((",
+                    withdrawable!(),
+                    ") OR f.withdrawal = 'unmapping' OR (",
+                    is_deletable!(),
+                    ")) AND ",
+                    may_be_withdrawn!(),
+                    "))",
                 ))
                 .bind(imodel_id)
                 .bind(millis(now))
                 .bind(references_since.map(millis))
+                .bind(millis(now - DELETIONS_WAIT))
                 .execute(&mut **tx)
                 .await?;
                 let left: bool = sqlx::query_scalar(

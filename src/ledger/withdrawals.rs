@@ -95,6 +95,8 @@ macro_rules! is_deletable {
     };
 }
 
+pub(super) use {is_deletable, may_be_withdrawn};
+
 pub(super) const WITHDRAWN: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, \
     f.stored_size, f.stored_modified, f.stored_modified_by, f.storage_folder_id FROM files f \
     JOIN watches w ON w.id = f.watch_id JOIN connections c ON c.id = w.connection_id WHERE ";
@@ -235,9 +237,11 @@ impl Ledger {
         for connection in connections {
             self.db
                 .write_durably("record that a run is needed", async |tx| {
+                    // If the operator requested it, the run is part of the request.
                     sqlx::query(
-                        "UPDATE connections SET generation = generation + 1, moved_at = $2 \
-                         WHERE id = $1",
+                        "UPDATE connections SET generation = generation + 1, moved_at = \
+                         COALESCE((SELECT MIN(w.sync_requested_at) FROM watches w \
+                         WHERE w.connection_id = connections.id), $2) WHERE id = $1",
                     )
                     .bind(connection)
                     .bind(millis(now))

@@ -32,11 +32,20 @@ enum Looked {
     Wait(Duration),
 }
 
+/// Whether files may be withdrawn; they may be restored at any time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Withdrawals {
+    Allowed,
+    /// They wait for the window of runs.
+    Wait,
+}
+
 impl Synchronizer {
-    /// Withdraws what is due. Returns the pause before the next look; zero when something was done.
+    /// Withdraws and restores what is due. Returns the pause before the next look; zero when something was done.
     pub(super) async fn withdraw(
         &mut self,
         connections: &[ConnectionRecord],
+        withdrawals: Withdrawals,
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
         let left = self
@@ -49,7 +58,7 @@ impl Synchronizer {
             0 => IDLE_MAX,
             _ => LOOK_GAP,
         };
-        let pause = match self.withdraw_once(connections, now).await {
+        let pause = match self.withdraw_once(connections, withdrawals, now).await {
             Ok(looked) => {
                 self.withdrawal_failures = 0;
                 match looked {
@@ -76,10 +85,15 @@ impl Synchronizer {
     async fn withdraw_once(
         &mut self,
         connections: &[ConnectionRecord],
+        withdrawals: Withdrawals,
         now: Timestamp,
     ) -> Result<Looked, SyncError> {
         let mut done = self.restore_asked(now).await?;
-        let Some(next) = self.ledger.next_withdrawal(&self.imodel_id).await? else {
+        let next = match withdrawals {
+            Withdrawals::Allowed => self.ledger.next_withdrawal(&self.imodel_id).await?,
+            Withdrawals::Wait => None,
+        };
+        let Some(next) = next else {
             return Ok(if done {
                 Looked::Done
             } else {

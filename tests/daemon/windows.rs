@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
-use super::support::{Daemon, Site, eventually, platform, write};
+use super::support::{Daemon, PATIENCE, Site, eventually, platform, write};
 
 const BERLIN: &str = "Europe/Berlin";
 
@@ -194,5 +194,44 @@ async fn a_run_in_progress_is_not_interrupted_when_its_window_closes() {
     daemon.says("system clock jumped forward").await;
     site.synchronized(1, &daemon).await;
     assert_eq!(runs(&site), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn deletions_wait_for_the_night_and_sync_does_them_at_once() {
+    let (mut site, folder) = site(RUN_AT_NIGHT).await;
+    let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"\nimodel_id";
+    site.replace_in_watches("imodel_id", keys);
+    site.top += "rescan_interval = \"500ms\"\n";
+    let clock = Clock::new(&site);
+    clock.set(22);
+    for name in ["a.ifc", "b.ifc"] {
+        write(&folder.join(name), name);
+    }
+    let daemon = clock.start(&site);
+    site.synchronized(2, &daemon).await;
+    daemon.stop().await;
+
+    clock.set(12);
+    let daemon = clock.start(&site);
+    std::fs::remove_file(folder.join("a.ifc")).unwrap();
+    daemon.says("known files were deleted").await;
+    write(&folder.join("b.ifc"), "b changed");
+    site.shows("1 file waits until", &daemon).await;
+    assert!(site.requests("DELETE", "").is_empty());
+    // The time of the deletion may not have come yet.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while site.requests("DELETE", "").len() < 2 {
+        assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
+        site.run(&["sync", "north"]).await;
+    }
+    // The storage file comes back at once, the run that maps it waits.
+    let a = folder.join("a.ifc");
+    site.run(&["restore", a.to_str().unwrap()]).await;
+    daemon.says("storage file restored").await;
+    site.shows("1 file waits until", &daemon).await;
+    let before = runs(&site);
+    site.run(&["sync", "north"]).await;
+    eventually(|| runs(&site) > before, || daemon.log()).await;
     daemon.stop().await;
 }
