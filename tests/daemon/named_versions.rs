@@ -1,12 +1,15 @@
 //! Named versions: after each run or once a day, with the changeset, and never at the cost of a file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Fault, NamedVersion, TaskFault};
 
 use sqlx::Connection as _;
 
+use super::other_client::{OtherClient, shared_platform};
 use super::support::{Daemon, Site, eventually, platform, write};
+use super::windows::Clock;
 
 /// The points at which the creation of a named version may be killed.
 #[cfg(feature = "failpoints")]
@@ -49,7 +52,7 @@ fn names(site: &Site) -> Vec<String> {
 
 /// Waits until the status has this text.
 async fn shows(site: &Site, daemon: &Daemon, text: &str) {
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         let shown = site.run(&["status"]).await.out;
         if shown.contains(text) {
@@ -254,9 +257,7 @@ async fn a_kill_between_any_two_steps_creates_one_named_version_for_each_changes
         write(&folder.join("a.dgn"), "a");
         let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", point)]);
         assert!(
-            daemon
-                .ended_by_itself_within(std::time::Duration::from_secs(60))
-                .await,
+            daemon.ended_by_itself_within(Duration::from_secs(60)).await,
             "{point} was never reached"
         );
         let daemon = site.start();
@@ -269,4 +270,53 @@ async fn a_kill_between_any_two_steps_creates_one_named_version_for_each_changes
         let date = &names(&site)[0];
         assert_eq!(names(&site)[1], format!("{date} (2)"));
     }
+}
+
+#[tokio::test]
+async fn an_imodel_without_a_changeset_gets_no_named_version_and_is_asked_once() {
+    let (site, folder) = site("when = \"each\", name = \"{run}\"").await;
+    let route = "GET /imodels/*/changesets";
+    let nothing = Fault::on(route)
+        .status(200)
+        .body("{\"changesets\":[],\"_links\":{}}")
+        .times(1);
+    site.emulator.fault(nothing);
+    write(&folder.join("a.dgn"), "a");
+    let daemon = site.start();
+    daemon.says("the iModel has no changeset").await;
+    shows(&site, &daemon, "the iModel has no changeset").await;
+    site.synchronized(1, &daemon).await;
+    assert!(site.requests("POST", "/namedversions").is_empty());
+    assert_eq!(site.requests("GET", "/changesets").len(), 1);
+    write(&folder.join("a.dgn"), "a, changed");
+    eventually(|| versions(&site).len() == 1, || daemon.log()).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_daily_version_waits_for_the_end_of_a_run_of_another_client() {
+    let platform = shared_platform().run_duration(Duration::from_secs(5));
+    let (mut site, folder) = Site::with_folder(platform).await;
+    request(&mut site, "when = \"12:00\", name = \"Noon\"");
+    let clock = Clock::new(&site);
+    clock.set(11);
+    write(&folder.join("a.dgn"), "a");
+    let daemon = clock.start(&site);
+    site.synchronized(1, &daemon).await;
+    let other = OtherClient::signs_in(&site.emulator).await;
+    let file = other.stores("theirs").await;
+    let connection = other.connects("theirs", &file).await.unwrap();
+    daemon.stop().await;
+    assert!(other.runs(&connection).await);
+    // A jump of the clock of a running service is not time that passes.
+    clock.set(13);
+    let daemon = clock.start(&site);
+    let looked = || site.requests("GET", &format!("{connection}/runs")).len();
+    eventually(|| looked() > 0, || daemon.log()).await;
+    assert!(versions(&site).is_empty());
+    eventually(|| !versions(&site).is_empty(), || daemon.log()).await;
+    let runs = site.emulator.state().runs;
+    let theirs = runs.values().find(|run| run.connection_id == connection);
+    assert_eq!(theirs.unwrap().state, "Completed", "{theirs:?}");
+    daemon.stop().await;
 }

@@ -12,15 +12,15 @@ use super::support::{Daemon, PATIENCE, Site, eventually, platform, write};
 const BERLIN: &str = "Europe/Berlin";
 
 /// A daemon in Berlin whose clock is set to a time of day.
-struct Clock(PathBuf);
+pub(super) struct Clock(PathBuf);
 
 impl Clock {
-    fn new(site: &Site) -> Self {
+    pub(super) fn new(site: &Site) -> Self {
         Self(site.path("clock"))
     }
 
     /// Sets the clock to this local time of the day after tomorrow.
-    fn set(&self, hour: i8) {
+    pub(super) fn set(&self, hour: i8) {
         let zone = TimeZone::get(BERLIN).unwrap();
         let now = Timestamp::now();
         let date = now.to_zoned_datetime(zone.clone()).date();
@@ -34,7 +34,7 @@ impl Clock {
         std::fs::rename(new, &self.0).unwrap();
     }
 
-    fn start(&self, site: &Site) -> Daemon {
+    pub(super) fn start(&self, site: &Site) -> Daemon {
         site.start_with(&[
             ("ITWIN_SYNCD_CLOCK", self.0.to_str().unwrap()),
             ("TZ", BERLIN),
