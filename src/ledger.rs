@@ -103,7 +103,7 @@ pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
-pub use hook_results::HookResult;
+pub use hook_results::{CreatedVersion, HookResult};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};

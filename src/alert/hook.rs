@@ -1,6 +1,6 @@
-//! Hooks: a message for results of files, after each run, or once a day.
+//! Hooks: a message for results of files, after each run, for each named version, or once a day.
 //!
-//! Input: the results in the ledger, which have rising numbers. Output: requests to one receiver, in their order, at
+//! Input: the results and named versions in the ledger, which have rising numbers. Output: requests to one receiver, in their order, at
 //! least once: the number of the last result that was sent is recorded after its delivery, so a process that dies in
 //! between sends that message again, with the same delivery id. A message that cannot be delivered is sent again with
 //! growing pauses, and holds back those after it; after three days it is dropped.
@@ -21,7 +21,7 @@ use super::{PAUSES, problems, send};
 use crate::config::{Format, Hook, HookEvent, Level};
 use crate::error_chain::chain;
 use crate::failpoint::failpoint;
-use crate::ledger::{self, HookResult, Ledger};
+use crate::ledger::{self, CreatedVersion, HookResult, Ledger};
 use crate::local_time;
 use message::{Content, Message};
 
@@ -45,6 +45,9 @@ const DELIVERY: &str = "ITwin-Syncd-Delivery";
 struct Sent {
     /// The number of the last result.
     result: i64,
+    /// The number of the last named version.
+    #[serde(default)]
+    version: i64,
     /// When the last message of a day was sent, or the hook was new.
     day: Timestamp,
 }
@@ -85,6 +88,7 @@ pub async fn run(
         Some(sent) => sent,
         None => Sent {
             result: reader.last_result().await?,
+            version: reader.last_created_version().await?,
             day: crate::clock::now(),
         },
     };
@@ -144,6 +148,16 @@ impl Worker {
             failpoint("hook message delivered");
             self.keep(*sent).await;
         }
+        while let Some(version) = self.reader.created_version(sent.version).await? {
+            if self.wants_version(&version)
+                && self.deliver(Content::Version(&version), version.at).await == Ended::Stopped
+            {
+                return Ok(Ended::Stopped);
+            }
+            sent.version = version.number;
+            failpoint("hook message delivered");
+            self.keep(*sent).await;
+        }
         let now = crate::clock::now();
         // Only a clock that was set back makes it later than now.
         sent.day = sent.day.min(now);
@@ -188,6 +202,12 @@ impl Worker {
         let watches = self.hook.watches.as_ref();
         results.any(|one| one.as_str() == result.outcome.as_str())
             && watches.is_none_or(|watches| watches.contains(&result.watch))
+    }
+
+    fn wants_version(&self, version: &CreatedVersion) -> bool {
+        let watches = self.hook.watches.as_ref();
+        self.hook.on.contains(&HookEvent::Version)
+            && watches.is_none_or(|watches| version.watches.iter().any(|one| watches.contains(one)))
     }
 
     /// Sends a message until it is delivered or too old. `at` is when it came to be.

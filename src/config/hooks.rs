@@ -48,6 +48,8 @@ pub enum HookEvent {
     File,
     /// All results of a run.
     Run,
+    /// A named version that was created.
+    Version,
     /// A day.
     Day,
 }
@@ -197,7 +199,7 @@ fn hook(
 fn events(value: &DeValue<'_>) -> Result<BTreeSet<HookEvent>, InvalidValue> {
     let bad = || {
         InvalidValue::new(
-            "expected an array of \"file\", \"run\" and \"day\"",
+            "expected an array of \"file\", \"run\", \"version\" and \"day\"",
             "write on = [\"run\"] for one message after each run",
         )
     };
@@ -205,6 +207,7 @@ fn events(value: &DeValue<'_>) -> Result<BTreeSet<HookEvent>, InvalidValue> {
     let events = words.iter().map(|word| match word.as_str() {
         "file" => Ok(HookEvent::File),
         "run" => Ok(HookEvent::Run),
+        "version" => Ok(HookEvent::Version),
         "day" => Ok(HookEvent::Day),
         _ => Err(bad()),
     });

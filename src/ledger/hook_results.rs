@@ -1,4 +1,4 @@
-//! Results for hooks: each has a number that rises from result to result, so one number says what was sent already.
+//! Results and named versions for hooks: each has a number that rises, so one number says what was sent already.
 
 use jiff::Timestamp;
 
@@ -42,6 +42,47 @@ pub struct HookResult {
     pub reason: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+/// A named version that was created.
+#[derive(Debug, Clone)]
+pub struct CreatedVersion {
+    /// Rises from version to version.
+    pub number: i64,
+    /// The iModel.
+    pub imodel_id: ImodelId,
+    /// Its iTwin, once known.
+    pub itwin_id: Option<String>,
+    /// The watches of the iModel.
+    pub watches: Vec<String>,
+    /// The name.
+    pub name: String,
+    /// The description.
+    pub description: String,
+    /// The platform's id.
+    pub id: String,
+    /// The changeset that it names.
+    pub changeset_id: String,
+    /// The last run whose files it is about.
+    pub run: Option<String>,
+    /// How many files those are.
+    pub files: u64,
+    /// When it was created.
+    pub at: Timestamp,
+}
+
+#[derive(sqlx::FromRow)]
+struct VersionRow {
+    id: i64,
+    imodel_id: ImodelId,
+    itwin_id: Option<String>,
+    name: String,
+    description: String,
+    version_id: String,
+    changeset_id: String,
+    run: Option<String>,
+    files: i64,
+    at: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -106,6 +147,53 @@ impl Ledger {
             hint: row.hint,
         });
         Ok(results.collect())
+    }
+
+    /// The named version that was created after the one with this number.
+    pub async fn created_version(&self, after: i64) -> Result<Option<CreatedVersion>, Error> {
+        self.db
+            .read("read named versions for hooks", async |db| {
+                let row: Option<VersionRow> = sqlx::query_as(
+                    "SELECT v.id, v.imodel_id, i.itwin_id, v.name, v.description, v.version_id, \
+                     v.changeset_id, v.run, v.files, v.at FROM created_versions v \
+                     LEFT JOIN imodels i ON i.id = v.imodel_id WHERE v.id > $1 ORDER BY v.id LIMIT 1",
+                )
+                .bind(after)
+                .fetch_optional(&mut *db)
+                .await?;
+                let Some(row) = row else { return Ok(None) };
+                let watches = sqlx::query_scalar(
+                    "SELECT name FROM watches WHERE imodel_id = $1 AND configured = 1 ORDER BY name",
+                )
+                .bind(&row.imodel_id)
+                .fetch_all(&mut *db)
+                .await?;
+                Ok(Some(CreatedVersion {
+                    number: row.id,
+                    imodel_id: row.imodel_id,
+                    itwin_id: row.itwin_id,
+                    watches,
+                    name: row.name,
+                    description: row.description,
+                    id: row.version_id,
+                    changeset_id: row.changeset_id,
+                    run: row.run,
+                    files: count_value(row.files),
+                    at: timestamp(row.at),
+                }))
+            })
+            .await
+    }
+
+    /// The number of the last named version; 0 if there is none.
+    pub async fn last_created_version(&self) -> Result<i64, Error> {
+        self.db
+            .read("look up the last named version", async |db| {
+                sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM created_versions")
+                    .fetch_one(db)
+                    .await
+            })
+            .await
     }
 
     /// What a hook has sent, as it was kept last.

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use super::row::join;
 use super::{
-    Error, Ledger, RunId, RunReport, Tx, Verdict, count_column, count_value, millis, timestamp,
+    Error, Ledger, RunId, RunReport, Tx, Verdict, count_column, count_value, millis, new_id,
+    timestamp,
 };
 use crate::ids::ImodelId;
 use crate::text::plural;
@@ -317,6 +318,22 @@ impl Ledger {
                 .bind(version_id)
                 .bind(millis(now))
                 .bind(count_column(intent.files))
+                .execute(&mut **tx)
+                .await?;
+                sqlx::query(
+                    "INSERT INTO created_versions (id, imodel_id, name, description, version_id, \
+                     changeset_id, run, files, at) VALUES ($1, $2, $3, $4, $5, $6, \
+                     (SELECT run FROM named_versions WHERE imodel_id = $2 AND run_id = $7), $8, $9)",
+                )
+                .bind(new_id(now))
+                .bind(imodel)
+                .bind(&intent.name)
+                .bind(&intent.description)
+                .bind(version_id)
+                .bind(&intent.changeset_id)
+                .bind(intent.run_id)
+                .bind(count_column(intent.files))
+                .bind(millis(now))
                 .execute(&mut **tx)
                 .await?;
                 end_naming(tx, imodel, intent.run_id, None).await

@@ -45,6 +45,11 @@ const OLD: &[Old] = &[
                AND r.id > $2 ORDER BY r.id LIMIT $3",
         delete: "DELETE FROM runs WHERE id = $1",
     },
+    Old {
+        select: "SELECT id, at < $1 AS goes FROM created_versions WHERE at < $1 AND id > $2 \
+               ORDER BY id LIMIT $3",
+        delete: "DELETE FROM created_versions WHERE id = $1",
+    },
 ];
 
 impl Ledger {

@@ -141,6 +141,45 @@ async fn results_of_a_run_are_one_signed_message() {
 }
 
 #[tokio::test]
+async fn a_named_version_is_a_message_with_its_changeset_and_follows_its_run() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    let receiver = Receiver::default();
+    let (address, _serving) = receiver.start(None).await;
+    site.tables += &format!(
+        "[[imodel]]\nid = \"{DEFAULT_IMODEL_ID}\"\nnamed_version = {{ when = \"each\", name = \"Issue {{run}}\" }}\n"
+    );
+    hook(&mut site, address, "on = [\"run\", \"version\"]\n");
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    write(&folder.join("a.ifc"), "a");
+    eventually(|| receiver.bodies().len() == 2, || daemon.log()).await;
+    daemon.stop().await;
+    // The next start repeats nothing.
+    let daemon = site.start();
+    write(&folder.join("a.ifc"), "a, changed");
+    eventually(|| receiver.bodies().len() == 4, || daemon.log()).await;
+    daemon.stop().await;
+    let bodies = receiver.bodies();
+    let created = site.emulator.state().imodels[DEFAULT_IMODEL_ID]
+        .named_versions
+        .clone();
+    for (pair, created) in bodies.chunks(2).zip(&created) {
+        let [run, version] = pair else { unreachable!() };
+        assert_eq!(run["event"], "run", "{run:#}");
+        assert_eq!(version["event"], "version", "{version:#}");
+        assert_eq!(version["run_id"], run["run_id"], "{version:#}");
+        let version = &version["named_version"];
+        assert_eq!(version["id"], created.id.as_str(), "{version:#}");
+        assert_eq!(version["name"], created.name.as_str(), "{version:#}");
+        let changeset = created.changeset_id.as_deref();
+        assert_eq!(version["changeset_id"].as_str(), changeset, "{version:#}");
+        assert_eq!(version["files"], 1, "{version:#}");
+        assert_eq!(version["watches"][0], "north", "{version:#}");
+    }
+    assert_eq!(created.len(), 2);
+}
+
+#[tokio::test]
 async fn every_result_arrives_in_order_although_receiver_and_daemon_are_killed() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let receiver = Receiver::default();

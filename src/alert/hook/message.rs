@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::Problems;
-use crate::ledger::{HookResult, Outcome};
+use crate::ledger::{CreatedVersion, HookResult, Outcome};
 use crate::names::QuotedPath;
+use crate::text::plural;
 
 /// Lines of one message as text.
 const SHOWN: usize = 20;
@@ -17,6 +18,8 @@ pub(super) enum Content<'r> {
     File(&'r HookResult),
     /// Results of one run; at least one.
     Run(Vec<&'r HookResult>),
+    /// A named version.
+    Version(&'r CreatedVersion),
     /// A day.
     Day {
         since: Timestamp,
@@ -39,6 +42,7 @@ impl Message<'_> {
         match &self.content {
             Content::File(_) => "file",
             Content::Run(_) => "run",
+            Content::Version(_) => "version",
             Content::Day { .. } => "day",
         }
     }
@@ -52,6 +56,7 @@ impl Message<'_> {
                 let last = results.last().map_or(0, |last| last.number);
                 format!("{event}-{last}")
             }
+            Content::Version(version) => format!("{event}-{}", version.number),
             Content::Day { since, .. } => format!("{event}-{}", since.as_millisecond()),
         }
     }
@@ -70,6 +75,11 @@ impl Message<'_> {
                 }
                 format!("run ended: {}", counted(&counts))
             }
+            Content::Version(version) => format!(
+                "named version {:?} created, {}",
+                version.name,
+                plural(version.files, "file", "files")
+            ),
             Content::Day { counts, .. } => format!("last day: {}", counted(counts)),
         };
         format!("itwin-syncd on {}: {what}", self.host)
@@ -83,6 +93,17 @@ impl Message<'_> {
                 let shown = results.iter().take(SHOWN).map(|result| line(result));
                 let more = results.len().saturating_sub(SHOWN);
                 (shown.collect(), more as u64)
+            }
+            Content::Version(version) => {
+                let place = format!(
+                    "iModel {}, changeset {}",
+                    version.imodel_id, version.changeset_id
+                );
+                let texts = [version.description.clone(), place];
+                (
+                    texts.into_iter().filter(|text| !text.is_empty()).collect(),
+                    0,
+                )
             }
             Content::Day { problems, .. } => {
                 let shown = problems.list.iter().take(SHOWN);
@@ -126,6 +147,20 @@ impl Message<'_> {
                 let run = results.first().and_then(|first| first.run.as_deref());
                 json!({ "run_id": run, "files": files })
             }
+            Content::Version(version) => json!({
+                "run_id": version.run,
+                "named_version": {
+                    "id": version.id,
+                    "name": version.name,
+                    "description": version.description,
+                    "changeset_id": version.changeset_id,
+                    "imodel_id": version.imodel_id.to_string(),
+                    "itwin_id": version.itwin_id,
+                    "watches": version.watches,
+                    "files": version.files,
+                    "at": version.at,
+                },
+            }),
             Content::Day {
                 since,
                 until,
