@@ -1,6 +1,7 @@
 //! Random sequences of renames, moves, copies, deletions, restores and saves of files and folders, on local and polled
-//! roots, with kills in between, compared with a simple model: the storage files are the local files and those that are
-//! gone, each keeps its id while its local file is renamed, and only new content is uploaded.
+//! roots, under each `on_delete`, with kills in between, compared with a simple model: the storage files are the local
+//! files and, unless `on_delete` removes them, those that are gone; each keeps its id while its local file is renamed,
+//! gone and back; and only new content is uploaded.
 //!
 //! By hand for longer: `RENAME_SEQUENCES=1000`; `RENAME_SEED=…` repeats one sequence.
 
@@ -25,8 +26,31 @@ const ACTS_MAX: usize = 3;
 const SEQUENCES: u64 = 20;
 const AT_ONCE: usize = 20;
 
+/// `on_delete` of the watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDelete {
+    Keep,
+    Unmap,
+    Remove,
+}
+
+impl OnDelete {
+    fn any(chance: &mut fastrand::Rng) -> Self {
+        [Self::Keep, Self::Unmap, Self::Remove][chance.usize(0..3)]
+    }
+
+    fn keys(self) -> &'static str {
+        match self {
+            Self::Keep => "",
+            Self::Unmap => "on_delete = \"unmap\"\ndelete_after = \"1s\"\n",
+            Self::Remove => "on_delete = \"remove\"\ndelete_after = \"1s\"\n",
+        }
+    }
+}
+
 struct Model<'s> {
     site: &'s Site,
+    on_delete: OnDelete,
     folder: &'s Path,
     chance: fastrand::Rng,
     /// The content of each local file.
@@ -35,6 +59,8 @@ struct Model<'s> {
     ids: BTreeMap<String, Option<String>>,
     /// The content that each storage path of a gone file had last.
     gone: BTreeMap<String, String>,
+    /// Paths of gone files that the operator has restored.
+    restored: BTreeSet<String>,
     /// Paths that an act of this round has touched: no other act may.
     touched: BTreeSet<String>,
     /// Contents of files that they have touched: of two files with one content, either may be the origin.
@@ -93,6 +119,7 @@ impl Model<'_> {
         self.expected_uploads += 1;
         self.touched.insert(path.to_owned());
         self.gone.remove(path);
+        self.restored.remove(path);
         self.ids.entry(path.to_owned()).or_default();
         self.local.insert(path.to_owned(), content);
     }
@@ -194,6 +221,7 @@ impl Model<'_> {
                 };
                 write(&self.at(&path), &content);
                 self.gone.remove(&path);
+                self.restored.remove(&path);
                 self.touched_contents.insert(content.clone());
                 self.local.insert(path.clone(), content);
                 self.touched.insert(path.clone());
@@ -266,6 +294,36 @@ impl Model<'_> {
         self.done.push(what);
     }
 
+    fn is_local_or_restored(&self, path: &str) -> bool {
+        self.local.contains_key(path) || self.restored.contains(path)
+    }
+
+    /// Whether the storage file of a known path is not in the recycle bin.
+    fn has_storage_file(&self, path: &str) -> bool {
+        self.on_delete != OnDelete::Remove || self.is_local_or_restored(path)
+    }
+
+    /// Whether a known path has a source file.
+    fn is_mapped(&self, path: &str) -> bool {
+        self.on_delete == OnDelete::Keep || self.is_local_or_restored(path)
+    }
+
+    /// The operator restores a gone file.
+    async fn restores(&mut self) {
+        let gone: Vec<String> = self.gone.keys().cloned().collect();
+        let Some(path) = self.chance.choice(gone) else {
+            return;
+        };
+        if self.restored.contains(&path) {
+            return;
+        }
+        let at = self.site.path("north").join(&path);
+        let restored = self.site.run(&["restore", at.to_str().unwrap()]).await;
+        assert_eq!(restored.code, Some(0), "{restored:?}");
+        self.done.push(format!("{path} restored by the operator"));
+        self.restored.insert(path);
+    }
+
     /// Whether storage has the paths and contents that it should have. Cheaper than asking for the status.
     fn is_stored(&self) -> bool {
         let state = self.site.emulator.state();
@@ -278,8 +336,10 @@ impl Model<'_> {
             })
             .collect();
         let all = self.local.iter().chain(&self.gone);
-        stored.len() == self.ids.len()
-            && all.into_iter().all(|(path, content)| {
+        let mut all = all.filter(|(path, _)| self.has_storage_file(path));
+        let expected = self.ids.keys().filter(|path| self.has_storage_file(path));
+        stored.len() == expected.count()
+            && all.all(|(path, content)| {
                 stored.get(path.as_str()) == Some(&Some(sha256(content.as_bytes()).as_str()))
             })
     }
@@ -287,6 +347,8 @@ impl Model<'_> {
     /// What is not yet as it should be.
     fn judge(&self, status: &BTreeMap<String, serde_json::Value>) -> Result<(), String> {
         let state = self.site.emulator.state();
+        let sources = state.connections.values().flat_map(|one| &one.source_files);
+        let mapped: Vec<&str> = sources.map(|one| one.storage_file_id.as_str()).collect();
         for (path, id) in &self.ids {
             let Some(file) = status.get(&format!("north/{path}")) else {
                 return Err(format!("{path} is not known"));
@@ -295,9 +357,15 @@ impl Model<'_> {
             if id.as_deref().is_some_and(|id| id != found) {
                 return Err(format!("{path} has another storage file than before"));
             }
-            let Some(stored) = state.files.get(found).filter(|file| !file.deleted) else {
-                return Err(format!("{path} is not stored"));
+            let Some(stored) = state.files.get(found) else {
+                return Err(format!("{path} was never stored"));
             };
+            if stored.deleted == self.has_storage_file(path) {
+                return Err(format!("{path}: deleted in storage is {}", stored.deleted));
+            }
+            if mapped.contains(&found) != self.is_mapped(path) {
+                return Err(format!("{path}: mapped is {}", mapped.contains(&found)));
+            }
             if stored.path != *path {
                 return Err(format!("{path} is stored as {}", stored.path));
             }
@@ -314,26 +382,40 @@ impl Model<'_> {
                 return Err(format!("{path} is not gone: {file}"));
             }
         }
+        let known = |is: &dyn Fn(&str) -> bool| self.ids.keys().filter(|path| is(path)).count();
         let live = state.files.values().filter(|file| !file.deleted).count();
-        if (status.len(), live) != (self.ids.len(), self.ids.len()) {
+        let found = (status.len(), live, mapped.len());
+        let expected = (
+            self.ids.len(),
+            known(&|path| self.has_storage_file(path)),
+            known(&|path| self.is_mapped(path)),
+        );
+        if found != expected {
             return Err(format!(
-                "{} files known, {live} stored, {} expected",
-                status.len(),
-                self.ids.len()
+                "{found:?} files known, stored, mapped; {expected:?} expected"
             ));
         }
-        let sources = state.connections.values();
-        let sources: usize = sources.map(|one| one.source_files.len()).sum();
-        if sources != live {
-            return Err(format!("{sources} source files of {live}"));
-        }
         Ok(())
+    }
+
+    /// Of a few files, two that are gone are too many at once.
+    async fn resumes_deletions(&self) {
+        let status = self.site.run(&["status", "--json"]).await.out;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        if status["watches"][0]["deletions"][0]["state"] == "deletions suspended" {
+            self.site.run(&["resume", "north"]).await;
+        }
     }
 
     /// Waits until all is as it should be, and remembers the storage files.
     async fn calms_down(&mut self, seed: u64, daemon: &Daemon) {
         let deadline = Instant::now() + Duration::from_secs(60);
+        let mut looks = 0_u32;
         let status = loop {
+            looks += 1;
+            if self.on_delete != OnDelete::Keep && looks.is_multiple_of(25) {
+                self.resumes_deletions().await;
+            }
             if !self.is_stored() && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
@@ -388,6 +470,8 @@ async fn sequence(seed: u64) -> u32 {
         .tables
         .replace("batch_window = \"300ms\"", "batch_window = \"100ms\"");
     let mut chance = fastrand::Rng::with_seed(seed);
+    let on_delete = OnDelete::any(&mut chance);
+    site.replace_in_watches("imodel_id", &format!("{}imodel_id", on_delete.keys()));
     let root = if chance.bool() {
         Root::Polled
     } else {
@@ -404,17 +488,19 @@ async fn sequence(seed: u64) -> u32 {
     };
     let mut model = Model {
         site: &site,
+        on_delete,
         folder: &folder,
         chance,
         local: BTreeMap::new(),
         ids: BTreeMap::new(),
         gone: BTreeMap::new(),
+        restored: BTreeSet::new(),
         touched: BTreeSet::new(),
         touched_contents: BTreeSet::new(),
         saves: 0,
         expected_uploads: 0,
         kills: 0,
-        done: vec![format!("{root:?} root")],
+        done: vec![format!("{root:?} root, {on_delete:?}")],
     };
     for _ in 0..model.chance.usize(3..10) {
         let path = model.free_path();
@@ -442,6 +528,10 @@ async fn sequence(seed: u64) -> u32 {
             model.acts(acts);
         }
         model.calms_down(seed, &daemon).await;
+        if model.chance.u32(0..4) == 0 {
+            model.restores().await;
+            model.calms_down(seed, &daemon).await;
+        }
     }
     daemon.stop().await;
     drop(share);
