@@ -26,6 +26,7 @@ use crate::status_view::{
 };
 use crate::watch::Unfinished;
 
+pub(super) use text::run_progress;
 pub(super) use times::{moment, upcoming};
 
 /// Files whose histories are shown at once.

@@ -58,8 +58,8 @@ pub struct WatchReport {
     pub former_imodels: Vec<FormerImodel>,
     /// Its files by how they stand.
     pub counts: Counts,
-    /// The size of its files that wait for their upload or are in it, estimated if there are many. None if some wait for
-    /// something else than their turn.
+    /// The size of its files that wait for their upload or are in it, estimated if there are many. None if some wait
+    /// for something else than their turn.
     pub upload_bytes: Option<u64>,
 }
 

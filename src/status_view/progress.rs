@@ -24,7 +24,7 @@ pub(crate) struct RunProgressView {
     pub(crate) text: String,
 }
 
-/// The files of all watches that are to be uploaded or in the iModel soon, as a whole.
+/// All files that wait for an upload or a run or are in one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct BatchView {
     pub(crate) files: u64,
