@@ -183,7 +183,7 @@ fn screen(output: &str) -> Vec<String> {
                 let end = loop {
                     match characters.next().unwrap() {
                         digit if digit.is_ascii_digit() || "?;".contains(digit) => {
-                            number.push(digit)
+                            number.push(digit);
                         }
                         end => break end,
                     }
