@@ -9,8 +9,8 @@
 //! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
-//! reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `problems`, `health`, `history`,
-//! `hook_results`, `retention`.
+//! reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `run_progress`, `problems`, `health`,
+//! `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
@@ -61,6 +61,7 @@ mod retention;
 mod roots;
 mod row;
 mod run_entries;
+mod run_progress;
 mod run_results;
 mod runs;
 mod scan_digests;
@@ -120,6 +121,7 @@ pub use requeue::Requeue;
 pub use results::ResultReport;
 pub use roots::RootIdentity;
 pub use run_entries::RunEntry;
+pub use run_progress::RunProgress;
 pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};

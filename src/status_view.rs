@@ -5,6 +5,8 @@
 //!
 //! Longer than most files because it is one list of views with the conversion of each.
 
+mod progress;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -23,6 +25,8 @@ use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
 use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
 use crate::watch::Unfinished;
+use progress::Batch;
+pub(crate) use progress::{BatchView, RunProgressView};
 
 /// A watch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -191,6 +195,14 @@ pub(crate) struct RunView {
     pub(crate) files: Option<u64>,
     /// It takes longer than `sync.run_deadline`.
     pub(crate) overdue: bool,
+    /// How far an active run has got; null before the platform reported it.
+    pub(crate) progress: Option<RunProgressView>,
+    /// How long an active run has taken so far.
+    pub(crate) elapsed_seconds: Option<u64>,
+    /// How long runs of its iModel usually took when it was requested.
+    pub(crate) usual_seconds: Option<f64>,
+    /// What is left of an active run, if it takes as long as usual.
+    pub(crate) seconds_left: Option<u64>,
 }
 
 /// A file.
@@ -269,6 +281,8 @@ pub(crate) struct StatusView {
     pub(crate) platform_outage: Option<Outage>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
+    /// All files that are on their way; None if there are none.
+    pub(crate) batch: Option<BatchView>,
     pub(crate) failed: Vec<FileView>,
     pub(crate) open: Vec<FileView>,
     pub(crate) results: Vec<ResultView>,
@@ -327,6 +341,7 @@ impl StatusView {
                 .map(|watch| watch_view(watch, now))
                 .collect(),
             uploads: now.map(uploads).unwrap_or_default(),
+            batch: batch(&overview.watches, now),
             failed: overview.failed.iter().map(file_view).collect(),
             open: overview.open.iter().map(file_view).collect(),
             results: overview.results.iter().map(result_view).collect(),
@@ -619,6 +634,7 @@ fn files_view(counts: &Counts, live: Option<&RootStatus>) -> FilesView {
 }
 
 pub(crate) fn run_view(run: &RunSummary) -> RunView {
+    let now = crate::clock::now();
     RunView {
         id: run.id.clone(),
         imodel_id: None,
@@ -631,7 +647,40 @@ pub(crate) fn run_view(run: &RunSummary) -> RunView {
         result: run.result.clone(),
         files: None,
         overdue: run.overdue && run.ended_at.is_none(),
+        progress: progress::progress(run),
+        elapsed_seconds: progress::elapsed(run, now),
+        usual_seconds: run.usual.map(|usual| usual.as_secs_f64()),
+        seconds_left: progress::seconds_left(run, now),
     }
+}
+
+/// All files that are on their way. Those of watches that are stopped or wait for a time of day are not.
+fn batch(watches: &[WatchReport], now: Option<&RuntimeStatus>) -> Option<BatchView> {
+    let clock = crate::clock::now();
+    let uploads = now.map(|now| now.uploads.as_slice()).unwrap_or_default();
+    let moving = watches.iter().filter(|watch| {
+        watch.configured && watch.inactive.is_none() && waits(watch, clock).is_empty()
+    });
+    let mut batch = Batch {
+        bytes_left: Some(0),
+        bytes_per_second: uploads.iter().map(|upload| upload.rate).sum(),
+        ..Batch::default()
+    };
+    for watch in moving {
+        let counts = &watch.counts;
+        batch.to_upload += counts.due + counts.uploading;
+        batch.uploaded += counts.stored + counts.running;
+        batch.bytes_left = match (batch.bytes_left, watch.upload_bytes) {
+            (Some(left), Some(bytes)) => left.checked_add(bytes),
+            _ => None,
+        };
+        let left = watch.last_run.as_ref();
+        let left = left.and_then(|run| progress::seconds_left(run, clock));
+        batch.run_seconds_left = batch.run_seconds_left.max(left);
+    }
+    let sent: u64 = uploads.iter().map(|upload| upload.sent).sum();
+    batch.bytes_left = batch.bytes_left.map(|left| left.saturating_sub(sent));
+    batch.view()
 }
 
 fn run_entry(entry: &RunEntry) -> RunView {

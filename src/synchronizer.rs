@@ -20,6 +20,7 @@ mod displaced;
 mod named_versions;
 mod outcome;
 mod periodic_check;
+mod progress;
 mod reconcile;
 mod refusals;
 mod run;

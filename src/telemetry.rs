@@ -14,6 +14,7 @@ use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 
+use indicatif::MultiProgress;
 use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{Builder, InitError, Rotation};
@@ -35,6 +36,7 @@ use journal::Journal;
 #[derive(Debug)]
 pub struct Telemetry {
     levels: Levels,
+    bars: Option<MultiProgress>,
     _files: Option<WorkerGuard>,
 }
 
@@ -47,6 +49,12 @@ impl Telemetry {
     #[must_use]
     pub fn levels(&self) -> Levels {
         self.levels.clone()
+    }
+
+    /// A place below the log for lines that change, if standard error is a terminal that can draw them.
+    #[must_use]
+    pub fn bars(&self) -> Option<MultiProgress> {
+        self.bars.clone()
     }
 }
 
@@ -94,7 +102,8 @@ impl Error {
 /// # Errors
 /// When the log directory cannot be used, or the process has a log already.
 pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
-    let lines = text_lines();
+    let bars = bars();
+    let lines = text_lines(bars.clone());
     let (files, guard) = match &log.directory {
         None => (None, None),
         Some(directory) => {
@@ -130,12 +139,19 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
         .try_init()?;
     Ok(Telemetry {
         levels: Levels(handle),
+        bars,
         _files: guard,
     })
 }
 
+/// A place for lines that change, if standard error is a terminal that can draw them.
+fn bars() -> Option<MultiProgress> {
+    let can_draw = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    (can_draw && io::stderr().is_terminal()).then(MultiProgress::new)
+}
+
 /// The layer for standard error, in the format that its reader expects.
-fn text_lines<S>() -> Box<dyn Layer<S> + Send + Sync>
+fn text_lines<S>(bars: Option<MultiProgress>) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -154,7 +170,9 @@ where
         .with_timer(LocalTime)
         .fmt_fields(fields);
     if std::io::stderr().is_terminal() {
-        lines.with_writer(|| Redacted(io::stderr())).boxed()
+        lines
+            .with_writer(move || Redacted(AboveBars(bars.clone())))
+            .boxed()
     } else {
         lines.with_ansi(false).with_writer(Prefixed).boxed()
     }
@@ -195,6 +213,22 @@ impl<W: io::Write> io::Write for Redacted<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+/// Standard error of a terminal, above the lines that change.
+struct AboveBars(Option<MultiProgress>);
+
+impl io::Write for AboveBars {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Some(bars) => bars.suspend(|| io::stderr().write(line)),
+            None => io::stderr().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 

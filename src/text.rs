@@ -9,6 +9,16 @@ pub(crate) fn plural(count: u64, one: &str, many: &str) -> String {
     }
 }
 
+/// A span in its largest sensible unit: "90 s", "5 min".
+pub(crate) fn span_of(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86400),
+    }
+}
+
 /// Every variant of an error as it is printed, with its causes and its hint. A variant without a line does not compile.
 ///
 /// `render_variants!(Type, |error| error.hint(), { Type::One => Type::One, Type::Two(_) => Type::Two(7) })`

@@ -25,6 +25,7 @@ fn watch() -> WatchReport {
         deletions: DeletionReport::default(),
         former_imodels: Vec::new(),
         counts: Counts::default(),
+        upload_bytes: Some(0),
     }
 }
 
@@ -60,6 +61,8 @@ fn problems_of_a_watch() {
         state: None,
         result: None,
         overdue: true,
+        progress: None,
+        usual: None,
     };
     let blocking = BlockingRun {
         run: "25de0720".to_owned(),

@@ -1,5 +1,7 @@
 //! `itwin-syncd run`
 
+mod progress;
+
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -73,7 +75,18 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
             }
         }
     };
+    let shown = CancellationToken::new();
+    let bars = telemetry.bars().filter(|_| until == Until::Done);
+    let display = bars.map(|bars| {
+        let state = config.state.path.clone();
+        tokio::spawn(progress::show(bars, state, shown.clone()))
+    });
     let ended = service::run(config, until, stop, reloads).await;
+    shown.cancel();
+    if let Some(display) = display {
+        // Without a display, a panic of it changes nothing.
+        display.await.ok();
+    }
     let code = match &ended {
         Ok(pass) if until == Until::Done => {
             print_summary(pass);

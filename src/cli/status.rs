@@ -21,11 +21,12 @@ use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
 use crate::runtime_status::{Outage, RuntimeStatus};
 use crate::state_directory;
 use crate::status_view::{
-    self, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings, UnfinishedView,
-    UploadView, WatchView,
+    self, BatchView, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings,
+    UnfinishedView, UploadView, WatchView,
 };
 use crate::watch::Unfinished;
 
+pub(super) use text::run_progress;
 pub(super) use times::{moment, upcoming};
 
 /// Files whose histories are shown at once.
@@ -267,6 +268,7 @@ struct JsonHead {
     platform_outage: Option<Outage>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
+    batch: Option<BatchView>,
 }
 
 /// The JSON form of histories.
@@ -312,6 +314,7 @@ async fn print_json(
         platform_outage: view.platform_outage,
         watches: view.watches,
         uploads: view.uploads,
+        batch: view.batch,
     });
     let mut out = BufWriter::new(std::io::stdout());
     // Its last brace comes at the end.

@@ -1,5 +1,6 @@
 //! Reports of runs.
 
+use super::run_progress::{duration, recorded};
 use super::{Error, Ledger, RunSummary, Tx, count_value, timestamp};
 use crate::ids::ImodelId;
 
@@ -26,11 +27,13 @@ struct RunRow {
     state: Option<String>,
     result: Option<String>,
     overdue: bool,
+    progress: Option<String>,
+    usual_ms: Option<i64>,
     files: i64,
 }
 
 const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.ended_at, \
-                    r.state, r.result, r.overdue <> 0 AS overdue, r.files FROM runs r \
+                    r.state, r.result, r.overdue <> 0 AS overdue, r.progress, r.usual_ms, r.files FROM runs r \
                     JOIN connections c ON c.id = r.connection_id";
 
 impl RunRow {
@@ -45,6 +48,8 @@ impl RunRow {
                 state: self.state,
                 result: self.result,
                 overdue: self.overdue,
+                progress: recorded(self.progress.as_deref()),
+                usual: self.usual_ms.map(duration),
             },
             files: count_value(self.files),
         }

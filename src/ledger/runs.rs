@@ -2,6 +2,7 @@
 use jiff::Timestamp;
 
 use super::history::{Step, note};
+use super::run_progress::usual_ms;
 use super::sets::set_open;
 use super::{
     ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, new_id,
@@ -42,15 +43,17 @@ impl Ledger {
         self.db
             .write_durably("record that a run is about to be requested", async |tx| {
                 let id = new_id(now);
+                let usual = usual_ms(tx, connection).await?;
                 sqlx::query(
                     "INSERT INTO runs (id, connection_id, generation, phase, requested_at, \
-                     requested_there) SELECT $1, id, generation, 'requested', $3, $4 \
-                     FROM connections WHERE id = $2",
+                     requested_there, usual_ms) SELECT $1, id, generation, 'requested', $3, $4, \
+                     $5 FROM connections WHERE id = $2",
                 )
                 .bind(id)
                 .bind(connection.0)
                 .bind(millis(now))
                 .bind(millis(there))
+                .bind(usual)
                 .execute(&mut **tx)
                 .await?;
                 let files = sqlx::query(concat!(
@@ -167,20 +170,6 @@ impl Ledger {
                 overdue,
             },
         ))
-    }
-
-    /// Keeps the last state that was seen of a run, for status.
-    pub async fn note_run_state(&self, run: RunId, state: &str) -> Result<(), Error> {
-        self.db
-            .write("note the state of a run", async |tx| {
-                sqlx::query("UPDATE runs SET state = $2 WHERE id = $1")
-                    .bind(run.0)
-                    .bind(state)
-                    .execute(&mut **tx)
-                    .await
-            })
-            .await?;
-        Ok(())
     }
 
     /// Records that a run takes longer than it should. False: that was recorded before.

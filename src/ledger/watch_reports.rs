@@ -9,13 +9,17 @@ use super::clock::is_ahead;
 use super::connections::{SOURCE_FILES, source_files};
 use super::former_source_files::former_imodels;
 use super::named_versions::{NAMED_VERSION, NamedVersionRow};
+use super::run_progress::{duration, recorded};
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
-    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, SpatialRootState,
-    SpatialRootWait, Tx, WatchId, WindowWait, count_value, timestamp,
+    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, RunProgress,
+    SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, millis, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
+
+/// Files that are due whose sizes are read; with more, those of the rest are estimated.
+const SIZES_READ: i64 = 500;
 
 /// A watch in a snapshot.
 #[derive(Debug, Clone)]
@@ -54,6 +58,9 @@ pub struct WatchReport {
     pub former_imodels: Vec<FormerImodel>,
     /// Its files by how they stand.
     pub counts: Counts,
+    /// The size of its files that wait for their upload or are in it, estimated if there are many. None if some wait
+    /// for something else than their turn.
+    pub upload_bytes: Option<u64>,
 }
 
 /// The files of a watch that are gone, as far as they are or will be withdrawn.
@@ -172,6 +179,10 @@ pub struct RunSummary {
     pub result: Option<String>,
     /// It takes longer than `sync.run_deadline`.
     pub overdue: bool,
+    /// How far it had got when it was seen last.
+    pub progress: Option<RunProgress>,
+    /// How long runs of its iModel usually took when it was requested.
+    pub usual: Option<Duration>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -198,6 +209,8 @@ struct WatchRow {
     state: Option<String>,
     result: Option<String>,
     run_overdue: bool,
+    progress: Option<String>,
+    usual_ms: Option<i64>,
     blocking_run: Option<String>,
     blocking_connection: Option<String>,
     blocked_since: Option<i64>,
@@ -315,6 +328,7 @@ impl WatchRow {
             },
             former_imodels: Vec::new(),
             counts: Counts::default(),
+            upload_bytes: Some(0),
             name: self.name,
             imodel_id: self.imodel_id,
             root: self.root_state,
@@ -327,6 +341,8 @@ impl WatchRow {
                 state: self.state,
                 result: self.result,
                 overdue: self.run_overdue,
+                progress: recorded(self.progress.as_deref()),
+                usual: self.usual_ms.map(duration),
             }),
             blocked: match (
                 self.blocking_run,
@@ -374,7 +390,7 @@ pub(super) async fn watches(
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, \
          w.bulk_change_moves, w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
          w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
-         r.requested_at, r.ended_at, r.state, r.result, COALESCE(r.overdue, \
+         r.requested_at, r.ended_at, r.state, r.result, r.progress, r.usual_ms, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
          facts.root_path, facts.root_state AS spatial_root_state, \
@@ -417,14 +433,53 @@ pub(super) async fn counted_watches(
         counts.entry(row.watch_id).or_default().add(&row);
     }
     let former = former_imodels(tx).await?;
-    let watches = watches(tx, now).await?.into_iter().map(|(id, watch)| {
+    let mut reports = Vec::new();
+    for (id, watch) in watches(tx, now).await? {
         let counts = counts.remove(&id).unwrap_or_default();
         let former = former.iter().filter(|one| one.watch == watch.name);
-        WatchReport {
+        reports.push(WatchReport {
             counts,
+            upload_bytes: upload_bytes(tx, id, &counts, now).await?,
             former_imodels: former.cloned().collect(),
             ..watch
-        }
-    });
-    Ok(watches.collect())
+        });
+    }
+    Ok(reports)
+}
+
+/// See [`WatchReport::upload_bytes`]. Of many files that are due, only the first are read.
+async fn upload_bytes(
+    tx: &mut Tx,
+    watch: WatchId,
+    counts: &Counts,
+    now: Timestamp,
+) -> Result<Option<u64>, sqlx::Error> {
+    if counts.due + counts.uploading == 0 {
+        return Ok(Some(0));
+    }
+    let mut sizes = [(0_u64, 0_u64); 2];
+    for (state, size) in ["due", "uploading"].into_iter().zip(&mut sizes) {
+        let (files, bytes): (i64, i64) = sqlx::query_as(
+            "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM (SELECT CASE WHEN f.size > 0 \
+             THEN f.size ELSE 0 END AS size FROM jobs j CROSS JOIN files f WHERE f.id = j.file_id \
+             AND j.watch_id = $1 AND j.state = $2 AND j.due_at <= $3 LIMIT $4) AS first",
+        )
+        .bind(watch)
+        .bind(state)
+        .bind(millis(now))
+        .bind(SIZES_READ)
+        .fetch_one(&mut **tx)
+        .await?;
+        *size = (count_value(files), count_value(bytes));
+    }
+    let [(ready, bytes), (_, uploading)] = sizes;
+    let due = if ready == count_value(SIZES_READ) {
+        let mean = bytes / ready;
+        mean.saturating_mul(counts.due)
+    } else if ready == counts.due {
+        bytes
+    } else {
+        return Ok(None);
+    };
+    Ok(due.checked_add(uploading))
 }

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, error, info, warn};
 
 use super::outcome::{self, Evidence};
+use super::progress::Progress;
 use super::{SyncError, Synchronizer};
 use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
@@ -170,6 +171,7 @@ impl Synchronizer {
     ) -> Result<Duration, ledger::Error> {
         let mut pause = self.sync.poll_interval;
         let mut last_state = String::new();
+        let mut last_progress = Progress::default();
         let overdue_at = deadline(
             open.requested_there.unwrap_or(open.requested_at),
             self.client.platform_time(),
@@ -190,10 +192,11 @@ impl Synchronizer {
                     }
                 },
                 Ok(run) => {
-                    if run.state != last_state {
-                        debug!(imodel = %self.imodel_id, run = run_id, state = run.state, "run state changed");
-                        self.ledger.note_run_state(open.id, &run.state).await?;
-                        last_state = run.state;
+                    let progress = Progress::of(&run);
+                    if run.state != last_state || progress != last_progress {
+                        debug!(imodel = %self.imodel_id, run = run_id, state = run.state, ?progress, "run state changed");
+                        self.note(open, &run.state, &progress).await?;
+                        (last_state, last_progress) = (run.state, progress);
                     }
                 }
                 Err(error) if error.is_not_found() => {
@@ -220,6 +223,19 @@ impl Synchronizer {
                 .min(self.sync.poll_max)
                 .max(self.sync.poll_interval);
         }
+    }
+
+    /// Keeps state and progress of an active run for status.
+    async fn note(
+        &self,
+        open: &OpenRun,
+        state: &str,
+        progress: &Progress,
+    ) -> Result<(), ledger::Error> {
+        let current = &progress.current;
+        let current = self.ledger.paths_of(open.connection, current).await?;
+        let recorded = progress.recorded(&current);
+        self.ledger.note_run_state(open.id, state, &recorded).await
     }
 
     /// Records the outcome of every file of the run. The run stays open when the platform does not answer.

@@ -180,6 +180,16 @@ function showSummary() {
   document.title = (failed ? "(" + failed + " failed) " : "") + "itwin-syncd";
 }
 
+/** How far a run has got, with the files that it reads now. */
+function runProgress(progress) {
+  return shown(progress.text) + (progress.current.length ? ", now " + progress.current.map(shown).join(", ") : "");
+}
+
+function showBatch() {
+  $("batch").hidden = !view.batch;
+  setText($("batch"), view.batch ? view.batch.text : "");
+}
+
 function showWatches() {
   fill($("watches"), view.watches, (watch) => watch.name, (watch) => {
     const pause = make("button", { type: "button" });
@@ -238,7 +248,8 @@ function showWatches() {
       const last = watch.last_run;
       run.className = "run " + (last.ended_at && !/^success$/i.test(last.result || "") ? "bad" : "quiet");
       if (last.ended_at) run.replaceChildren("Last run: " + shown(last.result || "unknown result") + ", ", when(last.ended_at, "ended "), ", took " + span(last.seconds));
-      else run.replaceChildren("Run in progress, ", when(last.requested_at, "requested "), last.overdue ? ", overdue" : "");
+      else run.replaceChildren("Run in progress, ", when(last.requested_at, "requested "), last.overdue ? ", overdue" : "",
+        last.usual_seconds === null ? "" : ", usually takes " + span(last.usual_seconds), last.progress ? "; " + runProgress(last.progress) : "");
     }
     if (watch.blocked_by) {
       const other = watch.blocked_by;
@@ -373,6 +384,7 @@ function show(text) {
   const daemon = view.daemon;
   $("daemon").replaceChildren("Version " + daemon.version + ", ", when(daemon.since, "started "));
   showSummary();
+  showBatch();
   showFailed();
   showWatches();
   showOpen();

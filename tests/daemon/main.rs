@@ -41,6 +41,7 @@ mod other_client;
 mod page;
 mod platform_state;
 mod polled_share;
+mod progress;
 mod random_changes;
 mod random_faults;
 mod real_files;

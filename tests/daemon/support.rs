@@ -294,7 +294,7 @@ pub fn program() -> Command {
     program_of(env!("CARGO_BIN_EXE_itwin-syncd"))
 }
 
-fn program_of(path: &str) -> Command {
+pub fn program_of(path: &str) -> Command {
     let mut command = Command::new(path);
     command
         .kill_on_drop(true)

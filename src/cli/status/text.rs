@@ -10,13 +10,13 @@ use crate::ledger::{HistoryEvent, RunEvent, Step};
 use crate::names::QuotedPath;
 use crate::next_attempt::clock_time;
 use crate::status_view::{
-    FileView, HistoryView, LineView, ResultView, StatusView, Surroundings, UploadView, WatchView,
-    summary,
+    FileView, HistoryView, LineView, ResultView, RunProgressView, StatusView, Surroundings,
+    UploadView, WatchView, summary,
 };
-use crate::text::plural;
+use crate::text::{plural, span_of};
 
 use super::UnfinishedFile;
-use super::times::{moment_at, span, span_of, upcoming};
+use super::times::{moment_at, span, upcoming};
 
 /// Cells of a progress bar.
 const BAR: u64 = 20;
@@ -36,6 +36,9 @@ pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timest
             &mut out,
             &format!("platform unreachable, first failed request {since}: {reason}"),
         );
+    }
+    if let Some(batch) = &view.batch {
+        line(&mut out, &batch.text);
     }
     for watch in &view.watches {
         out.push('\n');
@@ -190,13 +193,19 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
                 span(seconds)
             ),
             _ => format!(
-                "in progress ({}), requested {}",
+                "in progress ({}), requested {}{}",
                 run.state.as_deref().unwrap_or("state unknown"),
-                moment_at(run.requested_at, now)
+                moment_at(run.requested_at, now),
+                run.usual_seconds
+                    .map(|usual| format!(", usually takes {}", span(usual)))
+                    .unwrap_or_default()
             ),
         };
         let overdue = if run.overdue { ", overdue" } else { "" };
         line(out, &format!("  run     {shown}{overdue}"));
+        if let Some(progress) = &run.progress {
+            line(out, &format!("          {}", run_progress(progress)));
+        }
     }
     if let Some(blocking) = &watch.blocked_by {
         let overdue = if blocking.overdue { ", overdue" } else { "" };
@@ -228,6 +237,15 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
         let text = format!("iModel  {}", former.text);
         hinted(out, &text, Some(&former.hint));
     }
+}
+
+/// How far a run has got, with the files that it reads now.
+pub(in crate::cli) fn run_progress(progress: &RunProgressView) -> String {
+    let current: Vec<String> = progress.current.iter().map(|path| shown(path)).collect();
+    if current.is_empty() {
+        return progress.text.clone();
+    }
+    format!("{}, now {}", progress.text, current.join(", "))
 }
 
 fn hinted(out: &mut String, text: &str, hint: Option<&str>) {

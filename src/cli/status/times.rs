@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::next_attempt::clock_time;
+use crate::text::span_of;
 
 /// Older times are shown as a date.
 const RECENT: u64 = 36 * 3600;
@@ -41,13 +42,4 @@ pub(super) fn span(seconds: f64) -> String {
         return format!("{seconds:.1} s");
     }
     span_of(Duration::try_from_secs_f64(seconds).map_or(0, |span| span.as_secs()))
-}
-
-pub(super) fn span_of(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86400),
-    }
 }

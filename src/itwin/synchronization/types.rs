@@ -107,6 +107,9 @@ pub struct Run {
     /// The platform's result.
     #[serde(default, deserialize_with = "text")]
     pub result: String,
+    /// The platform's word for what it is doing; None before the run is planned.
+    #[serde(default, deserialize_with = "maybe_word")]
+    pub phase: Option<String>,
     /// The error of the run as a whole.
     #[serde(default, deserialize_with = "run_error")]
     pub error: Option<RunError>,
@@ -152,6 +155,9 @@ pub struct RunJob {
     /// The connector; None if the platform names none.
     #[serde(default, deserialize_with = "maybe_text")]
     pub connector_type: Option<ConnectorType>,
+    /// The platform's state, in the words of a run's; None if unknown.
+    #[serde(default, deserialize_with = "maybe_word")]
+    pub state: Option<String>,
     /// One per file.
     #[serde(default, deserialize_with = "items")]
     pub tasks: Vec<RunTask>,
@@ -165,6 +171,9 @@ pub struct RunTask {
     /// The storage file.
     #[serde(default, deserialize_with = "maybe_name")]
     pub storage_file_id: Option<StorageFileId>,
+    /// The platform's state, in the words of a run's; None if unknown.
+    #[serde(default, deserialize_with = "maybe_word")]
+    pub state: Option<String>,
     /// The platform's result. It decides: an error can be present in spite of success.
     #[serde(default, deserialize_with = "text")]
     pub result: String,
@@ -266,6 +275,12 @@ fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A word that only reports show. One of an unexpected type counts as missing.
+fn maybe_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| maybe_text(&value).unwrap_or_default()))
 }
 
 /// The error of a task. One of an unexpected type is kept as text.

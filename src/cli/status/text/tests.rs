@@ -5,7 +5,8 @@ use crate::connector_type::ConnectorType;
 use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
 use crate::runtime_status::Outage;
 use crate::status_view::{
-    BlockingView, DaemonView, FilesView, IssuesView, RunView, UnfinishedView,
+    BatchView, BlockingView, DaemonView, FilesView, IssuesView, RunProgressView, RunView,
+    UnfinishedView,
 };
 
 #[test]
@@ -112,6 +113,10 @@ fn run() -> RunView {
         result: Some("Success".to_owned()),
         files: None,
         overdue: false,
+        progress: None,
+        elapsed_seconds: None,
+        usual_seconds: None,
+        seconds_left: None,
     }
 }
 
@@ -165,6 +170,7 @@ fn view(watches: Vec<WatchView>) -> StatusView {
         platform_outage: None,
         watches,
         uploads: Vec::new(),
+        batch: None,
         failed: Vec::new(),
         open: Vec::new(),
         results: Vec::new(),
@@ -239,6 +245,16 @@ fn work_in_progress() {
         seconds: None,
         state: Some("Executing".to_owned()),
         result: None,
+        usual_seconds: Some(300.0),
+        progress: Some(RunProgressView {
+            phase: Some("MasterFile".to_owned()),
+            jobs: 1,
+            jobs_done: 0,
+            tasks: 40,
+            tasks_done: 12,
+            current: vec!["Deck.dgn".to_owned(), "a\u{1b}[2J.dgn".to_owned()],
+            text: "MasterFile, 0 of 1 job and 12 of 40 tasks done".to_owned(),
+        }),
         ..run()
     });
     busy.unfinished = ["Saving.dgn", "Open.dwg"]
@@ -250,6 +266,14 @@ fn work_in_progress() {
         })
         .into();
     let mut view = view(vec![busy]);
+    view.batch = Some(BatchView {
+        files: 40,
+        uploaded: 27,
+        bytes_left: Some(18_000_000_000),
+        upload_seconds_left: Some(180),
+        run_seconds_left: None,
+        text: "27 of 40 files uploaded, about 3 min left".to_owned(),
+    });
     view.uploads.push(UploadView {
         watch: "north".to_owned(),
         path: "Scan.rvt".to_owned(),
