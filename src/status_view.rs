@@ -811,6 +811,7 @@ fn line_text(line: &HistoryEntry) -> String {
             Outcome::Synchronized => "synchronized",
             Outcome::SynchronizedWithIssues => "synchronized with issues",
             Outcome::Unchanged => "unchanged content: not uploaded",
+            Outcome::Renamed => "renamed: storage file and source file kept",
             Outcome::Vanished => "file deleted before the upload",
             Outcome::Failed => "failed",
         },

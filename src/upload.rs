@@ -376,7 +376,8 @@ impl Shared {
             }
             JobOutcome::Unchanged(result) => {
                 debug!(watch = %watch.name, %path, seconds, "content unchanged; not uploaded");
-                if result == ledger::UploadResult::Done {
+                // The storage file of a renamed file has followed before, which has a message of its own.
+                if result == ledger::UploadResult::Done && job.relocation.is_none() {
                     info!(watch = %watch.name, %path, result = %Outcome::Unchanged, bytes = 0, seconds, "file unchanged");
                 }
             }

@@ -1,9 +1,9 @@
 //! Hooks: a message for results of files, after each run, for each named version, or once a day.
 //!
-//! Input: the results and named versions in the ledger, which have rising numbers. Output: requests to one receiver, in their order, at
-//! least once: the number of the last result that was sent is recorded after its delivery, so a process that dies in
-//! between sends that message again, with the same delivery id. A message that cannot be delivered is sent again with
-//! growing pauses, and holds back those after it; after three days it is dropped.
+//! Input: the results and named versions in the ledger, which have rising numbers. Output: requests to one receiver, in
+//! their order, at least once: the number of the last result that was sent is recorded after its delivery, so a process
+//! that dies in between sends that message again, with the same delivery id. A message that cannot be delivered is sent
+//! again with growing pauses, and holds back those after it; after three days it is dropped.
 
 mod message;
 mod signature;

@@ -1,25 +1,25 @@
 //! `itwin-syncd run --dry-run`: what a start would do.
 
 mod deletions;
+mod renames;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
 use super::changes::{Announcement, Announcements, announcements};
 use super::tally::Tally;
 use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
-use crate::config::{Config, OnRename, Watch};
+use crate::config::{Config, Watch};
 use crate::ids::ImodelId;
 use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome, Ready};
 use crate::names::{self, QuotedPath};
-use crate::rooted_fs::RootDir;
 use crate::source_file_limit::{ADVICE, Load, SourceFiles};
 use crate::status_view;
-use crate::upload;
-use crate::watch;
+use crate::watch::{self, Survey};
 use deletions::Gone;
+use renames::Renames;
 
 /// Scans every folder, compares it with the ledger and prints the differences; writes and sends nothing.
 pub(super) async fn show(config: &Config) -> u8 {
@@ -50,15 +50,27 @@ async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
     };
     let mut good = true;
     let mut tallies: BTreeMap<&ImodelId, Tally> = BTreeMap::new();
+    let mut surveyed = Vec::with_capacity(config.watches.len());
     for (at, watch) in config.watches.iter().enumerate() {
-        let tally = tallies.entry(&watch.imodel_id).or_default();
-        let max_deletes = config.bulk_change.max_deletes;
         let known = match (&ledger, announcements.known_as(at)) {
             (Some(ledger), Some(name)) => Some(KnownWatch { ledger, name }),
             _ => None,
         };
-        let lines = announcements.of(&watch.name);
-        good &= show_watch(watch, known, &reports, max_deletes, lines, tally).await?;
+        let mut files = Vec::new();
+        let survey = watch::survey(watch, |file| files.push(file)).await;
+        files.sort_by(|one: &Ready, other| one.path.cmp(&other.path));
+        surveyed.push(Surveyed {
+            watch,
+            known,
+            found: survey.map(|survey| (files, survey)),
+        });
+    }
+    let renames = Renames::find(&surveyed, &reports).await?;
+    for one in &surveyed {
+        let tally = tallies.entry(&one.watch.imodel_id).or_default();
+        let max_deletes = config.bulk_change.max_deletes;
+        let lines = announcements.of(&one.watch.name);
+        good &= show_watch(one, &reports, &renames, max_deletes, lines, tally).await?;
     }
     let is_configured = |name: &str| config.watches.iter().any(|watch| watch.name == name);
     let others = announcements.lines.iter();
@@ -99,6 +111,13 @@ struct KnownWatch<'a> {
     name: &'a str,
 }
 
+/// A watch, and what its folder holds.
+struct Surveyed<'a> {
+    watch: &'a Watch,
+    known: Option<KnownWatch<'a>>,
+    found: std::io::Result<(Vec<Ready>, Survey)>,
+}
+
 fn show_announcement(indent: &str, line: &Announcement) {
     print_line(&format!("{indent}{}", line.text));
     if let Some(hint) = &line.hint {
@@ -107,13 +126,14 @@ fn show_announcement(indent: &str, line: &Announcement) {
 }
 
 async fn show_watch(
-    watch: &Watch,
-    known_watch: Option<KnownWatch<'_>>,
+    surveyed: &Surveyed<'_>,
     reports: &[FileReport],
+    renames: &Renames,
     max_deletes: u64,
     announcements: impl Iterator<Item = &Announcement>,
     tally: &mut Tally,
 ) -> Result<bool, ledger::Error> {
+    let (watch, known_watch) = (surveyed.watch, surveyed.known);
     print_line(&format!(
         "watch {:?}, {} → iModel {}",
         watch.name,
@@ -123,9 +143,8 @@ async fn show_watch(
     for line in announcements {
         show_announcement("  ", line);
     }
-    let mut files = Vec::new();
-    let survey = match watch::survey(watch, |file| files.push(file)).await {
-        Ok(survey) => survey,
+    let (files, survey) = match &surveyed.found {
+        Ok(found) => found,
         Err(error) => {
             print_line(&format!("  folder unavailable: {error}"));
             return Ok(false);
@@ -141,15 +160,11 @@ async fn show_watch(
         print_line(&format!("  unreadable: {problem}"));
     }
     let (mut planned, mut bytes, mut rest) = (0_u64, 0_u64, 0_u64);
-    for file in &files {
+    for file in files {
         tally.add(&file.path, file.connector.as_ref());
     }
-    files.sort_by(|one, other| one.path.cmp(&other.path));
-    let mut renamed = match known_watch {
-        Some(known) => renames(watch, known, &files, &reports).await?,
-        None => HashMap::new(),
-    };
-    let gone = Gone::find(watch, &survey, &files, &reports, &renamed);
+    let name = known_watch.map_or(watch.name.as_str(), |known| known.name);
+    let gone = Gone::find(watch, survey, files, &reports, renames.origins(name));
     for file in files {
         let known: Option<Known> = match known_watch {
             Some(known) => known.ledger.known_by_name(known.name, &file.path).await?,
@@ -174,12 +189,18 @@ async fn show_watch(
             (false, Some(_)) => ("changed", true),
             (_, None) => ("new", true),
         };
-        let origin = renamed.remove(&file.path);
+        let origin = renames.of(name, &file.path);
         let (word, sent) = match origin {
             Some(_) => ("renamed", false),
             None => (word, sent),
         };
-        let what = plan_of(&file, report.copied(), word, sent, origin.as_deref());
+        let what = plan_of(
+            file,
+            report.copied(),
+            word,
+            sent,
+            origin.map(|origin| origin.text(name)),
+        );
         good &= !what.starts_with("will fail");
         planned += 1;
         if sent {
@@ -206,13 +227,13 @@ fn plan_of(
     report: Option<&FileReport>,
     word: &str,
     sent: bool,
-    origin: Option<&Path>,
+    origin: Option<String>,
 ) -> String {
     match (names::storage_path(&file.path), &file.connector) {
         _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
         (Err(error), _) => format!("will fail: {error}"),
         (Ok(_), _) if let Some(origin) = origin => {
-            format!("rename the storage file of {}", QuotedPath(origin))
+            format!("rename the storage file of {origin}")
         }
         (Ok(_), _) if word == "moved" => "rename or move its storage file".to_owned(),
         (Ok(_), _) if word == "failed before" => report
@@ -224,54 +245,4 @@ fn plan_of(
         (Ok(_), Some(connector)) => format!("synchronize with {connector}"),
         (Ok(_), None) => "upload only".to_owned(),
     }
-}
-
-/// New files that are known ones under a new name, with the path that each had before. Reads only files whose size is
-/// that of a known file that is gone.
-async fn renames(
-    watch: &Watch,
-    known: KnownWatch<'_>,
-    files: &[Ready],
-    reports: &HashMap<&PathBuf, &FileReport>,
-) -> Result<HashMap<PathBuf, PathBuf>, ledger::Error> {
-    let mut renamed = HashMap::new();
-    if watch.on_rename == OnRename::UploadAgain {
-        return Ok(renamed);
-    }
-    let there: HashSet<&PathBuf> = files.iter().map(|file| &file.path).collect();
-    let mut taken = HashSet::new();
-    let now = crate::clock::now();
-    let since = now.checked_sub(upload::RENAME_WINDOW).unwrap_or(now);
-    for file in files {
-        if reports.contains_key(&file.path) || file.fingerprint.size == 0 {
-            continue;
-        }
-        let bytes = file.fingerprint.size;
-        let gone = known.ledger.stored_with_size(known.name, bytes, since);
-        let mut gone = gone.await?;
-        gone.retain(|(path, _)| !there.contains(path) && !taken.contains(path));
-        if gone.is_empty() {
-            continue;
-        }
-        let (root, path) = (watch.path.clone(), file.path.clone());
-        let hashed = tokio::task::spawn_blocking(move || digest(&root, &path)).await;
-        // A file that cannot be read now is shown as new.
-        let Ok(Ok(digest)) = hashed else { continue };
-        gone.retain(|(_, stored)| *stored == digest);
-        let paths: Vec<&Path> = gone.iter().map(|(path, _)| path.as_path()).collect();
-        if let Some((origin, _)) =
-            upload::most_similar(&file.path, &paths).and_then(|at| gone.get(at))
-        {
-            taken.insert(origin.clone());
-            renamed.insert(file.path.clone(), origin.clone());
-        }
-    }
-    Ok(renamed)
-}
-
-fn digest(root: &Path, path: &Path) -> std::io::Result<[u8; 32]> {
-    let file = RootDir::open(root)?.file(path)?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file)?;
-    Ok(*hasher.finalize().as_bytes())
 }

@@ -41,6 +41,7 @@ pub(super) fn read<'d>(
     for (index, later) in placed.iter().enumerate() {
         for earlier in placed.iter().take(index) {
             compare(earlier, later, report);
+            compare_former_names(earlier, later, report);
         }
         check_former_name(later, &placed, report);
     }
@@ -267,6 +268,22 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
         report.add(
             later.at_storage_folder.clone(),
             InvalidValue::new(what, hint),
+        );
+    }
+}
+
+/// A former name is that of one watch.
+fn compare_former_names(earlier: &Placed, later: &Placed, report: &mut Report) {
+    let (Some(one), Some(other)) = (&earlier.watch.formerly, &later.watch.formerly) else {
+        return;
+    };
+    if one.eq_ignore_ascii_case(other) {
+        report.add(
+            later.at_formerly.clone(),
+            InvalidValue::new(
+                format!("watch {:?} has the same former name", earlier.watch.name),
+                "write it in the watch that keeps the files, and remove it from the other",
+            ),
         );
     }
 }

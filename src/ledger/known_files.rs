@@ -152,6 +152,21 @@ impl Ledger {
         }
     }
 
+    /// Whether any file of a watch was in its folder when that was scanned last.
+    pub async fn has_files_present(&self, watch: WatchId) -> Result<bool, Error> {
+        self.db
+            .read("look for files of a watch", async |db| {
+                sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT 1 FROM counts WHERE watch_id = $1 AND absent = 0 \
+                     AND vanished = 0 AND files > 0)",
+                )
+                .bind(watch.0)
+                .fetch_one(db)
+                .await
+            })
+            .await
+    }
+
     /// Every folder of a watch in which a file is known, in no order.
     pub async fn known_folders(&self, watch: WatchId) -> Result<Vec<PathBuf>, Error> {
         // Steps from folder to folder in the index, instead of reading the row of each file.

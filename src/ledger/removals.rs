@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoints::forget_storage_file;
 use super::history::{Step, note};
 use super::row::join;
-use super::{Error, Ledger, Tx};
+use super::{Error, Ledger, Tx, Withdrawal};
 use crate::ids::{ImodelId, StorageFileId};
 
 /// A place in storage that a watch uses, or used when it was configured last.
@@ -150,8 +150,9 @@ impl Ledger {
 }
 
 async fn removed(tx: &mut Tx, removal: &Removal, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let known: Option<(i64, i64)> = sqlx::query_as(
-        "SELECT f.id, f.version FROM files f JOIN watches w ON w.id = f.watch_id \
+    let known: Option<(i64, i64, bool)> = sqlx::query_as(
+        "SELECT f.id, f.version, w.configured <> 0 AND COALESCE(f.absence, '') = 'gone' \
+         FROM files f JOIN watches w ON w.id = f.watch_id \
          WHERE f.storage_file_id = $1 AND (w.configured = 0 OR f.absence IN ('gone', \
          'deselected')) AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id \
          AND j.state IN ('uploading', 'running'))",
@@ -159,12 +160,31 @@ async fn removed(tx: &mut Tx, removal: &Removal, now: Timestamp) -> Result<bool,
     .bind(&removal.storage_file_id)
     .fetch_optional(&mut **tx)
     .await?;
-    let Some((file, version)) = known else {
+    let Some((file, version, can_return)) = known else {
         return Ok(false);
     };
+    // As if the service had withdrawn it, so that it can be restored.
+    let withdrawal = match removal.what {
+        Removed::StorageFile => Withdrawal::Deleted,
+        Removed::SourceFile | Removed::FormerSourceFile => Withdrawal::Unmapped,
+    };
+    if can_return {
+        sqlx::query(
+            "UPDATE files SET withdrawal = $2, withdrawal_reason = NULL, withdrawal_hint = NULL, \
+             withdrawal_due = 0, outcome = NULL, outcome_at = NULL, withdrawal_generation = 1 + \
+             (SELECT c.generation FROM connections c JOIN watches w ON w.connection_id = c.id \
+             WHERE w.id = files.watch_id) WHERE id = $1",
+        )
+        .bind(file)
+        .bind(withdrawal)
+        .execute(&mut **tx)
+        .await?;
+    }
     let step = match removal.what {
         Removed::StorageFile => {
-            forget_storage_file(tx, file).await?;
+            if !can_return {
+                forget_storage_file(tx, file).await?;
+            }
             Step::StorageFileRemoved
         }
         Removed::SourceFile | Removed::FormerSourceFile => {
@@ -262,7 +282,9 @@ mod tests {
             let removal = removal(what, &file);
             assert!(f.ledger.record_removal(&removal, at(6)).await.unwrap());
         }
-        assert_eq!(f.file("a.dgn").await.storage_file_id, None);
+        let removed = f.file("a.dgn").await;
+        assert_eq!(removed.withdrawal, Some(Withdrawal::Deleted));
+        assert_eq!(removed.storage_file_id, Some(storage_file));
         let history = f.ledger.file_history(file.id).await.unwrap().unwrap();
         let steps: Vec<&str> = history
             .entries
@@ -273,9 +295,10 @@ mod tests {
             steps.ends_with(&["source_file_removed", "storage_file_removed"]),
             "{steps:?}"
         );
-        // It returns: its content is uploaded again.
+        // It returns: its upload begins with the recycle bin.
         assert_eq!(f.hand_over("a.dgn", 9, 7).await, 1);
-        assert!(f.claim(8).await.unwrap().stored.is_none());
+        let job = f.claim(8).await.unwrap();
+        assert_eq!(job.withdrawal, Some(Withdrawal::Deleted));
     }
 
     #[tokio::test]

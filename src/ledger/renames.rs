@@ -33,6 +33,9 @@ macro_rules! neighbors {
 /// Origins that are checked for one new file. With more files of the same content, none of them is a safe choice.
 const ORIGINS_MAX: i64 = 64;
 
+/// Files of one size that a dry run compares with a new file.
+const SAME_SIZE_MAX: i64 = 10_000;
+
 /// A known file with the content of a new one, which may be that file under its old name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -146,35 +149,38 @@ impl Ledger {
             .collect())
     }
 
-    /// The files of a watch, by its name, with this many bytes in storage that are there or were until `since`, and the
-    /// digest of those bytes.
+    /// The files of a watch, by its name, and of the others of its iModel, with this many bytes in storage, that are
+    /// there or were until `since`: watch, path, and the digest of those bytes.
     pub async fn stored_with_size(
         &self,
         watch: &str,
         bytes: u64,
         since: Timestamp,
-    ) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-        type Row = (Vec<u8>, Vec<u8>, Vec<u8>);
+    ) -> Result<Vec<(String, PathBuf, Vec<u8>)>, Error> {
+        type Row = (String, Vec<u8>, Vec<u8>, Vec<u8>);
         let rows: Vec<Row> = self
             .db
             .read("look for the origin of a file", async |db| {
                 sqlx::query_as(
-                    "SELECT f.dir, f.name, f.stored_digest FROM files f JOIN watches w \
-                     ON w.id = f.watch_id WHERE w.name = $1 AND f.stored_size = $2 \
+                    "SELECT o.name, f.dir, f.name, f.stored_digest FROM watches w JOIN watches o \
+                     ON o.imodel_id = w.imodel_id JOIN files f ON f.watch_id = o.id \
+                     WHERE w.name = $1 AND f.stored_size = $2 \
                      AND f.storage_file_id IS NOT NULL AND f.stored_digest IS NOT NULL \
-                     AND (f.absence IS NULL OR (f.absence <> $3 AND f.absent_since >= $4))",
+                     AND (f.absence IS NULL OR (f.absence <> $3 AND f.absent_since >= $4)) \
+                     ORDER BY o.id <> w.id, f.absence IS NULL, f.id LIMIT $5",
                 )
                 .bind(watch)
                 .bind(count_column(bytes))
                 .bind(Absence::Deselected)
                 .bind(millis(since))
+                .bind(SAME_SIZE_MAX)
                 .fetch_all(db)
                 .await
             })
             .await?;
         Ok(rows
             .into_iter()
-            .map(|(dir, name, digest)| (join(dir, name), digest))
+            .map(|(watch, dir, name, digest)| (watch, join(dir, name), digest))
             .collect())
     }
 

@@ -44,6 +44,8 @@ pub enum Outcome {
     Uploaded,
     /// The same content as before: nothing was sent.
     Unchanged,
+    /// The same content as before under another path: nothing was sent, and its storage file follows.
+    Renamed,
     /// Not in the iModel; the reason is recorded with it.
     Failed,
     /// The file went away before it could be read.
@@ -381,6 +383,7 @@ words!(
     SynchronizedWithIssues = "synchronized_with_issues",
     Uploaded = "uploaded",
     Unchanged = "unchanged",
+    Renamed = "renamed",
     Failed = "failed",
     Vanished = "vanished",
 );

@@ -116,7 +116,21 @@ impl Ledger {
                 .bind(job.version)
                 .fetch_one(&mut **tx)
                 .await?;
-                let result = hand_on(tx, job, job.version, &file, Outcome::Unchanged, now).await?;
+                let is_renamed: bool = sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT 1 FROM steps WHERE file_id = $1 AND version = $2 \
+                     AND step = $3)",
+                )
+                .bind(job.file.0)
+                .bind(job.version)
+                .bind(Step::Renamed.as_str())
+                .fetch_one(&mut **tx)
+                .await?;
+                let outcome = if is_renamed {
+                    Outcome::Renamed
+                } else {
+                    Outcome::Unchanged
+                };
+                let result = hand_on(tx, job, job.version, &file, outcome, now).await?;
                 if file.is_companion() {
                     judge_main_files_again(tx, job.file.0, now).await?;
                 }

@@ -19,6 +19,15 @@ use crate::ledger::{
     self, Absence, Absent, Changes, Known, Ledger, ListingPart, Ready, RootIdentity, WatchId,
 };
 
+/// What a scan has found, as far as the root itself is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScannedRoot {
+    /// The folder that is watched.
+    Watched,
+    /// An empty folder, and not the one in which files were found.
+    EmptyReplacement,
+}
+
 /// The comparison of one root's scans.
 #[derive(Debug)]
 pub(super) struct Comparison {
@@ -170,10 +179,13 @@ impl Comparison {
     }
 
     /// The whole root was scanned: records the files of known folders that were not there.
-    pub(super) async fn end_scan(&mut self, summary: &Summary) -> Result<(), ledger::Error> {
+    pub(super) async fn end_scan(
+        &mut self,
+        summary: &Summary,
+    ) -> Result<ScannedRoot, ledger::Error> {
         self.confirmation = Confirmation::NotNeeded;
         let Ok(identity) = &summary.root else {
-            return Ok(());
+            return Ok(ScannedRoot::Watched);
         };
         let identity = identity.to_string();
         let before = self.ledger.root_identity(self.id).await?;
@@ -189,8 +201,12 @@ impl Comparison {
                     .await?;
             }
         } else if before.is_some_and(|before| before != identity) {
-            // Empty, and not the folder in which files were found: an unmounted share, not a deletion.
-            return Ok(());
+            // An unmounted share, not a deletion.
+            return Ok(if self.ledger.has_files_present(self.id).await? {
+                ScannedRoot::EmptyReplacement
+            } else {
+                ScannedRoot::Watched
+            });
         } else {
             self.missing_in_known_folders(summary).await?;
         }
@@ -206,7 +222,7 @@ impl Comparison {
             self.confirmation = Confirmation::Needed;
             debug!(watch = %self.watch.name, missing, "known files were not found; scanning again to confirm");
         }
-        Ok(())
+        Ok(ScannedRoot::Watched)
     }
 
     /// Records the files of known folders that were not there.

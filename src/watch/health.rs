@@ -33,6 +33,14 @@ impl Finding {
         }
     }
 
+    /// The root is empty, and another folder than the one in which files were found.
+    pub(super) fn empty_replacement() -> Self {
+        Self::unavailable(
+            "the folder is empty, and it is not the one in which files were found: mount the share, or put a file into the folder"
+                .to_owned(),
+        )
+    }
+
     /// The share has not answered for this long.
     pub(super) fn no_answer(waited: Duration, during: &str) -> Self {
         let seconds = waited.as_secs();

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::comparison::Comparison;
+use super::comparison::{Comparison, ScannedRoot};
 use super::events::{self, Hint, Hints};
 use super::health::{self, Change, Finding, Health, StallDetector};
 use super::probe::ProbeReply;
@@ -334,8 +334,9 @@ impl Task {
     }
 
     async fn on_scan_done(&mut self, summary: Summary) -> Result<(), super::Error> {
-        self.comparison.end_scan(&summary).await?;
+        let scanned = self.comparison.end_scan(&summary).await?;
         let result = match &summary.root {
+            Ok(_) if scanned == ScannedRoot::EmptyReplacement => ScanResult::Polled,
             Ok(_) if summary.remote || !summary.watched => ScanResult::Polled,
             Ok(_) if summary.problems.may_pass() => ScanResult::PartlyUnread,
             Ok(_) => ScanResult::Watched,
@@ -351,8 +352,11 @@ impl Task {
         self.stall.reset();
         self.health.hanging = false;
         self.health.set_identity(&summary.root);
-        let finding = Finding::of_scan(&summary, &self.watch.path);
-        let reached = summary.root.is_ok();
+        let finding = match scanned {
+            ScannedRoot::Watched => Finding::of_scan(&summary, &self.watch.path),
+            ScannedRoot::EmptyReplacement => Finding::empty_replacement(),
+        };
+        let reached = finding.state != RootState::Unavailable;
         if reached {
             self.log_scan(&summary, result, &finding);
         }

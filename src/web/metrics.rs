@@ -20,11 +20,12 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 /// Results that are counted per query.
 const AT_ONCE: u32 = 5000;
 
-const OUTCOMES: [Outcome; 6] = [
+const OUTCOMES: [Outcome; 7] = [
     Outcome::Synchronized,
     Outcome::SynchronizedWithIssues,
     Outcome::Uploaded,
     Outcome::Unchanged,
+    Outcome::Renamed,
     Outcome::Failed,
     Outcome::Vanished,
 ];

@@ -503,7 +503,7 @@ async fn an_empty_mount_point_does_not_count_as_deleted_files() {
     let daemon = site.start();
     arrive(&site, &daemon, &files).await;
     mount(&["umount", "-l"]);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    site.shows("mount the share", &daemon).await;
     save(&share, &mut files, "a/second.ifc", "second");
     mount(&bind);
     arrive(&site, &daemon, &files).await;
@@ -517,6 +517,41 @@ async fn an_empty_mount_point_does_not_count_as_deleted_files() {
     daemon.stop().await;
     mount(&["umount", "-l"]);
     assert_eq!(writes, 2, "nothing is sent twice");
+}
+
+#[tokio::test]
+async fn an_empty_folder_in_place_of_the_watched_one_is_reported_until_one_of_them_has_a_file() {
+    let (site, folder) = roomy().await;
+    let mut files = BTreeMap::new();
+    save(&folder, &mut files, "a/first.ifc", "first");
+    let daemon = site.start();
+    arrive(&site, &daemon, &files).await;
+    let aside = site.path("aside");
+    std::fs::rename(&folder, &aside).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    site.shows("mount the share", &daemon).await;
+    // Also at the start.
+    daemon.stop().await;
+    let once = site.run(&["run", "--once"]).await;
+    assert!(
+        once.code == Some(1) && once.out.contains("mount the share"),
+        "{once:?}"
+    );
+    let daemon = site.start();
+    site.shows("mount the share", &daemon).await;
+    std::fs::remove_dir(&folder).unwrap();
+    std::fs::rename(&aside, &folder).unwrap();
+    site.shows("OK: nothing needs attention", &daemon).await;
+    // A file in the other folder says that it is meant.
+    std::fs::rename(&folder, &aside).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    site.shows("mount the share", &daemon).await;
+    std::fs::write(folder.join("second.ifc"), "second").unwrap();
+    site.shows("1 synchronized, 1 gone", &daemon).await;
+    // Empty again, but the same folder: its file was deleted.
+    std::fs::remove_file(folder.join("second.ifc")).unwrap();
+    site.shows("0 synchronized, 2 gone", &daemon).await;
+    daemon.stop().await;
 }
 
 #[tokio::test]

@@ -47,6 +47,38 @@ async fn files_and_folders_that_move_to_another_watch_of_the_imodel_are_followed
 }
 
 #[tokio::test]
+async fn a_dry_run_shows_what_moves_to_another_watch_and_deletes_nothing_of_it() {
+    let (mut site, root) = two_watches("").await;
+    let keys = "on_delete = \"remove\"\nstorage_folder = \"North\"";
+    site.replace_in_watches("storage_folder = \"North\"", keys);
+    let daemon = site.start();
+    let before = Before::of(&site, 4, &daemon).await;
+    daemon.stop().await;
+    move_to(&root, "north/a.ifc", "south/in/a.ifc");
+    move_to(&root, "north/set", "south/moved");
+    write(&root.join("north/e.ifc"), "e");
+    let plan = site.run(&["run", "--dry-run"]).await.out;
+    for line in [
+        "\"in/a.ifc\"  1 B  rename the storage file of \"a.ifc\" of watch \"north\"",
+        "\"moved/c.ifc\"  1 B  rename the storage file of \"set/c.ifc\" of watch \"north\"",
+        "3 to process, up to 0 B to upload; 1 unchanged",
+        "\"e.ifc\"  1 B  upload, then synchronize with IFC",
+    ] {
+        assert!(plan.contains(line), "no {line}: {plan}");
+    }
+    assert!(!plan.contains("gone"), "{plan}");
+    std::fs::remove_file(root.join("north/e.ifc")).unwrap();
+    let daemon = site.start();
+    before.becomes(&site, &MOVED, &daemon).await;
+    let shown = site.run(&["status"]).await.out;
+    assert!(
+        shown.contains("renamed       south: \"in/a.ifc\""),
+        "{shown}"
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_copy_in_another_watch_is_a_new_file() {
     let (site, root) = two_watches("").await;
     let daemon = site.start();

@@ -90,12 +90,26 @@ async fn a_kept_file_is_cleaned_up_on_request_with_and_without_a_daemon() {
         assert!(history.contains(line), "{line}: {history}");
     }
 
-    // It returns, and is uploaded as a new file.
+    // The operator wants it back.
+    let daemon = site.start();
+    let restored = site.run(&["restore", "in/b.ifc"]).await;
+    assert!(
+        restored.out.contains("from the recycle bin"),
+        "{restored:?}"
+    );
+    eventually(|| held(&site).1.len() == 2, || daemon.log()).await;
+    assert_eq!(held(&site).0, before.0, "{}", daemon.log());
+    daemon.says("run finished").await;
+    daemon.stop().await;
+
+    // It is removed again, and returns to its folder.
+    let done = site.run(&["orphans", "--remove", "--yes"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(held(&site).0.keys().collect::<Vec<_>>(), ["a.ifc"]);
     let daemon = site.start();
     write(&folder.join("in/b.ifc"), "b");
     eventually(|| held(&site).1.len() == 2, || daemon.log()).await;
-    site.synchronized(2, &daemon).await;
-    assert_eq!(held(&site).0.len(), 2, "{}", daemon.log());
+    assert_eq!(held(&site).0, before.0, "{}", daemon.log());
     daemon.stop().await;
 }
 

@@ -109,7 +109,8 @@ fn judge(
     for (path, file) in status {
         let name = path.strip_prefix("north/").unwrap_or(path);
         let synchronized = file["state"] == "done"
-            && (file["status"] == "synchronized" || file["status"] == "unchanged");
+            && ["synchronized", "unchanged", "renamed"]
+                .contains(&file["status"].as_str().unwrap_or_default());
         let Some(content) = local.get(name) else {
             if synchronized {
                 return Err(format!(

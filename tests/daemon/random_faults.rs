@@ -595,7 +595,8 @@ impl Storm {
     ) -> Result<(), String> {
         for (path, file) in status {
             let synchronized = file["state"] == "done"
-                && (file["status"] == "synchronized" || file["status"] == "unchanged");
+                && ["synchronized", "unchanged", "renamed"]
+                    .contains(&file["status"].as_str().unwrap_or_default());
             match local.get(path) {
                 Some(_) if !synchronized => {
                     return Err(format!("lost: {path} is not synchronized: {file}"));

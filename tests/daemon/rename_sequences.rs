@@ -116,9 +116,11 @@ impl Model<'_> {
     }
 
     fn is_saved(&mut self, path: &str, content: String) {
-        self.expected_uploads += 1;
         self.touched.insert(path.to_owned());
-        self.gone.remove(path);
+        // Its storage file may have this content already.
+        if self.gone.remove(path).as_ref() != Some(&content) {
+            self.expected_uploads += 1;
+        }
         self.restored.remove(path);
         self.ids.entry(path.to_owned()).or_default();
         self.local.insert(path.to_owned(), content);

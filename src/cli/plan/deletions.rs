@@ -40,17 +40,17 @@ fn is_left(on_delete: OnDelete, file: &FileReport) -> bool {
 }
 
 impl<'r> Gone<'r> {
-    /// Files that storage has, that the watch selects, and that are not in the folder: neither under their name nor, as
-    /// `renamed` says, under another one.
-    pub(super) fn find(
+    /// Files that storage has, that the watch selects, and that are not in the folder: neither under their name nor,
+    /// as the origins of renamed files, under another one.
+    pub(super) fn find<'o>(
         watch: &Watch,
         survey: &Survey,
         files: &[Ready],
         reports: &HashMap<&PathBuf, &'r FileReport>,
-        renamed: &HashMap<PathBuf, PathBuf>,
+        origins: impl Iterator<Item = &'o PathBuf>,
     ) -> Self {
         let there: HashSet<&PathBuf> = files.iter().map(|file| &file.path).collect();
-        let origins: HashSet<&PathBuf> = renamed.values().collect();
+        let origins: HashSet<&PathBuf> = origins.collect();
         let mut gone: Vec<&FileReport> = reports
             .values()
             .copied()

@@ -35,6 +35,10 @@ fn watch_keys() {
         "upload_window = [\"Mon-Fri 19:00-06:00\", \"Fri 20:00-21:00\"]",
         "window_stale = \"36h\"",
         "run_window = [\"Sat\"]\nwindow_stale = \"36\"",
+        "formerly = \"\"",
+        "formerly = 3",
+        "formerly = \"a/b\"",
+        "formerly = \"north\"",
         "rename = \"copy\"",
         "rename = true",
         "on_delete = \"purge\"",
@@ -282,6 +286,21 @@ fn second(name: &str, path: &str, more: &str) -> String {
 #[test]
 fn two_watches_with_one_name() {
     let text = second("North", "/srv/other", "").replacen("c0ffee00", "decaf000", 1);
+    insta::assert_snapshot!(errors(&text));
+}
+
+#[test]
+fn two_watches_with_one_former_name() {
+    let text = second(
+        "south",
+        "/srv/south",
+        "storage_folder = \"b\"\nformerly = \"West\"",
+    );
+    let text = text.replacen(
+        "[[watch]]",
+        "[[watch]]\nformerly = \"west\"\nstorage_folder = \"a\"",
+        1,
+    );
     insta::assert_snapshot!(errors(&text));
 }
 

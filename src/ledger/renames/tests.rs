@@ -85,7 +85,7 @@ async fn the_record_moves_with_its_storage_file_source_file_and_history() {
         .collect();
     let before = ["seen", "uploaded", "synchronized"];
     assert_eq!(what[..3], before);
-    assert_eq!(what[3..], ["renamed", "relocated", "unchanged"]);
+    assert_eq!(what[3..], ["renamed", "relocated", "renamed"]);
     assert_eq!(history.entries[3].note.as_deref(), Some("\"a.dgn\""));
 }
 
