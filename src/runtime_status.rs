@@ -3,6 +3,8 @@
 //! Modules report through handles of the [`StatusTracker`] while they work; [`RuntimeStatus`] is the record that
 //! status, page and metrics show beside the ledger. Nothing here survives the process, and no work depends on it.
 
+mod histogram;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use histogram::Histogram;
 
 use crate::watch::{Order, Progress, Unfinished};
 
@@ -79,17 +83,6 @@ pub(crate) struct Upload {
     key: u64,
     sending: Arc<Sending>,
     began: Instant,
-}
-
-/// A histogram of durations.
-#[derive(Debug, Clone)]
-pub(crate) struct Histogram {
-    /// Upper bounds in seconds, and how many were at most that.
-    pub(crate) buckets: Vec<(f64, u64)>,
-    /// All of them.
-    pub(crate) count: u64,
-    /// Seconds in all.
-    pub(crate) sum: f64,
 }
 
 /// The runtime status at one moment.
@@ -444,26 +437,6 @@ impl Drop for Upload {
     }
 }
 
-impl Histogram {
-    pub(crate) fn new(bounds: &[f64]) -> Self {
-        Self {
-            buckets: bounds.iter().map(|bound| (*bound, 0)).collect(),
-            count: 0,
-            sum: 0.0,
-        }
-    }
-
-    pub(crate) fn add(&mut self, seconds: f64) {
-        for (bound, count) in &mut self.buckets {
-            if seconds <= *bound {
-                *count += 1;
-            }
-        }
-        self.count += 1;
-        self.sum += seconds;
-    }
-}
-
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -506,15 +479,5 @@ mod tests {
         assert_eq!(rate.at(second(16), 400), 25);
         assert_eq!(rate.at(second(20), 400), 0);
         assert_eq!(rate.at(second(24), 100), 0, "it starts over");
-    }
-
-    #[test]
-    fn a_histogram_counts_into_every_bucket_that_is_large_enough() {
-        let mut histogram = Histogram::new(&[1.0, 10.0]);
-        for seconds in [0.5, 1.0, 5.0, 50.0] {
-            histogram.add(seconds);
-        }
-        assert_eq!(histogram.buckets, [(1.0, 2), (10.0, 3)]);
-        assert_eq!((histogram.count, histogram.sum), (4, 56.5));
     }
 }
