@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 
 use super::connections::Counts;
-use crate::ledger::{self, Ledger, Outcome, Overview, RootState, WatchReport};
+use crate::ledger::{self, Ledger, Outcome, Overview, RootState, RunProgress, WatchReport};
 use crate::runtime_status::{Histogram, StatusTracker};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -33,7 +33,7 @@ const OUTCOMES: [Outcome; 7] = [
 /// A gauge with one value for each watch: its name, what it means, and its value.
 type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
 
-const WATCH_GAUGES: [WatchGauge; 8] = [
+const WATCH_GAUGES: [WatchGauge; 11] = [
     (
         "files_synchronized",
         "Files synchronized in their current version.",
@@ -81,7 +81,31 @@ const WATCH_GAUGES: [WatchGauge; 8] = [
             u64::from(own || watch.blocked.as_ref().is_some_and(|run| run.overdue))
         },
     ),
+    (
+        "run_tasks",
+        "Tasks of the active run of the watch; 0 without one.",
+        |watch| active_run(watch).map_or(0, |run| run.tasks),
+    ),
+    (
+        "run_tasks_done",
+        "Tasks of the active run of the watch that have ended.",
+        |watch| active_run(watch).map_or(0, |run| run.tasks_done),
+    ),
+    (
+        "run_usual_seconds",
+        "How long runs of the iModel usually took when the last run of the watch was requested: the median of ten; 0 before.",
+        |watch| {
+            let usual = watch.last_run.as_ref().and_then(|run| run.usual);
+            usual.map_or(0, |usual| usual.as_secs())
+        },
+    ),
 ];
+
+/// The progress of the run of a watch that has not ended.
+fn active_run(watch: &WatchReport) -> Option<&RunProgress> {
+    let run = watch.last_run.as_ref()?;
+    run.progress.as_ref().filter(|_| run.ended_at.is_none())
+}
 
 /// Results and runs counted since the process started.
 #[derive(Debug)]
