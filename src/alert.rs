@@ -27,6 +27,7 @@ use crate::ledger::{
 use crate::local_time;
 use crate::names::QuotedPath;
 use crate::retry::Policy;
+use crate::runtime_status::StatusTracker;
 use scheduler::{Event, NotifiedState, Scheduler};
 use send::Sender;
 
@@ -46,6 +47,9 @@ const PAUSES: Policy = Policy {
     first: Duration::from_secs(2),
     max: Duration::from_secs(600),
 };
+
+/// After this many failures in a row, status shows that messages are not delivered.
+const UNDELIVERED: u32 = 3;
 
 /// A current problem.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -88,17 +92,28 @@ pub struct Receivers {
     pub dialog: Duration,
 }
 
-/// Runs one alert until `stop`. `reader` is a second ledger on the same directory.
+/// Two ledgers on one directory: reports are read from the second, so that they delay no other work.
+#[derive(Debug, Clone)]
+pub struct Ledgers {
+    /// To record what was sent.
+    pub ledger: Ledger,
+    /// To read what to send.
+    pub reader: Ledger,
+}
+
+/// Runs one alert until `stop`.
 ///
 /// # Errors
 /// When the sent alerts cannot be read from the ledger at the start.
 pub async fn run(
     alert: config::Alert,
     receivers: Receivers,
-    ledger: Ledger,
-    reader: Ledger,
+    ledgers: Ledgers,
+    status: StatusTracker,
     stop: CancellationToken,
 ) -> Result<(), ledger::Error> {
+    let Ledgers { ledger, reader } = ledgers;
+    let receiver = format!("alert {:?}", alert.name);
     let sender = Sender::new(&alert, receivers);
     let notified = ledger.alert_memo(&alert.name).await?;
     let notified = notified.map_or_else(NotifiedState::default, |text| NotifiedState::read(&text));
@@ -133,12 +148,16 @@ pub async fn run(
                 Ok(()) => {
                     info!(alert = alert.name, event = event.as_str(), "alert sent");
                     failures = 0;
+                    status.delivered(&receiver);
                     scheduler.delivered(event, &problems, now);
                 }
                 Err(error) => {
                     failures += 1;
                     let pause = PAUSES.delay(failures, None);
                     not_before = Instant::now() + pause;
+                    if failures >= UNDELIVERED {
+                        status.not_delivered(&receiver, chain(&error));
+                    }
                     warn!(
                         alert = alert.name,
                         event = event.as_str(),

@@ -38,6 +38,7 @@ struct Inner {
     retries: AtomicU64,
     upload_seconds: Mutex<Histogram>,
     outage: OnceLock<OutageProbe>,
+    undelivered: Mutex<BTreeMap<String, Undelivered>>,
 }
 
 /// Reads whether the platform is unreachable.
@@ -107,6 +108,20 @@ pub struct RuntimeStatus {
     /// The platform cannot be reached.
     #[serde(default)]
     pub outage: Option<Outage>,
+    /// Alerts and hooks whose messages are not delivered.
+    #[serde(default)]
+    pub undelivered: Vec<Undelivered>,
+}
+
+/// An alert or hook whose message could not be delivered several times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undelivered {
+    /// What it is called, such as `hook "build-server"`.
+    pub receiver: String,
+    /// When the first attempt failed.
+    pub since: Timestamp,
+    /// Why the last one failed.
+    pub reason: String,
 }
 
 /// All requests to the platform fail.
@@ -168,7 +183,34 @@ impl StatusTracker {
                 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0,
             ])),
             outage: OnceLock::new(),
+            undelivered: Mutex::default(),
         }))
+    }
+
+    /// A message of this alert or hook could not be delivered.
+    pub fn not_delivered(&self, receiver: &str, reason: String) {
+        let mut all = held(&self.0.undelivered);
+        let since = all
+            .get(receiver)
+            .map_or_else(crate::clock::now, |before| before.since);
+        let receiver = receiver.to_owned();
+        let failing = Undelivered {
+            receiver: receiver.clone(),
+            since,
+            reason,
+        };
+        all.insert(receiver, failing);
+    }
+
+    /// A message of this alert or hook was delivered.
+    pub fn delivered(&self, receiver: &str) {
+        held(&self.0.undelivered).remove(receiver);
+    }
+
+    /// Alerts and hooks whose messages are not delivered.
+    #[must_use]
+    pub fn undelivered(&self) -> Vec<Undelivered> {
+        held(&self.0.undelivered).values().cloned().collect()
     }
 
     /// Sets how to read whether the platform is unreachable. Only the first call has an effect.
@@ -297,6 +339,7 @@ impl StatusTracker {
                 .collect(),
             roots: shown,
             outage: self.0.outage.get().and_then(|probe| (probe.0)()),
+            undelivered: self.undelivered(),
         }
     }
 }

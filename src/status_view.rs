@@ -21,7 +21,7 @@ use crate::ledger::{
     ResultReport, RootState, RunEntry, RunEvent, RunSummary, Step, WatchReport, Withdrawal,
 };
 use crate::local_time;
-use crate::runtime_status::{Outage, RootStatus, RuntimeStatus};
+use crate::runtime_status::{Outage, RootStatus, RuntimeStatus, Undelivered};
 use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
 use crate::watch::Unfinished;
@@ -279,6 +279,8 @@ pub(crate) struct StatusView {
     pub(crate) daemon: Option<DaemonView>,
     /// All requests to the platform fail.
     pub(crate) platform_outage: Option<Outage>,
+    /// Alerts and hooks whose messages are not delivered.
+    pub(crate) undelivered: Vec<Undelivered>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     /// All files that are on their way; None if there are none.
@@ -335,6 +337,7 @@ impl StatusView {
         Self {
             daemon: now.map(daemon),
             platform_outage: now.and_then(|now| now.outage.clone()),
+            undelivered: now.map(|now| now.undelivered.clone()).unwrap_or_default(),
             watches: overview
                 .watches
                 .iter()
@@ -397,6 +400,8 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
     if view.platform_outage.is_some() {
         problems.push("platform unreachable".to_owned());
     }
+    let undelivered = view.undelivered.iter();
+    problems.extend(undelivered.map(|one| format!("messages of {} not delivered", one.receiver)));
     let watches = |is: fn(&WatchView) -> bool| {
         let configured = view.watches.iter().filter(|watch| watch.configured);
         configured.filter(|watch| is(watch)).count() as u64

@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{PAUSES, problems, send};
+use super::{Ledgers, PAUSES, UNDELIVERED, problems, send};
 use crate::config::{Format, Hook, HookEvent, Level};
 use crate::error_chain::chain;
 use crate::failpoint::failpoint;
 use crate::ledger::{self, CreatedVersion, HookResult, Ledger};
 use crate::local_time;
+use crate::runtime_status::StatusTracker;
 use message::{Content, Message};
 
 /// How often the ledger is read.
@@ -66,21 +67,25 @@ struct Worker {
     http: reqwest::Client,
     ledger: Ledger,
     reader: Ledger,
+    status: StatusTracker,
+    /// What status calls it.
+    receiver: String,
     host: String,
     stop: CancellationToken,
 }
 
-/// Runs one hook until `stop`. `reader` is a second ledger on the same directory. A new hook begins with what comes.
+/// Runs one hook until `stop`. A new hook begins with what comes.
 ///
 /// # Errors
 /// When the ledger cannot be read at the start.
 pub async fn run(
     hook: Hook,
     http: reqwest::Client,
-    ledger: Ledger,
-    reader: Ledger,
+    ledgers: Ledgers,
+    status: StatusTracker,
     stop: CancellationToken,
 ) -> Result<(), ledger::Error> {
+    let Ledgers { ledger, reader } = ledgers;
     let host = rustix::system::uname();
     let memo = ledger.hook_memo(&hook.name).await?;
     let known: Option<Sent> = memo.and_then(|memo| serde_json::from_str(&memo).ok());
@@ -93,6 +98,8 @@ pub async fn run(
         },
     };
     let worker = Worker {
+        receiver: format!("hook {:?}", hook.name),
+        status,
         hook,
         http,
         ledger,
@@ -225,6 +232,9 @@ impl Worker {
                 sent = self.send(&message) => sent,
                 () = self.stop.cancelled() => return Ended::Stopped,
             };
+            if sent.is_ok() {
+                self.status.delivered(&self.receiver);
+            }
             let failed = match sent {
                 Ok(()) if failures > 0 => {
                     info!(
@@ -254,6 +264,9 @@ impl Worker {
                 return Ended::Done;
             }
             failures += 1;
+            if failures >= UNDELIVERED {
+                self.status.not_delivered(&self.receiver, failed.clone());
+            }
             let pause = PAUSES.delay(failures, None);
             warn!(
                 hook = name,

@@ -18,7 +18,7 @@ use super::{
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
-use crate::runtime_status::{Outage, RuntimeStatus};
+use crate::runtime_status::{Outage, RuntimeStatus, Undelivered};
 use crate::state_directory;
 use crate::status_view::{
     self, BatchView, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings,
@@ -266,6 +266,7 @@ struct JsonHead {
     summary: String,
     daemon: Option<DaemonView>,
     platform_outage: Option<Outage>,
+    undelivered: Vec<Undelivered>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
     batch: Option<BatchView>,
@@ -312,6 +313,7 @@ async fn print_json(
         summary: summary.text,
         daemon: view.daemon,
         platform_outage: view.platform_outage,
+        undelivered: view.undelivered,
         watches: view.watches,
         uploads: view.uploads,
         batch: view.batch,

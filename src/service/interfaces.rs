@@ -79,8 +79,12 @@ impl Tasks {
             }
         }
         let http = config.network.client(REQUEST).map_err(Error::Client)?;
+        let ledgers = alert::Ledgers {
+            ledger: ledger.clone(),
+            reader: reader.clone(),
+        };
         for alert in config.alerts.clone() {
-            let (ledger, reader) = (ledger.clone(), reader.clone());
+            let (ledgers, status) = (ledgers.clone(), self.live.clone());
             let receivers = alert::Receivers {
                 http: http.clone(),
                 certificates: config.network.extra_certificates.clone(),
@@ -89,14 +93,15 @@ impl Tasks {
             let stop = self.stop.clone();
             let name = format!("alert {}", alert.name);
             self.spawn(name, async move {
-                Ok(alert::run(alert, receivers, ledger, reader, stop).await?)
+                Ok(alert::run(alert, receivers, ledgers, status, stop).await?)
             });
         }
         for hook in config.hooks.clone() {
-            let (http, ledger, reader) = (http.clone(), ledger.clone(), reader.clone());
+            let (http, ledgers) = (http.clone(), ledgers.clone());
+            let status = self.live.clone();
             let stop = self.stop.clone();
             self.spawn(format!("hook {}", hook.name), async move {
-                Ok(alert::run_hook(hook, http, ledger, reader, stop).await?)
+                Ok(alert::run_hook(hook, http, ledgers, status, stop).await?)
             });
         }
         if config.heartbeat.url.is_some() {

@@ -170,10 +170,11 @@ function showSummary() {
   const text = (parts) => parts.map((part) => counted(...part));
   const outage = view.platform_outage;
   const problems = [...(outage ? ["platform unreachable since " + new Date(outage.since).toLocaleString() + " (" + shown(outage.reason) + ")"] : []),
+    ...view.undelivered.map((one) => "messages of " + shown(one.receiver) + " not delivered since " + new Date(one.since).toLocaleString() + " (" + shown(one.reason) + ")"),
     ...text([...severe, ...minor])];
   const done = sum("synchronized");
   const rest = [...text(progress), done === 0 ? "no file synchronized yet" : counted(done, "file synchronized", "files synchronized")];
-  const tone = outage || severe.length ? "bad" : minor.length ? "warn" : progress.length ? "work" : "good";
+  const tone = outage || view.undelivered.length || severe.length ? "bad" : minor.length ? "warn" : progress.length ? "work" : "good";
   $("summary").className = "summary " + tone;
   setText($("summary"), (problems.length ? "ATTENTION: " + problems.join(", ") : "OK: nothing needs attention") + "; " + rest.join(", "));
   const failed = sum("failed");

@@ -260,6 +260,12 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
     for (watch, files) in facts.live.unreadable_files() {
         out.value("", &[("watch", watch.as_str())], float(files));
     }
+    out.family(
+        "undelivered_receivers",
+        "gauge",
+        "Alerts and hooks of which several attempts to deliver a message failed in a row.",
+    );
+    out.value("", &[], float(facts.live.undelivered().len() as u64));
     let age = |at: Timestamp| facts.now.duration_since(at).as_secs_f64().max(0.0);
     out.family(
         "oldest_pending_age_seconds",

@@ -37,7 +37,9 @@ enum Refuses {
 impl Receiver {
     /// Listens on an address, or on a free one.
     async fn start(&self, address: Option<SocketAddr>) -> (SocketAddr, JoinHandle<()>) {
-        let address = address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+        // On an address of its own, so that nobody takes the port while the receiver is down.
+        let address =
+            address.unwrap_or_else(|| ([127, 1, fastrand::u8(..), fastrand::u8(1..255)], 0).into());
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = Router::new().fallback(take).with_state(self.clone());
@@ -239,6 +241,32 @@ async fn every_result_arrives_in_order_although_receiver_and_daemon_are_killed()
             "{taken:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_hook_whose_messages_are_refused_is_shown_until_one_is_delivered() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    let receiver = Receiver::default();
+    let (address, _serving) = receiver.start(None).await;
+    receiver.refuse(Refuses::All);
+    hook(&mut site, address, "");
+    let daemon = site.start();
+    daemon.says("scan finished").await;
+    write(&folder.join("a.ifc"), "a");
+    site.shows(
+        "ATTENTION: messages of hook \"build\" not delivered",
+        &daemon,
+    )
+    .await;
+    let shown = site.run(&["status", "--json"]).await;
+    assert_eq!(shown.code, Some(1), "{shown:?}");
+    let json: Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(json["undelivered"][0]["receiver"], "hook \"build\"");
+    assert!(!shown.out.contains("tiger"), "{shown:?}");
+    receiver.refuse(Refuses::Nothing);
+    site.shows("OK: nothing needs attention", &daemon).await;
+    assert_eq!(receiver.results(), ["a.ifc synchronized"]);
+    daemon.stop().await;
 }
 
 #[tokio::test]

@@ -37,6 +37,16 @@ pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timest
             &format!("platform unreachable, first failed request {since}: {reason}"),
         );
     }
+    for one in &view.undelivered {
+        let (receiver, reason) = (&one.receiver, &one.reason);
+        let since = moment_at(one.since, now);
+        line(
+            &mut out,
+            &format!(
+                "messages of {receiver} not delivered, first failed attempt {since}: {reason}"
+            ),
+        );
+    }
     if let Some(batch) = &view.batch {
         line(&mut out, &batch.text);
     }

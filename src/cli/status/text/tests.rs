@@ -3,7 +3,7 @@
 use super::*;
 use crate::connector_type::ConnectorType;
 use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
-use crate::runtime_status::Outage;
+use crate::runtime_status::{Outage, Undelivered};
 use crate::status_view::{
     BatchView, BlockingView, DaemonView, FilesView, IssuesView, RunProgressView, RunView,
     UnfinishedView,
@@ -168,6 +168,7 @@ fn view(watches: Vec<WatchView>) -> StatusView {
             version: "0.1.0".to_owned(),
         }),
         platform_outage: None,
+        undelivered: Vec::new(),
         watches,
         uploads: Vec::new(),
         batch: None,
@@ -201,6 +202,17 @@ fn platform_unreachable() {
     view.platform_outage = Some(Outage {
         since: ago(300),
         reason: "list folders: cannot reach api.bentley.com: connection refused".to_owned(),
+    });
+    insta::assert_snapshot!(shown(&view));
+}
+
+#[test]
+fn a_hook_whose_messages_are_not_delivered() {
+    let mut view = view(vec![watch()]);
+    view.undelivered.push(Undelivered {
+        receiver: "hook \"build-server\"".to_owned(),
+        since: ago(300),
+        reason: "build.example.com answered 503".to_owned(),
     });
     insta::assert_snapshot!(shown(&view));
 }
