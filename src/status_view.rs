@@ -353,6 +353,27 @@ impl StatusView {
     }
 }
 
+impl StatusView {
+    /// Whether the other view differs from this one only in what changes with every second of a run or a batch.
+    pub(crate) fn differs_in_time_only(&self, other: &Self) -> bool {
+        self.at_no_time() == other.at_no_time()
+    }
+
+    fn at_no_time(&self) -> Self {
+        let mut view = self.clone();
+        let of_watches = view.watches.iter_mut();
+        let of_watches = of_watches.filter_map(|watch| watch.last_run.as_mut());
+        for run in of_watches.chain(&mut view.runs) {
+            (run.elapsed_seconds, run.seconds_left) = (None, None);
+        }
+        if let Some(batch) = &mut view.batch {
+            (batch.upload_seconds_left, batch.run_seconds_left) = (None, None);
+            batch.text.clear();
+        }
+        view
+    }
+}
+
 /// Summarizes the state: what needs attention first, then what is in progress.
 pub(crate) fn summary(view: &StatusView, surroundings: &Surroundings) -> Summary {
     let problems = problems(view, surroundings);

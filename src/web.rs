@@ -52,6 +52,9 @@ const LISTS: Lists = Lists {
 /// Pause between two updates while a page is open; longer when an update takes long.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Pause between two updates that differ in elapsed times and estimates only: an update is the whole state.
+const ESTIMATE_PAUSE: Duration = Duration::from_secs(10);
+
 /// Updates take at most this fraction of the time: 1 / `SHARE`.
 const SHARE: u32 = 10;
 
@@ -270,7 +273,7 @@ async fn state(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
 
 /// Publishes changes of the state while a page is open.
 async fn publish(shared: Arc<Shared>) {
-    let mut last: Option<StatusView> = None;
+    let mut last: Option<(StatusView, Instant)> = None;
     loop {
         let began = Instant::now();
         if shared.latest.receiver_count() == 0 {
@@ -278,9 +281,13 @@ async fn publish(shared: Arc<Shared>) {
         } else {
             match read_view(&shared).await {
                 Ok(view) => {
-                    if last.as_ref() != Some(&view) {
+                    let known = last.as_ref().is_some_and(|(last, sent)| {
+                        *last == view
+                            || (sent.elapsed() < ESTIMATE_PAUSE && last.differs_in_time_only(&view))
+                    });
+                    if !known {
                         shared.latest.send_replace(snapshot(&view).into());
-                        last = Some(view);
+                        last = Some((view, Instant::now()));
                     }
                 }
                 Err(error) => warn!(%error, "cannot update the page"),

@@ -5,6 +5,8 @@
 //!
 //! Source: `prometheus.io/docs/instrumenting/exposition_formats`, `prometheus.io/docs/practices/naming`
 
+mod watches;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -12,8 +14,9 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 
 use super::connections::Counts;
-use crate::ledger::{self, Ledger, Outcome, Overview, RootState, WatchReport};
+use crate::ledger::{self, Ledger, Outcome, Overview, RootState};
 use crate::runtime_status::{Histogram, StatusTracker};
+use watches::WATCH_GAUGES;
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -28,59 +31,6 @@ const OUTCOMES: [Outcome; 7] = [
     Outcome::Renamed,
     Outcome::Failed,
     Outcome::Vanished,
-];
-
-/// A gauge with one value for each watch: its name, what it means, and its value.
-type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
-
-const WATCH_GAUGES: [WatchGauge; 8] = [
-    (
-        "files_synchronized",
-        "Files synchronized in their current version.",
-        |watch| watch.counts.synchronized,
-    ),
-    (
-        "files_synchronized_with_issues",
-        "Files synchronized with errors or warnings of the connector.",
-        |watch| watch.counts.with_issues,
-    ),
-    (
-        "files_gone",
-        "Known files that are gone from the folder or no longer selected.",
-        |watch| watch.counts.gone,
-    ),
-    (
-        "deletions_suspended",
-        "Deleted files that stay in the iModel until the operator decides.",
-        |watch| watch.deletions.suspended.map_or(0, |one| one.files),
-    ),
-    (
-        "deletions_refused",
-        "Deleted files that the platform refuses to remove or to restore.",
-        |watch| watch.deletions.refused,
-    ),
-    (
-        "watch_suspended",
-        "1 while the watch starts no new work: paused, suspended by the bulk change guard, or suspended after rejected credentials.",
-        |watch| u64::from(watch.inactive.is_some()),
-    ),
-    (
-        "named_version_failed",
-        "1 while the last attempt to create a named version of the iModel of the watch failed.",
-        |watch| {
-            let version = watch.named_version.as_ref();
-            u64::from(version.is_some_and(|version| version.reason.is_some()))
-        },
-    ),
-    (
-        "run_overdue",
-        "1 while the run that the watch waits for, its own or another one of the iModel, takes longer than sync.run_deadline.",
-        |watch| {
-            let own = watch.last_run.as_ref();
-            let own = own.is_some_and(|run| run.overdue && run.ended_at.is_none());
-            u64::from(own || watch.blocked.as_ref().is_some_and(|run| run.overdue))
-        },
-    ),
 ];
 
 /// Results and runs counted since the process started.

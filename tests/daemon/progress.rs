@@ -12,6 +12,9 @@ use crate::support::{Site, platform, program_of, write};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Uploads that take some seconds, and are counted often.
+const SLOW_UPLOADS: &str = "[upload]\nblock_size = \"64KiB\"\nrate = [{ from = \"00:00\", to = \"00:00\", limit = \"400KiB/s\" }]\n";
+
 async fn json(site: &Site) -> Value {
     let printed = site.run(&["status", "--json"]).await.out;
     serde_json::from_str(&printed).unwrap_or(Value::Null)
@@ -106,7 +109,7 @@ async fn status_shows_the_phase_the_counts_and_the_current_files_of_a_run() {
 #[tokio::test]
 async fn status_estimates_the_uploads_of_a_batch_from_bytes_and_rate() {
     let (mut site, folder) = Site::with_folder(platform()).await;
-    site.tables += "[upload]\nblock_size = \"64KiB\"\nrate = [{ from = \"00:00\", to = \"00:00\", limit = \"400KiB/s\" }]\n";
+    site.tables += SLOW_UPLOADS;
     for name in ["a.ifc", "b.ifc"] {
         std::fs::write(folder.join(name), vec![7; 2 << 20]).unwrap();
     }
@@ -218,13 +221,17 @@ fn screen(output: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn a_single_pass_in_a_terminal_shows_progress_and_leaves_only_whole_log_lines() {
-    let (site, folder) = Site::with_folder(platform().run_duration(Duration::from_secs(5))).await;
-    write(&folder.join("a.ifc"), "house");
+    let builder = platform().run_duration(Duration::from_secs(5));
+    let (mut site, folder) = Site::with_folder(builder).await;
+    site.tables += SLOW_UPLOADS;
+    std::fs::write(folder.join("a.ifc"), vec![7; 1 << 20]).unwrap();
     let output = tokio::time::timeout(PATIENCE, in_terminal(&site, "xterm").output());
     let output = output.await.unwrap().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{printed}");
     for part in [
+        "1 file to upload",
+        " % of 1.00 MiB \"a.ifc\" of \"north\"",
         "1 of 1 file uploaded",
         "run of \"north\": MasterFile, 0 of 1 job",
         "now \"a.ifc\"",

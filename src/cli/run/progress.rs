@@ -142,10 +142,43 @@ fn update(bars: &MultiProgress, drawn: &mut HashMap<String, ProgressBar>, lines:
 }
 
 fn style(shape: Shape) -> ProgressStyle {
-    let template = match shape {
+    // The templates are valid: a test parses both.
+    ProgressStyle::with_template(template(shape)).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Each line is cut at the width of the terminal.
+fn template(shape: Shape) -> &'static str {
+    match shape {
         Shape::Bar { .. } => "  {bar:20} {percent:>3} % of {binary_total_bytes} {wide_msg}",
         Shape::Text => "{spinner} {wide_msg}",
-    };
-    // The templates are valid: a test parses both.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn the_templates_are_valid() {
+        for shape in [Shape::Text, Shape::Bar { sent: 0, bytes: 0 }] {
+            ProgressStyle::with_template(template(shape)).unwrap();
+        }
+    }
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        let line = upload_line(&UploadView {
+            watch: "north".to_owned(),
+            path: "a\u{1b}[2J\n.dgn".to_owned(),
+            bytes: 4,
+            sent: 1,
+            percent: 25,
+            bytes_per_second: 1,
+            since: jiff::Timestamp::UNIX_EPOCH,
+        });
+        assert_eq!(line.text, r#""a\u{1b}[2J\n.dgn" of "north""#);
+        assert_eq!(line.shape, Shape::Bar { sent: 1, bytes: 4 });
+    }
 }

@@ -430,3 +430,45 @@ fn history_of_a_file() {
         insta::assert_snapshot!(text);
     });
 }
+
+#[test]
+fn elapsed_times_and_estimates_alone_are_no_other_state() {
+    let with = |elapsed: u64, done: u64| {
+        let mut watch = watch();
+        watch.last_run = Some(RunView {
+            elapsed_seconds: Some(elapsed),
+            seconds_left: Some(300 - elapsed),
+            progress: Some(RunProgressView {
+                phase: None,
+                jobs: 1,
+                jobs_done: 0,
+                tasks: 2,
+                tasks_done: done,
+                current: Vec::new(),
+                text: String::new(),
+            }),
+            ..run()
+        });
+        let mut view = view(vec![watch]);
+        view.batch = Some(BatchView {
+            files: 2,
+            uploaded: 2,
+            bytes_left: Some(0),
+            upload_seconds_left: None,
+            run_seconds_left: Some(300 - elapsed),
+            text: format!("2 of 2 files uploaded; the run should end in about {elapsed} s"),
+        });
+        view
+    };
+    for (other, expected) in [
+        (with(7, 0), true),
+        (with(7, 1), false),
+        (view(vec![watch()]), false),
+    ] {
+        assert_eq!(
+            with(5, 0).differs_in_time_only(&other),
+            expected,
+            "{other:?}"
+        );
+    }
+}
