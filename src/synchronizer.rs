@@ -161,6 +161,8 @@ pub struct Synchronizer {
     root_wait: Option<Option<SpatialRootWait>>,
     /// What runs wait for, as recorded in the ledger; None if that was not recorded by this process.
     run_wait: Option<Option<WindowWait>>,
+    /// Whether deleted files may be withdrawn now.
+    withdrawals: Withdrawals,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
     naming: named_versions::Attempts,
@@ -209,6 +211,7 @@ impl Synchronizer {
             asked: 0,
             root_wait: None,
             run_wait: None,
+            withdrawals: Withdrawals::Allowed,
             found_empty: None,
             naming: named_versions::Attempts::new(),
             withdraw_not_before: Instant::now(),
@@ -295,11 +298,13 @@ impl Synchronizer {
             }
         }
         let mut sync = self.sync.clone();
+        self.withdrawals = Withdrawals::Allowed;
         match self.window(&backlog, references_since, now).await? {
             Window::Open => {}
             Window::Requested => sync.batch_window = sync.batch_window.min(window::BATCH_WINDOW),
             Window::ClosedUntil(until) => {
-                let next = self.withdraw(&connections, Withdrawals::Wait, now).await?;
+                self.withdrawals = Withdrawals::Wait;
+                let next = self.withdraw(&connections, now).await?;
                 if next.is_zero() {
                     return Ok(next);
                 }
@@ -320,9 +325,7 @@ impl Synchronizer {
                 return Ok(batching::until_due(&backlog, now).min(IDLE_MAX));
             }
         }
-        let next_withdrawal = self
-            .withdraw(&connections, Withdrawals::Allowed, now)
-            .await?;
+        let next_withdrawal = self.withdraw(&connections, now).await?;
         if next_withdrawal.is_zero() {
             return Ok(Duration::ZERO);
         }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::clock::{due, not_suspended};
 use super::deletion_guard::withdrawable;
-use super::withdrawals::{is_deletable, may_be_withdrawn};
+use super::withdrawals::may_be_withdrawn;
 use super::{Error, Ledger, WatchId, millis, timestamp};
 use crate::ids::ImodelId;
 
@@ -180,12 +180,10 @@ impl Ledger {
                     " AND ",
                     not_suspended!("$2"),
                     "))) AND NOT (w.sync_requested_at > $4 AND EXISTS (SELECT 1 FROM files f \
-                     JOIN connections c ON c.id = w.connection_id WHERE f.watch_id = w.id \
-                     AND w.on_delete <> 'keep' AND ((",
+                     WHERE f.watch_id = w.id AND w.on_delete <> 'keep' AND ((",
                     withdrawable!(),
-                    ") OR f.withdrawal = 'unmapping' OR (",
-                    is_deletable!(),
-                    ")) AND ",
+                    ") OR f.withdrawal IN ('unmapping', 'deleting') \
+                     OR (f.withdrawal = 'unmapped' AND w.on_delete = 'remove')) AND ",
                     may_be_withdrawn!(),
                     "))",
                 ))

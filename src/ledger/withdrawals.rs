@@ -95,7 +95,7 @@ macro_rules! is_deletable {
     };
 }
 
-pub(super) use {is_deletable, may_be_withdrawn};
+pub(super) use may_be_withdrawn;
 
 pub(super) const WITHDRAWN: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, \
     f.stored_size, f.stored_modified, f.stored_modified_by, f.storage_folder_id FROM files f \

@@ -45,7 +45,6 @@ impl Synchronizer {
     pub(super) async fn withdraw(
         &mut self,
         connections: &[ConnectionRecord],
-        withdrawals: Withdrawals,
         now: Timestamp,
     ) -> Result<Duration, ledger::Error> {
         let left = self
@@ -58,7 +57,7 @@ impl Synchronizer {
             0 => IDLE_MAX,
             _ => LOOK_GAP,
         };
-        let pause = match self.withdraw_once(connections, withdrawals, now).await {
+        let pause = match self.withdraw_once(connections, now).await {
             Ok(looked) => {
                 self.withdrawal_failures = 0;
                 match looked {
@@ -85,11 +84,10 @@ impl Synchronizer {
     async fn withdraw_once(
         &mut self,
         connections: &[ConnectionRecord],
-        withdrawals: Withdrawals,
         now: Timestamp,
     ) -> Result<Looked, SyncError> {
         let mut done = self.restore_asked(now).await?;
-        let next = match withdrawals {
+        let next = match self.withdrawals {
             Withdrawals::Allowed => self.ledger.next_withdrawal(&self.imodel_id).await?,
             Withdrawals::Wait => None,
         };
@@ -155,11 +153,15 @@ impl Synchronizer {
         Ok(gone)
     }
 
-    /// Source files of deleted files that are removed now, which is recorded. None while a run of the iModel is active.
+    /// Source files of deleted files that are removed now, which is recorded. None while a run of the iModel is active or
+    /// has to wait for its window.
     pub(super) async fn begin_unmapping(
         &self,
         connection: &ConnectionRecord,
     ) -> Result<Vec<Surplus>, SyncError> {
+        if self.withdrawals == Withdrawals::Wait {
+            return Ok(Vec::new());
+        }
         self.ledger.guard_deletions(&self.imodel_id).await?;
         let mut gone = self
             .gone_source_files(connection, crate::clock::now())

@@ -218,6 +218,10 @@ async fn deletions_wait_for_the_night_and_sync_does_them_at_once() {
     daemon.says("known files were deleted").await;
     write(&folder.join("b.ifc"), "b changed");
     site.shows("1 file waits until", &daemon).await;
+    // The connection is checked several times after the file is due.
+    let checks = || site.requests("GET", "/sourceFiles").len();
+    let before = checks();
+    eventually(|| checks() > before + 6, || daemon.log()).await;
     assert!(site.requests("DELETE", "").is_empty());
     // The time of the deletion may not have come yet.
     let deadline = std::time::Instant::now() + PATIENCE;
