@@ -153,8 +153,8 @@ impl Synchronizer {
         Ok(gone)
     }
 
-    /// Source files of deleted files that are removed now, which is recorded. None while a run of the iModel is active or
-    /// has to wait for its window.
+    /// Source files of deleted files that are removed now, which is recorded. None while a run of the iModel is active,
+    /// or has to wait for its window.
     pub(super) async fn begin_unmapping(
         &self,
         connection: &ConnectionRecord,
