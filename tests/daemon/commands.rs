@@ -100,7 +100,7 @@ async fn run_once_as_json_lists_the_files_of_that_pass_and_what_is_left() {
     let pass = async || {
         let pass = site.run(&["run", "--once", "--json"]).await;
         let list: serde_json::Value = serde_json::from_str(&pass.out).unwrap();
-        assert_eq!(pass.code, Some(if list["ok"] == true { 0 } else { 1 }));
+        assert_eq!(pass.code, Some(i32::from(list["ok"] != true)));
         assert_eq!(list["version"], 1);
         assert_eq!(list["watches"][0]["name"], "north");
         assert_eq!(
