@@ -8,6 +8,7 @@ mod detach;
 mod emulator;
 mod explain;
 mod generate;
+mod json;
 mod matching;
 mod operate;
 mod orphans;

@@ -18,6 +18,7 @@ mod systemd;
 mod tasks;
 mod watchdog;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -41,6 +42,8 @@ pub enum Until {
 /// The result of `run --once`.
 #[derive(Debug, Clone)]
 pub struct Pass {
+    /// When it began.
+    pub began: Timestamp,
     /// Results of this run, by kind.
     pub results: Vec<(Outcome, u64)>,
     /// Jobs that are left.
@@ -201,6 +204,7 @@ pub async fn run(
         "stopped"
     );
     Ok(Pass {
+        began,
         results,
         open,
         unreachable,

@@ -1,6 +1,9 @@
 //! `itwin-syncd run`
 
+mod list;
 mod progress;
+
+use std::path::Path;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +13,8 @@ use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, plan, print_config_errors,
     print_error, print_line,
 };
-use crate::config::Config;
+use crate::config::{Config, Watch};
+use crate::ledger::Ledger;
 use crate::service::{self, Pass, Reloads, Until, signals};
 use crate::telemetry;
 
@@ -23,6 +27,10 @@ pub(super) struct Arguments {
     /// Exit code 0 if everything is synchronized, 1 if a file failed or a folder or file could not be read.
     #[arg(long)]
     once: bool,
+    /// Print one JSON object with each file that the pass handled or left open, for programs, instead of the summary;
+    /// docs/status.md documents its fields
+    #[arg(long, requires = "once")]
+    json: bool,
     /// Show what would be uploaded and synchronized, without changing anything
     #[arg(long, conflicts_with = "once")]
     dry_run: bool,
@@ -81,6 +89,9 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
         let state = config.state.path.clone();
         tokio::spawn(progress::show(bars, state, shown.clone()))
     });
+    let listed = arguments
+        .json
+        .then(|| (config.watches.clone(), config.state.path.clone()));
     let ended = service::run(config, until, stop, reloads).await;
     shown.cancel();
     if let Some(display) = display {
@@ -89,8 +100,14 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     }
     let code = match &ended {
         Ok(pass) if until == Until::Done => {
-            print_summary(pass);
-            if pass.is_good() {
+            let written = match &listed {
+                Some((watches, state)) => print_list(pass, watches, state).await,
+                None => {
+                    print_summary(pass);
+                    true
+                }
+            };
+            if pass.is_good() && written {
                 EXIT_GOOD
             } else {
                 EXIT_FAILED
@@ -110,6 +127,23 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     };
     drop(telemetry);
     code
+}
+
+/// Prints what the pass did as JSON. Whether it was written, or nobody reads it.
+async fn print_list(pass: &Pass, watches: &[Watch], state: &Path) -> bool {
+    let written = async {
+        let ledger = Ledger::read(state).await?;
+        list::write(pass, watches, &ledger).await
+    };
+    match written.await {
+        Ok(()) => true,
+        Err(error) if error.is_closed_pipe() => true,
+        Err(error) => {
+            let hint = error.hint();
+            print_error(&error, hint);
+            false
+        }
+    }
 }
 
 fn print_summary(pass: &Pass) {

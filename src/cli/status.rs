@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, json, matching, print_config_errors,
     print_error, unfinished_file,
 };
 use crate::config::ReadOnlyConfig;
@@ -21,8 +21,8 @@ use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
 use crate::runtime_status::{Outage, RuntimeStatus, Undelivered};
 use crate::state_directory;
 use crate::status_view::{
-    self, BatchView, DaemonView, FileView, HistoryView, StatusView, Summary, Surroundings,
-    UnfinishedView, UploadView, WatchView,
+    self, BatchView, DaemonView, HistoryView, StatusView, Summary, Surroundings, UnfinishedView,
+    UploadView, WatchView,
 };
 use crate::watch::Unfinished;
 
@@ -217,7 +217,7 @@ async fn show_files(
     }
     ok &= unknown.is_empty() && !unfinished.iter().any(|file| file.view.busy);
     if arguments.json {
-        print(&json_text(&JsonHistories {
+        print(&json::text(&JsonHistories {
             version: VERSION,
             files: &histories,
             unfinished: &unfinished,
@@ -307,7 +307,7 @@ async fn print_json(
     summary: Summary,
     pages: Option<matching::Pages<'_>>,
 ) -> Result<(), Error> {
-    let head = json_text(&JsonHead {
+    let head = JsonHead {
         version: VERSION,
         ok: summary.ok,
         summary: summary.text,
@@ -317,45 +317,26 @@ async fn print_json(
         watches: view.watches,
         uploads: view.uploads,
         batch: view.batch,
-    });
-    let mut out = BufWriter::new(std::io::stdout());
-    // Its last brace comes at the end.
-    let head = head.strip_suffix("\n}").unwrap_or(&head);
-    write!(out, "{head},\n  \"files\": [")?;
-    let mut separator = "";
-    let mut write_file = |file: &FileView| {
-        let file = indented(&json_text(file), "\n    ");
-        write!(out, "{separator}\n    {file}")?;
-        separator = ",";
-        Ok::<(), Error>(())
     };
+    let mut files = json::Files::begin(BufWriter::new(std::io::stdout()), &head)?;
     match pages {
         Some(mut pages) => {
             while let Some(page) = pages.next().await? {
                 for file in &page {
-                    write_file(&status_view::file_view(file))?;
+                    files.add(&status_view::file_view(file))?;
                 }
             }
         }
         None => {
             for file in view.failed.iter().chain(&view.open) {
-                write_file(file)?;
+                files.add(file)?;
             }
         }
     }
-    let end = if separator.is_empty() { "" } else { "\n  " };
-    let runs = indented(&json_text(&view.runs), "\n  ");
-    writeln!(out, "{end}],\n  \"runs\": {runs}\n}}")?;
+    let mut out = files.end()?;
+    let runs = json::indented(&json::text(&view.runs), "\n  ");
+    writeln!(out, ",\n  \"runs\": {runs}\n}}")?;
     Ok(out.flush()?)
-}
-
-/// Indents a nested value. JSON strings contain no line breaks.
-fn indented(json: &str, line_break: &str) -> String {
-    json.replace('\n', line_break)
-}
-
-fn json_text(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
 #[cfg(test)]

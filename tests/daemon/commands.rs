@@ -93,6 +93,69 @@ async fn status_shows_a_failure_with_reason_hint_and_next_attempt() {
 }
 
 #[tokio::test]
+async fn run_once_as_json_lists_the_files_of_that_pass_and_what_is_left() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("good.ifc"), "good");
+    write(&folder.join("empty.ifc"), "");
+    let pass = async || {
+        let pass = site.run(&["run", "--once", "--json"]).await;
+        let list: serde_json::Value = serde_json::from_str(&pass.out).unwrap();
+        assert_eq!(pass.code, Some(i32::from(list["ok"] != true)));
+        assert_eq!(list["version"], 1);
+        assert_eq!(list["watches"][0]["name"], "north");
+        assert_eq!(
+            list["watches"][0]["imodel_id"],
+            itwin_syncd::emulator::DEFAULT_IMODEL_ID
+        );
+        list
+    };
+    let results = |list: &serde_json::Value| -> Vec<String> {
+        let files = list["files"].as_array().unwrap().iter();
+        files
+            .map(|file| format!("{} {}", file["path"], file["result"]))
+            .collect()
+    };
+    let first = pass().await;
+    assert_eq!(
+        results(&first),
+        [r#""empty.ifc" "failed""#, r#""good.ifc" "synchronized""#]
+    );
+    assert_eq!(first["ok"], false);
+    let [empty, good] = [0, 1].map(|at| &first["files"][at]);
+    assert!(empty["reason"].is_string() && empty["hint"].is_string());
+    assert_eq!(good["connector"], "IFC");
+    assert!(good["storage_file_id"].is_string() && good["run"].is_string());
+    // What failed is left; what is synchronized was handled by another pass.
+    assert_eq!(results(&pass().await), [r#""empty.ifc" "failed""#]);
+    write(&folder.join("empty.ifc"), "not empty");
+    let third = pass().await;
+    assert_eq!(results(&third), [r#""empty.ifc" "synchronized""#]);
+    assert_eq!(third["ok"], true);
+    assert!(results(&pass().await).is_empty());
+    assert_eq!(
+        site.emulator
+            .requests()
+            .iter()
+            .filter(|request| request.method == "PUT")
+            .count(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn run_once_as_json_names_a_folder_that_cannot_be_reached() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    std::fs::remove_dir(&folder).unwrap();
+    let pass = site.run(&["run", "--once", "--json"]).await;
+    assert_eq!(pass.code, Some(1), "{pass:?}");
+    let list: serde_json::Value = serde_json::from_str(&pass.out).unwrap();
+    assert_eq!(list["ok"], false);
+    assert!(list["watches"][0]["unavailable"].is_string(), "{list:#}");
+    assert!(list["watches"][0]["unreadable"].is_null(), "{list:#}");
+    assert_eq!(list["files"], serde_json::json!([]));
+}
+
+#[tokio::test]
 async fn all_config_errors_are_reported_at_once_with_file_line_and_fix() {
     let mut site = Site::new(platform()).await;
     let folder = site.watch(
@@ -242,6 +305,7 @@ async fn a_command_whose_output_nobody_reads_any_more_ends_without_a_panic() {
         &["run", "--dry-run"][..],
         &["check"],
         &["run", "--once"],
+        &["run", "--once", "--json"],
         &["status"],
         &["orphans"],
     ] {
