@@ -121,12 +121,28 @@ fn decide(watch: Guarded) -> Decision {
     }
 }
 
+/// SQL: the file `f` of the watch `w`, which is gone, has no other name: no new file of its size, in any watch of the
+/// iModel, waits for its upload, which finds out whether it was renamed.
+macro_rules! is_not_renamed {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM files n JOIN jobs nj ON nj.file_id = n.id \
+         JOIN watches o ON o.id = n.watch_id WHERE n.storage_file_id IS NULL \
+         AND n.size = f.stored_size AND o.imodel_id = w.imodel_id AND o.configured = 1 \
+         AND nj.state IN ('due', 'uploading'))"
+    };
+}
+
+pub(super) use is_not_renamed;
+
 /// SQL: files `f` of the watch `w` that are gone and not yet withdrawn.
 macro_rules! withdrawable {
     () => {
-        "f.watch_id = w.id AND f.absence = 'gone' AND f.withdrawal IS NULL \
-         AND f.storage_file_id IS NOT NULL AND (w.on_delete = 'remove' \
-         OR f.source_file_id IS NOT NULL)"
+        concat!(
+            "f.watch_id = w.id AND f.absence = 'gone' AND f.withdrawal IS NULL \
+             AND f.storage_file_id IS NOT NULL AND (w.on_delete = 'remove' \
+             OR f.source_file_id IS NOT NULL) AND ",
+            is_not_renamed!()
+        )
     };
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::clock::not_suspended;
-use super::deletion_guard::withdrawable;
+use super::deletion_guard::{is_not_renamed, withdrawable};
 use super::history::{Step, note};
 use super::row::join;
 use super::stored_job::insert_stored_job;
@@ -79,7 +79,8 @@ macro_rules! may_be_withdrawn {
              AND f.watch_id = w.id AND f.absence = 'gone' AND f.storage_file_id IS NOT NULL \
              AND f.absent_since + w.delete_after <= w.scanned_at \
              AND f.absent_since + w.delete_after <= $2 AND f.withdrawal_due <= $2 \
-             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id)"
+             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id) AND ",
+            is_not_renamed!()
         )
     };
 }

@@ -423,6 +423,54 @@ async fn a_folder_that_is_empty_replaced_or_not_there_deletes_nothing() {
 }
 
 #[tokio::test]
+async fn files_that_may_have_been_renamed_are_not_taken_away_while_their_new_names_wait() {
+    let mut site = Site::new(platform()).await;
+    TIMES.clone_into(&mut site.top);
+    let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
+    let folder = site.watch("north", DEFAULT_IMODEL_ID, keys);
+    site.tables += "[bulk_change]\nmax_files = 3\n";
+    for index in 0..12 {
+        write(
+            &folder.join(format!("set/{index:02}.ifc")),
+            &format!("{index:02}"),
+        );
+    }
+    write(&folder.join("other.ifc"), "a file of another size");
+    let daemon = site.start();
+    site.synchronized(13, &daemon).await;
+    let stored = site.emulator.state().files;
+    std::fs::rename(folder.join("set"), folder.join("moved")).unwrap();
+    daemon.says("watch suspended").await;
+    delete(&folder, "other.ifc");
+    let gone = || daemon.log().contains("known files were deleted");
+    eventually(gone, || daemon.log()).await;
+    // The time of all deletions has come when the operator resumes.
+    let scans = || daemon.log().matches("scan finished").count();
+    let before = scans();
+    eventually(|| scans() > before + 4, || daemon.log()).await;
+    site.run(&["resume", "north"]).await;
+    daemon.says("storage file moved to the recycle bin").await;
+    site.shows("OK: nothing needs attention; 12 files", &daemon)
+        .await;
+    let log = daemon.log();
+    assert!(!log.contains("deleted files stay"), "{log}");
+    assert_eq!(log.matches("moved to the recycle bin").count(), 1, "{log}");
+    assert_eq!(site.requests("DELETE", "").len(), 2, "{log}");
+    let ids = |moved: &str| -> Vec<String> {
+        let files = site.emulator.state().files.into_values();
+        let mut files: Vec<_> = files.filter(|file| file.path.starts_with(moved)).collect();
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        files.into_iter().map(|file| file.id).collect()
+    };
+    let mut before: Vec<_> = stored.into_values().collect();
+    before.retain(|file| file.path.starts_with("set/"));
+    before.sort_by(|one, other| one.path.cmp(&other.path));
+    let before: Vec<String> = before.into_iter().map(|file| file.id).collect();
+    assert_eq!(ids("moved/"), before);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_taken_away_while_a_part_of_the_folder_is_not_read() {
     let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
     let (site, folder, daemon) = synchronized(platform(), keys, 3).await;
