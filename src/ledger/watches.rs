@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, guard, set_limits};
+use super::followers::wake_all;
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
 use super::scan_digests::forget_listings;
@@ -41,6 +42,8 @@ pub struct WatchSpec {
     pub bulk_change_limits: BulkChangeLimits,
     /// What happens to files that are gone.
     pub withdrawal: WithdrawalPolicy,
+    /// The name of the watch of the same folder that uploads the files, if it does so for this one.
+    pub follows: Option<String>,
 }
 
 /// What happens on the platform to files that are gone from their folder.
@@ -129,6 +132,7 @@ impl Ledger {
                 for (spec, found) in specs.iter().zip(found) {
                     registered.push(register(tx, spec, &known, found, now).await?);
                 }
+                follow(tx, specs, now).await?;
                 Ok(registered)
             })
             .await
@@ -364,7 +368,8 @@ async fn register(
     set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;
     let mut bulk_change = None;
-    if changes.iter().any(changes_folder) {
+    // The storage files of a watch that follows another one move with those of that watch.
+    if changes.iter().any(changes_folder) && spec.follows.is_none() {
         relocate_all(tx, id, now).await?;
         bulk_change = guard(tx, id, 0, now).await?;
     }
@@ -373,6 +378,26 @@ async fn register(
         changes,
         bulk_change,
     })
+}
+
+/// Records which watch follows which. Two watches whose iModels are known to be in different iTwins both upload.
+async fn follow(tx: &mut Tx, specs: &[WatchSpec], now: Timestamp) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE watches SET follows = NULL WHERE configured = 1")
+        .execute(&mut **tx)
+        .await?;
+    for (spec, leader) in specs.iter().filter_map(|s| Some((s, s.follows.as_ref()?))) {
+        sqlx::query(
+            "UPDATE watches SET follows = (SELECT l.id FROM watches l WHERE l.name = $2 \
+             AND NOT EXISTS (SELECT 1 FROM imodels a JOIN imodels b ON b.id = l.imodel_id \
+             WHERE a.id = watches.imodel_id AND a.root_folder_id <> b.root_folder_id)) \
+             WHERE name = $1",
+        )
+        .bind(&spec.name)
+        .bind(leader)
+        .execute(&mut **tx)
+        .await?;
+    }
+    wake_all(tx, now).await
 }
 
 async fn set_policy(
