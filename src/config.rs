@@ -416,10 +416,23 @@ impl Watch {
     /// storage respects it.
     #[must_use]
     pub fn storage_overlaps(&self, other: &Self) -> bool {
+        if self.is_same_table(other) {
+            return false;
+        }
         self.storage_folder
             .iter()
             .zip(&other.storage_folder)
             .all(|(one, other)| one.to_lowercase() == other.to_lowercase())
+    }
+
+    /// Whether both are of one table with several iModels, so that one of them uploads for the other.
+    #[must_use]
+    pub fn is_same_table(&self, other: &Self) -> bool {
+        let leader = |watch: &'_ Self| match &watch.follows {
+            Some(leader) => leader.watch.clone(),
+            None => watch.name.clone(),
+        };
+        (self.follows.is_some() || other.follows.is_some()) && leader(self) == leader(other)
     }
 }
 

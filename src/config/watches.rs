@@ -71,16 +71,7 @@ fn one<'d>(
         Some(false) => Depth::TopOnly,
         Some(true) | None => Depth::All,
     };
-    let imodel_ids: Vec<ImodelId> = section
-        .require(
-            "imodel_id",
-            "add the id of the iModel that receives the files",
-            values::uuids,
-        )
-        .unwrap_or_else(|| vec![String::new()])
-        .into_iter()
-        .map(Into::into)
-        .collect();
+    let mut imodel_ids: Vec<ImodelId> = Vec::new();
     let watch = Watch {
         name: section
             .require(
@@ -97,7 +88,15 @@ fn one<'d>(
                 values::absolute,
             )
             .unwrap_or_default(),
-        imodel_id: imodel_ids.first().cloned().unwrap_or_default(),
+        imodel_id: {
+            let ids = section.require(
+                "imodel_id",
+                "add the id of the iModel that receives the files",
+                values::uuids,
+            );
+            imodel_ids.extend(ids.into_iter().flatten().map(ImodelId::from));
+            imodel_ids.first().cloned().unwrap_or_default()
+        },
         follows: None,
         settle_policy: times.settle_policy(),
         rescan_interval: times.rescan_interval,
@@ -162,18 +161,6 @@ fn distinct_start<'i>(id: &'i ImodelId, all: &[ImodelId]) -> &'i str {
         .filter_map(|length| id.get(..length))
         .find(|start| is_distinct(start))
         .unwrap_or(id)
-}
-
-impl Placed {
-    /// Whether both are from one table.
-    pub(super) fn is_same_table(&self, other: &Self) -> bool {
-        let leader = |placed: &Self| match &placed.watch.follows {
-            Some(leader) => leader.watch.clone(),
-            None => placed.watch.name.clone(),
-        };
-        (self.watch.follows.is_some() || other.watch.follows.is_some())
-            && leader(self) == leader(other)
-    }
 }
 
 fn on_rename(value: &DeValue<'_>) -> Result<OnRename, InvalidValue> {
@@ -285,7 +272,7 @@ fn is_glob(key: &str) -> bool {
 }
 
 fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
-    if earlier.is_same_table(later) {
+    if earlier.watch.is_same_table(&later.watch) {
         return;
     }
     let line = |place: &Place| {
@@ -333,7 +320,7 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
 
 /// A former name is that of one watch.
 fn compare_former_names(earlier: &Placed, later: &Placed, report: &mut Report) {
-    if earlier.is_same_table(later) {
+    if earlier.watch.is_same_table(&later.watch) {
         return;
     }
     let (Some(one), Some(other)) = (&earlier.watch.formerly, &later.watch.formerly) else {

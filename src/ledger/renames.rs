@@ -164,7 +164,8 @@ impl Ledger {
             .read("look for the origin of a file", async |db| {
                 sqlx::query_as(
                     "SELECT o.name, f.dir, f.name, f.stored_digest FROM watches w JOIN watches o \
-                     ON o.imodel_id = w.imodel_id AND o.follows IS NULL JOIN files f \
+                     ON o.imodel_id = w.imodel_id AND (o.id = w.id OR (w.follows IS NULL \
+                     AND o.follows IS NULL)) JOIN files f \
                      ON f.watch_id = o.id WHERE w.name = $1 AND f.stored_size = $2 \
                      AND f.storage_file_id IS NOT NULL AND f.stored_digest IS NOT NULL \
                      AND (f.absence IS NULL OR (f.absence <> $3 AND f.absent_since >= $4)) \

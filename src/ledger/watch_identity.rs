@@ -179,6 +179,18 @@ mod tests {
     }
 
     #[test]
+    fn watches_of_one_folder_are_told_apart_by_their_imodels() {
+        let known = &["a /1 A x", "a@B /1 B x"];
+        check(known, &["a /1 A x", "a@B /1 B x"], &["a", "a@B"]);
+        check(known, &["a /1 B x", "a@A /1 A x"], &["a@B", "a"]);
+        check(known, &["a /1 B x"], &["a@B"]);
+        check(known, &["a /1 A x"], &["a"]);
+        check(known, &["b /1 A x", "b@B /1 B x"], &["a", "a@B"]);
+        check(known, &["a /2 A x", "a@B /2 B x"], &["a", "a@B"]);
+        check(&known[..1], &["a /1 B x", "a@A /1 A x"], &["new", "a"]);
+    }
+
+    #[test]
     fn a_watch_that_may_be_one_of_several_is_none_of_them_unless_the_configuration_says_which() {
         let known = &["old /1 A x", "older - A x"];
         check(known, &["new /9 A x"], &["old|older?"]);

@@ -13,7 +13,9 @@ use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, guard, set_limits};
 use super::followers::wake_all;
-use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
+use super::former_source_files::{
+    count_mapped, drop_former, former_imodels, keep_former, pass_on_former,
+};
 use super::relocations::{count_moving, count_stored, relocate_all};
 use super::scan_digests::forget_listings;
 use super::watch_changes::WatchChange;
@@ -133,6 +135,7 @@ impl Ledger {
                     registered.push(register(tx, spec, &known, found, now).await?);
                 }
                 follow(tx, specs, now).await?;
+                leave_imodels(tx, now).await?;
                 Ok(registered)
             })
             .await
@@ -146,13 +149,22 @@ impl Ledger {
                 let found = found(&known, specs);
                 let mut removed = Vec::new();
                 for (at, one) in known.iter().enumerate() {
-                    if one.configured && one.has_files && !found.contains(&Recognized::As(at)) {
-                        let change = WatchChange::Removed {
-                            imodel_id: one.imodel_id.clone(),
-                            files: count_stored(tx, one.id).await?,
-                        };
-                        removed.push((one.name.clone(), change));
+                    if !one.configured || !one.has_files || found.contains(&Recognized::As(at)) {
+                        continue;
                     }
+                    let imodel_id = one.imodel_id.clone();
+                    removed.push(match specs.iter().find(|spec| one.shares_storage(spec)) {
+                        Some(spec) => {
+                            let mapped = count_mapped(tx, one.id).await?;
+                            let change = WatchChange::LeavesImodel { imodel_id, mapped };
+                            (spec.name.clone(), change)
+                        }
+                        None => {
+                            let files = count_stored(tx, one.id).await?;
+                            let change = WatchChange::Removed { imodel_id, files };
+                            (one.name.clone(), change)
+                        }
+                    });
                 }
                 let mut watches = Vec::with_capacity(specs.len());
                 for (spec, found) in specs.iter().zip(found) {
@@ -171,6 +183,15 @@ impl Ledger {
                 })
             })
             .await
+    }
+}
+
+impl KnownRow {
+    /// Whether a configured watch, which is another one, uploads to the same storage folder: it has one iModel less.
+    fn shares_storage(&self, spec: &WatchSpec) -> bool {
+        spec.follows.is_none()
+            && self.path.as_deref() == Some(spec.path.as_os_str().as_bytes())
+            && self.storage_folder == spec.storage_folder
     }
 }
 
@@ -396,8 +417,33 @@ async fn follow(tx: &mut Tx, specs: &[WatchSpec], now: Timestamp) -> Result<(), 
         .bind(leader)
         .execute(&mut **tx)
         .await?;
+        let leader: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
+            .bind(leader)
+            .fetch_optional(&mut **tx)
+            .await?;
+        if let Some(leader) = leader {
+            drop_former(tx, leader, &spec.imodel_id).await?;
+        }
     }
     wake_all(tx, now).await
+}
+
+/// Ends the watches of iModels that a table no longer lists. Their storage files are those of the watch that stays; their
+/// source files are kept as its former ones.
+async fn leave_imodels(tx: &mut Tx, now: Timestamp) -> Result<(), sqlx::Error> {
+    let left: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT u.id, w.id FROM watches u JOIN watches w ON w.path IS u.path \
+         AND w.storage_folder = u.storage_folder WHERE w.configured = 1 AND w.follows IS NULL \
+         AND u.configured = 0 AND EXISTS (SELECT 1 FROM files f WHERE f.watch_id = u.id \
+         AND f.storage_file_id IS NOT NULL)",
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    for (ended, stays) in left {
+        pass_on_former(tx, ended, stays, now).await?;
+        forget_cloud_side(tx, ended).await?;
+    }
+    Ok(())
 }
 
 async fn set_policy(

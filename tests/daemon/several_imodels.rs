@@ -43,9 +43,12 @@ fn into_both(site: &mut Site) {
     );
 }
 
-/// The content of each iModel by the path in storage.
+/// The content that an iModel has from files that are mapped, by the path in storage.
 fn contents(state: &State, imodel: &str) -> BTreeMap<String, String> {
-    let contents = state.imodels[imodel].contents.iter();
+    let contents = state.imodels[imodel]
+        .contents
+        .iter()
+        .filter(|one| one.mapped);
     contents
         .map(|one| {
             let path = state.files[&one.storage_file_id].path.clone();
