@@ -22,8 +22,8 @@ use super::{
 };
 use crate::connector_type::ConnectorType;
 
-/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel. The storage files
-/// of a watch that follows another one are not its own.
+/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel. The storage
+/// files of a watch that follows another one are not its own.
 macro_rules! neighbors {
     () => {
         "(SELECT o.id FROM watches o JOIN watches w ON w.imodel_id = o.imodel_id WHERE w.id = $1 \

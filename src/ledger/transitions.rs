@@ -1,8 +1,8 @@
 //! What follows after an upload attempt: the next state of the job, or its end with a result.
 use jiff::Timestamp;
 
+use super::counterparts::wake_followers;
 use super::failures::refuse;
-use super::followers::wake_followers;
 use super::history::{Step, note};
 use super::relocations::relocate_next;
 use super::results::insert_result;

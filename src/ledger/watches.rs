@@ -12,13 +12,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, guard, set_limits};
-use super::followers::wake_all;
-use super::former_source_files::{
-    count_mapped, drop_former, former_imodels, keep_former, pass_on_former,
-};
+use super::forget::forget_cloud_side;
+use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
-use super::scan_digests::forget_listings;
 use super::watch_changes::WatchChange;
+use super::watch_followers::{follow, leave_imodels};
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
     BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
@@ -401,51 +399,6 @@ async fn register(
     })
 }
 
-/// Records which watch follows which. Two watches whose iModels are known to be in different iTwins both upload.
-async fn follow(tx: &mut Tx, specs: &[WatchSpec], now: Timestamp) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE watches SET follows = NULL WHERE configured = 1")
-        .execute(&mut **tx)
-        .await?;
-    for (spec, leader) in specs.iter().filter_map(|s| Some((s, s.follows.as_ref()?))) {
-        sqlx::query(
-            "UPDATE watches SET follows = (SELECT l.id FROM watches l WHERE l.name = $2 \
-             AND NOT EXISTS (SELECT 1 FROM imodels a JOIN imodels b ON b.id = l.imodel_id \
-             WHERE a.id = watches.imodel_id AND a.root_folder_id <> b.root_folder_id)) \
-             WHERE name = $1",
-        )
-        .bind(&spec.name)
-        .bind(leader)
-        .execute(&mut **tx)
-        .await?;
-        let leader: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
-            .bind(leader)
-            .fetch_optional(&mut **tx)
-            .await?;
-        if let Some(leader) = leader {
-            drop_former(tx, leader, &spec.imodel_id).await?;
-        }
-    }
-    wake_all(tx, now).await
-}
-
-/// Ends the watches of iModels that a table no longer lists. Their storage files are those of the watch that stays; their
-/// source files are kept as its former ones.
-async fn leave_imodels(tx: &mut Tx, now: Timestamp) -> Result<(), sqlx::Error> {
-    let left: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT u.id, w.id FROM watches u JOIN watches w ON w.path IS u.path \
-         AND w.storage_folder = u.storage_folder WHERE w.configured = 1 AND w.follows IS NULL \
-         AND u.configured = 0 AND EXISTS (SELECT 1 FROM files f WHERE f.watch_id = u.id \
-         AND f.storage_file_id IS NOT NULL)",
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    for (ended, stays) in left {
-        pass_on_former(tx, ended, stays, now).await?;
-        forget_cloud_side(tx, ended).await?;
-    }
-    Ok(())
-}
-
 async fn set_policy(
     tx: &mut Tx,
     watch_id: i64,
@@ -478,27 +431,6 @@ async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result
         .bind(&spec.connection)
         .fetch_one(&mut **tx)
         .await
-}
-
-async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
-    // The next scan hands every file over as new.
-    sqlx::query(
-        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
-         stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
-         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
-         send_again = 0, relocation = NULL, withdrawal = NULL, withdrawal_reason = NULL, \
-         withdrawal_hint = NULL, withdrawal_due = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
-         outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
-    )
-    .bind(watch_id)
-    .execute(&mut **tx)
-    .await?;
-    forget_listings(tx, watch_id).await?;
-    sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
-        .bind(watch_id)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
 }
 
 #[cfg(test)]
