@@ -276,6 +276,8 @@ pub struct Watch {
     pub path: PathBuf,
     /// UUID in lower case with hyphens.
     pub imodel_id: ImodelId,
+    /// For the second and each further iModel of a table with several: the watch of the first one, which uploads.
+    pub follows: Option<Followed>,
     /// When a file counts as completely written.
     pub settle_policy: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.
@@ -297,6 +299,15 @@ pub struct Watch {
     pub upload_schedule: Option<Schedule>,
     /// Which files, how deep, and with which connector.
     pub scope: Scope,
+}
+
+/// The watch whose uploads another watch of the same folder uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Its name.
+    pub watch: String,
+    /// Its iModel.
+    pub imodel_id: ImodelId,
 }
 
 /// What happens in storage when a local file is renamed or moved.
@@ -405,10 +416,23 @@ impl Watch {
     /// storage respects it.
     #[must_use]
     pub fn storage_overlaps(&self, other: &Self) -> bool {
+        if self.is_same_table(other) {
+            return false;
+        }
         self.storage_folder
             .iter()
             .zip(&other.storage_folder)
             .all(|(one, other)| one.to_lowercase() == other.to_lowercase())
+    }
+
+    /// Whether both are of one table with several iModels, so that one of them uploads for the other.
+    #[must_use]
+    pub fn is_same_table(&self, other: &Self) -> bool {
+        let leader = |watch: &'_ Self| match &watch.follows {
+            Some(leader) => leader.watch.clone(),
+            None => watch.name.clone(),
+        };
+        (self.follows.is_some() || other.follows.is_some()) && leader(self) == leader(other)
     }
 }
 

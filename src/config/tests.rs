@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use proptest::prelude::*;
 
 mod messages;
+mod several_imodels;
 
 use super::sections::KEYS;
 use super::*;

@@ -282,6 +282,37 @@ pub(super) fn uuid(value: &DeValue<'_>) -> Result<String, InvalidValue> {
         })
 }
 
+/// The most iModels of one watch.
+const IDS_MAX: usize = 16;
+
+/// One UUID, or a list of different ones.
+pub(super) fn uuids(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
+    let Some(list) = value.as_array() else {
+        return uuid(value).map(|one| vec![one]);
+    };
+    let mut ids: Vec<String> = Vec::with_capacity(list.len().min(IDS_MAX));
+    for value in list {
+        let id = uuid(value.get_ref())?;
+        if ids.contains(&id) {
+            return Err(InvalidValue::new(
+                format!("{id:?} is listed twice"),
+                "list each iModel once",
+            ));
+        }
+        ids.push(id);
+    }
+    if ids.is_empty() || ids.len() > IDS_MAX {
+        return Err(InvalidValue::new(
+            format!(
+                "expected 1 to {IDS_MAX} ids, but the list has {}",
+                ids.len()
+            ),
+            "list the iModels that receive the files",
+        ));
+    }
+    Ok(ids)
+}
+
 /// An absolute path without `..`.
 pub(super) fn absolute(value: &DeValue<'_>) -> Result<PathBuf, InvalidValue> {
     // The value is not quoted: someone may have written the secret itself as the path of its file.

@@ -43,6 +43,7 @@ pub(super) fn content(n: u8) -> Content {
 pub(super) fn spec(name: &str) -> WatchSpec {
     WatchSpec {
         name: name.to_owned(),
+        follows: None,
         formerly: None,
         path: PathBuf::from("/srv").join(name),
         imodel_id: "imodel".into(),

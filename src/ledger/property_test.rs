@@ -158,6 +158,7 @@ impl World {
         let ledger = Ledger::open(self.dir.path()).await.unwrap();
         let spec = WatchSpec {
             name: "north".to_owned(),
+            follows: None,
             formerly: None,
             path: "/srv/north".into(),
             imodel_id: "imodel".into(),

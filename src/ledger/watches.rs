@@ -12,10 +12,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, guard, set_limits};
+use super::forget::forget_cloud_side;
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
-use super::scan_digests::forget_listings;
 use super::watch_changes::WatchChange;
+use super::watch_followers::{follow, leave_imodels};
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
     BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
@@ -41,6 +42,8 @@ pub struct WatchSpec {
     pub bulk_change_limits: BulkChangeLimits,
     /// What happens to files that are gone.
     pub withdrawal: WithdrawalPolicy,
+    /// The name of the watch of the same folder that uploads the files, if it does so for this one.
+    pub follows: Option<String>,
 }
 
 /// What happens on the platform to files that are gone from their folder.
@@ -129,6 +132,8 @@ impl Ledger {
                 for (spec, found) in specs.iter().zip(found) {
                     registered.push(register(tx, spec, &known, found, now).await?);
                 }
+                follow(tx, specs, now).await?;
+                leave_imodels(tx, now).await?;
                 Ok(registered)
             })
             .await
@@ -142,13 +147,22 @@ impl Ledger {
                 let found = found(&known, specs);
                 let mut removed = Vec::new();
                 for (at, one) in known.iter().enumerate() {
-                    if one.configured && one.has_files && !found.contains(&Recognized::As(at)) {
-                        let change = WatchChange::Removed {
-                            imodel_id: one.imodel_id.clone(),
-                            files: count_stored(tx, one.id).await?,
-                        };
-                        removed.push((one.name.clone(), change));
+                    if !one.configured || !one.has_files || found.contains(&Recognized::As(at)) {
+                        continue;
                     }
+                    let imodel_id = one.imodel_id.clone();
+                    removed.push(match specs.iter().find(|spec| one.shares_storage(spec)) {
+                        Some(spec) => {
+                            let mapped = count_mapped(tx, one.id).await?;
+                            let change = WatchChange::LeavesImodel { imodel_id, mapped };
+                            (spec.name.clone(), change)
+                        }
+                        None => {
+                            let files = count_stored(tx, one.id).await?;
+                            let change = WatchChange::Removed { imodel_id, files };
+                            (one.name.clone(), change)
+                        }
+                    });
                 }
                 let mut watches = Vec::with_capacity(specs.len());
                 for (spec, found) in specs.iter().zip(found) {
@@ -167,6 +181,15 @@ impl Ledger {
                 })
             })
             .await
+    }
+}
+
+impl KnownRow {
+    /// Whether a configured watch, which is another one, uploads to the same storage folder: it has one iModel less.
+    fn shares_storage(&self, spec: &WatchSpec) -> bool {
+        spec.follows.is_none()
+            && self.path.as_deref() == Some(spec.path.as_os_str().as_bytes())
+            && self.storage_folder == spec.storage_folder
     }
 }
 
@@ -364,7 +387,8 @@ async fn register(
     set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;
     let mut bulk_change = None;
-    if changes.iter().any(changes_folder) {
+    // The storage files of a watch that follows another one move with those of that watch.
+    if changes.iter().any(changes_folder) && spec.follows.is_none() {
         relocate_all(tx, id, now).await?;
         bulk_change = guard(tx, id, 0, now).await?;
     }
@@ -407,27 +431,6 @@ async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result
         .bind(&spec.connection)
         .fetch_one(&mut **tx)
         .await
-}
-
-async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
-    // The next scan hands every file over as new.
-    sqlx::query(
-        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
-         stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
-         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
-         send_again = 0, relocation = NULL, withdrawal = NULL, withdrawal_reason = NULL, \
-         withdrawal_hint = NULL, withdrawal_due = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
-         outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
-    )
-    .bind(watch_id)
-    .execute(&mut **tx)
-    .await?;
-    forget_listings(tx, watch_id).await?;
-    sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
-        .bind(watch_id)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -85,14 +85,33 @@ macro_rules! may_be_withdrawn {
     };
 }
 
+/// SQL: no run of the connection `k` has seen yet that the source file of a file was removed, and there can be one.
+macro_rules! owes_a_run {
+    ($file:literal) => {
+        concat!(
+            "k.covered < ",
+            $file,
+            ".withdrawal_generation AND EXISTS (SELECT 1 FROM files r WHERE r.connection_id = k.id \
+             AND r.source_file_id IS NOT NULL)"
+        )
+    };
+}
+
 /// SQL: the storage file of `f` is deleted next: no source file refers to it, and a run has seen that, if there can be
-/// one.
+/// one. That includes the source files of the watches that follow `w`.
 macro_rules! is_deletable {
     () => {
-        "w.on_delete = 'remove' AND f.source_file_id IS NULL AND (f.withdrawal = 'deleting' \
+        concat!(
+            "w.follows IS NULL AND NOT EXISTS (SELECT 1 FROM watches v JOIN connections k \
+             ON k.id = v.connection_id JOIN files o ON o.watch_id = v.id WHERE v.follows = w.id \
+             AND v.configured = 1 AND o.storage_file_id = f.storage_file_id \
+             AND (o.source_file_id IS NOT NULL OR (o.withdrawal = 'unmapped' AND ",
+            owes_a_run!("o"),
+            "))) AND w.on_delete = 'remove' AND f.source_file_id IS NULL AND (f.withdrawal = 'deleting' \
          OR (f.connector IS NULL AND f.withdrawal IS NULL) OR (f.withdrawal = 'unmapped' \
          AND (c.covered >= f.withdrawal_generation OR NOT EXISTS (SELECT 1 FROM files o \
          WHERE o.connection_id = c.id AND o.source_file_id IS NOT NULL))))"
+        )
     };
 }
 
@@ -152,7 +171,11 @@ impl Ledger {
                      AND f.absence = 'gone' AND ((",
                     withdrawable!(),
                     ") OR f.withdrawal IN ('unmapping', 'deleting') \
-                     OR (f.withdrawal = 'unmapped' AND w.on_delete = 'remove'))"
+                     OR (f.withdrawal = 'unmapped' AND w.on_delete = 'remove' \
+                     AND (w.follows IS NULL OR EXISTS (SELECT 1 FROM connections k \
+                     WHERE k.id = w.connection_id AND ",
+                    owes_a_run!("f"),
+                    "))))"
                 ))
                 .bind(imodel_id)
                 .fetch_one(db)

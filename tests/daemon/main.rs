@@ -53,6 +53,7 @@ mod renames;
 mod runs;
 mod scale;
 mod sets;
+mod several_imodels;
 mod soak;
 mod spatial_root;
 mod state_directory;
