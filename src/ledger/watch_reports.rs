@@ -10,6 +10,7 @@ use super::connections::{SOURCE_FILES, source_files};
 use super::former_source_files::former_imodels;
 use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::run_progress::{duration, recorded};
+use super::target_connections::connections_of_watch;
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
     Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, RunProgress,
@@ -407,8 +408,9 @@ pub(super) async fn watches(
          LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
-         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
-         ORDER BY w.name"
+         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id IN {}) \
+         ORDER BY w.name",
+        connections_of_watch!("w.id")
     );
     let rows: Vec<WatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .fetch_all(&mut **tx)

@@ -15,6 +15,7 @@ use super::bulk_change::{BulkChangeLimits, guard, set_limits};
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
 use super::scan_digests::forget_listings;
+use super::target_connections::set_connection_of_watch;
 use super::watch_changes::WatchChange;
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
@@ -360,6 +361,7 @@ async fn register(
     .bind(spec.path.as_os_str().as_bytes())
     .execute(&mut **tx)
     .await?;
+    set_connection_of_watch(tx, id, connection_id).await?;
     drop_former(tx, id, &spec.imodel_id).await?;
     set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;
