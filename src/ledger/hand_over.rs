@@ -12,7 +12,7 @@ use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::link_to_set;
 use super::state::on_new_version;
-use super::target_connections::{set_target, target_connection};
+use super::target_connections::{add_connections, set_target, target_connection};
 use super::withdrawals::end_withdrawal;
 use super::{
     BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
@@ -61,6 +61,8 @@ impl Ledger {
                 let (mut changed, mut arrived) = (0, 0);
                 let mut suspects_rename = false;
                 let mut folders = BTreeSet::new();
+                let connectors = files.iter().filter_map(|file| file.connector.as_ref());
+                add_connections(tx, watch.0, &connectors.collect(), now).await?;
                 for file in files {
                     match hand_over_one(tx, watch, file, now).await? {
                         Taken::Unchanged => continue,

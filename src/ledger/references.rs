@@ -132,8 +132,8 @@ impl Ledger {
                 async |tx| {
                     sqlx::query(
                         "UPDATE jobs SET due_at = $2, pause = 0 WHERE state = 'failed' \
-                     AND kind = $3 AND due_at > $2 AND file_id IN (SELECT f.id FROM files f \
-                     WHERE f.target_connection_id = $1)",
+                     AND kind = $3 AND due_at > $2 AND EXISTS (SELECT 1 FROM files f \
+                     WHERE f.id = jobs.file_id AND f.target_connection_id = $1)",
                     )
                     .bind(connection.0)
                     .bind(millis(now))

@@ -8,7 +8,14 @@
 //! Generations are counted per connection. The generation of a stored-only file is compared with that of each connection
 //! of its watch, so none of them is ever behind it.
 
-use super::Tx;
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{Tx, new_id};
+use crate::connection_name::ConnectionName;
+use crate::connector_type::ConnectorType;
+use crate::ids::ImodelId;
 
 /// SQL: the connection that a file of the watch with this connector type belongs in; NULL without a type.
 macro_rules! target_connection {
@@ -50,29 +57,98 @@ macro_rules! watches_of_connection {
 
 pub(super) use {connections_of_watch, target_connection, watches_of_connection};
 
-/// The connection of a watch is `connection`: its files belong there.
-pub(super) async fn set_connection_of_watch(
+/// Sets the connections of a watch to those of the configured name. What changes, changes for its files as well.
+pub(super) async fn set_connections_of_watch(
     tx: &mut Tx,
     watch: i64,
-    connection: i64,
+    imodel_id: &ImodelId,
+    name: &ConnectionName,
+    now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let is_known: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM watch_connections WHERE watch_id = $1 AND connector = '' \
-         AND connection_id = $2)",
+    let named = connection_row(tx, imodel_id, name.as_str(), now).await?;
+    let (before, has_one_for_all): (i64, bool) = sqlx::query_as(
+        "SELECT connection_id, EXISTS (SELECT 1 FROM watch_connections \
+         WHERE watch_id = watches.id AND connector = '') FROM watches WHERE id = $1",
     )
     .bind(watch)
-    .bind(connection)
     .fetch_one(&mut **tx)
     .await?;
-    if is_known {
+    if before == named && has_one_for_all != name.is_per_type() {
         return Ok(());
     }
+    sqlx::query("UPDATE watches SET connection_id = $2 WHERE id = $1")
+        .bind(watch)
+        .bind(named)
+        .execute(&mut **tx)
+        .await?;
     sqlx::query("DELETE FROM watch_connections WHERE watch_id = $1")
         .bind(watch)
         .execute(&mut **tx)
         .await?;
-    add_connection(tx, watch, "", connection).await?;
+    if name.is_per_type() {
+        let connectors: Vec<ConnectorType> = sqlx::query_scalar(
+            "SELECT DISTINCT connector FROM files WHERE watch_id = $1 AND connector IS NOT NULL",
+        )
+        .bind(watch)
+        .fetch_all(&mut **tx)
+        .await?;
+        for connector in connectors {
+            let connection = connection_row(tx, imodel_id, &name.of(&connector), now).await?;
+            add_connection(tx, watch, connector.as_str(), connection).await?;
+        }
+    } else {
+        add_connection(tx, watch, "", named).await?;
+    }
     retarget_files(tx, watch).await
+}
+
+/// Before files of a watch with these connector types are recorded: adds the connections of types that are new.
+pub(super) async fn add_connections(
+    tx: &mut Tx,
+    watch: i64,
+    connectors: &BTreeSet<&ConnectorType>,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    for connector in connectors {
+        let missing: Option<(String, ImodelId)> = sqlx::query_as(
+            "SELECT c.name, w.imodel_id FROM watches w JOIN connections c \
+             ON c.id = w.connection_id WHERE w.id = $1 AND NOT EXISTS (SELECT 1 \
+             FROM watch_connections WHERE watch_id = $1 AND connector IN ('', $2))",
+        )
+        .bind(watch)
+        .bind(*connector)
+        .fetch_optional(&mut **tx)
+        .await?;
+        if let Some((name, imodel_id)) = missing {
+            let name = ConnectionName::from(name).of(connector);
+            let connection = connection_row(tx, &imodel_id, &name, now).await?;
+            add_connection(tx, watch, connector.as_str(), connection).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The record of a connection by its name.
+pub(super) async fn connection_row(
+    tx: &mut Tx,
+    imodel_id: &ImodelId,
+    name: &str,
+    now: Timestamp,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
+         (imodel_id, name) DO NOTHING",
+    )
+    .bind(new_id(now))
+    .bind(imodel_id)
+    .bind(name)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
+        .bind(imodel_id)
+        .bind(name)
+        .fetch_one(&mut **tx)
+        .await
 }
 
 /// Adds a connection to a watch. Its generation is not behind those of the stored-only files of the watch, which it does

@@ -10,7 +10,6 @@ use super::connections::{SOURCE_FILES, source_files};
 use super::former_source_files::former_imodels;
 use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::run_progress::{duration, recorded};
-use super::target_connections::connections_of_watch;
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
     Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, RunProgress,
@@ -408,9 +407,10 @@ pub(super) async fn watches(
          LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
-         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id IN {}) \
-         ORDER BY w.name",
-        connections_of_watch!("w.id")
+         ON r.id = (SELECT MAX((SELECT MAX(id) FROM runs \
+         WHERE connection_id = wc.connection_id)) FROM watch_connections wc \
+         WHERE wc.watch_id = w.id) \
+         ORDER BY w.name"
     );
     let rows: Vec<WatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .fetch_all(&mut **tx)
