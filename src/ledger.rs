@@ -73,6 +73,7 @@ mod state;
 mod storage_folders;
 mod storage_places;
 mod stored_job;
+mod target_connections;
 mod transitions;
 mod watch_changes;
 mod watch_followers;

@@ -16,6 +16,7 @@ use super::hand_over::{check_connection_soon, open_job};
 use super::history::{Step, note};
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
+use super::target_connections::set_target;
 use super::{
     Absence, BulkChange, Content, Error, FileId, JobState, Ledger, Relocation, Stage, StorageStamp,
     Tx, UploadJob, WatchId, count_column, millis, timestamp,
@@ -380,6 +381,7 @@ async fn move_record(
     .bind(relocation)
     .execute(&mut **tx)
     .await?;
+    set_target(tx, origin.0).await?;
     open_job(tx, origin.0, version, now).await?;
     if new.connector.is_none() {
         check_connection_soon(tx, origin.0).await?;
@@ -400,8 +402,7 @@ async fn move_record(
     forget_listing(tx, job.watch.0, split(&job.path).0).await
 }
 
-/// Moves the record of a file to another watch of the same iModel. If that has another connection, the file needs a
-/// source file and a run there; the synchronizer removes the old source file.
+/// Moves the record of a file to another watch of the same iModel.
 async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<(), sqlx::Error> {
     // Its place in storage and its path may be taken in the new watch: both are set with the new path.
     sqlx::query("UPDATE files SET watch_id = $2, place = NULL, dir = $3, name = $4 WHERE id = $1")
@@ -416,16 +417,6 @@ async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<()
         .bind(watch)
         .execute(&mut **tx)
         .await?;
-    sqlx::query(
-        "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
-         stored_generation = (SELECT c.generation FROM connections c JOIN watches w \
-         ON w.connection_id = c.id WHERE w.id = $2) WHERE id = $1 AND connector IS NOT NULL \
-         AND connection_id <> (SELECT connection_id FROM watches WHERE id = $2)",
-    )
-    .bind(origin)
-    .bind(watch)
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 

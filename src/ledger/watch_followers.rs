@@ -8,25 +8,38 @@ use super::Tx;
 use super::counterparts::wake_all;
 use super::forget::forget_cloud_side;
 use super::former_source_files::{drop_former, pass_on_former};
-use super::watches::WatchSpec;
+use crate::ids::ImodelId;
+
+/// A configured watch that follows another one.
+pub(super) struct Follower<'a> {
+    pub(super) name: &'a str,
+    /// The name of the other one.
+    pub(super) leader: &'a str,
+    pub(super) imodel_id: &'a ImodelId,
+}
 
 /// Records which watch follows which. Two watches whose iModels are known to be in different iTwins both upload.
 pub(super) async fn follow(
     tx: &mut Tx,
-    specs: &[WatchSpec],
+    followers: impl Iterator<Item = Follower<'_>>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE watches SET follows = NULL WHERE configured = 1")
         .execute(&mut **tx)
         .await?;
-    for (spec, leader) in specs.iter().filter_map(|s| Some((s, s.follows.as_ref()?))) {
+    for Follower {
+        name,
+        leader,
+        imodel_id,
+    } in followers
+    {
         sqlx::query(
             "UPDATE watches SET follows = (SELECT l.id FROM watches l WHERE l.name = $2 \
              AND NOT EXISTS (SELECT 1 FROM imodels a JOIN imodels b ON b.id = l.imodel_id \
              WHERE a.id = watches.imodel_id AND a.root_folder_id <> b.root_folder_id)) \
              WHERE name = $1",
         )
-        .bind(&spec.name)
+        .bind(name)
         .bind(leader)
         .execute(&mut **tx)
         .await?;
@@ -35,7 +48,7 @@ pub(super) async fn follow(
             .fetch_optional(&mut **tx)
             .await?;
         if let Some(leader) = leader {
-            drop_former(tx, leader, &spec.imodel_id).await?;
+            drop_former(tx, leader, imodel_id).await?;
         }
     }
     wake_all(tx, now).await

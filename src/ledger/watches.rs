@@ -15,12 +15,14 @@ use super::bulk_change::{BulkChangeLimits, guard, set_limits};
 use super::forget::forget_cloud_side;
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
+use super::target_connections::{connection_row, set_connections_of_watch};
 use super::watch_changes::WatchChange;
-use super::watch_followers::{follow, leave_imodels};
+use super::watch_followers::{Follower, follow, leave_imodels};
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
     BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
 };
+use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 
 /// A watch as the configuration has it.
@@ -36,8 +38,8 @@ pub struct WatchSpec {
     pub imodel_id: ImodelId,
     /// The folder in storage, as segments joined by `/`; empty for the root folder.
     pub storage_folder: String,
-    /// The display name of the connection of its files in the iModel.
-    pub connection: String,
+    /// The display name of the connection of its files in the iModel, or of those of its connector types.
+    pub connection: ConnectionName,
     /// How many files may change or arrive at once.
     pub bulk_change_limits: BulkChangeLimits,
     /// What happens to files that are gone.
@@ -132,7 +134,14 @@ impl Ledger {
                 for (spec, found) in specs.iter().zip(found) {
                     registered.push(register(tx, spec, &known, found, now).await?);
                 }
-                follow(tx, specs, now).await?;
+                let followers = specs.iter().filter_map(|spec| {
+                    Some(Follower {
+                        name: &spec.name,
+                        leader: spec.follows.as_deref()?,
+                        imodel_id: &spec.imodel_id,
+                    })
+                });
+                follow(tx, followers, now).await?;
                 leave_imodels(tx, now).await?;
                 Ok(registered)
             })
@@ -342,7 +351,6 @@ async fn register(
     found: Recognized,
     now: Timestamp,
 ) -> Result<Registered, sqlx::Error> {
-    let connection_id = connection_row(tx, spec, now).await?;
     let changes = changes(tx, spec, known, &found).await?;
     let known = match found {
         Recognized::As(at) => known.get(at),
@@ -352,6 +360,7 @@ async fn register(
         Some(row) => row.id,
         None => {
             let id = new_id(now);
+            let named = connection_row(tx, &spec.imodel_id, spec.connection.as_str(), now).await?;
             sqlx::query(
                 "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \
                  ($1, $2, $3, $4, $5)",
@@ -360,7 +369,7 @@ async fn register(
             .bind(&spec.name)
             .bind(&spec.imodel_id)
             .bind(&spec.storage_folder)
-            .bind(connection_id)
+            .bind(named)
             .execute(&mut **tx)
             .await?;
             id
@@ -374,15 +383,15 @@ async fn register(
     }
     sqlx::query(
         "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
-         connection_id = $4, path = $5 WHERE id = $1",
+         path = $4 WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
     .bind(&spec.storage_folder)
-    .bind(connection_id)
     .bind(spec.path.as_os_str().as_bytes())
     .execute(&mut **tx)
     .await?;
+    set_connections_of_watch(tx, id, &spec.imodel_id, &spec.connection, now).await?;
     drop_former(tx, id, &spec.imodel_id).await?;
     set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;
@@ -414,23 +423,6 @@ async fn set_policy(
     .execute(&mut **tx)
     .await?;
     Ok(())
-}
-
-async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result<i64, sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
-         (imodel_id, name) DO NOTHING",
-    )
-    .bind(new_id(now))
-    .bind(&spec.imodel_id)
-    .bind(&spec.connection)
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
-        .bind(&spec.imodel_id)
-        .bind(&spec.connection)
-        .fetch_one(&mut **tx)
-        .await
 }
 
 #[cfg(test)]
