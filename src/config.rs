@@ -49,6 +49,7 @@ pub use web::Web;
 pub(crate) use values::show_duration;
 
 use crate::bandwidth::Period;
+use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::Network;
 use crate::secret::Secret;
@@ -228,7 +229,7 @@ pub struct Upload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sync {
     /// Name of our storage connections.
-    pub connection: String,
+    pub connection: ConnectionName,
     /// A run starts when no further file was uploaded for this long.
     pub batch_window: Duration,
     /// …but waits no longer than this; not below `batch_window`.
@@ -293,8 +294,8 @@ pub struct Watch {
     pub on_delete: OnDelete,
     /// How long it has to be gone before that.
     pub delete_after: Duration,
-    /// Name of the storage connection of this watch's files.
-    pub connection: String,
+    /// Name of the storage connection of this watch's files, or of those of their connector types.
+    pub connection: ConnectionName,
     /// When its files may be uploaded; None: at any time.
     pub upload_schedule: Option<Schedule>,
     /// Which files, how deep, and with which connector.

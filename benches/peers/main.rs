@@ -348,7 +348,7 @@ fn known(platform: &Platform, files: u64) -> Site {
             path: "/bench".into(),
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
-            connection: "itwin-syncd".to_owned(),
+            connection: "itwin-syncd".to_owned().into(),
             withdrawal: itwin_syncd::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: BulkChangeLimits {
                 changed_files: 1_000_000_000,

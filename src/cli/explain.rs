@@ -249,6 +249,12 @@ async fn one(
             "spatial root of the iModel: synchronized first and alone, while the iModel is empty";
         explanation.lines.push(line.to_owned());
     }
+    if let Verdict::Source { connector, .. } = watch.scope.decide(&below)
+        && watch.connection.is_per_type()
+    {
+        let line = format!("connection {:?}", watch.connection.of(&connector));
+        explanation.lines.push(line);
+    }
     let mut imodels = config.imodels.iter();
     let imodel = imodels.find(|imodel| imodel.id == watch.imodel_id);
     if let Some(version) = imodel.and_then(|imodel| imodel.named_version.as_ref()) {
@@ -574,6 +580,7 @@ mod tests {
 
     use super::*;
     use crate::config::Environment;
+    use crate::connection_name::ConnectionName;
     use crate::ledger::WatchSpec;
 
     const WATCH: &str = "[[watch]]\nname = \"north\"\npath = \"$/north\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
@@ -680,7 +687,7 @@ mod tests {
             path: folder.path().to_owned(),
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
-            connection: "itwin-syncd".to_owned(),
+            connection: ConnectionName::from("itwin-syncd".to_owned()),
             withdrawal: crate::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: crate::ledger::BulkChangeLimits {
                 changed_files: 1000,

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use proptest::prelude::*;
 
 mod messages;
+mod several_imodels;
 
 use super::sections::KEYS;
 use super::*;
@@ -80,7 +81,7 @@ fn example_loads_with_every_optional_key_in_force() {
     assert_eq!(config.alerts.len(), 1);
     let watch = config.watches.first().unwrap();
     assert_eq!(watch.settle_policy.settle, Duration::from_secs(20));
-    assert_eq!(watch.connection, "itwin-syncd north");
+    assert_eq!(watch.connection.as_str(), "itwin-syncd north");
     assert_eq!(config.state.path, Path::new("/var/lib/itwin-syncd"));
 }
 
@@ -272,7 +273,7 @@ fn a_watch_key_overrides_the_top_level_key_and_the_default() {
     assert_eq!(watch.settle_policy.settle, Duration::from_mins(90));
     assert_eq!(watch.poll_interval, Duration::from_mins(2));
     assert_eq!(watch.rescan_interval, Duration::from_hours(1));
-    assert_eq!(watch.connection, "ours");
+    assert_eq!(watch.connection.as_str(), "ours");
 }
 
 #[test]
@@ -288,64 +289,6 @@ fn values_are_normalized() {
     let watch = config.watches.first().unwrap();
     assert_eq!(watch.imodel_id, "c0ffee00-1234-4abc-8def-0123456789ab");
     assert_eq!(watch.storage_folder, ["Br\u{fc}cken", "S\u{fc}d"]);
-}
-
-#[test]
-fn a_watch_with_several_imodels_becomes_a_watch_for_each() {
-    const IDS: [&str; 3] = [
-        "c0ffee00-1234-4abc-8def-0123456789ab",
-        "0b0b0b0b-1111-4222-8333-444444444444",
-        "0b0b0b0b-9999-4222-8333-444444444444",
-    ];
-    let with = |ids: &str, more: &str| {
-        let text = LEAST.replace(&format!("{:?}", IDS[0]), ids);
-        parse(&format!("{text}{more}"))
-    };
-    let config = with(
-        &format!("{IDS:?}"),
-        &format!(
-            "formerly = \"site\"\n[[imodel]]\nid = {:?}\nspatial_root = {{ watch = \"north\", path = \"a.dgn\" }}\n\
-             [[hook]]\nname = \"all\"\nwatches = [\"north\"]\nurl = \"https://example.com\"\n",
-            IDS[1]
-        ),
-    )
-    .unwrap();
-    let watches = config.watches.iter();
-    let found: Vec<(&str, &str, Option<&str>, Option<&str>)> = watches
-        .map(|watch| {
-            let leader = watch.follows.as_ref().map(|leader| leader.watch.as_str());
-            let formerly = watch.formerly.as_deref();
-            (
-                watch.name.as_str(),
-                watch.imodel_id.as_str(),
-                leader,
-                formerly,
-            )
-        })
-        .collect();
-    let (second, third) = ("north@0b0b0b0b-1", "north@0b0b0b0b-9");
-    assert_eq!(
-        found,
-        [
-            ("north", IDS[0], None, Some("site")),
-            (second, IDS[1], Some("north"), Some("site@0b0b0b0b-1")),
-            (third, IDS[2], Some("north"), Some("site@0b0b0b0b-9")),
-        ]
-    );
-    let root = config.imodels[0].spatial_root.as_ref().unwrap();
-    assert_eq!(root.watch, second);
-    let hooked = config.hooks[0].watches.as_ref().unwrap();
-    assert_eq!(hooked, &["north", second, third]);
-
-    for (ids, expected) in [
-        ("[]", "expected 1 to 16 ids, but the list has 0"),
-        (&format!("[{:?}, {0:?}]", IDS[0]), "is listed twice"),
-        ("[\"x\"]", "invalid UUID"),
-        ("7", "expected a string"),
-    ] {
-        let errors = with(ids, "").unwrap_err().to_string();
-        assert!(errors.contains(expected), "{ids}: {errors}");
-    }
 }
 
 #[test]

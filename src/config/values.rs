@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Level;
 use crate::bandwidth::Period;
+use crate::connection_name::ConnectionName;
 use crate::itwin::is_loopback;
 use crate::local_time::time_of_day;
 
@@ -72,6 +73,13 @@ pub(super) fn line(value: &DeValue<'_>) -> Result<String, InvalidValue> {
         ));
     }
     Ok(text)
+}
+
+/// A name of storage connections, which may have a placeholder.
+pub(super) fn connection_name(value: &DeValue<'_>) -> Result<ConnectionName, InvalidValue> {
+    let text = line(value)?;
+    ConnectionName::parse(&text)
+        .map_err(|invalid| InvalidValue::new(invalid.to_string(), invalid.hint()))
 }
 
 pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, InvalidValue> {

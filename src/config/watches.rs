@@ -110,7 +110,7 @@ fn one<'d>(
             .read("delete_after", values::duration(SECOND..=365 * DAY))
             .unwrap_or(DAY),
         connection: section
-            .read("connection", values::line)
+            .read("connection", values::connection_name)
             .unwrap_or_else(|| sync.connection.clone()),
         upload_schedule: schedules.upload.clone(),
         scope: Scope::new(selection, depth),

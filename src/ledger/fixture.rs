@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::*;
+use crate::connection_name::ConnectionName;
 use crate::connector_type::ConnectorType;
 
 pub(super) fn at(second: i64) -> Timestamp {
@@ -53,7 +54,7 @@ pub(super) fn spec(name: &str) -> WatchSpec {
             changed_files: 1000,
             new_files: 1000,
         },
-        connection: "itwin-syncd".to_owned(),
+        connection: ConnectionName::from("itwin-syncd".to_owned()),
     }
 }
 

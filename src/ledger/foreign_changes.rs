@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::checkpoints::forget_storage_file;
 use super::clock::pause;
-use super::followers::{is_replaced, leader};
+use super::counterparts::{is_replaced, leader};
 use super::history::{Step, note};
 use super::stored_job::insert_stored_job;
 use super::{ConnectionFile, Error, Ledger, Relocation, Tx, millis};

@@ -184,8 +184,8 @@ async fn removed_of(
         sqlx::query(
             "UPDATE files SET withdrawal = $2, withdrawal_reason = NULL, withdrawal_hint = NULL, \
              withdrawal_due = 0, outcome = NULL, outcome_at = NULL, withdrawal_generation = 1 + \
-             (SELECT c.generation FROM connections c JOIN watches w ON w.connection_id = c.id \
-             WHERE w.id = files.watch_id) WHERE id = $1",
+             COALESCE((SELECT c.generation FROM connections c \
+             WHERE c.id = files.target_connection_id), 0) WHERE id = $1",
         )
         .bind(file)
         .bind(withdrawal)

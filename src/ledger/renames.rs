@@ -16,14 +16,15 @@ use super::hand_over::{check_connection_soon, open_job};
 use super::history::{Step, note};
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
+use super::target_connections::set_target;
 use super::{
     Absence, BulkChange, Content, Error, FileId, JobState, Ledger, Relocation, Stage, StorageStamp,
     Tx, UploadJob, WatchId, count_column, millis, timestamp,
 };
 use crate::connector_type::ConnectorType;
 
-/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel. The storage files
-/// of a watch that follows another one are not its own.
+/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel. The storage
+/// files of a watch that follows another one are not its own.
 macro_rules! neighbors {
     () => {
         "(SELECT o.id FROM watches o JOIN watches w ON w.imodel_id = o.imodel_id WHERE w.id = $1 \
@@ -380,6 +381,7 @@ async fn move_record(
     .bind(relocation)
     .execute(&mut **tx)
     .await?;
+    set_target(tx, origin.0).await?;
     open_job(tx, origin.0, version, now).await?;
     if new.connector.is_none() {
         check_connection_soon(tx, origin.0).await?;
@@ -400,8 +402,7 @@ async fn move_record(
     forget_listing(tx, job.watch.0, split(&job.path).0).await
 }
 
-/// Moves the record of a file to another watch of the same iModel. If that has another connection, the file needs a
-/// source file and a run there; the synchronizer removes the old source file.
+/// Moves the record of a file to another watch of the same iModel.
 async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<(), sqlx::Error> {
     // Its place in storage and its path may be taken in the new watch: both are set with the new path.
     sqlx::query("UPDATE files SET watch_id = $2, place = NULL, dir = $3, name = $4 WHERE id = $1")
@@ -416,16 +417,6 @@ async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<()
         .bind(watch)
         .execute(&mut **tx)
         .await?;
-    sqlx::query(
-        "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
-         stored_generation = (SELECT c.generation FROM connections c JOIN watches w \
-         ON w.connection_id = c.id WHERE w.id = $2) WHERE id = $1 AND connector IS NOT NULL \
-         AND connection_id <> (SELECT connection_id FROM watches WHERE id = $2)",
-    )
-    .bind(origin)
-    .bind(watch)
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+use super::counterparts::{follow_again, is_replaced, leader};
 use super::failures::refuse;
-use super::followers::{follow_again, is_replaced, leader};
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage, send_again};
 use super::history::Step;
 use super::relocations::relocate_next;

@@ -1,8 +1,8 @@
 //! What follows after an upload attempt: the next state of the job, or its end with a result.
 use jiff::Timestamp;
 
+use super::counterparts::wake_followers;
 use super::failures::refuse;
-use super::followers::wake_followers;
 use super::history::{Step, note};
 use super::relocations::relocate_next;
 use super::results::insert_result;
@@ -215,22 +215,49 @@ pub(super) async fn unchanged(
     Ok(result)
 }
 
-/// Raises the generation of the connection, because the content of a file is complete in storage.
+/// Raises the generation of the connection that the file belongs in, because its content is complete in storage. A file
+/// that is stored only belongs to all connections of its watch, which get the same generation.
 ///
 /// A file that refers to nothing of ours but its set leads to a run by the job of its master. Any other stored-only
-/// file may be referred to by every source file, so the connection is run for it even without a job.
+/// file may be referred to by every source file, so the connections are run for it even without a job.
 async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(
-        "UPDATE connections SET generation = generation + 1, moved_at = $2, \
-         covered = CASE WHEN covered = generation AND EXISTS (SELECT 1 FROM files WHERE id = $3 \
-         AND set_stem IS NOT NULL) THEN generation + 1 ELSE covered END WHERE id = (SELECT \
-         connection_id FROM watches WHERE id = $1) RETURNING generation",
+    let (target, is_in_set): (Option<i64>, bool) = sqlx::query_as(
+        "SELECT target_connection_id, set_stem IS NOT NULL FROM files WHERE id = $1",
     )
-    .bind(job.watch.0)
-    .bind(millis(now))
     .bind(job.file.0)
     .fetch_one(&mut **tx)
-    .await
+    .await?;
+    let connections: Vec<i64> = match target {
+        Some(target) => vec![target],
+        None => {
+            sqlx::query_scalar("SELECT connection_id FROM watch_connections WHERE watch_id = $1")
+                .bind(job.watch.0)
+                .fetch_all(&mut **tx)
+                .await?
+        }
+    };
+    let mut next = 0;
+    for connection in &connections {
+        let generation: i64 =
+            sqlx::query_scalar("SELECT generation FROM connections WHERE id = $1")
+                .bind(connection)
+                .fetch_one(&mut **tx)
+                .await?;
+        next = next.max(generation.saturating_add(1));
+    }
+    for connection in connections {
+        sqlx::query(
+            "UPDATE connections SET generation = $2, moved_at = $3, covered = CASE \
+             WHEN covered = generation AND $4 THEN $2 ELSE covered END WHERE id = $1",
+        )
+        .bind(connection)
+        .bind(next)
+        .bind(millis(now))
+        .bind(is_in_set)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(next)
 }
 
 /// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.

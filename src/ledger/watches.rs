@@ -12,17 +12,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, guard, set_limits};
-use super::followers::wake_all;
-use super::former_source_files::{
-    count_mapped, drop_former, former_imodels, keep_former, pass_on_former,
-};
+use super::forget::forget_cloud_side;
+use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
-use super::scan_digests::forget_listings;
+use super::target_connections::{connection_row, set_connections_of_watch};
 use super::watch_changes::WatchChange;
+use super::watch_followers::{Follower, follow, leave_imodels};
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
     BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
 };
+use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 
 /// A watch as the configuration has it.
@@ -38,8 +38,8 @@ pub struct WatchSpec {
     pub imodel_id: ImodelId,
     /// The folder in storage, as segments joined by `/`; empty for the root folder.
     pub storage_folder: String,
-    /// The display name of the connection of its files in the iModel.
-    pub connection: String,
+    /// The display name of the connection of its files in the iModel, or of those of its connector types.
+    pub connection: ConnectionName,
     /// How many files may change or arrive at once.
     pub bulk_change_limits: BulkChangeLimits,
     /// What happens to files that are gone.
@@ -134,7 +134,14 @@ impl Ledger {
                 for (spec, found) in specs.iter().zip(found) {
                     registered.push(register(tx, spec, &known, found, now).await?);
                 }
-                follow(tx, specs, now).await?;
+                let followers = specs.iter().filter_map(|spec| {
+                    Some(Follower {
+                        name: &spec.name,
+                        leader: spec.follows.as_deref()?,
+                        imodel_id: &spec.imodel_id,
+                    })
+                });
+                follow(tx, followers, now).await?;
                 leave_imodels(tx, now).await?;
                 Ok(registered)
             })
@@ -344,7 +351,6 @@ async fn register(
     found: Recognized,
     now: Timestamp,
 ) -> Result<Registered, sqlx::Error> {
-    let connection_id = connection_row(tx, spec, now).await?;
     let changes = changes(tx, spec, known, &found).await?;
     let known = match found {
         Recognized::As(at) => known.get(at),
@@ -354,6 +360,7 @@ async fn register(
         Some(row) => row.id,
         None => {
             let id = new_id(now);
+            let named = connection_row(tx, &spec.imodel_id, spec.connection.as_str(), now).await?;
             sqlx::query(
                 "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \
                  ($1, $2, $3, $4, $5)",
@@ -362,7 +369,7 @@ async fn register(
             .bind(&spec.name)
             .bind(&spec.imodel_id)
             .bind(&spec.storage_folder)
-            .bind(connection_id)
+            .bind(named)
             .execute(&mut **tx)
             .await?;
             id
@@ -376,15 +383,15 @@ async fn register(
     }
     sqlx::query(
         "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
-         connection_id = $4, path = $5 WHERE id = $1",
+         path = $4 WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
     .bind(&spec.storage_folder)
-    .bind(connection_id)
     .bind(spec.path.as_os_str().as_bytes())
     .execute(&mut **tx)
     .await?;
+    set_connections_of_watch(tx, id, &spec.imodel_id, &spec.connection, now).await?;
     drop_former(tx, id, &spec.imodel_id).await?;
     set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;
@@ -401,51 +408,6 @@ async fn register(
     })
 }
 
-/// Records which watch follows which. Two watches whose iModels are known to be in different iTwins both upload.
-async fn follow(tx: &mut Tx, specs: &[WatchSpec], now: Timestamp) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE watches SET follows = NULL WHERE configured = 1")
-        .execute(&mut **tx)
-        .await?;
-    for (spec, leader) in specs.iter().filter_map(|s| Some((s, s.follows.as_ref()?))) {
-        sqlx::query(
-            "UPDATE watches SET follows = (SELECT l.id FROM watches l WHERE l.name = $2 \
-             AND NOT EXISTS (SELECT 1 FROM imodels a JOIN imodels b ON b.id = l.imodel_id \
-             WHERE a.id = watches.imodel_id AND a.root_folder_id <> b.root_folder_id)) \
-             WHERE name = $1",
-        )
-        .bind(&spec.name)
-        .bind(leader)
-        .execute(&mut **tx)
-        .await?;
-        let leader: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
-            .bind(leader)
-            .fetch_optional(&mut **tx)
-            .await?;
-        if let Some(leader) = leader {
-            drop_former(tx, leader, &spec.imodel_id).await?;
-        }
-    }
-    wake_all(tx, now).await
-}
-
-/// Ends the watches of iModels that a table no longer lists. Their storage files are those of the watch that stays; their
-/// source files are kept as its former ones.
-async fn leave_imodels(tx: &mut Tx, now: Timestamp) -> Result<(), sqlx::Error> {
-    let left: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT u.id, w.id FROM watches u JOIN watches w ON w.path IS u.path \
-         AND w.storage_folder = u.storage_folder WHERE w.configured = 1 AND w.follows IS NULL \
-         AND u.configured = 0 AND EXISTS (SELECT 1 FROM files f WHERE f.watch_id = u.id \
-         AND f.storage_file_id IS NOT NULL)",
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    for (ended, stays) in left {
-        pass_on_former(tx, ended, stays, now).await?;
-        forget_cloud_side(tx, ended).await?;
-    }
-    Ok(())
-}
-
 async fn set_policy(
     tx: &mut Tx,
     watch_id: i64,
@@ -460,44 +422,6 @@ async fn set_policy(
     .bind(count_column(policy.limit))
     .execute(&mut **tx)
     .await?;
-    Ok(())
-}
-
-async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result<i64, sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
-         (imodel_id, name) DO NOTHING",
-    )
-    .bind(new_id(now))
-    .bind(&spec.imodel_id)
-    .bind(&spec.connection)
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
-        .bind(&spec.imodel_id)
-        .bind(&spec.connection)
-        .fetch_one(&mut **tx)
-        .await
-}
-
-async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
-    // The next scan hands every file over as new.
-    sqlx::query(
-        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
-         stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
-         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
-         send_again = 0, relocation = NULL, withdrawal = NULL, withdrawal_reason = NULL, \
-         withdrawal_hint = NULL, withdrawal_due = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
-         outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
-    )
-    .bind(watch_id)
-    .execute(&mut **tx)
-    .await?;
-    forget_listings(tx, watch_id).await?;
-    sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
-        .bind(watch_id)
-        .execute(&mut **tx)
-        .await?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod clocks;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
+mod connection_per_type;
 mod crashes;
 mod demo;
 mod emulator_command;
