@@ -132,10 +132,10 @@ enum Command {
     /// changed. After an interruption, the same command continues. Files that a daemon on this machine watches for this
     /// iModel are synchronized by that daemon.
     ///
-    /// The account is that of ITWIN_SYNCD_CLIENT_ID and ITWIN_SYNCD_CLIENT_SECRET, or of --config.
+    /// The account is that of `ITWIN_SYNCD_CLIENT_ID` and `ITWIN_SYNCD_CLIENT_SECRET`, or of `--config`.
     ///
-    /// Exit codes: 0 all files are synchronized or stored; 1 a file failed; 2 the time of --timeout is over; 78 invalid
-    /// arguments or configuration, nothing was sent.
+    /// Exit codes: 0 all files are synchronized or stored; 1 a file failed; 2 the time of `--timeout` is over; 78
+    /// invalid arguments or configuration, nothing was sent.
     Push(push::Arguments),
     /// List what our connections and storage folders have that no local file stands for, and clean it up
     ///

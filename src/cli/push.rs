@@ -111,7 +111,7 @@ impl Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Settings(error) => error.hint(),
-            Self::Targets(error) => error.hint(),
+            Self::Targets(error) => Some(error.hint()),
             Self::Daemon(error) => error.hint(),
             Self::Service(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
@@ -133,7 +133,7 @@ impl Error {
 }
 
 pub(super) async fn push(arguments: &Arguments) -> u8 {
-    match run(arguments).await {
+    match Box::pin(run(arguments)).await {
         Ok(report) => {
             if arguments.json {
                 report.print_json();
@@ -179,9 +179,10 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
         itwin: None,
         connection: None,
         files: Vec::new(),
-        end: match arguments.no_wait {
-            true => End::RunRequested,
-            false => End::Done,
+        end: if arguments.no_wait {
+            End::RunRequested
+        } else {
+            End::Done
         },
     };
     // A pass for another folder takes the files of the earlier ones for deleted: each has its results read first.
@@ -379,7 +380,9 @@ async fn own_results(
 
 async fn connection(ledger: &Ledger, watch: &Watch) -> Result<Option<Connection>, ledger::Error> {
     let all = ledger.connections(&watch.imodel_id).await?;
-    let ours = all.into_iter().find(|one| one.name == watch.connection);
+    let ours = all
+        .into_iter()
+        .find(|one| one.name == watch.connection.as_str());
     Ok(ours.map(|one| Connection {
         name: one.name,
         id: one.platform_id,

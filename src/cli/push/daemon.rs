@@ -11,7 +11,7 @@ use crate::names::QuotedPath;
 
 use super::targets::Targets;
 
-/// Pause between two looks at its ledger.
+/// Pause between two reads of its ledger.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Why it cannot take them.

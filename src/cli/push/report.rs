@@ -152,11 +152,16 @@ struct Whole<'r> {
 
 impl Report {
     pub(super) fn exit_code(&self) -> u8 {
-        exit_code(self.files.iter().map(|file| file.result), self.end)
+        let results: Vec<Verdict> = self.files.iter().map(|file| file.result).collect();
+        exit_code(&results, self.end)
     }
 
     pub(super) fn print_json(&self) {
-        let run = self.files.iter().filter_map(|file| file.run.as_deref());
+        let mut runs = self
+            .files
+            .iter()
+            .rev()
+            .filter_map(|file| file.run.as_deref());
         print_line(&json::text(&Whole {
             version: VERSION,
             ok: self.exit_code() == EXIT_GOOD,
@@ -164,7 +169,7 @@ impl Report {
             imodel: &self.imodel,
             itwin: self.itwin.as_deref(),
             connection: self.connection.as_ref(),
-            run: run.last(),
+            run: runs.next(),
             files: &self.files,
         }));
     }
@@ -227,15 +232,15 @@ impl Report {
     }
 }
 
-fn exit_code(results: impl Iterator<Item = Verdict> + Clone, end: End) -> u8 {
+fn exit_code(results: &[Verdict], end: End) -> u8 {
     let is_left = |result: Verdict| match result {
         Verdict::RunRequested => end != End::RunRequested,
         Verdict::Pending => true,
         _ => false,
     };
-    if results.clone().any(|result| result == Verdict::Failed) {
+    if results.contains(&Verdict::Failed) {
         EXIT_FAILED
-    } else if !results.clone().any(is_left) {
+    } else if !results.iter().copied().any(is_left) {
         EXIT_GOOD
     } else if end == End::TimedOut {
         EXIT_TIMEOUT
@@ -263,11 +268,7 @@ mod tests {
             (&[Failed, Pending], End::TimedOut, 1),
             (&[Synchronized], End::TimedOut, 0),
         ] {
-            assert_eq!(
-                exit_code(results.iter().copied(), end),
-                expected,
-                "{results:?} {end:?}"
-            );
+            assert_eq!(exit_code(results, end), expected, "{results:?} {end:?}");
         }
     }
 

@@ -86,7 +86,10 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
         Some(file) => Some(Config::load(file)?),
         None => None,
     };
-    let environment = Environment::of_process();
+    let mut environment = Environment::of_process();
+    if let Some(account) = &account {
+        environment.client_secret = Some(account.itwin.client_secret.clone());
+    }
     let mut config = from_options(arguments, account.is_some(), &environment)?;
     if let Some(account) = account {
         config.itwin = account.itwin;
@@ -101,6 +104,13 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
     let Some(mut watch) = config.watches.pop() else {
         return Err(Error::NoHome);
     };
+    if watch.connection.is_per_type() {
+        return Err(Error::Option {
+            option: "--connection".to_owned(),
+            what: "push has one connection for all files".to_owned(),
+            hint: Some("remove the placeholder".to_owned()),
+        });
+    }
     // A file that is not pushed again was not renamed.
     watch.on_rename = OnRename::UploadAgain;
     config.state.path = state_path(&config, &watch)?;
@@ -119,10 +129,6 @@ fn from_options(
         Some(id) => id,
         None => return Err(Error::NoAccount),
     };
-    let mut environment = environment.clone();
-    if has_account {
-        environment.client_secret = Some(crate::secret::Secret::new("unused"));
-    }
     let mut text = format!(
         "settle = \"1s\"\n[state]\npath = \"/unused\"\n[log]\nlevel = \"warn\"\n\
          [sync]\nbatch_window = \"500ms\"\n[itwin]\nclient_id = {}\n",
@@ -139,7 +145,7 @@ fn from_options(
         quoted(&arguments.connection),
         quoted(arguments.storage_folder.as_deref().unwrap_or_default()),
     );
-    Config::parse(&text, "options", &environment).map_err(|errors| of_option(&errors))
+    Config::parse(&text, "options", environment).map_err(|errors| of_option(&errors))
 }
 
 /// A JSON string is a TOML string.
@@ -210,6 +216,7 @@ pub(super) fn make_parent(state: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection_name::ConnectionName;
     use crate::secret::Secret;
 
     fn arguments() -> Arguments {
@@ -229,7 +236,7 @@ mod tests {
 
     fn environment() -> Environment {
         Environment {
-            client_secret: Some(Secret::new("secret")),
+            client_secret: Some(Secret::new("horse/battery/staple")),
             ..Environment::default()
         }
     }
@@ -271,7 +278,7 @@ mod tests {
         assert_eq!(key(&config, &watch), same);
         let elsewhere = Watch {
             path: "/elsewhere".into(),
-            connection: "other".to_owned(),
+            connection: ConnectionName::parse("other").unwrap(),
             ..watch.clone()
         };
         assert_eq!(key(&config, &elsewhere), same);

@@ -2,7 +2,7 @@
 //!
 //! A file is stored under its own name, and the files of a folder under their paths in it, wherever they are on this
 //! machine: a push from another folder updates the same storage files. [`group`] decides without I/O; [`Targets::find`]
-//! looks at the disk, and refuses what cannot be pushed before anything is sent.
+//! reads the disk, and refuses what cannot be pushed before anything is sent.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -50,16 +50,18 @@ pub(super) enum Error {
 }
 
 impl Error {
-    pub(super) fn hint(&self) -> Option<String> {
+    pub(super) fn hint(&self) -> String {
         let hint = match self {
             Self::Missing(_) | Self::Unreadable { .. } => "check the path and its permissions",
             Self::Special(_) => "name the file itself instead of a link to it",
             Self::NoConnector(path) => {
-                let extension = path.extension().and_then(OsStr::to_str).unwrap_or("EXT");
-                return Some(format!(
+                let is_plain = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric());
+                let extension = path.extension().and_then(OsStr::to_str);
+                let extension = extension.filter(is_plain).unwrap_or("EXT");
+                return format!(
                     "set its connector type, such as --connector {extension}=MSTN, or pass it with --reference to \
                      store it only; types: docs/connectors.md"
-                ));
+                );
             }
             Self::Ignored { .. } | Self::Name { .. } => "save it under another name",
             Self::Empty(_) => "push it when it has content",
@@ -73,7 +75,7 @@ impl Error {
                 "push the folders one after the other, or watch them with `itwin-syncd run`"
             }
         };
-        Some(hint.to_owned())
+        hint.to_owned()
     }
 }
 
@@ -408,17 +410,19 @@ mod tests {
     fn messages() {
         let path = || PathBuf::from("/srv/site.xyz");
         let source = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {
-            Error::Missing(_) => Error::Missing(path()),
-            Error::Unreadable { .. } => Error::Unreadable { path: path(), source: source() },
-            Error::Special(_) => Error::Special(path()),
-            Error::NoConnector(_) => Error::NoConnector(path()),
-            Error::Ignored { .. } => Error::Ignored { path: path(), reason: "a reason".to_owned() },
-            Error::Name { .. } => Error::Name { path: path(), why: names::storage_path(Path::new("a:b.dgn")).unwrap_err() },
-            Error::Empty(_) => Error::Empty(path()),
-            Error::NothingIn(_) => Error::NothingIn("/srv/site".into()),
-            Error::SamePlace { .. } => Error::SamePlace { one: "/a/x.dgn".into(), other: "/b/X.dgn".into() },
-            Error::TooMany => Error::TooMany,
-        }));
+        insta::assert_snapshot!(
+            crate::text::render_variants!(Error, |error| Some(error.hint()), {
+                Error::Missing(_) => Error::Missing(path()),
+                Error::Unreadable { .. } => Error::Unreadable { path: path(), source: source() },
+                Error::Special(_) => Error::Special(path()),
+                Error::NoConnector(_) => Error::NoConnector(path()),
+                Error::Ignored { .. } => Error::Ignored { path: path(), reason: "a reason".to_owned() },
+                Error::Name { .. } => Error::Name { path: path(), why: names::storage_path(Path::new("a:b.dgn")).unwrap_err() },
+                Error::Empty(_) => Error::Empty(path()),
+                Error::NothingIn(_) => Error::NothingIn("/srv/site".into()),
+                Error::SamePlace { .. } => Error::SamePlace { one: "/a/x.dgn".into(), other: "/b/X.dgn".into() },
+                Error::TooMany => Error::TooMany,
+            })
+        );
     }
 }
