@@ -20,12 +20,13 @@ use super::run::progress;
 use super::{EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
 use crate::config::{Config, ReadOnlyConfig, Watch};
 use crate::control::{Command, Operator};
-use crate::ledger::{self, FileReport, JobState, Ledger};
+use crate::ledger::{self, FileReport, Ledger};
 use crate::service::{self, Pass, Until};
 use crate::telemetry;
-use report::{Connection, End, FileResult, Report};
+use daemon::Awaited;
+use report::{Connection, End, FileResult, Report, Seen};
 use settings::WATCH;
-use targets::{Target, Targets};
+use targets::{FoundGroup, Target, Targets};
 
 /// Exit code after SIGINT, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -159,14 +160,34 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
     let (config, watch) = settings::config(arguments)?;
     let (paths, references) = (&arguments.paths, &arguments.references);
     let mut targets = Targets::find(paths, references, &selection, &watch).await?;
-    let watched = arguments
-        .config
-        .as_deref()
-        .unwrap_or(Path::new(DAEMON_CONFIG));
-    let watched = ReadOnlyConfig::load(watched).ok();
-    let taken = match &watched {
-        Some(watched) => daemon::take(watched, &mut targets),
-        None => Vec::new(),
+    let path = arguments.config.as_deref();
+    let daemon = ReadOnlyConfig::load(path.unwrap_or(Path::new(DAEMON_CONFIG))).ok();
+    let mut taken = Vec::new();
+    if let Some(daemon) = &daemon {
+        taken = daemon::take(daemon, &mut targets);
+        daemon::check_places(daemon, &targets).await?;
+    }
+    let daemon = daemon.filter(|_| !taken.is_empty());
+    let (until, end) = if arguments.no_wait {
+        (Awaited::RunRequested, End::RunRequested)
+    } else {
+        (Awaited::Result, End::Done)
+    };
+    // A pass for another folder takes the files of the earlier ones for deleted: each has its results read first.
+    let results = Mutex::new(Vec::new());
+    let work = async {
+        if let Some(daemon) = &daemon {
+            daemon::request(daemon, &taken).await?;
+            print_to_stderr(&format!(
+                "the daemon synchronizes {} of the files, because it watches them",
+                taken.len()
+            ));
+        }
+        passes(&config, &targets, until, &results).await?;
+        if let Some(daemon) = &daemon {
+            daemon::follow(daemon, &taken, until).await?;
+        }
+        Ok::<(), Error>(())
     };
     let late = async {
         match arguments.timeout {
@@ -174,67 +195,85 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
             None => std::future::pending().await,
         }
     };
+    let end = tokio::select! {
+        done = work => {
+            done?;
+            end
+        }
+        () = late => End::TimedOut,
+        code = interrupted() => return Err(Error::Interrupted(code)),
+    };
     let mut report = Report {
         imodel: watch.imodel_id.clone(),
         itwin: None,
         connection: None,
         files: Vec::new(),
-        end: if arguments.no_wait {
-            End::RunRequested
-        } else {
-            End::Done
-        },
+        end,
     };
-    // A pass for another folder takes the files of the earlier ones for deleted: each has its results read first.
-    let results = Mutex::new(Vec::new());
-    let work = async {
-        if let Some(watched) = watched.as_ref().filter(|_| !taken.is_empty()) {
-            daemon::request(watched, &taken).await?;
-            print_to_stderr(&format!(
-                "the daemon synchronizes {} of these files",
-                taken.len()
-            ));
-        }
-        passes(&config, &targets, arguments.no_wait, &results).await?;
-        if let Some(watched) = watched.as_ref().filter(|_| !taken.is_empty()) {
-            let ledger = Ledger::read(&watched.state.path).await?;
-            daemon::follow(&ledger, &taken, arguments.no_wait).await?;
-        }
-        Ok::<(), Error>(())
-    };
-    let is_late = tokio::select! {
-        done = work => {
-            done?;
-            false
-        }
-        () = late => true,
-        code = interrupted() => return Err(Error::Interrupted(code)),
-    };
-    if is_late {
-        report.end = End::TimedOut;
-    }
     if !targets.groups.is_empty() {
-        let ledger = Ledger::read(&config.state.path).await?;
         let done = results.into_inner().unwrap_or_default();
-        let rest = targets.groups.iter().skip(done.len());
-        report.files = done.into_iter().flatten().collect();
-        for group in rest {
-            report.files.extend(own_results(&ledger, group).await?);
-        }
-        report.connection = connection(&ledger, &watch).await?;
-        let imodel = ledger.imodel(&watch.imodel_id).await?;
-        report.itwin = imodel.map(|imodel| imodel.itwin_id);
+        add_own(&mut report, &config.state.path, &targets, done).await?;
     }
-    if let Some(watched) = watched.filter(|_| !taken.is_empty()) {
-        let ledger = Ledger::read(&watched.state.path).await?;
-        let found = daemon::found(&ledger, &taken).await?;
-        for (one, (file, is_current)) in taken.iter().zip(found) {
-            let watch = Some(one.watch.as_str());
-            let result = FileResult::new(one.full.clone(), file.as_ref(), is_current, watch);
-            report.files.push(result);
-        }
+    if let Some(daemon) = daemon {
+        add_taken(&mut report, &daemon, &taken).await?;
     }
     Ok(report)
+}
+
+/// Adds what the ledger of the push has. `done` are the results of the groups whose pass has ended.
+async fn add_own(
+    report: &mut Report,
+    state: &Path,
+    targets: &Targets,
+    done: Vec<Vec<FileResult>>,
+) -> Result<(), Error> {
+    let ledger = match Ledger::read(state).await {
+        Ok(ledger) => Some(ledger),
+        // The time was over before there was one.
+        Err(ledger::Error::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let rest = targets.groups.iter().skip(done.len());
+    report.files = done.into_iter().flatten().collect();
+    for group in rest {
+        report
+            .files
+            .extend(own_results(ledger.as_ref(), group).await?);
+    }
+    if let (Some(ledger), Some(group)) = (&ledger, targets.groups.first()) {
+        report.connection = connection(ledger, &group.watch).await?;
+        report.itwin = itwin(ledger, report).await?;
+    }
+    Ok(())
+}
+
+/// Adds what the ledger of the daemon has.
+async fn add_taken(
+    report: &mut Report,
+    config: &ReadOnlyConfig,
+    taken: &[daemon::Taken],
+) -> Result<(), Error> {
+    let ledger = Ledger::read(&config.state.path).await?;
+    let found = daemon::found(&ledger, taken).await?;
+    for (one, (file, seen)) in taken.iter().zip(found) {
+        let watch = Some(one.watch.as_str());
+        let result = FileResult::new(one.full.clone(), file.as_ref(), seen, watch);
+        report.files.push(result);
+    }
+    let mut watches = config.watches.iter();
+    let watch = watches.find(|watch| taken.iter().any(|one| one.watch == watch.name));
+    if let (None, Some(watch)) = (&report.connection, watch) {
+        report.connection = connection(&ledger, watch).await?;
+    }
+    if report.itwin.is_none() {
+        report.itwin = itwin(&ledger, report).await?;
+    }
+    Ok(())
+}
+
+async fn itwin(ledger: &Ledger, report: &Report) -> Result<Option<String>, ledger::Error> {
+    let imodel = ledger.imodel(&report.imodel).await?;
+    Ok(imodel.map(|imodel| imodel.itwin_id))
 }
 
 /// The exit code of the first signal that asks to stop. Nothing has to be finished: the ledger has every step.
@@ -257,7 +296,7 @@ async fn interrupted() -> u8 {
 async fn passes(
     config: &Config,
     targets: &Targets,
-    no_wait: bool,
+    until: Awaited,
     results: &Mutex<Vec<Vec<FileResult>>>,
 ) -> Result<(), Error> {
     if targets.groups.is_empty() {
@@ -274,13 +313,13 @@ async fn passes(
     let display = bars.map(|bars| tokio::spawn(progress::show(bars, state.clone(), shown.clone())));
     let guard = shown.drop_guard();
     for group in &targets.groups {
-        let (watch, files) = group;
-        retry_failed(state, files).await?;
+        let (watch, files) = (&group.watch, &group.files);
+        retry(state, files).await?;
         let mut config = config.clone();
         config.watches = vec![watch.clone()];
         let stop = CancellationToken::new();
         let requested = async {
-            if no_wait {
+            if until == Awaited::RunRequested {
                 run_requested(state, files).await?;
                 stop.cancel();
             }
@@ -295,7 +334,7 @@ async fn passes(
             return Err(Error::Unavailable(what));
         }
         let ledger = Ledger::read(state).await?;
-        let found = own_results(&ledger, group).await?;
+        let found = own_results(Some(&ledger), group).await?;
         if let Ok(mut results) = results.lock() {
             results.push(found);
         }
@@ -316,26 +355,30 @@ fn in_use(error: service::Error) -> Error {
     }
 }
 
-/// Whoever pushes a file again wants it to be tried again.
-async fn retry_failed(state: &Path, files: &[Target]) -> Result<(), Error> {
+/// Whoever pushes a file again wants it to be tried again, whatever an earlier push ended with.
+async fn retry(state: &Path, files: &[Target]) -> Result<(), Error> {
     let ledger = match Ledger::open(state).await {
         Ok(ledger) => ledger,
         Err(ledger::Error::InUse { .. }) => return Err(Error::Busy),
         Err(error) => return Err(error.into()),
     };
-    let mut failed = Vec::new();
+    let mut left = Vec::new();
     for target in files {
         let file = ledger.file_at(WATCH, &target.path).await?;
-        if let Some(file) = file.filter(|file| file.job == Some(JobState::Failed)) {
-            failed.push(file.id.to_string());
+        if let Some(file) = file.filter(|file| file.job.is_some()) {
+            left.push(file.id.to_string());
         }
     }
-    let retry = Command::Retry { files: failed };
-    let done = Operator::without_daemon(ledger.clone())
-        .execute(&retry)
-        .await;
+    let operator = Operator::without_daemon(ledger.clone());
+    for command in [
+        Command::Retry { files: left },
+        Command::Resume {
+            watches: vec![WATCH.to_owned()],
+        },
+    ] {
+        operator.execute(&command).await?;
+    }
     ledger.close().await;
-    done?;
     Ok(())
 }
 
@@ -348,8 +391,8 @@ async fn run_requested(state: &Path, files: &[Target]) -> Result<(), Error> {
         };
         let mut is_done = true;
         for target in files {
-            let (file, is_current) = own(&ledger, target).await?;
-            is_done &= is_current && file.is_some_and(|file| daemon::is_over(&file, true));
+            let (file, seen) = own(&ledger, target).await?;
+            is_done &= daemon::is_over(file.as_ref(), seen, Awaited::RunRequested);
         }
         if is_done {
             return Ok(());
@@ -357,23 +400,35 @@ async fn run_requested(state: &Path, files: &[Target]) -> Result<(), Error> {
     }
 }
 
+/// What the ledger of the push has of a file. With another connector type, it is another version.
 async fn own(
     ledger: &Ledger,
     target: &Target,
-) -> Result<(Option<FileReport>, bool), ledger::Error> {
-    daemon::current(ledger, WATCH, &target.path, &target.ready, true).await
+) -> Result<(Option<FileReport>, Seen), ledger::Error> {
+    let known = ledger.known_by_name(WATCH, &target.path).await?;
+    let known = known.filter(|known| known.connector == target.connector);
+    let version = known.and_then(|known| known.fingerprint);
+    let file = ledger.file_at(WATCH, &target.path).await?;
+    Ok((file, report::seen(&target.full, version).await))
 }
 
 /// The results of the files of a group, as the ledger of the push has them.
 async fn own_results(
-    ledger: &Ledger,
-    (watch, files): &(Watch, Vec<Target>),
+    ledger: Option<&Ledger>,
+    group: &FoundGroup,
 ) -> Result<Vec<FileResult>, ledger::Error> {
-    let mut results = Vec::with_capacity(files.len());
-    for target in files {
-        let (file, is_current) = own(ledger, target).await?;
-        let full = watch.path.join(&target.path);
-        results.push(FileResult::new(full, file.as_ref(), is_current, None));
+    let mut results = Vec::with_capacity(group.files.len());
+    for target in &group.files {
+        let (file, seen) = match ledger {
+            Some(ledger) => own(ledger, target).await?,
+            None => (None, Seen::Changed),
+        };
+        results.push(FileResult::new(
+            target.full.clone(),
+            file.as_ref(),
+            seen,
+            None,
+        ));
     }
     Ok(results)
 }

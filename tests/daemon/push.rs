@@ -406,6 +406,95 @@ async fn files_that_a_daemon_watches_are_synchronized_by_that_daemon() {
 }
 
 #[tokio::test]
+async fn of_one_folder_the_daemon_takes_its_files_and_the_push_the_others() {
+    let mut site = Site::new(platform()).await;
+    let folder = site.watch("north", DEFAULT_IMODEL_ID, "exclude = [\"b.ifc\"]");
+    write(&folder.join("a.ifc"), "a");
+    write(&folder.join("b.ifc"), "b");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let folder = folder.to_str().unwrap();
+    let words = ["push", folder, "--imodel", DEFAULT_IMODEL_ID, "--json"];
+    let done = site.run(&words).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let result: Value = serde_json::from_str(&done.out).unwrap();
+    let watches: Vec<_> = result["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| &file["watch"])
+        .collect();
+    assert_eq!(watches, [&Value::Null, &"north".into()], "{result:#}");
+    let state = site.emulator.state();
+    assert_eq!(state.files.len(), 2);
+    for file in state.files.values() {
+        assert_eq!(file.completions, 1, "{file:#?}");
+    }
+    for connection in state.connections.values() {
+        assert_eq!(connection.source_files.len(), 1, "{connection:#?}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_push_does_not_replace_files_of_a_daemon_and_does_not_wait_for_a_paused_watch() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    write(&folder.join("a.ifc"), "a");
+    let daemon = site.start();
+    site.synchronized(1, &daemon).await;
+    let other = site.path("other/a.ifc");
+    write(&other, "other");
+    let words = |path| ["push", path, "--imodel", DEFAULT_IMODEL_ID];
+    let done = site.run(&words(other.to_str().unwrap())).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.err.contains("would replace"), "{done:?}");
+    assert!(done.err.contains("--storage-folder"), "{done:?}");
+
+    site.run(&["pause", "north"]).await;
+    let own = folder.join("a.ifc");
+    write(&own, "changed");
+    let done = site.run(&words(own.to_str().unwrap())).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.err.contains("it is paused"), "{done:?}");
+    assert!(done.err.contains("itwin-syncd resume north"), "{done:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_pushed_arrives_in_its_last_version() {
+    let push = Push::new(platform().run_duration(Duration::from_secs(3))).await;
+    push.write("a.ifc", "one");
+    let child = push.command(&["a.ifc", "--json"]).spawn().unwrap();
+    eventually(|| push.work().1 == 1, || "no run".to_owned()).await;
+    push.write("a.ifc", "two");
+    let done = Finished::from(child.wait_with_output().await.unwrap());
+    assert_eq!(done.code, Some(0), "{done:?}");
+    push.in_imodel(&[("a.ifc", "two")]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_while_it_is_pushed_fails() {
+    for words in [&["a.ifc", "b.ifc"][..], &["a.ifc", "b.ifc", "--no-wait"]] {
+        let push = Push::new(platform()).await;
+        push.write("a.ifc", "a");
+        push.write("b.ifc", "b");
+        let child = push.command(words).spawn().unwrap();
+        eventually(
+            || !push.emulator.requests().is_empty(),
+            || "no request".to_owned(),
+        )
+        .await;
+        std::fs::remove_file(push.path("a.ifc")).unwrap();
+        let done = Finished::from(child.wait_with_output().await.unwrap());
+        assert_eq!(done.code, Some(1), "{done:?}");
+        assert!(
+            done.out.contains("it was deleted while it was pushed"),
+            "{done:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_end_is_the_same_as_that_of_a_daemon() {
     let files = [("a.ifc", "a"), ("in/b.dgn", "b")];
     let push = Push::new(platform()).await;

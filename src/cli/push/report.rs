@@ -1,4 +1,5 @@
-//! What came of each file of a push: the result, the output and the exit code. Pure, but for the printing.
+//! What came of each file of a push: the result, the output and the exit code. Decisions are pure; [`seen`] reads the
+//! disk.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +7,9 @@ use serde::Serialize;
 
 use crate::cli::{EXIT_FAILED, EXIT_GOOD, json, print_line};
 use crate::ids::{ImodelId, StorageFileId};
-use crate::ledger::{FileReport, JobState, Outcome};
+use crate::ledger::{FileReport, Fingerprint, JobState, Outcome};
 use crate::names::QuotedPath;
+use crate::rooted_fs;
 
 /// Exit code: not everything was done within `--timeout`.
 pub(super) const EXIT_TIMEOUT: u8 = 2;
@@ -24,6 +26,33 @@ pub(super) enum End {
     RunRequested,
     /// The time of `--timeout` is over.
     TimedOut,
+}
+
+/// How the file on disk compares with the version that a ledger knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    Current,
+    /// The ledger knows another version, or none.
+    Changed,
+    /// It does not exist any more.
+    Gone,
+}
+
+/// Compares the file on disk with the version that a ledger knows.
+pub(super) async fn seen(path: &Path, known: Option<Fingerprint>) -> Seen {
+    let path = path.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        // A pipe in its place would block whoever opens it.
+        if !path.symlink_metadata()?.is_file() {
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        rooted_fs::fingerprint(std::fs::File::open(path)?)
+    });
+    match found.await {
+        Ok(Ok(found)) if known == Some(found) => Seen::Current,
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Seen::Gone,
+        _ => Seen::Changed,
+    }
 }
 
 /// The result of a file.
@@ -43,10 +72,12 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// From what the ledger knows of the file. `is_current`: it knows the version that is pushed.
-    pub(super) fn of(file: Option<&FileReport>, is_current: bool) -> Self {
-        let Some(file) = file.filter(|_| is_current) else {
-            return Self::Pending;
+    /// From what the ledger knows of the file.
+    pub(super) fn of(file: Option<&FileReport>, seen: Seen) -> Self {
+        let file = match (seen, file) {
+            (Seen::Gone, _) => return Self::Failed,
+            (Seen::Changed, _) | (_, None) => return Self::Pending,
+            (Seen::Current, Some(file)) => file,
         };
         match (file.job, &file.connector, file.stored_outcome, file.outcome) {
             (Some(JobState::Failed), ..) => Self::Failed,
@@ -101,20 +132,35 @@ impl FileResult {
     pub(super) fn new(
         path: PathBuf,
         file: Option<&FileReport>,
-        is_current: bool,
+        seen: Seen,
         watch: Option<&str>,
     ) -> Self {
+        let (reason, hint) = match seen {
+            Seen::Current => (
+                file.and_then(|file| file.reason.clone()),
+                file.and_then(|file| file.hint.clone()),
+            ),
+            Seen::Changed if file.is_none() => (None, None),
+            Seen::Changed => (
+                Some("its latest change is not uploaded yet".to_owned()),
+                Some("run the same command again to continue".to_owned()),
+            ),
+            Seen::Gone => (
+                Some("it was deleted while it was pushed".to_owned()),
+                Some("push the other files without it".to_owned()),
+            ),
+        };
         Self {
             path,
-            result: Verdict::of(file, is_current),
+            result: Verdict::of(file, seen),
             connector: file.and_then(|file| Some(file.connector.as_ref()?.to_string())),
             storage_file_id: file.and_then(|file| file.storage_file_id.clone()),
             source_file_id: file.and_then(|file| file.source_file_id.clone()),
             bytes: file.and_then(|file| file.bytes),
             run: file.and_then(|file| file.run.clone()),
             watch: watch.map(ToOwned::to_owned),
-            reason: file.and_then(|file| file.reason.clone()),
-            hint: file.and_then(|file| file.hint.clone()),
+            reason,
+            hint,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::config::Watch;
+use crate::connector_type::ConnectorType;
 use crate::ledger::Ready;
 use crate::names::{self, QuotedPath, Unstorable};
 use crate::selection::{Depth, Listing, Scope, Selection, Verdict};
@@ -99,18 +100,41 @@ pub(super) struct Group {
 }
 
 /// A file that is pushed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Target {
     /// Relative to the root of its group.
     pub(super) path: PathBuf,
-    pub(super) ready: Ready,
+    /// On disk.
+    pub(super) full: PathBuf,
+    pub(super) connector: Option<ConnectorType>,
+}
+
+/// The files of a group that were found, and the watch of its pass, which takes just these.
+#[derive(Debug)]
+pub(super) struct FoundGroup {
+    pub(super) watch: Watch,
+    pub(super) files: Vec<Target>,
+    listed: BTreeMap<PathBuf, Listing>,
 }
 
 /// Everything that is pushed.
 #[derive(Debug)]
 pub(super) struct Targets {
-    /// Each with the watch of its pass.
-    pub(super) groups: Vec<(Watch, Vec<Target>)>,
+    pub(super) groups: Vec<FoundGroup>,
+}
+
+impl FoundGroup {
+    /// Leaves out the other files, also for the watch.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Target) -> bool) {
+        self.files.retain(|target| {
+            let is_kept = keep(target);
+            if !is_kept {
+                self.listed.remove(&target.path);
+            }
+            is_kept
+        });
+        self.watch.scope = self.watch.scope.clone().limited_to(self.listed.clone());
+    }
 }
 
 /// Groups absolute paths by the folder that their names in storage are relative to: a named folder, or the one that
@@ -181,9 +205,9 @@ impl Targets {
         let mut groups = Vec::new();
         let mut places: HashMap<[u8; 32], PathBuf> = HashMap::new();
         for group in group(&found) {
-            let (watch, targets) = group.resolve(selection, watch).await?;
-            for target in &targets {
-                let full = watch.path.join(&target.path);
+            let group = group.resolve(selection, watch).await?;
+            for target in &group.files {
+                let full = target.full.clone();
                 let (folders, name) =
                     names::storage_path(&target.path).map_err(|why| Error::Name {
                         path: full.clone(),
@@ -196,7 +220,7 @@ impl Targets {
             if places.len() > FILES_MAX {
                 return Err(Error::TooMany);
             }
-            groups.push((watch, targets));
+            groups.push(group);
         }
         Ok(Self { groups })
     }
@@ -235,11 +259,7 @@ fn look(path: &Path) -> Result<(PathBuf, Kind), Error> {
 
 impl Group {
     /// The watch of the group's pass, and its files.
-    async fn resolve(
-        self,
-        selection: &Selection,
-        watch: &Watch,
-    ) -> Result<(Watch, Vec<Target>), Error> {
+    async fn resolve(self, selection: &Selection, watch: &Watch) -> Result<FoundGroup, Error> {
         let whole = Scope::new(selection.clone(), Depth::All);
         let mut files = self.files.clone();
         for (path, listing) in &self.files {
@@ -274,26 +294,31 @@ impl Group {
         if files.len() > FILES_MAX {
             return Err(Error::TooMany);
         }
-        watch.scope = Scope::new(selection.clone(), Depth::All).limited_to(files);
-        let targets: Vec<Target> = survey(&watch)
-            .await?
-            .into_iter()
+        watch.scope = Scope::new(selection.clone(), Depth::All).limited_to(files.clone());
+        let found = survey(&watch).await?;
+        let targets: Vec<Target> = found
+            .iter()
             .map(|ready| Target {
                 path: ready.path.clone(),
-                ready,
+                full: self.root.join(&ready.path),
+                connector: ready.connector.clone(),
             })
             .collect();
         for path in self.files.keys() {
             let full = self.root.join(path);
-            match targets.iter().find(|target| target.path == *path) {
+            match found.iter().find(|ready| ready.path == *path) {
                 None => return Err(Error::Missing(full)),
-                Some(target) if target.ready.fingerprint.size == 0 => {
+                Some(ready) if ready.fingerprint.size == 0 => {
                     return Err(Error::Empty(full));
                 }
                 Some(_) => {}
             }
         }
-        Ok((watch, targets))
+        Ok(FoundGroup {
+            watch,
+            files: targets,
+            listed: files,
+        })
     }
 }
 
