@@ -90,7 +90,7 @@ async fn brought(site: &Site, files: &[(&str, &str)], count: usize, daemon: &Dae
     at_rest(site, count, daemon).await;
 }
 
-/// Waits until the daemon has seen the end of so many runs.
+/// Waits until the daemon has seen the end of this many runs.
 async fn runs_ended(count: usize, daemon: &Daemon) {
     let ended = || daemon.log().matches("run finished").count() == count;
     eventually(ended, || daemon.log()).await;
