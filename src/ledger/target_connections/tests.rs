@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::super::fixture::*;
 use super::super::*;
 use crate::connection_name::ConnectionName;
 use crate::connector_type::ConnectorType;
+use crate::source_file_limit::SourceFiles;
 
 const FILES: [&str; 4] = ["a.dgn", "b.dgn", "c.dgn", "r.dgn"];
 
@@ -195,7 +197,10 @@ impl World {
         let files = ledger.connection_files(connection.id, now).await.unwrap();
         let owed = connection.moved_on.is_some()
             && ledger.holds_source_files(connection.id).await.unwrap();
-        if !owed && !files.iter().any(ConnectionFile::awaits_run) {
+        // The check that is requested finds source files that have to move here.
+        let moves = connection.checked_at <= Timestamp::UNIX_EPOCH
+            && !ledger.displaced(connection.id).await.unwrap().is_empty();
+        if !owed && !moves && !files.iter().any(ConnectionFile::awaits_run) {
             return;
         }
         let platform_id = format!("platform {}", connection.name);
@@ -235,6 +240,11 @@ impl World {
         }
         let recorded = ledger.record_mappings(connection.id, &mappings, now);
         recorded.await.unwrap();
+        let found = SourceFiles {
+            watched: 0,
+            others: 0,
+        };
+        ledger.record_check(connection, found, now).await.unwrap();
         let run = ledger.begin_run(connection.id, now, now).await.unwrap();
         let mapped = self.mapped.iter();
         let here = mapped.filter(|(_, (name, _))| *name == connection.name);
