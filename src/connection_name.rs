@@ -16,18 +16,18 @@ const LENGTH_MAX: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionName(String);
 
-/// Why a name cannot be used. `Display` is the rest of a sentence that starts with its key.
+/// Why a name cannot be used. `Display` follows its key and a colon.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// It has a placeholder that does not exist.
-    #[error("has the unknown placeholder {0:?}")]
+    #[error("unknown placeholder {0:?}")]
     UnknownPlaceholder(String),
     /// It has a brace that is no part of a placeholder.
-    #[error("has a brace without a placeholder")]
+    #[error("brace without a placeholder")]
     Brace,
     /// It is too long with a long connector type.
     #[error(
-        "may get more than 255 characters: a connector type has up to {}",
+        "more than 255 characters with a connector type, which has up to {}",
         ConnectorType::NAME_MAX
     )]
     TooLong,

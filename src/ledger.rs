@@ -119,7 +119,7 @@ pub use named_versions::{
 };
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
-pub use references::{Displaced, Surplus, SurplusCause};
+pub use references::{Displaced, MappedElsewhere, Surplus, SurplusCause};
 pub use removals::{Removal, Removed, StoragePlace, UsedConnection};
 pub use renames::{Followed, Origin};
 pub use requeue::Requeue;

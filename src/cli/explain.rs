@@ -676,6 +676,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_for_each_connector_type() {
+        let folder = folder();
+        let paths = ["north/deck.dgn", "north/References/site.dgn"];
+        let keys = "connection = \"ours {connector}\"";
+        let text = explained_with(folder.path(), keys, &paths).await;
+        insta::with_settings!({filters => vec![("modified [^\n]+", "modified [time]")]}, {
+            insta::assert_snapshot!(text);
+        });
+    }
+
+    #[tokio::test]
     async fn a_file_of_a_paused_watch() {
         let folder = folder();
         let ledger = Ledger::open(&folder.path().join("state")).await.unwrap();

@@ -38,6 +38,17 @@ pub struct Surplus {
     pub storage_file_id: StorageFileId,
     /// Why it should have none.
     pub cause: SurplusCause,
+    /// Where its source file is, if that is another connection than the one that the file belongs in.
+    pub elsewhere: Option<MappedElsewhere>,
+}
+
+/// A source file in another connection than the one that its file belongs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappedElsewhere {
+    /// The platform's id of that connection.
+    pub connection: String,
+    /// The source file there.
+    pub source_file_id: String,
 }
 
 /// Why a file should have no source file.
@@ -115,6 +126,7 @@ impl Ledger {
                 path: join(dir, name),
                 storage_file_id,
                 cause: SurplusCause::Reference,
+                elsewhere: None,
             });
         Ok(demoted.collect())
     }

@@ -1,8 +1,8 @@
 //! Which connection a source file belongs in, and which connections a watch has.
 //!
-//! The target of a file follows from its watch and its connector type, and is kept with the file, in
-//! `files.target_connection_id`: it is set in each transaction that changes one of both. `files.connection_id` is the
-//! connection that has its source file; while they differ, the synchronizer moves the source file. A file that is
+//! The target of a file follows from its watch and its connector type, and is kept with the file
+//! (`files.target_connection_id`): it is set in each transaction that changes one of both. `files.connection_id` is
+//! the connection that has its source file; while they differ, the synchronizer moves the source file. A file that is
 //! stored only has no target: it belongs to all connections of its watch.
 //!
 //! Generations are counted per connection. The generation of a stored-only file is compared with that of each
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{Tx, new_id};
+use super::{Tx, millis, new_id};
 use crate::connection_name::ConnectionName;
 use crate::connector_type::ConnectorType;
 use crate::ids::ImodelId;
@@ -94,10 +94,10 @@ pub(super) async fn set_connections_of_watch(
         .await?;
         for connector in connectors {
             let connection = connection_row(tx, imodel_id, &name.of(&connector), now).await?;
-            add_connection(tx, watch, connector.as_str(), connection).await?;
+            add_connection(tx, watch, connector.as_str(), connection, now).await?;
         }
     } else {
-        add_connection(tx, watch, "", named).await?;
+        add_connection(tx, watch, "", named, now).await?;
     }
     retarget_files(tx, watch).await
 }
@@ -122,7 +122,7 @@ pub(super) async fn add_connections(
         if let Some((name, imodel_id)) = missing {
             let name = ConnectionName::from(name).of(connector);
             let connection = connection_row(tx, &imodel_id, &name, now).await?;
-            add_connection(tx, watch, connector.as_str(), connection).await?;
+            add_connection(tx, watch, connector.as_str(), connection, now).await?;
         }
     }
     Ok(())
@@ -151,13 +151,14 @@ pub(super) async fn connection_row(
         .await
 }
 
-/// Adds a connection to a watch. Its generation is not behind those of the stored-only files of the watch, which it
-/// does not have to run for.
+/// Adds a connection to a watch. Its generation is not behind those of the stored-only files of the watch. It has to run
+/// for them if it has source files of the watch already, from a time before: their run may be older than these files.
 async fn add_connection(
     tx: &mut Tx,
     watch: i64,
     connector: &str,
     connection: i64,
+    now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO watch_connections (watch_id, connector, connection_id) VALUES ($1, $2, $3)",
@@ -173,14 +174,37 @@ async fn add_connection(
     .bind(watch)
     .fetch_one(&mut **tx)
     .await?;
-    sqlx::query(
-        "UPDATE connections SET generation = $2, covered = CASE WHEN covered = generation \
-         THEN $2 ELSE covered END WHERE id = $1 AND generation < $2",
+    let Some(reached) = reached else {
+        return Ok(());
+    };
+    let has_source_files: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM files WHERE connection_id = $2 \
+         AND source_file_id IS NOT NULL AND watch_id = $1)",
     )
+    .bind(watch)
     .bind(connection)
-    .bind(reached)
-    .execute(&mut **tx)
+    .fetch_one(&mut **tx)
     .await?;
+    if has_source_files {
+        sqlx::query(
+            "UPDATE connections SET generation = MAX(generation, $2) + 1, moved_at = $3 \
+             WHERE id = $1",
+        )
+        .bind(connection)
+        .bind(reached)
+        .bind(millis(now))
+        .execute(&mut **tx)
+        .await?;
+    } else {
+        sqlx::query(
+            "UPDATE connections SET generation = $2, covered = CASE WHEN covered = generation \
+             THEN $2 ELSE covered END WHERE id = $1 AND generation < $2",
+        )
+        .bind(connection)
+        .bind(reached)
+        .execute(&mut **tx)
+        .await?;
+    }
     Ok(())
 }
 
@@ -229,15 +253,34 @@ pub(super) async fn set_target(tx: &mut Tx, file: i64) -> Result<(), sqlx::Error
         .bind(target)
         .execute(&mut **tx)
         .await?;
-    if before.is_some() && target.is_some() {
-        sqlx::query(
-            "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
-             stored_generation = (SELECT generation FROM connections WHERE id = $2) WHERE id = $1",
-        )
-        .bind(file)
-        .bind(target)
-        .execute(&mut **tx)
-        .await?;
+    match (before, target) {
+        (Some(_), Some(target)) => {
+            sqlx::query(
+                "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
+                 stored_generation = (SELECT generation FROM connections WHERE id = $2) \
+                 WHERE id = $1",
+            )
+            .bind(file)
+            .bind(target)
+            .execute(&mut **tx)
+            .await?;
+        }
+        // It is compared with all connections of the watch from now on.
+        (_, None) => {
+            sqlx::query(concat!(
+                "UPDATE files SET stored_generation = MIN(stored_generation, \
+                 (SELECT COALESCE(MIN(c.generation), 0) FROM connections c WHERE c.id IN ",
+                connections_of_watch!("files.watch_id"),
+                ")) WHERE id = $1",
+            ))
+            .bind(file)
+            .execute(&mut **tx)
+            .await?;
+        }
+        (None, Some(_)) => {}
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,8 +15,8 @@ use super::row::join;
 use super::stored_job::insert_stored_job;
 use super::target_connections::watches_of_connection;
 use super::{
-    ConnectionId, Error, FileId, Ledger, StorageStamp, Surplus, SurplusCause, Tx, Withdrawal,
-    count_value, millis, timestamp,
+    ConnectionId, Error, FileId, Ledger, MappedElsewhere, StorageStamp, Surplus, SurplusCause, Tx,
+    Withdrawal, count_value, millis, timestamp,
 };
 use crate::ids::{ImodelId, StorageFileId};
 
@@ -130,13 +130,23 @@ impl Ledger {
         connection: ConnectionId,
         now: Timestamp,
     ) -> Result<Vec<Surplus>, Error> {
-        type Row = (FileId, String, Vec<u8>, Vec<u8>, StorageFileId);
+        type Row = (
+            FileId,
+            String,
+            Vec<u8>,
+            Vec<u8>,
+            StorageFileId,
+            Option<String>,
+            Option<String>,
+        );
         let rows: Vec<Row> = self
             .db
             .read("list the deleted files of a connection", async |db| {
                 sqlx::query_as(concat!(
-                    "SELECT f.id, w.name, f.dir, f.name, f.storage_file_id FROM watches w \
-                     JOIN files f ON f.watch_id = w.id WHERE w.id IN ",
+                    "SELECT f.id, w.name, f.dir, f.name, f.storage_file_id, o.platform_id, \
+                     f.source_file_id FROM watches w JOIN files f ON f.watch_id = w.id \
+                     LEFT JOIN connections o ON o.id = f.connection_id \
+                     AND o.id <> f.target_connection_id WHERE w.id IN ",
                     watches_of_connection!("$1"),
                     " AND f.target_connection_id = $1 AND w.on_delete IN ('unmap', 'remove') \
                      AND (f.withdrawal IS NULL OR f.withdrawal = 'unmapping') AND ",
@@ -150,15 +160,21 @@ impl Ledger {
                 .await
             })
             .await?;
-        let gone = rows
-            .into_iter()
-            .map(|(file, watch, dir, name, storage_file_id)| Surplus {
+        let gone = rows.into_iter().map(
+            |(file, watch, dir, name, storage_file_id, connection, source_file_id)| Surplus {
                 file,
                 watch,
                 path: join(dir, name),
                 storage_file_id,
                 cause: SurplusCause::Gone,
-            });
+                elsewhere: connection
+                    .zip(source_file_id)
+                    .map(|(connection, source_file_id)| MappedElsewhere {
+                        connection,
+                        source_file_id,
+                    }),
+            },
+        );
         Ok(gone.collect())
     }
 

@@ -174,6 +174,7 @@ mod tests {
             path: "ref.dgn".into(),
             storage_file_id: "ref".into(),
             cause,
+            elsewhere: None,
         };
         let (reference, gone) = (
             surplus(SurplusCause::Reference),

@@ -177,7 +177,39 @@ impl Synchronizer {
         let begun = self.ledger.begin_unmapping(&ids).await?;
         failpoint("unmapping recorded");
         gone.retain(|file| begun.contains(&file.file));
-        Ok(gone)
+        let (elsewhere, here): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|file| file.elsewhere.is_some());
+        for file in elsewhere {
+            self.unmap_elsewhere(&file).await?;
+        }
+        Ok(here)
+    }
+
+    /// Removes the source file of a deleted file from a connection that the file does not belong in any more.
+    async fn unmap_elsewhere(&self, gone: &Surplus) -> Result<(), SyncError> {
+        let Some(mapped) = &gone.elsewhere else {
+            return Ok(());
+        };
+        let path = QuotedPath(&gone.path);
+        let (connection, source_file) = (&mapped.connection, &mapped.source_file_id);
+        if let Err(error) = self
+            .client
+            .remove_source_file(connection, source_file)
+            .await
+        {
+            let what = format!("cannot remove {path} from the iModel");
+            return self
+                .refused_withdrawal(&gone.watch, gone.file, &what, error)
+                .await;
+        }
+        self.ledger
+            .record_unmapped(gone, crate::clock::now())
+            .await?;
+        info!(
+            watch = gone.watch, %path, connection,
+            "source file removed from a former connection: the file is gone from the folder"
+        );
+        Ok(())
     }
 
     /// Whether any client runs a connection of the iModel. A run that takes too long does not count.

@@ -90,7 +90,7 @@ async fn brought(site: &Site, files: &[(&str, &str)], count: usize, daemon: &Dae
     at_rest(site, count, daemon).await;
 }
 
-/// Waits until the daemon has seen the end of `count` runs.
+/// Waits until the daemon has seen the end of this many runs.
 async fn runs_ended(count: usize, daemon: &Daemon) {
     let ended = || daemon.log().matches("run finished").count() == count;
     eventually(ended, || daemon.log()).await;
@@ -373,6 +373,35 @@ async fn a_deleted_file_is_taken_out_of_the_connection_of_its_type() {
         }
         daemon.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_file_that_was_deleted_before_its_connection_changed_is_taken_out_of_the_old_one() {
+    let keys = format!("{FIXED}\non_delete = \"unmap\"\ndelete_after = \"1h\"");
+    let (mut site, folder) = two_types(&keys).await;
+    "settle = \"100ms\"\nrescan_interval = \"500ms\"\npoll_interval = \"500ms\"\n"
+        .clone_into(&mut site.top);
+    write(&folder.join("c.nwd"), "one");
+    write(&folder.join("d.ifc"), "one");
+    let daemon = site.start();
+    site.synchronized(4, &daemon).await;
+    // No other file of the one type is left, but one of the other type.
+    std::fs::remove_file(folder.join("c.nwd")).unwrap();
+    std::fs::remove_file(folder.join("d.ifc")).unwrap();
+    site.shows("2 gone", &daemon).await;
+    daemon.stop().await;
+    site.replace_in_watches(FIXED, PER_TYPE);
+    site.replace_in_watches("\"1h\"", "\"1s\"");
+    let daemon = site.start();
+    site.shows("2 files are gone at once", &daemon).await;
+    let resumed = site.run(&["resume", "north"]).await;
+    assert_eq!(resumed.code, Some(0), "{resumed:?}");
+    moved(&site, &[("fixed", &[]), IFC_ONE, DGN_ONE], 4, &daemon).await;
+    for name in ["c.nwd", "d.ifc"] {
+        let shown = site.run(&["status", name]).await.out;
+        assert!(shown.contains("removed from the connection"), "{shown}");
+    }
+    daemon.stop().await;
 }
 
 #[tokio::test]

@@ -52,6 +52,9 @@ fn watch_keys() {
         "storage_folder = \"a/b?\"",
         "storage_folder = \"a/b. \"",
         "connection = \" \"",
+        "connection = \"ours {conector}\"",
+        "connection = \"ours {watch}\"",
+        "connection = \"ours {connector\"",
         "include = \"*.dgn\"",
         "exclude = [\n  \"fine\",\n  \"Piping\\\\*.dwg\",\n]",
         "upload_only = [\"[a\"]",
@@ -69,6 +72,10 @@ fn watch_keys() {
     ];
     insta::assert_snapshot!(render(cases, in_watch));
     let long = "x".repeat(300);
+    insta::assert_snapshot!(
+        "connection_name_too_long",
+        in_watch(&format!("connection = \"{long} {{connector}}\""))
+    );
     insta::assert_snapshot!(
         "watch_keys_too_long",
         in_watch(&format!("storage_folder = \"{long}\""))

@@ -83,6 +83,70 @@ async fn a_ledger_of_every_older_version_is_migrated() {
     }
 }
 
+#[tokio::test]
+async fn files_of_an_older_version_belong_in_the_connection_of_their_watch() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = StateDirectory::open(dir.path()).unwrap();
+    let older_db = Database::open_unchecked(directory).await;
+    let pool = older_db.writer();
+    let mut older = sqlx::migrate!("src/ledger/migrations");
+    older
+        .migrations
+        .to_mut()
+        .retain(|migration| migration.version < 260);
+    older.run(pool).await.unwrap();
+    for row in [
+        "INSERT INTO connections (id, imodel_id, name, platform_id, generation, covered) VALUES \
+         (1, 'imodel', 'itwin-syncd', 'c', 7, 6), (2, 'imodel', 'south', 'd', 3, 3)",
+        "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id, path) VALUES \
+         (3, 'north', 'imodel', '', 1, '/srv/north'), (4, 'south', 'imodel', 'South', 2, '/srv/south')",
+        "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, connector, version, \
+         storage_file_id, stored_version, stored_generation, connection_id, source_file_id, \
+         mapped_connector, outcome) VALUES \
+         (5, 3, x'', 'a.dgn', 10, 7, 7, 'MSTN', 4, 'fa', 4, 6, 1, 'sa', 'MSTN', 'synchronized'), \
+         (6, 3, x'', 'r.pdf', 10, 7, 7, NULL, 4, 'fr', 4, 7, NULL, NULL, NULL, 'uploaded'), \
+         (7, 4, x'', 'b.dgn', 10, 7, 7, 'MSTN', 4, 'fb', 4, 3, 2, 'sb', 'MSTN', 'synchronized')",
+    ] {
+        sqlx::query(row).execute(pool).await.unwrap();
+    }
+    older_db.close().await;
+    let ledger = Ledger::open(dir.path()).await.unwrap();
+    let south = WatchSpec {
+        storage_folder: "South".to_owned(),
+        connection: "south".to_owned().into(),
+        ..spec("south")
+    };
+    // Before and after the first start with the same configuration.
+    for _ in 0..2 {
+        let connections = ledger.connections(&"imodel".into()).await.unwrap();
+        let mut found = Vec::new();
+        for connection in connections {
+            let files = ledger.connection_files(connection.id, at(0)).await.unwrap();
+            let files: Vec<String> = files
+                .into_iter()
+                .map(|file| format!("{} {:?}", file.path.display(), file.source_file_id))
+                .collect();
+            assert!(ledger.displaced(connection.id).await.unwrap().is_empty());
+            found.push((connection.name, connection.moved_on.is_some(), files));
+        }
+        let expected = [
+            (
+                "itwin-syncd".to_owned(),
+                true,
+                vec!["a.dgn Some(\"sa\")".to_owned()],
+            ),
+            (
+                "south".to_owned(),
+                false,
+                vec!["b.dgn Some(\"sb\")".to_owned()],
+            ),
+        ];
+        assert_eq!(found, expected);
+        let specs = [spec("north"), south.clone()];
+        ledger.register_watches(&specs, at(0)).await.unwrap();
+    }
+}
+
 fn whole_listing(watch: WatchId) -> ListingPart<'static> {
     ListingPart {
         watch,
