@@ -11,6 +11,7 @@ mod clock;
 mod descriptors;
 mod host_backoffs;
 mod interfaces;
+mod new_imodels;
 mod once;
 mod reload;
 pub mod signals;
@@ -24,7 +25,7 @@ use tracing::{error, info};
 
 use crate::config::Config;
 use crate::itwin::{self, Client, Settings};
-use crate::ledger::{self, Ledger, Outcome, Summary};
+use crate::ledger::{self, Inactive, Ledger, Outcome, Summary};
 use crate::watch as watching;
 pub use reload::Reloads;
 use tasks::Tasks;
@@ -52,6 +53,8 @@ pub struct Pass {
     pub unreachable: Vec<(String, String)>,
     /// Watches that are only partly readable, with the reason.
     pub left_out: Vec<(String, String)>,
+    /// Watches whose iModel is not there, with the reason.
+    pub awaiting: Vec<(String, String)>,
 }
 
 /// Why the service failed.
@@ -100,7 +103,10 @@ impl Pass {
     /// Whether every file that was found is synchronized.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.open == Summary::default() && self.unreachable.is_empty() && self.left_out.is_empty()
+        self.open == Summary::default()
+            && self.unreachable.is_empty()
+            && self.left_out.is_empty()
+            && self.awaiting.is_empty()
     }
 }
 
@@ -145,12 +151,26 @@ pub async fn run(
             no_proxy, "connecting to the platform through a proxy"
         );
     }
-    let mut tasks = Tasks::start(&config, &ledger, &client).await?;
+    config.know_imodels(&ledger.created_imodels().await?);
+    let (known, mut imodel_known) = tokio::sync::mpsc::channel(1);
+    let mut tasks = Tasks::start(&config, &ledger, &client, known).await?;
     tasks
         .start_interfaces(&config, &ledger, &client, until)
         .await?;
     systemd::ready(&watchdog::line(&ledger, None).await?);
     tasks.watchdog(&ledger);
+    if until == Until::Done {
+        // A pass includes the synchronizers of iModels that it creates.
+        let at_rest = tasks.imodels_at_rest();
+        tokio::select! {
+            ended = tasks.unasked_end() => return Err(ended),
+            () = stop.cancelled() => {}
+            () = at_rest => {}
+            // The tasks of iModels never wait for the pass.
+            () = async { while imodel_known.recv().await.is_some() {} } => {}
+        }
+        tasks.use_created(&mut config, &ledger, &client).await?;
+    }
     let pass = tasks.pass();
     let looked_at = ledger.clone();
     let done = async move {
@@ -165,6 +185,11 @@ pub async fn run(
             ended = tasks.unasked_end() => break Err(ended),
             () = stop.cancelled() => break Ok(()),
             done = &mut done => break done,
+            Some(()) = imodel_known.recv() => {
+                if let Err(error) = tasks.use_created(&mut config, &ledger, &client).await {
+                    break Err(error);
+                }
+            }
             (loaded, levels) = reload::next(&mut reloads) => {
                 let note = match loaded {
                     Ok(new) => match tasks.reload(&config, new, &ledger, &client, levels).await {
@@ -187,6 +212,7 @@ pub async fn run(
     systemd::stopping(config.shutdown_grace);
     let unreachable = tasks.troubles(|progress| progress.problem.clone());
     let left_out = tasks.troubles(|progress| progress.left_out.clone());
+    let awaiting = awaiting(&ledger).await?;
     tasks.stop(config.shutdown_grace).await;
     if let Err(error) = &ended
         && let Some(error) = error.of_ledger()
@@ -209,7 +235,21 @@ pub async fn run(
         open,
         unreachable,
         left_out,
+        awaiting,
     })
+}
+
+/// Watches whose iModel is not there, with the reason.
+async fn awaiting(ledger: &Ledger) -> Result<Vec<(String, String)>, ledger::Error> {
+    let reports = ledger.watch_reports(crate::clock::now()).await?.into_iter();
+    let waiting = reports.filter_map(|watch| match watch.inactive {
+        Some(inactive @ Inactive::AwaitsImodel { .. }) if watch.configured => {
+            let reason = inactive.reason(&watch.name);
+            Some((watch.name, reason))
+        }
+        _ => None,
+    });
+    Ok(waiting.collect())
 }
 
 /// The platform's client as configured.

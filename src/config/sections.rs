@@ -46,6 +46,7 @@ pub(super) const KEYS: &Keys = &[
         "imodel",
         &[
             "id",
+            "create",
             "spatial_root",
             "named_version",
             "run_window",
@@ -138,6 +139,7 @@ pub(super) const KEYS: &Keys = &[
             "formerly",
             "path",
             "imodel_id",
+            "imodel",
             "recursive",
             "rename",
             "on_delete",

@@ -4,6 +4,7 @@
 //! `folders`. A watch with an error is returned as well, with empty values: all watches are checked in one pass. It
 //! touches no folder.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -14,6 +15,7 @@ use super::schedule;
 use super::sections::{DAY, KEYS, SECOND, Times};
 use super::values::{self, InvalidValue};
 use super::{OnDelete, OnRename, Sync, Watch};
+use crate::ids::ImodelId;
 use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
 /// A watch, and where its keys are in the file.
@@ -31,12 +33,13 @@ pub(super) fn read<'d>(
     tables: &[&'d Spanned<DeValue<'d>>],
     times: Times,
     sync: &Sync,
+    created: &BTreeMap<String, ImodelId>,
     report: &mut Report,
 ) -> Vec<Placed> {
     let placed: Vec<Placed> = tables
         .iter()
         .enumerate()
-        .map(|(index, table)| one(table, index + 1, times, sync, report))
+        .map(|(index, table)| one(table, index + 1, times, (sync, created), report))
         .collect();
     for (index, later) in placed.iter().enumerate() {
         for earlier in placed.iter().take(index) {
@@ -52,7 +55,7 @@ fn one<'d>(
     table: &'d Spanned<DeValue<'d>>,
     number: usize,
     times: Times,
-    sync: &Sync,
+    (sync, created): (&Sync, &BTreeMap<String, ImodelId>),
     report: &'d mut Report,
 ) -> Placed {
     let name = table
@@ -85,14 +88,7 @@ fn one<'d>(
                 values::absolute,
             )
             .unwrap_or_default(),
-        imodel_id: section
-            .require(
-                "imodel_id",
-                "add the id of the iModel that receives the files",
-                values::uuid,
-            )
-            .unwrap_or_default()
-            .into(),
+        imodel_id: imodel_id(&mut section, created),
         settle_policy: times.settle_policy(),
         rescan_interval: times.rescan_interval,
         poll_interval: times.poll_interval,
@@ -118,6 +114,38 @@ fn one<'d>(
         at_storage_folder: section.place("storage_folder"),
         schedules,
     }
+}
+
+/// The id of the iModel, or the key of one that is created.
+fn imodel_id(section: &mut Section<'_>, created: &BTreeMap<String, ImodelId>) -> ImodelId {
+    if !section.has("imodel") {
+        let hint = "add the id of the iModel that receives the files";
+        let id = section.require("imodel_id", hint, values::uuid);
+        return id.unwrap_or_default().into();
+    }
+    if section.has("imodel_id") {
+        section.add(
+            "imodel",
+            InvalidValue::new("imodel_id is set as well", "remove one of the two keys"),
+        );
+        return ImodelId::default();
+    }
+    let found = section.read("imodel", |value| {
+        let name = values::text(value)?;
+        created.get(&name).cloned().ok_or_else(|| {
+            let names: Vec<String> = created.keys().map(|name| format!("{name:?}")).collect();
+            let hint = if names.is_empty() {
+                "set imodel_id to the id of the iModel, or add an [[imodel]] table with \
+                 create = { itwin_id = \"…\", name = \"…\" }"
+                    .to_owned()
+            } else {
+                format!("names in [[imodel]] tables: {}", names.join(", "))
+            };
+            let what = format!("no [[imodel]] table creates an iModel with the name {name:?}");
+            InvalidValue::new(what, hint)
+        })
+    });
+    found.unwrap_or_default()
 }
 
 fn on_rename(value: &DeValue<'_>) -> Result<OnRename, InvalidValue> {

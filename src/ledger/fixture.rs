@@ -45,6 +45,7 @@ pub(super) fn spec(name: &str) -> WatchSpec {
         name: name.to_owned(),
         formerly: None,
         path: PathBuf::from("/srv").join(name),
+        imodel_wait: None,
         imodel_id: "imodel".into(),
         storage_folder: String::new(),
         withdrawal: crate::ledger::WithdrawalPolicy::default(),

@@ -160,6 +160,7 @@ impl World {
             name: "north".to_owned(),
             formerly: None,
             path: "/srv/north".into(),
+            imodel_wait: None,
             imodel_id: "imodel".into(),
             storage_folder: String::new(),
             withdrawal: crate::ledger::WithdrawalPolicy::default(),

@@ -33,6 +33,8 @@ pub struct WatchSpec {
     pub path: PathBuf,
     /// The iModel that its files go into.
     pub imodel_id: ImodelId,
+    /// Why no job of it is claimed before its iModel is there; None: it is.
+    pub imodel_wait: Option<String>,
     /// The folder in storage, as segments joined by `/`; empty for the root folder.
     pub storage_folder: String,
     /// The display name of the connection of its files in the iModel.
@@ -95,6 +97,15 @@ struct KnownRow {
     storage_folder: String,
     configured: bool,
     has_files: bool,
+    /// The id of the iModel that it waited for; None: it waited for none, or for one that is not there yet.
+    created_id: Option<ImodelId>,
+}
+
+impl KnownRow {
+    /// Whether only the id of its iModel was not known before.
+    fn has_waited_for(&self, imodel_id: &ImodelId) -> bool {
+        self.created_id.as_ref() == Some(imodel_id)
+    }
 }
 
 impl Ledger {
@@ -173,7 +184,8 @@ impl Ledger {
 async fn known_watches(tx: &mut Tx) -> Result<Vec<KnownRow>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, path, imodel_id, storage_folder, configured <> 0 AS configured, \
-         EXISTS (SELECT 1 FROM files WHERE watch_id = watches.id) AS has_files FROM watches \
+         EXISTS (SELECT 1 FROM files WHERE watch_id = watches.id) AS has_files, (SELECT c.imodel_id \
+         FROM created_imodels c WHERE c.imodel_key = watches.imodel_id) AS created_id FROM watches \
          ORDER BY name",
     )
     .fetch_all(&mut **tx)
@@ -303,7 +315,7 @@ async fn changes(
             });
         }
     }
-    if row.imodel_id != spec.imodel_id {
+    if row.imodel_id != spec.imodel_id && !row.has_waited_for(&spec.imodel_id) {
         changes.push(WatchChange::Imodel {
             from: row.imodel_id.clone(),
             mapped: count_mapped(tx, row.id).await?,
@@ -351,15 +363,28 @@ async fn register(
     }
     sqlx::query(
         "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
-         connection_id = $4, path = $5 WHERE id = $1",
+         connection_id = $4, path = $5, imodel_wait = CASE WHEN $6 IS NULL THEN NULL \
+         ELSE COALESCE(imodel_wait, $6) END, imodel_hint = CASE WHEN $6 IS NULL THEN NULL \
+         ELSE imodel_hint END WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
     .bind(&spec.storage_folder)
     .bind(connection_id)
     .bind(spec.path.as_os_str().as_bytes())
+    .bind(&spec.imodel_wait)
     .execute(&mut **tx)
     .await?;
+    if let Some(row) = known.filter(|row| row.has_waited_for(&spec.imodel_id)) {
+        // The one that had the key of the iModel for its id.
+        sqlx::query(
+            "DELETE FROM connections WHERE imodel_id = $1 AND NOT EXISTS (SELECT 1 FROM watches w \
+             WHERE w.connection_id = connections.id)",
+        )
+        .bind(&row.imodel_id)
+        .execute(&mut **tx)
+        .await?;
+    }
     drop_former(tx, id, &spec.imodel_id).await?;
     set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;

@@ -10,14 +10,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::new_imodels::{self, Creation};
 use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
-use crate::config::{Config, OnDelete, Watch};
+use crate::config::{Config, NewImodel, OnDelete, Watch};
 use crate::failpoint::failpoint;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{self, BulkChangeLimits, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
+use crate::retry::Policy;
 use crate::runtime_status::{Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
@@ -26,6 +28,12 @@ use crate::watch::{self as watching, Progress, ReadySink};
 
 /// How the names of watches' tasks begin.
 const WATCH: &str = "watch ";
+
+/// How the names of iModels' tasks begin.
+const IMODEL: &str = "imodel ";
+
+/// `run --once` does not wait for an iModel for longer.
+const IMODELS_PATIENCE: Duration = Duration::from_mins(5);
 
 /// Requests that may wait for the task of a watch; more would only repeat the same.
 const ORDERS: usize = 16;
@@ -37,6 +45,12 @@ pub(super) struct Tasks {
     pub(super) roots: HashMap<String, Root>,
     pub(super) synchronizers: BTreeMap<ImodelId, watch::Receiver<synchronizer::Progress>>,
     pub(super) wake_uploads: Arc<Notify>,
+    /// The iModels that the configuration names, by key.
+    pub(super) imodels: BTreeMap<ImodelId, ImodelTask>,
+    /// Its change makes them look again.
+    pub(super) wake_imodels: watch::Sender<u64>,
+    /// Receives a message when the id of one can be used.
+    pub(super) known: mpsc::Sender<()>,
     /// The kernel's file events, for all watches together.
     pub(super) events: watching::Events,
     /// Incremented when an operator wants synchronizers to act now.
@@ -48,7 +62,7 @@ pub(super) struct Tasks {
     pub(super) queue: watch::Receiver<Instant>,
     /// For the status line.
     pub(super) note: watch::Sender<Option<String>>,
-    /// Watch tasks that were stopped and are still running.
+    /// Tasks of watches and iModels that were stopped and are still running.
     pub(super) ending: usize,
 }
 
@@ -58,11 +72,18 @@ pub(super) struct Root {
     pub(super) stop: CancellationToken,
 }
 
+/// The task of an iModel that the configuration names.
+pub(super) struct ImodelTask {
+    pub(super) progress: watch::Receiver<new_imodels::Progress>,
+    pub(super) stop: CancellationToken,
+}
+
 impl Tasks {
     pub(super) async fn start(
         config: &Config,
         ledger: &Ledger,
         client: &Client,
+        known: mpsc::Sender<()>,
     ) -> Result<Self, Error> {
         let watches = register(config, ledger).await?;
         let (turned, queue) = watch::channel(Instant::now());
@@ -72,6 +93,9 @@ impl Tasks {
             roots: HashMap::new(),
             synchronizers: BTreeMap::new(),
             wake_uploads: Arc::default(),
+            imodels: BTreeMap::new(),
+            wake_imodels: watch::Sender::new(0),
+            known,
             events: watching::Events::default(),
             wake_synchronizers: watch::Sender::new(0),
             live: StatusTracker::new(),
@@ -90,9 +114,8 @@ impl Tasks {
             let itwin::Outage { since, reason } = platform.outage()?;
             Some(Outage { since, reason })
         });
-        for watch in &config.watches {
-            tasks.synchronizer(&watch.imodel_id, ledger, client);
-        }
+        tasks.start_synchronizers(config, ledger, client);
+        tasks.start_imodels(config, ledger, client);
         let uploads = UploadPool::new(upload::Deps {
             ledger: ledger.clone(),
             client: client.clone(),
@@ -144,8 +167,104 @@ impl Tasks {
         });
     }
 
+    /// Starts the synchronizer of each iModel that has none yet and whose id is known.
+    pub(super) fn start_synchronizers(
+        &mut self,
+        config: &Config,
+        ledger: &Ledger,
+        client: &Client,
+    ) {
+        for watch in &config.watches {
+            if imodel_wait(config, watch).is_none() {
+                self.synchronizer(&watch.imodel_id, ledger, client);
+            }
+        }
+    }
+
+    /// Starts the tasks of iModels that the configuration names, and stops those of others.
+    pub(super) fn start_imodels(&mut self, config: &Config, ledger: &Ledger, client: &Client) {
+        let named = new_imodels::named(config);
+        let keys: Vec<ImodelId> = named.iter().map(NewImodel::key).collect();
+        self.imodels.retain(|key, task| {
+            let is_named = keys.contains(key);
+            if !is_named {
+                task.stop.cancel();
+                self.ending += 1;
+            }
+            is_named
+        });
+        for new in named {
+            let key = new.key();
+            if self.imodels.contains_key(&key) {
+                continue;
+            }
+            let stop = self.stop.child_token();
+            let sender = watch::Sender::new(new_imodels::Progress::default());
+            let task = ImodelTask {
+                progress: sender.subscribe(),
+                stop: stop.clone(),
+            };
+            self.imodels.insert(key.clone(), task);
+            let creation = Creation {
+                new,
+                ledger: ledger.clone(),
+                client: client.clone(),
+                retry: Policy {
+                    first: config.retry.first_delay,
+                    max: config.retry.max_delay,
+                },
+                poll: Policy {
+                    first: config.sync.poll_interval,
+                    max: config.sync.poll_max,
+                },
+                check_interval: check_interval(&config.watches),
+                wake: self.wake_imodels.subscribe(),
+                known: self.known.clone(),
+                progress: sender,
+            };
+            self.spawn(format!("{IMODEL}{key}"), creation.run(stop));
+        }
+    }
+
+    /// Uses the ids that the ledger has of created iModels.
+    pub(super) async fn use_created(
+        &mut self,
+        config: &mut Config,
+        ledger: &Ledger,
+        client: &Client,
+    ) -> Result<(), Error> {
+        config.know_imodels(&ledger.created_imodels().await?);
+        let watches = register(config, ledger).await?;
+        self.upload_settings
+            .send_modify(|settings| settings.watches = watches.into_iter().collect());
+        self.synchronizer_settings
+            .send_replace(synchronizer_settings(config));
+        self.start_synchronizers(config, ledger, client);
+        self.wake_uploads.notify_one();
+        self.wake_synchronizers.send_modify(|_asked| ());
+        self.wake_imodels.send_modify(|_asked| ());
+        Ok(())
+    }
+
+    /// Returns when no iModel is expected to be there within moments.
+    pub(super) fn imodels_at_rest(&self) -> impl Future<Output = ()> + use<> {
+        let tasks = self.imodels.values();
+        let progress: Vec<_> = tasks.map(|task| task.progress.clone()).collect();
+        let all = async move {
+            for mut one in progress {
+                // A task that ended stops the service elsewhere.
+                one.wait_for(|progress| *progress != new_imodels::Progress::Working)
+                    .await
+                    .ok();
+            }
+        };
+        async move {
+            tokio::time::timeout(IMODELS_PATIENCE, all).await.ok();
+        }
+    }
+
     /// Starts the synchronizer of an iModel, if there is none yet.
-    pub(super) fn synchronizer(&mut self, imodel_id: &ImodelId, ledger: &Ledger, client: &Client) {
+    fn synchronizer(&mut self, imodel_id: &ImodelId, ledger: &Ledger, client: &Client) {
         if self.synchronizers.contains_key(imodel_id) {
             return;
         }
@@ -214,8 +333,10 @@ impl Tasks {
         loop {
             return match self.set.join_next().await {
                 Some(Ok((_, Err(error)))) => error,
-                // Only stopped watch tasks end without an error.
-                Some(Ok((name, Ok(())))) if self.ending > 0 && name.starts_with(WATCH) => {
+                // Only stopped tasks of watches and iModels end without an error.
+                Some(Ok((name, Ok(()))))
+                    if self.ending > 0 && (name.starts_with(WATCH) || name.starts_with(IMODEL)) =>
+                {
                     self.ending -= 1;
                     continue;
                 }
@@ -303,6 +424,15 @@ pub(super) fn scopes(watches: &[Watch]) -> HashMap<String, Scope> {
         .collect()
 }
 
+/// Why the files of a watch wait for its iModel, if its id is not known.
+pub(super) fn imodel_wait(config: &Config, watch: &Watch) -> Option<String> {
+    let key = &watch.imodel_id;
+    let mut unknown = config.unknown_imodels();
+    unknown
+        .any(|new| new.key() == *key)
+        .then(|| new_imodels::not_known_yet(key))
+}
+
 /// The watches of a configuration, for the ledger.
 pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
     let watches = config.watches.iter();
@@ -312,6 +442,7 @@ pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
             formerly: watch.formerly.clone(),
             path: watch.path.clone(),
             imodel_id: watch.imodel_id.clone(),
+            imodel_wait: imodel_wait(config, watch),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
             withdrawal: WithdrawalPolicy {

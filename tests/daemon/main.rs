@@ -17,6 +17,7 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod create_imodel;
 mod demo;
 mod emulator_command;
 mod filesystem;

@@ -118,6 +118,11 @@ impl<'e> OtherClient<'e> {
         status == 200
     }
 
+    pub async fn deletes_the_imodel(&self, id: &str) -> bool {
+        let path = format!("/imodels/{id}");
+        self.ask(Method::DELETE, &path, None).await.0 == 204
+    }
+
     pub async fn deletes_the_connection(&self) -> bool {
         let Some(connection) = self.connection() else {
             return false;
