@@ -68,7 +68,7 @@ async fn synchronized(site: &Site, files: usize, daemon: &Daemon) {
 async fn an_imodel_is_created_once_and_two_watches_synchronize_into_it() {
     let (mut site, folder) = site(|_| {}).await;
     site.tables +=
-        "named_version = { when = \"each\", name = \"Issue\" }\nrun_window = \"00:00-24:00\"\n";
+        "named_version = { when = \"each\", name = \"Issue\" }\nrun_window = [\"Mon-Sun\"]\n";
     let other = watch(&mut site, "south");
     write(&folder.join("a.dgn"), "a");
     write(&other.join("b.dgn"), "b");
@@ -199,7 +199,7 @@ async fn a_failed_initialization_is_shown_and_other_watches_continue() {
         .await;
     site.shows("delete this iModel in the iTwin portal", &daemon)
         .await;
-    site.synchronized(1, &daemon).await;
+    daemon.says("file synchronized watch=\"other\"").await;
     assert_eq!((contents(&site), posts(&site)), (0, 1));
     let state = site.emulator.state();
     assert!(
