@@ -52,6 +52,7 @@ pub use web::Web;
 pub(crate) use values::show_duration;
 
 use crate::bandwidth::Period;
+use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::Network;
 use crate::secret::Secret;
@@ -234,7 +235,7 @@ pub struct Upload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sync {
     /// Name of our storage connections.
-    pub connection: String,
+    pub connection: ConnectionName,
     /// A run starts when no further file was uploaded for this long.
     pub batch_window: Duration,
     /// …but waits no longer than this; not below `batch_window`.
@@ -282,6 +283,8 @@ pub struct Watch {
     pub path: PathBuf,
     /// UUID in lower case with hyphens. [`NewImodel::key`] while the id of an iModel to create is not known.
     pub imodel_id: ImodelId,
+    /// For the second and each further iModel of a table with several: the watch of the first one, which uploads.
+    pub follows: Option<Followed>,
     /// When a file counts as completely written.
     pub settle_policy: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.
@@ -297,12 +300,21 @@ pub struct Watch {
     pub on_delete: OnDelete,
     /// How long it has to be gone before that.
     pub delete_after: Duration,
-    /// Name of the storage connection of this watch's files.
-    pub connection: String,
+    /// Name of the storage connection of this watch's files, or of those of their connector types.
+    pub connection: ConnectionName,
     /// When its files may be uploaded; None: at any time.
     pub upload_schedule: Option<Schedule>,
     /// Which files, how deep, and with which connector.
     pub scope: Scope,
+}
+
+/// The watch whose uploads another watch of the same folder uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Its name.
+    pub watch: String,
+    /// Its iModel.
+    pub imodel_id: ImodelId,
 }
 
 /// What happens in storage when a local file is renamed or moved.
@@ -448,10 +460,23 @@ impl Watch {
     /// storage respects it.
     #[must_use]
     pub fn storage_overlaps(&self, other: &Self) -> bool {
+        if self.is_same_table(other) {
+            return false;
+        }
         self.storage_folder
             .iter()
             .zip(&other.storage_folder)
             .all(|(one, other)| one.to_lowercase() == other.to_lowercase())
+    }
+
+    /// Whether both are of one table with several iModels, so that one of them uploads for the other.
+    #[must_use]
+    pub fn is_same_table(&self, other: &Self) -> bool {
+        let leader = |watch: &'_ Self| match &watch.follows {
+            Some(leader) => leader.watch.clone(),
+            None => watch.name.clone(),
+        };
+        (self.follows.is_some() || other.follows.is_some()) && leader(self) == leader(other)
     }
 }
 

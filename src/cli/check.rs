@@ -13,6 +13,7 @@ use super::created_imodels::{self, Plan};
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_line};
 use crate::config::{Config, NewImodel, Schedule, SpatialRoot, Watch};
+use crate::connection_name::ConnectionName;
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
@@ -280,18 +281,18 @@ async fn source_files(
     watched: u64,
 ) {
     let name = format!("iModel {imodel_id}");
-    let used: BTreeSet<&str> = config
+    let used: Vec<&ConnectionName> = config
         .watches
         .iter()
         .filter(|watch| watch.imodel_id == *imodel_id)
-        .map(|watch| watch.connection.as_str())
+        .map(|watch| &watch.connection)
         .collect();
     let (mut ours, mut foreign) = (0, 0);
     for connection in connections {
         let is_ours = connection
             .display_name
             .as_deref()
-            .is_some_and(|name| used.contains(name));
+            .is_some_and(|name| used.iter().any(|used| used.fits(name)));
         let count = match client.source_files(&connection.id).await {
             Ok(files) => files.len() as u64,
             Err(error) => {
@@ -380,6 +381,12 @@ async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
         && tokio::fs::read_dir(&watch.path).await.is_ok()
 }
 
+/// Whether the configuration names the iModel instead of having its id.
+fn is_created(config: &Config, imodel_id: &ImodelId) -> bool {
+    let mut imodels = config.imodels.iter();
+    imodels.any(|imodel| imodel.id == *imodel_id && imodel.create.is_some())
+}
+
 /// What a start will do about an iModel that the configuration names.
 async fn new_imodel(report: &mut Report, client: &Client, new: &NewImodel) {
     let name = format!("iModel {}", new.key());
@@ -450,6 +457,13 @@ async fn platform(
                     Some(hint),
                 );
             }
+            Err(error) if error.is_not_found() && is_created(config, imodel_id) => report.wrong(
+                &format!("iModel {imodel_id}: {}", chain(&error)),
+                Some(
+                    "it was created or found by its name, and no other one is created in its place: set another \
+                     name in create, or imodel_id instead of imodel",
+                ),
+            ),
             Err(error) => report.refused(&format!("iModel {imodel_id}"), &error),
         }
         match client.connections(imodel_id).await {

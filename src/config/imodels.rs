@@ -16,6 +16,7 @@ use super::sections::KEYS;
 use super::values::{self, InvalidValue};
 use super::watches::Placed;
 use super::{Imodel, SpatialRoot};
+use crate::ids::ImodelId;
 use crate::selection::Verdict;
 
 /// How a spatial root is written.
@@ -42,7 +43,9 @@ pub(super) fn read<'d>(
             None if section.has("create") => None,
             None => {
                 let hint = "add the id of the iModel, the same as imodel_id of its watches";
-                section.require("id", hint, values::uuid).map(Into::into)
+                section
+                    .require("id", hint, values::uuid)
+                    .map(ImodelId::from)
             }
         };
         if section.has("create") && section.has("id") {
@@ -54,9 +57,9 @@ pub(super) fn read<'d>(
         let version = section.read("named_version", named_version);
         let Some(id) = id else { continue };
         let imodel = Imodel {
-            id,
             create,
-            spatial_root: root,
+            spatial_root: root.map(|root| of_follower(root, &id, watches)),
+            id,
             named_version: version.flatten(),
         };
         if let Some(bad) = mistake(&imodel, &imodels, watches) {
@@ -77,7 +80,10 @@ pub(super) fn read<'d>(
             }
         }
         for placed in watches.iter_mut() {
-            if placed.watch.imodel_id == imodel.id && placed.watch.upload_schedule.is_none() {
+            if placed.watch.imodel_id == imodel.id
+                && placed.watch.upload_schedule.is_none()
+                && placed.watch.follows.is_none()
+            {
                 placed.watch.upload_schedule.clone_from(&windows.upload);
             }
         }
@@ -140,6 +146,18 @@ fn spatial_root(value: &DeValue<'_>) -> Result<SpatialRoot, InvalidValue> {
         watch: text("watch")?,
         path,
     })
+}
+
+/// A table with several iModels is several watches: the one of this iModel is meant.
+fn of_follower(mut root: SpatialRoot, imodel_id: &ImodelId, watches: &[Placed]) -> SpatialRoot {
+    let follower = watches.iter().map(|placed| &placed.watch).find(|watch| {
+        let leader = watch.follows.as_ref();
+        watch.imodel_id == *imodel_id && leader.is_some_and(|leader| leader.watch == root.watch)
+    });
+    if let Some(follower) = follower {
+        root.watch.clone_from(&follower.name);
+    }
+    root
 }
 
 fn mistake(imodel: &Imodel, earlier: &[Imodel], watches: &[Placed]) -> Option<InvalidValue> {

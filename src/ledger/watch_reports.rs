@@ -413,7 +413,9 @@ pub(super) async fn watches(
          LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
-         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
+         ON r.id = (SELECT MAX((SELECT MAX(id) FROM runs \
+         WHERE connection_id = wc.connection_id)) FROM watch_connections wc \
+         WHERE wc.watch_id = w.id) \
          ORDER BY w.name"
     );
     let rows: Vec<WatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))

@@ -32,6 +32,9 @@ const WATCH: &str = "watch ";
 /// How the names of iModels' tasks begin.
 const IMODEL: &str = "imodel ";
 
+/// The first pause while an iModel is initialized: an empty one is ready soon.
+const POLL: Duration = Duration::from_secs(2);
+
 /// `run --once` does not wait for an iModel for longer.
 const IMODELS_PATIENCE: Duration = Duration::from_mins(5);
 
@@ -214,7 +217,7 @@ impl Tasks {
                     max: config.retry.max_delay,
                 },
                 poll: Policy {
-                    first: config.sync.poll_interval,
+                    first: config.sync.poll_interval.min(POLL),
                     max: config.sync.poll_max,
                 },
                 check_interval: check_interval(&config.watches),
@@ -458,6 +461,7 @@ pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
                 changed_files: config.bulk_change.max_files,
                 new_files: config.bulk_change.max_new_files,
             },
+            follows: watch.follows.as_ref().map(|leader| leader.watch.clone()),
         })
         .collect()
 }
