@@ -28,7 +28,6 @@ mod values;
 mod watches;
 mod web;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
@@ -41,7 +40,7 @@ use environment::Mode;
 pub use errors::{ConfigError, ConfigErrors};
 pub use hooks::{Hook, HookEvent, HookOutcome};
 pub use mail::{Mail, MailTls};
-pub use new_imodels::{Extent, NewImodel, Position};
+pub use new_imodels::{Extent, KnownImodels, NewImodel, Position};
 pub use notifications::{Address, Alert, Format, Heartbeat};
 use raw::RawConfig;
 pub(crate) use schedule::STALE;
@@ -378,43 +377,6 @@ impl Config {
         let mut report = Report::new(file, text);
         let raw = RawConfig::read(text, environment, Mode::Daemon, &mut report);
         report.finish(raw.and_then(RawConfig::into_config))
-    }
-}
-
-impl Imodel {
-    /// What to create, while its id is not known.
-    #[must_use]
-    pub fn unknown(&self) -> Option<&NewImodel> {
-        self.create.as_ref().filter(|new| new.key() == self.id)
-    }
-}
-
-/// Ids of created iModels, by [`NewImodel::key`].
-pub type KnownImodels = BTreeMap<ImodelId, ImodelId>;
-
-impl Config {
-    /// Uses the ids of iModels that were created.
-    pub fn know_imodels(&mut self, known: &KnownImodels) {
-        let ids = self.watches.iter_mut().map(|watch| &mut watch.imodel_id);
-        for id in ids.chain(self.imodels.iter_mut().map(|imodel| &mut imodel.id)) {
-            if let Some(known) = known.get(id) {
-                id.clone_from(known);
-            }
-        }
-        for (key, id) in known {
-            if let Some(schedule) = self.run_schedules.remove(key) {
-                self.run_schedules.entry(id.clone()).or_insert(schedule);
-            }
-        }
-    }
-
-    /// What has to be created for a watch, and has no id yet.
-    pub fn unknown_imodels(&self) -> impl Iterator<Item = &NewImodel> {
-        let unknown = self.imodels.iter().filter_map(Imodel::unknown);
-        unknown.filter(|new| {
-            let key = new.key();
-            self.watches.iter().any(|watch| watch.imodel_id == key)
-        })
     }
 }
 

@@ -131,26 +131,11 @@ pub async fn run(
     crate::clock::make_steady();
     let began = crate::clock::now();
     descriptors::raise();
-    let ledger = systemd::extending_timeout(Ledger::open(&config.state.path)).await?;
-    if let Some((path, what)) = ledger.moved_aside() {
-        error!(
-            ?path,
-            what,
-            hint = "no action needed: all folders are scanned and compared with storage",
-            "ledger damaged: moved it aside and started a new one"
-        );
-    }
+    let ledger = open_ledger(&config).await?;
     clock::correct(&ledger).await?;
     let client = client(&config).map_err(Error::Client)?;
     host_backoffs::resume(&client, &ledger).await?;
-    if let Some(proxy) = &config.network.proxy {
-        let no_proxy = &config.network.no_proxy;
-        let no_proxy = (!no_proxy.is_empty()).then(|| no_proxy.join(", "));
-        info!(
-            proxy = proxy.url.authority(),
-            no_proxy, "connecting to the platform through a proxy"
-        );
-    }
+    log_proxy(&config);
     config.know_imodels(&ledger.created_imodels().await?);
     let (known, mut imodel_known) = tokio::sync::mpsc::channel(1);
     let mut tasks = Tasks::start(&config, &ledger, &client, known).await?;
@@ -159,17 +144,11 @@ pub async fn run(
         .await?;
     systemd::ready(&watchdog::line(&ledger, None).await?);
     tasks.watchdog(&ledger);
+    let mut prepared = Ok(());
     if until == Until::Done {
-        // A pass includes the synchronizers of iModels that it creates.
-        let at_rest = tasks.imodels_at_rest();
-        tokio::select! {
-            ended = tasks.unasked_end() => return Err(ended),
-            () = stop.cancelled() => {}
-            () = at_rest => {}
-            // The tasks of iModels never wait for the pass.
-            () = async { while imodel_known.recv().await.is_some() {} } => {}
-        }
-        tasks.use_created(&mut config, &ledger, &client).await?;
+        prepared = tasks
+            .await_imodels(&mut config, &ledger, &client, &stop)
+            .await;
     }
     let pass = tasks.pass();
     let looked_at = ledger.clone();
@@ -181,14 +160,15 @@ pub async fn run(
     };
     tokio::pin!(done);
     let ended = loop {
+        if prepared.is_err() {
+            break prepared;
+        }
         tokio::select! {
             ended = tasks.unasked_end() => break Err(ended),
             () = stop.cancelled() => break Ok(()),
             done = &mut done => break done,
             Some(()) = imodel_known.recv() => {
-                if let Err(error) = tasks.use_created(&mut config, &ledger, &client).await {
-                    break Err(error);
-                }
+                prepared = tasks.use_created(&mut config, &ledger, &client).await;
             }
             (loaded, levels) = reload::next(&mut reloads) => {
                 let note = match loaded {
@@ -212,7 +192,6 @@ pub async fn run(
     systemd::stopping(config.shutdown_grace);
     let unreachable = tasks.troubles(|progress| progress.problem.clone());
     let left_out = tasks.troubles(|progress| progress.left_out.clone());
-    let awaiting = awaiting(&ledger).await?;
     tasks.stop(config.shutdown_grace).await;
     if let Err(error) = &ended
         && let Some(error) = error.of_ledger()
@@ -221,6 +200,7 @@ pub async fn run(
     }
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(crate::clock::now()).await?;
+    let awaiting = awaiting(&ledger).await?;
     ended?;
     // Not after an error, which may be the ledger's: then the next start checks the ledger.
     ledger.close().await;
@@ -237,6 +217,30 @@ pub async fn run(
         left_out,
         awaiting,
     })
+}
+
+async fn open_ledger(config: &Config) -> Result<Ledger, ledger::Error> {
+    let ledger = systemd::extending_timeout(Ledger::open(&config.state.path)).await?;
+    if let Some((path, what)) = ledger.moved_aside() {
+        error!(
+            ?path,
+            what,
+            hint = "no action needed: all folders are scanned and compared with storage",
+            "ledger damaged: moved it aside and started a new one"
+        );
+    }
+    Ok(ledger)
+}
+
+fn log_proxy(config: &Config) {
+    if let Some(proxy) = &config.network.proxy {
+        let no_proxy = &config.network.no_proxy;
+        let no_proxy = (!no_proxy.is_empty()).then(|| no_proxy.join(", "));
+        info!(
+            proxy = proxy.url.authority(),
+            no_proxy, "connecting to the platform through a proxy"
+        );
+    }
 }
 
 /// Watches whose iModel is not there, with the reason.

@@ -381,12 +381,6 @@ async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
         && tokio::fs::read_dir(&watch.path).await.is_ok()
 }
 
-/// Whether the configuration names the iModel instead of having its id.
-fn is_created(config: &Config, imodel_id: &ImodelId) -> bool {
-    let mut imodels = config.imodels.iter();
-    imodels.any(|imodel| imodel.id == *imodel_id && imodel.create.is_some())
-}
-
 /// What a start will do about an iModel that the configuration names.
 async fn new_imodel(report: &mut Report, client: &Client, new: &NewImodel) {
     let name = format!("iModel {}", new.key());
@@ -457,7 +451,7 @@ async fn platform(
                     Some(hint),
                 );
             }
-            Err(error) if error.is_not_found() && is_created(config, imodel_id) => report.wrong(
+            Err(error) if error.is_not_found() && config.is_created(imodel_id) => report.wrong(
                 &format!("iModel {imodel_id}: {}", chain(&error)),
                 Some(
                     "it was created or found by its name, and no other one is created in its place: set another \

@@ -1,6 +1,6 @@
 //! The key `create` of an `[[imodel]]` table: an iModel that the service creates if the iTwin has none of that name.
 //!
-//! Input: the value of the key. Output: a [`NewImodel`]. Pure.
+//! Input: the value of the key. Output: a [`NewImodel`]. Its id takes the place of its key once it is known. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::values::{self, InvalidValue};
+use super::{Config, Imodel};
 use crate::ids::ImodelId;
 
 /// How it is written.
@@ -55,6 +56,50 @@ impl NewImodel {
     #[must_use]
     pub fn key(&self) -> ImodelId {
         key(&self.itwin_id, &self.name)
+    }
+}
+
+impl Imodel {
+    /// What to create, while its id is not known.
+    #[must_use]
+    pub fn unknown(&self) -> Option<&NewImodel> {
+        self.create.as_ref().filter(|new| new.key() == self.id)
+    }
+}
+
+/// Ids of created iModels, by [`NewImodel::key`].
+pub type KnownImodels = BTreeMap<ImodelId, ImodelId>;
+
+impl Config {
+    /// Uses the ids of iModels that were created.
+    pub fn know_imodels(&mut self, known: &KnownImodels) {
+        let ids = self.watches.iter_mut().map(|watch| &mut watch.imodel_id);
+        for id in ids.chain(self.imodels.iter_mut().map(|imodel| &mut imodel.id)) {
+            if let Some(known) = known.get(id) {
+                id.clone_from(known);
+            }
+        }
+        for (key, id) in known {
+            if let Some(schedule) = self.run_schedules.remove(key) {
+                self.run_schedules.entry(id.clone()).or_insert(schedule);
+            }
+        }
+    }
+
+    /// What has to be created for a watch, and has no id yet.
+    pub fn unknown_imodels(&self) -> impl Iterator<Item = &NewImodel> {
+        let unknown = self.imodels.iter().filter_map(Imodel::unknown);
+        unknown.filter(|new| {
+            let key = new.key();
+            self.watches.iter().any(|watch| watch.imodel_id == key)
+        })
+    }
+
+    /// Whether the configuration names this iModel instead of having its id.
+    #[must_use]
+    pub fn is_created(&self, imodel_id: &ImodelId) -> bool {
+        let mut imodels = self.imodels.iter();
+        imodels.any(|imodel| imodel.id == *imodel_id && imodel.create.is_some())
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use super::tasks::{Tasks, imodel_wait, register, synchronizer_settings, watch_specs};
+use super::new_imodels::imodel_wait;
+use super::tasks::{Tasks, register, synchronizer_settings, watch_specs};
 use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
 use crate::itwin::Client;

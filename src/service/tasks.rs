@@ -10,16 +10,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::new_imodels::{self, Creation};
+use super::new_imodels::{IMODEL, ImodelTask, imodel_wait};
 use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
-use crate::config::{Config, NewImodel, OnDelete, Watch};
+use crate::config::{Config, OnDelete, Watch};
 use crate::failpoint::failpoint;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{self, BulkChangeLimits, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
-use crate::retry::Policy;
 use crate::runtime_status::{Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
@@ -28,15 +27,6 @@ use crate::watch::{self as watching, Progress, ReadySink};
 
 /// How the names of watches' tasks begin.
 const WATCH: &str = "watch ";
-
-/// How the names of iModels' tasks begin.
-const IMODEL: &str = "imodel ";
-
-/// The first pause while an iModel is initialized: an empty one is ready soon.
-const POLL: Duration = Duration::from_secs(2);
-
-/// `run --once` does not wait for an iModel for longer.
-const IMODELS_PATIENCE: Duration = Duration::from_mins(5);
 
 /// Requests that may wait for the task of a watch; more would only repeat the same.
 const ORDERS: usize = 16;
@@ -72,12 +62,6 @@ pub(super) struct Tasks {
 /// The task of one watch.
 pub(super) struct Root {
     pub(super) progress: watch::Receiver<Progress>,
-    pub(super) stop: CancellationToken,
-}
-
-/// The task of an iModel that the configuration names.
-pub(super) struct ImodelTask {
-    pub(super) progress: watch::Receiver<new_imodels::Progress>,
     pub(super) stop: CancellationToken,
 }
 
@@ -181,88 +165,6 @@ impl Tasks {
             if imodel_wait(config, watch).is_none() {
                 self.synchronizer(&watch.imodel_id, ledger, client);
             }
-        }
-    }
-
-    /// Starts the tasks of iModels that the configuration names, and stops those of others.
-    pub(super) fn start_imodels(&mut self, config: &Config, ledger: &Ledger, client: &Client) {
-        let named = new_imodels::named(config);
-        let keys: Vec<ImodelId> = named.iter().map(NewImodel::key).collect();
-        self.imodels.retain(|key, task| {
-            let is_named = keys.contains(key);
-            if !is_named {
-                task.stop.cancel();
-                self.ending += 1;
-            }
-            is_named
-        });
-        for new in named {
-            let key = new.key();
-            if self.imodels.contains_key(&key) {
-                continue;
-            }
-            let stop = self.stop.child_token();
-            let sender = watch::Sender::new(new_imodels::Progress::default());
-            let task = ImodelTask {
-                progress: sender.subscribe(),
-                stop: stop.clone(),
-            };
-            self.imodels.insert(key.clone(), task);
-            let creation = Creation {
-                new,
-                ledger: ledger.clone(),
-                client: client.clone(),
-                retry: Policy {
-                    first: config.retry.first_delay,
-                    max: config.retry.max_delay,
-                },
-                poll: Policy {
-                    first: config.sync.poll_interval.min(POLL),
-                    max: config.sync.poll_max,
-                },
-                check_interval: check_interval(&config.watches),
-                wake: self.wake_imodels.subscribe(),
-                known: self.known.clone(),
-                progress: sender,
-            };
-            self.spawn(format!("{IMODEL}{key}"), creation.run(stop));
-        }
-    }
-
-    /// Uses the ids that the ledger has of created iModels.
-    pub(super) async fn use_created(
-        &mut self,
-        config: &mut Config,
-        ledger: &Ledger,
-        client: &Client,
-    ) -> Result<(), Error> {
-        config.know_imodels(&ledger.created_imodels().await?);
-        let watches = register(config, ledger).await?;
-        self.upload_settings
-            .send_modify(|settings| settings.watches = watches.into_iter().collect());
-        self.synchronizer_settings
-            .send_replace(synchronizer_settings(config));
-        self.start_synchronizers(config, ledger, client);
-        self.wake_uploads.notify_one();
-        self.wake_synchronizers.send_modify(|_asked| ());
-        self.wake_imodels.send_modify(|_asked| ());
-        Ok(())
-    }
-
-    /// Returns when no iModel is expected to be there within moments.
-    pub(super) fn imodels_at_rest(&self) -> impl Future<Output = ()> + use<> {
-        let tasks = self.imodels.values();
-        let progress: Vec<_> = tasks.map(|task| task.progress.clone()).collect();
-        let all = async move {
-            for mut one in progress {
-                // A task that ended stops the service elsewhere.
-                one.wait_for(|progress| *progress != new_imodels::Progress::Working)
-                    .await
-                    .ok();
-            }
-        };
-        async move {
-            tokio::time::timeout(IMODELS_PATIENCE, all).await.ok();
         }
     }
 
@@ -425,15 +327,6 @@ pub(super) fn scopes(watches: &[Watch]) -> HashMap<String, Scope> {
     scopes
         .map(|watch| (watch.name.clone(), watch.scope.clone()))
         .collect()
-}
-
-/// Why the files of a watch wait for its iModel, if its id is not known.
-pub(super) fn imodel_wait(config: &Config, watch: &Watch) -> Option<String> {
-    let key = &watch.imodel_id;
-    let mut unknown = config.unknown_imodels();
-    unknown
-        .any(|new| new.key() == *key)
-        .then(|| new_imodels::not_known_yet(key))
 }
 
 /// The watches of a configuration, for the ledger.
