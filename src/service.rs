@@ -10,6 +10,7 @@
 mod clock;
 mod descriptors;
 mod host_backoffs;
+mod imodels;
 mod interfaces;
 mod new_imodels;
 mod once;
