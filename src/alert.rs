@@ -287,6 +287,7 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         let is_suspended = matches!(inactive, Inactive::Suspended(_));
         let state = match inactive {
             Inactive::Paused { .. } => "paused",
+            Inactive::AwaitsImodel { .. } => "waits for its iModel",
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(&watch.name);

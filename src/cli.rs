@@ -3,6 +3,7 @@
 mod alert;
 mod changes;
 mod check;
+mod created_imodels;
 mod demo;
 mod detach;
 mod emulator;

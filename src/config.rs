@@ -19,6 +19,7 @@ mod imodels;
 mod mail;
 mod named_versions;
 mod network;
+mod new_imodels;
 mod notifications;
 mod raw;
 mod schedule;
@@ -39,6 +40,7 @@ use environment::Mode;
 pub use errors::{ConfigError, ConfigErrors};
 pub use hooks::{Hook, HookEvent, HookOutcome};
 pub use mail::{Mail, MailTls};
+pub use new_imodels::{Extent, KnownImodels, NewImodel, Position};
 pub use notifications::{Address, Alert, Format, Heartbeat};
 use raw::RawConfig;
 pub(crate) use schedule::STALE;
@@ -93,10 +95,13 @@ pub struct Config {
 }
 
 /// What concerns an iModel rather than one of its watches.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Imodel {
-    /// UUID in lower case with hyphens; that of at least one watch.
+    /// UUID in lower case with hyphens; that of at least one watch. [`NewImodel::key`] while the id of an iModel to
+    /// create is not known.
     pub id: ImodelId,
+    /// Found by its name, or created; None if the configuration has its id.
+    pub create: Option<NewImodel>,
     /// The file that an empty iModel gets first and alone.
     pub spatial_root: Option<SpatialRoot>,
     /// When and how the service creates named versions of it; None if never.
@@ -275,7 +280,7 @@ pub struct Watch {
     pub formerly: Option<String>,
     /// Absolute path of the root, as written.
     pub path: PathBuf,
-    /// UUID in lower case with hyphens.
+    /// UUID in lower case with hyphens. [`NewImodel::key`] while the id of an iModel to create is not known.
     pub imodel_id: ImodelId,
     /// For the second and each further iModel of a table with several: the watch of the first one, which uploads.
     pub follows: Option<Followed>,

@@ -53,8 +53,8 @@
 //! | `PATCH /itwins/{id}` | 200 404 422 | |
 //! | `DELETE /itwins/{id}` | 204 404 | |
 //! | `GET /itwins/{id}/account` | 200 404 422 | |
-//! | `GET /imodels` | 200 403 404 422 | |
-//! | `POST /imodels` | 201 403 404 409 422 | |
+//! | `GET /imodels` | 200 403 404 422 | new-imodel-list |
+//! | `POST /imodels` | 201 403 404 409 422 | new-imodel, create-limit |
 //! | `GET /imodels/{id}` | 200 403 404 422 | |
 //! | `PATCH /imodels/{id}` | 200 403 404 422 | |
 //! | `DELETE /imodels/{id}` | 204 403 404 | |

@@ -48,7 +48,7 @@ pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
 #[cfg(test)]
 pub(crate) use error::unreachable_platform;
-pub use imodels::{Imodel, NamedVersion, VersionAnswer};
+pub use imodels::{Corners, Imodel, ImodelAnswer, ListedImodel, NamedVersion, VersionAnswer};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
 pub use storage::{File, Folder, UploadLinks};

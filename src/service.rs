@@ -10,7 +10,9 @@
 mod clock;
 mod descriptors;
 mod host_backoffs;
+mod imodels;
 mod interfaces;
+mod new_imodels;
 mod once;
 mod reload;
 pub mod signals;
@@ -24,7 +26,7 @@ use tracing::{error, info};
 
 use crate::config::Config;
 use crate::itwin::{self, Client, Settings};
-use crate::ledger::{self, Ledger, Outcome, Summary};
+use crate::ledger::{self, Inactive, Ledger, Outcome, Summary};
 use crate::watch as watching;
 pub use reload::Reloads;
 use tasks::Tasks;
@@ -52,6 +54,8 @@ pub struct Pass {
     pub unreachable: Vec<(String, String)>,
     /// Watches that are only partly readable, with the reason.
     pub left_out: Vec<(String, String)>,
+    /// Watches whose iModel is not there, with the reason.
+    pub awaiting: Vec<(String, String)>,
 }
 
 /// Why the service failed.
@@ -100,7 +104,10 @@ impl Pass {
     /// Whether every file that was found is synchronized.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.open == Summary::default() && self.unreachable.is_empty() && self.left_out.is_empty()
+        self.open == Summary::default()
+            && self.unreachable.is_empty()
+            && self.left_out.is_empty()
+            && self.awaiting.is_empty()
     }
 }
 
@@ -125,32 +132,25 @@ pub async fn run(
     crate::clock::make_steady();
     let began = crate::clock::now();
     descriptors::raise();
-    let ledger = systemd::extending_timeout(Ledger::open(&config.state.path)).await?;
-    if let Some((path, what)) = ledger.moved_aside() {
-        error!(
-            ?path,
-            what,
-            hint = "no action needed: all folders are scanned and compared with storage",
-            "ledger damaged: moved it aside and started a new one"
-        );
-    }
+    let ledger = open_ledger(&config).await?;
     clock::correct(&ledger).await?;
     let client = client(&config).map_err(Error::Client)?;
     host_backoffs::resume(&client, &ledger).await?;
-    if let Some(proxy) = &config.network.proxy {
-        let no_proxy = &config.network.no_proxy;
-        let no_proxy = (!no_proxy.is_empty()).then(|| no_proxy.join(", "));
-        info!(
-            proxy = proxy.url.authority(),
-            no_proxy, "connecting to the platform through a proxy"
-        );
-    }
-    let mut tasks = Tasks::start(&config, &ledger, &client).await?;
+    log_proxy(&config);
+    config.know_imodels(&ledger.created_imodels().await?);
+    let (known, mut imodel_known) = tokio::sync::mpsc::channel(1);
+    let mut tasks = Tasks::start(&config, &ledger, &client, known).await?;
     tasks
         .start_interfaces(&config, &ledger, &client, until)
         .await?;
     systemd::ready(&watchdog::line(&ledger, None).await?);
     tasks.watchdog(&ledger);
+    let mut prepared = Ok(());
+    if until == Until::Done {
+        prepared = tasks
+            .await_imodels(&mut config, &ledger, &client, &stop)
+            .await;
+    }
     let pass = tasks.pass();
     let looked_at = ledger.clone();
     let done = async move {
@@ -161,10 +161,16 @@ pub async fn run(
     };
     tokio::pin!(done);
     let ended = loop {
+        if prepared.is_err() {
+            break prepared;
+        }
         tokio::select! {
             ended = tasks.unasked_end() => break Err(ended),
             () = stop.cancelled() => break Ok(()),
             done = &mut done => break done,
+            Some(()) = imodel_known.recv() => {
+                prepared = tasks.use_created(&mut config, &ledger, &client).await;
+            }
             (loaded, levels) = reload::next(&mut reloads) => {
                 let note = match loaded {
                     Ok(new) => match tasks.reload(&config, new, &ledger, &client, levels).await {
@@ -195,6 +201,7 @@ pub async fn run(
     }
     let results = ledger.results_since(began).await?;
     let open = ledger.summary(crate::clock::now()).await?;
+    let awaiting = awaiting(&ledger).await?;
     ended?;
     // Not after an error, which may be the ledger's: then the next start checks the ledger.
     ledger.close().await;
@@ -209,7 +216,45 @@ pub async fn run(
         open,
         unreachable,
         left_out,
+        awaiting,
     })
+}
+
+async fn open_ledger(config: &Config) -> Result<Ledger, ledger::Error> {
+    let ledger = systemd::extending_timeout(Ledger::open(&config.state.path)).await?;
+    if let Some((path, what)) = ledger.moved_aside() {
+        error!(
+            ?path,
+            what,
+            hint = "no action needed: all folders are scanned and compared with storage",
+            "ledger damaged: moved it aside and started a new one"
+        );
+    }
+    Ok(ledger)
+}
+
+fn log_proxy(config: &Config) {
+    if let Some(proxy) = &config.network.proxy {
+        let no_proxy = &config.network.no_proxy;
+        let no_proxy = (!no_proxy.is_empty()).then(|| no_proxy.join(", "));
+        info!(
+            proxy = proxy.url.authority(),
+            no_proxy, "connecting to the platform through a proxy"
+        );
+    }
+}
+
+/// Watches whose iModel is not there, with the reason.
+async fn awaiting(ledger: &Ledger) -> Result<Vec<(String, String)>, ledger::Error> {
+    let reports = ledger.watch_reports(crate::clock::now()).await?.into_iter();
+    let waiting = reports.filter_map(|watch| match watch.inactive {
+        Some(inactive @ Inactive::AwaitsImodel { .. }) if watch.configured => {
+            let reason = inactive.reason(&watch.name);
+            Some((watch.name, reason))
+        }
+        _ => None,
+    });
+    Ok(waiting.collect())
 }
 
 /// The platform's client as configured.

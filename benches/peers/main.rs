@@ -346,6 +346,7 @@ fn known(platform: &Platform, files: u64) -> Site {
             name: "bench".to_owned(),
             formerly: None,
             path: "/bench".into(),
+            imodel_wait: None,
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
             connection: "itwin-syncd".to_owned().into(),

@@ -9,9 +9,10 @@ use std::path::Path;
 use jiff::tz::TimeZone;
 
 use super::changes::announcements;
+use super::created_imodels::{self, Plan};
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_line};
-use crate::config::{Config, Schedule, SpatialRoot, Watch};
+use crate::config::{Config, NewImodel, Schedule, SpatialRoot, Watch};
 use crate::connection_name::ConnectionName;
 use crate::filesystem;
 use crate::ids::ImodelId;
@@ -61,7 +62,7 @@ impl Report {
 
 pub(super) async fn check(path: &Path) -> u8 {
     let mut report = Report { good: true };
-    let config = match Config::load(path) {
+    let mut config = match Config::load(path) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
@@ -74,6 +75,7 @@ pub(super) async fn check(path: &Path) -> u8 {
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
+    config.know_imodels(&created_imodels::known(&config.state.path).await);
     windows(&config);
     changes(&mut report, &config).await;
     let mut tallies = BTreeMap::new();
@@ -379,6 +381,23 @@ async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
         && tokio::fs::read_dir(&watch.path).await.is_ok()
 }
 
+/// What a start will do about an iModel that the configuration names.
+async fn new_imodel(report: &mut Report, client: &Client, new: &NewImodel) {
+    let name = format!("iModel {}", new.key());
+    match created_imodels::plan(client, new).await {
+        Ok(Plan::Create) => Report::ok(&format!("{name}: will be created")),
+        Ok(Plan::Use(id)) => Report::ok(&format!("{name}: exists, will be used (id {id})")),
+        Ok(Plan::Ambiguous(ids)) => report.wrong(
+            &format!(
+                "{name}: the iTwin has several iModels with this name: {}",
+                ids.join(", ")
+            ),
+            Some("set imodel_id to one of these ids instead of imodel"),
+        ),
+        Err(error) => report.refused(&name, &error),
+    }
+}
+
 async fn platform(
     report: &mut Report,
     config: &Config,
@@ -396,10 +415,21 @@ async fn platform(
         }
     }
     let mut itwins: BTreeMap<String, Vec<&Watch>> = BTreeMap::new();
+    let unknown: BTreeSet<ImodelId> = config.unknown_imodels().map(NewImodel::key).collect();
+    for new in config.unknown_imodels() {
+        new_imodel(report, client, new).await;
+        let key = new.key();
+        let watches = config.watches.iter().filter(|watch| watch.imodel_id == key);
+        itwins
+            .entry(new.itwin_id.clone())
+            .or_default()
+            .extend(watches);
+    }
     for imodel_id in config
         .watches
         .iter()
         .map(|watch| &watch.imodel_id)
+        .filter(|id| !unknown.contains(*id))
         .collect::<BTreeSet<_>>()
     {
         match client.imodel(imodel_id).await {
@@ -421,6 +451,13 @@ async fn platform(
                     Some(hint),
                 );
             }
+            Err(error) if error.is_not_found() && config.is_created(imodel_id) => report.wrong(
+                &format!("iModel {imodel_id}: {}", chain(&error)),
+                Some(
+                    "it was created or found by its name, and no other one is created in its place: set another \
+                     name in create, or imodel_id instead of imodel",
+                ),
+            ),
             Err(error) => report.refused(&format!("iModel {imodel_id}"), &error),
         }
         match client.connections(imodel_id).await {

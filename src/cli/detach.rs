@@ -4,6 +4,7 @@
 
 use clap::Args;
 
+use super::created_imodels;
 use super::removal::{self, Mapped, Remover};
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, operate, print_config_errors, print_error,
@@ -77,14 +78,14 @@ impl Error {
 }
 
 pub(super) async fn detach(arguments: &Arguments) -> u8 {
-    let config = match Config::load(&arguments.config.config) {
+    let mut config = match Config::load(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
-    match detach_with(arguments, &config).await {
+    match detach_with(arguments, &mut config).await {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
             let hint = error.hint(&config.watches);
@@ -94,7 +95,9 @@ pub(super) async fn detach(arguments: &Arguments) -> u8 {
     }
 }
 
-async fn detach_with(arguments: &Arguments, config: &Config) -> Result<(), Error> {
+async fn detach_with(arguments: &Arguments, config: &mut Config) -> Result<(), Error> {
+    state_directory::act_as_owner(&config.state.path)?;
+    config.know_imodels(&created_imodels::known(&config.state.path).await);
     let watch = &arguments.watch;
     let imodel_id = ImodelId::from(arguments.imodel.to_lowercase());
     let goes_there = |one: &Watch| one.name == *watch && one.imodel_id == imodel_id;
@@ -104,7 +107,6 @@ async fn detach_with(arguments: &Arguments, config: &Config) -> Result<(), Error
             imodel_id,
         });
     }
-    state_directory::act_as_owner(&config.state.path)?;
     let ledger = Ledger::read(&config.state.path).await?;
     let former = ledger.former_source_files(watch, &imodel_id).await?;
     if former.is_empty() {

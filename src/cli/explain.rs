@@ -492,6 +492,7 @@ async fn state(
     if let Some((inactive, name)) = suspended {
         let state = match inactive {
             Inactive::Paused { .. } => "paused",
+            Inactive::AwaitsImodel { .. } => "waits for its iModel",
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(name);
@@ -696,6 +697,7 @@ mod tests {
             follows: None,
             formerly: None,
             path: folder.path().to_owned(),
+            imodel_wait: None,
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
             connection: ConnectionName::from("itwin-syncd".to_owned()),

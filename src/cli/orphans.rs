@@ -15,6 +15,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::json;
 
+use super::created_imodels;
 use super::removal::{self, Mapped, Remover};
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, operate, print_config_errors, print_error,
@@ -129,14 +130,14 @@ impl Error {
 }
 
 pub(super) async fn orphans(arguments: &Arguments) -> u8 {
-    let config = match Config::load(&arguments.config.config) {
+    let mut config = match Config::load(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
             return EXIT_CONFIG;
         }
     };
-    match orphans_with(arguments, &config).await {
+    match orphans_with(arguments, &mut config).await {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
             let hint = error.hint(&config.watches);
@@ -146,8 +147,9 @@ pub(super) async fn orphans(arguments: &Arguments) -> u8 {
     }
 }
 
-async fn orphans_with(arguments: &Arguments, config: &Config) -> Result<(), Error> {
+async fn orphans_with(arguments: &Arguments, config: &mut Config) -> Result<(), Error> {
     state_directory::act_as_owner(&config.state.path)?;
+    config.know_imodels(&created_imodels::known(&config.state.path).await);
     let ledger = match Ledger::read(&config.state.path).await {
         Ok(ledger) => Some(ledger),
         Err(ledger::Error::Missing { .. }) => None,

@@ -62,6 +62,9 @@ async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
         surveyed.push(Surveyed {
             watch,
             known,
+            is_unknown: config
+                .unknown_imodels()
+                .any(|new| new.key() == watch.imodel_id),
             found: survey.map(|survey| (files, survey)),
         });
     }
@@ -115,6 +118,8 @@ struct KnownWatch<'a> {
 struct Surveyed<'a> {
     watch: &'a Watch,
     known: Option<KnownWatch<'a>>,
+    /// The id of its iModel is not known.
+    is_unknown: bool,
     found: std::io::Result<(Vec<Ready>, Survey)>,
 }
 
@@ -140,6 +145,9 @@ async fn show_watch(
         watch.path.display(),
         watch.imodel_id
     ));
+    if surveyed.is_unknown {
+        print_line("  this iModel will be used if the iTwin has it, or else created");
+    }
     for line in announcements {
         show_announcement("  ", line);
     }

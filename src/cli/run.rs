@@ -9,6 +9,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use super::created_imodels;
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, plan, print_config_errors,
     print_error, print_line,
@@ -37,7 +38,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> u8 {
-    let config = match Config::load(&arguments.config.config) {
+    let mut config = match Config::load(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
@@ -45,6 +46,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
         }
     };
     if arguments.dry_run {
+        config.know_imodels(&created_imodels::known(&config.state.path).await);
         return plan::show(&config).await;
     }
     let telemetry = match telemetry::start(&config.log) {
@@ -172,6 +174,9 @@ fn print_summary(pass: &Pass) {
     }
     for (watch, reason) in &pass.unreachable {
         print_line(&format!("watch {watch:?}: folder unavailable: {reason}"));
+    }
+    for (watch, reason) in &pass.awaiting {
+        print_line(&format!("watch {watch:?}: waits for its iModel: {reason}"));
     }
     for (watch, what) in &pass.left_out {
         print_line(&format!("watch {watch:?}: only partly readable: {what}"));

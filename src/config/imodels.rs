@@ -10,6 +10,7 @@ use toml::de::DeValue;
 
 use super::document::{Report, Section};
 use super::named_versions::named_version;
+use super::new_imodels::new_imodel;
 use super::schedule::{self, RunSchedules, Schedule};
 use super::sections::KEYS;
 use super::values::{self, InvalidValue};
@@ -31,23 +32,38 @@ pub(super) fn read<'d>(
     let mut schedules = of_watches(watches, report);
     for table in tables {
         let mut section = Section::one_of(table, "imodel", KEYS, report);
-        let id = section.require(
-            "id",
-            "add the id of the iModel, the same as imodel_id of its watches",
-            values::uuid,
-        );
+        let create = section.read("create", new_imodel);
+        let key = if section.has("create") {
+            "create"
+        } else {
+            "id"
+        };
+        let id = match &create {
+            Some(new) => Some(new.key()),
+            None if section.has("create") => None,
+            None => {
+                let hint = "add the id of the iModel, the same as imodel_id of its watches";
+                section
+                    .require("id", hint, values::uuid)
+                    .map(ImodelId::from)
+            }
+        };
+        if section.has("create") && section.has("id") {
+            let bad = InvalidValue::new("id is set as well", "remove one of the two keys");
+            section.add("create", bad);
+        }
         let root = section.read("spatial_root", spatial_root);
         let windows = schedule::read(&mut section);
         let version = section.read("named_version", named_version);
         let Some(id) = id else { continue };
-        let id = ImodelId::from(id);
         let imodel = Imodel {
+            create,
             spatial_root: root.map(|root| of_follower(root, &id, watches)),
             id,
             named_version: version.flatten(),
         };
         if let Some(bad) = mistake(&imodel, &imodels, watches) {
-            section.add("id", bad);
+            section.add(key, bad);
         } else if let Some(bad) = imodel
             .spatial_root
             .as_ref()
@@ -145,6 +161,29 @@ fn of_follower(mut root: SpatialRoot, imodel_id: &ImodelId, watches: &[Placed]) 
 }
 
 fn mistake(imodel: &Imodel, earlier: &[Imodel], watches: &[Placed]) -> Option<InvalidValue> {
+    if let Some(new) = &imodel.create {
+        let name = |other: &Imodel| other.create.as_ref().map(|other| other.name.clone());
+        if earlier
+            .iter()
+            .any(|other| name(other).as_ref() == Some(&new.name))
+        {
+            return Some(InvalidValue::new(
+                format!(
+                    "there is another [[imodel]] table with the name {:?}",
+                    new.name
+                ),
+                "give each iModel that is created another name: watches refer to it by this name",
+            ));
+        }
+        let used = |placed: &Placed| placed.watch.imodel_id == imodel.id;
+        return (!watches.iter().any(used)).then(|| {
+            let hint = format!(
+                "add imodel = {:?} to a [[watch]], or remove the table",
+                new.name
+            );
+            InvalidValue::new(format!("no watch has imodel = {:?}", new.name), hint)
+        });
+    }
     if earlier.iter().any(|other| other.id == imodel.id) {
         return Some(InvalidValue::new(
             "there is another [[imodel]] table with this id",

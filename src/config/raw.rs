@@ -10,6 +10,7 @@ use super::environment::Mode;
 use super::folders::{self, Own};
 use super::hooks;
 use super::imodels;
+use super::new_imodels;
 use super::notifications;
 use super::sections::{self, KEYS, Times};
 use super::values::InvalidValue;
@@ -85,12 +86,13 @@ impl RawConfig {
         let heartbeat =
             notifications::heartbeat(&mut Section::open(&root, "heartbeat", KEYS, report), mode);
 
+        let imodel_tables = Section::each(&root, "imodel", report);
+        let created = new_imodels::keys_by_name(&imodel_tables);
         let tables = Section::each(&root, "watch", report);
-        let mut watches = watches::read(&tables, times, &sync, report);
+        let mut watches = watches::read(&tables, times, &sync, &created, report);
         let tables = Section::each(&root, "hook", report);
         let hooks = hooks::read(&tables, &watches, environment, mode, report);
-        let tables = Section::each(&root, "imodel", report);
-        let (imodels, run_schedules) = imodels::read(&tables, &mut watches, report);
+        let (imodels, run_schedules) = imodels::read(&imodel_tables, &mut watches, report);
         if !root.contains_key("watch") {
             report.add(
                 Place::default(),

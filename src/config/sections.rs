@@ -47,6 +47,7 @@ pub(super) const KEYS: &Keys = &[
         "imodel",
         &[
             "id",
+            "create",
             "spatial_root",
             "named_version",
             "run_window",
@@ -139,6 +140,7 @@ pub(super) const KEYS: &Keys = &[
             "formerly",
             "path",
             "imodel_id",
+            "imodel",
             "recursive",
             "rename",
             "on_delete",

@@ -85,11 +85,14 @@ fn example_loads_with_every_optional_key_in_force() {
     assert_eq!(config.state.path, Path::new("/var/lib/itwin-syncd"));
 }
 
-/// The example without the marks before its optional keys.
+/// The example without the marks before its optional keys, except for those that are written in place of another one.
 fn every_key_in_force() -> String {
+    let replaces_another =
+        |line: &str| line.starts_with("imodel =") || line.starts_with("create =");
     let lines = EXAMPLE.lines().map(|line| {
         line.strip_prefix("# ")
             .filter(|rest| is_key_line(rest) || rest.starts_with("[["))
+            .filter(|rest| !replaces_another(rest))
             .unwrap_or(line)
             .to_owned()
             + "\n"

@@ -4,6 +4,7 @@
 //! `folders`. A watch with an error is returned as well, with empty values: all watches are checked in one pass. It
 //! touches no folder.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -33,12 +34,13 @@ pub(super) fn read<'d>(
     tables: &[&'d Spanned<DeValue<'d>>],
     times: Times,
     sync: &Sync,
+    created: &BTreeMap<String, ImodelId>,
     report: &mut Report,
 ) -> Vec<Placed> {
     let placed: Vec<Placed> = tables
         .iter()
         .enumerate()
-        .flat_map(|(index, table)| one(table, index + 1, times, sync, report))
+        .flat_map(|(index, table)| one(table, index + 1, times, (sync, created), report))
         .collect();
     for (index, later) in placed.iter().enumerate() {
         for earlier in placed.iter().take(index) {
@@ -54,7 +56,7 @@ fn one<'d>(
     table: &'d Spanned<DeValue<'d>>,
     number: usize,
     times: Times,
-    sync: &Sync,
+    (sync, created): (&Sync, &BTreeMap<String, ImodelId>),
     report: &'d mut Report,
 ) -> Vec<Placed> {
     let name = table
@@ -71,7 +73,7 @@ fn one<'d>(
         Some(false) => Depth::TopOnly,
         Some(true) | None => Depth::All,
     };
-    let mut imodel_ids: Vec<ImodelId> = Vec::new();
+    let imodel_ids: Vec<ImodelId>;
     let watch = Watch {
         name: section
             .require(
@@ -89,12 +91,7 @@ fn one<'d>(
             )
             .unwrap_or_default(),
         imodel_id: {
-            let ids = section.require(
-                "imodel_id",
-                "add the id of the iModel that receives the files",
-                values::uuids,
-            );
-            imodel_ids.extend(ids.into_iter().flatten().map(ImodelId::from));
+            imodel_ids = imodel_ids_of(&mut section, created);
             imodel_ids.first().cloned().unwrap_or_default()
         },
         follows: None,
@@ -161,6 +158,38 @@ fn distinct_start<'i>(id: &'i ImodelId, all: &[ImodelId]) -> &'i str {
         .filter_map(|length| id.get(..length))
         .find(|start| is_distinct(start))
         .unwrap_or(id)
+}
+
+/// The ids of the iModels, or the key of one that is created.
+fn imodel_ids_of(section: &mut Section<'_>, created: &BTreeMap<String, ImodelId>) -> Vec<ImodelId> {
+    if !section.has("imodel") {
+        let hint = "add the id of the iModel that receives the files";
+        let ids = section.require("imodel_id", hint, values::uuids);
+        return ids.into_iter().flatten().map(ImodelId::from).collect();
+    }
+    if section.has("imodel_id") {
+        section.add(
+            "imodel",
+            InvalidValue::new("imodel_id is set as well", "remove one of the two keys"),
+        );
+        return Vec::new();
+    }
+    let found = section.read("imodel", |value| {
+        let name = values::text(value)?;
+        created.get(&name).cloned().ok_or_else(|| {
+            let names: Vec<String> = created.keys().map(|name| format!("{name:?}")).collect();
+            let hint = if names.is_empty() {
+                "set imodel_id to the id of the iModel, or add an [[imodel]] table with \
+                 create = { itwin_id = \"…\", name = \"…\" }"
+                    .to_owned()
+            } else {
+                format!("names in [[imodel]] tables: {}", names.join(", "))
+            };
+            let what = format!("no [[imodel]] table creates an iModel with the name {name:?}");
+            InvalidValue::new(what, hint)
+        })
+    });
+    found.into_iter().collect()
 }
 
 fn on_rename(value: &DeValue<'_>) -> Result<OnRename, InvalidValue> {

@@ -15,20 +15,28 @@ use super::reply::{
     self, Refusal, Reply, imodel_not_found, insufficient, invalid, itwin_not_found, refuse, unknown,
 };
 use super::request::{ApiRequest, text};
+use super::switches::{CreateLimit, NewImodelList, NewImodelState};
 
 use lookup::{INVALID, PAGES, description_of, imodel_in_path, name_of};
+
+/// Reads after which a new iModel is initialized, with the switch for that.
+const READS_LEFT: u32 = 3;
 
 pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal> {
     let path = request.path();
     match (request.method.as_str(), path.as_slice()) {
         ("GET", ["imodels"]) => list(request, state),
         ("POST", ["imodels"]) => create(request, state),
-        ("GET", ["imodels", _]) => Ok(response(
-            request,
-            200,
-            imodel_in_path(request, state, "imodels_webview")?,
-            None,
-        )),
+        ("GET", ["imodels", _]) => {
+            let imodel = imodel_in_path(request, state, "imodels_webview")?.clone();
+            if let Some(kept) = state.imodels.get_mut(&imodel.id)
+                && kept.reads_left > 0
+            {
+                kept.reads_left -= 1;
+                kept.initialized = kept.reads_left == 0;
+            }
+            Ok(response(request, 200, &imodel, None))
+        }
         ("PATCH", ["imodels", _]) => {
             let mut imodel = imodel_in_path(request, state, "imodels_manage")?.clone();
             let body = request.json(INVALID)?;
@@ -58,6 +66,10 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
             let imodel = imodel_in_path(request, state, "imodels_webview")?;
             let word = if imodel.initialized {
                 "successful"
+            } else if imodel.creation_failed {
+                "failed"
+            } else if imodel.reads_left > 0 {
+                "scheduled"
             } else {
                 "waitingForFile"
             };
@@ -126,15 +138,19 @@ fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal>
     may_use_itwin(request, state, &itwin_id, "imodels_manage")?;
     let mut others = state
         .imodels
-        .values()
+        .values_mut()
         .filter(|imodel| imodel.itwin_id == itwin_id);
-    if others.any(|imodel| imodel.display_name == display_name) {
+    if let Some(other) = others.find(|imodel| imodel.display_name == display_name) {
+        if request.switches.new_imodel_list == NewImodelList::Lagging {
+            other.unlisted = false;
+        }
         return Err(refuse(
             409,
             "iModelExists",
             "iModel already exists within the iTwin with the same name.",
         ));
     }
+    check_create_limit(request, state, &itwin_id)?;
     let description = description_of(&body)?;
     let containers = containers_of(&body)?;
     let from_baseline = matches!(origin_of(&body, state)?, Origin::Baseline);
@@ -148,6 +164,20 @@ fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal>
     imodel.extent = Some(body["extent"].clone()).filter(|extent| !extent.is_null());
     imodel.creator.clone_from(&request.client_id);
     imodel.initialized = !from_baseline;
+    if !from_baseline {
+        match request.switches.new_imodel {
+            NewImodelState::Initialized => {}
+            NewImodelState::Later => {
+                imodel.initialized = false;
+                imodel.reads_left = READS_LEFT;
+            }
+            NewImodelState::Failed => {
+                imodel.initialized = false;
+                imodel.creation_failed = true;
+            }
+        }
+    }
+    imodel.unlisted = request.switches.new_imodel_list != NewImodelList::Current;
     imodel.containers_enabled = containers.unwrap_or(imodel.containers_enabled);
     let upload = from_baseline.then(|| {
         let blob = Uuid::new_v4().simple().to_string();
@@ -159,6 +189,24 @@ fn create(request: &ApiRequest<'_>, state: &mut State) -> Result<Reply, Refusal>
     let answer = response(request, 201, &imodel, upload);
     state.imodels.insert(imodel.id.clone(), imodel);
     Ok(answer)
+}
+
+/// Refuses another new iModel of an iTwin within a minute, if they are limited.
+fn check_create_limit(
+    request: &ApiRequest<'_>,
+    state: &State,
+    itwin_id: &str,
+) -> Result<(), Refusal> {
+    let is_new = |imodel: &&Imodel| {
+        let age = request.now.duration_since(imodel.created_at);
+        imodel.itwin_id == itwin_id && !imodel.creator.is_empty() && age.as_secs() < 60
+    };
+    let created = state.imodels.values().filter(is_new).count();
+    if request.switches.create_limit == CreateLimit::Five && created >= 5 {
+        let what = "The client sent more requests than allowed.";
+        return Err(refuse(429, "RateLimitExceeded", what));
+    }
+    Ok(())
 }
 
 /// Confirms that the baseline was uploaded.
@@ -216,7 +264,7 @@ fn list(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refusal> {
     let mut found: Vec<&Imodel> = state
         .imodels
         .values()
-        .filter(|imodel| imodel.itwin_id == itwin_id)
+        .filter(|imodel| imodel.itwin_id == itwin_id && !imodel.unlisted)
         .filter(|imodel| initialized.is_none_or(|wanted| imodel.initialized == wanted))
         .filter(|imodel| {
             let name = request.query("displayName").or(request.query("name"));

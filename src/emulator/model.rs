@@ -130,6 +130,15 @@ pub struct Imodel {
     /// Whether it can be used; one from a baseline only after that is completed.
     #[serde(default = "always")]
     pub initialized: bool,
+    /// Reads after which an empty one is initialized.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) reads_left: u32,
+    /// Its creation has failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) creation_failed: bool,
+    /// It is not in lists.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unlisted: bool,
     /// Bits for schema synchronization, codes and views.
     #[serde(default)]
     pub containers_enabled: u64,
@@ -446,6 +455,14 @@ pub struct Covered {
     pub(super) report: Option<Report>,
 }
 
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 fn always() -> bool {
     true
 }
@@ -505,6 +522,9 @@ impl Imodel {
             created_at: now,
             creator: String::new(),
             initialized: true,
+            reads_left: 0,
+            creation_failed: false,
+            unlisted: false,
             containers_enabled: 1,
             changesets: Vec::new(),
             named_versions: Vec::new(),

@@ -225,6 +225,31 @@ switches! {
         /// 401.
         Unauthorized = "401",
     }
+    /// The initialization of a new empty iModel.
+    new_imodel: "new-imodel", NewImodelState {
+        /// It is initialized at once.
+        Initialized = "initialized",
+        /// It is *notInitialized* until it was read three times.
+        Later = "later",
+        /// It stays *notInitialized*, and its creation has failed.
+        Failed = "failed",
+    }
+    /// Lists of iModels after one was created.
+    new_imodel_list: "new-imodel-list", NewImodelList {
+        /// They have it.
+        Current = "current",
+        /// They have it once its name was refused as taken.
+        Lagging = "lagging",
+        /// They never have it.
+        Absent = "absent",
+    }
+    /// New iModels of an iTwin within a minute.
+    create_limit: "create-limit", CreateLimit {
+        /// Not limited.
+        None = "none",
+        /// Five; 429 above.
+        Five = "five",
+    }
     /// The storage of an unknown iTwin.
     itwin_unknown: "itwin-unknown", ItwinUnknown {
         /// 404.

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::call::{Call, V2};
+use super::list::Item;
 use super::untrusted_text::{id, maybe_name, name, text};
 use super::{Client, Error};
 
@@ -33,6 +34,47 @@ impl Imodel {
     pub fn initialized(&self) -> bool {
         self.state.eq_ignore_ascii_case("initialized")
     }
+}
+
+/// An iModel in the list of an iTwin.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ListedImodel {
+    /// UUID.
+    #[serde(deserialize_with = "id")]
+    pub id: String,
+    /// Display name.
+    #[serde(default, deserialize_with = "text")]
+    pub display_name: String,
+}
+
+impl Item for ListedImodel {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn weight(&self) -> usize {
+        self.id.len() + self.display_name.len()
+    }
+}
+
+/// Corners of an area, in degrees: latitude and longitude.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Corners {
+    /// The southwestern one.
+    pub south_west: (f64, f64),
+    /// The northeastern one.
+    pub north_east: (f64, f64),
+}
+
+/// The response to the request for a new iModel.
+#[derive(Debug, Clone)]
+pub enum ImodelAnswer {
+    /// It was created.
+    Created(Imodel),
+    /// The iTwin has one with this name.
+    NameTaken,
 }
 
 /// A named version of an iModel.
@@ -87,6 +129,104 @@ impl Client {
         );
         let reply = self.api.send(&call.accept(V2)).await?;
         Ok(reply.json::<Body>()?.imodel)
+    }
+
+    /// The iModels of an iTwin with exactly this name.
+    ///
+    /// # Errors
+    /// Not found, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/get-itwin-imodels/
+    pub async fn imodels_named(
+        &self,
+        itwin_id: &str,
+        name: &str,
+    ) -> Result<Vec<ListedImodel>, Error> {
+        let mut url = self.api.url(&["imodels"]);
+        url.query_pairs_mut()
+            .append_pair("iTwinId", itwin_id)
+            .append_pair("name", name);
+        let call = Call::repeatable(
+            "list iModels",
+            Method::GET,
+            url,
+            "a role with the permission imodels_webview",
+        );
+        let mut found: Vec<ListedImodel> = self.api.list(call.accept(V2), "iModels").await?;
+        found.retain(|imodel| imodel.display_name == name);
+        Ok(found)
+    }
+
+    /// Creates an empty iModel. Not repeated after a lost response: look for its name first.
+    ///
+    /// # Errors
+    /// iTwin not found, not allowed, invalid, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/create-imodel/
+    pub async fn create_imodel(
+        &self,
+        itwin_id: &str,
+        name: &str,
+        extent: Option<Corners>,
+    ) -> Result<ImodelAnswer, Error> {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(rename = "iModel")]
+            imodel: Imodel,
+        }
+        let corner =
+            |(latitude, longitude)| json!({ "latitude": latitude, "longitude": longitude });
+        let mut body = json!({ "iTwinId": itwin_id, "name": name });
+        if let Some(extent) = extent {
+            body["extent"] = json!({
+                "southWest": corner(extent.south_west), "northEast": corner(extent.north_east),
+            });
+        }
+        let call = Call::creating(
+            "create iModel",
+            self.api.url(&["imodels"]),
+            "a role with the permission imodels_manage",
+        );
+        match self.api.send(&call.accept(V2).json(body)).await {
+            Ok(reply) => Ok(ImodelAnswer::Created(reply.json::<Body>()?.imodel)),
+            Err(error)
+                if error.status() == Some(409)
+                    && error
+                        .code()
+                        .is_some_and(|code| code.eq_ignore_ascii_case("iModelExists")) =>
+            {
+                Ok(ImodelAnswer::NameTaken)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the creation of an iModel that is not initialized has failed.
+    ///
+    /// # Errors
+    /// Not found, not allowed, or not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/imodels-v2/operations/get-create-imodel-operation-details/
+    pub async fn has_creation_failed(&self, id: &str) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Operation {
+            #[serde(default, deserialize_with = "text")]
+            state: String,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body {
+            create_operation: Operation,
+        }
+        let call = Call::repeatable(
+            "get creation of iModel",
+            Method::GET,
+            self.api.url(&["imodels", id, "operations", "create"]),
+            "a role with the permission imodels_webview",
+        );
+        let reply = self.api.send(&call.accept(V2)).await?;
+        let state = reply.json::<Body>()?.create_operation.state;
+        Ok(state.eq_ignore_ascii_case("failed"))
     }
 
     /// Whether anything was ever pushed to an iModel.

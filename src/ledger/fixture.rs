@@ -47,6 +47,7 @@ pub(super) fn spec(name: &str) -> WatchSpec {
         follows: None,
         formerly: None,
         path: PathBuf::from("/srv").join(name),
+        imodel_wait: None,
         imodel_id: "imodel".into(),
         storage_folder: String::new(),
         withdrawal: crate::ledger::WithdrawalPolicy::default(),

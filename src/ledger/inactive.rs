@@ -16,6 +16,13 @@ pub enum Inactive {
         /// When.
         since: Timestamp,
     },
+    /// Its iModel is not there: not created yet, or gone.
+    AwaitsImodel {
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// Too many files changed or arrived at once; the operator approves that with `resume`.
     Suspended(BulkChange),
     /// A failure that concerns the whole watch: its share does not respond, or the platform refuses all of it.
@@ -40,6 +47,10 @@ impl Inactive {
                 change.what(),
                 change.action()
             ),
+            Self::AwaitsImodel { reason, hint } => match hint {
+                Some(hint) => format!("{reason}; {hint}"),
+                None => reason.clone(),
+            },
             Self::BackingOff { reason, .. } => reason.clone(),
         }
     }
@@ -49,7 +60,7 @@ impl Inactive {
     pub fn until(&self) -> Option<Timestamp> {
         match self {
             Self::BackingOff { until, .. } => Some(*until),
-            Self::Paused { .. } | Self::Suspended(_) => None,
+            Self::Paused { .. } | Self::Suspended(_) | Self::AwaitsImodel { .. } => None,
         }
     }
 }

@@ -161,6 +161,7 @@ impl World {
             follows: None,
             formerly: None,
             path: "/srv/north".into(),
+            imodel_wait: None,
             imodel_id: "imodel".into(),
             storage_folder: String::new(),
             withdrawal: crate::ledger::WithdrawalPolicy::default(),

@@ -200,6 +200,8 @@ struct WatchRow {
     bulk_change_kind: BulkChangeKind,
     bulk_change_limit: i64,
     new_files_limit: i64,
+    imodel_wait: Option<String>,
+    imodel_hint: Option<String>,
     backoff_until: i64,
     backoff_since: i64,
     backoff_reason: Option<String>,
@@ -296,6 +298,10 @@ impl WatchRow {
                 }),
             }));
         }
+        if let Some(reason) = self.imodel_wait.clone().filter(|_| self.configured) {
+            let hint = self.imodel_hint.clone();
+            return Some(Inactive::AwaitsImodel { reason, hint });
+        }
         let until = timestamp(self.backoff_until);
         let lasts = until > now && !is_ahead(self.backoff_since, now);
         let reason = self.backoff_reason.clone().filter(|_| lasts)?;
@@ -389,7 +395,7 @@ pub(super) async fn watches(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, \
          w.bulk_change_moves, w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
-         w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
+         w.imodel_wait, w.imodel_hint, w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, r.progress, r.usual_ms, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \

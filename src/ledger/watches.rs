@@ -36,6 +36,8 @@ pub struct WatchSpec {
     pub path: PathBuf,
     /// The iModel that its files go into.
     pub imodel_id: ImodelId,
+    /// Why no job of it is claimed before its iModel is there; None: it is.
+    pub imodel_wait: Option<String>,
     /// The folder in storage, as segments joined by `/`; empty for the root folder.
     pub storage_folder: String,
     /// The display name of the connection of its files in the iModel, or of those of its connector types.
@@ -100,6 +102,15 @@ struct KnownRow {
     storage_folder: String,
     configured: bool,
     has_files: bool,
+    /// The id of the iModel that it waited for; None: it waited for none, or for one that is not there yet.
+    created_id: Option<ImodelId>,
+}
+
+impl KnownRow {
+    /// Whether only the id of its iModel was not known before.
+    fn has_waited_for(&self, imodel_id: &ImodelId) -> bool {
+        self.created_id.as_ref() == Some(imodel_id)
+    }
 }
 
 impl Ledger {
@@ -205,7 +216,8 @@ impl KnownRow {
 async fn known_watches(tx: &mut Tx) -> Result<Vec<KnownRow>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, path, imodel_id, storage_folder, configured <> 0 AS configured, \
-         EXISTS (SELECT 1 FROM files WHERE watch_id = watches.id) AS has_files FROM watches \
+         EXISTS (SELECT 1 FROM files WHERE watch_id = watches.id) AS has_files, (SELECT c.imodel_id \
+         FROM created_imodels c WHERE c.imodel_key = watches.imodel_id) AS created_id FROM watches \
          ORDER BY name",
     )
     .fetch_all(&mut **tx)
@@ -335,7 +347,7 @@ async fn changes(
             });
         }
     }
-    if row.imodel_id != spec.imodel_id {
+    if row.imodel_id != spec.imodel_id && !row.has_waited_for(&spec.imodel_id) {
         changes.push(WatchChange::Imodel {
             from: row.imodel_id.clone(),
             mapped: count_mapped(tx, row.id).await?,
@@ -383,12 +395,14 @@ async fn register(
     }
     sqlx::query(
         "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
-         path = $4 WHERE id = $1",
+         path = $4, imodel_wait = CASE WHEN $5 IS NULL THEN NULL ELSE COALESCE(imodel_wait, $5) END, \
+         imodel_hint = CASE WHEN $5 IS NULL THEN NULL ELSE imodel_hint END WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
     .bind(&spec.storage_folder)
     .bind(spec.path.as_os_str().as_bytes())
+    .bind(&spec.imodel_wait)
     .execute(&mut **tx)
     .await?;
     set_connections_of_watch(tx, id, &spec.imodel_id, &spec.connection, now).await?;

@@ -14,7 +14,7 @@ use crate::synchronizer;
 use crate::watch::Progress;
 
 /// `run --once` does not wait for jobs whose next attempt is later than this.
-const PASS_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PASS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// `run --once` does not wait for jobs that failed this often.
 const PASS_ATTEMPTS: u32 = 6;

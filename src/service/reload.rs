@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
+use super::new_imodels::imodel_wait;
 use super::tasks::{Tasks, register, synchronizer_settings, watch_specs};
 use super::{Error, signals, systemd};
 use crate::config::{Config, ConfigErrors, Watch};
@@ -127,16 +128,23 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     };
     // Files in progress belong to the old place: their results must not be recorded for the new one.
     let found = recognized(old, &config);
+    // While its iModel is not there, nothing of it is in progress.
+    let is_free = |was: &Watch| imodel_wait(old, was).is_some();
     for (watch, was) in config.watches.iter_mut().zip(found) {
         let Some(was) = was else { continue };
         for (key, moved) in [
-            ("imodel_id", was.imodel_id != watch.imodel_id),
+            (
+                "imodel_id",
+                was.imodel_id != watch.imodel_id && !is_free(was),
+            ),
             ("storage_folder", was.storage_folder != watch.storage_folder),
             ("connection", was.connection != watch.connection),
         ] {
             keep(&format!("{key} of watch {:?}", watch.name), moved);
         }
-        watch.imodel_id.clone_from(&was.imodel_id);
+        if !is_free(was) {
+            watch.imodel_id.clone_from(&was.imodel_id);
+        }
         watch.storage_folder.clone_from(&was.storage_folder);
         watch.connection.clone_from(&was.connection);
     }
@@ -167,6 +175,8 @@ impl Tasks {
         client: &Client,
         levels: &Levels,
     ) -> Result<Config, Error> {
+        let mut new = new;
+        new.know_imodels(&ledger.created_imodels().await?);
         let (config, waiting) = live(old, new);
         levels.set(config.log.level);
         client.set_requests_per_minute(config.itwin.requests_per_minute);
@@ -193,9 +203,9 @@ impl Tasks {
         // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;
         self.wake_uploads.notify_one();
-        for watch in &config.watches {
-            self.synchronizer(&watch.imodel_id, ledger, client);
-        }
+        self.start_synchronizers(&config, ledger, client);
+        self.start_imodels(&config, ledger, client);
+        self.wake_imodels.send_modify(|_asked| ());
         let is_new = |watch: &Watch| !old.watches.contains(watch);
         for (id, watch) in watches.into_iter().filter(|(_, watch)| is_new(watch)) {
             self.watch(id, watch, ledger);

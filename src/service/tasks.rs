@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::new_imodels::{IMODEL, ImodelTask, imodel_wait};
 use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
@@ -37,6 +38,12 @@ pub(super) struct Tasks {
     pub(super) roots: HashMap<String, Root>,
     pub(super) synchronizers: BTreeMap<ImodelId, watch::Receiver<synchronizer::Progress>>,
     pub(super) wake_uploads: Arc<Notify>,
+    /// The iModels that the configuration names, by key.
+    pub(super) imodels: BTreeMap<ImodelId, ImodelTask>,
+    /// Its change makes them look again.
+    pub(super) wake_imodels: watch::Sender<u64>,
+    /// Receives a message when the id of one can be used.
+    pub(super) known: mpsc::Sender<()>,
     /// The kernel's file events, for all watches together.
     pub(super) events: watching::Events,
     /// Incremented when an operator wants synchronizers to act now.
@@ -48,7 +55,7 @@ pub(super) struct Tasks {
     pub(super) queue: watch::Receiver<Instant>,
     /// For the status line.
     pub(super) note: watch::Sender<Option<String>>,
-    /// Watch tasks that were stopped and are still running.
+    /// Tasks of watches and iModels that were stopped and are still running.
     pub(super) ending: usize,
 }
 
@@ -63,6 +70,7 @@ impl Tasks {
         config: &Config,
         ledger: &Ledger,
         client: &Client,
+        known: mpsc::Sender<()>,
     ) -> Result<Self, Error> {
         let watches = register(config, ledger).await?;
         let (turned, queue) = watch::channel(Instant::now());
@@ -72,6 +80,9 @@ impl Tasks {
             roots: HashMap::new(),
             synchronizers: BTreeMap::new(),
             wake_uploads: Arc::default(),
+            imodels: BTreeMap::new(),
+            wake_imodels: watch::Sender::new(0),
+            known,
             events: watching::Events::default(),
             wake_synchronizers: watch::Sender::new(0),
             live: StatusTracker::new(),
@@ -90,9 +101,8 @@ impl Tasks {
             let itwin::Outage { since, reason } = platform.outage()?;
             Some(Outage { since, reason })
         });
-        for watch in &config.watches {
-            tasks.synchronizer(&watch.imodel_id, ledger, client);
-        }
+        tasks.start_synchronizers(config, ledger, client);
+        tasks.start_imodels(config, ledger, client);
         let uploads = UploadPool::new(upload::Deps {
             ledger: ledger.clone(),
             client: client.clone(),
@@ -144,8 +154,22 @@ impl Tasks {
         });
     }
 
+    /// Starts the synchronizer of each iModel that has none yet and whose id is known.
+    pub(super) fn start_synchronizers(
+        &mut self,
+        config: &Config,
+        ledger: &Ledger,
+        client: &Client,
+    ) {
+        for watch in &config.watches {
+            if imodel_wait(config, watch).is_none() {
+                self.synchronizer(&watch.imodel_id, ledger, client);
+            }
+        }
+    }
+
     /// Starts the synchronizer of an iModel, if there is none yet.
-    pub(super) fn synchronizer(&mut self, imodel_id: &ImodelId, ledger: &Ledger, client: &Client) {
+    fn synchronizer(&mut self, imodel_id: &ImodelId, ledger: &Ledger, client: &Client) {
         if self.synchronizers.contains_key(imodel_id) {
             return;
         }
@@ -214,8 +238,10 @@ impl Tasks {
         loop {
             return match self.set.join_next().await {
                 Some(Ok((_, Err(error)))) => error,
-                // Only stopped watch tasks end without an error.
-                Some(Ok((name, Ok(())))) if self.ending > 0 && name.starts_with(WATCH) => {
+                // Only stopped tasks of watches and iModels end without an error.
+                Some(Ok((name, Ok(()))))
+                    if self.ending > 0 && (name.starts_with(WATCH) || name.starts_with(IMODEL)) =>
+                {
                     self.ending -= 1;
                     continue;
                 }
@@ -312,6 +338,7 @@ pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
             formerly: watch.formerly.clone(),
             path: watch.path.clone(),
             imodel_id: watch.imodel_id.clone(),
+            imodel_wait: imodel_wait(config, watch),
             storage_folder: watch.storage_folder.join("/"),
             connection: watch.connection.clone(),
             withdrawal: WithdrawalPolicy {

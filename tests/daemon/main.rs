@@ -18,6 +18,7 @@ mod commands;
 mod common;
 mod connection_per_type;
 mod crashes;
+mod create_imodel;
 mod demo;
 mod emulator_command;
 mod filesystem;

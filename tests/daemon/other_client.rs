@@ -59,11 +59,13 @@ impl<'e> OtherClient<'e> {
         } else {
             format!("{}{path}", self.emulator.api_url())
         };
+        let version = if path.starts_with("/imodels/") { 2 } else { 1 };
+        let accept = format!("application/vnd.bentley.itwin-platform.v{version}+json");
         let mut request = self
             .http
             .request(method, url)
             .bearer_auth(&self.token)
-            .header("Accept", "application/vnd.bentley.itwin-platform.v1+json");
+            .header("Accept", accept);
         request = match body {
             Some(body) => request.json(&body),
             None => request.header("Content-Length", "0"),
@@ -116,6 +118,11 @@ impl<'e> OtherClient<'e> {
         let body = json!({ "storageFileId": to_storage, "connectorType": connector });
         let (status, _) = self.ask(Method::PUT, &path, Some(body)).await;
         status == 200
+    }
+
+    pub async fn deletes_the_imodel(&self, id: &str) -> bool {
+        let path = format!("/imodels/{id}");
+        self.ask(Method::DELETE, &path, None).await.0 == 204
     }
 
     pub async fn deletes_the_connection(&self) -> bool {

@@ -58,10 +58,13 @@ struct WatchResult<'a> {
     unavailable: Option<&'a str>,
     /// What in it could not be read.
     unreadable: Option<&'a str>,
+    /// Why its iModel is not there.
+    awaits_imodel: Option<&'a str>,
 }
 
 /// Writes the object to standard output.
 pub(super) async fn write(pass: &Pass, watches: &[Watch], ledger: &Ledger) -> Result<(), Error> {
+    let known = ledger.created_imodels().await?;
     let head = Head {
         version: VERSION,
         ok: pass.is_good(),
@@ -69,9 +72,10 @@ pub(super) async fn write(pass: &Pass, watches: &[Watch], ledger: &Ledger) -> Re
             .iter()
             .map(|watch| WatchResult {
                 name: &watch.name,
-                imodel_id: &watch.imodel_id,
+                imodel_id: known.get(&watch.imodel_id).unwrap_or(&watch.imodel_id),
                 unavailable: of(&pass.unreachable, &watch.name),
                 unreadable: of(&pass.left_out, &watch.name),
+                awaits_imodel: of(&pass.awaiting, &watch.name),
             })
             .collect(),
     };

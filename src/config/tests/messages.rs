@@ -155,6 +155,37 @@ fn imodels() {
         ))
     };
     insta::assert_snapshot!(render(cases, with));
+    let cases = [
+        "create = true",
+        "create = { name = \"Plant\" }",
+        "create = { itwin_id = \"x\", name = \"Plant\" }",
+        "create = { itwin_id = \"9a1f4e4c-54b7-4a3e-8d4e-0123456789ab\", name = \"\" }",
+        "create = { itwin_id = \"9a1f4e4c-54b7-4a3e-8d4e-0123456789ab\", name = \"Plant\", extent = {} }",
+        "create = { itwin_id = \"9a1f4e4c-54b7-4a3e-8d4e-0123456789ab\", name = \"Plant\" }",
+        "id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
+         create = { itwin_id = \"9a1f4e4c-54b7-4a3e-8d4e-0123456789ab\", name = \"Plant\" }",
+    ];
+    let with = |keys: &str| in_file(&format!("[[imodel]]\n{keys}"));
+    insta::assert_snapshot!("imodels_to_create", render(cases, with));
+    let create = "[[imodel]]\ncreate = { itwin_id = \"9a1f4e4c-54b7-4a3e-8d4e-0123456789ab\", name = \"Plant\" }\n";
+    let named = |imodel: &str| {
+        LEAST.replacen(
+            "imodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"",
+            imodel,
+            1,
+        )
+    };
+    let mut text = String::new();
+    for config in [
+        named("imodel = \"Plant\""),
+        named("imodel = \"Plan\"") + create,
+        LEAST.to_owned() + "imodel = \"Plant\"\n" + create,
+        named("imodel = \"Plant\"") + create + create,
+    ] {
+        text += &(errors(&config) + "\n");
+    }
+    insta::assert_snapshot!("watches_of_imodels_to_create", text);
+    assert_eq!(errors(&(named("imodel = \"Plant\"") + create)), "none");
     let stored = LEAST.to_owned()
         + "upload_only = [\"/Site/\"]\n[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
            spatial_root = { watch = \"north\", path = \"Site/GCS.dgn\" }\n";

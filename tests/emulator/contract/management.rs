@@ -315,7 +315,50 @@ async fn creation(platform: &Platform) {
         .is(404, "iModelNotFound");
 }
 
+/// New iModels that are initialized later or not at all, that lists do not have, or that are limited in number.
+async fn new_imodels(seen: &Arc<Seen>) {
+    let platform = platform(seen).await;
+    let new = async |name: &str| {
+        let body = json!({ "name": name, "iTwinId": DEFAULT_ITWIN_ID });
+        platform.post("/imodels", body).await
+    };
+    let listed = async |name: &str| {
+        let path = format!("/imodels?iTwinId={DEFAULT_ITWIN_ID}&name={name}");
+        let found = platform.get(&path).await.ok(200);
+        found["iModels"].as_array().unwrap().len()
+    };
+    for (word, state, operation) in [
+        ("later", "initialized", "successful"),
+        ("failed", "notInitialized", "failed"),
+    ] {
+        platform.switch("new-imodel", word);
+        let made = new(word).await.ok(201)["iModel"].clone();
+        assert_eq!(made["state"], "notInitialized");
+        let path = format!("/imodels/{}", made["id"].as_str().unwrap());
+        for _ in 0..3 {
+            let read = platform.get(&path).await.ok(200);
+            assert_eq!(read["iModel"]["state"], "notInitialized");
+        }
+        let read = platform.get(&path).await.ok(200);
+        assert_eq!(read["iModel"]["state"], state);
+        let created = platform.get(&format!("{path}/operations/create")).await;
+        assert_eq!(created.ok(200)["createOperation"]["state"], operation);
+    }
+    for (word, later) in [("lagging", 1), ("absent", 0)] {
+        platform.switch("new-imodel-list", word);
+        new(word).await.ok(201);
+        assert_eq!(listed(word).await, 0);
+        new(word).await.is(409, "iModelExists");
+        assert_eq!(listed(word).await, later);
+    }
+    platform.switch("create-limit", "five");
+    new("fifth").await.ok(201);
+    new("sixth").await.is(429, "RateLimitExceeded");
+    platform.switches_off();
+}
+
 pub async fn imodels(seen: &Arc<Seen>) {
+    new_imodels(seen).await;
     let platform = platform(seen).await;
     let extent = json!({ "southWest": { "latitude": 1.5, "longitude": 2.5 }, "northEast": { "latitude": 3.5, "longitude": 4.5 } });
     let new = json!({ "name": "Deck", "iTwinId": DEFAULT_ITWIN_ID, "description": "of the bridge", "extent": extent });
