@@ -328,6 +328,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             });
         }
     }
+    if let Some(fault) = &watch.settings_fault {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: fault.hint.clone(),
+            ..folder("settings", true, fault.reason.clone())
+        });
+    }
     if let Some(version) = &watch.named_version
         && version.severe
         && let Some(reason) = &version.reason

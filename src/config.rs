@@ -20,6 +20,7 @@ mod mail;
 mod named_versions;
 mod network;
 mod notifications;
+mod platform_settings;
 mod raw;
 mod schedule;
 mod sections;
@@ -27,6 +28,7 @@ mod values;
 mod watches;
 mod web;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
@@ -89,6 +91,8 @@ pub struct Config {
     pub imodels: Vec<Imodel>,
     /// The windows of runs, of watches and `[[imodel]]` tables.
     pub run_schedules: RunSchedules,
+    /// The settings of connections, of their watches.
+    pub connection_settings: ConnectionSettings,
 }
 
 /// What concerns an iModel rather than one of its watches.
@@ -100,7 +104,29 @@ pub struct Imodel {
     pub spatial_root: Option<SpatialRoot>,
     /// When and how the service creates named versions of it; None if never.
     pub named_version: Option<NamedVersion>,
+    /// Its settings on the platform, as far as the configuration has any.
+    pub settings: Option<PlatformSettings>,
 }
+
+/// Settings of an iModel or a connection on the platform, in the order of the file; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlatformSettings(pub Vec<PlatformSetting>);
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlatformSetting {
+    /// As written in the file.
+    pub key: String,
+    /// As the platform names it; unique.
+    pub name: String,
+    /// A boolean or a number.
+    pub value: serde_json::Value,
+    /// Where it is in the file.
+    pub line: Option<usize>,
+}
+
+/// The settings of each connection that has any, by iModel and name.
+pub type ConnectionSettings = BTreeMap<(ImodelId, String), PlatformSettings>;
 
 /// The named versions that the service creates of an iModel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -332,6 +358,8 @@ pub struct ReadOnlyConfig {
     pub imodels: Vec<Imodel>,
     /// The windows of runs, of watches and `[[imodel]]` tables.
     pub run_schedules: RunSchedules,
+    /// The settings of connections, of their watches.
+    pub connection_settings: ConnectionSettings,
 }
 
 impl Config {

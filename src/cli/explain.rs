@@ -254,6 +254,16 @@ async fn one(
         let line = format!("named version of the iModel: {}", version.when_text());
         explanation.lines.push(line);
     }
+    let connection = (watch.imodel_id.clone(), watch.connection.clone());
+    for (what, settings) in [
+        ("iModel", imodel.and_then(|imodel| imodel.settings.as_ref())),
+        ("connection", config.connection_settings.get(&connection)),
+    ] {
+        if let Some(settings) = settings {
+            let line = format!("settings of the {what}: {}", settings.text());
+            explanation.lines.push(line);
+        }
+    }
     explanation
         .lines
         .extend(content::doubts(&watch.scope.decide(&below)));

@@ -1,8 +1,10 @@
 //! The `[[imodel]]` tables: what concerns an iModel rather than one of its watches.
 //!
-//! Input: the tables and the watches. Output: [`Imodel`]s, and the windows of runs and uploads. Every error has the
-//! line of its key. It touches no folder: whether a watch selects a path is decided from the path alone.
+//! Input: the tables and the watches. Output: [`Imodel`]s, the windows of runs and uploads, the settings of connections.
+//! Every error has the line of its key. It touches no folder: whether a watch selects a path is decided from the path
+//! alone.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
@@ -10,11 +12,12 @@ use toml::de::DeValue;
 
 use super::document::{Report, Section};
 use super::named_versions::named_version;
+use super::platform_settings;
 use super::schedule::{self, RunSchedules, Schedule};
 use super::sections::KEYS;
 use super::values::{self, InvalidValue};
 use super::watches::Placed;
-use super::{Imodel, SpatialRoot};
+use super::{ConnectionSettings, Imodel, PlatformSettings, SpatialRoot};
 use crate::selection::Verdict;
 
 /// How a spatial root is written.
@@ -38,11 +41,13 @@ pub(super) fn read<'d>(
         let root = section.read("spatial_root", spatial_root);
         let windows = schedule::read(&mut section);
         let version = section.read("named_version", named_version);
+        let settings = platform_settings::read(&mut section);
         let Some(id) = id else { continue };
         let imodel = Imodel {
             id: id.into(),
             spatial_root: root,
             named_version: version.flatten(),
+            settings,
         };
         if let Some(bad) = mistake(&imodel, &imodels, watches) {
             section.add("id", bad);
@@ -88,6 +93,38 @@ fn of_watches(watches: &[Placed], report: &mut Report) -> RunSchedules {
         }
     }
     schedules
+}
+
+/// The settings of each connection. Watches of one connection must agree; it is enough if one of them has the table.
+pub(super) fn connection_settings(watches: &[Placed], report: &mut Report) -> ConnectionSettings {
+    let mut found: BTreeMap<_, (&PlatformSettings, &Placed)> = BTreeMap::new();
+    for placed in watches {
+        let Some(wanted) = &placed.settings else {
+            continue;
+        };
+        let watch = &placed.watch;
+        let connection = (watch.imodel_id.clone(), watch.connection.clone());
+        let Some((other, by)) = found.get(&connection) else {
+            found.insert(connection, (wanted, placed));
+            continue;
+        };
+        if !wanted.is_same(other) {
+            let line = by.at_settings.line;
+            let line = line.map_or_else(String::new, |line| format!(" (line {line})"));
+            let bad = InvalidValue::new(
+                format!(
+                    "not the same as the settings of watch {:?}{line}, which has the same connection {:?}",
+                    by.watch.name, watch.connection
+                ),
+                "write the settings of a connection in one of its watches, or give each watch a connection of its own",
+            );
+            report.add(placed.at_settings.clone(), bad);
+        }
+    }
+    let settings = found.into_iter();
+    settings
+        .map(|(connection, (settings, _))| (connection, settings.clone()))
+        .collect()
 }
 
 fn another_window() -> InvalidValue {

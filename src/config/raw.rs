@@ -15,8 +15,8 @@ use super::sections::{self, KEYS, Times};
 use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
-    Alert, BulkChange, Config, Environment, Heartbeat, Hook, Imodel, Itwin, Log, Network,
-    ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
+    Alert, BulkChange, Config, ConnectionSettings, Environment, Heartbeat, Hook, Imodel, Itwin,
+    Log, Network, ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -41,6 +41,7 @@ pub(super) struct RawConfig {
     watches: Vec<Placed>,
     imodels: Vec<Imodel>,
     run_schedules: RunSchedules,
+    connection_settings: ConnectionSettings,
 }
 
 impl RawConfig {
@@ -91,6 +92,7 @@ impl RawConfig {
         let hooks = hooks::read(&tables, &watches, environment, mode, report);
         let tables = Section::each(&root, "imodel", report);
         let (imodels, run_schedules) = imodels::read(&tables, &mut watches, report);
+        let connection_settings = imodels::connection_settings(&watches, report);
         if !root.contains_key("watch") {
             report.add(
                 Place::default(),
@@ -119,6 +121,7 @@ impl RawConfig {
             watches,
             imodels,
             run_schedules,
+            connection_settings,
         })
     }
 
@@ -153,6 +156,7 @@ impl RawConfig {
             heartbeat: self.heartbeat,
             imodels: self.imodels,
             run_schedules: self.run_schedules,
+            connection_settings: self.connection_settings,
             watches: self
                 .watches
                 .into_iter()
@@ -171,6 +175,7 @@ impl RawConfig {
                 .collect(),
             imodels: self.imodels,
             run_schedules: self.run_schedules,
+            connection_settings: self.connection_settings,
         }
     }
 }

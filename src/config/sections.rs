@@ -51,6 +51,7 @@ pub(super) const KEYS: &Keys = &[
             "run_window",
             "upload_window",
             "window_stale",
+            "settings",
         ],
     ),
     (
@@ -158,6 +159,7 @@ pub(super) const KEYS: &Keys = &[
             "upload_only",
             "connectors",
             "companions",
+            "settings",
         ],
     ),
 ];

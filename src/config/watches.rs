@@ -10,10 +10,11 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
+use super::platform_settings;
 use super::schedule;
 use super::sections::{DAY, KEYS, SECOND, Times};
 use super::values::{self, InvalidValue};
-use super::{OnDelete, OnRename, Sync, Watch};
+use super::{OnDelete, OnRename, PlatformSettings, Sync, Watch};
 use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
 /// A watch, and where its keys are in the file.
@@ -24,6 +25,9 @@ pub(super) struct Placed {
     at_formerly: Place,
     at_storage_folder: Place,
     pub(super) schedules: schedule::Placed,
+    /// Those of its connection.
+    pub(super) settings: Option<PlatformSettings>,
+    pub(super) at_settings: Place,
 }
 
 /// Reads every watch, and reports the errors of each and of each pair.
@@ -64,6 +68,7 @@ fn one<'d>(
 
     let times = times.read(&mut section);
     let schedules = schedule::read(&mut section);
+    let settings = platform_settings::read(&mut section);
     let selection = selection(&mut section);
     let depth = match section.read("recursive", values::flag) {
         Some(false) => Depth::TopOnly,
@@ -117,6 +122,8 @@ fn one<'d>(
         at_formerly: section.place("formerly"),
         at_storage_folder: section.place("storage_folder"),
         schedules,
+        settings,
+        at_settings: section.place(platform_settings::KEY),
     }
 }
 

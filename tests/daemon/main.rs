@@ -53,6 +53,7 @@ mod renames;
 mod runs;
 mod scale;
 mod sets;
+mod settings;
 mod soak;
 mod spatial_root;
 mod state_directory;
