@@ -28,7 +28,6 @@ mod values;
 mod watches;
 mod web;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
@@ -42,6 +41,7 @@ pub use errors::{ConfigError, ConfigErrors};
 pub use hooks::{Hook, HookEvent, HookOutcome};
 pub use mail::{Mail, MailTls};
 pub use notifications::{Address, Alert, Format, Heartbeat};
+pub use platform_settings::{ConnectionSettings, PlatformSetting, PlatformSettings};
 use raw::RawConfig;
 pub(crate) use schedule::STALE;
 pub use schedule::{RunSchedules, Schedule};
@@ -51,6 +51,7 @@ pub use web::Web;
 pub(crate) use values::show_duration;
 
 use crate::bandwidth::Period;
+use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::Network;
 use crate::secret::Secret;
@@ -92,7 +93,7 @@ pub struct Config {
     /// The windows of runs, of watches and `[[imodel]]` tables.
     pub run_schedules: RunSchedules,
     /// The settings of connections, of their watches.
-    pub connection_settings: ConnectionSettings,
+    pub connection_settings: Vec<ConnectionSettings>,
 }
 
 /// What concerns an iModel rather than one of its watches.
@@ -107,26 +108,6 @@ pub struct Imodel {
     /// Its settings on the platform, as far as the configuration has any.
     pub settings: Option<PlatformSettings>,
 }
-
-/// Settings of an iModel or a connection on the platform, in the order of the file; at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlatformSettings(pub Vec<PlatformSetting>);
-
-/// One of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlatformSetting {
-    /// As written in the file.
-    pub key: String,
-    /// As the platform names it; unique.
-    pub name: String,
-    /// A boolean or a number.
-    pub value: serde_json::Value,
-    /// Where it is in the file.
-    pub line: Option<usize>,
-}
-
-/// The settings of each connection that has any, by iModel and name.
-pub type ConnectionSettings = BTreeMap<(ImodelId, String), PlatformSettings>;
 
 /// The named versions that the service creates of an iModel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,7 +235,7 @@ pub struct Upload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sync {
     /// Name of our storage connections.
-    pub connection: String,
+    pub connection: ConnectionName,
     /// A run starts when no further file was uploaded for this long.
     pub batch_window: Duration,
     /// …but waits no longer than this; not below `batch_window`.
@@ -302,6 +283,8 @@ pub struct Watch {
     pub path: PathBuf,
     /// UUID in lower case with hyphens.
     pub imodel_id: ImodelId,
+    /// For the second and each further iModel of a table with several: the watch of the first one, which uploads.
+    pub follows: Option<Followed>,
     /// When a file counts as completely written.
     pub settle_policy: SettlePolicy,
     /// Pause between two full scans of a root whose file system reports changes.
@@ -317,12 +300,21 @@ pub struct Watch {
     pub on_delete: OnDelete,
     /// How long it has to be gone before that.
     pub delete_after: Duration,
-    /// Name of the storage connection of this watch's files.
-    pub connection: String,
+    /// Name of the storage connection of this watch's files, or of those of their connector types.
+    pub connection: ConnectionName,
     /// When its files may be uploaded; None: at any time.
     pub upload_schedule: Option<Schedule>,
     /// Which files, how deep, and with which connector.
     pub scope: Scope,
+}
+
+/// The watch whose uploads another watch of the same folder uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Its name.
+    pub watch: String,
+    /// Its iModel.
+    pub imodel_id: ImodelId,
 }
 
 /// What happens in storage when a local file is renamed or moved.
@@ -359,7 +351,7 @@ pub struct ReadOnlyConfig {
     /// The windows of runs, of watches and `[[imodel]]` tables.
     pub run_schedules: RunSchedules,
     /// The settings of connections, of their watches.
-    pub connection_settings: ConnectionSettings,
+    pub connection_settings: Vec<ConnectionSettings>,
 }
 
 impl Config {
@@ -433,10 +425,23 @@ impl Watch {
     /// storage respects it.
     #[must_use]
     pub fn storage_overlaps(&self, other: &Self) -> bool {
+        if self.is_same_table(other) {
+            return false;
+        }
         self.storage_folder
             .iter()
             .zip(&other.storage_folder)
             .all(|(one, other)| one.to_lowercase() == other.to_lowercase())
+    }
+
+    /// Whether both are of one table with several iModels, so that one of them uploads for the other.
+    #[must_use]
+    pub fn is_same_table(&self, other: &Self) -> bool {
+        let leader = |watch: &'_ Self| match &watch.follows {
+            Some(leader) => leader.watch.clone(),
+            None => watch.name.clone(),
+        };
+        (self.follows.is_some() || other.follows.is_some()) && leader(self) == leader(other)
     }
 }
 

@@ -47,6 +47,9 @@ impl ConnectorType {
         "SHELLEDWCSV",
     ];
 
+    /// The longest name of a type in bytes; the longest known one has 13.
+    pub const NAME_MAX: usize = 64;
+
     /// A type as written in the configuration.
     ///
     /// # Errors
@@ -99,6 +102,12 @@ impl ConnectorType {
         )
     }
 
+    /// Whether it is a name of letters, digits, `_` and `-`.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        is_name(&self.0)
+    }
+
     /// Whether it is one of [`ConnectorType::CURRENT`] or [`ConnectorType::RETIRED`]. An unknown type may be new, or a
     /// typing error.
     #[must_use]
@@ -109,9 +118,6 @@ impl ConnectorType {
 
 /// Written before a type in the configuration that this version does not list.
 const CUSTOM: &str = "custom:";
-
-/// Longest name of a type; the longest known one has 13 bytes.
-const NAME_MAX: usize = 64;
 
 /// Why a type in the configuration cannot be used. `Display` is the rest of a sentence that starts with its key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,12 +166,17 @@ impl InvalidType {
 
 fn is_name(name: &str) -> bool {
     let may = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(may)
+    (1..=ConnectorType::NAME_MAX).contains(&name.len()) && name.bytes().all(may)
 }
 
 /// The listed type that is written almost like `text`, in any case. A retired one only if nothing but the case differs.
 fn nearest(text: &str) -> Option<&'static str> {
-    let wanted: String = text.trim().to_uppercase().chars().take(NAME_MAX).collect();
+    let wanted: String = text
+        .trim()
+        .to_uppercase()
+        .chars()
+        .take(ConnectorType::NAME_MAX)
+        .collect();
     let same = ConnectorType::RETIRED
         .into_iter()
         .find(|name| *name == wanted);

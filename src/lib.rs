@@ -23,6 +23,7 @@ pub mod bandwidth;
 pub mod cli;
 mod clock;
 pub mod config;
+pub mod connection_name;
 pub mod connector_type;
 pub mod control;
 pub mod emulator;

@@ -828,7 +828,9 @@ fn line_text(line: &HistoryEntry) -> String {
             }
             Step::Remapped => "source file in the connection corrected: waiting for a run",
             Step::ReferenceChanged => "a reference changed",
-            Step::Displaced => "removed from another connection: it belongs in that of its watch",
+            Step::Displaced => {
+                "removed from another connection, because it does not belong there any more"
+            }
             Step::Unmapped => "removed from the connection: it is a reference now",
             Step::Withdrawn => "removed from the connection: it is gone from the folder",
             Step::Deleted => "storage file moved to the recycle bin, which keeps it for 30 days",

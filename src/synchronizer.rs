@@ -106,8 +106,8 @@ pub struct Settings {
     pub named_versions: BTreeMap<ImodelId, config::NamedVersion>,
     /// The settings of each iModel that has any.
     pub imodel_settings: BTreeMap<ImodelId, config::PlatformSettings>,
-    /// The settings of each connection that has any.
-    pub connection_settings: config::ConnectionSettings,
+    /// The settings of connections that have any.
+    pub connection_settings: Vec<config::ConnectionSettings>,
     /// The selection of each watch, by its name.
     pub scopes: HashMap<String, Scope>,
 }

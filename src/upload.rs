@@ -10,6 +10,7 @@
 mod destination;
 mod error;
 mod folders;
+mod followers;
 mod guard;
 mod hash;
 mod plan;
@@ -386,6 +387,9 @@ impl Shared {
                 if let Some(change) = bulk_change {
                     change.log(&watch.name);
                 }
+            }
+            JobOutcome::AwaitsOther => {
+                debug!(watch = %watch.name, %path, "waits for its upload by the watch that it follows");
             }
             JobOutcome::Vanished => {
                 info!(watch = %watch.name, %path, "file was deleted before it was uploaded");

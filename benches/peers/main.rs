@@ -342,12 +342,13 @@ fn known(platform: &Platform, files: u64) -> Site {
         use itwin_syncd::ledger::{BulkChangeLimits, Ledger, WatchSpec};
         let ledger = Ledger::open(&site.state()).await.unwrap();
         let spec = WatchSpec {
+            follows: None,
             name: "bench".to_owned(),
             formerly: None,
             path: "/bench".into(),
             imodel_id: "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee".into(),
             storage_folder: String::new(),
-            connection: "itwin-syncd".to_owned(),
+            connection: "itwin-syncd".to_owned().into(),
             withdrawal: itwin_syncd::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: BulkChangeLimits {
                 changed_files: 1_000_000_000,

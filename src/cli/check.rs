@@ -13,6 +13,7 @@ use super::changes::announcements;
 use super::tally::Tally;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_line};
 use crate::config::{Config, Schedule, SpatialRoot, Watch};
+use crate::connection_name::ConnectionName;
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client, Connection};
@@ -279,18 +280,18 @@ async fn source_files(
     watched: u64,
 ) {
     let name = format!("iModel {imodel_id}");
-    let used: BTreeSet<&str> = config
+    let used: Vec<&ConnectionName> = config
         .watches
         .iter()
         .filter(|watch| watch.imodel_id == *imodel_id)
-        .map(|watch| watch.connection.as_str())
+        .map(|watch| &watch.connection)
         .collect();
     let (mut ours, mut foreign) = (0, 0);
     for connection in connections {
         let is_ours = connection
             .display_name
             .as_deref()
-            .is_some_and(|name| used.contains(name));
+            .is_some_and(|name| used.iter().any(|used| used.fits(name)));
         let count = match client.source_files(&connection.id).await {
             Ok(files) => files.len() as u64,
             Err(error) => {

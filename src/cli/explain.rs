@@ -18,7 +18,8 @@ use super::{
 use crate::config::{self, OnDelete, ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
 use crate::ledger::{
-    Absence, FileReport, Fingerprint, Inactive, JobState, Known, Ledger, SetPart, WatchReport,
+    Absence, FileReport, Fingerprint, Inactive, JobState, Known, Ledger, Outcome, SetPart,
+    WatchReport,
 };
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::{self, Kind, RootDir};
@@ -248,16 +249,25 @@ async fn one(
             "spatial root of the iModel: synchronized first and alone, while the iModel is empty";
         explanation.lines.push(line.to_owned());
     }
+    if let Verdict::Source { connector, .. } = watch.scope.decide(&below)
+        && watch.connection.is_per_type()
+    {
+        let line = format!("connection {:?}", watch.connection.of(&connector));
+        explanation.lines.push(line);
+    }
     let mut imodels = config.imodels.iter();
     let imodel = imodels.find(|imodel| imodel.id == watch.imodel_id);
     if let Some(version) = imodel.and_then(|imodel| imodel.named_version.as_ref()) {
         let line = format!("named version of the iModel: {}", version.when_text());
         explanation.lines.push(line);
     }
-    let connection = (watch.imodel_id.clone(), watch.connection.clone());
+    let of_watch = config
+        .connection_settings
+        .iter()
+        .find(|one| one.imodel_id == watch.imodel_id && one.connection == watch.connection);
     for (what, settings) in [
         ("iModel", imodel.and_then(|imodel| imodel.settings.as_ref())),
-        ("connection", config.connection_settings.get(&connection)),
+        ("connection", of_watch.map(|one| &one.settings)),
     ] {
         if let Some(settings) = settings {
             let line = format!("settings of the {what}: {}", settings.text());
@@ -296,7 +306,44 @@ async fn one(
         explanation.lines.extend(content::references(watch, &below));
     }
     state(&mut explanation, watch, &below, &on_disk, config, known).await;
+    let further = further_imodels(watch, &below, config, known).await;
+    explanation.lines.extend(further);
     explanation
+}
+
+/// For a watch with several iModels: what each of them has of the file.
+async fn further_imodels(
+    watch: &Watch,
+    below: &Path,
+    config: &ReadOnlyConfig,
+    known: &Knowledge,
+) -> Vec<String> {
+    let followers: Vec<&Watch> = matching::followers(&watch.name, &config.watches).collect();
+    if followers.is_empty() {
+        return Vec::new();
+    }
+    let mut synchronized = 0;
+    let mut lines = Vec::new();
+    for (at, one) in std::iter::once(watch).chain(followers).enumerate() {
+        let file = known.file(&one.name, below).await;
+        let is_done = file.as_ref().is_some_and(|file| {
+            file.job.is_none()
+                && matches!(
+                    file.stored_outcome,
+                    Some(Outcome::Synchronized | Outcome::SynchronizedWithIssues)
+                )
+        });
+        synchronized += usize::from(is_done);
+        if at > 0 {
+            let word = file.as_ref().map_or("not known yet", status_view::word);
+            let reason = file.as_ref().and_then(|file| file.reason.as_ref());
+            let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+            lines.push(format!("in iModel {}: {word}{reason}", one.imodel_id));
+        }
+    }
+    let count = lines.len() + 1;
+    lines.push(format!("synchronized in {synchronized} of {count} iModels"));
+    lines
 }
 
 /// What is at the path.
@@ -546,6 +593,7 @@ mod tests {
 
     use super::*;
     use crate::config::Environment;
+    use crate::connection_name::ConnectionName;
     use crate::ledger::WatchSpec;
 
     const WATCH: &str = "[[watch]]\nname = \"north\"\npath = \"$/north\"\nimodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n\
@@ -647,11 +695,12 @@ mod tests {
         let now = crate::clock::now();
         let spec = WatchSpec {
             name: "north".to_owned(),
+            follows: None,
             formerly: None,
             path: folder.path().to_owned(),
             imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".into(),
             storage_folder: String::new(),
-            connection: "itwin-syncd".to_owned(),
+            connection: ConnectionName::from("itwin-syncd".to_owned()),
             withdrawal: crate::ledger::WithdrawalPolicy::default(),
             bulk_change_limits: crate::ledger::BulkChangeLimits {
                 changed_files: 1000,

@@ -74,6 +74,19 @@ pub(super) fn place<'w>(path: &Path, watches: &'w [Watch]) -> Option<(&'w Watch,
         .min_by_key(|(_, below)| below.components().count())
 }
 
+/// The watches that follow another one: those of the further iModels of its table.
+pub(super) fn followers<'w>(leader: &str, watches: &'w [Watch]) -> impl Iterator<Item = &'w Watch> {
+    watches
+        .iter()
+        .filter(move |watch| is_or_follows(watch, leader) && watch.name != leader)
+}
+
+/// Whether a watch has this name, or follows the watch that has it.
+fn is_or_follows(watch: &Watch, name: &str) -> bool {
+    let leader = watch.follows.as_ref().map(|leader| leader.watch.as_str());
+    watch.name == name || leader == Some(name)
+}
+
 /// The path without `..`, resolved lexically: the file need not exist.
 fn without_parents(path: &Path) -> PathBuf {
     let mut short = PathBuf::new();
@@ -131,13 +144,16 @@ pub(super) async fn select(
     let mut unmatched = Vec::new();
     let mut rest = Vec::new();
     for (position, (word, meaning)) in words.iter().enumerate() {
-        let known = match &meaning.place {
-            Some((watch, path)) => ledger.file_at(watch, path).await?,
-            None => None,
-        };
-        match known {
-            Some(file) => chosen.push(file),
-            None => rest.push((position, *word, meaning, READINGS.map(|_| Vec::new()))),
+        let mut is_known = false;
+        if let Some((watch, path)) = &meaning.place {
+            for watch in std::iter::once(watch).chain(&meaning.followers) {
+                let known = ledger.file_at(watch, path).await?;
+                is_known |= known.is_some();
+                chosen.extend(known);
+            }
+        }
+        if !is_known {
+            rest.push((position, *word, meaning, READINGS.map(|_| Vec::new())));
         }
     }
     if !rest.is_empty() || words.is_empty() {
@@ -219,28 +235,29 @@ impl<'l> Pages<'l> {
 
 /// The names of the watches that match any argument; without arguments all.
 pub(super) fn watches(words: &[String], watches: &[Watch]) -> Result<Vec<String>, Error> {
-    let names = watches.iter().map(|watch| watch.name.clone());
+    // Whoever names a table with several iModels means all of them.
+    let fits = |pattern: &Pattern, watch: &Watch| {
+        let leader = watch.follows.as_ref().map(|leader| &leader.watch);
+        std::iter::once(&watch.name)
+            .chain(leader)
+            .any(|name| pattern.fits(Path::new(name)))
+    };
+    let names = watches.iter();
     if words.is_empty() {
-        return Ok(names.collect());
+        return Ok(names.map(|watch| watch.name.clone()).collect());
     }
     let patterns = words
         .iter()
         .map(|word| Ok((word, Pattern::new(word)?)))
         .collect::<Result<Vec<_>, BadRule>>()?;
     for (word, pattern) in &patterns {
-        if !watches
-            .iter()
-            .any(|watch| pattern.fits(Path::new(&watch.name)))
-        {
+        if !watches.iter().any(|watch| fits(pattern, watch)) {
             return Err(Error::NoWatch((*word).clone()));
         }
     }
     Ok(names
-        .filter(|name| {
-            patterns
-                .iter()
-                .any(|(_, pattern)| pattern.fits(Path::new(name)))
-        })
+        .filter(|watch| patterns.iter().any(|(_, pattern)| fits(pattern, watch)))
+        .map(|watch| watch.name.clone())
         .collect())
 }
 
@@ -261,6 +278,8 @@ enum Reading {
 pub(super) struct Meaning<'w> {
     /// As a path: the watch that contains it, and the path there.
     place: Option<(&'w str, PathBuf)>,
+    /// The watches of the same folder that follow that one.
+    followers: Vec<&'w str>,
     here: Option<Pattern>,
     /// As written, unless it is absolute.
     bare: Option<(PathBuf, Option<Pattern>)>,
@@ -276,10 +295,9 @@ impl Meaning<'_> {
     }
 
     fn fits(&self, file: &FileReport, reading: Reading) -> bool {
-        let here = self
-            .place
-            .as_ref()
-            .filter(|(watch, _)| *watch == file.watch);
+        let here = self.place.as_ref().filter(|(watch, _)| {
+            *watch == file.watch || self.followers.contains(&file.watch.as_str())
+        });
         let pattern = match reading {
             Reading::Path => {
                 let bare = self.bare.as_ref().filter(|_| self.place.is_none());
@@ -316,6 +334,12 @@ fn meaning<'w>(word: &Path, watches: &'w [Watch]) -> Meaning<'w> {
     Meaning {
         // `..` is invalid in a glob, but not in a path.
         no_glob: no_glob.filter(|_| place.is_none()),
+        followers: match &place {
+            Some((watch, _)) => followers(watch, watches)
+                .map(|one| one.name.as_str())
+                .collect(),
+            None => Vec::new(),
+        },
         place,
         here,
         bare,

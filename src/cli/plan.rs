@@ -194,13 +194,16 @@ async fn show_watch(
             Some(_) => ("renamed", false),
             None => (word, sent),
         };
+        let leader = watch.follows.as_ref().map(|leader| leader.watch.as_str());
         let what = plan_of(
             file,
             report.copied(),
             word,
             sent,
             origin.map(|origin| origin.text(name)),
+            leader,
         );
+        let sent = sent && leader.is_none();
         good &= !what.starts_with("will fail");
         planned += 1;
         if sent {
@@ -228,21 +231,29 @@ fn plan_of(
     word: &str,
     sent: bool,
     origin: Option<String>,
+    leader: Option<&str>,
 ) -> String {
     match (names::storage_path(&file.path), &file.connector) {
         _ if file.fingerprint.size == 0 => "will fail: the file is empty".to_owned(),
         (Err(error), _) => format!("will fail: {error}"),
-        (Ok(_), _) if let Some(origin) = origin => {
-            format!("rename the storage file of {origin}")
-        }
+        (Ok(_), _) if let Some(origin) = origin => match leader {
+            Some(_) => format!("keep the storage file of {origin}"),
+            None => format!("rename the storage file of {origin}"),
+        },
         (Ok(_), _) if word == "moved" => "rename or move its storage file".to_owned(),
         (Ok(_), _) if word == "failed before" => report
             .and_then(|report| report.reason.clone())
             .unwrap_or_default(),
-        (Ok(_), Some(connector)) if sent => {
-            format!("upload, then synchronize with {connector}")
-        }
+        (Ok(_), Some(connector)) if sent => match leader {
+            Some(leader) => {
+                format!("uploaded by watch {leader:?}; synchronize with {connector}")
+            }
+            None => format!("upload, then synchronize with {connector}"),
+        },
         (Ok(_), Some(connector)) => format!("synchronize with {connector}"),
-        (Ok(_), None) => "upload only".to_owned(),
+        (Ok(_), None) => match leader {
+            Some(leader) => format!("uploaded by watch {leader:?}"),
+            None => "upload only".to_owned(),
+        },
     }
 }

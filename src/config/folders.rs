@@ -66,6 +66,9 @@ pub(super) fn check(
     }
     for (index, later) in roots.iter().enumerate() {
         for earlier in roots.iter().take(index) {
+            if earlier.0.watch.is_same_table(&later.0.watch) {
+                continue;
+            }
             compare(earlier, later, report);
         }
     }

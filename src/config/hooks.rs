@@ -157,7 +157,7 @@ fn hook(
         let secret = credentials::read_file_or_credential(&file, environment);
         secret.map_err(|bad| section.add("secret_file", bad)).ok()
     });
-    let names = section.read("watches", values::list);
+    let mut names = section.read("watches", values::list);
     for name in names.iter().flatten() {
         if !watches.iter().any(|placed| placed.watch.name == *name) {
             section.add(
@@ -168,6 +168,14 @@ fn hook(
                 ),
             );
         }
+    }
+    if let Some(names) = &mut names {
+        let followers = watches.iter().filter(|placed| {
+            let leader = placed.watch.follows.as_ref();
+            leader.is_some_and(|leader| names.contains(&leader.watch))
+        });
+        let followers: Vec<String> = followers.map(|placed| placed.watch.name.clone()).collect();
+        names.extend(followers);
     }
     let on = on.unwrap_or_else(|| BTreeSet::from([HookEvent::Run]));
     if section.has("digest_at") && !on.contains(&HookEvent::Day) {

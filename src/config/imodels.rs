@@ -1,10 +1,9 @@
 //! The `[[imodel]]` tables: what concerns an iModel rather than one of its watches.
 //!
-//! Input: the tables and the watches. Output: [`Imodel`]s, the windows of runs and uploads, the settings of connections.
-//! Every error has the line of its key. It touches no folder: whether a watch selects a path is decided from the path
-//! alone.
+//! Input: the tables and the watches. Output: [`Imodel`]s, the windows of runs and uploads, and the settings of
+//! connections. Every error has the line of its key. It touches no folder: whether a watch selects a path is decided
+//! from the path alone.
 
-use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
@@ -12,12 +11,14 @@ use toml::de::DeValue;
 
 use super::document::{Report, Section};
 use super::named_versions::named_version;
-use super::platform_settings;
+use super::platform_settings::{self, ConnectionSettings};
 use super::schedule::{self, RunSchedules, Schedule};
 use super::sections::KEYS;
 use super::values::{self, InvalidValue};
 use super::watches::Placed;
-use super::{ConnectionSettings, Imodel, PlatformSettings, SpatialRoot};
+use super::{Imodel, SpatialRoot};
+use crate::connection_name::ConnectionName;
+use crate::ids::ImodelId;
 use crate::selection::Verdict;
 
 /// How a spatial root is written.
@@ -43,9 +44,10 @@ pub(super) fn read<'d>(
         let version = section.read("named_version", named_version);
         let settings = platform_settings::read(&mut section);
         let Some(id) = id else { continue };
+        let id = ImodelId::from(id);
         let imodel = Imodel {
-            id: id.into(),
-            spatial_root: root,
+            spatial_root: root.map(|root| of_follower(root, &id, watches)),
+            id,
             named_version: version.flatten(),
             settings,
         };
@@ -67,7 +69,10 @@ pub(super) fn read<'d>(
             }
         }
         for placed in watches.iter_mut() {
-            if placed.watch.imodel_id == imodel.id && placed.watch.upload_schedule.is_none() {
+            if placed.watch.imodel_id == imodel.id
+                && placed.watch.upload_schedule.is_none()
+                && placed.watch.follows.is_none()
+            {
                 placed.watch.upload_schedule.clone_from(&windows.upload);
             }
         }
@@ -95,36 +100,47 @@ fn of_watches(watches: &[Placed], report: &mut Report) -> RunSchedules {
     schedules
 }
 
-/// The settings of each connection. Watches of one connection must agree; it is enough if one of them has the table.
-pub(super) fn connection_settings(watches: &[Placed], report: &mut Report) -> ConnectionSettings {
-    let mut found: BTreeMap<_, (&PlatformSettings, &Placed)> = BTreeMap::new();
+/// The settings of connections. Watches of one connection must agree; it is enough if one of them has the table.
+pub(super) fn connection_settings(
+    watches: &[Placed],
+    report: &mut Report,
+) -> Vec<ConnectionSettings> {
+    let mut found: Vec<(ConnectionSettings, &Placed)> = Vec::new();
     for placed in watches {
         let Some(wanted) = &placed.settings else {
             continue;
         };
         let watch = &placed.watch;
-        let connection = (watch.imodel_id.clone(), watch.connection.clone());
-        let Some((other, by)) = found.get(&connection) else {
-            found.insert(connection, (wanted, placed));
-            continue;
-        };
-        if !wanted.is_same(other) {
+        let mut earlier = found.iter().filter(|(other, _)| {
+            other.imodel_id == watch.imodel_id && is_shared(&other.connection, &watch.connection)
+        });
+        if let Some((_, by)) = earlier.find(|(other, _)| !wanted.is_same(&other.settings)) {
             let line = by.at_settings.line;
             let line = line.map_or_else(String::new, |line| format!(" (line {line})"));
             let bad = InvalidValue::new(
                 format!(
                     "not the same as the settings of watch {:?}{line}, which has the same connection {:?}",
-                    by.watch.name, watch.connection
+                    by.watch.name,
+                    by.watch.connection.as_str()
                 ),
                 "write the settings of a connection in one of its watches, or give each watch a connection of its own",
             );
             report.add(placed.at_settings.clone(), bad);
+        } else {
+            let settings = ConnectionSettings {
+                imodel_id: watch.imodel_id.clone(),
+                connection: watch.connection.clone(),
+                settings: wanted.clone(),
+            };
+            found.push((settings, placed));
         }
     }
-    let settings = found.into_iter();
-    settings
-        .map(|(connection, (settings, _))| (connection, settings.clone()))
-        .collect()
+    found.into_iter().map(|(settings, _)| settings).collect()
+}
+
+/// Whether a connection can have both names.
+fn is_shared(one: &ConnectionName, other: &ConnectionName) -> bool {
+    one == other || one.fits(other.as_str()) || other.fits(one.as_str())
 }
 
 fn another_window() -> InvalidValue {
@@ -162,6 +178,18 @@ fn spatial_root(value: &DeValue<'_>) -> Result<SpatialRoot, InvalidValue> {
         watch: text("watch")?,
         path,
     })
+}
+
+/// A table with several iModels is several watches: the one of this iModel is meant.
+fn of_follower(mut root: SpatialRoot, imodel_id: &ImodelId, watches: &[Placed]) -> SpatialRoot {
+    let follower = watches.iter().map(|placed| &placed.watch).find(|watch| {
+        let leader = watch.follows.as_ref();
+        watch.imodel_id == *imodel_id && leader.is_some_and(|leader| leader.watch == root.watch)
+    });
+    if let Some(follower) = follower {
+        root.watch.clone_from(&follower.name);
+    }
+    root
 }
 
 fn mistake(imodel: &Imodel, earlier: &[Imodel], watches: &[Placed]) -> Option<InvalidValue> {

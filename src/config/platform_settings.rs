@@ -8,7 +8,8 @@ use toml::de::DeValue;
 
 use super::document::Section;
 use super::values::{InvalidValue, kind};
-use super::{PlatformSetting, PlatformSettings};
+use crate::connection_name::ConnectionName;
+use crate::ids::ImodelId;
 
 /// The key of the table.
 pub(super) const KEY: &str = "settings";
@@ -18,6 +19,47 @@ const SETTINGS_MAX: usize = 50;
 
 /// Characters in the name of a setting.
 const NAME_MAX: usize = 64;
+
+/// Settings of an iModel or a connection on the platform, in the order of the file; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlatformSettings(pub Vec<PlatformSetting>);
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlatformSetting {
+    /// As written in the file.
+    pub key: String,
+    /// As the platform names it; unique.
+    pub name: String,
+    /// A boolean or a number.
+    pub value: serde_json::Value,
+    /// Where it is in the file.
+    pub line: Option<usize>,
+}
+
+/// The settings of connections on the platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// Their iModel.
+    pub imodel_id: ImodelId,
+    /// Their name, or that of those of all connector types.
+    pub connection: ConnectionName,
+    /// Their settings.
+    pub settings: PlatformSettings,
+}
+
+impl ConnectionSettings {
+    /// Those of a connection, by its display name.
+    #[must_use]
+    pub fn find<'s>(
+        all: &'s [Self],
+        imodel_id: &ImodelId,
+        display_name: &str,
+    ) -> Option<&'s PlatformSettings> {
+        let fits = |one: &&Self| one.imodel_id == *imodel_id && one.connection.fits(display_name);
+        all.iter().find(fits).map(|one| &one.settings)
+    }
+}
 
 impl PlatformSettings {
     /// What of these settings differs from those of the platform.

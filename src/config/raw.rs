@@ -41,7 +41,7 @@ pub(super) struct RawConfig {
     watches: Vec<Placed>,
     imodels: Vec<Imodel>,
     run_schedules: RunSchedules,
-    connection_settings: ConnectionSettings,
+    connection_settings: Vec<ConnectionSettings>,
 }
 
 impl RawConfig {

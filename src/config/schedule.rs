@@ -26,7 +26,7 @@ pub struct Schedule {
 pub type RunSchedules = BTreeMap<ImodelId, Schedule>;
 
 /// The schedules of one table, and where they are.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Placed {
     pub(super) run: Option<Schedule>,
     pub(super) upload: Option<Schedule>,

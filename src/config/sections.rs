@@ -14,6 +14,7 @@ use super::{
     BulkChange, Environment, Itwin, Level, Log, Retry, SettlePolicy, State, Sync, Upload,
     credentials,
 };
+use crate::connection_name::ConnectionName;
 
 /// Every table and its keys; `""` is the top of the file.
 pub(super) const KEYS: &Keys = &[
@@ -346,8 +347,8 @@ pub(super) fn upload(section: &mut Section<'_>) -> Upload {
 pub(super) fn sync(section: &mut Section<'_>) -> Sync {
     let sync = Sync {
         connection: section
-            .read("connection", values::line)
-            .unwrap_or_else(|| "itwin-syncd".to_owned()),
+            .read("connection", values::connection_name)
+            .unwrap_or_else(|| ConnectionName::from("itwin-syncd".to_owned())),
         batch_window: duration(section, "batch_window", 10 * SECOND, HOUR),
         batch_max: duration(section, "batch_max", 5 * MINUTE, DAY),
         poll_interval: duration(section, "poll_interval", 10 * SECOND, HOUR),

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use proptest::prelude::*;
 
 mod messages;
+mod several_imodels;
 
 use super::sections::KEYS;
 use super::*;
@@ -80,7 +81,7 @@ fn example_loads_with_every_optional_key_in_force() {
     assert_eq!(config.alerts.len(), 1);
     let watch = config.watches.first().unwrap();
     assert_eq!(watch.settle_policy.settle, Duration::from_secs(20));
-    assert_eq!(watch.connection, "itwin-syncd north");
+    assert_eq!(watch.connection.as_str(), "itwin-syncd north");
     assert_eq!(config.state.path, Path::new("/var/lib/itwin-syncd"));
 }
 
@@ -272,7 +273,7 @@ fn a_watch_key_overrides_the_top_level_key_and_the_default() {
     assert_eq!(watch.settle_policy.settle, Duration::from_mins(90));
     assert_eq!(watch.poll_interval, Duration::from_mins(2));
     assert_eq!(watch.rescan_interval, Duration::from_hours(1));
-    assert_eq!(watch.connection, "ours");
+    assert_eq!(watch.connection.as_str(), "ours");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Level;
 use crate::bandwidth::Period;
+use crate::connection_name::ConnectionName;
 use crate::itwin::is_loopback;
 use crate::local_time::time_of_day;
 
@@ -72,6 +73,13 @@ pub(super) fn line(value: &DeValue<'_>) -> Result<String, InvalidValue> {
         ));
     }
     Ok(text)
+}
+
+/// A name of storage connections, which may have a placeholder.
+pub(super) fn connection_name(value: &DeValue<'_>) -> Result<ConnectionName, InvalidValue> {
+    let text = line(value)?;
+    ConnectionName::parse(&text)
+        .map_err(|invalid| InvalidValue::new(invalid.to_string(), invalid.hint()))
 }
 
 pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, InvalidValue> {
@@ -280,6 +288,37 @@ pub(super) fn uuid(value: &DeValue<'_>) -> Result<String, InvalidValue> {
                 "copy the id from the iModel's page: 32 hexadecimal digits in five groups",
             )
         })
+}
+
+/// The most iModels of one watch.
+const IDS_MAX: usize = 16;
+
+/// One UUID, or a list of different ones.
+pub(super) fn uuids(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
+    let Some(list) = value.as_array() else {
+        return uuid(value).map(|one| vec![one]);
+    };
+    let mut ids: Vec<String> = Vec::with_capacity(list.len().min(IDS_MAX));
+    for value in list {
+        let id = uuid(value.get_ref())?;
+        if ids.contains(&id) {
+            return Err(InvalidValue::new(
+                format!("{id:?} is listed twice"),
+                "list each iModel once",
+            ));
+        }
+        ids.push(id);
+    }
+    if ids.is_empty() || ids.len() > IDS_MAX {
+        return Err(InvalidValue::new(
+            format!(
+                "expected 1 to {IDS_MAX} ids, but the list has {}",
+                ids.len()
+            ),
+            "list the iModels that receive the files",
+        ));
+    }
+    Ok(ids)
 }
 
 /// An absolute path without `..`.

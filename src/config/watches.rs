@@ -10,14 +10,16 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
-use super::platform_settings;
+use super::platform_settings::{self, PlatformSettings};
 use super::schedule;
 use super::sections::{DAY, KEYS, SECOND, Times};
 use super::values::{self, InvalidValue};
-use super::{OnDelete, OnRename, PlatformSettings, Sync, Watch};
+use super::{Followed, OnDelete, OnRename, Sync, Watch};
+use crate::ids::ImodelId;
 use crate::selection::{BadRule, Depth, Rules, Scope, Selection};
 
 /// A watch, and where its keys are in the file.
+#[derive(Clone)]
 pub(super) struct Placed {
     pub(super) watch: Watch,
     pub(super) at_path: Place,
@@ -40,7 +42,7 @@ pub(super) fn read<'d>(
     let placed: Vec<Placed> = tables
         .iter()
         .enumerate()
-        .map(|(index, table)| one(table, index + 1, times, sync, report))
+        .flat_map(|(index, table)| one(table, index + 1, times, sync, report))
         .collect();
     for (index, later) in placed.iter().enumerate() {
         for earlier in placed.iter().take(index) {
@@ -58,7 +60,7 @@ fn one<'d>(
     times: Times,
     sync: &Sync,
     report: &'d mut Report,
-) -> Placed {
+) -> Vec<Placed> {
     let name = table
         .get_ref()
         .get("name")
@@ -74,6 +76,7 @@ fn one<'d>(
         Some(false) => Depth::TopOnly,
         Some(true) | None => Depth::All,
     };
+    let mut imodel_ids: Vec<ImodelId> = Vec::new();
     let watch = Watch {
         name: section
             .require(
@@ -90,14 +93,16 @@ fn one<'d>(
                 values::absolute,
             )
             .unwrap_or_default(),
-        imodel_id: section
-            .require(
+        imodel_id: {
+            let ids = section.require(
                 "imodel_id",
                 "add the id of the iModel that receives the files",
-                values::uuid,
-            )
-            .unwrap_or_default()
-            .into(),
+                values::uuids,
+            );
+            imodel_ids.extend(ids.into_iter().flatten().map(ImodelId::from));
+            imodel_ids.first().cloned().unwrap_or_default()
+        },
+        follows: None,
         settle_policy: times.settle_policy(),
         rescan_interval: times.rescan_interval,
         poll_interval: times.poll_interval,
@@ -110,12 +115,12 @@ fn one<'d>(
             .read("delete_after", values::duration(SECOND..=365 * DAY))
             .unwrap_or(DAY),
         connection: section
-            .read("connection", values::line)
+            .read("connection", values::connection_name)
             .unwrap_or_else(|| sync.connection.clone()),
         upload_schedule: schedules.upload.clone(),
         scope: Scope::new(selection, depth),
     };
-    Placed {
+    let first = Placed {
         watch,
         at_path: section.place("path"),
         at_name: section.place("name"),
@@ -124,7 +129,45 @@ fn one<'d>(
         schedules,
         settings,
         at_settings: section.place(platform_settings::KEY),
+    };
+    per_imodel(first, &imodel_ids)
+}
+
+/// One watch for each iModel of a table. The first one has the name in the table and uploads the files; the others have
+/// its name with the beginning of their iModel's id, and follow it.
+fn per_imodel(first: Placed, imodel_ids: &[ImodelId]) -> Vec<Placed> {
+    let mut placed = Vec::with_capacity(imodel_ids.len());
+    for imodel_id in imodel_ids.iter().skip(1) {
+        let mut one = first.clone();
+        let suffix = distinct_start(imodel_id, imodel_ids);
+        let name = |of: &str| format!("{of}@{suffix}");
+        one.watch.follows = Some(Followed {
+            watch: first.watch.name.clone(),
+            imodel_id: first.watch.imodel_id.clone(),
+        });
+        one.watch.name = name(&first.watch.name);
+        one.watch.formerly = first.watch.formerly.as_deref().map(name);
+        one.watch.imodel_id = imodel_id.clone();
+        // It uploads nothing, unless its iModel is in another iTwin.
+        one.watch.upload_schedule = None;
+        one.schedules.upload = None;
+        placed.push(one);
     }
+    placed.insert(0, first);
+    placed
+}
+
+/// The beginning of an id that no other one has, of 8 characters at least.
+fn distinct_start<'i>(id: &'i ImodelId, all: &[ImodelId]) -> &'i str {
+    let id = id.as_str();
+    let is_distinct = |start: &str| {
+        let same = all.iter().filter(|other| other.as_str().starts_with(start));
+        same.count() < 2
+    };
+    (8..id.len())
+        .filter_map(|length| id.get(..length))
+        .find(|start| is_distinct(start))
+        .unwrap_or(id)
 }
 
 fn on_rename(value: &DeValue<'_>) -> Result<OnRename, InvalidValue> {
@@ -236,6 +279,9 @@ fn is_glob(key: &str) -> bool {
 }
 
 fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
+    if earlier.watch.is_same_table(&later.watch) {
+        return;
+    }
     let line = |place: &Place| {
         place
             .line
@@ -281,6 +327,9 @@ fn compare(earlier: &Placed, later: &Placed, report: &mut Report) {
 
 /// A former name is that of one watch.
 fn compare_former_names(earlier: &Placed, later: &Placed, report: &mut Report) {
+    if earlier.watch.is_same_table(&later.watch) {
+        return;
+    }
     let (Some(one), Some(other)) = (&earlier.watch.formerly, &later.watch.formerly) else {
         return;
     };

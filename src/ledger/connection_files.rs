@@ -96,6 +96,7 @@ pub(super) struct ConnectionFileRow {
     name: Vec<u8>,
     storage_file_id: Option<StorageFileId>,
     connector: ConnectorType,
+    target_connection_id: ConnectionId,
     mapped_here: bool,
     source_file_id: Option<String>,
     mapped_connector: Option<ConnectorType>,
@@ -122,7 +123,7 @@ pub(super) struct ConnectionFileRow {
 
 pub(super) const CONNECTION_FILE: &str = concat!(
     "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, f.connector, \
-     (f.connection_id = w.connection_id) IS TRUE AS mapped_here, f.source_file_id, \
+     f.target_connection_id, (f.connection_id = f.target_connection_id) IS TRUE AS mapped_here, f.source_file_id, \
      f.mapped_connector, f.stored_size, f.stored_modified, f.stored_modified_by, \
      f.storage_folder_id, f.stored_generation, f.processed, f.overwrites, f.absence, f.withdrawal, f.outcome, \
      j.state, j.kind, j.due_at, j.pause, j.run_attempts, j.attempts, j.failing_since, ",
@@ -142,6 +143,11 @@ impl ConnectionFile {
 }
 
 impl ConnectionFileRow {
+    /// The connection that it belongs in.
+    pub(super) fn connection(&self) -> ConnectionId {
+        self.target_connection_id
+    }
+
     pub(super) fn into_file(self, now: Timestamp) -> ConnectionFile {
         let count = |column: i64| u32::try_from(column).unwrap_or(u32::MAX);
         let job = self.state.map(|state| OpenJob {
@@ -196,8 +202,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Vec<ConnectionFile>, Error> {
         let sql = format!(
-            "{CONNECTION_FILE} WHERE w.connection_id = $1 AND w.configured = 1 AND f.connector \
-            IS NOT NULL \
+            "{CONNECTION_FILE} WHERE f.target_connection_id = $1 AND w.configured = 1 \
              AND f.storage_file_id IS NOT NULL AND f.stored_version IS NOT NULL ORDER BY \
              w.name, f.dir, f.name"
         );

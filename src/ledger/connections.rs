@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::clock::{active, due};
 use super::sets::set_open;
+use super::target_connections::watches_of_connection;
 use super::{ConnectionId, Error, Ledger, count_column, count_value, millis, timestamp};
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -77,11 +78,13 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("list the connections of an iModel", async |db| {
-                sqlx::query_as(
+                sqlx::query_as(concat!(
                     "SELECT id, name, platform_id, generation > covered, moved_at, checked_at \
-             FROM connections c WHERE imodel_id = $1 AND EXISTS (SELECT 1 FROM watches w \
-             WHERE w.connection_id = c.id AND w.configured = 1) ORDER BY id",
-                )
+                     FROM connections c WHERE imodel_id = $1 AND EXISTS (SELECT 1 FROM watches w \
+                     WHERE w.configured = 1 AND w.id IN ",
+                    watches_of_connection!("c.id"),
+                    ") ORDER BY id",
+                ))
                 .bind(imodel_id)
                 .fetch_all(db)
                 .await

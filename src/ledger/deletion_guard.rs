@@ -139,8 +139,8 @@ macro_rules! withdrawable {
     () => {
         concat!(
             "f.watch_id = w.id AND f.absence = 'gone' AND f.withdrawal IS NULL \
-             AND f.storage_file_id IS NOT NULL AND (w.on_delete = 'remove' \
-             OR f.source_file_id IS NOT NULL) AND ",
+             AND f.storage_file_id IS NOT NULL AND ((w.on_delete = 'remove' \
+             AND w.follows IS NULL) OR f.source_file_id IS NOT NULL) AND ",
             is_not_renamed!()
         )
     };

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::*;
+use crate::connection_name::ConnectionName;
 use crate::connector_type::ConnectorType;
 
 pub(super) fn at(second: i64) -> Timestamp {
@@ -43,6 +44,7 @@ pub(super) fn content(n: u8) -> Content {
 pub(super) fn spec(name: &str) -> WatchSpec {
     WatchSpec {
         name: name.to_owned(),
+        follows: None,
         formerly: None,
         path: PathBuf::from("/srv").join(name),
         imodel_id: "imodel".into(),
@@ -52,7 +54,7 @@ pub(super) fn spec(name: &str) -> WatchSpec {
             changed_files: 1000,
             new_files: 1000,
         },
-        connection: "itwin-syncd".to_owned(),
+        connection: ConnectionName::from("itwin-syncd".to_owned()),
     }
 }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::checkpoints::forget_storage_file;
 use super::clock::pause;
+use super::counterparts::{is_replaced, leader};
 use super::history::{Step, note};
 use super::stored_job::insert_stored_job;
 use super::{ConnectionFile, Error, Ledger, Relocation, Tx, millis};
@@ -52,17 +53,25 @@ impl Ledger {
 /// Whether what is known of the storage file is still what was compared: an upload may have replaced its content
 /// meanwhile, or a new name of the local file may have changed its time.
 async fn is_current(tx: &mut Tx, file: &ConnectionFile) -> Result<bool, sqlx::Error> {
-    type Row = (Option<String>, i64, Option<String>, Option<Relocation>);
-    let current: Option<Row> = sqlx::query_as(
-        "SELECT storage_file_id, stored_generation, stored_modified, relocation FROM files \
-         WHERE id = $1",
-    )
+    type Row = (
+        Option<String>,
+        i64,
+        Option<String>,
+        Option<Relocation>,
+        bool,
+    );
+    let current: Option<Row> = sqlx::query_as(concat!(
+        "SELECT f.storage_file_id, f.stored_generation, f.stored_modified, f.relocation, ",
+        is_replaced!(),
+        " FROM files f JOIN watches w ON w.id = f.watch_id WHERE f.id = $1",
+    ))
     .bind(file.file.0)
     .fetch_optional(&mut **tx)
     .await?;
     Ok(
-        current.is_some_and(|(id, generation, modified, relocation)| {
-            id.as_deref() == Some(&file.storage_file_id)
+        current.is_some_and(|(id, generation, modified, relocation, is_replaced)| {
+            !is_replaced
+                && id.as_deref() == Some(&file.storage_file_id)
                 && generation == file.stored.generation
                 && modified == file.stored.stamp.modified
                 && relocation.is_none()
@@ -72,6 +81,19 @@ async fn is_current(tx: &mut Tx, file: &ConnectionFile) -> Result<bool, sqlx::Er
 
 /// See [`Ledger::upload_again`].
 pub(super) async fn lost_in_storage(
+    tx: &mut Tx,
+    file_id: i64,
+    due: Timestamp,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let leader = leader(tx, file_id).await?;
+    for file_id in [Some(file_id), leader].into_iter().flatten() {
+        lost(tx, file_id, due, now).await?;
+    }
+    Ok(())
+}
+
+async fn lost(
     tx: &mut Tx,
     file_id: i64,
     due: Timestamp,
@@ -92,6 +114,19 @@ pub(super) async fn overwritten_in_storage(
     due: Timestamp,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
+    let leader = leader(tx, file_id).await?;
+    for file_id in [Some(file_id), leader].into_iter().flatten() {
+        overwritten(tx, file_id, due, now).await?;
+    }
+    Ok(())
+}
+
+async fn overwritten(
+    tx: &mut Tx,
+    file_id: i64,
+    due: Timestamp,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE files SET unverified = 1, overwrites = overwrites + 1, processed = 0, \
          outcome = NULL, outcome_at = NULL WHERE id = $1",
@@ -100,6 +135,19 @@ pub(super) async fn overwritten_in_storage(
     .execute(&mut **tx)
     .await?;
     upload_job(tx, file_id, Step::Overwritten, due, now).await
+}
+
+/// A run of a follower has left out what storage has: the file is uploaded again.
+pub(super) async fn send_again(
+    tx: &mut Tx,
+    file_id: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE files SET send_again = 1 WHERE id = $1")
+        .bind(file_id)
+        .execute(&mut **tx)
+        .await?;
+    upload_job(tx, file_id, Step::NotJudged, now, now).await
 }
 
 /// Makes the file due for the upload stage, whatever its job was about. A claimed job stays as it is: its worker

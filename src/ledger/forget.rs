@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::absence::AT_ONCE;
-use super::scan_digests::forget_listing;
+use super::scan_digests::{forget_listing, forget_listings};
 use super::{Error, FileId, JobState, Ledger, Tx};
 
 impl Ledger {
@@ -57,4 +57,25 @@ async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
     }
     forget_listing(tx, watch, &dir).await?;
     Ok(1)
+}
+
+/// Forgets all that the platform has of the files of a watch: the next scan hands every file over as new.
+pub(super) async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
+         stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
+         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
+         send_again = 0, relocation = NULL, withdrawal = NULL, withdrawal_reason = NULL, \
+         withdrawal_hint = NULL, withdrawal_due = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
+         outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
+    )
+    .bind(watch_id)
+    .execute(&mut **tx)
+    .await?;
+    forget_listings(tx, watch_id).await?;
+    sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
+        .bind(watch_id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }

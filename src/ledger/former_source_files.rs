@@ -120,6 +120,22 @@ pub(super) async fn former_imodels(tx: &mut Tx) -> Result<Vec<FormerImodel>, sql
         .collect())
 }
 
+/// Keeps the source files of a watch that ends as those of another one, which has the same storage files.
+pub(super) async fn pass_on_former(
+    tx: &mut Tx,
+    from: i64,
+    to: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    keep_former(tx, from, now).await?;
+    sqlx::query("UPDATE former_source_files SET watch_id = $2 WHERE watch_id = $1")
+        .bind(from)
+        .bind(to)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
 /// Keeps the source files of a watch, which are about to be forgotten.
 pub(super) async fn keep_former(
     tx: &mut Tx,

@@ -12,6 +12,7 @@ use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::link_to_set;
 use super::state::on_new_version;
+use super::target_connections::{add_connections, set_target, target_connection};
 use super::withdrawals::end_withdrawal;
 use super::{
     BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
@@ -60,6 +61,8 @@ impl Ledger {
                 let (mut changed, mut arrived) = (0, 0);
                 let mut suspects_rename = false;
                 let mut folders = BTreeSet::new();
+                let connectors = files.iter().filter_map(|file| file.connector.as_ref());
+                add_connections(tx, watch.0, &connectors.collect(), now).await?;
                 for file in files {
                     match hand_over_one(tx, watch, file, now).await? {
                         Taken::Unchanged => continue,
@@ -142,6 +145,9 @@ async fn hand_over_one(
             .bind(version)
             .execute(&mut **tx)
             .await?;
+            if known.connector != file.connector {
+                set_target(tx, id).await?;
+            }
             open_job(tx, id, version, now).await?;
             if file.connector.is_none() {
                 check_connection_soon(tx, id).await?;
@@ -150,10 +156,13 @@ async fn hand_over_one(
         }
         None => {
             let id = new_id(now);
-            sqlx::query(
+            sqlx::query(concat!(
                 "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
-                 connector, version, set_stem) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9)",
-            )
+                 connector, version, set_stem, target_connection_id) VALUES ($1, $2, $3, $4, \
+                 $5, $6, $7, $8, 1, $9, ",
+                target_connection!("$2", "$8"),
+                ")",
+            ))
             .bind(id)
             .bind(watch.0)
             .bind(dir)

@@ -158,6 +158,7 @@ impl World {
         let ledger = Ledger::open(self.dir.path()).await.unwrap();
         let spec = WatchSpec {
             name: "north".to_owned(),
+            follows: None,
             formerly: None,
             path: "/srv/north".into(),
             imodel_id: "imodel".into(),
@@ -167,7 +168,7 @@ impl World {
                 changed_files: 1000,
                 new_files: 1000,
             },
-            connection: "itwin-syncd".to_owned(),
+            connection: "itwin-syncd".to_owned().into(),
         };
         let now = self.now();
         self.watch = ledger.register_watches(&[spec], now).await.unwrap()[0].id;

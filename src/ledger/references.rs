@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use super::history::{Step, note};
 use super::mappings::await_run;
 use super::row::join;
+use super::target_connections::{connections_of_watch, watches_of_connection};
 use super::withdrawals::record_gone_unmapped;
 use super::{ConnectionId, Error, FailureKind, FileId, Ledger, RunId, Tx, millis};
 use crate::ids::StorageFileId;
@@ -72,7 +73,7 @@ fn shown(path: &Path) -> String {
     format!("{:?}", path.to_string_lossy())
 }
 
-/// A file whose source file is in another connection than that of its watch.
+/// A file whose source file is in another connection than the one that the file belongs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Displaced {
     /// The file.
@@ -131,9 +132,8 @@ impl Ledger {
                 async |tx| {
                     sqlx::query(
                         "UPDATE jobs SET due_at = $2, pause = 0 WHERE state = 'failed' \
-                     AND kind = $3 AND due_at > $2 AND file_id IN (SELECT f.id FROM files f \
-                     JOIN watches w ON w.id = f.watch_id WHERE w.connection_id = $1 \
-                     AND f.connector IS NOT NULL)",
+                     AND kind = $3 AND due_at > $2 AND EXISTS (SELECT 1 FROM files f \
+                     WHERE f.id = jobs.file_id AND f.target_connection_id = $1)",
                     )
                     .bind(connection.0)
                     .bind(millis(now))
@@ -146,22 +146,28 @@ impl Ledger {
         Ok(())
     }
 
-    /// Files that belong in a connection, but have a source file in another one of the same iModel: they moved here
-    /// from another watch, or their watch got another connection. Files that are gone stay where they are.
+    /// Files that belong in a connection, but have a source file in another one of the same iModel. Files that are gone
+    /// stay where they are. A reference belongs in none; if its watch no longer uses the connection that has its source
+    /// file, it counts for the first connection of the watch.
     pub async fn displaced(&self, connection: ConnectionId) -> Result<Vec<Displaced>, Error> {
         type Row = (FileId, String, Vec<u8>, Vec<u8>, Option<String>, String);
         let rows: Vec<Row> = self
             .db
             .read("list source files in other connections", async |db| {
-                sqlx::query_as(
+                sqlx::query_as(concat!(
                     "SELECT f.id, w.name, f.dir, f.name, o.platform_id, f.source_file_id \
-                     FROM watches w JOIN files f ON f.watch_id = w.id JOIN connections o \
-                     ON o.id = f.connection_id WHERE w.connection_id = $1 AND w.configured = 1 \
-                     AND o.id <> $1 AND o.imodel_id = w.imodel_id \
+                     FROM connections c JOIN connections o ON o.imodel_id = c.imodel_id \
+                     AND o.id <> c.id JOIN files f ON f.connection_id = o.id JOIN watches w \
+                     ON w.id = f.watch_id WHERE c.id = $1 AND w.configured = 1 \
                      AND f.source_file_id IS NOT NULL \
                      AND COALESCE(f.absence, 'missing') = 'missing' \
-                     ORDER BY w.name, f.dir, f.name",
-                )
+                     AND (f.target_connection_id = $1 OR (f.target_connection_id IS NULL \
+                     AND $1 = (SELECT MIN(id) FROM connections WHERE id IN ",
+                    connections_of_watch!("w.id"),
+                    ") AND o.id NOT IN ",
+                    connections_of_watch!("w.id"),
+                    ")) ORDER BY w.name, f.dir, f.name",
+                ))
                 .bind(connection)
                 .fetch_all(db)
                 .await
@@ -237,26 +243,34 @@ pub(super) async fn note_changed(
     run: RunId,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let watches: Vec<(i64, i64, i64)> = sqlx::query_as(
-        "SELECT w.id, c.covered, r.generation FROM runs r JOIN connections c \
-         ON c.id = r.connection_id JOIN watches w ON w.connection_id = c.id \
-         WHERE r.id = $1 AND w.configured = 1 ORDER BY w.id",
+    let (connection, covered, generation): (i64, i64, i64) = sqlx::query_as(
+        "SELECT c.id, c.covered, r.generation FROM runs r JOIN connections c \
+         ON c.id = r.connection_id WHERE r.id = $1",
     )
     .bind(run.0)
+    .fetch_one(&mut **tx)
+    .await?;
+    let watches: Vec<i64> = sqlx::query_scalar(concat!(
+        "SELECT id FROM watches WHERE configured = 1 AND id IN ",
+        watches_of_connection!("$1"),
+        " ORDER BY id",
+    ))
+    .bind(connection)
     .fetch_all(&mut **tx)
     .await?;
-    for (watch, covered, generation) in watches {
+    for watch in watches {
         let changed = changed(tx, watch, covered, generation).await?;
         if changed.count == 0 {
             continue;
         }
         // A file that no run has read yet has not been read again.
         let readers: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT id, version FROM files WHERE watch_id = $1 AND connector IS NOT NULL \
+            "SELECT id, version FROM files WHERE watch_id = $1 AND target_connection_id = $2 \
              AND storage_file_id IS NOT NULL AND processed <> 0 AND absence IS NULL \
-             ORDER BY id LIMIT $2",
+             ORDER BY id LIMIT $3",
         )
         .bind(watch)
+        .bind(connection)
         .bind(HISTORIES_MAX)
         .fetch_all(&mut **tx)
         .await?;

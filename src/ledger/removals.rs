@@ -150,19 +150,31 @@ impl Ledger {
 }
 
 async fn removed(tx: &mut Tx, removal: &Removal, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let known: Option<(i64, i64, bool)> = sqlx::query_as(
+    // With several iModels, several watches know the storage file: a source file is that of one of them.
+    let known: Vec<(i64, i64, bool)> = sqlx::query_as(
         "SELECT f.id, f.version, w.configured <> 0 AND COALESCE(f.absence, '') = 'gone' \
          FROM files f JOIN watches w ON w.id = f.watch_id \
-         WHERE f.storage_file_id = $1 AND (w.configured = 0 OR f.absence IN ('gone', \
-         'deselected')) AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.file_id = f.id \
-         AND j.state IN ('uploading', 'running'))",
+         WHERE f.storage_file_id = $1 AND ($2 OR w.imodel_id = $3) AND (w.configured = 0 \
+         OR f.absence IN ('gone', 'deselected')) AND NOT EXISTS (SELECT 1 FROM jobs j \
+         WHERE j.file_id = f.id AND j.state IN ('uploading', 'running'))",
     )
     .bind(&removal.storage_file_id)
-    .fetch_optional(&mut **tx)
+    .bind(removal.what == Removed::StorageFile)
+    .bind(&removal.imodel_id)
+    .fetch_all(&mut **tx)
     .await?;
-    let Some((file, version, can_return)) = known else {
-        return Ok(false);
-    };
+    for file in &known {
+        removed_of(tx, removal, *file, now).await?;
+    }
+    Ok(!known.is_empty())
+}
+
+async fn removed_of(
+    tx: &mut Tx,
+    removal: &Removal,
+    (file, version, can_return): (i64, i64, bool),
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
     // As if the service had withdrawn it, so that it can be restored.
     let withdrawal = match removal.what {
         Removed::StorageFile => Withdrawal::Deleted,
@@ -172,8 +184,8 @@ async fn removed(tx: &mut Tx, removal: &Removal, now: Timestamp) -> Result<bool,
         sqlx::query(
             "UPDATE files SET withdrawal = $2, withdrawal_reason = NULL, withdrawal_hint = NULL, \
              withdrawal_due = 0, outcome = NULL, outcome_at = NULL, withdrawal_generation = 1 + \
-             (SELECT c.generation FROM connections c JOIN watches w ON w.connection_id = c.id \
-             WHERE w.id = files.watch_id) WHERE id = $1",
+             COALESCE((SELECT c.generation FROM connections c \
+             WHERE c.id = files.target_connection_id), 0) WHERE id = $1",
         )
         .bind(file)
         .bind(withdrawal)
@@ -204,8 +216,7 @@ async fn removed(tx: &mut Tx, removal: &Removal, now: Timestamp) -> Result<bool,
             format!("iModel {}", removal.imodel_id.as_str())
         }
     };
-    note(tx, file, version, step, Some(&text), now).await?;
-    Ok(true)
+    note(tx, file, version, step, Some(&text), now).await
 }
 
 async fn former_removed(

@@ -16,17 +16,19 @@ use super::hand_over::{check_connection_soon, open_job};
 use super::history::{Step, note};
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
+use super::target_connections::set_target;
 use super::{
     Absence, BulkChange, Content, Error, FileId, JobState, Ledger, Relocation, Stage, StorageStamp,
     Tx, UploadJob, WatchId, count_column, millis, timestamp,
 };
 use crate::connector_type::ConnectorType;
 
-/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel.
+/// SQL: the watches whose files may turn up in the watch `$1`: the configured ones of the same iModel. The storage
+/// files of a watch that follows another one are not its own.
 macro_rules! neighbors {
     () => {
         "(SELECT o.id FROM watches o JOIN watches w ON w.imodel_id = o.imodel_id WHERE w.id = $1 \
-         AND o.configured = 1)"
+         AND o.configured = 1 AND o.follows IS NULL)"
     };
 }
 
@@ -163,8 +165,9 @@ impl Ledger {
             .read("look for the origin of a file", async |db| {
                 sqlx::query_as(
                     "SELECT o.name, f.dir, f.name, f.stored_digest FROM watches w JOIN watches o \
-                     ON o.imodel_id = w.imodel_id JOIN files f ON f.watch_id = o.id \
-                     WHERE w.name = $1 AND f.stored_size = $2 \
+                     ON o.imodel_id = w.imodel_id AND (o.id = w.id OR (w.follows IS NULL \
+                     AND o.follows IS NULL)) JOIN files f \
+                     ON f.watch_id = o.id WHERE w.name = $1 AND f.stored_size = $2 \
                      AND f.storage_file_id IS NOT NULL AND f.stored_digest IS NOT NULL \
                      AND (f.absence IS NULL OR (f.absence <> $3 AND f.absent_since >= $4)) \
                      ORDER BY o.id <> w.id, f.absence IS NULL, f.id LIMIT $5",
@@ -212,7 +215,8 @@ impl Ledger {
                 if new.version != job.version || !is_gone || !same || !old.has_storage_file {
                     return Ok(Followed::Declined);
                 }
-                move_record(tx, job, origin, (&new, &old), place, now).await?;
+                let target = (Some(&place[..]), Some(Relocation::Intended));
+                move_record(tx, job, origin, (&new, &old), target, now).await?;
                 Ok(Followed::Moved(guard(tx, job.watch.0, -1, now).await?))
             })
             .await
@@ -255,6 +259,21 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record that a storage file was renamed", async |tx| {
+                // Its content is the same: that concerns the followers too.
+                sqlx::query(
+                    "UPDATE files SET stored_modified = $2, stored_modified_by = $3, \
+                     storage_folder_id = $4 FROM files p JOIN watches w ON w.follows = p.watch_id \
+                     WHERE p.id = $1 AND files.watch_id = w.id \
+                     AND files.storage_file_id = p.storage_file_id \
+                     AND files.stored_digest IS p.stored_digest \
+                     AND files.stored_modified IS p.stored_modified",
+                )
+                .bind(job.file)
+                .bind(&stamp.modified)
+                .bind(&stamp.modified_by)
+                .bind(&stamp.folder_id)
+                .execute(&mut **tx)
+                .await?;
                 sqlx::query("UPDATE files SET relocation = NULL WHERE id = $1")
                     .bind(job.file)
                     .execute(&mut **tx)
@@ -300,12 +319,33 @@ async fn origin_file(tx: &mut Tx, origin: FileId) -> Result<Option<OriginRow>, s
     .await
 }
 
+/// Moves the record of `origin` to the path of the job's file, whatever scans have found of it, for a storage file that
+/// has the new name and folder already.
+pub(super) async fn move_to_path(
+    tx: &mut Tx,
+    job: &UploadJob,
+    origin: FileId,
+    place: Option<&[u8]>,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let new: Option<NewRow> = sqlx::query_as(
+        "SELECT dir, name, version, size, mtime_ns, ctime_ns, connector FROM files WHERE id = $1",
+    )
+    .bind(job.file)
+    .fetch_optional(&mut **tx)
+    .await?;
+    if let (Some(new), Some(old)) = (new, origin_file(tx, origin).await?) {
+        move_record(tx, job, origin, (&new, &old), (place, None), now).await?;
+    }
+    Ok(())
+}
+
 async fn move_record(
     tx: &mut Tx,
     job: &UploadJob,
     origin: FileId,
     (new, old): (&NewRow, &OriginRow),
-    place: &[u8; 32],
+    (place, relocation): (Option<&[u8]>, Option<Relocation>),
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     for sql in [
@@ -337,10 +377,11 @@ async fn move_record(
     .bind(&new.connector)
     .bind(version)
     .bind(is_stored)
-    .bind(&place[..])
-    .bind(Relocation::Intended)
+    .bind(place)
+    .bind(relocation)
     .execute(&mut **tx)
     .await?;
+    set_target(tx, origin.0).await?;
     open_job(tx, origin.0, version, now).await?;
     if new.connector.is_none() {
         check_connection_soon(tx, origin.0).await?;
@@ -361,8 +402,7 @@ async fn move_record(
     forget_listing(tx, job.watch.0, split(&job.path).0).await
 }
 
-/// Moves the record of a file to another watch of the same iModel. If that has another connection, the file needs a
-/// source file and a run there; the synchronizer removes the old source file.
+/// Moves the record of a file to another watch of the same iModel.
 async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<(), sqlx::Error> {
     // Its place in storage and its path may be taken in the new watch: both are set with the new path.
     sqlx::query("UPDATE files SET watch_id = $2, place = NULL, dir = $3, name = $4 WHERE id = $1")
@@ -377,16 +417,6 @@ async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<()
         .bind(watch)
         .execute(&mut **tx)
         .await?;
-    sqlx::query(
-        "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
-         stored_generation = (SELECT c.generation FROM connections c JOIN watches w \
-         ON w.connection_id = c.id WHERE w.id = $2) WHERE id = $1 AND connector IS NOT NULL \
-         AND connection_id <> (SELECT connection_id FROM watches WHERE id = $2)",
-    )
-    .bind(origin)
-    .bind(watch)
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 

@@ -62,9 +62,8 @@ impl Ledger {
                 let mut paths = Vec::new();
                 for storage_file in storage_files {
                     let found: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
-                        "SELECT f.dir, f.name FROM watches w JOIN files f ON f.watch_id = w.id \
-                         WHERE w.connection_id = $1 AND f.connector IS NOT NULL \
-                         AND f.storage_file_id = $2 LIMIT 1",
+                        "SELECT dir, name FROM files WHERE target_connection_id = $1 \
+                         AND storage_file_id = $2",
                     )
                     .bind(connection)
                     .bind(storage_file)

@@ -3,8 +3,9 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+use super::counterparts::{follow_again, is_replaced, leader};
 use super::failures::refuse;
-use super::foreign_changes::{lost_in_storage, overwritten_in_storage};
+use super::foreign_changes::{lost_in_storage, overwritten_in_storage, send_again};
 use super::history::Step;
 use super::relocations::relocate_next;
 use super::results::insert_result;
@@ -98,6 +99,7 @@ struct ConcludedRow {
     run_id: Option<RunId>,
     enqueued_at: Option<i64>,
     set_open: bool,
+    is_replaced: bool,
 }
 
 impl Ledger {
@@ -189,7 +191,9 @@ async fn conclude(
         "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, \
          f.stored_generation, j.state, j.kind, j.run_id, j.enqueued_at, ",
         set_open!("'due', 'uploading', 'failed'"),
-        " AS set_open FROM files f JOIN watches \
+        " AS set_open, ",
+        is_replaced!(),
+        " AS is_replaced FROM files f JOIN watches \
          w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1"
     ))
     .bind(file_id)
@@ -201,6 +205,10 @@ async fn conclude(
         .fetch_one(&mut **tx)
         .await?;
     if !applies(&row, outcome, run, generation) {
+        return Ok(None);
+    }
+    if row.is_replaced {
+        follow_again(tx, file_id, now).await?;
         return Ok(None);
     }
     insert_stored_job(tx, file_id, now).await?;
@@ -245,6 +253,9 @@ async fn conclude(
                 .bind(file_id)
                 .execute(&mut **tx)
                 .await?;
+            if let Some(leader) = leader(tx, file_id).await? {
+                send_again(tx, leader, now).await?;
+            }
             let waiting = match refusal.again {
                 Again::Never => JobState::Stored,
                 _ => JobState::Due,

@@ -60,8 +60,8 @@ impl Ledger {
                     "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, \
              previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL \
              WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) \
-             AND file_id IN (SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id \
-             WHERE w.connection_id = $2 AND f.connection_id = $2 \
+             AND file_id IN (SELECT f.id FROM files f \
+             WHERE f.target_connection_id = $2 AND f.connection_id = $2 \
              AND f.source_file_id IS NOT NULL AND f.mapped_connector = f.connector AND NOT ",
                     set_open!("'due', 'uploading', 'failed'"),
                     ")",

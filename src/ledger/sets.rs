@@ -105,7 +105,7 @@ impl Ledger {
                      AND s.set_stem = f.set_stem) AS changed_at FROM jobs j JOIN files f \
                      ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
                      WHERE j.state = 'stored' AND f.set_stem IS NOT NULL \
-                     AND f.connector IS NOT NULL AND w.connection_id = $1 AND w.configured = 1 \
+                     AND f.target_connection_id = $1 AND w.configured = 1 \
                      AND ",
                     due!("$2"),
                     " ORDER BY w.name, f.dir, f.name"

@@ -114,38 +114,31 @@ impl Ledger {
         Ok(())
     }
 
-    /// The connection of a watch, and a file of it that is to become a source file, whatever its state.
-    pub async fn file_of_connection(
+    /// A file of a watch that is a source file, or becomes one, whatever its state, and the connection that it belongs
+    /// in.
+    pub async fn source_file_at(
         &self,
         watch: &str,
         path: &Path,
         now: Timestamp,
-    ) -> Result<Option<(ConnectionId, Option<ConnectionFile>)>, Error> {
+    ) -> Result<Option<(ConnectionId, ConnectionFile)>, Error> {
         let (dir, name) = split(path);
         let sql = format!(
             "{CONNECTION_FILE} WHERE w.name = $1 AND w.configured = 1 AND f.dir = $2 \
-             AND f.name = $3 AND f.connector IS NOT NULL"
+             AND f.name = $3 AND f.target_connection_id IS NOT NULL"
         );
-        let (connection, row): (Option<i64>, Option<ConnectionFileRow>) = self
+        let row: Option<ConnectionFileRow> = self
             .db
-            .read_at_once("look up a file of a connection", async |tx| {
-                let connection = sqlx::query_scalar(
-                    "SELECT connection_id FROM watches WHERE name = $1 AND configured = 1",
-                )
-                .bind(watch)
-                .fetch_optional(&mut **tx)
-                .await?;
-                let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .read("look up a file of a connection", async |db| {
+                sqlx::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(watch)
                     .bind(dir)
                     .bind(name)
-                    .fetch_optional(&mut **tx)
-                    .await?;
-                Ok((connection, row))
+                    .fetch_optional(db)
+                    .await
             })
             .await?;
-        let file = row.map(|row| row.into_file(now));
-        Ok(connection.map(|connection| (ConnectionId(connection), file)))
+        Ok(row.map(|row| (row.connection(), row.into_file(now))))
     }
 }
 

@@ -91,7 +91,7 @@ pub enum Step {
     SourceFileRemoved,
     /// The operator moved its storage file to the recycle bin.
     StorageFileRemoved,
-    /// Its source file was removed from another connection, because it belongs in that of its watch.
+    /// Its source file was removed from another connection, where it does not belong any more.
     Displaced,
     /// A run has read references that changed.
     ReferenceChanged,

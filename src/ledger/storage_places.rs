@@ -131,7 +131,7 @@ impl Ledger {
             .await
     }
 
-    /// Whether another file of ours owns this storage file already.
+    /// The file of ours that owns this storage file, if one does. A watch that follows another one owns none.
     pub async fn owns_storage_file(
         &self,
         storage_file_id: &StorageFileId,
@@ -139,10 +139,13 @@ impl Ledger {
         let owner: Option<i64> = self
             .db
             .read("look up the owner of a storage file", async |db| {
-                sqlx::query_scalar("SELECT id FROM files WHERE storage_file_id = $1")
-                    .bind(storage_file_id)
-                    .fetch_optional(db)
-                    .await
+                sqlx::query_scalar(
+                    "SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id \
+                     WHERE f.storage_file_id = $1 AND w.follows IS NULL",
+                )
+                .bind(storage_file_id)
+                .fetch_optional(db)
+                .await
             })
             .await?;
         Ok(owner.map(FileId))

@@ -1,6 +1,7 @@
 //! What follows after an upload attempt: the next state of the job, or its end with a result.
 use jiff::Timestamp;
 
+use super::counterparts::wake_followers;
 use super::failures::refuse;
 use super::history::{Step, note};
 use super::relocations::relocate_next;
@@ -68,34 +69,7 @@ impl Ledger {
     ) -> Result<UploadResult, Error> {
         self.db
             .write("record a completed upload", async |tx| {
-                let generation = next_generation(tx, job, now).await?;
-                let file: StoredRow = sqlx::query_as(
-                    "UPDATE files SET adopted = 0, stored_version = $2, stored_digest = $3, \
-                     stored_size = $4, stored_at = $5, stored_generation = $6, \
-                     stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
-                     storage_file_id = COALESCE($10, storage_file_id), processed = 0, \
-                     unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL \
-                     WHERE id = $1 RETURNING version, connector, mapped_connector, outcome, set_stem",
-                )
-                .bind(job.file.0)
-                .bind(stored.version)
-                .bind(&stored.content.digest[..])
-                .bind(count_column(stored.content.bytes))
-                .bind(millis(now))
-                .bind(generation)
-                .bind(&stamp.modified)
-                .bind(&stamp.modified_by)
-                .bind(&stamp.folder_id)
-                .bind(&job.storage_file_id)
-                .fetch_one(&mut **tx)
-                .await?;
-                note(tx, job.file.0, stored.version, step, None, now).await?;
-                let result =
-                    hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
-                if file.is_companion() {
-                    renew_main_files(tx, job.file.0, generation, now).await?;
-                }
-                Ok(result)
+                in_storage(tx, job, stored, stamp, step, now).await
             })
             .await
     }
@@ -108,37 +82,7 @@ impl Ledger {
     ) -> Result<UploadResult, Error> {
         self.db
             .write("record an unchanged file", async |tx| {
-                let file: StoredRow = sqlx::query_as(
-                    "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 \
-                     RETURNING version, connector, mapped_connector, outcome, set_stem",
-                )
-                .bind(job.file.0)
-                .bind(job.version)
-                .fetch_one(&mut **tx)
-                .await?;
-                let is_renamed: bool = sqlx::query_scalar(
-                    "SELECT EXISTS (SELECT 1 FROM steps WHERE file_id = $1 AND version = $2 \
-                     AND step = $3)",
-                )
-                .bind(job.file.0)
-                .bind(job.version)
-                .bind(Step::Renamed.as_str())
-                .fetch_one(&mut **tx)
-                .await?;
-                let outcome = if is_renamed {
-                    Outcome::Renamed
-                } else {
-                    Outcome::Unchanged
-                };
-                let result = hand_on(tx, job, job.version, &file, outcome, now).await?;
-                if file.is_companion() {
-                    judge_main_files_again(tx, job.file.0, now).await?;
-                }
-                // The other results record it themselves, or have nothing to record yet.
-                if result == UploadResult::AwaitsRun {
-                    note(tx, job.file.0, job.version, Step::SameContent, None, now).await?;
-                }
-                Ok(result)
+                unchanged(tx, job, now).await
             })
             .await
     }
@@ -194,22 +138,126 @@ impl Ledger {
     }
 }
 
-/// Raises the generation of the connection, because the content of a file is complete in storage.
+/// See [`Ledger::finish_stored`].
+pub(super) async fn in_storage(
+    tx: &mut Tx,
+    job: &UploadJob,
+    stored: &StoredContent,
+    stamp: &StorageStamp,
+    step: Step,
+    now: Timestamp,
+) -> Result<UploadResult, sqlx::Error> {
+    let generation = next_generation(tx, job, now).await?;
+    let file: StoredRow = sqlx::query_as(
+        "UPDATE files SET adopted = 0, stored_version = $2, stored_digest = $3, \
+         stored_size = $4, stored_at = $5, stored_generation = $6, \
+         stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
+         storage_file_id = COALESCE($10, storage_file_id), processed = 0, \
+         unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL \
+         WHERE id = $1 RETURNING version, connector, mapped_connector, outcome, set_stem",
+    )
+    .bind(job.file.0)
+    .bind(stored.version)
+    .bind(&stored.content.digest[..])
+    .bind(count_column(stored.content.bytes))
+    .bind(millis(now))
+    .bind(generation)
+    .bind(&stamp.modified)
+    .bind(&stamp.modified_by)
+    .bind(&stamp.folder_id)
+    .bind(&job.storage_file_id)
+    .fetch_one(&mut **tx)
+    .await?;
+    note(tx, job.file.0, stored.version, step, None, now).await?;
+    let result = hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
+    if file.is_companion() {
+        renew_main_files(tx, job.file.0, generation, now).await?;
+    }
+    Ok(result)
+}
+
+/// See [`Ledger::finish_unchanged`].
+pub(super) async fn unchanged(
+    tx: &mut Tx,
+    job: &UploadJob,
+    now: Timestamp,
+) -> Result<UploadResult, sqlx::Error> {
+    let file: StoredRow = sqlx::query_as(
+        "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 \
+         RETURNING version, connector, mapped_connector, outcome, set_stem",
+    )
+    .bind(job.file.0)
+    .bind(job.version)
+    .fetch_one(&mut **tx)
+    .await?;
+    let is_renamed: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM steps WHERE file_id = $1 AND version = $2 \
+         AND step = $3)",
+    )
+    .bind(job.file.0)
+    .bind(job.version)
+    .bind(Step::Renamed.as_str())
+    .fetch_one(&mut **tx)
+    .await?;
+    let outcome = if is_renamed {
+        Outcome::Renamed
+    } else {
+        Outcome::Unchanged
+    };
+    let result = hand_on(tx, job, job.version, &file, outcome, now).await?;
+    if file.is_companion() {
+        judge_main_files_again(tx, job.file.0, now).await?;
+    }
+    // The other results record it themselves, or have nothing to record yet.
+    if result == UploadResult::AwaitsRun {
+        note(tx, job.file.0, job.version, Step::SameContent, None, now).await?;
+    }
+    Ok(result)
+}
+
+/// Raises the generation of the connection that the file belongs in, because its content is complete in storage. A file
+/// that is stored only belongs to all connections of its watch, which get the same generation.
 ///
 /// A file that refers to nothing of ours but its set leads to a run by the job of its master. Any other stored-only
-/// file may be referred to by every source file, so the connection is run for it even without a job.
+/// file may be referred to by every source file, so the connections are run for it even without a job.
 async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(
-        "UPDATE connections SET generation = generation + 1, moved_at = $2, \
-         covered = CASE WHEN covered = generation AND EXISTS (SELECT 1 FROM files WHERE id = $3 \
-         AND set_stem IS NOT NULL) THEN generation + 1 ELSE covered END WHERE id = (SELECT \
-         connection_id FROM watches WHERE id = $1) RETURNING generation",
+    let (target, is_in_set): (Option<i64>, bool) = sqlx::query_as(
+        "SELECT target_connection_id, set_stem IS NOT NULL FROM files WHERE id = $1",
     )
-    .bind(job.watch.0)
-    .bind(millis(now))
     .bind(job.file.0)
     .fetch_one(&mut **tx)
-    .await
+    .await?;
+    let connections: Vec<i64> = match target {
+        Some(target) => vec![target],
+        None => {
+            sqlx::query_scalar("SELECT connection_id FROM watch_connections WHERE watch_id = $1")
+                .bind(job.watch.0)
+                .fetch_all(&mut **tx)
+                .await?
+        }
+    };
+    let mut next = 0;
+    for connection in &connections {
+        let generation: i64 =
+            sqlx::query_scalar("SELECT generation FROM connections WHERE id = $1")
+                .bind(connection)
+                .fetch_one(&mut **tx)
+                .await?;
+        next = next.max(generation.saturating_add(1));
+    }
+    for connection in connections {
+        sqlx::query(
+            "UPDATE connections SET generation = $2, moved_at = $3, covered = CASE \
+             WHEN covered = generation AND $4 THEN $2 ELSE covered END WHERE id = $1",
+        )
+        .bind(connection)
+        .bind(next)
+        .bind(millis(now))
+        .bind(is_in_set)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(next)
 }
 
 /// Moves a job whose version `stored` is in storage to what follows; `done` is the outcome if nothing is owed.
@@ -267,6 +315,9 @@ async fn hand_on(
             delete_job(tx, job.file.0).await?;
             relocate_next(tx, job.file.0, now).await?;
         }
+    }
+    if result != UploadResult::DueAgain {
+        wake_followers(tx, job.file.0, now).await?;
     }
     Ok(result)
 }

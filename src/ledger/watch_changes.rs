@@ -38,6 +38,13 @@ pub enum WatchChange {
         /// Files that have a source file there.
         mapped: u64,
     },
+    /// It has one iModel less: its files stay there.
+    LeavesImodel {
+        /// The iModel.
+        imodel_id: ImodelId,
+        /// Files that have a source file there.
+        mapped: u64,
+    },
     /// It is new, but may be one of these, which the configuration no longer has.
     Ambiguous {
         /// Their names.
@@ -81,6 +88,10 @@ impl WatchChange {
                 "watch {watch:?}: goes into another iModel now; {} in iModel {from}",
                 plural(*mapped, "file stays", "files stay")
             ),
+            Self::LeavesImodel { imodel_id, mapped } => format!(
+                "watch {watch:?}: no longer goes into iModel {imodel_id}; {} there",
+                plural(*mapped, "file stays", "files stay")
+            ),
             Self::Ambiguous { candidates } => {
                 let names: Vec<String> =
                     candidates.iter().map(|name| format!("{name:?}")).collect();
@@ -100,7 +111,15 @@ impl WatchChange {
     #[must_use]
     pub fn hint(&self, watch: &str) -> Option<String> {
         match self {
-            Self::Imodel { from, mapped } if *mapped > 0 => Some(detach(watch, from)),
+            Self::Imodel {
+                from: imodel_id,
+                mapped,
+            }
+            | Self::LeavesImodel { imodel_id, mapped }
+                if *mapped > 0 =>
+            {
+                Some(detach(watch, imodel_id))
+            }
             Self::Ambiguous { candidates } => candidates.first().map(|name| {
                 format!(
                     "to keep the files of one of them, write formerly = {name:?} in the table of the new watch; \
@@ -114,7 +133,8 @@ impl WatchChange {
             Self::Renamed { .. }
             | Self::Moved { .. }
             | Self::StorageFolder { .. }
-            | Self::Imodel { .. } => None,
+            | Self::Imodel { .. }
+            | Self::LeavesImodel { .. } => None,
         }
     }
 }
@@ -168,8 +188,12 @@ mod tests {
                 candidates: vec![from(), "site".to_owned()],
             },
             WatchChange::Removed {
-                imodel_id,
+                imodel_id: imodel_id.clone(),
                 files: 412,
+            },
+            WatchChange::LeavesImodel {
+                imodel_id,
+                mapped: 411,
             },
         ];
         let mut lines = String::new();

@@ -40,10 +40,11 @@ type Rule = fn(&WatchIdentity<'_>, &WatchIdentity<'_>) -> bool;
 
 /// What has to be the same of a known and a configured watch, the strongest evidence first. Names that were swapped or
 /// passed on from watch to watch are therefore found by the folders, and mount points that were swapped by the names.
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
     |known, watch| known.has_files && watch.formerly == Some(known.name),
+    |known, watch| known.name == watch.name && has_same_place(known, watch),
+    |known, watch| known.has_files && has_same_place(known, watch),
     |known, watch| known.name == watch.name && has_same_path(known, watch),
-    |known, watch| known.has_files && has_same_path(known, watch) && has_same_storage(known, watch),
     |known, watch| known.name == watch.name,
     |known, watch| known.has_files && has_same_path(known, watch),
     |known, watch| known.has_files && has_same_storage(known, watch),
@@ -94,6 +95,10 @@ pub fn recognize(known: &[WatchIdentity<'_>], configured: &[WatchIdentity<'_>]) 
 
 fn has_same_path(known: &WatchIdentity<'_>, watch: &WatchIdentity<'_>) -> bool {
     known.path.is_some() && known.path == watch.path
+}
+
+fn has_same_place(known: &WatchIdentity<'_>, watch: &WatchIdentity<'_>) -> bool {
+    has_same_path(known, watch) && has_same_storage(known, watch)
 }
 
 fn has_same_storage(known: &WatchIdentity<'_>, watch: &WatchIdentity<'_>) -> bool {
@@ -171,6 +176,18 @@ mod tests {
         // The mount points were swapped.
         check(known, &["a /2 A x", "b /1 A y"], &["a", "b"]);
         check(known, &["a /2 A x", "b /3 A y"], &["a", "b"]);
+    }
+
+    #[test]
+    fn watches_of_one_folder_are_told_apart_by_their_imodels() {
+        let known = &["a /1 A x", "a@B /1 B x"];
+        check(known, &["a /1 A x", "a@B /1 B x"], &["a", "a@B"]);
+        check(known, &["a /1 B x", "a@A /1 A x"], &["a@B", "a"]);
+        check(known, &["a /1 B x"], &["a@B"]);
+        check(known, &["a /1 A x"], &["a"]);
+        check(known, &["b /1 A x", "b@B /1 B x"], &["a", "a@B"]);
+        check(known, &["a /2 A x", "a@B /2 B x"], &["a", "a@B"]);
+        check(&known[..1], &["a /1 B x", "a@A /1 A x"], &["new", "a"]);
     }
 
     #[test]

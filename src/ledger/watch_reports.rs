@@ -415,10 +415,14 @@ pub(super) async fn watches(
          AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint, {NAMED_VERSION} \
          FROM watches w \
          LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
-         LEFT JOIN settings_faults settings ON settings.connection_id = w.connection_id \
+         LEFT JOIN settings_faults settings ON settings.connection_id = (SELECT MIN(s.connection_id) \
+         FROM settings_faults s JOIN watch_connections wc ON wc.connection_id = s.connection_id \
+         WHERE wc.watch_id = w.id) \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
-         ON r.id = (SELECT MAX(id) FROM runs WHERE connection_id = w.connection_id) \
+         ON r.id = (SELECT MAX((SELECT MAX(id) FROM runs \
+         WHERE connection_id = wc.connection_id)) FROM watch_connections wc \
+         WHERE wc.watch_id = w.id) \
          ORDER BY w.name"
     );
     let rows: Vec<WatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))

@@ -12,14 +12,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::bulk_change::{BulkChangeLimits, guard, set_limits};
+use super::forget::forget_cloud_side;
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
-use super::scan_digests::forget_listings;
+use super::target_connections::{connection_row, set_connections_of_watch};
 use super::watch_changes::WatchChange;
+use super::watch_followers::{Follower, follow, leave_imodels};
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
     BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
 };
+use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 
 /// A watch as the configuration has it.
@@ -35,12 +38,14 @@ pub struct WatchSpec {
     pub imodel_id: ImodelId,
     /// The folder in storage, as segments joined by `/`; empty for the root folder.
     pub storage_folder: String,
-    /// The display name of the connection of its files in the iModel.
-    pub connection: String,
+    /// The display name of the connection of its files in the iModel, or of those of its connector types.
+    pub connection: ConnectionName,
     /// How many files may change or arrive at once.
     pub bulk_change_limits: BulkChangeLimits,
     /// What happens to files that are gone.
     pub withdrawal: WithdrawalPolicy,
+    /// The name of the watch of the same folder that uploads the files, if it does so for this one.
+    pub follows: Option<String>,
 }
 
 /// What happens on the platform to files that are gone from their folder.
@@ -129,6 +134,15 @@ impl Ledger {
                 for (spec, found) in specs.iter().zip(found) {
                     registered.push(register(tx, spec, &known, found, now).await?);
                 }
+                let followers = specs.iter().filter_map(|spec| {
+                    Some(Follower {
+                        name: &spec.name,
+                        leader: spec.follows.as_deref()?,
+                        imodel_id: &spec.imodel_id,
+                    })
+                });
+                follow(tx, followers, now).await?;
+                leave_imodels(tx, now).await?;
                 Ok(registered)
             })
             .await
@@ -142,13 +156,22 @@ impl Ledger {
                 let found = found(&known, specs);
                 let mut removed = Vec::new();
                 for (at, one) in known.iter().enumerate() {
-                    if one.configured && one.has_files && !found.contains(&Recognized::As(at)) {
-                        let change = WatchChange::Removed {
-                            imodel_id: one.imodel_id.clone(),
-                            files: count_stored(tx, one.id).await?,
-                        };
-                        removed.push((one.name.clone(), change));
+                    if !one.configured || !one.has_files || found.contains(&Recognized::As(at)) {
+                        continue;
                     }
+                    let imodel_id = one.imodel_id.clone();
+                    removed.push(match specs.iter().find(|spec| one.shares_storage(spec)) {
+                        Some(spec) => {
+                            let mapped = count_mapped(tx, one.id).await?;
+                            let change = WatchChange::LeavesImodel { imodel_id, mapped };
+                            (spec.name.clone(), change)
+                        }
+                        None => {
+                            let files = count_stored(tx, one.id).await?;
+                            let change = WatchChange::Removed { imodel_id, files };
+                            (one.name.clone(), change)
+                        }
+                    });
                 }
                 let mut watches = Vec::with_capacity(specs.len());
                 for (spec, found) in specs.iter().zip(found) {
@@ -167,6 +190,15 @@ impl Ledger {
                 })
             })
             .await
+    }
+}
+
+impl KnownRow {
+    /// Whether a configured watch, which is another one, uploads to the same storage folder: it has one iModel less.
+    fn shares_storage(&self, spec: &WatchSpec) -> bool {
+        spec.follows.is_none()
+            && self.path.as_deref() == Some(spec.path.as_os_str().as_bytes())
+            && self.storage_folder == spec.storage_folder
     }
 }
 
@@ -319,7 +351,6 @@ async fn register(
     found: Recognized,
     now: Timestamp,
 ) -> Result<Registered, sqlx::Error> {
-    let connection_id = connection_row(tx, spec, now).await?;
     let changes = changes(tx, spec, known, &found).await?;
     let known = match found {
         Recognized::As(at) => known.get(at),
@@ -329,6 +360,7 @@ async fn register(
         Some(row) => row.id,
         None => {
             let id = new_id(now);
+            let named = connection_row(tx, &spec.imodel_id, spec.connection.as_str(), now).await?;
             sqlx::query(
                 "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \
                  ($1, $2, $3, $4, $5)",
@@ -337,7 +369,7 @@ async fn register(
             .bind(&spec.name)
             .bind(&spec.imodel_id)
             .bind(&spec.storage_folder)
-            .bind(connection_id)
+            .bind(named)
             .execute(&mut **tx)
             .await?;
             id
@@ -351,20 +383,21 @@ async fn register(
     }
     sqlx::query(
         "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
-         connection_id = $4, path = $5 WHERE id = $1",
+         path = $4 WHERE id = $1",
     )
     .bind(id)
     .bind(&spec.imodel_id)
     .bind(&spec.storage_folder)
-    .bind(connection_id)
     .bind(spec.path.as_os_str().as_bytes())
     .execute(&mut **tx)
     .await?;
+    set_connections_of_watch(tx, id, &spec.imodel_id, &spec.connection, now).await?;
     drop_former(tx, id, &spec.imodel_id).await?;
     set_limits(tx, id, spec.bulk_change_limits).await?;
     set_policy(tx, id, spec.withdrawal).await?;
     let mut bulk_change = None;
-    if changes.iter().any(changes_folder) {
+    // The storage files of a watch that follows another one move with those of that watch.
+    if changes.iter().any(changes_folder) && spec.follows.is_none() {
         relocate_all(tx, id, now).await?;
         bulk_change = guard(tx, id, 0, now).await?;
     }
@@ -389,44 +422,6 @@ async fn set_policy(
     .bind(count_column(policy.limit))
     .execute(&mut **tx)
     .await?;
-    Ok(())
-}
-
-async fn connection_row(tx: &mut Tx, spec: &WatchSpec, now: Timestamp) -> Result<i64, sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
-         (imodel_id, name) DO NOTHING",
-    )
-    .bind(new_id(now))
-    .bind(&spec.imodel_id)
-    .bind(&spec.connection)
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
-        .bind(&spec.imodel_id)
-        .bind(&spec.connection)
-        .fetch_one(&mut **tx)
-        .await
-}
-
-async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
-    // The next scan hands every file over as new.
-    sqlx::query(
-        "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
-         stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
-         stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
-         send_again = 0, relocation = NULL, withdrawal = NULL, withdrawal_reason = NULL, \
-         withdrawal_hint = NULL, withdrawal_due = 0, connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
-         outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
-    )
-    .bind(watch_id)
-    .execute(&mut **tx)
-    .await?;
-    forget_listings(tx, watch_id).await?;
-    sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
-        .bind(watch_id)
-        .execute(&mut **tx)
-        .await?;
     Ok(())
 }
 

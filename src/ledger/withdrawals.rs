@@ -13,6 +13,7 @@ use super::deletion_guard::{is_not_renamed, withdrawable};
 use super::history::{Step, note};
 use super::row::join;
 use super::stored_job::insert_stored_job;
+use super::target_connections::watches_of_connection;
 use super::{
     ConnectionId, Error, FileId, Ledger, StorageStamp, Surplus, SurplusCause, Tx, Withdrawal,
     count_value, millis, timestamp,
@@ -85,14 +86,33 @@ macro_rules! may_be_withdrawn {
     };
 }
 
+/// SQL: no run of the connection `k` has seen yet that the source file of a file was removed, and there can be one.
+macro_rules! owes_a_run {
+    ($file:literal) => {
+        concat!(
+            "k.covered < ",
+            $file,
+            ".withdrawal_generation AND EXISTS (SELECT 1 FROM files r WHERE r.connection_id = k.id \
+             AND r.source_file_id IS NOT NULL)"
+        )
+    };
+}
+
 /// SQL: the storage file of `f` is deleted next: no source file refers to it, and a run has seen that, if there can be
-/// one.
+/// one. That includes the source files of the watches that follow `w`.
 macro_rules! is_deletable {
     () => {
-        "w.on_delete = 'remove' AND f.source_file_id IS NULL AND (f.withdrawal = 'deleting' \
+        concat!(
+            "w.follows IS NULL AND NOT EXISTS (SELECT 1 FROM watches v JOIN files o \
+             ON o.watch_id = v.id AND o.storage_file_id = f.storage_file_id \
+             LEFT JOIN connections k ON k.id = o.target_connection_id WHERE v.follows = w.id \
+             AND v.configured = 1 AND (o.source_file_id IS NOT NULL OR (o.withdrawal = 'unmapped' AND ",
+            owes_a_run!("o"),
+            "))) AND w.on_delete = 'remove' AND f.source_file_id IS NULL AND (f.withdrawal = 'deleting' \
          OR (f.connector IS NULL AND f.withdrawal IS NULL) OR (f.withdrawal = 'unmapped' \
          AND (c.covered >= f.withdrawal_generation OR NOT EXISTS (SELECT 1 FROM files o \
          WHERE o.connection_id = c.id AND o.source_file_id IS NOT NULL))))"
+        )
     };
 }
 
@@ -100,7 +120,8 @@ pub(super) use may_be_withdrawn;
 
 pub(super) const WITHDRAWN: &str = "SELECT f.id, w.name AS watch, f.dir, f.name, f.storage_file_id, \
     f.stored_size, f.stored_modified, f.stored_modified_by, f.storage_folder_id FROM files f \
-    JOIN watches w ON w.id = f.watch_id JOIN connections c ON c.id = w.connection_id WHERE ";
+    JOIN watches w ON w.id = f.watch_id LEFT JOIN connections c ON c.id = f.target_connection_id \
+    WHERE ";
 
 impl Ledger {
     /// The files of a connection that are gone and whose source file has to be removed now.
@@ -115,8 +136,9 @@ impl Ledger {
             .read("list the deleted files of a connection", async |db| {
                 sqlx::query_as(concat!(
                     "SELECT f.id, w.name, f.dir, f.name, f.storage_file_id FROM watches w \
-                     JOIN files f ON f.watch_id = w.id WHERE w.connection_id = $1 \
-                     AND w.on_delete IN ('unmap', 'remove') AND f.connector IS NOT NULL \
+                     JOIN files f ON f.watch_id = w.id WHERE w.id IN ",
+                    watches_of_connection!("$1"),
+                    " AND f.target_connection_id = $1 AND w.on_delete IN ('unmap', 'remove') \
                      AND (f.withdrawal IS NULL OR f.withdrawal = 'unmapping') AND ",
                     may_be_withdrawn!(),
                     " ORDER BY w.name, f.dir, f.name LIMIT $3"
@@ -152,7 +174,11 @@ impl Ledger {
                      AND f.absence = 'gone' AND ((",
                     withdrawable!(),
                     ") OR f.withdrawal IN ('unmapping', 'deleting') \
-                     OR (f.withdrawal = 'unmapped' AND w.on_delete = 'remove'))"
+                     OR (f.withdrawal = 'unmapped' AND w.on_delete = 'remove' \
+                     AND (w.follows IS NULL OR EXISTS (SELECT 1 FROM connections k \
+                     WHERE k.id = f.target_connection_id AND ",
+                    owes_a_run!("f"),
+                    "))))"
                 ))
                 .bind(imodel_id)
                 .fetch_one(db)
@@ -220,8 +246,9 @@ impl Ledger {
         imodel_id: &ImodelId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        const OWED: &str = "SELECT MAX(f.withdrawal_generation) FROM files f JOIN watches w \
-            ON w.id = f.watch_id WHERE w.connection_id = connections.id AND w.configured = 1 \
+        const OWED: &str = "SELECT MAX(f.withdrawal_generation) FROM watches w JOIN files f \
+            ON f.watch_id = w.id WHERE w.imodel_id = connections.imodel_id \
+            AND f.target_connection_id = connections.id AND w.configured = 1 \
             AND w.on_delete = 'remove' AND w.deletions_suspended = 0 AND f.absence = 'gone' \
             AND f.withdrawal = 'unmapped'";
         let owed =
@@ -239,11 +266,12 @@ impl Ledger {
             self.db
                 .write_durably("record that a run is needed", async |tx| {
                     // If the operator requested it, the run is part of the request.
-                    sqlx::query(
+                    sqlx::query(concat!(
                         "UPDATE connections SET generation = generation + 1, moved_at = \
-                         COALESCE((SELECT MIN(w.sync_requested_at) FROM watches w \
-                         WHERE w.connection_id = connections.id), $2) WHERE id = $1",
-                    )
+                         COALESCE((SELECT MIN(w.sync_requested_at) FROM watches w WHERE w.id IN ",
+                        watches_of_connection!("$1"),
+                        "), $2) WHERE id = $1",
+                    ))
                     .bind(connection)
                     .bind(millis(now))
                     .execute(&mut **tx)
@@ -363,8 +391,8 @@ pub(super) async fn record_gone_unmapped(
         "UPDATE files SET connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
          processed = 0, outcome = NULL, outcome_at = NULL, withdrawal_reason = NULL, \
          withdrawal_hint = NULL, withdrawal_due = 0, withdrawal = CASE WHEN absence = 'gone' \
-         THEN $2 END, withdrawal_generation = 1 + (SELECT c.generation FROM connections c \
-         JOIN watches w ON w.connection_id = c.id WHERE w.id = files.watch_id) WHERE id = $1 \
+         THEN $2 END, withdrawal_generation = 1 + COALESCE((SELECT c.generation FROM connections c \
+         WHERE c.id = files.target_connection_id), 0) WHERE id = $1 \
          AND withdrawal = $3 RETURNING version, withdrawal IS NULL",
     )
     .bind(file)

@@ -333,6 +333,7 @@ pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
                 changed_files: config.bulk_change.max_files,
                 new_files: config.bulk_change.max_new_files,
             },
+            follows: watch.follows.as_ref().map(|leader| leader.watch.clone()),
         })
         .collect()
 }

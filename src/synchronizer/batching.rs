@@ -87,7 +87,7 @@ mod tests {
 
     fn sync() -> config::Sync {
         config::Sync {
-            connection: "c".to_owned(),
+            connection: "c".to_owned().into(),
             batch_window: Duration::from_secs(10),
             batch_max: Duration::from_secs(300),
             poll_interval: Duration::from_secs(10),

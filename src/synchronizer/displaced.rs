@@ -1,5 +1,5 @@
 //! Removes source files from other connections of the iModel, of files that belong in this one: they moved here from
-//! another watch, or their watch got another connection.
+//! another watch, their watch got another connection, or their connector type changed and has a connection of its own.
 //!
 //! The platform has no request that moves a source file, so it is removed there before it is added here: a file in two
 //! connections would be in the iModel twice. Storage files are never touched.

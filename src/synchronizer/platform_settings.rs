@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use tracing::{error, info, warn};
 
 use super::{IDLE_MAX, SyncError, Synchronizer};
-use crate::config::{PlatformSetting, PlatformSettings};
+use crate::config::{ConnectionSettings, PlatformSetting, PlatformSettings};
 use crate::failpoint::failpoint;
 use crate::itwin::{self, SettingsScope};
 use crate::ledger::{self, ConnectionId, ConnectionRecord, SettingsFault};
@@ -189,8 +189,8 @@ impl Synchronizer {
             settings.imodel_settings.contains_key(&self.imodel_id)
                 || settings
                     .connection_settings
-                    .keys()
-                    .any(|(imodel_id, _)| *imodel_id == self.imodel_id)
+                    .iter()
+                    .any(|one| one.imodel_id == self.imodel_id)
         };
         if !any && self.applied.any == Some(false) {
             return Ok(IDLE_MAX);
@@ -260,8 +260,8 @@ impl Synchronizer {
     fn wanted_settings(&self, connection: &ConnectionRecord) -> Vec<(Table, PlatformSettings)> {
         let settings = self.settings.borrow();
         let imodel = settings.imodel_settings.get(&self.imodel_id);
-        let key = (self.imodel_id.clone(), connection.name.clone());
-        let own = settings.connection_settings.get(&key);
+        let all = &settings.connection_settings;
+        let own = ConnectionSettings::find(all, &self.imodel_id, &connection.name);
         let both = [(Table::Imodel, imodel), (Table::Watch, own)].into_iter();
         both.filter_map(|(table, wanted)| Some((table, wanted?.clone())))
             .collect()

@@ -96,15 +96,14 @@ impl Synchronizer {
         }
         let found = self
             .ledger
-            .file_of_connection(&root.watch, &root.path, now)
+            .source_file_at(&root.watch, &root.path, now)
             .await?;
-        let (connection, file) = found.map_or((None, None), |(id, file)| (Some(id), file));
         let path = QuotedPath(&root.path);
-        let Some(state) = state(file.as_ref()) else {
+        let Some(state) = state(found.as_ref().map(|(_, file)| file)) else {
             info!(imodel = %self.imodel_id, %path, "spatial root synchronized; other files follow");
             return self.end_wait(SpatialRootEnd::Synchronized).await;
         };
-        let due = file.as_ref().filter(|file| file.awaits_run());
+        let due = found.as_ref().filter(|(_, file)| file.awaits_run());
         let others = backlog.waiting.saturating_sub(u64::from(due.is_some()));
         if due.is_none() && others == 0 {
             return Ok(Gate::Closed);
@@ -132,12 +131,12 @@ impl Synchronizer {
         if others > 0 {
             self.record_wait(&root, state).await?;
         }
-        Ok(match (connection, due) {
-            (Some(connection), Some(file)) => Gate::Open(Extent::Only {
-                connection,
+        Ok(match due {
+            Some((connection, file)) => Gate::Open(Extent::Only {
+                connection: *connection,
                 file: file.file,
             }),
-            _ => Gate::Closed,
+            None => Gate::Closed,
         })
     }
 

@@ -156,6 +156,16 @@ impl Folders {
         })
     }
 
+    /// Whether two iModels belong to one iTwin, and so have the same storage.
+    pub(super) async fn share_storage(
+        &self,
+        one: &ImodelId,
+        other: &ImodelId,
+    ) -> Result<bool, UploadError> {
+        let one = self.imodel(one).await?.root_folder_id;
+        Ok(one == self.imodel(other).await?.root_folder_id)
+    }
+
     /// Storage files named `name` in a folder that no file of the ledger owns, oldest first. If there are none, those
     /// whose name differs in case only: storage may treat them as the same.
     ///

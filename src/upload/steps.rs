@@ -30,6 +30,8 @@ pub(super) enum JobOutcome {
         result: UploadResult,
     },
     Unchanged(UploadResult),
+    /// Another watch uploads it, and has not done so yet.
+    AwaitsOther,
     /// It is a known file under a new name, whose record has a job now.
     Renamed(Rename),
     Vanished,
@@ -123,6 +125,11 @@ impl Shared {
             return Ok(JobOutcome::Deselected);
         }
         let source = Source::open(slot, &watch.path, &job.path).await?;
+        if let Some(leader) = &watch.follows
+            && let Some(outcome) = self.follow(watch, leader, &job).await?
+        {
+            return Ok(outcome);
+        }
         let (below, name) = names::storage_path(&job.path)?;
         let mut attempt = Attempt {
             watch,

@@ -16,6 +16,7 @@ mod clocks;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
+mod connection_per_type;
 mod crashes;
 mod demo;
 mod emulator_command;
@@ -54,6 +55,7 @@ mod runs;
 mod scale;
 mod sets;
 mod settings;
+mod several_imodels;
 mod soak;
 mod spatial_root;
 mod state_directory;

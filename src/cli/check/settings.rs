@@ -27,20 +27,26 @@ pub(super) async fn settings(
         .await;
     }
     let of_imodel = config.connection_settings.iter();
-    for ((_, name), wanted) in of_imodel.filter(|((id, _), _)| id == imodel_id) {
-        let what = format!("settings of connection {name:?} of iModel {imodel_id}");
-        let is_named = |one: &&Connection| one.display_name.as_deref() == Some(name.as_str());
+    for one in of_imodel.filter(|one| one.imodel_id == *imodel_id) {
+        let (name, wanted) = (&one.connection, &one.settings);
+        let what = |name: &str| format!("settings of connection {name:?} of iModel {imodel_id}");
+        let is_named = |one: &&Connection| {
+            let name_there = one.display_name.as_deref();
+            name_there.is_some_and(|there| name.fits(there))
+        };
         // Of several with one name, the service uses one that only its ledger names.
         let mut named = connections.iter().filter(is_named).peekable();
         if named.peek().is_none() {
             Report::ok(&format!(
-                "{what}: set before its first run: {}",
+                "{}: set before its first run: {}",
+                what(name.as_str()),
                 wanted.text()
             ));
         }
         for connection in named {
             let scope = SettingsScope::Connection(&connection.id);
-            compare(report, client, &what, scope, wanted).await;
+            let name = connection.display_name.as_deref().unwrap_or_default();
+            compare(report, client, &what(name), scope, wanted).await;
         }
     }
 }

@@ -8,6 +8,7 @@ use super::storage::{Lister, StoredFile};
 use super::{Entry, Error};
 use crate::cli::removal::Mapped;
 use crate::config::Config;
+use crate::connection_name::ConnectionName;
 use crate::ids::{ImodelId, StorageFileId};
 use crate::itwin::{Client, SourceFile};
 use crate::ledger::{Absence, FileReport, JobState, Ledger, RootState};
@@ -263,7 +264,7 @@ async fn used(
             storage_folder: watch.storage_folder.join("/"),
         });
         let used = connections.entry(watch.imodel_id.clone()).or_default();
-        used.names.insert(watch.connection.clone());
+        used.names.push(watch.connection.clone());
     }
     if let Some(ledger) = ledger {
         for place in ledger.storage_places().await? {
@@ -276,9 +277,11 @@ async fn used(
         for connection in ledger.used_connections().await? {
             if let Some(used) = connections.get_mut(&connection.imodel_id) {
                 match connection.platform_id {
-                    Some(id) => used.ids.insert(id),
-                    None => used.names.insert(connection.name),
-                };
+                    Some(id) => {
+                        used.ids.insert(id);
+                    }
+                    None => used.names.push(connection.name.into()),
+                }
             }
         }
     }
@@ -289,7 +292,7 @@ async fn used(
 #[derive(Debug, Default)]
 struct Connections {
     ids: BTreeSet<String>,
-    names: BTreeSet<String>,
+    names: Vec<ConnectionName>,
 }
 
 /// The source files of our connections of an iModel, with the id of their connection.
@@ -304,7 +307,7 @@ async fn source_files(
     let mut found = Vec::new();
     for connection in client.connections(imodel_id).await? {
         let name = connection.display_name.as_ref();
-        let is_named = name.is_some_and(|name| ours.names.contains(name));
+        let is_named = name.is_some_and(|name| ours.names.iter().any(|ours| ours.fits(name)));
         if !ours.ids.contains(&connection.id) && !is_named {
             continue;
         }

@@ -83,16 +83,19 @@ impl<'r> Gone<'r> {
             .files
             .iter()
             .partition(|file| is_left(watch.on_delete, file));
-        let connection = &watch.connection;
         for file in &left {
-            let what = match (watch.on_delete, &file.connector) {
-                (OnDelete::Remove, Some(_)) => {
+            let connection = file
+                .connector
+                .as_ref()
+                .map(|connector| watch.connection.of(connector));
+            let what = match (watch.on_delete, connection) {
+                (OnDelete::Remove, Some(connection)) => {
                     format!("unmap from connection {connection:?}, run, delete its storage file")
                 }
-                (OnDelete::Remove, None) => "delete its storage file".to_owned(),
-                (OnDelete::Keep | OnDelete::Unmap, _) => {
+                (OnDelete::Keep | OnDelete::Unmap, Some(connection)) => {
                     format!("unmap from connection {connection:?}")
                 }
+                (_, None) => "delete its storage file".to_owned(),
             };
             print_line(&format!(
                 "  {:<13} {}  {what}",
@@ -113,9 +116,14 @@ impl<'r> Gone<'r> {
             OnDelete::Remove => " and deleted from storage",
             OnDelete::Keep | OnDelete::Unmap => "",
         };
+        let connections = if watch.connection.is_per_type() {
+            "the connections of their types".to_owned()
+        } else {
+            format!("connection {:?}", watch.connection.as_str())
+        };
         let after = config::show_duration(&watch.delete_after);
         print_line(&format!(
-            "  {files} will be unmapped from connection {connection:?}{then} after being gone for {after}; whether elements \
+            "  {files} will be unmapped from {connections}{then} after being gone for {after}; whether elements \
          leave the iModel is up to the platform"
         ));
         let (allowed, _) = Deletions::allowed(max_deletes, self.present, count);

@@ -121,17 +121,17 @@ fn daemon(view: &StatusView, unreachable: Option<&str>, now: Timestamp) -> Strin
 
 fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     if !watch.configured {
-        line(
-            out,
-            &format!(
-                "watch {:?}: no longer configured; known files: {}",
-                watch.name,
-                watch.files.synchronized
-                    + watch.files.synchronized_with_issues
-                    + watch.files.uploaded
-                    + watch.files.gone
-            ),
-        );
+        let known = watch.files.synchronized
+            + watch.files.synchronized_with_issues
+            + watch.files.uploaded
+            + watch.files.gone;
+        if known > 0 {
+            let name = &watch.name;
+            line(
+                out,
+                &format!("watch {name:?}: no longer configured; known files: {known}"),
+            );
+        }
         return;
     }
     line(
