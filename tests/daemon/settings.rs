@@ -242,6 +242,22 @@ async fn a_setting_that_the_platform_refuses_is_shown_with_its_line_and_no_run_s
 }
 
 #[tokio::test]
+async fn a_single_pass_ends_while_a_setting_is_refused_and_again_when_it_is_corrected() {
+    let (mut site, _) = site("[watch.settings]\nlevitate = true\n").await;
+    let pass = site.run(&["run", "--once"]).await;
+    assert_ne!(pass.code, Some(0), "{pass:?}");
+    assert!(
+        pass.err.contains("The setting levitate is unknown"),
+        "{pass:?}"
+    );
+    assert_eq!(runs(&site), 0);
+    site.replace_in_watches("levitate = true", "enable_sheets_and_drawings = true");
+    let pass = site.run(&["run", "--once"]).await;
+    assert_eq!(pass.code, Some(0), "{pass:?}");
+    assert_eq!(runs(&site), 1);
+}
+
+#[tokio::test]
 async fn a_refused_setting_delays_no_other_connection() {
     let (mut site, _) = site("[watch.settings]\nlevitate = true\n").await;
     let keys = "storage_folder = \"south\"\nconnection = \"south\"\n";
