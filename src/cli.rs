@@ -13,6 +13,7 @@ mod matching;
 mod operate;
 mod orphans;
 mod plan;
+mod push;
 mod references;
 mod removal;
 mod run;
@@ -124,6 +125,18 @@ enum Command {
     /// Test alerts
     #[command(subcommand)]
     Alert(alert::Command),
+    /// Bring files and folders into an iModel once, without a configuration file
+    ///
+    /// Uploads the files to iTwin Storage, synchronizes them, and prints the result of each. A file is stored under its
+    /// name, the files of a folder under their paths in it; pushing them again updates them, and sends only what has
+    /// changed. After an interruption, the same command continues. Files that a daemon on this machine watches for this
+    /// iModel are synchronized by that daemon.
+    ///
+    /// The account is that of `ITWIN_SYNCD_CLIENT_ID` and `ITWIN_SYNCD_CLIENT_SECRET`, or of `--config`.
+    ///
+    /// Exit codes: 0 all files are synchronized or stored; 1 a file failed; 2 the time of `--timeout` is over; 78
+    /// invalid arguments or configuration, nothing was sent.
+    Push(push::Arguments),
     /// List what our connections and storage folders have that no local file stands for, and clean it up
     ///
     /// Scans every folder, and compares it with the storage folders of the watches and with their connections: files
@@ -166,6 +179,24 @@ struct ConfigArgument {
 }
 
 impl Cli {
+    /// Parses the arguments of the process. With invalid ones, or for the help, it prints text and exits.
+    #[must_use]
+    pub fn from_arguments() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            // A failure that is printed nowhere cannot be reported either.
+            error.print().ok();
+            let is_push = std::env::args_os()
+                .nth(1)
+                .is_some_and(|word| word == "push");
+            let code = match error.exit_code() {
+                // Of a push, 2 means that its time is over.
+                2 if is_push => i32::from(EXIT_CONFIG),
+                code => code,
+            };
+            std::process::exit(code)
+        })
+    }
+
     /// Executes the command and returns the exit code.
     #[must_use]
     pub fn run(self) -> ExitCode {
@@ -198,6 +229,7 @@ impl Cli {
                     operate::watches(operate::Verb::Resume, &arguments).await
                 }
                 Command::Sync(arguments) => operate::watches(operate::Verb::Sync, &arguments).await,
+                Command::Push(arguments) => push::push(&arguments).await,
                 Command::Alert(command) => alert::alert(&command).await,
                 Command::Orphans(arguments) => orphans::orphans(&arguments).await,
                 Command::Detach(arguments) => detach::detach(&arguments).await,

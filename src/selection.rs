@@ -45,7 +45,7 @@ pub use companions::{Companion, Lacking, lacking, lacking_projection};
 pub use connectors::{Guess, built_in as built_in_connectors};
 use globs::Globs;
 pub use ignored::LIST_VERSION as IGNORE_LIST_VERSION;
-pub use scope::{Depth, Scope};
+pub use scope::{Depth, Listing, Scope};
 
 /// The user's part of the decision, as written in a watch.
 #[derive(Debug, Clone, Default)]
@@ -153,6 +153,8 @@ pub enum Reason {
     NotIncluded,
     /// It is in a subfolder, and the watch has `recursive = false`.
     NotRecursive,
+    /// Only listed files are taken, and it is none of them.
+    NotListed,
 }
 
 /// What chose a connector. `Display` gives it as the end of a sentence ("DWG, …").
@@ -467,6 +469,7 @@ impl fmt::Display for Reason {
             Self::NotRecursive => {
                 f.write_str("it is in a subfolder, and the watch has recursive = false")
             }
+            Self::NotListed => f.write_str("it is not among the files that were named"),
         }
     }
 }

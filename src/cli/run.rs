@@ -1,7 +1,7 @@
 //! `itwin-syncd run`
 
 mod list;
-mod progress;
+pub(super) mod progress;
 
 use std::path::Path;
 

@@ -45,6 +45,8 @@ pub struct FileReport {
     pub connector: Option<ConnectorType>,
     /// The storage file.
     pub storage_file_id: Option<StorageFileId>,
+    /// The source file in its connection.
+    pub source_file_id: Option<String>,
     /// Its content is in storage, and its storage file only needs another name or folder.
     pub moves: bool,
     /// Bytes in storage.
@@ -87,6 +89,7 @@ struct FileRow {
     outcome_at: Option<i64>,
     connector: Option<ConnectorType>,
     storage_file_id: Option<StorageFileId>,
+    source_file_id: Option<String>,
     moves: bool,
     stored_size: Option<i64>,
     run: Option<String>,
@@ -103,7 +106,7 @@ macro_rules! file_columns {
         "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, \
          f.absent_since, f.withdrawal, f.withdrawal_reason, f.withdrawal_hint, f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, \
          r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
-         f.connector, f.storage_file_id, (f.relocation IS NOT NULL \
+         f.connector, f.storage_file_id, f.source_file_id, (f.relocation IS NOT NULL \
          AND f.stored_version = f.version) IS TRUE AS moves, f.stored_size, r.run, r.millis, j.reason, j.hint, \
          j.due_at, j.attempts "
     };
@@ -176,6 +179,7 @@ impl FileRow {
             outcome_at: self.outcome_at.map(timestamp),
             connector: self.connector,
             storage_file_id: self.storage_file_id,
+            source_file_id: self.source_file_id,
             moves: self.moves,
             bytes: self.stored_size.map(count_value),
             run: self.run,

@@ -2,7 +2,9 @@
 //!
 //! Scan, event filter, upload, configuration check and `explain` all ask here, so they cannot disagree.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Reason, Selection, Verdict};
 
@@ -20,13 +22,47 @@ pub enum Depth {
 pub struct Scope {
     selection: Selection,
     depth: Depth,
+    /// If there is a list, no other file is taken.
+    listed: Option<Arc<Listed>>,
+}
+
+/// What a listed file is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// What the selection decides.
+    Selected,
+    /// To be stored only.
+    UploadOnly,
+}
+
+/// Files by path relative to the root.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    files: BTreeMap<PathBuf, Listing>,
+    /// The folders that contain them.
+    folders: BTreeSet<PathBuf>,
 }
 
 impl Scope {
     /// The files that `selection` takes, down to `depth`.
     #[must_use]
     pub fn new(selection: Selection, depth: Depth) -> Self {
-        Self { selection, depth }
+        Self {
+            selection,
+            depth,
+            listed: None,
+        }
+    }
+
+    /// Only these files of it.
+    #[must_use]
+    pub fn limited_to(self, files: BTreeMap<PathBuf, Listing>) -> Self {
+        let folders = files.keys().flat_map(|file| file.ancestors().skip(1));
+        let folders = folders.map(Path::to_owned).collect();
+        Self {
+            listed: Some(Arc::new(Listed { files, folders })),
+            ..self
+        }
     }
 
     /// What the file at `rel` is to the watch, and why. `rel` is relative to the root, without `.` and `..`.
@@ -35,13 +71,26 @@ impl Scope {
         if self.is_too_deep(rel) {
             return Verdict::Ignored(Reason::NotRecursive);
         }
-        self.selection.decide(rel)
+        self.unless_unlisted(rel, || self.selection.decide(rel))
+    }
+
+    fn unless_unlisted(&self, rel: &Path, decide: impl FnOnce() -> Verdict) -> Verdict {
+        let Some(listed) = &self.listed else {
+            return decide();
+        };
+        match listed.files.get(rel) {
+            None => Verdict::Ignored(Reason::NotListed),
+            Some(Listing::Selected) => decide(),
+            Some(Listing::UploadOnly) => Verdict::UploadOnly {
+                glob: rel.to_string_lossy().into_owned(),
+            },
+        }
     }
 
     /// The same for a file whose folders were all entered, which saves checking them again.
     #[must_use]
     pub fn decide_entered(&self, rel: &Path) -> Verdict {
-        self.selection.decide_entered(rel)
+        self.unless_unlisted(rel, || self.selection.decide_entered(rel))
     }
 
     /// The stem that the files of a set share: see [`Selection::set_stem`].
@@ -66,7 +115,12 @@ impl Scope {
     #[must_use]
     pub fn enters(&self, rel_dir: &Path) -> bool {
         rel_dir.as_os_str().is_empty()
-            || (self.depth == Depth::All && self.selection.prunes(rel_dir).is_none())
+            || (self.depth == Depth::All
+                && match &self.listed {
+                    // Whoever lists a file in an ignored folder means it.
+                    Some(listed) => listed.folders.contains(rel_dir),
+                    None => self.selection.prunes(rel_dir).is_none(),
+                })
     }
 
     /// Whether a change at `rel` can matter: it may be a file that is taken or a folder that is entered.

@@ -43,6 +43,7 @@ mod page;
 mod platform_state;
 mod polled_share;
 mod progress;
+mod push;
 mod random_changes;
 mod random_faults;
 mod real_files;

@@ -47,7 +47,7 @@ enum Shape {
 }
 
 /// Shows the progress until `stop`, and leaves nothing of it.
-pub(super) async fn show(bars: MultiProgress, state: PathBuf, stop: CancellationToken) {
+pub(in crate::cli) async fn show(bars: MultiProgress, state: PathBuf, stop: CancellationToken) {
     tokio::select! {
         () = draw(&bars, &state) => {}
         () = stop.cancelled() => {}

@@ -1,0 +1,429 @@
+//! `itwin-syncd push`: brings files and folders into an iModel once, without a configuration file.
+//!
+//! It is a pass of the service over a watch that takes just these files, with a ledger of its own: what is interrupted
+//! continues when the same command is run again, and nothing is uploaded twice. Everything that can be checked without
+//! the platform is checked before the first request.
+
+mod daemon;
+mod report;
+mod settings;
+mod targets;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::run::progress;
+use super::{EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
+use crate::config::{Config, ReadOnlyConfig, Watch};
+use crate::control::{Command, Operator};
+use crate::ledger::{self, FileReport, JobState, Ledger};
+use crate::service::{self, Pass, Until};
+use crate::telemetry;
+use report::{Connection, End, FileResult, Report};
+use settings::WATCH;
+use targets::{Target, Targets};
+
+/// Exit code after SIGINT, as shells have it.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Exit code after SIGTERM.
+const EXIT_TERMINATED: u8 = 143;
+
+/// Pause between two looks whether the run was requested.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The configuration of the daemon on this machine, if there is one.
+const DAEMON_CONFIG: &str = "/etc/itwin-syncd/config.toml";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Design files, and folders with design files; write -- before a name that starts with "-"
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// Id of the iModel
+    #[arg(long, value_name = "ID")]
+    imodel: String,
+    /// Connector type of every file (CIVIL) or of an extension (dgn=CIVIL); may be repeated
+    #[arg(long = "connector", value_name = "[EXT=]TYPE")]
+    connectors: Vec<String>,
+    /// A file that other files refer to: it is stored, and is no source file; may be repeated
+    #[arg(long = "reference", value_name = "FILE")]
+    references: Vec<PathBuf>,
+    /// Folder in iTwin Storage for the files; default: the root folder
+    #[arg(long, value_name = "FOLDER")]
+    storage_folder: Option<String>,
+    /// Name of the storage connection
+    #[arg(long, value_name = "NAME", default_value = "itwin-syncd push")]
+    connection: String,
+    /// End when the run is requested, without waiting for its result
+    #[arg(long)]
+    no_wait: bool,
+    /// Print one JSON object with the result of each file, instead of text; docs/push.md documents its fields
+    #[arg(long)]
+    json: bool,
+    /// Give up after this time, such as 90s, 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    timeout: Option<Duration>,
+    /// A configuration file of which the account, [network], [upload] and [retry] are used
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|_| "expected a time such as 30m")?;
+    match Duration::try_from(span) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("expected a time above zero".to_owned()),
+    }
+}
+
+/// Why a push did not get as far as its files.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Settings(#[from] settings::Error),
+    #[error(transparent)]
+    Targets(#[from] targets::Error),
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+    #[error(transparent)]
+    Service(#[from] service::Error),
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    #[error("another push into this iModel and storage folder is running")]
+    Busy,
+    #[error("cannot use {path:?}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the platform or a folder could not be used: {0}")]
+    Unavailable(String),
+    #[error("interrupted")]
+    Interrupted(u8),
+}
+
+impl Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Settings(error) => error.hint(),
+            Self::Targets(error) => Some(error.hint()),
+            Self::Daemon(error) => error.hint(),
+            Self::Service(error) => error.hint(),
+            Self::Ledger(error) => error.hint(),
+            Self::Busy => Some("wait for it, or use another --storage-folder".to_owned()),
+            Self::Io { .. } => Some("check its permissions".to_owned()),
+            Self::Unavailable(_) | Self::Interrupted(_) => {
+                Some("run the same command again to continue".to_owned())
+            }
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Targets(_) => EXIT_CONFIG,
+            Self::Interrupted(code) => *code,
+            _ => EXIT_FAILED,
+        }
+    }
+}
+
+pub(super) async fn push(arguments: &Arguments) -> u8 {
+    match Box::pin(run(arguments)).await {
+        Ok(report) => {
+            if arguments.json {
+                report.print_json();
+            } else {
+                report.print_text();
+            }
+            report.exit_code()
+        }
+        Err(Error::Settings(settings::Error::Config(errors))) => {
+            super::print_config_errors(&errors);
+            EXIT_CONFIG
+        }
+        Err(error) => {
+            let hint = error.hint();
+            print_error(&error, hint);
+            error.exit_code()
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<Report, Error> {
+    let selection = settings::selection(&arguments.connectors)?;
+    let (config, watch) = settings::config(arguments)?;
+    let (paths, references) = (&arguments.paths, &arguments.references);
+    let mut targets = Targets::find(paths, references, &selection, &watch).await?;
+    let watched = arguments
+        .config
+        .as_deref()
+        .unwrap_or(Path::new(DAEMON_CONFIG));
+    let watched = ReadOnlyConfig::load(watched).ok();
+    let taken = match &watched {
+        Some(watched) => daemon::take(watched, &mut targets),
+        None => Vec::new(),
+    };
+    let late = async {
+        match arguments.timeout {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut report = Report {
+        imodel: watch.imodel_id.clone(),
+        itwin: None,
+        connection: None,
+        files: Vec::new(),
+        end: if arguments.no_wait {
+            End::RunRequested
+        } else {
+            End::Done
+        },
+    };
+    // A pass for another folder takes the files of the earlier ones for deleted: each has its results read first.
+    let results = Mutex::new(Vec::new());
+    let work = async {
+        if let Some(watched) = watched.as_ref().filter(|_| !taken.is_empty()) {
+            daemon::request(watched, &taken).await?;
+            print_to_stderr(&format!(
+                "the daemon synchronizes {} of these files",
+                taken.len()
+            ));
+        }
+        passes(&config, &targets, arguments.no_wait, &results).await?;
+        if let Some(watched) = watched.as_ref().filter(|_| !taken.is_empty()) {
+            let ledger = Ledger::read(&watched.state.path).await?;
+            daemon::follow(&ledger, &taken, arguments.no_wait).await?;
+        }
+        Ok::<(), Error>(())
+    };
+    let is_late = tokio::select! {
+        done = work => {
+            done?;
+            false
+        }
+        () = late => true,
+        code = interrupted() => return Err(Error::Interrupted(code)),
+    };
+    if is_late {
+        report.end = End::TimedOut;
+    }
+    if !targets.groups.is_empty() {
+        let ledger = Ledger::read(&config.state.path).await?;
+        let done = results.into_inner().unwrap_or_default();
+        let rest = targets.groups.iter().skip(done.len());
+        report.files = done.into_iter().flatten().collect();
+        for group in rest {
+            report.files.extend(own_results(&ledger, group).await?);
+        }
+        report.connection = connection(&ledger, &watch).await?;
+        let imodel = ledger.imodel(&watch.imodel_id).await?;
+        report.itwin = imodel.map(|imodel| imodel.itwin_id);
+    }
+    if let Some(watched) = watched.filter(|_| !taken.is_empty()) {
+        let ledger = Ledger::read(&watched.state.path).await?;
+        let found = daemon::found(&ledger, &taken).await?;
+        for (one, (file, is_current)) in taken.iter().zip(found) {
+            let watch = Some(one.watch.as_str());
+            let result = FileResult::new(one.full.clone(), file.as_ref(), is_current, watch);
+            report.files.push(result);
+        }
+    }
+    Ok(report)
+}
+
+/// The exit code of the first signal that asks to stop. Nothing has to be finished: the ledger has every step.
+async fn interrupted() -> u8 {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = signal(SignalKind::interrupt())
+        .ok()
+        .zip(signal(SignalKind::terminate()).ok());
+    let Some((mut interrupt, mut terminate)) = signals else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => EXIT_INTERRUPTED,
+        _ = terminate.recv() => EXIT_TERMINATED,
+    }
+}
+
+/// One pass for each group of files: their names in storage are relative to different folders. Adds the results of each
+/// to `results`.
+async fn passes(
+    config: &Config,
+    targets: &Targets,
+    no_wait: bool,
+    results: &Mutex<Vec<Vec<FileResult>>>,
+) -> Result<(), Error> {
+    if targets.groups.is_empty() {
+        return Ok(());
+    }
+    let state = &config.state.path;
+    settings::make_parent(state).map_err(|source| Error::Io {
+        path: state.clone(),
+        source,
+    })?;
+    let telemetry = telemetry::start(&config.log);
+    let shown = CancellationToken::new();
+    let bars = telemetry.as_ref().ok().and_then(telemetry::Telemetry::bars);
+    let display = bars.map(|bars| tokio::spawn(progress::show(bars, state.clone(), shown.clone())));
+    let guard = shown.drop_guard();
+    for group in &targets.groups {
+        let (watch, files) = group;
+        retry_failed(state, files).await?;
+        let mut config = config.clone();
+        config.watches = vec![watch.clone()];
+        let stop = CancellationToken::new();
+        let requested = async {
+            if no_wait {
+                run_requested(state, files).await?;
+                stop.cancel();
+            }
+            std::future::pending::<Result<Pass, Error>>().await
+        };
+        let pass = tokio::select! {
+            ended = service::run(config, Until::Done, stop.clone(), None) => ended.map_err(in_use)?,
+            failed = requested => failed?,
+        };
+        let trouble = pass.unreachable.into_iter().chain(pass.left_out).next();
+        if let Some((_, what)) = trouble {
+            return Err(Error::Unavailable(what));
+        }
+        let ledger = Ledger::read(state).await?;
+        let found = own_results(&ledger, group).await?;
+        if let Ok(mut results) = results.lock() {
+            results.push(found);
+        }
+    }
+    drop(guard);
+    if let Some(display) = display {
+        // Without a display, a panic of it changes nothing.
+        display.await.ok();
+    }
+    Ok(())
+}
+
+fn in_use(error: service::Error) -> Error {
+    if error.is_in_use() {
+        Error::Busy
+    } else {
+        error.into()
+    }
+}
+
+/// Whoever pushes a file again wants it to be tried again.
+async fn retry_failed(state: &Path, files: &[Target]) -> Result<(), Error> {
+    let ledger = match Ledger::open(state).await {
+        Ok(ledger) => ledger,
+        Err(ledger::Error::InUse { .. }) => return Err(Error::Busy),
+        Err(error) => return Err(error.into()),
+    };
+    let mut failed = Vec::new();
+    for target in files {
+        let file = ledger.file_at(WATCH, &target.path).await?;
+        if let Some(file) = file.filter(|file| file.job == Some(JobState::Failed)) {
+            failed.push(file.id.to_string());
+        }
+    }
+    let retry = Command::Retry { files: failed };
+    let done = Operator::without_daemon(ledger.clone())
+        .execute(&retry)
+        .await;
+    ledger.close().await;
+    done?;
+    Ok(())
+}
+
+/// Waits until each file is in a run, or needs none.
+async fn run_requested(state: &Path, files: &[Target]) -> Result<(), Error> {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Ok(ledger) = Ledger::read(state).await else {
+            continue;
+        };
+        let mut is_done = true;
+        for target in files {
+            let (file, is_current) = own(&ledger, target).await?;
+            is_done &= is_current && file.is_some_and(|file| daemon::is_over(&file, true));
+        }
+        if is_done {
+            return Ok(());
+        }
+    }
+}
+
+async fn own(
+    ledger: &Ledger,
+    target: &Target,
+) -> Result<(Option<FileReport>, bool), ledger::Error> {
+    daemon::current(ledger, WATCH, &target.path, &target.ready, true).await
+}
+
+/// The results of the files of a group, as the ledger of the push has them.
+async fn own_results(
+    ledger: &Ledger,
+    (watch, files): &(Watch, Vec<Target>),
+) -> Result<Vec<FileResult>, ledger::Error> {
+    let mut results = Vec::with_capacity(files.len());
+    for target in files {
+        let (file, is_current) = own(ledger, target).await?;
+        let full = watch.path.join(&target.path);
+        results.push(FileResult::new(full, file.as_ref(), is_current, None));
+    }
+    Ok(results)
+}
+
+async fn connection(ledger: &Ledger, watch: &Watch) -> Result<Option<Connection>, ledger::Error> {
+    let all = ledger.connections(&watch.imodel_id).await?;
+    let ours = all
+        .into_iter()
+        .find(|one| one.name == watch.connection.as_str());
+    Ok(ours.map(|one| Connection {
+        name: one.name,
+        id: one.platform_id,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_and_are_above_zero() {
+        for (text, expected) in [
+            ("90s", Some(90)),
+            ("30m", Some(1800)),
+            ("1h 30m", Some(5400)),
+            ("0s", None),
+            ("-5m", None),
+            ("5", None),
+            ("soon", None),
+        ] {
+            let seconds = time(text).ok().map(|time| time.as_secs());
+            assert_eq!(seconds, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn messages() {
+        let missing = || ledger::Error::Missing {
+            path: "/var/lib/itwin-syncd".into(),
+        };
+        insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {
+            Error::Settings(_) => Error::Settings(settings::Error::NoAccount),
+            Error::Targets(_) => Error::Targets(targets::Error::TooMany),
+            Error::Daemon(_) => Error::Daemon(missing().into()),
+            Error::Service(_) => Error::Service(missing().into()),
+            Error::Ledger(_) => Error::Ledger(missing()),
+            Error::Busy => Error::Busy,
+            Error::Io { .. } => Error::Io { path: "/home/me/.local/state".into(), source: std::io::ErrorKind::PermissionDenied.into() },
+            Error::Unavailable(_) => Error::Unavailable("no such folder".to_owned()),
+            Error::Interrupted(_) => Error::Interrupted(130),
+        }));
+    }
+}
