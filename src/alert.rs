@@ -270,18 +270,14 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         reason,
         hint: None,
     };
-    match watch.root {
-        RootState::Unavailable => all.push(folder(
-            "unavailable",
-            true,
-            format!("folder unavailable: {}", note()),
-        )),
-        RootState::Degraded => all.push(folder(
-            "degraded",
-            false,
-            format!("folder degraded: {}", note()),
-        )),
-        RootState::Ok | RootState::Polled => {}
+    let root = match watch.root {
+        RootState::Unavailable => Some(("unavailable", true)),
+        RootState::Degraded => Some(("degraded", false)),
+        RootState::Ok | RootState::Polled => None,
+    };
+    if let Some((word, severe)) = root {
+        let reason = format!("folder {word}: {}", note());
+        all.push(folder(word, severe, reason));
     }
     if let Some(inactive) = &watch.inactive {
         let is_suspended = matches!(inactive, Inactive::Suspended(_));
@@ -328,6 +324,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
                 ..folder(&format!("{stage} window"), true, reason)
             });
         }
+    }
+    if let Some(fault) = &watch.settings_fault {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: fault.hint.clone(),
+            ..folder("settings", true, fault.reason.clone())
+        });
     }
     if let Some(version) = &watch.named_version
         && version.severe

@@ -21,6 +21,7 @@ mod named_versions;
 mod network;
 mod new_imodels;
 mod notifications;
+mod platform_settings;
 mod raw;
 mod schedule;
 mod sections;
@@ -42,6 +43,7 @@ pub use hooks::{Hook, HookEvent, HookOutcome};
 pub use mail::{Mail, MailTls};
 pub use new_imodels::{Extent, KnownImodels, NewImodel, Position};
 pub use notifications::{Address, Alert, Format, Heartbeat};
+pub use platform_settings::{ConnectionSettings, PlatformSetting, PlatformSettings};
 use raw::RawConfig;
 pub(crate) use schedule::STALE;
 pub use schedule::{RunSchedules, Schedule};
@@ -92,6 +94,8 @@ pub struct Config {
     pub imodels: Vec<Imodel>,
     /// The windows of runs, of watches and `[[imodel]]` tables.
     pub run_schedules: RunSchedules,
+    /// The settings of connections, of their watches.
+    pub connection_settings: Vec<ConnectionSettings>,
 }
 
 /// What concerns an iModel rather than one of its watches.
@@ -106,6 +110,8 @@ pub struct Imodel {
     pub spatial_root: Option<SpatialRoot>,
     /// When and how the service creates named versions of it; None if never.
     pub named_version: Option<NamedVersion>,
+    /// Its settings on the platform, as far as the configuration has any.
+    pub settings: Option<PlatformSettings>,
 }
 
 /// The named versions that the service creates of an iModel.
@@ -349,6 +355,8 @@ pub struct ReadOnlyConfig {
     pub imodels: Vec<Imodel>,
     /// The windows of runs, of watches and `[[imodel]]` tables.
     pub run_schedules: RunSchedules,
+    /// The settings of connections, of their watches.
+    pub connection_settings: Vec<ConnectionSettings>,
 }
 
 impl Config {

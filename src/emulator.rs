@@ -101,16 +101,16 @@
 //! | `PUT /emulated/{id}?comp=blocklist` | 201 400 | |
 //! | `PUT /emulated/{id}?comp=lease` | 400 | |
 //! | `GET /synchronization/configurations/connections/{id}` | 200 403 404 | |
-//! | `POST /synchronization/configurations/connections/{id}` | 200 201 403 404 422 | |
-//! | `PATCH /synchronization/configurations/connections/{id}` | 200 403 404 422 | |
+//! | `POST /synchronization/configurations/connections/{id}` | 200 201 403 404 422 | unknown-setting |
+//! | `PATCH /synchronization/configurations/connections/{id}` | 200 403 404 422 | unknown-setting |
 //! | `DELETE /synchronization/configurations/connections/{id}` | 204 403 404 | |
 //! | `GET /synchronization/configurations/imodels/{id}` | 200 403 404 | |
-//! | `POST /synchronization/configurations/imodels/{id}` | 200 201 403 404 422 | |
-//! | `PATCH /synchronization/configurations/imodels/{id}` | 200 403 404 422 | |
+//! | `POST /synchronization/configurations/imodels/{id}` | 200 201 403 404 422 | unknown-setting |
+//! | `PATCH /synchronization/configurations/imodels/{id}` | 200 403 404 422 | unknown-setting |
 //! | `DELETE /synchronization/configurations/imodels/{id}` | 204 403 404 | |
 //! | `GET /synchronization/configurations/itwins/{id}` | 200 403 404 | |
-//! | `POST /synchronization/configurations/itwins/{id}` | 200 201 403 404 422 | |
-//! | `PATCH /synchronization/configurations/itwins/{id}` | 200 403 404 422 | |
+//! | `POST /synchronization/configurations/itwins/{id}` | 200 201 403 404 422 | unknown-setting |
+//! | `PATCH /synchronization/configurations/itwins/{id}` | 200 403 404 422 | unknown-setting |
 //! | `DELETE /synchronization/configurations/itwins/{id}` | 204 403 404 | |
 //! | `GET /synchronization/imodels/connections` | 200 403 404 422 | |
 //! | `GET /synchronization/imodels/connections/authorizationinformation` | 200 422 | |

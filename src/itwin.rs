@@ -53,8 +53,8 @@ pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
 pub use storage::{File, Folder, UploadLinks};
 pub use synchronization::{
-    ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
-    TaskError,
+    ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SettingsScope,
+    SourceFile, TaskError,
 };
 pub(crate) use urls::is_loopback;
 

@@ -69,6 +69,7 @@ mod run_results;
 mod runs;
 mod scan_digests;
 mod sets;
+mod settings_faults;
 mod spatial_roots;
 mod state;
 mod storage_folders;
@@ -133,6 +134,7 @@ pub use run_results::{FileOutcome, Issues, RunReport, Verdict};
 pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
+pub use settings_faults::SettingsFault;
 pub use spatial_roots::SpatialRootWait;
 pub use state::{
     Absence, BulkChangeKind, DeletionCause, FailureKind, JobState, OnDelete, Outcome, Relocation,

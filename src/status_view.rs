@@ -52,6 +52,8 @@ pub(crate) struct WatchView {
     pub(crate) spatial_root: Option<SpatialRootView>,
     /// Files that wait for a time of day.
     pub(crate) waits: Vec<WaitView>,
+    /// Why the platform does not have the settings of its connection or its iModel.
+    pub(crate) settings: Option<SettingsView>,
     /// The named versions of its iModel; None if the configuration requests none.
     pub(crate) named_version: Option<NamedVersionView>,
     /// Deleted files that are not handled as configured.
@@ -99,6 +101,13 @@ pub(crate) struct SpatialRootView {
     pub(crate) state: &'static str,
     /// Both as text.
     pub(crate) text: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// Settings that the platform does not have as configured; runs wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SettingsView {
+    pub(crate) reason: String,
     pub(crate) hint: Option<String>,
 }
 
@@ -449,6 +458,11 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
             "watches with refused deletions",
         ),
         (
+            watches(|watch| watch.settings.is_some()),
+            "watch with settings not applied",
+            "watches with settings not applied",
+        ),
+        (
             watches(WatchView::waits_for_overdue_run),
             "watch waiting for an overdue run",
             "watches waiting for an overdue run",
@@ -562,6 +576,10 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             hint: wait.hint(&watch.name),
         }),
         waits: waits(watch, crate::clock::now()),
+        settings: watch.settings_fault.as_ref().map(|fault| SettingsView {
+            reason: fault.reason.clone(),
+            hint: fault.hint.clone(),
+        }),
         named_version: watch.named_version.as_ref().map(named_version_view),
         deletions: watch
             .deletions

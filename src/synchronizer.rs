@@ -11,15 +11,17 @@
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
 //! counted as ours. A master is run only with its whole set (`sets`). Files that are gone from their folder are taken
 //! out of the connection and of storage, if their watch says so (`withdrawal`, `surplus`).
-//! `named_versions` names what runs have brought.
+//! `named_versions` names what runs have brought; `platform_settings` sets how they read files.
 
 mod batching;
 mod blocking;
 mod connection;
 mod displaced;
+mod file_reports;
 mod named_versions;
 mod outcome;
 mod periodic_check;
+mod platform_settings;
 mod progress;
 mod reconcile;
 mod refusals;
@@ -39,22 +41,23 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use crate::config;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{
-    self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Outcome, Refusal,
-    SpatialRootWait, WindowWait,
+    self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Refusal, SpatialRootWait,
+    WindowWait,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::Policy;
 use crate::selection::{Guess, Scope};
-use crate::stored_content::{self, Content};
 use batching::Batch;
 use blocking::Blocking;
+use file_reports::{report_failure, report_foreign_change};
+use platform_settings::Applied;
 use run::Requested;
 use sets::Sets;
 use spatial_root::{Extent, Gate};
@@ -101,6 +104,10 @@ pub struct Settings {
     pub schedules: config::RunSchedules,
     /// The named versions of each iModel that has any.
     pub named_versions: BTreeMap<ImodelId, config::NamedVersion>,
+    /// The settings of each iModel that has any.
+    pub imodel_settings: BTreeMap<ImodelId, config::PlatformSettings>,
+    /// The settings of connections that have any.
+    pub connection_settings: Vec<config::ConnectionSettings>,
     /// The selection of each watch, by its name.
     pub scopes: HashMap<String, Scope>,
 }
@@ -166,6 +173,7 @@ pub struct Synchronizer {
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
     naming: named_versions::Attempts,
+    applied: platform_settings::Attempts,
     /// When deleted files are looked for again, and how often in a row that failed.
     withdraw_not_before: Instant,
     withdrawal_failures: u32,
@@ -214,6 +222,7 @@ impl Synchronizer {
             withdrawals: Withdrawals::Allowed,
             found_empty: None,
             naming: named_versions::Attempts::new(),
+            applied: platform_settings::Attempts::default(),
             withdraw_not_before: Instant::now(),
             withdrawal_failures: 0,
         }
@@ -237,6 +246,7 @@ impl Synchronizer {
                     self.withdraw_not_before = Instant::now();
                     self.poll_blocking_soon();
                     self.naming.at_once();
+                    self.applied.at_once();
                 }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
@@ -269,12 +279,17 @@ impl Synchronizer {
             self.check_interval = settings.check_interval;
             self.sync = settings.sync;
             self.scopes = settings.scopes;
+            self.applied.at_once();
         }
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
         }
         let naming = self.name_version().await?;
-        Ok(self.next_run().await?.min(naming))
+        let settings = self.check_settings().await?;
+        if settings.is_zero() {
+            return Ok(settings);
+        }
+        Ok(self.next_run().await?.min(naming).min(settings))
     }
 
     /// Starts a run if one is due, or checks the platform.
@@ -355,7 +370,12 @@ impl Synchronizer {
         let concerned = connections
             .iter()
             .filter(|connection| extent.has_connection(connection.id));
+        let mut waits = false;
         for connection in concerned {
+            if self.applied.pause(connection.id).is_some() {
+                waits = true;
+                continue;
+            }
             // The others may have to wait for a set that is already in the connection.
             if self.check_sets(connection, now).await? == Sets::Refused {
                 return Ok(Duration::ZERO);
@@ -369,7 +389,13 @@ impl Synchronizer {
                 continue;
             }
             let requested = match self.reconcile(connection, extent).await {
-                Ok(Some(platform_id)) => self.request(connection, &platform_id, references).await,
+                Ok(Some(platform_id)) => {
+                    if self.apply_settings(connection, &platform_id).await? == Applied::No {
+                        waits = true;
+                        continue;
+                    }
+                    self.request(connection, &platform_id, references).await
+                }
                 Ok(None) => continue,
                 Err(trouble) => Err(trouble),
             };
@@ -390,8 +416,13 @@ impl Synchronizer {
                 }
             }
         }
+        let pause = IDLE_MAX.min(self.sync.batch_window);
+        if waits {
+            // Without a run, the other checks go by their own times.
+            return self.rest(connections, pause, now).await;
+        }
         self.at_rest = true;
-        Ok(IDLE_MAX.min(self.sync.batch_window))
+        Ok(pause)
     }
 
     /// The platform refused a request that concerns all files of the batch.
@@ -458,42 +489,5 @@ impl Synchronizer {
         // A file that failed until a time is tried by the upload stage, which has to know that time.
         self.uploads.notify_one();
         Ok(())
-    }
-}
-
-/// Logs a storage file that another client deleted or changed.
-fn report_foreign_change(file: &ConnectionFile, content: Option<&Content>) {
-    let (watch, path) = (&file.watch, QuotedPath(&file.path));
-    match content {
-        Some(Content::Changed { by, at }) => {
-            stored_content::warn_changed(watch, &file.path, by.as_deref(), at.as_deref());
-        }
-        Some(Content::Missing | Content::Ours) | None => warn!(
-            %watch, %path,
-            "file was deleted from iTwin Storage by another client; uploading it again"
-        ),
-    }
-}
-
-/// Logs a file that failed.
-fn report_failure(file: &ConnectionFile, refusal: &Refusal) {
-    let (watch, path) = (&file.watch, QuotedPath(&file.path));
-    let (reason, hint) = (&refusal.reason, refusal.hint.as_deref());
-    let (connector, kind) = (file.connector.as_str(), refusal.kind);
-    match refusal.again {
-        Again::BusyUntil(at) => {
-            debug!(%watch, %path, connector, reason, next = clock_time(at), "not synchronized yet");
-        }
-        Again::At(at) => {
-            warn!(%watch, %path, connector, %kind, reason, hint, next = clock_time(at), "synchronization failed; trying again");
-        }
-        Again::FailedUntil(at) => error!(
-            %watch, %path, connector, result = %Outcome::Failed, %kind, reason, hint, next = clock_time(at),
-            "synchronization failed"
-        ),
-        Again::Never => error!(
-            %watch, %path, connector, result = %Outcome::Failed, %kind, reason, hint,
-            "synchronization failed; it is tried again when the file changes"
-        ),
     }
 }

@@ -22,6 +22,7 @@ fn watch() -> WatchReport {
         upload_wait: None,
         run_wait: None,
         named_version: None,
+        settings_fault: None,
         deletions: DeletionReport::default(),
         former_imodels: Vec::new(),
         counts: Counts::default(),

@@ -1,6 +1,7 @@
 //! `itwin-syncd check`: tests everything that the service depends on, one line each.
 
 mod content;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -414,6 +415,7 @@ async fn platform(
             return;
         }
     }
+    settings::preview(config);
     let mut itwins: BTreeMap<String, Vec<&Watch>> = BTreeMap::new();
     let unknown: BTreeSet<ImodelId> = config.unknown_imodels().map(NewImodel::key).collect();
     for new in config.unknown_imodels() {
@@ -469,6 +471,7 @@ async fn platform(
                 source_files(report, config, client, imodel_id, &connections, watched).await;
                 spatial_root(report, config, client, imodel_id).await;
                 named_version(config, imodel_id);
+                settings::settings(report, config, client, imodel_id, &connections).await;
             }
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }

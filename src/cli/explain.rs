@@ -261,6 +261,19 @@ async fn one(
         let line = format!("named version of the iModel: {}", version.when_text());
         explanation.lines.push(line);
     }
+    let of_watch = config
+        .connection_settings
+        .iter()
+        .find(|one| one.imodel_id == watch.imodel_id && one.connection == watch.connection);
+    for (what, settings) in [
+        ("iModel", imodel.and_then(|imodel| imodel.settings.as_ref())),
+        ("connection", of_watch.map(|one| &one.settings)),
+    ] {
+        if let Some(settings) = settings {
+            let line = format!("settings of the {what}: {}", settings.text());
+            explanation.lines.push(line);
+        }
+    }
     explanation
         .lines
         .extend(content::doubts(&watch.scope.decide(&below)));

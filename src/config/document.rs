@@ -33,6 +33,9 @@ pub(super) struct Place {
 /// The tables that may be in a file, and the keys of each; `""` is the top of the file.
 pub(super) type Keys = [(&'static str, &'static [&'static str])];
 
+/// A key of a table, its line, and its value.
+pub(super) type Entry<'d> = (&'d str, Option<usize>, &'d DeValue<'d>);
+
 /// One table of the file, or none when the file leaves it out.
 pub(super) struct Section<'d> {
     table: Option<&'d DeTable<'d>>,
@@ -297,6 +300,24 @@ impl<'d> Section<'d> {
             place.line = Some(self.report.line(at));
         }
         self.report.add(place, bad);
+    }
+
+    /// The entries of the table at `key` in the order of the file, each with its line. `None` when the key is missing;
+    /// reports an error when its value is not a table.
+    pub(super) fn entries(&mut self, key: &str, hint: &str) -> Option<Vec<Entry<'d>>> {
+        let value = self.table?.get(key)?.get_ref();
+        let Some(table) = value.as_table() else {
+            let what = format!("expected a table, found {}", kind(value));
+            self.add(key, InvalidValue::new(what, hint));
+            return None;
+        };
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        let with_line = entries.into_iter().map(|(key, value)| {
+            let line = Some(self.report.line(key.span().start));
+            (key.get_ref().as_ref(), line, value.get_ref())
+        });
+        Some(with_line.collect())
     }
 
     /// The place of `key`, or of the table when the key is missing.

@@ -1,7 +1,8 @@
 //! The `[[imodel]]` tables: what concerns an iModel rather than one of its watches.
 //!
-//! Input: the tables and the watches. Output: [`Imodel`]s, and the windows of runs and uploads. Every error has the
-//! line of its key. It touches no folder: whether a watch selects a path is decided from the path alone.
+//! Input: the tables and the watches. Output: [`Imodel`]s, the windows of runs and uploads, and the settings of
+//! connections. Every error has the line of its key. It touches no folder: whether a watch selects a path is decided
+//! from the path alone.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -11,11 +12,13 @@ use toml::de::DeValue;
 use super::document::{Report, Section};
 use super::named_versions::named_version;
 use super::new_imodels::new_imodel;
+use super::platform_settings::{self, ConnectionSettings};
 use super::schedule::{self, RunSchedules, Schedule};
 use super::sections::KEYS;
 use super::values::{self, InvalidValue};
 use super::watches::Placed;
 use super::{Imodel, SpatialRoot};
+use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::selection::Verdict;
 
@@ -55,12 +58,14 @@ pub(super) fn read<'d>(
         let root = section.read("spatial_root", spatial_root);
         let windows = schedule::read(&mut section);
         let version = section.read("named_version", named_version);
+        let settings = platform_settings::read(&mut section);
         let Some(id) = id else { continue };
         let imodel = Imodel {
             create,
             spatial_root: root.map(|root| of_follower(root, &id, watches)),
             id,
             named_version: version.flatten(),
+            settings,
         };
         if let Some(bad) = mistake(&imodel, &imodels, watches) {
             section.add(key, bad);
@@ -109,6 +114,49 @@ fn of_watches(watches: &[Placed], report: &mut Report) -> RunSchedules {
         }
     }
     schedules
+}
+
+/// The settings of connections. Watches of one connection must agree; it is enough if one of them has the table.
+pub(super) fn connection_settings(
+    watches: &[Placed],
+    report: &mut Report,
+) -> Vec<ConnectionSettings> {
+    let mut found: Vec<(ConnectionSettings, &Placed)> = Vec::new();
+    for placed in watches {
+        let Some(wanted) = &placed.settings else {
+            continue;
+        };
+        let watch = &placed.watch;
+        let mut earlier = found.iter().filter(|(other, _)| {
+            other.imodel_id == watch.imodel_id && is_shared(&other.connection, &watch.connection)
+        });
+        if let Some((_, by)) = earlier.find(|(other, _)| !wanted.is_same(&other.settings)) {
+            let line = by.at_settings.line;
+            let line = line.map_or_else(String::new, |line| format!(" (line {line})"));
+            let bad = InvalidValue::new(
+                format!(
+                    "not the same as the settings of watch {:?}{line}, which has the same connection {:?}",
+                    by.watch.name,
+                    by.watch.connection.as_str()
+                ),
+                "write the settings of a connection in one of its watches, or give each watch a connection of its own",
+            );
+            report.add(placed.at_settings.clone(), bad);
+        } else {
+            let settings = ConnectionSettings {
+                imodel_id: watch.imodel_id.clone(),
+                connection: watch.connection.clone(),
+                settings: wanted.clone(),
+            };
+            found.push((settings, placed));
+        }
+    }
+    found.into_iter().map(|(settings, _)| settings).collect()
+}
+
+/// Whether a connection can have both names.
+fn is_shared(one: &ConnectionName, other: &ConnectionName) -> bool {
+    one == other || one.fits(other.as_str()) || other.fits(one.as_str())
 }
 
 fn another_window() -> InvalidValue {

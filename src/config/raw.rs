@@ -16,8 +16,8 @@ use super::sections::{self, KEYS, Times};
 use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
-    Alert, BulkChange, Config, Environment, Heartbeat, Hook, Imodel, Itwin, Log, Network,
-    ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
+    Alert, BulkChange, Config, ConnectionSettings, Environment, Heartbeat, Hook, Imodel, Itwin,
+    Log, Network, ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -42,6 +42,7 @@ pub(super) struct RawConfig {
     watches: Vec<Placed>,
     imodels: Vec<Imodel>,
     run_schedules: RunSchedules,
+    connection_settings: Vec<ConnectionSettings>,
 }
 
 impl RawConfig {
@@ -93,6 +94,7 @@ impl RawConfig {
         let tables = Section::each(&root, "hook", report);
         let hooks = hooks::read(&tables, &watches, environment, mode, report);
         let (imodels, run_schedules) = imodels::read(&imodel_tables, &mut watches, report);
+        let connection_settings = imodels::connection_settings(&watches, report);
         if !root.contains_key("watch") {
             report.add(
                 Place::default(),
@@ -121,6 +123,7 @@ impl RawConfig {
             watches,
             imodels,
             run_schedules,
+            connection_settings,
         })
     }
 
@@ -155,6 +158,7 @@ impl RawConfig {
             heartbeat: self.heartbeat,
             imodels: self.imodels,
             run_schedules: self.run_schedules,
+            connection_settings: self.connection_settings,
             watches: self
                 .watches
                 .into_iter()
@@ -173,6 +177,7 @@ impl RawConfig {
                 .collect(),
             imodels: self.imodels,
             run_schedules: self.run_schedules,
+            connection_settings: self.connection_settings,
         }
     }
 }

@@ -53,6 +53,7 @@ pub(super) const KEYS: &Keys = &[
             "run_window",
             "upload_window",
             "window_stale",
+            "settings",
         ],
     ),
     (
@@ -161,6 +162,7 @@ pub(super) const KEYS: &Keys = &[
             "upload_only",
             "connectors",
             "companions",
+            "settings",
         ],
     ),
 ];

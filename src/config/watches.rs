@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::document::{Place, Report, Section, in_file_order};
+use super::platform_settings::{self, PlatformSettings};
 use super::schedule;
 use super::sections::{DAY, KEYS, SECOND, Times};
 use super::values::{self, InvalidValue};
@@ -27,6 +28,9 @@ pub(super) struct Placed {
     at_formerly: Place,
     at_storage_folder: Place,
     pub(super) schedules: schedule::Placed,
+    /// Those of its connection.
+    pub(super) settings: Option<PlatformSettings>,
+    pub(super) at_settings: Place,
 }
 
 /// Reads every watch, and reports the errors of each and of each pair.
@@ -68,6 +72,7 @@ fn one<'d>(
 
     let times = times.read(&mut section);
     let schedules = schedule::read(&mut section);
+    let settings = platform_settings::read(&mut section);
     let selection = selection(&mut section);
     let depth = match section.read("recursive", values::flag) {
         Some(false) => Depth::TopOnly,
@@ -119,6 +124,8 @@ fn one<'d>(
         at_formerly: section.place("formerly"),
         at_storage_folder: section.place("storage_folder"),
         schedules,
+        settings,
+        at_settings: section.place(platform_settings::KEY),
     };
     per_imodel(first, &imodel_ids)
 }

@@ -287,6 +287,13 @@ switches! {
         /// Its tasks fail.
         Failed = "failed",
     }
+    /// A setting of a connection or an iModel that the platform does not know.
+    unknown_setting: "unknown-setting", UnknownSetting {
+        /// 422.
+        Refused = "refused",
+        /// It is dropped without an error.
+        Ignored = "ignored",
+    }
     /// Too many connections or source files.
     limit: "limit", Limit {
         /// 422.

@@ -1,5 +1,6 @@
 //! Calls of Synchronization: connections, their source files, and runs.
 
+mod configurations;
 mod types;
 
 use reqwest::{Method, StatusCode};
@@ -14,6 +15,7 @@ use super::{Client, Error};
 use crate::connector_type::ConnectorType;
 use crate::ids::{ImodelId, StorageFileId};
 
+pub use configurations::SettingsScope;
 pub use types::{
     ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
     TaskError,

@@ -276,8 +276,8 @@ impl Ledger {
     }
 
     /// How many jobs a single pass still waits for: those in progress, and those of which the next attempt is due
-    /// before `soon` and that failed fewer than `attempts` times. The second number counts those whose file cannot be
-    /// read.
+    /// before `soon` and that failed fewer than `attempts` times, unless the settings of their connection are refused.
+    /// The second number counts those whose file cannot be read.
     pub async fn awaited(&self, attempts: u32, soon: Timestamp) -> Result<(u64, u64), Error> {
         let (all, busy): (i64, i64) = self
             .db
@@ -290,7 +290,9 @@ impl Ledger {
                     due!("$1"),
                     " AND ",
                     active!("$1"),
-                    " AND j.attempts + j.run_attempts < $2))",
+                    " AND j.attempts + j.run_attempts < $2 AND NOT (j.state = 'stored' \
+                     AND EXISTS (SELECT 1 FROM settings_faults s JOIN files f \
+                     ON f.target_connection_id = s.connection_id WHERE f.id = j.file_id))))",
                 ))
                 .bind(millis(soon))
                 .bind(i64::from(attempts))

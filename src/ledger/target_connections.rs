@@ -151,8 +151,9 @@ pub(super) async fn connection_row(
         .await
 }
 
-/// Adds a connection to a watch. Its generation is not behind those of the stored-only files of the watch. It has to run
-/// for them if it has source files of the watch already, from a time before: their run may be older than these files.
+/// Adds a connection to a watch. Its generation is not behind those of the stored-only files of the watch. It has to
+/// run for them if it has source files of the watch already, from a time before: their run may be older than these
+/// files.
 async fn add_connection(
     tx: &mut Tx,
     watch: i64,

@@ -1,4 +1,6 @@
 //! Reports of watches: their roots, what suspends them, and their files by state.
+//!
+//! Longer than most files because one query with all its columns fills the report.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +15,8 @@ use super::run_progress::{duration, recorded};
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
     Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, RunProgress,
-    SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, millis, timestamp,
+    SettingsFault, SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, millis,
+    timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -50,6 +53,8 @@ pub struct WatchReport {
     pub upload_wait: Option<WindowWait>,
     /// What runs of its iModel wait for, if that is a time of day.
     pub run_wait: Option<WindowWait>,
+    /// Why the platform does not have the settings of its connection or its iModel; runs wait.
+    pub settings_fault: Option<SettingsFault>,
     /// The named versions of its iModel, if the configuration requests any.
     pub named_version: Option<NamedVersionReport>,
     /// Its files that are gone, as far as they are or will be withdrawn.
@@ -225,6 +230,8 @@ struct WatchRow {
     uploads_wait_overdue: i64,
     run_waits_until: i64,
     run_wait_overdue: i64,
+    settings_reason: Option<String>,
+    settings_hint: Option<String>,
     #[sqlx(flatten)]
     named_version: NamedVersionRow,
     on_delete: OnDelete,
@@ -319,6 +326,10 @@ impl WatchRow {
             },
             upload_wait: wait(self.uploads_wait_until, self.uploads_wait_overdue),
             run_wait: wait(self.run_waits_until, self.run_wait_overdue),
+            settings_fault: self.settings_reason.map(|reason| SettingsFault {
+                reason,
+                hint: self.settings_hint,
+            }),
             named_version: self.named_version.into_report(),
             deletions: DeletionReport {
                 on_delete: self.on_delete,
@@ -400,6 +411,7 @@ pub(super) async fn watches(
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
          facts.root_path, facts.root_state AS spatial_root_state, \
+         settings.reason AS settings_reason, settings.hint AS settings_hint, \
          w.uploads_wait_until, w.uploads_wait_overdue, \
          COALESCE(facts.run_waits_until, 0) AS run_waits_until, \
          COALESCE(facts.run_wait_overdue, 0) AS run_wait_overdue, w.on_delete, w.delete_after, \
@@ -411,6 +423,9 @@ pub(super) async fn watches(
          AND f.withdrawal_reason IS NOT NULL ORDER BY f.id LIMIT 1) AS withdrawal_hint, {NAMED_VERSION} \
          FROM watches w \
          LEFT JOIN named_versions v ON v.imodel_id = w.imodel_id \
+         LEFT JOIN settings_faults settings ON settings.connection_id = (SELECT MIN(s.connection_id) \
+         FROM settings_faults s JOIN watch_connections wc ON wc.connection_id = s.connection_id \
+         WHERE wc.watch_id = w.id) \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX((SELECT MAX(id) FROM runs \

@@ -305,8 +305,14 @@ pub(super) fn synchronizer_settings(config: &Config) -> synchronizer::Settings {
         let version = imodel.named_version.clone()?;
         Some((imodel.id.clone(), version))
     });
+    let settings = config.imodels.iter().filter_map(|imodel| {
+        let settings = imodel.settings.clone()?;
+        Some((imodel.id.clone(), settings))
+    });
     synchronizer::Settings {
         named_versions: versions.collect(),
+        imodel_settings: settings.collect(),
+        connection_settings: config.connection_settings.clone(),
         sync: config.sync.clone(),
         retry: config.retry.clone(),
         check_interval: check_interval(&config.watches),

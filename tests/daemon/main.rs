@@ -56,6 +56,7 @@ mod renames;
 mod runs;
 mod scale;
 mod sets;
+mod settings;
 mod several_imodels;
 mod soak;
 mod spatial_root;

@@ -21,6 +21,8 @@ pub fn shared_platform() -> Builder {
     platform().client(CLIENT, SECRET).display_name(CLIENT, NAME)
 }
 
+const SETTINGS: &str = "/synchronization/configurations";
+
 pub struct OtherClient<'e> {
     emulator: &'e Emulator,
     http: reqwest::Client,
@@ -98,6 +100,22 @@ impl<'e> OtherClient<'e> {
             let held = held.find(|held| held.storage_file_id == storage_file_id)?;
             Some((connection.id.clone(), held.clone()))
         })
+    }
+
+    /// Sets the settings of a scope such as `connections/ID`, in place of those it has.
+    pub async fn creates_settings(&self, scope: &str, settings: &Value) {
+        let path = format!("{SETTINGS}/{scope}");
+        Self::good(self.ask(Method::POST, &path, Some(settings.clone())).await);
+    }
+
+    pub async fn changes_settings(&self, scope: &str, settings: &Value) {
+        let path = format!("{SETTINGS}/{scope}");
+        Self::good(self.ask(Method::PATCH, &path, Some(settings.clone())).await);
+    }
+
+    pub async fn deletes_settings(&self, scope: &str) {
+        let path = format!("{SETTINGS}/{scope}");
+        Self::good(self.ask(Method::DELETE, &path, None).await);
     }
 
     pub async fn unmaps(&self, storage_file_id: &str) -> bool {

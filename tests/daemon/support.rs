@@ -120,6 +120,11 @@ impl Site {
         self.watches = self.watches.replace(from, to);
     }
 
+    /// Appends to the last watch.
+    pub fn add_to_watches(&mut self, keys: &str) {
+        self.watches += keys;
+    }
+
     pub fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
     }

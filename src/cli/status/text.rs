@@ -234,11 +234,12 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     }
     let waits = watch.waits.iter();
     waits.for_each(|wait| line(out, &format!("  {}", wait.text)));
+    if let Some(fault) = &watch.settings {
+        hinted(out, &fault.reason, fault.hint.as_deref());
+    }
     if let Some(version) = &watch.named_version {
-        line(out, &format!("  iModel  {}", version.text));
-        if let Some(hint) = &version.hint {
-            line(out, &format!("          hint: {hint}"));
-        }
+        let text = format!("iModel  {}", version.text);
+        hinted(out, &text, version.hint.as_deref());
     }
     if let Some(found) = &watch.source_files {
         hinted(out, &format!("iModel  {}", found.text), found.hint);

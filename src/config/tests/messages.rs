@@ -1,4 +1,6 @@
 //! Every error of a configuration as it is printed, recorded as snapshots: a changed text shows as a diff.
+//!
+//! Longer than most files because it has an example of every error.
 
 use super::*;
 
@@ -146,6 +148,15 @@ fn imodels() {
         "named_version = { when = \"each\", when_partial = \"yes\" }",
         "named_version = { when = \"23:00\", when_partial = true }",
         "named_version = { when = \"each\", also = 1 }",
+        "settings = true",
+        "settings = { clamp_z_extent = \"yes\" }",
+        "settings = { clamp_z_extent = { max = 3 } }",
+        "settings = { clamp_z_extent = [1] }",
+        "settings = { distance = nan }",
+        "settings = { distance = 99999999999999999999 }",
+        "settings = { \"Clamp-Z\" = true }",
+        "settings = { clamp_z_extent = true, clampZExtent = false }",
+        "settings = { aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa = true }",
         "named = 3",
         "[[imodel]]\nid = \"c0ffee00-1234-4abc-8def-0123456789ab\"",
     ];
@@ -205,6 +216,26 @@ fn run_windows_that_differ() {
         "{}\n{}",
         errors(&format!("{watch}{second}{other}")),
         errors(&format!("{watch}{table}{other}")),
+    ));
+}
+
+/// Watches of one connection share its settings.
+#[test]
+fn settings_of_one_connection_that_differ() {
+    let first = LEAST.to_owned()
+        + "storage_folder = \"a\"\n[watch.settings]\nenable_sheets_and_drawings = true\n";
+    let second = "[[watch]]\nname = \"south\"\npath = \"/srv/south\"\nstorage_folder = \"b\"\n\
+                  imodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n";
+    let other = "[watch.settings]\nenable_sheets_and_drawings = false\n";
+    let same = "settings = { enableSheetsAndDrawings = true }\n";
+    for fits in ["", same, "connection = \"mine\"\n[watch.settings]\na = 1\n"] {
+        assert_eq!(errors(&format!("{first}{second}{fits}")), "none", "{fits}");
+    }
+    let many: Vec<String> = (0..51).map(|index| format!("s{index} = true")).collect();
+    insta::assert_snapshot!(format!(
+        "{}\n{}",
+        errors(&format!("{first}{second}{other}")),
+        errors(&format!("{LEAST}settings = {{ {} }}\n", many.join(", "))),
     ));
 }
 

@@ -1,31 +1,101 @@
 //! Connector settings for an iTwin, an iModel or a connection; the narrower scope overrides the wider one.
 //!
 //! Source: developer.bentley.com/apis/synchronization/operations/ get-itwin-configuration,
-//! create-connection-configuration
+//! create-imodel-configuration, create-connection-configuration.
 
 use serde_json::{Map, Value, json};
 
 use crate::emulator::access;
 use crate::emulator::model::State;
 use crate::emulator::reply::{
-    self, Refusal, Reply, imodel_not_found, insufficient, invalid, itwin_not_found, refuse, unknown,
+    self, Refusal, Reply, imodel_not_found, insufficient, itwin_not_found, refuse, unknown,
 };
 use crate::emulator::request::ApiRequest;
+use crate::emulator::switches::UnknownSetting;
 
 const INVALID: &str = "InvalidConfigurationRequest";
 
-/// Settings with their defaults.
-const DEFAULTS: [(&str, bool); 10] = [
-    ("convertDgnHyperModelingSections", true),
-    ("convertDgnTerrainModels", false),
-    ("enableFileNamePolicy", false),
-    ("enableSheetsAndDrawings", false),
-    ("ignoreDgnAttachments", false),
-    ("processReferenceFiles", true),
-    ("skipRvtReprojection", false),
-    ("squashIntermediateRevisions", false),
-    ("updateProjectExtents", true),
-    ("uploadDgnRealityData", false),
+/// Where a setting can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Anywhere,
+    Imodel,
+    Connection,
+}
+
+/// The default of a setting; its value has the same type.
+enum Default {
+    Flag(bool),
+    Number(u64),
+}
+
+/// Settings, where each can be set, and their defaults.
+const SETTINGS: [(&str, Scope, Default); 17] = [
+    ("clampZExtent", Scope::Imodel, Default::Flag(false)),
+    (
+        "convertDgnHyperModelingSections",
+        Scope::Anywhere,
+        Default::Flag(true),
+    ),
+    (
+        "convertDgnTerrainModels",
+        Scope::Anywhere,
+        Default::Flag(false),
+    ),
+    (
+        "enableC3dGraphsIn2dModel",
+        Scope::Connection,
+        Default::Flag(false),
+    ),
+    (
+        "enableFileNamePolicy",
+        Scope::Anywhere,
+        Default::Flag(false),
+    ),
+    ("enableSheetIndex", Scope::Connection, Default::Flag(false)),
+    (
+        "enableSheetsAndDrawings",
+        Scope::Anywhere,
+        Default::Flag(false),
+    ),
+    (
+        "filterBySheetIndex",
+        Scope::Connection,
+        Default::Flag(false),
+    ),
+    (
+        "ignoreDgnAttachments",
+        Scope::Anywhere,
+        Default::Flag(false),
+    ),
+    ("ignoreIfcGlobalIds", Scope::Imodel, Default::Flag(false)),
+    (
+        "overrideRvtReprojectionDistance",
+        Scope::Imodel,
+        Default::Number(0),
+    ),
+    (
+        "processReferenceFiles",
+        Scope::Anywhere,
+        Default::Flag(true),
+    ),
+    (
+        "reclassifyDgnElements",
+        Scope::Connection,
+        Default::Flag(false),
+    ),
+    ("skipRvtReprojection", Scope::Anywhere, Default::Flag(false)),
+    (
+        "squashIntermediateRevisions",
+        Scope::Anywhere,
+        Default::Flag(false),
+    ),
+    ("updateProjectExtents", Scope::Anywhere, Default::Flag(true)),
+    (
+        "uploadDgnRealityData",
+        Scope::Anywhere,
+        Default::Flag(false),
+    ),
 ];
 
 /// Handles `/synchronization/configurations/{itwins|imodels|connections}/{id}`.
@@ -45,12 +115,14 @@ pub(super) fn handle(request: &ApiRequest<'_>, state: &mut State) -> Result<Repl
         }
         "POST" => {
             let status = if known.is_some() { 200 } else { 201 };
-            state.configurations.insert(scope, settings(request)?);
+            state
+                .configurations
+                .insert(scope, settings(request, &kind)?);
             Ok(shown(request, state, status, &scopes))
         }
         "PATCH" => {
             let mut known = known.ok_or_else(missing)?;
-            known.extend(settings(request)?);
+            known.extend(settings(request, &kind)?);
             state.configurations.insert(scope, known);
             Ok(shown(request, state, 200, &scopes))
         }
@@ -99,34 +171,50 @@ fn scopes(request: &ApiRequest<'_>, state: &State, kind: &str) -> Result<Vec<Str
 }
 
 /// The checked settings in a body.
-fn settings(request: &ApiRequest<'_>) -> Result<Map<String, Value>, Refusal> {
+fn settings(request: &ApiRequest<'_>, kind: &str) -> Result<Map<String, Value>, Refusal> {
     let body = request.json(INVALID)?;
     let settings = if body["settings"].is_object() {
         &body["settings"]
     } else {
         &body
     };
-    let settings = settings.as_object().cloned().unwrap_or_default();
+    let mut settings = settings.as_object().cloned().unwrap_or_default();
+    let known = |name: &str| {
+        let found = SETTINGS.iter().find(|(known, _, _)| *known == name);
+        found.filter(|(_, scope, _)| match scope {
+            Scope::Anywhere => true,
+            Scope::Imodel => kind == "imodels",
+            Scope::Connection => kind == "connections",
+        })
+    };
+    if request.switches.unknown_setting == UnknownSetting::Ignored {
+        settings.retain(|name, _| known(name).is_some());
+    }
     for (name, value) in &settings {
-        if !DEFAULTS.iter().any(|(known, _)| known == name) {
+        let Some((_, _, default)) = known(name) else {
             let detail = format!("The setting {name} is unknown.");
             return Err(refuse(422, INVALID, detail));
-        }
-        if !value.is_boolean() {
-            return Err(invalid(
-                INVALID,
-                "settings",
-                "A setting must be true or false.",
-            ));
+        };
+        let (fits, expected) = match default {
+            Default::Flag(_) => (value.is_boolean(), "true or false"),
+            Default::Number(_) => (value.is_u64(), "a whole number"),
+        };
+        if !fits {
+            let detail = format!("The setting {name} must be {expected}.");
+            return Err(refuse(422, INVALID, detail));
         }
     }
     Ok(settings)
 }
 
 fn shown(request: &ApiRequest<'_>, state: &State, status: u16, scopes: &[String]) -> Reply {
-    let defaults = DEFAULTS
-        .iter()
-        .map(|(name, on)| ((*name).to_owned(), json!(on)));
+    let defaults = SETTINGS.iter().map(|(name, _, default)| {
+        let value = match default {
+            Default::Flag(on) => json!(on),
+            Default::Number(number) => json!(number),
+        };
+        ((*name).to_owned(), value)
+    });
     let mut resolved: Map<String, Value> = defaults.collect();
     let mut own = Map::new();
     for scope in scopes {

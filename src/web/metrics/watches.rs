@@ -5,7 +5,7 @@ use crate::ledger::{RunProgress, WatchReport};
 /// A gauge with one value for each watch: its name, what it means, and its value.
 pub(super) type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
 
-pub(super) const WATCH_GAUGES: [WatchGauge; 11] = [
+pub(super) const WATCH_GAUGES: [WatchGauge; 12] = [
     (
         "files_synchronized",
         "Files synchronized in their current version.",
@@ -35,6 +35,11 @@ pub(super) const WATCH_GAUGES: [WatchGauge; 11] = [
         "watch_suspended",
         "1 while the watch starts no new work: paused, suspended by the bulk change guard, or suspended after rejected credentials.",
         |watch| u64::from(watch.inactive.is_some()),
+    ),
+    (
+        "settings_not_applied",
+        "1 while the platform does not have the settings of the configuration, so that runs wait.",
+        |watch| u64::from(watch.settings_fault.is_some()),
     ),
     (
         "named_version_failed",

@@ -378,6 +378,25 @@ async fn settings(platform: &Platform, id: &str) {
             }
         }
     }
+    // Some settings are numbers, and some exist in one scope only.
+    let distance = |value: Value| json!({ "overrideRvtReprojectionDistance": value });
+    let imodel = of("imodels", DEFAULT_IMODEL_ID);
+    let set = ask("PATCH", &imodel, distance(json!(500))).await.ok(200);
+    assert_eq!(
+        set["configuration"]["settings"]["overrideRvtReprojectionDistance"],
+        500
+    );
+    for (path, wrong) in [(&imodel, json!(true)), (&of("connections", id), json!(500))] {
+        ask("PATCH", path, distance(wrong))
+            .await
+            .is(422, "InvalidConfigurationRequest");
+    }
+    platform.switch("unknown-setting", "ignored");
+    let levitate = json!({ "levitate": true, "clampZExtent": true });
+    let set = ask("PATCH", &imodel, levitate).await.ok(200)["configuration"].clone();
+    assert_eq!(set["settings"]["clampZExtent"], true);
+    assert_eq!(set["settings"]["levitate"], Value::Null);
+    platform.switches_off();
     // The narrower scope outweighs the wider one.
     let narrow = of("connections", id);
     ask("PATCH", &narrow, drawings(false)).await.ok(200);

@@ -96,6 +96,7 @@ fn watch() -> WatchView {
         former_imodels: Vec::new(),
         spatial_root: None,
         waits: Vec::new(),
+        settings: None,
         named_version: None,
         deletions: Vec::new(),
         unfinished: Vec::new(),
