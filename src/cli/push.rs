@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::run::progress;
@@ -156,6 +157,7 @@ pub(super) async fn push(arguments: &Arguments) -> u8 {
 }
 
 async fn run(arguments: &Arguments) -> Result<Report, Error> {
+    let began = crate::clock::now();
     let selection = settings::selection(&arguments.connectors)?;
     let (config, watch) = settings::config(arguments)?;
     let (paths, references) = (&arguments.paths, &arguments.references);
@@ -183,7 +185,7 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
                 taken.len()
             ));
         }
-        passes(&config, &targets, until, &results).await?;
+        passes(&config, &targets, (until, began), &results).await?;
         if let Some(daemon) = &daemon {
             daemon::follow(daemon, &taken, until).await?;
         }
@@ -212,10 +214,10 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
     };
     if !targets.groups.is_empty() {
         let done = results.into_inner().unwrap_or_default();
-        add_own(&mut report, &config.state.path, &targets, done).await?;
+        add_own(&mut report, &config.state.path, &targets, (done, began)).await?;
     }
     if let Some(daemon) = daemon {
-        add_taken(&mut report, &daemon, &taken).await?;
+        add_taken(&mut report, &daemon, &taken, began).await?;
     }
     Ok(report)
 }
@@ -225,7 +227,7 @@ async fn add_own(
     report: &mut Report,
     state: &Path,
     targets: &Targets,
-    done: Vec<Vec<FileResult>>,
+    (done, began): (Vec<Vec<FileResult>>, Timestamp),
 ) -> Result<(), Error> {
     let ledger = match Ledger::read(state).await {
         Ok(ledger) => Some(ledger),
@@ -238,7 +240,7 @@ async fn add_own(
     for group in rest {
         report
             .files
-            .extend(own_results(ledger.as_ref(), group).await?);
+            .extend(own_results(ledger.as_ref(), group, began).await?);
     }
     if let (Some(ledger), Some(group)) = (&ledger, targets.groups.first()) {
         report.connection = connection(ledger, &group.watch).await?;
@@ -252,12 +254,13 @@ async fn add_taken(
     report: &mut Report,
     config: &ReadOnlyConfig,
     taken: &[daemon::Taken],
+    began: Timestamp,
 ) -> Result<(), Error> {
     let ledger = Ledger::read(&config.state.path).await?;
     let found = daemon::found(&ledger, taken).await?;
     for (one, (file, seen)) in taken.iter().zip(found) {
         let watch = Some(one.watch.as_str());
-        let result = FileResult::new(one.full.clone(), file.as_ref(), seen, watch);
+        let result = FileResult::new(one.full.clone(), file.as_ref(), seen, began, watch);
         report.files.push(result);
     }
     let mut watches = config.watches.iter();
@@ -296,7 +299,7 @@ async fn interrupted() -> u8 {
 async fn passes(
     config: &Config,
     targets: &Targets,
-    until: Awaited,
+    (until, began): (Awaited, Timestamp),
     results: &Mutex<Vec<Vec<FileResult>>>,
 ) -> Result<(), Error> {
     if targets.groups.is_empty() {
@@ -334,7 +337,7 @@ async fn passes(
             return Err(Error::Unavailable(what));
         }
         let ledger = Ledger::read(state).await?;
-        let found = own_results(Some(&ledger), group).await?;
+        let found = own_results(Some(&ledger), group, began).await?;
         if let Ok(mut results) = results.lock() {
             results.push(found);
         }
@@ -416,6 +419,7 @@ async fn own(
 async fn own_results(
     ledger: Option<&Ledger>,
     group: &FoundGroup,
+    began: Timestamp,
 ) -> Result<Vec<FileResult>, ledger::Error> {
     let mut results = Vec::with_capacity(group.files.len());
     for target in &group.files {
@@ -427,6 +431,7 @@ async fn own_results(
             target.full.clone(),
             file.as_ref(),
             seen,
+            began,
             None,
         ));
     }

@@ -111,6 +111,9 @@ async fn a_push_of_files_and_folders_again_sends_only_what_changed() {
     let before = push.work();
     let (again, code) = push.json(&["site", "c.dgn"]).await;
     assert_eq!((code, push.work()), (0, before), "{again:#}");
+    for file in again["files"].as_array().unwrap() {
+        assert_eq!(file["result"], "unchanged", "{again:#}");
+    }
 
     push.write("site/a.ifc", "changed");
     let done = push.run(&["site/a.ifc"]).await;

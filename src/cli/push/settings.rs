@@ -197,8 +197,10 @@ fn key(config: &Config, watch: &Watch) -> String {
         hash.update(b"\0");
     }
     let hash = hash.finalize().to_hex();
-    let start = hash.get(..16).unwrap_or(&hash);
-    format!("{}-{start}", watch.imodel_id)
+    let imodel = watch.imodel_id.as_str();
+    // Short, because the path of a socket below it has at most 107 bytes.
+    let start = |text: &str, length| text.get(..length).unwrap_or(text).to_owned();
+    format!("{}-{}", start(imodel, 8), start(&hash, 12))
 }
 
 /// Creates the folders above the state directory, which the ledger creates by itself.
@@ -274,7 +276,8 @@ mod tests {
         let config = from_options(&arguments(), true, &environment()).unwrap();
         let watch = config.watches[0].clone();
         let same = key(&config, &watch);
-        assert!(same.starts_with("c0ffee00-1234-4abc-8def-0123456789ab-"));
+        assert!(same.starts_with("c0ffee00-"));
+        assert_eq!(same.len(), 21);
         assert_eq!(key(&config, &watch), same);
         let elsewhere = Watch {
             path: "/elsewhere".into(),
