@@ -21,11 +21,12 @@ use super::run::progress;
 use super::{EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
 use crate::config::{Config, ReadOnlyConfig, Watch};
 use crate::control::{Command, Operator};
+use crate::ids::ImodelId;
 use crate::ledger::{self, FileReport, Ledger};
 use crate::service::{self, Pass, Until};
 use crate::telemetry;
 use daemon::Awaited;
-use report::{Connection, End, FileResult, Report, Seen};
+use report::{Connection, End, FileResult, Report, Seen, Verdict};
 use settings::WATCH;
 use targets::{FoundGroup, Target, Targets};
 
@@ -317,7 +318,7 @@ async fn passes(
     let guard = shown.drop_guard();
     for group in &targets.groups {
         let (watch, files) = (&group.watch, &group.files);
-        retry(state, files).await?;
+        take_up(state, files, &watch.imodel_id).await?;
         let mut config = config.clone();
         config.watches = vec![watch.clone()];
         let stop = CancellationToken::new();
@@ -338,6 +339,11 @@ async fn passes(
         }
         let ledger = Ledger::read(state).await?;
         let found = own_results(Some(&ledger), group, began).await?;
+        let is_unchanged = |file: &FileResult| file.result == Verdict::Unchanged;
+        if found.iter().any(is_unchanged) && !is_checked(&ledger, watch, began).await? {
+            let what = "the storage connection could not be compared with the platform";
+            return Err(Error::Unavailable(what.to_owned()));
+        }
         if let Ok(mut results) = results.lock() {
             results.push(found);
         }
@@ -358,23 +364,27 @@ fn in_use(error: service::Error) -> Error {
     }
 }
 
-/// Whoever pushes a file again wants it to be tried again, whatever an earlier push ended with.
-async fn retry(state: &Path, files: &[Target]) -> Result<(), Error> {
+/// Whoever pushes a file again wants it to be there: what an earlier push left is tried again, and what it brought is
+/// compared with storage and connection.
+async fn take_up(state: &Path, files: &[Target], imodel_id: &ImodelId) -> Result<(), Error> {
     let ledger = match Ledger::open(state).await {
         Ok(ledger) => ledger,
         Err(ledger::Error::InUse { .. }) => return Err(Error::Busy),
         Err(error) => return Err(error.into()),
     };
-    let mut left = Vec::new();
+    let mut known = Vec::new();
     for target in files {
-        let file = ledger.file_at(WATCH, &target.path).await?;
-        if let Some(file) = file.filter(|file| file.job.is_some()) {
-            left.push(file.id.to_string());
+        if let Some(file) = ledger.file_at(WATCH, &target.path).await? {
+            known.push(file.id);
         }
     }
+    ledger.request_check(imodel_id).await?;
+    let now = crate::clock::now();
+    ledger.compare_stored_only(&known, now).await?;
+    let known = known.iter().map(ToString::to_string).collect();
     let operator = Operator::without_daemon(ledger.clone());
     for command in [
-        Command::Retry { files: left },
+        Command::Retry { files: known },
         Command::Resume {
             watches: vec![WATCH.to_owned()],
         },
@@ -436,6 +446,19 @@ async fn own_results(
         ));
     }
     Ok(results)
+}
+
+/// Whether the connection was compared with the platform since; without one, there is nothing to compare.
+async fn is_checked(
+    ledger: &Ledger,
+    watch: &Watch,
+    since: Timestamp,
+) -> Result<bool, ledger::Error> {
+    let all = ledger.connections(&watch.imodel_id).await?;
+    let ours = all
+        .into_iter()
+        .find(|one| one.name == watch.connection.as_str());
+    Ok(ours.is_none_or(|one| one.platform_id.is_none() || one.checked_at >= since))
 }
 
 async fn connection(ledger: &Ledger, watch: &Watch) -> Result<Option<Connection>, ledger::Error> {

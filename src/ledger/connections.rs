@@ -209,6 +209,23 @@ impl Ledger {
         Ok(any)
     }
 
+    /// Requests a comparison of the connections of an iModel with the platform at the next opportunity. A check in
+    /// progress, which may have read the files before, does not end it.
+    pub async fn request_check(&self, imodel_id: &ImodelId) -> Result<(), Error> {
+        self.db
+            .write("request a check of connections", async |tx| {
+                sqlx::query(
+                    "UPDATE connections SET checked_at = CASE WHEN checked_at > 0 THEN 0 \
+                     ELSE checked_at - 1 END WHERE imodel_id = $1",
+                )
+                .bind(imodel_id)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
+        Ok(())
+    }
+
     /// Records that the source files of a connection were compared with the platform's, and how many there are. If
     /// another check was requested since `connection` was read, that remains due.
     pub async fn record_check(

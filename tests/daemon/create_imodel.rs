@@ -10,6 +10,9 @@ use itwin_syncd::emulator::{
 use super::other_client::{OtherClient, shared_platform};
 use super::support::{Daemon, Site, eventually, platform, write};
 
+/// Where a process may die while an iModel is created.
+pub(super) const POINTS: [&str; 3] = ["imodel created", "imodel recorded", "imodel ready"];
+
 const NAME: &str = "Plant North";
 const ROUTE: &str = "POST /imodels";
 
@@ -168,7 +171,7 @@ async fn a_taken_name_that_no_list_has_is_shown_with_what_to_do() {
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_kill_at_any_point_leaves_one_imodel() {
-    for point in ["imodel created", "imodel recorded", "imodel ready"] {
+    for point in POINTS {
         let (site, folder) = site(|_| {}).await;
         write(&folder.join("a.dgn"), "a");
         let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", point)]);

@@ -7,6 +7,7 @@ use itwin_syncd::emulator::{Builder, DEFAULT_IMODEL_ID, Emulator, RunFault};
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::other_client::{OtherClient, shared_platform};
 use crate::support::{
     Finished, SECRET, Site, assert_in_imodel, eventually, platform, program, write,
 };
@@ -121,6 +122,52 @@ async fn a_push_of_files_and_folders_again_sends_only_what_changed() {
     assert!(done.out.contains("1 synchronized"), "{done:?}");
     push.in_imodel(&[("a.ifc", "changed"), ("in/b.ifc", "b"), ("c.dgn", "c")]);
     assert_eq!(push.work(), (before.0 + 1, before.1 + 1));
+}
+
+#[tokio::test]
+async fn an_unchanged_file_is_compared_with_the_platform() {
+    let push = Push::new(shared_platform()).await;
+    push.write("a.ifc", "a");
+    push.write("r.pdf", "r");
+    let words = ["a.ifc", "--reference", "r.pdf"];
+    assert_eq!(push.run(&words).await.code, Some(0));
+    let id = |name: &str| {
+        let state = push.emulator.state();
+        let mut files = state.files.values();
+        files
+            .find(|file| file.path == name && !file.deleted)
+            .unwrap()
+            .id
+            .clone()
+    };
+    let other = OtherClient::signs_in(&push.emulator).await;
+
+    // The source file was removed, then both storage files.
+    let before = id("a.ifc");
+    assert!(other.unmaps(&before).await);
+    let done = push.run(&words).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let mapped = || {
+        let state = push.emulator.state();
+        let sources = state.connections.values().flat_map(|one| &one.source_files);
+        sources
+            .map(|source| source.storage_file_id.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(mapped(), std::slice::from_ref(&before));
+    for name in ["a.ifc", "r.pdf"] {
+        assert!(other.deletes_the_storage_file(&id(name)).await);
+    }
+    let done = push.run(&words).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_ne!(id("a.ifc"), before);
+    assert_eq!(mapped(), [id("a.ifc")]);
+    id("r.pdf");
+
+    let mut command = push.command(&words);
+    command.env("ITWIN_SYNCD_CLIENT_SECRET", "wrong/secret/of/push");
+    let done = Finished::from(command.output().await.unwrap());
+    assert_eq!(done.code, Some(1), "{done:?}");
 }
 
 #[tokio::test]

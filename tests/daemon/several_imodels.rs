@@ -346,6 +346,10 @@ async fn a_storage_file_stays_until_it_is_detached_from_an_imodel_that_left_the_
     std::fs::remove_file(folder.join("0.ifc")).unwrap();
     daemon.says("source file removed").await;
     daemon.says("synchronized=0").await;
+    // The run has seen it: the storage file would be deleted within five seconds, or ten scans.
+    let scans = || daemon.log().matches("scan finished").count();
+    let before = scans();
+    eventually(|| scans() > before + 20, || daemon.log()).await;
     let is_deleted = |site: &Site| {
         let state = site.emulator.state();
         state
@@ -353,7 +357,6 @@ async fn a_storage_file_stays_until_it_is_detached_from_an_imodel_that_left_the_
             .values()
             .any(|file| file.path == "0.ifc" && file.deleted)
     };
-    // The run that sees that it is gone from the connection has ended: nothing else is waited for.
     assert!(!is_deleted(&site), "{}", daemon.log());
     let detached = site
         .run(&["detach", "north", "--imodel", OTHER, "--yes"])
