@@ -6,6 +6,7 @@
 
 mod daemon;
 mod report;
+mod results;
 mod settings;
 mod targets;
 
@@ -19,16 +20,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::progress;
 use super::{EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
-use crate::config::{Config, ReadOnlyConfig, Watch};
+use crate::config::{Config, ReadOnlyConfig};
 use crate::control::{Command, Operator};
 use crate::ids::ImodelId;
-use crate::ledger::{self, FileReport, Ledger};
+use crate::ledger::{self, Ledger};
 use crate::service::{self, Pass, Until};
 use crate::telemetry;
 use daemon::Awaited;
-use report::{Connection, End, FileResult, Report, Seen, Verdict};
+use report::{End, FileResult, Report, Verdict};
+use results::{add_own, add_taken, is_checked, own, own_results};
 use settings::WATCH;
-use targets::{FoundGroup, Target, Targets};
+use targets::{Target, Targets};
 
 /// Exit code after SIGINT, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -56,11 +58,11 @@ pub(super) struct Arguments {
     /// A file that other files refer to: it is stored, and is no source file; may be repeated
     #[arg(long = "reference", value_name = "FILE")]
     references: Vec<PathBuf>,
-    /// Folder in iTwin Storage for the files; default: the root folder
+    /// Folder in iTwin Storage for the files, "" is the root; default: "itwin-syncd push/" and the id of the iModel
     #[arg(long, value_name = "FOLDER")]
     storage_folder: Option<String>,
     /// Name of the storage connection
-    #[arg(long, value_name = "NAME", default_value = "itwin-syncd push")]
+    #[arg(long, value_name = "NAME", default_value = settings::CONNECTION)]
     connection: String,
     /// End when the run is requested, without waiting for its result
     #[arg(long)]
@@ -223,63 +225,6 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
     Ok(report)
 }
 
-/// Adds what the ledger of the push has. `done` are the results of the groups whose pass has ended.
-async fn add_own(
-    report: &mut Report,
-    state: &Path,
-    targets: &Targets,
-    (done, began): (Vec<Vec<FileResult>>, Timestamp),
-) -> Result<(), Error> {
-    let ledger = match Ledger::read(state).await {
-        Ok(ledger) => Some(ledger),
-        // The time was over before there was one.
-        Err(ledger::Error::Missing { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let rest = targets.groups.iter().skip(done.len());
-    report.files = done.into_iter().flatten().collect();
-    for group in rest {
-        report
-            .files
-            .extend(own_results(ledger.as_ref(), group, began).await?);
-    }
-    if let (Some(ledger), Some(group)) = (&ledger, targets.groups.first()) {
-        report.connection = connection(ledger, &group.watch).await?;
-        report.itwin = itwin(ledger, report).await?;
-    }
-    Ok(())
-}
-
-/// Adds what the ledger of the daemon has.
-async fn add_taken(
-    report: &mut Report,
-    config: &ReadOnlyConfig,
-    taken: &[daemon::Taken],
-    began: Timestamp,
-) -> Result<(), Error> {
-    let ledger = Ledger::read(&config.state.path).await?;
-    let found = daemon::found(&ledger, taken).await?;
-    for (one, (file, seen)) in taken.iter().zip(found) {
-        let watch = Some(one.watch.as_str());
-        let result = FileResult::new(one.full.clone(), file.as_ref(), seen, began, watch);
-        report.files.push(result);
-    }
-    let mut watches = config.watches.iter();
-    let watch = watches.find(|watch| taken.iter().any(|one| one.watch == watch.name));
-    if let (None, Some(watch)) = (&report.connection, watch) {
-        report.connection = connection(&ledger, watch).await?;
-    }
-    if report.itwin.is_none() {
-        report.itwin = itwin(&ledger, report).await?;
-    }
-    Ok(())
-}
-
-async fn itwin(ledger: &Ledger, report: &Report) -> Result<Option<String>, ledger::Error> {
-    let imodel = ledger.imodel(&report.imodel).await?;
-    Ok(imodel.map(|imodel| imodel.itwin_id))
-}
-
 /// The exit code of the first signal that asks to stop. Nothing has to be finished: the ledger has every step.
 async fn interrupted() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
@@ -411,65 +356,6 @@ async fn run_requested(state: &Path, files: &[Target]) -> Result<(), Error> {
             return Ok(());
         }
     }
-}
-
-/// What the ledger of the push has of a file. With another connector type, it is another version.
-async fn own(
-    ledger: &Ledger,
-    target: &Target,
-) -> Result<(Option<FileReport>, Seen), ledger::Error> {
-    let known = ledger.known_by_name(WATCH, &target.path).await?;
-    let known = known.filter(|known| known.connector == target.connector);
-    let version = known.and_then(|known| known.fingerprint);
-    let file = ledger.file_at(WATCH, &target.path).await?;
-    Ok((file, report::seen(&target.full, version).await))
-}
-
-/// The results of the files of a group, as the ledger of the push has them.
-async fn own_results(
-    ledger: Option<&Ledger>,
-    group: &FoundGroup,
-    began: Timestamp,
-) -> Result<Vec<FileResult>, ledger::Error> {
-    let mut results = Vec::with_capacity(group.files.len());
-    for target in &group.files {
-        let (file, seen) = match ledger {
-            Some(ledger) => own(ledger, target).await?,
-            None => (None, Seen::Changed),
-        };
-        results.push(FileResult::new(
-            target.full.clone(),
-            file.as_ref(),
-            seen,
-            began,
-            None,
-        ));
-    }
-    Ok(results)
-}
-
-/// Whether the connection was compared with the platform since; without one, there is nothing to compare.
-async fn is_checked(
-    ledger: &Ledger,
-    watch: &Watch,
-    since: Timestamp,
-) -> Result<bool, ledger::Error> {
-    let all = ledger.connections(&watch.imodel_id).await?;
-    let ours = all
-        .into_iter()
-        .find(|one| one.name == watch.connection.as_str());
-    Ok(ours.is_none_or(|one| one.platform_id.is_none() || one.checked_at >= since))
-}
-
-async fn connection(ledger: &Ledger, watch: &Watch) -> Result<Option<Connection>, ledger::Error> {
-    let all = ledger.connections(&watch.imodel_id).await?;
-    let ours = all
-        .into_iter()
-        .find(|one| one.name == watch.connection.as_str());
-    Ok(ours.map(|one| Connection {
-        name: one.name,
-        id: one.platform_id,
-    }))
 }
 
 #[cfg(test)]

@@ -291,12 +291,28 @@ impl Ledger {
     }
 }
 
+/// SQL: the connection `c` exists on the platform, and a watch uses it. Others are counted with those of other clients.
+macro_rules! is_in_use {
+    () => {
+        concat!(
+            "c.platform_id IS NOT NULL AND EXISTS (SELECT 1 FROM watches u WHERE u.configured = 1 \
+             AND u.id IN ",
+            watches_of_connection!("c.id"),
+            ")"
+        )
+    };
+}
+
 /// Columns: the source files of the iModel `w.imodel_id`, those of watched files and others.
-pub(super) const SOURCE_FILES: &str = "(SELECT SUM(c.source_files) FROM connections c \
-    WHERE c.imodel_id = w.imodel_id AND c.platform_id IS NOT NULL) AS source_files, \
-    (SELECT SUM(c.other_source_files) FROM connections c WHERE c.imodel_id = w.imodel_id \
-    AND c.platform_id IS NOT NULL) + COALESCE((SELECT foreign_source_files FROM imodel_facts i \
-    WHERE i.imodel_id = w.imodel_id), 0) AS other_source_files";
+pub(super) const SOURCE_FILES: &str = concat!(
+    "(SELECT SUM(c.source_files) FROM connections c WHERE c.imodel_id = w.imodel_id AND ",
+    is_in_use!(),
+    ") AS source_files, (SELECT SUM(c.other_source_files) FROM connections c \
+     WHERE c.imodel_id = w.imodel_id AND ",
+    is_in_use!(),
+    ") + COALESCE((SELECT foreign_source_files FROM imodel_facts i \
+     WHERE i.imodel_id = w.imodel_id), 0) AS other_source_files"
+);
 
 /// From the columns of [`SOURCE_FILES`].
 pub(super) fn source_files(watched: Option<i64>, others: Option<i64>) -> Option<SourceFiles> {

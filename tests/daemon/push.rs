@@ -12,6 +12,11 @@ use crate::support::{
     Finished, SECRET, Site, assert_in_imodel, eventually, platform, program, write,
 };
 
+/// The path in storage of a file that is pushed.
+fn stored(path: &str) -> String {
+    format!("itwin-syncd push/{DEFAULT_IMODEL_ID}/{path}")
+}
+
 /// A platform, and a folder with the files and the state of pushes.
 struct Push {
     dir: tempfile::TempDir,
@@ -76,7 +81,7 @@ impl Push {
     fn in_imodel(&self, files: &[(&str, &str)]) {
         let files = files
             .iter()
-            .map(|(path, content)| ((*path).to_owned(), (*content).to_owned()))
+            .map(|(path, content)| (stored(path), (*content).to_owned()))
             .collect();
         assert_in_imodel(&self.emulator.state(), &files);
     }
@@ -135,7 +140,7 @@ async fn an_unchanged_file_is_compared_with_the_platform() {
         let state = push.emulator.state();
         let mut files = state.files.values();
         files
-            .find(|file| file.path == name && !file.deleted)
+            .find(|file| file.path == stored(name) && !file.deleted)
             .unwrap()
             .id
             .clone()
@@ -494,7 +499,10 @@ async fn a_push_does_not_replace_files_of_a_daemon_and_does_not_wait_for_a_pause
     site.synchronized(1, &daemon).await;
     let other = site.path("other/a.ifc");
     write(&other, "other");
-    let words = |path| ["push", path, "--imodel", DEFAULT_IMODEL_ID];
+    let words = |path| {
+        let place = ["--storage-folder", ""];
+        [&["push", path, "--imodel", DEFAULT_IMODEL_ID][..], &place].concat()
+    };
     let done = site.run(&words(other.to_str().unwrap())).await;
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.err.contains("would replace"), "{done:?}");
@@ -565,7 +573,7 @@ async fn the_end_is_the_same_as_that_of_a_daemon() {
                 let file = &state.files[&source.storage_file_id];
                 let completed = file.completed.as_ref().unwrap();
                 (
-                    file.path.clone(),
+                    file.path.replace(&stored(""), ""),
                     source.connector_type.clone(),
                     completed.sha256.clone(),
                 )

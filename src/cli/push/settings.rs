@@ -12,6 +12,9 @@ use crate::selection::{BadRule, Rules, Selection};
 /// The name of the watch of a push, in its ledger and in the log.
 pub(super) const WATCH: &str = "push";
 
+/// The default name of the connection, and of the folder in storage that contains those of the iModels.
+pub(super) const CONNECTION: &str = "itwin-syncd push";
+
 const CLIENT_ID: &str = "ITWIN_SYNCD_CLIENT_ID";
 const API_URL: &str = "ITWIN_SYNCD_API_URL";
 const ISSUER_URL: &str = "ITWIN_SYNCD_ISSUER_URL";
@@ -143,9 +146,18 @@ fn from_options(
         "[[watch]]\nname = \"{WATCH}\"\npath = \"/\"\nimodel_id = {}\nconnection = {}\nstorage_folder = {}\n",
         quoted(&arguments.imodel),
         quoted(&arguments.connection),
-        quoted(arguments.storage_folder.as_deref().unwrap_or_default()),
+        quoted(&storage_folder(arguments)),
     );
     Config::parse(&text, "options", environment).map_err(|errors| of_option(&errors))
+}
+
+/// The folder in storage. The default is one for each iModel: all iModels of an iTwin share its storage, and a file of
+/// one must not replace a file of the same name of another.
+fn storage_folder(arguments: &Arguments) -> String {
+    match &arguments.storage_folder {
+        Some(folder) => folder.clone(),
+        None => format!("{CONNECTION}/{}", arguments.imodel.to_lowercase()),
+    }
 }
 
 /// A JSON string is a TOML string.
