@@ -89,7 +89,7 @@ enum Command {
     ///
     /// Shows the rule that applies, the state of the file, and what it is waiting for. Works without the daemon.
     ///
-    /// Exit codes: 0 all paths are synchronized or uploaded; 1 at least one is not.
+    /// Exit codes: 0 every path is selected; 1 at least one is not, or its file does not exist or cannot be read.
     Explain(explain::Arguments),
     /// Retry failed files, and files that wait for a later attempt, now
     Retry(operate::Retry),

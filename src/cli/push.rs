@@ -6,6 +6,7 @@
 
 mod daemon;
 mod report;
+mod results;
 mod settings;
 mod targets;
 
@@ -14,19 +15,22 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::run::progress;
 use super::{EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
-use crate::config::{Config, ReadOnlyConfig, Watch};
+use crate::config::{Config, ReadOnlyConfig};
 use crate::control::{Command, Operator};
-use crate::ledger::{self, FileReport, Ledger};
+use crate::ids::ImodelId;
+use crate::ledger::{self, Ledger};
 use crate::service::{self, Pass, Until};
 use crate::telemetry;
 use daemon::Awaited;
-use report::{Connection, End, FileResult, Report, Seen};
+use report::{End, FileResult, Report, Verdict};
+use results::{add_own, add_taken, is_checked, own, own_results};
 use settings::WATCH;
-use targets::{FoundGroup, Target, Targets};
+use targets::{Target, Targets};
 
 /// Exit code after SIGINT, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -54,11 +58,11 @@ pub(super) struct Arguments {
     /// A file that other files refer to: it is stored, and is no source file; may be repeated
     #[arg(long = "reference", value_name = "FILE")]
     references: Vec<PathBuf>,
-    /// Folder in iTwin Storage for the files; default: the root folder
+    /// Folder in iTwin Storage for the files, "" is the root; default: "itwin-syncd push/" and the id of the iModel
     #[arg(long, value_name = "FOLDER")]
     storage_folder: Option<String>,
     /// Name of the storage connection
-    #[arg(long, value_name = "NAME", default_value = "itwin-syncd push")]
+    #[arg(long, value_name = "NAME", default_value = settings::CONNECTION)]
     connection: String,
     /// End when the run is requested, without waiting for its result
     #[arg(long)]
@@ -156,6 +160,7 @@ pub(super) async fn push(arguments: &Arguments) -> u8 {
 }
 
 async fn run(arguments: &Arguments) -> Result<Report, Error> {
+    let began = crate::clock::now();
     let selection = settings::selection(&arguments.connectors)?;
     let (config, watch) = settings::config(arguments)?;
     let (paths, references) = (&arguments.paths, &arguments.references);
@@ -183,7 +188,7 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
                 taken.len()
             ));
         }
-        passes(&config, &targets, until, &results).await?;
+        passes(&config, &targets, (until, began), &results).await?;
         if let Some(daemon) = &daemon {
             daemon::follow(daemon, &taken, until).await?;
         }
@@ -212,68 +217,12 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
     };
     if !targets.groups.is_empty() {
         let done = results.into_inner().unwrap_or_default();
-        add_own(&mut report, &config.state.path, &targets, done).await?;
+        add_own(&mut report, &config.state.path, &targets, (done, began)).await?;
     }
     if let Some(daemon) = daemon {
-        add_taken(&mut report, &daemon, &taken).await?;
+        add_taken(&mut report, &daemon, &taken, began).await?;
     }
     Ok(report)
-}
-
-/// Adds what the ledger of the push has. `done` are the results of the groups whose pass has ended.
-async fn add_own(
-    report: &mut Report,
-    state: &Path,
-    targets: &Targets,
-    done: Vec<Vec<FileResult>>,
-) -> Result<(), Error> {
-    let ledger = match Ledger::read(state).await {
-        Ok(ledger) => Some(ledger),
-        // The time was over before there was one.
-        Err(ledger::Error::Missing { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let rest = targets.groups.iter().skip(done.len());
-    report.files = done.into_iter().flatten().collect();
-    for group in rest {
-        report
-            .files
-            .extend(own_results(ledger.as_ref(), group).await?);
-    }
-    if let (Some(ledger), Some(group)) = (&ledger, targets.groups.first()) {
-        report.connection = connection(ledger, &group.watch).await?;
-        report.itwin = itwin(ledger, report).await?;
-    }
-    Ok(())
-}
-
-/// Adds what the ledger of the daemon has.
-async fn add_taken(
-    report: &mut Report,
-    config: &ReadOnlyConfig,
-    taken: &[daemon::Taken],
-) -> Result<(), Error> {
-    let ledger = Ledger::read(&config.state.path).await?;
-    let found = daemon::found(&ledger, taken).await?;
-    for (one, (file, seen)) in taken.iter().zip(found) {
-        let watch = Some(one.watch.as_str());
-        let result = FileResult::new(one.full.clone(), file.as_ref(), seen, watch);
-        report.files.push(result);
-    }
-    let mut watches = config.watches.iter();
-    let watch = watches.find(|watch| taken.iter().any(|one| one.watch == watch.name));
-    if let (None, Some(watch)) = (&report.connection, watch) {
-        report.connection = connection(&ledger, watch).await?;
-    }
-    if report.itwin.is_none() {
-        report.itwin = itwin(&ledger, report).await?;
-    }
-    Ok(())
-}
-
-async fn itwin(ledger: &Ledger, report: &Report) -> Result<Option<String>, ledger::Error> {
-    let imodel = ledger.imodel(&report.imodel).await?;
-    Ok(imodel.map(|imodel| imodel.itwin_id))
 }
 
 /// The exit code of the first signal that asks to stop. Nothing has to be finished: the ledger has every step.
@@ -296,7 +245,7 @@ async fn interrupted() -> u8 {
 async fn passes(
     config: &Config,
     targets: &Targets,
-    until: Awaited,
+    (until, began): (Awaited, Timestamp),
     results: &Mutex<Vec<Vec<FileResult>>>,
 ) -> Result<(), Error> {
     if targets.groups.is_empty() {
@@ -314,7 +263,7 @@ async fn passes(
     let guard = shown.drop_guard();
     for group in &targets.groups {
         let (watch, files) = (&group.watch, &group.files);
-        retry(state, files).await?;
+        take_up(state, files, &watch.imodel_id).await?;
         let mut config = config.clone();
         config.watches = vec![watch.clone()];
         let stop = CancellationToken::new();
@@ -334,7 +283,12 @@ async fn passes(
             return Err(Error::Unavailable(what));
         }
         let ledger = Ledger::read(state).await?;
-        let found = own_results(Some(&ledger), group).await?;
+        let found = own_results(Some(&ledger), group, began).await?;
+        let is_unchanged = |file: &FileResult| file.result == Verdict::Unchanged;
+        if found.iter().any(is_unchanged) && !is_checked(&ledger, watch, began).await? {
+            let what = "the storage connection could not be compared with the platform";
+            return Err(Error::Unavailable(what.to_owned()));
+        }
         if let Ok(mut results) = results.lock() {
             results.push(found);
         }
@@ -355,23 +309,27 @@ fn in_use(error: service::Error) -> Error {
     }
 }
 
-/// Whoever pushes a file again wants it to be tried again, whatever an earlier push ended with.
-async fn retry(state: &Path, files: &[Target]) -> Result<(), Error> {
+/// Whoever pushes a file again wants it to be there: what an earlier push left is tried again, and what it brought is
+/// compared with storage and connection.
+async fn take_up(state: &Path, files: &[Target], imodel_id: &ImodelId) -> Result<(), Error> {
     let ledger = match Ledger::open(state).await {
         Ok(ledger) => ledger,
         Err(ledger::Error::InUse { .. }) => return Err(Error::Busy),
         Err(error) => return Err(error.into()),
     };
-    let mut left = Vec::new();
+    let mut known = Vec::new();
     for target in files {
-        let file = ledger.file_at(WATCH, &target.path).await?;
-        if let Some(file) = file.filter(|file| file.job.is_some()) {
-            left.push(file.id.to_string());
+        if let Some(file) = ledger.file_at(WATCH, &target.path).await? {
+            known.push(file.id);
         }
     }
+    ledger.request_check(imodel_id).await?;
+    let now = crate::clock::now();
+    ledger.compare_stored_only(&known, now).await?;
+    let known = known.iter().map(ToString::to_string).collect();
     let operator = Operator::without_daemon(ledger.clone());
     for command in [
-        Command::Retry { files: left },
+        Command::Retry { files: known },
         Command::Resume {
             watches: vec![WATCH.to_owned()],
         },
@@ -398,50 +356,6 @@ async fn run_requested(state: &Path, files: &[Target]) -> Result<(), Error> {
             return Ok(());
         }
     }
-}
-
-/// What the ledger of the push has of a file. With another connector type, it is another version.
-async fn own(
-    ledger: &Ledger,
-    target: &Target,
-) -> Result<(Option<FileReport>, Seen), ledger::Error> {
-    let known = ledger.known_by_name(WATCH, &target.path).await?;
-    let known = known.filter(|known| known.connector == target.connector);
-    let version = known.and_then(|known| known.fingerprint);
-    let file = ledger.file_at(WATCH, &target.path).await?;
-    Ok((file, report::seen(&target.full, version).await))
-}
-
-/// The results of the files of a group, as the ledger of the push has them.
-async fn own_results(
-    ledger: Option<&Ledger>,
-    group: &FoundGroup,
-) -> Result<Vec<FileResult>, ledger::Error> {
-    let mut results = Vec::with_capacity(group.files.len());
-    for target in &group.files {
-        let (file, seen) = match ledger {
-            Some(ledger) => own(ledger, target).await?,
-            None => (None, Seen::Changed),
-        };
-        results.push(FileResult::new(
-            target.full.clone(),
-            file.as_ref(),
-            seen,
-            None,
-        ));
-    }
-    Ok(results)
-}
-
-async fn connection(ledger: &Ledger, watch: &Watch) -> Result<Option<Connection>, ledger::Error> {
-    let all = ledger.connections(&watch.imodel_id).await?;
-    let ours = all
-        .into_iter()
-        .find(|one| one.name == watch.connection.as_str());
-    Ok(ours.map(|one| Connection {
-        name: one.name,
-        id: one.platform_id,
-    }))
 }
 
 #[cfg(test)]

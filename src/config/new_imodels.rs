@@ -74,7 +74,9 @@ impl Config {
     /// Uses the ids of iModels that were created.
     pub fn know_imodels(&mut self, known: &KnownImodels) {
         let ids = self.watches.iter_mut().map(|watch| &mut watch.imodel_id);
-        for id in ids.chain(self.imodels.iter_mut().map(|imodel| &mut imodel.id)) {
+        let ids = ids.chain(self.imodels.iter_mut().map(|imodel| &mut imodel.id));
+        let settings = self.connection_settings.iter_mut();
+        for id in ids.chain(settings.map(|settings| &mut settings.imodel_id)) {
             if let Some(known) = known.get(id) {
                 id.clone_from(known);
             }

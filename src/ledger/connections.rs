@@ -209,6 +209,23 @@ impl Ledger {
         Ok(any)
     }
 
+    /// Requests a comparison of the connections of an iModel with the platform at the next opportunity. A check in
+    /// progress, which may have read the files before, does not end it.
+    pub async fn request_check(&self, imodel_id: &ImodelId) -> Result<(), Error> {
+        self.db
+            .write("request a check of connections", async |tx| {
+                sqlx::query(
+                    "UPDATE connections SET checked_at = CASE WHEN checked_at > 0 THEN 0 \
+                     ELSE checked_at - 1 END WHERE imodel_id = $1",
+                )
+                .bind(imodel_id)
+                .execute(&mut **tx)
+                .await
+            })
+            .await?;
+        Ok(())
+    }
+
     /// Records that the source files of a connection were compared with the platform's, and how many there are. If
     /// another check was requested since `connection` was read, that remains due.
     pub async fn record_check(
@@ -274,12 +291,28 @@ impl Ledger {
     }
 }
 
+/// SQL: the connection `c` exists on the platform, and a watch uses it. Others are counted with those of other clients.
+macro_rules! is_in_use {
+    () => {
+        concat!(
+            "c.platform_id IS NOT NULL AND EXISTS (SELECT 1 FROM watches u WHERE u.configured = 1 \
+             AND u.id IN ",
+            watches_of_connection!("c.id"),
+            ")"
+        )
+    };
+}
+
 /// Columns: the source files of the iModel `w.imodel_id`, those of watched files and others.
-pub(super) const SOURCE_FILES: &str = "(SELECT SUM(c.source_files) FROM connections c \
-    WHERE c.imodel_id = w.imodel_id AND c.platform_id IS NOT NULL) AS source_files, \
-    (SELECT SUM(c.other_source_files) FROM connections c WHERE c.imodel_id = w.imodel_id \
-    AND c.platform_id IS NOT NULL) + COALESCE((SELECT foreign_source_files FROM imodel_facts i \
-    WHERE i.imodel_id = w.imodel_id), 0) AS other_source_files";
+pub(super) const SOURCE_FILES: &str = concat!(
+    "(SELECT SUM(c.source_files) FROM connections c WHERE c.imodel_id = w.imodel_id AND ",
+    is_in_use!(),
+    ") AS source_files, (SELECT SUM(c.other_source_files) FROM connections c \
+     WHERE c.imodel_id = w.imodel_id AND ",
+    is_in_use!(),
+    ") + COALESCE((SELECT foreign_source_files FROM imodel_facts i \
+     WHERE i.imodel_id = w.imodel_id), 0) AS other_source_files"
+);
 
 /// From the columns of [`SOURCE_FILES`].
 pub(super) fn source_files(watched: Option<i64>, others: Option<i64>) -> Option<SourceFiles> {

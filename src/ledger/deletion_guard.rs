@@ -134,13 +134,26 @@ macro_rules! is_not_renamed {
 
 pub(super) use is_not_renamed;
 
+/// SQL: the storage file of the file `f` belongs to its watch `w`, and neither to one that `w` follows nor to an iModel
+/// from which the source files of the watch were not detached.
+macro_rules! owns_storage {
+    () => {
+        "((w.follows IS NULL OR NOT EXISTS (SELECT 1 FROM files p WHERE p.watch_id = w.follows \
+         AND p.storage_file_id = f.storage_file_id)) AND NOT EXISTS (SELECT 1 \
+         FROM former_source_files s WHERE s.storage_file_id = f.storage_file_id))"
+    };
+}
+
+pub(super) use owns_storage;
+
 /// SQL: files `f` of the watch `w` that are gone and not yet withdrawn.
 macro_rules! withdrawable {
     () => {
         concat!(
             "f.watch_id = w.id AND f.absence = 'gone' AND f.withdrawal IS NULL \
-             AND f.storage_file_id IS NOT NULL AND ((w.on_delete = 'remove' \
-             AND w.follows IS NULL) OR f.source_file_id IS NOT NULL) AND ",
+             AND f.storage_file_id IS NOT NULL AND ((w.on_delete = 'remove' AND ",
+            owns_storage!(),
+            ") OR f.source_file_id IS NOT NULL) AND ",
             is_not_renamed!()
         )
     };

@@ -55,6 +55,33 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// Gives stored-only files without a job one that compares them with storage. Source files are compared with their
+    /// connection.
+    pub async fn compare_stored_only(&self, files: &[FileId], now: Timestamp) -> Result<(), Error> {
+        for chunk in files.chunks(AT_ONCE) {
+            self.db
+                .write("compare files with storage", async |tx| {
+                    for file in chunk {
+                        sqlx::query(
+                            "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, \
+                             due_at) SELECT id, watch_id, 'due', version, $2, $2 FROM files \
+                             WHERE id = $1 AND connector IS NULL AND storage_file_id IS NOT NULL \
+                             ON CONFLICT (file_id) DO NOTHING",
+                        )
+                        .bind(file)
+                        .bind(millis(now))
+                        .execute(&mut **tx)
+                        .await?;
+                    }
+                    Ok(())
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
 async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, sqlx::Error> {
     let job: Option<(JobState, i64)> = sqlx::query_as(
         "SELECT state, version FROM jobs WHERE file_id = $1 AND (state = 'failed' \

@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::clock::{due, not_suspended};
-use super::deletion_guard::{is_not_renamed, withdrawable};
+use super::deletion_guard::{is_not_renamed, owns_storage, withdrawable};
 use super::withdrawals::may_be_withdrawn;
 use super::{Error, Ledger, WatchId, millis, timestamp};
 use crate::ids::ImodelId;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::clock::not_suspended;
-use super::deletion_guard::{is_not_renamed, withdrawable};
+use super::deletion_guard::{is_not_renamed, owns_storage, withdrawable};
 use super::history::{Step, note};
 use super::row::join;
 use super::stored_job::insert_stored_job;
@@ -103,9 +103,11 @@ macro_rules! owes_a_run {
 macro_rules! is_deletable {
     () => {
         concat!(
-            "w.follows IS NULL AND NOT EXISTS (SELECT 1 FROM watches v JOIN files o \
+            owns_storage!(),
+            " AND NOT EXISTS (SELECT 1 FROM watches v JOIN files o \
              ON o.watch_id = v.id AND o.storage_file_id = f.storage_file_id \
-             LEFT JOIN connections k ON k.id = o.target_connection_id WHERE v.follows = w.id \
+             LEFT JOIN connections k ON k.id = o.target_connection_id \
+             WHERE v.follows = COALESCE(w.follows, w.id) AND v.id <> w.id \
              AND v.configured = 1 AND (o.source_file_id IS NOT NULL OR (o.withdrawal = 'unmapped' AND ",
             owes_a_run!("o"),
             "))) AND w.on_delete = 'remove' AND f.source_file_id IS NULL AND (f.withdrawal = 'deleting' \
@@ -191,8 +193,9 @@ impl Ledger {
                     withdrawable!(),
                     ") OR f.withdrawal IN ('unmapping', 'deleting') \
                      OR (f.withdrawal = 'unmapped' AND w.on_delete = 'remove' \
-                     AND (w.follows IS NULL OR EXISTS (SELECT 1 FROM connections k \
-                     WHERE k.id = f.target_connection_id AND ",
+                     AND (",
+                    owns_storage!(),
+                    " OR EXISTS (SELECT 1 FROM connections k WHERE k.id = f.target_connection_id AND ",
                     owes_a_run!("f"),
                     "))))"
                 ))

@@ -340,6 +340,8 @@ async fn a_watch_changes_from_one_connection_to_one_per_type_and_back() {
         runs(&site)[4..],
         [run("fixed", &["a.ifc two", "b.dgn one"])]
     );
+    let shown = site.run(&["status"]).await.out;
+    assert!(shown.contains("iModel  2 source files\n"), "{shown}");
     daemon.stop().await;
 }
 

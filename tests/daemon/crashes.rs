@@ -234,6 +234,8 @@ async fn between_any_two_steps(cut: Cut) {
         &super::named_versions::POINTS,
         &super::withdrawal::POINTS,
         &super::moves_between_watches::POINTS,
+        &super::create_imodel::POINTS,
+        &super::settings::POINTS,
     ]
     .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));

@@ -10,6 +10,9 @@ use itwin_syncd::emulator::{
 use super::other_client::{OtherClient, shared_platform};
 use super::support::{Daemon, Site, eventually, platform, write};
 
+/// Where a process may die while an iModel is created.
+pub(super) const POINTS: [&str; 3] = ["imodel created", "imodel recorded", "imodel ready"];
+
 const NAME: &str = "Plant North";
 const ROUTE: &str = "POST /imodels";
 
@@ -67,8 +70,11 @@ async fn synchronized(site: &Site, files: usize, daemon: &Daemon) {
 #[tokio::test]
 async fn an_imodel_is_created_once_and_two_watches_synchronize_into_it() {
     let (mut site, folder) = site(|_| {}).await;
-    site.tables +=
-        "named_version = { when = \"each\", name = \"Issue\" }\nrun_window = [\"Mon-Sun\"]\n";
+    site.tables += "named_version = { when = \"each\", name = \"Issue\" }\nrun_window = [\"Mon-Sun\"]\n\
+         settings = { clamp_z_extent = true }\n";
+    let with_settings =
+        "imodel = \"Plant North\"\nsettings = { enable_sheets_and_drawings = true }";
+    site.replace_in_watches("imodel = \"Plant North\"", with_settings);
     let other = watch(&mut site, "south");
     write(&folder.join("a.dgn"), "a");
     write(&other.join("b.dgn"), "b");
@@ -77,6 +83,8 @@ async fn an_imodel_is_created_once_and_two_watches_synchronize_into_it() {
     let ids = created(&site);
     assert_eq!(ids.len(), 1);
     assert_eq!(posts(&site), 1);
+    let configurations = site.emulator.state().configurations;
+    assert_eq!(configurations.len(), 2, "{configurations:#?}");
     daemon.says("iModel created").await;
     site.shows(&ids[0], &daemon).await;
     let versions = || site.emulator.state().imodels[&ids[0]].named_versions.len();
@@ -163,7 +171,7 @@ async fn a_taken_name_that_no_list_has_is_shown_with_what_to_do() {
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_kill_at_any_point_leaves_one_imodel() {
-    for point in ["imodel created", "imodel recorded", "imodel ready"] {
+    for point in POINTS {
         let (site, folder) = site(|_| {}).await;
         write(&folder.join("a.dgn"), "a");
         let daemon = site.start_with(&[("ITWIN_SYNCD_FAILPOINT", point)]);

@@ -7,9 +7,15 @@ use itwin_syncd::emulator::{Builder, DEFAULT_IMODEL_ID, Emulator, RunFault};
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::other_client::{OtherClient, shared_platform};
 use crate::support::{
     Finished, SECRET, Site, assert_in_imodel, eventually, platform, program, write,
 };
+
+/// The path in storage of a file that is pushed.
+fn stored(path: &str) -> String {
+    format!("itwin-syncd push/{DEFAULT_IMODEL_ID}/{path}")
+}
 
 /// A platform, and a folder with the files and the state of pushes.
 struct Push {
@@ -75,7 +81,7 @@ impl Push {
     fn in_imodel(&self, files: &[(&str, &str)]) {
         let files = files
             .iter()
-            .map(|(path, content)| ((*path).to_owned(), (*content).to_owned()))
+            .map(|(path, content)| (stored(path), (*content).to_owned()))
             .collect();
         assert_in_imodel(&self.emulator.state(), &files);
     }
@@ -111,6 +117,9 @@ async fn a_push_of_files_and_folders_again_sends_only_what_changed() {
     let before = push.work();
     let (again, code) = push.json(&["site", "c.dgn"]).await;
     assert_eq!((code, push.work()), (0, before), "{again:#}");
+    for file in again["files"].as_array().unwrap() {
+        assert_eq!(file["result"], "unchanged", "{again:#}");
+    }
 
     push.write("site/a.ifc", "changed");
     let done = push.run(&["site/a.ifc"]).await;
@@ -118,6 +127,52 @@ async fn a_push_of_files_and_folders_again_sends_only_what_changed() {
     assert!(done.out.contains("1 synchronized"), "{done:?}");
     push.in_imodel(&[("a.ifc", "changed"), ("in/b.ifc", "b"), ("c.dgn", "c")]);
     assert_eq!(push.work(), (before.0 + 1, before.1 + 1));
+}
+
+#[tokio::test]
+async fn an_unchanged_file_is_compared_with_the_platform() {
+    let push = Push::new(shared_platform()).await;
+    push.write("a.ifc", "a");
+    push.write("r.pdf", "r");
+    let words = ["a.ifc", "--reference", "r.pdf"];
+    assert_eq!(push.run(&words).await.code, Some(0));
+    let id = |name: &str| {
+        let state = push.emulator.state();
+        let mut files = state.files.values();
+        files
+            .find(|file| file.path == stored(name) && !file.deleted)
+            .unwrap()
+            .id
+            .clone()
+    };
+    let other = OtherClient::signs_in(&push.emulator).await;
+
+    // The source file was removed, then both storage files.
+    let before = id("a.ifc");
+    assert!(other.unmaps(&before).await);
+    let done = push.run(&words).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let mapped = || {
+        let state = push.emulator.state();
+        let sources = state.connections.values().flat_map(|one| &one.source_files);
+        sources
+            .map(|source| source.storage_file_id.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(mapped(), std::slice::from_ref(&before));
+    for name in ["a.ifc", "r.pdf"] {
+        assert!(other.deletes_the_storage_file(&id(name)).await);
+    }
+    let done = push.run(&words).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_ne!(id("a.ifc"), before);
+    assert_eq!(mapped(), [id("a.ifc")]);
+    id("r.pdf");
+
+    let mut command = push.command(&words);
+    command.env("ITWIN_SYNCD_CLIENT_SECRET", "wrong/secret/of/push");
+    let done = Finished::from(command.output().await.unwrap());
+    assert_eq!(done.code, Some(1), "{done:?}");
 }
 
 #[tokio::test]
@@ -444,7 +499,10 @@ async fn a_push_does_not_replace_files_of_a_daemon_and_does_not_wait_for_a_pause
     site.synchronized(1, &daemon).await;
     let other = site.path("other/a.ifc");
     write(&other, "other");
-    let words = |path| ["push", path, "--imodel", DEFAULT_IMODEL_ID];
+    let words = |path| {
+        let place = ["--storage-folder", ""];
+        [&["push", path, "--imodel", DEFAULT_IMODEL_ID][..], &place].concat()
+    };
     let done = site.run(&words(other.to_str().unwrap())).await;
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.err.contains("would replace"), "{done:?}");
@@ -515,7 +573,7 @@ async fn the_end_is_the_same_as_that_of_a_daemon() {
                 let file = &state.files[&source.storage_file_id];
                 let completed = file.completed.as_ref().unwrap();
                 (
-                    file.path.clone(),
+                    file.path.replace(&stored(""), ""),
                     source.connector_type.clone(),
                     completed.sha256.clone(),
                 )

@@ -303,6 +303,70 @@ async fn a_deleted_file_leaves_storage_when_no_imodel_has_it() {
 }
 
 #[tokio::test]
+async fn a_deleted_file_leaves_storage_also_when_another_imodel_comes_first_meanwhile() {
+    const THIRD: &str = "0c0c0c0c-1111-4222-8333-444444444444";
+    let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
+    let builder = two_imodels().imodel(THIRD, DEFAULT_ITWIN_ID, "Three");
+    let (mut site, folder) = site(builder, keys, 2).await;
+    let daemon = site.start();
+    site.synchronized(4, &daemon).await;
+    daemon.stop().await;
+    std::fs::remove_file(folder.join("0.ifc")).unwrap();
+    site.replace_in_watches(
+        &format!("[{DEFAULT_IMODEL_ID:?}, {OTHER:?}]"),
+        &format!("[{THIRD:?}, {DEFAULT_IMODEL_ID:?}, {OTHER:?}]"),
+    );
+    let daemon = site.start();
+    let deleted = || {
+        let state = site.emulator.state();
+        let mut files = state.files.values();
+        files.any(|file| file.path == "0.ifc" && file.deleted)
+            && state.connections.len() == 3
+            && state
+                .connections
+                .values()
+                .all(|one| one.source_files.len() == 1)
+    };
+    eventually(deleted, || daemon.log()).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_storage_file_stays_until_it_is_detached_from_an_imodel_that_left_the_list() {
+    let keys = "on_delete = \"remove\"\ndelete_after = \"1s\"";
+    let (mut site, folder) = site(two_imodels(), keys, 2).await;
+    let daemon = site.start();
+    site.synchronized(4, &daemon).await;
+    daemon.stop().await;
+    site.replace_in_watches(
+        &format!("[{DEFAULT_IMODEL_ID:?}, {OTHER:?}]"),
+        &format!("[{DEFAULT_IMODEL_ID:?}]"),
+    );
+    let daemon = site.start();
+    std::fs::remove_file(folder.join("0.ifc")).unwrap();
+    daemon.says("source file removed").await;
+    daemon.says("synchronized=0").await;
+    // The run has seen it: the storage file would be deleted within five seconds, or ten scans.
+    let scans = || daemon.log().matches("scan finished").count();
+    let before = scans();
+    eventually(|| scans() > before + 20, || daemon.log()).await;
+    let is_deleted = |site: &Site| {
+        let state = site.emulator.state();
+        state
+            .files
+            .values()
+            .any(|file| file.path == "0.ifc" && file.deleted)
+    };
+    assert!(!is_deleted(&site), "{}", daemon.log());
+    let detached = site
+        .run(&["detach", "north", "--imodel", OTHER, "--yes"])
+        .await;
+    assert_eq!(detached.code, Some(0), "{detached:?}");
+    eventually(|| is_deleted(&site), || daemon.log()).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_name_of_a_watch_means_all_of_its_imodels() {
     let (site, folder) = site(two_imodels(), "", 1).await;
     let daemon = site.start();

@@ -274,7 +274,11 @@ pub(super) fn is_over(file: Option<&FileReport>, seen: Seen, until: Awaited) -> 
             None => file.outcome.is_some(),
             Some(JobState::Failed) => true,
             Some(JobState::Running) => until == Awaited::RunRequested,
-            Some(JobState::Due | JobState::Uploading | JobState::Stored) => false,
+            // A failure that is tried again later is not waited for.
+            Some(JobState::Due | JobState::Stored) => {
+                until == Awaited::RunRequested && file.reason.is_some()
+            }
+            Some(JobState::Uploading) => false,
         },
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cli::{EXIT_FAILED, EXIT_GOOD, json, print_line};
@@ -72,8 +73,8 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// From what the ledger knows of the file.
-    pub(super) fn of(file: Option<&FileReport>, seen: Seen) -> Self {
+    /// From what the ledger knows of the file. `began`: when the push did; what is older, is unchanged.
+    pub(super) fn of(file: Option<&FileReport>, seen: Seen, began: Timestamp) -> Self {
         let file = match (seen, file) {
             (Seen::Gone, _) => return Self::Failed,
             (Seen::Changed, _) | (_, None) => return Self::Pending,
@@ -85,6 +86,11 @@ impl Verdict {
             (Some(_), ..) => Self::Pending,
             (None, ..) if file.storage_file_id.is_none() => Self::Failed,
             (None, _, _, Some(Outcome::Unchanged)) => Self::Unchanged,
+            (None, _, Some(stored), _)
+                if is_good(stored) && file.outcome_at.is_some_and(|at| at < began) =>
+            {
+                Self::Unchanged
+            }
             (None, None, ..) => Self::Uploaded,
             (None, _, Some(Outcome::Synchronized), _) => Self::Synchronized,
             (None, _, Some(Outcome::SynchronizedWithIssues), _) => Self::SynchronizedWithIssues,
@@ -103,6 +109,13 @@ impl Verdict {
             Self::Failed => "failed",
         }
     }
+}
+
+fn is_good(stored: Outcome) -> bool {
+    matches!(
+        stored,
+        Outcome::Synchronized | Outcome::SynchronizedWithIssues | Outcome::Uploaded
+    )
 }
 
 /// A file with its result.
@@ -133,6 +146,7 @@ impl FileResult {
         path: PathBuf,
         file: Option<&FileReport>,
         seen: Seen,
+        began: Timestamp,
         watch: Option<&str>,
     ) -> Self {
         let (reason, hint) = match seen {
@@ -152,7 +166,7 @@ impl FileResult {
         };
         Self {
             path,
-            result: Verdict::of(file, seen),
+            result: Verdict::of(file, seen, began),
             connector: file.and_then(|file| Some(file.connector.as_ref()?.to_string())),
             storage_file_id: file.and_then(|file| file.storage_file_id.clone()),
             source_file_id: file.and_then(|file| file.source_file_id.clone()),

@@ -12,6 +12,9 @@ use crate::selection::{BadRule, Rules, Selection};
 /// The name of the watch of a push, in its ledger and in the log.
 pub(super) const WATCH: &str = "push";
 
+/// The default name of the connection, and of the folder in storage that contains those of the iModels.
+pub(super) const CONNECTION: &str = "itwin-syncd push";
+
 const CLIENT_ID: &str = "ITWIN_SYNCD_CLIENT_ID";
 const API_URL: &str = "ITWIN_SYNCD_API_URL";
 const ISSUER_URL: &str = "ITWIN_SYNCD_ISSUER_URL";
@@ -143,9 +146,18 @@ fn from_options(
         "[[watch]]\nname = \"{WATCH}\"\npath = \"/\"\nimodel_id = {}\nconnection = {}\nstorage_folder = {}\n",
         quoted(&arguments.imodel),
         quoted(&arguments.connection),
-        quoted(arguments.storage_folder.as_deref().unwrap_or_default()),
+        quoted(&storage_folder(arguments)),
     );
     Config::parse(&text, "options", environment).map_err(|errors| of_option(&errors))
+}
+
+/// The folder in storage. The default is one for each iModel: all iModels of an iTwin share its storage, and a file of
+/// one must not replace a file of the same name of another.
+fn storage_folder(arguments: &Arguments) -> String {
+    match &arguments.storage_folder {
+        Some(folder) => folder.clone(),
+        None => format!("{CONNECTION}/{}", arguments.imodel.to_lowercase()),
+    }
 }
 
 /// A JSON string is a TOML string.
@@ -197,8 +209,10 @@ fn key(config: &Config, watch: &Watch) -> String {
         hash.update(b"\0");
     }
     let hash = hash.finalize().to_hex();
-    let start = hash.get(..16).unwrap_or(&hash);
-    format!("{}-{start}", watch.imodel_id)
+    let imodel = watch.imodel_id.as_str();
+    // Short, because the path of a socket below it has at most 107 bytes.
+    let start = |text: &str, length| text.get(..length).unwrap_or(text).to_owned();
+    format!("{}-{}", start(imodel, 8), start(&hash, 12))
 }
 
 /// Creates the folders above the state directory, which the ledger creates by itself.
@@ -274,7 +288,8 @@ mod tests {
         let config = from_options(&arguments(), true, &environment()).unwrap();
         let watch = config.watches[0].clone();
         let same = key(&config, &watch);
-        assert!(same.starts_with("c0ffee00-1234-4abc-8def-0123456789ab-"));
+        assert!(same.starts_with("c0ffee00-"));
+        assert_eq!(same.len(), 21);
         assert_eq!(key(&config, &watch), same);
         let elsewhere = Watch {
             path: "/elsewhere".into(),

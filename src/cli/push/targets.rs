@@ -58,7 +58,11 @@ impl Error {
             Self::NoConnector(path) => {
                 let is_plain = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric());
                 let extension = path.extension().and_then(OsStr::to_str);
-                let extension = extension.filter(is_plain).unwrap_or("EXT");
+                let Some(extension) = extension.filter(is_plain) else {
+                    return "set its connector type, such as --connector MSTN, or pass it with --reference to store it \
+                            only; types: docs/connectors.md"
+                        .to_owned();
+                };
                 return format!(
                     "set its connector type, such as --connector {extension}=MSTN, or pass it with --reference to \
                      store it only; types: docs/connectors.md"

@@ -15,3 +15,4 @@ CREATE INDEX files_new_size ON files (size) WHERE storage_file_id IS NULL;
 CREATE INDEX files_target ON files (target_connection_id) WHERE storage_file_id IS NOT NULL;
 CREATE UNIQUE INDEX files_storage_file ON files (storage_file_id, watch_id) WHERE storage_file_id IS NOT NULL;
 CREATE INDEX watches_follows ON watches (follows) WHERE follows IS NOT NULL;
+CREATE INDEX former_source_files_storage ON former_source_files (storage_file_id);
