@@ -73,7 +73,7 @@ pub(super) struct Arguments {
     /// Give up after this time, such as 90s, 30m or 2h
     #[arg(long, value_name = "TIME", value_parser = time)]
     timeout: Option<Duration>,
-    /// A configuration file of which the account, [network], [upload] and [retry] are used
+    /// A configuration file of which the account and the tables network, upload and retry are used
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
