@@ -36,6 +36,8 @@ async fn started(arguments: &[&str]) -> (Child, String) {
     tokio::time::timeout(Duration::from_secs(60), reading)
         .await
         .expect("the emulator should start");
+    // It ends when nobody reads what it prints after that.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (child, printed)
 }
 
