@@ -38,9 +38,6 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// Exit code after SIGTERM.
 const EXIT_TERMINATED: u8 = 143;
 
-/// Pause between two looks whether the run was requested.
-const LOOK: Duration = Duration::from_millis(200);
-
 /// The configuration of the daemon on this machine, if there is one.
 const DAEMON_CONFIG: &str = "/etc/itwin-syncd/config.toml";
 
@@ -343,7 +340,7 @@ async fn take_up(state: &Path, files: &[Target], imodel_id: &ImodelId) -> Result
 /// Waits until each file is in a run, or needs none.
 async fn run_requested(state: &Path, files: &[Target]) -> Result<(), Error> {
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(daemon::pause(files.len())).await;
         let Ok(ledger) = Ledger::read(state).await else {
             continue;
         };

@@ -227,15 +227,24 @@ async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result
     .bind(job.file.0)
     .fetch_one(&mut **tx)
     .await?;
-    let connections: Vec<i64> = match target {
-        Some(target) => vec![target],
-        None => {
-            sqlx::query_scalar("SELECT connection_id FROM watch_connections WHERE watch_id = $1")
-                .bind(job.watch.0)
-                .fetch_all(&mut **tx)
-                .await?
-        }
-    };
+    // By far the most frequent case.
+    if let Some(target) = target {
+        return sqlx::query_scalar(
+            "UPDATE connections SET generation = generation + 1, moved_at = $2, covered = CASE \
+             WHEN covered = generation AND $3 THEN generation + 1 ELSE covered END WHERE id = $1 \
+             RETURNING generation",
+        )
+        .bind(target)
+        .bind(millis(now))
+        .bind(is_in_set)
+        .fetch_one(&mut **tx)
+        .await;
+    }
+    let connections: Vec<i64> =
+        sqlx::query_scalar("SELECT connection_id FROM watch_connections WHERE watch_id = $1")
+            .bind(job.watch.0)
+            .fetch_all(&mut **tx)
+            .await?;
     let mut next = 0;
     for connection in &connections {
         let generation: i64 =

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn watches_of_one_folder_are_told_apart_by_their_imodels() {
+    fn watches_of_one_folder_are_distinguished_by_their_imodels() {
         let known = &["a /1 A x", "a@B /1 B x"];
         check(known, &["a /1 A x", "a@B /1 B x"], &["a", "a@B"]);
         check(known, &["a /1 B x", "a@A /1 A x"], &["a@B", "a"]);

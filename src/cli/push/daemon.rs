@@ -16,8 +16,17 @@ use crate::ledger::{self, FileReport, Inactive, JobState, Ledger};
 use crate::names::QuotedPath;
 use crate::status_view;
 
-/// Pause between two reads of its ledger.
+/// Shortest pause between two reads of a ledger.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// What each file adds to it, so that many files do not keep a processor busy.
+const LOOK_PER_FILE: Duration = Duration::from_millis(2);
+
+/// Pause between two reads of a ledger about this many files; at most a few seconds.
+pub(super) fn pause(files: usize) -> Duration {
+    let files = u32::try_from(files).unwrap_or(u32::MAX).min(1000);
+    LOOK + LOOK_PER_FILE * files
+}
 
 /// Why it cannot take them.
 #[derive(Debug, thiserror::Error)]
@@ -219,7 +228,7 @@ pub(super) async fn follow(
                 shown.insert(&one.full, text);
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause(taken.len())).await;
     }
 }
 

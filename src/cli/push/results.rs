@@ -9,7 +9,7 @@ use super::report::{self, Connection, FileResult, Report, Seen};
 use super::settings::WATCH;
 use super::targets::{FoundGroup, Target, Targets};
 use crate::config::{ReadOnlyConfig, Watch};
-use crate::ledger::{self, FileReport, Ledger};
+use crate::ledger::{self, ConnectionRecord, FileReport, Ledger};
 
 /// Adds what the ledger of the push has. `done` are the results of the groups whose pass has ended.
 pub(super) async fn add_own(
@@ -109,18 +109,19 @@ pub(super) async fn is_checked(
     watch: &Watch,
     since: Timestamp,
 ) -> Result<bool, ledger::Error> {
-    let all = ledger.connections(&watch.imodel_id).await?;
-    let ours = all
-        .into_iter()
-        .find(|one| one.name == watch.connection.as_str());
+    let ours = record(ledger, watch).await?;
     Ok(ours.is_none_or(|one| one.platform_id.is_none() || one.checked_at >= since))
 }
 
-async fn connection(ledger: &Ledger, watch: &Watch) -> Result<Option<Connection>, ledger::Error> {
+async fn record(ledger: &Ledger, watch: &Watch) -> Result<Option<ConnectionRecord>, ledger::Error> {
     let all = ledger.connections(&watch.imodel_id).await?;
-    let ours = all
+    Ok(all
         .into_iter()
-        .find(|one| one.name == watch.connection.as_str());
+        .find(|one| one.name == watch.connection.as_str()))
+}
+
+async fn connection(ledger: &Ledger, watch: &Watch) -> Result<Option<Connection>, ledger::Error> {
+    let ours = record(ledger, watch).await?;
     Ok(ours.map(|one| Connection {
         name: one.name,
         id: one.platform_id,
