@@ -5,6 +5,7 @@
 //!
 //! Longer than most files because it is one list of views with the conversion of each.
 
+mod failure_groups;
 mod progress;
 
 use std::fmt::Write as _;
@@ -25,6 +26,7 @@ use crate::runtime_status::{Outage, RootStatus, RuntimeStatus, Undelivered};
 use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
 use crate::watch::Unfinished;
+pub(crate) use failure_groups::{FailureGroupView, view as failure_group};
 use progress::Batch;
 pub(crate) use progress::{BatchView, RunProgressView};
 
@@ -244,6 +246,8 @@ pub(crate) struct FileView {
     pub(crate) failure: Option<&'static str>,
     pub(crate) reason: Option<String>,
     pub(crate) hint: Option<String>,
+    /// The key of its group of failures.
+    pub(crate) failure_group: Option<String>,
     pub(crate) attempts: u64,
     pub(crate) next_attempt: Option<Timestamp>,
 }
@@ -294,6 +298,10 @@ pub(crate) struct StatusView {
     pub(crate) uploads: Vec<UploadView>,
     /// All files that are on their way; None if there are none.
     pub(crate) batch: Option<BatchView>,
+    /// Failures by their reason, those with most files first.
+    pub(crate) failure_groups: Vec<FailureGroupView>,
+    /// How many groups there are beyond those.
+    pub(crate) more_failure_groups: u64,
     pub(crate) failed: Vec<FileView>,
     pub(crate) open: Vec<FileView>,
     pub(crate) results: Vec<ResultView>,
@@ -343,6 +351,7 @@ pub(crate) struct LineView {
 
 impl StatusView {
     pub(crate) fn new(overview: &Overview, now: Option<&RuntimeStatus>) -> Self {
+        let (failure_groups, more_failure_groups) = failure_groups::views(&overview.failure_groups);
         Self {
             daemon: now.map(daemon),
             platform_outage: now.and_then(|now| now.outage.clone()),
@@ -354,6 +363,8 @@ impl StatusView {
                 .collect(),
             uploads: now.map(uploads).unwrap_or_default(),
             batch: batch(&overview.watches, now),
+            failure_groups,
+            more_failure_groups,
             failed: overview.failed.iter().map(file_view).collect(),
             open: overview.open.iter().map(file_view).collect(),
             results: overview.results.iter().map(result_view).collect(),
@@ -773,6 +784,7 @@ pub(crate) fn file_view(file: &FileReport) -> FileView {
             (None, Some((_, hint))) => hint.clone(),
             _ => file.hint.clone(),
         },
+        failure_group: file.failure_group.clone(),
         attempts: file.attempts,
         next_attempt: file.next_attempt,
     }
