@@ -6,10 +6,10 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
+//! `renames`, `transitions`, `failures`, `failure_groups`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
-//! reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `run_progress`, `problems`, `health`,
+//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `run_entries`, `run_progress`, `problems`, `health`,
 //! `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
@@ -34,8 +34,11 @@ mod created_imodels;
 mod database;
 mod deletion_guard;
 mod error;
+mod failure_groups;
+mod failure_pattern;
 mod failures;
 mod file_reports;
+mod file_search;
 mod followers;
 mod foreign_changes;
 mod forget;
@@ -105,8 +108,10 @@ pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use created_imodels::CreatedImodel;
 pub use deletion_guard::Deletions;
 pub use error::Error;
+pub use failure_groups::{FailureGroup, FailureGroups};
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
+pub use file_search::{FileSearch, FoundFiles, SearchedStates};
 pub use followers::Following;
 pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
@@ -224,6 +229,7 @@ impl Ledger {
         };
         ledger.continue_ids().await?;
         ledger.release_claims().await?;
+        ledger.group_earlier_failures().await?;
         Ok(ledger)
     }
 
