@@ -22,6 +22,7 @@
 )]
 
 mod absence;
+mod activity;
 mod blocking_runs;
 mod bulk_change;
 mod checkpoints;
@@ -36,6 +37,7 @@ mod deletion_guard;
 mod error;
 mod failures;
 mod file_reports;
+mod file_search;
 mod followers;
 mod foreign_changes;
 mod forget;
@@ -80,6 +82,7 @@ mod transitions;
 mod watch_changes;
 mod watch_followers;
 mod watch_identity;
+mod watch_places;
 mod watch_reports;
 mod watches;
 mod windows;
@@ -97,6 +100,7 @@ use lock::{Lock, PreviousExit};
 use row::{count_column, count_value, millis, new_id, timestamp};
 
 pub use absence::Absent;
+pub use activity::{Activity, Durations};
 pub use blocking_runs::BlockingRun;
 pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
@@ -107,6 +111,7 @@ pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
+pub use file_search::{FileFilter, FileList, FilePage, FilePosition, InvalidPosition};
 pub use followers::Following;
 pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
@@ -144,6 +149,7 @@ pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_changes::WatchChange;
 pub use watch_identity::{Recognized, WatchIdentity, recognize};
+pub use watch_places::WatchPlace;
 pub use watch_reports::{
     Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
 };
