@@ -6,7 +6,7 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
+//! `renames`, `transitions`, `failures`, `failure_groups`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
 //! reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `run_progress`, `problems`, `health`,
@@ -35,6 +35,8 @@ mod created_imodels;
 mod database;
 mod deletion_guard;
 mod error;
+mod failure_groups;
+mod failure_pattern;
 mod failures;
 mod file_reports;
 mod file_search;
@@ -109,6 +111,7 @@ pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use created_imodels::CreatedImodel;
 pub use deletion_guard::Deletions;
 pub use error::Error;
+pub use failure_groups::{FailureGroup, FailureGroups};
 pub use failures::{Again, Refusal};
 pub use file_reports::FileReport;
 pub use file_search::{FileFilter, FileList, FilePage, FilePosition, InvalidPosition};
@@ -230,6 +233,7 @@ impl Ledger {
         };
         ledger.continue_ids().await?;
         ledger.release_claims().await?;
+        ledger.group_earlier_failures().await?;
         Ok(ledger)
     }
 

@@ -45,6 +45,7 @@ use metrics::Tally;
 /// What the page lists.
 const LISTS: Lists = Lists {
     files: 200,
+    groups: 50,
     results: 50,
     runs: 60,
 };
@@ -398,6 +399,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Fai
         .overview(
             Lists {
                 files: 0,
+                groups: 0,
                 results: 0,
                 runs: 0,
             },
@@ -419,6 +421,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Fai
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let lists = Lists {
         files: 0,
+        groups: 0,
         results: 0,
         runs: 0,
     };

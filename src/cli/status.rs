@@ -21,8 +21,8 @@ use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
 use crate::runtime_status::{Outage, RuntimeStatus, Undelivered};
 use crate::state_directory;
 use crate::status_view::{
-    self, BatchView, DaemonView, HistoryView, StatusView, Summary, Surroundings, UnfinishedView,
-    UploadView, WatchView,
+    self, BatchView, DaemonView, FailureGroupView, HistoryView, StatusView, Summary, Surroundings,
+    UnfinishedView, UploadView, WatchView,
 };
 use crate::watch::Unfinished;
 
@@ -35,6 +35,7 @@ const HISTORIES_MAX: usize = 50;
 /// What the text form lists.
 const LISTS: Lists = Lists {
     files: 20,
+    groups: 10,
     results: 10,
     runs: 1,
 };
@@ -42,6 +43,7 @@ const LISTS: Lists = Lists {
 /// What the JSON form lists, without the files of `--all`.
 const JSON_LISTS: Lists = Lists {
     files: 1000,
+    groups: 100,
     results: 0,
     runs: 100,
 };
@@ -270,6 +272,8 @@ struct JsonHead {
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
     batch: Option<BatchView>,
+    failure_groups: Vec<FailureGroupView>,
+    more_failure_groups: u64,
 }
 
 /// The JSON form of histories.
@@ -317,6 +321,8 @@ async fn print_json(
         watches: view.watches,
         uploads: view.uploads,
         batch: view.batch,
+        failure_groups: view.failure_groups,
+        more_failure_groups: view.more_failure_groups,
     };
     let mut files = json::Files::begin(BufWriter::new(std::io::stdout()), &head)?;
     match pages {

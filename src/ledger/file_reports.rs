@@ -59,6 +59,8 @@ pub struct FileReport {
     pub reason: Option<String>,
     /// See `reason`.
     pub hint: Option<String>,
+    /// The key of its group of failures.
+    pub failure_group: Option<String>,
     /// When the job is tried next.
     pub next_attempt: Option<Timestamp>,
     /// Attempts that have failed so far.
@@ -96,6 +98,7 @@ struct FileRow {
     millis: Option<i64>,
     reason: Option<String>,
     hint: Option<String>,
+    failure_group: Option<String>,
     due_at: Option<i64>,
     attempts: Option<i64>,
 }
@@ -108,6 +111,7 @@ macro_rules! file_columns {
          r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
          f.connector, f.storage_file_id, f.source_file_id, (f.relocation IS NOT NULL \
          AND f.stored_version = f.version) IS TRUE AS moves, f.stored_size, r.run, r.millis, j.reason, j.hint, \
+         CASE WHEN j.kind IS NOT NULL AND j.reason IS NOT NULL THEN j.failure_group END AS failure_group, \
          j.due_at, j.attempts "
     };
 }
@@ -184,6 +188,7 @@ impl FileRow {
             bytes: self.stored_size.map(count_value),
             run: self.run,
             millis: self.millis.map(count_value),
+            failure_group: self.failure_group,
             next_attempt: self.due_at.map(timestamp),
             attempts: self.attempts.map_or(0, count_value),
         }
@@ -275,6 +280,24 @@ pub(super) async fn files_of_jobs(
 ) -> Result<Vec<FileReport>, sqlx::Error> {
     let sql = format!("{FILES_OF_JOBS} {rest} LIMIT $1");
     let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(i64::from(limit))
+        .fetch_all(&mut **tx)
+        .await?;
+    Ok(reports(rows))
+}
+
+/// A few files of a group of failures, in the order of its index.
+pub(super) async fn files_of_group(
+    tx: &mut Tx,
+    group: &str,
+    limit: u32,
+) -> Result<Vec<FileReport>, sqlx::Error> {
+    let sql = format!(
+        "{FILES_OF_JOBS} AND j.failure_group = $1 AND j.kind IS NOT NULL AND j.reason IS NOT NULL \
+         ORDER BY j.watch_id, j.state, j.failing_since, j.due_at, j.file_id LIMIT $2"
+    );
+    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(group)
         .bind(i64::from(limit))
         .fetch_all(&mut **tx)
         .await?;

@@ -4,11 +4,14 @@
 
 use jiff::Timestamp;
 
+use super::failure_groups::failure_groups;
 use super::file_reports::{all_files, files_of_jobs};
 use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
-use super::{Error, FileReport, Ledger, ResultReport, RunEntry, WatchReport, timestamp};
+use super::{
+    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, WatchReport, timestamp,
+};
 
 /// The ledger at one moment.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct Snapshot {
 pub struct Lists {
     /// Files that failed, and files in progress.
     pub files: u32,
+    /// Groups of failures.
+    pub groups: u32,
     /// Results.
     pub results: u32,
     /// Runs.
@@ -35,6 +40,8 @@ pub struct Lists {
 pub struct Overview {
     /// Every watch, by name.
     pub watches: Vec<WatchReport>,
+    /// Failures by their reason.
+    pub failure_groups: FailureGroups,
     /// Files that failed, the latest first.
     pub failed: Vec<FileReport>,
     /// Files that wait or are in progress, the furthest first.
@@ -71,6 +78,7 @@ impl Ledger {
                 let last_success: Option<i64> = sqlx::query_scalar("SELECT at FROM last_success")
                     .fetch_optional(&mut **tx)
                     .await?;
+                let failure_groups = failure_groups(tx, lists.groups).await?;
                 let failed = files_of_jobs(
                     tx,
                     "AND j.state = 'failed' ORDER BY j.failing_since DESC, j.file_id",
@@ -99,6 +107,7 @@ impl Ledger {
                 .await?;
                 Ok(Overview {
                     watches,
+                    failure_groups,
                     failed,
                     open,
                     results,

@@ -94,6 +94,7 @@ impl Ledger {
                 }
             }
         }
+        self.forget_empty_groups().await?;
         Ok(gone)
     }
 }

@@ -380,6 +380,7 @@ mod tests {
         assert!(client.check_token().await.is_err());
         let lists = Lists {
             files: 0,
+            groups: 0,
             results: 0,
             runs: 0,
         };

@@ -19,6 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Files whose changes are printed without a terminal.
 const CHANGES: Lists = Lists {
     files: 1000,
+    groups: 0,
     results: 200,
     runs: 1,
 };

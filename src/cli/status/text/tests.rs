@@ -123,6 +123,7 @@ fn run() -> RunView {
 
 fn file(path: &str) -> FileView {
     FileView {
+        failure_group: None,
         id: "1".to_owned(),
         watch: "north".to_owned(),
         path: path.to_owned(),
@@ -163,6 +164,8 @@ fn failed(path: &str, next_attempt: Option<Timestamp>) -> FileView {
 
 fn view(watches: Vec<WatchView>) -> StatusView {
     StatusView {
+        failure_groups: Vec::new(),
+        more_failure_groups: 0,
         daemon: Some(DaemonView {
             pid: 812,
             since: ago(10_800),
