@@ -17,7 +17,7 @@ const BATCH: u32 = 1000;
 const BATCHES_MAX: u32 = 20;
 
 /// Which files are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileList {
     /// Those that failed, the latest first.
     Failed,
@@ -25,6 +25,8 @@ pub enum FileList {
     Open,
     /// All of them, in the order in which they were found.
     All,
+    /// Those of a group of failures, by its key, in the order in which they were found.
+    Group(String),
 }
 
 /// What listed files have in common. None: anything.
@@ -104,8 +106,8 @@ fn contains(path: &Path, lower: &str) -> bool {
 }
 
 impl FileList {
-    /// The candidates after a position, and the file that a position names.
-    fn query(self) -> &'static str {
+    /// Selects the candidates after a position.
+    fn query(&self) -> &'static str {
         match self {
             Self::Failed => {
                 "SELECT j.file_id AS id, COALESCE(j.failing_since, 0) AS since, w.name AS watch, f.dir, f.name, \
@@ -124,6 +126,12 @@ impl FileList {
                  JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
                  WHERE f.id > $2 ORDER BY f.id LIMIT $3"
             }
+            Self::Group(_) => {
+                "SELECT j.file_id AS id, $1 AS since, w.name AS watch, f.dir, f.name, j.reason FROM jobs j \
+                 CROSS JOIN files f CROSS JOIN watches w WHERE f.id = j.file_id AND w.id = f.watch_id \
+                 AND j.failure_group = $4 AND j.kind IS NOT NULL AND j.reason IS NOT NULL AND j.file_id > $2 \
+                 ORDER BY j.file_id LIMIT $3"
+            }
         }
     }
 }
@@ -132,13 +140,13 @@ impl Ledger {
     /// The first files of a list after a position that fit, at most `limit`. `limit` > 0.
     pub async fn search_files(
         &self,
-        list: FileList,
+        list: &FileList,
         filter: &FileFilter,
         after: Option<FilePosition>,
         limit: u32,
     ) -> Result<FilePage, Error> {
         let mut at = after.unwrap_or(FilePosition {
-            since: if list == FileList::Failed {
+            since: if *list == FileList::Failed {
                 i64::MAX
             } else {
                 0
@@ -178,17 +186,19 @@ impl Ledger {
 
     async fn candidates(
         &self,
-        list: FileList,
+        list: &FileList,
         after: FilePosition,
     ) -> Result<Vec<Candidate>, Error> {
         self.db
             .read("list files", async |db| {
-                sqlx::query_as(list.query())
+                let query = sqlx::query_as(list.query())
                     .bind(after.since)
                     .bind(after.id)
-                    .bind(i64::from(BATCH))
-                    .fetch_all(db)
-                    .await
+                    .bind(i64::from(BATCH));
+                match list {
+                    FileList::Group(key) => query.bind(key).fetch_all(db).await,
+                    _ => query.fetch_all(db).await,
+                }
             })
             .await
     }
@@ -210,7 +220,7 @@ mod tests {
     }
 
     /// The names of all pages, with a bar between two pages.
-    async fn pages(f: &Fixture, list: FileList, filter: &FileFilter, limit: u32) -> String {
+    async fn pages(f: &Fixture, list: &FileList, filter: &FileFilter, limit: u32) -> String {
         let mut pages = Vec::new();
         let mut after: Option<FilePosition> = None;
         loop {
@@ -233,15 +243,29 @@ mod tests {
         }
         f.hand_over("e.dgn", 1, 4).await;
         let any = FileFilter::default();
-        let failed = FileList::Failed;
+        let failed = &FileList::Failed;
         assert_eq!(pages(&f, failed, &any, 9).await, "d.dgn c.dgn a.dgn b.dgn");
         assert_eq!(
             pages(&f, failed, &any, 1).await,
             "d.dgn | c.dgn | a.dgn | b.dgn"
         );
-        assert_eq!(pages(&f, FileList::Open, &any, 1).await, "e.dgn");
+        let lists = Lists {
+            files: 0,
+            groups: 1,
+            results: 0,
+            runs: 0,
+        };
+        let groups = f.ledger.overview(lists, at(9)).await.unwrap();
+        let group = FileList::Group(groups.failure_groups.largest[0].key.clone());
         assert_eq!(
-            pages(&f, FileList::All, &any, 2).await,
+            pages(&f, &group, &any, 3).await,
+            "a.dgn b.dgn c.dgn | d.dgn"
+        );
+        let unknown = FileList::Group("unknown".to_owned());
+        assert_eq!(pages(&f, &unknown, &any, 3).await, "");
+        assert_eq!(pages(&f, &FileList::Open, &any, 1).await, "e.dgn");
+        assert_eq!(
+            pages(&f, &FileList::All, &any, 2).await,
             "a.dgn b.dgn | c.dgn d.dgn | e.dgn"
         );
     }
@@ -256,7 +280,7 @@ mod tests {
                 text: Some(text.to_owned()),
                 ..FileFilter::default()
             };
-            pages(&f, FileList::Failed, &filter, 9).await
+            pages(&f, &FileList::Failed, &filter, 9).await
         };
         assert_eq!(search("bridge/d").await, "Bridge/Deck.dgn");
         assert_eq!(search("NO").await, "tower.dgn Bridge/Deck.dgn");
@@ -265,7 +289,7 @@ mod tests {
             watch: Some("elsewhere".to_owned()),
             ..FileFilter::default()
         };
-        assert_eq!(pages(&f, FileList::All, &filter, 9).await, "");
+        assert_eq!(pages(&f, &FileList::All, &filter, 9).await, "");
     }
 
     #[test]
