@@ -182,7 +182,11 @@ fn assets() -> [(&'static str, &'static str, String); 8] {
         ("/files.js", script, include_str!("web/files.js").to_owned()),
         ("/dom.js", script, include_str!("web/dom.js").to_owned()),
         ("/chart.js", script, include_str!("web/chart.js").to_owned()),
-        ("/stream.js", script, include_str!("web/stream.js").to_owned()),
+        (
+            "/stream.js",
+            script,
+            include_str!("web/stream.js").to_owned(),
+        ),
         (
             "/style.css",
             "text/css; charset=utf-8",

@@ -18,7 +18,7 @@ export function openToken(locked) {
     history.replaceState(null, "", address.pathname + address.search + address.hash);
   }
   if (given) setToken(given);
-  else token = stored();
+  else if (token === null) token = stored();
   return token;
 }
 

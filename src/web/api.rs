@@ -33,8 +33,7 @@ const WATCHES_NAMED: usize = 20;
 const FILES_HINT: &str = "the parameters are state (failed, open, all), group, watch, search (up to 200 characters), \
                           limit (1 to 200) and after (next of the previous page)";
 
-const RETRY_HINT: &str =
-    "send {\"files\": [ids]}, {\"group\": \"key\"} or {\"all_failed\": true}; ids and keys are in /api/v1/files and \
+const RETRY_HINT: &str = "send {\"files\": [ids]}, {\"group\": \"key\"} or {\"all_failed\": true}; ids and keys are in /api/v1/files and \
      /api/v1/status";
 
 const SPECIFICATION: &str = include_str!("../../docs/openapi.json");
@@ -43,7 +42,10 @@ pub(super) type Answer<T> = Result<Json<T>, Problem>;
 pub(super) type Parameters<T> = Result<Query<T>, QueryRejection>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-#[allow(clippy::unnecessary_wraps, reason = "the last line of handlers that can fail")]
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the last line of handlers that can fail"
+)]
 pub(super) fn answer<T>(value: T) -> Answer<T> {
     Ok(Json(value))
 }
@@ -143,7 +145,10 @@ async fn files(
     let query = parameters(query, FILES_HINT)?;
     let list = match (query.group, query.state) {
         (Some(_), Some(_)) => {
-            return Err(bad_request("group and state exclude each other", FILES_HINT));
+            return Err(bad_request(
+                "group and state exclude each other",
+                FILES_HINT,
+            ));
         }
         (Some(group), None) => FileList::Group(group),
         (None, Some(StateName::Failed)) => FileList::Failed,
@@ -290,7 +295,9 @@ mod tests {
             methods.map(move |method| (method.clone(), path.clone()))
         });
         let routes = routes();
-        let served = routes.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()));
+        let served = routes
+            .iter()
+            .map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()));
         let documented: BTreeSet<_> = documented.collect();
         assert_eq!(documented, served.collect::<BTreeSet<_>>());
     }

@@ -9,7 +9,7 @@ import { follow } from "/stream.js";
 const VERSION = document.querySelector("meta[name=version]").content;
 
 /** Pause between two requests for the history. */
-const HISTORY_MS = 30_000;
+const HISTORY_MS = 20_000;
 
 let view = null;
 let places = new Map();
@@ -264,17 +264,27 @@ function showDays() {
       seconds(day.run_seconds, "average"), seconds(day.run_seconds, "longest")].forEach((text, index) => setText(row.children[index], String(text))));
 }
 
-/** Reads the history when there are new results, and not too often. */
-async function readDays(force) {
+let daysTimer = null;
+
+/** Reads the history when there are new results, now or when the last look is long enough ago. */
+function readDaysSoon() {
   const at = (view.results[0] ? view.results[0].at : "") + (view.runs[0] ? view.runs[0].ended_at : "");
-  if (!force && (Date.now() - daysRead < HISTORY_MS && days.length || at === daysAt && days.length)) return;
+  if (at === daysAt && days.length) return;
+  if (daysTimer !== null) return;
+  daysTimer = setTimeout(() => {
+    daysTimer = null;
+    daysAt = at;
+    if (view) readDays();
+  }, Math.max(0, daysRead + HISTORY_MS - Date.now()));
+}
+
+async function readDays() {
   daysRead = Date.now();
-  daysAt = at;
   try {
     days = (await get("/api/v1/history?days=" + $("days").value)).days;
     showDays();
   } catch (error) {
-    if (force) problem("Cannot show the history: " + error.message);
+    problem("Cannot show the history: " + error.message);
   }
 }
 
@@ -311,7 +321,7 @@ function show(text) {
   showOpen();
   showResults();
   showRuns();
-  readDays(false);
+  readDaysSoon();
   announce();
   if (historyOf) openHistory(historyOf);
 }
@@ -419,7 +429,7 @@ hello();
 
 $("history-close").addEventListener("click", () => $("history").close());
 $("history").addEventListener("close", () => { historyOf = null; });
-$("days").addEventListener("change", () => view && readDays(true));
+$("days").addEventListener("change", () => view && readDays());
 $("login").addEventListener("submit", (event) => {
   event.preventDefault();
   setToken($("token").value.trim());
@@ -429,6 +439,11 @@ $("login").addEventListener("submit", (event) => {
 $("sign-out").addEventListener("click", () => {
   setToken(null);
   location.reload();
+});
+// An address with a token, opened in a tab that shows the page already.
+addEventListener("hashchange", () => {
+  const before = currentToken();
+  if (openToken(locked) !== before) hello();
 });
 // The token of this browser was entered or removed in another tab.
 addEventListener("storage", () => tokenChanged() && (currentToken() === null ? location.reload() : hello()));

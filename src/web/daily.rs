@@ -82,7 +82,9 @@ pub(super) async fn history(
         let error = format!("cannot show {days} days");
         return Err(Problem::new(axum::http::StatusCode::BAD_REQUEST, error).hint(HINT));
     }
-    let today = crate::clock::now().to_zoned_datetime(TimeZone::system()).date();
+    let today = crate::clock::now()
+        .to_zoned_datetime(TimeZone::system())
+        .date();
     // One request at a time reads what is missing.
     let mut over = shared.days.lock().await;
     let mut found = Vec::new();

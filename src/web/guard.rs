@@ -280,7 +280,7 @@ mod tests {
                 | Refusal::WrongToken
                 | Refusal::Later(_) => {}
             }
-            let response = refusal.into_response();
+            let response = refusal.into_problem(false).into_text();
             let status = response.status();
             let body = axum::body::to_bytes(response.into_body(), 1000)
                 .await
@@ -409,7 +409,35 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_only_health_checks_work_without_it() {
+    fn a_script_with_a_bearer_token_needs_no_origin() {
+        let with_token = guard(Some("tiger:lion"));
+        let host = ("host", "localhost:8291");
+        let bearer = ("authorization", "Bearer tiger:lion");
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("me:tiger:lion"));
+        let basic = ("authorization", basic.as_str());
+        let post = |guard: &Guard, headers: &[(&str, &str)]| {
+            ask(guard, &Method::POST, "/api/v1/retry", headers)
+        };
+        assert_eq!(post(&with_token, &[host, bearer]), Ok(()));
+        let own = ("origin", "http://localhost:8291");
+        assert_eq!(post(&with_token, &[host, bearer, own]), Ok(()));
+        // A browser sends a password that it knows with requests of other pages as well.
+        assert_eq!(post(&with_token, &[host, basic]), Err(Refusal::Origin));
+        for foreign in [
+            ("origin", "https://evil.example"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-origin"),
+        ] {
+            let refused = post(&with_token, &[host, bearer, foreign]);
+            assert_eq!(refused, Err(Refusal::Origin), "{foreign:?}");
+        }
+        // Without a token to check, anything may be sent as one.
+        assert_eq!(post(&guard(None), &[host, bearer]), Err(Refusal::Origin));
+    }
+
+    #[test]
+    fn with_a_token_only_health_checks_and_the_files_of_the_page_work_without_it() {
         let guard = guard(Some("tiger:lion"));
         let get = |path: &str, given: Option<&str>| {
             let mut headers = vec![("host", "localhost")];
@@ -418,18 +446,21 @@ mod tests {
         };
         assert_eq!(get("/healthz", None), Ok(()));
         assert_eq!(get("/readyz", None), Ok(()));
+        for (path, ..) in super::super::assets() {
+            assert_eq!(get(path, None), Ok(()), "{path}");
+        }
         let basic = format!("Basic {}", BASE64_STANDARD.encode("me:tiger:lion"));
-        assert_eq!(get("/", Some(&basic)), Ok(()));
+        assert_eq!(get("/api/v1/status", Some(&basic)), Ok(()));
         assert_eq!(get("/metrics", Some("Bearer tiger:lion")), Ok(()));
-        for path in ["/", "/metrics"] {
-            assert_eq!(get(path, None), Err(Refusal::NoToken));
+        for path in ["/metrics", "/api/v1/status", "/x", "/app.js/"] {
+            assert_eq!(get(path, None), Err(Refusal::NoToken), "{path}");
         }
         let twice = [
             ("host", "localhost"),
             ("authorization", "Bearer tiger:lion"),
             ("authorization", "Bearer tiger:lion"),
         ];
-        let refused = ask(&guard, &Method::GET, "/", &twice);
+        let refused = ask(&guard, &Method::GET, "/metrics", &twice);
         assert_eq!(refused, Err(Refusal::WrongToken));
         for given in [
             Some("Bearer tiger"),
@@ -437,7 +468,7 @@ mod tests {
             Some("Basic !"),
             Some("tiger:lion"),
         ] {
-            for path in ["/", "/metrics", "/api/state", "/app.js"] {
+            for path in ["/metrics", "/api/v1/status"] {
                 assert_eq!(get(path, given), Err(Refusal::WrongToken), "{given:?}");
             }
         }
