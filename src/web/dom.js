@@ -55,10 +55,9 @@ export function fill(list, items, key, create, update) {
 
 /** Moves the focus from an item that ends to the same control of its neighbor, or to the heading of the section. */
 function leave(list, child, focused) {
-  const controls = (item) => [...item.querySelectorAll("button, a[href]")];
-  const position = controls(child).indexOf(focused);
-  let neighbor = child.nextElementSibling || child.previousElementSibling;
-  const target = neighbor && (controls(neighbor)[position] || controls(neighbor)[0]);
+  const neighbor = child.nextElementSibling || child.previousElementSibling;
+  const controls = neighbor ? [...neighbor.querySelectorAll("button, a[href]")].filter((control) => control.checkVisibility()) : [];
+  const target = controls.find((control) => control.dataset.control === focused.dataset.control) || controls[0];
   if (target) target.focus();
   else focusHeading(list);
 }

@@ -32,13 +32,13 @@ export async function send(button, path, body, done) {
 }
 
 export function commandButton(label, name, path, body, done) {
-  const button = make("button", { type: "button", "aria-label": label + " " + shown(name) }, label);
+  const button = make("button", { type: "button", "aria-label": label + " " + shown(name), "data-control": label }, label);
   button.addEventListener("click", () => send(button, path, body, () => done));
   return button;
 }
 
 export function fileButton(path, id) {
-  const button = make("button", { type: "button", class: "link" }, shown(path));
+  const button = make("button", { type: "button", class: "link", "data-control": "history" }, shown(path));
   button.addEventListener("click", () => openHistory(id));
   return button;
 }
@@ -128,8 +128,8 @@ class FileList {
 
 function groupItem(group) {
   const title = make("h3");
-  const retry = make("button", { type: "button" });
-  const toggle = make("button", { type: "button", "aria-expanded": "false" }, "Show files");
+  const retry = make("button", { type: "button", "data-control": "retry group" });
+  const toggle = make("button", { type: "button", "aria-expanded": "false", "data-control": "files" }, "Show files");
   const item = make("li", { class: "card-failed" },
     title,
     make("p", { class: "hint" }),
