@@ -9,7 +9,7 @@
 //! `renames`, `transitions`, `failures`, `failure_groups`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
-//! reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `run_progress`, `problems`, `health`,
+//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `file_pages`, `activity`, `watch_places`, `run_entries`, `run_progress`, `problems`, `health`,
 //! `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
@@ -38,6 +38,7 @@ mod error;
 mod failure_groups;
 mod failure_pattern;
 mod failures;
+mod file_pages;
 mod file_reports;
 mod file_search;
 mod followers;
@@ -113,8 +114,9 @@ pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
 pub use failures::{Again, Refusal};
+pub use file_pages::{FileFilter, FileList, FilePage, FilePosition, InvalidPosition};
 pub use file_reports::FileReport;
-pub use file_search::{FileFilter, FileList, FilePage, FilePosition, InvalidPosition};
+pub use file_search::{FileSearch, FoundFiles, SearchedStates};
 pub use followers::Following;
 pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};

@@ -14,6 +14,8 @@ use serde::Serialize;
 
 use crate::ledger::{Overview, RunEntry, RunSummary, WatchReport};
 use crate::runtime_status::{Outage, RuntimeStatus, Undelivered};
+#[cfg(test)]
+pub(crate) use failure_groups::ExampleView;
 pub(crate) use failure_groups::{FailureGroupView, view as failure_group};
 #[cfg(test)]
 pub(crate) use files::IssuesView;

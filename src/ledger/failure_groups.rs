@@ -138,17 +138,26 @@ pub(super) async fn group(
     Ok(())
 }
 
-/// The largest groups, at most `limit`.
-pub(super) async fn failure_groups(tx: &mut Tx, limit: u32) -> Result<FailureGroups, sqlx::Error> {
+/// The largest groups, at most `limit`, with the files that satisfy a condition on the job `j`.
+pub(super) async fn failure_groups(
+    tx: &mut Tx,
+    condition: &str,
+    limit: u32,
+) -> Result<FailureGroups, sqlx::Error> {
     if limit == 0 {
         return Ok(FailureGroups::default());
     }
-    read(tx, None, limit).await
+    read(tx, None, condition, limit).await
 }
 
 /// The group with this key, or else the largest ones.
-async fn read(tx: &mut Tx, key: Option<&str>, limit: u32) -> Result<FailureGroups, sqlx::Error> {
-    let rows: Vec<GroupRow> = sqlx::query_as(concat!(
+async fn read(
+    tx: &mut Tx,
+    key: Option<&str>,
+    condition: &str,
+    limit: u32,
+) -> Result<FailureGroups, sqlx::Error> {
+    let rows: Vec<GroupRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(concat!(
         "SELECT g.*, f.reason, f.hint, (SELECT j.kind FROM jobs j WHERE j.failure_group = g.key AND ",
         fails!(),
         " LIMIT 1) AS kind FROM (SELECT j.failure_group AS key, COUNT(*) AS files, \
@@ -157,9 +166,9 @@ async fn read(tx: &mut Tx, key: Option<&str>, limit: u32) -> Result<FailureGroup
          COUNT(*) OVER () AS all_groups FROM jobs j WHERE j.failure_group IS NOT NULL \
          AND ($2 IS NULL OR j.failure_group = $2) AND ",
         fails!(),
-        " GROUP BY j.failure_group ORDER BY failed DESC, files DESC, j.failure_group LIMIT $1) g \
+        " {condition} GROUP BY j.failure_group ORDER BY failed DESC, files DESC, j.failure_group LIMIT $1) g \
          LEFT JOIN failure_groups f ON f.id = g.key ORDER BY g.failed DESC, g.files DESC, g.key",
-    ))
+    ), condition = condition)))
     .bind(i64::from(limit))
     .bind(key)
     .fetch_all(&mut **tx)
@@ -167,17 +176,20 @@ async fn read(tx: &mut Tx, key: Option<&str>, limit: u32) -> Result<FailureGroup
     let all = rows.first().map_or(0, |row| count_value(row.all_groups));
     let mut largest = Vec::with_capacity(rows.len());
     for row in rows {
-        let watches: Vec<String> = sqlx::query_scalar(concat!(
-            "SELECT w.name FROM watches w WHERE EXISTS (SELECT 1 FROM jobs j \
+        let watches: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            concat!(
+                "SELECT w.name FROM watches w WHERE EXISTS (SELECT 1 FROM jobs j \
              WHERE j.failure_group = $1 AND j.watch_id = w.id AND ",
-            fails!(),
-            ") ORDER BY w.name LIMIT $2"
-        ))
+                fails!(),
+                " {condition}) ORDER BY w.name LIMIT $2"
+            ),
+            condition = condition
+        )))
         .bind(&row.key)
         .bind(WATCHES)
         .fetch_all(&mut **tx)
         .await?;
-        let examples = files_of_group(tx, &row.key, EXAMPLES).await?;
+        let examples = files_of_group(tx, &row.key, condition, EXAMPLES).await?;
         let (files, failed) = (count_value(row.files), count_value(row.failed));
         largest.push(FailureGroup {
             key: row.key,
@@ -212,7 +224,7 @@ impl Ledger {
         let mut groups = self
             .db
             .read_at_once("report a group of failures", async |tx| {
-                read(tx, Some(key), 1).await
+                read(tx, Some(key), "", 1).await
             })
             .await?;
         Ok(groups.largest.pop())

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::row::{join, split};
 use super::{
-    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_value,
-    timestamp,
+    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_column,
+    count_value, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -290,11 +290,12 @@ pub(super) async fn files_of_jobs(
 pub(super) async fn files_of_group(
     tx: &mut Tx,
     group: &str,
+    condition: &str,
     limit: u32,
 ) -> Result<Vec<FileReport>, sqlx::Error> {
     let sql = format!(
         "{FILES_OF_JOBS} AND j.failure_group = $1 AND j.kind IS NOT NULL AND j.reason IS NOT NULL \
-         ORDER BY j.watch_id, j.state, j.failing_since, j.due_at, j.file_id LIMIT $2"
+         {condition} ORDER BY j.watch_id, j.state, j.failing_since, j.due_at, j.file_id LIMIT $2"
     );
     let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(group)
@@ -302,6 +303,32 @@ pub(super) async fn files_of_group(
         .fetch_all(&mut **tx)
         .await?;
     Ok(reports(rows))
+}
+
+/// The files that satisfy a condition on the file `f` and its job `j`, after the first `offset`, and how many there are.
+/// The condition uses `$1`.
+pub(super) async fn files_where(
+    tx: &mut Tx,
+    condition: &str,
+    text: &str,
+    (offset, limit): (u64, u32),
+) -> Result<(Vec<FileReport>, u64), sqlx::Error> {
+    let all: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         WHERE {condition}"
+    )))
+    .bind(text)
+    .fetch_one(&mut **tx)
+    .await?;
+    let sql =
+        format!("{FILES} WHERE {condition} ORDER BY w.name, f.dir, f.name LIMIT $2 OFFSET $3");
+    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(text)
+        .bind(i64::from(limit))
+        .bind(count_column(offset))
+        .fetch_all(&mut **tx)
+        .await?;
+    Ok((reports(rows), count_value(all)))
 }
 
 fn reports(rows: impl IntoIterator<Item = FileRow>) -> Vec<FileReport> {

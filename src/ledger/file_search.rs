@@ -1,303 +1,139 @@
-//! Lists of files for people and scripts: by state, watch, group of failures and text, one page after the other.
-//!
-//! A page reads a bounded number of rows. It may therefore have fewer files than requested, or none, and say
-//! nevertheless where the next one begins.
+//! Searches for files: by watch, by failure, and by a part of path or reason; page by page.
 
-use std::fmt;
-use std::path::Path;
-use std::str::FromStr;
+use super::file_reports::files_where;
+use super::{Error, FileReport, Ledger, Tx};
 
-use super::row::join;
-use super::{Error, FileId, FileReport, Ledger};
-
-/// Rows that one query reads.
-const BATCH: u32 = 1000;
-
-/// Queries for one page.
-const BATCHES_MAX: u32 = 20;
-
-/// Which files are listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileList {
-    /// Those that failed, the latest first.
-    Failed,
-    /// Those that wait or are in progress, in the order in which they were found.
-    Open,
-    /// All of them, in the order in which they were found.
-    All,
-    /// Those of a group of failures, by its key, in the order in which they were found.
-    Group(String),
-}
-
-/// What listed files have in common. None: anything.
+/// Which files to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FileFilter {
-    /// The name of their watch.
-    pub watch: Option<String>,
-    /// A part of their path or of their reason, in upper or lower case.
+pub struct FileSearch {
+    /// Of the watches with these names; with no names of all.
+    pub watches: Vec<String>,
+    /// In which state.
+    pub states: SearchedStates,
+    /// Their path or their reason contains it; ASCII letters match in both cases.
     pub text: Option<String>,
 }
 
-/// After which file a page begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FilePosition {
-    /// Since when it fails, in milliseconds, in a list that is ordered by that.
-    since: i64,
-    id: i64,
+/// In which state a searched file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SearchedStates {
+    /// In any.
+    #[default]
+    All,
+    /// It failed.
+    Failed,
 }
 
-/// A part of a list.
-#[derive(Debug, Clone)]
-pub struct FilePage {
-    /// Its files.
+/// A page of the files that were found.
+#[derive(Debug, Clone, Default)]
+pub struct FoundFiles {
+    /// By watch and path.
     pub files: Vec<FileReport>,
-    /// Where the next part begins; None: this is the last one.
-    pub next: Option<FilePosition>,
-}
-
-impl fmt::Display for FilePosition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.since, self.id)
-    }
-}
-
-/// A text that is no position.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidPosition;
-
-impl FromStr for FilePosition {
-    type Err = InvalidPosition;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (since, id) = text.split_once('-').ok_or(InvalidPosition)?;
-        match (since.parse(), id.parse()) {
-            (Ok(since), Ok(id)) => Ok(Self { since, id }),
-            _ => Err(InvalidPosition),
-        }
-    }
-}
-
-/// What a search looks at.
-#[derive(sqlx::FromRow)]
-struct Candidate {
-    id: i64,
-    since: i64,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    reason: Option<String>,
-}
-
-impl Candidate {
-    fn fits(&self, filter: &FileFilter) -> bool {
-        let watch = filter.watch.as_ref();
-        let text = filter.text.as_ref().map(|text| text.to_lowercase());
-        watch.is_none_or(|watch| *watch == self.watch)
-            && text.is_none_or(|text| {
-                let path = join(self.dir.clone(), self.name.clone());
-                let reason = self.reason.as_deref().unwrap_or_default();
-                contains(&path, &text) || reason.to_lowercase().contains(&text)
-            })
-    }
-}
-
-fn contains(path: &Path, lower: &str) -> bool {
-    path.to_string_lossy().to_lowercase().contains(lower)
-}
-
-impl FileList {
-    /// Selects the candidates after a position.
-    fn query(&self) -> &'static str {
-        match self {
-            Self::Failed => {
-                "SELECT j.file_id AS id, COALESCE(j.failing_since, 0) AS since, w.name AS watch, f.dir, f.name, \
-                 j.reason FROM jobs j CROSS JOIN files f CROSS JOIN watches w WHERE f.id = j.file_id \
-                 AND w.id = f.watch_id AND j.state = 'failed' AND j.failing_since <= $1 \
-                 AND (j.failing_since < $1 OR j.file_id > $2) \
-                 ORDER BY j.failing_since DESC, j.file_id LIMIT $3"
-            }
-            Self::Open => {
-                "SELECT j.file_id AS id, $1 AS since, w.name AS watch, f.dir, f.name, j.reason FROM jobs j \
-                 CROSS JOIN files f CROSS JOIN watches w WHERE f.id = j.file_id AND w.id = f.watch_id \
-                 AND j.state <> 'failed' AND j.file_id > $2 ORDER BY j.file_id LIMIT $3"
-            }
-            Self::All => {
-                "SELECT f.id, $1 AS since, w.name AS watch, f.dir, f.name, j.reason FROM files f \
-                 JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
-                 WHERE f.id > $2 ORDER BY f.id LIMIT $3"
-            }
-            Self::Group(_) => {
-                "SELECT j.file_id AS id, $1 AS since, w.name AS watch, f.dir, f.name, j.reason FROM jobs j \
-                 CROSS JOIN files f CROSS JOIN watches w WHERE f.id = j.file_id AND w.id = f.watch_id \
-                 AND j.failure_group = $4 AND j.kind IS NOT NULL AND j.reason IS NOT NULL AND j.file_id > $2 \
-                 ORDER BY j.file_id LIMIT $3"
-            }
-        }
-    }
+    /// How many there are on all pages.
+    pub all: u64,
 }
 
 impl Ledger {
-    /// The first files of a list after a position that fit, at most `limit`. `limit` > 0.
+    /// The files that are searched, after the first `offset`, at most `limit`.
     pub async fn search_files(
         &self,
-        list: &FileList,
-        filter: &FileFilter,
-        after: Option<FilePosition>,
+        search: &FileSearch,
+        offset: u64,
         limit: u32,
-    ) -> Result<FilePage, Error> {
-        let mut at = after.unwrap_or(FilePosition {
-            since: if *list == FileList::Failed {
-                i64::MAX
-            } else {
-                0
-            },
-            id: 0,
-        });
-        let mut found: Vec<i64> = Vec::new();
-        let mut next = None;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        'batches: for _ in 0..BATCHES_MAX {
-            let rows = self.candidates(list, at).await?;
-            let is_last = rows.len() < usize::try_from(BATCH).unwrap_or(usize::MAX);
-            for row in rows {
-                if row.fits(filter) {
-                    if found.len() == limit {
-                        next = Some(at);
-                        break 'batches;
-                    }
-                    found.push(row.id);
-                }
-                at = FilePosition {
-                    since: row.since,
-                    id: row.id,
-                };
-            }
-            next = (!is_last).then_some(at);
-            if is_last {
-                break;
-            }
-        }
-        let mut files = Vec::with_capacity(found.len());
-        for id in found {
-            files.extend(self.file_report(FileId(id)).await?);
-        }
-        Ok(FilePage { files, next })
-    }
-
-    async fn candidates(
-        &self,
-        list: &FileList,
-        after: FilePosition,
-    ) -> Result<Vec<Candidate>, Error> {
+    ) -> Result<FoundFiles, Error> {
         self.db
-            .read("list files", async |db| {
-                let query = sqlx::query_as(list.query())
-                    .bind(after.since)
-                    .bind(after.id)
-                    .bind(i64::from(BATCH));
-                match list {
-                    FileList::Group(key) => query.bind(key).fetch_all(db).await,
-                    _ => query.fetch_all(db).await,
-                }
+            .read_at_once("search files", async |tx| {
+                let in_state = match search.states {
+                    SearchedStates::All => "",
+                    SearchedStates::Failed => "AND j.state = 'failed' ",
+                };
+                let in_watches = of_watches(tx, &search.watches).await?.replace("j.", "f.");
+                let condition = format!(
+                    "($1 = '' OR instr(lower(CAST(f.dir AS TEXT) || '/' || \
+                     CAST(f.name AS TEXT)), lower($1)) > 0 \
+                     OR instr(lower(COALESCE(j.reason, '')), lower($1)) > 0) {in_state}{in_watches}"
+                );
+                let text = search.text.as_deref().unwrap_or_default();
+                let (files, all) = files_where(tx, &condition, text, (offset, limit)).await?;
+                Ok(FoundFiles { files, all })
             })
             .await
     }
+}
+
+/// A condition on the job `j`: it belongs to one of these watches. Nothing if there are no names.
+pub(super) async fn of_watches(tx: &mut Tx, names: &[String]) -> Result<String, sqlx::Error> {
+    if names.is_empty() {
+        return Ok(String::new());
+    }
+    let mut ids = Vec::with_capacity(names.len());
+    for name in names {
+        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&mut **tx)
+            .await?;
+        ids.extend(id.map(|id| id.to_string()));
+    }
+    Ok(format!("AND j.watch_id IN ({})", ids.join(", ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fixture::*;
     use super::super::*;
-    use super::*;
-
-    async fn fail(f: &Fixture, name: &str, second: i64) {
-        f.hand_over(name, 1, second).await;
-        let job = f.claim(second).await.unwrap();
-        f.ledger
-            .put_off(&job, &refusal(Again::Never), at(second))
-            .await
-            .unwrap();
-    }
-
-    /// The names of all pages, with a bar between two pages.
-    async fn pages(f: &Fixture, list: &FileList, filter: &FileFilter, limit: u32) -> String {
-        let mut pages = Vec::new();
-        let mut after: Option<FilePosition> = None;
-        loop {
-            let page = f.ledger.search_files(list, filter, after, limit).await;
-            let page = page.unwrap();
-            let names = page.files.iter().map(|file| file.path.to_string_lossy());
-            pages.push(names.collect::<Vec<_>>().join(" "));
-            let Some(next) = page.next else {
-                return pages.join(" | ");
-            };
-            after = Some(next.to_string().parse().unwrap());
-        }
-    }
 
     #[tokio::test]
-    async fn every_file_is_on_exactly_one_page() {
+    async fn files_are_found_by_watch_state_and_text_page_by_page() {
         let f = Fixture::new().await;
-        for (second, name) in [(1, "a.dgn"), (1, "b.dgn"), (2, "c.dgn"), (3, "d.dgn")] {
-            fail(&f, name, second).await;
+        for (second, path) in (1..).zip(["plans/Deck 1.dgn", "b.dgn", "a.dgn"]) {
+            f.hand_over(path, second, second).await;
         }
-        f.hand_over("e.dgn", 1, 4).await;
-        let any = FileFilter::default();
-        let failed = &FileList::Failed;
-        assert_eq!(pages(&f, failed, &any, 9).await, "d.dgn c.dgn a.dgn b.dgn");
-        assert_eq!(
-            pages(&f, failed, &any, 1).await,
-            "d.dgn | c.dgn | a.dgn | b.dgn"
-        );
-        let lists = Lists {
-            files: 0,
-            groups: 1,
-            results: 0,
-            runs: 0,
+        let job = f.claim(1).await.unwrap();
+        let refusal = Refusal {
+            reason: "the share is away".to_owned(),
+            ..refusal(Again::Never)
         };
-        let groups = f.ledger.overview(lists, at(9)).await.unwrap();
-        let group = FileList::Group(groups.failure_groups.largest[0].key.clone());
-        assert_eq!(
-            pages(&f, &group, &any, 3).await,
-            "a.dgn b.dgn c.dgn | d.dgn"
-        );
-        let unknown = FileList::Group("unknown".to_owned());
-        assert_eq!(pages(&f, &unknown, &any, 3).await, "");
-        assert_eq!(pages(&f, &FileList::Open, &any, 1).await, "e.dgn");
-        assert_eq!(
-            pages(&f, &FileList::All, &any, 2).await,
-            "a.dgn b.dgn | c.dgn d.dgn | e.dgn"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_search_looks_at_paths_and_reasons_in_any_case() {
-        let f = Fixture::new().await;
-        fail(&f, "Bridge/Deck.dgn", 1).await;
-        fail(&f, "tower.dgn", 2).await;
-        let search = async |text: &str| {
-            let filter = FileFilter {
-                text: Some(text.to_owned()),
-                ..FileFilter::default()
-            };
-            pages(&f, &FileList::Failed, &filter, 9).await
+        f.ledger.put_off(&job, &refusal, at(5)).await.unwrap();
+        let find = async |search: FileSearch, offset| {
+            let found = f.ledger.search_files(&search, offset, 2).await.unwrap();
+            let paths = found.files.iter();
+            let paths: Vec<_> = paths.map(|file| file.path.display().to_string()).collect();
+            (paths.join(", "), found.all)
         };
-        assert_eq!(search("bridge/d").await, "Bridge/Deck.dgn");
-        assert_eq!(search("NO").await, "tower.dgn Bridge/Deck.dgn");
-        assert_eq!(search("%").await, "");
-        let filter = FileFilter {
-            watch: Some("elsewhere".to_owned()),
-            ..FileFilter::default()
+        let all = FileSearch::default;
+        let of = |text: &str| FileSearch {
+            text: Some(text.to_owned()),
+            ..all()
         };
-        assert_eq!(pages(&f, &FileList::All, &filter, 9).await, "");
-    }
-
-    #[test]
-    fn a_position_is_read_as_it_was_written() {
-        let position = FilePosition { since: 12, id: 7 };
-        assert_eq!(position.to_string().parse(), Ok(position));
-        for text in ["", "1", "-", "1-", "x-1", "1-2-3"] {
-            assert_eq!(text.parse::<FilePosition>(), Err(InvalidPosition), "{text}");
+        assert_eq!(find(all(), 0).await, ("a.dgn, b.dgn".to_owned(), 3));
+        assert_eq!(find(all(), 2).await, ("plans/Deck 1.dgn".to_owned(), 3));
+        for (search, count) in [
+            (of("S/DECK"), 1),
+            (of("share is"), 1),
+            (of("%"), 0),
+            (
+                FileSearch {
+                    states: SearchedStates::Failed,
+                    ..all()
+                },
+                1,
+            ),
+            (
+                FileSearch {
+                    watches: vec!["south".to_owned()],
+                    ..all()
+                },
+                0,
+            ),
+            (
+                FileSearch {
+                    watches: vec!["north".to_owned()],
+                    ..all()
+                },
+                3,
+            ),
+        ] {
+            assert_eq!(find(search.clone(), 0).await.1, count, "{search:?}");
         }
     }
 }

@@ -175,7 +175,7 @@ async fn files(
         text,
     };
     let reader = &shared.reader;
-    let page = reader.search_files(&list, &filter, after, limit).await?;
+    let page = reader.list_files(&list, &filter, after, limit).await?;
     answer(FilesPage {
         files: page.files.iter().map(status_view::file_view).collect(),
         next: page.next.map(|next| next.to_string()),
