@@ -9,7 +9,7 @@
 //! `renames`, `transitions`, `failures`, `failure_groups`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
-//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `run_entries`, `run_progress`, `problems`, `health`,
+//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `file_pages`, `activity`, `watch_places`, `run_entries`, `run_progress`, `problems`, `health`,
 //! `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
@@ -22,6 +22,7 @@
 )]
 
 mod absence;
+mod activity;
 mod blocking_runs;
 mod bulk_change;
 mod checkpoints;
@@ -37,6 +38,7 @@ mod error;
 mod failure_groups;
 mod failure_pattern;
 mod failures;
+mod file_pages;
 mod file_reports;
 mod file_search;
 mod followers;
@@ -83,6 +85,7 @@ mod transitions;
 mod watch_changes;
 mod watch_followers;
 mod watch_identity;
+mod watch_places;
 mod watch_reports;
 mod watches;
 mod windows;
@@ -100,6 +103,7 @@ use lock::{Lock, PreviousExit};
 use row::{count_column, count_value, millis, new_id, timestamp};
 
 pub use absence::Absent;
+pub use activity::{Activity, Durations};
 pub use blocking_runs::BlockingRun;
 pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
@@ -110,6 +114,7 @@ pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
 pub use failures::{Again, Refusal};
+pub use file_pages::{FileFilter, FileList, FilePage, FilePosition, InvalidPosition};
 pub use file_reports::FileReport;
 pub use file_search::{FileSearch, FoundFiles, SearchedStates};
 pub use followers::Following;
@@ -149,6 +154,7 @@ pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_changes::WatchChange;
 pub use watch_identity::{Recognized, WatchIdentity, recognize};
+pub use watch_places::WatchPlace;
 pub use watch_reports::{
     Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
 };

@@ -41,6 +41,8 @@ mod no_spinning;
 mod operator;
 mod other_client;
 mod page;
+mod page_api;
+mod page_browser;
 mod platform_state;
 mod polled_share;
 mod progress;
