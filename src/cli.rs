@@ -3,6 +3,7 @@
 mod alert;
 mod changes;
 mod check;
+mod connectors;
 mod created_imodels;
 mod demo;
 mod detach;
@@ -74,7 +75,7 @@ enum Command {
     /// proxy, host or certificate issuer at which the connection fails. Changes nothing.
     ///
     /// Exit codes: 0 all checks passed; 1 a check failed; 78 invalid configuration.
-    Check(ConfigArgument),
+    Check(check::Arguments),
     /// Show the status of all watches, failed files and work in progress; or the history of files
     ///
     /// Reads the ledger, and asks the daemon for its current work if it is running.
@@ -91,6 +92,11 @@ enum Command {
     ///
     /// Exit codes: 0 every path is selected; 1 at least one is not, or its file does not exist or cannot be read.
     Explain(explain::Arguments),
+    /// List the connector types: which file extensions each reads
+    ///
+    /// A type that reads none without configuration is set in `connectors` of a watch, for an extension or a glob.
+    /// `explain PATH` shows the type of a file, and the rule that chose it.
+    Connectors(connectors::Arguments),
     /// Retry failed files, and files that wait for a later attempt, now
     Retry(operate::Retry),
     /// Delete files from the ledger, such as failed files that no longer exist
@@ -214,9 +220,10 @@ impl Cli {
         let code = runtime.block_on(async {
             match self.command {
                 Command::Run(arguments) => run::run(&arguments).await,
-                Command::Check(arguments) => check::check(&arguments.config).await,
+                Command::Check(arguments) => check::check(&arguments).await,
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Explain(arguments) => explain::explain(&arguments).await,
+                Command::Connectors(arguments) => connectors::connectors(&arguments),
                 Command::Retry(arguments) => operate::retry(&arguments).await,
                 Command::Forget(arguments) => operate::forget(&arguments).await,
                 Command::Restore(arguments) => operate::restore(&arguments).await,

@@ -6,10 +6,10 @@
 //! offset and the pauses that hosts requested; the service stores the pauses ([`Client::pauses`]).
 //!
 //! From bottom to top: `transport` exchanges one request with a host of `hosts`; `auth` gets tokens; `api` sends a
-//! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization` and `imodels` are the
-//! calls. `blob` has an HTTP client of its own, which never gets the token.
+//! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization`, `imodels` and `itwins`
+//! are the calls. `blob` has an HTTP client of its own, which never gets the token.
 //!
-//! Source of the calls: developer.bentley.com/apis/{imodels-v2,storage,synchronization}/operations/, and
+//! Source of the calls: developer.bentley.com/apis/{itwins,imodels-v2,storage,synchronization}/operations/, and
 //! learn.microsoft.com/rest/api/storageservices/ for blobs.
 
 mod api;
@@ -22,6 +22,7 @@ mod error;
 mod headers;
 mod hosts;
 mod imodels;
+mod itwins;
 mod limits;
 mod list;
 mod network;
@@ -48,6 +49,7 @@ pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
 #[cfg(test)]
 pub(crate) use error::unreachable_platform;
+pub use itwins::{Listed, ListedItwin};
 pub use imodels::{Corners, Imodel, ImodelAnswer, ListedImodel, NamedVersion, VersionAnswer};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
