@@ -10,6 +10,7 @@ mod detach;
 mod emulator;
 mod explain;
 mod generate;
+mod init;
 mod json;
 mod matching;
 mod operate;
@@ -69,6 +70,17 @@ enum Command {
     ///
     /// Exit codes: 0 stopped by a signal, or everything synchronized (--once); 1 failed; 78 invalid configuration.
     Run(run::Arguments),
+    /// Write a configuration: asks for the account, the iModel and the folder, and checks each answer at once
+    ///
+    /// Signs in, lists the iTwins and iModels to choose from, tests the permissions, and writes the configuration and the
+    /// file with the client secret. As root it offers to install and start the service; otherwise it prints the
+    /// commands. Before the end it writes nothing. Never replaces a file without `--force`.
+    ///
+    /// The options answer questions in advance. The client secret comes from a prompt, from `--client-secret-file`, from
+    /// the environment variable `ITWIN_SYNCD_CLIENT_SECRET`, or from a file `client-secret` beside the configuration.
+    ///
+    /// Exit codes: 0 written; 1 failed, nothing was written unless the output says so; 130 interrupted.
+    Init(Box<init::Arguments>),
     /// Check configuration, folders, network, account, iModels and storage
     ///
     /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the
@@ -220,6 +232,7 @@ impl Cli {
         let code = runtime.block_on(async {
             match self.command {
                 Command::Run(arguments) => run::run(&arguments).await,
+                Command::Init(arguments) => init::init(&arguments).await,
                 Command::Check(arguments) => check::check(&arguments).await,
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Explain(arguments) => explain::explain(&arguments).await,

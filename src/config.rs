@@ -36,6 +36,7 @@ use std::{fs, io};
 
 use url::Url;
 
+pub(crate) use credentials::{HINT as SECRET_HINT, checked as checked_secret};
 use document::{Place, Report};
 pub use environment::Environment;
 use environment::Mode;

@@ -49,8 +49,8 @@ pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
 #[cfg(test)]
 pub(crate) use error::unreachable_platform;
-pub use itwins::{Listed, ListedItwin};
 pub use imodels::{Corners, Imodel, ImodelAnswer, ListedImodel, NamedVersion, VersionAnswer};
+pub use itwins::{Listed, ListedItwin};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
 pub use storage::{File, Folder, UploadLinks};
@@ -204,6 +204,12 @@ impl Client {
     /// When the identity provider cannot be reached or rejects the credentials.
     pub async fn check_token(&self) -> Result<(), Error> {
         self.api.tokens().get().await.map(drop)
+    }
+
+    /// The e-mail address of the service application as a member of iTwins.
+    #[must_use]
+    pub fn service_user(&self) -> String {
+        self.api.tokens().service_user()
     }
 
     /// Number of requests since the client was created, by host and status; no status for those without a response.

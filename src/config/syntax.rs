@@ -186,10 +186,7 @@ fn say(found: Found<'_>, text: &str, known: &Keys) -> (String, Option<String>) {
     }
     if message.contains("unexpected key or value") {
         if rest.starts_with(';') || rest.starts_with(',') {
-            return pair(
-                "unexpected character at the end of the line",
-                "remove it",
-            );
+            return pair("unexpected character at the end of the line", "remove it");
         }
         if key_of(rest).is_some() {
             return pair(
