@@ -84,7 +84,7 @@ pub(super) struct Arguments {
     /// Directory of the ledger; default: that of the service, or a directory beside the configuration
     #[arg(long, value_name = "DIR")]
     state_path: Option<PathBuf>,
-    /// HTTP proxy, such as <http://proxy.example.com:3128>
+    /// HTTP proxy, such as `http://proxy.example.com:3128`
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
     /// PEM file with the certificates of a company proxy
@@ -163,14 +163,17 @@ impl Error {
             Self::NoTerminal => "run it in a terminal, or with --non-interactive, --client-id, --client-secret-file, \
                                  --imodel and --folder"
                 .to_owned(),
+            Self::Missing("--itwin") => {
+                "add --itwin: the name of an iModel is unique in its iTwin only; or give --imodel an id".to_owned()
+            }
             Self::Missing("--client-secret-file") => {
                 format!("name the file with the secret, or set {SECRET_VARIABLE}")
             }
             Self::Missing(option) => format!("add {option}, or leave --non-interactive out to be asked"),
-            Self::Exists(path) => format!(
-                "edit it and run `itwin-syncd check`, replace it with --force, or write another file with --config; it is {}",
-                path.display()
-            ),
+            Self::Exists(_) => {
+                "edit it and run `itwin-syncd check`, replace it with --force, or write another file with --config"
+                    .to_owned()
+            }
             Self::SecretExists(path) => format!(
                 "replace it with --force, or use it: leave --client-secret-file out, unset {SECRET_VARIABLE}; to keep both, \
                  move {} away",
@@ -253,6 +256,9 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(Terminal::open()?)
     };
     let terminal = terminal.as_ref();
+    if terminal.is_none() {
+        require(arguments)?;
+    }
     let places = Places::of(&arguments.config.config)?;
     if arguments.install && !Uid::effective().is_root() {
         return Err(Error::NoService("this user is not root"));
@@ -278,6 +284,20 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
         }
     }
     write(arguments, &places, account, terminal)
+}
+
+/// Whether there is an option for everything that cannot be asked. The account may come from elsewhere.
+fn require(arguments: &Arguments) -> Result<(), Error> {
+    let Some(imodel) = &arguments.imodel else {
+        return Err(Error::Missing("--imodel"));
+    };
+    if uuid::Uuid::parse_str(imodel).is_err() && arguments.itwin.is_none() {
+        return Err(Error::Missing("--itwin"));
+    }
+    match &arguments.folder {
+        Some(_) => Ok(()),
+        None => Err(Error::Missing("--folder")),
+    }
 }
 
 /// Finds the account, and gets a token for it.
@@ -457,8 +477,7 @@ async fn choose_imodel(
         let itwin = match (&arguments.itwin, terminal) {
             (Some(wanted), _) => itwin_named(client, wanted).await?,
             (None, Some(terminal)) => ask_itwin(client, terminal).await?,
-            (None, None) if arguments.imodel.is_some() => return Err(Error::Missing("--itwin")),
-            (None, None) => return Err(Error::Missing("--imodel")),
+            (None, None) => return Err(Error::Missing("--itwin")),
         };
         let load = async |search: Option<String>, skip| {
             let page = client.imodels_of(&itwin.id, search.as_deref(), skip);
@@ -700,5 +719,95 @@ fn next(places: &Places, started: bool) {
         let config = shell(&places.config);
         print_line(&format!("  itwin-syncd run --dry-run --config {config}"));
         print_line(&format!("  itwin-syncd run --config {config}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::render_variants;
+
+    #[test]
+    fn messages() {
+        let io = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let errors = render_variants!(Error, Error::hint, {
+            Error::NoTerminal => Error::NoTerminal,
+            Error::Ended => Error::Ended,
+            Error::Interrupted => Error::Interrupted,
+            Error::TooLong => Error::TooLong,
+            Error::Input(_) => Error::Input(io()),
+            Error::Missing(_) => Error::Missing("--folder"),
+            Error::Missing(_) => Error::Missing("--itwin"),
+            Error::Missing(_) => Error::Missing("--client-secret-file"),
+            Error::Exists(_) => Error::Exists("/etc/itwin-syncd/config.toml".into()),
+            Error::SecretExists(_) => Error::SecretExists("/etc/itwin-syncd/client-secret".into()),
+            Error::Invalid { .. } => Error::Invalid {
+                option: "name".to_owned(),
+                what: "must not be empty".to_owned(),
+                hint: Some("write a name".to_owned()),
+            },
+            Error::Platform(_) => Error::Platform(itwin::unreachable_platform()),
+            Error::Unreachable => Error::Unreachable,
+            Error::NoItwin { .. } => Error::NoItwin { member: "service-x@apps.imsoidc.bentley.com".to_owned() },
+            Error::NoImodel { .. } => Error::NoImodel {
+                itwin_id: "11111111-2222-4333-8444-555555555555".to_owned(),
+                member: "service-x@apps.imsoidc.bentley.com".to_owned(),
+            },
+            Error::NoneNamed { .. } => Error::NoneNamed { noun: "iModel", wanted: "North".to_owned() },
+            Error::SeveralNamed { .. } => Error::SeveralNamed {
+                noun: "iTwin",
+                wanted: "North".to_owned(),
+                ids: vec!["id-1".to_owned(), "id-2".to_owned()],
+            },
+            Error::Folder(_) => Error::Folder(Problem::Silent("/mnt/north".into())),
+            Error::Checks => Error::Checks,
+            Error::Write { .. } => Error::Write { path: "/etc/itwin-syncd/config.toml".into(), source: io() },
+            Error::Write { .. } => Error::Write {
+                path: "/etc/itwin-syncd/config.toml".into(),
+                source: io::ErrorKind::StorageFull.into(),
+            },
+            Error::Command { .. } => Error::Command {
+                command: "systemctl daemon-reload".to_owned(),
+                source: io::Error::other("exit status: 1"),
+            },
+            Error::NoService(_) => Error::NoService("this user is not root"),
+        });
+        let problems = render_variants!(Problem, |problem| Some(problem.hint()), {
+            Problem::Windows(_) => Problem::Windows("C:\\designs".to_owned()),
+            Problem::Missing(_) => Problem::Missing("/srv/a b".into()),
+            Problem::File(_) => Problem::File("/srv/north/house.ifc".into()),
+            Problem::Unreadable { .. } => Problem::Unreadable { path: "/srv/north".into(), source: io() },
+            Problem::Silent(_) => Problem::Silent("/mnt/north".into()),
+            Problem::ServiceUser(_) => Problem::ServiceUser("/srv/north".into()),
+            Problem::Hidden(_) => Problem::Hidden("/home"),
+        });
+        insta::assert_snapshot!(format!("{errors}\n{problems}"));
+    }
+
+    #[test]
+    fn the_written_configuration_is_valid_for_any_answers() {
+        let answers = Answers {
+            client_id: "service-x".to_owned(),
+            api_url: Some("http://127.0.0.1:8291".to_owned()),
+            issuer_url: Some("http://127.0.0.1:8291".to_owned()),
+            proxy: Some("http://proxy.example.com:3128".to_owned()),
+            state_path: Some("/var/lib/a \"b\"".into()),
+            folder: "/srv/it's \\ \"new\"".into(),
+            name: "north".to_owned(),
+            imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".to_owned(),
+            imodel: "iModel \"North\" in iTwin \"Bridges\"".to_owned(),
+            ..Answers::default()
+        };
+        let config = parse(&answers, &Secret::new("tiger-in-the-tank")).unwrap();
+        assert_eq!(config.watches[0].path, answers.folder);
+        assert_eq!(Some(config.state.path), answers.state_path);
+        let plain = Answers {
+            api_url: None,
+            issuer_url: None,
+            proxy: None,
+            state_path: None,
+            ..answers.clone()
+        };
+        insta::assert_snapshot!(format!("{}\n-----\n{}", answers.text(), plain.text()));
     }
 }

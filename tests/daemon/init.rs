@@ -302,6 +302,8 @@ async fn what_cannot_work_is_refused_with_a_remedy_and_writes_nothing() {
     let newcomer = Newcomer::new(
         platform()
             .outsider("service-outsider", SECRET)
+            .itwin(DEFAULT_ITWIN_ID, "Open")
+            .imodel(DEFAULT_IMODEL_ID, DEFAULT_ITWIN_ID, "Open model")
             .itwin("11111111-0000-4000-8000-000000000001", "Empty")
             .itwin("11111111-0000-4000-8000-000000000002", "Closed")
             .imodel(
@@ -391,6 +393,19 @@ async fn what_cannot_work_is_refused_with_a_remedy_and_writes_nothing() {
         assert!(printed.contains(remedy), "{changes:?} {printed}");
         assert!(newcomer.written().is_empty(), "{changes:?}");
     }
+    // An application that is no member of an iTwin learns its address, and can look again.
+    let mut dialog = newcomer.dialog(&["--client-id", "service-outsider"]);
+    dialog.answers("(not shown): ", SECRET).await;
+    dialog.types("is not a member of any iTwin", "").await;
+    dialog
+        .types(
+            "adds service-outsider@apps.imsoidc.bentley.com as a member",
+            "",
+        )
+        .await;
+    dialog.answers("Press Enter to look again: ", "").await;
+    dialog.types("Press Enter to look again: ", "\u{3}").await;
+    dialog.ends().await;
     // Without a terminal it asks nothing.
     let done = newcomer.run(SECRET, &[]).await;
     assert_eq!(done.code, Some(1), "{done:?}");
@@ -404,6 +419,11 @@ async fn many_itwins_are_shown_page_by_page_and_found_by_a_part_of_the_name() {
         let id = format!("11111111-0000-4000-8000-0000000000{number:02}");
         builder = builder.itwin(&id, &format!("Bridge {number:02}"));
     }
+    let builder = builder.itwin(DEFAULT_ITWIN_ID, "Harbor").imodel(
+        DEFAULT_IMODEL_ID,
+        DEFAULT_ITWIN_ID,
+        "Pier",
+    );
     let newcomer = Newcomer::new(builder).await;
     let mut dialog = newcomer.dialog(&["--client-id", "service-test"]);
     dialog.answers("(not shown): ", SECRET).await;

@@ -70,6 +70,11 @@ fn meaning<'a>(answer: &'a str, page: &Listed<Choice>, first: usize) -> Answer<'
         .find(|one| one.id.eq_ignore_ascii_case(answer) || one.name.eq_ignore_ascii_case(answer));
     match number.or(named) {
         Some(choice) => Answer::Chosen(choice.clone()),
+        // A search finds no ids.
+        None if uuid::Uuid::parse_str(answer).is_ok() => Answer::Chosen(Choice {
+            id: answer.to_lowercase(),
+            name: answer.to_lowercase(),
+        }),
         None => Answer::Search(answer),
     }
 }
@@ -113,8 +118,8 @@ where
             (_, false, _) => "Enter for the first page",
         };
         let prompt = match enter {
-            "" => format!("{noun} (number, or part of a name to search): "),
-            enter => format!("{noun} (number, part of a name to search, {enter}): "),
+            "" => format!("{noun} (number, id, or part of a name to search): "),
+            enter => format!("{noun} (number, id, part of a name to search, {enter}): "),
         };
         let answer = terminal.line(&prompt)?;
         match meaning(&answer, &page, skip + 1) {
@@ -162,6 +167,7 @@ mod tests {
             more,
         };
         let two = page(&[&a, &b], false);
+        let id = "11111111-2222-4333-8444-555555555555";
         let chosen = |choice: &Choice| Answer::Chosen(choice.clone());
         for (answer, page, first, expected) in [
             ("1", &two, 1, chosen(&a)),
@@ -173,6 +179,7 @@ mod tests {
             ("2025", &two, 1, Answer::Search("2025")),
             ("0", &two, 1, Answer::Search("0")),
             ("nor", &two, 1, Answer::Search("nor")),
+            (id, &two, 1, chosen(&one(id, id))),
             ("", &two, 1, Answer::FirstPage),
             ("", &page(&[&a], false), 1, chosen(&a)),
             ("", &page(&[&a], false), 21, Answer::FirstPage),

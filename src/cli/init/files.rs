@@ -39,30 +39,21 @@ impl Answers {
             "# Written by `itwin-syncd init`. Every key with its default: config.example.toml and docs/configuration.md.\n\
              # After a change, `itwin-syncd check` tests it.\n\n[itwin]\n",
         );
-        let mut add = |comment: &str, key: &str, value: Option<String>| {
-            if let Some(value) = value {
-                text += &format!("# {comment}\n{key} = {}\n", quoted(&value));
-            }
-        };
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        add(
+        text += &entry(
             "The service application, from developer.bentley.com/my-apps.",
             "client_id",
-            Some(self.client_id.clone()),
+            &self.client_id,
         );
-        add(
-            "The file with its secret.",
-            "client_secret_file",
-            path(&self.client_secret_file),
-        );
-        add("The platform.", "api_url", self.api_url.clone());
-        add(
-            "The identity provider.",
-            "issuer_url",
-            self.issuer_url.clone(),
-        );
-        if self.client_secret_file.is_none() {
-            text += "# Its secret is in /etc/itwin-syncd/client-secret, which systemd passes to the service.\n";
+        text += &match path(&self.client_secret_file) {
+            Some(file) => entry("The file with its secret.", "client_secret_file", &file),
+            None => "# Its secret is in /etc/itwin-syncd/client-secret, which systemd passes to the service.\n".to_owned(),
+        };
+        if let Some(url) = &self.api_url {
+            text += &entry("The platform.", "api_url", url);
+        }
+        if let Some(url) = &self.issuer_url {
+            text += &entry("The identity provider.", "issuer_url", url);
         }
         if self.proxy.is_some() || self.ca_file.is_some() {
             text += "\n[network]\n";
@@ -91,6 +82,11 @@ impl Answers {
             quoted(&self.imodel_id),
         )
     }
+}
+
+/// A key with a comment above it.
+fn entry(comment: &str, key: &str, value: &str) -> String {
+    format!("# {comment}\n{key} = {}\n", quoted(value))
 }
 
 /// A JSON string is a TOML string.
