@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use super::clock::pause;
 use super::history::{Step, note};
 use super::results::insert_result;
-use super::{FailureKind, JobState, Outcome, Tx, millis};
+use super::{FailureKind, JobState, Outcome, Tx, millis, sql};
 
 /// Why an attempt did not succeed and what comes next.
 #[derive(Debug, Clone)]
@@ -46,15 +46,15 @@ pub(super) async fn refuse(
         Again::FailedUntil(at) => (JobState::Failed, Some(at), 1),
         Again::Never => (JobState::Failed, None, 1),
     };
-    let before: Option<(i64, Option<String>, Option<String>)> = sqlx::query_as(
+    let before: Option<(i64, Option<String>, Option<String>)> = sql::query_as(
         "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j \
          LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
     )
     .bind(file_id)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let (version, last_reason, run) = before.unwrap_or_default();
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) \
          END, kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
@@ -68,7 +68,7 @@ pub(super) async fn refuse(
     .bind(&refusal.reason)
     .bind(&refusal.hint)
     .bind(due_at.map_or(0, |at| pause(now, at)))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     if state == JobState::Failed {
         report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
@@ -96,21 +96,20 @@ async fn report_failure(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     if waiting == JobState::Stored {
-        sqlx::query("UPDATE files SET outcome = 'failed', outcome_at = $2 WHERE id = $1")
+        sql::query("UPDATE files SET outcome = 'failed', outcome_at = $2 WHERE id = $1")
             .bind(file_id)
             .bind(millis(now))
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
     }
-    let is_new_reason = sqlx::query(
+    let is_new_reason = sql::query(
         "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL \
          OR reported <> $2)",
     )
     .bind(file_id)
     .bind(&refusal.reason)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?
-    .rows_affected()
         > 0;
     if is_new_reason {
         let reason = Some(refusal.reason.as_str());

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::row::{join, split};
 use super::{
     Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_value,
-    timestamp,
+    sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -210,7 +210,7 @@ impl Ledger {
         let rows: Vec<FileRow> = self
             .db
             .read("report a file", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(watch)
                     .bind(dir)
                     .bind(name)
@@ -232,7 +232,7 @@ impl Ledger {
         let row: Option<FileRow> = self
             .db
             .read("report a file", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(watch)
                     .bind(dir)
                     .bind(name)
@@ -248,7 +248,7 @@ impl Ledger {
         let row: Option<FileRow> = self
             .db
             .read("report a file", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
+                sql::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
                     .bind(file.0)
                     .fetch_optional(db)
                     .await
@@ -261,8 +261,8 @@ impl Ledger {
 /// All files, by watch and path.
 pub(super) async fn all_files(tx: &mut Tx) -> Result<Vec<FileReport>, sqlx::Error> {
     let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
-    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .fetch_all(&mut **tx)
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
+        .fetch_all(tx)
         .await?;
     Ok(reports(rows))
 }
@@ -274,9 +274,9 @@ pub(super) async fn files_of_jobs(
     limit: u32,
 ) -> Result<Vec<FileReport>, sqlx::Error> {
     let sql = format!("{FILES_OF_JOBS} {rest} LIMIT $1");
-    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
         .bind(i64::from(limit))
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
     Ok(reports(rows))
 }

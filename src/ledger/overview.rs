@@ -8,7 +8,7 @@ use super::file_reports::{all_files, files_of_jobs};
 use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
-use super::{Error, FileReport, Ledger, ResultReport, RunEntry, WatchReport, timestamp};
+use super::{Error, FileReport, Ledger, ResultReport, RunEntry, WatchReport, sql, timestamp};
 
 /// The ledger at one moment.
 #[derive(Debug, Clone)]
@@ -68,8 +68,8 @@ impl Ledger {
         self.db
             .read_at_once("report its state", async |tx| {
                 let watches = counted_watches(tx, now).await?;
-                let last_success: Option<i64> = sqlx::query_scalar("SELECT at FROM last_success")
-                    .fetch_optional(&mut **tx)
+                let last_success: Option<i64> = sql::query_scalar("SELECT at FROM last_success")
+                    .fetch_optional(tx)
                     .await?;
                 let failed = files_of_jobs(
                     tx,
@@ -90,12 +90,12 @@ impl Ledger {
                 }
                 let results = latest_results(tx, lists.results).await?;
                 let runs = latest_runs(tx, lists.runs).await?;
-                let oldest: Option<i64> = sqlx::query_scalar(
+                let oldest: Option<i64> = sql::query_scalar(
                     "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
                      WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' \
                      AND w.configured = 1 ORDER BY j.enqueued_at LIMIT 1",
                 )
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await?;
                 Ok(Overview {
                     watches,
