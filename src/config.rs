@@ -5,9 +5,9 @@
 //! the environment and the location of the folders it names; it never writes, never calls the platform, and never
 //! quotes a value that could be a secret. It keeps no state.
 //!
-//! `raw` collects what was read, `document` knows TOML and line numbers; `sections`, `network`, `notifications`, `web`
-//! and `watches` know the keys with their defaults and limits; `values` parses durations, sizes and URLs, `credentials`
-//! finds secrets, `folders` compares the paths on this machine.
+//! `raw` collects what was read, `document` knows TOML and line numbers, `syntax` explains errors of TOML; `sections`,
+//! `network`, `notifications`, `web` and `watches` know the keys with their defaults and limits; `values` parses
+//! durations, sizes and URLs, `credentials` finds secrets, `folders` compares the paths on this machine.
 
 mod credentials;
 mod document;
@@ -25,6 +25,7 @@ mod platform_settings;
 mod raw;
 mod schedule;
 mod sections;
+mod syntax;
 mod values;
 mod watches;
 mod web;
@@ -35,6 +36,7 @@ use std::{fs, io};
 
 use url::Url;
 
+pub(crate) use credentials::{HINT as SECRET_HINT, checked as checked_secret};
 use document::{Place, Report};
 pub use environment::Environment;
 use environment::Mode;
@@ -399,6 +401,21 @@ impl ReadOnlyConfig {
         Self::parse(&text, &file, &Environment::of_process())
     }
 
+    /// Reads the file and compares its folders, as far as this machine has them; secrets are not read.
+    ///
+    /// # Errors
+    /// Every error of the file, and of folders that exclude each other.
+    pub fn load_with_folders(path: &Path) -> Result<Self, ConfigErrors> {
+        let (file, text) = read(path)?;
+        let mut report = Report::new(&file, &text);
+        let environment = Environment::of_process();
+        let raw = RawConfig::read(&text, &environment, Mode::Inspect, &mut report);
+        if let Some(raw) = &raw {
+            raw.check_folders(&mut report);
+        }
+        report.finish(raw.map(RawConfig::into_read_only))
+    }
+
     /// What can be read of a file with errors; None when it is not TOML.
     #[must_use]
     pub fn load_despite_errors(path: &Path) -> Option<Self> {
@@ -473,7 +490,7 @@ fn read(path: &Path) -> Result<(String, String), ConfigErrors> {
             let hint = match error.kind() {
                 io::ErrorKind::InvalidData => "save it as UTF-8",
                 io::ErrorKind::NotFound => {
-                    "pass its path with --config, or copy config.example.toml to this path"
+                    "run `itwin-syncd init` to write one, or pass its path with --config"
                 }
                 _ => "give the service's user read access to it",
             };

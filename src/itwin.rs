@@ -6,10 +6,10 @@
 //! offset and the pauses that hosts requested; the service stores the pauses ([`Client::pauses`]).
 //!
 //! From bottom to top: `transport` exchanges one request with a host of `hosts`; `auth` gets tokens; `api` sends a
-//! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization` and `imodels` are the
-//! calls. `blob` has an HTTP client of its own, which never gets the token.
+//! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization`, `imodels` and `itwins`
+//! are the calls. `blob` has an HTTP client of its own, which never gets the token.
 //!
-//! Source of the calls: developer.bentley.com/apis/{imodels-v2,storage,synchronization}/operations/, and
+//! Source of the calls: developer.bentley.com/apis/{itwins,imodels-v2,storage,synchronization}/operations/, and
 //! learn.microsoft.com/rest/api/storageservices/ for blobs.
 
 mod api;
@@ -22,6 +22,7 @@ mod error;
 mod headers;
 mod hosts;
 mod imodels;
+mod itwins;
 mod limits;
 mod list;
 mod network;
@@ -50,6 +51,7 @@ pub use error::Error;
 #[cfg(test)]
 pub(crate) use error::unreachable_platform;
 pub use imodels::{Corners, Imodel, ImodelAnswer, ListedImodel, NamedVersion, VersionAnswer};
+pub use itwins::{Listed, ListedItwin};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
 pub use storage::{File, Folder, UploadLinks};
@@ -203,6 +205,12 @@ impl Client {
     /// When the identity provider cannot be reached or rejects the credentials.
     pub async fn check_token(&self) -> Result<(), Error> {
         self.api.tokens().get().await.map(drop)
+    }
+
+    /// The e-mail address of the service application as a member of iTwins.
+    #[must_use]
+    pub fn service_user(&self) -> String {
+        self.api.tokens().service_user()
     }
 
     /// Number of requests since the client was created, by host and status; no status for those without a response.

@@ -17,7 +17,7 @@ use crate::secret::Secret;
 pub(super) const CREDENTIAL: &str = "itwin-client-secret";
 
 /// Where the client secret belongs.
-pub(super) const HINT: &str = "store the secret in its own file (mode 600) and set itwin.client_secret_file to its path, or pass it with LoadCredential=itwin-client-secret:FILE in the systemd unit";
+pub(crate) const HINT: &str = "store the secret in its own file (mode 600) and set itwin.client_secret_file to its path, or pass it with LoadCredential=itwin-client-secret:FILE in the systemd unit";
 
 /// Name of the proxy's password among systemd's credentials.
 const PROXY_CREDENTIAL: &str = "itwin-proxy-password";
@@ -124,7 +124,7 @@ fn read(path: &Path, is_credential: bool) -> Result<Secret, InvalidValue> {
 
 /// The secret in `text`, which may begin with the byte order mark of an editor and end with a line break. Other
 /// invisible characters are refused here: sent along, they would only come back as "invalid client".
-fn checked(text: &str) -> Result<Secret, &'static str> {
+pub(crate) fn checked(text: &str) -> Result<Secret, &'static str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.trim_end_matches(['\r', '\n']);
     let hidden = |letter: char| {

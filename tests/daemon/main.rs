@@ -25,6 +25,7 @@ mod filesystem;
 mod fuse;
 mod hooks;
 mod hostile_responses;
+mod init;
 mod intermediaries;
 mod orphans;
 mod outages;
