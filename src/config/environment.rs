@@ -58,8 +58,8 @@ impl Environment {
         }
     }
 
-    /// The environment of this process, for this file: commands for the service `itwin-syncd@NAME` find its ledger by the
-    /// name, because only the service gets `$STATE_DIRECTORY` from systemd.
+    /// The environment of this process, for this file: commands for the service `itwin-syncd@NAME` find its ledger
+    /// by the name, because only the service gets `$STATE_DIRECTORY` from systemd.
     pub(super) fn for_file(config_file: &Path) -> Self {
         let mut environment = Self::of_process();
         environment.state_directory = environment
