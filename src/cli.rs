@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error_chain::chain;
-use crate::telemetry;
+use crate::{telemetry, version};
 
 /// Success.
 const EXIT_GOOD: u8 = 0;
@@ -54,7 +54,7 @@ Exit codes: 0 success, 1 failure, 78 invalid configuration.";
 /// Try it without an account: `itwin-syncd demo` starts an emulator of the iTwin Platform, saves three design files
 /// into a folder and shows how they reach an iModel.
 #[derive(Debug, Parser)]
-#[command(name = "itwin-syncd", version, max_term_width = 110, after_long_help = MORE)]
+#[command(name = "itwin-syncd", version = version::FULL, max_term_width = 110, after_long_help = MORE)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -372,7 +372,12 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
         let mut report = Report::new(&file, &text);
-        let raw = RawConfig::read(&text, &Environment::of_process(), Mode::Daemon, &mut report);
+        let raw = RawConfig::read(
+            &text,
+            &Environment::for_file(path),
+            Mode::Daemon,
+            &mut report,
+        );
         if let Some(raw) = &raw {
             raw.check_folders(&mut report);
         }
@@ -398,7 +403,7 @@ impl ReadOnlyConfig {
     /// Every error of the file itself.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
-        Self::parse(&text, &file, &Environment::of_process())
+        Self::parse(&text, &file, &Environment::for_file(path))
     }
 
     /// Reads the file and compares its folders, as far as this machine has them; secrets are not read.
@@ -421,7 +426,7 @@ impl ReadOnlyConfig {
     pub fn load_despite_errors(path: &Path) -> Option<Self> {
         let (file, text) = read(path).ok()?;
         let mut report = Report::new(&file, &text);
-        let environment = Environment::of_process();
+        let environment = Environment::for_file(path);
         let raw = RawConfig::read(&text, &environment, Mode::Inspect, &mut report);
         raw.map(RawConfig::into_read_only)
     }
