@@ -6,8 +6,10 @@
 
 use std::borrow::Cow;
 
-use super::document::Keys;
 use super::values::InvalidValue;
+
+/// The tables of the configuration, and the keys of each.
+type Keys = [(&'static str, &'static [&'static str])];
 
 /// What a line can contain that must not be shown, also as part of a word.
 const SENSITIVE: [&str; 14] = [
@@ -244,11 +246,8 @@ fn key(found: Found<'_>, known: &Keys) -> (String, Option<String>) {
             Some(format!("write {example}")),
         );
     }
-    if line.chars().any(|letter| !letter.is_ascii())
-        && equals.is_none_or(|at| {
-            !line.is_char_boundary(at) || !line.get(..at).unwrap_or_default().is_ascii()
-        })
-    {
+    let key = equals.and_then(|at| line.get(..at)).unwrap_or(line);
+    if !key.is_ascii() {
         return (
             "a key has a character that is not a letter, digit, _ or -".to_owned(),
             Some("type the key again: copied text can contain invisible characters".to_owned()),

@@ -323,3 +323,36 @@ async fn a_command_whose_output_nobody_reads_any_more_ends_without_a_panic() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
     }
 }
+
+#[tokio::test]
+async fn check_offline_reads_only_the_file_sends_nothing_and_creates_nothing() {
+    let (mut site, _folder) = Site::with_folder(platform()).await;
+    // Neither is needed.
+    site.secret = String::new();
+    site.itwin = "client_secret_file = \"/no/such/file\"\n".to_owned();
+    let done = site.run(&["check", "--offline"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.out.starts_with("ok "), "{done:?}");
+    site.add_to_watches("settle = 5s\n");
+    let done = site.run(&["check", "--offline"]).await;
+    assert_eq!(done.code, Some(78), "{done:?}");
+    assert!(
+        done.err.contains("put it in quotes: settle = \"5s\""),
+        "{done:?}"
+    );
+    assert!(!site.path("state").exists());
+    assert!(site.emulator.requests().is_empty());
+}
+
+#[tokio::test]
+async fn the_list_of_connectors_is_the_same_as_json() {
+    let mut command = program();
+    command.args(["connectors", "--json"]);
+    let printed = command.output().await.unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+    let all = list["connectors"].as_array().unwrap();
+    let dwg = all.iter().find(|one| one["type"] == "DWG").unwrap();
+    assert_eq!(dwg["extensions"], serde_json::json!(["dwg", "dxf"]));
+    assert_eq!(dwg["retired"], false);
+    assert!(all.iter().any(|one| one["retired"] == true));
+}

@@ -184,7 +184,7 @@ impl Dialog {
     async fn types(&mut self, question: &str, bytes: &str) {
         let found = || {
             let shown = self.shown.lock().unwrap();
-            let rest = &shown[self.answered..];
+            let rest = shown.get(self.answered..).unwrap_or_default();
             rest.find(question)
                 .map(|at| self.answered + at + question.len())
         };
@@ -393,23 +393,6 @@ async fn what_cannot_work_is_refused_with_a_remedy_and_writes_nothing() {
         assert!(printed.contains(remedy), "{changes:?} {printed}");
         assert!(newcomer.written().is_empty(), "{changes:?}");
     }
-    // An application that is no member of an iTwin learns its address, and can look again.
-    let mut dialog = newcomer.dialog(&["--client-id", "service-outsider"]);
-    dialog.answers("(not shown): ", SECRET).await;
-    dialog.types("is not a member of any iTwin", "").await;
-    dialog
-        .types(
-            "adds service-outsider@apps.imsoidc.bentley.com as a member",
-            "",
-        )
-        .await;
-    dialog.answers("Press Enter to look again: ", "").await;
-    dialog.types("Press Enter to look again: ", "\u{3}").await;
-    dialog.ends().await;
-    // Without a terminal it asks nothing.
-    let done = newcomer.run(SECRET, &[]).await;
-    assert_eq!(done.code, Some(1), "{done:?}");
-    assert!(done.err.contains("not a terminal"), "{done:?}");
 }
 
 #[tokio::test]
@@ -470,4 +453,27 @@ async fn an_interruption_at_any_question_leaves_nothing_behind() {
         assert_eq!(code, Some(130), "{question}: {shown}");
         assert!(newcomer.written().is_empty(), "{question}");
     }
+}
+
+#[tokio::test]
+async fn an_application_without_an_itwin_gets_its_address_and_can_look_again() {
+    let newcomer = Newcomer::new(platform().outsider("service-outsider", SECRET)).await;
+    let mut dialog = newcomer.dialog(&["--client-id", "service-outsider"]);
+    dialog.answers("(not shown): ", SECRET).await;
+    dialog.types("is not a member of any iTwin", "").await;
+    let remedy = "adds service-outsider@apps.imsoidc.bentley.com as a member";
+    dialog.types(remedy, "").await;
+    dialog.answers("Press Enter to look again: ", "").await;
+    dialog.types("Press Enter to look again: ", "\u{3}").await;
+    dialog.ends().await;
+    assert!(newcomer.written().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_terminal_nothing_is_asked() {
+    let newcomer = Newcomer::new(platform()).await;
+    let done = newcomer.run(SECRET, &[]).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.err.contains("not a terminal"), "{done:?}");
+    assert!(newcomer.written().is_empty());
 }

@@ -13,9 +13,9 @@ use crate::cli::print_line;
 /// The longest answer, in bytes: a path.
 const ANSWER_MAX: u64 = 8192;
 
-/// The user at a terminal.
+/// The user at the terminal of standard input.
 #[derive(Debug)]
-pub(super) struct Terminal(());
+pub(super) struct Terminal(io::Stdin);
 
 /// What Enter means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +27,9 @@ pub(super) enum Enter {
 impl Terminal {
     /// The terminal of standard input.
     pub(super) fn open() -> Result<Self, Error> {
-        if io::stdin().is_terminal() {
-            Ok(Self(()))
+        let stdin = io::stdin();
+        if stdin.is_terminal() {
+            Ok(Self(stdin))
         } else {
             Err(Error::NoTerminal)
         }
@@ -67,7 +68,7 @@ impl Terminal {
     pub(super) fn line(&self, prompt: &str) -> Result<String, Error> {
         show(prompt);
         let mut bytes = Vec::new();
-        let mut input = io::stdin().lock();
+        let mut input = self.0.lock();
         // Byte by byte: standard input has no limit of its own for a line.
         let mut byte = [0];
         loop {
@@ -88,7 +89,7 @@ impl Terminal {
     pub(super) fn hidden(&self, question: &str) -> Result<String, Error> {
         let silent = Silent::begin()?;
         show(&format!("{question} (not shown): "));
-        let mut input = io::stdin().lock();
+        let mut input = self.0.lock();
         let (mut bytes, mut byte) = (Vec::new(), [0]);
         let end = loop {
             match input.read(&mut byte) {

@@ -42,9 +42,10 @@ pub(super) fn install() -> Result<(), Error> {
     run(&["systemctl", "daemon-reload"])
 }
 
-/// Starts the service now and with each boot.
-pub(super) fn enable() -> Result<(), Error> {
-    run(&["systemctl", "enable", "--now", "itwin-syncd"])
+/// Starts the service with each boot, and now; again if it runs with another configuration.
+pub(super) fn start() -> Result<(), Error> {
+    run(&["systemctl", "enable", "itwin-syncd"])?;
+    run(&["systemctl", "restart", "itwin-syncd"])
 }
 
 /// Writes the files below `root`.

@@ -1,0 +1,208 @@
+//! The account of a configuration: where client id and secret come from, and whether the platform accepts them.
+//!
+//! An account is a service application. Signing in as a user would be the other way to an [`Account`].
+
+use std::path::{Path, PathBuf};
+
+use super::files::{Answers, Places};
+use super::terminal::Terminal;
+use super::{Arguments, Error, complain};
+use crate::cli::check::{self, Report};
+use crate::cli::print_line;
+use crate::config::{Config, Environment, SECRET_HINT, checked_secret};
+use crate::itwin::Client;
+use crate::secret::Secret;
+use crate::service;
+
+/// Environment variable with the client secret.
+pub(super) const SECRET_VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
+
+/// What is known of the account, and what it is used with.
+pub(super) struct Account {
+    pub(super) answers: Answers,
+    pub(super) secret: Secret,
+    pub(super) client: Client,
+}
+
+/// Finds the account, and gets a token for it.
+pub(super) async fn sign_in(
+    arguments: &Arguments,
+    places: &Places,
+    terminal: Option<&Terminal>,
+) -> Result<Account, Error> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let given = arguments
+        .client_id
+        .clone()
+        .or_else(|| variable("ITWIN_SYNCD_CLIENT_ID"));
+    let mut answers = Answers {
+        api_url: arguments
+            .api_url
+            .clone()
+            .or_else(|| variable("ITWIN_SYNCD_API_URL")),
+        issuer_url: arguments
+            .issuer_url
+            .clone()
+            .or_else(|| variable("ITWIN_SYNCD_ISSUER_URL")),
+        proxy: arguments.proxy.clone(),
+        ca_file: arguments.ca_file.clone(),
+        state_path: arguments.state_path.clone().or_else(|| places.state()),
+        // Until the answers are there: any that are valid.
+        folder: PathBuf::from("/"),
+        name: "unnamed".to_owned(),
+        imodel_id: "00000000-0000-0000-0000-000000000000".to_owned(),
+        ..Answers::default()
+    };
+    let mut secret = given_secret(arguments, places)?;
+    let mut client_id = given;
+    if terminal.is_some() && (client_id.is_none() || secret.is_none()) {
+        print_line(
+            "The account: a service application, from https://developer.bentley.com/my-apps (docs/getting-started.md)",
+        );
+    }
+    loop {
+        let id = match (client_id.take(), terminal) {
+            (Some(id), _) => id,
+            (None, Some(terminal)) => terminal.ask("Client id", None)?,
+            (None, None) => return Err(Error::Missing("--client-id")),
+        };
+        let known = match (secret.take(), terminal) {
+            (Some(secret), _) => secret,
+            (None, Some(terminal)) => ask_secret(terminal)?,
+            (None, None) => return Err(Error::Missing("--client-secret-file")),
+        };
+        answers.client_id = id;
+        match token(&answers, &known).await {
+            Ok(client) => {
+                print_line(&format!("Signed in as {}", client.service_user()));
+                return Ok(Account {
+                    answers,
+                    secret: known,
+                    client,
+                });
+            }
+            Err(error) if terminal.is_some() && error.is_of_the_answers() => {
+                // An option that is wrong stays wrong.
+                if matches!(&error, Error::Invalid { option, .. } if option != "itwin.client_id") {
+                    return Err(error);
+                }
+                complain(&error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn ask_secret(terminal: &Terminal) -> Result<Secret, Error> {
+    loop {
+        match checked_secret(&terminal.hidden("Client secret")?) {
+            Ok(secret) => return Ok(secret),
+            Err(what) => print_line(&format!("  the secret {what}: paste it again")),
+        }
+    }
+}
+
+/// The secret from the option, the environment, or the file that is there.
+fn given_secret(arguments: &Arguments, places: &Places) -> Result<Option<Secret>, Error> {
+    if let Some(file) = &arguments.client_secret_file {
+        return secret_of(file).map(Some);
+    }
+    let from = |text: &str, option: String| {
+        checked_secret(text).map_err(|what| Error::Invalid {
+            option,
+            what: format!("the secret {what}"),
+            hint: Some(SECRET_HINT.to_owned()),
+        })
+    };
+    if let Some(text) = std::env::var_os(SECRET_VARIABLE).filter(|text| !text.is_empty()) {
+        return from(&text.to_string_lossy(), SECRET_VARIABLE.to_owned()).map(Some);
+    }
+    let Some(kept) = places.kept_secret() else {
+        return Ok(None);
+    };
+    print_line(&format!("Client secret: from {:?}", places.secret));
+    from(&kept, format!("{:?}", places.secret)).map(Some)
+}
+
+/// The secret in a file, by the rules of the configuration.
+fn secret_of(file: &Path) -> Result<Secret, Error> {
+    let file = std::path::absolute(file).map_err(|source| Error::Write {
+        path: file.to_owned(),
+        source,
+    })?;
+    let answers = Answers {
+        client_id: "unknown".to_owned(),
+        client_secret_file: Some(file),
+        folder: PathBuf::from("/"),
+        name: "unnamed".to_owned(),
+        imodel_id: "00000000-0000-0000-0000-000000000000".to_owned(),
+        ..Answers::default()
+    };
+    let config = parsed(&answers, &Environment::default())?;
+    Ok(config.itwin.client_secret)
+}
+
+/// The configuration with these answers.
+pub(super) fn parse(answers: &Answers, secret: &Secret) -> Result<Config, Error> {
+    let environment = Environment {
+        client_secret: Some(secret.clone()),
+        ..Environment::default()
+    };
+    parsed(answers, &environment)
+}
+
+fn parsed(answers: &Answers, environment: &Environment) -> Result<Config, Error> {
+    Config::parse(&answers.text(), "answers", environment).map_err(|errors| {
+        let first = errors.iter().next();
+        Error::Invalid {
+            option: first
+                .and_then(|error| error.key.clone())
+                .unwrap_or_else(|| "answers".to_owned()),
+            what: first.map_or_else(String::new, |error| error.what.clone()),
+            hint: first.and_then(|error| error.hint.clone()),
+        }
+    })
+}
+
+/// Connects and gets a token.
+async fn token(answers: &Answers, secret: &Secret) -> Result<Client, Error> {
+    let config = parse(answers, secret)?;
+    let client = service::client(&config)?;
+    if !check::network(&mut Report::new(), &config, &client).await {
+        return Err(Error::Unreachable);
+    }
+    client.check_token().await?;
+    Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_configuration_is_valid_for_any_answers() {
+        let answers = Answers {
+            client_id: "service-x".to_owned(),
+            api_url: Some("http://127.0.0.1:8291".to_owned()),
+            issuer_url: Some("http://127.0.0.1:8291".to_owned()),
+            proxy: Some("http://proxy.example.com:3128".to_owned()),
+            state_path: Some("/var/lib/a \"b\"".into()),
+            folder: "/srv/it's \\ \"new\"".into(),
+            name: "north".to_owned(),
+            imodel_id: "c0ffee00-1234-4abc-8def-0123456789ab".to_owned(),
+            imodel: "iModel \"North\" in iTwin \"Bridges\"".to_owned(),
+            ..Answers::default()
+        };
+        let config = parse(&answers, &Secret::new("tiger-in-the-tank")).unwrap();
+        assert_eq!(config.watches[0].path, answers.folder);
+        assert_eq!(Some(config.state.path), answers.state_path);
+        let plain = Answers {
+            api_url: None,
+            issuer_url: None,
+            proxy: None,
+            state_path: None,
+            ..answers.clone()
+        };
+        insta::assert_snapshot!(format!("{}\n-----\n{}", answers.text(), plain.text()));
+    }
+}
