@@ -55,7 +55,7 @@ pub(crate) use values::show_duration;
 use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
-use crate::itwin::Network;
+use crate::itwin::{Network, RequestLimits};
 use crate::secret::Secret;
 use crate::selection::Scope;
 
@@ -172,8 +172,8 @@ pub struct Itwin {
     pub client_secret: Secret,
     /// Scope asked for with each token.
     pub scope: String,
-    /// Requests to the API in any minute, at most.
-    pub requests_per_minute: usize,
+    /// Requests to the API, at most.
+    pub limits: RequestLimits,
 }
 
 /// The state directory.

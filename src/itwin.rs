@@ -44,6 +44,7 @@ use crate::bandwidth::{BandwidthLimiter, Period};
 use crate::retry::Budget;
 use crate::secret::Secret;
 
+pub use crate::retry::RequestLimits;
 pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
 #[cfg(test)]
@@ -78,8 +79,8 @@ pub struct Settings {
     pub client_secret: Secret,
     /// OAuth scope to request.
     pub scope: String,
-    /// Maximum number of API requests in any minute.
-    pub requests_per_minute: usize,
+    /// Maximum number of API requests.
+    pub limits: RequestLimits,
     /// Bandwidth limits for content.
     pub rate: Vec<Period>,
     /// Proxy, certificates and timeouts for all hosts.
@@ -126,7 +127,7 @@ impl Client {
         let authorities = [&settings.api_url, &settings.issuer_url].map(urls::authority);
         let platform = platform_client(&route)?;
         let api_url = settings.api_url.clone();
-        let budget = Budget::new(settings.requests_per_minute);
+        let budget = Budget::new(settings.limits);
         let limiter = BandwidthLimiter::new(settings.rate.clone());
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&hosts));
         let blobs = Blobs::new(&route, Arc::clone(&hosts), limiter)?;
@@ -191,9 +192,9 @@ impl Client {
         self.blobs.limiter.is_paused()
     }
 
-    /// Sets the maximum number of API requests in any minute.
-    pub fn set_requests_per_minute(&self, count: usize) {
-        self.api.budget().set(count);
+    /// Sets the maximum number of API requests.
+    pub fn set_limits(&self, limits: RequestLimits) {
+        self.api.budget().set(limits);
     }
 
     /// Gets a token, unless there is a valid one.

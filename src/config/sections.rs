@@ -15,6 +15,7 @@ use super::{
     credentials,
 };
 use crate::connection_name::ConnectionName;
+use crate::itwin::RequestLimits;
 
 /// Every table and its keys; `""` is the top of the file.
 pub(super) const KEYS: &Keys = &[
@@ -65,6 +66,7 @@ pub(super) const KEYS: &Keys = &[
             "client_secret_file",
             "scope",
             "requests_per_minute",
+            "requests_per_hour",
         ],
     ),
     (
@@ -250,9 +252,12 @@ pub(super) fn itwin(
     let scope = section
         .read("scope", values::line)
         .unwrap_or_else(|| "itwin-platform".to_owned());
-    let requests_per_minute = section
-        .read("requests_per_minute", values::count(1..=1_000_000))
-        .unwrap_or(4500);
+    let limits = RequestLimits {
+        per_minute: section
+            .read("requests_per_minute", values::count(1..=1_000_000))
+            .unwrap_or(4500),
+        per_hour: section.read("requests_per_hour", values::count(1..=1_000_000)),
+    };
     let client_id = section.require(
         "client_id",
         "register a service application at developer.bentley.com/my-apps and add its client id",
@@ -278,7 +283,7 @@ pub(super) fn itwin(
         client_id: client_id?,
         client_secret: client_secret?,
         scope,
-        requests_per_minute,
+        limits,
     })
 }
 

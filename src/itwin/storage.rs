@@ -426,7 +426,7 @@ mod tests {
                 client_id: id.to_owned(),
                 client_secret: Secret::new(DEFAULT_CLIENT_SECRET),
                 scope: "itwin-platform".to_owned(),
-                requests_per_minute: 10_000,
+                limits: crate::retry::RequestLimits::per_minute(10_000),
                 rate: Vec::new(),
                 network: Network {
                     proxy: None,
