@@ -23,6 +23,9 @@ fn files(kind: &str) -> BTreeSet<(String, String)> {
             toml::Value::Array(asset) => (text(&asset[0]), text(&asset[1])),
             asset => (text(&asset["source"]), text(&asset["dest"])),
         };
+        // Both tools find this folder also below another `CARGO_TARGET_DIR`.
+        let is_found = !source.starts_with("target/") || source.starts_with("target/release/");
+        assert!(is_found, "{source}");
         let name = Path::new(&source).file_name().unwrap().to_str().unwrap();
         let to = to.trim_start_matches('/').trim_end_matches(name);
         let to = to.replace("zsh/site-functions/", "zsh/vendor-completions/");
