@@ -98,7 +98,7 @@ use std::time::Duration;
 
 use crate::filesystem;
 use crate::state_directory::{self, StateDirectory};
-use database::{ContentCheck, Database, Tx};
+use database::{ContentCheck, Database, Tx, sql};
 use lock::{Lock, PreviousExit};
 use row::{count_column, count_value, millis, new_id, timestamp};
 
@@ -289,7 +289,7 @@ impl Ledger {
         let last: Option<i64> = self
             .db
             .read("look up its last id", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT MAX(id) FROM (SELECT MAX(id) AS id FROM results UNION ALL SELECT MAX(id) FROM steps \
                      UNION ALL SELECT MAX(id) FROM runs UNION ALL SELECT MAX(id) FROM files \
                      UNION ALL SELECT MAX(id) FROM watches UNION ALL SELECT MAX(id) FROM connections) AS last",

@@ -13,7 +13,7 @@ use super::history::{Step, note};
 use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::judge_main_files_again;
-use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis};
+use super::{Absence, Error, Ledger, Tx, UploadJob, WatchId, millis, sql};
 
 /// Rows that are changed in one transaction, so that many of them do not delay other transactions.
 pub(super) const AT_ONCE: usize = 500;
@@ -51,8 +51,10 @@ impl Ledger {
     ) -> Result<Absent, Error> {
         let mut absent = Absent::default();
         for chunk in files.chunks(AT_ONCE) {
-            self.db
+            absent += self
+                .db
                 .write("record files that are gone", async |tx| {
+                    let mut absent = Absent::default();
                     for (name, absence) in chunk {
                         absent +=
                             record_one(tx, (watch, dir, name), *absence, settled, now).await?;
@@ -60,7 +62,7 @@ impl Ledger {
                     if absent != Absent::default() {
                         forget_listing(tx, watch.0, dir.as_os_str().as_bytes()).await?;
                     }
-                    Ok(())
+                    Ok(absent)
                 })
                 .await?;
         }
@@ -78,7 +80,7 @@ impl Ledger {
             self.db
                 .write("record files that are back", async |tx| {
                     for name in chunk {
-                        let found: Option<i64> = sqlx::query_scalar(
+                        let found: Option<i64> = sql::query_scalar(
                             "UPDATE files SET absence = NULL, absent_since = NULL \
                              WHERE watch_id = $1 AND dir = $2 AND name = $3 AND absence = $4 \
                              RETURNING id",
@@ -87,7 +89,7 @@ impl Ledger {
                         .bind(dir.as_os_str().as_bytes())
                         .bind(name.as_bytes())
                         .bind(Absence::Missing)
-                        .fetch_optional(&mut **tx)
+                        .fetch_optional(tx)
                         .await?;
                         if let Some(file) = found {
                             judge_main_files_again(tx, file, crate::clock::now()).await?;
@@ -106,9 +108,9 @@ impl Ledger {
         self.db
             .write("record a file that is no longer selected", async |tx| {
                 end(tx, job.file.0, Absence::Deselected, now).await?;
-                sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+                sql::query("DELETE FROM jobs WHERE file_id = $1")
                     .bind(job.file.0)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 forget_listing(tx, job.watch.0, split(&job.path).0).await?;
                 Ok(())
@@ -124,14 +126,14 @@ async fn record_one(
     settled: Timestamp,
     now: Timestamp,
 ) -> Result<Absent, sqlx::Error> {
-    let known: Option<(i64, Option<Absence>, Option<i64>)> = sqlx::query_as(
+    let known: Option<(i64, Option<Absence>, Option<i64>)> = sql::query_as(
         "SELECT id, absence, absent_since FROM files WHERE watch_id = $1 AND dir = $2 \
          AND name = $3",
     )
     .bind(watch.0)
     .bind(dir.as_os_str().as_bytes())
     .bind(name.as_bytes())
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Some((file_id, before, since)) = known else {
         return Ok(Absent::default());
@@ -139,11 +141,11 @@ async fn record_one(
     match next_absence(before, since, absence, settled, now) {
         Some(Absence::Missing) => {
             if before.is_none() {
-                sqlx::query("UPDATE files SET absence = $2, absent_since = $3 WHERE id = $1")
+                sql::query("UPDATE files SET absence = $2, absent_since = $3 WHERE id = $1")
                     .bind(file_id)
                     .bind(Absence::Missing)
                     .bind(millis(now))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
             }
             Ok(Absent {
@@ -197,21 +199,21 @@ async fn end(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     // Whatever is found under its name later is new.
-    let version: i64 = sqlx::query_scalar(
+    let version: i64 = sql::query_scalar(
         "UPDATE files SET absence = $2, absent_since = COALESCE(absent_since, $3), known = 0, \
          size = 0, withdrawal = NULLIF(withdrawal, 'unmapping') WHERE id = $1 RETURNING version",
     )
     .bind(file_id)
     .bind(absence)
     .bind(millis(now))
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
-    sqlx::query(
+    sql::query(
         "DELETE FROM jobs WHERE file_id = $1 AND (state IN ('due', 'failed') \
          OR (state = 'stored' AND (attempts > 0 OR run_attempts > 0 OR reason IS NOT NULL)))",
     )
     .bind(file_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     judge_main_files_again(tx, file_id, now).await?;
     let step = match absence {

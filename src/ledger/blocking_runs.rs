@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Error, Ledger, millis, timestamp};
+use super::{Error, Ledger, millis, sql, timestamp};
 use crate::ids::ImodelId;
 
 /// A run of someone else that keeps ours from starting.
@@ -25,7 +25,7 @@ impl Ledger {
         let row: Option<Row> = self
             .db
             .read("look for a run that blocks an iModel", async |db| {
-                sqlx::query_as(
+                sql::query_as(
             "SELECT run, connection, since, overdue FROM blocking_runs WHERE imodel_id = $1",
         )
         .bind(imodel_id)
@@ -50,9 +50,9 @@ impl Ledger {
         let Some(blocking) = blocking else {
             self.db
                 .write(ACTION, async |tx| {
-                    sqlx::query("DELETE FROM blocking_runs WHERE imodel_id = $1")
+                    sql::query("DELETE FROM blocking_runs WHERE imodel_id = $1")
                         .bind(imodel_id)
-                        .execute(&mut **tx)
+                        .execute(tx)
                         .await
                 })
                 .await?;
@@ -60,7 +60,7 @@ impl Ledger {
         };
         self.db
             .write(ACTION, async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO blocking_runs (imodel_id, run, connection, since, overdue) \
                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (imodel_id) DO UPDATE \
                      SET run = excluded.run, connection = excluded.connection, \
@@ -71,7 +71,7 @@ impl Ledger {
                 .bind(&blocking.connection)
                 .bind(millis(blocking.since))
                 .bind(i64::from(blocking.overdue))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;

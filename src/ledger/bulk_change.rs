@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::error;
 
 use super::{
-    BulkChangeKind, Error, Ledger, Tx, WatchId, count_column, count_value, millis, timestamp,
+    BulkChangeKind, Error, Ledger, Tx, WatchId, count_column, count_value, millis, sql, timestamp,
 };
 
 /// New files that were handed over within this time count as arrived at once.
@@ -172,7 +172,7 @@ pub(super) async fn set_limits(
     watch_id: i64,
     limits: BulkChangeLimits,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE watches SET bulk_change_limit = $2, new_files_limit = $3, bulk_change_files = CASE \
          WHEN bulk_change_kind = $4 AND bulk_change_files > $3 THEN bulk_change_files \
          WHEN bulk_change_kind <> $4 AND bulk_change_files > $2 \
@@ -183,7 +183,7 @@ pub(super) async fn set_limits(
     .bind(count_column(limits.changed_files))
     .bind(count_column(limits.new_files))
     .bind(BulkChangeKind::New)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -197,7 +197,7 @@ pub(super) async fn guard(
     arrived: i64,
     now: Timestamp,
 ) -> Result<Option<BulkChange>, sqlx::Error> {
-    let mut watch: Guarded = sqlx::query_as(
+    let mut watch: Guarded = sql::query_as(
         "SELECT w.bulk_change_limit, w.bulk_change_approved, w.bulk_change_files, \
          w.bulk_change_kind, w.new_files_limit, w.new_files_since, w.new_files, \
          (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
@@ -207,25 +207,25 @@ pub(super) async fn guard(
          AS moves FROM watches w WHERE w.id = $1",
     )
     .bind(watch_id)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     if arrived != 0
         && let Some((since, new)) = count_new(watch, arrived, now)
     {
         watch.new_files = new.max(0);
-        sqlx::query("UPDATE watches SET new_files_since = $2, new_files = $3 WHERE id = $1")
+        sql::query("UPDATE watches SET new_files_since = $2, new_files = $3 WHERE id = $1")
             .bind(watch_id)
             .bind(since)
             .bind(watch.new_files)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
     }
     match decide(watch) {
         Decision::Nothing => Ok(None),
         Decision::EndApproval => {
-            sqlx::query("UPDATE watches SET bulk_change_approved = 0 WHERE id = $1")
+            sql::query("UPDATE watches SET bulk_change_approved = 0 WHERE id = $1")
                 .bind(watch_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
             Ok(None)
         }
@@ -247,7 +247,7 @@ async fn suspend(
         BulkChangeKind::Changed => watch.moves,
         BulkChangeKind::New => 0,
     };
-    sqlx::query(
+    sql::query(
         "UPDATE watches SET bulk_change_files = $2, bulk_change_kind = $3, \
          bulk_change_moves = $4 WHERE id = $1",
     )
@@ -255,7 +255,7 @@ async fn suspend(
     .bind(files)
     .bind(kind)
     .bind(moves)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     let change = BulkChange {
         kind,
@@ -279,31 +279,31 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("guard against too many new files", async |tx| {
-                let limit: Option<i64> = sqlx::query_scalar(
+                let limit: Option<i64> = sql::query_scalar(
                     "SELECT new_files_limit FROM watches w WHERE id = $1 \
                      AND new_files_since IS NULL AND bulk_change_files = 0 AND EXISTS \
                      (SELECT 1 FROM files f WHERE f.watch_id = w.id \
                      AND f.storage_file_id IS NOT NULL AND f.stored_version IS NOT NULL)",
                 )
                 .bind(watch)
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await?;
                 let Some(limit) = limit else { return Ok(()) };
-                let due: i64 = sqlx::query_scalar(
+                let due: i64 = sql::query_scalar(
                     "SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
                      WHERE j.watch_id = $1 AND j.state = 'due' AND f.stored_version IS NULL \
                      AND f.adopted = 0",
                 )
                 .bind(watch)
-                .fetch_one(&mut **tx)
+                .fetch_one(tx)
                 .await?;
                 if due.saturating_add(count_column(unfinished)) <= limit {
-                    sqlx::query(
+                    sql::query(
                         "UPDATE watches SET new_files_since = $2, new_files = 0 WHERE id = $1",
                     )
                     .bind(watch)
                     .bind(millis(now))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 }
                 Ok(())

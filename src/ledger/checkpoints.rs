@@ -6,6 +6,7 @@ use super::bulk_change::guard;
 use super::clock::pause;
 use super::{
     BulkChange, Content, Error, FileId, Ledger, StorageStamp, Tx, UploadJob, count_column, millis,
+    sql,
 };
 use crate::ids::StorageFileId;
 
@@ -19,14 +20,14 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record that a file is about to be created", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE jobs SET stage = 'create_sent', stage_at = $2, marker = $3 \
              WHERE file_id = $1",
                 )
                 .bind(job.file.0)
                 .bind(millis(now))
                 .bind(marker)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -42,18 +43,18 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record a storage file", async |tx| {
-                sqlx::query("UPDATE files SET storage_file_id = $2 WHERE id = $1")
+                sql::query("UPDATE files SET storage_file_id = $2 WHERE id = $1")
                     .bind(job.file.0)
                     .bind(storage_file_id)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
-                sqlx::query(
+                sql::query(
                     "UPDATE jobs SET stage = 'links_received', stage_at = $2, marker = NULL \
                      WHERE file_id = $1",
                 )
                 .bind(job.file.0)
                 .bind(millis(now))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 Ok(())
             })
@@ -69,7 +70,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record that a file's bytes are in storage", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE jobs SET stage = 'blob_written', stage_at = $2, \
                      content_version = $3, content_digest = $4, content_size = $5 \
                      WHERE file_id = $1",
@@ -79,7 +80,7 @@ impl Ledger {
                 .bind(job.version)
                 .bind(&content.digest[..])
                 .bind(count_column(content.bytes))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -90,13 +91,13 @@ impl Ledger {
     pub async fn record_restart(&self, job: &UploadJob, now: Timestamp) -> Result<(), Error> {
         self.db
             .write_durably("record that an upload starts over", async |tx| {
-                sqlx::query(
+                sql::query(
             "UPDATE jobs SET stage = 'links_received', stage_at = $2, content_version = NULL, \
              content_digest = NULL, content_size = NULL WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(now))
-        .execute(&mut **tx).await
+        .execute(tx).await
             })
             .await?;
         Ok(())
@@ -114,22 +115,22 @@ impl Ledger {
     ) -> Result<Option<BulkChange>, Error> {
         self.db
             .write("adopt a storage file", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE files SET storage_file_id = $2, adopted = 1, stored_version = NULL \
                      WHERE id = $1",
                 )
                 .bind(job.file.0)
                 .bind(storage_file_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                sqlx::query(
+                sql::query(
             "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, attempts = attempts + 1 \
              WHERE file_id = $1",
         )
         .bind(job.file.0)
         .bind(millis(due))
         .bind(pause(now, due))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
                 guard(tx, job.watch.0, -1, now).await
             })
@@ -153,7 +154,7 @@ pub(super) async fn set_stamp(
     file: FileId,
     stamp: &StorageStamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE files SET stored_modified = $2, stored_modified_by = $3, storage_folder_id = $4 \
          WHERE id = $1",
     )
@@ -161,28 +162,28 @@ pub(super) async fn set_stamp(
     .bind(&stamp.modified)
     .bind(&stamp.modified_by)
     .bind(&stamp.folder_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 /// Forgets the storage file. The source file stays known: it still points there, until it is pointed elsewhere.
 pub(super) async fn forget_storage_file(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE files SET storage_file_id = NULL, adopted = 0, stored_version = NULL, \
          stored_digest = NULL, stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
          stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
          send_again = 0, relocation = NULL, outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET stage = 'planned', marker = NULL, content_version = NULL, \
          content_digest = NULL, content_size = NULL WHERE file_id = $1",
     )
     .bind(file_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::known_files::VersionColumns;
 use super::row::join;
 use super::{
     Error, FailureKind, FileId, Fingerprint, Ledger, Relocation, Stage, StorageStamp, Tx, WatchId,
-    Withdrawal, count_column, count_value, millis, timestamp,
+    Withdrawal, count_column, count_value, millis, sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -193,12 +193,13 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
-        let claim = sqlx::query_scalar(claim!("", ""))
-            .bind(millis(now))
-            .bind(most.map_or(i64::MAX, count_column));
         self.db
             .write("claim a job", async |tx| {
-                let claimed = claim.fetch_optional(&mut **tx).await?;
+                let claimed = sql::query_scalar(claim!("", ""))
+                    .bind(millis(now))
+                    .bind(most.map_or(i64::MAX, count_column))
+                    .fetch_optional(tx)
+                    .await?;
                 claimed_job(tx, claimed).await
             })
             .await
@@ -213,16 +214,17 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
-        let claim = sqlx::query_scalar(claim!(
-            "j.watch_id = $3 AND ",
-            "COALESCE(j.watch_id, 0) = $3 AND "
-        ))
-        .bind(millis(now))
-        .bind(most.map_or(i64::MAX, count_column))
-        .bind(watch);
         self.db
             .write("claim a job", async |tx| {
-                let claimed = claim.fetch_optional(&mut **tx).await?;
+                let claimed = sql::query_scalar(claim!(
+                    "j.watch_id = $3 AND ",
+                    "COALESCE(j.watch_id, 0) = $3 AND "
+                ))
+                .bind(millis(now))
+                .bind(most.map_or(i64::MAX, count_column))
+                .bind(watch)
+                .fetch_optional(tx)
+                .await?;
                 claimed_job(tx, claimed).await
             })
             .await
@@ -235,7 +237,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("look for watches with work", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT w.id, (SELECT MIN(due_at) FROM jobs j WHERE j.watch_id = w.id \
                      AND j.state = 'due'), (SELECT MIN(due_at) FROM jobs j \
                      WHERE j.watch_id = w.id AND j.state = 'failed'), EXISTS (SELECT 1 FROM jobs \
@@ -261,7 +263,7 @@ impl Ledger {
         let at: Option<i64> = self
             .db
             .read("look for the next due job", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT MIN(at) FROM ( SELECT MIN(due_at) AS at FROM jobs \
                      WHERE state = 'due' AND due_at > $1 UNION ALL SELECT MIN(due_at) FROM jobs \
                      WHERE state = 'failed' AND due_at > $1 UNION ALL SELECT MIN(backoff_until) \
@@ -282,7 +284,7 @@ impl Ledger {
         let (all, busy): (i64, i64) = self
             .db
             .read("count the jobs that are waited for", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT COUNT(*), COUNT(CASE WHEN j.kind = 'busy' THEN 1 END) FROM jobs j \
                      JOIN watches w ON w.id = j.watch_id WHERE w.configured = 1 \
                      AND (j.state IN ('uploading', 'running') OR (j.state IN ('due', 'stored') \
@@ -307,11 +309,11 @@ impl Ledger {
     pub async fn unclaim(&self, job: &UploadJob) -> Result<(), Error> {
         self.db
             .write("give a job back", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE jobs SET state = 'due' WHERE file_id = $1 AND state = 'uploading'",
                 )
                 .bind(job.file.0)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -322,8 +324,8 @@ impl Ledger {
     pub(super) async fn release_claims(&self) -> Result<(), Error> {
         self.db
             .write("take up the work of the last process", async |tx| {
-                sqlx::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
-                    .execute(&mut **tx)
+                sql::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
+                    .execute(tx)
                     .await
             })
             .await?;
@@ -336,19 +338,19 @@ impl Ledger {
             .write("try failed files again", async |tx| {
                 let kinds = FailureKind::ALL.into_iter();
                 for kind in kinds.filter(|kind| kind.is_retried_at_start()) {
-                    sqlx::query(
+                    sql::query(
                 "UPDATE jobs SET state = 'due', due_at = enqueued_at, pause = 0, attempts = 0, \
                  failing_since = NULL, kind = NULL, previous_reason = reason, reason = NULL, \
                  hint = NULL WHERE state = 'failed' AND kind = $1",
             )
             .bind(kind)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
                 }
-                sqlx::query(
+                sql::query(
                     "UPDATE files SET withdrawal_due = 0 WHERE withdrawal_reason IS NOT NULL",
                 )
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 Ok(())
             })
@@ -364,7 +366,7 @@ async fn claimed_job(
     let Some(file) = claimed else {
         return Ok(None);
     };
-    let row: JobRow = sqlx::query_as(
+    let row: JobRow = sql::query_as(
         "SELECT j.file_id, f.watch_id, f.dir, f.name, f.known, f.size, f.mtime_ns, f.ctime_ns, \
          f.connector, f.storage_file_id, f.stored_version, f.stored_digest, f.stored_size, \
          j.version, j.attempts, j.enqueued_at, j.failing_since, j.stage, j.stage_at, j.marker, \
@@ -373,7 +375,7 @@ async fn claimed_job(
          JOIN files f ON f.id = j.file_id WHERE j.file_id = $1",
     )
     .bind(file)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     Ok(Some(row.into_job()))
 }

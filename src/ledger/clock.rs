@@ -6,7 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Error, Ledger, millis};
+use super::{Error, Ledger, millis, sql};
 
 /// Two readings of a steady clock, by two tasks, may be in the wrong order by this much, in milliseconds.
 pub(super) const SLACK: i64 = 5000;
@@ -105,7 +105,7 @@ impl Ledger {
         self.db
             .write("move its times with the clock", async |tx| {
                 for sql in FOLLOW {
-                    sqlx::query(sql).bind(jump).execute(&mut **tx).await?;
+                    sql::query(sql).bind(jump).execute(tx).await?;
                 }
                 Ok(())
             })
@@ -118,12 +118,11 @@ impl Ledger {
             .write("correct times that are ahead of the clock", async |tx| {
                 let mut corrected = 0;
                 for sql in CORRECT {
-                    corrected += sqlx::query(sql)
+                    corrected += sql::query(sql)
                         .bind(millis(now))
                         .bind(millis(now).saturating_add(SLACK))
-                        .execute(&mut **tx)
-                        .await?
-                        .rows_affected();
+                        .execute(tx)
+                        .await?;
                 }
                 Ok(corrected)
             })
@@ -254,14 +253,14 @@ mod tests {
     #[tokio::test]
     async fn the_search_for_times_that_are_ahead_of_the_clock_reads_no_other_job() {
         let f = Fixture::new().await;
-        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(
+        let plan: Vec<(i64, i64, i64, String)> = sql::query_as(
             "EXPLAIN QUERY PLAN SELECT j.file_id, j.due_at FROM jobs j \
          JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \
          WHERE j.due_at - j.pause > 1 + 5000 AND COALESCE(j.state, '') IN ('due', 'failed') \
          AND w.configured = 1 AND w.paused_at IS NULL AND w.bulk_change_files = 0 \
          AND (w.backoff_until <= 1 OR w.backoff_since > 1 + 5000) AND f.size <= 10 LIMIT 1",
         )
-        .fetch_all(f.ledger.db.writer())
+        .fetch_all(&mut f.ledger.db.connection().await)
         .await
         .unwrap();
         let plan: Vec<String> = plan.into_iter().map(|row| row.3).collect();

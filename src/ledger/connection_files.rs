@@ -9,7 +9,7 @@ use super::row::join;
 use super::sets::{newest_companion, set_open};
 use super::{
     Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Outcome, Withdrawal,
-    count_value, timestamp,
+    count_value, sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -209,7 +209,7 @@ impl Ledger {
         let rows: Vec<ConnectionFileRow> = self
             .db
             .read("list the files of a connection", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(connection.0)
                     .fetch_all(db)
                     .await

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::clock::{active, due};
 use super::sets::set_open;
 use super::target_connections::watches_of_connection;
-use super::{ConnectionId, Error, Ledger, count_column, count_value, millis, timestamp};
+use super::{ConnectionId, Error, Ledger, count_column, count_value, millis, sql, timestamp};
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
 
@@ -78,7 +78,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("list the connections of an iModel", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT id, name, platform_id, generation > covered, moved_at, checked_at \
                      FROM connections c WHERE imodel_id = $1 AND EXISTS (SELECT 1 FROM watches w \
                      WHERE w.configured = 1 AND w.id IN ",
@@ -112,18 +112,18 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record a connection", async |tx| {
-                sqlx::query("UPDATE connections SET platform_id = $2 WHERE id = $1")
+                sql::query("UPDATE connections SET platform_id = $2 WHERE id = $1")
                     .bind(connection.0)
                     .bind(platform_id)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 if platform_id.is_none() {
-                    sqlx::query(
+                    sql::query(
                         "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
                          mapped_connector = NULL WHERE connection_id = $1",
                     )
                     .bind(connection.0)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 }
                 Ok(())
@@ -147,7 +147,7 @@ impl Ledger {
         let row: Row = self
             .db
             .read("read the backlog of an iModel", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT COUNT(CASE WHEN ",
                     due!("$2"),
                     " THEN 1 END) AS waiting, MIN(CASE WHEN ",
@@ -197,7 +197,7 @@ impl Ledger {
         let any: bool = self
             .db
             .read("look for source files", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT EXISTS (SELECT 1 FROM files WHERE connection_id = $1 \
              AND source_file_id IS NOT NULL)",
                 )
@@ -214,12 +214,12 @@ impl Ledger {
     pub async fn request_check(&self, imodel_id: &ImodelId) -> Result<(), Error> {
         self.db
             .write("request a check of connections", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE connections SET checked_at = CASE WHEN checked_at > 0 THEN 0 \
                      ELSE checked_at - 1 END WHERE imodel_id = $1",
                 )
                 .bind(imodel_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -236,7 +236,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record a check of a connection", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE connections SET checked_at = CASE WHEN checked_at = $5 THEN $2 \
                      ELSE checked_at END, source_files = $3, other_source_files = $4 \
                      WHERE id = $1",
@@ -246,7 +246,7 @@ impl Ledger {
                 .bind(count_column(found.watched))
                 .bind(count_column(found.others))
                 .bind(millis(connection.checked_at))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -261,14 +261,14 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record the source files of others", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO imodel_facts (imodel_id, foreign_source_files) VALUES ($1, $2) \
                      ON CONFLICT (imodel_id) DO UPDATE \
                      SET foreign_source_files = excluded.foreign_source_files",
                 )
                 .bind(imodel_id)
                 .bind(count_column(count))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -281,7 +281,7 @@ impl Ledger {
         let (watched, others): (Option<i64>, Option<i64>) = self
             .db
             .read("count the source files of an iModel", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(imodel_id)
                     .fetch_one(db)
                     .await
@@ -305,9 +305,9 @@ macro_rules! is_in_use {
 
 /// Columns: the source files of the iModel `w.imodel_id`, those of watched files and others.
 pub(super) const SOURCE_FILES: &str = concat!(
-    "(SELECT SUM(c.source_files) FROM connections c WHERE c.imodel_id = w.imodel_id AND ",
+    "(SELECT CAST(SUM(c.source_files) AS BIGINT) FROM connections c WHERE c.imodel_id = w.imodel_id AND ",
     is_in_use!(),
-    ") AS source_files, (SELECT SUM(c.other_source_files) FROM connections c \
+    ") AS source_files, (SELECT CAST(SUM(c.other_source_files) AS BIGINT) FROM connections c \
      WHERE c.imodel_id = w.imodel_id AND ",
     is_in_use!(),
     ") + COALESCE((SELECT foreign_source_files FROM imodel_facts i \

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Error, Ledger};
+use super::{Error, Ledger, sql};
 use crate::ids::ImodelId;
 
 /// What is known of an iModel that was created or found by its name.
@@ -23,7 +23,7 @@ impl Ledger {
         let rows: Vec<(ImodelId, ImodelId)> = self
             .db
             .read("look up created iModels", async |db| {
-                sqlx::query_as("SELECT imodel_key, imodel_id FROM created_imodels WHERE ready = 1")
+                sql::query_as("SELECT imodel_key, imodel_id FROM created_imodels WHERE ready = 1")
                     .fetch_all(db)
                     .await
             })
@@ -35,7 +35,7 @@ impl Ledger {
     pub async fn created_imodel(&self, key: &ImodelId) -> Result<Option<CreatedImodel>, Error> {
         self.db
             .read("look up a created iModel", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT imodel_id, ready <> 0 AS ready FROM created_imodels \
                      WHERE imodel_key = $1",
                 )
@@ -54,7 +54,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record a created iModel", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO created_imodels (imodel_key, imodel_id, ready) \
                      VALUES ($1, $2, $3) ON CONFLICT (imodel_key) DO UPDATE \
                      SET imodel_id = excluded.imodel_id, ready = excluded.ready",
@@ -62,7 +62,7 @@ impl Ledger {
                 .bind(key)
                 .bind(&created.imodel_id)
                 .bind(i64::from(created.ready))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 Ok(())
             })
@@ -77,14 +77,14 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record what an iModel waits for", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET imodel_wait = $2, imodel_hint = $3 WHERE imodel_id = $1 \
                      AND configured = 1",
                 )
                 .bind(imodel_id)
                 .bind(wait.map(|(reason, _)| reason))
                 .bind(wait.and_then(|(_, hint)| hint))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 Ok(())
             })

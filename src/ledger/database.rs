@@ -8,37 +8,39 @@
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
 mod durable;
+pub(super) mod sql;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::OFlags;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::{Sqlite, Transaction};
 
 use super::Error;
 use crate::state_directory::StateDirectory;
 use durable::Log;
+use sql::Executor;
 
 /// A connection to the database, for reading.
-pub(super) type Connection = <Sqlite as sqlx::Database>::Connection;
+pub(super) struct Connection(PoolConnection<Sqlite>);
 
-/// A transaction. Statements run on it as on a [`Connection`]: `.execute(&mut **tx)`.
+/// A transaction.
 pub(super) struct Tx(Transaction<'static, Sqlite>);
 
-impl std::ops::Deref for Tx {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        &self.0
+impl Executor for Connection {
+    fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.0
     }
 }
 
-impl std::ops::DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut Connection {
+impl Executor for Tx {
+    fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.0
     }
 }
@@ -206,7 +208,7 @@ impl Database {
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
         let read = async {
-            let mut connection = self.readers.acquire().await?;
+            let mut connection = Connection(self.readers.acquire().await?);
             work(&mut connection).await
         };
         read.await.map_err(|error| classify(action, error))
@@ -355,6 +357,11 @@ impl Database {
     /// The connection that writes, for statements of a test.
     pub(super) fn writer(&self) -> &SqlitePool {
         &self.writer
+    }
+
+    /// The same, for statements of the ledger.
+    pub(super) async fn connection(&self) -> Connection {
+        Connection(self.writer.acquire().await.unwrap())
     }
 
     /// Opens a copy of a database as it is, without checks and without waiting for the disk.

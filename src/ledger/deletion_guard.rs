@@ -6,7 +6,7 @@
 
 use tracing::error;
 
-use super::{DeletionCause, Error, Ledger, count_column, count_value};
+use super::{DeletionCause, Error, Ledger, count_column, count_value, sql};
 use crate::ids::ImodelId;
 use crate::text::plural;
 
@@ -182,7 +182,7 @@ impl Ledger {
         let rows: Vec<GuardedRow> = self
             .db
             .read("count the deleted files", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT w.id, w.name, w.deletion_limit, w.deletions_approved, \
                      w.deletions_suspended, w.root_replaced <> 0 AS root_replaced, \
                      w.root_replaced <> 0 AND EXISTS (SELECT 1 FROM files f \
@@ -191,7 +191,7 @@ impl Ledger {
                      CASE WHEN w.on_delete = 'keep' THEN 0 ELSE (SELECT COUNT(*) FROM files f \
                      WHERE ",
                     withdrawable!(),
-                    ") END AS gone, (SELECT COALESCE(SUM(c.files), 0) FROM counts c \
+                    ") END AS gone, (SELECT CAST(COALESCE(SUM(c.files), 0) AS BIGINT) FROM counts c \
                      WHERE c.watch_id = w.id AND c.absent = 0 AND c.vanished = 0) AS present \
                      FROM watches w WHERE w.imodel_id = $1 AND w.configured = 1"
                 ))
@@ -228,12 +228,12 @@ impl Ledger {
     async fn end_guard(&self, watch: i64) -> Result<(), Error> {
         self.db
             .write("end the suspension of deletions", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET deletions_suspended = 0, deletions_approved = 0, \
                      deletions_cause = NULL, root_replaced = 0 WHERE id = $1",
                 )
                 .bind(watch)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -243,7 +243,7 @@ impl Ledger {
     async fn suspend_deletions(&self, watch: i64, deletions: Deletions) -> Result<(), Error> {
         self.db
             .write_durably("suspend deletions", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET deletions_suspended = $2, deletions_allowed = $3, \
                      deletions_cause = $4 WHERE id = $1",
                 )
@@ -251,7 +251,7 @@ impl Ledger {
                 .bind(count_column(deletions.files))
                 .bind(count_column(deletions.limit))
                 .bind(deletions.cause)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;

@@ -2,11 +2,11 @@
 use jiff::Timestamp;
 
 use super::clock::pause;
-use super::failure_groups::group;
+use super::failure_groups::{GroupedFailure, group};
 use super::history::{Step, note};
 use super::results::insert_result;
 use super::row::join;
-use super::{FailureKind, JobState, Outcome, Tx, millis};
+use super::{FailureKind, JobState, Outcome, Tx, millis, sql};
 
 /// Why an attempt did not succeed and what comes next.
 #[derive(Debug, Clone)]
@@ -59,13 +59,13 @@ pub(super) async fn refuse(
         Again::FailedUntil(at) => (JobState::Failed, Some(at), 1),
         Again::Never => (JobState::Failed, None, 1),
     };
-    let before: Option<Before> = sqlx::query_as(
+    let before: Option<Before> = sql::query_as(
         "SELECT j.version, COALESCE(j.reason, j.previous_reason) AS reason, \
          r.platform_id AS run, f.dir, f.name FROM jobs j JOIN files f ON f.id = j.file_id \
          LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
     )
     .bind(file_id)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Before {
         version,
@@ -74,7 +74,7 @@ pub(super) async fn refuse(
         dir,
         name,
     } = before.unwrap_or_default();
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) \
          END, kind = $6, reason = $7, hint = $8, pause = $9 WHERE file_id = $1",
@@ -88,10 +88,16 @@ pub(super) async fn refuse(
     .bind(&refusal.reason)
     .bind(&refusal.hint)
     .bind(due_at.map_or(0, |at| pause(now, at)))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    let (reason, hint) = (refusal.reason.as_str(), refusal.hint.as_deref());
-    group(tx, file_id, refusal.kind, reason, hint, &join(dir, name)).await?;
+    let failure = GroupedFailure {
+        kind: refusal.kind,
+        reason: &refusal.reason,
+        hint: refusal.hint.as_deref(),
+        path: &join(dir, name),
+        at: millis(now),
+    };
+    group(tx, file_id, &failure).await?;
     if state == JobState::Failed {
         report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
     } else if last_reason.as_ref() != Some(&refusal.reason) {
@@ -118,21 +124,20 @@ async fn report_failure(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     if waiting == JobState::Stored {
-        sqlx::query("UPDATE files SET outcome = 'failed', outcome_at = $2 WHERE id = $1")
+        sql::query("UPDATE files SET outcome = 'failed', outcome_at = $2 WHERE id = $1")
             .bind(file_id)
             .bind(millis(now))
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
     }
-    let is_new_reason = sqlx::query(
+    let is_new_reason = sql::query(
         "UPDATE jobs SET reported = $2 WHERE file_id = $1 AND (reported IS NULL \
          OR reported <> $2)",
     )
     .bind(file_id)
     .bind(&refusal.reason)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?
-    .rows_affected()
         > 0;
     if is_new_reason {
         let reason = Some(refusal.reason.as_str());

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::row::{join, split};
 use super::{
     Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_column,
-    count_value, timestamp,
+    count_value, sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -215,7 +215,7 @@ impl Ledger {
         let rows: Vec<FileRow> = self
             .db
             .read("report a file", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(watch)
                     .bind(dir)
                     .bind(name)
@@ -237,7 +237,7 @@ impl Ledger {
         let row: Option<FileRow> = self
             .db
             .read("report a file", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(watch)
                     .bind(dir)
                     .bind(name)
@@ -253,7 +253,7 @@ impl Ledger {
         let row: Option<FileRow> = self
             .db
             .read("report a file", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
+                sql::query_as(sqlx::AssertSqlSafe(format!("{FILES} WHERE f.id = $1")))
                     .bind(file.0)
                     .fetch_optional(db)
                     .await
@@ -266,8 +266,8 @@ impl Ledger {
 /// All files, by watch and path.
 pub(super) async fn all_files(tx: &mut Tx) -> Result<Vec<FileReport>, sqlx::Error> {
     let sql = format!("{FILES} ORDER BY w.name, f.dir, f.name");
-    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .fetch_all(&mut **tx)
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
+        .fetch_all(tx)
         .await?;
     Ok(reports(rows))
 }
@@ -279,9 +279,9 @@ pub(super) async fn files_of_jobs(
     limit: u32,
 ) -> Result<Vec<FileReport>, sqlx::Error> {
     let sql = format!("{FILES_OF_JOBS} {rest} LIMIT $1");
-    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
         .bind(i64::from(limit))
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
     Ok(reports(rows))
 }
@@ -297,36 +297,33 @@ pub(super) async fn files_of_group(
         "{FILES_OF_JOBS} AND j.failure_group = $1 AND j.kind IS NOT NULL AND j.reason IS NOT NULL \
          {condition} ORDER BY j.watch_id, j.state, j.failing_since, j.due_at, j.file_id LIMIT $2"
     );
-    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
         .bind(group)
         .bind(i64::from(limit))
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
     Ok(reports(rows))
 }
 
 /// The files that satisfy a condition on the file `f` and its job `j`, after the first `offset`, and how many there are.
-/// The condition uses `$1`.
 pub(super) async fn files_where(
     tx: &mut Tx,
     condition: &str,
-    text: &str,
-    (offset, limit): (u64, u32),
+    offset: u64,
+    limit: u32,
 ) -> Result<(Vec<FileReport>, u64), sqlx::Error> {
-    let all: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+    let all: i64 = sql::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
          WHERE {condition}"
     )))
-    .bind(text)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     let sql =
-        format!("{FILES} WHERE {condition} ORDER BY w.name, f.dir, f.name LIMIT $2 OFFSET $3");
-    let rows: Vec<FileRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(text)
+        format!("{FILES} WHERE {condition} ORDER BY w.name, f.dir, f.name LIMIT $1 OFFSET $2");
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
         .bind(i64::from(limit))
         .bind(count_column(offset))
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
     Ok((reports(rows), count_value(all)))
 }

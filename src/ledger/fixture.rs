@@ -247,22 +247,22 @@ pub(super) async fn outcomes(
 }
 
 /// Counts every file, and compares with the kept counts.
-pub(super) async fn assert_counts_are_right(pool: &sqlx::SqlitePool) {
+pub(super) async fn assert_counts_are_right(connection: &mut database::Connection) {
     type Row = (i64, String, String, i64, i64, i64, i64);
-    let kept: Vec<Row> = sqlx::query_as(
+    let kept: Vec<Row> = sql::query_as(
         "SELECT watch_id, job, outcome, absent, vanished, reported, files FROM counts \
          WHERE files <> 0 ORDER BY 1, 2, 3, 4, 5, 6",
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await
     .unwrap();
-    let counted: Vec<Row> = sqlx::query_as(
+    let counted: Vec<Row> = sql::query_as(
         "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), \
          COALESCE(f.absence, 'missing') <> 'missing', f.known = 0, \
          j.reported IS NOT NULL, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
          GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await
     .unwrap();
     assert_eq!(kept, counted, "kept counts and counted ones");

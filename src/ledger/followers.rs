@@ -16,7 +16,7 @@ use super::scan_digests::forget_listing;
 use super::transitions::{in_storage, make_due, unchanged};
 use super::{
     Content, Error, FileId, JobState, Ledger, StorageStamp, StoredContent, Tx, UploadJob,
-    UploadResult, WatchId, count_value,
+    UploadResult, WatchId, count_value, sql,
 };
 use crate::ids::StorageFileId;
 
@@ -65,12 +65,12 @@ impl Ledger {
     pub async fn follow(&self, job: &UploadJob, now: Timestamp) -> Result<Following, Error> {
         self.db
             .write_durably("follow the file of another watch", async |tx| {
-                let (version, leader): (i64, Option<String>) = sqlx::query_as(
+                let (version, leader): (i64, Option<String>) = sql::query_as(
                     "SELECT f.version, o.name FROM files f JOIN watches w ON w.id = f.watch_id \
                      LEFT JOIN watches o ON o.id = w.follows WHERE f.id = $1",
                 )
                 .bind(job.file)
-                .fetch_one(&mut **tx)
+                .fetch_one(tx)
                 .await?;
                 let Some(leader) = leader else {
                     return Ok(Following::Independent);
@@ -98,16 +98,16 @@ impl Ledger {
             .db
             .write("record that a watch follows none", async |tx| {
                 let sql = "UPDATE watches SET follows = NULL WHERE id = $1 AND follows IS NOT NULL";
-                sqlx::query(sql).bind(watch).execute(&mut **tx).await
+                sql::query(sql).bind(watch).execute(tx).await
             })
             .await?;
-        Ok(stopped.rows_affected() > 0)
+        Ok(stopped > 0)
     }
 }
 
 /// The counterpart of the job's file, if the version of the job is in storage and nothing else is on its way there.
 async fn counterpart(tx: &mut Tx, job: &UploadJob) -> Result<Option<Counterpart>, sqlx::Error> {
-    sqlx::query_as(
+    sql::query_as(
         "SELECT p.storage_file_id, p.stored_digest, p.stored_size, p.stored_modified, \
          p.stored_modified_by, p.storage_folder_id, p.place FROM files f JOIN watches w \
          ON w.id = f.watch_id JOIN files p ON p.watch_id = w.follows AND p.dir = f.dir \
@@ -119,7 +119,7 @@ async fn counterpart(tx: &mut Tx, job: &UploadJob) -> Result<Option<Counterpart>
          WHERE q.file_id = p.id AND (q.state IN ('due', 'uploading') OR q.stage <> 'planned'))",
     )
     .bind(job.file)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await
 }
 
@@ -130,21 +130,21 @@ async fn take_over(
     content: Content,
     now: Timestamp,
 ) -> Result<Following, sqlx::Error> {
-    let predecessor: Option<Predecessor> = sqlx::query_as(
+    let predecessor: Option<Predecessor> = sql::query_as(
         "SELECT o.id, o.dir, o.name, j.state FROM files o LEFT JOIN jobs j ON j.file_id = o.id \
          WHERE o.watch_id = $1 AND o.storage_file_id = $2 AND o.id <> $3",
     )
     .bind(job.watch)
     .bind(&from.storage_file_id)
     .bind(job.file)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     // The place belongs to the path, of which the counterpart is the only one by now.
-    sqlx::query("UPDATE files SET place = NULL WHERE watch_id = $1 AND place = $2 AND id <> $3")
+    sql::query("UPDATE files SET place = NULL WHERE watch_id = $1 AND place = $2 AND id <> $3")
         .bind(job.watch)
         .bind(&from.place)
         .bind(job.file)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     if let Some((origin, dir, name, state)) = predecessor {
         if matches!(state, Some(JobState::Uploading | JobState::Running)) {
@@ -161,10 +161,10 @@ async fn take_over(
         modified_by: from.stored_modified_by,
         folder_id: from.storage_folder_id,
     };
-    sqlx::query("UPDATE files SET place = $2 WHERE id = $1")
+    sql::query("UPDATE files SET place = $2 WHERE id = $1")
         .bind(job.file)
         .bind(&from.place)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     // The time matters as well: content that was replaced and put back may have been read in between.
     let has_it = job.storage_file_id.as_ref() == Some(&from.storage_file_id)
@@ -188,25 +188,25 @@ async fn take_over(
 /// next scan hands it over as new.
 async fn release(tx: &mut Tx, watch: WatchId, file: FileId, dir: &[u8]) -> Result<(), sqlx::Error> {
     super::checkpoints::forget_storage_file(tx, file.0).await?;
-    sqlx::query(
+    sql::query(
         "UPDATE files SET place = NULL, known = 0, size = 0, connection_id = NULL, \
          source_file_id = NULL, mapped_connector = NULL WHERE id = $1",
     )
     .bind(file)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     forget_listing(tx, watch.0, dir).await
 }
 
 /// Lets the job wait until its counterpart makes it due.
 async fn wait(tx: &mut Tx, job: &UploadJob, leader: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET state = 'due', due_at = NULL, pause = 0, kind = NULL, reason = $2, \
          hint = NULL WHERE file_id = $1",
     )
     .bind(job.file)
     .bind(format!("waits for its upload by watch {leader:?}"))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::clock::pause;
 use super::counterparts::{is_replaced, leader};
 use super::history::{Step, note};
 use super::stored_job::insert_stored_job;
-use super::{ConnectionFile, Error, Ledger, Relocation, Tx, millis};
+use super::{ConnectionFile, Error, Ledger, Relocation, Tx, millis, sql};
 
 impl Ledger {
     /// The storage file is gone: its content has to be uploaded again. The source file is kept, to be pointed at the
@@ -60,13 +60,13 @@ async fn is_current(tx: &mut Tx, file: &ConnectionFile) -> Result<bool, sqlx::Er
         Option<Relocation>,
         bool,
     );
-    let current: Option<Row> = sqlx::query_as(concat!(
+    let current: Option<Row> = sql::query_as(concat!(
         "SELECT f.storage_file_id, f.stored_generation, f.stored_modified, f.relocation, ",
         is_replaced!(),
         " FROM files f JOIN watches w ON w.id = f.watch_id WHERE f.id = $1",
     ))
     .bind(file.file.0)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     Ok(
         current.is_some_and(|(id, generation, modified, relocation, is_replaced)| {
@@ -100,9 +100,9 @@ async fn lost(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     forget_storage_file(tx, file_id).await?;
-    sqlx::query("UPDATE files SET overwrites = overwrites + 1 WHERE id = $1")
+    sql::query("UPDATE files SET overwrites = overwrites + 1 WHERE id = $1")
         .bind(file_id)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     upload_job(tx, file_id, Step::LostInStorage, due, now).await
 }
@@ -127,12 +127,12 @@ async fn overwritten(
     due: Timestamp,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE files SET unverified = 1, overwrites = overwrites + 1, processed = 0, \
          outcome = NULL, outcome_at = NULL WHERE id = $1",
     )
     .bind(file_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     upload_job(tx, file_id, Step::Overwritten, due, now).await
 }
@@ -143,9 +143,9 @@ pub(super) async fn send_again(
     file_id: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE files SET send_again = 1 WHERE id = $1")
+    sql::query("UPDATE files SET send_again = 1 WHERE id = $1")
         .bind(file_id)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     upload_job(tx, file_id, Step::NotJudged, now, now).await
 }
@@ -160,7 +160,7 @@ async fn upload_job(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     insert_stored_job(tx, file_id, now).await?;
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET state = 'due', due_at = $2, pause = $3, run_id = NULL, kind = NULL, \
          reason = NULL, hint = NULL WHERE file_id = $1 AND state IN ('stored', 'running', \
          'failed')",
@@ -168,11 +168,11 @@ async fn upload_job(
     .bind(file_id)
     .bind(millis(due))
     .bind(pause(now, due))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    let version: i64 = sqlx::query_scalar("SELECT version FROM jobs WHERE file_id = $1")
+    let version: i64 = sql::query_scalar("SELECT version FROM jobs WHERE file_id = $1")
         .bind(file_id)
-        .fetch_one(&mut **tx)
+        .fetch_one(tx)
         .await?;
     note(tx, file_id, version, step, None, now).await
 }

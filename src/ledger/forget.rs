@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::absence::AT_ONCE;
 use super::scan_digests::{forget_listing, forget_listings};
-use super::{Error, FileId, JobState, Ledger, Tx};
+use super::{Error, FileId, JobState, Ledger, Tx, sql};
 
 impl Ledger {
     /// Deletes all that is known of files, except of those that are being uploaded or in a run. Returns how many.
@@ -13,12 +13,14 @@ impl Ledger {
     pub async fn forget_files(&self, files: &[FileId]) -> Result<u64, Error> {
         let mut forgotten = 0;
         for chunk in files.chunks(AT_ONCE) {
-            self.db
+            forgotten += self
+                .db
                 .write_durably("forget files", async |tx| {
+                    let mut forgotten = 0;
                     for file in chunk {
                         forgotten += forget_one(tx, *file).await?;
                     }
-                    Ok(())
+                    Ok(forgotten)
                 })
                 .await?;
         }
@@ -34,12 +36,12 @@ impl Ledger {
 }
 
 async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
-    let row: Option<(i64, Vec<u8>, Option<JobState>)> = sqlx::query_as(
+    let row: Option<(i64, Vec<u8>, Option<JobState>)> = sql::query_as(
         "SELECT f.watch_id, f.dir, j.state FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
          WHERE f.id = $1",
     )
     .bind(file.0)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Some((watch, dir, state)) = row else {
         return Ok(0);
@@ -53,7 +55,7 @@ async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
         "DELETE FROM steps WHERE file_id = $1",
         "DELETE FROM files WHERE id = $1",
     ] {
-        sqlx::query(sql).bind(file.0).execute(&mut **tx).await?;
+        sql::query(sql).bind(file.0).execute(tx).await?;
     }
     forget_listing(tx, watch, &dir).await?;
     Ok(1)
@@ -61,7 +63,7 @@ async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
 
 /// Forgets all that the platform has of the files of a watch: the next scan hands every file over as new.
 pub(super) async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE files SET storage_file_id = NULL, stored_version = NULL, stored_digest = NULL, \
          stored_size = NULL, stored_at = NULL, stored_modified = NULL, \
          stored_modified_by = NULL, storage_folder_id = NULL, processed = 0, unverified = 0, \
@@ -70,12 +72,12 @@ pub(super) async fn forget_cloud_side(tx: &mut Tx, watch_id: i64) -> Result<(), 
          outcome = NULL, outcome_at = NULL, known = 0, size = 0, adopted = 0 WHERE watch_id = $1",
     )
     .bind(watch_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     forget_listings(tx, watch_id).await?;
-    sqlx::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
+    sql::query("DELETE FROM jobs WHERE file_id IN (SELECT id FROM files WHERE watch_id = $1)")
         .bind(watch_id)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }

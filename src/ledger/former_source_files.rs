@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::row::join;
 use super::watch_changes::detach;
-use super::{Error, Ledger, Tx, count_value, millis};
+use super::{Error, Ledger, Tx, count_value, millis, sql};
 use crate::ids::{ImodelId, StorageFileId};
 use crate::text::plural;
 
@@ -62,7 +62,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("list source files in a former iModel", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT s.dir, s.name, s.storage_file_id, s.source_file_id, c.platform_id FROM former_source_files s JOIN watches w \
                      ON w.id = s.watch_id JOIN connections c ON c.id = s.connection_id \
                      WHERE w.name = $1 AND c.imodel_id = $2 AND c.platform_id IS NOT NULL \
@@ -91,9 +91,9 @@ impl Ledger {
     pub async fn forget_former_source_file(&self, source_file_id: &str) -> Result<(), Error> {
         self.db
             .write("forget a source file in a former iModel", async |tx| {
-                sqlx::query("DELETE FROM former_source_files WHERE source_file_id = $1")
+                sql::query("DELETE FROM former_source_files WHERE source_file_id = $1")
                     .bind(source_file_id)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
             })
             .await?;
@@ -103,12 +103,12 @@ impl Ledger {
 
 /// The iModels in which source files stayed when the `imodel_id` of their watch was changed.
 pub(super) async fn former_imodels(tx: &mut Tx) -> Result<Vec<FormerImodel>, sqlx::Error> {
-    let rows: Vec<(String, ImodelId, i64)> = sqlx::query_as(
+    let rows: Vec<(String, ImodelId, i64)> = sql::query_as(
         "SELECT w.name, c.imodel_id, COUNT(*) FROM former_source_files s JOIN watches w \
          ON w.id = s.watch_id JOIN connections c ON c.id = s.connection_id \
          GROUP BY w.name, c.imodel_id ORDER BY 1, 2",
     )
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     let rows = rows.into_iter();
     Ok(rows
@@ -128,10 +128,10 @@ pub(super) async fn pass_on_former(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     keep_former(tx, from, now).await?;
-    sqlx::query("UPDATE former_source_files SET watch_id = $2 WHERE watch_id = $1")
+    sql::query("UPDATE former_source_files SET watch_id = $2 WHERE watch_id = $1")
         .bind(from)
         .bind(to)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }
@@ -142,7 +142,7 @@ pub(super) async fn keep_former(
     watch_id: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO former_source_files (connection_id, source_file_id, storage_file_id, \
          watch_id, dir, name, since) SELECT connection_id, source_file_id, storage_file_id, \
          watch_id, dir, name, $2 FROM files WHERE watch_id = $1 AND connection_id IS NOT NULL \
@@ -150,7 +150,7 @@ pub(super) async fn keep_former(
     )
     .bind(watch_id)
     .bind(millis(now))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -161,24 +161,24 @@ pub(super) async fn drop_former(
     watch_id: i64,
     imodel_id: &ImodelId,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "DELETE FROM former_source_files WHERE watch_id = $1 AND connection_id IN (SELECT id \
          FROM connections WHERE imodel_id = $2)",
     )
     .bind(watch_id)
     .bind(imodel_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 /// Files of a watch that have a source file.
 pub(super) async fn count_mapped(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Error> {
-    let count: i64 = sqlx::query_scalar(
+    let count: i64 = sql::query_scalar(
         "SELECT COUNT(*) FROM files WHERE watch_id = $1 AND source_file_id IS NOT NULL",
     )
     .bind(watch_id)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     Ok(count_value(count))
 }

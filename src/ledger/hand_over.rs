@@ -16,7 +16,7 @@ use super::target_connections::{add_connections, set_target, target_connection};
 use super::withdrawals::end_withdrawal;
 use super::{
     BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
-    new_id,
+    new_id, sql,
 };
 use crate::connector_type::ConnectorType;
 
@@ -113,14 +113,14 @@ async fn hand_over_one(
 ) -> Result<Taken, sqlx::Error> {
     let (dir, name) = split(&file.path);
     let print = file.fingerprint;
-    let known: Option<HandedOverRow> = sqlx::query_as(
+    let known: Option<HandedOverRow> = sql::query_as(
         "SELECT id, version, name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
          FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
     )
     .bind(watch.0)
     .bind(dir)
     .bind(name)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let (id, version, taken) = match known {
         Some(row) => {
@@ -132,7 +132,7 @@ async fn hand_over_one(
                 return Ok(Taken::Unchanged);
             }
             let (id, version) = (row.id, row.version.saturating_add(1));
-            sqlx::query(
+            sql::query(
                 "UPDATE files SET known = 1, size = $2, mtime_ns = $3, ctime_ns = $4, \
                  connector = $5, version = $6, overwrites = 0, absence = NULL, \
                  absent_since = NULL WHERE id = $1",
@@ -143,7 +143,7 @@ async fn hand_over_one(
             .bind(print.ctime_ns)
             .bind(&file.connector)
             .bind(version)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
             if known.connector != file.connector {
                 set_target(tx, id).await?;
@@ -156,7 +156,7 @@ async fn hand_over_one(
         }
         None => {
             let id = new_id(now);
-            sqlx::query(concat!(
+            sql::query(concat!(
                 "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
                  connector, version, set_stem, target_connection_id) VALUES ($1, $2, $3, $4, \
                  $5, $6, $7, $8, 1, $9, ",
@@ -172,7 +172,7 @@ async fn hand_over_one(
             .bind(print.ctime_ns)
             .bind(&file.connector)
             .bind(&file.set_stem)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
             insert_job(tx, id, 1, now).await?;
             (id, 1, Taken::New)
@@ -185,7 +185,7 @@ async fn hand_over_one(
 /// Whether a file that is not in storage has the size of another one that is, and that no scan has missed.
 async fn has_origin(tx: &mut Tx, watch: WatchId, file: &Ready) -> Result<bool, sqlx::Error> {
     let (dir, name) = split(&file.path);
-    sqlx::query_scalar(
+    sql::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM files o WHERE o.watch_id = $1 AND o.stored_size = $2 \
          AND o.storage_file_id IS NOT NULL AND o.absence IS NULL) AND EXISTS (SELECT 1 \
          FROM files f WHERE f.watch_id = $1 AND f.dir = $3 AND f.name = $4 \
@@ -195,20 +195,20 @@ async fn has_origin(tx: &mut Tx, watch: WatchId, file: &Ready) -> Result<bool, s
     .bind(count_column(file.fingerprint.size))
     .bind(dir)
     .bind(name)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await
 }
 
 /// If the file still has a source file, the connection is checked at the next opportunity: a reference has none. Every
 /// request has a value of its own, so that a check in progress, which may have read the files before, does not end it.
 pub(super) async fn check_connection_soon(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE connections SET checked_at = CASE WHEN checked_at > 0 THEN 0 \
          ELSE checked_at - 1 END WHERE id = (SELECT connection_id FROM files \
          WHERE id = $1 AND source_file_id IS NOT NULL)",
     )
     .bind(file_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -222,15 +222,15 @@ pub(super) async fn open_job(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     end_withdrawal(tx, file_id).await?;
-    let state: Option<JobState> = sqlx::query_scalar("SELECT state FROM jobs WHERE file_id = $1")
+    let state: Option<JobState> = sql::query_scalar("SELECT state FROM jobs WHERE file_id = $1")
         .bind(file_id)
-        .fetch_optional(&mut **tx)
+        .fetch_optional(tx)
         .await?;
     let Some(state) = state else {
         return insert_job(tx, file_id, version, now).await;
     };
     if on_new_version(state) == JobState::Due {
-        sqlx::query(
+        sql::query(
             "UPDATE jobs SET state = 'due', version = $2, enqueued_at = $3, due_at = $3, \
              pause = 0, attempts = 0, run_attempts = 0, failing_since = NULL, run_id = NULL, \
              kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
@@ -239,7 +239,7 @@ pub(super) async fn open_job(
         .bind(file_id)
         .bind(version)
         .bind(millis(now))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     }
     Ok(())
@@ -251,14 +251,14 @@ async fn insert_job(
     version: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
          watch_id, 'due', $2, $3, $3 FROM files WHERE id = $1",
     )
     .bind(file_id)
     .bind(version)
     .bind(millis(now))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::clock::{active, due};
-use super::{Error, Ledger, RootState, count_value, millis, timestamp};
+use super::{Error, Ledger, RootState, count_value, millis, sql, timestamp};
 
 /// The health of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Ledger {
         let roots: Vec<(String, RootState)> = self
             .db
             .read(ACTION, async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT name, root_state FROM watches WHERE configured = 1 ORDER BY name",
                 )
                 .fetch_all(db)
@@ -44,7 +44,7 @@ impl Ledger {
         let last_run: Option<(i64, Option<String>)> =
             self.db
                 .read(ACTION, async |db| {
-                    sqlx::query_as(
+                    sql::query_as(
             "SELECT ended_at, result FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC \
              LIMIT 1",
         )
@@ -63,7 +63,7 @@ impl Ledger {
         let (pending, failed, later): (i64, i64, i64) = self
             .db
             .read("count its jobs", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
                      OR (j.state IN ('due', 'stored') AND ",
                     due!("$1"),

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 pub(super) use super::state::Step;
-use super::{Error, FileId, FileReport, Ledger, Outcome, RunEvent, Tx, millis, new_id, timestamp};
+use super::{
+    Error, FileId, FileReport, Ledger, Outcome, RunEvent, Tx, millis, new_id, sql, timestamp,
+};
 
 /// All that is kept of a file.
 #[derive(Debug, Clone)]
@@ -77,7 +79,7 @@ pub(super) async fn note(
     note: Option<&str>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO steps (id, file_id, version, at, step, note) VALUES ($1, $2, $3, $4, $5, \
          $6)",
     )
@@ -87,7 +89,7 @@ pub(super) async fn note(
     .bind(millis(now))
     .bind(step.as_str())
     .bind(note)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -116,7 +118,7 @@ impl Ledger {
         let rows: Vec<LineRow> = self
             .db
             .read("read the history of a file", async |db| {
-                sqlx::query_as(
+                sql::query_as(
             "SELECT at, version, step, NULL AS outcome, NULL AS run_event, note, NULL AS hint, \
              NULL AS run, NULL AS bytes, NULL AS millis, id FROM steps WHERE file_id = $1 \
              UNION ALL SELECT at, version, NULL, outcome, NULL, reason, hint, run, bytes, millis, \

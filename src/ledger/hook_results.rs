@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::row::join;
-use super::{Error, Ledger, Outcome, count_value, timestamp};
+use super::{Error, Ledger, Outcome, count_value, sql, timestamp};
 use crate::connector_type::ConnectorType;
 use crate::ids::ImodelId;
 
@@ -112,7 +112,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("read results for hooks", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT r.id, w.name AS watch, f.dir, f.name, r.outcome, r.at, r.millis, \
                      r.bytes, r.connector, w.imodel_id, i.itwin_id, r.storage_file_id, \
                      f.source_file_id, c.platform_id AS connection_id, r.run, r.reason, r.hint \
@@ -153,20 +153,20 @@ impl Ledger {
     pub async fn created_version(&self, after: i64) -> Result<Option<CreatedVersion>, Error> {
         self.db
             .read("read named versions for hooks", async |db| {
-                let row: Option<VersionRow> = sqlx::query_as(
+                let row: Option<VersionRow> = sql::query_as(
                     "SELECT v.id, v.imodel_id, i.itwin_id, v.name, v.description, v.version_id, \
                      v.changeset_id, v.run, v.files, v.at FROM created_versions v \
                      LEFT JOIN imodels i ON i.id = v.imodel_id WHERE v.id > $1 ORDER BY v.id LIMIT 1",
                 )
                 .bind(after)
-                .fetch_optional(&mut *db)
+                .fetch_optional(db)
                 .await?;
                 let Some(row) = row else { return Ok(None) };
-                let watches = sqlx::query_scalar(
+                let watches = sql::query_scalar(
                     "SELECT name FROM watches WHERE imodel_id = $1 AND configured = 1 ORDER BY name",
                 )
                 .bind(&row.imodel_id)
-                .fetch_all(&mut *db)
+                .fetch_all(db)
                 .await?;
                 Ok(Some(CreatedVersion {
                     number: row.id,
@@ -189,7 +189,7 @@ impl Ledger {
     pub async fn last_created_version(&self) -> Result<i64, Error> {
         self.db
             .read("look up the last named version", async |db| {
-                sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM created_versions")
+                sql::query_scalar("SELECT COALESCE(MAX(id), 0) FROM created_versions")
                     .fetch_one(db)
                     .await
             })
@@ -206,13 +206,13 @@ impl Ledger {
         let name = format!("hook:{name}");
         self.db
             .write_durably("record what a hook has sent", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE \
                      SET memo = excluded.memo",
                 )
                 .bind(name)
                 .bind(memo)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;

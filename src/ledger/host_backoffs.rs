@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::clock::{is_ahead, pause};
-use super::{Error, Ledger, millis, timestamp};
+use super::{Error, Ledger, millis, sql, timestamp};
 
 impl Ledger {
     /// Hosts that get no requests, and until when: no longer than each asked for, whatever the clock was then.
@@ -11,7 +11,7 @@ impl Ledger {
         let rows: Vec<(String, i64, i64)> = self
             .db
             .read("look up the pauses of hosts", async |db| {
-                sqlx::query_as("SELECT host, until, since FROM pauses")
+                sql::query_as("SELECT host, until, since FROM pauses")
                     .fetch_all(db)
                     .await
             })
@@ -37,13 +37,13 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record the pauses of hosts", async |tx| {
-                sqlx::query("DELETE FROM pauses").execute(&mut **tx).await?;
+                sql::query("DELETE FROM pauses").execute(tx).await?;
                 for (host, until) in pauses {
-                    sqlx::query("INSERT INTO pauses (host, until, since) VALUES ($1, $2, $3)")
+                    sql::query("INSERT INTO pauses (host, until, since) VALUES ($1, $2, $3)")
                         .bind(host)
                         .bind(millis(*until))
                         .bind(millis(now))
-                        .execute(&mut **tx)
+                        .execute(tx)
                         .await?;
                 }
                 Ok(())

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::spatial_roots::release_spatial_root;
-use super::{BulkChange, Error, Ledger, Tx, WatchId, millis};
+use super::{BulkChange, Error, Ledger, Tx, WatchId, millis, sql};
 
 /// Why no job of a watch is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("let a watch back off", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET backoff_until = $2, backoff_reason = $3, backoff_since \
                     = $4 \
                      WHERE id = $1 AND (backoff_until < $2 OR backoff_since > $4 + 5000)",
@@ -85,7 +85,7 @@ impl Ledger {
                 .bind(millis(until))
                 .bind(reason)
                 .bind(millis(now))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 Ok(())
             })
@@ -96,14 +96,14 @@ impl Ledger {
     pub async fn end_backoff(&self, watch: WatchId, reason: &str) -> Result<(), Error> {
         self.db
             .write("end the backoff of a watch", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = \
                     NULL \
                      WHERE id = $1 AND backoff_reason = $2",
                 )
                 .bind(watch)
                 .bind(reason)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 Ok(())
             })
@@ -117,15 +117,14 @@ impl Ledger {
             .write_durably("pause watches", async |tx| {
                 let mut paused = 0;
                 for name in names {
-                    paused += sqlx::query(
+                    paused += sql::query(
                         "UPDATE watches SET paused_at = $2 \
                          WHERE name = $1 AND paused_at IS NULL AND configured = 1",
                     )
                     .bind(name)
                     .bind(millis(now))
-                    .execute(&mut **tx)
-                    .await?
-                    .rows_affected();
+                    .execute(tx)
+                    .await?;
                 }
                 Ok(paused)
             })
@@ -143,7 +142,7 @@ impl Ledger {
             .write_durably("resume watches", async |tx| {
                 let mut resumed = 0;
                 for name in names {
-                    resumed += sqlx::query(
+                    resumed += sql::query(
                         "UPDATE watches SET paused_at = NULL, bulk_change_approved = \
                             CASE WHEN bulk_change_files > 0 THEN bulk_change_files + \
                             (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id \
@@ -160,9 +159,8 @@ impl Ledger {
                     )
                     .bind(name)
                     .bind(millis(now))
-                    .execute(&mut **tx)
-                    .await?
-                    .rows_affected();
+                    .execute(tx)
+                    .await?;
                     resumed += u64::from(release_spatial_root(tx, name).await?);
                     resumed += approve_deletions(tx, name).await?;
                 }
@@ -174,14 +172,14 @@ impl Ledger {
 
 /// Approves the withdrawal of the files of a watch that are gone, if it waits for that.
 async fn approve_deletions(tx: &mut Tx, watch: &str) -> Result<u64, sqlx::Error> {
-    let approved = sqlx::query(
+    let approved = sql::query(
         "UPDATE watches SET deletions_approved = deletions_suspended, deletions_suspended = 0, \
          deletions_cause = NULL WHERE name = $1 AND configured = 1 AND deletions_suspended > 0",
     )
     .bind(watch)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    Ok(approved.rows_affected())
+    Ok(approved)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use super::row::split;
-use super::{Absence, Error, Ledger, Ready, WatchId, count_value};
+use super::{Absence, Error, Ledger, Ready, WatchId, count_value, sql};
 use crate::connector_type::ConnectorType;
 
 /// Distinguishes two states of a file without reading it. Compared with `!=` only: times may go backwards.
@@ -100,7 +100,7 @@ impl Ledger {
         let rows: Vec<KnownRow> =
             self.db
                 .read("list the known files of a folder", async |db| {
-                    sqlx::query_as(
+                    sql::query_as(
             "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
              FROM files WHERE watch_id = $1 AND dir = $2",
         )
@@ -121,7 +121,7 @@ impl Ledger {
         let row: Option<KnownRow> = self
             .db
             .read("look up a file", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem \
                      FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
                 )
@@ -140,7 +140,7 @@ impl Ledger {
         let id: Option<i64> = self
             .db
             .read("look up a watch", async |db| {
-                sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
+                sql::query_scalar("SELECT id FROM watches WHERE name = $1")
                     .bind(watch)
                     .fetch_optional(db)
                     .await
@@ -156,7 +156,7 @@ impl Ledger {
     pub async fn has_files_present(&self, watch: WatchId) -> Result<bool, Error> {
         self.db
             .read("look for files of a watch", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT EXISTS (SELECT 1 FROM counts WHERE watch_id = $1 AND absent = 0 \
                      AND vanished = 0 AND files > 0)",
                 )
@@ -173,7 +173,7 @@ impl Ledger {
         let rows: Vec<Vec<u8>> = self
             .db
             .read("list the known folders of a watch", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "WITH RECURSIVE folder(dir) AS ( SELECT MIN(dir) FROM files \
                      WHERE watch_id = $1 UNION ALL SELECT (SELECT MIN(dir) FROM files \
                      WHERE watch_id = $1 AND dir > folder.dir) FROM folder \

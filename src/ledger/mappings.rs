@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::failures::refuse;
 use super::history::{Step, note};
 use super::stored_job::insert_stored_job;
-use super::{ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Refusal, Tx, millis};
+use super::{ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Refusal, Tx, millis, sql};
 use crate::connector_type::ConnectorType;
 
 /// A mapping that was made or corrected on the platform.
@@ -48,12 +48,12 @@ impl Ledger {
                     record_mapping(tx, connection, mapping, now).await?;
                 }
                 if !mappings.is_empty() {
-                    sqlx::query(
+                    sql::query(
                 "UPDATE connections SET generation = generation + 1, moved_at = $2 WHERE id = $1",
             )
             .bind(connection.0)
             .bind(millis(now))
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
                 }
                 Ok(())
@@ -69,9 +69,9 @@ impl Ledger {
                 "record that source files are about to be changed",
                 async |tx| {
                     for file in files {
-                        sqlx::query("UPDATE files SET mapped_connector = NULL WHERE id = $1")
+                        sql::query("UPDATE files SET mapped_connector = NULL WHERE id = $1")
                             .bind(file.0)
-                            .execute(&mut **tx)
+                            .execute(tx)
                             .await?;
                     }
                     Ok(())
@@ -106,7 +106,7 @@ impl Ledger {
     pub async fn dead_mappings(&self, connection: ConnectionId) -> Result<Vec<String>, Error> {
         self.db
             .read("look for source files without a storage file", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT source_file_id FROM files WHERE connection_id = $1 \
              AND source_file_id IS NOT NULL AND storage_file_id IS NULL AND absence IN ('gone', \
              'deselected')",
@@ -122,12 +122,12 @@ impl Ledger {
     pub async fn forget_mapping(&self, source_file_id: &str) -> Result<(), Error> {
         self.db
             .write("forget a source file", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
              mapped_connector = NULL WHERE source_file_id = $1 AND storage_file_id IS NULL",
                 )
                 .bind(source_file_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -141,14 +141,14 @@ async fn record_mapping(
     mapping: &Mapping,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let before: Option<(i64, bool)> = sqlx::query_as(
+    let before: Option<(i64, bool)> = sql::query_as(
         "SELECT version, (source_file_id IS NOT NULL OR processed <> 0) AS was_mapped FROM files WHERE id = $1",
     )
     .bind(mapping.file)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     // Another connector has not read the content yet.
-    sqlx::query(
+    sql::query(
         "UPDATE files SET connection_id = $2, source_file_id = $3, mapped_connector = $4, \
          processed = CASE WHEN $5 THEN 0 ELSE processed END, \
          withdrawal = NULLIF(withdrawal, 'unmapping') WHERE id = $1",
@@ -158,7 +158,7 @@ async fn record_mapping(
     .bind(&mapping.source_file_id)
     .bind(&mapping.connector)
     .bind(mapping.last_reader == LastReader::Other)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     await_run(tx, mapping.file.0, now).await?;
     if let Some((version, true)) = before {
@@ -174,28 +174,28 @@ pub(super) async fn await_run(
     now: Timestamp,
 ) -> Result<bool, sqlx::Error> {
     let job: Option<(JobState, Option<FailureKind>)> =
-        sqlx::query_as("SELECT state, kind FROM jobs WHERE file_id = $1")
+        sql::query_as("SELECT state, kind FROM jobs WHERE file_id = $1")
             .bind(file_id)
-            .fetch_optional(&mut **tx)
+            .fetch_optional(tx)
             .await?;
     let Some((state, kind)) = job else {
         insert_stored_job(tx, file_id, now).await?;
-        sqlx::query("UPDATE files SET outcome = NULL, outcome_at = NULL WHERE id = $1")
+        sql::query("UPDATE files SET outcome = NULL, outcome_at = NULL WHERE id = $1")
             .bind(file_id)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
         return Ok(true);
     };
     match state {
         JobState::Stored => Ok(true),
         JobState::Failed if kind.is_some_and(FailureKind::is_ended_by_a_run) => {
-            sqlx::query(
+            sql::query(
                 "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, kind = NULL, \
                  reason = NULL, hint = NULL WHERE file_id = $1",
             )
             .bind(file_id)
             .bind(millis(now))
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
             Ok(true)
         }
@@ -205,12 +205,12 @@ pub(super) async fn await_run(
 
 /// Ends the wait of a file that was just refused, if its local file is gone: no failure outlives its file.
 async fn end_if_absent(tx: &mut Tx, file: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "DELETE FROM jobs WHERE file_id = $1 AND EXISTS (SELECT 1 FROM files WHERE id = $1 \
-         AND absence IN ('gone', 'deselected') AND withdrawal IS NOT 'restored')",
+         AND absence IN ('gone', 'deselected') AND withdrawal IS DISTINCT FROM 'restored')",
     )
     .bind(file)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::row::join;
 use super::{
-    Error, Ledger, RunId, RunReport, Tx, Verdict, count_column, count_value, millis, new_id,
+    Error, Ledger, RunId, RunReport, Tx, Verdict, count_column, count_value, millis, new_id, sql,
     timestamp,
 };
 use crate::ids::ImodelId;
@@ -172,12 +172,12 @@ impl Ledger {
         self.db
             .write("record whether named versions are requested", async |tx| {
                 if wanted {
-                    sqlx::query(
+                    sql::query(
                         "INSERT INTO named_versions (imodel_id) VALUES ($1) \
                          ON CONFLICT (imodel_id) DO NOTHING",
                     )
                     .bind(imodel)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                     return Ok(());
                 }
@@ -185,7 +185,7 @@ impl Ledger {
                     "DELETE FROM named_version_files WHERE imodel_id = $1",
                     "DELETE FROM named_versions WHERE imodel_id = $1",
                 ] {
-                    sqlx::query(sql).bind(imodel).execute(&mut **tx).await?;
+                    sql::query(sql).bind(imodel).execute(tx).await?;
                 }
                 Ok(())
             })
@@ -197,7 +197,7 @@ impl Ledger {
         let row: Option<NamingRow> = self
             .db
             .read("look up the named versions of an iModel", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT run_id, run, partial <> 0 AS partial, (SELECT MIN(at) \
                      FROM named_version_files f WHERE f.imodel_id = v.imodel_id) AS since, \
                      intent_name, intent_description, intent_changeset, intent_run_id, \
@@ -238,28 +238,28 @@ impl Ledger {
     pub async fn unnamed_files(&self, imodel: &ImodelId) -> Result<VersionFiles, Error> {
         self.db
             .read_at_once("list the files of a named version", async |tx| {
-                let count: i64 = sqlx::query_scalar(
+                let count: i64 = sql::query_scalar(
                     "SELECT COUNT(*) FROM named_version_files v JOIN files f ON f.id = v.file_id \
                      WHERE v.imodel_id = $1",
                 )
                 .bind(imodel)
-                .fetch_one(&mut **tx)
+                .fetch_one(tx)
                 .await?;
-                let watches: Vec<String> = sqlx::query_scalar(
+                let watches: Vec<String> = sql::query_scalar(
                     "SELECT DISTINCT w.name FROM named_version_files v JOIN files f \
                      ON f.id = v.file_id JOIN watches w ON w.id = f.watch_id \
                      WHERE v.imodel_id = $1 ORDER BY w.name",
                 )
                 .bind(imodel)
-                .fetch_all(&mut **tx)
+                .fetch_all(tx)
                 .await?;
-                let paths: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+                let paths: Vec<(Vec<u8>, Vec<u8>)> = sql::query_as(
                     "SELECT f.dir, f.name FROM named_version_files v JOIN files f \
                      ON f.id = v.file_id WHERE v.imodel_id = $1 ORDER BY f.dir, f.name LIMIT $2",
                 )
                 .bind(imodel)
                 .bind(PATHS_MAX)
-                .fetch_all(&mut **tx)
+                .fetch_all(tx)
                 .await?;
                 let paths = paths.into_iter().map(|(dir, name)| join(dir, name));
                 Ok(VersionFiles {
@@ -281,7 +281,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record a named version to create", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE named_versions SET intent_name = $2, intent_description = $3, \
                      intent_changeset = $4, intent_run_id = $5, intent_files = $6 \
                      WHERE imodel_id = $1",
@@ -292,7 +292,7 @@ impl Ledger {
                 .bind(intent.map(|intent| &intent.changeset_id))
                 .bind(intent.map(|intent| intent.run_id.0))
                 .bind(intent.map(|intent| count_column(intent.files)))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -309,7 +309,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record a named version", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE named_versions SET name = $2, version_id = $3, named_at = $4, \
                      files = $5 WHERE imodel_id = $1",
                 )
@@ -318,9 +318,9 @@ impl Ledger {
                 .bind(version_id)
                 .bind(millis(now))
                 .bind(count_column(intent.files))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                sqlx::query(
+                sql::query(
                     "INSERT INTO created_versions (id, imodel_id, name, description, version_id, \
                      changeset_id, run, files, at) VALUES ($1, $2, $3, $4, $5, $6, \
                      (SELECT run FROM named_versions WHERE imodel_id = $2 AND run_id = $7), $8, $9)",
@@ -334,7 +334,7 @@ impl Ledger {
                 .bind(intent.run_id)
                 .bind(count_column(intent.files))
                 .bind(millis(now))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 end_naming(tx, imodel, intent.run_id, None).await
             })
@@ -363,7 +363,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record why a named version failed", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE named_versions SET reason = $2, hint = $3, severe = $4, refused = $5, \
                      note = NULL WHERE imodel_id = $1",
                 )
@@ -372,7 +372,7 @@ impl Ledger {
                 .bind(&failure.hint)
                 .bind(i64::from(failure.severe))
                 .bind(&failure.refused)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -386,19 +386,19 @@ async fn end_naming(
     up_to: RunId,
     note: Option<&str>,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM named_version_files WHERE imodel_id = $1 AND run_id <= $2")
+    sql::query("DELETE FROM named_version_files WHERE imodel_id = $1 AND run_id <= $2")
         .bind(imodel)
         .bind(up_to.0)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-    sqlx::query(
+    sql::query(
         "UPDATE named_versions SET intent_name = NULL, intent_description = NULL, \
          intent_changeset = NULL, intent_run_id = NULL, intent_files = NULL, note = $2, \
          reason = NULL, hint = NULL, severe = 0, refused = NULL WHERE imodel_id = $1",
     )
     .bind(imodel)
     .bind(note)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -410,12 +410,12 @@ pub(super) async fn note_synchronized(
     reports: &[RunReport],
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let imodel: Option<ImodelId> = sqlx::query_scalar(
+    let imodel: Option<ImodelId> = sql::query_scalar(
         "SELECT v.imodel_id FROM runs r JOIN connections c ON c.id = r.connection_id \
          JOIN named_versions v ON v.imodel_id = c.imodel_id WHERE r.id = $1",
     )
     .bind(run.0)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Some(imodel) = imodel else { return Ok(()) };
     let done = |report: &&RunReport| matches!(report.verdict, Verdict::Synchronized(_));
@@ -423,7 +423,7 @@ pub(super) async fn note_synchronized(
         return Ok(());
     }
     for report in reports.iter().filter(done) {
-        sqlx::query(
+        sql::query(
             "INSERT INTO named_version_files (imodel_id, file_id, run_id, at) \
              VALUES ($1, $2, $3, $4) ON CONFLICT (imodel_id, file_id) DO UPDATE \
              SET run_id = excluded.run_id",
@@ -432,17 +432,17 @@ pub(super) async fn note_synchronized(
         .bind(report.file.0)
         .bind(run.0)
         .bind(millis(now))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     }
-    sqlx::query(
+    sql::query(
         "UPDATE named_versions SET run_id = $2, run = (SELECT platform_id FROM runs \
          WHERE id = $2), partial = $3 WHERE imodel_id = $1",
     )
     .bind(&imodel)
     .bind(run.0)
     .bind(i64::from(!reports.iter().all(|report| done(&report))))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

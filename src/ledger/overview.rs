@@ -11,7 +11,7 @@ use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
 use super::{
-    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, WatchReport, timestamp,
+    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, WatchReport, sql, timestamp,
 };
 
 /// The ledger at one moment.
@@ -88,8 +88,8 @@ impl Ledger {
                 let mut watches = counted_watches(tx, now).await?;
                 watches.retain(|watch| names.is_empty() || names.contains(&watch.name));
                 let of_watches = of_watches(tx, names).await?;
-                let last_success: Option<i64> = sqlx::query_scalar("SELECT at FROM last_success")
-                    .fetch_optional(&mut **tx)
+                let last_success: Option<i64> = sql::query_scalar("SELECT at FROM last_success")
+                    .fetch_optional(tx)
                     .await?;
                 let failure_groups = failure_groups(tx, &of_watches, lists.groups).await?;
                 let failed = files_of_jobs(
@@ -112,12 +112,12 @@ impl Ledger {
                 let mut results = latest_results(tx, lists.results).await?;
                 results.retain(|result| names.is_empty() || names.contains(&result.watch));
                 let runs = latest_runs(tx, lists.runs).await?;
-                let oldest: Option<i64> = sqlx::query_scalar(
+                let oldest: Option<i64> = sql::query_scalar(
                     "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
                      WHERE f.id = j.file_id AND w.id = f.watch_id AND j.state <> 'failed' \
                      AND w.configured = 1 ORDER BY j.enqueued_at LIMIT 1",
                 )
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await?;
                 Ok(Overview {
                     watches,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::row::join;
 use super::watch_reports::watches;
-use super::{Error, FailureKind, FileId, Ledger, WatchReport, count_value};
+use super::{Error, FailureKind, FileId, Ledger, WatchReport, count_value, sql};
 
 /// A file that failed.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ impl Ledger {
                 let watches = watches
                     .map(|(_, watch)| watch)
                     .filter(|watch| watch.configured);
-                let mut rows: Vec<ProblemRow> = sqlx::query_as(
+                let mut rows: Vec<ProblemRow> = sql::query_as(
                     "SELECT f.id AS id, f.version, w.name AS watch, f.dir, f.name, \
                      j.reported AS reason, j.hint, j.kind, 1 AS failed FROM jobs j CROSS \
                      JOIN files f CROSS JOIN watches w WHERE f.id = j.file_id \
@@ -79,11 +79,11 @@ impl Ledger {
                      ORDER BY j.failing_since, j.file_id LIMIT $1",
                 )
                 .bind(i64::from(limit))
-                .fetch_all(&mut **tx)
+                .fetch_all(tx)
                 .await?;
                 let left = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
                 // The word is in the text of the query because the index is for this word.
-                let with_issues: Vec<ProblemRow> = sqlx::query_as(
+                let with_issues: Vec<ProblemRow> = sql::query_as(
                     "SELECT f.id, f.version, w.name AS watch, f.dir, f.name, COALESCE(r.reason, \
              '') AS reason, r.hint, NULL AS kind, 0 AS failed FROM files f CROSS JOIN watches w \
              LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id \
@@ -93,14 +93,14 @@ impl Ledger {
              ORDER BY f.outcome_at, f.id LIMIT $1",
                 )
                 .bind(i64::from(left))
-                .fetch_all(&mut **tx)
+                .fetch_all(tx)
                 .await?;
                 rows.extend(with_issues);
-                let all: i64 = sqlx::query_scalar(
-            "SELECT COALESCE(SUM(c.files), 0) FROM counts c JOIN watches w ON w.id = c.watch_id \
+                let all: i64 = sql::query_scalar(
+            "SELECT CAST(COALESCE(SUM(c.files), 0) AS BIGINT) FROM counts c JOIN watches w ON w.id = c.watch_id \
              WHERE c.reported = 1 AND w.configured = 1",
         )
-        .fetch_one(&mut **tx)
+        .fetch_one(tx)
         .await?;
                 let problems = rows.into_iter().map(ProblemRow::into_problem).collect();
                 Ok((watches.collect(), problems, count_value(all)))
@@ -112,7 +112,7 @@ impl Ledger {
     pub async fn alert_memo(&self, name: &str) -> Result<Option<String>, Error> {
         self.db
             .read("look up a sent alert", async |db| {
-                sqlx::query_scalar("SELECT memo FROM alerts WHERE name = $1")
+                sql::query_scalar("SELECT memo FROM alerts WHERE name = $1")
                     .bind(name)
                     .fetch_optional(db)
                     .await
@@ -124,13 +124,13 @@ impl Ledger {
     pub async fn keep_alert_memo(&self, name: &str, memo: &str) -> Result<(), Error> {
         self.db
             .write("record a sent alert", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO alerts (name, memo) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE \
              SET memo = excluded.memo",
                 )
                 .bind(name)
                 .bind(memo)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;

@@ -419,7 +419,7 @@ impl World {
 
     /// True at every moment: a file that counts as done is in the iModel as it was handed over last.
     async fn check(&self) {
-        assert_counts_are_right(self.ledger().db.writer()).await;
+        assert_counts_are_right(&mut self.ledger().db.connection().await).await;
         for file in self.ledger().snapshot(self.now()).await.unwrap().files {
             if file.job.is_some() || !is_done(&file) {
                 continue;

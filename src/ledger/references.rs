@@ -16,7 +16,7 @@ use super::mappings::await_run;
 use super::row::join;
 use super::target_connections::{connections_of_watch, watches_of_connection};
 use super::withdrawals::record_gone_unmapped;
-use super::{ConnectionId, Error, FailureKind, FileId, Ledger, RunId, Tx, millis};
+use super::{ConnectionId, Error, FailureKind, FileId, Ledger, RunId, Tx, millis, sql};
 use crate::ids::StorageFileId;
 
 /// A history names at most this many references per run.
@@ -106,7 +106,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("list the references with a source file", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT f.id, w.name, f.dir, f.name, f.storage_file_id FROM files f \
                      JOIN watches w ON w.id = f.watch_id WHERE f.connection_id = $1 \
                      AND f.connector IS NULL AND f.source_file_id IS NOT NULL \
@@ -142,7 +142,7 @@ impl Ledger {
             .write(
                 "retry files that had no place in a connection",
                 async |tx| {
-                    sqlx::query(
+                    sql::query(
                         "UPDATE jobs SET due_at = $2, pause = 0 WHERE state = 'failed' \
                      AND kind = $3 AND due_at > $2 AND EXISTS (SELECT 1 FROM files f \
                      WHERE f.id = jobs.file_id AND f.target_connection_id = $1)",
@@ -150,7 +150,7 @@ impl Ledger {
                     .bind(connection.0)
                     .bind(millis(now))
                     .bind(FailureKind::Blocked)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
                 },
             )
@@ -166,7 +166,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("list source files in other connections", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT f.id, w.name, f.dir, f.name, o.platform_id, f.source_file_id \
                      FROM connections c JOIN connections o ON o.imodel_id = c.imodel_id \
                      AND o.id <> c.id JOIN files f ON f.connection_id = o.id JOIN watches w \
@@ -207,13 +207,13 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record a removed source file", async |tx| {
-                let (version, has_connector): (i64, bool) = sqlx::query_as(
+                let (version, has_connector): (i64, bool) = sql::query_as(
                     "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
                      mapped_connector = NULL, processed = 0 WHERE id = $1 \
                      RETURNING version, connector IS NOT NULL",
                 )
                 .bind(file)
-                .fetch_one(&mut **tx)
+                .fetch_one(tx)
                 .await?;
                 if has_connector {
                     await_run(tx, file.0, now).await?;
@@ -231,13 +231,13 @@ impl Ledger {
                 if surplus.cause == SurplusCause::Gone {
                     return record_gone_unmapped(tx, file, now).await;
                 }
-                let version: Option<i64> = sqlx::query_scalar(
+                let version: Option<i64> = sql::query_scalar(
                     "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
                      mapped_connector = NULL, processed = 0 WHERE id = $1 AND connector IS NULL \
                      AND source_file_id IS NOT NULL RETURNING version",
                 )
                 .bind(file)
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await?;
                 if let Some(version) = version {
                     note(tx, file.0, version, Step::Unmapped, None, now).await?;
@@ -255,20 +255,20 @@ pub(super) async fn note_changed(
     run: RunId,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let (connection, covered, generation): (i64, i64, i64) = sqlx::query_as(
+    let (connection, covered, generation): (i64, i64, i64) = sql::query_as(
         "SELECT c.id, c.covered, r.generation FROM runs r JOIN connections c \
          ON c.id = r.connection_id WHERE r.id = $1",
     )
     .bind(run.0)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
-    let watches: Vec<i64> = sqlx::query_scalar(concat!(
+    let watches: Vec<i64> = sql::query_scalar(concat!(
         "SELECT id FROM watches WHERE configured = 1 AND id IN ",
         watches_of_connection!("$1"),
         " ORDER BY id",
     ))
     .bind(connection)
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     for watch in watches {
         let changed = changed(tx, watch, covered, generation).await?;
@@ -276,7 +276,7 @@ pub(super) async fn note_changed(
             continue;
         }
         // A file that no run has read yet has not been read again.
-        let readers: Vec<(i64, i64)> = sqlx::query_as(
+        let readers: Vec<(i64, i64)> = sql::query_as(
             "SELECT id, version FROM files WHERE watch_id = $1 AND target_connection_id = $2 \
              AND storage_file_id IS NOT NULL AND processed <> 0 AND absence IS NULL \
              ORDER BY id LIMIT $3",
@@ -284,7 +284,7 @@ pub(super) async fn note_changed(
         .bind(watch)
         .bind(connection)
         .bind(HISTORIES_MAX)
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
         let text = changed.text();
         for (file, version) in readers {
@@ -300,16 +300,16 @@ async fn changed(
     covered: i64,
     generation: i64,
 ) -> Result<Changed, sqlx::Error> {
-    let count: i64 = sqlx::query_scalar(
+    let count: i64 = sql::query_scalar(
         "SELECT COUNT(*) FROM files WHERE watch_id = $1 AND connector IS NULL \
          AND set_stem IS NULL AND stored_generation > $2 AND stored_generation <= $3",
     )
     .bind(watch)
     .bind(covered)
     .bind(generation)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
-    let names: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+    let names: Vec<(Vec<u8>, Vec<u8>)> = sql::query_as(
         "SELECT dir, name FROM files WHERE watch_id = $1 AND connector IS NULL \
          AND set_stem IS NULL AND stored_generation > $2 AND stored_generation <= $3 ORDER BY dir, name LIMIT $4",
     )
@@ -317,7 +317,7 @@ async fn changed(
     .bind(covered)
     .bind(generation)
     .bind(i64::try_from(NAMES_MAX).unwrap_or(i64::MAX))
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     let names = names
         .into_iter()

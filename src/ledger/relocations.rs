@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::{Relocation, Tx, count_value, millis};
+use super::{Relocation, Tx, count_value, millis, sql};
 
 /// SQL: gives files `f` that meet a condition on `$1`, and whose storage file has to follow, a job for that at `$2`,
 /// unless they have one. Nothing can be done for a file that is not there.
@@ -28,15 +28,15 @@ pub(super) async fn relocate_all(
     watch_id: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE files SET relocation = COALESCE(relocation, $2) WHERE watch_id = $1 \
          AND storage_file_id IS NOT NULL",
     )
     .bind(watch_id)
     .bind(Relocation::Intended)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET state = 'due', enqueued_at = $2, due_at = $2, pause = 0, attempts = 0, \
          run_attempts = 0, failing_since = NULL, kind = NULL, previous_reason = NULL, \
          reason = NULL, hint = NULL, reported = NULL, run_id = NULL WHERE watch_id = $1 AND state = 'failed' \
@@ -44,12 +44,12 @@ pub(super) async fn relocate_all(
     )
     .bind(watch_id)
     .bind(millis(now))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    sqlx::query(queue!("f.watch_id = $1"))
+    sql::query(queue!("f.watch_id = $1"))
         .bind(watch_id)
         .bind(millis(now))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }
@@ -60,33 +60,33 @@ pub(super) async fn relocate_next(
     file_id: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(queue!("f.id = $1"))
+    sql::query(queue!("f.id = $1"))
         .bind(file_id)
         .bind(millis(now))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }
 
 /// Files of a watch that are in storage.
 pub(super) async fn count_stored(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Error> {
-    let count: i64 = sqlx::query_scalar(
+    let count: i64 = sql::query_scalar(
         "SELECT COUNT(*) FROM files WHERE watch_id = $1 AND storage_file_id IS NOT NULL",
     )
     .bind(watch_id)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     Ok(count_value(count))
 }
 
 /// Files of a watch whose storage files move with its storage folder: those that are gone stay until they are back.
 pub(super) async fn count_moving(tx: &mut Tx, watch_id: i64) -> Result<u64, sqlx::Error> {
-    let count: i64 = sqlx::query_scalar(
+    let count: i64 = sql::query_scalar(
         "SELECT COUNT(*) FROM files WHERE watch_id = $1 AND storage_file_id IS NOT NULL \
          AND COALESCE(absence, 'missing') = 'missing'",
     )
     .bind(watch_id)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     Ok(count_value(count))
 }

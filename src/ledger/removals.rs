@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoints::forget_storage_file;
 use super::history::{Step, note};
 use super::row::join;
-use super::{Error, Ledger, Tx, Withdrawal};
+use super::{Error, Ledger, Tx, Withdrawal, sql};
 use crate::ids::{ImodelId, StorageFileId};
 
 /// A place in storage that a watch uses, or used when it was configured last.
@@ -72,7 +72,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("list the storage folders of all watches", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT name, imodel_id, storage_folder, configured <> 0 FROM watches \
                      ORDER BY name",
                 )
@@ -98,7 +98,7 @@ impl Ledger {
         let rows: Vec<(ImodelId, String, Option<String>)> = self
             .db
             .read("list all connections", async |db| {
-                sqlx::query_as("SELECT imodel_id, name, platform_id FROM connections ORDER BY id")
+                sql::query_as("SELECT imodel_id, name, platform_id FROM connections ORDER BY id")
                     .fetch_all(db)
                     .await
             })
@@ -121,7 +121,7 @@ impl Ledger {
         let row: Option<(Vec<u8>, Vec<u8>)> = self
             .db
             .read("look up the file of a storage file", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT f.dir, f.name FROM files f JOIN watches w ON w.id = f.watch_id \
                      WHERE f.storage_file_id = $1 AND w.configured = 1 AND (f.absence IS NULL \
                      OR f.absence = 'missing' OR EXISTS (SELECT 1 FROM jobs j \
@@ -151,7 +151,7 @@ impl Ledger {
 
 async fn removed(tx: &mut Tx, removal: &Removal, now: Timestamp) -> Result<bool, sqlx::Error> {
     // With several iModels, several watches know the storage file: a source file is that of one of them.
-    let known: Vec<(i64, i64, bool)> = sqlx::query_as(
+    let known: Vec<(i64, i64, bool)> = sql::query_as(
         "SELECT f.id, f.version, w.configured <> 0 AND COALESCE(f.absence, '') = 'gone' \
          FROM files f JOIN watches w ON w.id = f.watch_id \
          WHERE f.storage_file_id = $1 AND ($2 OR w.imodel_id = $3) AND (w.configured = 0 \
@@ -161,7 +161,7 @@ async fn removed(tx: &mut Tx, removal: &Removal, now: Timestamp) -> Result<bool,
     .bind(&removal.storage_file_id)
     .bind(removal.what == Removed::StorageFile)
     .bind(&removal.imodel_id)
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     for file in &known {
         removed_of(tx, removal, *file, now).await?;
@@ -181,7 +181,7 @@ async fn removed_of(
         Removed::SourceFile | Removed::FormerSourceFile => Withdrawal::Unmapped,
     };
     if can_return {
-        sqlx::query(
+        sql::query(
             "UPDATE files SET withdrawal = $2, withdrawal_reason = NULL, withdrawal_hint = NULL, \
              withdrawal_due = 0, outcome = NULL, outcome_at = NULL, withdrawal_generation = 1 + \
              COALESCE((SELECT c.generation FROM connections c \
@@ -189,7 +189,7 @@ async fn removed_of(
         )
         .bind(file)
         .bind(withdrawal)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     }
     let step = match removal.what {
@@ -200,12 +200,12 @@ async fn removed_of(
             Step::StorageFileRemoved
         }
         Removed::SourceFile | Removed::FormerSourceFile => {
-            sqlx::query(
+            sql::query(
                 "UPDATE files SET connection_id = NULL, source_file_id = NULL, \
                  mapped_connector = NULL, processed = 0 WHERE id = $1",
             )
             .bind(file)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
             Step::SourceFileRemoved
         }
@@ -224,7 +224,7 @@ async fn former_removed(
     removal: &Removal,
     now: Timestamp,
 ) -> Result<bool, sqlx::Error> {
-    let former: Option<(i64, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+    let former: Option<(i64, Vec<u8>, Vec<u8>)> = sql::query_as(
         "DELETE FROM former_source_files WHERE source_file_id = $1 AND storage_file_id = $2 \
          AND connection_id IN (SELECT id FROM connections WHERE imodel_id = $3) \
          RETURNING watch_id, dir, name",
@@ -232,18 +232,18 @@ async fn former_removed(
     .bind(&removal.source_file_id)
     .bind(&removal.storage_file_id)
     .bind(&removal.imodel_id)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Some((watch, dir, name)) = former else {
         return Ok(false);
     };
-    let file: Option<(i64, i64)> = sqlx::query_as(
+    let file: Option<(i64, i64)> = sql::query_as(
         "SELECT id, version FROM files WHERE watch_id = $1 AND dir = $2 AND name = $3",
     )
     .bind(watch)
     .bind(dir)
     .bind(name)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     if let Some((file, version)) = file {
         let text = format!("iModel {}", removal.imodel_id.as_str());

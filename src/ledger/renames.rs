@@ -19,7 +19,7 @@ use super::scan_digests::forget_listing;
 use super::target_connections::set_target;
 use super::{
     Absence, BulkChange, Content, Error, FileId, JobState, Ledger, Relocation, Stage, StorageStamp,
-    Tx, UploadJob, WatchId, count_column, millis, timestamp,
+    Tx, UploadJob, WatchId, count_column, millis, sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 
@@ -94,7 +94,7 @@ impl Ledger {
     pub async fn may_be_renamed(&self, job: &UploadJob, bytes: u64) -> Result<bool, Error> {
         self.db
             .read("look for the origin of a file", async |db| {
-                sqlx::query_scalar(concat!(
+                sql::query_scalar(concat!(
                     "SELECT EXISTS (SELECT 1 FROM files WHERE watch_id IN ",
                     neighbors!(),
                     " AND stored_size = $2 AND storage_file_id IS NOT NULL AND id <> $3)",
@@ -122,7 +122,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("look for the origin of a file", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT id, watch_id, dir, name, absent_since FROM files WHERE watch_id IN ",
                     neighbors!(),
                     " AND stored_size = $2 AND storage_file_id IS NOT NULL AND stored_digest = $3 \
@@ -163,7 +163,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("look for the origin of a file", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT o.name, f.dir, f.name, f.stored_digest FROM watches w JOIN watches o \
                      ON o.imodel_id = w.imodel_id AND (o.id = w.id OR (w.follows IS NULL \
                      AND o.follows IS NULL)) JOIN files f \
@@ -233,14 +233,15 @@ impl Ledger {
             .write_durably(
                 "record that a storage file is about to be renamed",
                 async |tx| {
-                    sqlx::query(
-                        "UPDATE files SET relocation = $2, unverified = MAX(unverified, $3) \
+                    sql::query(
+                        "UPDATE files SET relocation = $2, \
+                         unverified = CASE WHEN $3 = 1 THEN 1 ELSE unverified END \
                          WHERE id = $1",
                     )
                     .bind(job.file)
                     .bind(Relocation::Sent)
                     .bind(i64::from(unverified))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
                 },
             )
@@ -260,23 +261,23 @@ impl Ledger {
         self.db
             .write("record that a storage file was renamed", async |tx| {
                 // Its content is the same: that concerns the followers too.
-                sqlx::query(
+                sql::query(
                     "UPDATE files SET stored_modified = $2, stored_modified_by = $3, \
                      storage_folder_id = $4 FROM files p JOIN watches w ON w.follows = p.watch_id \
                      WHERE p.id = $1 AND files.watch_id = w.id \
                      AND files.storage_file_id = p.storage_file_id \
-                     AND files.stored_digest IS p.stored_digest \
-                     AND files.stored_modified IS p.stored_modified",
+                     AND files.stored_digest IS NOT DISTINCT FROM p.stored_digest \
+                     AND files.stored_modified IS NOT DISTINCT FROM p.stored_modified",
                 )
                 .bind(job.file)
                 .bind(&stamp.modified)
                 .bind(&stamp.modified_by)
                 .bind(&stamp.folder_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                sqlx::query("UPDATE files SET relocation = NULL WHERE id = $1")
+                sql::query("UPDATE files SET relocation = NULL WHERE id = $1")
                     .bind(job.file)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 set_stamp(tx, job.file, stamp).await?;
                 let step = match kept {
@@ -296,7 +297,7 @@ async fn new_file(
     origin: FileId,
     place: &[u8; 32],
 ) -> Result<Option<NewRow>, sqlx::Error> {
-    sqlx::query_as(
+    sql::query_as(
         "SELECT dir, name, version, size, mtime_ns, ctime_ns, connector FROM files f \
          WHERE id = $1 AND known = 1 AND storage_file_id IS NULL AND NOT EXISTS (SELECT 1 \
          FROM files o WHERE o.watch_id = f.watch_id AND o.place = $2 AND o.id NOT IN ($1, $3))",
@@ -304,18 +305,18 @@ async fn new_file(
     .bind(job.file)
     .bind(&place[..])
     .bind(origin)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await
 }
 
 async fn origin_file(tx: &mut Tx, origin: FileId) -> Result<Option<OriginRow>, sqlx::Error> {
-    sqlx::query_as(
+    sql::query_as(
         "SELECT f.watch_id, w.name AS watch, f.dir, f.name, f.version, f.stored_digest, \
          f.storage_file_id IS NOT NULL AS has_storage_file, f.absence, f.absent_since, j.state, \
          j.stage FROM files f JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
     )
     .bind(origin)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await
 }
 
@@ -328,11 +329,11 @@ pub(super) async fn move_to_path(
     place: Option<&[u8]>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let new: Option<NewRow> = sqlx::query_as(
+    let new: Option<NewRow> = sql::query_as(
         "SELECT dir, name, version, size, mtime_ns, ctime_ns, connector FROM files WHERE id = $1",
     )
     .bind(job.file)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     if let (Some(new), Some(old)) = (new, origin_file(tx, origin).await?) {
         move_record(tx, job, origin, (&new, &old), (place, None), now).await?;
@@ -354,7 +355,7 @@ async fn move_record(
         "DELETE FROM steps WHERE file_id = $1",
         "DELETE FROM files WHERE id = $1",
     ] {
-        sqlx::query(sql).bind(job.file).execute(&mut **tx).await?;
+        sql::query(sql).bind(job.file).execute(tx).await?;
     }
     if old.watch_id != job.watch.0 {
         move_to_watch(tx, origin, job.watch).await?;
@@ -362,7 +363,7 @@ async fn move_record(
     let version = old.version.saturating_add(1);
     // An upload that was interrupted may have left other content in storage than what was completed last.
     let is_stored = old.stage.is_none_or(|stage| stage == Stage::Planned);
-    sqlx::query(
+    sql::query(
         "UPDATE files SET dir = $2, name = $3, known = 1, size = $4, mtime_ns = $5, \
          ctime_ns = $6, connector = $7, version = $8, stored_version = CASE WHEN $9 THEN $8 \
          ELSE stored_version END, overwrites = 0, absence = NULL, absent_since = NULL, \
@@ -379,7 +380,7 @@ async fn move_record(
     .bind(is_stored)
     .bind(place)
     .bind(relocation)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     set_target(tx, origin.0).await?;
     open_job(tx, origin.0, version, now).await?;
@@ -387,11 +388,11 @@ async fn move_record(
         check_connection_soon(tx, origin.0).await?;
     }
     // It was not deleted after all.
-    sqlx::query("DELETE FROM steps WHERE file_id = $1 AND step = $2 AND at >= $3")
+    sql::query("DELETE FROM steps WHERE file_id = $1 AND step = $2 AND at >= $3")
         .bind(origin)
         .bind(Step::Gone.as_str())
         .bind(old.absent_since)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     let mut from = format!("{:?}", join(old.dir.clone(), old.name.clone()));
     if old.watch_id != job.watch.0 {
@@ -405,17 +406,17 @@ async fn move_record(
 /// Moves the record of a file to another watch of the same iModel.
 async fn move_to_watch(tx: &mut Tx, origin: FileId, watch: WatchId) -> Result<(), sqlx::Error> {
     // Its place in storage and its path may be taken in the new watch: both are set with the new path.
-    sqlx::query("UPDATE files SET watch_id = $2, place = NULL, dir = $3, name = $4 WHERE id = $1")
+    sql::query("UPDATE files SET watch_id = $2, place = NULL, dir = $3, name = $4 WHERE id = $1")
         .bind(origin)
         .bind(watch)
         .bind(&b"\0"[..])
         .bind(origin.0.to_be_bytes().to_vec())
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-    sqlx::query("UPDATE jobs SET watch_id = $2 WHERE file_id = $1")
+    sql::query("UPDATE jobs SET watch_id = $2 WHERE file_id = $1")
         .bind(origin)
         .bind(watch)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use super::failure_groups::files_in_group;
 use super::history::{Step, note};
 use super::transitions::make_due;
-use super::{Error, FileId, JobState, Ledger, Tx, millis};
+use super::{Error, FileId, JobState, Ledger, Tx, millis, sql};
 
 /// Jobs that are put into one transaction, so that many of them do not delay other transactions.
 const AT_ONCE: usize = 500;
@@ -34,7 +34,7 @@ impl Ledger {
                     .read(ACTION, async |db| match which {
                         Requeue::Group(key) => files_in_group(db, key).await,
                         _ => {
-                            sqlx::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
+                            sql::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
                                 .fetch_all(db)
                                 .await
                         }
@@ -46,14 +46,16 @@ impl Ledger {
         };
         let mut concerned = 0;
         for chunk in files.chunks(AT_ONCE) {
-            self.db
+            concerned += self
+                .db
                 .write_durably(ACTION, async |tx| {
+                    let mut concerned = 0;
                     for file in chunk {
                         if requeue_one(tx, *file, now).await? {
                             concerned += 1;
                         }
                     }
-                    Ok(())
+                    Ok(concerned)
                 })
                 .await?;
         }
@@ -69,7 +71,7 @@ impl Ledger {
             self.db
                 .write("compare files with storage", async |tx| {
                     for file in chunk {
-                        sqlx::query(
+                        sql::query(
                             "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, \
                              due_at) SELECT id, watch_id, 'due', version, $2, $2 FROM files \
                              WHERE id = $1 AND connector IS NULL AND storage_file_id IS NOT NULL \
@@ -77,7 +79,7 @@ impl Ledger {
                         )
                         .bind(file)
                         .bind(millis(now))
-                        .execute(&mut **tx)
+                        .execute(tx)
                         .await?;
                     }
                     Ok(())
@@ -89,36 +91,36 @@ impl Ledger {
 }
 
 async fn requeue_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let job: Option<(JobState, i64)> = sqlx::query_as(
+    let job: Option<(JobState, i64)> = sql::query_as(
         "SELECT state, version FROM jobs WHERE file_id = $1 AND (state = 'failed' \
          OR (state IN ('due', 'stored') AND reason IS NOT NULL))",
     )
     .bind(file.0)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Some((state, version)) = job else {
         return Ok(false);
     };
     if state == JobState::Stored {
-        sqlx::query(
+        sql::query(
             "UPDATE jobs SET due_at = $2, pause = 0, attempts = 0, failing_since = NULL, \
              kind = NULL, previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
              WHERE file_id = $1",
         )
         .bind(file.0)
         .bind(millis(now))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     } else {
         make_due(tx, file.0, now).await?;
     }
     // A pause and the bulk change guard stay: those end with `resume`.
-    sqlx::query(
+    sql::query(
         "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL \
          WHERE id = (SELECT watch_id FROM files WHERE id = $1)",
     )
     .bind(file.0)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     note(tx, file.0, version, Step::Asked, None, now).await?;
     Ok(true)

@@ -7,7 +7,7 @@ use super::checkpoints::{forget_storage_file, set_stamp};
 use super::history::{Step, note};
 use super::stored_job::insert_stored_job;
 use super::withdrawals::{AT_ONCE, WITHDRAWN, WithdrawnRow};
-use super::{Error, FileId, Ledger, StorageStamp, Tx, Withdrawal, Withdrawn, millis};
+use super::{Error, FileId, Ledger, StorageStamp, Tx, Withdrawal, Withdrawn, millis, sql};
 use crate::ids::ImodelId;
 
 impl Ledger {
@@ -25,7 +25,7 @@ impl Ledger {
         let rows: Vec<WithdrawnRow> = self
             .db
             .read("list the files to restore", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(imodel_id)
                     .bind(millis(now))
                     .bind(AT_ONCE)
@@ -46,7 +46,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record a restored storage file", async |tx| {
-                let version: Option<i64> = sqlx::query_scalar(
+                let version: Option<i64> = sql::query_scalar(
                     "UPDATE files SET withdrawal = CASE WHEN absence = 'gone' THEN $2 END, \
                      withdrawal_reason = NULL, withdrawal_hint = NULL, withdrawal_due = 0 \
                      WHERE id = $1 AND withdrawal IN ('deleting', 'deleted', 'restoring') \
@@ -54,7 +54,7 @@ impl Ledger {
                 )
                 .bind(file)
                 .bind(Withdrawal::Restored)
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await?;
                 if let Some(version) = version {
                     set_stamp(tx, file, stamp).await?;
@@ -75,12 +75,12 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record a storage file that is gone", async |tx| {
-                let version: Option<i64> = sqlx::query_scalar(
+                let version: Option<i64> = sql::query_scalar(
                     "UPDATE files SET withdrawal = NULL, withdrawal_reason = NULL, \
                      withdrawal_hint = NULL, withdrawal_due = 0 WHERE id = $1 RETURNING version",
                 )
                 .bind(file)
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await?;
                 forget_storage_file(tx, file.0).await?;
                 if let Some(version) = version {
@@ -107,12 +107,12 @@ impl Ledger {
 }
 
 async fn restore_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let known: Option<(i64, Option<Withdrawal>)> = sqlx::query_as(
+    let known: Option<(i64, Option<Withdrawal>)> = sql::query_as(
         "SELECT version, withdrawal FROM files WHERE id = $1 AND absence = 'gone' \
          AND storage_file_id IS NOT NULL",
     )
     .bind(file)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let (version, next) = match known {
         None | Some((_, Some(Withdrawal::Restoring | Withdrawal::Restored))) => return Ok(false),
@@ -121,13 +121,13 @@ async fn restore_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
         }
         Some((version, _)) => (version, Withdrawal::Restored),
     };
-    sqlx::query(
+    sql::query(
         "UPDATE files SET withdrawal = $2, withdrawal_reason = NULL, withdrawal_hint = NULL, \
          withdrawal_due = 0 WHERE id = $1",
     )
     .bind(file)
     .bind(next)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     note(tx, file.0, version, Step::RestoreAsked, None, now).await?;
     if next == Withdrawal::Restored {
@@ -138,12 +138,12 @@ async fn restore_one(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<bool, 
 
 /// A restored source file that is not in its folder, and no longer mapped, waits for a run.
 async fn await_run(tx: &mut Tx, file: FileId, now: Timestamp) -> Result<(), sqlx::Error> {
-    let waits: Option<i64> = sqlx::query_scalar(
+    let waits: Option<i64> = sql::query_scalar(
         "SELECT id FROM files WHERE id = $1 AND absence = 'gone' AND connector IS NOT NULL \
          AND outcome IS NULL",
     )
     .bind(file)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     match waits {
         Some(id) => insert_stored_job(tx, id, now).await,

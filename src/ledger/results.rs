@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::row::join;
-use super::{Error, FileId, Ledger, Outcome, Tx, count_value, millis, new_id, timestamp};
+use super::{Error, FileId, Ledger, Outcome, Tx, count_value, millis, new_id, sql, timestamp};
 use crate::connector_type::ConnectorType;
 
 /// What became of one version of a file.
@@ -75,7 +75,7 @@ impl Ledger {
         let rows: Vec<ResultRow> = self
             .db
             .read("report results", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(format!(
+                sql::query_as(sqlx::AssertSqlSafe(format!(
                     "{RESULTS} WHERE r.id > $1 ORDER BY r.id LIMIT $2"
                 )))
                 .bind(id)
@@ -92,7 +92,7 @@ impl Ledger {
         let id: Option<i64> = self
             .db
             .read("report results", async |db| {
-                sqlx::query_scalar("SELECT MAX(id) FROM results")
+                sql::query_scalar("SELECT MAX(id) FROM results")
                     .fetch_one(db)
                     .await
             })
@@ -105,7 +105,7 @@ impl Ledger {
         let rows: Vec<(Outcome, i64)> = self
             .db
             .read("count its results", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT outcome, COUNT(*) FROM results WHERE at >= $1 GROUP BY outcome \
                      ORDER BY outcome",
                 )
@@ -127,9 +127,9 @@ pub(super) async fn latest_results(
     limit: u32,
 ) -> Result<Vec<ResultReport>, sqlx::Error> {
     let sql = format!("{RESULTS} ORDER BY r.id DESC LIMIT $1");
-    let rows: Vec<ResultRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    let rows: Vec<ResultRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
         .bind(i64::from(limit))
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
     Ok(rows.into_iter().map(ResultRow::into_report).collect())
 }
@@ -146,7 +146,7 @@ pub(super) async fn insert_result(
     now: Timestamp,
 ) -> Result<i64, sqlx::Error> {
     let id = new_id(now);
-    sqlx::query(
+    sql::query(
         "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, \
          storage_file_id, run, reason, hint) SELECT $1, f.id, j.version, $3, $4, CASE \
          WHEN $4 > j.enqueued_at THEN $4 - j.enqueued_at ELSE 0 END, COALESCE(f.stored_size, 0), \
@@ -160,7 +160,7 @@ pub(super) async fn insert_result(
     .bind(run)
     .bind(reason)
     .bind(hint)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(id)
 }

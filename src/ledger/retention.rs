@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Error, Ledger, millis};
+use super::{Error, Ledger, millis, sql};
 
 /// Rows that one query reads.
 const BATCH: i64 = 2000;
@@ -63,7 +63,7 @@ impl Ledger {
                 let rows: Vec<(i64, bool)> = self
                     .db
                     .read(ACTION, async |db| {
-                        sqlx::query_as(old.select)
+                        sql::query_as(old.select)
                             .bind(millis(before))
                             .bind(last)
                             .bind(BATCH)
@@ -78,16 +78,14 @@ impl Ledger {
                     .filter_map(|(id, goes)| goes.then_some(*id))
                     .collect();
                 for chunk in goes.chunks(AT_ONCE) {
-                    self.db
+                    gone += self
+                        .db
                         .write(ACTION, async |tx| {
+                            let mut gone = 0;
                             for id in chunk {
-                                gone += sqlx::query(old.delete)
-                                    .bind(id)
-                                    .execute(&mut **tx)
-                                    .await?
-                                    .rows_affected();
+                                gone += sql::query(old.delete).bind(id).execute(tx).await?;
                             }
-                            Ok(())
+                            Ok(gone)
                         })
                         .await?;
                     tokio::time::sleep(PAUSE).await;

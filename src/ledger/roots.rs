@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Error, Ledger, RootState, WatchId, millis};
+use super::{Error, Ledger, RootState, WatchId, millis, sql};
 
 /// The root in which files of a watch were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record the state of a root", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET root_state = $2, root_note = $3, \
                      scanned_at = COALESCE($4, scanned_at) WHERE id = $1",
                 )
@@ -34,7 +34,7 @@ impl Ledger {
                 .bind(state)
                 .bind(note)
                 .bind(scanned.map(millis))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -45,7 +45,7 @@ impl Ledger {
     pub async fn root_identity(&self, watch: WatchId) -> Result<Option<String>, Error> {
         self.db
             .read("look up the identity of a root", async |db| {
-                sqlx::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
+                sql::query_scalar("SELECT root_identity FROM watches WHERE id = $1")
                     .bind(watch.0)
                     .fetch_one(db)
                     .await
@@ -62,12 +62,15 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record the identity of a root", async |tx| {
-                sqlx::query("UPDATE watches SET root_identity = $2, root_replaced = MAX(root_replaced, $3) WHERE id = $1")
-                    .bind(watch.0)
-                    .bind(identity)
-                    .bind(i64::from(found == RootIdentity::Incomplete))
-                    .execute(&mut **tx)
-                    .await
+                sql::query(
+                    "UPDATE watches SET root_identity = $2, \
+                     root_replaced = CASE WHEN $3 = 1 THEN 1 ELSE root_replaced END WHERE id = $1",
+                )
+                .bind(watch.0)
+                .bind(identity)
+                .bind(i64::from(found == RootIdentity::Incomplete))
+                .execute(tx)
+                .await
             })
             .await?;
         Ok(())

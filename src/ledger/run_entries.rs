@@ -1,7 +1,7 @@
 //! Reports of runs.
 
 use super::run_progress::{duration, recorded};
-use super::{Error, Ledger, RunSummary, Tx, count_value, timestamp};
+use super::{Error, Ledger, RunSummary, Tx, count_value, sql, timestamp};
 use crate::ids::ImodelId;
 
 /// A run, for the history.
@@ -62,7 +62,7 @@ impl Ledger {
         let rows: Vec<RunRow> = self
             .db
             .read("report runs", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(format!(
+                sql::query_as(sqlx::AssertSqlSafe(format!(
                     "{RUNS} WHERE r.id >= $1 ORDER BY r.id"
                 )))
                 .bind(number)
@@ -77,9 +77,9 @@ impl Ledger {
 /// The latest runs, newest first.
 pub(super) async fn latest_runs(tx: &mut Tx, limit: u32) -> Result<Vec<RunEntry>, sqlx::Error> {
     let sql = format!("{RUNS} ORDER BY r.id DESC LIMIT $1");
-    let rows: Vec<RunRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    let rows: Vec<RunRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
         .bind(i64::from(limit))
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
     Ok(rows.into_iter().map(RunRow::into_entry).collect())
 }

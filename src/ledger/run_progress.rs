@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::row::join;
-use super::{ConnectionId, Error, Ledger, RunId, Tx, count_value};
+use super::{ConnectionId, Error, Ledger, RunId, Tx, count_value, sql};
 use crate::ids::StorageFileId;
 
 /// How many runs the usual duration is taken from.
@@ -40,11 +40,11 @@ impl Ledger {
         let progress = serde_json::to_string(progress).ok();
         self.db
             .write("note the state of a run", async |tx| {
-                sqlx::query("UPDATE runs SET state = $2, progress = $3 WHERE id = $1")
+                sql::query("UPDATE runs SET state = $2, progress = $3 WHERE id = $1")
                     .bind(run.0)
                     .bind(state)
                     .bind(progress)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
             })
             .await?;
@@ -61,13 +61,13 @@ impl Ledger {
             .read("look up the files of a run", async |db| {
                 let mut paths = Vec::new();
                 for storage_file in storage_files {
-                    let found: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+                    let found: Option<(Vec<u8>, Vec<u8>)> = sql::query_as(
                         "SELECT dir, name FROM files WHERE target_connection_id = $1 \
                          AND storage_file_id = $2",
                     )
                     .bind(connection)
                     .bind(storage_file)
-                    .fetch_optional(&mut *db)
+                    .fetch_optional(db)
                     .await?;
                     paths.extend(found.map(|(dir, name)| join(dir, name)));
                 }
@@ -92,7 +92,7 @@ pub(super) async fn usual_ms(
     tx: &mut Tx,
     connection: ConnectionId,
 ) -> Result<Option<i64>, sqlx::Error> {
-    let durations: Vec<i64> = sqlx::query_scalar(
+    let durations: Vec<i64> = sql::query_scalar(
         "SELECT r.ended_at - r.requested_at FROM runs r JOIN connections c \
          ON c.id = r.connection_id WHERE c.imodel_id = (SELECT imodel_id FROM connections \
          WHERE id = $1) AND r.phase = 'ended' AND r.ended_at >= r.requested_at \
@@ -100,7 +100,7 @@ pub(super) async fn usual_ms(
     )
     .bind(connection)
     .bind(i64::from(RUNS))
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     Ok(median(durations))
 }

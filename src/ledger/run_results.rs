@@ -16,7 +16,7 @@ use super::stored_job::insert_stored_job;
 use super::transitions::delete_job;
 use super::{
     Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
-    count_value, millis,
+    count_value, millis, sql,
 };
 use super::{named_versions, references};
 use crate::connector_type::ConnectorType;
@@ -116,7 +116,7 @@ impl Ledger {
     ) -> Result<Vec<RunReport>, Error> {
         self.db
             .write_durably("record the end of a run", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE runs SET phase = 'ended', state = $2, result = $3, ended_at = $4 \
              WHERE id = $1",
                 )
@@ -124,22 +124,22 @@ impl Ledger {
                 .bind(state)
                 .bind(result)
                 .bind(millis(now))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 references::note_changed(tx, run, now).await?;
-                sqlx::query(
+                sql::query(
                     "UPDATE connections SET covered = (SELECT CASE \
                      WHEN r.generation > connections.covered THEN r.generation \
                      ELSE connections.covered END FROM runs r WHERE r.id = $1) \
                      WHERE id = (SELECT connection_id FROM runs WHERE id = $1)",
                 )
                 .bind(run.0)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 let platform_id: Option<String> =
-                    sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
+                    sql::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
                         .bind(run.0)
-                        .fetch_one(&mut **tx)
+                        .fetch_one(tx)
                         .await?;
                 let mut reports = Vec::with_capacity(outcomes.len());
                 for outcome in outcomes {
@@ -187,7 +187,7 @@ async fn conclude(
     now: Timestamp,
 ) -> Result<Option<RunReport>, sqlx::Error> {
     let file_id = outcome.file.0;
-    let row: Option<ConcludedRow> = sqlx::query_as(concat!(
+    let row: Option<ConcludedRow> = sql::query_as(concat!(
         "SELECT w.name AS watch, f.dir, f.name, f.connector, f.stored_size, f.storage_file_id, \
          f.stored_generation, j.state, j.kind, j.run_id, j.enqueued_at, ",
         set_open!("'due', 'uploading', 'failed'"),
@@ -197,12 +197,12 @@ async fn conclude(
          w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1"
     ))
     .bind(file_id)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let generation: i64 = sqlx::query_scalar("SELECT generation FROM runs WHERE id = $1")
+    let generation: i64 = sql::query_scalar("SELECT generation FROM runs WHERE id = $1")
         .bind(run.0)
-        .fetch_one(&mut **tx)
+        .fetch_one(tx)
         .await?;
     if !applies(&row, outcome, run, generation) {
         return Ok(None);
@@ -218,13 +218,13 @@ async fn conclude(
                 None => Outcome::Synchronized,
                 Some(_) => Outcome::SynchronizedWithIssues,
             };
-            sqlx::query(
+            sql::query(
                 "UPDATE files SET outcome = $2, outcome_at = $3, processed = 1 WHERE id = $1",
             )
             .bind(file_id)
             .bind(done)
             .bind(millis(now))
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
             let (reason, hint) = match issues {
                 Some(issues) => (Some(issues.reason.as_str()), issues.hint.as_deref()),
@@ -232,14 +232,14 @@ async fn conclude(
             };
             let result = insert_result(tx, file_id, done, platform_id, reason, hint, now).await?;
             if let Some(issues) = issues {
-                sqlx::query(
+                sql::query(
                     "UPDATE results SET errors = $2, warnings = $3, others = $4 WHERE id = $1",
                 )
                 .bind(result)
                 .bind(count_column(issues.errors))
                 .bind(count_column(issues.warnings))
                 .bind(count_column(issues.others))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
             }
             delete_job(tx, file_id).await?;
@@ -249,9 +249,9 @@ async fn conclude(
             refuse_in_run(tx, file_id, run, JobState::Stored, refusal, now).await?;
         }
         Verdict::SendAgain(refusal) => {
-            sqlx::query("UPDATE files SET send_again = 1 WHERE id = $1")
+            sql::query("UPDATE files SET send_again = 1 WHERE id = $1")
                 .bind(file_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
             if let Some(leader) = leader(tx, file_id).await? {
                 send_again(tx, leader, now).await?;
@@ -287,13 +287,13 @@ async fn refuse_in_run(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     // The failure is the run's, also of a file that was in it without a job.
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET run_attempts = run_attempts + 1, run_id = $2, state = 'running' \
          WHERE file_id = $1",
     )
     .bind(file_id)
     .bind(run.0)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     refuse(tx, file_id, waiting, refusal, now).await
 }

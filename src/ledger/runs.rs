@@ -5,7 +5,7 @@ use super::history::{Step, note};
 use super::run_progress::usual_ms;
 use super::sets::set_open;
 use super::{
-    ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, new_id,
+    ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, new_id, sql,
     timestamp,
 };
 use crate::ids::ImodelId;
@@ -44,7 +44,7 @@ impl Ledger {
             .write_durably("record that a run is about to be requested", async |tx| {
                 let id = new_id(now);
                 let usual = usual_ms(tx, connection).await?;
-                sqlx::query(
+                sql::query(
                     "INSERT INTO runs (id, connection_id, generation, phase, requested_at, \
                      requested_there, usual_ms) SELECT $1, id, generation, 'requested', $3, $4, \
                      $5 FROM connections WHERE id = $2",
@@ -54,9 +54,9 @@ impl Ledger {
                 .bind(millis(now))
                 .bind(millis(there))
                 .bind(usual)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                let files = sqlx::query(concat!(
+                let files = sql::query(concat!(
                     "UPDATE jobs SET state = 'running', run_id = $1, kind = NULL, \
              previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL \
              WHERE state = 'stored' AND (due_at <= $3 OR due_at - pause > $3 + 5000) \
@@ -69,13 +69,12 @@ impl Ledger {
                 .bind(id)
                 .bind(connection.0)
                 .bind(millis(now))
-                .execute(&mut **tx)
-                .await?
-                .rows_affected();
-                sqlx::query("UPDATE runs SET files = $2 WHERE id = $1")
+                .execute(tx)
+                .await?;
+                sql::query("UPDATE runs SET files = $2 WHERE id = $1")
                     .bind(id)
                     .bind(count_column(files))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 Ok(RunId(id))
             })
@@ -86,10 +85,10 @@ impl Ledger {
     pub async fn record_run(&self, run: RunId, platform_id: &str) -> Result<(), Error> {
         self.db
             .write_durably("record a run", async |tx| {
-                sqlx::query("UPDATE runs SET phase = 'active', platform_id = $2 WHERE id = $1")
+                sql::query("UPDATE runs SET phase = 'active', platform_id = $2 WHERE id = $1")
                     .bind(run.0)
                     .bind(platform_id)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
             })
             .await?;
@@ -101,9 +100,9 @@ impl Ledger {
         self.db
             .write_durably("abandon a run", async |tx| {
                 release_files(tx, run, Step::RunLost, now).await?;
-                sqlx::query("DELETE FROM runs WHERE id = $1")
+                sql::query("DELETE FROM runs WHERE id = $1")
                     .bind(run)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 Ok(())
             })
@@ -115,7 +114,7 @@ impl Ledger {
         let known: bool = self
             .db
             .read("look up a run", async |db| {
-                sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM runs WHERE platform_id = $1)")
+                sql::query_scalar("SELECT EXISTS (SELECT 1 FROM runs WHERE platform_id = $1)")
                     .bind(platform_id)
                     .fetch_one(db)
                     .await
@@ -139,7 +138,7 @@ impl Ledger {
         let row: Option<Row> =
             self.db
                 .read("look up the open run", async |db| {
-                    sqlx::query_as(
+                    sql::query_as(
             "SELECT r.id, r.connection_id, c.platform_id, r.platform_id, r.requested_at, \
              r.requested_there, r.generation, r.overdue <> 0 FROM runs r JOIN connections c \
              ON c.id = r.connection_id WHERE c.imodel_id = $1 AND r.phase <> 'ended' \
@@ -177,13 +176,13 @@ impl Ledger {
         let recorded = self
             .db
             .write("record that a run is overdue", async |tx| {
-                sqlx::query("UPDATE runs SET overdue = 1 WHERE id = $1 AND overdue = 0")
+                sql::query("UPDATE runs SET overdue = 1 WHERE id = $1 AND overdue = 0")
                     .bind(run.0)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
             })
             .await?;
-        Ok(recorded.rows_affected() > 0)
+        Ok(recorded > 0)
     }
 
     /// How many files a run is to bring.
@@ -191,7 +190,7 @@ impl Ledger {
         let files: i64 = self
             .db
             .read("look up a run", async |db| {
-                sqlx::query_scalar("SELECT files FROM runs WHERE id = $1")
+                sql::query_scalar("SELECT files FROM runs WHERE id = $1")
                     .bind(run.0)
                     .fetch_one(db)
                     .await
@@ -205,7 +204,7 @@ impl Ledger {
         let ids: Vec<i64> = self
             .db
             .read("list the files of a run", async |db| {
-                sqlx::query_scalar("SELECT file_id FROM jobs WHERE run_id = $1")
+                sql::query_scalar("SELECT file_id FROM jobs WHERE run_id = $1")
                     .bind(run.0)
                     .fetch_all(db)
                     .await
@@ -222,19 +221,19 @@ pub(super) async fn release_files(
     step: Step,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let files: Vec<(i64, i64)> = sqlx::query_as(
+    let files: Vec<(i64, i64)> = sql::query_as(
         "UPDATE jobs SET state = 'stored', run_id = NULL WHERE run_id = $1 RETURNING file_id, version",
     )
     .bind(run)
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     if files.is_empty() {
         return Ok(());
     }
     let platform_id: Option<String> =
-        sqlx::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
+        sql::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
             .bind(run)
-            .fetch_one(&mut **tx)
+            .fetch_one(tx)
             .await?;
     for (file, version) in files {
         note(tx, file, version, step, platform_id.as_deref(), now).await?;

@@ -4,7 +4,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use super::{Error, Ledger, Tx, WatchId};
+use super::{Error, Ledger, Tx, WatchId, sql};
 
 /// One part of the listing of a folder; the parts of a folder count from 0 in the order in which it is listed.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ impl Ledger {
         let (changes, digest): (i64, Option<Vec<u8>>) = self
             .db
             .read("look up a listing", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT w.changes, l.digest FROM watches w LEFT JOIN listings l \
                      ON l.watch_id = w.id AND l.dir = $2 AND l.part = $3 WHERE w.id = $1",
                 )
@@ -57,7 +57,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("keep a listing", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO listings (watch_id, dir, part, digest) SELECT id, $2, $3, $4 \
                      FROM watches WHERE id = $1 AND changes = $5 ON CONFLICT (watch_id, dir, \
                      part) DO UPDATE SET digest = excluded.digest",
@@ -67,7 +67,7 @@ impl Ledger {
                 .bind(i64::from(part.part))
                 .bind(&part.digest[..])
                 .bind(compared.0)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -81,27 +81,27 @@ pub(super) async fn forget_listing(
     watch_id: i64,
     dir: &[u8],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM listings WHERE watch_id = $1 AND dir = $2")
+    sql::query("DELETE FROM listings WHERE watch_id = $1 AND dir = $2")
         .bind(watch_id)
         .bind(dir)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     note_change(tx, watch_id).await
 }
 
 /// The same for all folders of a watch.
 pub(super) async fn forget_listings(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM listings WHERE watch_id = $1")
+    sql::query("DELETE FROM listings WHERE watch_id = $1")
         .bind(watch_id)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     note_change(tx, watch_id).await
 }
 
 async fn note_change(tx: &mut Tx, watch_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE watches SET changes = changes + 1 WHERE id = $1")
+    sql::query("UPDATE watches SET changes = changes + 1 WHERE id = $1")
         .bind(watch_id)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use super::history::{Step, note};
 use super::row::join;
 use super::stored_job::insert_stored_job;
 use super::{
-    Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Tx, millis, timestamp,
+    Absence, ConnectionId, Error, FailureKind, FileId, JobState, Ledger, Tx, millis, sql, timestamp,
 };
 
 /// SQL: a companion in the set of the file `f` has an open job in one of the listed states.
@@ -99,7 +99,7 @@ impl Ledger {
         let main_files: Vec<MainFileRow> = self
             .db
             .read("list the sets that wait for a run", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT f.id, w.name AS watch, f.dir, f.name, (SELECT MAX(s.stored_at) \
                      FROM files s WHERE s.watch_id = f.watch_id AND s.dir = f.dir \
                      AND s.set_stem = f.set_stem) AS changed_at FROM jobs j JOIN files f \
@@ -134,7 +134,7 @@ impl Ledger {
         let rows: Vec<CompanionRow> = self
             .db
             .read("list the companions of a file", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT c.name, c.stored_version, c.absence, j.state AS job, j.reason \
                      FROM files f JOIN files c ON c.watch_id = f.watch_id AND c.dir = f.dir \
                      AND c.set_stem = f.set_stem LEFT JOIN jobs j ON j.file_id = c.id \
@@ -168,7 +168,7 @@ pub(super) async fn renew_main_files(
     generation: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let main_files: Vec<(i64, i64)> = sqlx::query_as(
+    let main_files: Vec<(i64, i64)> = sql::query_as(
         "UPDATE files SET stored_generation = $2, processed = 0, outcome = NULL, \
          outcome_at = NULL WHERE connector IS NOT NULL AND stored_version IS NOT NULL \
          AND stored_generation < $2 AND COALESCE(absence, 'missing') = 'missing' \
@@ -177,12 +177,12 @@ pub(super) async fn renew_main_files(
     )
     .bind(companion)
     .bind(generation)
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     for (main_file, version) in main_files {
         insert_stored_job(tx, main_file, now).await?;
         // A newer version of the main file on its way leads to a run as well.
-        sqlx::query(
+        sql::query(
             "UPDATE jobs SET state = 'stored', run_id = NULL, due_at = $2, pause = 0, \
              attempts = 0, run_attempts = 0, failing_since = NULL, kind = NULL, \
              previous_reason = NULL, reason = NULL, hint = NULL, reported = NULL \
@@ -194,7 +194,7 @@ pub(super) async fn renew_main_files(
         .bind(FailureKind::Incomplete)
         .bind(FailureKind::Run)
         .bind(FailureKind::NotProcessed)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
         note(tx, main_file, version, Step::CompanionChanged, None, now).await?;
     }
@@ -207,7 +207,7 @@ pub(super) async fn judge_main_files_again(
     companion: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0 \
          WHERE state IN ('stored', 'failed') AND kind = $3 AND file_id IN (SELECT m.id \
          FROM files m JOIN files c ON m.watch_id = c.watch_id AND m.dir = c.dir \
@@ -217,7 +217,7 @@ pub(super) async fn judge_main_files_again(
     .bind(companion)
     .bind(millis(now))
     .bind(FailureKind::Incomplete)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -230,18 +230,18 @@ pub(super) async fn link_to_set(
     set_stem: Option<&[u8]>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE files SET set_stem = $2 WHERE id = $1")
+    sql::query("UPDATE files SET set_stem = $2 WHERE id = $1")
         .bind(file)
         .bind(set_stem)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-    let newest: Option<(i64, i64)> = sqlx::query_as(
+    let newest: Option<(i64, i64)> = sql::query_as(
         "SELECT c.id, c.stored_generation FROM files f JOIN files c ON c.watch_id = f.watch_id \
          AND c.dir = f.dir AND c.set_stem = f.set_stem WHERE f.id = $1 AND c.connector IS NULL \
          AND c.stored_version IS NOT NULL ORDER BY c.stored_generation DESC LIMIT 1",
     )
     .bind(file)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     match newest {
         Some((companion, generation)) => renew_main_files(tx, companion, generation, now).await,

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 
-use super::{ConnectionId, Error, Ledger, millis};
+use super::{ConnectionId, Error, Ledger, millis, sql};
 
 /// Why the platform does not have the settings of the configuration. Runs of the connection wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,13 +27,13 @@ impl Ledger {
         self.db
             .write_durably("request a run for changed settings", async |tx| {
                 for connection in connections {
-                    sqlx::query(
+                    sql::query(
                         "UPDATE connections SET generation = generation + 1, moved_at = $2 \
                          WHERE id = $1 AND generation = covered",
                     )
                     .bind(connection.0)
                     .bind(millis(now))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 }
                 Ok(())
@@ -50,12 +50,12 @@ impl Ledger {
         self.db
             .write("record a fault of settings", async |tx| {
                 let Some(fault) = fault else {
-                    return sqlx::query("DELETE FROM settings_faults WHERE connection_id = $1")
+                    return sql::query("DELETE FROM settings_faults WHERE connection_id = $1")
                         .bind(connection.0)
-                        .execute(&mut **tx)
+                        .execute(tx)
                         .await;
                 };
-                sqlx::query(
+                sql::query(
                     "INSERT INTO settings_faults (connection_id, reason, hint) VALUES ($1, $2, $3) \
                      ON CONFLICT (connection_id) DO UPDATE SET reason = excluded.reason, \
                      hint = excluded.hint",
@@ -63,7 +63,7 @@ impl Ledger {
                 .bind(connection.0)
                 .bind(&fault.reason)
                 .bind(&fault.hint)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 
 use super::connection_files::{CONNECTION_FILE, ConnectionFileRow};
 use super::row::split;
-use super::{ConnectionFile, ConnectionId, Error, Ledger, SpatialRootEnd, SpatialRootState, Tx};
+use super::{
+    ConnectionFile, ConnectionId, Error, Ledger, SpatialRootEnd, SpatialRootState, Tx, sql,
+};
 use crate::ids::ImodelId;
 
 /// What the files of an iModel wait for.
@@ -60,7 +62,7 @@ impl Ledger {
         let end: Option<Option<SpatialRootEnd>> = self
             .db
             .read("look up the spatial root of an iModel", async |db| {
-                sqlx::query_scalar("SELECT root_end FROM imodel_facts WHERE imodel_id = $1")
+                sql::query_scalar("SELECT root_end FROM imodel_facts WHERE imodel_id = $1")
                     .bind(imodel_id)
                     .fetch_optional(db)
                     .await
@@ -77,14 +79,14 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write_durably("record the spatial root of an iModel", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO imodel_facts (imodel_id, root_end) VALUES ($1, $2) \
                      ON CONFLICT (imodel_id) DO UPDATE SET root_end = excluded.root_end, \
                      root_path = NULL, root_state = NULL",
                 )
                 .bind(imodel_id)
                 .bind(end)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -99,7 +101,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record what an iModel waits for", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO imodel_facts (imodel_id, root_path, root_state) \
                      VALUES ($1, $2, $3) ON CONFLICT (imodel_id) DO UPDATE \
                      SET root_path = excluded.root_path, root_state = excluded.root_state",
@@ -107,7 +109,7 @@ impl Ledger {
                 .bind(imodel_id)
                 .bind(wait.map(|wait| &wait.path))
                 .bind(wait.map(|wait| wait.state))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -130,7 +132,7 @@ impl Ledger {
         let row: Option<ConnectionFileRow> = self
             .db
             .read("look up a file of a connection", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(watch)
                     .bind(dir)
                     .bind(name)
@@ -145,7 +147,7 @@ impl Ledger {
 /// Lets the files of the iModels of a watch go without their spatial root, if that is missing or has failed. Whether
 /// any waited.
 pub(super) async fn release_spatial_root(tx: &mut Tx, watch: &str) -> Result<bool, sqlx::Error> {
-    let released = sqlx::query(
+    let released = sql::query(
         "UPDATE imodel_facts SET root_end = $2, root_path = NULL, root_state = NULL \
          WHERE root_end IS NULL AND root_state IN ($3, $4) AND imodel_id IN \
          (SELECT imodel_id FROM watches WHERE name = $1 AND configured = 1)",
@@ -154,7 +156,7 @@ pub(super) async fn release_spatial_root(tx: &mut Tx, watch: &str) -> Result<boo
     .bind(SpatialRootEnd::Released)
     .bind(SpatialRootState::Missing)
     .bind(SpatialRootState::Failed)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    Ok(released.rows_affected() > 0)
+    Ok(released > 0)
 }

@@ -1,6 +1,6 @@
 //! Where the files of an iModel go in storage: its iTwin, its root folder and the folders below, as last seen.
 
-use super::{Error, Ledger};
+use super::{Error, Ledger, sql};
 use crate::ids::ImodelId;
 
 /// What is known of an iModel for good.
@@ -18,7 +18,7 @@ impl Ledger {
         let row: Option<(String, String)> = self
             .db
             .read("look up an iModel", async |db| {
-                sqlx::query_as("SELECT itwin_id, root_folder_id FROM imodels WHERE id = $1")
+                sql::query_as("SELECT itwin_id, root_folder_id FROM imodels WHERE id = $1")
                     .bind(imodel_id)
                     .fetch_optional(db)
                     .await
@@ -38,7 +38,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("remember an iModel", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO imodels (id, itwin_id, root_folder_id) VALUES ($1, $2, $3) \
                      ON CONFLICT (id) DO UPDATE SET itwin_id = excluded.itwin_id, \
                      root_folder_id = excluded.root_folder_id",
@@ -46,7 +46,7 @@ impl Ledger {
                 .bind(imodel_id)
                 .bind(&record.itwin_id)
                 .bind(&record.root_folder_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -57,7 +57,7 @@ impl Ledger {
     pub async fn folder(&self, root_folder_id: &str, path: &str) -> Result<Option<String>, Error> {
         self.db
             .read("look up a storage folder", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT folder_id FROM folders WHERE root_folder_id = $1 AND path = $2",
                 )
                 .bind(root_folder_id)
@@ -77,7 +77,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("remember a storage folder", async |tx| {
-                sqlx::query(
+                sql::query(
                     "INSERT INTO folders (root_folder_id, path, folder_id) VALUES ($1, $2, $3) \
                      ON CONFLICT (root_folder_id, path) DO UPDATE \
                      SET folder_id = excluded.folder_id",
@@ -85,7 +85,7 @@ impl Ledger {
                 .bind(root_folder_id)
                 .bind(path)
                 .bind(folder_id)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -96,9 +96,9 @@ impl Ledger {
     pub async fn forget_folders(&self, root_folder_id: &str) -> Result<(), Error> {
         self.db
             .write("forget storage folders", async |tx| {
-                sqlx::query("DELETE FROM folders WHERE root_folder_id = $1")
+                sql::query("DELETE FROM folders WHERE root_folder_id = $1")
                     .bind(root_folder_id)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
             })
             .await?;

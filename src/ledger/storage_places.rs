@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::checkpoints::forget_storage_file;
 use super::row::{join, split};
 use super::scan_digests::forget_listing;
-use super::{Error, FileId, Ledger, Relocation, UploadJob};
+use super::{Error, FileId, Ledger, Relocation, UploadJob, sql};
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 
@@ -32,26 +32,26 @@ impl Ledger {
         let occupant: Option<(FileId, Vec<u8>, Vec<u8>)> = self
             .db
             .write("take a place in storage", async |tx| {
-                let taken = sqlx::query(
+                let taken = sql::query(
                     "UPDATE files SET place = $2 WHERE id = $1 AND NOT EXISTS (SELECT 1 \
                      FROM files o WHERE o.watch_id = $3 AND o.place = $2 AND o.id <> $1)",
                 )
                 .bind(job.file)
                 .bind(&place[..])
                 .bind(job.watch)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                if taken.rows_affected() > 0 {
+                if taken > 0 {
                     return Ok(None);
                 }
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT id, dir, name FROM files WHERE watch_id = $1 AND place = $2 \
                      AND id <> $3",
                 )
                 .bind(job.watch)
                 .bind(&place[..])
                 .bind(job.file)
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await
             })
             .await?;
@@ -72,20 +72,23 @@ impl Ledger {
             Option<ConnectorType>,
             Option<Relocation>,
         );
-        self.db
+        let file = job.file;
+        let watch = job.watch;
+        let inherited = self
+            .db
             .write("let a file take the place of another one", async |tx| {
-                let at_work: Option<String> = sqlx::query_scalar(
+                let at_work: Option<String> = sql::query_scalar(
             "SELECT state FROM jobs WHERE file_id = $1 AND state IN ('uploading', 'running')",
         )
         .bind(gone.file.0)
-        .fetch_optional(&mut **tx)
+        .fetch_optional(tx)
         .await?;
                 if at_work.is_some() {
-                    return Ok(false);
+                    return Ok(None);
                 }
-                sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+                sql::query("DELETE FROM jobs WHERE file_id = $1")
                     .bind(gone.file.0)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 let (
                     place,
@@ -95,40 +98,44 @@ impl Ledger {
                     mapped_connector,
                     relocation,
                 ): Row =
-            sqlx::query_as(
+            sql::query_as(
                 "SELECT place, CASE WHEN withdrawal IN ('deleting', 'deleted', 'restoring') \
                  THEN NULL ELSE storage_file_id END, connection_id, source_file_id, mapped_connector, \
                  relocation FROM files WHERE id = $1",
             )
             .bind(gone.file.0)
-            .fetch_one(&mut **tx)
+            .fetch_one(tx)
             .await?;
                 forget_storage_file(tx, gone.file.0).await?;
-                sqlx::query(
+                sql::query(
                     "UPDATE files SET place = NULL, known = 0, size = 0, withdrawal = NULL, connection_id = NULL, \
                      source_file_id = NULL, mapped_connector = NULL WHERE id = $1",
                 )
                 .bind(gone.file.0)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                forget_listing(tx, job.watch.0, split(&gone.path).0).await?;
-                sqlx::query(
+                forget_listing(tx, watch.0, split(&gone.path).0).await?;
+                sql::query(
                     "UPDATE files SET place = $2, storage_file_id = $3, connection_id = $4, \
                      source_file_id = $5, mapped_connector = $6, relocation = $7 WHERE id = $1",
                 )
-                .bind(job.file.0)
+                .bind(file.0)
                 .bind(place)
                 .bind(&storage_file_id)
                 .bind(connection_id)
                 .bind(source_file_id)
                 .bind(mapped_connector)
                 .bind(relocation)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                job.storage_file_id = storage_file_id;
-                Ok(true)
+                Ok(Some(storage_file_id))
             })
-            .await
+            .await?;
+        let Some(storage_file_id) = inherited else {
+            return Ok(false);
+        };
+        job.storage_file_id = storage_file_id;
+        Ok(true)
     }
 
     /// The file of ours that owns this storage file, if one does. A watch that follows another one owns none.
@@ -139,7 +146,7 @@ impl Ledger {
         let owner: Option<i64> = self
             .db
             .read("look up the owner of a storage file", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT f.id FROM files f JOIN watches w ON w.id = f.watch_id \
                      WHERE f.storage_file_id = $1 AND w.follows IS NULL",
                 )

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Tx, millis};
+use super::{Tx, millis, sql};
 
 /// Gives a file whose content is in storage a job that waits for a run, unless it has a job.
 pub(super) async fn insert_stored_job(
@@ -10,14 +10,14 @@ pub(super) async fn insert_stored_job(
     file_id: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO jobs (file_id, watch_id, state, version, enqueued_at, due_at) SELECT id, \
          watch_id, 'stored', version, $2, $2 FROM files WHERE id = $1 ON CONFLICT (file_id) \
          DO NOTHING",
     )
     .bind(file_id)
     .bind(millis(now))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

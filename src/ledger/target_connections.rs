@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{Tx, millis, new_id};
+use super::{Tx, millis, new_id, sql};
 use crate::connection_name::ConnectionName;
 use crate::connector_type::ConnectorType;
 use crate::ids::ImodelId;
@@ -66,31 +66,31 @@ pub(super) async fn set_connections_of_watch(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let named = connection_row(tx, imodel_id, name.as_str(), now).await?;
-    let (before, has_one_for_all): (i64, bool) = sqlx::query_as(
+    let (before, has_one_for_all): (i64, bool) = sql::query_as(
         "SELECT connection_id, EXISTS (SELECT 1 FROM watch_connections \
          WHERE watch_id = watches.id AND connector = '') FROM watches WHERE id = $1",
     )
     .bind(watch)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     if before == named && has_one_for_all != name.is_per_type() {
         return Ok(());
     }
-    sqlx::query("UPDATE watches SET connection_id = $2 WHERE id = $1")
+    sql::query("UPDATE watches SET connection_id = $2 WHERE id = $1")
         .bind(watch)
         .bind(named)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-    sqlx::query("DELETE FROM watch_connections WHERE watch_id = $1")
+    sql::query("DELETE FROM watch_connections WHERE watch_id = $1")
         .bind(watch)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     if name.is_per_type() {
-        let connectors: Vec<ConnectorType> = sqlx::query_scalar(
+        let connectors: Vec<ConnectorType> = sql::query_scalar(
             "SELECT DISTINCT connector FROM files WHERE watch_id = $1 AND connector IS NOT NULL",
         )
         .bind(watch)
-        .fetch_all(&mut **tx)
+        .fetch_all(tx)
         .await?;
         for connector in connectors {
             let connection = connection_row(tx, imodel_id, &name.of(&connector), now).await?;
@@ -110,14 +110,14 @@ pub(super) async fn add_connections(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     for connector in connectors {
-        let missing: Option<(String, ImodelId)> = sqlx::query_as(
+        let missing: Option<(String, ImodelId)> = sql::query_as(
             "SELECT c.name, w.imodel_id FROM watches w JOIN connections c \
              ON c.id = w.connection_id WHERE w.id = $1 AND NOT EXISTS (SELECT 1 \
              FROM watch_connections WHERE watch_id = $1 AND connector IN ('', $2))",
         )
         .bind(watch)
         .bind(*connector)
-        .fetch_optional(&mut **tx)
+        .fetch_optional(tx)
         .await?;
         if let Some((name, imodel_id)) = missing {
             let name = ConnectionName::from(name).of(connector);
@@ -135,19 +135,19 @@ pub(super) async fn connection_row(
     name: &str,
     now: Timestamp,
 ) -> Result<i64, sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
          (imodel_id, name) DO NOTHING",
     )
     .bind(new_id(now))
     .bind(imodel_id)
     .bind(name)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    sqlx::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
+    sql::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
         .bind(imodel_id)
         .bind(name)
-        .fetch_one(&mut **tx)
+        .fetch_one(tx)
         .await
 }
 
@@ -161,49 +161,50 @@ async fn add_connection(
     connection: i64,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO watch_connections (watch_id, connector, connection_id) VALUES ($1, $2, $3)",
     )
     .bind(watch)
     .bind(connector)
     .bind(connection)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    let reached: Option<i64> = sqlx::query_scalar(
+    let reached: Option<i64> = sql::query_scalar(
         "SELECT MAX(stored_generation) FROM files WHERE watch_id = $1 AND connector IS NULL",
     )
     .bind(watch)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     let Some(reached) = reached else {
         return Ok(());
     };
-    let has_source_files: bool = sqlx::query_scalar(
+    let has_source_files: bool = sql::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM files WHERE connection_id = $2 \
          AND source_file_id IS NOT NULL AND watch_id = $1)",
     )
     .bind(watch)
     .bind(connection)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     if has_source_files {
-        sqlx::query(
-            "UPDATE connections SET generation = MAX(generation, $2) + 1, moved_at = $3 \
+        sql::query(
+            "UPDATE connections SET \
+             generation = CASE WHEN generation > $2 THEN generation ELSE $2 END + 1, moved_at = $3 \
              WHERE id = $1",
         )
         .bind(connection)
         .bind(reached)
         .bind(millis(now))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     } else {
-        sqlx::query(
+        sql::query(
             "UPDATE connections SET generation = $2, covered = CASE WHEN covered = generation \
              THEN $2 ELSE covered END WHERE id = $1 AND generation < $2",
         )
         .bind(connection)
         .bind(reached)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     }
     Ok(())
@@ -212,25 +213,25 @@ async fn add_connection(
 /// The connections of a watch have changed: each of its source files gets its new target. What is counted by the
 /// generations of the old one counts as reached just now by those of the new one.
 async fn retarget_files(tx: &mut Tx, watch: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(concat!(
+    sql::query(concat!(
         "UPDATE files SET target_connection_id = t.id, stored_generation = t.generation, \
          withdrawal_generation = CASE WHEN withdrawal_generation > 0 THEN t.generation + 1 \
          ELSE 0 END FROM connections t WHERE files.watch_id = $1 AND files.connector IS NOT NULL \
          AND t.id = ",
         target_connection!("files.watch_id", "files.connector"),
-        " AND files.target_connection_id IS NOT t.id",
+        " AND files.target_connection_id IS DISTINCT FROM t.id",
     ))
     .bind(watch)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     // The source files that are elsewhere move at the next opportunity.
-    sqlx::query(
+    sql::query(
         "UPDATE connections SET checked_at = 0 WHERE checked_at > 0 AND id IN \
          (SELECT f.target_connection_id FROM files f WHERE f.watch_id = $1 \
          AND f.source_file_id IS NOT NULL AND f.connection_id <> f.target_connection_id)",
     )
     .bind(watch)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -238,44 +239,46 @@ async fn retarget_files(tx: &mut Tx, watch: i64) -> Result<(), sqlx::Error> {
 /// The watch or the connector type of a file has changed: sets its target. If that is another one than before, its
 /// content has to be run there.
 pub(super) async fn set_target(tx: &mut Tx, file: i64) -> Result<(), sqlx::Error> {
-    let (before, target): (Option<i64>, Option<i64>) = sqlx::query_as(concat!(
+    let (before, target): (Option<i64>, Option<i64>) = sql::query_as(concat!(
         "SELECT target_connection_id, ",
         target_connection!("f.watch_id", "f.connector"),
         " FROM files f WHERE id = $1",
     ))
     .bind(file)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     if target == before {
         return Ok(());
     }
-    sqlx::query("UPDATE files SET target_connection_id = $2 WHERE id = $1")
+    sql::query("UPDATE files SET target_connection_id = $2 WHERE id = $1")
         .bind(file)
         .bind(target)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     match (before, target) {
         (Some(_), Some(target)) => {
-            sqlx::query(
+            sql::query(
                 "UPDATE files SET processed = 0, outcome = NULL, outcome_at = NULL, \
                  stored_generation = (SELECT generation FROM connections WHERE id = $2) \
                  WHERE id = $1",
             )
             .bind(file)
             .bind(target)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
         }
         // It is compared with all connections of the watch from now on.
         (_, None) => {
-            sqlx::query(concat!(
-                "UPDATE files SET stored_generation = MIN(stored_generation, \
-                 (SELECT COALESCE(MIN(c.generation), 0) FROM connections c WHERE c.id IN ",
+            sql::query(concat!(
+                "UPDATE files SET stored_generation = (SELECT CASE \
+                 WHEN COALESCE(MIN(c.generation), 0) < files.stored_generation \
+                 THEN COALESCE(MIN(c.generation), 0) ELSE files.stored_generation END \
+                 FROM connections c WHERE c.id IN ",
                 connections_of_watch!("files.watch_id"),
-                ")) WHERE id = $1",
+                ") WHERE id = $1",
             ))
             .bind(file)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
         }
         (None, Some(_)) => {}

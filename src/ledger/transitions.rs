@@ -12,7 +12,7 @@ use super::sets::{judge_main_files_again, renew_main_files};
 use super::state::{InImodel, after_upload};
 use super::{
     Absence, Again, Error, JobState, Ledger, Outcome, Refusal, StorageStamp, StoredContent, Tx,
-    UploadJob, UploadResult, count_column, millis,
+    UploadJob, UploadResult, count_column, millis, sql,
 };
 use crate::connector_type::ConnectorType;
 
@@ -92,7 +92,7 @@ impl Ledger {
         self.db
             .write("record a deleted file", async |tx| {
                 let newest: i64 = newest_version(tx, job.file.0).await?;
-                sqlx::query(
+                sql::query(
                     "UPDATE files SET known = 0, size = 0, absence = COALESCE(absence, $3), \
                      absent_since = COALESCE(absent_since, $4) WHERE id = $1 AND version = $2",
                 )
@@ -100,7 +100,7 @@ impl Ledger {
                 .bind(job.version)
                 .bind(Absence::Missing)
                 .bind(millis(now))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 forget_listing(tx, job.watch.0, split(&job.path).0).await?;
                 if newest == job.version {
@@ -148,7 +148,7 @@ pub(super) async fn in_storage(
     now: Timestamp,
 ) -> Result<UploadResult, sqlx::Error> {
     let generation = next_generation(tx, job, now).await?;
-    let file: StoredRow = sqlx::query_as(
+    let file: StoredRow = sql::query_as(
         "UPDATE files SET adopted = 0, stored_version = $2, stored_digest = $3, \
          stored_size = $4, stored_at = $5, stored_generation = $6, \
          stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
@@ -166,7 +166,7 @@ pub(super) async fn in_storage(
     .bind(&stamp.modified_by)
     .bind(&stamp.folder_id)
     .bind(&job.storage_file_id)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     note(tx, job.file.0, stored.version, step, None, now).await?;
     let result = hand_on(tx, job, stored.version, &file, Outcome::Uploaded, now).await?;
@@ -182,22 +182,22 @@ pub(super) async fn unchanged(
     job: &UploadJob,
     now: Timestamp,
 ) -> Result<UploadResult, sqlx::Error> {
-    let file: StoredRow = sqlx::query_as(
+    let file: StoredRow = sql::query_as(
         "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 \
          RETURNING version, connector, mapped_connector, outcome, set_stem",
     )
     .bind(job.file.0)
     .bind(job.version)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
-    let is_renamed: bool = sqlx::query_scalar(
+    let is_renamed: bool = sql::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM steps WHERE file_id = $1 AND version = $2 \
          AND step = $3)",
     )
     .bind(job.file.0)
     .bind(job.version)
     .bind(Step::Renamed.as_str())
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     let outcome = if is_renamed {
         Outcome::Renamed
@@ -221,15 +221,14 @@ pub(super) async fn unchanged(
 /// A file that refers to nothing of ours but its set leads to a run by the job of its master. Any other stored-only
 /// file may be referred to by every source file, so the connections are run for it even without a job.
 async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result<i64, sqlx::Error> {
-    let (target, is_in_set): (Option<i64>, bool) = sqlx::query_as(
-        "SELECT target_connection_id, set_stem IS NOT NULL FROM files WHERE id = $1",
-    )
-    .bind(job.file.0)
-    .fetch_one(&mut **tx)
-    .await?;
+    let (target, is_in_set): (Option<i64>, bool) =
+        sql::query_as("SELECT target_connection_id, set_stem IS NOT NULL FROM files WHERE id = $1")
+            .bind(job.file.0)
+            .fetch_one(tx)
+            .await?;
     // By far the most frequent case.
     if let Some(target) = target {
-        return sqlx::query_scalar(
+        return sql::query_scalar(
             "UPDATE connections SET generation = generation + 1, moved_at = $2, covered = CASE \
              WHEN covered = generation AND $3 THEN generation + 1 ELSE covered END WHERE id = $1 \
              RETURNING generation",
@@ -237,25 +236,24 @@ async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result
         .bind(target)
         .bind(millis(now))
         .bind(is_in_set)
-        .fetch_one(&mut **tx)
+        .fetch_one(tx)
         .await;
     }
     let connections: Vec<i64> =
-        sqlx::query_scalar("SELECT connection_id FROM watch_connections WHERE watch_id = $1")
+        sql::query_scalar("SELECT connection_id FROM watch_connections WHERE watch_id = $1")
             .bind(job.watch.0)
-            .fetch_all(&mut **tx)
+            .fetch_all(tx)
             .await?;
     let mut next = 0;
     for connection in &connections {
-        let generation: i64 =
-            sqlx::query_scalar("SELECT generation FROM connections WHERE id = $1")
-                .bind(connection)
-                .fetch_one(&mut **tx)
-                .await?;
+        let generation: i64 = sql::query_scalar("SELECT generation FROM connections WHERE id = $1")
+            .bind(connection)
+            .fetch_one(tx)
+            .await?;
         next = next.max(generation.saturating_add(1));
     }
     for connection in connections {
-        sqlx::query(
+        sql::query(
             "UPDATE connections SET generation = $2, moved_at = $3, covered = CASE \
              WHEN covered = generation AND $4 THEN $2 ELSE covered END WHERE id = $1",
         )
@@ -263,7 +261,7 @@ async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result
         .bind(next)
         .bind(millis(now))
         .bind(is_in_set)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     }
     Ok(next)
@@ -292,13 +290,13 @@ async fn hand_on(
         UploadResult::DueAgain => {
             make_due(tx, job.file.0, now).await?;
             // What storage has is certain.
-            sqlx::query("UPDATE jobs SET stage = 'planned' WHERE file_id = $1")
+            sql::query("UPDATE jobs SET stage = 'planned' WHERE file_id = $1")
                 .bind(job.file.0)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
         }
         UploadResult::AwaitsRun => {
-            sqlx::query(
+            sql::query(
                 "UPDATE jobs SET state = 'stored', due_at = $2, pause = 0, attempts = 0, \
                  run_attempts = CASE WHEN $3 THEN run_attempts ELSE 0 END, failing_since = NULL, \
                  stage = 'planned', content_version = NULL, content_digest = NULL, \
@@ -309,15 +307,15 @@ async fn hand_on(
             .bind(millis(now))
             // The runs that left it out still count: otherwise it would be sent again without end.
             .bind(job.send_again)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
         }
         UploadResult::Done => {
             if file.connector.is_none() {
-                sqlx::query("UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = $1")
+                sql::query("UPDATE files SET outcome = 'uploaded', outcome_at = $2 WHERE id = $1")
                     .bind(job.file.0)
                     .bind(millis(now))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
             }
             insert_result(tx, job.file.0, done, None, None, None, now).await?;
@@ -332,7 +330,7 @@ async fn hand_on(
 }
 
 pub(super) async fn make_due(tx: &mut Tx, file_id: i64, now: Timestamp) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE jobs SET state = 'due', due_at = $2, pause = 0, enqueued_at = $2, attempts = 0, \
          run_attempts = 0, failing_since = NULL, stage = CASE WHEN stage = 'blob_written' \
          THEN 'links_received' ELSE stage END, content_version = NULL, content_digest = NULL, \
@@ -341,22 +339,22 @@ pub(super) async fn make_due(tx: &mut Tx, file_id: i64, now: Timestamp) -> Resul
     )
     .bind(file_id)
     .bind(millis(now))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 async fn newest_version(tx: &mut Tx, file_id: i64) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT version FROM files WHERE id = $1")
+    sql::query_scalar("SELECT version FROM files WHERE id = $1")
         .bind(file_id)
-        .fetch_one(&mut **tx)
+        .fetch_one(tx)
         .await
 }
 
 pub(super) async fn delete_job(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM jobs WHERE file_id = $1")
+    sql::query("DELETE FROM jobs WHERE file_id = $1")
         .bind(file_id)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }

@@ -4,10 +4,10 @@
 
 use jiff::Timestamp;
 
-use super::Tx;
 use super::counterparts::wake_all;
 use super::forget::forget_cloud_side;
 use super::former_source_files::{drop_former, pass_on_former};
+use super::{Tx, sql};
 use crate::ids::ImodelId;
 
 /// A configured watch that follows another one.
@@ -24,8 +24,8 @@ pub(super) async fn follow(
     followers: impl Iterator<Item = Follower<'_>>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE watches SET follows = NULL WHERE configured = 1")
-        .execute(&mut **tx)
+    sql::query("UPDATE watches SET follows = NULL WHERE configured = 1")
+        .execute(tx)
         .await?;
     for Follower {
         name,
@@ -33,7 +33,7 @@ pub(super) async fn follow(
         imodel_id,
     } in followers
     {
-        sqlx::query(
+        sql::query(
             "UPDATE watches SET follows = (SELECT l.id FROM watches l WHERE l.name = $2 \
              AND NOT EXISTS (SELECT 1 FROM imodels a JOIN imodels b ON b.id = l.imodel_id \
              WHERE a.id = watches.imodel_id AND a.root_folder_id <> b.root_folder_id)) \
@@ -41,11 +41,11 @@ pub(super) async fn follow(
         )
         .bind(name)
         .bind(leader)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-        let leader: Option<i64> = sqlx::query_scalar("SELECT id FROM watches WHERE name = $1")
+        let leader: Option<i64> = sql::query_scalar("SELECT id FROM watches WHERE name = $1")
             .bind(leader)
-            .fetch_optional(&mut **tx)
+            .fetch_optional(tx)
             .await?;
         if let Some(leader) = leader {
             drop_former(tx, leader, imodel_id).await?;
@@ -57,13 +57,13 @@ pub(super) async fn follow(
 /// Ends the watches of iModels that a table no longer lists. Their storage files are those of the watch that stays;
 /// their source files are kept as its former ones.
 pub(super) async fn leave_imodels(tx: &mut Tx, now: Timestamp) -> Result<(), sqlx::Error> {
-    let left: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT u.id, w.id FROM watches u JOIN watches w ON w.path IS u.path \
+    let left: Vec<(i64, i64)> = sql::query_as(
+        "SELECT u.id, w.id FROM watches u JOIN watches w ON w.path IS NOT DISTINCT FROM u.path \
          AND w.storage_folder = u.storage_folder WHERE w.configured = 1 AND w.follows IS NULL \
          AND u.configured = 0 AND EXISTS (SELECT 1 FROM files f WHERE f.watch_id = u.id \
          AND f.storage_file_id IS NOT NULL)",
     )
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     for (ended, stays) in left {
         pass_on_former(tx, ended, stays, now).await?;

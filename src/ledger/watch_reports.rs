@@ -16,7 +16,7 @@ use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
     Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, RunProgress,
     SettingsFault, SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, millis,
-    timestamp,
+    sql, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -433,8 +433,8 @@ pub(super) async fn watches(
          WHERE wc.watch_id = w.id) \
          ORDER BY w.name"
     );
-    let rows: Vec<WatchRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .fetch_all(&mut **tx)
+    let rows: Vec<WatchRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
+        .fetch_all(tx)
         .await?;
     let reports = rows.into_iter();
     Ok(reports.map(|row| (row.id, row.into_report(now))).collect())
@@ -445,11 +445,11 @@ pub(super) async fn counted_watches(
     tx: &mut Tx,
     now: Timestamp,
 ) -> Result<Vec<WatchReport>, sqlx::Error> {
-    let rows: Vec<CountRow> = sqlx::query_as(
+    let rows: Vec<CountRow> = sql::query_as(
         "SELECT watch_id, NULLIF(job, '') AS job, NULLIF(outcome, '') AS outcome, \
          absent <> 0 AS absent, vanished <> 0 AS vanished, files FROM counts WHERE files > 0",
     )
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await?;
     let mut counts: HashMap<WatchId, Counts> = HashMap::new();
     for row in rows {
@@ -482,8 +482,8 @@ async fn upload_bytes(
     }
     let mut sizes = [(0_u64, 0_u64); 2];
     for (state, size) in ["due", "uploading"].into_iter().zip(&mut sizes) {
-        let (files, bytes): (i64, i64) = sqlx::query_as(
-            "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM (SELECT CASE WHEN f.size > 0 \
+        let (files, bytes): (i64, i64) = sql::query_as(
+            "SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM (SELECT CASE WHEN f.size > 0 \
              THEN f.size ELSE 0 END AS size FROM jobs j CROSS JOIN files f WHERE f.id = j.file_id \
              AND j.watch_id = $1 AND j.state = $2 AND j.due_at <= $3 LIMIT $4) AS first",
         )
@@ -491,7 +491,7 @@ async fn upload_bytes(
         .bind(state)
         .bind(millis(now))
         .bind(SIZES_READ)
-        .fetch_one(&mut **tx)
+        .fetch_one(tx)
         .await?;
         *size = (count_value(files), count_value(bytes));
     }

@@ -21,6 +21,7 @@ use super::watch_followers::{Follower, follow, leave_imodels};
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
     BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
+    sql,
 };
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
@@ -127,16 +128,16 @@ impl Ledger {
     ) -> Result<Vec<Registered>, Error> {
         self.db
             .write_durably("register the watches", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET configured = 0, backoff_until = 0, backoff_since = 0, \
                      backoff_reason = NULL",
                 )
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 // The credentials may have been corrected since.
-                sqlx::query("UPDATE jobs SET due_at = $1, pause = 0 WHERE kind = 'credentials' AND due_at > $1")
+                sql::query("UPDATE jobs SET due_at = $1, pause = 0 WHERE kind = 'credentials' AND due_at > $1")
                     .bind(millis(now))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await?;
                 let known = known_watches(tx).await?;
                 let found = found(&known, specs);
@@ -214,13 +215,13 @@ impl KnownRow {
 }
 
 async fn known_watches(tx: &mut Tx) -> Result<Vec<KnownRow>, sqlx::Error> {
-    sqlx::query_as(
+    sql::query_as(
         "SELECT id, name, path, imodel_id, storage_folder, configured <> 0 AS configured, \
          EXISTS (SELECT 1 FROM files WHERE watch_id = watches.id) AS has_files, (SELECT c.imodel_id \
          FROM created_imodels c WHERE c.imodel_key = watches.imodel_id) AS created_id FROM watches \
          ORDER BY name",
     )
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await
 }
 
@@ -288,16 +289,16 @@ async fn rename(
     }
     // Names are unique, and some may be passed on from watch to watch.
     for (id, _) in &renamed {
-        sqlx::query("UPDATE watches SET name = 'watch (' || id || ')' WHERE id = $1")
+        sql::query("UPDATE watches SET name = 'watch (' || id || ')' WHERE id = $1")
             .bind(id)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
     }
     for (id, name) in &renamed {
-        sqlx::query("UPDATE watches SET name = $2 WHERE id = $1")
+        sql::query("UPDATE watches SET name = $2 WHERE id = $1")
             .bind(id)
             .bind(name)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
     }
     Ok(())
@@ -373,7 +374,7 @@ async fn register(
         None => {
             let id = new_id(now);
             let named = connection_row(tx, &spec.imodel_id, spec.connection.as_str(), now).await?;
-            sqlx::query(
+            sql::query(
                 "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \
                  ($1, $2, $3, $4, $5)",
             )
@@ -382,7 +383,7 @@ async fn register(
             .bind(&spec.imodel_id)
             .bind(&spec.storage_folder)
             .bind(named)
-            .execute(&mut **tx)
+            .execute(tx)
             .await?;
             id
         }
@@ -393,7 +394,7 @@ async fn register(
         keep_former(tx, id, now).await?;
         forget_cloud_side(tx, id).await?;
     }
-    sqlx::query(
+    sql::query(
         "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
          path = $4, imodel_wait = CASE WHEN $5 IS NULL THEN NULL ELSE COALESCE(imodel_wait, $5) END, \
          imodel_hint = CASE WHEN $5 IS NULL THEN NULL ELSE imodel_hint END WHERE id = $1",
@@ -403,7 +404,7 @@ async fn register(
     .bind(&spec.storage_folder)
     .bind(spec.path.as_os_str().as_bytes())
     .bind(&spec.imodel_wait)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     set_connections_of_watch(tx, id, &spec.imodel_id, &spec.connection, now).await?;
     drop_former(tx, id, &spec.imodel_id).await?;
@@ -427,14 +428,14 @@ async fn set_policy(
     watch_id: i64,
     policy: WithdrawalPolicy,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE watches SET on_delete = $2, delete_after = $3, deletion_limit = $4 WHERE id = $1",
     )
     .bind(watch_id)
     .bind(policy.on_delete)
     .bind(i64::try_from(policy.after.as_millis()).unwrap_or(i64::MAX / 4))
     .bind(count_column(policy.limit))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

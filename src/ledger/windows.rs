@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::clock::{due, not_suspended};
 use super::deletion_guard::{is_not_renamed, owns_storage, withdrawable};
 use super::withdrawals::may_be_withdrawn;
-use super::{Error, Ledger, WatchId, millis, timestamp};
+use super::{Error, Ledger, WatchId, millis, sql, timestamp};
 use crate::ids::ImodelId;
 
 /// A watch, as far as the time of its uploads is concerned.
@@ -43,7 +43,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("look for watches that wait for their window", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT id, uploads_wait_until, uploads_wait_overdue <> 0, \
                      sync_requested_at IS NOT NULL, (SELECT MIN(due_at) FROM jobs j \
                      WHERE j.watch_id = watches.id AND j.state = 'due') FROM watches \
@@ -76,14 +76,14 @@ impl Ledger {
     ) -> Result<(), Error> {
         self.db
             .write("record what uploads wait for", async |tx| {
-                sqlx::query(
+                sql::query(
                     "UPDATE watches SET uploads_wait_until = $2, uploads_wait_overdue = $3 \
                      WHERE id = $1",
                 )
                 .bind(watch)
                 .bind(wait.map_or(0, |wait| millis(wait.until)))
                 .bind(i64::from(wait.is_some_and(|wait| wait.overdue)))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await
             })
             .await?;
@@ -100,7 +100,7 @@ impl Ledger {
         let overdue = i64::from(wait.is_some_and(|wait| wait.overdue));
         self.db
             .write("record what runs wait for", async |tx| {
-                let changed = sqlx::query(
+                let changed = sql::query(
                     "INSERT INTO imodel_facts (imodel_id, run_waits_until, run_wait_overdue) \
                      VALUES ($1, $2, $3) ON CONFLICT (imodel_id) DO UPDATE \
                      SET run_waits_until = excluded.run_waits_until, \
@@ -111,9 +111,9 @@ impl Ledger {
                 .bind(imodel_id)
                 .bind(until)
                 .bind(overdue)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                Ok(changed.rows_affected() > 0)
+                Ok(changed > 0)
             })
             .await
     }
@@ -124,16 +124,15 @@ impl Ledger {
             .write_durably("request a synchronization", async |tx| {
                 let mut requested = 0;
                 for name in names {
-                    requested += sqlx::query(
+                    requested += sql::query(
                         "UPDATE watches SET sync_requested_at = MAX($2, \
                          COALESCE((SELECT MAX(enqueued_at) FROM jobs \
                          WHERE watch_id = watches.id), 0)) WHERE name = $1 AND configured = 1",
                     )
                     .bind(name)
                     .bind(millis(now))
-                    .execute(&mut **tx)
-                    .await?
-                    .rows_affected();
+                    .execute(tx)
+                    .await?;
                 }
                 Ok(requested)
             })
@@ -154,7 +153,7 @@ impl Ledger {
         let requested: bool = self
             .db
             .read("look for requests to synchronize", async |db| {
-                sqlx::query_scalar(
+                sql::query_scalar(
                     "SELECT EXISTS (SELECT 1 FROM watches WHERE imodel_id = $1 \
                      AND sync_requested_at IS NOT NULL)",
                 )
@@ -168,7 +167,7 @@ impl Ledger {
         }
         self.db
             .write("end requests to synchronize", async |tx| {
-                sqlx::query(concat!(
+                sql::query(concat!(
                     "UPDATE watches AS w SET sync_requested_at = NULL WHERE imodel_id = $1 \
                      AND sync_requested_at IS NOT NULL \
                      AND ($3 IS NULL OR $3 > sync_requested_at) AND NOT EXISTS (SELECT 1 \
@@ -191,14 +190,14 @@ impl Ledger {
                 .bind(millis(now))
                 .bind(references_since.map(millis))
                 .bind(millis(now - DELETIONS_WAIT))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-                let left: bool = sqlx::query_scalar(
+                let left: bool = sql::query_scalar(
                     "SELECT EXISTS (SELECT 1 FROM watches WHERE imodel_id = $1 \
                      AND sync_requested_at IS NOT NULL)",
                 )
                 .bind(imodel_id)
-                .fetch_one(&mut **tx)
+                .fetch_one(tx)
                 .await?;
                 Ok(left)
             })

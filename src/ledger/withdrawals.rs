@@ -16,7 +16,7 @@ use super::stored_job::insert_stored_job;
 use super::target_connections::watches_of_connection;
 use super::{
     ConnectionId, Error, FileId, Ledger, MappedElsewhere, StorageStamp, Surplus, SurplusCause, Tx,
-    Withdrawal, count_value, millis, timestamp,
+    Withdrawal, count_value, millis, sql, timestamp,
 };
 use crate::ids::{ImodelId, StorageFileId};
 
@@ -144,7 +144,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("list the deleted files of a connection", async |db| {
-                sqlx::query_as(concat!(
+                sql::query_as(concat!(
                     "SELECT f.id, w.name, f.dir, f.name, f.storage_file_id, o.platform_id, \
                      f.source_file_id FROM watches w JOIN files f ON f.watch_id = w.id \
                      LEFT JOIN connections o ON o.id = f.connection_id \
@@ -185,7 +185,7 @@ impl Ledger {
         let at: Option<i64> = self
             .db
             .read("look for deleted files", async |db| {
-                sqlx::query_scalar(concat!(
+                sql::query_scalar(concat!(
                     "SELECT MIN(MAX(f.absent_since + w.delete_after, f.withdrawal_due)) \
                      FROM watches w JOIN files f ON f.watch_id = w.id WHERE w.imodel_id = $1 \
                      AND w.configured = 1 AND w.on_delete <> 'keep' AND w.deletions_suspended = 0 \
@@ -215,15 +215,15 @@ impl Ledger {
                 async |tx| {
                     let mut begun = Vec::with_capacity(files.len());
                     for file in files {
-                        let gone = sqlx::query(
+                        let gone = sql::query(
                             "UPDATE files SET withdrawal = $2 WHERE id = $1 AND absence = 'gone' \
                              AND (withdrawal IS NULL OR withdrawal = $2)",
                         )
                         .bind(file)
                         .bind(Withdrawal::Unmapping)
-                        .execute(&mut **tx)
+                        .execute(tx)
                         .await?;
-                        if gone.rows_affected() > 0 {
+                        if gone > 0 {
                             begun.push(*file);
                         }
                     }
@@ -247,7 +247,7 @@ impl Ledger {
         let rows: Vec<WithdrawnRow> = self
             .db
             .read("list the storage files of deleted files", async |db| {
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                sql::query_as(sqlx::AssertSqlSafe(sql))
                     .bind(imodel_id)
                     .bind(millis(now))
                     .bind(AT_ONCE)
@@ -275,7 +275,7 @@ impl Ledger {
         let connections: Vec<i64> = self
             .db
             .read("look for runs that deleted files need", async |db| {
-                sqlx::query_scalar(sqlx::AssertSqlSafe(owed))
+                sql::query_scalar(sqlx::AssertSqlSafe(owed))
                     .bind(imodel_id)
                     .fetch_all(db)
                     .await
@@ -285,7 +285,7 @@ impl Ledger {
             self.db
                 .write_durably("record that a run is needed", async |tx| {
                     // If the operator requested it, the run is part of the request.
-                    sqlx::query(concat!(
+                    sql::query(concat!(
                         "UPDATE connections SET generation = generation + 1, moved_at = \
                          COALESCE((SELECT MIN(w.sync_requested_at) FROM watches w WHERE w.id IN ",
                         watches_of_connection!("$1"),
@@ -293,7 +293,7 @@ impl Ledger {
                     ))
                     .bind(connection)
                     .bind(millis(now))
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
                 })
                 .await?;
@@ -308,26 +308,26 @@ impl Ledger {
             .write_durably(
                 "record that a storage file is about to be deleted",
                 async |tx| {
-                    sqlx::query(
+                    sql::query(
                         "UPDATE files SET withdrawal = $2 WHERE id = $1 AND absence = 'gone' \
                          AND source_file_id IS NULL AND (withdrawal IS NULL \
                          OR withdrawal IN ('unmapped', $2))",
                     )
                     .bind(file)
                     .bind(Withdrawal::Deleting)
-                    .execute(&mut **tx)
+                    .execute(tx)
                     .await
                 },
             )
             .await?;
-        Ok(begun.rows_affected() > 0)
+        Ok(begun > 0)
     }
 
     /// The storage file is in the recycle bin. False: the file is back, and its upload relies on the storage file.
     pub async fn record_deleted(&self, file: FileId, now: Timestamp) -> Result<bool, Error> {
         self.db
             .write_durably("record a deleted storage file", async |tx| {
-                let version: Option<i64> = sqlx::query_scalar(
+                let version: Option<i64> = sql::query_scalar(
                     "UPDATE files SET withdrawal = $2, withdrawal_reason = NULL, \
                      withdrawal_hint = NULL, withdrawal_due = 0, outcome = NULL, outcome_at = NULL, \
                      processed = 0 WHERE id = $1 AND withdrawal = $3 RETURNING version",
@@ -335,7 +335,7 @@ impl Ledger {
                 .bind(file)
                 .bind(Withdrawal::Deleted)
                 .bind(Withdrawal::Deleting)
-                .fetch_optional(&mut **tx)
+                .fetch_optional(tx)
                 .await?;
                 if let Some(version) = version {
                     note(tx, file.0, version, Step::Deleted, None, now).await?;
@@ -357,14 +357,14 @@ impl Ledger {
         self.db
             .write("record that a file cannot be withdrawn", async |tx| {
                 let known: Option<(i64, Option<String>)> =
-                    sqlx::query_as("SELECT version, withdrawal_reason FROM files WHERE id = $1")
+                    sql::query_as("SELECT version, withdrawal_reason FROM files WHERE id = $1")
                         .bind(file)
-                        .fetch_optional(&mut **tx)
+                        .fetch_optional(tx)
                         .await?;
                 let Some((version, before)) = known else {
                     return Ok(false);
                 };
-                sqlx::query(
+                sql::query(
                     "UPDATE files SET withdrawal_reason = $2, withdrawal_hint = $3, \
                      withdrawal_due = $4 WHERE id = $1",
                 )
@@ -372,7 +372,7 @@ impl Ledger {
                 .bind(reason)
                 .bind(hint)
                 .bind(millis(due))
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
                 let is_new =
                     before.is_none_or(|before| without_request(&before) != without_request(reason));
@@ -406,7 +406,7 @@ pub(super) async fn record_gone_unmapped(
     file: FileId,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let unmapped: Option<(i64, bool)> = sqlx::query_as(
+    let unmapped: Option<(i64, bool)> = sql::query_as(
         "UPDATE files SET connection_id = NULL, source_file_id = NULL, mapped_connector = NULL, \
          processed = 0, outcome = NULL, outcome_at = NULL, withdrawal_reason = NULL, \
          withdrawal_hint = NULL, withdrawal_due = 0, withdrawal = CASE WHEN absence = 'gone' \
@@ -417,7 +417,7 @@ pub(super) async fn record_gone_unmapped(
     .bind(file)
     .bind(Withdrawal::Unmapped)
     .bind(Withdrawal::Unmapping)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx)
     .await?;
     let Some((version, is_back)) = unmapped else {
         return Ok(());
@@ -433,13 +433,13 @@ pub(super) async fn record_gone_unmapped(
 /// The local file is there. What has to be undone on the platform stays recorded: the upload and the next comparison of
 /// the connection do it.
 pub(super) async fn end_withdrawal(tx: &mut Tx, file_id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sql::query(
         "UPDATE files SET withdrawal = CASE WHEN withdrawal IN ('unmapped', 'restored') THEN NULL \
          ELSE withdrawal END, withdrawal_reason = NULL, withdrawal_hint = NULL, withdrawal_due = 0 \
          WHERE id = $1",
     )
     .bind(file_id)
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }

@@ -256,10 +256,10 @@ async fn a_renamed_file_keeps_its_record_and_needs_no_run() {
     let f = Pair::new().await;
     f.synchronized().await;
     // Renamed in storage as well.
-    sqlx::query("UPDATE files SET name = $2 WHERE watch_id = $1")
+    sql::query("UPDATE files SET name = $2 WHERE watch_id = $1")
         .bind(f.north)
         .bind(&b"b.dgn"[..])
-        .execute(f.ledger.db.writer())
+        .execute(&mut f.ledger.db.connection().await)
         .await
         .unwrap();
     f.hand_over(f.follower, "b.dgn", 1, 4).await;
@@ -313,9 +313,9 @@ async fn content_that_runs_of_the_follower_leave_out_is_sent_again() {
 async fn a_storage_file_belongs_to_the_watch_that_uploads_it() {
     let f = Pair::new().await;
     f.synchronized().await;
-    let north: FileId = sqlx::query_scalar("SELECT id FROM files WHERE watch_id = $1")
+    let north: FileId = sql::query_scalar("SELECT id FROM files WHERE watch_id = $1")
         .bind(f.north)
-        .fetch_one(f.ledger.db.writer())
+        .fetch_one(&mut f.ledger.db.connection().await)
         .await
         .unwrap();
     assert_eq!(

@@ -282,19 +282,19 @@ impl World {
 
     /// Each file has the target of its watch and type, and no stored-only file is ahead of a connection.
     async fn check(&self) {
-        let pool = self.f().ledger.db.writer();
-        let wrong: i64 = sqlx::query_scalar(concat!(
+        let mut connection = self.f().ledger.db.connection().await;
+        let wrong: i64 = sql::query_scalar(concat!(
             "SELECT COUNT(*) FROM files f WHERE f.target_connection_id IS NOT ",
             target_connection!("f.watch_id", "f.connector"),
             " OR (f.connector IS NULL AND EXISTS (SELECT 1 FROM watch_connections wc \
              JOIN connections c ON c.id = wc.connection_id WHERE wc.watch_id = f.watch_id \
              AND c.generation < f.stored_generation))",
         ))
-        .fetch_one(pool)
+        .fetch_one(&mut connection)
         .await
         .unwrap();
         assert_eq!(wrong, 0);
-        assert_counts_are_right(pool).await;
+        assert_counts_are_right(&mut connection).await;
     }
 
     /// Everything comes to its end, and is in the connection that it belongs in, where a run has read it and what it
