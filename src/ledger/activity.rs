@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use super::row::first_id;
-use super::{Error, Ledger, Outcome, count_value};
+use super::{Error, Ledger, Outcome, count_value, sql};
 
 /// The results and runs of a span of time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,15 +53,15 @@ impl Ledger {
         let (rows, runs): (Results, Runs) = self
             .db
             .read_at_once("report results and runs", async |tx| {
-                let rows = sqlx::query_as(
+                let rows = sql::query_as(
                     "SELECT outcome, COUNT(*), CAST(SUM(millis) AS BIGINT), MAX(millis) FROM results \
                      WHERE id >= $1 AND id < $2 GROUP BY outcome ORDER BY outcome",
                 )
                 .bind(first_id(from))
                 .bind(first_id(until))
-                .fetch_all(&mut **tx)
+                .fetch_all(tx)
                 .await?;
-                let runs = sqlx::query_as(
+                let runs = sql::query_as(
                     "SELECT COUNT(*), COUNT(CASE WHEN lower(COALESCE(result, '')) <> 'success' \
                      THEN 1 END), CAST(AVG(took) AS BIGINT), MAX(took) FROM (SELECT result, \
                      CASE WHEN ended_at > requested_at THEN ended_at - requested_at ELSE 0 END \
@@ -69,7 +69,7 @@ impl Ledger {
                 )
                 .bind(first_id(from))
                 .bind(first_id(until))
-                .fetch_one(&mut **tx)
+                .fetch_one(tx)
                 .await?;
                 Ok((rows, runs))
             })

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::row::join;
-use super::{Error, FileId, FileReport, Ledger};
+use super::{Error, FileId, FileReport, Ledger, sql};
 
 /// Rows that one query reads.
 const BATCH: u32 = 1000;
@@ -191,7 +191,7 @@ impl Ledger {
     ) -> Result<Vec<Candidate>, Error> {
         self.db
             .read("list files", async |db| {
-                let query = sqlx::query_as(list.query())
+                let query = sql::query_as(list.query())
                     .bind(after.since)
                     .bind(after.id)
                     .bind(i64::from(BATCH));

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
-use super::{Error, Ledger};
+use super::{Error, Ledger, sql};
 use crate::ids::ImodelId;
 
 /// Where the files of a watch are.
@@ -27,7 +27,7 @@ impl Ledger {
         let rows: Vec<Row> = self
             .db
             .read("report its watches", async |db| {
-                sqlx::query_as(
+                sql::query_as(
                     "SELECT w.name, w.path, w.imodel_id, i.itwin_id FROM watches w \
                      LEFT JOIN imodels i ON i.id = w.imodel_id WHERE w.configured = 1 \
                      ORDER BY w.name",
