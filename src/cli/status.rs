@@ -98,16 +98,57 @@ impl Arguments {
             || self.offset.is_some()
     }
 
-    fn search(&self, watches: Vec<String>) -> FileSearch {
-        FileSearch {
-            watches,
-            states: if self.failed {
-                SearchedStates::Failed
-            } else {
-                SearchedStates::All
-            },
-            text: self.search.clone(),
+    fn search(&self, watches: Vec<String>) -> Search {
+        let states = if self.failed {
+            SearchedStates::Failed
+        } else {
+            SearchedStates::All
+        };
+        Search {
+            files: FileSearch { watches, states },
+            text: self.search.as_ref().map(|text| text.to_ascii_lowercase()),
         }
+    }
+}
+
+/// Which files to list.
+#[derive(Debug, Clone, Default)]
+struct Search {
+    files: FileSearch,
+    /// Their path or their reason contains it; in lower case.
+    text: Option<String>,
+}
+
+impl Search {
+    fn fits(&self, file: &FileReport) -> bool {
+        let FileSearch { watches, states } = &self.files;
+        let is_in = |text: &str| {
+            let path = file.path.to_string_lossy().to_ascii_lowercase();
+            let reason = file.reason.as_deref().unwrap_or_default();
+            path.contains(text) || reason.to_ascii_lowercase().contains(text)
+        };
+        (watches.is_empty() || watches.contains(&file.watch))
+            && (*states == SearchedStates::All || file.job == Some(JobState::Failed))
+            && self.text.as_deref().is_none_or(is_in)
+    }
+
+    /// The files after the first `offset`, at most `limit`, and how many there are.
+    async fn find(&self, ledger: &Ledger, offset: u64, limit: u32) -> Result<FoundFiles, Error> {
+        if self.text.is_none() {
+            return Ok(ledger.search_files(&self.files, offset, limit).await?);
+        }
+        // An index helps for no part of a path: every file is read.
+        let mut found = FoundFiles::default();
+        let mut pages = matching::Pages::new(ledger, crate::clock::now()).await?;
+        while let Some(page) = pages.next().await? {
+            for file in page.into_iter().filter(|file| self.fits(file)) {
+                if found.all >= offset && found.files.len() < limit as usize {
+                    found.files.push(file);
+                }
+                found.all += 1;
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -279,7 +320,7 @@ async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<Finding,
             LISTED
         });
         let offset = arguments.offset.unwrap_or(0);
-        let found = ledger.search_files(&search, offset, limit).await?;
+        let found = search.find(&ledger, offset, limit).await?;
         List::Page(found, offset)
     };
     if arguments.json {
@@ -297,7 +338,7 @@ enum List<'l> {
     /// A part of what was searched, after this number of files.
     Page(FoundFiles, u64),
     /// All that is searched.
-    Every(matching::Pages<'l>, FileSearch),
+    Every(matching::Pages<'l>, Search),
 }
 
 /// What ledger and daemon know at a moment.
@@ -355,7 +396,7 @@ async fn print_text(report: &Report, list: List<'_>, arguments: &Arguments) -> R
         List::Every(mut pages, search) => {
             print(&text::head_of_list(view, surroundings, *now, &search))?;
             while let Some(page) = pages.next().await? {
-                let files = page.iter().filter(|file| fits(file, &search));
+                let files = page.iter().filter(|file| search.fits(file));
                 let files: Vec<_> = files.map(status_view::file_view).collect();
                 if !files.is_empty() {
                     print(&text::files(&files, &view.uploads, *now))?;
@@ -368,20 +409,6 @@ async fn print_text(report: &Report, list: List<'_>, arguments: &Arguments) -> R
     print(&text::head_of_list(view, surroundings, *now, &search))?;
     let files: Vec<_> = found.files.iter().map(status_view::file_view).collect();
     print(&text::page(&files, found.all, offset, &view.uploads, *now))
-}
-
-/// Whether a file is searched.
-fn fits(file: &FileReport, search: &FileSearch) -> bool {
-    let watches = &search.watches;
-    let in_text = |text: &str| {
-        let text = text.to_ascii_lowercase();
-        let path = file.path.to_string_lossy().to_ascii_lowercase();
-        let reason = file.reason.as_deref().unwrap_or_default();
-        format!("/{path}").contains(&text) || reason.to_ascii_lowercase().contains(&text)
-    };
-    (watches.is_empty() || watches.contains(&file.watch))
-        && (search.states == SearchedStates::All || file.job == Some(JobState::Failed))
-        && search.text.as_deref().is_none_or(in_text)
 }
 
 /// The runtime status of the daemon, or why a running daemon does not respond.

@@ -48,8 +48,9 @@ const WORKED: [Outcome; 3] = [
 impl Ledger {
     /// What was written from `from` on and before `until`.
     pub async fn activity(&self, from: Timestamp, until: Timestamp) -> Result<Activity, Error> {
-        type Row = (Outcome, i64, i64, i64);
-        let (rows, runs): (Vec<Row>, (i64, i64, Option<i64>, Option<i64>)) = self
+        type Results = Vec<(Outcome, i64, i64, i64)>;
+        type Runs = (i64, i64, Option<i64>, Option<i64>);
+        let (rows, runs): (Results, Runs) = self
             .db
             .read_at_once("report results and runs", async |tx| {
                 let rows = sql::query_as(

@@ -1,8 +1,8 @@
 //! Failures by their reason: how many files failed or wait for another attempt for one cause.
 //!
 //! Each failure is put into a group in the transaction that records it ([`failure_pattern`](super::failure_pattern)
-//! decides which). A report reads one index, and only a few files of each group. A job whose failure is over is in no
-//! group, whatever its column says.
+//! decides which). A report reads one index, and only a few files of each group. A job that is tried again stays in its
+//! group, so that this begins with its first failure; but it is not counted while it has no failure.
 
 use std::path::Path;
 
@@ -42,7 +42,7 @@ pub struct FailureGroup {
     pub retrying: u64,
     /// Names of the watches that its files are in, the first ones by name.
     pub watches: Vec<String>,
-    /// When the first of the failures that last until now was.
+    /// When the first of these failures was.
     pub since: Option<Timestamp>,
     /// When the first of its files is tried again.
     pub next_attempt: Option<Timestamp>,
@@ -79,62 +79,76 @@ macro_rules! fails {
     };
 }
 
-/// Puts a failure into its group. The caller has recorded it in the job.
+/// A failure that is put into its group.
+pub(super) struct GroupedFailure<'a> {
+    pub(super) kind: FailureKind,
+    pub(super) reason: &'a str,
+    pub(super) hint: Option<&'a str>,
+    /// The path of its file.
+    pub(super) path: &'a Path,
+    pub(super) at: i64,
+}
+
+/// What is known of a group.
+#[derive(PartialEq, Eq, sqlx::FromRow)]
+struct Known {
+    reason: String,
+    hint: Option<String>,
+    since: i64,
+}
+
+/// Puts a failure into its group. The caller records it in the job.
 pub(super) async fn group(
     tx: &mut Tx,
     file_id: i64,
-    kind: FailureKind,
-    reason: &str,
-    hint: Option<&str>,
-    path: &Path,
+    failure: &GroupedFailure<'_>,
 ) -> Result<(), sqlx::Error> {
-    let key = failure_pattern::key(kind, reason, path);
+    let path = failure.path;
+    let key = failure_pattern::key(failure.kind, failure.reason, path);
+    let known: Option<Known> = sql::query_as(
+        "SELECT reason, hint, since FROM failure_groups WHERE id = $1 AND EXISTS \
+         (SELECT 1 FROM jobs j WHERE j.failure_group = $1)",
+    )
+    .bind(&key)
+    .fetch_optional(tx)
+    .await?;
     sql::query("UPDATE jobs SET failure_group = $2 WHERE file_id = $1")
         .bind(file_id)
         .bind(&key)
         .execute(tx)
         .await?;
-    let reason = failure_pattern::without_name(reason, path);
-    let hint = hint.map(|hint| failure_pattern::without_name(hint, path));
-    let known: Option<(String, Option<String>)> =
-        sql::query_as("SELECT reason, hint FROM failure_groups WHERE id = $1")
-            .bind(&key)
-            .fetch_optional(tx)
-            .await?;
-    if known
-        .as_ref()
-        .is_some_and(|known| *known == (reason.clone(), hint.clone()))
-    {
+    let new = Known {
+        reason: failure_pattern::without_name(failure.reason, path),
+        hint: failure
+            .hint
+            .map(|hint| failure_pattern::without_name(hint, path)),
+        since: failure.at,
+    };
+    let now = match &known {
+        Some(known) => Known {
+            reason: failure_pattern::common(&known.reason, &new.reason).unwrap_or(new.reason),
+            hint: match (&known.hint, new.hint) {
+                (Some(known), Some(hint)) => {
+                    Some(failure_pattern::common(known, &hint).unwrap_or(hint))
+                }
+                (known, hint) => hint.or_else(|| known.clone()),
+            },
+            since: known.since.min(new.since),
+        },
+        None => new,
+    };
+    if known.as_ref() == Some(&now) {
         return Ok(());
     }
-    let is_alone: bool = sql::query_scalar(concat!(
-        "SELECT NOT EXISTS (SELECT 1 FROM jobs j WHERE j.failure_group = $1 AND j.file_id <> $2 AND ",
-        fails!(),
-        ")"
-    ))
-    .bind(&key)
-    .bind(file_id)
-    .fetch_one(tx)
-    .await?;
-    let (reason, hint) = match known.filter(|_| !is_alone) {
-        Some((known, known_hint)) => (
-            failure_pattern::common(&known, &reason).unwrap_or(reason),
-            match (known_hint, hint) {
-                (Some(known), Some(hint)) => {
-                    Some(failure_pattern::common(&known, &hint).unwrap_or(hint))
-                }
-                (known, hint) => hint.or(known),
-            },
-        ),
-        None => (reason, hint),
-    };
     sql::query(
-        "INSERT INTO failure_groups (id, reason, hint) VALUES ($1, $2, $3) \
-         ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, hint = excluded.hint",
+        "INSERT INTO failure_groups (id, reason, hint, since) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, hint = excluded.hint, \
+         since = excluded.since",
     )
     .bind(&key)
-    .bind(&reason)
-    .bind(&hint)
+    .bind(&now.reason)
+    .bind(&now.hint)
+    .bind(now.since)
     .execute(tx)
     .await?;
     Ok(())
@@ -160,11 +174,11 @@ async fn read(
     limit: u32,
 ) -> Result<FailureGroups, sqlx::Error> {
     let rows: Vec<GroupRow> = sql::query_as(sqlx::AssertSqlSafe(format!(concat!(
-        "SELECT g.*, f.reason, f.hint, (SELECT j.kind FROM jobs j WHERE j.failure_group = g.key AND ",
+        "SELECT g.*, f.reason, f.hint, f.since, (SELECT j.kind FROM jobs j WHERE j.failure_group = g.key AND ",
         fails!(),
         " LIMIT 1) AS kind FROM (SELECT j.failure_group AS key, COUNT(*) AS files, \
          COUNT(CASE WHEN j.state = 'failed' THEN 1 END) AS failed, \
-         MIN(j.failing_since) AS since, MIN(j.due_at) AS next_attempt, \
+         MIN(j.due_at) AS next_attempt, \
          COUNT(*) OVER () AS all_groups FROM jobs j WHERE j.failure_group IS NOT NULL \
          AND ($2 IS NULL OR j.failure_group = $2) AND ",
         fails!(),
@@ -218,6 +232,7 @@ struct EarlierRow {
     kind: FailureKind,
     reason: String,
     hint: Option<String>,
+    since: i64,
 }
 
 impl Ledger {
@@ -239,7 +254,8 @@ impl Ledger {
                 .db
                 .write("group failures", async |tx| {
                     let rows: Vec<EarlierRow> = sql::query_as(concat!(
-                        "SELECT j.file_id, f.dir, f.name, j.kind, j.reason, j.hint FROM jobs j \
+                        "SELECT j.file_id, f.dir, f.name, j.kind, j.reason, j.hint, \
+                         COALESCE(j.failing_since, j.enqueued_at) AS since FROM jobs j \
                          CROSS JOIN files f WHERE f.id = j.file_id AND j.failure_group IS NULL AND ",
                         fails!(),
                         " LIMIT $1"
@@ -250,8 +266,14 @@ impl Ledger {
                     let count = rows.len();
                     for row in rows {
                         let path = join(row.dir, row.name);
-                        let (reason, hint) = (row.reason.as_str(), row.hint.as_deref());
-                        group(tx, row.file_id, row.kind, reason, hint, &path).await?;
+                        let failure = GroupedFailure {
+                            kind: row.kind,
+                            reason: &row.reason,
+                            hint: row.hint.as_deref(),
+                            path: &path,
+                            at: row.since,
+                        };
+                        group(tx, row.file_id, &failure).await?;
                     }
                     Ok(count)
                 })
@@ -268,9 +290,7 @@ impl Ledger {
             .write("delete empty groups of failures", async |tx| {
                 sql::query(concat!(
                     "DELETE FROM failure_groups WHERE NOT EXISTS (SELECT 1 FROM jobs j \
-                     WHERE j.failure_group = failure_groups.id AND ",
-                    fails!(),
-                    ")"
+                     WHERE j.failure_group = failure_groups.id)"
                 ))
                 .execute(tx)
                 .await
@@ -356,21 +376,25 @@ mod tests {
         assert_eq!(group.examples.len(), 2);
         assert_eq!(overview.failure_groups.all, 2);
         // An attempt that has begun is no failure.
-        assert!(f.claim(90).await.is_some());
+        let attempt = f.claim(90).await.unwrap();
         assert_eq!(groups(&f).await, [(many, 2, 0)]);
         let all = Requeue::Group(group.key.clone());
         assert_eq!(f.ledger.requeue(&all, at(91)).await.unwrap(), 2);
         assert_eq!(groups(&f).await, []);
+        f.ledger.finish_vanished(&attempt, at(91)).await.unwrap();
         // What is known of a group begins anew when it was empty.
-        while f.claim(91).await.is_some() {}
+        while let Some(job) = f.claim(91).await {
+            f.ledger.finish_vanished(&job, at(92)).await.unwrap();
+        }
         let reason = "\"d.dgn\" has 300 bytes, at most 7";
         fails(&f, "d.dgn", reason, Again::Never, 100).await;
         assert_eq!(groups(&f).await, [one]);
         f.ledger.forget_history(at(0)).await.unwrap();
-        let known: i64 = sql::query_scalar("SELECT COUNT(*) FROM failure_groups")
-            .fetch_one(&mut f.ledger.db.connection().await)
-            .await
-            .unwrap();
+        let count = "SELECT COUNT(*) FROM failure_groups";
+        let read = f.ledger.db.read("count", async |db| {
+            sql::query_scalar(count).fetch_one(db).await
+        });
+        let known: i64 = read.await.unwrap();
         assert_eq!(known, 1);
     }
 
@@ -382,10 +406,11 @@ mod tests {
             "UPDATE jobs SET failure_group = NULL",
             "DELETE FROM failure_groups",
         ] {
-            sql::query(sql)
-                .execute(&mut f.ledger.db.connection().await)
-                .await
-                .unwrap();
+            let run = f
+                .ledger
+                .db
+                .write("forget", async |tx| sql::query(sql).execute(tx).await);
+            run.await.unwrap();
         }
         assert_eq!(groups(&f).await, []);
         let f = f.restart().await;

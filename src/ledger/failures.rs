@@ -2,7 +2,7 @@
 use jiff::Timestamp;
 
 use super::clock::pause;
-use super::failure_groups::group;
+use super::failure_groups::{GroupedFailure, group};
 use super::history::{Step, note};
 use super::results::insert_result;
 use super::row::join;
@@ -90,8 +90,14 @@ pub(super) async fn refuse(
     .bind(due_at.map_or(0, |at| pause(now, at)))
     .execute(tx)
     .await?;
-    let (reason, hint) = (refusal.reason.as_str(), refusal.hint.as_deref());
-    group(tx, file_id, refusal.kind, reason, hint, &join(dir, name)).await?;
+    let failure = GroupedFailure {
+        kind: refusal.kind,
+        reason: &refusal.reason,
+        hint: refusal.hint.as_deref(),
+        path: &join(dir, name),
+        at: millis(now),
+    };
+    group(tx, file_id, &failure).await?;
     if state == JobState::Failed {
         report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
     } else if last_reason.as_ref() != Some(&refusal.reason) {

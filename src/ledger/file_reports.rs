@@ -306,24 +306,21 @@ pub(super) async fn files_of_group(
 }
 
 /// The files that satisfy a condition on the file `f` and its job `j`, after the first `offset`, and how many there are.
-/// The condition uses `$1`.
 pub(super) async fn files_where(
     tx: &mut Tx,
     condition: &str,
-    text: &str,
-    (offset, limit): (u64, u32),
+    offset: u64,
+    limit: u32,
 ) -> Result<(Vec<FileReport>, u64), sqlx::Error> {
     let all: i64 = sql::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
          WHERE {condition}"
     )))
-    .bind(text)
     .fetch_one(tx)
     .await?;
     let sql =
-        format!("{FILES} WHERE {condition} ORDER BY w.name, f.dir, f.name LIMIT $2 OFFSET $3");
+        format!("{FILES} WHERE {condition} ORDER BY w.name, f.dir, f.name LIMIT $1 OFFSET $2");
     let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(text)
         .bind(i64::from(limit))
         .bind(count_column(offset))
         .fetch_all(tx)

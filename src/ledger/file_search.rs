@@ -1,4 +1,4 @@
-//! Searches for files: by watch, by failure, and by a part of path or reason; page by page.
+//! Searches for files: by watch and by failure, page by page.
 
 use super::file_reports::files_where;
 use super::{Error, FileReport, Ledger, Tx, sql};
@@ -10,8 +10,6 @@ pub struct FileSearch {
     pub watches: Vec<String>,
     /// In which state.
     pub states: SearchedStates,
-    /// Their path or their reason contains it; ASCII letters match in both cases.
-    pub text: Option<String>,
 }
 
 /// In which state a searched file is.
@@ -48,13 +46,8 @@ impl Ledger {
                     SearchedStates::Failed => "AND j.state = 'failed' ",
                 };
                 let in_watches = of_watches(tx, &search.watches).await?.replace("j.", "f.");
-                let condition = format!(
-                    "($1 = '' OR instr(lower(CAST(f.dir AS TEXT) || '/' || \
-                     CAST(f.name AS TEXT)), lower($1)) > 0 \
-                     OR instr(lower(COALESCE(j.reason, '')), lower($1)) > 0) {in_state}{in_watches}"
-                );
-                let text = search.text.as_deref().unwrap_or_default();
-                let (files, all) = files_where(tx, &condition, text, (offset, limit)).await?;
+                let condition = format!("f.id IS NOT NULL {in_state}{in_watches}");
+                let (files, all) = files_where(tx, &condition, offset, limit).await?;
                 Ok(FoundFiles { files, all })
             })
             .await
@@ -83,7 +76,7 @@ mod tests {
     use super::super::*;
 
     #[tokio::test]
-    async fn files_are_found_by_watch_state_and_text_page_by_page() {
+    async fn files_are_found_by_watch_and_state_page_by_page() {
         let f = Fixture::new().await;
         for (second, path) in (1..).zip(["plans/Deck 1.dgn", "b.dgn", "a.dgn"]) {
             f.hand_over(path, second, second).await;
@@ -101,16 +94,9 @@ mod tests {
             (paths.join(", "), found.all)
         };
         let all = FileSearch::default;
-        let of = |text: &str| FileSearch {
-            text: Some(text.to_owned()),
-            ..all()
-        };
         assert_eq!(find(all(), 0).await, ("a.dgn, b.dgn".to_owned(), 3));
         assert_eq!(find(all(), 2).await, ("plans/Deck 1.dgn".to_owned(), 3));
         for (search, count) in [
-            (of("S/DECK"), 1),
-            (of("share is"), 1),
-            (of("%"), 0),
             (
                 FileSearch {
                     states: SearchedStates::Failed,

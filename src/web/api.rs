@@ -50,7 +50,7 @@ pub(super) fn answer<T>(value: T) -> Answer<T> {
     Ok(Json(value))
 }
 
-/// Every route: method, path, handler. Paths are written as in OpenAPI.
+/// Every route: method, path, handler. Paths are written as in the specification.
 fn routes() -> [(&'static str, &'static str, MethodRouter<Arc<Shared>>); 11] {
     [
         ("get", "/api/v1/status", get(events::status)),

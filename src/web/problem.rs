@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Serialize;
 use tracing::warn;
 
@@ -15,7 +15,7 @@ pub(super) struct Problem {
     pub(super) status: StatusCode,
     pub(super) error: String,
     pub(super) hint: Option<String>,
-    pub(super) headers: HeaderMap,
+    pub(super) header: Option<(HeaderName, HeaderValue)>,
 }
 
 #[derive(Serialize)]
@@ -30,7 +30,7 @@ impl Problem {
             status,
             error: error.into(),
             hint: None,
-            headers: HeaderMap::new(),
+            header: None,
         }
     }
 
@@ -43,7 +43,7 @@ impl Problem {
     pub(super) fn into_text(self) -> Response {
         let hint = self.hint.map(|hint| format!("hint: {hint}\n"));
         let text = format!("{}\n{}", self.error, hint.unwrap_or_default());
-        (self.status, self.headers, text).into_response()
+        (self.status, AppendHeaders(self.header), text).into_response()
     }
 }
 
@@ -53,7 +53,7 @@ impl IntoResponse for Problem {
             error: &self.error,
             hint: self.hint.as_deref(),
         });
-        (self.status, self.headers, body).into_response()
+        (self.status, AppendHeaders(self.header), body).into_response()
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write as _};
 
 use serde::Serialize;
 
-use super::{Error, List, Report, fits};
+use super::{Error, List, Report};
 use crate::cli::json;
 use crate::runtime_status::{Outage, Undelivered};
 use crate::status_view::{self, BatchView, DaemonView, FailureGroupView, UploadView, WatchView};
@@ -65,7 +65,7 @@ pub(super) async fn print(report: Report, list: List<'_>) -> Result<(), Error> {
         }
         List::Every(mut pages, search) => {
             while let Some(page) = pages.next().await? {
-                for file in page.iter().filter(|file| fits(file, &search)) {
+                for file in page.iter().filter(|file| search.fits(file)) {
                     files.add(&status_view::file_view(file))?;
                 }
             }

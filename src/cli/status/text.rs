@@ -9,10 +9,11 @@ use std::path::Path;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use crate::ledger::{FileSearch, SearchedStates};
+use crate::ledger::SearchedStates;
 use crate::names::QuotedPath;
 use crate::status_view::{FileView, RunProgressView, StatusView, Surroundings, WatchView, summary};
 
+use super::Search;
 use super::times::{moment_at, span, upcoming};
 pub(super) use histories::histories;
 use lists::{done, groups, in_progress, newest_failures};
@@ -40,13 +41,13 @@ pub(super) fn head_of_list(
     view: &StatusView,
     surroundings: &Surroundings,
     now: Timestamp,
-    search: &FileSearch,
+    search: &Search,
 ) -> String {
     let mut out = head(view, surroundings, now);
     if search.text.is_none() {
         groups(&mut out, view, now);
     }
-    let which = match search.states {
+    let which = match search.files.states {
         SearchedStates::Failed => "FAILED FILES",
         SearchedStates::All => "FILES",
     };

@@ -299,10 +299,12 @@ fn a_list_of_files_says_how_it_continues() {
     let found = [failed("Pump.dwg", None), file("Deck.dgn")];
     let page = |offset, all| page(&found, all, offset, &[], now());
     let none = super::page(&[], 0, 0, &[], now());
-    let search = FileSearch {
-        states: SearchedStates::Failed,
+    let search = Search {
+        files: crate::ledger::FileSearch {
+            watches: Vec::new(),
+            states: SearchedStates::Failed,
+        },
         text: Some("d\u{202e}".to_owned()),
-        ..FileSearch::default()
     };
     let head = head_of_list(
         &view(vec![watch()]),

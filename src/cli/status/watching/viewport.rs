@@ -7,7 +7,7 @@
 use unicode_width::UnicodeWidthChar as _;
 
 /// What the last row says of the keys.
-const HELP: &str = "↑↓ j k, PgUp PgDn, Home End: scroll; q: quit";
+const HELP: &str = "scroll: ↑ ↓ PgUp PgDn; quit: q";
 
 /// Narrower terminals get lines that are cut off there.
 const WIDTH_MIN: usize = 20;
@@ -143,6 +143,8 @@ impl Viewport {
         let below = self.lines.saturating_sub(end);
         match (self.top, below) {
             (0, 0) => "q: quit; the daemon keeps running".to_owned(),
+            (0, below) => format!("{below} more lines below; {HELP}"),
+            (top, 0) => format!("{top} more lines above; {HELP}"),
             (top, below) => format!("{top} lines above, {below} below; {HELP}"),
         }
     }
