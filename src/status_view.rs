@@ -21,7 +21,7 @@ use crate::ledger::{
     ResultReport, RootState, RunEntry, RunEvent, RunSummary, Step, WatchReport, Withdrawal,
 };
 use crate::local_time;
-use crate::runtime_status::{Outage, RootStatus, RuntimeStatus, Undelivered};
+use crate::runtime_status::{Outage, PageProblem, RootStatus, RuntimeStatus, Undelivered};
 use crate::source_file_limit::{self, Load, SourceFiles};
 use crate::text::plural;
 use crate::watch::Unfinished;
@@ -290,6 +290,8 @@ pub(crate) struct StatusView {
     pub(crate) platform_outage: Option<Outage>,
     /// Alerts and hooks whose messages are not delivered.
     pub(crate) undelivered: Vec<Undelivered>,
+    /// The page is configured and cannot be served.
+    pub(crate) page_problem: Option<PageProblem>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     /// All files that are on their way; None if there are none.
@@ -347,6 +349,7 @@ impl StatusView {
             daemon: now.map(daemon),
             platform_outage: now.and_then(|now| now.outage.clone()),
             undelivered: now.map(|now| now.undelivered.clone()).unwrap_or_default(),
+            page_problem: now.and_then(|now| now.page_problem.clone()),
             watches: overview
                 .watches
                 .iter()
@@ -407,10 +410,13 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
         problems.push("daemon not running".to_owned());
     }
     if view.platform_outage.is_some() {
-        problems.push("platform unreachable".to_owned());
+        problems.push("platform not available".to_owned());
     }
     let undelivered = view.undelivered.iter();
     problems.extend(undelivered.map(|one| format!("messages of {} not delivered", one.receiver)));
+    if view.page_problem.is_some() {
+        problems.push("page not available".to_owned());
+    }
     let watches = |is: fn(&WatchView) -> bool| {
         let configured = view.watches.iter().filter(|watch| watch.configured);
         configured.filter(|watch| is(watch)).count() as u64

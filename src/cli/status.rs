@@ -18,7 +18,7 @@ use super::{
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
-use crate::runtime_status::{Outage, RuntimeStatus, Undelivered};
+use crate::runtime_status::{Outage, PageProblem, RuntimeStatus, Undelivered};
 use crate::state_directory;
 use crate::status_view::{
     self, BatchView, DaemonView, HistoryView, StatusView, Summary, Surroundings, UnfinishedView,
@@ -267,6 +267,7 @@ struct JsonHead {
     daemon: Option<DaemonView>,
     platform_outage: Option<Outage>,
     undelivered: Vec<Undelivered>,
+    page_problem: Option<PageProblem>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
     batch: Option<BatchView>,
@@ -314,6 +315,7 @@ async fn print_json(
         daemon: view.daemon,
         platform_outage: view.platform_outage,
         undelivered: view.undelivered,
+        page_problem: view.page_problem,
         watches: view.watches,
         uploads: view.uploads,
         batch: view.batch,

@@ -42,4 +42,12 @@ impl Environment {
                 .map(|secret| Secret::new(secret.to_string_lossy())),
         }
     }
+
+    /// The folder of the ledger unless `state.path` is set.
+    #[must_use]
+    pub fn default_state_path(&self) -> PathBuf {
+        self.state_directory
+            .clone()
+            .unwrap_or_else(|| "/var/lib/itwin-syncd".into())
+    }
 }

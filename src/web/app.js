@@ -169,7 +169,7 @@ function showSummary() {
   ].filter(([count]) => count > 0);
   const text = (parts) => parts.map((part) => counted(...part));
   const outage = view.platform_outage;
-  const problems = [...(outage ? ["platform unreachable since " + new Date(outage.since).toLocaleString() + " (" + shown(outage.reason) + ")"] : []),
+  const problems = [...(outage ? ["platform not available since " + new Date(outage.since).toLocaleString() + " (" + shown(outage.reason) + ")"] : []),
     ...view.undelivered.map((one) => "messages of " + shown(one.receiver) + " not delivered since " + new Date(one.since).toLocaleString() + " (" + shown(one.reason) + ")"),
     ...text([...severe, ...minor])];
   const done = sum("synchronized");

@@ -34,7 +34,7 @@ pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timest
         let reason = &outage.reason;
         line(
             &mut out,
-            &format!("platform unreachable, first failed request {since}: {reason}"),
+            &format!("platform not available, first failed request {since}: {reason}"),
         );
     }
     for one in &view.undelivered {
@@ -45,6 +45,13 @@ pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timest
             &format!(
                 "messages of {receiver} not delivered, first failed attempt {since}: {reason}"
             ),
+        );
+    }
+    if let Some(problem) = &view.page_problem {
+        let (since, reason) = (moment_at(problem.since, now), &problem.reason);
+        line(
+            &mut out,
+            &format!("page not available, first failed attempt {since}: {reason}"),
         );
     }
     if let Some(batch) = &view.batch {
