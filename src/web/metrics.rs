@@ -268,20 +268,20 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
     );
     out.value("", &[], float(facts.live.undelivered().len() as u64));
     // Not 0 without one: the time since then would be half a century.
+    out.family(
+        "oldest_pending_timestamp_seconds",
+        "gauge",
+        "Time since which the oldest pending file waits, in seconds since the epoch; absent when none is pending.",
+    );
     if let Some(at) = facts.overview.oldest {
-        out.family(
-            "oldest_pending_timestamp_seconds",
-            "gauge",
-            "Time since which the oldest pending file waits, in seconds since the epoch; absent when none is pending.",
-        );
         out.value("", &[], seconds_of(at));
     }
+    out.family(
+        "last_success_timestamp_seconds",
+        "gauge",
+        "Time at which a file was last synchronized, in seconds since the epoch; absent before the first one.",
+    );
     if let Some(at) = facts.overview.last_success {
-        out.family(
-            "last_success_timestamp_seconds",
-            "gauge",
-            "Time at which a file was last synchronized, in seconds since the epoch; absent before the first one.",
-        );
         out.value("", &[], seconds_of(at));
     }
 }
