@@ -3,6 +3,7 @@
 mod alert;
 mod changes;
 mod check;
+mod connectors;
 mod created_imodels;
 mod demo;
 mod detach;
@@ -10,6 +11,7 @@ mod emulator;
 mod explain;
 mod generate;
 mod healthcheck;
+mod init;
 mod json;
 mod matching;
 mod operate;
@@ -30,7 +32,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error_chain::chain;
-use crate::telemetry;
+use crate::{telemetry, version};
 
 /// Success.
 const EXIT_GOOD: u8 = 0;
@@ -57,7 +59,7 @@ Exit codes: 0 success, 1 failure, 78 invalid configuration.";
 /// Try it without an account: `itwin-syncd demo` starts an emulator of the iTwin Platform, saves three design files
 /// into a folder and shows how they reach an iModel.
 #[derive(Debug, Parser)]
-#[command(name = "itwin-syncd", version, max_term_width = 110, after_long_help = MORE)]
+#[command(name = "itwin-syncd", version = version::FULL, max_term_width = 110, after_long_help = MORE)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -73,13 +75,24 @@ enum Command {
     ///
     /// Exit codes: 0 stopped by a signal, or everything synchronized (--once); 1 failed; 78 invalid configuration.
     Run(run::Arguments),
+    /// Write a configuration: asks for the account, the iModel and the folder, and checks each answer at once
+    ///
+    /// Signs in, lists the iTwins and iModels to choose from, tests the permissions, and writes the configuration and the
+    /// file with the client secret. As root it offers to install and start the service; otherwise it prints the
+    /// commands. Before the end it writes nothing. Never replaces a file without `--force`.
+    ///
+    /// The options answer questions in advance. The client secret comes from a prompt, from `--client-secret-file`, from
+    /// the environment variable `ITWIN_SYNCD_CLIENT_SECRET`, or from a file `client-secret` beside the configuration.
+    ///
+    /// Exit codes: 0 written; 1 failed, nothing was written unless the output says so; 130 interrupted.
+    Init(Box<init::Arguments>),
     /// Check configuration, folders, network, account, iModels and storage
     ///
     /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the
     /// proxy, host or certificate issuer at which the connection fails. Changes nothing.
     ///
     /// Exit codes: 0 all checks passed; 1 a check failed; 78 invalid configuration.
-    Check(ConfigArgument),
+    Check(check::Arguments),
     /// Show the status of all watches, failed files and work in progress; or the history of files
     ///
     /// Reads the ledger, and asks the daemon for its current work if it is running.
@@ -96,6 +109,11 @@ enum Command {
     ///
     /// Exit codes: 0 every path is selected; 1 at least one is not, or its file does not exist or cannot be read.
     Explain(explain::Arguments),
+    /// List the connector types: which file extensions each reads
+    ///
+    /// A type that reads none without configuration is set in `connectors` of a watch, for an extension or a glob.
+    /// `explain PATH` shows the type of a file, and the rule that chose it.
+    Connectors(connectors::Arguments),
     /// Retry failed files, and files that wait for a later attempt, now
     Retry(operate::Retry),
     /// Delete files from the ledger, such as failed files that no longer exist
@@ -229,9 +247,11 @@ impl Cli {
         let code = runtime.block_on(async {
             match self.command {
                 Command::Run(arguments) => run::run(&arguments).await,
-                Command::Check(arguments) => check::check(&arguments.config).await,
+                Command::Init(arguments) => init::init(&arguments).await,
+                Command::Check(arguments) => check::check(&arguments).await,
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Explain(arguments) => explain::explain(&arguments).await,
+                Command::Connectors(arguments) => connectors::connectors(&arguments),
                 Command::Retry(arguments) => operate::retry(&arguments).await,
                 Command::Forget(arguments) => operate::forget(&arguments).await,
                 Command::Restore(arguments) => operate::restore(&arguments).await,

@@ -5,9 +5,9 @@
 //! the environment and the location of the folders it names; it never writes, never calls the platform, and never
 //! quotes a value that could be a secret. It keeps no state.
 //!
-//! `raw` collects what was read, `document` knows TOML and line numbers; `sections`, `network`, `notifications`, `web`
-//! and `watches` know the keys with their defaults and limits; `values` parses durations, sizes and URLs, `credentials`
-//! finds secrets, `folders` compares the paths on this machine.
+//! `raw` collects what was read, `document` knows TOML and line numbers, `syntax` explains errors of TOML; `sections`,
+//! `network`, `notifications`, `web` and `watches` know the keys with their defaults and limits; `values` parses
+//! durations, sizes and URLs, `credentials` finds secrets, `folders` compares the paths on this machine.
 
 mod credentials;
 mod document;
@@ -26,6 +26,7 @@ mod raw;
 mod schedule;
 mod secret_files;
 mod sections;
+mod syntax;
 mod values;
 mod watches;
 mod web;
@@ -36,6 +37,7 @@ use std::{fs, io};
 
 use url::Url;
 
+pub(crate) use credentials::HINT as SECRET_HINT;
 use document::{Place, Report};
 pub use environment::Environment;
 use environment::Mode;
@@ -56,7 +58,7 @@ pub(crate) use values::show_duration;
 use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
-use crate::itwin::Network;
+use crate::itwin::{Network, RequestLimits};
 use crate::secret::ClientSecret;
 use crate::selection::Scope;
 
@@ -173,8 +175,8 @@ pub struct Itwin {
     pub client_secret: ClientSecret,
     /// Scope asked for with each token.
     pub scope: String,
-    /// Requests to the API in any minute, at most.
-    pub requests_per_minute: usize,
+    /// Requests to the API, at most.
+    pub limits: RequestLimits,
 }
 
 /// The state directory.
@@ -384,7 +386,12 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
         let mut report = Report::new(&file, &text);
-        let raw = RawConfig::read(&text, &Environment::of_process(), Mode::Daemon, &mut report);
+        let raw = RawConfig::read(
+            &text,
+            &Environment::for_file(path),
+            Mode::Daemon,
+            &mut report,
+        );
         if let Some(raw) = &raw {
             raw.check_folders(&mut report);
         }
@@ -410,7 +417,22 @@ impl ReadOnlyConfig {
     /// Every error of the file itself.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
-        Self::parse(&text, &file, &Environment::of_process())
+        Self::parse(&text, &file, &Environment::for_file(path))
+    }
+
+    /// Reads the file and compares its folders, as far as this machine has them; secrets are not read.
+    ///
+    /// # Errors
+    /// Every error of the file, and of folders that exclude each other.
+    pub fn load_with_folders(path: &Path) -> Result<Self, ConfigErrors> {
+        let (file, text) = read(path)?;
+        let mut report = Report::new(&file, &text);
+        let environment = Environment::of_process();
+        let raw = RawConfig::read(&text, &environment, Mode::Inspect, &mut report);
+        if let Some(raw) = &raw {
+            raw.check_folders(&mut report);
+        }
+        report.finish(raw.map(RawConfig::into_read_only))
     }
 
     /// What can be read of a file with errors; None when it is not TOML.
@@ -418,7 +440,7 @@ impl ReadOnlyConfig {
     pub fn load_despite_errors(path: &Path) -> Option<Self> {
         let (file, text) = read(path).ok()?;
         let mut report = Report::new(&file, &text);
-        let environment = Environment::of_process();
+        let environment = Environment::for_file(path);
         let raw = RawConfig::read(&text, &environment, Mode::Inspect, &mut report);
         raw.map(RawConfig::into_read_only)
     }
@@ -487,7 +509,7 @@ fn read(path: &Path) -> Result<(String, String), ConfigErrors> {
             let hint = match error.kind() {
                 io::ErrorKind::InvalidData => "save it as UTF-8",
                 io::ErrorKind::NotFound => {
-                    "pass its path with --config, or copy config.example.toml to this path"
+                    "run `itwin-syncd init` to write one, or pass its path with --config"
                 }
                 _ => "give the service's user read access to it",
             };

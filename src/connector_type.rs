@@ -87,6 +87,35 @@ impl ConnectorType {
         &self.0
     }
 
+    /// What it reads, in a few words; None for a type that is not listed here.
+    ///
+    /// Source: developer.bentley.com/apis/synchronization/supported-formats
+    #[must_use]
+    pub fn reads(&self) -> Option<&'static str> {
+        Some(match self.as_str() {
+            "AUTOPLANT" => "AutoPLANT drawings (dwg)",
+            "CIVIL" => "OpenRoads, OpenRail and OpenSite designs (dgn)",
+            "CIVIL3D" => "Autodesk Civil 3D drawings (dwg)",
+            "DWG" => "AutoCAD drawings",
+            "GEOSPATIAL" => "maps: shapefiles, GeoJSON, KML",
+            "IFC" => "IFC building models",
+            "MSTN" => "MicroStation designs, and formats that MicroStation imports",
+            "NWD" => "Navisworks models",
+            "OBD" => "OpenBuildings Designer models (dgn)",
+            "OPENTOWER" => "OpenTower Designer towers",
+            "PROSTRUCTURES" => "ProStructures models (dgn)",
+            "REVIT" => "Revit models",
+            "SPPID" => "exports of Smart P&ID",
+            "SPXREVIEW" => "SmartPlant Review models",
+            "AVEVADIAGRAMS" => "AVEVA Diagrams",
+            "AVEVAPID" => "AVEVA P&ID drawings",
+            "INTELLIPID" => "Intelli P&ID diagrams",
+            "PSEXCEL" => "Excel tables",
+            "SHELLEDWCSV" => "CSV tables",
+            _ => return None,
+        })
+    }
+
     /// Whether it is one of [`ConnectorType::RETIRED`].
     #[must_use]
     pub fn is_retired(&self) -> bool {
@@ -153,7 +182,10 @@ impl InvalidType {
             Self::Unknown { name, nearest } => {
                 let known = match nearest {
                     Some(nearest) => format!("did you mean {nearest:?}?"),
-                    None => format!("known types: {}.", ConnectorType::CURRENT.join(", ")),
+                    None => format!(
+                        "known types: {}; `itwin-syncd connectors` says what each reads.",
+                        ConnectorType::CURRENT.join(", ")
+                    ),
                 };
                 if !is_name(name) || nearest.is_some_and(|one| one.eq_ignore_ascii_case(name)) {
                     return known.trim_end_matches('.').to_owned();
@@ -239,6 +271,14 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_listed_type_says_what_it_reads() {
+        for name in ConnectorType::CURRENT.iter().chain(&ConnectorType::RETIRED) {
+            assert!(ConnectorType::new(name).reads().is_some(), "{name}");
+        }
+        assert_eq!(ConnectorType::new("NEWTYPE").reads(), None);
+    }
 
     #[test]
     fn the_configuration_takes_listed_types_and_others_only_with_the_prefix() {

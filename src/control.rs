@@ -39,6 +39,11 @@ pub enum Command {
     },
     /// Retry all failed files now.
     RetryFailed,
+    /// Retry all files of a group of failures now.
+    RetryGroup {
+        /// Its key.
+        group: String,
+    },
     /// Delete these files from the ledger.
     Forget {
         /// Their ids in the ledger.
@@ -172,6 +177,10 @@ impl Operator {
                 ("restore", self.ledger.restore_files(&files, now).await?)
             }
             Command::RetryFailed => ("retry", self.ledger.requeue(&Requeue::Failed, now).await?),
+            Command::RetryGroup { group } => {
+                let which = Requeue::Group(group.clone());
+                ("retry", self.ledger.requeue(&which, now).await?)
+            }
             Command::Rescan { watches } => ("rescan", self.live.rescan(watches)),
             Command::Pause { watches } => ("pause", self.ledger.pause_watches(watches, now).await?),
             Command::Sync { watches } => ("sync", self.ledger.request_sync(watches, now).await?),

@@ -6,10 +6,10 @@
 //! offset and the pauses that hosts requested; the service stores the pauses ([`Client::pauses`]).
 //!
 //! From bottom to top: `transport` exchanges one request with a host of `hosts`; `auth` gets tokens; `api` sends a
-//! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization` and `imodels` are the
-//! calls. `blob` has an HTTP client of its own, which never gets the token.
+//! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization`, `imodels` and `itwins`
+//! are the calls. `blob` has an HTTP client of its own, which never gets the token.
 //!
-//! Source of the calls: developer.bentley.com/apis/{imodels-v2,storage,synchronization}/operations/, and
+//! Source of the calls: developer.bentley.com/apis/{itwins,imodels-v2,storage,synchronization}/operations/, and
 //! learn.microsoft.com/rest/api/storageservices/ for blobs.
 
 mod api;
@@ -23,6 +23,7 @@ mod error;
 mod headers;
 mod hosts;
 mod imodels;
+mod itwins;
 mod limits;
 mod list;
 mod network;
@@ -45,11 +46,13 @@ use crate::bandwidth::{BandwidthLimiter, Period};
 use crate::retry::Budget;
 use crate::secret::ClientSecret;
 
+pub use crate::retry::RequestLimits;
 pub use blob::{Checksum, Speed, UploadUrl};
 pub use error::Error;
 #[cfg(test)]
 pub(crate) use error::unreachable_platform;
 pub use imodels::{Corners, Imodel, ImodelAnswer, ListedImodel, NamedVersion, VersionAnswer};
+pub use itwins::{Listed, ListedItwin};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
 pub use storage::{File, Folder, UploadLinks};
@@ -79,8 +82,8 @@ pub struct Settings {
     pub client_secret: ClientSecret,
     /// OAuth scope to request.
     pub scope: String,
-    /// Maximum number of API requests in any minute.
-    pub requests_per_minute: usize,
+    /// Maximum number of API requests.
+    pub limits: RequestLimits,
     /// Bandwidth limits for content.
     pub rate: Vec<Period>,
     /// Proxy, certificates and timeouts for all hosts.
@@ -127,7 +130,7 @@ impl Client {
         let authorities = [&settings.api_url, &settings.issuer_url].map(urls::authority);
         let platform = platform_client(&route)?;
         let api_url = settings.api_url.clone();
-        let budget = Budget::new(settings.requests_per_minute);
+        let budget = Budget::new(settings.limits);
         let limiter = BandwidthLimiter::new(settings.rate.clone());
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&hosts));
         let blobs = Blobs::new(&route, Arc::clone(&hosts), limiter)?;
@@ -192,9 +195,9 @@ impl Client {
         self.blobs.limiter.is_paused()
     }
 
-    /// Sets the maximum number of API requests in any minute.
-    pub fn set_requests_per_minute(&self, count: usize) {
-        self.api.budget().set(count);
+    /// Sets the maximum number of API requests.
+    pub fn set_limits(&self, limits: RequestLimits) {
+        self.api.budget().set(limits);
     }
 
     /// Replaces the client secret, for the next token.
@@ -208,6 +211,12 @@ impl Client {
     /// When the identity provider cannot be reached or rejects the credentials.
     pub async fn check_token(&self) -> Result<(), Error> {
         self.api.tokens().get().await.map(drop)
+    }
+
+    /// The e-mail address of the service application as a member of iTwins.
+    #[must_use]
+    pub fn service_user(&self) -> String {
+        self.api.tokens().service_user()
     }
 
     /// Number of requests since the client was created, by host and status; no status for those without a response.

@@ -6,10 +6,10 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `renames`, `transitions`, `failures`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
+//! `renames`, `transitions`, `failures`, `failure_groups`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
-//! reports: `overview`, `watch_reports`, `file_reports`, `run_entries`, `run_progress`, `problems`, `health`,
+//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `file_pages`, `activity`, `watch_places`, `run_entries`, `run_progress`, `problems`, `health`,
 //! `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
@@ -22,6 +22,7 @@
 )]
 
 mod absence;
+mod activity;
 mod blocking_runs;
 mod bulk_change;
 mod checkpoints;
@@ -34,8 +35,12 @@ mod created_imodels;
 mod database;
 mod deletion_guard;
 mod error;
+mod failure_groups;
+mod failure_pattern;
 mod failures;
+mod file_pages;
 mod file_reports;
+mod file_search;
 mod followers;
 mod foreign_changes;
 mod forget;
@@ -80,6 +85,7 @@ mod transitions;
 mod watch_changes;
 mod watch_followers;
 mod watch_identity;
+mod watch_places;
 mod watch_reports;
 mod watches;
 mod windows;
@@ -97,6 +103,7 @@ use lock::{Lock, PreviousExit};
 use row::{count_column, count_value, millis, new_id, timestamp};
 
 pub use absence::Absent;
+pub use activity::{Activity, Durations};
 pub use blocking_runs::BlockingRun;
 pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
@@ -105,8 +112,11 @@ pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use created_imodels::CreatedImodel;
 pub use deletion_guard::Deletions;
 pub use error::Error;
+pub use failure_groups::{FailureGroup, FailureGroups};
 pub use failures::{Again, Refusal};
+pub use file_pages::{FileFilter, FileList, FilePage, FilePosition, InvalidPosition};
 pub use file_reports::FileReport;
+pub use file_search::{FileSearch, FoundFiles, SearchedStates};
 pub use followers::Following;
 pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};
@@ -144,6 +154,7 @@ pub use storage_folders::ImodelRecord;
 pub use storage_places::Occupant;
 pub use watch_changes::WatchChange;
 pub use watch_identity::{Recognized, WatchIdentity, recognize};
+pub use watch_places::WatchPlace;
 pub use watch_reports::{
     Counts, DeletionReport, DeletionState, DeletionTrouble, RunSummary, WatchReport,
 };
@@ -224,6 +235,7 @@ impl Ledger {
         };
         ledger.continue_ids().await?;
         ledger.release_claims().await?;
+        ledger.group_earlier_failures().await?;
         Ok(ledger)
     }
 

@@ -51,5 +51,6 @@ pub mod synchronizer;
 pub mod telemetry;
 mod text;
 pub mod upload;
+mod version;
 pub mod watch;
 pub mod web;

@@ -159,7 +159,7 @@ impl Window {
 }
 
 /// The first instant at which the wall clock shows this time or a later one.
-fn first_instant(time: DateTime, zone: &TimeZone) -> Option<Timestamp> {
+pub(crate) fn first_instant(time: DateTime, zone: &TimeZone) -> Option<Timestamp> {
     let found = zone.to_ambiguous_timestamp(time);
     match found.offset() {
         AmbiguousOffset::Gap { .. } => {

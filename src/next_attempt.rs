@@ -108,7 +108,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::retry::{self, Budget};
+    use crate::retry::{self, Budget, RequestLimits};
 
     #[test]
     fn only_time_and_attempts_together_give_a_file_up() {
@@ -235,7 +235,7 @@ mod tests {
                     .map(|job| (Timestamp::UNIX_EPOCH, job, 0))
                     .collect(),
             ),
-            budget: Budget::new(PER_MINUTE),
+            budget: Budget::new(RequestLimits::per_minute(PER_MINUTE)),
             policy: Policy {
                 first: Duration::from_secs(5),
                 max: Duration::from_mins(15),

@@ -1,11 +1,11 @@
-//! Retry: classes of failures, backoff, pauses that hosts request, and the rate limit.
+//! Retry: classes of failures, backoff, and pauses that hosts request. The rate limit is in `budget`.
 //!
 //! In: the number of the attempt and the requested pause. Out: the pause before the next attempt. The only module that
 //! uses the `backoff` crate. It repeats nothing itself except in [`in_place`], the fast one of two layers: the other is
-//! the job's next attempt, which the ledger stores. A crash loses nothing but the requests counted for the rate limit.
+//! the job's next attempt, which the ledger stores.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod budget;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +15,14 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub(crate) use budget::Budget;
+pub use budget::RequestLimits;
+
 /// Number of tries in place, including the first.
 const QUICK_TRIES: u32 = 3;
 
 /// The first pause between tries in place; the next ones double.
 const QUICK_PAUSE: Duration = Duration::from_millis(300);
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// Maximum pause in place; a longer one is left to the ledger.
 const WAIT_IN_PLACE: Duration = Duration::from_secs(10);
@@ -191,63 +192,6 @@ impl Gate {
     }
 }
 
-/// Limits requests to a number in any minute, over the whole process.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    per_minute: AtomicUsize,
-    /// Send times of the requests of the last minute.
-    sent: Mutex<VecDeque<Instant>>,
-}
-
-impl Budget {
-    pub(crate) fn new(per_minute: usize) -> Self {
-        Self {
-            per_minute: AtomicUsize::new(per_minute),
-            sent: Mutex::default(),
-        }
-    }
-
-    /// Sets the limit; requests of the last minute count.
-    pub(crate) fn set(&self, per_minute: usize) {
-        self.per_minute.store(per_minute, Ordering::Relaxed);
-    }
-
-    /// Waits until one more request is within the limit, and counts it.
-    pub(crate) async fn take(&self) {
-        loop {
-            let pause = {
-                let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-                reserve(
-                    &mut sent,
-                    self.per_minute.load(Ordering::Relaxed),
-                    Instant::now(),
-                )
-            };
-            if pause.is_zero() {
-                return;
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-}
-
-/// Counts a request that is sent now, or returns how long to wait before the next try.
-fn reserve(sent: &mut VecDeque<Instant>, per_minute: usize, now: Instant) -> Duration {
-    while sent
-        .front()
-        .is_some_and(|first| now.duration_since(*first) >= MINUTE)
-    {
-        sent.pop_front();
-    }
-    match sent.front() {
-        Some(first) if sent.len() >= per_minute => (*first + MINUTE).duration_since(now),
-        _ => {
-            sent.push_back(now);
-            Duration::ZERO
-        }
-    }
-}
-
 /// The pause that a response requests.
 ///
 /// `header` is a `Retry-After`: seconds, or a date; `rate_limited` means that the status was 429, which requires a
@@ -282,25 +226,6 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    #[tokio::test(start_paused = true)]
-    async fn no_minute_has_more_requests_than_the_limit() {
-        let budget = Budget::new(100);
-        let mut sent = Vec::new();
-        for number in 0..1000_u64 {
-            // As after an outage: many at once, and again later.
-            if number % 170 == 0 {
-                tokio::time::sleep(Duration::from_secs(number % 50)).await;
-            }
-            budget.take().await;
-            sent.push(Instant::now());
-        }
-        for (first, later) in sent.iter().zip(sent.iter().skip(100)) {
-            assert!(later.duration_since(*first) >= MINUTE);
-        }
-        let all = sent.last().unwrap().duration_since(sent[0]);
-        assert!(all <= MINUTE * 12, "no slower than the limit: {all:?}");
-    }
 
     proptest! {
         #[test]

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use histogram::Histogram;
 
+use crate::version;
 use crate::watch::{Order, Progress, Unfinished};
 
 /// The rate of an upload is averaged over about this time: bytes are counted per block, and slow lines send few.
@@ -353,7 +354,7 @@ impl StatusTracker {
         RuntimeStatus {
             pid: std::process::id(),
             since: self.0.began,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: version::FULL.to_owned(),
             uploads: held(&self.0.uploads)
                 .values()
                 .map(|sending| sending.now(Instant::now()))

@@ -268,7 +268,7 @@ pub fn client(config: &Config) -> Result<Client, itwin::Error> {
         client_id: config.itwin.client_id.clone(),
         client_secret: config.itwin.client_secret.clone(),
         scope: config.itwin.scope.clone(),
-        requests_per_minute: config.itwin.requests_per_minute,
+        limits: config.itwin.limits,
         rate: config.upload.rate.clone(),
         network: config.network.clone(),
     })

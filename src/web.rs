@@ -7,60 +7,42 @@
 //! Access: every user of this machine if it listens on a loopback address without a token, else whoever has the token.
 //! `guard` keeps pages of other origins from using a browser that has access.
 
+mod api;
 mod connections;
+mod daily;
+mod events;
 mod guard;
 mod guesses;
+mod imodels;
 mod metrics;
+mod problem;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router, middleware};
-use futures_util::{Stream, stream};
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Extension, Router, middleware};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config;
-use crate::control::{Command, Operator};
+use crate::control::Operator;
 use crate::itwin::Client;
-use crate::ledger::{self, FileId, Ledger, Lists, RootState};
+use crate::ledger::{self, Ledger, Lists, RootState};
 use crate::runtime_status::StatusTracker;
-use crate::status_view::{self, StatusView};
 use connections::{Counts, LogLimit, Peer};
 use guard::{Guard, Refusal};
 use guesses::Guesses;
+use imodels::Names;
 use metrics::Tally;
-
-/// What the page lists.
-const LISTS: Lists = Lists {
-    files: 200,
-    results: 50,
-    runs: 60,
-};
-
-/// Pause between two updates while a page is open; longer when an update takes long.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// Pause between two updates that differ in elapsed times and estimates only: an update is the whole state.
-const ESTIMATE_PAUSE: Duration = Duration::from_secs(10);
-
-/// Updates take at most this fraction of the time: 1 / `SHARE`.
-const SHARE: u32 = 10;
-
-/// Pages that may be open at the same time.
-const WATCHERS_MAX: usize = 50;
+use problem::Problem;
 
 /// Time limit until the response starts.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -71,7 +53,7 @@ const BIND_PAUSE: Duration = Duration::from_secs(1);
 const BIND_HINT: &str =
     "stop the program that uses the address, or set another one in web.listen and restart";
 
-/// Longest request body in bytes: a retry of every file that the page lists.
+/// Longest request body in bytes: a retry of some ten thousand files.
 const BODY_MAX: usize = 256 * 1024;
 
 /// What the page depends on.
@@ -100,23 +82,11 @@ struct Shared {
     tally: tokio::sync::Mutex<Tally>,
     /// The latest state as JSON, updated while a page is open.
     latest: watch::Sender<Arc<str>>,
+    names: Names,
+    days: daily::Days,
+    /// The name of this machine.
+    host: String,
     stop: CancellationToken,
-}
-
-/// Why a request failed.
-struct Failure(ledger::Error);
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        warn!(error = %self.0, "cannot answer a request to the page");
-        (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", self.0)).into_response()
-    }
-}
-
-impl From<ledger::Error> for Failure {
-    fn from(error: ledger::Error) -> Self {
-        Self(error)
-    }
 }
 
 /// Serves the page at `listen` until `stop`. While another program has the address, it waits for it.
@@ -142,6 +112,9 @@ pub async fn run(
         reader: parts.reader,
         client: parts.client,
         latest: watch::channel(Arc::from("")).0,
+        names: Names::default(),
+        days: daily::Days::default(),
+        host: host_name(),
         stop: stop.clone(),
     });
     if let Ok(address) = listener.local_addr() {
@@ -152,7 +125,8 @@ pub async fn run(
     let serving = connections::serve(listener, router, counts, stop.clone());
     tokio::select! {
         () = serving => {}
-        () = publish(shared) => {}
+        () = events::publish(Arc::clone(&shared)) => {}
+        () = shared.names.look_up(&shared.client) => {}
         () = stop.cancelled() => {}
     }
     Ok(())
@@ -216,27 +190,42 @@ impl Shared {
     }
 }
 
-fn router(shared: Arc<Shared>) -> Router {
-    let text = |kind: &'static str, text: &'static str| {
-        get(move || std::future::ready(([(header::CONTENT_TYPE, kind)], text)))
-    };
-    Router::new()
-        .route(
-            "/",
-            text("text/html; charset=utf-8", include_str!("web/index.html")),
-        )
-        .route(
-            "/app.js",
-            text("text/javascript; charset=utf-8", include_str!("web/app.js")),
-        )
-        .route(
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
+}
+
+/// The page: name, type and content of each file. They contain nothing of this service but its version.
+fn assets() -> [(&'static str, &'static str, String); 8] {
+    let script = "text/javascript; charset=utf-8";
+    let page = include_str!("web/index.html").replace("{version}", env!("CARGO_PKG_VERSION"));
+    [
+        ("/", "text/html; charset=utf-8", page),
+        ("/app.js", script, include_str!("web/app.js").to_owned()),
+        ("/api.js", script, include_str!("web/api.js").to_owned()),
+        ("/files.js", script, include_str!("web/files.js").to_owned()),
+        ("/dom.js", script, include_str!("web/dom.js").to_owned()),
+        ("/chart.js", script, include_str!("web/chart.js").to_owned()),
+        (
+            "/stream.js",
+            script,
+            include_str!("web/stream.js").to_owned(),
+        ),
+        (
             "/style.css",
-            text("text/css; charset=utf-8", include_str!("web/style.css")),
-        )
-        .route("/api/state", get(state))
-        .route("/api/events", get(events))
-        .route("/api/file", get(file))
-        .route("/api/command", post(command))
+            "text/css; charset=utf-8",
+            include_str!("web/style.css").to_owned(),
+        ),
+    ]
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    let mut router = api::router();
+    for (path, kind, text) in assets() {
+        let answer = move || std::future::ready(([(header::CONTENT_TYPE, kind)], text.clone()));
+        router = router.route(path, get(answer));
+    }
+    router
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| std::future::ready("ok\n")))
         .route("/readyz", get(ready))
@@ -251,13 +240,23 @@ async fn guarded(
     request: axum::extract::Request,
     next: middleware::Next,
 ) -> Response {
-    let mut response = match shared.admits(peer, &request) {
-        Ok(()) => match tokio::time::timeout(ANSWER, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
-        },
-        Err(refusal) => refusal.into_response(),
+    let is_api = request.uri().path().starts_with("/api/");
+    let answered = match shared.admits(peer, &request) {
+        Ok(()) => tokio::time::timeout(ANSWER, next.run(request))
+            .await
+            .map_err(|_| {
+                Problem::new(StatusCode::REQUEST_TIMEOUT, "the request took too long")
+                    .hint("repeat it later, or request less at once")
+            }),
+        Err(refusal) => Err(refusal.into_problem(is_api)),
     };
+    let mut response = answered.unwrap_or_else(|problem| {
+        if is_api {
+            problem.into_response()
+        } else {
+            problem.into_text()
+        }
+    });
     for (name, value) in guard::HEADERS {
         response
             .headers_mut()
@@ -266,154 +265,7 @@ async fn guarded(
     response
 }
 
-/// The whole state, with the clock that its times refer to.
-#[derive(Serialize)]
-struct Snapshot<'a> {
-    now: Timestamp,
-    view: &'a StatusView,
-}
-
-async fn read_view(shared: &Shared) -> Result<StatusView, ledger::Error> {
-    let overview = shared.reader.overview(LISTS, crate::clock::now()).await?;
-    Ok(StatusView::new(
-        &overview,
-        Some(&shared.operator.live.now().await),
-    ))
-}
-
-fn snapshot(view: &StatusView) -> String {
-    let now = crate::clock::now();
-    serde_json::to_string(&Snapshot { now, view }).unwrap_or_default()
-}
-
-async fn state(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
-    let view = read_view(&shared).await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/json")],
-        snapshot(&view),
-    )
-        .into_response())
-}
-
-/// Publishes changes of the state while a page is open.
-async fn publish(shared: Arc<Shared>) {
-    let mut last: Option<(StatusView, Instant)> = None;
-    loop {
-        let began = Instant::now();
-        if shared.latest.receiver_count() == 0 {
-            last = None;
-        } else {
-            match read_view(&shared).await {
-                Ok(view) => {
-                    let known = last.as_ref().is_some_and(|(last, sent)| {
-                        *last == view
-                            || (sent.elapsed() < ESTIMATE_PAUSE && last.differs_in_time_only(&view))
-                    });
-                    if !known {
-                        shared.latest.send_replace(snapshot(&view).into());
-                        last = Some((view, Instant::now()));
-                    }
-                }
-                Err(error) => warn!(%error, "cannot update the page"),
-            }
-        }
-        tokio::time::sleep(PAUSE.max(began.elapsed() * SHARE)).await;
-    }
-}
-
-async fn events(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
-    if shared.latest.receiver_count() >= WATCHERS_MAX {
-        return Ok((
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many pages are open; close some",
-        )
-            .into_response());
-    }
-    let receiver = shared.latest.subscribe();
-    let first = snapshot(&read_view(&shared).await?);
-    let stream = changes(first, receiver, shared.stop.clone());
-    Ok(Sse::new(stream)
-        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
-        .into_response())
-}
-
-fn changes(
-    first: String,
-    mut receiver: watch::Receiver<Arc<str>>,
-    stop: CancellationToken,
-) -> impl Stream<Item = Result<Event, std::convert::Infallible>> {
-    receiver.mark_unchanged();
-    let event = |text: &str| Ok(Event::default().event("state").data(text));
-    stream::unfold(
-        (Some(first), receiver, stop),
-        move |(first, mut receiver, stop)| async move {
-            if let Some(first) = first {
-                return Some((event(&first), (None, receiver, stop)));
-            }
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                changed = receiver.changed() => changed.ok()?,
-            }
-            let text = Arc::clone(&receiver.borrow_and_update());
-            Some((event(&text), (None, receiver, stop)))
-        },
-    )
-}
-
-#[derive(Deserialize)]
-struct WhichFile {
-    id: String,
-}
-
-async fn file(
-    State(shared): State<Arc<Shared>>,
-    which: Result<Query<WhichFile>, QueryRejection>,
-) -> Result<Response, Failure> {
-    let unknown = || (StatusCode::NOT_FOUND, "unknown file\n").into_response();
-    let Ok(Query(which)) = which else {
-        return Ok((StatusCode::BAD_REQUEST, "missing parameter: id\n").into_response());
-    };
-    let Ok(id) = which.id.parse::<FileId>() else {
-        return Ok(unknown());
-    };
-    Ok(match shared.reader.file_history(id).await? {
-        Some(story) => Json(status_view::history_view(&story)).into_response(),
-        None => unknown(),
-    })
-}
-
-#[derive(Serialize)]
-struct Done {
-    count: u64,
-}
-
-async fn command(
-    State(shared): State<Arc<Shared>>,
-    command: Result<Json<Command>, JsonRejection>,
-) -> Result<Response, Failure> {
-    let command = match command {
-        Ok(Json(command)) => command,
-        Err(rejection) => {
-            return Ok((rejection.status(), invalid_command(&rejection)).into_response());
-        }
-    };
-    let count = shared.operator.execute(&command).await?;
-    Ok(Json(Done { count }).into_response())
-}
-
-/// What is wrong with the body of a command, without the words of the framework.
-fn invalid_command(rejection: &JsonRejection) -> &'static str {
-    match rejection.status() {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            "invalid command: send it with Content-Type: application/json\n"
-        }
-        StatusCode::PAYLOAD_TOO_LARGE => "invalid command: more than 256 KiB\n",
-        StatusCode::BAD_REQUEST => "invalid command: not JSON\n",
-        _ => "invalid command: unknown command, or a field is missing\n",
-    }
-}
-
-async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
+async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
     let mut tally = shared.tally.lock().await;
     tally.count(&shared.reader).await?;
     let overview = shared
@@ -421,6 +273,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Fai
         .overview(
             Lists {
                 files: 0,
+                groups: 0,
                 results: 0,
                 runs: 0,
             },
@@ -441,6 +294,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Fai
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let lists = Lists {
         files: 0,
+        groups: 0,
         results: 0,
         runs: 0,
     };

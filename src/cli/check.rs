@@ -7,13 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
+use clap::Args;
 use jiff::tz::TimeZone;
 
 use super::changes::announcements;
 use super::created_imodels::{self, Plan};
 use super::tally::Tally;
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_line};
-use crate::config::{Config, NewImodel, Schedule, SpatialRoot, Watch};
+use super::{
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_line,
+};
+use crate::config::{
+    Config, ConfigErrors, NewImodel, ReadOnlyConfig, Schedule, SpatialRoot, Watch,
+};
 use crate::connection_name::ConnectionName;
 use crate::filesystem;
 use crate::ids::ImodelId;
@@ -29,17 +34,35 @@ use crate::text::plural;
 use crate::watch;
 use content::Content;
 
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Check only the configuration file: no requests, no secrets, nothing is created; for CI, Ansible and reloads
+    #[arg(long)]
+    offline: bool,
+}
+
 /// Prints the lines and remembers failures.
-struct Report {
+pub(super) struct Report {
     good: bool,
 }
 
 impl Report {
-    fn ok(what: &str) {
+    pub(super) fn new() -> Self {
+        Self { good: true }
+    }
+
+    /// Whether nothing failed.
+    pub(super) fn is_good(&self) -> bool {
+        self.good
+    }
+
+    pub(super) fn ok(what: &str) {
         print_line(&format!("ok      {what}"));
     }
 
-    fn wrong(&mut self, what: &str, hint: Option<&str>) {
+    pub(super) fn wrong(&mut self, what: &str, hint: Option<&str>) {
         self.good = false;
         print_line(&format!("FAILED  {what}"));
         if let Some(hint) = hint {
@@ -48,12 +71,12 @@ impl Report {
     }
 
     /// Something that does not fail, but may not be what the user wants.
-    fn note(what: &str, hint: &str) {
+    pub(super) fn note(what: &str, hint: &str) {
         print_line(&format!("note    {what}"));
         print_line(&format!("        hint: {hint}"));
     }
 
-    fn refused(&mut self, what: &str, error: &itwin::Error) {
+    pub(super) fn refused(&mut self, what: &str, error: &itwin::Error) {
         self.wrong(
             &format!("{what}: {}", chain(error)),
             error.hint().as_deref(),
@@ -61,15 +84,15 @@ impl Report {
     }
 }
 
-pub(super) async fn check(path: &Path) -> u8 {
-    let mut report = Report { good: true };
+pub(super) async fn check(arguments: &Arguments) -> u8 {
+    let path = &arguments.config.config;
+    if arguments.offline {
+        return offline(path);
+    }
+    let mut report = Report::new();
     let mut config = match Config::load(path) {
         Ok(config) => config,
-        Err(errors) => {
-            print_config_errors(&errors);
-            report.wrong(&format!("configuration {path:?}"), None);
-            return EXIT_CONFIG;
-        }
+        Err(errors) => return invalid(path, &errors),
     };
     Report::ok(&format!(
         "configuration {path:?}: {}",
@@ -95,6 +118,26 @@ pub(super) async fn check(path: &Path) -> u8 {
         Err(error) => report.refused("client for the iTwin Platform", &error),
     }
     if report.good { EXIT_GOOD } else { EXIT_FAILED }
+}
+
+/// Checks only the file.
+fn offline(path: &Path) -> u8 {
+    match ReadOnlyConfig::load_with_folders(path) {
+        Ok(config) => {
+            Report::ok(&format!(
+                "configuration {path:?}: {}; not checked: secrets, network, account, iModels",
+                plural(config.watches.len() as u64, "watch", "watches")
+            ));
+            EXIT_GOOD
+        }
+        Err(errors) => invalid(path, &errors),
+    }
+}
+
+fn invalid(path: &Path, errors: &ConfigErrors) -> u8 {
+    print_config_errors(errors);
+    Report::new().wrong(&format!("configuration {path:?}"), None);
+    EXIT_CONFIG
 }
 
 /// When runs and uploads may start.
@@ -241,7 +284,7 @@ async fn files(report: &mut Report, watch: &Watch) -> Tally {
 }
 
 /// Connects to both hosts of the platform; whether both are reachable.
-async fn network(report: &mut Report, config: &Config, client: &Client) -> bool {
+pub(super) async fn network(report: &mut Report, config: &Config, client: &Client) -> bool {
     let (issuer, api) = (&config.itwin.issuer_url, &config.itwin.api_url);
     let mut reached = true;
     for (index, url) in [issuer, api].into_iter().enumerate() {
@@ -399,7 +442,7 @@ async fn new_imodel(report: &mut Report, client: &Client, new: &NewImodel) {
     }
 }
 
-async fn platform(
+pub(super) async fn platform(
     report: &mut Report,
     config: &Config,
     client: &Client,

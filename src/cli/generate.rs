@@ -1,5 +1,7 @@
 //! `itwin-syncd generate`: man pages and shell completions for packages.
 
+mod manual;
+
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -30,6 +32,7 @@ fn write(directory: &Path) -> io::Result<()> {
     // Sets the names of the subcommands' pages.
     command.build();
     clap_mangen::generate_to(command.clone(), directory)?;
+    fs::write(directory.join(manual::FILE), manual::page())?;
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         clap_complete::generate_to(shell, &mut command, env!("CARGO_PKG_NAME"), directory)?;
     }

@@ -261,6 +261,12 @@ pub(super) fn watches(words: &[String], watches: &[Watch]) -> Result<Vec<String>
         .collect())
 }
 
+/// The names of the watches that a word names exactly; none if it names no watch.
+pub(super) fn named(word: &str, watches: &[Watch]) -> Vec<String> {
+    let named = watches.iter().filter(|watch| is_or_follows(watch, word));
+    named.map(|watch| watch.name.clone()).collect()
+}
+
 /// A way to interpret an argument.
 #[derive(Clone, Copy)]
 enum Reading {

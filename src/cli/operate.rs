@@ -16,6 +16,7 @@ use crate::control::{self, Answer, Command, Operator, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists, Removal};
 use crate::names::QuotedPath;
 use crate::state_directory;
+use crate::status_view;
 use crate::text::plural;
 pub(super) use restore::{Restore, restore};
 
@@ -37,11 +38,14 @@ pub(super) struct Retry {
     config: ConfigArgument,
     /// Files or folders by path or name, or globs such as '*.dwg' on paths relative to their watch; write -- before a
     /// name that starts with "-"
-    #[arg(value_name = "FILE", required_unless_present = "failed")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["failed", "group"])]
     files: Vec<PathBuf>,
     /// Every failed file; with FILE only the failed ones among them
     #[arg(long)]
     failed: bool,
+    /// Every file that failed, or waits for another attempt, for one reason: its key is in the output of `status`
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["files", "failed"])]
+    group: Option<String>,
     /// Show what would be done, without doing it
     #[arg(long)]
     dry_run: bool,
@@ -96,6 +100,8 @@ pub(super) enum Error {
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
     Directory(#[from] state_directory::Error),
+    #[error("no failures have the group {0:?}")]
+    NoGroup(String),
     #[error("cannot ask for confirmation: standard input is not a terminal")]
     NoTerminal,
 }
@@ -103,6 +109,10 @@ pub(super) enum Error {
 impl Error {
     pub(super) fn hint(&self, watches: &[Watch]) -> Option<String> {
         match self {
+            Self::NoGroup(_) => Some(
+                "run `itwin-syncd status` for the groups and their keys; a group ends with its last failure"
+                    .to_owned(),
+            ),
             Self::NoTerminal => Some("add --yes to skip the confirmation".to_owned()),
             Self::Select(error) | Self::NotForgotten(error) => error.hint(watches),
             Self::Control(error) => error.hint(),
@@ -134,6 +144,9 @@ async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Er
     let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
+    if let Some(key) = &arguments.group {
+        return retry_group(key, arguments, &ledger, state).await;
+    }
     if meanings.is_empty() {
         return retry_failed(arguments, &ledger, state).await;
     }
@@ -146,7 +159,7 @@ async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Er
         .collect();
     if !arguments.failed {
         list(&rest, |file| {
-            let word = crate::status_view::word(file);
+            let word = status_view::word(file);
             format!("{} {word}: nothing to retry", shown(file))
         });
     }
@@ -174,6 +187,7 @@ async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Er
 async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Result<(), Error> {
     let lists = Lists {
         files: LINES_MAX_ROWS,
+        groups: 0,
         results: 0,
         runs: 0,
     };
@@ -198,6 +212,27 @@ async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Resul
     } else {
         tried_again(&reach(state, Command::RetryFailed).await?);
     }
+    Ok(())
+}
+
+/// Retries every file of a group of failures.
+async fn retry_group(
+    key: &str,
+    arguments: &Retry,
+    ledger: &Ledger,
+    state: &Path,
+) -> Result<(), Error> {
+    let Some(group) = ledger.failure_group(key).await? else {
+        return Err(Error::NoGroup(key.to_owned()));
+    };
+    let group = status_view::failure_group(&group);
+    print_line(&group.text);
+    if arguments.dry_run {
+        print_line(&format!("would retry {}", files_word(group.files)));
+        return Ok(());
+    }
+    let group = key.to_owned();
+    tried_again(&reach(state, Command::RetryGroup { group }).await?);
     Ok(())
 }
 
@@ -235,7 +270,7 @@ async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), 
         format!(
             "{} {}: cannot be forgotten while in progress",
             shown(file),
-            crate::status_view::word(file)
+            status_view::word(file)
         )
     });
     list(&chosen, |file| {
@@ -473,6 +508,7 @@ mod tests {
                 path: "/var/lib/itwin-syncd".into(),
                 mode: 0o777,
             }),
+            Error::NoGroup(_) => Error::NoGroup("0f3a".to_owned()),
             Error::NoTerminal => Error::NoTerminal,
         }));
     }

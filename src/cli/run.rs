@@ -17,7 +17,7 @@ use super::{
 use crate::config::{Config, Watch};
 use crate::ledger::Ledger;
 use crate::service::{self, Pass, Reloads, Until, signals};
-use crate::telemetry;
+use crate::{telemetry, version};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -58,7 +58,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
         }
     };
     info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = version::FULL,
         config = ?arguments.config.config,
         ledger = ?config.state.path.join("ledger.db"),
         "starting"

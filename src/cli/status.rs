@@ -1,47 +1,53 @@
-//! `itwin-syncd status`
+//! `itwin-syncd status`: the state of the service, lists of files, histories of files.
+//!
+//! Input: the ledger and the runtime status of the daemon. Output: text or JSON, and an exit code. It changes nothing.
 
+mod histories;
+mod json_form;
 mod text;
 mod times;
 mod watching;
 
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, json, matching, print_config_errors,
-    print_error, unfinished_file,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors, print_error,
 };
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
-use crate::ledger::{self, FileReport, JobState, Ledger, Lists};
-use crate::runtime_status::{Outage, PageProblem, RuntimeStatus, Undelivered};
-use crate::state_directory;
-use crate::status_view::{
-    self, BatchView, DaemonView, HistoryView, StatusView, Summary, Surroundings, UnfinishedView,
-    UploadView, WatchView,
+use crate::ledger::{
+    self, FileReport, FileSearch, FoundFiles, JobState, Ledger, Lists, SearchedStates,
 };
-use crate::watch::Unfinished;
+use crate::runtime_status::RuntimeStatus;
+use crate::state_directory;
+use crate::status_view::{self, StatusView, Summary, Surroundings};
 
 pub(super) use text::run_progress;
 pub(super) use times::{moment, upcoming};
 
-/// Files whose histories are shown at once.
-const HISTORIES_MAX: usize = 50;
+/// Exit codes of `--exit-code`, as those of `systemctl status`.
+const EXIT_NOT_RUNNING: u8 = 3;
+const EXIT_UNKNOWN: u8 = 4;
+
+/// Files in a list, without `--limit`.
+const LISTED: u32 = 20;
 
 /// What the text form lists.
 const LISTS: Lists = Lists {
-    files: 20,
-    results: 10,
+    files: 10,
+    groups: 10,
+    results: 5,
     runs: 1,
 };
 
 /// What the JSON form lists, without the files of `--all`.
 const JSON_LISTS: Lists = Lists {
     files: 1000,
+    groups: 100,
     results: 0,
     runs: 100,
 };
@@ -50,19 +56,99 @@ const JSON_LISTS: Lists = Lists {
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Show the history of these files: each version, upload, run and result; paths, names, or globs such as '*.dwg';
-    /// write -- before a name that starts with "-"
-    #[arg(value_name = "FILE")]
-    files: Vec<PathBuf>,
+    /// Show only these watches, by name; or show the history of these files: each version, upload, run and result;
+    /// paths, names, or globs such as '*.dwg'; write ./ before a file with the name of a watch, and -- before a name
+    /// that starts with "-"
+    #[arg(value_name = "WATCH|FILE")]
+    words: Vec<PathBuf>,
     /// Print one JSON object for programs; docs/status.md documents its fields
     #[arg(long)]
     json: bool,
-    /// List every file in the JSON object, not only those that failed, wait or are in progress (up to 1000 each)
-    #[arg(long, requires = "json", conflicts_with = "files")]
+    /// List files that failed
+    #[arg(long)]
+    failed: bool,
+    /// List files whose path or reason contains this text
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// List every file, not only those that failed, wait or are in progress; with --failed or --search every one of
+    /// those
+    #[arg(long, conflicts_with_all = ["limit", "offset"])]
     all: bool,
-    /// Keep the status up to date until Ctrl-C; into a pipe or file: one line for each change
-    #[arg(long, conflicts_with_all = ["json", "files"])]
+    /// List at most this number of files [default: 20, with --json 1000]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: Option<u32>,
+    /// Begin the list after this number of files
+    #[arg(long, value_name = "COUNT")]
+    offset: Option<u64>,
+    /// Keep the status up to date until Ctrl-C, with keys to scroll; into a pipe or file: one line for each change
+    #[arg(long, conflicts_with_all = ["json", "failed", "search", "all", "limit", "offset"])]
     watch: bool,
+    /// Exit with 3 if the daemon is not running, 4 if the status cannot be determined
+    #[arg(long, conflicts_with = "watch")]
+    exit_code: bool,
+}
+
+impl Arguments {
+    /// Whether files are listed instead of the work in progress.
+    fn lists_files(&self) -> bool {
+        self.failed
+            || self.all
+            || self.search.is_some()
+            || self.limit.is_some()
+            || self.offset.is_some()
+    }
+
+    fn search(&self, watches: Vec<String>) -> FileSearch {
+        FileSearch {
+            watches,
+            states: if self.failed {
+                SearchedStates::Failed
+            } else {
+                SearchedStates::All
+            },
+            text: self.search.clone(),
+        }
+    }
+}
+
+/// What the status is, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finding {
+    /// Nothing needs attention.
+    Good,
+    /// Something does.
+    Attention,
+    /// There is no daemon.
+    NotRunning,
+    /// It is not known whether the daemon works.
+    Unknown,
+}
+
+impl Finding {
+    fn of(ok: bool, view: &StatusView, surroundings: &Surroundings) -> Self {
+        if surroundings.unreachable.is_some() {
+            Self::Unknown
+        } else if view.daemon.is_none() {
+            Self::NotRunning
+        } else if ok {
+            Self::Good
+        } else {
+            Self::Attention
+        }
+    }
+
+    fn of_files(ok: bool) -> Self {
+        if ok { Self::Good } else { Self::Attention }
+    }
+
+    fn exit_code(self, arguments: &Arguments) -> u8 {
+        match self {
+            Self::Good => EXIT_GOOD,
+            Self::NotRunning if arguments.exit_code => EXIT_NOT_RUNNING,
+            Self::Unknown if arguments.exit_code => EXIT_UNKNOWN,
+            Self::Attention | Self::NotRunning | Self::Unknown => EXIT_FAILED,
+        }
+    }
 }
 
 /// Why the command failed.
@@ -74,8 +160,12 @@ enum Error {
     Directory(#[from] state_directory::Error),
     #[error(transparent)]
     Select(#[from] matching::Error),
-    #[error("more than {HISTORIES_MAX} files match: narrow the selection")]
+    #[error("more than {} files match: narrow the selection", histories::FILES_MAX)]
     TooMany,
+    #[error(
+        "--failed, --search, --all, --limit and --offset list the files of watches, but {0:?} is no watch"
+    )]
+    NotAWatch(PathBuf),
     #[error("cannot write the report")]
     Write(#[from] std::io::Error),
 }
@@ -92,6 +182,11 @@ impl Error {
             Self::Ledger(error) => error.hint(),
             Self::Directory(error) => Some(error.hint()),
             Self::Select(error) => error.hint(&config.watches),
+            Self::NotAWatch(_) => {
+                let names = config.watches.iter();
+                let names: Vec<_> = names.map(|watch| watch.name.as_str()).collect();
+                Some(format!("configured watches: {}", names.join(", ")))
+            }
             Self::TooMany | Self::Write(_) => None,
         }
     }
@@ -109,19 +204,19 @@ pub(super) async fn status(arguments: &Arguments) -> u8 {
         }
     };
     let shown = if arguments.watch {
-        watching::watch(&config).await.map(|()| true)
+        let watched = watching::watch(&config, &arguments.words).await;
+        watched.map(|()| Finding::Good)
     } else {
         show(arguments, &config).await
     };
     match shown {
-        Ok(true) => EXIT_GOOD,
-        Ok(false) => EXIT_FAILED,
+        Ok(finding) => finding.exit_code(arguments),
         // The reader has closed the pipe.
         Err(Error::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_GOOD,
         Err(error) => {
             let hint = error.hint(&config);
             print_error(&error, hint);
-            EXIT_FAILED
+            Finding::Unknown.exit_code(arguments)
         }
     }
 }
@@ -137,43 +232,156 @@ async fn despite_errors(arguments: &Arguments, config: &ReadOnlyConfig) -> u8 {
     EXIT_CONFIG
 }
 
-/// Prints the report, or the histories of files. Whether nothing in it needs attention.
-async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<bool, Error> {
+/// The names of the watches that the words name; None if they are not all names of watches.
+fn named_watches(words: &[PathBuf], config: &ReadOnlyConfig) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    for word in words {
+        let word = word.to_str()?;
+        let of_word = matching::named(word, &config.watches);
+        if of_word.is_empty() {
+            return None;
+        }
+        names.extend(of_word);
+    }
+    names.sort();
+    names.dedup();
+    Some(names)
+}
+
+/// Prints the report, or the histories of files.
+async fn show(arguments: &Arguments, config: &ReadOnlyConfig) -> Result<Finding, Error> {
     let state = &config.state.path;
     // Before dropping privileges: the owner of the state may not be able to reach every folder.
-    let meanings = matching::meanings(&arguments.files, &config.watches);
+    let meanings = matching::meanings(&arguments.words, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
-    let now = crate::clock::now();
-    if !arguments.files.is_empty() {
-        return show_files(arguments, &meanings, &ledger, config).await;
-    }
-    let (daemon, unreachable) = daemon(config).await;
-    let surroundings = Surroundings {
-        unreachable,
-        disk_full: state_directory::full(state),
+    let Some(watches) = named_watches(&arguments.words, config) else {
+        if arguments.lists_files() {
+            let is_watch = |word: &Path| named_watches(&[word.to_owned()], config).is_some();
+            let word = arguments.words.iter().find(|word| !is_watch(word));
+            return Err(Error::NotAWatch(word.cloned().unwrap_or_default()));
+        }
+        let ok = histories::show(&meanings, &ledger, config, arguments.json).await?;
+        return Ok(Finding::of_files(ok));
+    };
+    let lists = if arguments.json { JSON_LISTS } else { LISTS };
+    let report = Report::read(config, &ledger, &watches, lists).await?;
+    let finding = report.finding();
+    let search = arguments.search(watches);
+    let list = if !arguments.lists_files() {
+        List::InProgress
+    } else if arguments.all {
+        List::Every(matching::Pages::new(&ledger, report.now).await?, search)
+    } else {
+        let limit = arguments.limit.unwrap_or(if arguments.json {
+            JSON_LISTS.files
+        } else {
+            LISTED
+        });
+        let offset = arguments.offset.unwrap_or(0);
+        let found = ledger.search_files(&search, offset, limit).await?;
+        List::Page(found, offset)
     };
     if arguments.json {
-        let lists = Lists {
-            files: if arguments.all { 0 } else { JSON_LISTS.files },
-            ..JSON_LISTS
-        };
-        let overview = ledger.overview(lists, now).await?;
-        let view = StatusView::new(&overview, daemon.as_ref());
-        let summary = status_view::summary(&view, &surroundings);
-        let ok = summary.ok;
-        let pages = if arguments.all {
-            Some(matching::Pages::new(&ledger, now).await?)
-        } else {
-            None
-        };
-        print_json(view, summary, pages).await?;
-        return Ok(ok);
+        json_form::print(report, list).await?;
+    } else {
+        print_text(&report, list, arguments).await?;
     }
-    let overview = ledger.overview(LISTS, now).await?;
-    let view = StatusView::new(&overview, daemon.as_ref());
-    print(&text::report(&view, &surroundings, now))?;
-    Ok(status_view::summary(&view, &surroundings).ok)
+    Ok(finding)
+}
+
+/// The files that a report lists.
+enum List<'l> {
+    /// Those that failed, wait or are in progress.
+    InProgress,
+    /// A part of what was searched, after this number of files.
+    Page(FoundFiles, u64),
+    /// All that is searched.
+    Every(matching::Pages<'l>, FileSearch),
+}
+
+/// What ledger and daemon know at a moment.
+struct Report {
+    view: StatusView,
+    surroundings: Surroundings,
+    now: Timestamp,
+}
+
+impl Report {
+    /// Reads it, of the watches with these names; with no names of all.
+    async fn read(
+        config: &ReadOnlyConfig,
+        ledger: &Ledger,
+        watches: &[String],
+        lists: Lists,
+    ) -> Result<Self, Error> {
+        let (mut daemon, unreachable) = daemon(config).await;
+        if let Some(daemon) = daemon.as_mut().filter(|_| !watches.is_empty()) {
+            let uploads = &mut daemon.uploads;
+            uploads.retain(|upload| watches.contains(&upload.watch));
+        }
+        let surroundings = Surroundings {
+            unreachable,
+            disk_full: state_directory::full(&config.state.path),
+        };
+        let now = crate::clock::now();
+        let overview = ledger.overview_of(watches, lists, now).await?;
+        let view = StatusView::new(&overview, daemon.as_ref());
+        Ok(Self {
+            view,
+            surroundings,
+            now,
+        })
+    }
+
+    fn summary(&self) -> Summary {
+        status_view::summary(&self.view, &self.surroundings)
+    }
+
+    fn finding(&self) -> Finding {
+        Finding::of(self.summary().ok, &self.view, &self.surroundings)
+    }
+}
+
+async fn print_text(report: &Report, list: List<'_>, arguments: &Arguments) -> Result<(), Error> {
+    let Report {
+        view,
+        surroundings,
+        now,
+    } = report;
+    let (found, offset) = match list {
+        List::InProgress => return print(&text::report(view, surroundings, *now)),
+        List::Page(found, offset) => (found, offset),
+        List::Every(mut pages, search) => {
+            print(&text::head_of_list(view, surroundings, *now, &search))?;
+            while let Some(page) = pages.next().await? {
+                let files = page.iter().filter(|file| fits(file, &search));
+                let files: Vec<_> = files.map(status_view::file_view).collect();
+                if !files.is_empty() {
+                    print(&text::files(&files, &view.uploads, *now))?;
+                }
+            }
+            return Ok(());
+        }
+    };
+    let search = arguments.search(Vec::new());
+    print(&text::head_of_list(view, surroundings, *now, &search))?;
+    let files: Vec<_> = found.files.iter().map(status_view::file_view).collect();
+    print(&text::page(&files, found.all, offset, &view.uploads, *now))
+}
+
+/// Whether a file is searched.
+fn fits(file: &FileReport, search: &FileSearch) -> bool {
+    let watches = &search.watches;
+    let in_text = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        let path = file.path.to_string_lossy().to_ascii_lowercase();
+        let reason = file.reason.as_deref().unwrap_or_default();
+        format!("/{path}").contains(&text) || reason.to_ascii_lowercase().contains(&text)
+    };
+    (watches.is_empty() || watches.contains(&file.watch))
+        && (search.states == SearchedStates::All || file.job == Some(JobState::Failed))
+        && search.text.as_deref().is_none_or(in_text)
 }
 
 /// The runtime status of the daemon, or why a running daemon does not respond.
@@ -185,160 +393,9 @@ async fn daemon(config: &ReadOnlyConfig) -> (Option<RuntimeStatus>, Option<Strin
     }
 }
 
-/// Prints the histories of files. Whether all are known and none needs attention.
-async fn show_files(
-    arguments: &Arguments,
-    words: &[(&Path, matching::Meaning<'_>)],
-    ledger: &Ledger,
-    config: &ReadOnlyConfig,
-) -> Result<bool, Error> {
-    let selection = matching::select(words, ledger).await?;
-    if selection.files.len() > HISTORIES_MAX {
-        return Err(Error::TooMany);
-    }
-    let failed = |file: &FileReport| file.job == Some(JobState::Failed);
-    let mut ok = !selection.files.iter().any(failed);
-    let histories = histories(&selection.files, ledger).await?;
-    let mut unfinished = Vec::new();
-    let mut unknown = Vec::new();
-    for (position, error) in selection.unmatched {
-        // A new file is not in the ledger before it is complete.
-        let place = words.get(position).and_then(|(_, meaning)| meaning.place());
-        let file = match place {
-            Some((watch, path)) => unfinished_file::ask(&config.state.path, watch, path)
-                .await
-                .map(|file| UnfinishedFile::new(watch, &file)),
-            None => None,
-        };
-        match file {
-            Some(file) => unfinished.push(file),
-            None => unknown.push(Error::Select(error)),
-        }
-    }
-    ok &= unknown.is_empty() && !unfinished.iter().any(|file| file.view.busy);
-    if arguments.json {
-        print(&json::text(&JsonHistories {
-            version: VERSION,
-            files: &histories,
-            unfinished: &unfinished,
-        }))?;
-    } else if !histories.is_empty() || !unfinished.is_empty() {
-        print(&text::histories(
-            &histories,
-            &unfinished,
-            crate::clock::now(),
-        ))?;
-    }
-    for error in unknown {
-        let hint = error.hint(config);
-        print_error(&error, hint);
-    }
-    Ok(ok)
-}
-
-async fn histories(files: &[FileReport], ledger: &Ledger) -> Result<Vec<HistoryView>, Error> {
-    let mut histories = Vec::with_capacity(files.len());
-    for file in files {
-        histories.extend(
-            ledger
-                .file_history(file.id)
-                .await?
-                .as_ref()
-                .map(status_view::history_view),
-        );
-    }
-    Ok(histories)
-}
-
 fn print(report: &str) -> Result<(), Error> {
     writeln!(std::io::stdout(), "{}", report.trim_end())?;
     Ok(())
-}
-
-/// Incremented when a field changes its meaning or is removed.
-const VERSION: u32 = 1;
-
-/// The JSON form without its lists of files and runs.
-#[derive(Serialize)]
-struct JsonHead {
-    version: u32,
-    ok: bool,
-    summary: String,
-    daemon: Option<DaemonView>,
-    platform_outage: Option<Outage>,
-    undelivered: Vec<Undelivered>,
-    page_problem: Option<PageProblem>,
-    watches: Vec<WatchView>,
-    uploads: Vec<UploadView>,
-    batch: Option<BatchView>,
-}
-
-/// The JSON form of histories.
-#[derive(Serialize)]
-struct JsonHistories<'a> {
-    version: u32,
-    files: &'a [HistoryView],
-    unfinished: &'a [UnfinishedFile],
-}
-
-/// A file that is not in the ledger yet, because it is being written or cannot be opened.
-#[derive(Debug, Clone, Serialize)]
-struct UnfinishedFile {
-    watch: String,
-    #[serde(flatten)]
-    view: UnfinishedView,
-    /// Since when it cannot be opened.
-    unreadable_since: Option<Timestamp>,
-}
-
-impl UnfinishedFile {
-    fn new(watch: &str, file: &Unfinished) -> Self {
-        Self {
-            watch: watch.to_owned(),
-            view: status_view::unfinished_view(file),
-            unreadable_since: file.busy.then(|| unfinished_file::since(file)),
-        }
-    }
-}
-
-/// Prints the JSON form: with `pages` every file, else those of the view. The pages are written one by one, so that
-/// the files are never all in memory.
-async fn print_json(
-    view: StatusView,
-    summary: Summary,
-    pages: Option<matching::Pages<'_>>,
-) -> Result<(), Error> {
-    let head = JsonHead {
-        version: VERSION,
-        ok: summary.ok,
-        summary: summary.text,
-        daemon: view.daemon,
-        platform_outage: view.platform_outage,
-        undelivered: view.undelivered,
-        page_problem: view.page_problem,
-        watches: view.watches,
-        uploads: view.uploads,
-        batch: view.batch,
-    };
-    let mut files = json::Files::begin(BufWriter::new(std::io::stdout()), &head)?;
-    match pages {
-        Some(mut pages) => {
-            while let Some(page) = pages.next().await? {
-                for file in &page {
-                    files.add(&status_view::file_view(file))?;
-                }
-            }
-        }
-        None => {
-            for file in view.failed.iter().chain(&view.open) {
-                files.add(file)?;
-            }
-        }
-    }
-    let mut out = files.end()?;
-    let runs = json::indented(&json::text(&view.runs), "\n  ");
-    writeln!(out, ",\n  \"runs\": {runs}\n}}")?;
-    Ok(out.flush()?)
 }
 
 #[cfg(test)]
@@ -355,6 +412,7 @@ mod tests {
             }),
             Error::Select(_) => Error::Select(matching::Error::NoWatch("south".to_owned())),
             Error::TooMany => Error::TooMany,
+            Error::NotAWatch(_) => Error::NotAWatch("nroth".into()),
             Error::Write(_) => Error::Write(std::io::ErrorKind::StorageFull.into()),
         }));
     }

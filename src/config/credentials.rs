@@ -20,7 +20,7 @@ use crate::secret::{LINE_MAX, Secret, SecretCommand};
 pub(super) const CREDENTIAL: &str = "itwin-client-secret";
 
 /// Where the client secret belongs.
-pub(super) const HINT: &str = "store the secret in its own file (mode 600) and set itwin.client_secret_file to its path, or pass it with LoadCredential=itwin-client-secret:FILE in the systemd unit";
+pub(crate) const HINT: &str = "store the secret in its own file (mode 600) and set itwin.client_secret_file to its path, or pass it with LoadCredential=itwin-client-secret:FILE in the systemd unit";
 
 /// Name of the proxy's password among systemd's credentials.
 const PROXY_CREDENTIAL: &str = "itwin-proxy-password";

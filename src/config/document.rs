@@ -1,7 +1,7 @@
 //! TOML with line numbers: where a key is, which keys a table may have, and the errors found while reading.
 //!
 //! Input: the text of the file. Output: sections that return checked values key by key. The only key it knows by name
-//! is `client_secret`, which is refused. It never quotes a line of the file, because the line may contain a secret.
+//! is `client_secret`, which is refused. Lines of the file are shown by `syntax` only, because they may contain a secret.
 
 use std::ops::Range;
 
@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::credentials;
 use super::errors::{ConfigError, ConfigErrors};
+use super::syntax::{self, Found};
 use super::values::{InvalidValue, kind};
 
 /// Collects errors, and turns byte offsets into lines.
@@ -59,6 +60,10 @@ impl Report {
     }
 
     pub(super) fn add(&mut self, place: Place, bad: InvalidValue) {
+        self.add_with_excerpt(place, bad, None);
+    }
+
+    fn add_with_excerpt(&mut self, place: Place, bad: InvalidValue, excerpt: Option<String>) {
         let Place {
             line,
             column,
@@ -72,6 +77,7 @@ impl Report {
             watch,
             key,
             what: bad.what,
+            excerpt,
             hint: bad.hint,
         });
     }
@@ -101,30 +107,45 @@ impl Report {
 }
 
 /// Parses the file. `None` when it is not TOML; its errors have been reported then.
-pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> Option<DeTable<'t>> {
+pub(super) fn parse<'t>(text: &'t str, known: &Keys, report: &mut Report) -> Option<DeTable<'t>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         return Some(root.into_inner());
     }
+    let mut last_line = 0;
     for error in errors {
-        let at = error.span().map(|span: Range<usize>| span.start);
-        // The parser's message speaks of the grammar only; its `Display` would quote the line.
-        let hint = error
-            .message()
-            .contains("string values must be quoted")
-            .then(|| "put strings, durations and sizes in quotes: key = \"value\"".to_owned());
-        let (line, column) = (at.map(|at| report.line(at)), at.map(|at| report.column(at)));
-        report.add(
-            Place {
-                line,
-                column,
-                ..Place::default()
-            },
-            InvalidValue {
+        let Some(at) = error.span().map(|span: Range<usize>| span.start) else {
+            let bad = InvalidValue {
                 what: error.message().to_owned(),
-                hint,
-            },
-        );
+                hint: None,
+            };
+            report.add(Place::default(), bad);
+            continue;
+        };
+        let number = report.line(at);
+        let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default();
+        let found = Found {
+            number,
+            line: line(number),
+            at: report.column(at) - 1,
+            message: error.message(),
+        };
+        let explained = syntax::explain(found, text, known);
+        let (number, at) = explained.moved.unwrap_or((number, found.at));
+        // What the parser finds after its first error in a line follows from that one.
+        if number > last_line {
+            let place = Place {
+                line: Some(number),
+                column: Some(at + 1),
+                ..Place::default()
+            };
+            let excerpt = syntax::excerpt(number, line(number), at, known);
+            report.add_with_excerpt(place, explained.error, excerpt);
+            last_line = number;
+        }
+        if explained.is_last {
+            break;
+        }
     }
     None
 }

@@ -1,7 +1,8 @@
 //! What a configuration is read with, beside its file: the environment of the process, and the mode of the command.
 
 use std::env;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use crate::secret::Secret;
 
@@ -17,6 +18,20 @@ pub struct Environment {
     pub credentials_directory: Option<PathBuf>,
     /// `$ITWIN_SYNCD_CLIENT_SECRET`.
     pub client_secret: Option<Secret>,
+}
+
+/// The state directory of the service `itwin-syncd@NAME`, whose configuration is `/etc/itwin-syncd/NAME/config.toml`.
+fn of_instance(config_file: &Path) -> Option<PathBuf> {
+    let folder = config_file
+        .strip_prefix("/etc/itwin-syncd")
+        .ok()
+        .filter(|rest| rest.ends_with("config.toml"))?
+        .parent()?;
+    let mut names = folder.iter();
+    let name = names.next().filter(|_| names.next().is_none())?;
+    let mut path = OsString::from("/var/lib/itwin-syncd-");
+    path.push(name);
+    Some(path.into())
 }
 
 /// What a configuration is read for.
@@ -49,5 +64,38 @@ impl Environment {
         self.state_directory
             .clone()
             .unwrap_or_else(|| "/var/lib/itwin-syncd".into())
+    }
+
+    /// The environment of this process, for this file: commands for the service `itwin-syncd@NAME` find its ledger
+    /// by the name, because only the service gets `$STATE_DIRECTORY` from systemd.
+    pub(super) fn for_file(config_file: &Path) -> Self {
+        let mut environment = Self::of_process();
+        environment.state_directory = environment
+            .state_directory
+            .or_else(|| of_instance(config_file));
+        environment
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_of_an_instance_names_its_state_directory() {
+        for (file, state) in [
+            ("/etc/itwin-syncd/config.toml", None),
+            (
+                "/etc/itwin-syncd/plant/config.toml",
+                Some("/var/lib/itwin-syncd-plant"),
+            ),
+            ("/etc/itwin-syncd/plant/other.toml", None),
+            ("/etc/itwin-syncd/a/b/config.toml", None),
+            ("/srv/plant/config.toml", None),
+            ("config.toml", None),
+        ] {
+            let found = of_instance(Path::new(file));
+            assert_eq!(found.as_deref(), state.map(Path::new), "{file}");
+        }
     }
 }

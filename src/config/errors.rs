@@ -1,5 +1,5 @@
-//! The errors of a configuration, in the order of the file. An error names a key and quotes a value only where the
-//! value cannot be a secret.
+//! The errors of a configuration, in the order of the file. An error names a key and quotes a value or a line
+//! only where it cannot be a secret.
 
 use std::fmt;
 
@@ -22,6 +22,8 @@ pub struct ConfigError {
     pub key: Option<String>,
     /// What is wrong.
     pub what: String,
+    /// The line with a caret below the column, where the file is no TOML and the line has no secret.
+    pub excerpt: Option<String>,
     /// What to write instead.
     pub hint: Option<String>,
 }
@@ -68,6 +70,9 @@ impl fmt::Display for ConfigError {
             write!(f, ", {key}")?;
         }
         write!(f, ": {}", self.what)?;
+        if let Some(excerpt) = &self.excerpt {
+            write!(f, "\n{excerpt}")?;
+        }
         if let Some(hint) = &self.hint {
             write!(f, "\n  hint: {hint}")?;
         }

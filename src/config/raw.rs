@@ -53,7 +53,7 @@ impl RawConfig {
         mode: Mode,
         report: &mut Report,
     ) -> Option<Self> {
-        let root = document::parse(text, report)?;
+        let root = document::parse(text, KEYS, report)?;
         let mut top = Section::top(&root, KEYS, report);
         let times = Times::default().read(&mut top);
         let shutdown_grace = sections::shutdown_grace(&mut top);

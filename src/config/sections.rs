@@ -15,6 +15,7 @@ use super::{
     credentials,
 };
 use crate::connection_name::ConnectionName;
+use crate::itwin::RequestLimits;
 use crate::secret::ClientSecret;
 
 /// Every table and its keys; `""` is the top of the file.
@@ -67,6 +68,7 @@ pub(super) const KEYS: &Keys = &[
             "client_secret_command",
             "scope",
             "requests_per_minute",
+            "requests_per_hour",
         ],
     ),
     (
@@ -252,9 +254,12 @@ pub(super) fn itwin(
     let scope = section
         .read("scope", values::line)
         .unwrap_or_else(|| "itwin-platform".to_owned());
-    let requests_per_minute = section
-        .read("requests_per_minute", values::count(1..=1_000_000))
-        .unwrap_or(4500);
+    let limits = RequestLimits {
+        per_minute: section
+            .read("requests_per_minute", values::count(1..=1_000_000))
+            .unwrap_or(4500),
+        per_hour: section.read("requests_per_hour", values::count(1..=1_000_000)),
+    };
     let client_id = section.require(
         "client_id",
         "register a service application at developer.bentley.com/my-apps and add its client id",
@@ -301,7 +306,7 @@ pub(super) fn itwin(
             command,
         },
         scope,
-        requests_per_minute,
+        limits,
     })
 }
 

@@ -3,10 +3,12 @@
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
+use url::Url;
 
 use super::call::{Call, V2};
 use super::list::Item;
 use super::untrusted_text::{id, maybe_name, name, text};
+use super::urls::portal;
 use super::{Client, Error};
 
 /// An iModel.
@@ -129,6 +131,12 @@ impl Client {
         );
         let reply = self.api.send(&call.accept(V2)).await?;
         Ok(reply.json::<Body>()?.imodel)
+    }
+
+    /// The page of an iModel in the portal; None if the API is not that of the platform.
+    #[must_use]
+    pub fn portal_page(&self, itwin_id: &str, imodel_id: &str) -> Option<Url> {
+        portal(&self.api.url(&[]), itwin_id, imodel_id)
     }
 
     /// The iModels of an iTwin with exactly this name.

@@ -429,7 +429,7 @@ mod tests {
                     command: None,
                 },
                 scope: "itwin-platform".to_owned(),
-                requests_per_minute: 10_000,
+                limits: crate::retry::RequestLimits::per_minute(10_000),
                 rate: Vec::new(),
                 network: Network {
                     proxy: None,

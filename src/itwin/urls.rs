@@ -24,6 +24,24 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// The API whose iModels the portal shows.
+const PLATFORM: &str = "https://api.bentley.com";
+
+/// The portal's list of iTwins. The page of an iModel has the ids of its iTwin and of itself below it.
+///
+/// Source: the links that the instructions of the iTwin CLI (github.com/iTwin/itwin-cli) give for a created iModel.
+const PORTAL: &str = "https://developer.bentley.com/my-itwins/";
+
+/// The portal's page of an iModel; None with another API than that of the platform.
+pub(super) fn portal(api: &Url, itwin_id: &str, imodel_id: &str) -> Option<Url> {
+    let is_platform = api.origin() == Url::parse(PLATFORM).ok()?.origin();
+    let page = below(
+        &Url::parse(PORTAL).ok()?,
+        &[itwin_id, imodel_id, "home", ""],
+    );
+    is_platform.then_some(page)
+}
+
 pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
     let mut url = base.clone();
     // The configuration accepts only URLs that can have a path.
@@ -70,6 +88,22 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn the_portal_shows_imodels_of_the_platform_only() {
+        let page = |api: &str| portal(&Url::parse(api).unwrap(), "itwin", "imodel/../x");
+        assert_eq!(
+            page("https://api.bentley.com/").unwrap().as_str(),
+            "https://developer.bentley.com/my-itwins/itwin/imodel%2F..%2Fx/home/"
+        );
+        for api in [
+            "http://127.0.0.1:8291",
+            "https://qa-api.bentley.com",
+            "https://api.bentley.com.evil.example",
+        ] {
+            assert_eq!(page(api), None, "{api}");
+        }
+    }
 
     #[test]
     fn an_id_stays_one_segment_and_the_base_may_end_with_a_slash() {

@@ -2,8 +2,10 @@
 use jiff::Timestamp;
 
 use super::clock::pause;
+use super::failure_groups::group;
 use super::history::{Step, note};
 use super::results::insert_result;
+use super::row::join;
 use super::{FailureKind, JobState, Outcome, Tx, millis, sql};
 
 /// Why an attempt did not succeed and what comes next.
@@ -32,6 +34,17 @@ pub enum Again {
     Never,
 }
 
+/// A job before its failure.
+#[derive(Default, sqlx::FromRow)]
+struct Before {
+    version: i64,
+    reason: Option<String>,
+    /// The platform's id of its run.
+    run: Option<String>,
+    dir: Vec<u8>,
+    name: Vec<u8>,
+}
+
 /// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt.
 pub(super) async fn refuse(
     tx: &mut Tx,
@@ -46,14 +59,21 @@ pub(super) async fn refuse(
         Again::FailedUntil(at) => (JobState::Failed, Some(at), 1),
         Again::Never => (JobState::Failed, None, 1),
     };
-    let before: Option<(i64, Option<String>, Option<String>)> = sql::query_as(
-        "SELECT j.version, COALESCE(j.reason, j.previous_reason), r.platform_id FROM jobs j \
+    let before: Option<Before> = sql::query_as(
+        "SELECT j.version, COALESCE(j.reason, j.previous_reason) AS reason, \
+         r.platform_id AS run, f.dir, f.name FROM jobs j JOIN files f ON f.id = j.file_id \
          LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
     )
     .bind(file_id)
     .fetch_optional(tx)
     .await?;
-    let (version, last_reason, run) = before.unwrap_or_default();
+    let Before {
+        version,
+        reason: last_reason,
+        run,
+        dir,
+        name,
+    } = before.unwrap_or_default();
     sql::query(
         "UPDATE jobs SET state = $2, due_at = $3, attempts = attempts + $4, run_id = NULL, \
          failing_since = CASE WHEN $4 = 0 THEN failing_since ELSE COALESCE(failing_since, $5) \
@@ -70,6 +90,8 @@ pub(super) async fn refuse(
     .bind(due_at.map_or(0, |at| pause(now, at)))
     .execute(tx)
     .await?;
+    let (reason, hint) = (refusal.reason.as_str(), refusal.hint.as_deref());
+    group(tx, file_id, refusal.kind, reason, hint, &join(dir, name)).await?;
     if state == JobState::Failed {
         report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
     } else if last_reason.as_ref() != Some(&refusal.reason) {

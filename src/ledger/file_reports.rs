@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::row::{join, split};
 use super::{
-    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_value,
-    sql, timestamp,
+    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_column,
+    count_value, sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -59,6 +59,8 @@ pub struct FileReport {
     pub reason: Option<String>,
     /// See `reason`.
     pub hint: Option<String>,
+    /// The key of its group of failures.
+    pub failure_group: Option<String>,
     /// When the job is tried next.
     pub next_attempt: Option<Timestamp>,
     /// Attempts that have failed so far.
@@ -96,6 +98,7 @@ struct FileRow {
     millis: Option<i64>,
     reason: Option<String>,
     hint: Option<String>,
+    failure_group: Option<String>,
     due_at: Option<i64>,
     attempts: Option<i64>,
 }
@@ -108,6 +111,7 @@ macro_rules! file_columns {
          r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
          f.connector, f.storage_file_id, f.source_file_id, (f.relocation IS NOT NULL \
          AND f.stored_version = f.version) IS TRUE AS moves, f.stored_size, r.run, r.millis, j.reason, j.hint, \
+         CASE WHEN j.kind IS NOT NULL AND j.reason IS NOT NULL THEN j.failure_group END AS failure_group, \
          j.due_at, j.attempts "
     };
 }
@@ -184,6 +188,7 @@ impl FileRow {
             bytes: self.stored_size.map(count_value),
             run: self.run,
             millis: self.millis.map(count_value),
+            failure_group: self.failure_group,
             next_attempt: self.due_at.map(timestamp),
             attempts: self.attempts.map_or(0, count_value),
         }
@@ -279,6 +284,51 @@ pub(super) async fn files_of_jobs(
         .fetch_all(tx)
         .await?;
     Ok(reports(rows))
+}
+
+/// A few files of a group of failures, in the order of its index.
+pub(super) async fn files_of_group(
+    tx: &mut Tx,
+    group: &str,
+    condition: &str,
+    limit: u32,
+) -> Result<Vec<FileReport>, sqlx::Error> {
+    let sql = format!(
+        "{FILES_OF_JOBS} AND j.failure_group = $1 AND j.kind IS NOT NULL AND j.reason IS NOT NULL \
+         {condition} ORDER BY j.watch_id, j.state, j.failing_since, j.due_at, j.file_id LIMIT $2"
+    );
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(group)
+        .bind(i64::from(limit))
+        .fetch_all(tx)
+        .await?;
+    Ok(reports(rows))
+}
+
+/// The files that satisfy a condition on the file `f` and its job `j`, after the first `offset`, and how many there are.
+/// The condition uses `$1`.
+pub(super) async fn files_where(
+    tx: &mut Tx,
+    condition: &str,
+    text: &str,
+    (offset, limit): (u64, u32),
+) -> Result<(Vec<FileReport>, u64), sqlx::Error> {
+    let all: i64 = sql::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         WHERE {condition}"
+    )))
+    .bind(text)
+    .fetch_one(tx)
+    .await?;
+    let sql =
+        format!("{FILES} WHERE {condition} ORDER BY w.name, f.dir, f.name LIMIT $2 OFFSET $3");
+    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(text)
+        .bind(i64::from(limit))
+        .bind(count_column(offset))
+        .fetch_all(tx)
+        .await?;
+    Ok((reports(rows), count_value(all)))
 }
 
 fn reports(rows: impl IntoIterator<Item = FileRow>) -> Vec<FileReport> {

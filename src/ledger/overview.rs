@@ -4,11 +4,15 @@
 
 use jiff::Timestamp;
 
+use super::failure_groups::failure_groups;
 use super::file_reports::{all_files, files_of_jobs};
+use super::file_search::of_watches;
 use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
-use super::{Error, FileReport, Ledger, ResultReport, RunEntry, WatchReport, sql, timestamp};
+use super::{
+    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, WatchReport, sql, timestamp,
+};
 
 /// The ledger at one moment.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct Snapshot {
 pub struct Lists {
     /// Files that failed, and files in progress.
     pub files: u32,
+    /// Groups of failures.
+    pub groups: u32,
     /// Results.
     pub results: u32,
     /// Runs.
@@ -35,6 +41,8 @@ pub struct Lists {
 pub struct Overview {
     /// Every watch, by name.
     pub watches: Vec<WatchReport>,
+    /// Failures by their reason.
+    pub failure_groups: FailureGroups,
     /// Files that failed, the latest first.
     pub failed: Vec<FileReport>,
     /// Files that wait or are in progress, the furthest first.
@@ -65,15 +73,28 @@ impl Ledger {
 
     /// The state of everything that does not rest, as of `now`.
     pub async fn overview(&self, lists: Lists, now: Timestamp) -> Result<Overview, Error> {
+        self.overview_of(&[], lists, now).await
+    }
+
+    /// The same of these watches; with no names of all.
+    pub async fn overview_of(
+        &self,
+        names: &[String],
+        lists: Lists,
+        now: Timestamp,
+    ) -> Result<Overview, Error> {
         self.db
             .read_at_once("report its state", async |tx| {
-                let watches = counted_watches(tx, now).await?;
+                let mut watches = counted_watches(tx, now).await?;
+                watches.retain(|watch| names.is_empty() || names.contains(&watch.name));
+                let of_watches = of_watches(tx, names).await?;
                 let last_success: Option<i64> = sql::query_scalar("SELECT at FROM last_success")
                     .fetch_optional(tx)
                     .await?;
+                let failure_groups = failure_groups(tx, &of_watches, lists.groups).await?;
                 let failed = files_of_jobs(
                     tx,
-                    "AND j.state = 'failed' ORDER BY j.failing_since DESC, j.file_id",
+                    &format!("AND j.state = 'failed' {of_watches} ORDER BY j.failing_since DESC, j.file_id"),
                     lists.files,
                 )
                 .await?;
@@ -84,11 +105,12 @@ impl Ledger {
                         .files
                         .saturating_sub(u32::try_from(open.len()).unwrap_or(u32::MAX));
                     if left > 0 {
-                        let rest = format!("AND j.state = '{state}' ORDER BY j.due_at, j.file_id");
+                        let rest = format!("AND j.state = '{state}' {of_watches} ORDER BY j.due_at, j.file_id");
                         open.extend(files_of_jobs(tx, &rest, left).await?);
                     }
                 }
-                let results = latest_results(tx, lists.results).await?;
+                let mut results = latest_results(tx, lists.results).await?;
+                results.retain(|result| names.is_empty() || names.contains(&result.watch));
                 let runs = latest_runs(tx, lists.runs).await?;
                 let oldest: Option<i64> = sql::query_scalar(
                     "SELECT j.enqueued_at FROM jobs j CROSS JOIN files f CROSS JOIN watches w \
@@ -99,6 +121,7 @@ impl Ledger {
                 .await?;
                 Ok(Overview {
                     watches,
+                    failure_groups,
                     failed,
                     open,
                     results,

@@ -1,6 +1,7 @@
 //! Retries that the operator asks for.
 use jiff::Timestamp;
 
+use super::failure_groups::files_in_group;
 use super::history::{Step, note};
 use super::transitions::make_due;
 use super::{Error, FileId, JobState, Ledger, Tx, millis, sql};
@@ -15,6 +16,8 @@ pub enum Requeue {
     Files(Vec<FileId>),
     /// All that failed.
     Failed,
+    /// Those of this group of failures that failed or wait for a later attempt.
+    Group(String),
 }
 
 impl Ledger {
@@ -22,20 +25,23 @@ impl Ledger {
     /// in progress, and files without a job, stay as they are. Returns how many jobs that concerned.
     pub async fn requeue(&self, which: &Requeue, now: Timestamp) -> Result<u64, Error> {
         const ACTION: &str = "make jobs due again";
-        let failed: Vec<FileId>;
+        let found: Vec<FileId>;
         let files = match which {
             Requeue::Files(files) => files,
-            Requeue::Failed => {
+            Requeue::Failed | Requeue::Group(_) => {
                 let ids: Vec<i64> = self
                     .db
-                    .read(ACTION, async |db| {
-                        sql::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
-                            .fetch_all(db)
-                            .await
+                    .read(ACTION, async |db| match which {
+                        Requeue::Group(key) => files_in_group(db, key).await,
+                        _ => {
+                            sql::query_scalar("SELECT file_id FROM jobs WHERE state = 'failed'")
+                                .fetch_all(db)
+                                .await
+                        }
                     })
                     .await?;
-                failed = ids.into_iter().map(FileId).collect();
-                &failed
+                found = ids.into_iter().map(FileId).collect();
+                &found
             }
         };
         let mut concerned = 0;

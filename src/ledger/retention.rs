@@ -92,6 +92,7 @@ impl Ledger {
                 }
             }
         }
+        self.forget_empty_groups().await?;
         Ok(gone)
     }
 }

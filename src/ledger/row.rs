@@ -14,7 +14,7 @@ struct Ids {
 
 impl Ids {
     fn next(&self, now: Timestamp) -> i64 {
-        let floor = now.as_millisecond() << 20;
+        let floor = first_id(now);
         let last = self
             .last
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
@@ -38,6 +38,11 @@ static IDS: Ids = Ids {
 /// A new row id, greater than all before it.
 pub(super) fn new_id(now: Timestamp) -> i64 {
     IDS.next(now)
+}
+
+/// The smallest id that a row gets at this time.
+pub(super) fn first_id(at: Timestamp) -> i64 {
+    at.as_millisecond() << 20
 }
 
 /// Makes all new ids greater than `id`, even when the clock was set back or the previous process wrote within the same

@@ -111,7 +111,7 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     keep("log.keep_files", old.log.keep_files != new.log.keep_files);
     let mut config = Config {
         itwin: crate::config::Itwin {
-            requests_per_minute: new.itwin.requests_per_minute,
+            limits: new.itwin.limits,
             client_secret: new.itwin.client_secret,
             ..old.itwin.clone()
         },
@@ -180,7 +180,7 @@ impl Tasks {
         new.know_imodels(&ledger.created_imodels().await?);
         let (config, waiting) = live(old, new);
         levels.set(config.log.level);
-        client.set_requests_per_minute(config.itwin.requests_per_minute);
+        client.set_limits(config.itwin.limits);
         if config.itwin.client_secret != old.itwin.client_secret {
             info!("using the new client secret");
             client.set_client_secret(config.itwin.client_secret.clone());
@@ -262,13 +262,19 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
     fn limits_schedules_and_log_level_apply_at_once() {
         let new = format!(
             "settle = \"1m\"\n{}[log]\nlevel = \"debug\"\n[upload]\nworkers = 9\n[sync]\nbatch_window = \"1s\"\n",
-            OLD.replace("client_id", "requests_per_minute = 7\nclient_id")
+            OLD.replace(
+                "client_id",
+                "requests_per_minute = 7\nrequests_per_hour = 70\nclient_id"
+            )
         );
         let (config, waiting) = live(&parse(OLD, "a"), parse(&new, "a"));
         assert_eq!(waiting, Vec::<String>::new());
         assert_eq!(config.log.level, Level::Debug);
         assert_eq!(config.upload.workers, 9);
-        assert_eq!(config.itwin.requests_per_minute, 7);
+        assert_eq!(
+            (config.itwin.limits.per_minute, config.itwin.limits.per_hour),
+            (7, Some(70))
+        );
         assert_eq!(config.watches, parse(&new, "a").watches);
     }
 

@@ -1,184 +1,50 @@
-"use strict";
-// Shows what the server sends. File names are untrusted: they only ever become text, never markup.
+// The page: shows the state that the service sends, and sends commands.
 
-const $ = (id) => document.getElementById(id);
+import { currentToken, get, openToken, setToken, tokenChanged } from "/api.js";
+import { draw } from "/chart.js";
+import { $, bytes, counted, fill, make, setClock, setText, shown, span, upcoming, when } from "/dom.js";
+import { commandButton, fileButton, send, showFailures, startFiles } from "/files.js";
+import { follow } from "/stream.js";
+
+const VERSION = document.querySelector("meta[name=version]").content;
+
+/** Pause between two requests for the history. */
+const HISTORY_MS = 20_000;
+
 let view = null;
-let clockOffset = 0;
+let places = new Map();
 let known = new Map();
-
-/** An element; children are elements or text. */
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined) element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
-/** Text without control and direction characters, which could hide a part of it. */
-function shown(name) {
-  return name.replace(
-    /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
-    (c) => "\\u{" + c.charCodeAt(0).toString(16) + "}",
-  );
-}
-
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-/** Updates the children of `list` to match `items`, and keeps existing ones, so that the focus stays. */
-function fill(list, items, key, create, update) {
-  const old = new Map([...list.children].map((child) => [child.dataset.key, child]));
-  let place = list.firstElementChild;
-  for (const item of items) {
-    const name = key(item);
-    let child = old.get(name);
-    if (child) {
-      old.delete(name);
-    } else {
-      child = create(item);
-      child.dataset.key = name;
-    }
-    update(child, item);
-    if (child === place) {
-      place = place.nextElementSibling;
-    } else {
-      list.insertBefore(child, place);
-    }
-  }
-  for (const child of old.values()) child.remove();
-}
-
-const now = () => Date.now() + clockOffset;
-
-function span(seconds) {
-  if (seconds < 10) return seconds.toFixed(1) + " s";
-  if (seconds < 120) return Math.round(seconds) + " s";
-  if (seconds < 7200) return Math.floor(seconds / 60) + " min";
-  if (seconds < 172800) return Math.floor(seconds / 3600) + " h";
-  return Math.floor(seconds / 86400) + " days";
-}
-
-function ago(time) {
-  const seconds = Math.floor((now() - Date.parse(time)) / 1000);
-  const away = Math.abs(seconds);
-  if (away < 2) return "just now";
-  if (away >= 129600) return new Date(time).toLocaleString();
-  const text = away < 10 ? away + " s" : span(away);
-  return seconds < 0 ? "in " + text : text + " ago";
-}
-
-/** A scheduled time, which is "now" when it is due. */
-function upcoming(time) {
-  return Date.parse(time) - now() < 2000 ? "now" : ago(time);
-}
-
-/** A relative time that is kept up to date. */
-function when(time, before = "", after = "", relative = ago) {
-  const element = make("time", { datetime: time, title: new Date(time).toLocaleString() });
-  element.dataset.before = before;
-  element.dataset.after = after;
-  element.dataset.upcoming = relative === upcoming;
-  element.textContent = before + relative(time) + after;
-  return element;
-}
-
-setInterval(() => {
-  for (const element of document.querySelectorAll("time[data-before]")) {
-    const relative = element.dataset.upcoming === "true" ? upcoming : ago;
-    setText(element, element.dataset.before + relative(element.dateTime) + element.dataset.after);
-  }
-}, 1000);
-
-function bytes(count) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (count >= 1024 && unit < units.length - 1) {
-    count /= 1024;
-    unit += 1;
-  }
-  return (unit === 0 ? count : count.toFixed(1)) + " " + units[unit];
-}
+let down = null;
 
 const tones = { synchronized: "good", synchronized_with_issues: "warn", uploaded: "good", unchanged: "good", failed: "bad", vanished: "warn" };
-
-function fileButton(item, id) {
-  const button = make("button", { type: "button", class: "link" }, shown(item.path));
-  button.addEventListener("click", () => openHistory(id));
-  return button;
-}
-
-async function send(button, command, done) {
-  button.disabled = true;
-  try {
-    const answer = await fetch("/api/command", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(command),
-    });
-    if (!answer.ok) throw new Error(await answer.text());
-    announceText(done);
-  } catch (error) {
-    announceText("Command failed: " + error.message);
-    problem("Command failed: " + error.message);
-  } finally {
-    button.disabled = false;
-  }
-}
 
 function announceText(text) {
   $("announcements").textContent = text;
 }
 
 function problem(text) {
-  $("connection").textContent = text;
-  $("connection").hidden = text === "";
+  setText($("problem"), text);
+  $("problem").hidden = text === "";
 }
 
-function commandButton(label, name, command, done) {
-  const button = make("button", { type: "button", "aria-label": label + " " + shown(name) }, label);
-  button.addEventListener("click", () => send(button, command, done));
-  return button;
+function showTitle() {
+  const failed = view ? view.watches.reduce((all, watch) => all + watch.files.failed, 0) : 0;
+  const what = down ? "(no connection) " : failed ? "(" + failed + " failed) " : view && !view.ok ? "(!) " : "";
+  document.title = what + "itwin-syncd" + (view ? " on " + view.host : "");
 }
-
-const counted = (count, one, many) => count + " " + (count === 1 ? one : many);
 
 function showSummary() {
+  const count = (is) => view.watches.some((watch) => watch.configured && is(watch));
   const sum = (name) => view.watches.reduce((all, watch) => all + (watch.files[name] || 0), 0);
-  const watches = (is) => view.watches.filter((watch) => watch.configured && is(watch)).length;
   const overdue = (watch) => (watch.blocked_by && watch.blocked_by.overdue) || (watch.last_run && watch.last_run.overdue);
-  // The same wording as the first line of `itwin-syncd status`.
-  const severe = [
-    [sum("failed"), "file failed", "files failed"],
-    [watches((watch) => watch.root === "unavailable"), "folder unavailable", "folders unavailable"],
-    [sum("unreadable"), "file cannot be opened", "files cannot be opened"],
-    [watches(overdue), "watch waiting for an overdue run", "watches waiting for an overdue run"],
-  ].filter(([count]) => count > 0);
-  const minor = [
-    [watches((watch) => watch.root === "degraded"), "folder degraded", "folders degraded"],
-    [watches((watch) => watch.paused_at), "watch paused", "watches paused"],
-    [watches((watch) => watch.suspended_reason && !watch.paused_at), "watch suspended", "watches suspended"],
-    [sum("synchronized_with_issues"), "file synchronized with issues", "files synchronized with issues"],
-  ].filter(([count]) => count > 0);
-  const progress = [
-    [sum("working"), "file in progress", "files in progress"],
-    [sum("waiting"), "file waiting", "files waiting"],
-    [sum("settling"), "file being written", "files being written"],
-  ].filter(([count]) => count > 0);
-  const text = (parts) => parts.map((part) => counted(...part));
-  const outage = view.platform_outage;
-  const problems = [...(outage ? ["platform not available since " + new Date(outage.since).toLocaleString() + " (" + shown(outage.reason) + ")"] : []),
-    ...view.undelivered.map((one) => "messages of " + shown(one.receiver) + " not delivered since " + new Date(one.since).toLocaleString() + " (" + shown(one.reason) + ")"),
-    ...text([...severe, ...minor])];
-  const done = sum("synchronized");
-  const rest = [...text(progress), done === 0 ? "no file synchronized yet" : counted(done, "file synchronized", "files synchronized")];
-  const tone = outage || view.undelivered.length || severe.length ? "bad" : minor.length ? "warn" : progress.length ? "work" : "good";
-  $("summary").className = "summary " + tone;
-  setText($("summary"), (problems.length ? "ATTENTION: " + problems.join(", ") : "OK: nothing needs attention") + "; " + rest.join(", "));
-  const failed = sum("failed");
-  document.title = (failed ? "(" + failed + " failed) " : "") + "itwin-syncd";
+  const severe = view.platform_outage || view.undelivered.length || sum("failed") || sum("unreadable")
+    || count((watch) => watch.root === "unavailable") || count(overdue);
+  $("summary").className = "summary " + (view.ok ? (view.batch ? "work" : "good") : severe ? "bad" : "warn");
+  const details = [];
+  const since = (time) => " since " + new Date(time).toLocaleString();
+  if (view.platform_outage) details.push("platform not available" + since(view.platform_outage.since) + ": " + shown(view.platform_outage.reason));
+  for (const one of view.undelivered) details.push("messages of " + shown(one.receiver) + " not delivered" + since(one.since) + ": " + shown(one.reason));
+  setText($("summary"), [view.summary, ...details].join("; "));
 }
 
 /** How far a run has got, with the files that it reads now. */
@@ -188,7 +54,23 @@ function runProgress(progress) {
 
 function showBatch() {
   $("batch").hidden = !view.batch;
-  setText($("batch"), view.batch ? view.batch.text : "");
+  if (!view.batch) return;
+  setText($("batch-text"), view.batch.text);
+  const { uploaded, files } = view.batch;
+  $("batch-progress").value = files ? Math.round(uploaded / files * 100) : 0;
+}
+
+/** The folder of a watch, and its iModel with a link to the portal. */
+function showPlace(place, watch) {
+  const known = places.get(watch.name);
+  const [text, link] = place.children;
+  const name = known && known.imodel_name ? shown(known.imodel_name) : watch.imodel_id;
+  const url = known && known.portal_url && known.portal_url.startsWith("https://") ? known.portal_url : null;
+  setText(text, (known && known.folder ? shown(known.folder) + " → " : "") + (url ? "" : "iModel " + name));
+  setText(link, url ? "iModel " + name : "");
+  link.hidden = url === null;
+  if (url !== null && link.getAttribute("href") !== url) link.href = url;
+  link.title = watch.imodel_id;
 }
 
 function showWatches() {
@@ -197,20 +79,22 @@ function showWatches() {
     pause.addEventListener("click", () => {
       const current = view.watches.find((other) => other.name === watch.name);
       const stopped = current && current.suspended_reason;
-      send(pause, { command: stopped ? "resume" : "pause", watches: [watch.name] }, watch.name + (stopped ? " resumed" : " paused"));
+      send(pause, stopped ? "resume" : "pause", { watches: [watch.name] }, () => watch.name + (stopped ? " resumed" : " paused"));
     });
     return make("li", {},
       make("h3", {}, watch.name),
+      make("p", { class: "place" }, make("span"), make("a", { target: "_blank", rel: "noreferrer" })),
       make("p", { class: "counts" }),
       make("p", { class: "folder" }),
       make("p", { class: "suspended warn" }),
       make("p", { class: "run" }),
       make("ul", { class: "unfinished quiet" }),
       make("div", { class: "buttons" },
-        commandButton("Rescan", watch.name, { command: "rescan", watches: [watch.name] }, watch.name + ": scan started"),
+        commandButton("Rescan", watch.name, "rescan", { watches: [watch.name] }, watch.name + ": scan started"),
         pause));
   }, (item, watch) => {
-    const [, counts, folder, suspended, run, unfinished, buttons] = item.children;
+    const [, place, counts, folder, suspended, run, unfinished, buttons] = item.children;
+    showPlace(place, watch);
     const files = watch.files;
     const list = [["synchronized", files.synchronized, "good"], ["with issues", files.synchronized_with_issues, "warn", true],
       ["gone", files.gone, "quiet", true], ["uploaded only", files.uploaded, "good", true],
@@ -268,38 +152,16 @@ function showWatches() {
   });
 }
 
-function showFailed() {
-  const all = view.watches.reduce((sum, watch) => sum + watch.files.failed, 0);
-  $("failed-section").hidden = view.failed.length === 0;
-  setText($("failed-title"), "Failed (" + all + ")");
-  $("failed-more").hidden = all <= view.failed.length;
-  setText($("failed-more"), "Showing the latest " + view.failed.length + ".");
-  fill($("failed"), view.failed, (file) => file.id, (file) => make("li", { class: "card-failed" },
-    make("h3", {}, fileButton(file, file.id)),
-    make("p", { class: "reason" }),
-    make("p", { class: "hint" }),
-    make("p", { class: "quiet" }),
-    make("div", { class: "buttons" },
-      commandButton("Retry", file.path, { command: "retry", files: [file.id] }, "Retrying " + shown(file.path)))),
-  (item, file) => {
-    const [, reason, hint, next] = item.children;
-    setText(reason, shown(file.reason || ""));
-    setText(hint, shown(file.hint || ""));
-    hint.hidden = !file.hint;
-    const watch = "Watch " + file.watch + ". ";
-    if (file.next_attempt) next.replaceChildren(watch, when(file.next_attempt, "Next attempt ", "", upcoming), ".");
-    else next.replaceChildren(watch + "Retried when the file changes.");
-  });
-}
-
 function showOpen() {
   const all = view.watches.reduce((sum, watch) => sum + watch.files.waiting + watch.files.working, 0);
-  $("open-section").hidden = view.open.length === 0;
+  setText($("open-title"), "In progress (" + all + ")");
+  $("open-none").hidden = view.open.length > 0;
+  $("open").hidden = view.open.length === 0;
   $("open-more").hidden = all <= view.open.length;
-  setText($("open-more"), "Showing " + view.open.length + " of " + all + ".");
+  setText($("open-more"), "Showing " + view.open.length + " of " + all + "; find others under Failures with “files in progress”.");
   fill($("open"), view.open, (file) => file.id, (file) => make("li", {},
     make("span", { class: "what work" }),
-    make("span", { class: "name" }, fileButton(file, file.id)),
+    make("span", { class: "name" }, fileButton(file.path, file.id)),
     make("span", { class: "when" }),
     make("div", { class: "progress" }, make("progress", { max: "100", "aria-label": "Upload of " + shown(file.path) })),
     make("p", { class: "note" })),
@@ -328,35 +190,32 @@ function showResults() {
   $("results").hidden = view.results.length === 0;
   fill($("results"), view.results, (result) => result.file + " " + result.at, (result) => make("li", {},
     make("span", { class: "what " + (tones[result.result] || "quiet") }, result.result),
-    make("span", { class: "name" }, fileButton(result, result.file)),
+    make("span", { class: "name" }, fileButton(result.path, result.file)),
     make("span", { class: "when" }, when(result.at, result.watch + ", ", ", took " + span(result.seconds)))),
   () => {});
 }
 
+/** What the chart says of a run. */
+const isGood = (run) => /^success$/i.test(run.result || "");
+
 function showRuns() {
   $("runs-section").hidden = view.runs.length === 0;
+  if (view.runs.length === 0) return;
   const runs = [...view.runs].reverse();
   const ended = runs.filter((run) => run.seconds !== null);
-  const longest = Math.max(1, ...ended.map((run) => run.seconds));
-  const good = (run) => /^success$/i.test(run.result || "");
-  const bad = ended.filter((run) => !good(run)).length;
-  setText($("runs-summary"), runs.length + (runs.length === 1 ? " run" : " runs") + ", " + (bad ? bad + " not successful" : "all successful") + "; the longest took " + span(longest) + ".");
-  const width = 600 / Math.max(runs.length, 20);
-  const svg = "http://www.w3.org/2000/svg";
-  const bars = runs.map((run, index) => {
-    const seconds = run.seconds === null ? longest : run.seconds;
-    const height = Math.max(3, seconds / longest * 110);
-    const bar = document.createElementNS(svg, "rect");
-    for (const [name, value] of Object.entries({ x: index * width + 1, y: 120 - height, width: Math.max(1, width - 2), height })) {
-      bar.setAttribute(name, String(value));
-    }
-    bar.setAttribute("class", run.ended_at === null ? "work" : good(run) ? "good" : "bad");
-    const title = document.createElementNS(svg, "title");
-    title.textContent = (run.ended_at === null ? "in progress" : shown(run.result || "ended") + ", " + span(run.seconds)) + ", " + run.files + " files, " + new Date(run.requested_at).toLocaleString();
-    bar.append(title);
-    return bar;
+  const longest = Math.max(0, ...ended.map((run) => run.seconds));
+  const bad = ended.filter((run) => !isGood(run)).length;
+  setText($("runs-summary"), counted(runs.length, "run", "runs") + " since " + new Date(runs[0].requested_at).toLocaleString() + ", "
+    + (bad ? bad + " not successful" : "all successful") + "; the longest took " + span(longest) + ".");
+  const clock = (time) => new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  draw($("runs-chart"), {
+    kind: "seconds",
+    bars: runs.map((run) => ({
+      label: clock(run.requested_at),
+      title: new Date(run.requested_at).toLocaleString() + ": " + (run.ended_at === null ? "in progress" : shown(run.result || "ended") + ", " + span(run.seconds)) + ", " + counted(run.files, "file", "files"),
+      parts: [{ value: run.seconds === null ? run.elapsed_seconds || longest : run.seconds, tone: run.ended_at === null ? "work" : isGood(run) ? "good" : "bad" }],
+    })),
   });
-  $("chart").replaceChildren(...bars);
   fill($("runs"), view.runs, (run) => run.requested_at + (run.id || ""), (run) => make("tr", {},
     make("td", {}, new Date(run.requested_at).toLocaleString()), make("td"), make("td", {}, String(run.files)), make("td"), make("td", {}, run.id || "")),
   (row, run) => {
@@ -365,11 +224,75 @@ function showRuns() {
   });
 }
 
+let days = [];
+let daysRead = 0;
+let daysAt = "";
+
+function showDays() {
+  const stored = (results) => results.uploaded + results.unchanged + results.renamed;
+  const total = (of) => days.reduce((sum, day) => sum + of(day), 0);
+  const label = (day) => new Date(day.date + "T12:00").toLocaleDateString([], { day: "numeric", month: "short" });
+  const seconds = (durations, name) => durations ? span(durations[name]) : "";
+  draw($("files-chart"), {
+    kind: "count",
+    bars: days.map((day) => {
+      const { synchronized, synchronized_with_issues: issues, failed } = day.results;
+      return {
+        label: label(day),
+        title: label(day) + ": " + synchronized + " synchronized, " + issues + " with issues, " + stored(day.results) + " stored or unchanged, " + failed + " failed",
+        parts: [{ value: synchronized, tone: "good" }, { value: issues, tone: "warn" }, { value: stored(day.results), tone: "work" }, { value: failed, tone: "bad" }],
+      };
+    }),
+  });
+  setText($("files-summary"), counted(days.length, "day", "days") + ": " + total((day) => day.results.synchronized + day.results.synchronized_with_issues) + " synchronized, "
+    + total((day) => stored(day.results)) + " stored or unchanged, " + total((day) => day.results.failed) + " failed.");
+  draw($("seconds-chart"), {
+    kind: "seconds",
+    beside: true,
+    bars: days.map((day) => ({
+      label: label(day),
+      title: label(day) + ": " + (day.file_seconds ? "a file took " + span(day.file_seconds.average) + ", at most " + span(day.file_seconds.longest) : "no file")
+        + "; " + (day.run_seconds ? counted(day.runs, "run", "runs") + " of " + span(day.run_seconds.average) + ", at most " + span(day.run_seconds.longest) : "no run"),
+      parts: [{ value: day.file_seconds ? day.file_seconds.average : 0, tone: "good" }, { value: day.run_seconds ? day.run_seconds.average : 0, tone: "work" }],
+    })),
+  });
+  const longest = Math.max(0, ...days.map((day) => day.file_seconds ? day.file_seconds.longest : 0));
+  setText($("seconds-summary"), counted(total((day) => day.runs), "run", "runs") + ", " + total((day) => day.unsuccessful_runs) + " not successful; the longest file took " + span(longest) + ".");
+  fill($("days-table"), [...days].reverse(), (day) => day.date, () => make("tr", {}, make("th", { scope: "row" }), ...Array.from({ length: 10 }, () => make("td"))),
+    (row, day) => [day.date, day.results.synchronized, day.results.synchronized_with_issues, stored(day.results), day.results.failed,
+      seconds(day.file_seconds, "average"), seconds(day.file_seconds, "longest"), day.runs, day.unsuccessful_runs,
+      seconds(day.run_seconds, "average"), seconds(day.run_seconds, "longest")].forEach((text, index) => setText(row.children[index], String(text))));
+}
+
+let daysTimer = null;
+
+/** Reads the history when there are new results, now or when the last look is long enough ago. */
+function readDaysSoon() {
+  const at = (view.results[0] ? view.results[0].at : "") + (view.runs[0] ? view.runs[0].ended_at : "");
+  if (at === daysAt && days.length) return;
+  if (daysTimer !== null) return;
+  daysTimer = setTimeout(() => {
+    daysTimer = null;
+    daysAt = at;
+    if (view) readDays();
+  }, Math.max(0, daysRead + HISTORY_MS - Date.now()));
+}
+
+async function readDays() {
+  daysRead = Date.now();
+  try {
+    days = (await get("/api/v1/history?days=" + $("days").value)).days;
+    showDays();
+  } catch (error) {
+    problem("Cannot show the history: " + error.message);
+  }
+}
+
 /** Announces changes to screen readers. */
 function announce() {
   const states = new Map();
   for (const result of [...view.results].reverse()) states.set(result.file, [result.path, result.result]);
-  for (const file of [...view.open, ...view.failed]) states.set(file.id, [file.path, file.state === "failed" ? "failed" : ""]);
+  for (const file of view.open) states.set(file.id, [file.path, ""]);
   const changes = [];
   for (const [id, [path, state]] of states) {
     if (known.size && state && (known.get(id) || [])[1] !== state) changes.push(shown(path) + " " + state);
@@ -380,31 +303,37 @@ function announce() {
 }
 
 function show(text) {
-  const state = JSON.parse(text);
-  view = state.view;
-  clockOffset = Date.parse(state.now) - Date.now();
-  const daemon = view.daemon;
-  $("daemon").replaceChildren("Version " + daemon.version + ", ", when(daemon.since, "started "));
+  view = JSON.parse(text);
+  if (view.daemon.version !== VERSION) {
+    location.reload();
+    return;
+  }
+  setClock(view.now);
+  places = new Map(view.places.map((place) => [place.watch, place]));
+  setText($("host"), "on " + view.host);
+  $("daemon").replaceChildren("Version " + view.daemon.version + ", ", when(view.daemon.since, "started "));
+  unlocked();
+  showTitle();
   showSummary();
   showBatch();
-  showFailed();
   showWatches();
+  showFailures(view);
   showOpen();
   showResults();
   showRuns();
+  readDaysSoon();
   announce();
+  if (historyOf) openHistory(historyOf);
 }
 
 let historyOf = null;
 
 async function openHistory(id) {
   try {
-    const answer = await fetch("/api/file?id=" + encodeURIComponent(id));
-    if (!answer.ok) throw new Error(await answer.text());
-    const answered = await answer.json();
+    const answered = await get("/api/v1/files/" + encodeURIComponent(id));
     historyOf = id;
     const file = answered.file;
-    setText($("history-title"), shown(file.path));
+    setText($("file-title"), shown(file.path));
     setText($("history-state"), "Watch " + file.watch + ": " + file.status);
     const facts = [["Connector", file.connector], ["Storage file", file.storage_file_id], ["In storage", file.bytes === null ? null : bytes(file.bytes)]];
     $("history-facts").replaceChildren(...facts.filter(([, value]) => value).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
@@ -422,14 +351,111 @@ async function openHistory(id) {
   }
 }
 
+/** Says since when there is no connection, until there is one. */
+function showConnection() {
+  const banner = $("connection");
+  banner.hidden = down === null;
+  if (down !== null) {
+    const since = new Date(down.since);
+    const minutes = Math.floor((Date.now() - down.since) / 60_000);
+    const ago = minutes ? " (" + span(minutes * 60) + ")" : "";
+    setText(banner, "No connection to the service since " + since.toLocaleTimeString() + ago + ": it is stopped or cannot be reached"
+      + (down.text ? " (" + shown(down.text) + ")" : "") + ". " + (view ? "The page shows what was known then. " : "") + "Trying again.");
+  }
+  showTitle();
+}
+
+function unlocked() {
+  $("login").hidden = true;
+  $("top").hidden = false;
+  $("main").hidden = false;
+  $("sign-out").hidden = currentToken() === null;
+}
+
+/** Asks for the token. */
+function locked(text, status) {
+  // A wrong token is forgotten; with 429 (too many attempts) it was not even checked.
+  if (status === 401 && currentToken() !== null && !tokenChanged()) setToken(null);
+  if ($("history").open) $("history").close();
+  down = null;
+  showConnection();
+  view = null;
+  $("top").hidden = true;
+  $("main").hidden = true;
+  $("sign-out").hidden = true;
+  $("daemon").replaceChildren();
+  setText($("login-text"), text === "the token is missing" ? "" : shown(text));
+  if ($("login").hidden) {
+    $("login").hidden = false;
+    $("token").focus();
+  }
+}
+
+function receive(message) {
+  if (message.kind === "locked") {
+    locked(message.text, message.status);
+  } else if (message.kind === "down") {
+    down = message;
+    showConnection();
+  } else {
+    const recovered = down !== null;
+    down = null;
+    show(message.text);
+    if (recovered) announceText("Connected to the service again");
+    showConnection();
+  }
+}
+
+/** One stream for all tabs, or else one for this tab while it is visible. */
+function connect() {
+  try {
+    const worker = new SharedWorker("/stream.js", { type: "module", name: "itwin-syncd " + VERSION });
+    worker.port.onmessage = (event) => receive(event.data);
+    const hello = () => worker.port.postMessage({ kind: "hello", token: currentToken() });
+    addEventListener("pagehide", () => worker.port.postMessage({ kind: "bye" }));
+    addEventListener("pageshow", (event) => event.persisted && hello());
+    return hello;
+  } catch {
+    const stream = follow(receive);
+    document.addEventListener("visibilitychange", () => document.hidden ? stream.stop() : stream.unlock(currentToken()));
+    return () => document.hidden || stream.unlock(currentToken());
+  }
+}
+
+openToken(locked);
+startFiles({ history: openHistory, say: announceText, fail: problem, current: () => view });
+const hello = connect();
+hello();
+
 $("history-close").addEventListener("click", () => $("history").close());
 $("history").addEventListener("close", () => { historyOf = null; });
-$("retry-all").addEventListener("click", () => send($("retry-all"), { command: "retry_failed" }, "Retrying all failed files"));
-
-const events = new EventSource("/api/events");
-events.addEventListener("state", (event) => {
-  problem("");
-  show(event.data);
-  if (historyOf) openHistory(historyOf);
+$("days").addEventListener("change", () => view && readDays());
+$("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setToken($("token").value.trim());
+  $("token").value = "";
+  hello();
 });
-events.addEventListener("error", () => problem("The service does not respond; the page may be outdated. Reconnecting."));
+$("sign-out").addEventListener("click", () => {
+  setToken(null);
+  location.reload();
+});
+// An address with a token, opened in a tab that shows the page already.
+addEventListener("hashchange", () => {
+  const before = currentToken();
+  if (openToken(locked) !== before) hello();
+});
+// The token of this browser was entered or removed in another tab.
+addEventListener("storage", () => tokenChanged() && (currentToken() === null ? location.reload() : hello()));
+// What scrolls below the header begins below it.
+new ResizeObserver(() => document.documentElement.style.setProperty("--header", $("top").parentElement.offsetHeight + 8 + "px")).observe($("top").parentElement);
+let resizing = null;
+addEventListener("resize", () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(() => {
+    if (view === null) return;
+    showRuns();
+    if (days.length) showDays();
+  }, 200);
+});
+setInterval(() => down !== null && showConnection(), 5_000);

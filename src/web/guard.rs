@@ -1,17 +1,18 @@
 //! Access control: pure decisions on the head of a request.
 //!
 //! Other web pages can use a browser that has access to this one. Against DNS rebinding, the Host header must be a
-//! known name; against cross-site requests, changes must come from the page itself. Without a valid token only the
-//! health checks are answered.
+//! known name; against cross-site requests, changes must come from the page itself, or from a script with a bearer
+//! token: a browser never sends one for another page. Without a valid token only the health checks are answered, and
+//! the files of the page, which ask for the token and contain nothing.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use super::problem::Problem;
 use crate::config;
 
 /// Headers of every response.
@@ -32,6 +33,20 @@ pub(super) const HEADERS: [(HeaderName, &str); 6] = [
         HeaderName::from_static("cross-origin-opener-policy"),
         "same-origin",
     ),
+];
+
+/// The files of the page, and what monitoring asks for.
+const PUBLIC: [&str; 10] = [
+    "/",
+    "/app.js",
+    "/api.js",
+    "/files.js",
+    "/dom.js",
+    "/chart.js",
+    "/stream.js",
+    "/style.css",
+    "/healthz",
+    "/readyz",
 ];
 
 #[derive(Debug)]
@@ -56,41 +71,60 @@ pub(super) enum Refusal {
     Later(Duration),
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+impl Refusal {
+    /// The answer. `is_api`: to a script of the page or of others, for which a browser must not ask for a password.
+    pub(super) fn into_problem(self, is_api: bool) -> Problem {
         match self {
             Self::Host(host) => {
-                let text = match host {
+                let error = match &host {
                     Some(host) => {
-                        format!("unknown Host header {host:?}: add the name to web.hosts\n")
+                        format!("unknown Host header {host:?}: add the name to web.hosts")
                     }
-                    None => "the request must have exactly one Host header\n".to_owned(),
+                    None => "the request must have exactly one Host header".to_owned(),
                 };
-                (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+                let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, error);
+                match host {
+                    Some(_) => problem.hint(
+                        "or use the IP address of the machine; a reload of the service does not apply web.hosts, \
+                         a restart does",
+                    ),
+                    None => problem,
+                }
             }
-            Self::Origin => (
+            Self::Origin => Problem::new(
                 StatusCode::FORBIDDEN,
-                "cross-origin request rejected: only the page itself may send it\n",
+                "cross-origin request rejected: only the page itself may send it",
             )
-                .into_response(),
-            Self::NoToken | Self::WrongToken => (
-                StatusCode::UNAUTHORIZED,
-                [(
-                    header::WWW_AUTHENTICATE,
-                    "Basic realm=\"itwin-syncd\", charset=\"UTF-8\"",
-                )],
-                "enter the token as the password; any user name works\n",
-            )
-                .into_response(),
+            .hint(
+                "scripts send the token of web.token_file as Authorization: Bearer TOKEN; without web.token_file they \
+                 send Origin: http://HOST:PORT of the page",
+            ),
+            Self::NoToken | Self::WrongToken => {
+                let error = match self {
+                    Self::NoToken => "the token is missing",
+                    _ => "the token is wrong",
+                };
+                let mut problem = Problem::new(StatusCode::UNAUTHORIZED, error).hint(
+                    "the token is in web.token_file; scripts send it as Authorization: Bearer TOKEN, browsers open \
+                     the page with #token=TOKEN or ask for it",
+                );
+                let challenge = if is_api {
+                    "Bearer realm=\"itwin-syncd\""
+                } else {
+                    "Basic realm=\"itwin-syncd\", charset=\"UTF-8\""
+                };
+                let challenge = HeaderValue::from_static(challenge);
+                problem.headers.insert(header::WWW_AUTHENTICATE, challenge);
+                problem
+            }
             Self::Later(wait) => {
                 // A header holds whole seconds; the last part of one counts.
                 let seconds = wait.as_secs() + 1;
-                (
-                    StatusCode::TOO_MANY_REQUESTS,
-                    [(header::RETRY_AFTER, seconds.to_string())],
-                    format!("too many wrong tokens; try again in {seconds} s\n"),
-                )
-                    .into_response()
+                let error = format!("too many wrong tokens; try again in {seconds} s");
+                let mut problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, error);
+                let headers = &mut problem.headers;
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                problem
             }
         }
     }
@@ -125,7 +159,8 @@ impl Guard {
             self.check_token(headers)?;
         }
         let origin = only(headers, &header::ORIGIN).map_err(|Several| Refusal::Origin)?;
-        if method != Method::GET && method != Method::HEAD && !same_origin(host, origin, headers) {
+        let changes = method != Method::GET && method != Method::HEAD;
+        if changes && !self.is_script(origin, headers) && !same_origin(host, origin, headers) {
             return Err(Refusal::Origin);
         }
         Ok(())
@@ -137,7 +172,18 @@ impl Guard {
     }
 
     fn wants_token(&self, uri: &Uri) -> bool {
-        self.token.is_some() && !["/healthz", "/readyz"].contains(&uri.path())
+        self.token.is_some() && !PUBLIC.contains(&uri.path())
+    }
+
+    /// Whether a request with a checked token comes from no browser. Browsers add no bearer token by themselves, and
+    /// to requests with one an origin.
+    fn is_script(&self, origin: Option<&str>, headers: &HeaderMap) -> bool {
+        let bearer = only(headers, &header::AUTHORIZATION).ok().flatten();
+        let bearer = bearer.and_then(|value| value.split_once(' '));
+        self.token.is_some()
+            && bearer.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            && origin.is_none()
+            && !headers.contains_key("sec-fetch-site")
     }
 
     /// IP addresses are safe: DNS can redirect only names.
@@ -234,7 +280,7 @@ mod tests {
                 | Refusal::WrongToken
                 | Refusal::Later(_) => {}
             }
-            let response = refusal.into_response();
+            let response = refusal.into_problem(false).into_text();
             let status = response.status();
             let body = axum::body::to_bytes(response.into_body(), 1000)
                 .await
@@ -363,7 +409,35 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_only_health_checks_work_without_it() {
+    fn a_script_with_a_bearer_token_needs_no_origin() {
+        let with_token = guard(Some("tiger:lion"));
+        let host = ("host", "localhost:8291");
+        let bearer = ("authorization", "Bearer tiger:lion");
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("me:tiger:lion"));
+        let basic = ("authorization", basic.as_str());
+        let post = |guard: &Guard, headers: &[(&str, &str)]| {
+            ask(guard, &Method::POST, "/api/v1/retry", headers)
+        };
+        assert_eq!(post(&with_token, &[host, bearer]), Ok(()));
+        let own = ("origin", "http://localhost:8291");
+        assert_eq!(post(&with_token, &[host, bearer, own]), Ok(()));
+        // A browser sends a password that it knows with requests of other pages as well.
+        assert_eq!(post(&with_token, &[host, basic]), Err(Refusal::Origin));
+        for foreign in [
+            ("origin", "https://evil.example"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-origin"),
+        ] {
+            let refused = post(&with_token, &[host, bearer, foreign]);
+            assert_eq!(refused, Err(Refusal::Origin), "{foreign:?}");
+        }
+        // Without a token to check, anything may be sent as one.
+        assert_eq!(post(&guard(None), &[host, bearer]), Err(Refusal::Origin));
+    }
+
+    #[test]
+    fn with_a_token_only_health_checks_and_the_files_of_the_page_work_without_it() {
         let guard = guard(Some("tiger:lion"));
         let get = |path: &str, given: Option<&str>| {
             let mut headers = vec![("host", "localhost")];
@@ -372,18 +446,21 @@ mod tests {
         };
         assert_eq!(get("/healthz", None), Ok(()));
         assert_eq!(get("/readyz", None), Ok(()));
+        for (path, ..) in super::super::assets() {
+            assert_eq!(get(path, None), Ok(()), "{path}");
+        }
         let basic = format!("Basic {}", BASE64_STANDARD.encode("me:tiger:lion"));
-        assert_eq!(get("/", Some(&basic)), Ok(()));
+        assert_eq!(get("/api/v1/status", Some(&basic)), Ok(()));
         assert_eq!(get("/metrics", Some("Bearer tiger:lion")), Ok(()));
-        for path in ["/", "/metrics"] {
-            assert_eq!(get(path, None), Err(Refusal::NoToken));
+        for path in ["/metrics", "/api/v1/status", "/x", "/app.js/"] {
+            assert_eq!(get(path, None), Err(Refusal::NoToken), "{path}");
         }
         let twice = [
             ("host", "localhost"),
             ("authorization", "Bearer tiger:lion"),
             ("authorization", "Bearer tiger:lion"),
         ];
-        let refused = ask(&guard, &Method::GET, "/", &twice);
+        let refused = ask(&guard, &Method::GET, "/metrics", &twice);
         assert_eq!(refused, Err(Refusal::WrongToken));
         for given in [
             Some("Bearer tiger"),
@@ -391,7 +468,7 @@ mod tests {
             Some("Basic !"),
             Some("tiger:lion"),
         ] {
-            for path in ["/", "/metrics", "/api/state", "/app.js"] {
+            for path in ["/metrics", "/api/v1/status"] {
                 assert_eq!(get(path, given), Err(Refusal::WrongToken), "{given:?}");
             }
         }

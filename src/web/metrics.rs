@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use super::connections::Counts;
 use crate::ledger::{self, Ledger, Outcome, Overview, RootState};
 use crate::runtime_status::{Histogram, StatusTracker};
+use crate::version;
 use watches::WATCH_GAUGES;
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -130,7 +131,7 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
         "gauge",
         "Version of the running program; always 1.",
     );
-    out.value("", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    out.value("", &[("version", version::FULL)], 1.0);
     out.family(
         "start_time_seconds",
         "gauge",
@@ -382,6 +383,7 @@ mod tests {
         assert!(client.check_token().await.is_err());
         let lists = Lists {
             files: 0,
+            groups: 0,
             results: 0,
             runs: 0,
         };

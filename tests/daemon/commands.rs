@@ -80,10 +80,12 @@ async fn status_shows_a_failure_with_reason_hint_and_next_attempt() {
     assert_eq!(status.code, Some(1), "{status:?}");
     for part in [
         "watch \"north\"",
-        "\"empty.ifc\"  failed",
-        "reason:",
+        "FAILURES BY REASON",
+        "1 file: it is empty",
         "hint:",
-        "retry:",
+        "files:  north: \"empty.ifc\"",
+        "next attempt when a file changes",
+        "itwin-syncd retry --group ",
         "synchronized  north: \"good.ifc\"",
         "1 synchronized, 0 waiting, 0 in progress, 1 failed",
         "not running",

@@ -224,7 +224,7 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
                     command: None,
                 },
                 scope: "itwin-platform".to_owned(),
-                requests_per_minute: 1_000_000,
+                limits: itwin_syncd::itwin::RequestLimits::per_minute(1_000_000),
                 rate: Vec::new(),
                 network: Network {
                     proxy: None,

@@ -624,7 +624,14 @@ async fn assert_nothing_shown(site: &Site, daemon: &Daemon, page: &str, secrets:
         assert_clean(&command.join(" "), &output.out, secrets);
         assert_clean(&command.join(" "), &output.err, secrets);
     }
-    for path in ["/", "/metrics", "/api/state", "/readyz", "/healthz"] {
+    for path in [
+        "/",
+        "/metrics",
+        "/api/v1/status",
+        "/api/v1/files",
+        "/readyz",
+        "/healthz",
+    ] {
         if let Ok(answer) = reqwest::get(format!("{page}{path}")).await {
             let output = answer.text().await.unwrap_or_default();
             assert_clean(path, &output, secrets);

@@ -167,6 +167,39 @@ async fn after_an_outage_many_queued_files_arrive_once_and_within_the_limit() {
     }
 }
 
+#[tokio::test]
+async fn half_of_an_hours_requests_are_sent_at_once_and_the_rest_is_spread() {
+    const PER_HOUR: usize = 60;
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    site.itwin = format!("requests_per_hour = {PER_HOUR}\n");
+    for number in 0..20 {
+        write(&folder.join(format!("{number}.ifc")), "content");
+    }
+    let daemon = site.start();
+    let spread = || {
+        daemon
+            .log()
+            .contains("half of itwin.requests_per_hour is used")
+    };
+    eventually(spread, || daemon.log()).await;
+    let requests = site.emulator.requests();
+    let api: Vec<_> = requests
+        .iter()
+        .map(|request| format!("{} {}", request.method, request.path))
+        // Neither blobs nor tokens count.
+        .filter(|line| line.contains(" /imodels/") || line.contains(" /storage/"))
+        .collect();
+    // The next one is sent two minutes later.
+    assert_eq!(api.len(), PER_HOUR / 2, "{api:#?}");
+    daemon.stop().await;
+    assert!(
+        site.emulator
+            .requests()
+            .iter()
+            .all(|request| request.status != 429)
+    );
+}
+
 /// Each step of the workflow, as a route.
 const STEPS: [&str; 14] = [
     "GET /.well-known/*",

@@ -96,7 +96,14 @@ async fn answers(files: u32) -> Vec<(&'static str, Duration)> {
     let (_, address) = log.split_once("address=\"").unwrap();
     let address = address.split('"').next().unwrap();
     let http = reqwest::Client::new();
-    for path in ["api/state", "metrics", "readyz", "api/file?id=1"] {
+    for path in [
+        "api/v1/status",
+        "api/v1/files?state=failed",
+        "api/v1/history",
+        "metrics",
+        "readyz",
+        "api/v1/files/1",
+    ] {
         let one = shortest(async || {
             let answer = http.get(format!("{address}{path}")).send().await.unwrap();
             let text = answer.text().await.unwrap();

@@ -2,6 +2,7 @@
 //!
 //! The keys of the configuration are compared in `src/config/tests.rs`, the fields of `status --json` in
 //! `tests/daemon/operator.rs`, the emulator's operations in `tests/emulator/contract.rs`.
+//! The description of the packages is compared in `packages.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +12,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod packages;
 mod source;
 
 use std::collections::BTreeSet;

@@ -26,6 +26,7 @@ const SHOWN: usize = 8;
 
 const LISTS: Lists = Lists {
     files: 0,
+    groups: 0,
     results: 0,
     runs: 0,
 };

@@ -1,28 +1,65 @@
 //! The report as text.
 
+mod histories;
+mod lists;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use crate::ledger::{HistoryEvent, RunEvent, Step};
+use crate::ledger::{FileSearch, SearchedStates};
 use crate::names::QuotedPath;
-use crate::next_attempt::clock_time;
-use crate::status_view::{
-    FileView, HistoryView, LineView, ResultView, RunProgressView, StatusView, Surroundings,
-    UploadView, WatchView, summary,
-};
-use crate::text::{plural, span_of};
+use crate::status_view::{FileView, RunProgressView, StatusView, Surroundings, WatchView, summary};
 
-use super::UnfinishedFile;
 use super::times::{moment_at, span, upcoming};
+pub(super) use histories::histories;
+use lists::{done, groups, in_progress, newest_failures};
+pub(super) use lists::{files, page};
 
-/// Cells of a progress bar.
-const BAR: u64 = 20;
-
-/// The whole report.
+/// The whole report: state and progress first, then failures by reason, and a few files.
 pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timestamp) -> String {
+    let mut out = head(view, surroundings, now);
+    groups(&mut out, view, now);
+    newest_failures(&mut out, view, now);
+    in_progress(&mut out, view, now);
+    if !view.results.is_empty() {
+        out.push('\n');
+        line(&mut out, "RECENT");
+        for result in &view.results {
+            done(&mut out, result, now);
+        }
+    }
+    out
+}
+
+/// What comes before a list of files: the whole report without files. Failures by reason only where they are not
+/// searched for.
+pub(super) fn head_of_list(
+    view: &StatusView,
+    surroundings: &Surroundings,
+    now: Timestamp,
+    search: &FileSearch,
+) -> String {
+    let mut out = head(view, surroundings, now);
+    if search.text.is_none() {
+        groups(&mut out, view, now);
+    }
+    let which = match search.states {
+        SearchedStates::Failed => "FAILED FILES",
+        SearchedStates::All => "FILES",
+    };
+    out.push('\n');
+    match &search.text {
+        Some(text) => line(&mut out, &format!("{which} WITH {text:?}")),
+        None => line(&mut out, which),
+    }
+    out
+}
+
+/// The state of the service and of its watches.
+pub(super) fn head(view: &StatusView, surroundings: &Surroundings, now: Timestamp) -> String {
     let mut out = String::new();
     line(&mut out, &summary(view, surroundings).text);
     line(
@@ -61,56 +98,7 @@ pub(super) fn report(view: &StatusView, surroundings: &Surroundings, now: Timest
         out.push('\n');
         watch_text(&mut out, watch, now);
     }
-    if !view.failed.is_empty() {
-        out.push('\n');
-        heading(
-            &mut out,
-            "FAILED",
-            view.failed.len(),
-            |watch| watch.files.failed,
-            view,
-        );
-        for file in &view.failed {
-            failed_file(&mut out, file, now);
-        }
-    }
-    if !view.open.is_empty() {
-        out.push('\n');
-        heading(
-            &mut out,
-            "IN PROGRESS",
-            view.open.len(),
-            |watch| watch.files.waiting + watch.files.working,
-            view,
-        );
-        for file in &view.open {
-            open_file(&mut out, file, &view.uploads, now);
-        }
-    }
-    if !view.results.is_empty() {
-        out.push('\n');
-        line(&mut out, "RECENT");
-        for result in &view.results {
-            done(&mut out, result, now);
-        }
-    }
     out
-}
-
-fn heading(
-    out: &mut String,
-    title: &str,
-    shown: usize,
-    count: impl Fn(&WatchView) -> u64,
-    view: &StatusView,
-) {
-    let all: u64 = view.watches.iter().map(count).sum();
-    let more = if all > shown as u64 {
-        format!(" (showing {shown} of {all}; --json lists all)")
-    } else {
-        String::new()
-    };
-    line(out, &format!("{title}{more}"));
 }
 
 fn daemon(view: &StatusView, unreachable: Option<&str>, now: Timestamp) -> String {
@@ -166,7 +154,7 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     counts.push(format!("{} in progress", files.working));
     counts.push(format!("{} failed", files.failed));
     if let Some(ignored) = files.ignored {
-        counts.push(format!("{ignored} ignored"));
+        counts.push(format!("{ignored} ignored by the last scan"));
     }
     line(out, &format!("  files   {}", counts.join(", ")));
     line(out, &format!("  folder  {}", folder(watch, now)));
@@ -292,198 +280,6 @@ fn folder(watch: &WatchView, now: Timestamp) -> String {
         let _infallible = write!(text, ", next scan {}", upcoming(at, now));
     }
     text
-}
-
-fn failed_file(out: &mut String, file: &FileView, now: Timestamp) {
-    line(out, &format!("  {}  failed", named(file)));
-    if let Some(reason) = &file.reason {
-        line(out, &format!("      reason: {reason}"));
-    }
-    if let Some(hint) = &file.hint {
-        line(out, &format!("      hint:   {hint}"));
-    }
-    let next = file.next_attempt.map_or_else(
-        || "when the file changes, or now with `itwin-syncd retry --failed`".to_owned(),
-        |at| {
-            format!(
-                "{}, or now with `itwin-syncd retry --failed`",
-                upcoming(at, now)
-            )
-        },
-    );
-    line(out, &format!("      retry:  {next}"));
-}
-
-fn open_file(out: &mut String, file: &FileView, uploads: &[UploadView], now: Timestamp) {
-    let since = file
-        .seen_at
-        .map(|at| format!(", detected {}", moment_at(at, now)))
-        .unwrap_or_default();
-    let upload = uploads
-        .iter()
-        .find(|upload| upload.watch == file.watch && upload.path == file.path);
-    let shown = match upload {
-        Some(upload) => progress(upload),
-        None => format!("{}{since}", file.status),
-    };
-    line(out, &format!("  {}  {shown}", named(file)));
-    if let Some(reason) = &file.reason {
-        line(out, &format!("      reason: {reason}"));
-        if let Some(hint) = &file.hint {
-            line(out, &format!("      hint:   {hint}"));
-        }
-        if let Some(at) = file.next_attempt {
-            line(
-                out,
-                &format!(
-                    "      retry:  {} (attempt {})",
-                    upcoming(at, now),
-                    file.attempts + 1
-                ),
-            );
-        }
-    }
-}
-
-/// A progress bar with size, rate and remaining time.
-fn progress(upload: &UploadView) -> String {
-    let full = upload.percent.min(100) * BAR / 100;
-    let bar: String = (0..BAR)
-        .map(|cell| if cell < full { '█' } else { '░' })
-        .collect();
-    let rate = upload.bytes_per_second;
-    let left = (upload.bytes.saturating_sub(upload.sent))
-        .checked_div(rate)
-        .map(|seconds| format!(", {} left", span_of(seconds)))
-        .unwrap_or_default();
-    format!(
-        "{bar} {:>3} % of {}, {}/s{left}",
-        upload.percent,
-        size(upload.bytes),
-        size(rate)
-    )
-}
-
-fn done(out: &mut String, result: &ResultView, now: Timestamp) {
-    let connector = result
-        .connector
-        .as_ref()
-        .map(|connector| format!(" ({connector})"))
-        .unwrap_or_default();
-    line(
-        out,
-        &format!(
-            "  {:<13} {}: {}{connector}, {}",
-            result.result.replace('_', " "),
-            result.watch,
-            shown(&result.path),
-            moment_at(result.at, now)
-        ),
-    );
-}
-
-/// The histories of files, separated by blank lines, and after them files that have none yet.
-pub(super) fn histories(
-    histories: &[HistoryView],
-    unfinished: &[UnfinishedFile],
-    now: Timestamp,
-) -> String {
-    let mut out = known_histories(histories);
-    for file in unfinished {
-        if !out.is_empty() {
-            out.push('\n');
-        }
-        let state = match file.unreadable_since {
-            Some(since) => format!("unreadable, first seen {}", moment_at(since, now)),
-            None => "still being written".to_owned(),
-        };
-        let path = shown(&file.view.path);
-        line(&mut out, &format!("{}: {path}  {state}", file.watch));
-        if let Some(reason) = &file.view.reason {
-            line(&mut out, &format!("  reason: {reason}; retrying"));
-        }
-        if let Some(hint) = &file.view.hint {
-            line(&mut out, &format!("  hint:   {hint}"));
-        }
-    }
-    out
-}
-
-fn known_histories(histories: &[HistoryView]) -> String {
-    let mut out = String::new();
-    for (index, history) in histories.iter().enumerate() {
-        if index > 0 {
-            out.push('\n');
-        }
-        let file = &history.file;
-        line(&mut out, &format!("{}  {}", named(file), file.status));
-        if let Some(connector) = &file.connector {
-            line(&mut out, &format!("  connector     {connector}"));
-        }
-        if let Some(id) = &file.storage_file_id {
-            line(&mut out, &format!("  storage file  {id}"));
-        }
-        if let Some(bytes) = file.bytes {
-            line(&mut out, &format!("  in storage    {}", size(bytes)));
-        }
-        if let Some(since) = file
-            .absent_since
-            .filter(|_| file.absence != Some("missing"))
-        {
-            line(&mut out, &format!("  absent since  {}", clock_time(since)));
-        }
-        if let Some(issues) = file.issues {
-            line(
-                &mut out,
-                &format!(
-                    "  issues        {}, {}, {}",
-                    plural(issues.errors, "error", "errors"),
-                    plural(issues.warnings, "warning", "warnings"),
-                    plural(issues.others, "other", "others")
-                ),
-            );
-        }
-        if history.history.is_empty() {
-            line(&mut out, "  no history");
-        }
-        for entry in &history.history {
-            history_line(&mut out, entry);
-        }
-        // The reason is in the last line, unless that is older than the history.
-        if let Some(at) = file.next_attempt.filter(|_| file.reason.is_some()) {
-            line(&mut out, &format!("  {}  next attempt", clock_time(at)));
-        }
-    }
-    out
-}
-
-fn history_line(out: &mut String, entry: &LineView) {
-    let is_reason = !matches!(
-        entry.what,
-        HistoryEvent::Run(RunEvent::Ended) | HistoryEvent::Step(Step::ReferenceChanged)
-    );
-    let mut text = format!("  {}  {}", clock_time(entry.at), entry.text);
-    if !is_reason && let Some(note) = &entry.note {
-        let _infallible = write!(text, ": {note}");
-    }
-    if let Some(run) = entry.run.as_ref().filter(|_| entry.version.is_none()) {
-        let _infallible = write!(text, " (run {run})");
-    }
-    if let Some(seconds) = entry.seconds {
-        let _infallible = write!(text, ", {} after it was queued", span(seconds));
-    }
-    line(out, &text);
-    // The text of a rename contains the old path.
-    let is_renamed = entry.what == HistoryEvent::Step(Step::Renamed);
-    if is_reason
-        && !is_renamed
-        && let Some(note) = &entry.note
-    {
-        line(out, &format!("                       reason: {note}"));
-    }
-    if let Some(hint) = &entry.hint {
-        line(out, &format!("                       hint:   {hint}"));
-    }
 }
 
 fn named(file: &FileView) -> String {

@@ -1,12 +1,14 @@
 //! The text of `status` in its main states, recorded as snapshots.
 
+use super::lists::progress;
 use super::*;
+use crate::cli::status::histories::UnfinishedFile;
 use crate::connector_type::ConnectorType;
 use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
 use crate::runtime_status::{Outage, PageProblem, Undelivered};
 use crate::status_view::{
-    BatchView, BlockingView, DaemonView, FilesView, IssuesView, RunProgressView, RunView,
-    UnfinishedView,
+    BatchView, BlockingView, DaemonView, ExampleView, FailureGroupView, FilesView, HistoryView,
+    IssuesView, LineView, ResultView, RunProgressView, RunView, UnfinishedView, UploadView,
 };
 
 #[test]
@@ -123,6 +125,7 @@ fn run() -> RunView {
 
 fn file(path: &str) -> FileView {
     FileView {
+        failure_group: None,
         id: "1".to_owned(),
         watch: "north".to_owned(),
         path: path.to_owned(),
@@ -163,6 +166,8 @@ fn failed(path: &str, next_attempt: Option<Timestamp>) -> FileView {
 
 fn view(watches: Vec<WatchView>) -> StatusView {
     StatusView {
+        failure_groups: Vec::new(),
+        more_failure_groups: 0,
         daemon: Some(DaemonView {
             pid: 812,
             since: ago(10_800),
@@ -257,6 +262,71 @@ fn failed_files() {
         failed("Deck.dgn", Some(ago(-540))),
     ];
     insta::assert_snapshot!(shown(&view));
+}
+
+fn group(files: u64, next_attempt: Option<Timestamp>) -> FailureGroupView {
+    FailureGroupView {
+        key: "e2a14f787f6f".to_owned(),
+        failure: "blocked",
+        text: format!("{files} files: it is empty"),
+        reason: "cannot upload \"…\": it is empty".to_owned(),
+        hint: Some("save the file again with content, or exclude it".to_owned()),
+        files,
+        failed: files,
+        retrying: 0,
+        watches: vec!["north".to_owned()],
+        since: Some(ago(300)),
+        next_attempt,
+        examples: vec![ExampleView {
+            id: "2".to_owned(),
+            watch: "north".to_owned(),
+            path: "Span 1.dgn".to_owned(),
+        }],
+    }
+}
+
+#[test]
+fn many_failures_by_reason_and_the_newest_of_them() {
+    let mut watch = watch();
+    watch.files.failed = 480;
+    let mut view = view(vec![watch]);
+    let retrying = FailureGroupView {
+        failed: 0,
+        retrying: 2,
+        ..group(2, Some(ago(-60)))
+    };
+    view.failure_groups = vec![group(478, None), retrying];
+    view.more_failure_groups = 1;
+    let in_group = FileView {
+        failure_group: Some("e2a14f787f6f".to_owned()),
+        ..failed("Deck.dgn", Some(ago(-540)))
+    };
+    view.failed = vec![in_group; 10];
+    insta::assert_snapshot!(shown(&view));
+}
+
+#[test]
+fn a_list_of_files_says_how_it_continues() {
+    let found = [failed("Pump.dwg", None), file("Deck.dgn")];
+    let page = |offset, all| page(&found, all, offset, &[], now());
+    let none = super::page(&[], 0, 0, &[], now());
+    let search = FileSearch {
+        states: SearchedStates::Failed,
+        text: Some("d\u{202e}".to_owned()),
+        ..FileSearch::default()
+    };
+    let head = head_of_list(
+        &view(vec![watch()]),
+        &Surroundings::default(),
+        now(),
+        &search,
+    );
+    insta::assert_snapshot!(format!(
+        "{head}{}\n{}\n{}\n{none}",
+        page(0, 9),
+        page(7, 9),
+        page(0, 2)
+    ));
 }
 
 #[test]

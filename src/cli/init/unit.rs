@@ -1,0 +1,124 @@
+//! The systemd service: whether it is installed, and the installation of what this program contains of it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::{fs, io};
+
+use super::Error;
+use crate::cli::print_line;
+
+const UNIT: &str = include_str!("../../../systemd/itwin-syncd.service");
+const USER: &str = include_str!("../../../systemd/itwin-syncd.sysusers");
+const EXAMPLE: &str = include_str!("../../../config.example.toml");
+const HOME: &str = include_str!("../../../systemd/examples/home.conf");
+
+/// Where units are, those of packages too.
+const UNITS: [&str; 3] = [
+    "/etc/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+pub(super) fn is_installed() -> bool {
+    UNITS
+        .iter()
+        .any(|folder| Path::new(folder).join("itwin-syncd.service").exists())
+}
+
+/// Whether systemd runs on this machine.
+pub(super) fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// Installs program, unit and user, as `systemd/install` does.
+pub(super) fn install() -> Result<(), Error> {
+    let program = std::env::current_exe().map_err(|source| Error::Write {
+        path: "/usr/bin/itwin-syncd".into(),
+        source,
+    })?;
+    copy(&program, Path::new("/"))?;
+    run(&["systemd-sysusers", "itwin-syncd.conf"])?;
+    run(&["systemctl", "daemon-reload"])
+}
+
+/// Starts the service now and with each boot.
+pub(super) fn enable() -> Result<(), Error> {
+    run(&["systemctl", "enable", "--now", "itwin-syncd"])
+}
+
+/// Writes the files below `root`.
+fn copy(program: &Path, root: &Path) -> Result<(), Error> {
+    let binary = root.join("usr/bin/itwin-syncd");
+    // A package installs the program without the unit only if someone has deleted the unit.
+    if fs::canonicalize(&binary).ok() != fs::canonicalize(program).ok() {
+        put(&binary, 0o755, |draft| fs::copy(program, draft).map(drop))?;
+    }
+    for (path, text) in [
+        ("etc/systemd/system/itwin-syncd.service", UNIT),
+        ("etc/sysusers.d/itwin-syncd.conf", USER),
+        ("usr/share/itwin-syncd/config.example.toml", EXAMPLE),
+        ("usr/share/itwin-syncd/examples/home.conf", HOME),
+    ] {
+        put(&root.join(path), 0o644, |draft| fs::write(draft, text))?;
+    }
+    Ok(())
+}
+
+/// Writes a file that appears whole. A running program cannot be written to, but replaced.
+fn put(path: &Path, mode: u32, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder)
+        .and_then(|()| tempfile::NamedTempFile::new_in(folder))
+        .and_then(|draft| {
+            write(draft.path())?;
+            fs::set_permissions(draft.path(), fs::Permissions::from_mode(mode))?;
+            draft.persist(path).map_err(|error| error.error)
+        })
+        .map(|_| print_line(&format!("  installed {}", path.display())))
+        .map_err(|source| Error::Write {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn run(words: &[&str]) -> Result<(), Error> {
+    let command = words.join(" ");
+    let [program, arguments @ ..] = words else {
+        return Ok(());
+    };
+    match Command::new(program).args(arguments).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Error::Command {
+            command,
+            source: io::Error::other(status.to_string()),
+        }),
+        Err(source) => Err(Error::Command { command, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_unit_and_user_are_installed_with_their_modes() {
+        let root = tempfile::tempdir().unwrap();
+        let program = root.path().join("built");
+        fs::write(&program, "program").unwrap();
+        // The second time replaces what is there.
+        for _ in 0..2 {
+            copy(&program, root.path()).unwrap();
+        }
+        for (path, mode, text) in [
+            ("usr/bin/itwin-syncd", 0o755, "program"),
+            ("etc/systemd/system/itwin-syncd.service", 0o644, UNIT),
+            ("etc/sysusers.d/itwin-syncd.conf", 0o644, USER),
+        ] {
+            let path = root.path().join(path);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            let found = path.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{path:?}");
+        }
+    }
+}

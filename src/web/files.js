@@ -1,0 +1,250 @@
+// Failures by their reason, and lists of files, page by page.
+
+import { get, post } from "/api.js";
+import { $, counted, fill, focusHeading, make, setText, shown, upcoming, when } from "/dom.js";
+
+/** Files that a request asks for. */
+const PAGE = 50;
+
+/** Pages of a list that are renewed after a change; the rest is dropped. */
+const PAGES_RENEWED = 4;
+
+let openHistory = () => {};
+let announce = () => {};
+let report = () => {};
+
+/** The lists of files that are open below groups, by the key of the group. */
+const lists = new Map();
+
+/** Sends a command. The button stays focusable meanwhile, so the focus stays. */
+export async function send(button, path, body, done) {
+  if (button.getAttribute("aria-disabled") === "true") return;
+  button.setAttribute("aria-disabled", "true");
+  try {
+    const { count } = await post("/api/v1/" + path, body);
+    announce(done(count));
+    report("");
+  } catch (error) {
+    report("Command failed: " + error.message);
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
+export function commandButton(label, name, path, body, done) {
+  const button = make("button", { type: "button", "aria-label": label + " " + shown(name), "data-control": label }, label);
+  button.addEventListener("click", () => send(button, path, body, () => done));
+  return button;
+}
+
+export function fileButton(path, id) {
+  const button = make("button", { type: "button", class: "link", "data-control": "history" }, shown(path));
+  button.addEventListener("click", () => openHistory(id));
+  return button;
+}
+
+function nextAttempt(file) {
+  if (file.next_attempt) return when(file.next_attempt, "next attempt ", "", upcoming);
+  return file.state === "failed" ? "retried when the file changes" : "";
+}
+
+/** A list of files that grows by pages. `query`: parameters of the request. */
+class FileList {
+  constructor(query, withReason) {
+    this.query = query;
+    this.withReason = withReason;
+    this.files = [];
+    this.next = null;
+    this.number = 0;
+    this.list = make("ul", { class: "rows files" });
+    this.none = make("p", { class: "quiet", hidden: "" });
+    this.more = make("button", { type: "button", hidden: "" }, "Show more");
+    this.more.addEventListener("click", () => this.load(1, true));
+    this.element = make("div", {}, this.list, this.none, this.more);
+  }
+
+  /** Reads pages: the first ones again, or more after those that are shown. */
+  async load(pages, append) {
+    const number = ++this.number;
+    let files = append ? this.files : [];
+    let next = append ? this.next : null;
+    const shownBefore = files.length;
+    try {
+      do {
+        const query = new URLSearchParams({ ...this.query, limit: String(PAGE) });
+        if (next) query.set("after", next);
+        const page = await get("/api/v1/files?" + query);
+        files = [...files, ...page.files];
+        next = page.next;
+        pages -= page.files.length ? 1 : 0;
+        // A page of a search may be empty although there are more.
+      } while (next && pages > 0);
+    } catch (error) {
+      if (number === this.number) report("Cannot list the files: " + error.message);
+      return;
+    }
+    if (number !== this.number) return;
+    this.files = files;
+    this.next = next;
+    this.show();
+    if (append && !next && document.activeElement === this.more) {
+      const first = this.list.children[shownBefore];
+      if (first) first.querySelector("button").focus();
+    }
+    this.more.hidden = !next;
+    if (append) announce(counted(files.length, "file shown", "files shown"));
+  }
+
+  renew() {
+    return this.load(Math.min(PAGES_RENEWED, Math.max(1, Math.ceil(this.files.length / PAGE))), false);
+  }
+
+  show() {
+    this.none.hidden = this.files.length > 0;
+    setText(this.none, "No file fits.");
+    fill(this.list, this.files, (file) => file.id, (file) => make("li", {},
+      make("span", { class: "what" }),
+      make("span", { class: "name" }, fileButton(file.path, file.id)),
+      make("span", { class: "when" }),
+      make("div", { class: "retry" }),
+      make("p", { class: "note" })),
+    (item, file) => {
+      const [what, , time, retry, note] = item.children;
+      what.className = "what " + (file.state === "failed" ? "bad" : file.state === "done" ? "quiet" : "work");
+      setText(what, file.status);
+      time.replaceChildren(file.watch + (nextAttempt(file) ? ", " : ""), nextAttempt(file));
+      const retryable = file.state === "failed" || (file.state !== "done" && file.reason);
+      if (retryable && !retry.firstChild) {
+        retry.append(commandButton("Retry", file.path, "retry", { files: [file.id] }, "Retrying " + shown(file.path)));
+      } else if (!retryable && retry.firstChild) {
+        if (retry.contains(document.activeElement)) item.querySelector("button.link").focus();
+        retry.replaceChildren();
+      }
+      note.hidden = !file.reason || !this.withReason;
+      setText(note, note.hidden ? "" : shown(file.reason) + (file.hint ? ". Hint: " + shown(file.hint) : ""));
+    });
+  }
+}
+
+function groupItem(group) {
+  const title = make("h3");
+  const retry = make("button", { type: "button", "data-control": "retry group" });
+  const toggle = make("button", { type: "button", "aria-expanded": "false", "data-control": "files" }, "Show files");
+  const item = make("li", { class: "card-failed" },
+    title,
+    make("p", { class: "hint" }),
+    make("p", { class: "quiet" }),
+    make("p", { class: "examples" }),
+    make("div", { class: "buttons" }, retry, toggle));
+  retry.addEventListener("click", () => send(retry, "retry", { group: group.key }, (count) => "Retrying " + counted(count, "file", "files")));
+  toggle.addEventListener("click", () => {
+    const open = lists.get(group.key);
+    if (open) {
+      open.element.remove();
+      lists.delete(group.key);
+    } else {
+      const list = new FileList({ group: group.key }, false);
+      lists.set(group.key, list);
+      item.append(list.element);
+      list.load(1, false);
+    }
+    toggle.setAttribute("aria-expanded", String(!open));
+    setText(toggle, open ? "Show files" : "Hide files");
+    item.querySelector(".examples").hidden = !open;
+  });
+  return item;
+}
+
+function updateGroup(item, group) {
+  const [title, hint, facts, examples, buttons] = item.children;
+  setText(title, shown(group.text));
+  setText(hint, shown(group.hint || ""));
+  hint.hidden = !group.hint;
+  const waiting = group.retrying ? counted(group.failed, "failed", "failed") + ", " + counted(group.retrying, "waits", "wait") + " for another attempt. " : "";
+  facts.replaceChildren(waiting + "Watch " + group.watches.join(", ") + ". ");
+  if (group.since) facts.append(when(group.since, "First failure ", ". "));
+  if (group.next_attempt) facts.append(when(group.next_attempt, "Next attempt ", ".", upcoming));
+  else facts.append("Retried when a file changes.");
+  fill(examples, group.examples, (file) => file.id, (file) => make("span", {}, fileButton(file.path, file.id)), () => {});
+  examples.hidden = lists.has(group.key);
+  const [retry, toggle] = buttons.children;
+  const label = "Retry " + counted(group.files, "file", "files");
+  setText(retry, label);
+  retry.setAttribute("aria-label", label + ": " + shown(group.reason));
+  toggle.hidden = group.files <= 1;
+}
+
+let counts = "";
+let timer = null;
+let found = null;
+
+/** The lists that are open are renewed soon after a change, and not more often than once a second. */
+function renewSoon() {
+  if (timer !== null) return;
+  timer = setTimeout(() => {
+    timer = null;
+    for (const list of [...lists.values(), ...(found ? [found] : [])]) list.renew();
+  }, 1000);
+}
+
+/** Shows failures. */
+export function showFailures(view) {
+  const sum = (name) => view.watches.reduce((all, watch) => all + (watch.files[name] || 0), 0);
+  const failed = sum("failed");
+  setText($("failed-title"), "Failures (" + failed + ")");
+  if (failed === 0 && document.activeElement === $("retry-all")) focusHeading($("failed-title"));
+  $("retry-all").hidden = failed === 0;
+  $("failed-none").hidden = failed > 0 || view.failure_groups.length > 0 || found !== null;
+  fill($("groups"), view.failure_groups, (group) => group.key, groupItem, updateGroup);
+  for (const [key] of lists) {
+    if (!view.failure_groups.some((group) => group.key === key)) lists.delete(key);
+  }
+  $("groups").hidden = found !== null;
+  $("groups-more").hidden = view.more_failure_groups === 0 || found !== null;
+  setText($("groups-more"), "And " + counted(view.more_failure_groups, "more reason", "more reasons") + "; find their files by watch or path.");
+  const select = $("filter-watch");
+  const names = ["", ...view.watches.map((watch) => watch.name)];
+  if (names.join("\n") !== [...select.options].map((option) => option.value).join("\n")) {
+    const chosen = select.value;
+    select.replaceChildren(...names.map((name) => make("option", { value: name }, name || "all watches")));
+    select.value = names.includes(chosen) ? chosen : "";
+  }
+  const next = JSON.stringify([view.failure_groups.map((group) => [group.key, group.failed, group.retrying]), view.watches.map((watch) => watch.files)]);
+  if (counts && next !== counts) renewSoon();
+  counts = next;
+}
+
+let view = null;
+
+function applyFilter() {
+  const query = { state: $("filter-state").value };
+  if ($("filter-watch").value) query.watch = $("filter-watch").value;
+  const text = $("filter-text").value.trim();
+  if (text) query.search = text;
+  // Without a filter, failures are shown by their reason.
+  found = Object.keys(query).length === 1 && query.state === "failed" ? null : new FileList(query, true);
+  $("found").replaceChildren(...(found ? [found.element] : []));
+  $("found").hidden = found === null;
+  if (found) found.load(1, false).then(() => found && announce(counted(found.files.length, "file found", "files found") + (found.next ? ", there are more" : "")));
+  if (view) showFailures(view);
+}
+
+/** Connects the controls. `history(id)` shows the history of a file, `say` announces a text, `fail` shows a problem. */
+export function startFiles({ history, say, fail, current }) {
+  openHistory = history;
+  announce = say;
+  report = fail;
+  const apply = () => {
+    view = current();
+    applyFilter();
+  };
+  let typing = null;
+  $("filter").addEventListener("submit", (event) => event.preventDefault());
+  $("filter-state").addEventListener("change", apply);
+  $("filter-watch").addEventListener("change", apply);
+  $("filter-text").addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(apply, 300);
+  });
+  $("retry-all").addEventListener("click", () => send($("retry-all"), "retry", { all_failed: true }, (count) => "Retrying " + counted(count, "file", "files")));
+}
