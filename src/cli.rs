@@ -10,6 +10,7 @@ mod detach;
 mod emulator;
 mod explain;
 mod generate;
+mod healthcheck;
 mod init;
 mod json;
 mod matching;
@@ -40,9 +41,13 @@ const EXIT_FAILED: u8 = 1;
 /// The configuration is invalid: a restart does not help. Source: `EX_CONFIG` of sysexits(3)
 const EXIT_CONFIG: u8 = 78;
 
+/// Environment variable with the default of `--config`.
+const CONFIG_VARIABLE: &str = "ITWIN_SYNCD_CONFIG";
+
 /// Text for all commands, at the end of the help and the man page.
 const MORE: &str = "\
-Files: the default configuration is /etc/itwin-syncd/config.toml; /usr/share/itwin-syncd/config.example.toml has every \
+Files: the configuration is that of --config, else of the environment variable ITWIN_SYNCD_CONFIG, else \
+/etc/itwin-syncd/config.toml; /usr/share/itwin-syncd/config.example.toml has every \
 key with its default. The ledger is in /var/lib/itwin-syncd, unless state.path is set.
 
 Signals for `run`: SIGTERM and SIGINT stop it, SIGHUP reloads the configuration.
@@ -141,6 +146,14 @@ enum Command {
     /// limit stays in effect, also one of zero. Files that are still being written, paused watches and files that wait
     /// for a later attempt are not affected.
     Sync(operate::Watches),
+    /// Ask the running daemon whether it works, for containers
+    ///
+    /// Prints one line. Healthy: the daemon answers, its ledger accepts a change, and its upload queue moves. Failed
+    /// files, unavailable folders and an unreachable platform are not its concern, because a restart would not help:
+    /// see `status`.
+    ///
+    /// Exit codes: 0 healthy; 1 not healthy, or no daemon is running.
+    Healthcheck(healthcheck::Arguments),
     /// Test alerts
     #[command(subcommand)]
     Alert(alert::Command),
@@ -192,6 +205,8 @@ struct ConfigArgument {
     #[arg(
         long,
         value_name = "FILE",
+        env = CONFIG_VARIABLE,
+        hide_env_values = true,
         default_value = "/etc/itwin-syncd/config.toml"
     )]
     config: PathBuf,
@@ -250,6 +265,7 @@ impl Cli {
                     operate::watches(operate::Verb::Resume, &arguments).await
                 }
                 Command::Sync(arguments) => operate::watches(operate::Verb::Sync, &arguments).await,
+                Command::Healthcheck(arguments) => healthcheck::healthcheck(&arguments).await,
                 Command::Push(arguments) => push::push(&arguments).await,
                 Command::Alert(command) => alert::alert(&command).await,
                 Command::Orphans(arguments) => orphans::orphans(&arguments).await,

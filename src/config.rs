@@ -24,6 +24,7 @@ mod notifications;
 mod platform_settings;
 mod raw;
 mod schedule;
+mod secret_files;
 mod sections;
 mod syntax;
 mod values;
@@ -36,7 +37,7 @@ use std::{fs, io};
 
 use url::Url;
 
-pub(crate) use credentials::{HINT as SECRET_HINT, checked as checked_secret};
+pub(crate) use credentials::HINT as SECRET_HINT;
 use document::{Place, Report};
 pub use environment::Environment;
 use environment::Mode;
@@ -58,7 +59,7 @@ use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::{Network, RequestLimits};
-use crate::secret::Secret;
+use crate::secret::ClientSecret;
 use crate::selection::Scope;
 
 /// The whole configuration, checked.
@@ -170,8 +171,8 @@ pub struct Itwin {
     pub issuer_url: Url,
     /// The service application's client id.
     pub client_id: String,
-    /// Its secret, from a file, systemd's credentials or the environment; never from the config file.
-    pub client_secret: Secret,
+    /// Its secret, from a file, a program, systemd's credentials or the environment; never from the config file.
+    pub client_secret: ClientSecret,
     /// Scope asked for with each token.
     pub scope: String,
     /// Requests to the API, at most.
@@ -203,10 +204,23 @@ pub struct BulkChange {
 pub struct Log {
     /// The least important level that is shown.
     pub level: Level,
+    /// The format of standard error; `None`: the one that its reader understands.
+    pub format: Option<LogFormat>,
     /// Absolute path of the directory for JSON log files; `None` writes none.
     pub directory: Option<PathBuf>,
     /// How many daily files are kept; at least 1.
     pub keep_files: usize,
+}
+
+/// The format of the log on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people, in color on a terminal.
+    Plain,
+    /// One JSON object per line.
+    Json,
+    /// For systemd's journal.
+    Journal,
 }
 
 /// How important a log line must be to be shown.

@@ -5,13 +5,16 @@
 //! [`Command`] works without a daemon too and applies at the next start. The socket is never reachable over a network.
 
 mod client;
+mod health;
 mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::ledger::{self, FileId, Ledger, Removal, Removed, Requeue};
@@ -19,7 +22,11 @@ use crate::runtime_status::{RuntimeStatus, StatusTracker};
 use crate::watch::Unfinished;
 
 pub use client::{Error, ask};
+pub(crate) use health::prove;
 pub use server::Server;
+
+/// How long the ledger may take to prove that it works.
+const PROOF: Duration = Duration::from_secs(4);
 
 /// A command of an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +89,8 @@ pub enum Request {
     },
     /// The runtime status.
     Status,
+    /// Whether it works.
+    Health,
     /// Whether it waits until a file is completely written.
     Unfinished {
         /// The name of the watch.
@@ -102,6 +111,11 @@ pub enum Answer {
     },
     /// The runtime status.
     Status(Box<RuntimeStatus>),
+    /// Whether it works.
+    Health {
+        /// What does not work.
+        problem: Option<String>,
+    },
     /// The state of the file; `None` when it does not wait for it.
     Unfinished {
         /// See above.
@@ -125,6 +139,8 @@ pub struct Operator {
     pub wake_uploads: Arc<Notify>,
     /// Changed when a run may be due; incremented by operators.
     pub wake_synchronizers: watch::Sender<u64>,
+    /// When the upload queue was checked last.
+    pub queue: watch::Receiver<Instant>,
 }
 
 impl Operator {
@@ -136,6 +152,7 @@ impl Operator {
             live: StatusTracker::new(),
             wake_uploads: Arc::default(),
             wake_synchronizers: watch::channel(0).0,
+            queue: watch::channel(Instant::now()).1,
         }
     }
 
@@ -212,6 +229,9 @@ impl Operator {
             Request::Execute(command) => done(self.execute(&command).await),
             Request::RecordRemovals { removals } => done(self.record_removals(&removals).await),
             Request::Status => Answer::Status(Box::new(self.live.now().await)),
+            Request::Health => Answer::Health {
+                problem: prove(&self.ledger, &self.queue, PROOF).await.err(),
+            },
             Request::Unfinished { watch, path } => {
                 use std::os::unix::ffi::OsStringExt as _;
                 let path = PathBuf::from(std::ffi::OsString::from_vec(path));

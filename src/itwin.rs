@@ -17,6 +17,7 @@ mod auth;
 mod blob;
 mod body;
 mod call;
+mod client_secret;
 mod envelope;
 mod error;
 mod headers;
@@ -43,7 +44,7 @@ use url::Url;
 
 use crate::bandwidth::{BandwidthLimiter, Period};
 use crate::retry::Budget;
-use crate::secret::Secret;
+use crate::secret::ClientSecret;
 
 pub use crate::retry::RequestLimits;
 pub use blob::{Checksum, Speed, UploadUrl};
@@ -78,7 +79,7 @@ pub struct Settings {
     /// The service application's client id.
     pub client_id: String,
     /// The service application's secret.
-    pub client_secret: Secret,
+    pub client_secret: ClientSecret,
     /// OAuth scope to request.
     pub scope: String,
     /// Maximum number of API requests.
@@ -197,6 +198,11 @@ impl Client {
     /// Sets the maximum number of API requests.
     pub fn set_limits(&self, limits: RequestLimits) {
         self.api.budget().set(limits);
+    }
+
+    /// Replaces the client secret, for the next token.
+    pub fn set_client_secret(&self, secret: ClientSecret) {
+        self.api.tokens().set_client_secret(secret);
     }
 
     /// Gets a token, unless there is a valid one.

@@ -44,6 +44,7 @@ struct Inner {
     upload_seconds: Mutex<Histogram>,
     outage: OnceLock<OutageProbe>,
     undelivered: Mutex<BTreeMap<String, Undelivered>>,
+    page_problem: Mutex<Option<PageProblem>>,
 }
 
 /// Reads whether the platform is unreachable.
@@ -105,6 +106,18 @@ pub struct RuntimeStatus {
     /// Alerts and hooks whose messages are not delivered.
     #[serde(default)]
     pub undelivered: Vec<Undelivered>,
+    /// The page is configured and cannot be served.
+    #[serde(default)]
+    pub page_problem: Option<PageProblem>,
+}
+
+/// The page cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageProblem {
+    /// When the first attempt failed.
+    pub since: Timestamp,
+    /// Why the last one failed.
+    pub reason: String,
 }
 
 /// An alert or hook whose message could not be delivered several times.
@@ -178,6 +191,7 @@ impl StatusTracker {
             ])),
             outage: OnceLock::new(),
             undelivered: Mutex::default(),
+            page_problem: Mutex::default(),
         }))
     }
 
@@ -205,6 +219,20 @@ impl StatusTracker {
     #[must_use]
     pub fn undelivered(&self) -> Vec<Undelivered> {
         held(&self.0.undelivered).values().cloned().collect()
+    }
+
+    /// The page cannot be served.
+    pub fn page_is_not_served(&self, reason: String) {
+        let mut problem = held(&self.0.page_problem);
+        let since = problem
+            .as_ref()
+            .map_or_else(crate::clock::now, |before| before.since);
+        *problem = Some(PageProblem { since, reason });
+    }
+
+    /// The page is served.
+    pub fn page_is_served(&self) {
+        *held(&self.0.page_problem) = None;
     }
 
     /// Sets how to read whether the platform is unreachable. Only the first call has an effect.
@@ -334,6 +362,7 @@ impl StatusTracker {
             roots: shown,
             outage: self.0.outage.get().and_then(|probe| (probe.0)()),
             undelivered: self.undelivered(),
+            page_problem: held(&self.0.page_problem).clone(),
         }
     }
 }

@@ -8,12 +8,15 @@
 //! encoding in which a host could send it back, whole or in parts. Text from outside is redacted once, where it
 //! arrives; the log is redacted again.
 
+mod command;
 mod encoded;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+pub use command::{ClientSecret, CommandError, SecretCommand};
 
 /// Text that must not reach a log, an error or a `Debug` print.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,6 +33,33 @@ impl Secret {
         let text = text.into();
         registry(|registry| registry.add(&text));
         Self(Arc::new(Registered(text)))
+    }
+
+    /// The secret in `text`: one line, which may begin with the byte order mark of an editor and end with a line break.
+    /// Other invisible characters are refused here: sent along, they would only come back as "invalid client".
+    ///
+    /// # Errors
+    /// What is wrong, to follow "the secret".
+    pub fn of_line(text: &str) -> Result<Self, &'static str> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = text.trim_end_matches(['\r', '\n']);
+        let hidden = |letter: char| {
+            letter.is_whitespace() && letter != ' '
+                || matches!(letter, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        };
+        if text.trim().is_empty() {
+            Err("is empty")
+        } else if text.len() as u64 > LINE_MAX {
+            Err("is too long")
+        } else if text.chars().any(char::is_control) {
+            Err("contains a line break or control character")
+        } else if text.starts_with(' ') || text.ends_with(' ') {
+            Err("starts or ends with a space")
+        } else if text.chars().any(hidden) {
+            Err("contains an invisible character, such as a non-breaking space (U+00A0)")
+        } else {
+            Ok(Self::new(text))
+        }
     }
 
     /// The text itself, for the request that needs it.
@@ -50,6 +80,9 @@ impl fmt::Debug for Secret {
         f.write_str(REDACTED)
     }
 }
+
+/// The longest secret in bytes: anything longer is something else.
+pub(crate) const LINE_MAX: u64 = 4096;
 
 /// Replaces a secret.
 pub const REDACTED: &str = "[redacted]";

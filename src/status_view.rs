@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{Overview, RunEntry, RunSummary, WatchReport};
-use crate::runtime_status::{Outage, RuntimeStatus, Undelivered};
+use crate::runtime_status::{Outage, PageProblem, RuntimeStatus, Undelivered};
 #[cfg(test)]
 pub(crate) use failure_groups::ExampleView;
 pub(crate) use failure_groups::{FailureGroupView, view as failure_group};
@@ -83,6 +83,8 @@ pub(crate) struct StatusView {
     pub(crate) platform_outage: Option<Outage>,
     /// Alerts and hooks whose messages are not delivered.
     pub(crate) undelivered: Vec<Undelivered>,
+    /// The page is configured and cannot be served.
+    pub(crate) page_problem: Option<PageProblem>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     /// All files that are on their way; None if there are none.
@@ -104,6 +106,7 @@ impl StatusView {
             daemon: now.map(daemon),
             platform_outage: now.and_then(|now| now.outage.clone()),
             undelivered: now.map(|now| now.undelivered.clone()).unwrap_or_default(),
+            page_problem: now.and_then(|now| now.page_problem.clone()),
             watches: overview
                 .watches
                 .iter()

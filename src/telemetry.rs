@@ -1,16 +1,18 @@
-//! The log: text on standard error, JSON lines in daily files.
+//! The log: on standard error in the format of `log.format`, and JSON lines in daily files.
 //!
-//! Standard error is one of three things. The journal gets entries in its own protocol, with a field for each of ours
-//! (`journal`). A terminal gets lines with time and color. Anything else gets plain lines with the level in front as
-//! `<3>`, which systemd and syslog understand (`sd-daemon(3)`). Times are local, with their offset; text fields are
-//! quoted, numbers are not. Secrets never get here: the types that hold them print nothing, and foreign text is
-//! redacted where it arrives. As a second safety net, every line is searched for the secrets in use before it is
-//! written.
+//! `journal`, the default where standard error is the stream that systemd connected to the journal: entries in the
+//! journal's own protocol, with a field for each of ours (`journal`). Where that is not possible: lines with the level
+//! in front as `<3>`, which systemd and syslog understand (`sd-daemon(3)`). `plain`, the default everywhere else: lines
+//! with time and level, in color on a terminal. `json`: the same lines as in the files (`json`).
+//!
+//! Times are local, with their offset; text fields are quoted, numbers are not. Secrets never get here: the types that
+//! hold them print nothing, and foreign text is redacted where it arrives. As a second safety net, every line is
+//! searched for the secrets in use before it is written.
 
 mod journal;
+mod json;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 
@@ -20,17 +22,18 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{Builder, InitError, Rotation};
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::format::{Format, Full, Writer, debug_fn};
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{self, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
-use crate::config;
+use crate::config::{self, LogFormat};
 use crate::secret::{Part, redact};
 use journal::Journal;
+use json::JsonLines;
 
 /// Keeps the log running; the last lines are written when it is dropped.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl Error {
 /// When the log directory cannot be used, or the process has a log already.
 pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
     let bars = bars();
-    let lines = text_lines(bars.clone());
+    let lines = lines(format(log.format, stderr_is_journal()), bars.clone());
     let (files, guard) = match &log.directory {
         None => (None, None),
         Some(directory) => {
@@ -121,10 +124,8 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
             let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(appender);
             (
                 Some(
-                    tracing_subscriber::fmt::layer()
-                        .json()
-                        .flatten_event(true)
-                        .with_timer(LocalTime)
+                    fmt::layer()
+                        .event_format(JsonLines)
                         .with_writer(move || Redacted(writer.clone())),
                 ),
                 Some(guard),
@@ -150,32 +151,65 @@ fn bars() -> Option<MultiProgress> {
     (can_draw && io::stderr().is_terminal()).then(MultiProgress::new)
 }
 
-/// The layer for standard error, in the format that its reader expects.
-fn text_lines<S>(bars: Option<MultiProgress>) -> Box<dyn Layer<S> + Send + Sync>
+/// The format of standard error: as configured, else the one that its reader understands.
+fn format(configured: Option<LogFormat>, is_journal: bool) -> LogFormat {
+    configured.unwrap_or(if is_journal {
+        LogFormat::Journal
+    } else {
+        LogFormat::Plain
+    })
+}
+
+/// The layer for standard error.
+fn lines<S>(format: LogFormat, bars: Option<MultiProgress>) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
-    if stderr_is_journal()
-        && let Some(journal) = Journal::connect()
-    {
-        return journal.boxed();
+    let above_bars = move || Redacted(AboveBars(bars.clone()));
+    match format {
+        LogFormat::Journal => match Journal::connect().filter(|_| stderr_is_journal()) {
+            Some(journal) => journal.boxed(),
+            None => text_lines(Ansi::Off).with_writer(Prefixed).boxed(),
+        },
+        LogFormat::Json => fmt::layer()
+            .event_format(JsonLines)
+            .with_writer(above_bars)
+            .boxed(),
+        LogFormat::Plain => {
+            let ansi = if io::stderr().is_terminal() {
+                Ansi::On
+            } else {
+                Ansi::Off
+            };
+            text_lines(ansi).with_writer(above_bars).boxed()
+        }
     }
+}
+
+/// Whether lines have colors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ansi {
+    On,
+    Off,
+}
+
+/// Lines of text, for any writer.
+fn text_lines<S>(
+    ansi: Ansi,
+) -> fmt::Layer<S, impl for<'w> FormatFields<'w> + 'static, Format<Full, LocalTime>>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
     let fields = debug_fn(|out, field, value| match field.name() {
         "message" => write!(out, "{value:?}"),
         name => write!(out, "{name}={}", quoted(&format!("{value:?}"))),
     })
     .delimited(" ");
-    let lines = tracing_subscriber::fmt::layer()
+    fmt::layer()
         .with_target(false)
         .with_timer(LocalTime)
-        .fmt_fields(fields);
-    if std::io::stderr().is_terminal() {
-        lines
-            .with_writer(move || Redacted(AboveBars(bars.clone())))
-            .boxed()
-    } else {
-        lines.with_ansi(false).with_writer(Prefixed).boxed()
-    }
+        .with_ansi(ansi == Ansi::On)
+        .fmt_fields(fields)
 }
 
 /// The local time with its offset, such as `2027-01-15T09:00:00.123+01:00`.
@@ -183,7 +217,7 @@ where
 struct LocalTime;
 
 impl FormatTime for LocalTime {
-    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
         let now = jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::system());
         write!(out, "{}", now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))
     }
@@ -199,6 +233,31 @@ fn quoted(shown: &str) -> Cow<'_, str> {
     } else {
         format!("{shown:?}").into()
     }
+}
+
+/// A text that was recorded in quotes, such as a path, without them. Its escapes stay, except those of quotes.
+fn unquoted(shown: &str) -> Cow<'_, str> {
+    let inside = shown
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let Some(inside) = inside else {
+        return shown.into();
+    };
+    let mut text = String::with_capacity(inside.len());
+    let mut letters = inside.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            // Two quoted texts, or something else that begins and ends with a quote.
+            '"' => return shown.into(),
+            '\\' => match letters.next() {
+                Some('"') => text.push('"'),
+                Some(other) => text.extend(['\\', other]),
+                None => return shown.into(),
+            },
+            letter => text.push(letter),
+        }
+    }
+    text.into()
 }
 
 /// Writes lines without the secrets in use.
@@ -341,6 +400,37 @@ mod tests {
             ("\"Deck 12.dgn\"", "\"Deck 12.dgn\""),
         ] {
             assert_eq!(quoted(shown), expected);
+        }
+    }
+
+    #[test]
+    fn text_in_quotes_loses_them_and_keeps_its_escapes() {
+        for (shown, expected) in [
+            (r#""house.ifc""#, "house.ifc"),
+            (r#""""#, ""),
+            (r#""a\u{202e}\n\\b.ifc""#, r"a\u{202e}\n\\b.ifc"),
+            (r#""the \"old\" one""#, r#"the "old" one"#),
+            (r#""a" and "b""#, r#""a" and "b""#),
+            (r#""a\""#, r#""a\""#),
+            (r#"Some("a")"#, r#"Some("a")"#),
+            ("\"", "\""),
+            ("3", "3"),
+        ] {
+            assert_eq!(unquoted(shown), expected);
+        }
+    }
+
+    #[test]
+    fn the_format_follows_the_configuration_and_else_the_reader() {
+        for (configured, is_journal, expected) in [
+            (None, true, LogFormat::Journal),
+            (None, false, LogFormat::Plain),
+            (Some(LogFormat::Plain), true, LogFormat::Plain),
+            (Some(LogFormat::Json), true, LogFormat::Json),
+            (Some(LogFormat::Json), false, LogFormat::Json),
+            (Some(LogFormat::Journal), false, LogFormat::Journal),
+        ] {
+            assert_eq!(format(configured, is_journal), expected);
         }
     }
 

@@ -36,6 +36,7 @@ use crate::config;
 use crate::control::Operator;
 use crate::itwin::Client;
 use crate::ledger::{self, Ledger, Lists, RootState};
+use crate::runtime_status::StatusTracker;
 use connections::{Counts, LogLimit, Peer};
 use guard::{Guard, Refusal};
 use guesses::Guesses;
@@ -45,6 +46,12 @@ use problem::Problem;
 
 /// Time limit until the response starts.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// Between two attempts to listen.
+const BIND_PAUSE: Duration = Duration::from_secs(1);
+
+const BIND_HINT: &str =
+    "stop the program that uses the address, or set another one in web.listen and restart";
 
 /// Longest request body in bytes: a retry of some ten thousand files.
 const BODY_MAX: usize = 256 * 1024;
@@ -60,12 +67,6 @@ pub struct Parts {
     pub reader: Ledger,
     /// The client whose requests are counted in the metrics.
     pub client: Client,
-}
-
-/// A bound listener.
-#[derive(Debug)]
-pub struct Server {
-    listener: TcpListener,
 }
 
 #[derive(Debug)]
@@ -88,50 +89,73 @@ struct Shared {
     stop: CancellationToken,
 }
 
-impl Server {
-    /// Binds the address.
-    ///
-    /// # Errors
-    /// When it is in use, or not an address of this machine.
-    pub async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
-        Ok(Self {
-            listener: TcpListener::bind(listen).await?,
-        })
+/// Serves the page at `listen` until `stop`. While another program has the address, it waits for it.
+///
+/// # Errors
+/// When the ledger cannot be read at the start.
+pub async fn run(
+    listen: SocketAddr,
+    parts: Parts,
+    stop: CancellationToken,
+) -> Result<(), ledger::Error> {
+    let listener = tokio::select! {
+        listener = bind(listen, &parts.operator.live) => listener,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let shared = Arc::new(Shared {
+        guard: Guard::new(&parts.config),
+        guesses: Mutex::default(),
+        log_limit: Mutex::default(),
+        counts: Arc::default(),
+        tally: tokio::sync::Mutex::new(Tally::new(&parts.reader).await?),
+        operator: parts.operator,
+        reader: parts.reader,
+        client: parts.client,
+        latest: watch::channel(Arc::from("")).0,
+        names: Names::default(),
+        days: daily::Days::default(),
+        host: host_name(),
+        stop: stop.clone(),
+    });
+    if let Ok(address) = listener.local_addr() {
+        info!(address = %format!("http://{address}/"), "serving the web page");
     }
+    let counts = Arc::clone(&shared.counts);
+    let router = router(Arc::clone(&shared));
+    let serving = connections::serve(listener, router, counts, stop.clone());
+    tokio::select! {
+        () = serving => {}
+        () = events::publish(Arc::clone(&shared)) => {}
+        () = shared.names.look_up(&shared.client) => {}
+        () = stop.cancelled() => {}
+    }
+    Ok(())
+}
 
-    /// Serves until `stop`.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read at the start.
-    pub async fn run(self, parts: Parts, stop: CancellationToken) -> Result<(), ledger::Error> {
-        let shared = Arc::new(Shared {
-            guard: Guard::new(&parts.config),
-            guesses: Mutex::default(),
-            log_limit: Mutex::default(),
-            counts: Arc::default(),
-            tally: tokio::sync::Mutex::new(Tally::new(&parts.reader).await?),
-            operator: parts.operator,
-            reader: parts.reader,
-            client: parts.client,
-            latest: watch::channel(Arc::from("")).0,
-            names: Names::default(),
-            days: daily::Days::default(),
-            host: host_name(),
-            stop: stop.clone(),
-        });
-        if let Ok(address) = self.listener.local_addr() {
-            info!(address = %format!("http://{address}/"), "serving the web page");
+/// Binds the address, and tries again while it cannot: synchronization does not depend on the page. A reason is logged
+/// once, and shown by `status` until the address is free.
+async fn bind(listen: SocketAddr, live: &StatusTracker) -> TcpListener {
+    let mut last = None;
+    loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => {
+                live.page_is_served();
+                return listener;
+            }
+            Err(error) => {
+                let reason = format!("cannot listen on {listen}: {error}");
+                if last.as_ref() != Some(&reason) {
+                    warn!(
+                        %listen, %error,
+                        hint = BIND_HINT,
+                        "cannot serve the web page: trying again every second; synchronization continues without it"
+                    );
+                    last = Some(reason.clone());
+                }
+                live.page_is_not_served(reason);
+            }
         }
-        let counts = Arc::clone(&shared.counts);
-        let router = router(Arc::clone(&shared));
-        let serving = connections::serve(self.listener, router, counts, stop.clone());
-        tokio::select! {
-            () = serving => {}
-            () = events::publish(Arc::clone(&shared)) => {}
-            () = shared.names.look_up(&shared.client) => {}
-            () = stop.cancelled() => {}
-        }
-        Ok(())
+        tokio::time::sleep(BIND_PAUSE).await;
     }
 }
 
@@ -244,7 +268,6 @@ async fn guarded(
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
     let mut tally = shared.tally.lock().await;
     tally.count(&shared.reader).await?;
-    let now = crate::clock::now();
     let overview = shared
         .reader
         .overview(
@@ -254,7 +277,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
                 results: 0,
                 runs: 0,
             },
-            now,
+            crate::clock::now(),
         )
         .await?;
     let text = metrics::text(&metrics::Facts {
@@ -263,7 +286,6 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
         traffic: &shared.client.traffic(),
         tally: &tally,
         page: &shared.counts,
-        now,
     });
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -23,7 +23,7 @@ const PORT_MAX: u16 = u16::MAX - 1;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Address of the API; the blob storage listens on the next port. Port 0 picks two free ports.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8290", value_parser = listen)]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8190", value_parser = listen)]
     listen: SocketAddr,
     /// Keep state and content in this folder, created if missing; by default they are deleted when the emulator stops
     #[arg(long, value_name = "DIR")]
@@ -88,7 +88,7 @@ pub(super) struct Arguments {
 fn listen(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .parse()
-        .map_err(|_| "expected IP:PORT, such as 127.0.0.1:8290".to_owned())?;
+        .map_err(|_| "expected IP:PORT, such as 127.0.0.1:8190".to_owned())?;
     if address.port() > PORT_MAX {
         return Err(format!(
             "no port left for the blob storage, which listens on the next one: use {PORT_MAX} or lower"

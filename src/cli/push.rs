@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::run::progress;
-use super::{EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
+use super::{CONFIG_VARIABLE, EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
 use crate::config::{Config, ReadOnlyConfig};
 use crate::control::{Command, Operator};
 use crate::ids::ImodelId;
@@ -71,11 +71,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = time)]
     timeout: Option<Duration>,
     /// A configuration file of which the account and the tables network, upload and retry are used
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, hide_env_values = true)]
     config: Option<PathBuf>,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|_| "expected a time such as 30m")?;
     match Duration::try_from(span) {
         Ok(time) if !time.is_zero() => Ok(time),

@@ -1,17 +1,20 @@
-//! Where the client secret comes from.
+//! Where the client secret and other secrets come from.
 //!
-//! Input: the path in `client_secret_file` and the environment. Output: the secret. The first source that exists is
+//! Input: the path in a key such as `client_secret_file`, and the environment. Output: the secret. The first source that exists is
 //! used; if it is unusable, that is an error: falling back to another source could silently use an outdated secret.
 //! Neither the secret nor a path that may be the secret by mistake is ever quoted.
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
 
 use super::environment::{Environment, SECRET_VARIABLE};
-use super::values::{InvalidValue, quoted};
-use crate::secret::Secret;
+use super::secret_files;
+use super::values::{self, InvalidValue, quoted};
+use crate::error_chain::chain;
+use crate::secret::{LINE_MAX, Secret, SecretCommand};
 
 /// Name of the secret in systemd's credential directory (`LoadCredential=`), see systemd.exec(5).
 pub(super) const CREDENTIAL: &str = "itwin-client-secret";
@@ -24,26 +27,22 @@ const PROXY_CREDENTIAL: &str = "itwin-proxy-password";
 
 const PROXY_HINT: &str = "store the password in its own file (mode 600) and set network.proxy_password_file to its path, or pass it with LoadCredential=itwin-proxy-password:FILE in the systemd unit";
 
-/// Anything longer is some other file.
-const LONGEST: u64 = 4096;
+/// How the config file refers to systemd's credential directory, as its path depends on the unit.
+const VARIABLE: &str = "$CREDENTIALS_DIRECTORY";
+
+/// Before the name of a credential.
+const DIRECTORY: &str = "$CREDENTIALS_DIRECTORY/";
 
 /// Finds the secret: `file`, else systemd's credential, else the environment variable.
 pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Secret, InvalidValue> {
-    let credentials = environment.credentials_directory.as_deref();
-    if let Some(file) = file {
-        return read(
-            file,
-            credentials.is_some_and(|directory| file.starts_with(directory)),
-        );
-    }
-    if let Some(credential) = credentials
-        .map(|directory| directory.join(CREDENTIAL))
-        .filter(|path| path.exists())
+    if let Some(file) = file
+        .map(Path::to_owned)
+        .or_else(|| credential(CREDENTIAL, environment))
     {
-        return read(&credential, true);
+        return read(&file, environment);
     }
     match &environment.client_secret {
-        Some(secret) => checked(secret.expose()).map_err(|what| {
+        Some(secret) => Secret::of_line(secret.expose()).map_err(|what| {
             InvalidValue::new(format!("the secret in {SECRET_VARIABLE} {what}"), HINT)
         }),
         None => Err(InvalidValue::new(
@@ -53,38 +52,83 @@ pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Sec
     }
 }
 
+/// The value of a key with a program and its arguments.
+pub(super) fn command(value: &DeValue<'_>) -> Result<SecretCommand, InvalidValue> {
+    SecretCommand::new(values::list(value)?).ok_or_else(|| {
+        InvalidValue::new(
+            "no program",
+            "write the program and its arguments, such as [\"/usr/bin/vault\", \"kv\", \"get\", \"-field=secret\", \"kv/itwin\"]",
+        )
+    })
+}
+
+/// Runs a program that prints the client secret.
+pub(super) fn print(command: &SecretCommand) -> Result<Secret, InvalidValue> {
+    command
+        .run()
+        .map_err(|error| InvalidValue::new(chain(&error), error.hint()))
+}
+
 /// Finds the proxy's password: `file`, else systemd's credential.
 pub(super) fn proxy_password(
     file: Option<&Path>,
     environment: &Environment,
 ) -> Result<Secret, InvalidValue> {
-    let credentials = environment.credentials_directory.as_deref();
-    match (file, credentials) {
-        (Some(file), _) => read(file, credentials.is_some_and(|one| file.starts_with(one))),
-        (None, Some(directory)) if directory.join(PROXY_CREDENTIAL).exists() => {
-            read(&directory.join(PROXY_CREDENTIAL), true)
-        }
-        _ => Err(InvalidValue::new("no proxy password found", PROXY_HINT)),
+    match file
+        .map(Path::to_owned)
+        .or_else(|| credential(PROXY_CREDENTIAL, environment))
+    {
+        Some(file) => read(&file, environment),
+        None => Err(InvalidValue::new("no proxy password found", PROXY_HINT)),
     }
 }
 
-/// Reads another secret from a file that only its owner may read.
-pub(super) fn read_file(file: &Path) -> Result<Secret, InvalidValue> {
-    read(file, false)
+/// The file of one of systemd's credentials, if there is one.
+fn credential(name: &str, environment: &Environment) -> Option<PathBuf> {
+    let directory = environment.credentials_directory.as_deref()?;
+    Some(directory.join(name)).filter(|path| path.exists())
 }
 
-/// As [`read_file`]; the file may be a credential of systemd.
-pub(super) fn read_file_or_credential(
-    file: &Path,
-    environment: &Environment,
-) -> Result<Secret, InvalidValue> {
-    let credentials = environment.credentials_directory.as_deref();
-    read(file, credentials.is_some_and(|one| file.starts_with(one)))
+/// The value of a key with the path of a secret file: absolute, or below [`DIRECTORY`].
+pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, InvalidValue> {
+    match values::text(value)?.strip_prefix(DIRECTORY) {
+        Some(name) if is_name(name) => Ok(PathBuf::from(format!("{DIRECTORY}{name}"))),
+        Some(_) => Err(no_name()),
+        None => values::absolute(value),
+    }
 }
 
-/// `is_credential`: systemd guards that directory itself, and shows its files as readable by the group in some
-/// versions.
-fn read(path: &Path, is_credential: bool) -> Result<Secret, InvalidValue> {
+fn no_name() -> InvalidValue {
+    InvalidValue::new(
+        "not the name of a credential",
+        format!("write \"{DIRECTORY}NAME\" for LoadCredential=NAME:FILE in the systemd unit"),
+    )
+}
+
+/// What systemd accepts as the name of a credential, as far as paths are concerned.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains('/') && name != "." && name != ".."
+}
+
+/// Reads a secret from a file. Its path is one of [`path`].
+///
+/// systemd guards its credentials itself, and shows them as readable by the group in some versions.
+pub(super) fn read(path: &Path, environment: &Environment) -> Result<Secret, InvalidValue> {
+    let directory = environment.credentials_directory.as_deref();
+    let path = match (path.strip_prefix(VARIABLE), directory) {
+        (Err(_), _) => path.to_owned(),
+        (Ok(name), _) if !name.to_str().is_some_and(is_name) => return Err(no_name()),
+        (Ok(name), Some(directory)) => directory.join(name),
+        (Ok(name), None) => {
+            return Err(InvalidValue::new(
+                "the service has no credentials of systemd: CREDENTIALS_DIRECTORY is not set",
+                format!(
+                    "add LoadCredential={}:FILE to the systemd unit, or set the path of a file",
+                    name.display()
+                ),
+            ));
+        }
+    };
     let unreadable = |error: std::io::Error| {
         InvalidValue::new(
             format!("cannot read the file: {error}"),
@@ -92,56 +136,26 @@ fn read(path: &Path, is_credential: bool) -> Result<Secret, InvalidValue> {
         )
     };
     // Asked before opening: a pipe would block for ever.
-    if !path.metadata().map_err(unreadable)?.is_file() {
+    let about = path.metadata().map_err(unreadable)?;
+    if !about.is_file() {
         return Err(InvalidValue::new(
-            format!("{} is not a regular file", quoted(path)),
+            format!("{} is not a regular file", quoted(&path)),
             HINT,
         ));
     }
-    let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
-    if mode & 0o077 != 0 && !is_credential {
-        return Err(InvalidValue::new(
-            format!(
-                "{} is accessible to other users (mode {:o})",
-                quoted(path),
-                mode & 0o777
-            ),
-            format!("run `chmod 600 {}`", quoted(path)),
-        ));
-    }
+    let file = if directory.is_some_and(|directory| path.starts_with(directory)) {
+        File::open(&path).map_err(unreadable)?
+    } else {
+        secret_files::open(&path, &about).map_err(|(what, hint)| InvalidValue::new(what, hint))?
+    };
     let mut text = String::new();
-    file.take(LONGEST + 1)
+    file.take(LINE_MAX + 1)
         .read_to_string(&mut text)
         .map_err(unreadable)?;
-    checked(&text).map_err(|what| {
+    Secret::of_line(&text).map_err(|what| {
         InvalidValue::new(
-            format!("the secret in {} {what}", quoted(path)),
+            format!("the secret in {} {what}", quoted(&path)),
             "the file must contain the secret on one line and nothing else",
         )
     })
-}
-
-/// The secret in `text`, which may begin with the byte order mark of an editor and end with a line break. Other
-/// invisible characters are refused here: sent along, they would only come back as "invalid client".
-pub(crate) fn checked(text: &str) -> Result<Secret, &'static str> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let text = text.trim_end_matches(['\r', '\n']);
-    let hidden = |letter: char| {
-        letter.is_whitespace() && letter != ' '
-            || matches!(letter, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    if text.trim().is_empty() {
-        Err("is empty")
-    } else if text.len() as u64 > LONGEST {
-        Err("is too long")
-    } else if text.chars().any(char::is_control) {
-        Err("contains a line break or control character")
-    } else if text.starts_with(' ') || text.ends_with(' ') {
-        Err("starts or ends with a space")
-    } else if text.chars().any(hidden) {
-        Err("contains an invisible character, such as a non-breaking space (U+00A0)")
-    } else {
-        Ok(Secret::new(text))
-    }
 }

@@ -58,6 +58,14 @@ impl Environment {
         }
     }
 
+    /// The folder of the ledger unless `state.path` is set.
+    #[must_use]
+    pub fn default_state_path(&self) -> PathBuf {
+        self.state_directory
+            .clone()
+            .unwrap_or_else(|| "/var/lib/itwin-syncd".into())
+    }
+
     /// The environment of this process, for this file: commands for the service `itwin-syncd@NAME` find its ledger
     /// by the name, because only the service gets `$STATE_DIRECTORY` from systemd.
     pub(super) fn for_file(config_file: &Path) -> Self {

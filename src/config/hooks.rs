@@ -126,7 +126,7 @@ fn hook(
         values::watch_name,
     );
     let on = section.read("on", events);
-    let url = address(section, mode);
+    let url = address(section, environment, mode);
     let command = section.read("command", values::list);
     if command.as_ref().is_some_and(Vec::is_empty) {
         section.add(
@@ -146,7 +146,7 @@ fn hook(
             ),
         );
     }
-    let secret = section.read("secret_file", values::absolute);
+    let secret = section.read("secret_file", credentials::path);
     if secret.is_some() && !section.has("url") {
         section.add(
             "secret_file",
@@ -154,7 +154,7 @@ fn hook(
         );
     }
     let secret = secret.filter(|_| mode == Mode::Daemon).and_then(|file| {
-        let secret = credentials::read_file_or_credential(&file, environment);
+        let secret = credentials::read(&file, environment);
         secret.map_err(|bad| section.add("secret_file", bad)).ok()
     });
     let mut names = section.read("watches", values::list);

@@ -86,7 +86,7 @@ pub(super) fn read(
     let server = section.read("smtp", server);
     let tls = section.read("smtp_tls", tls).unwrap_or_default();
     let user = section.read("smtp_user", values::line);
-    let password_file = section.read("smtp_password_file", values::absolute);
+    let password_file = section.read("smtp_password_file", credentials::path);
     let from = section.require(
         "from",
         "add the address of the sender, such as from = \"itwin-syncd@example.com\"",
@@ -122,7 +122,7 @@ pub(super) fn read(
     }
     let login = match (user, password_file) {
         (Some(user), Some(file)) if mode == Mode::Daemon => {
-            let password = credentials::read_file_or_credential(&file, environment);
+            let password = credentials::read(&file, environment);
             let password = password.map_err(|bad| section.add("smtp_password_file", bad));
             Some((user, password.ok()?))
         }

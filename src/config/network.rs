@@ -26,7 +26,7 @@ pub(super) fn read(
 ) -> Option<Network> {
     let url = section.read("proxy", proxy_url);
     let user = section.read("proxy_user", values::line);
-    let password_file = section.read("proxy_password_file", values::absolute);
+    let password_file = section.read("proxy_password_file", credentials::path);
     let no_proxy = section.read("no_proxy", hosts).unwrap_or_default();
     let ca_file = section.read("ca_file", values::absolute);
     let connect_timeout = duration(section, "connect_timeout", 10 * SECOND, HOUR);

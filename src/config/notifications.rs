@@ -91,9 +91,13 @@ impl fmt::Display for Address {
     }
 }
 
-pub(super) fn heartbeat(section: &mut Section<'_>, mode: Mode) -> Heartbeat {
+pub(super) fn heartbeat(
+    section: &mut Section<'_>,
+    environment: &Environment,
+    mode: Mode,
+) -> Heartbeat {
     Heartbeat {
-        url: address(section, mode),
+        url: address(section, environment, mode),
         interval: section
             .read(
                 "interval",
@@ -134,7 +138,7 @@ fn alert(section: &mut Section<'_>, environment: &Environment, mode: Mode) -> Al
         "add a short name, such as name = \"cad-team\"",
         values::watch_name,
     );
-    let url = address(section, mode);
+    let url = address(section, environment, mode);
     let command = section.read("command", values::list);
     if command.as_ref().is_some_and(Vec::is_empty) {
         section.add(
@@ -191,14 +195,18 @@ fn alert(section: &mut Section<'_>, environment: &Environment, mode: Mode) -> Al
 }
 
 /// The key `url`: the address itself, or `file:` and the path of a file that holds it.
-pub(super) fn address(section: &mut Section<'_>, mode: Mode) -> Option<Address> {
+pub(super) fn address(
+    section: &mut Section<'_>,
+    environment: &Environment,
+    mode: Mode,
+) -> Option<Address> {
     let text = section.read("url", values::text)?;
     let text = match text.strip_prefix("file:") {
         None => text,
         Some(_) if mode == Mode::Inspect => return None,
         Some(path) => {
             let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-            match credentials::read_file(&path) {
+            match credentials::read(&path, environment) {
                 Ok(secret) => secret.expose().to_owned(),
                 Err(bad) => {
                     section.add("url", bad);

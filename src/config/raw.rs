@@ -81,11 +81,18 @@ impl RawConfig {
         let bulk_change =
             sections::bulk_change(&mut Section::open(&root, "bulk_change", KEYS, report));
 
-        let web = web::read(&mut Section::open(&root, "web", KEYS, report), mode);
+        let web = web::read(
+            &mut Section::open(&root, "web", KEYS, report),
+            environment,
+            mode,
+        );
         let alerts = Section::each(&root, "alert", report);
         let alerts = notifications::alerts(&alerts, environment, mode, report);
-        let heartbeat =
-            notifications::heartbeat(&mut Section::open(&root, "heartbeat", KEYS, report), mode);
+        let heartbeat = notifications::heartbeat(
+            &mut Section::open(&root, "heartbeat", KEYS, report),
+            environment,
+            mode,
+        );
 
         let imodel_tables = Section::each(&root, "imodel", report);
         let created = new_imodels::keys_by_name(&imodel_tables);

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::connection_name::ConnectionName;
 use crate::itwin::RequestLimits;
+use crate::secret::ClientSecret;
 
 /// Every table and its keys; `""` is the top of the file.
 pub(super) const KEYS: &Keys = &[
@@ -64,6 +65,7 @@ pub(super) const KEYS: &Keys = &[
             "issuer_url",
             "client_id",
             "client_secret_file",
+            "client_secret_command",
             "scope",
             "requests_per_minute",
             "requests_per_hour",
@@ -117,7 +119,7 @@ pub(super) const KEYS: &Keys = &[
         ],
     ),
     ("heartbeat", &["url", "interval"]),
-    ("log", &["level", "directory", "keep_files"]),
+    ("log", &["level", "format", "directory", "keep_files"]),
     ("upload", &["workers", "block_size", "memory", "rate"]),
     (
         "sync",
@@ -269,35 +271,50 @@ pub(super) fn itwin(
             _ => values::line(value),
         },
     );
-    let file = section.read("client_secret_file", values::absolute);
-    let is_unusable = file.is_none() && section.has("client_secret_file");
+    let file = section.read("client_secret_file", credentials::path);
+    let command = section.read("client_secret_command", credentials::command);
+    let has = |key| section.has(key);
+    let is_unusable = file.is_none() && has("client_secret_file")
+        || command.is_none() && has("client_secret_command");
+    if has("client_secret_file") && has("client_secret_command") {
+        section.add(
+            "client_secret_command",
+            InvalidValue::new(
+                "client_secret_file is set as well",
+                "remove one of the two keys: the secret has one source",
+            ),
+        );
+        return None;
+    }
     if mode == Mode::Inspect || is_unusable {
         return None;
     }
-    let client_secret = credentials::find(file.as_deref(), environment)
-        .map_err(|bad| section.add("client_secret_file", bad))
-        .ok();
+    let (found, key) = match &command {
+        Some(command) => (credentials::print(command), "client_secret_command"),
+        None => (
+            credentials::find(file.as_deref(), environment),
+            "client_secret_file",
+        ),
+    };
+    let client_secret = found.map_err(|bad| section.add(key, bad)).ok();
     Some(Itwin {
         api_url: api_url?,
         issuer_url: issuer_url?,
         client_id: client_id?,
-        client_secret: client_secret?,
+        client_secret: ClientSecret {
+            text: client_secret?,
+            command,
+        },
         scope,
         limits,
     })
 }
 
 pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> State {
-    let default = || {
-        environment
-            .state_directory
-            .clone()
-            .unwrap_or_else(|| "/var/lib/itwin-syncd".into())
-    };
     State {
         path: section
             .read("path", values::absolute)
-            .unwrap_or_else(default),
+            .unwrap_or_else(|| environment.default_state_path()),
         keep_history: duration(section, "keep_history", 365 * DAY, 3650 * DAY),
     }
 }
@@ -317,6 +334,7 @@ pub(super) fn bulk_change(section: &mut Section<'_>) -> BulkChange {
 pub(super) fn log(section: &mut Section<'_>) -> Log {
     Log {
         level: section.read("level", values::level).unwrap_or(Level::Info),
+        format: section.read("format", values::log_format),
         directory: section.read("directory", values::absolute),
         keep_files: section
             .read("keep_files", values::count(1..=3650))

@@ -10,6 +10,7 @@ mod several_imodels;
 
 use super::sections::KEYS;
 use super::*;
+use crate::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
@@ -87,8 +88,11 @@ fn example_loads_with_every_optional_key_in_force() {
 
 /// The example without the marks before its optional keys, except for those that are written in place of another one.
 fn every_key_in_force() -> String {
-    let replaces_another =
-        |line: &str| line.starts_with("imodel =") || line.starts_with("create =");
+    let replaces_another = |line: &str| {
+        ["imodel =", "create =", "client_secret_command ="]
+            .iter()
+            .any(|key| line.starts_with(key))
+    };
     let lines = EXAMPLE.lines().map(|line| {
         line.strip_prefix("# ")
             .filter(|rest| is_key_line(rest) || rest.starts_with("[["))
@@ -360,6 +364,7 @@ fn the_first_source_of_the_secret_is_used() {
             .unwrap()
             .itwin
             .client_secret
+            .text
             .expose()
             .to_owned()
     };
@@ -384,6 +389,86 @@ fn the_first_source_of_the_secret_is_used() {
         ),
         "from systemd"
     );
+}
+
+#[test]
+fn any_secret_may_be_a_credential_of_systemd() {
+    let credentials = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("token", "9f3c6a1e44d2b8075c"),
+        ("hook", "https://hooks.example.com/b7d2"),
+    ] {
+        let path = credentials.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    }
+    let text = LEAST.to_owned()
+        + "[web]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"$CREDENTIALS_DIRECTORY/token\"\n\
+           [[alert]]\nname = \"a\"\nurl = \"file:$CREDENTIALS_DIRECTORY/hook\"\n\
+           [heartbeat]\nurl = \"file:$CREDENTIALS_DIRECTORY/hook\"\n";
+    let mut environment = environment();
+    let missing = Config::parse(&text, "config.toml", &environment).unwrap_err();
+    insta::assert_snapshot!("without_credentials", missing.to_string());
+    environment.credentials_directory = Some(credentials.path().to_owned());
+    let config = Config::parse(&text, "config.toml", &environment).unwrap();
+    assert_eq!(config.web.token.unwrap().expose(), "9f3c6a1e44d2b8075c");
+    assert!(config.alerts[0].url.is_some() && config.heartbeat.url.is_some());
+    for wrong in ["", "..", "../token", "a/b"] {
+        for value in ["$/", "file:$/"].map(|one| one.replace('$', "$CREDENTIALS_DIRECTORY") + wrong)
+        {
+            let key = if value.starts_with("file") {
+                "[heartbeat]\nurl"
+            } else {
+                "[web]\ntoken_file"
+            };
+            let text = format!("{LEAST}{key} = {value:?}\n");
+            let refused = Config::parse(&text, "config.toml", &environment).unwrap_err();
+            assert!(
+                refused.to_string().contains("not the name of a credential"),
+                "{refused}"
+            );
+        }
+    }
+    // Commands without the credentials still read the rest of the file.
+    ReadOnlyConfig::parse(&text, "config.toml", &Environment::default()).unwrap();
+}
+
+/// Kubernetes mounts a secret as links through a folder that it replaces as a whole.
+#[test]
+fn a_secret_that_kubernetes_mounts_is_read_through_its_links() {
+    let folder = tempfile::tempdir().unwrap();
+    let version = folder.path().join("..2027_01_15");
+    fs::create_dir(&version).unwrap();
+    secret_file(&version, "from a pod", 0o440);
+    std::os::unix::fs::symlink("..2027_01_15", folder.path().join("..data")).unwrap();
+    let link = folder.path().join("client-secret");
+    std::os::unix::fs::symlink("..data/secret", &link).unwrap();
+    let text = with_secret_file(link.to_str().unwrap());
+    let config = Config::parse(&text, "config.toml", &Environment::default()).unwrap();
+    assert_eq!(config.itwin.client_secret.text.expose(), "from a pod");
+}
+
+#[test]
+fn a_program_prints_the_secret_and_is_the_only_source() {
+    let with = |keys: &str| LEAST.replacen("[itwin]", &format!("[itwin]\n{keys}"), 1);
+    let printed = with("client_secret_command = [\"/bin/echo\", \"from vault\"]");
+    let config = Config::parse(&printed, "config.toml", &environment()).unwrap();
+    assert_eq!(config.itwin.client_secret.text.expose(), "from vault");
+    assert!(!format!("{config:?}").contains("from vault"));
+    // Commands that only read the ledger do not run it.
+    let fails = with("client_secret_command = [\"/bin/false\"]");
+    ReadOnlyConfig::parse(&fails, "config.toml", &Environment::default()).unwrap();
+    let mut text = String::new();
+    for keys in [
+        "client_secret_command = [\"/bin/false\"]",
+        "client_secret_command = []",
+        "client_secret_command = \"vault kv get\"",
+        "client_secret_command = [\"/absent/vault\", \"kv\"]",
+        "client_secret_command = [\"/bin/echo\", \"a\"]\nclient_secret_file = \"/etc/itwin-syncd/client-secret\"",
+    ] {
+        text += &format!("{}\n", errors(&with(keys)));
+    }
+    insta::assert_snapshot!(text);
 }
 
 #[test]

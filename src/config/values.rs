@@ -13,7 +13,7 @@ use unicode_normalization::UnicodeNormalization;
 use url::Url;
 use uuid::Uuid;
 
-use super::Level;
+use super::{Level, LogFormat};
 use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::itwin::is_loopback;
@@ -357,6 +357,18 @@ pub(super) fn level(value: &DeValue<'_>) -> Result<Level, InvalidValue> {
             "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         )
     })
+}
+
+pub(super) fn log_format(value: &DeValue<'_>) -> Result<LogFormat, InvalidValue> {
+    match text(value)?.as_str() {
+        "plain" => Ok(LogFormat::Plain),
+        "json" => Ok(LogFormat::Json),
+        "journal" => Ok(LogFormat::Journal),
+        other => Err(InvalidValue::new(
+            format!("unknown log format {other:?}"),
+            "write \"plain\", \"json\" or \"journal\"",
+        )),
+    }
 }
 
 /// The name of a watch.

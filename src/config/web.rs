@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::credentials;
 use super::document::Section;
-use super::environment::Mode;
+use super::environment::{Environment, Mode};
 use super::values::{self, InvalidValue};
 use crate::secret::Secret;
 
@@ -28,11 +28,11 @@ pub struct Web {
     pub hosts: Vec<String>,
 }
 
-pub(super) fn read(section: &mut Section<'_>, mode: Mode) -> Web {
+pub(super) fn read(section: &mut Section<'_>, environment: &Environment, mode: Mode) -> Web {
     let listen = section.read("listen", socket_address);
-    let file = section.read("token_file", values::absolute);
+    let file = section.read("token_file", credentials::path);
     let token = file.filter(|_| mode == Mode::Daemon).and_then(|file| {
-        credentials::read_file(&file)
+        credentials::read(&file, environment)
             .and_then(strong)
             .map_err(|bad| section.add("token_file", bad))
             .ok()

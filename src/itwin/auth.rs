@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::Settings;
+use super::client_secret::CurrentSecret;
 use super::error::{Answer, Error, From, Kind, Repeat};
 use super::hosts::Hosts;
 use super::limits::Limit;
@@ -21,7 +22,7 @@ use super::transport::{HttpClients, execute, pause_host};
 use super::untrusted_text::sanitize;
 use super::urls::{below, without_secrets};
 use crate::retry;
-use crate::secret::Secret;
+use crate::secret::{ClientSecret, Secret};
 
 /// A token is renewed this long before it expires, or after three quarters of a short lifetime.
 const RENEW_EARLY: Duration = Duration::from_secs(300);
@@ -43,6 +44,7 @@ const DISCOVER: &str = "discover token endpoint";
 pub(super) struct Tokens {
     http: HttpClients,
     settings: Settings,
+    secret: CurrentSecret,
     hosts: Arc<Hosts>,
     /// Locked during a token request: all other tasks wait for its result.
     state: Mutex<State>,
@@ -65,6 +67,7 @@ impl Tokens {
     pub(super) fn new(http: HttpClients, settings: Settings, hosts: Arc<Hosts>) -> Self {
         Self {
             http,
+            secret: CurrentSecret::new(settings.client_secret.clone()),
             settings,
             hosts,
             state: Mutex::default(),
@@ -107,6 +110,11 @@ impl Tokens {
         }
     }
 
+    /// Replaces the client secret, for the next token.
+    pub(super) fn set_client_secret(&self, secret: ClientSecret) {
+        self.secret.set(secret);
+    }
+
     /// The e-mail address under which the service application is a member of an iTwin.
     pub(super) fn service_user(&self) -> String {
         format!("{}@apps.imsoidc.bentley.com", self.settings.client_id)
@@ -120,18 +128,28 @@ impl Tokens {
                 None => below(&self.settings.issuer_url, &["connect", "token"]),
             },
         };
-        // Safe to repeat: it returns another token.
-        let token = retry::in_place(
-            || self.ask_once(&endpoint),
-            |error: &Error| error.retry_in_place(Repeat::Safe),
-        )
-        .await?;
+        let secret = self.secret.get();
+        let token = match self.ask_with(&endpoint, &secret).await {
+            Err(error) if error.is_refused_client() && self.secret.replace(&secret).await => {
+                self.ask_with(&endpoint, &self.secret.get()).await?
+            }
+            asked => asked?,
+        };
         let text = token.text.clone();
         state.token = Some(token);
         Ok(text)
     }
 
-    async fn ask_once(&self, endpoint: &Url) -> Result<Token, Error> {
+    async fn ask_with(&self, endpoint: &Url, secret: &Secret) -> Result<Token, Error> {
+        // Safe to repeat: it returns another token.
+        retry::in_place(
+            || self.ask_once(endpoint, secret),
+            |error: &Error| error.retry_in_place(Repeat::Safe),
+        )
+        .await
+    }
+
+    async fn ask_once(&self, endpoint: &Url, secret: &Secret) -> Result<Token, Error> {
         #[derive(Deserialize)]
         struct Granted {
             access_token: String,
@@ -148,7 +166,7 @@ impl Tokens {
             .form(&[
                 ("grant_type", "client_credentials"),
                 ("client_id", &self.settings.client_id),
-                ("client_secret", self.settings.client_secret.expose()),
+                ("client_secret", secret.expose()),
                 ("scope", &self.settings.scope),
             ]);
         let reply = execute(OPERATION, &host, request, Limit::Answer).await?;

@@ -222,6 +222,14 @@ impl Error {
         })
     }
 
+    /// Whether the identity provider refuses the client id or its secret. Source: RFC 6749, section 5.2
+    pub(super) fn is_refused_client(&self) -> bool {
+        self.answer().is_some_and(|answer| {
+            answer.from == From::Identity
+                && (answer.has_code(&["invalid_client"]) || answer.status == 401)
+        })
+    }
+
     /// The HTTP status of an error response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {

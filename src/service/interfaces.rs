@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::tasks::Tasks;
 use super::{Error, Until};
@@ -39,6 +39,7 @@ impl Tasks {
             live: self.live.clone(),
             wake_uploads: Arc::clone(&self.wake_uploads),
             wake_synchronizers: self.wake_synchronizers.clone(),
+            queue: self.queue.clone(),
         };
         match control::Server::bind(&config.state.path) {
             Ok(server) => {
@@ -58,25 +59,16 @@ impl Tasks {
         // A single pass ends before a page would be of use, and the address may be that of the service.
         let listen = config.web.listen.filter(|_| until == Until::Stopped);
         if let Some(listen) = listen {
-            match web::Server::bind(listen).await {
-                Ok(server) => {
-                    let parts = web::Parts {
-                        config: config.web.clone(),
-                        operator,
-                        reader: reader.clone(),
-                        client: client.clone(),
-                    };
-                    let stop = self.stop.clone();
-                    self.spawn("web".to_owned(), async move {
-                        Ok(server.run(parts, stop).await?)
-                    });
-                }
-                Err(error) => error!(
-                    %listen, %error,
-                    hint = "choose another address in web.listen, or stop the program that uses it",
-                    "cannot serve the web page: synchronization continues without it"
-                ),
-            }
+            let parts = web::Parts {
+                config: config.web.clone(),
+                operator,
+                reader: reader.clone(),
+                client: client.clone(),
+            };
+            let stop = self.stop.clone();
+            self.spawn("web".to_owned(), async move {
+                Ok(web::run(listen, parts, stop).await?)
+            });
         }
         let http = config.network.client(REQUEST).map_err(Error::Client)?;
         let ledgers = alert::Ledgers {

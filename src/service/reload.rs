@@ -95,7 +95,6 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     keep("itwin.api_url", was.api_url != is.api_url);
     keep("itwin.issuer_url", was.issuer_url != is.issuer_url);
     keep("itwin.client_id", was.client_id != is.client_id);
-    keep("the client secret", was.client_secret != is.client_secret);
     keep("itwin.scope", was.scope != is.scope);
     keep("[network]", old.network != new.network);
     keep("state.path", old.state.path != new.state.path);
@@ -107,11 +106,13 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     keep("[[alert]]", old.alerts != new.alerts);
     keep("[[hook]]", old.hooks != new.hooks);
     keep("[heartbeat]", old.heartbeat != new.heartbeat);
+    keep("log.format", old.log.format != new.log.format);
     keep("log.directory", old.log.directory != new.log.directory);
     keep("log.keep_files", old.log.keep_files != new.log.keep_files);
     let mut config = Config {
         itwin: crate::config::Itwin {
             limits: new.itwin.limits,
+            client_secret: new.itwin.client_secret,
             ..old.itwin.clone()
         },
         network: old.network.clone(),
@@ -180,6 +181,10 @@ impl Tasks {
         let (config, waiting) = live(old, new);
         levels.set(config.log.level);
         client.set_limits(config.itwin.limits);
+        if config.itwin.client_secret != old.itwin.client_secret {
+            info!("using the new client secret");
+            client.set_client_secret(config.itwin.client_secret.clone());
+        }
         client.set_rate(config.upload.rate.clone());
         let kept: Vec<&Watch> = recognized(old, &config).into_iter().flatten().collect();
         let gone = |watch: &&Watch| !config.watches.contains(watch);
@@ -279,7 +284,7 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
             .replace("\"one\"", "\"two\"\nscope = \"other\"\napi_url = \"https://a.example\"\nissuer_url = \"https://b.example\"")
             .replace("c0ffee00", "c0ffee01")
             + "storage_folder = \"North\"\nconnection = \"mine\"\n[state]\npath = \"/elsewhere\"\n\
-               [log]\ndirectory = \"/log\"\nkeep_files = 3\n[network]\nidle_timeout = \"5s\"\n";
+               [log]\nformat = \"json\"\ndirectory = \"/log\"\nkeep_files = 3\n[network]\nidle_timeout = \"5s\"\n";
         let old = parse(OLD, "a");
         let (config, waiting) = live(&old, parse(&new, "b"));
         assert_eq!(
@@ -288,10 +293,10 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
                 "itwin.api_url",
                 "itwin.issuer_url",
                 "itwin.client_id",
-                "the client secret",
                 "itwin.scope",
                 "[network]",
                 "state.path",
+                "log.format",
                 "log.directory",
                 "log.keep_files",
                 "imodel_id of watch \"north\"",
@@ -300,6 +305,7 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
             ]
         );
         assert_eq!(format!("{config:?}"), format!("{old:?}"));
+        assert_eq!(config.itwin.client_secret.text.expose(), "b");
     }
 
     #[test]

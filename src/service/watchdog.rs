@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::systemd;
+use crate::control;
 use crate::ledger::{self, Health, Ledger, RootState};
 use crate::next_attempt::{after, clock_time};
 
@@ -23,9 +24,6 @@ const SHARE: u32 = 20;
 
 /// Pings per watchdog timeout: one may be late.
 const PINGS: u32 = 3;
-
-/// The upload queue is checked at least every half minute.
-const QUEUE_MAX: Duration = Duration::from_secs(120);
 
 /// A job that is due later than this counts as waiting for later.
 const SOON: Duration = Duration::from_secs(60);
@@ -77,7 +75,7 @@ impl Watchdog {
         let pause = allowed / PINGS;
         let mut healthy = true;
         loop {
-            match self.prove(pause).await {
+            match control::prove(&self.ledger, &self.queue, pause).await {
                 Ok(()) => {
                     systemd::alive();
                     if !healthy {
@@ -96,16 +94,6 @@ impl Watchdog {
                 }
             }
             tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// The health check: Ok, or what does not work.
-    async fn prove(&self, timeout: Duration) -> Result<(), String> {
-        match tokio::time::timeout(timeout, self.ledger.prove_alive()).await {
-            Ok(Ok(())) if self.queue.borrow().elapsed() < QUEUE_MAX => Ok(()),
-            Ok(Ok(())) => Err("the upload queue is stalled".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the ledger does not respond".to_owned()),
         }
     }
 }
@@ -151,25 +139,6 @@ mod tests {
 
     use super::*;
     use crate::ledger::Summary;
-
-    #[tokio::test]
-    async fn a_stalled_upload_queue_fails_the_health_check() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = Instant::now();
-        let (turned, queue) = watch::channel(now);
-        let watchdog = Watchdog {
-            ledger: Ledger::open(dir.path()).await.unwrap(),
-            queue,
-            note: watch::channel(None).1,
-        };
-        let timeout = Duration::from_secs(60);
-        assert_eq!(watchdog.prove(timeout).await, Ok(()));
-        turned.send_replace(now.checked_sub(QUEUE_MAX).unwrap());
-        assert_eq!(
-            watchdog.prove(timeout).await,
-            Err("the upload queue is stalled".to_owned())
-        );
-    }
 
     #[test]
     fn the_status_line_shows_note_folders_queue_failures_and_last_run() {

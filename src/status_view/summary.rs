@@ -46,10 +46,13 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
         problems.push("daemon not running".to_owned());
     }
     if view.platform_outage.is_some() {
-        problems.push("platform unreachable".to_owned());
+        problems.push("platform not available".to_owned());
     }
     let undelivered = view.undelivered.iter();
     problems.extend(undelivered.map(|one| format!("messages of {} not delivered", one.receiver)));
+    if view.page_problem.is_some() {
+        problems.push("page not available".to_owned());
+    }
     let watches = |is: fn(&WatchView) -> bool| {
         let configured = view.watches.iter().filter(|watch| watch.configured);
         configured.filter(|watch| is(watch)).count() as u64

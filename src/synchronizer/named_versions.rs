@@ -113,7 +113,7 @@ impl Synchronizer {
     ) -> Result<Duration, SyncError> {
         if let Some(intent) = &naming.intent {
             if let Some(id) = self.created_before(intent).await? {
-                info!(imodel = %self.imodel_id, version = intent.name, "named version was created by a request without an answer");
+                info!(imodel = %self.imodel_id, version = intent.name, "named version was created by an earlier request");
                 self.record_version(intent, &id).await?;
                 return Ok(Duration::ZERO);
             }

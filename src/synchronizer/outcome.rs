@@ -306,12 +306,14 @@ fn failed_run_hint(run: &Run) -> String {
 /// The platform's advice.
 fn hint(task: Option<&RunTask>) -> Option<String> {
     let task = task?;
+    let written = |text: &String| !text.trim().is_empty();
     let link = task
         .error
         .as_ref()
         .and_then(|error| error.kb_article_link.clone())
-        .filter(|link| !link.is_empty());
-    match (task.report.suggested_action.clone(), link) {
+        .filter(written);
+    let action = task.report.suggested_action.clone().filter(written);
+    match (action, link) {
         (Some(action), Some(link)) => Some(format!("{action}; see {link}")),
         (Some(action), None) => Some(action),
         (None, Some(link)) => Some(format!("see {link}")),

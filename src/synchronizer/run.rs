@@ -81,7 +81,7 @@ impl Synchronizer {
                 Ok(Requested::Wait(CONTENDED.min(self.sync.poll_interval)))
             }
             Err(error) if error.may_have_taken_effect() => {
-                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "run request got no answer; looking for the run");
+                warn!(imodel = %self.imodel_id, connection = connection.name, %error, "the run request failed, but may have started a run; looking for it");
                 Ok(Requested::Open)
             }
             Err(error) => {
@@ -103,7 +103,7 @@ impl Synchronizer {
             Some(run_id) => run_id.clone(),
             None => match self.find_run(connection, open).await {
                 Ok(Some(found)) => {
-                    info!(imodel = %self.imodel_id, run = found, "run was started by a request without an answer; following it");
+                    info!(imodel = %self.imodel_id, run = found, "run was started by an earlier request; following it");
                     self.ledger.record_run(open.id, &found).await?;
                     found
                 }
@@ -140,7 +140,7 @@ impl Synchronizer {
         Ok(pause)
     }
 
-    /// A run of the connection that can only be the one whose request got no answer: not known yet, and started
+    /// A run of the connection that can only be the one whose request failed: not known yet, and started
     /// after the request, by the platform's clock.
     async fn find_run(
         &self,

@@ -16,7 +16,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::{priority, quoted};
+use super::{priority, quoted, unquoted};
 use crate::secret::{Part, redact};
 
 /// Where the journal listens.
@@ -131,12 +131,7 @@ impl Visit for Fields {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let shown = format!("{value:?}");
-        // Quotes stay only where something in them had to be escaped.
-        let inside = shown
-            .strip_prefix('"')
-            .and_then(|rest| rest.strip_suffix('"'))
-            .filter(|inside| !inside.contains('\\'));
-        self.add(field, &shown, inside.unwrap_or(&shown));
+        self.add(field, &shown, &unquoted(&shown));
     }
 }
 

@@ -188,7 +188,7 @@ pub(super) enum NewFile {
     UploadTo(StorageFileId),
     /// Compare with this one, which nothing is known about: after a lost ledger nothing is uploaded twice.
     CompareWith(StorageFileId),
-    /// Wait: an earlier *create file* got no answer, and storage may not list its file yet.
+    /// Wait: an earlier *create file* has no response that confirms it, and storage may not list its file yet.
     AwaitListing {
         /// Until then.
         until: Timestamp,

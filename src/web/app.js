@@ -42,7 +42,7 @@ function showSummary() {
   $("summary").className = "summary " + (view.ok ? (view.batch ? "work" : "good") : severe ? "bad" : "warn");
   const details = [];
   const since = (time) => " since " + new Date(time).toLocaleString();
-  if (view.platform_outage) details.push("platform unreachable" + since(view.platform_outage.since) + ": " + shown(view.platform_outage.reason));
+  if (view.platform_outage) details.push("platform not available" + since(view.platform_outage.since) + ": " + shown(view.platform_outage.reason));
   for (const one of view.undelivered) details.push("messages of " + shown(one.receiver) + " not delivered" + since(one.since) + ": " + shown(one.reason));
   setText($("summary"), [view.summary, ...details].join("; "));
 }

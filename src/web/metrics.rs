@@ -5,6 +5,7 @@
 //!
 //! Source: `prometheus.io/docs/instrumenting/exposition_formats`, `prometheus.io/docs/practices/naming`
 
+mod process;
 mod watches;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +55,6 @@ pub(super) struct Facts<'a> {
     pub(super) traffic: &'a [(String, Option<u16>, u64)],
     pub(super) tally: &'a Tally,
     pub(super) page: &'a Counts,
-    pub(super) now: Timestamp,
 }
 
 impl Tally {
@@ -138,6 +138,7 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
         "Start time of the service in seconds since the epoch.",
     );
     out.value("", &[], seconds_of(facts.live.began()));
+    process::add(&mut out);
     counters(&mut out, facts);
     page(&mut out, facts.page);
     gauges(&mut out, facts);
@@ -267,20 +268,22 @@ fn gauges(out: &mut Text, facts: &Facts<'_>) {
         "Alerts and hooks of which several attempts to deliver a message failed in a row.",
     );
     out.value("", &[], float(facts.live.undelivered().len() as u64));
-    let age = |at: Timestamp| facts.now.duration_since(at).as_secs_f64().max(0.0);
+    // Not 0 without one: the time since then would be half a century.
     out.family(
-        "oldest_pending_age_seconds",
+        "oldest_pending_timestamp_seconds",
         "gauge",
-        "Age of the oldest pending file; 0 when none is pending.",
+        "Time since which the oldest pending file waits, in seconds since the epoch; absent when none is pending.",
     );
-    out.value("", &[], facts.overview.oldest.map_or(0.0, age));
+    if let Some(at) = facts.overview.oldest {
+        out.value("", &[], seconds_of(at));
+    }
+    out.family(
+        "last_success_timestamp_seconds",
+        "gauge",
+        "Time at which a file was last synchronized, in seconds since the epoch; absent before the first one.",
+    );
     if let Some(at) = facts.overview.last_success {
-        out.family(
-            "last_success_age_seconds",
-            "gauge",
-            "Seconds since a file was last synchronized.",
-        );
-        out.value("", &[], age(at));
+        out.value("", &[], seconds_of(at));
     }
 }
 
@@ -295,16 +298,19 @@ fn configured(overview: &Overview) -> impl Iterator<Item = &str> {
 #[derive(Default)]
 struct Text {
     text: String,
-    family: &'static str,
+    family: String,
 }
 
 impl Text {
-    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
-        self.family = name;
-        let _infallible = write!(
-            self.text,
-            "# HELP itwin_syncd_{name} {help}\n# TYPE itwin_syncd_{name} {kind}\n"
-        );
+    /// A metric of ours: the name gets its prefix.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.standard_family(&format!("itwin_syncd_{name}"), kind, help);
+    }
+
+    /// A metric that has the same name in every program.
+    fn standard_family(&mut self, name: &str, kind: &str, help: &str) {
+        name.clone_into(&mut self.family);
+        let _infallible = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
     fn value(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
@@ -317,11 +323,7 @@ impl Text {
         } else {
             format!("{{{}}}", shown.join(","))
         };
-        let _infallible = writeln!(
-            self.text,
-            "itwin_syncd_{}{suffix}{labels} {value}",
-            self.family
-        );
+        let _infallible = writeln!(self.text, "{}{suffix}{labels} {value}", self.family);
     }
 
     fn histogram(&mut self, histogram: &Histogram) {
@@ -392,7 +394,6 @@ mod tests {
             traffic: &client.traffic(),
             tally: &Tally::new(&ledger).await.unwrap(),
             page: &Counts::default(),
-            now,
         })
     }
 

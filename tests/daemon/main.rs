@@ -10,6 +10,7 @@
 )]
 
 mod alerts;
+mod automation;
 mod borders;
 #[cfg(feature = "failpoints")]
 mod clocks;

@@ -13,7 +13,7 @@ fn settings(site: &Site) -> insta::Settings {
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
         "UUID",
     );
-    settings.add_filter(r"(?m)^<\d>\S+ ", "");
+    settings.add_filter(r"(?m)^\d{4}-\S+ ", "");
     settings.add_filter(r"seconds=\S+", "seconds=N");
     settings.add_filter(r"version=\S+", "version=V");
     settings.add_filter(r"attempt \d+, next \S+( \S+)?", "attempt N, next TIME");

@@ -184,7 +184,7 @@ async fn a_named_version_whose_response_was_lost_is_found_by_its_name() {
         .fault(Fault::on(ROUTE).reset().after_effect().times(1));
     write(&folder.join("a.dgn"), "a");
     let daemon = site.start();
-    daemon.says("created by a request without an answer").await;
+    daemon.says("created by an earlier request").await;
     shows(&site, &daemon, "named version \"Issue").await;
     assert_eq!(versions(&site).len(), 1);
     assert_eq!(site.requests("POST", "/namedversions").len(), 1);

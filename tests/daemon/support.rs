@@ -308,6 +308,7 @@ pub fn program_of(path: &str) -> Command {
         .env_remove("NOTIFY_SOCKET")
         .env_remove("JOURNAL_STREAM")
         .env_remove("ITWIN_SYNCD_CLIENT_SECRET")
+        .env_remove("ITWIN_SYNCD_CONFIG")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

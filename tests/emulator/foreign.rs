@@ -56,7 +56,7 @@ async fn ran(program: &str, option: &str, code: &str) -> (String, Vec<u64>) {
         .start()
         .await
         .unwrap();
-    let code = code.replace("http://127.0.0.1:8290", emulator.api_url());
+    let code = code.replace("http://127.0.0.1:8190", emulator.api_url());
     let ran = Command::new(program)
         .args([option, &code])
         .output()

@@ -9,7 +9,7 @@ use super::terminal::Terminal;
 use super::{Arguments, Error, complain};
 use crate::cli::check::{self, Report};
 use crate::cli::print_line;
-use crate::config::{Config, Environment, SECRET_HINT, checked_secret};
+use crate::config::{Config, Environment, SECRET_HINT};
 use crate::itwin::Client;
 use crate::secret::Secret;
 use crate::service;
@@ -95,7 +95,7 @@ pub(super) async fn sign_in(
 
 fn ask_secret(terminal: &Terminal) -> Result<Secret, Error> {
     loop {
-        match checked_secret(&terminal.hidden("Client secret")?) {
+        match Secret::of_line(&terminal.hidden("Client secret")?) {
             Ok(secret) => return Ok(secret),
             Err(what) => print_line(&format!("  the secret {what}: paste it again")),
         }
@@ -108,7 +108,7 @@ fn given_secret(arguments: &Arguments, places: &Places) -> Result<Option<Secret>
         return secret_of(file).map(Some);
     }
     let from = |text: &str, option: String| {
-        checked_secret(text).map_err(|what| Error::Invalid {
+        Secret::of_line(text).map_err(|what| Error::Invalid {
             option,
             what: format!("the secret {what}"),
             hint: Some(SECRET_HINT.to_owned()),
@@ -139,7 +139,7 @@ fn secret_of(file: &Path) -> Result<Secret, Error> {
         ..Answers::default()
     };
     let config = parsed(&answers, &Environment::default())?;
-    Ok(config.itwin.client_secret)
+    Ok(config.itwin.client_secret.text)
 }
 
 /// The configuration with these answers.

@@ -91,7 +91,7 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
     };
     let mut environment = Environment::of_process();
     if let Some(account) = &account {
-        environment.client_secret = Some(account.itwin.client_secret.clone());
+        environment.client_secret = Some(account.itwin.client_secret.text.clone());
     }
     let mut config = from_options(arguments, account.is_some(), &environment)?;
     if let Some(account) = account {
@@ -99,6 +99,7 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
         config.network = account.network;
         config.upload = account.upload;
         config.retry = account.retry;
+        config.log.format = account.log.format;
     }
     config.sync.batch_max = BATCH_MAX;
     // Whoever pushes a file has chosen it.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Error, List, Report};
 use crate::cli::json;
-use crate::runtime_status::{Outage, Undelivered};
+use crate::runtime_status::{Outage, PageProblem, Undelivered};
 use crate::status_view::{self, BatchView, DaemonView, FailureGroupView, UploadView, WatchView};
 
 /// Incremented when a field changes its meaning or is removed.
@@ -21,6 +21,7 @@ struct JsonHead {
     daemon: Option<DaemonView>,
     platform_outage: Option<Outage>,
     undelivered: Vec<Undelivered>,
+    page_problem: Option<PageProblem>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
     batch: Option<BatchView>,
@@ -41,6 +42,7 @@ pub(super) async fn print(report: Report, list: List<'_>) -> Result<(), Error> {
         daemon: view.daemon,
         platform_outage: view.platform_outage,
         undelivered: view.undelivered,
+        page_problem: view.page_problem,
         watches: view.watches,
         uploads: view.uploads,
         batch: view.batch,

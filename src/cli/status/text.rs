@@ -72,7 +72,7 @@ pub(super) fn head(view: &StatusView, surroundings: &Surroundings, now: Timestam
         let reason = &outage.reason;
         line(
             &mut out,
-            &format!("platform unreachable, first failed request {since}: {reason}"),
+            &format!("platform not available, first failed request {since}: {reason}"),
         );
     }
     for one in &view.undelivered {
@@ -83,6 +83,13 @@ pub(super) fn head(view: &StatusView, surroundings: &Surroundings, now: Timestam
             &format!(
                 "messages of {receiver} not delivered, first failed attempt {since}: {reason}"
             ),
+        );
+    }
+    if let Some(problem) = &view.page_problem {
+        let (since, reason) = (moment_at(problem.since, now), &problem.reason);
+        line(
+            &mut out,
+            &format!("page not available, first failed attempt {since}: {reason}"),
         );
     }
     if let Some(batch) = &view.batch {

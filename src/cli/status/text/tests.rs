@@ -5,7 +5,7 @@ use super::*;
 use crate::cli::status::histories::UnfinishedFile;
 use crate::connector_type::ConnectorType;
 use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
-use crate::runtime_status::{Outage, Undelivered};
+use crate::runtime_status::{Outage, PageProblem, Undelivered};
 use crate::status_view::{
     BatchView, BlockingView, DaemonView, ExampleView, FailureGroupView, FilesView, HistoryView,
     IssuesView, LineView, ResultView, RunProgressView, RunView, UnfinishedView, UploadView,
@@ -175,6 +175,7 @@ fn view(watches: Vec<WatchView>) -> StatusView {
         }),
         platform_outage: None,
         undelivered: Vec::new(),
+        page_problem: None,
         watches,
         uploads: Vec::new(),
         batch: None,
@@ -219,6 +220,16 @@ fn a_hook_whose_messages_are_not_delivered() {
         receiver: "hook \"build-server\"".to_owned(),
         since: ago(300),
         reason: "build.example.com answered 503".to_owned(),
+    });
+    insta::assert_snapshot!(shown(&view));
+}
+
+#[test]
+fn a_page_whose_address_is_in_use() {
+    let mut view = view(vec![watch()]);
+    view.page_problem = Some(PageProblem {
+        since: ago(300),
+        reason: "cannot listen on 127.0.0.1:8291: Address already in use (os error 98)".to_owned(),
     });
     insta::assert_snapshot!(shown(&view));
 }
