@@ -77,7 +77,8 @@ enum Command {
     /// commands. Before the end it writes nothing. Never replaces a file without `--force`.
     ///
     /// The options answer questions in advance. The client secret comes from a prompt, from `--client-secret-file`,
-    /// from the environment variable `ITWIN_SYNCD_CLIENT_SECRET`, or from a file `client-secret` beside the configuration.
+    /// from the environment variable `ITWIN_SYNCD_CLIENT_SECRET`, or from a file `client-secret` beside the
+    /// configuration.
     ///
     /// Exit codes: 0 written; 1 failed, nothing was written unless the output says so; 130 interrupted.
     Init(Box<init::Arguments>),
