@@ -77,12 +77,13 @@ enum Command {
     Run(run::Arguments),
     /// Write a configuration: asks for the account, the iModel and the folder, and checks each answer at once
     ///
-    /// Signs in, lists the iTwins and iModels to choose from, tests the permissions, and writes the configuration and the
-    /// file with the client secret. As root it offers to install and start the service; otherwise it prints the
+    /// Signs in, lists the iTwins and iModels to choose from, tests the permissions, and writes the configuration and
+    /// the file with the client secret. As root it offers to install and start the service; otherwise it prints the
     /// commands. Before the end it writes nothing. Never replaces a file without `--force`.
     ///
-    /// The options answer questions in advance. The client secret comes from a prompt, from `--client-secret-file`, from
-    /// the environment variable `ITWIN_SYNCD_CLIENT_SECRET`, or from a file `client-secret` beside the configuration.
+    /// The options answer questions in advance. The client secret comes from a prompt, from `--client-secret-file`,
+    /// from the environment variable `ITWIN_SYNCD_CLIENT_SECRET`, or from a file `client-secret` beside the
+    /// configuration.
     ///
     /// Exit codes: 0 written; 1 failed, nothing was written unless the output says so; 130 interrupted.
     Init(Box<init::Arguments>),

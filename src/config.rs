@@ -8,6 +8,8 @@
 //! `raw` collects what was read, `document` knows TOML and line numbers, `syntax` explains errors of TOML; `sections`,
 //! `network`, `notifications`, `web` and `watches` know the keys with their defaults and limits; `values` parses
 //! durations, sizes and URLs, `credentials` finds secrets, `folders` compares the paths on this machine.
+//!
+//! Longer than most files because it has the type of every table.
 
 mod credentials;
 mod document;

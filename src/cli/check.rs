@@ -1,4 +1,6 @@
 //! `itwin-syncd check`: tests everything that the service depends on, one line each.
+//!
+//! Longer than most files because it has a function for each check.
 
 mod content;
 mod settings;

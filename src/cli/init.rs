@@ -4,8 +4,8 @@
 //! everything was tested; as root the service too. It never replaces a file without `--force` or a yes, never shows the
 //! secret, and changes nothing on the platform.
 //!
-//! Each answer goes through the checks of `config`, by way of a configuration with the answers so far, and through those
-//! of `check`.
+//! Each answer goes through the checks of `config`, by way of a configuration with the answers so far, and through
+//! those of `check`.
 
 mod account;
 mod choose;

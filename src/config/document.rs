@@ -1,7 +1,7 @@
 //! TOML with line numbers: where a key is, which keys a table may have, and the errors found while reading.
 //!
 //! Input: the text of the file. Output: sections that return checked values key by key. The only key it knows by name
-//! is `client_secret`, which is refused. Lines of the file are shown by `syntax` only, because they may contain a secret.
+//! is `client_secret`, which is refused. Only `syntax` shows lines of the file, because they may contain a secret.
 
 use std::ops::Range;
 
