@@ -65,6 +65,8 @@ mod several_imodels;
 mod soak;
 mod spatial_root;
 mod state_directory;
+mod status;
+mod status_screen;
 mod support;
 mod systemd;
 mod undocumented;
