@@ -6,11 +6,12 @@
 //! calls no other stage and returns no SQL type.
 //!
 //! In the order of a file's life: `known_files`, `hand_over`, `absence`; `claims`, `checkpoints`, `storage_places`,
-//! `renames`, `transitions`, `failures`, `failure_groups`; `connections`, `connection_files`, `mappings`, `sets`, `foreign_changes`;
+//! `renames`, `transitions`, `failures`, `failure_groups`; `connections`, `connection_files`, `mappings`, `sets`,
+//! `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
-//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `file_pages`, `activity`, `watch_places`, `run_entries`, `run_progress`, `problems`, `health`,
-//! `history`, `hook_results`, `retention`.
+//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `file_pages`, `activity`, `watch_places`,
+//! `run_entries`, `run_progress`, `problems`, `health`, `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
 //! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids

@@ -77,7 +77,7 @@ impl FromStr for FilePosition {
     }
 }
 
-/// What a search looks at.
+/// What a search reads.
 #[derive(sqlx::FromRow)]
 struct Candidate {
     id: i64,
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_search_looks_at_paths_and_reasons_in_any_case() {
+    async fn a_search_reads_paths_and_reasons_in_any_case() {
         let f = Fixture::new().await;
         fail(&f, "Bridge/Deck.dgn", 1).await;
         fail(&f, "tower.dgn", 2).await;

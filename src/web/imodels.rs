@@ -1,6 +1,6 @@
 //! Names of the iModels and the pages of them in the portal.
 //!
-//! Names are read from the platform while someone looks at the page or uses its API, one request at a time, and kept
+//! Names are read from the platform while someone has the page open or uses its API, one request at a time, and kept
 //! in memory. No request of a browser waits for the platform; a name that is not known yet is left out.
 
 use std::collections::HashMap;

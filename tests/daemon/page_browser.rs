@@ -98,7 +98,7 @@ async fn eight_tabs_work_with_and_without_shared_workers() {
         browser
             .until("return document.querySelector('#watches .suspended').hidden")
             .await;
-        // So does the first one, when someone looks at it.
+        // So does the first one, when it is shown.
         let first = browser.page.windows().await.unwrap()[1].clone();
         browser.page.switch_to_window(first).await.unwrap();
         browser.press("Pause north").await;
