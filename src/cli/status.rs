@@ -53,6 +53,7 @@ const JSON_LISTS: Lists = Lists {
 };
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "options of the command line")]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,

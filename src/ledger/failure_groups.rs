@@ -288,10 +288,10 @@ impl Ledger {
     pub(super) async fn forget_empty_groups(&self) -> Result<(), Error> {
         self.db
             .write("delete empty groups of failures", async |tx| {
-                sql::query(concat!(
+                sql::query(
                     "DELETE FROM failure_groups WHERE NOT EXISTS (SELECT 1 FROM jobs j \
-                     WHERE j.failure_group = failure_groups.id)"
-                ))
+                     WHERE j.failure_group = failure_groups.id)",
+                )
                 .execute(tx)
                 .await
             })
@@ -356,7 +356,7 @@ mod tests {
         )
         .await;
         let one = ("\"…\" has 300 bytes, at most 7".to_owned(), 1, 0);
-        assert_eq!(groups(&f).await, [one.clone()]);
+        assert_eq!(groups(&f).await, std::slice::from_ref(&one));
         fails(
             &f,
             "b.dgn",

@@ -114,7 +114,7 @@ impl Refusal {
                     "Basic realm=\"itwin-syncd\", charset=\"UTF-8\""
                 };
                 let challenge = HeaderValue::from_static(challenge);
-                problem.header = Some((header::WWW_AUTHENTICATE, challenge));
+                problem.header = Some(Box::new((header::WWW_AUTHENTICATE, challenge)));
                 problem
             }
             Self::Later(wait) => {
@@ -122,7 +122,7 @@ impl Refusal {
                 let seconds = wait.as_secs() + 1;
                 let error = format!("too many wrong tokens; try again in {seconds} s");
                 let mut problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, error);
-                problem.header = Some((header::RETRY_AFTER, HeaderValue::from(seconds)));
+                problem.header = Some(Box::new((header::RETRY_AFTER, HeaderValue::from(seconds))));
                 problem
             }
         }

@@ -15,7 +15,7 @@ pub(super) struct Problem {
     pub(super) status: StatusCode,
     pub(super) error: String,
     pub(super) hint: Option<String>,
-    pub(super) header: Option<(HeaderName, HeaderValue)>,
+    pub(super) header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 #[derive(Serialize)]
@@ -43,7 +43,8 @@ impl Problem {
     pub(super) fn into_text(self) -> Response {
         let hint = self.hint.map(|hint| format!("hint: {hint}\n"));
         let text = format!("{}\n{}", self.error, hint.unwrap_or_default());
-        (self.status, AppendHeaders(self.header), text).into_response()
+        let header = self.header.map(|header| *header);
+        (self.status, AppendHeaders(header), text).into_response()
     }
 }
 
@@ -53,7 +54,8 @@ impl IntoResponse for Problem {
             error: &self.error,
             hint: self.hint.as_deref(),
         });
-        (self.status, AppendHeaders(self.header), body).into_response()
+        let header = self.header.map(|header| *header);
+        (self.status, AppendHeaders(header), body).into_response()
     }
 }
 

@@ -292,7 +292,9 @@ mod tests {
         let mut viewport = viewport(100);
         let mut after = |keys: &[Key], height| {
             viewport.frame(80, height);
-            keys.iter().for_each(|key| viewport.press(*key));
+            for key in keys {
+                viewport.press(*key);
+            }
             let frame = viewport.frame(80, height);
             let lines: Vec<&str> = frame.split('\n').collect();
             assert_eq!(lines[0], "line 0");
