@@ -204,7 +204,7 @@ async fn a_program_prints_the_secret_again_when_the_platform_refuses_it() {
     let script = site.path("print secret");
     std::fs::write(
         &script,
-        format!("#!/bin/sh\necho run >>{0:?}.runs\ncat {vault:?}\n", vault),
+        format!("#!/bin/sh\necho run >>{vault:?}.runs\ncat {vault:?}\n"),
     )
     .unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();

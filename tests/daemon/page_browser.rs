@@ -53,7 +53,7 @@ impl Browser {
     }
 }
 
-/// Keys, as WebDriver names them.
+/// Keys, as `WebDriver` names them.
 const ENTER: &str = "\u{E007}";
 const SPACE: &str = " ";
 const TAB: &str = "\u{E004}";
@@ -206,6 +206,7 @@ async fn a_token_in_the_address_is_used_and_removed_and_a_wrong_one_is_asked_for
 
 #[tokio::test]
 #[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
+#[allow(clippy::too_many_lines, reason = "one visit to the page")]
 async fn many_failures_are_grouped_searched_and_retried_with_the_keyboard() {
     let (mut site, folder) = site().await;
     let south = site.watch("south", DEFAULT_IMODEL_ID, "storage_folder = \"south\"");

@@ -4,15 +4,12 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::support::{Site, platform, write};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{Site, eventually, platform, write};
 
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
@@ -27,7 +24,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(site: &Site, arguments: &[&str], (columns, rows): (u16, u16)) -> Self {
+    async fn start(site: &Site, arguments: &[&str], (columns, rows): (u16, u16)) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -74,7 +71,7 @@ impl Terminal {
                 in_terminal.spawn().unwrap()
             },
         };
-        terminal.shows(|_| true);
+        terminal.shows(|_| true).await;
         terminal
     }
 
@@ -95,20 +92,11 @@ impl Terminal {
         Some(frame.split("\r\n").map(ToOwned::to_owned).collect())
     }
 
-    fn shows(&self, condition: impl Fn(&[String]) -> bool) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(rows) = self.rows().filter(|rows| condition(rows)) {
-                return rows;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{:?}\n{}",
-                self.rows(),
-                self.output()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// Waits for such rows.
+    async fn shows(&self, condition: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let shown = || self.rows().is_some_and(|rows| condition(&rows));
+        eventually(shown, || format!("{:#?}\n{}", self.rows(), self.output())).await;
+        self.rows().unwrap()
     }
 
     fn signal(&self, signal: Signal) {
@@ -122,18 +110,15 @@ impl Terminal {
     }
 
     /// The terminal is as it was, and the command has left its screen.
-    fn is_given_back(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.is_quiet() || !ends_outside(&self.output()) {
-            assert!(Instant::now() < deadline, "{}", self.output());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    async fn is_given_back(&self) {
+        let left = || !self.is_quiet() && ends_outside(&self.output());
+        eventually(left, || self.output()).await;
         let modes = tcgetattr(&self.line).unwrap().local_modes;
         assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO));
     }
 
-    fn ends(mut self) -> Option<i32> {
-        self.is_given_back();
+    async fn ends(mut self) -> Option<i32> {
+        self.is_given_back().await;
         self.child.wait().unwrap().code()
     }
 }
@@ -171,18 +156,58 @@ async fn site_with_failures() -> Site {
 async fn the_terminal_is_given_back_whatever_ends_the_status() {
     let site = site_with_failures().await;
     for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
-        let terminal = Terminal::start(&site, &["status", "--watch"], (80, 24));
+        let terminal = Terminal::start(&site, &["status", "--watch"], (80, 24)).await;
         assert!(terminal.is_quiet());
         terminal.signal(signal);
-        assert_eq!(terminal.ends(), Some(0), "{signal:?}");
+        assert_eq!(terminal.ends().await, Some(0), "{signal:?}");
     }
-    let mut terminal = Terminal::start(&site, &["status", "--watch"], (80, 24));
+    let mut terminal = Terminal::start(&site, &["status", "--watch"], (80, 24)).await;
     terminal.press("\u{1a}");
-    terminal.is_given_back();
+    terminal.is_given_back().await;
     let frames = terminal.output().matches(ENTER).count();
     terminal.signal(Signal::CONT);
-    terminal.shows(|_| terminal.output().matches(ENTER).count() > frames);
+    terminal
+        .shows(|_| terminal.output().matches(ENTER).count() > frames)
+        .await;
     assert!(terminal.is_quiet());
     terminal.press("\u{3}");
-    assert_eq!(terminal.ends(), Some(0));
+    assert_eq!(terminal.ends().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_fits_the_terminal_and_scrolls() {
+    let site = site_with_failures().await;
+    let mut terminal = Terminal::start(&site, &["status", "--watch"], (60, 12)).await;
+    let fits = |rows: &[String], columns: usize, count: usize| {
+        assert_eq!(rows.len(), count, "{rows:#?}");
+        for row in rows {
+            assert!(row.chars().count() <= columns, "{row:?}");
+        }
+    };
+    let first = terminal
+        .shows(|rows| rows[0].starts_with("ATTENTION: "))
+        .await;
+    fits(&first, 60, 12);
+    assert!(first[11].contains(" lines below"), "{first:#?}");
+    terminal.press("j");
+    let second = terminal
+        .shows(|rows| rows[11].starts_with("1 line above") || rows[1] != first[1])
+        .await;
+    assert_eq!(second[0], first[0]);
+    terminal.press("\u{1b}[6~");
+    terminal.shows(|rows| rows[1] != second[1]).await;
+    terminal.press("\u{1b}[4~");
+    let end = terminal
+        .shows(|rows| rows[11].contains(" lines above;"))
+        .await;
+    fits(&end, 60, 12);
+    set_size(&terminal.line, 90, 20);
+    let larger = terminal.shows(|rows| rows.len() == 20).await;
+    fits(&larger, 90, 20);
+    terminal.press("g");
+    terminal
+        .shows(|rows| rows[19].contains(" lines below"))
+        .await;
+    terminal.press("q");
+    assert_eq!(terminal.ends().await, Some(0));
 }

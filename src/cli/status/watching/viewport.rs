@@ -6,6 +6,8 @@
 
 use unicode_width::UnicodeWidthChar as _;
 
+use crate::text::plural;
+
 /// What the last row says of the keys.
 const HELP: &str = "scroll: ↑ ↓ PgUp PgDn; quit: q";
 
@@ -141,11 +143,12 @@ impl Viewport {
     fn last_row(&self, shown: usize) -> String {
         let end = self.top + shown;
         let below = self.lines.saturating_sub(end);
+        let lines = |count: usize| plural(count as u64, "line", "lines");
         match (self.top, below) {
             (0, 0) => "q: quit; the daemon keeps running".to_owned(),
-            (0, below) => format!("{below} more lines below; {HELP}"),
-            (top, 0) => format!("{top} more lines above; {HELP}"),
-            (top, below) => format!("{top} lines above, {below} below; {HELP}"),
+            (0, below) => format!("{} below; {HELP}", lines(below)),
+            (top, 0) => format!("{} above; {HELP}", lines(top)),
+            (top, below) => format!("{} above, {below} below; {HELP}", lines(top)),
         }
     }
 }
