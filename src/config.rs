@@ -217,7 +217,7 @@ pub struct Log {
 /// The format of the log on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Lines for people, in color on a terminal.
+    /// Lines to read, in color on a terminal.
     Plain,
     /// One JSON object per line.
     Json,

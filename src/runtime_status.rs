@@ -2,6 +2,8 @@
 //!
 //! Modules report through handles of the [`StatusTracker`] while they work; [`RuntimeStatus`] is the record that
 //! status, page and metrics show beside the ledger. Nothing here survives the process, and no work depends on it.
+//!
+//! Longer than most files because it has a handle for each kind of report.
 
 mod histogram;
 

@@ -1,12 +1,13 @@
 //! The local page, the metrics and the health checks, over HTTP.
 //!
 //! Input: reports of a read-only ledger, the runtime status, and requests of browsers. Output: one page that is built
-//! into the program, its events, and [`Command`]s for the [`Operator`]. It keeps no state but counters, and never
+//! into the program, its events, and commands for the [`Operator`]. It keeps no state but counters, and never
 //! delays uploads or runs.
 //!
 //! Access: every user of this machine if it listens on a loopback address without a token, else whoever has the token.
 //! `guard` keeps pages of other origins from using a browser that has access.
 
+mod answer;
 mod api;
 mod connections;
 mod daily;

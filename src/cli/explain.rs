@@ -1,7 +1,7 @@
 //! `itwin-syncd explain`: whether a path is synchronized, and why.
 //!
-//! Input: the configuration, the folders, and what ledger and daemon know. Output: an answer for each path, its rule, the
-//! state of the file and what it waits for; for a folder how many files are in which state, and what is ignored by
+//! Input: the configuration, the folders, and what ledger and daemon know. Output: an answer for each path, its rule,
+//! the state of the file and what it waits for; for a folder how many files are in which state, and what is ignored by
 //! which rule. It changes nothing.
 
 mod content;
@@ -32,7 +32,8 @@ use crate::status_view;
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Files by path, which need not exist, or folders: these list what is ignored, and by which rule; write -- before a name that starts with "-"
+    /// Files by path, which need not exist, or folders: these list what is ignored, and by which rule; write -- before
+    /// a name that starts with "-"
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 }

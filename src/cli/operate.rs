@@ -1,4 +1,6 @@
 //! `itwin-syncd retry`, `forget`, `restore`, `rescan`, `pause`, `resume` and `sync`: commands to the daemon.
+//!
+//! Longer than most files because the commands share their errors, and how they reach the daemon.
 
 mod restore;
 

@@ -1,8 +1,8 @@
 //! Where the client secret and other secrets come from.
 //!
-//! Input: the path in a key such as `client_secret_file`, and the environment. Output: the secret. The first source that exists is
-//! used; if it is unusable, that is an error: falling back to another source could silently use an outdated secret.
-//! Neither the secret nor a path that may be the secret by mistake is ever quoted.
+//! Input: the path in a key such as `client_secret_file`, and the environment. Output: the secret. The first source
+//! that exists is used; if it is unusable, that is an error: falling back to another source could silently use an
+//! outdated secret. Neither the secret nor a path that may be the secret by mistake is ever quoted.
 
 use std::fs::File;
 use std::io::Read;

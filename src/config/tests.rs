@@ -1,3 +1,7 @@
+//! The configuration as a whole.
+//!
+//! Longer than most files because each group of keys has its tests here.
+
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! How single values are written, and what is wrong with one that is not.
 //!
 //! Input: one TOML value. Output: the typed value, or a [`InvalidValue`] whose text follows the name of the key. Pure.
+//!
+//! Longer than most files because it has a function for each kind of value.
 
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};

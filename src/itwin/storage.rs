@@ -416,7 +416,7 @@ mod tests {
             DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_ITWIN_ID, Emulator,
         };
         use crate::itwin::{Client, Network, Settings};
-        use crate::secret::{ClientSecret, Secret};
+        use crate::secret::Secret;
 
         fn client(emulator: &Emulator, id: &str) -> Client {
             let second = Duration::from_secs(1);
@@ -424,10 +424,7 @@ mod tests {
                 api_url: emulator.api_url().parse().unwrap(),
                 issuer_url: emulator.issuer_url().parse().unwrap(),
                 client_id: id.to_owned(),
-                client_secret: ClientSecret {
-                    text: Secret::new(DEFAULT_CLIENT_SECRET),
-                    command: None,
-                },
+                client_secret: Secret::new(DEFAULT_CLIENT_SECRET).into(),
                 scope: "itwin-platform".to_owned(),
                 limits: crate::retry::RequestLimits::per_minute(10_000),
                 rate: Vec::new(),

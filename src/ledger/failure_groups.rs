@@ -1,6 +1,6 @@
 //! Failures by their reason: how many files failed or wait for another attempt for one cause.
 //!
-//! Each failure is put into a group in the transaction that records it ([`failure_pattern`](super::failure_pattern)
+//! Each failure is put into a group in the transaction that records it ([`failure_pattern`]
 //! decides which). A report reads one index, and only a few files of each group. A job that is tried again stays in its
 //! group, so that this begins with its first failure; but it is not counted while it has no failure.
 

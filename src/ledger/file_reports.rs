@@ -305,7 +305,7 @@ pub(super) async fn files_of_group(
     Ok(reports(rows))
 }
 
-/// The files that satisfy a condition on the file `f` and its job `j`, after the first `offset`, and how many there are.
+/// The files that satisfy a condition on the file `f` and its job `j`, after the first `offset`, and how many do.
 pub(super) async fn files_where(
     tx: &mut Tx,
     condition: &str,

@@ -43,6 +43,15 @@ pub struct ClientSecret {
     pub command: Option<SecretCommand>,
 }
 
+impl From<Secret> for ClientSecret {
+    fn from(text: Secret) -> Self {
+        Self {
+            text,
+            command: None,
+        }
+    }
+}
+
 /// Why a program did not print a secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
@@ -12,6 +12,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
+use super::answer::{Answer, Parameters, answer, bad_request, parameters};
 use super::problem::Problem;
 use super::{Shared, daily, events};
 use crate::control::Command;
@@ -38,17 +39,7 @@ const RETRY_HINT: &str = "send {\"files\": [ids]}, {\"group\": \"key\"} or {\"al
 
 const SPECIFICATION: &str = include_str!("../../docs/openapi.json");
 
-pub(super) type Answer<T> = Result<Json<T>, Problem>;
-pub(super) type Parameters<T> = Result<Query<T>, QueryRejection>;
 type Body<T> = Result<Json<T>, JsonRejection>;
-
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "the last line of handlers that can fail"
-)]
-pub(super) fn answer<T>(value: T) -> Answer<T> {
-    Ok(Json(value))
-}
 
 /// Every route: method, path, handler. Paths are written as in the specification.
 fn routes() -> [(&'static str, &'static str, MethodRouter<Arc<Shared>>); 11] {
@@ -98,18 +89,6 @@ async fn wrong_method(uri: Uri) -> Response {
 
 async fn specification() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], SPECIFICATION).into_response()
-}
-
-fn bad_request(error: impl Into<String>, hint: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, error).hint(hint)
-}
-
-/// The parameters of a request.
-pub(super) fn parameters<T>(query: Parameters<T>, hint: &str) -> Result<T, Problem> {
-    match query {
-        Ok(Query(query)) => Ok(query),
-        Err(_) => Err(bad_request("unknown parameter or invalid value", hint)),
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

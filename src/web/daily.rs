@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::Shared;
-use super::api::{Answer, Parameters, answer, parameters};
+use super::answer::{Answer, Parameters, answer, parameters};
 use super::problem::Problem;
 use crate::ledger::{self, Activity, Ledger, Outcome};
 use crate::local_time;

@@ -177,15 +177,13 @@ async fn secrets_come_from_credentials_of_systemd_and_files_of_the_own_group() {
     let daemon = site.start_with(&environment);
     daemon.says("serving the web page").await;
     let log = daemon.log();
-    let served = log
-        .lines()
-        .find(|line| line.contains("serving the web page"))
-        .unwrap();
-    let (_, address) = served.split_once("http://").unwrap();
+    let (_, address) = log
+        .split_once("serving the web page address=\"")
+        .unwrap_or_else(|| panic!("{log}"));
     let address = address.split('"').next().unwrap();
     let asked = async |authorization: Option<&str>| {
         let client = reqwest::Client::new();
-        let mut request = client.get(format!("http://{address}api/state"));
+        let mut request = client.get(format!("{address}api/v1/status"));
         if let Some(token) = authorization {
             request = request.bearer_auth(token);
         }

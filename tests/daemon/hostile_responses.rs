@@ -8,7 +8,7 @@ use fastrand::Rng;
 use futures_util::StreamExt as _;
 use itwin_syncd::connector_type::ConnectorType;
 use itwin_syncd::itwin::{Checksum, Client, Error, Network, NewConnection, Settings, Speed};
-use itwin_syncd::secret::{ClientSecret, Secret};
+use itwin_syncd::secret::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -219,10 +219,7 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
                 api_url: base.clone(),
                 issuer_url: base,
                 client_id: "service-test".to_owned(),
-                client_secret: ClientSecret {
-                    text: Secret::new(SECRET),
-                    command: None,
-                },
+                client_secret: Secret::new(SECRET).into(),
                 scope: "itwin-platform".to_owned(),
                 limits: itwin_syncd::itwin::RequestLimits::per_minute(1_000_000),
                 rate: Vec::new(),

@@ -1,5 +1,5 @@
-//! What `explain` says about a folder: how many of its files are selected and in which state, and which files and folders
-//! are ignored, by which rule.
+//! What `explain` says about a folder: how many of its files are selected and in which state, and which files and
+//! folders are ignored, by which rule.
 //!
 //! The folder is read as a scan reads it, without following links, up to a number of files and for a limited time.
 

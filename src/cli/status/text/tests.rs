@@ -1,4 +1,6 @@
 //! The text of `status` in its main states, recorded as snapshots.
+//!
+//! Longer than most files because each state is built here.
 
 use super::lists::progress;
 use super::*;
