@@ -38,6 +38,7 @@ use crate::control::Operator;
 use crate::itwin::Client;
 use crate::ledger::{self, Ledger, Lists, RootState};
 use crate::runtime_status::StatusTracker;
+use crate::version;
 use connections::{Counts, LogLimit, Peer};
 use guard::{Guard, Refusal};
 use guesses::Guesses;
@@ -199,7 +200,7 @@ fn host_name() -> String {
 /// The page: name, type and content of each file. They contain nothing of this service but its version.
 fn assets() -> [(&'static str, &'static str, String); 8] {
     let script = "text/javascript; charset=utf-8";
-    let page = include_str!("web/index.html").replace("{version}", env!("CARGO_PKG_VERSION"));
+    let page = include_str!("web/index.html").replace("{version}", version::FULL);
     [
         ("/", "text/html; charset=utf-8", page),
         ("/app.js", script, include_str!("web/app.js").to_owned()),

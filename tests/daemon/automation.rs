@@ -146,7 +146,7 @@ async fn secrets_come_from_credentials_of_systemd_and_files_of_the_own_group() {
     std::fs::create_dir(&credentials).unwrap();
     let token = "5f0c2d9a7b1e4863";
     // As systemd shows them in some versions.
-    for (name, text) in [("web-token", token), ("hook", "http://127.0.0.1:9/alert")] {
+    for (name, text) in [("web-token", token), ("hook", "http://localhost:9/alert")] {
         let path = credentials.join(name);
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
@@ -181,6 +181,7 @@ async fn secrets_come_from_credentials_of_systemd_and_files_of_the_own_group() {
         .split_once("serving the web page address=\"")
         .unwrap_or_else(|| panic!("{log}"));
     let address = address.split('"').next().unwrap();
+    assert!(address.starts_with("http://"), "{address}");
     let asked = async |authorization: Option<&str>| {
         let client = reqwest::Client::new();
         let mut request = client.get(format!("{address}api/v1/status"));

@@ -15,7 +15,7 @@ fn settings(site: &Site) -> insta::Settings {
     );
     settings.add_filter(r"(?m)^\d{4}-\S+ ", "");
     settings.add_filter(r"seconds=\S+", "seconds=N");
-    settings.add_filter(r"version=\S+", "version=V");
+    settings.add_filter(r#"version="[^"]*"|version=\S+"#, "version=V");
     settings.add_filter(r"attempt \d+, next \S+( \S+)?", "attempt N, next TIME");
     settings.add_filter(r#"next="[^"]*""#, "next=TIME");
     settings
