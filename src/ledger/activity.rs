@@ -106,9 +106,11 @@ mod tests {
     #[tokio::test]
     async fn results_count_in_the_span_in_which_they_were_written() {
         let f = Fixture::new().await;
+        // Ids rise within the process, so this is later than anything that another test writes.
+        let at = |second| at(1_000_000_000 + second);
         for (name, begin) in [("a.dgn", 0), ("b.dgn", 100), ("c.dgn", 200)] {
-            f.hand_over(name, 1, begin).await;
-            let job = f.claim(begin).await.unwrap();
+            f.hand_over(name, 1, 1_000_000_000 + begin).await;
+            let job = f.claim(1_000_000_000 + begin).await.unwrap();
             f.ledger
                 .put_off(&job, &refusal(Again::Never), at(begin + 5))
                 .await
