@@ -1,7 +1,6 @@
-//! Compares what describes the packages: files of the Debian package and the RPM, their texts, the units, and the
-//! version that `build.rs` gives the program.
+//! Compares what describes the packages: the texts of the Debian package and the RPM, the units, and the version that
+//! `build.rs` gives the program. `tests/systemd` compares their files.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -10,40 +9,6 @@ use crate::project;
 
 fn read(path: &str) -> String {
     fs::read_to_string(project().join(path)).unwrap()
-}
-
-/// What each kind of package installs: source and destination, without those that its tool adds by itself.
-fn files(kind: &str) -> BTreeSet<(String, String)> {
-    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
-    let assets = manifest["package"]["metadata"][kind]["assets"].clone();
-    let text = |value: &toml::Value| value.as_str().unwrap().to_owned();
-    let mut found = BTreeSet::new();
-    for asset in assets.as_array().unwrap() {
-        let (source, to) = match asset {
-            toml::Value::Array(asset) => (text(&asset[0]), text(&asset[1])),
-            asset => (text(&asset["source"]), text(&asset["dest"])),
-        };
-        // Both tools find this folder also below another `CARGO_TARGET_DIR`.
-        let is_found = !source.starts_with("target/") || source.starts_with("target/release/");
-        assert!(is_found, "{source}");
-        let name = Path::new(&source).file_name().unwrap().to_str().unwrap();
-        let to = to.trim_start_matches('/').trim_end_matches(name);
-        let to = to.replace("zsh/site-functions/", "zsh/vendor-completions/");
-        found.insert((source, to));
-    }
-    found
-}
-
-#[test]
-fn the_rpm_has_the_files_of_the_debian_package() {
-    let mut rpm = files("generate-rpm");
-    // cargo-deb installs these by itself.
-    let is_automatic = |(source, _): &(String, String)| {
-        source == "LICENSE" || source.starts_with("systemd/itwin-syncd")
-    };
-    assert_eq!(rpm.iter().filter(|file| is_automatic(file)).count(), 4);
-    rpm.retain(|file| !is_automatic(file));
-    assert_eq!(rpm, files("deb"));
 }
 
 #[test]
@@ -58,7 +23,23 @@ fn both_packages_print_the_same_next_steps() {
     };
     let deb = text("packaging/deb/postinst");
     assert!(deb.len() > 5);
-    assert_eq!(deb, text("packaging/rpm/postinst"));
+    assert_eq!(deb, text("packaging/rpm/itwin-syncd.spec"));
+}
+
+#[test]
+fn both_packages_are_described_alike() {
+    // The first field of this name, with the lines that continue it.
+    let field = |file: &str, name: &str| {
+        let text = read(file);
+        let start = text.find(name).unwrap() + name.len();
+        let words = text.split_at(start).1.split("\n\n").next().unwrap();
+        words.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let spec = "packaging/rpm/itwin-syncd.spec";
+    let deb = field("packaging/deb/control", "\nDescription: ");
+    let (summary, text) = deb.split_once(" Watches shared").unwrap();
+    assert!(read(spec).contains(&format!("\nSummary:    {summary}\n")));
+    assert_eq!(format!("Watches shared{text}"), field(spec, "%description\n"));
 }
 
 #[test]
