@@ -260,8 +260,8 @@ impl Settling {
         true
     }
 
-    /// The path, which is probed next, got its file by a rename after the file was closed. That is so until an event says
-    /// otherwise: a look that began before may still find nothing.
+    /// The path, which is probed next, got its file by a rename after the file was closed. That is so until an event
+    /// says otherwise: a look that began before may still find nothing.
     pub(super) fn arrive(&mut self, path: &Path) {
         if self.arrived.len() >= ARRIVED_MAX {
             self.arrived.clear();

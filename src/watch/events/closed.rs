@@ -1,8 +1,8 @@
-//! Files that nobody writes any more, as far as events tell: whoever wrote one has closed it, and nothing has changed it
-//! since.
+//! Files that nobody writes any more, as far as events tell: whoever wrote one has closed it, and nothing has changed
+//! it since.
 //!
-//! Many programs save into a new file, close it, and give it its name at the end. Whoever writes on after the rename has
-//! not closed the file before.
+//! Many programs save into a new file, close it, and give it its name at the end. Whoever writes on after the rename
+//! has not closed the file before.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -53,7 +53,7 @@ fn save(chance: &mut fastrand::Rng) -> Vec<(u64, Act)> {
     };
     let mut acts = Vec::new();
     let write = |acts: &mut Vec<_>, pause: &mut dyn FnMut(u64) -> u64| {
-        for _ in 0..1 + pause(5) {
+        for _ in 0..=pause(5) {
             acts.push((pause(PAUSE), Act::Write));
         }
     };
@@ -329,7 +329,7 @@ impl Replay<'_> {
 fn replay(seed: u64, events: &Events, hints: &mut Hints) -> usize {
     let mut chance = fastrand::Rng::with_seed(seed);
     let (mut acts, mut at) = (Vec::new(), 0);
-    for _ in 0..1 + chance.usize(0..3) {
+    for _ in 0..=chance.usize(0..3) {
         for (pause, act) in save(&mut chance) {
             at += pause;
             acts.push((at, act));
