@@ -39,7 +39,10 @@ fn both_packages_are_described_alike() {
     let deb = field("packaging/deb/control", "\nDescription: ");
     let (summary, text) = deb.split_once(" Watches shared").unwrap();
     assert!(read(spec).contains(&format!("\nSummary:    {summary}\n")));
-    assert_eq!(format!("Watches shared{text}"), field(spec, "%description\n"));
+    assert_eq!(
+        format!("Watches shared{text}"),
+        field(spec, "%description\n")
+    );
 }
 
 #[test]
