@@ -8,8 +8,8 @@
 //! Files that are settling are in memory only. After a restart the first scan finds them again, because the ledger
 //! knows only what was handed over.
 //!
-//! Each root has two threads for all calls that touch its share (`probe` and `scan`) and one task (`root`) that waits
-//! for them with a deadline: a share that hangs delays only its own watch.
+//! Each root has up to two threads for all calls that touch its share (`probe` and `scan`), none of them while it is at
+//! rest, and one task (`root`) that waits for them with a deadline: a share that hangs delays only its own watch.
 
 mod absence;
 mod comparison;
@@ -24,6 +24,7 @@ mod scan;
 mod schedule;
 mod settle;
 mod skip_log;
+mod thread_on_demand;
 mod threads;
 mod unreadable;
 
@@ -111,14 +112,6 @@ pub struct ReadySink {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system gave no thread.
-    #[error("cannot start a thread for watch {watch:?}")]
-    Thread {
-        /// The watch.
-        watch: String,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
     /// A thread that touches the share ended, which it never should.
     #[error("the thread {thread:?} of watch {watch:?} ended unexpectedly")]
     Ended {
@@ -172,10 +165,6 @@ mod tests {
     #[test]
     fn messages() {
         insta::assert_snapshot!(crate::text::render_variants!(Error, |_| None, {
-            Error::Thread { .. } => Error::Thread {
-                watch: "north".to_owned(),
-                source: std::io::ErrorKind::OutOfMemory.into(),
-            },
             Error::Ended { .. } => Error::Ended { watch: "north".to_owned(), thread: "scan" },
             Error::Ledger(_) => Error::Ledger(ledger::Error::Missing { path: "/var/lib/itwin-syncd".into() }),
         }));

@@ -1,15 +1,16 @@
-//! Probes single paths of a root, on a thread of its own, by opening them.
+//! Probes single paths of a root, on a thread of their own, by opening them.
 //!
 //! Apart from the scan, so that a look never waits for the walk of a large root.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Instant;
 
 use tokio::sync::mpsc as async_mpsc;
 
 use super::settle::Observation;
+use super::thread_on_demand::ThreadOnDemand;
 use crate::failpoint::panicpoint;
 use crate::rooted_fs::{self, Identity, Kind, RootDir};
 
@@ -35,23 +36,18 @@ pub(super) enum Probe {
     Busy(io::Error),
 }
 
-/// Starts the thread. It ends when the returned sender or the receiver of `answers` is dropped.
-pub(super) fn spawn(
+/// What answers requests, as long as somebody receives `answers`.
+pub(super) fn prober(
     name: &str,
     root: PathBuf,
     answers: async_mpsc::Sender<ProbeReply>,
-) -> io::Result<mpsc::Sender<Request>> {
-    let (requests, inbox) = mpsc::channel::<Request>();
-    std::thread::Builder::new()
-        .name(format!("probe {name}"))
-        .spawn(move || {
-            for request in inbox {
-                if answers.blocking_send(probe_all(&root, request)).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(requests)
+) -> ThreadOnDemand<Request> {
+    ThreadOnDemand::new(format!("probe {name}"), move |request| {
+        match answers.blocking_send(probe_all(&root, request)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })
 }
 
 fn probe_all(root: &Path, paths: Vec<PathBuf>) -> ProbeReply {

@@ -91,7 +91,7 @@ pub(super) async fn run(
     let (answers, mut probed) = async_mpsc::channel(1);
     let (reports, mut reported) = async_mpsc::channel(4);
     let skip_log = Arc::new(SkipLog::new(&watch.name));
-    let threads = Threads::start(&watch, &out, &skip_log, answers, reports, hint_sender)?;
+    let threads = Threads::new(&watch, &out, &skip_log, answers, reports, hint_sender);
     let now = Instant::now();
     let mut task = Task {
         schedule: Schedule::new(Intervals::of(&watch), now),
@@ -135,7 +135,9 @@ impl Task {
     /// Sends the requests that are due, and publishes the progress.
     fn dispatch(&mut self) {
         let now = Instant::now();
-        if self.schedule.is_scan_due(now) && self.threads.scan(scan::Request::All) {
+        self.threads.start_waiting();
+        if self.schedule.is_scan_due(now) {
+            self.threads.scan(scan::Request::All);
             self.schedule.scan_started();
             self.folder_may_be_gone = false;
             self.last_scan.changed = 0;
@@ -199,9 +201,8 @@ impl Task {
     }
 
     fn scan_folder(&mut self, folder: PathBuf) {
-        if self.threads.scan(scan::Request::Folder(folder)) {
-            self.schedule.folder_scan_started();
-        }
+        self.threads.scan(scan::Request::Folder(folder));
+        self.schedule.folder_scan_started();
     }
 
     fn progress(&self) -> Progress {

@@ -1,4 +1,4 @@
-//! Walks a root, or a part of it, on a thread of its own, and reports its files folder by folder.
+//! Walks a root, or a part of it, on a thread of its own that ends with the walk, and reports its files folder by folder.
 //!
 //! For each folder: set its inotify watch, then list it, so that whatever appears is either in the listing or reported
 //! by an event. The size and times of a listing only say *what to probe*; whether a file is complete is decided on
@@ -9,10 +9,11 @@ mod waiting;
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Dir, FileType};
@@ -22,6 +23,7 @@ use super::Survey;
 use super::events::{self, Watches};
 use super::problems::Problems;
 use super::skip_log::SkipLog;
+use super::thread_on_demand::ThreadOnDemand;
 use crate::config::Watch;
 use crate::failpoint::panicpoint;
 use crate::filesystem;
@@ -109,35 +111,30 @@ pub(super) struct Plan {
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// Starts the thread. It ends when the returned sender or the receiver of `reports` is dropped.
-pub(super) fn spawn(
+/// What scans as requested, as long as somebody receives `reports`.
+pub(super) fn scanner(
     name: &str,
     plan: Plan,
     watches: Option<Watches>,
     reports: async_mpsc::Sender<Report>,
-) -> io::Result<mpsc::Sender<Request>> {
-    let (requests, inbox) = mpsc::channel();
-    std::thread::Builder::new()
-        .name(format!("scan {name}"))
-        .spawn(move || {
-            let mut scanner = Scanner {
-                plan,
-                watches,
-                inotify_off: true,
-                reports,
-                found: Found::default(),
-            };
-            for request in inbox {
-                let reported = match request {
-                    Request::All => scanner.all(),
-                    Request::Folder(folder) => scanner.folder(&folder),
-                };
-                if reported.is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(requests)
+) -> ThreadOnDemand<Request> {
+    let mut scanner = Scanner {
+        plan,
+        watches,
+        inotify_off: true,
+        reports,
+        found: Found::default(),
+    };
+    ThreadOnDemand::new(format!("scan {name}"), move |request| {
+        let reported = match request {
+            Request::All => scanner.all(),
+            Request::Folder(folder) => scanner.folder(&folder),
+        };
+        match reported {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(Stopped) => ControlFlow::Break(()),
+        }
+    })
 }
 
 /// One walk; each selected file is passed to `each`.
@@ -149,9 +146,9 @@ pub(super) async fn survey(watch: &Watch, mut each: impl FnMut(Ready)) -> io::Re
         pulse: Arc::default(),
     };
     let (reports, mut reported) = async_mpsc::channel(16);
-    let requests = spawn(&watch.name, plan, None, reports)?;
     let gone = || io::Error::other("the scan ended unexpectedly");
-    requests.send(Request::All).map_err(|_| gone())?;
+    let requests = scanner(&watch.name, plan, None, reports);
+    requests.send(Request::All)?;
     loop {
         match reported.recv().await.ok_or_else(gone)? {
             Report::Listing(listing) => {

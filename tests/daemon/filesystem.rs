@@ -200,7 +200,7 @@ async fn symlinks_pipes_and_loops_are_neither_followed_nor_opened() {
 }
 
 #[tokio::test]
-async fn any_number_of_watches_takes_one_inotify_instance() {
+async fn any_number_of_watches_takes_one_inotify_instance_and_no_threads_at_rest() {
     let mut site = Site::new(platform().max_source_files(100_000)).await;
     // Nothing is found by a scan.
     site.top = site
@@ -229,6 +229,15 @@ async fn any_number_of_watches_takes_one_inotify_instance() {
         .filter(|target| target.as_os_str() == "anon_inode:inotify")
         .count();
     assert_eq!(instances, 1);
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        tasks.count()
+    };
+    eventually(
+        || threads() < folders.len() / 2,
+        || format!("{} threads\n{}", threads(), daemon.log()),
+    )
+    .await;
     daemon.stop().await;
 }
 

@@ -12,7 +12,7 @@ struct Halted {
     root: PathBuf,
     reports: async_mpsc::Receiver<Report>,
     hints: Hints,
-    _requests: mpsc::Sender<Request>,
+    _requests: ThreadOnDemand<Request>,
 }
 
 impl Halted {
@@ -33,7 +33,7 @@ impl Halted {
             pulse: Arc::default(),
         };
         let watches = Events::default().of_root(&root, sender);
-        let requests = spawn("north", plan, Some(watches), reporter).unwrap();
+        let requests = scanner("north", plan, Some(watches), reporter);
         requests.send(Request::All).unwrap();
         Self {
             dir,
