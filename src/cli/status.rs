@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors, print_error,
-};
+use super::configuration::{self, Found};
+use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_error};
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{
@@ -26,6 +25,10 @@ use crate::runtime_status::RuntimeStatus;
 use crate::state_directory;
 use crate::status_view::{self, StatusView, Summary, Surroundings};
 
+#[cfg(test)]
+pub(super) use histories::JsonHistories;
+#[cfg(test)]
+pub(super) use json_form::Whole;
 pub(super) use text::run_progress;
 pub(super) use times::{moment, upcoming};
 
@@ -235,43 +238,36 @@ impl Error {
 }
 
 pub(super) async fn status(arguments: &Arguments) -> u8 {
-    let config = match ReadOnlyConfig::load(&arguments.config.config) {
-        Ok(config) => config,
-        Err(errors) => {
-            print_config_errors(&errors);
-            return match ReadOnlyConfig::load_despite_errors(&arguments.config.config) {
-                Some(config) => despite_errors(arguments, &config).await,
-                None => EXIT_CONFIG,
-            };
-        }
+    let path = &arguments.config.config;
+    let found = match configuration::find(path).await {
+        Some(found) => found,
+        // No daemon: the status as far as the file can be read.
+        None => match ReadOnlyConfig::load_despite_errors(path) {
+            Some(config) => Found {
+                config,
+                has_errors: true,
+            },
+            None => return EXIT_CONFIG,
+        },
     };
+    let config = &found.config;
     let shown = if arguments.watch {
-        let watched = watching::watch(&config, &arguments.words).await;
+        let watched = watching::watch(config, &arguments.words).await;
         watched.map(|()| Finding::Good)
     } else {
-        show(arguments, &config).await
+        show(arguments, config).await
     };
-    match shown {
+    let code = match shown {
         Ok(finding) => finding.exit_code(arguments),
         // The reader has closed the pipe.
         Err(Error::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_GOOD,
         Err(error) => {
-            let hint = error.hint(&config);
+            let hint = error.hint(config);
             print_error(&error, hint);
             Finding::Unknown.exit_code(arguments)
         }
-    }
-}
-
-/// Shows the status although the configuration has errors: a running daemon keeps the previous one.
-async fn despite_errors(arguments: &Arguments, config: &ReadOnlyConfig) -> u8 {
-    if !arguments.watch
-        && let Err(error) = show(arguments, config).await
-    {
-        let hint = error.hint(config);
-        print_error(&error, hint);
-    }
-    EXIT_CONFIG
+    };
+    if found.has_errors { EXIT_CONFIG } else { code }
 }
 
 /// The names of the watches that the words name; None if they are not all names of watches.

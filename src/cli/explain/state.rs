@@ -83,7 +83,13 @@ pub(super) async fn state(
 ) {
     let file = known.file(&watch.name, below).await;
     let file = file.as_ref();
-    last_result(explanation, file);
+    if known.ledger.is_some() {
+        last_result(explanation, file);
+    } else {
+        explanation
+            .lines
+            .push(format!("state: {}", known.no_ledger));
+    }
     if file.is_some_and(|file| matches!(file.absence, Some((Absence::Gone, _)))) {
         explanation.lines.push(on_delete(watch));
     }
