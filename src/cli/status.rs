@@ -19,9 +19,7 @@ use super::{
 };
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
-use crate::ledger::{
-    self, FileFilter, FileList, FileReport, FoundFiles, JobState, Ledger, Lists,
-};
+use crate::ledger::{self, FileFilter, FileList, FileReport, FoundFiles, JobState, Ledger, Lists};
 use crate::runtime_status::RuntimeStatus;
 use crate::state_directory;
 use crate::status_view::{self, StatusView, Summary, Surroundings};
@@ -127,7 +125,9 @@ impl Search {
     async fn find(&self, ledger: &Ledger, offset: u64, limit: u32) -> Result<FoundFiles, Error> {
         if self.failed {
             let list = FileList::Failed;
-            return Ok(ledger.find_files(&list, &self.filter, offset, limit).await?);
+            return Ok(ledger
+                .find_files(&list, &self.filter, offset, limit)
+                .await?);
         }
         let mut found = FoundFiles::default();
         let mut pages = matching::Pages::new(ledger, crate::clock::now()).await?;

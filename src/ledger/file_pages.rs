@@ -359,7 +359,9 @@ mod tests {
         }
         f.hand_over("e.dgn", 1, 5).await;
         let find = async |filter: &FileFilter, offset, limit| {
-            let found = f.ledger.find_files(&FileList::Failed, filter, offset, limit);
+            let found = f
+                .ledger
+                .find_files(&FileList::Failed, filter, offset, limit);
             let found = found.await.unwrap();
             let names = found.files.iter().map(|file| file.path.to_string_lossy());
             (names.collect::<Vec<_>>().join(" "), found.all)

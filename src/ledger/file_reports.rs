@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::failure_groups::fails;
 use super::row::{join, split};
 use super::{
-    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal,
-    count_value, sql, timestamp,
+    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_value,
+    sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;

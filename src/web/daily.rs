@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use jiff::{Timestamp, ToSpan as _};
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -101,7 +101,9 @@ pub(super) async fn history(
         let Some(day) = over.get(&date).cloned().or_else(|| read.remove(&date)) else {
             continue;
         };
-        let age = today.since(date).map_or(0, |span| i64::from(span.get_days()));
+        let age = today
+            .since(date)
+            .map_or(0, |span| i64::from(span.get_days()));
         if age > OPEN_DAYS {
             over.insert(date, day.clone());
         }
