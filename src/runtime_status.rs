@@ -238,6 +238,12 @@ impl StatusTracker {
         *problem = Some(PageProblem { since, reason });
     }
 
+    /// Why the page is not served.
+    #[must_use]
+    pub fn page_problem(&self) -> Option<PageProblem> {
+        held(&self.0.page_problem).clone()
+    }
+
     /// The page is served.
     pub fn page_is_served(&self) {
         *held(&self.0.page_problem) = None;

@@ -18,9 +18,7 @@ use super::configuration::{self, Found};
 use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_error};
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
-use crate::ledger::{
-    self, FileReport, FileSearch, FoundFiles, JobState, Ledger, Lists, SearchedStates,
-};
+use crate::ledger::{self, FileFilter, FileList, FileReport, FoundFiles, JobState, Ledger, Lists};
 use crate::runtime_status::RuntimeStatus;
 use crate::state_directory;
 use crate::status_view::{self, StatusView, Summary, Surroundings};
@@ -103,14 +101,12 @@ impl Arguments {
     }
 
     fn search(&self, watches: Vec<String>) -> Search {
-        let states = if self.failed {
-            SearchedStates::Failed
-        } else {
-            SearchedStates::All
-        };
         Search {
-            files: FileSearch { watches, states },
-            text: self.search.as_ref().map(|text| text.to_ascii_lowercase()),
+            failed: self.failed,
+            filter: FileFilter {
+                watches,
+                text: self.search.clone(),
+            },
         }
     }
 }
@@ -118,30 +114,24 @@ impl Arguments {
 /// Which files to list.
 #[derive(Debug, Clone, Default)]
 struct Search {
-    files: FileSearch,
-    /// Their path or their reason contains it; in lower case.
-    text: Option<String>,
+    /// Only those that failed.
+    failed: bool,
+    filter: FileFilter,
 }
 
 impl Search {
     fn fits(&self, file: &FileReport) -> bool {
-        let FileSearch { watches, states } = &self.files;
-        let is_in = |text: &str| {
-            let path = file.path.to_string_lossy().to_ascii_lowercase();
-            let reason = file.reason.as_deref().unwrap_or_default();
-            path.contains(text) || reason.to_ascii_lowercase().contains(text)
-        };
-        (watches.is_empty() || watches.contains(&file.watch))
-            && (*states == SearchedStates::All || file.job == Some(JobState::Failed))
-            && self.text.as_deref().is_none_or(is_in)
+        (!self.failed || file.job == Some(JobState::Failed)) && self.filter.fits_report(file)
     }
 
     /// The files after the first `offset`, at most `limit`, and how many there are.
     async fn find(&self, ledger: &Ledger, offset: u64, limit: u32) -> Result<FoundFiles, Error> {
-        if self.text.is_none() {
-            return Ok(ledger.search_files(&self.files, offset, limit).await?);
+        if self.failed {
+            let list = FileList::Failed;
+            return Ok(ledger
+                .find_files(&list, &self.filter, offset, limit)
+                .await?);
         }
-        // An index helps for no part of a path: every file is read.
         let mut found = FoundFiles::default();
         let mut pages = matching::Pages::new(ledger, crate::clock::now()).await?;
         while let Some(page) = pages.next().await? {

@@ -78,6 +78,7 @@ macro_rules! fails {
         "j.kind IS NOT NULL AND j.reason IS NOT NULL"
     };
 }
+pub(super) use fails;
 
 /// A failure that is put into its group.
 pub(super) struct GroupedFailure<'a> {
