@@ -114,9 +114,7 @@ pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
 pub use failures::{Again, Refusal};
-pub use file_pages::{
-    FileFilter, FileList, FilePage, FilePosition, FoundFiles, InvalidPosition,
-};
+pub use file_pages::{FileFilter, FileList, FilePage, FilePosition, FoundFiles, InvalidPosition};
 pub use file_reports::FileReport;
 pub use followers::Following;
 pub use former_source_files::{FormerImodel, FormerSourceFile};

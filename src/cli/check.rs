@@ -23,7 +23,7 @@ use crate::config::{
 use crate::connection_name::ConnectionName;
 use crate::filesystem;
 use crate::ids::ImodelId;
-use crate::itwin::{self, Client, Connection};
+use crate::itwin::{Client, Connection};
 use crate::ledger::{self, Ledger};
 use crate::local_time::{self, Opening};
 use crate::names::QuotedPath;

@@ -10,7 +10,8 @@ use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
 use super::{
-    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, Tx, WatchReport, sql, timestamp,
+    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, Tx, WatchReport, sql,
+    timestamp,
 };
 
 /// The ledger at one moment.
@@ -147,4 +148,3 @@ async fn of_watches(tx: &mut Tx, names: &[String]) -> Result<String, sqlx::Error
     }
     Ok(format!("AND j.watch_id IN ({})", ids.join(", ")))
 }
-

@@ -42,15 +42,11 @@ async fn commands_reach_the_running_daemon_despite_an_error_in_the_file() {
         }
     }
     // The watch of the daemon, not that of the file.
-    let watches = std::mem::replace(
-        &mut site.watches,
-        "[[watch]]\nname = \"other\"\n".to_owned(),
-    );
+    site.replace_in_watches("name = \"north\"", "name = \"other\"\nunknown = 1");
     site.top = good;
     let paused = site.run(&["pause"]).await;
     assert_eq!(paused.code, Some(0), "{paused:?}");
     assert!(paused.out.contains("north: paused"), "{paused:?}");
-    site.watches = watches;
     daemon.stop().await;
 }
 
