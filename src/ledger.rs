@@ -36,6 +36,7 @@ mod created_imodels;
 mod database;
 mod deletion_guard;
 mod error;
+mod failing_jobs;
 mod failure_groups;
 mod failure_pattern;
 mod failures;

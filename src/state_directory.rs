@@ -7,6 +7,8 @@
 //!
 //! Root is above all checks of the kernel, so a command that root runs becomes the owner of the directory first
 //! ([`act_as_owner`]): whatever the owner has prepared there, root does nothing that the owner could not do.
+//!
+//! Longer than most files because the trust in the directory and the rights of the process belong together.
 
 use std::ffi::CString;
 use std::fs::File;

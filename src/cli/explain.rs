@@ -156,6 +156,8 @@ struct Knowledge {
     no_ledger: String,
     watches: Vec<WatchReport>,
     daemon: Option<RuntimeStatus>,
+    /// Why a daemon could not be asked.
+    no_daemon: Option<String>,
 }
 
 impl Knowledge {
@@ -169,15 +171,17 @@ impl Knowledge {
             Some(ledger) => ledger.watch_reports(crate::clock::now()).await.ok(),
             None => None,
         };
-        let daemon = match control::ask(state, &Request::Status).await {
-            Ok(Some(Answer::Status(now))) => Some(*now),
-            _ => None,
+        let (daemon, no_daemon) = match control::ask(state, &Request::Status).await {
+            Ok(Some(Answer::Status(now))) => (Some(*now), None),
+            Ok(_) => (None, None),
+            Err(error) => (None, Some(chain(&error))),
         };
         Self {
             ledger,
             no_ledger,
             watches: watches.unwrap_or_default(),
             daemon,
+            no_daemon,
         }
     }
 

@@ -1,5 +1,5 @@
-//! The systemd unit of a configuration file: its user, and the credentials that it passes to the service. A command that
-//! root runs becomes this user, and has these credentials, so that it sees what the service sees.
+//! The systemd unit of a configuration file: its user, and the credentials that it passes to the service. A command
+//! that root runs becomes this user, and has these credentials, so that it sees what the service sees.
 //!
 //! Input: unit files with their drop-ins, as systemd finds them. It changes nothing; the secrets stay in memory.
 

@@ -1,7 +1,7 @@
 //! What happened within a span of time: how many results of each kind and how many runs, with their durations.
 //!
-//! The id of a row begins with the time of its creation, or a later one: after the clock was set back, ids go on from the
-//! highest. So rows before a time are left out by their ids, and the rest counts by its time.
+//! The id of a row begins with the time of its creation, or a later one: after the clock was set back, ids continue from
+//! the highest. So rows before a time are left out by their ids, and the rest counts by its time.
 
 use jiff::Timestamp;
 
@@ -181,7 +181,7 @@ mod tests {
             let refusal = refusal(Again::Never);
             f.ledger.put_off(&job, &refusal, at(second)).await.unwrap();
         };
-        // A year ahead, and back: new ids go on from there.
+        // A year ahead, and back: new ids continue from there.
         let (year, now) = (31_536_000, 2_000_000_000);
         fail("a.dgn", now + year).await;
         fail("b.dgn", now).await;

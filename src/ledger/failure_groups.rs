@@ -9,6 +9,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::database::Connection;
+use super::failing_jobs::fails;
 use super::file_reports::files_of_group;
 use super::row::join;
 
@@ -71,14 +72,6 @@ struct GroupRow {
     hint: Option<String>,
     all_groups: i64,
 }
-
-/// The condition of the index `jobs_failure_group` on the job `j`.
-macro_rules! fails {
-    () => {
-        "j.kind IS NOT NULL AND j.reason IS NOT NULL"
-    };
-}
-pub(super) use fails;
 
 /// A failure that is put into its group.
 pub(super) struct GroupedFailure<'a> {

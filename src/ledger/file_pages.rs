@@ -1,4 +1,5 @@
-//! Lists of files for the page, its API and `status`: by state, watch, group of failures and text, one page after the other.
+//! Lists of files for the page, its API and `status`: by state, watch, group of failures and text, one page after the
+//! other.
 //!
 //! A page reads a bounded number of rows. It may therefore have fewer files than requested, or none, and say
 //! nevertheless where the next one begins. The list of failed files can also be had by path, with their number.
@@ -7,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::failure_groups::fails;
+use super::failing_jobs::fails;
 use super::row::join;
 use super::{Error, FileId, FileReport, Ledger, sql};
 

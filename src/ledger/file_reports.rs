@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::failure_groups::fails;
+use super::failing_jobs::fails;
 use super::row::{join, split};
 use super::{
     Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_value,

@@ -124,11 +124,12 @@ async fn no_command_panics_when_its_terminal_is_gone() {
         let mut child = command.spawn().unwrap();
         drop(command);
         // The terminal goes while the command starts, or shows its first screen.
+        let mut terminal = File::from(master);
         if arguments == ["status", "--watch"] {
-            let mut terminal = File::from(master);
             let mut first = [0; 1];
             std::io::Read::read_exact(&mut terminal, &mut first).unwrap();
         }
+        drop(terminal);
         let ended = tokio::time::timeout(Duration::from_secs(60), child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("{arguments:?} does not end"));
         assert!(!panicked(ended.unwrap()), "{arguments:?}");

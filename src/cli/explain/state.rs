@@ -243,7 +243,10 @@ async fn waits_for(
         return None;
     }
     Some(match &known.daemon {
-        None => "the daemon, which is not running".to_owned(),
+        None => match &known.no_daemon {
+            Some(why) => format!("the daemon, which cannot be asked: {why}"),
+            None => "the daemon, which is not running".to_owned(),
+        },
         Some(now) => match now.roots.get(&watch.name).and_then(|root| root.next_scan) {
             Some(at) => format!(
                 "the daemon to detect the newest version, by an event or by the next scan {}",

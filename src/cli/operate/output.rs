@@ -79,7 +79,7 @@ impl Output {
         }
     }
 
-    /// The files that the command applies to. `text` goes on after the name of the file.
+    /// The files that the command applies to. `text` continues after the name of the file.
     pub(super) fn files(&mut self, files: &[&FileReport], text: impl Fn(&FileReport) -> String) {
         self.list(files, &text);
         if self.is_json {
