@@ -162,7 +162,7 @@ async fn show_watch(
         .collect();
     let mut good = survey.problems.is_empty();
     for problem in &survey.problems {
-        output.unreadable(&problem.to_string());
+        output.unreadable(problem);
     }
     let (mut planned, mut bytes, mut rest) = (0_u64, 0_u64, 0_u64);
     for file in files {

@@ -67,10 +67,10 @@ struct RunsRow {
 /// Which of the spans between these times a time column is in, from 0: an expression of SQL.
 fn span_of(column: &str, bounds: &[Timestamp]) -> String {
     let ends = bounds.iter().skip(1).enumerate();
-    let cases: String = ends
-        .map(|(span, end)| format!(" WHEN {column} < {} THEN {span}", millis(*end)))
+    let cases: Vec<String> = ends
+        .map(|(span, end)| format!("WHEN {column} < {} THEN {span}", millis(*end)))
         .collect();
-    format!("CASE{cases} END")
+    format!("CASE {} END", cases.join(" "))
 }
 
 impl Ledger {

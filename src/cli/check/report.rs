@@ -39,7 +39,8 @@ pub(in crate::cli) struct Checks {
     version: u32,
     /// No check failed.
     ok: bool,
-    checks: Vec<Check>,
+    #[serde(rename = "checks")]
+    all: Vec<Check>,
 }
 
 impl Report {
@@ -127,7 +128,7 @@ impl Report {
             print_line(&json::text(&Checks {
                 version: json::VERSION,
                 ok: self.good,
-                checks,
+                all: checks,
             }));
         }
     }

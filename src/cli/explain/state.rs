@@ -25,8 +25,11 @@ fn window_wait(file: &FileReport, report: Option<&WatchReport>) -> Option<WaitVi
 }
 
 /// Adds the last result of the file.
-fn last_result(explanation: &mut Explanation, file: Option<&FileReport>) {
-    if let Some(file) = file {
+fn last_result(explanation: &mut Explanation, file: Option<&FileReport>, known: &Knowledge) {
+    if known.ledger.is_none() {
+        let state = format!("state: {}", known.no_ledger);
+        explanation.lines.push(state);
+    } else if let Some(file) = file {
         let at = file
             .result_time()
             .map(|at| format!(", {}", moment(at)))
@@ -83,13 +86,7 @@ pub(super) async fn state(
 ) {
     let file = known.file(&watch.name, below).await;
     let file = file.as_ref();
-    if known.ledger.is_some() {
-        last_result(explanation, file);
-    } else {
-        explanation
-            .lines
-            .push(format!("state: {}", known.no_ledger));
-    }
+    last_result(explanation, file, known);
     if file.is_some_and(|file| matches!(file.absence, Some((Absence::Gone, _)))) {
         explanation.lines.push(on_delete(watch));
     }
