@@ -10,6 +10,7 @@
 )]
 
 mod alerts;
+mod arrivals;
 mod automation;
 mod borders;
 mod broken_config;
@@ -61,6 +62,7 @@ mod refusals;
 mod remedies;
 mod rename_sequences;
 mod renames;
+mod request_budget;
 mod runs;
 mod scale;
 mod sets;
