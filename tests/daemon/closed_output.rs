@@ -71,10 +71,9 @@ async fn no_command_panics_when_its_output_cannot_be_written() {
                 command.stdout(output()).stderr(output());
                 let mut child = command.spawn().unwrap();
                 // `status --watch` notices it with its first line, unless that never comes.
-                match tokio::time::timeout(Duration::from_secs(60), child.wait()).await {
-                    Ok(ended) => assert!(!panicked(ended.unwrap()), "{arguments:?}"),
-                    Err(_) => panic!("{arguments:?} does not end"),
-                }
+                let ended = tokio::time::timeout(Duration::from_secs(60), child.wait()).await;
+                let ended = ended.unwrap_or_else(|_| panic!("{arguments:?} does not end"));
+                assert!(!panicked(ended.unwrap()), "{arguments:?}");
             }
         }
     }
