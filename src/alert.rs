@@ -27,7 +27,7 @@ use crate::ledger::{
 use crate::local_time;
 use crate::names::QuotedPath;
 use crate::retry::Policy;
-use crate::runtime_status::StatusTracker;
+use crate::runtime_status::{PageProblem, StatusTracker};
 use scheduler::{Event, NotifiedState, Scheduler};
 use send::Sender;
 
@@ -57,7 +57,7 @@ struct AlertProblem {
     /// Identifies it as long as it lasts.
     #[serde(skip)]
     key: String,
-    /// `file`, `issues`, `folder`, `watch` or `run`.
+    /// `file`, `issues`, `folder`, `watch`, `run`, `imodel` or `page`.
     kind: &'static str,
     #[serde(skip)]
     severe: bool,
@@ -126,7 +126,8 @@ pub async fn run(
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return Ok(()),
         }
-        let problems = match problems(&reader, alert.level).await {
+        let page = status.page_problem();
+        let problems = match problems(&reader, page, alert.level).await {
             Ok(problems) => problems,
             Err(error) => {
                 warn!(
@@ -229,9 +230,14 @@ pub async fn beat(
     }
 }
 
-async fn problems(reader: &Ledger, level: Level) -> Result<Problems, ledger::Error> {
+async fn problems(
+    reader: &Ledger,
+    page: Option<PageProblem>,
+    level: Level,
+) -> Result<Problems, ledger::Error> {
     let (watches, files, all) = reader.problems(PROBLEMS_MAX, crate::clock::now()).await?;
     let mut list: Vec<AlertProblem> = watches.iter().flat_map(of_watch).collect();
+    list.extend(page.map(of_page));
     let more = all.saturating_sub(files.len() as u64);
     list.extend(files.into_iter().map(of_file));
     if level == Level::Error {
@@ -254,6 +260,23 @@ fn of_file(problem: Problem) -> AlertProblem {
         watch: problem.watch,
         reason: problem.reason,
         hint: problem.hint,
+    }
+}
+
+/// Whoever relies on the page sees nothing of it: the message says so.
+fn of_page(problem: PageProblem) -> AlertProblem {
+    AlertProblem {
+        key: "page".to_owned(),
+        kind: "page",
+        severe: true,
+        watch: String::new(),
+        path: None,
+        failure: None,
+        reason: problem.reason,
+        hint: Some(
+            "stop the program that uses the address of web.listen, or set another one and restart"
+                .to_owned(),
+        ),
     }
 }
 
@@ -397,6 +420,7 @@ impl AlertProblem {
     fn place(&self) -> String {
         match &self.path {
             Some(path) => format!("{}: {}", self.watch, QuotedPath(path.as_ref())),
+            None if self.kind == "page" => "status page".to_owned(),
             None => format!("watch {:?}", self.watch),
         }
     }

@@ -3,6 +3,7 @@
 mod alert;
 mod changes;
 mod check;
+mod configuration;
 mod connectors;
 mod created_imodels;
 mod demo;
@@ -21,6 +22,9 @@ mod push;
 mod references;
 mod removal;
 mod run;
+#[cfg(test)]
+mod schema;
+mod service_unit;
 mod status;
 mod tally;
 mod unfinished_file;
@@ -79,7 +83,8 @@ enum Command {
     ///
     /// Signs in, lists the iTwins and iModels to choose from, tests the permissions, and writes the configuration and
     /// the file with the client secret. As root it offers to install and start the service; otherwise it prints the
-    /// commands. Before the end it writes nothing. Never replaces a file without `--force`.
+    /// commands. Before the end it writes nothing. Never replaces a file without `--force`. With `--config
+    /// /etc/itwin-syncd/NAME/config.toml` it sets up the service `itwin-syncd@NAME`, beside the others.
     ///
     /// The options answer questions in advance. The client secret comes from a prompt, from `--client-secret-file`,
     /// from the environment variable `ITWIN_SYNCD_CLIENT_SECRET`, or from a file `client-secret` beside the
@@ -90,7 +95,8 @@ enum Command {
     /// Check configuration, folders, network, account, iModels and storage
     ///
     /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the
-    /// proxy, host or certificate issuer at which the connection fails. Changes nothing.
+    /// proxy, host or certificate issuer at which the connection fails. Changes nothing. With sudo, it has the user and
+    /// the credentials of the service, as its systemd unit says, and sees what the service sees.
     ///
     /// Exit codes: 0 all checks passed; 1 a check failed; 78 invalid configuration.
     Check(check::Arguments),
@@ -98,8 +104,8 @@ enum Command {
     ///
     /// Reads the ledger, and asks the daemon for its current work if it is running.
     ///
-    /// With an invalid configuration it shows the errors, and then the status as far as possible: the daemon continues
-    /// with the previous configuration.
+    /// With an invalid configuration it shows the errors, and then the status: that of the running daemon, which
+    /// continues with the configuration that it read before, or as far as the file can be read.
     ///
     /// Exit codes: 0 nothing needs attention; 1 something does (see the first line), one of the files failed, cannot be
     /// opened or is unknown, or the status cannot be read; 78 invalid configuration.
@@ -295,11 +301,8 @@ fn print_config_errors(errors: &crate::config::ConfigErrors) {
     print_to_stderr(&errors.to_string());
 }
 
-/// Prints to standard error, with the error level when that is the journal.
-#[allow(
-    clippy::print_stderr,
-    reason = "errors of commands go to standard error"
-)]
+/// Prints to standard error, with the error level when that is the journal. If nobody can read it any more, such as
+/// after the end of the terminal, nothing is printed.
 fn print_to_stderr(text: &str) {
     let level = if telemetry::stderr_is_journal() {
         "<3>"
@@ -307,7 +310,7 @@ fn print_to_stderr(text: &str) {
         ""
     };
     for line in text.lines() {
-        eprintln!("{level}{line}");
+        writeln!(io::stderr().lock(), "{level}{line}").ok();
     }
 }
 

@@ -28,6 +28,7 @@ mod raw;
 mod schedule;
 mod secret_files;
 mod sections;
+mod source;
 mod syntax;
 mod values;
 mod watches;
@@ -52,6 +53,7 @@ pub use platform_settings::{ConnectionSettings, PlatformSetting, PlatformSetting
 use raw::RawConfig;
 pub(crate) use schedule::STALE;
 pub use schedule::{RunSchedules, Schedule};
+pub use source::{Source, state_path};
 use values::InvalidValue;
 pub use web::Web;
 
@@ -61,12 +63,15 @@ use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::{Network, RequestLimits};
+use crate::permission;
 use crate::secret::ClientSecret;
 use crate::selection::Scope;
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where it comes from.
+    pub source: Source,
     /// `[itwin]`: the platform and the service application.
     pub itwin: Itwin,
     /// `[network]`: proxy, certificates and timeouts.
@@ -386,18 +391,23 @@ impl Config {
     /// Every error, including those that depend on this machine, such as nested folders. An unreachable folder is not
     /// an error: its file server may come back at any time.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::load_with(path, &Environment::for_file(path))
+    }
+
+    /// The same with another environment than that of the process.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with(path: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
         let mut report = Report::new(&file, &text);
-        let raw = RawConfig::read(
-            &text,
-            &Environment::for_file(path),
-            Mode::Daemon,
-            &mut report,
-        );
+        let raw = RawConfig::read(&text, environment, Mode::Daemon, &mut report);
         if let Some(raw) = &raw {
             raw.check_folders(&mut report);
         }
-        report.finish(raw.and_then(RawConfig::into_config))
+        let mut config = report.finish(raw.and_then(RawConfig::into_config))?;
+        config.source = Source::new(path, &text);
+        Ok(config)
     }
 
     /// Checks `text` as the content of `file`, without checking watched folders. A secret file is read nevertheless.
@@ -445,6 +455,17 @@ impl ReadOnlyConfig {
         let environment = Environment::for_file(path);
         let raw = RawConfig::read(&text, &environment, Mode::Inspect, &mut report);
         raw.map(RawConfig::into_read_only)
+    }
+
+    /// The configuration that the daemon works with, as it read it from `path`. `state` is where it has its ledger.
+    ///
+    /// # Errors
+    /// Every error: this program does not understand what the daemon, of another version, does.
+    pub fn of_daemon(text: &str, path: &Path, state: &Path) -> Result<Self, ConfigErrors> {
+        let file = path.display().to_string();
+        let mut config = Self::parse(text, &file, &Environment::for_file(path))?;
+        state.clone_into(&mut config.state.path);
+        Ok(config)
     }
 
     /// Checks `text` as the content of `file`.
@@ -513,6 +534,10 @@ fn read(path: &Path) -> Result<(String, String), ConfigErrors> {
                 io::ErrorKind::NotFound => {
                     "run `itwin-syncd init` to write one, or pass its path with --config"
                 }
+                io::ErrorKind::PermissionDenied => &format!(
+                    "{}; the service's user needs read access to it",
+                    permission::advice(path)
+                ),
                 _ => "give the service's user read access to it",
             };
             let mut report = Report::new(&file, "");

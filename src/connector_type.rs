@@ -14,6 +14,7 @@ use sqlx::{Database, Decode, Encode, Type};
 
 /// The platform's name of what reads a format, such as `DWG`. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(transparent))]
 pub struct ConnectorType(Arc<str>);
 
 impl ConnectorType {

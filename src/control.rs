@@ -8,6 +8,8 @@ mod client;
 mod health;
 mod server;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::config::Source;
 use crate::ledger::{self, FileId, Ledger, Removal, Removed, Requeue};
 use crate::runtime_status::{RuntimeStatus, StatusTracker};
 use crate::watch::Unfinished;
@@ -91,6 +94,8 @@ pub enum Request {
     Status,
     /// Whether it works.
     Health,
+    /// The configuration that it works with.
+    Configuration,
     /// Whether it waits until a file is completely written.
     Unfinished {
         /// The name of the watch.
@@ -115,6 +120,13 @@ pub enum Answer {
     Health {
         /// What does not work.
         problem: Option<String>,
+    },
+    /// The configuration that it works with.
+    Configuration {
+        /// The file that it was read from, as bytes.
+        file: Vec<u8>,
+        /// Its text at that time.
+        text: String,
     },
     /// The state of the file; `None` when it does not wait for it.
     Unfinished {
@@ -141,6 +153,8 @@ pub struct Operator {
     pub wake_synchronizers: watch::Sender<u64>,
     /// When the upload queue was checked last.
     pub queue: watch::Receiver<Instant>,
+    /// The file of the configuration in effect.
+    pub configuration: watch::Receiver<Source>,
 }
 
 impl Operator {
@@ -153,6 +167,7 @@ impl Operator {
             wake_uploads: Arc::default(),
             wake_synchronizers: watch::channel(0).0,
             queue: watch::channel(Instant::now()).1,
+            configuration: watch::channel(Source::default()).1,
         }
     }
 
@@ -232,15 +247,23 @@ impl Operator {
             Request::Health => Answer::Health {
                 problem: prove(&self.ledger, &self.queue, PROOF).await.err(),
             },
-            Request::Unfinished { watch, path } => {
-                use std::os::unix::ffi::OsStringExt as _;
-                let path = PathBuf::from(std::ffi::OsString::from_vec(path));
-                Answer::Unfinished {
-                    file: self.live.unfinished(&watch, &path).await,
+            Request::Configuration => {
+                let source = self.configuration.borrow();
+                Answer::Configuration {
+                    file: source.file.as_os_str().as_bytes().to_owned(),
+                    text: source.text.to_string(),
                 }
             }
+            Request::Unfinished { watch, path } => Answer::Unfinished {
+                file: self.live.unfinished(&watch, &path_of(path)).await,
+            },
         }
     }
+}
+
+/// A path from its bytes.
+pub(crate) fn path_of(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 fn done(executed: Result<u64, ledger::Error>) -> Answer {

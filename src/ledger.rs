@@ -10,7 +10,7 @@
 //! `foreign_changes`;
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
-//! reports: `overview`, `watch_reports`, `file_reports`, `file_search`, `file_pages`, `activity`, `watch_places`,
+//! reports: `overview`, `watch_reports`, `file_reports`, `file_pages`, `activity`, `watch_places`,
 //! `run_entries`, `run_progress`, `problems`, `health`, `history`, `hook_results`, `retention`.
 //!
 //! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
@@ -36,12 +36,12 @@ mod created_imodels;
 mod database;
 mod deletion_guard;
 mod error;
+mod failing_jobs;
 mod failure_groups;
 mod failure_pattern;
 mod failures;
 mod file_pages;
 mod file_reports;
-mod file_search;
 mod followers;
 mod foreign_changes;
 mod forget;
@@ -115,9 +115,8 @@ pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
 pub use failures::{Again, Refusal};
-pub use file_pages::{FileFilter, FileList, FilePage, FilePosition, InvalidPosition};
+pub use file_pages::{FileFilter, FileList, FilePage, FilePosition, FoundFiles, InvalidPosition};
 pub use file_reports::FileReport;
-pub use file_search::{FileSearch, FoundFiles, SearchedStates};
 pub use followers::Following;
 pub use former_source_files::{FormerImodel, FormerSourceFile};
 pub use hand_over::{HandedOver, Ready};

@@ -36,6 +36,7 @@ pub mod ledger;
 pub mod local_time;
 mod names;
 mod next_attempt;
+mod permission;
 mod references;
 pub mod retry;
 mod rooted_fs;

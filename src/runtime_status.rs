@@ -115,8 +115,10 @@ pub struct RuntimeStatus {
 
 /// The page cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PageProblem {
     /// When the first attempt failed.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub since: Timestamp,
     /// Why the last one failed.
     pub reason: String,
@@ -124,10 +126,12 @@ pub struct PageProblem {
 
 /// An alert or hook whose message could not be delivered several times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Undelivered {
     /// What it is called, such as `hook "build-server"`.
     pub receiver: String,
     /// When the first attempt failed.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub since: Timestamp,
     /// Why the last one failed.
     pub reason: String,
@@ -135,8 +139,10 @@ pub struct Undelivered {
 
 /// All requests to the platform fail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outage {
     /// When the first of these requests failed.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub since: Timestamp,
     /// Why the last one failed.
     pub reason: String,
@@ -230,6 +236,12 @@ impl StatusTracker {
             .as_ref()
             .map_or_else(crate::clock::now, |before| before.since);
         *problem = Some(PageProblem { since, reason });
+    }
+
+    /// Why the page is not served.
+    #[must_use]
+    pub fn page_problem(&self) -> Option<PageProblem> {
+        held(&self.0.page_problem).clone()
     }
 
     /// The page is served.

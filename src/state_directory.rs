@@ -7,7 +7,10 @@
 //!
 //! Root is above all checks of the kernel, so a command that root runs becomes the owner of the directory first
 //! ([`act_as_owner`]): whatever the owner has prepared there, root does nothing that the owner could not do.
+//!
+//! Longer than most files because the trust in the directory and the rights of the process belong together.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,9 +18,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::unistd::{Gid, Uid, User};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use nix::unistd::{Gid, Group, Uid, User};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::permission::{self, user_name};
 
 /// Only its owner may use it.
 const PRIVATE: Mode = Mode::RWXU;
@@ -47,6 +52,14 @@ pub enum Error {
         path: PathBuf,
         /// The name of its owner, or the number.
         owner: String,
+    },
+    /// This user may not use it.
+    #[error("no permission to use {path:?}")]
+    Denied {
+        /// The path that cannot be used.
+        path: PathBuf,
+        /// What to do about it.
+        advice: String,
     },
     /// Others may write to it.
     #[error("other users can write to the state directory {path:?} (mode {mode:o})")]
@@ -91,6 +104,9 @@ impl Error {
             Self::Foreign { owner, .. } => format!(
                 "run this command as that user, for example with `sudo -u {owner}`, or choose another state.path"
             ),
+            Self::Denied { advice, .. } => {
+                format!("{advice}; the service itself needs a state.path of its user")
+            }
             Self::Writable { path, .. } => format!(
                 "check what is in it, then run `chmod go-w {}`",
                 path.display()
@@ -195,6 +211,15 @@ impl StateDirectory {
         Ok(file)
     }
 
+    /// Checks that this user may read a file.
+    ///
+    /// # Errors
+    /// When the user may not. The file is not opened: closing it would release the locks that SQLite has on it.
+    pub(crate) fn check_readable(&self, name: &str) -> Result<(), Error> {
+        rustix::fs::accessat(&self.handle, name, Access::READ_OK, AtFlags::EACCESS)
+            .map_err(|error| self.io(name, error))
+    }
+
     /// Checks a file that another process opens by its path; whether it is there.
     ///
     /// # Errors
@@ -277,10 +302,7 @@ impl StateDirectory {
     }
 
     fn io(&self, name: &str, error: Errno) -> Error {
-        Error::Io {
-            path: self.path_of(name),
-            source: error.into(),
-        }
+        refusal(&self.path_of(name), error)
     }
 }
 
@@ -323,12 +345,65 @@ pub(crate) fn act_as_owner(path: &Path) -> Result<(), Error> {
         })
 }
 
-/// The name of the user that owns the state directory, if this process is root's and the directory is not.
+/// Makes this process act as a user with its groups and further ones, for all its threads and for good.
 ///
 /// # Errors
-/// When the directory is a link, or cannot be opened.
-pub(crate) fn owner_beside_root(path: &Path) -> Result<Option<String>, Error> {
-    Ok(other_owner(path)?.map(|owner| user_name(owner.as_raw())))
+/// When there is no such user or group, or the user cannot be changed: this process is not root's.
+pub(crate) fn act_as(user: &str, further_groups: &[String]) -> io::Result<()> {
+    let unknown = |what: &str, name: &str| io::Error::other(format!("no {what} {name:?}"));
+    let found = match user.parse() {
+        Ok(id) => User::from_uid(Uid::from_raw(id))?,
+        Err(_) => User::from_name(user)?,
+    };
+    let found = found.ok_or_else(|| unknown("user", user))?;
+    let name = CString::new(found.name.as_str())?;
+    let mut groups = nix::unistd::getgrouplist(&name, found.gid)?;
+    for name in further_groups {
+        let group = match name.parse() {
+            Ok(id) => Some(Gid::from_raw(id)),
+            Err(_) => Group::from_name(name)?.map(|group| group.gid),
+        };
+        groups.push(group.ok_or_else(|| unknown("group", name))?);
+    }
+    nix::unistd::setgroups(&groups)?;
+    nix::unistd::setresgid(found.gid, found.gid, found.gid)?;
+    nix::unistd::setresuid(found.uid, found.uid, found.uid)?;
+    Ok(())
+}
+
+/// How the service would get its state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usable {
+    /// It is there, and this user can write to it.
+    Writable,
+    /// It is missing, and this user can make it.
+    CanBeMade,
+    /// It is missing, and only root can make it, as systemd does for the service.
+    MadeByOthers,
+}
+
+/// Whether this user can use the state directory. Changes nothing.
+///
+/// # Errors
+/// When it is there and cannot be used.
+pub(crate) fn usable(path: &Path) -> Result<Usable, Error> {
+    let may_write = |path: &Path| {
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(rustix::fs::CWD, path, access, AtFlags::EACCESS)
+    };
+    match StateDirectory::open(path) {
+        Ok(_) => may_write(path)
+            .map(|()| Usable::Writable)
+            .map_err(|error| refusal(path, error)),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let above = path.ancestors().find(|above| above.is_dir());
+            Ok(match above.map(may_write) {
+                Some(Ok(())) => Usable::CanBeMade,
+                Some(Err(_)) | None => Usable::MadeByOthers,
+            })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn other_owner(path: &Path) -> Result<Option<Uid>, Error> {
@@ -360,23 +435,25 @@ fn open(path: &Path) -> Result<(OwnedFd, rustix::fs::Stat), Error> {
             path: path.to_owned(),
             target: short.canonicalize().ok(),
         }),
-        Err(error) => Err(Error::Io {
+        Err(error) => Err(refusal(path, error)),
+    }
+}
+
+fn refusal(path: &Path, error: Errno) -> Error {
+    if error == Errno::ACCESS {
+        return Error::Denied {
             path: path.to_owned(),
-            source: error.into(),
-        }),
+            advice: permission::advice(path),
+        };
+    }
+    Error::Io {
+        path: path.to_owned(),
+        source: error.into(),
     }
 }
 
 fn without_slash(path: &Path) -> PathBuf {
     path.components().collect()
-}
-
-/// The name of a user, or the number when it has none.
-fn user_name(id: u32) -> String {
-    match User::from_uid(Uid::from_raw(id)) {
-        Ok(Some(user)) => user.name,
-        Ok(None) | Err(_) => format!("#{id}"),
-    }
 }
 
 #[cfg(test)]
@@ -393,6 +470,10 @@ mod tests {
                 Error::Link { .. } => Error::Link { path: path(), target: None },
                 Error::Link { .. } => Error::Link { path: path(), target: Some("/srv/state".into()) },
                 Error::Foreign { .. } => Error::Foreign { path: path(), owner: "nobody".to_owned() },
+                Error::Denied { .. } => Error::Denied {
+                    path: path(),
+                    advice: "run the command with sudo".to_owned(),
+                },
                 Error::Writable { .. } => Error::Writable { path: path(), mode: 0o777 },
                 Error::Entry { .. } => Error::Entry {
                     path: path().join("lock"),

@@ -34,10 +34,13 @@ pub(crate) use watches::{
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct RunView {
     pub(crate) id: Option<String>,
     pub(crate) imodel_id: Option<String>,
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) requested_at: Timestamp,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) seconds: Option<f64>,
     pub(crate) state: Option<String>,
@@ -57,6 +60,7 @@ pub(crate) struct RunView {
 
 /// An upload in progress.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct UploadView {
     pub(crate) watch: String,
     pub(crate) path: String,
@@ -64,19 +68,23 @@ pub(crate) struct UploadView {
     pub(crate) sent: u64,
     pub(crate) percent: u64,
     pub(crate) bytes_per_second: u64,
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) since: Timestamp,
 }
 
 /// The daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct DaemonView {
     pub(crate) pid: u32,
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) since: Timestamp,
     pub(crate) version: String,
 }
 
 /// The state of the service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StatusView {
     pub(crate) daemon: Option<DaemonView>,
     /// All requests to the platform fail.

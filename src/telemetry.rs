@@ -126,6 +126,7 @@ pub fn start(log: &config::Log) -> Result<Telemetry, Error> {
                 Some(
                     fmt::layer()
                         .event_format(JsonLines)
+                        .log_internal_errors(false)
                         .with_writer(move || Redacted(writer.clone())),
                 ),
                 Some(guard),
@@ -173,6 +174,7 @@ where
         },
         LogFormat::Json => fmt::layer()
             .event_format(JsonLines)
+            .log_internal_errors(false)
             .with_writer(above_bars)
             .boxed(),
         LogFormat::Plain => {
@@ -209,6 +211,8 @@ where
         .with_target(false)
         .with_timer(LocalTime)
         .with_ansi(ansi == Ansi::On)
+        // It would print them to standard error, and panic where there is none any more.
+        .log_internal_errors(false)
         .fmt_fields(fields)
 }
 

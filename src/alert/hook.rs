@@ -173,7 +173,7 @@ impl Worker {
             && self.hook.on.contains(&HookEvent::Day)
         {
             let counts = self.reader.results_since(sent.day).await?;
-            let problems = problems(&self.reader, Level::Warn).await?;
+            let problems = problems(&self.reader, self.status.page_problem(), Level::Warn).await?;
             let content = Content::Day {
                 since: sent.day,
                 until: now,

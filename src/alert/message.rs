@@ -34,7 +34,8 @@ impl Message<'_> {
         let host = self.host;
         let files = self.shown.iter().filter(|one| one.kind == "file").count();
         let issues = self.shown.iter().filter(|one| one.kind == "issues").count();
-        let others = self.shown.len() - files - issues;
+        let page = self.shown.iter().filter(|one| one.kind == "page").count();
+        let others = self.shown.len() - files - issues - page;
         let mut parts = Vec::new();
         match files {
             0 => {}
@@ -50,6 +51,9 @@ impl Message<'_> {
             0 => {}
             1 => parts.push("1 folder or watch needs attention".to_owned()),
             _ => parts.push(format!("{others} folders or watches need attention")),
+        }
+        if page > 0 {
+            parts.push("the status page cannot be served".to_owned());
         }
         if parts.is_empty() {
             parts.push(format!("{} problems", self.total()));

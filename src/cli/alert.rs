@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_error,
-    print_line, print_to_stderr,
+    print_line, print_to_stderr, service_unit,
 };
 use crate::alert::{self, Receivers};
 use crate::config::{self, Config};
@@ -50,7 +50,7 @@ enum Error {
 
 pub(super) async fn alert(command: &Command) -> u8 {
     let Command::Test(arguments) = command;
-    let config = match Config::load(&arguments.config.config) {
+    let config = match service_unit::load(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);

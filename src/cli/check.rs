@@ -3,6 +3,7 @@
 //! Longer than most files because it has a function for each check.
 
 mod content;
+mod report;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,26 +16,28 @@ use jiff::tz::TimeZone;
 use super::changes::announcements;
 use super::created_imodels::{self, Plan};
 use super::tally::Tally;
-use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_line,
-};
+use super::{ConfigArgument, chain, service_unit};
 use crate::config::{
     Config, ConfigErrors, NewImodel, ReadOnlyConfig, Schedule, SpatialRoot, Watch,
 };
 use crate::connection_name::ConnectionName;
 use crate::filesystem;
 use crate::ids::ImodelId;
-use crate::itwin::{self, Client, Connection};
+use crate::itwin::{Client, Connection};
 use crate::ledger::{self, Ledger};
 use crate::local_time::{self, Opening};
 use crate::names::QuotedPath;
+use crate::permission;
 use crate::rooted_fs;
 use crate::service;
 use crate::source_file_limit::{ADVICE, Load, SourceFiles};
-use crate::state_directory::{self, StateDirectory};
+use crate::state_directory::{self, Usable};
 use crate::text::plural;
 use crate::watch;
 use content::Content;
+#[cfg(test)]
+pub(super) use report::Checks;
+pub(super) use report::Report;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -43,66 +46,28 @@ pub(super) struct Arguments {
     /// Check only the configuration file: no requests, no secrets, nothing is created; for CI, Ansible and reloads
     #[arg(long)]
     offline: bool,
-}
-
-/// Prints the lines and remembers failures.
-pub(super) struct Report {
-    good: bool,
-}
-
-impl Report {
-    pub(super) fn new() -> Self {
-        Self { good: true }
-    }
-
-    /// Whether nothing failed.
-    pub(super) fn is_good(&self) -> bool {
-        self.good
-    }
-
-    pub(super) fn ok(what: &str) {
-        print_line(&format!("ok      {what}"));
-    }
-
-    pub(super) fn wrong(&mut self, what: &str, hint: Option<&str>) {
-        self.good = false;
-        print_line(&format!("FAILED  {what}"));
-        if let Some(hint) = hint {
-            print_line(&format!("        hint: {hint}"));
-        }
-    }
-
-    /// Something that does not fail, but may not be what the user wants.
-    pub(super) fn note(what: &str, hint: &str) {
-        print_line(&format!("note    {what}"));
-        print_line(&format!("        hint: {hint}"));
-    }
-
-    pub(super) fn refused(&mut self, what: &str, error: &itwin::Error) {
-        self.wrong(
-            &format!("{what}: {}", chain(error)),
-            error.hint().as_deref(),
-        );
-    }
+    /// Print one JSON object for programs
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) async fn check(arguments: &Arguments) -> u8 {
     let path = &arguments.config.config;
+    let mut report = Report::with_json(arguments.json);
     if arguments.offline {
-        return offline(path);
+        return offline(path, report);
     }
-    let mut report = Report::new();
-    let mut config = match Config::load(path) {
+    let mut config = match service_unit::load(path) {
         Ok(config) => config,
-        Err(errors) => return invalid(path, &errors),
+        Err(errors) => return invalid(path, &errors, report),
     };
-    Report::ok(&format!(
+    report.ok(&format!(
         "configuration {path:?}: {}",
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
     config.know_imodels(&created_imodels::known(&config.state.path).await);
-    windows(&config);
+    windows(&mut report, &config);
     changes(&mut report, &config).await;
     let mut tallies = BTreeMap::new();
     for watch in &config.watches {
@@ -119,40 +84,40 @@ pub(super) async fn check(arguments: &Arguments) -> u8 {
         Ok(_) => {}
         Err(error) => report.refused("client for the iTwin Platform", &error),
     }
-    if report.good { EXIT_GOOD } else { EXIT_FAILED }
+    report.finish()
 }
 
 /// Checks only the file.
-fn offline(path: &Path) -> u8 {
+fn offline(path: &Path, mut report: Report) -> u8 {
     match ReadOnlyConfig::load_with_folders(path) {
         Ok(config) => {
-            Report::ok(&format!(
+            report.ok(&format!(
                 "configuration {path:?}: {}; not checked: secrets, network, account, iModels",
                 plural(config.watches.len() as u64, "watch", "watches")
             ));
-            EXIT_GOOD
+            report.finish()
         }
-        Err(errors) => invalid(path, &errors),
+        Err(errors) => invalid(path, &errors, report),
     }
 }
 
-fn invalid(path: &Path, errors: &ConfigErrors) -> u8 {
-    print_config_errors(errors);
-    Report::new().wrong(&format!("configuration {path:?}"), None);
-    EXIT_CONFIG
+fn invalid(path: &Path, errors: &ConfigErrors, mut report: Report) -> u8 {
+    let count = plural(errors.iter().count() as u64, "error", "errors");
+    report.wrong(&format!("configuration {path:?}: {count}\n{errors}"), None);
+    report.finish_invalid()
 }
 
 /// When runs and uploads may start.
-fn windows(config: &Config) {
+fn windows(report: &mut Report, config: &Config) {
     let (now, zone) = (crate::clock::now(), TimeZone::system());
-    let show = |what: &str, schedule: &Schedule| {
+    let mut show = |what: &str, schedule: &Schedule| {
         let state = match schedule.windows.at(now, &zone) {
             Opening::Open => "open now".to_owned(),
             Opening::ClosedUntil(until) => {
                 format!("closed until {}", local_time::label(until, now, &zone))
             }
         };
-        Report::ok(&format!("{what}: {}; {state}", schedule.windows.text()));
+        report.ok(&format!("{what}: {}; {state}", schedule.windows.text()));
     };
     for (imodel_id, schedule) in &config.run_schedules {
         show(&format!("iModel {imodel_id}, run_window"), schedule);
@@ -166,38 +131,22 @@ fn windows(config: &Config) {
 
 fn state(report: &mut Report, path: &Path) {
     let name = format!("state directory {path:?}");
-    // Root can write everywhere; the service's user may not.
-    match state_directory::owner_beside_root(path) {
-        Ok(None) => {}
-        Ok(Some(owner)) => {
-            Report::ok(&format!(
-                "{name}: owned by user {owner}; run the service as this user"
-            ));
-            return;
-        }
-        Err(error) => {
-            report.wrong(&format!("{name}: {}", chain(&error)), Some(&error.hint()));
-            return;
-        }
-    }
-    let checked = StateDirectory::make(path).and_then(|()| StateDirectory::open(path));
-    if let Err(error) = checked {
-        report.wrong(&format!("{name}: {}", chain(&error)), Some(&error.hint()));
-        return;
-    }
-    if let Some(left) = state_directory::full(path) {
-        report.wrong(
-            &format!("{name}: the disk is full ({left} bytes left)"),
-            Some("free up space on the disk"),
-        );
-        return;
-    }
-    match tempfile::tempfile_in(path) {
-        Ok(_) => Report::ok(&format!("{name}: writable")),
-        Err(error) => {
-            let hint = "run the check as the service's user, or give this user write access to the directory";
-            report.wrong(&format!("{name}: {error}"), Some(hint));
-        }
+    let user = rustix::process::geteuid();
+    let user = permission::user_name(user.as_raw());
+    match state_directory::usable(path) {
+        Err(error) => report.wrong(&format!("{name}: {}", chain(&error)), Some(&error.hint())),
+        Ok(Usable::CanBeMade) => report.ok(&format!("{name}: will be made by the first start")),
+        Ok(Usable::MadeByOthers) => report.note(
+            &format!("{name}: missing, and the user {user} cannot make it"),
+            "systemd makes it at the start of the service, as its unit says; make it if the service runs without systemd",
+        ),
+        Ok(Usable::Writable) => match state_directory::full(path) {
+            Some(left) => report.wrong(
+                &format!("{name}: the disk is full ({left} bytes left)"),
+                Some("free up space on the disk"),
+            ),
+            None => report.ok(&format!("{name}: writable for the user {user}")),
+        },
     }
 }
 
@@ -213,8 +162,8 @@ async fn changes(report: &mut Report, config: &Config) {
         Ok(announced) => {
             for line in &announced.lines {
                 match &line.hint {
-                    Some(hint) => Report::note(&line.text, hint),
-                    None => Report::ok(&line.text),
+                    Some(hint) => report.note(&line.text, hint),
+                    None => report.ok(&line.text),
                 }
             }
         }
@@ -232,9 +181,9 @@ fn folder(report: &mut Report, watch: &Watch) -> bool {
         .and_then(|root| root.folder(Path::new("")))
         .and_then(|folder| filesystem::is_remote(&folder));
     match &looked {
-        Ok(false) => Report::ok(&format!("{name}: readable, changes are detected by events")),
+        Ok(false) => report.ok(&format!("{name}: readable, changes are detected by events")),
         Ok(true) => {
-            Report::ok(&format!(
+            report.ok(&format!(
                 "{name}: readable, scanned every {:?} because its file system reports no changes",
                 watch.poll_interval
             ));
@@ -273,15 +222,15 @@ async fn files(report: &mut Report, watch: &Watch) -> Tally {
             Some("correct the globs of masters; without a master no file is synchronized"),
         );
     } else {
-        Report::ok(&format!("{name}: {}", tally.text()));
+        report.ok(&format!("{name}: {}", tally.text()));
     }
     for line in tally.retired() {
-        Report::note(
+        report.note(
             &format!("{name}: {line}"),
             "exclude these files, or set another connector type in connectors",
         );
     }
-    content.report();
+    content.report(report);
     tally
 }
 
@@ -303,7 +252,7 @@ pub(super) async fn network(report: &mut Report, config: &Config, client: &Clien
                 if let Some(issuer) = way.issuer {
                     line = format!("{line}, certificate issued by {issuer}");
                 }
-                Report::ok(&line);
+                report.ok(&line);
             }
             Err(broken) => {
                 report.wrong(
@@ -354,8 +303,8 @@ async fn source_files(
     let found = SourceFiles::of_folders(watched, ours, foreign);
     let line = format!("{name}: {}", found.text());
     match found.load() {
-        Load::Fits => Report::ok(&line),
-        Load::Near => Report::note(&line, ADVICE),
+        Load::Fits => report.ok(&line),
+        Load::Near => report.note(&line, ADVICE),
         Load::Over => report.wrong(&line, Some(ADVICE)),
     }
 }
@@ -375,11 +324,11 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
         .find(|imodel| imodel.id == *imodel_id)
         .and_then(|imodel| imodel.spatial_root.as_ref());
     match root {
-        Some(_) if !is_empty => Report::note(
+        Some(_) if !is_empty => report.note(
             &format!("{name}: it has changesets already: spatial_root has no effect"),
             "remove spatial_root; the coordinate system of an iModel is defined once",
         ),
-        Some(root) if is_missing(config, root).await => Report::note(
+        Some(root) if is_missing(config, root).await => report.note(
             &format!(
                 "{name}: empty; its spatial root {} is not in the folder of watch {:?}, and all \
                  other files wait for it",
@@ -388,12 +337,12 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
             ),
             "save the file, or correct spatial_root",
         ),
-        Some(root) => Report::ok(&format!(
+        Some(root) => report.ok(&format!(
             "{name}: empty; gets {} of watch {:?} first and alone",
             QuotedPath(&root.path),
             root.watch
         )),
-        None if is_empty => Report::note(
+        None if is_empty => report.note(
             &format!(
                 "{name}: empty; the first file with a coordinate system, in order of path, defines that of the iModel"
             ),
@@ -404,11 +353,11 @@ async fn spatial_root(report: &mut Report, config: &Config, client: &Client, imo
 }
 
 /// When named versions of an iModel are created.
-fn named_version(config: &Config, imodel_id: &ImodelId) {
+fn named_version(report: &mut Report, config: &Config, imodel_id: &ImodelId) {
     let mut imodels = config.imodels.iter();
     let imodel = imodels.find(|imodel| imodel.id == *imodel_id);
     if let Some(version) = imodel.and_then(|imodel| imodel.named_version.as_ref()) {
-        Report::ok(&format!(
+        report.ok(&format!(
             "iModel {imodel_id}: gets a named version {}, {:?}",
             version.when_text(),
             version.name
@@ -431,8 +380,8 @@ async fn is_missing(config: &Config, root: &SpatialRoot) -> bool {
 async fn new_imodel(report: &mut Report, client: &Client, new: &NewImodel) {
     let name = format!("iModel {}", new.key());
     match created_imodels::plan(client, new).await {
-        Ok(Plan::Create) => Report::ok(&format!("{name}: will be created")),
-        Ok(Plan::Use(id)) => Report::ok(&format!("{name}: exists, will be used (id {id})")),
+        Ok(Plan::Create) => report.ok(&format!("{name}: will be created")),
+        Ok(Plan::Use(id)) => report.ok(&format!("{name}: exists, will be used (id {id})")),
         Ok(Plan::Ambiguous(ids)) => report.wrong(
             &format!(
                 "{name}: the iTwin has several iModels with this name: {}",
@@ -451,7 +400,7 @@ pub(super) async fn platform(
     watched: &BTreeMap<ImodelId, u64>,
 ) {
     match client.check_token().await {
-        Ok(()) => Report::ok(&format!(
+        Ok(()) => report.ok(&format!(
             "token from {} for {}",
             config.itwin.issuer_url, config.itwin.client_id
         )),
@@ -460,7 +409,7 @@ pub(super) async fn platform(
             return;
         }
     }
-    settings::preview(config);
+    settings::preview(report, config);
     let mut itwins: BTreeMap<String, Vec<&Watch>> = BTreeMap::new();
     let unknown: BTreeSet<ImodelId> = config.unknown_imodels().map(NewImodel::key).collect();
     for new in config.unknown_imodels() {
@@ -481,7 +430,7 @@ pub(super) async fn platform(
     {
         match client.imodel(imodel_id).await {
             Ok(imodel) if imodel.initialized() => {
-                Report::ok(&format!(
+                report.ok(&format!(
                     "iModel {imodel_id} ({:?}) in iTwin {}",
                     imodel.display_name, imodel.itwin_id
                 ));
@@ -509,13 +458,13 @@ pub(super) async fn platform(
         }
         match client.connections(imodel_id).await {
             Ok(connections) => {
-                Report::ok(&format!(
+                report.ok(&format!(
                     "synchronization of iModel {imodel_id}: accessible"
                 ));
                 let watched = watched.get(imodel_id).copied().unwrap_or_default();
                 source_files(report, config, client, imodel_id, &connections, watched).await;
                 spatial_root(report, config, client, imodel_id).await;
-                named_version(config, imodel_id);
+                named_version(report, config, imodel_id);
                 settings::settings(report, config, client, imodel_id, &connections).await;
             }
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
@@ -523,7 +472,7 @@ pub(super) async fn platform(
     }
     for (itwin_id, watches) in itwins {
         match client.root_folder(&itwin_id).await {
-            Ok(_) => Report::ok(&format!("storage of iTwin {itwin_id}: readable")),
+            Ok(_) => report.ok(&format!("storage of iTwin {itwin_id}: readable")),
             Err(error) => report.refused(&format!("storage of iTwin {itwin_id}"), &error),
         }
         for (index, one) in watches.iter().enumerate() {

@@ -16,13 +16,16 @@ pub(super) struct Arguments {
 
 /// The list, as JSON prints it.
 #[derive(Debug, Serialize)]
-struct List {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Connectors"))]
+pub(super) struct List {
+    version: u32,
     connectors: Vec<Connector>,
 }
 
 /// A connector type.
 #[derive(Debug, Serialize)]
-struct Connector {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Connector {
     /// As `connectors` in the configuration names it.
     #[serde(rename = "type")]
     name: &'static str,
@@ -36,7 +39,10 @@ struct Connector {
 pub(super) fn connectors(arguments: &Arguments) -> u8 {
     let all = list();
     print_line(&if arguments.json {
-        json::text(&List { connectors: all })
+        json::text(&List {
+            version: json::VERSION,
+            connectors: all,
+        })
     } else {
         table(&all)
     });

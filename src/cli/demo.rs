@@ -106,7 +106,9 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         emulator.api_url()
     ));
     say(&format!("watching {}", folder.display()));
-    say(&format!("status page at http://{page}/"));
+    say(&format!(
+        "status page at http://{page}/ until the demo ends"
+    ));
 
     let state = config.state.path.clone();
     let ended = CancellationToken::new();
@@ -309,14 +311,14 @@ fn table(files: &[FileReport]) -> bool {
     let row = |cells: [&str; 6]| {
         let [file, connector, storage_file, run, result, seconds] = cells;
         say(&format!(
-            "{file:<14} {connector:<11} {storage_file:<44} {run:<37} {result:<13} {seconds:>7}"
+            "{file:<14} {connector:<11} {storage_file:<13} {run:<13} {result:<13} {seconds:>7}"
         ));
     };
     say("");
     row([
         "file",
         "connector",
-        "storage file id",
+        "storage file",
         "run",
         "result",
         "seconds",
@@ -329,8 +331,8 @@ fn table(files: &[FileReport]) -> bool {
         row([
             &shown(&file.path),
             &known(file.connector.as_ref().map(ConnectorType::as_str)),
-            &known(file.storage_file_id.as_deref()),
-            &known(file.run.as_deref()),
+            &short(&known(file.storage_file_id.as_deref())),
+            &short(&known(file.run.as_deref())),
             file.outcome.map_or("", Outcome::as_str),
             &seconds.unwrap_or_default(),
         ]);
@@ -342,6 +344,16 @@ fn table(files: &[FileReport]) -> bool {
     let failed = files.len() - synchronized;
     say(&format!("\n{synchronized} synchronized, {failed} failed"));
     failed == 0
+}
+
+/// The end of an id, which differs from those of the others; an empty one as it is.
+fn short(id: &str) -> String {
+    let count = id.chars().count();
+    if count <= 12 {
+        return id.to_owned();
+    }
+    let end: String = id.chars().skip(count - 11).collect();
+    format!("…{end}")
 }
 
 /// Quotes and escapes text that has characters a terminal would interpret.

@@ -3,12 +3,13 @@
 //! Only source files are removed; storage files stay. It touches nothing in the iModel that the watch goes into now.
 
 use clap::Args;
+use serde::Serialize;
 
 use super::created_imodels;
 use super::removal::{self, Mapped, Remover};
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, operate, print_config_errors, print_error,
-    print_line,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, json, operate, print_config_errors,
+    print_error, print_line, service_unit,
 };
 use crate::config::{Config, Watch};
 use crate::ids::ImodelId;
@@ -37,6 +38,46 @@ pub(super) struct Arguments {
     /// Show what would be done, without doing it
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
+    /// Print one JSON object for programs, instead of lines; needs --yes or --dry-run
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was detached, as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Detached {
+    version: u32,
+    watch: String,
+    imodel_id: String,
+    /// Nothing was removed, because of `--dry-run`.
+    dry_run: bool,
+    files: Vec<DetachedFile>,
+}
+
+/// A file whose source file was removed.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct DetachedFile {
+    /// Relative to the folder of its watch.
+    path: String,
+    storage_file_id: String,
+    source_file_id: String,
+}
+
+fn view(arguments: &Arguments, imodel_id: &ImodelId, files: &[FormerSourceFile]) -> Detached {
+    let view = |file: &FormerSourceFile| DetachedFile {
+        path: file.path.to_string_lossy().into_owned(),
+        storage_file_id: file.storage_file_id.to_string(),
+        source_file_id: file.source_file_id.clone(),
+    };
+    Detached {
+        version: json::VERSION,
+        watch: arguments.watch.clone(),
+        imodel_id: imodel_id.to_string(),
+        dry_run: arguments.dry_run,
+        files: files.iter().map(view).collect(),
+    }
 }
 
 /// Why the command failed.
@@ -78,7 +119,7 @@ impl Error {
 }
 
 pub(super) async fn detach(arguments: &Arguments) -> u8 {
-    let mut config = match Config::load(&arguments.config.config) {
+    let mut config = match service_unit::load(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
@@ -115,25 +156,36 @@ async fn detach_with(arguments: &Arguments, config: &mut Config) -> Result<(), E
             imodel_id,
         });
     }
+    let report: fn(&str) = if arguments.json { |_| () } else { print_line };
     for file in former.iter().take(LINES_MAX) {
-        print_line(&format!("{watch}: {}", QuotedPath(&file.path)));
+        report(&format!("{watch}: {}", QuotedPath(&file.path)));
     }
     let more = former.len().saturating_sub(LINES_MAX);
     if more > 0 {
-        print_line(&format!("… and {more} more"));
+        report(&format!("… and {more} more"));
     }
     let files = plural(former.len() as u64, "source file", "source files");
     let imodel = imodel_id.as_str();
+    let whole = || print_line(&json::text(&view(arguments, &imodel_id, &former)));
     if arguments.dry_run {
-        print_line(&format!("would remove {files} from iModel {imodel}"));
+        report(&format!("would remove {files} from iModel {imodel}"));
+        if arguments.json {
+            whole();
+        }
         return Ok(());
+    }
+    if arguments.json && !arguments.yes {
+        return Err(operate::Error::NoTerminal.into());
     }
     if !arguments.yes && !operate::confirmed(&format!("Remove {files} from iModel {imodel}?"))? {
         print_line("nothing was removed");
         return Ok(());
     }
-    remove(config, &imodel_id, &former).await?;
-    print_line(&format!("removed {files} from iModel {imodel}"));
+    remove(config, &imodel_id, &former, report).await?;
+    report(&format!("removed {files} from iModel {imodel}"));
+    if arguments.json {
+        whole();
+    }
     Ok(())
 }
 
@@ -141,10 +193,11 @@ async fn remove(
     config: &Config,
     imodel_id: &ImodelId,
     former: &[FormerSourceFile],
+    report: fn(&str),
 ) -> Result<(), Error> {
     let client = service::client(config)?;
     let (state, pause) = (config.state.path.clone(), config.sync.poll_interval);
-    let mut remover = Remover::new(&client, state, pause, print_line).await?;
+    let mut remover = Remover::new(&client, state, pause, report).await?;
     for file in former {
         let mapped = Mapped {
             imodel_id: imodel_id.clone(),

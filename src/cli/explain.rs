@@ -13,20 +13,21 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::status::moment;
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors,
-    print_error, print_line,
+    ConfigArgument, EXIT_FAILED, EXIT_GOOD, chain, configuration, json, matching, print_error,
+    print_line,
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
-use crate::ledger::{FileReport, Fingerprint, Ledger, Outcome, SetPart, WatchReport};
+use crate::ledger::{self, FileReport, Fingerprint, Ledger, Outcome, SetPart, WatchReport};
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::RuntimeStatus;
 use crate::state_directory;
-use crate::status_view;
+use crate::status_view::{self, FileView};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -36,15 +37,43 @@ pub(super) struct Arguments {
     /// a name that starts with "-"
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    /// Print one JSON object for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// All explanations, as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Explained {
+    version: u32,
+    /// Every path is selected.
+    ok: bool,
+    paths: Vec<ExplainedPath>,
+}
+
+/// The explanation of a path, as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ExplainedPath {
+    /// As it was given.
+    path: String,
+    /// Whether it is synchronized or stored.
+    selected: bool,
+    /// The watch that it belongs to.
+    watch: Option<String>,
+    /// The answer as text.
+    answer: String,
+    /// Why, its state, and what it waits for, as text.
+    lines: Vec<String>,
+    /// What the ledger knows of the file.
+    file: Option<FileView>,
 }
 
 pub(super) async fn explain(arguments: &Arguments) -> u8 {
-    let config = match ReadOnlyConfig::load(&arguments.config.config) {
+    let config = match configuration::get(&arguments.config.config).await {
         Ok(config) => config,
-        Err(errors) => {
-            print_config_errors(&errors);
-            return EXIT_CONFIG;
-        }
+        Err(code) => return code,
     };
     // Before dropping privileges: the owner of the state may not be able to read every folder.
     let places: Vec<_> = arguments
@@ -56,21 +85,49 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
             Some((place, on_disk))
         })
         .collect();
-    if let Err(error) = state_directory::act_as_owner(&config.state.path) {
+    // Without permission to use it, `Knowledge` says so.
+    if let Err(error) = state_directory::act_as_owner(&config.state.path)
+        && !matches!(error, state_directory::Error::Denied { .. })
+    {
         print_error(&error, Some(error.hint()));
         return EXIT_FAILED;
     }
     let known = Knowledge::gather(&config).await;
-    let mut all_taken = true;
+    let mut explained = Explained {
+        version: json::VERSION,
+        ok: true,
+        paths: Vec::new(),
+    };
     for (path, place) in arguments.paths.iter().zip(places) {
+        let at = place
+            .as_ref()
+            .map(|((watch, below), _)| (watch.name.clone(), below.clone()));
         let explanation = one(place, &config, &known).await;
-        all_taken &= explanation.taken;
+        explained.ok &= explanation.taken;
+        if arguments.json {
+            let file = match &at {
+                Some((watch, below)) => known.file(watch, below).await,
+                None => None,
+            };
+            explained.paths.push(ExplainedPath {
+                path: path.to_string_lossy().into_owned(),
+                selected: explanation.taken,
+                watch: at.map(|(watch, _)| watch),
+                answer: explanation.answer,
+                lines: explanation.lines,
+                file: file.as_ref().map(status_view::file_view),
+            });
+            continue;
+        }
         print_line(&format!("{}: {}", QuotedPath(path), explanation.answer));
         for line in explanation.lines {
             print_line(&format!("  {line}"));
         }
     }
-    if all_taken { EXIT_GOOD } else { EXIT_FAILED }
+    if arguments.json {
+        print_line(&json::text(&explained));
+    }
+    if explained.ok { EXIT_GOOD } else { EXIT_FAILED }
 }
 
 /// The explanation of a path.
@@ -95,26 +152,36 @@ impl Explanation {
 /// What ledger and daemon know, as far as they are available.
 struct Knowledge {
     ledger: Option<Ledger>,
+    /// Why there is no ledger to read.
+    no_ledger: String,
     watches: Vec<WatchReport>,
     daemon: Option<RuntimeStatus>,
+    /// Why a daemon could not be asked.
+    no_daemon: Option<String>,
 }
 
 impl Knowledge {
     async fn gather(config: &ReadOnlyConfig) -> Self {
         let state = &config.state.path;
-        let ledger = Ledger::read(state).await.ok();
+        let (ledger, no_ledger) = match Ledger::read(state).await {
+            Ok(ledger) => (Some(ledger), String::new()),
+            Err(error) => (None, why_unknown(&error)),
+        };
         let watches = match &ledger {
             Some(ledger) => ledger.watch_reports(crate::clock::now()).await.ok(),
             None => None,
         };
-        let daemon = match control::ask(state, &Request::Status).await {
-            Ok(Some(Answer::Status(now))) => Some(*now),
-            _ => None,
+        let (daemon, no_daemon) = match control::ask(state, &Request::Status).await {
+            Ok(Some(Answer::Status(now))) => (Some(*now), None),
+            Ok(_) => (None, None),
+            Err(error) => (None, Some(chain(&error))),
         };
         Self {
             ledger,
+            no_ledger,
             watches: watches.unwrap_or_default(),
             daemon,
+            no_daemon,
         }
     }
 
@@ -132,6 +199,17 @@ impl Knowledge {
     fn watch(&self, name: &str) -> Option<&WatchReport> {
         self.watches.iter().find(|report| report.name == name)
     }
+}
+
+/// Why nothing is known of the state of files.
+fn why_unknown(error: &ledger::Error) -> String {
+    if matches!(error, ledger::Error::Missing { .. }) {
+        return "no ledger yet; the first `itwin-syncd run` creates it".to_owned();
+    }
+    let hint = error
+        .hint()
+        .map_or_else(String::new, |hint| format!("; {hint}"));
+    format!("not known: {}{hint}", chain(error))
 }
 
 async fn one(

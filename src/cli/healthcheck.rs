@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
-use super::{ConfigArgument, EXIT_FAILED, EXIT_GOOD, chain, print_line, push};
-use crate::config::{Environment, ReadOnlyConfig};
+use super::{ConfigArgument, EXIT_FAILED, EXIT_GOOD, chain, json, print_line, push};
+use crate::config;
 use crate::control::{self, Answer, Request};
 
 #[derive(Debug, Args)]
@@ -19,6 +20,20 @@ pub(super) struct Arguments {
     /// The daemon has to answer within this time, such as 5s
     #[arg(long, value_name = "TIME", value_parser = push::time, default_value = "5s")]
     timeout: Duration,
+    /// Print one JSON object for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Whether the daemon is healthy, as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Health {
+    version: u32,
+    ok: bool,
+    /// Why it is not healthy.
+    reason: Option<String>,
+    hint: Option<String>,
 }
 
 /// Why the daemon does not count as healthy.
@@ -36,27 +51,33 @@ enum Problem {
     Unexpected,
 }
 
-pub(super) async fn healthcheck(arguments: &Arguments) -> u8 {
-    let state = state_path(&arguments.config.config);
-    let asked = tokio::time::timeout(arguments.timeout, ask(&state)).await;
-    match asked.unwrap_or(Err(Problem::Late(arguments.timeout))) {
-        Ok(()) => {
-            print_line("healthy");
-            EXIT_GOOD
-        }
-        Err(problem) => {
-            print_line(&line(&problem));
-            EXIT_FAILED
+impl Problem {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable(error) => error.hint(),
+            _ => None,
         }
     }
 }
 
-/// Where the daemon has its socket. A file with errors does not stop a running daemon, so it does not count here: as
-/// far as it cannot be read, the directory is the default.
-fn state_path(config: &Path) -> PathBuf {
-    match ReadOnlyConfig::load_despite_errors(config) {
-        Some(config) => config.state.path,
-        None => Environment::of_process().default_state_path(),
+pub(super) async fn healthcheck(arguments: &Arguments) -> u8 {
+    // A file with errors does not stop a running daemon, so it does not count here.
+    let state = config::state_path(&arguments.config.config);
+    let asked = tokio::time::timeout(arguments.timeout, ask(&state)).await;
+    let problem = asked.unwrap_or(Err(Problem::Late(arguments.timeout))).err();
+    print_line(&match &problem {
+        _ if arguments.json => json::text(&Health {
+            version: json::VERSION,
+            ok: problem.is_none(),
+            reason: problem.as_ref().map(|problem| chain(problem)),
+            hint: problem.as_ref().and_then(Problem::hint),
+        }),
+        None => "healthy".to_owned(),
+        Some(problem) => line(problem),
+    });
+    match problem {
+        None => EXIT_GOOD,
+        Some(_) => EXIT_FAILED,
     }
 }
 
@@ -72,11 +93,10 @@ async fn ask(state: &Path) -> Result<(), Problem> {
 }
 
 fn line(problem: &Problem) -> String {
-    let hint = match problem {
-        Problem::Unreachable(error) => error.hint(),
-        _ => None,
-    };
-    let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+    let hint = problem
+        .hint()
+        .map(|hint| format!("; {hint}"))
+        .unwrap_or_default();
     format!("unhealthy: {}{hint}", chain(problem))
 }
 
@@ -87,7 +107,7 @@ mod tests {
     #[test]
     fn messages() {
         let unreachable = control::Error::Socket {
-            path: "/var/lib/itwin-syncd/control.sock".into(),
+            path: "/nonexistent/itwin-syncd/control.sock".into(),
             source: std::io::ErrorKind::PermissionDenied.into(),
         };
         let all = [

@@ -304,7 +304,7 @@ async fn usable_folder(
                 Ok(agreed.then_some(path))
             }
             None => {
-                Report::note(&problem.to_string(), &problem.hint());
+                Report::new().note(&problem.to_string(), &problem.hint());
                 Ok(Some(path))
             }
         },
@@ -329,10 +329,10 @@ async fn test(config: &Config, account: &Account) -> bool {
                 .collect();
             let name = format!("permissions in iTwin {}", imodel.itwin_id);
             if missing.is_empty() {
-                Report::ok(&format!("{name}: all that are needed"));
+                report.ok(&format!("{name}: all that are needed"));
             } else {
                 // An organization administrator needs none, and an iModel can grant them itself.
-                Report::note(
+                report.note(
                     &format!("{name}: not granted by a role: {}", missing.join(", ")),
                     &format!(
                         "if uploads or runs are refused, add them to a role of {}",
@@ -341,7 +341,7 @@ async fn test(config: &Config, account: &Account) -> bool {
                 );
             }
         }
-        Err(error) => Report::note(
+        Err(error) => report.note(
             &format!("permissions cannot be read: {}", chain(&error)),
             "the first upload shows whether they suffice",
         ),
@@ -386,8 +386,8 @@ async fn write(
         _ => Ok(false),
     };
     let installs =
-        !unit::is_installed() && wanted("Install the service: program, systemd unit and user?")?;
-    let can_start = arguments.install || can_install && (installs || unit::is_installed());
+        !places.has_unit() && wanted("Install the service: program, systemd unit and user?")?;
+    let can_start = arguments.install || can_install && (installs || places.has_unit());
     let starts = can_start && wanted("Start the service, now and with each boot?")?;
     // From here on, Ctrl-C does nothing: there is no further question.
     let interrupted = signal(SignalKind::interrupt());
@@ -416,7 +416,7 @@ async fn write(
         }
     }
     if starts {
-        unit::start()?;
+        unit::start(&places.service_name())?;
     }
     let start = match (starts, existing) {
         (true, _) => Start::Done,
@@ -446,11 +446,18 @@ fn next(places: &Places, start: Start) {
     } else {
         "sudo "
     };
+    let service = places.service_name();
+    // The default needs no option.
+    let option = if service == SERVICE_USER {
+        String::new()
+    } else {
+        format!(" --config {}", shell(&places.config))
+    };
     if start == Start::Done {
-        print_line(&format!("  {sudo}itwin-syncd status --watch"));
-        print_line(&format!("  {sudo}journalctl -fu itwin-syncd"));
+        print_line(&format!("  {sudo}itwin-syncd status --watch{option}"));
+        print_line(&format!("  {sudo}journalctl -fu {service}"));
     } else if places.is_of_the_service {
-        if !unit::is_installed() {
+        if !places.has_unit() {
             print_line("  install the service: README.md, Install");
         }
         let start = if start == Start::Again {
@@ -458,8 +465,8 @@ fn next(places: &Places, start: Start) {
         } else {
             "enable --now"
         };
-        print_line(&format!("  {sudo}systemctl {start} itwin-syncd"));
-        print_line(&format!("  {sudo}itwin-syncd status --watch"));
+        print_line(&format!("  {sudo}systemctl {start} {service}"));
+        print_line(&format!("  {sudo}itwin-syncd status --watch{option}"));
     } else {
         let config = shell(&places.config);
         print_line(&format!("  itwin-syncd run --dry-run --config {config}"));

@@ -2,17 +2,15 @@
 //!
 //! Longer than most files because the commands share their errors, and how they reach the daemon.
 
+mod output;
 mod restore;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, matching, print_config_errors,
-    print_error, print_line,
-};
+use super::{ConfigArgument, EXIT_FAILED, EXIT_GOOD, chain, configuration, matching, print_error};
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Command, Operator, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists, Removal};
@@ -20,6 +18,9 @@ use crate::names::QuotedPath;
 use crate::state_directory;
 use crate::status_view;
 use crate::text::plural;
+#[cfg(test)]
+pub(super) use output::Executed;
+use output::Output;
 pub(super) use restore::{Restore, restore};
 
 /// Files that are listed one by one.
@@ -35,12 +36,13 @@ const STARTING: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true).args(["files", "failed", "group"])))]
 pub(super) struct Retry {
     #[command(flatten)]
     config: ConfigArgument,
     /// Files or folders by path or name, or globs such as '*.dwg' on paths relative to their watch; write -- before a
     /// name that starts with "-"
-    #[arg(value_name = "FILE", required_unless_present_any = ["failed", "group"])]
+    #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Every failed file; with FILE only the failed ones among them
     #[arg(long)]
@@ -51,6 +53,9 @@ pub(super) struct Retry {
     /// Show what would be done, without doing it
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object for programs, instead of lines
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +71,9 @@ pub(super) struct Forget {
     /// Show what would be done, without doing it
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
+    /// Print one JSON object for programs, instead of lines; needs --yes or --dry-run
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +86,9 @@ pub(super) struct Watches {
     /// Show what would be done, without doing it
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object for programs, instead of lines
+    #[arg(long)]
+    json: bool,
 }
 
 /// What is done to watches.
@@ -133,7 +144,7 @@ enum Reached {
 }
 
 pub(super) async fn retry(arguments: &Retry) -> u8 {
-    let config = match load(&arguments.config.config) {
+    let config = match configuration::get(&arguments.config.config).await {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -141,16 +152,17 @@ pub(super) async fn retry(arguments: &Retry) -> u8 {
 }
 
 async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Error> {
+    let mut output = Output::new("retry", arguments.json, arguments.dry_run);
     let state = &config.state.path;
     // Before dropping privileges: the owner of the state may not be able to reach every folder.
     let meanings = matching::meanings(&arguments.files, &config.watches);
     state_directory::act_as_owner(state)?;
     let ledger = Ledger::read(state).await?;
     if let Some(key) = &arguments.group {
-        return retry_group(key, arguments, &ledger, state).await;
+        return retry_group(key, output, &ledger, state, arguments.dry_run).await;
     }
     if meanings.is_empty() {
-        return retry_failed(arguments, &ledger, state).await;
+        return retry_failed(output, &ledger, state, arguments.dry_run).await;
     }
     let chosen = matching::files(&meanings, &ledger).await?;
     let (again, rest): (Vec<&FileReport>, Vec<&FileReport>) =
@@ -160,33 +172,42 @@ async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Er
         .filter(|file| !arguments.failed || file.job == Some(JobState::Failed))
         .collect();
     if !arguments.failed {
-        list(&rest, |file| {
-            let word = status_view::word(file);
-            format!("{} {word}: nothing to retry", shown(file))
+        output.skipped(&rest, |file| {
+            format!(" {}: nothing to retry", status_view::word(file))
         });
     }
-    list(&again, |file| {
-        let reason = file.reason.as_deref().unwrap_or_default();
-        format!("{} failed: {reason}", shown(file))
-    });
-    let word = files_word(again.len() as u64);
+    output.files(&again, failed);
+    let count = again.len() as u64;
     if arguments.dry_run {
-        print_line(&format!("would retry {word}"));
+        output.would(count, &format!("would retry {}", files_word(count)));
         return Ok(());
     }
     if again.is_empty() {
-        if arguments.failed {
-            print_line("no failed files");
-        }
+        output.end(if arguments.failed {
+            "no failed files"
+        } else {
+            "nothing to retry"
+        });
         return Ok(());
     }
     let files = again.iter().map(|file| file.id.to_string()).collect();
-    tried_again(&reach(state, Command::Retry { files }).await?);
+    tried_again(output, &reach(state, Command::Retry { files }).await?);
     Ok(())
 }
 
+/// What is listed of a file that is tried again, after its name.
+fn failed(file: &FileReport) -> String {
+    let reason = file.reason.as_deref().unwrap_or_default();
+    format!(" failed: {reason}")
+}
+
 /// Retries every failed file, however many there are.
-async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Result<(), Error> {
+async fn retry_failed(
+    mut output: Output,
+    ledger: &Ledger,
+    state: &Path,
+    dry_run: bool,
+) -> Result<(), Error> {
     let lists = Lists {
         files: LINES_MAX_ROWS,
         groups: 0,
@@ -199,20 +220,15 @@ async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Resul
         .iter()
         .map(|watch| watch.counts.failed)
         .sum();
-    for file in overview.failed.iter().take(LINES_MAX) {
-        let reason = file.reason.as_deref().unwrap_or_default();
-        print_line(&format!("{} failed: {reason}", shown(file)));
-    }
-    let more = all.saturating_sub(LINES_MAX as u64);
-    if more > 0 {
-        print_line(&format!("… and {more} more"));
-    }
-    if arguments.dry_run {
-        print_line(&format!("would retry {}", files_word(all)));
+    let listed: Vec<&FileReport> = overview.failed.iter().take(LINES_MAX).collect();
+    output.files(&listed, failed);
+    output.more(all.saturating_sub(LINES_MAX as u64));
+    if dry_run {
+        output.would(all, &format!("would retry {}", files_word(all)));
     } else if all == 0 {
-        print_line("no failed files");
+        output.end("no failed files");
     } else {
-        tried_again(&reach(state, Command::RetryFailed).await?);
+        tried_again(output, &reach(state, Command::RetryFailed).await?);
     }
     Ok(())
 }
@@ -220,36 +236,39 @@ async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Resul
 /// Retries every file of a group of failures.
 async fn retry_group(
     key: &str,
-    arguments: &Retry,
+    output: Output,
     ledger: &Ledger,
     state: &Path,
+    dry_run: bool,
 ) -> Result<(), Error> {
     let Some(group) = ledger.failure_group(key).await? else {
         return Err(Error::NoGroup(key.to_owned()));
     };
     let group = status_view::failure_group(&group);
-    print_line(&group.text);
-    if arguments.dry_run {
-        print_line(&format!("would retry {}", files_word(group.files)));
+    output.line(&group.text);
+    if dry_run {
+        let count = group.files;
+        output.would(count, &format!("would retry {}", files_word(count)));
         return Ok(());
     }
     let group = key.to_owned();
-    tried_again(&reach(state, Command::RetryGroup { group }).await?);
+    tried_again(output, &reach(state, Command::RetryGroup { group }).await?);
     Ok(())
 }
 
-fn tried_again(reached: &Reached) {
-    print_line(&match reached {
+fn tried_again(output: Output, reached: &Reached) {
+    let line = match reached {
         Reached::Daemon(count) => format!("retrying {}", files_word(*count)),
         Reached::Ledger(count) => format!(
             "{} will be retried when the daemon starts: it is not running",
             files_word(*count)
         ),
-    });
+    };
+    output.done(reached, &line);
 }
 
 pub(super) async fn forget(arguments: &Forget) -> u8 {
-    let config = match load(&arguments.config.config) {
+    let config = match configuration::get(&arguments.config.config).await {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -257,6 +276,7 @@ pub(super) async fn forget(arguments: &Forget) -> u8 {
 }
 
 async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), Error> {
+    let mut output = Output::new("forget", arguments.json, arguments.dry_run);
     let state = &config.state.path;
     // Before dropping privileges, as for `retry`.
     let meanings = matching::meanings(&arguments.files, &config.watches);
@@ -268,14 +288,13 @@ async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), 
     let (at_work, chosen): (Vec<&FileReport>, Vec<&FileReport>) = chosen
         .iter()
         .partition(|file| matches!(file.job, Some(JobState::Uploading | JobState::Running)));
-    list(&at_work, |file| {
+    output.skipped(&at_work, |file| {
         format!(
-            "{} {}: cannot be forgotten while in progress",
-            shown(file),
+            " {}: cannot be forgotten while in progress",
             status_view::word(file)
         )
     });
-    list(&chosen, |file| {
+    output.files(&chosen, |file| {
         let stays = match &file.storage_file_id {
             Some(id) => {
                 format!("storage file {id} and what was synchronized of it stay on the platform")
@@ -287,25 +306,29 @@ async fn forget_with(arguments: &Forget, config: &ReadOnlyConfig) -> Result<(), 
         } else {
             ""
         };
-        format!("{}: {stays}{back}", shown(file))
+        format!(": {stays}{back}")
     });
     let word = files_word(chosen.len() as u64);
     if arguments.dry_run {
-        print_line(&format!("would forget {word}"));
+        output.would(chosen.len() as u64, &format!("would forget {word}"));
         return Ok(());
     }
     if chosen.is_empty() {
-        print_line("nothing to forget");
+        output.end("nothing to forget");
         return Ok(());
     }
+    if arguments.json && !arguments.yes {
+        return Err(Error::NoTerminal);
+    }
     if !arguments.yes && !confirmed(&format!("Forget {word}?"))? {
-        print_line("nothing was forgotten");
+        output.end("nothing was forgotten");
         return Ok(());
     }
     let files = chosen.iter().map(|file| file.id.to_string()).collect();
-    let (Reached::Daemon(count) | Reached::Ledger(count)) =
-        reach(state, Command::Forget { files }).await?;
-    print_line(&format!("forgot {}", files_word(count)));
+    let reached = reach(state, Command::Forget { files }).await?;
+    let (Reached::Daemon(count) | Reached::Ledger(count)) = &reached;
+    let line = format!("forgot {}", files_word(*count));
+    output.done(&reached, &line);
     Ok(())
 }
 
@@ -332,17 +355,6 @@ pub(super) fn confirmed(question: &str) -> Result<bool, Error> {
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Prints a line for each file, up to a limit.
-fn list(files: &[&FileReport], line: impl Fn(&FileReport) -> String) {
-    for file in files.iter().take(LINES_MAX) {
-        print_line(&line(file));
-    }
-    let more = files.len().saturating_sub(LINES_MAX);
-    if more > 0 {
-        print_line(&format!("… and {more} more"));
-    }
-}
-
 /// Whether a retry changes anything.
 fn can_be_tried(file: &FileReport) -> bool {
     match file.job {
@@ -353,7 +365,7 @@ fn can_be_tried(file: &FileReport) -> bool {
 }
 
 pub(super) async fn watches(verb: Verb, arguments: &Watches) -> u8 {
-    let config = match load(&arguments.config.config) {
+    let config = match configuration::get(&arguments.config.config).await {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -376,8 +388,10 @@ async fn watches_with(
         Verb::Resume => ("resume", "resumed"),
         Verb::Sync => ("sync", "what waits is synchronized now"),
     };
+    let mut output = Output::new(word, arguments.json, arguments.dry_run);
+    output.watches(&watches);
     if arguments.dry_run {
-        print_line(&format!("would {word} {names}"));
+        output.would(watches.len() as u64, &format!("would {word} {names}"));
         return Ok(());
     }
     let command = match verb {
@@ -386,7 +400,8 @@ async fn watches_with(
         Verb::Resume => Command::Resume { watches },
         Verb::Sync => Command::Sync { watches },
     };
-    print_line(&match (verb, reach(&config.state.path, command).await?) {
+    let reached = reach(&config.state.path, command).await?;
+    let line = match (verb, &reached) {
         (Verb::Rescan, Reached::Ledger(_)) => {
             "the daemon is not running: it scans every folder when it starts".to_owned()
         }
@@ -397,7 +412,8 @@ async fn watches_with(
         (_, Reached::Ledger(_)) => {
             format!("{names}: {done}, effective when the daemon starts: it is not running")
         }
-    });
+    };
+    output.done(&reached, &line);
     Ok(())
 }
 
@@ -462,13 +478,6 @@ async fn reach_with(
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn load(path: &Path) -> Result<ReadOnlyConfig, u8> {
-    ReadOnlyConfig::load(path).map_err(|errors| {
-        print_config_errors(&errors);
-        EXIT_CONFIG
-    })
 }
 
 fn finish(done: Result<(), Error>, config: &ReadOnlyConfig) -> u8 {

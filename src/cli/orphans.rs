@@ -13,13 +13,13 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::created_imodels;
 use super::removal::{self, Mapped, Remover};
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, operate, print_config_errors, print_error,
-    print_line,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, json, operate, print_config_errors,
+    print_error, print_line, service_unit,
 };
 use crate::config::{Config, Watch};
 use crate::ids::{ImodelId, StorageFileId};
@@ -130,7 +130,7 @@ impl Error {
 }
 
 pub(super) async fn orphans(arguments: &Arguments) -> u8 {
-    let mut config = match Config::load(&arguments.config.config) {
+    let mut config = match service_unit::load(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
@@ -182,8 +182,10 @@ async fn orphans_with(arguments: &Arguments, config: &mut Config) -> Result<(), 
         }
     };
     if arguments.json {
-        let entries: Vec<_> = entries.iter().map(view).collect();
-        print_line(&json!({ "orphans": entries }).to_string());
+        print_line(&json::text(&Orphans {
+            version: json::VERSION,
+            orphans: entries.iter().map(view).collect(),
+        }));
     }
     done
 }
@@ -375,27 +377,59 @@ fn summary(entries: &[Entry]) -> String {
     )
 }
 
-fn view(entry: &Entry) -> serde_json::Value {
+/// What was found, as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Orphans {
+    version: u32,
+    orphans: Vec<OrphanView>,
+}
+
+/// One of them.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct OrphanView {
+    storage_file_id: String,
+    /// In storage.
+    path: String,
+    imodel_id: String,
+    /// Whether it is a source file of a connection.
+    mapped: bool,
+    watch: Option<String>,
+    size: Option<u64>,
+    modified: Option<String>,
+    /// Why no local file stands for it, for programs.
+    state: &'static str,
+    /// The same as text.
+    text: String,
+    since: Option<String>,
+    /// It is only removed if its path or id is given.
+    must_be_named: bool,
+    /// What was removed: `source_file_removed`, `storage_file_removed`.
+    done: Vec<&'static str>,
+}
+
+fn view(entry: &Entry) -> OrphanView {
     let since = match &entry.why {
         Orphan::Gone { since } | Orphan::Deselected { since } | Orphan::SpatialRoot { since } => {
             Some(since.to_string())
         }
         _ => None,
     };
-    json!({
-        "storage_file_id": entry.id.as_str(),
-        "path": entry.path,
-        "imodel_id": entry.imodel_id.as_str(),
-        "mapped": !entry.mapped.is_empty(),
-        "watch": entry.watch,
-        "size": entry.size,
-        "modified": entry.modified,
-        "state": entry.why.word(),
-        "text": entry.why.text(),
-        "since": since,
-        "must_be_named": entry.why.must_be_named(),
-        "done": entry.done,
-    })
+    OrphanView {
+        storage_file_id: entry.id.to_string(),
+        path: entry.path.clone(),
+        imodel_id: entry.imodel_id.to_string(),
+        mapped: !entry.mapped.is_empty(),
+        watch: entry.watch.clone(),
+        size: entry.size,
+        modified: entry.modified.clone(),
+        state: entry.why.word(),
+        text: entry.why.text(),
+        since,
+        must_be_named: entry.why.must_be_named(),
+        done: entry.done.clone(),
+    }
 }
 
 #[cfg(test)]

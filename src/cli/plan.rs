@@ -1,29 +1,36 @@
 //! `itwin-syncd run --dry-run`: what a start would do.
 
 mod deletions;
+mod output;
 mod renames;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use bytesize::ByteSize;
-
 use super::changes::{Announcement, Announcements, announcements};
 use super::tally::Tally;
-use super::{EXIT_FAILED, EXIT_GOOD, print_error, print_line};
+use super::{EXIT_FAILED, EXIT_GOOD, print_error};
 use crate::config::{Config, Watch};
 use crate::ids::ImodelId;
 use crate::ledger::{self, FileReport, JobState, Known, Ledger, Outcome, Ready};
-use crate::names::{self, QuotedPath};
+use crate::names;
 use crate::source_file_limit::{ADVICE, Load, SourceFiles};
 use crate::status_view;
 use crate::watch::{self, Survey};
 use deletions::Gone;
+use output::Output;
+#[cfg(test)]
+pub(super) use output::Plan;
 use renames::Renames;
 
 /// Scans every folder, compares it with the ledger and prints the differences; writes and sends nothing.
-pub(super) async fn show(config: &Config) -> u8 {
-    match show_all(config).await {
+pub(super) async fn show(config: &Config, json: bool) -> u8 {
+    let mut output = Output::new(json);
+    let shown = show_all(config, &mut output).await;
+    if let Ok(ok) = shown {
+        output.end(ok);
+    }
+    match shown {
         Ok(true) => EXIT_GOOD,
         Ok(false) => EXIT_FAILED,
         Err(error) => {
@@ -34,7 +41,7 @@ pub(super) async fn show(config: &Config) -> u8 {
     }
 }
 
-async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
+async fn show_all(config: &Config, output: &mut Output) -> Result<bool, ledger::Error> {
     let ledger = match Ledger::read(&config.state.path).await {
         Ok(ledger) => Some(ledger),
         Err(ledger::Error::Missing { .. }) => None,
@@ -73,15 +80,15 @@ async fn show_all(config: &Config) -> Result<bool, ledger::Error> {
         let tally = tallies.entry(&one.watch.imodel_id).or_default();
         let max_deletes = config.bulk_change.max_deletes;
         let lines = announcements.of(&one.watch.name);
-        good &= show_watch(one, &reports, &renames, max_deletes, lines, tally).await?;
+        good &= show_watch(one, &reports, &renames, max_deletes, lines, (tally, output)).await?;
     }
     let is_configured = |name: &str| config.watches.iter().any(|watch| watch.name == name);
     let others = announcements.lines.iter();
     for line in others.filter(|line| !is_configured(&line.watch)) {
-        show_announcement("", line);
+        output.other_note(&line.text, line.hint.as_deref());
     }
     for (imodel_id, tally) in &tallies {
-        good &= show_source_files(imodel_id, tally, ledger.as_ref()).await?;
+        good &= show_source_files(imodel_id, tally, ledger.as_ref(), output).await?;
     }
     Ok(good)
 }
@@ -91,6 +98,7 @@ async fn show_source_files(
     imodel_id: &ImodelId,
     tally: &Tally,
     ledger: Option<&Ledger>,
+    output: &mut Output,
 ) -> Result<bool, ledger::Error> {
     let known = match ledger {
         Some(ledger) => ledger.source_files(imodel_id).await?,
@@ -100,10 +108,8 @@ async fn show_source_files(
         watched: tally.source_files,
         others: known.map_or(0, |known| known.others),
     };
-    print_line(&format!("iModel {imodel_id}: {}", found.text()));
-    if found.load() != Load::Fits {
-        print_line(&format!("  hint: {ADVICE}"));
-    }
+    let hint = (found.load() != Load::Fits).then_some(ADVICE);
+    output.imodel(imodel_id, found.text(), hint);
     Ok(found.load() != Load::Over)
 }
 
@@ -123,38 +129,29 @@ struct Surveyed<'a> {
     found: std::io::Result<(Vec<Ready>, Survey)>,
 }
 
-fn show_announcement(indent: &str, line: &Announcement) {
-    print_line(&format!("{indent}{}", line.text));
-    if let Some(hint) = &line.hint {
-        print_line(&format!("{indent}  hint: {hint}"));
-    }
-}
-
 async fn show_watch(
     surveyed: &Surveyed<'_>,
     reports: &[FileReport],
     renames: &Renames,
     max_deletes: u64,
     announcements: impl Iterator<Item = &Announcement>,
-    tally: &mut Tally,
+    (tally, output): (&mut Tally, &mut Output),
 ) -> Result<bool, ledger::Error> {
     let (watch, known_watch) = (surveyed.watch, surveyed.known);
-    print_line(&format!(
-        "watch {:?}, {} → iModel {}",
-        watch.name,
-        watch.path.display(),
-        watch.imodel_id
-    ));
+    output.watch(watch);
     if surveyed.is_unknown {
-        print_line("  this iModel will be used if the iTwin has it, or else created");
+        output.note(
+            "this iModel will be used if the iTwin has it, or else created",
+            None,
+        );
     }
     for line in announcements {
-        show_announcement("  ", line);
+        output.note(&line.text, line.hint.as_deref());
     }
     let (files, survey) = match &surveyed.found {
         Ok(found) => found,
         Err(error) => {
-            print_line(&format!("  folder unavailable: {error}"));
+            output.unavailable(&error.to_string());
             return Ok(false);
         }
     };
@@ -165,7 +162,7 @@ async fn show_watch(
         .collect();
     let mut good = survey.problems.is_empty();
     for problem in &survey.problems {
-        print_line(&format!("  unreadable: {problem}"));
+        output.unreadable(problem);
     }
     let (mut planned, mut bytes, mut rest) = (0_u64, 0_u64, 0_u64);
     for file in files {
@@ -217,18 +214,10 @@ async fn show_watch(
         if sent {
             bytes += file.fingerprint.size;
         }
-        print_line(&format!(
-            "  {word:<13} {}  {}  {what}",
-            QuotedPath(&file.path),
-            ByteSize(file.fingerprint.size).display().iec()
-        ));
+        output.file(word, &file.path, Some(file.fingerprint.size), &what);
     }
-    print_line(&format!(
-        "  {planned} to process, up to {} to upload; {rest} unchanged, {} ignored",
-        ByteSize(bytes).display().iec(),
-        survey.ignored
-    ));
-    gone.show(watch, max_deletes);
+    output.counts(planned, bytes, rest, survey.ignored);
+    gone.show(watch, max_deletes, output);
     Ok(good)
 }
 

@@ -19,14 +19,18 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::run::progress;
-use super::{CONFIG_VARIABLE, EXIT_CONFIG, EXIT_FAILED, print_error, print_to_stderr};
-use crate::config::{Config, ReadOnlyConfig};
+use super::{
+    CONFIG_VARIABLE, EXIT_CONFIG, EXIT_FAILED, configuration, print_error, print_to_stderr,
+};
+use crate::config::Config;
 use crate::control::{Command, Operator};
 use crate::ids::ImodelId;
 use crate::ledger::{self, Ledger};
 use crate::service::{self, Pass, Until};
 use crate::telemetry;
 use daemon::Awaited;
+#[cfg(test)]
+pub(super) use report::Whole;
 use report::{End, FileResult, Report, Verdict};
 use results::{add_own, add_taken, is_checked, own, own_results};
 use settings::WATCH;
@@ -163,7 +167,9 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
     let (paths, references) = (&arguments.paths, &arguments.references);
     let mut targets = Targets::find(paths, references, &selection, &watch).await?;
     let path = arguments.config.as_deref();
-    let daemon = ReadOnlyConfig::load(path.unwrap_or(Path::new(DAEMON_CONFIG))).ok();
+    let daemon = configuration::beside(path.unwrap_or(Path::new(DAEMON_CONFIG)))
+        .await
+        .map_err(settings::Error::Config)?;
     let mut taken = Vec::new();
     if let Some(daemon) = &daemon {
         taken = daemon::take(daemon, &mut targets);
@@ -185,7 +191,7 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
                 taken.len()
             ));
         }
-        passes(&config, &targets, (until, began), &results).await?;
+        Box::pin(passes(&config, &targets, (until, began), &results)).await?;
         if let Some(daemon) = &daemon {
             daemon::follow(daemon, &taken, until).await?;
         }

@@ -5,21 +5,24 @@ pub(super) mod progress;
 
 use std::path::Path;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::created_imodels;
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, plan, print_config_errors,
-    print_error, print_line,
+    print_error, print_line, service_unit,
 };
 use crate::config::{Config, Watch};
 use crate::ledger::Ledger;
 use crate::service::{self, Pass, Reloads, Until, signals};
 use crate::{telemetry, version};
+#[cfg(test)]
+pub(super) use list::Whole;
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("way").args(["once", "dry_run"])))]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
@@ -28,17 +31,24 @@ pub(super) struct Arguments {
     /// Exit code 0 if everything is synchronized, 1 if a file failed or a folder or file could not be read.
     #[arg(long)]
     once: bool,
-    /// Print one JSON object with each file that the pass handled or left open, for programs, instead of the summary;
-    /// docs/status.md documents its fields
-    #[arg(long, requires = "once")]
+    /// Print one JSON object for programs, instead of the summary: with --once each file that the pass handled or left
+    /// open, with --dry-run each file with something to do
+    #[arg(long, requires = "way")]
     json: bool,
     /// Show what would be uploaded and synchronized, without changing anything
-    #[arg(long, conflicts_with = "once")]
+    #[arg(long)]
     dry_run: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments) -> u8 {
-    let mut config = match Config::load(&arguments.config.config) {
+    let path = &arguments.config.config;
+    // A dry run sees what the service would see.
+    let loaded = if arguments.dry_run {
+        service_unit::load(path)
+    } else {
+        Config::load(path)
+    };
+    let mut config = match loaded {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
@@ -47,7 +57,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     };
     if arguments.dry_run {
         config.know_imodels(&created_imodels::known(&config.state.path).await);
-        return plan::show(&config).await;
+        return plan::show(&config, arguments.json).await;
     }
     let telemetry = match telemetry::start(&config.log) {
         Ok(telemetry) => telemetry,

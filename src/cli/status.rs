@@ -14,18 +14,19 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_config_errors, print_error,
-};
+use super::configuration::{self, Found};
+use super::{ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, matching, print_error};
 use crate::config::ReadOnlyConfig;
 use crate::control::{self, Answer, Request};
-use crate::ledger::{
-    self, FileReport, FileSearch, FoundFiles, JobState, Ledger, Lists, SearchedStates,
-};
+use crate::ledger::{self, FileFilter, FileList, FileReport, FoundFiles, JobState, Ledger, Lists};
 use crate::runtime_status::RuntimeStatus;
 use crate::state_directory;
 use crate::status_view::{self, StatusView, Summary, Surroundings};
 
+#[cfg(test)]
+pub(super) use histories::JsonHistories;
+#[cfg(test)]
+pub(super) use json_form::Whole;
 pub(super) use text::run_progress;
 pub(super) use times::{moment, upcoming};
 
@@ -100,14 +101,12 @@ impl Arguments {
     }
 
     fn search(&self, watches: Vec<String>) -> Search {
-        let states = if self.failed {
-            SearchedStates::Failed
-        } else {
-            SearchedStates::All
-        };
         Search {
-            files: FileSearch { watches, states },
-            text: self.search.as_ref().map(|text| text.to_ascii_lowercase()),
+            failed: self.failed,
+            filter: FileFilter {
+                watches,
+                text: self.search.clone(),
+            },
         }
     }
 }
@@ -115,30 +114,24 @@ impl Arguments {
 /// Which files to list.
 #[derive(Debug, Clone, Default)]
 struct Search {
-    files: FileSearch,
-    /// Their path or their reason contains it; in lower case.
-    text: Option<String>,
+    /// Only those that failed.
+    failed: bool,
+    filter: FileFilter,
 }
 
 impl Search {
     fn fits(&self, file: &FileReport) -> bool {
-        let FileSearch { watches, states } = &self.files;
-        let is_in = |text: &str| {
-            let path = file.path.to_string_lossy().to_ascii_lowercase();
-            let reason = file.reason.as_deref().unwrap_or_default();
-            path.contains(text) || reason.to_ascii_lowercase().contains(text)
-        };
-        (watches.is_empty() || watches.contains(&file.watch))
-            && (*states == SearchedStates::All || file.job == Some(JobState::Failed))
-            && self.text.as_deref().is_none_or(is_in)
+        (!self.failed || file.job == Some(JobState::Failed)) && self.filter.fits_report(file)
     }
 
     /// The files after the first `offset`, at most `limit`, and how many there are.
     async fn find(&self, ledger: &Ledger, offset: u64, limit: u32) -> Result<FoundFiles, Error> {
-        if self.text.is_none() {
-            return Ok(ledger.search_files(&self.files, offset, limit).await?);
+        if self.failed {
+            let list = FileList::Failed;
+            return Ok(ledger
+                .find_files(&list, &self.filter, offset, limit)
+                .await?);
         }
-        // An index helps for no part of a path: every file is read.
         let mut found = FoundFiles::default();
         let mut pages = matching::Pages::new(ledger, crate::clock::now()).await?;
         while let Some(page) = pages.next().await? {
@@ -235,43 +228,36 @@ impl Error {
 }
 
 pub(super) async fn status(arguments: &Arguments) -> u8 {
-    let config = match ReadOnlyConfig::load(&arguments.config.config) {
-        Ok(config) => config,
-        Err(errors) => {
-            print_config_errors(&errors);
-            return match ReadOnlyConfig::load_despite_errors(&arguments.config.config) {
-                Some(config) => despite_errors(arguments, &config).await,
-                None => EXIT_CONFIG,
-            };
-        }
+    let path = &arguments.config.config;
+    let found = match configuration::find(path).await {
+        Some(found) => found,
+        // No daemon: the status as far as the file can be read.
+        None => match ReadOnlyConfig::load_despite_errors(path) {
+            Some(config) => Found {
+                config,
+                has_errors: true,
+            },
+            None => return EXIT_CONFIG,
+        },
     };
+    let config = &found.config;
     let shown = if arguments.watch {
-        let watched = watching::watch(&config, &arguments.words).await;
+        let watched = watching::watch(config, &arguments.words).await;
         watched.map(|()| Finding::Good)
     } else {
-        show(arguments, &config).await
+        show(arguments, config).await
     };
-    match shown {
+    let code = match shown {
         Ok(finding) => finding.exit_code(arguments),
         // The reader has closed the pipe.
         Err(Error::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_GOOD,
         Err(error) => {
-            let hint = error.hint(&config);
+            let hint = error.hint(config);
             print_error(&error, hint);
             Finding::Unknown.exit_code(arguments)
         }
-    }
-}
-
-/// Shows the status although the configuration has errors: a running daemon keeps the previous one.
-async fn despite_errors(arguments: &Arguments, config: &ReadOnlyConfig) -> u8 {
-    if !arguments.watch
-        && let Err(error) = show(arguments, config).await
-    {
-        let hint = error.hint(config);
-        print_error(&error, hint);
-    }
-    EXIT_CONFIG
+    };
+    if found.has_errors { EXIT_CONFIG } else { code }
 }
 
 /// The names of the watches that the words name; None if they are not all names of watches.

@@ -85,8 +85,17 @@ pub(super) fn proxy_password(
 
 /// The file of one of systemd's credentials, if there is one.
 fn credential(name: &str, environment: &Environment) -> Option<PathBuf> {
+    if environment.credentials.contains_key(name) {
+        return Some(PathBuf::from(format!("{DIRECTORY}{name}")));
+    }
     let directory = environment.credentials_directory.as_deref()?;
-    Some(directory.join(name)).filter(|path| path.exists())
+    let path = directory.join(name);
+    let found = path.symlink_metadata();
+    // One that this user may not even see is not absent: reading it says why.
+    found
+        .err()
+        .is_none_or(|error| error.kind() != std::io::ErrorKind::NotFound)
+        .then_some(path)
 }
 
 /// The value of a key with the path of a secret file: absolute, or below [`DIRECTORY`].
@@ -115,6 +124,18 @@ fn is_name(name: &str) -> bool {
 /// systemd guards its credentials itself, and shows them as readable by the group in some versions.
 pub(super) fn read(path: &Path, environment: &Environment) -> Result<Secret, InvalidValue> {
     let directory = environment.credentials_directory.as_deref();
+    if let Some(secret) = path
+        .strip_prefix(VARIABLE)
+        .ok()
+        .and_then(|name| environment.credentials.get(name.to_str()?))
+    {
+        return Secret::of_line(secret.expose()).map_err(|what| {
+            InvalidValue::new(
+                format!("the secret in {} {what}", quoted(path)),
+                "the file must contain the secret on one line and nothing else",
+            )
+        });
+    }
     let path = match (path.strip_prefix(VARIABLE), directory) {
         (Err(_), _) => path.to_owned(),
         (Ok(name), _) if !name.to_str().is_some_and(is_name) => return Err(no_name()),

@@ -1,5 +1,6 @@
 //! What a configuration is read with, beside its file: the environment of the process, and the mode of the command.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ pub struct Environment {
     pub state_directory: Option<PathBuf>,
     /// `$CREDENTIALS_DIRECTORY`: systemd's folder of secrets; the file `itwin-client-secret` in it is ours.
     pub credentials_directory: Option<PathBuf>,
+    /// systemd's credentials of the service by their names, if root has read them for it.
+    pub credentials: BTreeMap<String, Secret>,
     /// `$ITWIN_SYNCD_CLIENT_SECRET`.
     pub client_secret: Option<Secret>,
 }
@@ -53,6 +56,7 @@ impl Environment {
             state_directory: variable("STATE_DIRECTORY")
                 .and_then(|all| env::split_paths(&all).next()),
             credentials_directory: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            credentials: BTreeMap::new(),
             client_secret: variable(SECRET_VARIABLE)
                 .map(|secret| Secret::new(secret.to_string_lossy())),
         }
@@ -68,7 +72,8 @@ impl Environment {
 
     /// The environment of this process, for this file: commands for the service `itwin-syncd@NAME` find its ledger
     /// by the name, because only the service gets `$STATE_DIRECTORY` from systemd.
-    pub(super) fn for_file(config_file: &Path) -> Self {
+    #[must_use]
+    pub fn for_file(config_file: &Path) -> Self {
         let mut environment = Self::of_process();
         environment.state_directory = environment
             .state_directory

@@ -17,7 +17,8 @@ use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
     Alert, BulkChange, Config, ConnectionSettings, Environment, Heartbeat, Hook, Imodel, Itwin,
-    Log, Network, ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
+    Log, Network, ReadOnlyConfig, Retry, RunSchedules, Source, State, Sync, Upload, Web, network,
+    web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -150,6 +151,7 @@ impl RawConfig {
 
     pub(super) fn into_config(self) -> Option<Config> {
         Some(Config {
+            source: Source::default(),
             itwin: self.itwin?,
             network: self.network?,
             state: self.state,

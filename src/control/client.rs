@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 
 use super::{Answer, Request, socket};
+use crate::permission;
 
 /// The daemon responds at once, unless its disk is slow.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -40,8 +41,8 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run the command with sudo, or as the daemon's user".to_owned())
+            Self::Socket { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(permission::advice(path))
             }
             Self::Socket { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
                 Some("check the daemon's log".to_owned())
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn messages() {
         let socket = |kind: io::ErrorKind| Error::Socket {
-            path: "/var/lib/itwin-syncd/control.sock".into(),
+            path: "/nonexistent/itwin-syncd/control.sock".into(),
             source: kind.into(),
         };
         insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {

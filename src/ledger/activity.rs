@@ -1,10 +1,11 @@
 //! What happened within a span of time: how many results of each kind and how many runs, with their durations.
 //!
-//! Rows are found by their ids, which begin with the time of their creation, so a short span reads few rows.
+//! The id of a row begins with the time of its creation, or a later one: after the clock was set back, ids continue from
+//! the highest. So rows before a time are left out by their ids, and the rest counts by its time.
 
 use jiff::Timestamp;
 
-use super::row::first_id;
+use super::row::{first_id, millis};
 use super::{Error, Ledger, Outcome, count_value, sql};
 
 /// The results and runs of a span of time.
@@ -45,56 +46,98 @@ const WORKED: [Outcome; 3] = [
     Outcome::Uploaded,
 ];
 
+#[derive(sqlx::FromRow)]
+struct ResultsRow {
+    span: i64,
+    outcome: Outcome,
+    count: i64,
+    sum: i64,
+    longest: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct RunsRow {
+    span: i64,
+    count: i64,
+    unsuccessful: i64,
+    average: Option<i64>,
+    longest: Option<i64>,
+}
+
+/// Which of the spans between these times a time column is in, from 0: an expression of SQL.
+fn span_of(column: &str, bounds: &[Timestamp]) -> String {
+    let ends = bounds.iter().skip(1).enumerate();
+    let cases: Vec<String> = ends
+        .map(|(span, end)| format!("WHEN {column} < {} THEN {span}", millis(*end)))
+        .collect();
+    format!("CASE {} END", cases.join(" "))
+}
+
 impl Ledger {
-    /// What was written from `from` on and before `until`.
-    pub async fn activity(&self, from: Timestamp, until: Timestamp) -> Result<Activity, Error> {
-        type Results = Vec<(Outcome, i64, i64, i64)>;
-        type Runs = (i64, i64, Option<i64>, Option<i64>);
-        let (rows, runs): (Results, Runs) = self
+    /// What was written in each of the spans between these times, which rise: from one on and before the next.
+    pub async fn activity(&self, bounds: &[Timestamp]) -> Result<Vec<Activity>, Error> {
+        let (Some(first), Some(last)) = (bounds.first(), bounds.last()) else {
+            return Ok(Vec::new());
+        };
+        let results = format!(
+            "SELECT {} AS span, outcome, COUNT(*) AS count, CAST(SUM(millis) AS BIGINT) AS sum, MAX(millis) AS longest \
+             FROM results WHERE id >= $1 AND at >= $2 AND at < $3 GROUP BY span, outcome ORDER BY span, outcome",
+            span_of("at", bounds)
+        );
+        let runs = format!(
+            "SELECT span, COUNT(*) AS count, COUNT(CASE WHEN lower(COALESCE(result, '')) <> 'success' THEN 1 END) \
+             AS unsuccessful, CAST(AVG(took) AS BIGINT) AS average, MAX(took) AS longest FROM (SELECT {} AS span, result, \
+             CASE WHEN ended_at > requested_at THEN ended_at - requested_at ELSE 0 END AS took FROM runs \
+             WHERE id >= $1 AND requested_at >= $2 AND requested_at < $3 AND ended_at IS NOT NULL) AS ended GROUP BY span",
+            span_of("requested_at", bounds)
+        );
+        let (results, runs): (Vec<ResultsRow>, Vec<RunsRow>) = self
             .db
             .read_at_once("report results and runs", async |tx| {
-                let rows = sql::query_as(
-                    "SELECT outcome, COUNT(*), CAST(SUM(millis) AS BIGINT), MAX(millis) FROM results \
-                     WHERE id >= $1 AND id < $2 GROUP BY outcome ORDER BY outcome",
-                )
-                .bind(first_id(from))
-                .bind(first_id(until))
-                .fetch_all(tx)
-                .await?;
-                let runs = sql::query_as(
-                    "SELECT COUNT(*), COUNT(CASE WHEN lower(COALESCE(result, '')) <> 'success' \
-                     THEN 1 END), CAST(AVG(took) AS BIGINT), MAX(took) FROM (SELECT result, \
-                     CASE WHEN ended_at > requested_at THEN ended_at - requested_at ELSE 0 END \
-                     AS took FROM runs WHERE id >= $1 AND id < $2 AND ended_at IS NOT NULL) AS ended",
-                )
-                .bind(first_id(from))
-                .bind(first_id(until))
-                .fetch_one(tx)
-                .await?;
-                Ok((rows, runs))
+                let results = sql::query_as(sqlx::AssertSqlSafe(results))
+                    .bind(first_id(*first))
+                    .bind(millis(*first))
+                    .bind(millis(*last))
+                    .fetch_all(tx)
+                    .await?;
+                let runs = sql::query_as(sqlx::AssertSqlSafe(runs))
+                    .bind(first_id(*first))
+                    .bind(millis(*first))
+                    .bind(millis(*last))
+                    .fetch_all(tx)
+                    .await?;
+                Ok((results, runs))
             })
             .await?;
-        let worked = rows.iter().filter(|row| WORKED.contains(&row.0));
-        let (count, sum, longest) = worked.fold((0, 0_i64, None), |(count, sum, longest), row| {
-            let (_, more, millis, most) = row;
-            (
-                count + more,
-                sum.saturating_add(*millis),
-                longest.max(Some(*most)),
-            )
-        });
-        let (ended, unsuccessful, average, most) = runs;
-        Ok(Activity {
-            files: durations(sum.checked_div(count), longest),
-            results: rows
-                .into_iter()
-                .map(|(outcome, count, ..)| (outcome, count_value(count)))
-                .collect(),
-            runs: count_value(ended),
-            unsuccessful_runs: count_value(unsuccessful),
-            run_durations: durations(average, most),
-        })
+        let spans = (0..).take(bounds.len() - 1);
+        Ok(spans
+            .map(|span: i64| {
+                let results = results.iter().filter(|row| row.span == span);
+                let runs = runs.iter().find(|row| row.span == span);
+                of_span(results, runs)
+            })
+            .collect())
     }
+}
+
+fn of_span<'r>(results: impl Iterator<Item = &'r ResultsRow>, runs: Option<&RunsRow>) -> Activity {
+    let mut activity = Activity::default();
+    let (mut count, mut sum, mut longest) = (0_i64, 0_i64, None);
+    for row in results {
+        activity.results.push((row.outcome, count_value(row.count)));
+        if WORKED.contains(&row.outcome) {
+            count += row.count;
+            sum = sum.saturating_add(row.sum);
+            longest = longest.max(Some(row.longest));
+        }
+    }
+    activity.files = durations(sum.checked_div(count), longest);
+    if let Some(runs) = runs {
+        activity.runs = count_value(runs.count);
+        activity.unsuccessful_runs = count_value(runs.unsuccessful);
+        activity.run_durations = durations(runs.average, runs.longest);
+    }
+    activity
 }
 
 #[cfg(test)]
@@ -116,13 +159,33 @@ mod tests {
                 .await
                 .unwrap();
         }
-        let activity = f.ledger.activity(at(100), at(200)).await.unwrap();
+        let bounds = [at(100), at(200), at(300), at(400)];
+        let activity = f.ledger.activity(&bounds).await.unwrap();
         let one_failed = Activity {
             results: vec![(Outcome::Failed, 1)],
             ..Activity::default()
         };
-        assert_eq!(activity, one_failed);
-        let activity = f.ledger.activity(at(300), at(400)).await.unwrap();
-        assert_eq!(activity, Activity::default());
+        assert_eq!(
+            activity,
+            [one_failed.clone(), one_failed, Activity::default()]
+        );
+        assert_eq!(f.ledger.activity(&[]).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn results_count_by_their_time_after_the_clock_was_ahead() {
+        let f = Fixture::new().await;
+        let fail = async |name: &str, second: i64| {
+            f.hand_over(name, 1, second).await;
+            let job = f.claim(second).await.unwrap();
+            let refusal = refusal(Again::Never);
+            f.ledger.put_off(&job, &refusal, at(second)).await.unwrap();
+        };
+        // A year ahead, and back: new ids continue from there.
+        let (year, now) = (31_536_000, 2_000_000_000);
+        fail("a.dgn", now + year).await;
+        fail("b.dgn", now).await;
+        let activity = f.ledger.activity(&[at(now), at(now + 60)]).await.unwrap();
+        assert_eq!(activity[0].results, [(Outcome::Failed, 1)]);
     }
 }

@@ -352,6 +352,13 @@ impl Ledger {
                 )
                 .execute(tx)
                 .await?;
+                // Its reason may be over as well; the next attempt finds out.
+                sql::query(
+                    "UPDATE watches SET backoff_until = 0, backoff_since = 0, backoff_reason = NULL \
+                     WHERE backoff_reason IS NOT NULL",
+                )
+                .execute(tx)
+                .await?;
                 Ok(())
             })
             .await

@@ -138,6 +138,7 @@ impl Database {
         if !directory.check_file(DATABASE)? {
             return Err(missing());
         }
+        directory.check_readable(DATABASE)?;
         let pool = readers(&file);
         // A daemon that starts may be about to create the tables, or to migrate them.
         let deadline = Instant::now() + MIGRATION_WAIT;

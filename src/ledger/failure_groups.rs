@@ -9,6 +9,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::database::Connection;
+use super::failing_jobs::fails;
 use super::file_reports::files_of_group;
 use super::row::join;
 
@@ -70,13 +71,6 @@ struct GroupRow {
     reason: Option<String>,
     hint: Option<String>,
     all_groups: i64,
-}
-
-/// The condition of the index `jobs_failure_group` on the job `j`.
-macro_rules! fails {
-    () => {
-        "j.kind IS NOT NULL AND j.reason IS NOT NULL"
-    };
 }
 
 /// A failure that is put into its group.

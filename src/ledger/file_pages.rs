@@ -1,12 +1,14 @@
-//! Lists of files for the page and its API: by state, watch, group of failures and text, one page after the other.
+//! Lists of files for the page, its API and `status`: by state, watch, group of failures and text, one page after the
+//! other.
 //!
 //! A page reads a bounded number of rows. It may therefore have fewer files than requested, or none, and say
-//! nevertheless where the next one begins.
+//! nevertheless where the next one begins. The list of failed files can also be had by path, with their number.
 
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::failing_jobs::fails;
 use super::row::join;
 use super::{Error, FileId, FileReport, Ledger, sql};
 
@@ -32,8 +34,8 @@ pub enum FileList {
 /// What listed files have in common. None: anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileFilter {
-    /// The name of their watch.
-    pub watch: Option<String>,
+    /// The names of their watches; none: any.
+    pub watches: Vec<String>,
     /// A part of their path or of their reason, in upper or lower case.
     pub text: Option<String>,
 }
@@ -90,22 +92,53 @@ struct Candidate {
 
 impl Candidate {
     fn fits(&self, filter: &FileFilter) -> bool {
-        let watch = filter.watch.as_ref();
-        let text = filter.text.as_ref().map(|text| text.to_lowercase());
-        watch.is_none_or(|watch| *watch == self.watch)
-            && text.is_none_or(|text| {
-                let path = join(self.dir.clone(), self.name.clone());
-                let reason = self.reason.as_deref().unwrap_or_default();
-                contains(&path, &text) || reason.to_lowercase().contains(&text)
-            })
+        let path = || join(self.dir.clone(), self.name.clone());
+        filter.fits(&self.watch, path, self.reason.as_deref())
     }
 }
 
-fn contains(path: &Path, lower: &str) -> bool {
-    path.to_string_lossy().to_lowercase().contains(lower)
+impl FileFilter {
+    /// Whether a file fits.
+    #[must_use]
+    pub fn fits_report(&self, file: &FileReport) -> bool {
+        self.fits(&file.watch, || &file.path, file.reason.as_deref())
+    }
+
+    fn fits<P: AsRef<Path>>(
+        &self,
+        watch: &str,
+        path: impl FnOnce() -> P,
+        reason: Option<&str>,
+    ) -> bool {
+        if !self.watches.is_empty() && !self.watches.iter().any(|name| name == watch) {
+            return false;
+        }
+        let Some(text) = self.text.as_ref().map(|text| text.to_lowercase()) else {
+            return true;
+        };
+        let contains = |found: &str| found.to_lowercase().contains(&text);
+        contains(&path().as_ref().to_string_lossy()) || contains(reason.unwrap_or_default())
+    }
+}
+
+/// A part of the files that were found.
+#[derive(Debug, Clone, Default)]
+pub struct FoundFiles {
+    /// By watch and path.
+    pub files: Vec<FileReport>,
+    /// How many there are with those of the other parts.
+    pub all: u64,
 }
 
 impl FileList {
+    /// Before the first file.
+    fn start(&self) -> FilePosition {
+        FilePosition {
+            since: if *self == Self::Failed { i64::MAX } else { 0 },
+            id: 0,
+        }
+    }
+
     /// Selects the candidates after a position.
     fn query(&self) -> &'static str {
         match self {
@@ -126,12 +159,13 @@ impl FileList {
                  JOIN watches w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id \
                  WHERE f.id > $2 ORDER BY f.id LIMIT $3"
             }
-            Self::Group(_) => {
+            Self::Group(_) => concat!(
                 "SELECT j.file_id AS id, $1 AS since, w.name AS watch, f.dir, f.name, j.reason FROM jobs j \
                  CROSS JOIN files f CROSS JOIN watches w WHERE f.id = j.file_id AND w.id = f.watch_id \
-                 AND j.failure_group = $4 AND j.kind IS NOT NULL AND j.reason IS NOT NULL AND j.file_id > $2 \
-                 ORDER BY j.file_id LIMIT $3"
-            }
+                 AND j.failure_group = $4 AND ",
+                fails!(),
+                " AND j.file_id > $2 ORDER BY j.file_id LIMIT $3"
+            ),
         }
     }
 }
@@ -145,14 +179,7 @@ impl Ledger {
         after: Option<FilePosition>,
         limit: u32,
     ) -> Result<FilePage, Error> {
-        let mut at = after.unwrap_or(FilePosition {
-            since: if *list == FileList::Failed {
-                i64::MAX
-            } else {
-                0
-            },
-            id: 0,
-        });
+        let mut at = after.unwrap_or_else(|| list.start());
         let mut found: Vec<i64> = Vec::new();
         let mut next = None;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -182,6 +209,39 @@ impl Ledger {
             files.extend(self.file_report(FileId(id)).await?);
         }
         Ok(FilePage { files, next })
+    }
+
+    /// The files of a list that fit, by watch and path: those after the first `offset`, at most `limit`, and how many
+    /// there are. The whole list is read, so that it should be a short one.
+    pub async fn find_files(
+        &self,
+        list: &FileList,
+        filter: &FileFilter,
+        offset: u64,
+        limit: u32,
+    ) -> Result<FoundFiles, Error> {
+        let mut found = Vec::new();
+        let mut at = list.start();
+        loop {
+            let rows = self.candidates(list, at).await?;
+            let Some(last) = rows.last() else { break };
+            at = FilePosition {
+                since: last.since,
+                id: last.id,
+            };
+            found.extend(rows.into_iter().filter(|row| row.fits(filter)));
+        }
+        found.sort_by(|one, other| {
+            (&one.watch, &one.dir, &one.name).cmp(&(&other.watch, &other.dir, &other.name))
+        });
+        let all = found.len() as u64;
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut files = Vec::new();
+        for row in found.iter().skip(offset).take(limit) {
+            files.extend(self.file_report(FileId(row.id)).await?);
+        }
+        Ok(FoundFiles { files, all })
     }
 
     async fn candidates(
@@ -286,10 +346,41 @@ mod tests {
         assert_eq!(search("NO").await, "tower.dgn Bridge/Deck.dgn");
         assert_eq!(search("%").await, "");
         let filter = FileFilter {
-            watch: Some("elsewhere".to_owned()),
+            watches: vec!["elsewhere".to_owned()],
             ..FileFilter::default()
         };
         assert_eq!(pages(&f, &FileList::All, &filter, 9).await, "");
+    }
+
+    #[tokio::test]
+    async fn failed_files_are_found_by_path_with_their_number() {
+        let f = Fixture::new().await;
+        for (second, name) in [(1, "plans/c.dgn"), (2, "b.dgn"), (3, "a.dgn"), (4, "d.ifc")] {
+            fail(&f, name, second).await;
+        }
+        f.hand_over("e.dgn", 1, 5).await;
+        let find = async |filter: &FileFilter, offset, limit| {
+            let found = f
+                .ledger
+                .find_files(&FileList::Failed, filter, offset, limit);
+            let found = found.await.unwrap();
+            let names = found.files.iter().map(|file| file.path.to_string_lossy());
+            (names.collect::<Vec<_>>().join(" "), found.all)
+        };
+        let any = FileFilter::default();
+        let first = ("a.dgn b.dgn".to_owned(), 4);
+        assert_eq!(find(&any, 0, 2).await, first);
+        assert_eq!(find(&any, 2, 9).await, ("d.ifc plans/c.dgn".to_owned(), 4));
+        let dgn = FileFilter {
+            watches: vec!["north".to_owned()],
+            text: Some(".DGN".to_owned()),
+        };
+        assert_eq!(find(&dgn, 2, 9).await, ("plans/c.dgn".to_owned(), 3));
+        let south = FileFilter {
+            watches: vec!["south".to_owned()],
+            text: None,
+        };
+        assert_eq!(find(&south, 0, 9).await, (String::new(), 0));
     }
 
     #[test]

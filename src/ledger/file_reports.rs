@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::failing_jobs::fails;
 use super::row::{join, split};
 use super::{
-    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_column,
-    count_value, sql, timestamp,
+    Absence, Error, FailureKind, FileId, JobState, Ledger, Outcome, Tx, Withdrawal, count_value,
+    sql, timestamp,
 };
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
@@ -106,13 +107,16 @@ struct FileRow {
 /// The columns of a [`FileRow`].
 macro_rules! file_columns {
     () => {
-        "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, \
+        concat!(
+            "SELECT f.id, w.name AS watch, f.dir, f.name, j.state AS job, j.enqueued_at, f.absence, \
          f.absent_since, f.withdrawal, f.withdrawal_reason, f.withdrawal_hint, f.outcome AS stored_outcome, r.errors, r.warnings, r.others, j.kind, \
          r.reason AS result_reason, r.hint AS result_hint, r.outcome, r.at AS outcome_at, \
          f.connector, f.storage_file_id, f.source_file_id, (f.relocation IS NOT NULL \
          AND f.stored_version = f.version) IS TRUE AS moves, f.stored_size, r.run, r.millis, j.reason, j.hint, \
-         CASE WHEN j.kind IS NOT NULL AND j.reason IS NOT NULL THEN j.failure_group END AS failure_group, \
-         j.due_at, j.attempts "
+         CASE WHEN ",
+            fails!(),
+            " THEN j.failure_group END AS failure_group, j.due_at, j.attempts "
+        )
     };
 }
 
@@ -122,6 +126,9 @@ macro_rules! last_result {
         " LEFT JOIN results r ON r.id = (SELECT MAX(id) FROM results WHERE file_id = f.id) "
     };
 }
+
+/// See there.
+const FAILS: &str = fails!();
 
 const FILES: &str = concat!(
     file_columns!(),
@@ -294,8 +301,7 @@ pub(super) async fn files_of_group(
     limit: u32,
 ) -> Result<Vec<FileReport>, sqlx::Error> {
     let sql = format!(
-        "{FILES_OF_JOBS} AND j.failure_group = $1 AND j.kind IS NOT NULL AND j.reason IS NOT NULL \
-         {condition} ORDER BY j.watch_id, j.state, j.failing_since, j.due_at, j.file_id LIMIT $2"
+        "{FILES_OF_JOBS} AND j.failure_group = $1 AND {FAILS} {condition} ORDER BY j.watch_id, j.state, j.failing_since, j.due_at, j.file_id LIMIT $2"
     );
     let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
         .bind(group)
@@ -303,29 +309,6 @@ pub(super) async fn files_of_group(
         .fetch_all(tx)
         .await?;
     Ok(reports(rows))
-}
-
-/// The files that satisfy a condition on the file `f` and its job `j`, after the first `offset`, and how many do.
-pub(super) async fn files_where(
-    tx: &mut Tx,
-    condition: &str,
-    offset: u64,
-    limit: u32,
-) -> Result<(Vec<FileReport>, u64), sqlx::Error> {
-    let all: i64 = sql::query_scalar(sqlx::AssertSqlSafe(format!(
-        "SELECT COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
-         WHERE {condition}"
-    )))
-    .fetch_one(tx)
-    .await?;
-    let sql =
-        format!("{FILES} WHERE {condition} ORDER BY w.name, f.dir, f.name LIMIT $1 OFFSET $2");
-    let rows: Vec<FileRow> = sql::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(i64::from(limit))
-        .bind(count_column(offset))
-        .fetch_all(tx)
-        .await?;
-    Ok((reports(rows), count_value(all)))
 }
 
 fn reports(rows: impl IntoIterator<Item = FileRow>) -> Vec<FileReport> {

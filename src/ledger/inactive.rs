@@ -188,6 +188,21 @@ mod tests {
     use super::super::*;
 
     #[tokio::test]
+    async fn a_corrected_configuration_ends_the_backoff_and_its_reason() {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 1).await;
+        let back_off = f
+            .ledger
+            .back_off_watch(f.watch, at(900), "invalid_client", at(1));
+        back_off.await.unwrap();
+        assert!(f.claim(2).await.is_none());
+        f.ledger.retry_corrected().await.unwrap();
+        let reports = f.ledger.watch_reports(at(2)).await.unwrap();
+        assert_eq!(reports[0].inactive, None);
+        assert!(f.claim(2).await.is_some());
+    }
+
+    #[tokio::test]
     async fn a_held_watch_holds_up_no_other() {
         let f = Fixture::new().await;
         let ids = f

@@ -6,12 +6,12 @@ use jiff::Timestamp;
 
 use super::failure_groups::failure_groups;
 use super::file_reports::{all_files, files_of_jobs};
-use super::file_search::of_watches;
 use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
 use super::{
-    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, WatchReport, sql, timestamp,
+    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, Tx, WatchReport, sql,
+    timestamp,
 };
 
 /// The ledger at one moment.
@@ -132,4 +132,19 @@ impl Ledger {
             })
             .await
     }
+}
+/// A condition on the job `j`: it belongs to one of these watches. Nothing if there are no names.
+async fn of_watches(tx: &mut Tx, names: &[String]) -> Result<String, sqlx::Error> {
+    if names.is_empty() {
+        return Ok(String::new());
+    }
+    let mut ids = Vec::with_capacity(names.len());
+    for name in names {
+        let id: Option<i64> = sql::query_scalar("SELECT id FROM watches WHERE name = $1")
+            .bind(name)
+            .fetch_optional(tx)
+            .await?;
+        ids.extend(id.map(|id| id.to_string()));
+    }
+    Ok(format!("AND j.watch_id IN ({})", ids.join(", ")))
 }

@@ -40,6 +40,7 @@ impl Tasks {
             wake_uploads: Arc::clone(&self.wake_uploads),
             wake_synchronizers: self.wake_synchronizers.clone(),
             queue: self.queue.clone(),
+            configuration: self.configuration.subscribe(),
         };
         match control::Server::bind(&config.state.path) {
             Ok(server) => {

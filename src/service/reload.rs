@@ -205,6 +205,7 @@ impl Tasks {
         });
         self.synchronizer_settings
             .send_replace(synchronizer_settings(&config));
+        self.configuration.send_replace(config.source.clone());
         // What failed because of the configuration may succeed now.
         ledger.retry_corrected().await?;
         self.wake_uploads.notify_one();

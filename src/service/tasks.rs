@@ -14,7 +14,7 @@ use super::new_imodels::{IMODEL, ImodelTask, imodel_wait};
 use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
-use crate::config::{Config, OnDelete, Watch};
+use crate::config::{Config, OnDelete, Source, Watch};
 use crate::failpoint::failpoint;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
@@ -53,6 +53,8 @@ pub(super) struct Tasks {
     pub(super) synchronizer_settings: watch::Sender<synchronizer::Settings>,
     /// When the upload queue was checked last.
     pub(super) queue: watch::Receiver<Instant>,
+    /// The file of the configuration in effect, for commands.
+    pub(super) configuration: watch::Sender<Source>,
     /// For the status line.
     pub(super) note: watch::Sender<Option<String>>,
     /// Tasks of watches and iModels that were stopped and are still running.
@@ -93,6 +95,7 @@ impl Tasks {
             }),
             synchronizer_settings: watch::Sender::new(synchronizer_settings(config)),
             queue,
+            configuration: watch::Sender::new(config.source.clone()),
             note: watch::Sender::new(None),
             ending: 0,
         };

@@ -11,6 +11,7 @@ use crate::text::plural;
 
 /// Files that failed, or wait for another attempt, for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct FailureGroupView {
     /// For `retry --group`.
     pub(crate) key: String,
@@ -29,8 +30,10 @@ pub(crate) struct FailureGroupView {
     pub(crate) retrying: u64,
     /// Names of watches, up to 20.
     pub(crate) watches: Vec<String>,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) since: Option<Timestamp>,
     /// Of the file that is tried next; null: none before it changes, or on `retry`.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) next_attempt: Option<Timestamp>,
     /// Up to 3 files.
     pub(crate) examples: Vec<ExampleView>,
@@ -38,6 +41,7 @@ pub(crate) struct FailureGroupView {
 
 /// A file of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ExampleView {
     pub(crate) id: String,
     pub(crate) watch: String,

@@ -16,6 +16,7 @@ use crate::ledger::{
 
 /// Issues that a connector reported for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct IssuesView {
     pub(crate) errors: u64,
     pub(crate) warnings: u64,
@@ -24,6 +25,7 @@ pub(crate) struct IssuesView {
 
 /// A file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct FileView {
     pub(crate) id: String,
     pub(crate) watch: String,
@@ -34,8 +36,10 @@ pub(crate) struct FileView {
     pub(crate) state: &'static str,
     /// The state as text.
     pub(crate) status: &'static str,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) seen_at: Option<Timestamp>,
     pub(crate) result: Option<&'static str>,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) result_at: Option<Timestamp>,
     pub(crate) connector: Option<ConnectorType>,
     pub(crate) storage_file_id: Option<String>,
@@ -46,6 +50,7 @@ pub(crate) struct FileView {
     pub(crate) issues: Option<IssuesView>,
     /// Why it has no local file: `missing`, `gone` or `deselected`.
     pub(crate) absence: Option<&'static str>,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) absent_since: Option<Timestamp>,
     /// How far it is withdrawn from the platform.
     pub(crate) withdrawal: Option<&'static str>,
@@ -55,16 +60,19 @@ pub(crate) struct FileView {
     /// The key of its group of failures.
     pub(crate) failure_group: Option<String>,
     pub(crate) attempts: u64,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) next_attempt: Option<Timestamp>,
 }
 
 /// A result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ResultView {
     pub(crate) file: String,
     pub(crate) watch: String,
     pub(crate) path: String,
     pub(crate) result: &'static str,
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) at: Timestamp,
     pub(crate) seconds: f64,
     pub(crate) bytes: u64,
@@ -74,6 +82,7 @@ pub(crate) struct ResultView {
 
 /// The history of a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct HistoryView {
     pub(crate) file: FileView,
     pub(crate) history: Vec<LineView>,
@@ -81,10 +90,13 @@ pub(crate) struct HistoryView {
 
 /// One event in the history of a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LineView {
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) at: Timestamp,
     pub(crate) version: Option<u64>,
     /// The event, for programs.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) what: HistoryEvent,
     /// The event as text.
     pub(crate) text: String,

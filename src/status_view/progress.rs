@@ -11,6 +11,7 @@ use crate::text::{plural, span_of};
 
 /// How far an active run has got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct RunProgressView {
     /// The platform's word.
     pub(crate) phase: Option<String>,
@@ -26,6 +27,7 @@ pub(crate) struct RunProgressView {
 
 /// All files that wait for an upload or a run or are in one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct BatchView {
     pub(crate) files: u64,
     /// Files that are in storage already and wait for a run or are in one.

@@ -18,6 +18,7 @@ use crate::watch::Unfinished;
 
 /// A watch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct WatchView {
     pub(crate) name: String,
     pub(crate) imodel_id: String,
@@ -25,11 +26,15 @@ pub(crate) struct WatchView {
     pub(crate) configured: bool,
     pub(crate) root: &'static str,
     pub(crate) note: Option<String>,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) scanned_at: Option<Timestamp>,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) next_scan: Option<Timestamp>,
     pub(crate) scanning: bool,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) paused_at: Option<Timestamp>,
     /// Suspended until then; null until `resume`.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) suspended_until: Option<Timestamp>,
     pub(crate) suspended_reason: Option<String>,
     pub(crate) files: FilesView,
@@ -55,6 +60,7 @@ pub(crate) struct WatchView {
 
 /// Files of a watch by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct FilesView {
     pub(crate) synchronized: u64,
     pub(crate) synchronized_with_issues: u64,
@@ -74,15 +80,18 @@ pub(crate) struct FilesView {
 
 /// A run of another connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct BlockingView {
     pub(crate) run: String,
     pub(crate) connection: String,
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) since: Timestamp,
     pub(crate) overdue: bool,
 }
 
 /// A spatial root that other files wait for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SpatialRootView {
     pub(crate) path: String,
     /// `pending`, `missing` or `failed`.
@@ -94,6 +103,7 @@ pub(crate) struct SpatialRootView {
 
 /// Settings that the platform does not have as configured; runs wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SettingsView {
     pub(crate) reason: String,
     pub(crate) hint: Option<String>,
@@ -101,10 +111,12 @@ pub(crate) struct SettingsView {
 
 /// Files that wait for a time of day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct WaitView {
     /// `upload` or `run`.
     pub(crate) stage: &'static str,
     pub(crate) files: u64,
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) until: Timestamp,
     /// They wait for longer than `window_stale`.
     pub(crate) overdue: bool,
@@ -114,8 +126,10 @@ pub(crate) struct WaitView {
 
 /// The last named version of an iModel, and how the last attempt to create one ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct NamedVersionView {
     pub(crate) name: Option<String>,
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) created_at: Option<Timestamp>,
     pub(crate) files: Option<u64>,
     /// All of it as text.
@@ -127,6 +141,7 @@ pub(crate) struct NamedVersionView {
 
 /// Deleted files that are not handled as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct DeletionsView {
     /// `deletions suspended` or `deletions refused`.
     pub(crate) state: &'static str,
@@ -137,6 +152,7 @@ pub(crate) struct DeletionsView {
 
 /// The source files of an iModel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SourceFilesView {
     /// Of watched files.
     pub(crate) watched: u64,
@@ -152,6 +168,7 @@ pub(crate) struct SourceFilesView {
 
 /// Source files in an iModel that the watch went to before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct FormerImodelView {
     pub(crate) imodel_id: String,
     pub(crate) files: u64,
@@ -163,6 +180,7 @@ pub(crate) struct FormerImodelView {
 
 /// A file that is still being written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct UnfinishedView {
     pub(crate) path: String,
     pub(crate) busy: bool,

@@ -49,14 +49,15 @@ pub(super) enum Confirmation {
     NotNeeded,
 }
 
-/// The pause after a scan. `jitter` is in 0.0..1.0; it spreads the scans of many roots over half the interval.
+/// The pause after a scan. `jitter` is in 0.0..1.0; it spreads the scans of many roots over a quarter of the interval,
+/// and never makes a pause longer than configured.
 fn pause(
     result: ScanResult,
     confirmation: Confirmation,
     times: Intervals,
     jitter: f64,
 ) -> Duration {
-    let jittered = |interval: Duration| interval.mul_f64(0.75 + 0.5 * jitter);
+    let jittered = |interval: Duration| interval.mul_f64(1.0 - 0.25 * jitter);
     let pause = match result {
         ScanResult::Watched => jittered(times.rescan),
         ScanResult::PartlyUnread => jittered(times.rescan.min(times.poll * UNREAD_POLLS)),
@@ -218,9 +219,9 @@ mod tests {
         use ScanResult::{PartlyUnread, Polled, Watched};
         let confirm = second(10) + Duration::from_millis(1);
         for (result, confirmation, jitter, expected) in [
-            (Watched, NotNeeded, 0.5, second(3600)),
-            (Watched, NotNeeded, 0.0, second(2700)),
-            (PartlyUnread, NotNeeded, 0.5, second(600)),
+            (Watched, NotNeeded, 0.0, second(3600)),
+            (Watched, NotNeeded, 1.0, second(2700)),
+            (PartlyUnread, NotNeeded, 0.0, second(600)),
             (Polled, NotNeeded, 0.0, second(60)),
             (Watched, Needed, 0.5, confirm),
             (Polled, Needed, 0.5, confirm),
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!(schedule.next_timer(), None);
         let finish = |schedule: &mut Schedule, now| {
             let (result, confirmation) = (ScanResult::Watched, Confirmation::NotNeeded);
-            schedule.scan_finished(result, confirmation, Vec::new(), 0.5, now);
+            schedule.scan_finished(result, confirmation, Vec::new(), 0.0, now);
         };
         finish(&mut schedule, start + second(9));
         assert!(schedule.is_scan_due(start + second(9)));

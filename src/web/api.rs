@@ -150,7 +150,11 @@ async fn files(
         return Err(bad_request("limit or search is too large", FILES_HINT));
     }
     let filter = FileFilter {
-        watch: query.watch.filter(|watch| !watch.is_empty()),
+        watches: query
+            .watch
+            .into_iter()
+            .filter(|watch| !watch.is_empty())
+            .collect(),
         text,
     };
     let reader = &shared.reader;

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use jiff::ToSpan as _;
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -87,17 +87,24 @@ pub(super) async fn history(
         .date();
     // One request at a time reads what is missing.
     let mut over = shared.days.lock().await;
+    let dates = (0..i64::from(days)).rev();
+    let dates: Vec<Date> = dates
+        .filter_map(|back| today.checked_sub(back.days()).ok())
+        .collect();
+    let missing = dates.iter().filter(|date| !over.contains_key(date)).min();
+    let mut read = match missing {
+        Some(first) => read(&shared.reader, *first, today).await?,
+        None => BTreeMap::new(),
+    };
     let mut found = Vec::new();
-    for back in (0..i64::from(days)).rev() {
-        let Ok(date) = today.checked_sub(back.days()) else {
+    for date in dates {
+        let Some(day) = over.get(&date).cloned().or_else(|| read.remove(&date)) else {
             continue;
         };
-        if let Some(day) = over.get(&date) {
-            found.push(day.clone());
-            continue;
-        }
-        let day = read(&shared.reader, date).await?;
-        if back > OPEN_DAYS {
+        let age = today
+            .since(date)
+            .map_or(0, |span| i64::from(span.get_days()));
+        if age > OPEN_DAYS {
             over.insert(date, day.clone());
         }
         found.push(day);
@@ -108,18 +115,36 @@ pub(super) async fn history(
     answer(History { days: found })
 }
 
-async fn read(reader: &Ledger, date: Date) -> Result<DayView, ledger::Error> {
-    let start = |date: Date| {
-        let midnight = date.to_datetime(Time::midnight());
-        local_time::first_instant(midnight, &TimeZone::system())
-    };
-    let until = date.tomorrow().ok().and_then(start);
-    let activity = match start(date).zip(until) {
-        Some((from, until)) => reader.activity(from, until).await?,
-        // The first and the last day that a calendar has.
-        None => Activity::default(),
-    };
-    Ok(view(date, &activity))
+/// The days from `first` to `last`.
+async fn read(
+    reader: &Ledger,
+    first: Date,
+    last: Date,
+) -> Result<BTreeMap<Date, DayView>, ledger::Error> {
+    let mut dates = Vec::new();
+    let mut bounds = Vec::new();
+    let mut date = first;
+    // The calendar ends in the year 9999.
+    while date <= last
+        && let Some(start) = start_of(date)
+        && let Ok(next) = date.tomorrow()
+    {
+        dates.push(date);
+        bounds.push(start);
+        date = next;
+    }
+    bounds.extend(start_of(date));
+    let days = reader.activity(&bounds).await?;
+    Ok(dates
+        .into_iter()
+        .zip(&days)
+        .map(|(date, activity)| (date, view(date, activity)))
+        .collect())
+}
+
+fn start_of(date: Date) -> Option<Timestamp> {
+    let midnight = date.to_datetime(Time::midnight());
+    local_time::first_instant(midnight, &TimeZone::system())
 }
 
 fn view(date: Date, activity: &Activity) -> DayView {

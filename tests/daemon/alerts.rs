@@ -99,6 +99,36 @@ async fn a_burst_of_failures_sends_one_alert_across_a_restart_and_then_a_resolve
 }
 
 #[tokio::test]
+async fn a_page_that_cannot_be_served_raises_an_alert_until_it_can() {
+    let (mut site, _folder) = Site::with_folder(platform()).await;
+    let receiver = Receiver::default();
+    let url = receiver.start().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    site.tables += &format!(
+        "[web]\nlisten = \"{address}\"\n[[alert]]\nname = \"team\"\nurl = {url:?}\ngroup = \"1s\"\n"
+    );
+    let daemon = site.start();
+    eventually(|| receiver.events().len() == 1, || daemon.log()).await;
+    let message = &receiver.output()[0].1;
+    assert_eq!(message["problems"][0]["kind"], "page", "{message:#}");
+    let title = message["title"].as_str().unwrap();
+    assert!(
+        title.ends_with("the status page cannot be served"),
+        "{title}"
+    );
+    let reason = message["problems"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains(&address.to_string()), "{message:#}");
+    drop(taken);
+    eventually(
+        || receiver.events() == ["problem", "resolved"],
+        || daemon.log(),
+    )
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_command_alert_gets_text_and_reminders_and_no_secret() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let out = site.path("output");

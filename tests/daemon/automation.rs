@@ -244,7 +244,7 @@ async fn a_program_prints_the_secret_again_when_the_platform_refuses_it() {
     let refused = site.run(&["check"]).await;
     assert_eq!(refused.code, Some(78), "{refused:?}");
     assert!(
-        refused.err.contains("itwin.client_secret_command"),
+        refused.out.contains("itwin.client_secret_command"),
         "{refused:?}"
     );
 }

@@ -337,7 +337,7 @@ async fn check_offline_reads_only_the_file_sends_nothing_and_creates_nothing() {
     let done = site.run(&["check", "--offline"]).await;
     assert_eq!(done.code, Some(78), "{done:?}");
     assert!(
-        done.err.contains("put it in quotes: settle = \"5s\""),
+        done.out.contains("put it in quotes: settle = \"5s\""),
         "{done:?}"
     );
     assert!(!site.path("state").exists());

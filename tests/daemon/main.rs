@@ -13,8 +13,10 @@ mod alerts;
 mod arrivals;
 mod automation;
 mod borders;
+mod broken_config;
 #[cfg(feature = "failpoints")]
 mod clocks;
+mod closed_output;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
@@ -33,6 +35,7 @@ mod orphans;
 mod outages;
 
 mod intermediary;
+mod json_output;
 mod ledger;
 mod mail;
 mod masters;
@@ -46,6 +49,7 @@ mod other_client;
 mod page;
 mod page_api;
 mod page_browser;
+mod permissions;
 mod platform_state;
 mod polled_share;
 mod progress;

@@ -62,12 +62,12 @@ impl<'w> Content<'w> {
     }
 
     /// Reads files for their references, and prints the notes.
-    pub(super) fn report(mut self) {
+    pub(super) fn report(mut self, report: &mut Report) {
         let name = &self.watch.name;
         for (guess, count) in self.guesses.values() {
             let files = plural(*count, "file is", "files are");
             let connector = guess.connector();
-            Report::note(
+            report.note(
                 &format!("watch {name:?}: {files} sent to {connector}, {guess}"),
                 &guess.hint(),
             );
@@ -95,7 +95,7 @@ impl<'w> Content<'w> {
                     continue;
                 }
                 listed += 1;
-                Report::note(
+                report.note(
                     &format!("watch {name:?}: {} {}", QuotedPath(file), one.text()),
                     &one.hint(),
                 );
@@ -103,14 +103,14 @@ impl<'w> Content<'w> {
         }
         if more > 0 {
             let references = plural(more, "more reference is", "more references are");
-            Report::note(
+            report.note(
                 &format!("watch {name:?}: {references} not uploaded"),
                 "itwin-syncd explain FILE lists those of a file",
             );
         }
         if self.unread > 0 {
             let files = plural(self.unread, "file was", "files were");
-            Report::note(
+            report.note(
                 &format!("watch {name:?}: {files} not read to the end for references"),
                 "itwin-syncd explain FILE says why",
             );

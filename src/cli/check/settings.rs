@@ -37,7 +37,7 @@ pub(super) async fn settings(
         // Of several with one name, the service uses one that only its ledger names.
         let mut named = connections.iter().filter(is_named).peekable();
         if named.peek().is_none() {
-            Report::ok(&format!(
+            report.ok(&format!(
                 "{}: set before its first run: {}",
                 what(name.as_str()),
                 wanted.text()
@@ -52,13 +52,13 @@ pub(super) async fn settings(
 }
 
 /// Says once that these settings may change.
-pub(super) fn preview(config: &Config) {
+pub(super) fn preview(report: &mut Report, config: &Config) {
     let any = config
         .imodels
         .iter()
         .any(|imodel| imodel.settings.is_some());
     if any || !config.connection_settings.is_empty() {
-        Report::note(
+        report.note(
             "settings of iModels and connections are a technology preview of the platform: Bentley may change or remove them",
             "after an update of the platform, look at `itwin-syncd status`: runs wait while a setting is refused",
         );
@@ -78,7 +78,7 @@ async fn compare(
     };
     let differing = wanted.differing(&there);
     if differing.is_empty() {
-        Report::ok(&format!("{what}: as configured, {}", wanted.text()));
+        report.ok(&format!("{what}: as configured, {}", wanted.text()));
         return;
     }
     let changes: Vec<String> = differing
@@ -88,7 +88,7 @@ async fn compare(
             None => format!("{}, now not set", setting.text()),
         })
         .collect();
-    Report::ok(&format!(
+    report.ok(&format!(
         "{what}: the service will set {}",
         changes.join("; ")
     ));

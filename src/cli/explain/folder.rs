@@ -223,7 +223,7 @@ fn ignored_text(rule: &str, ignored: &Ignored) -> Vec<String> {
 /// How many known files in the folder are in which state.
 async fn states(watch: &Watch, below: &Path, known: &Knowledge) -> Vec<String> {
     let Some(ledger) = &known.ledger else {
-        return vec!["state: no ledger yet; the first `itwin-syncd run` creates it".to_owned()];
+        return vec![format!("state: {}", known.no_ledger)];
     };
     let mut states: BTreeMap<&str, u64> = BTreeMap::new();
     let mut after: Option<PathBuf> = None;

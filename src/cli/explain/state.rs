@@ -25,8 +25,11 @@ fn window_wait(file: &FileReport, report: Option<&WatchReport>) -> Option<WaitVi
 }
 
 /// Adds the last result of the file.
-fn last_result(explanation: &mut Explanation, file: Option<&FileReport>) {
-    if let Some(file) = file {
+fn last_result(explanation: &mut Explanation, file: Option<&FileReport>, known: &Knowledge) {
+    if known.ledger.is_none() {
+        let state = format!("state: {}", known.no_ledger);
+        explanation.lines.push(state);
+    } else if let Some(file) = file {
         let at = file
             .result_time()
             .map(|at| format!(", {}", moment(at)))
@@ -83,7 +86,7 @@ pub(super) async fn state(
 ) {
     let file = known.file(&watch.name, below).await;
     let file = file.as_ref();
-    last_result(explanation, file);
+    last_result(explanation, file, known);
     if file.is_some_and(|file| matches!(file.absence, Some((Absence::Gone, _)))) {
         explanation.lines.push(on_delete(watch));
     }
@@ -237,7 +240,10 @@ async fn waits_for(
         return None;
     }
     Some(match &known.daemon {
-        None => "the daemon, which is not running".to_owned(),
+        None => match &known.no_daemon {
+            Some(why) => format!("the daemon, which cannot be asked: {why}"),
+            None => "the daemon, which is not running".to_owned(),
+        },
         Some(now) => match now.roots.get(&watch.name).and_then(|root| root.next_scan) {
             Some(at) => format!(
                 "the daemon to detect the newest version, by an event or by the next scan {}",

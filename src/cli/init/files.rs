@@ -9,10 +9,8 @@ use nix::unistd::{Gid, Group, Uid};
 use tempfile::NamedTempFile;
 
 use super::{Error, SERVICE_USER, unit};
+use crate::cli::service_unit::Service;
 use crate::secret::Secret;
-
-/// The configuration of the service.
-const DEFAULT: &str = "/etc/itwin-syncd/config.toml";
 
 /// What the answers say.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +45,8 @@ impl Answers {
         );
         text += &match path(&self.client_secret_file) {
             Some(file) => entry("The file with its secret.", "client_secret_file", &file),
-            None => "# Its secret is in /etc/itwin-syncd/client-secret, which systemd passes to the service.\n".to_owned(),
+            None => "# Its secret is in the file client-secret beside this one, which systemd passes to the service.\n"
+                .to_owned(),
         };
         if let Some(url) = &self.api_url {
             text += &entry("The platform.", "api_url", url);
@@ -101,6 +100,8 @@ pub(super) struct Places {
     pub(super) secret: PathBuf,
     /// Whether systemd passes the secret to the service, which runs as a user of its own.
     pub(super) is_of_the_service: bool,
+    /// The service that has this configuration by its unit, whether systemd runs here or not.
+    pub(super) service: Option<Service>,
 }
 
 impl Places {
@@ -111,10 +112,12 @@ impl Places {
             source,
         })?;
         let folder = config.parent().unwrap_or(Path::new("/"));
+        let service = Service::of(&config);
         Ok(Self {
             secret: folder.join("client-secret"),
-            is_of_the_service: config == Path::new(DEFAULT) && unit::has_systemd(),
+            is_of_the_service: service.is_some() && unit::has_systemd(),
             config,
+            service,
         })
     }
 
@@ -124,7 +127,22 @@ impl Places {
 
     /// The state directory if none is named.
     pub(super) fn state(&self) -> Option<PathBuf> {
-        (self.config != Path::new(DEFAULT)).then(|| self.folder().join("itwin-syncd-state"))
+        let own = || self.folder().join("itwin-syncd-state");
+        self.service.is_none().then(own)
+    }
+
+    /// The name of the service for systemctl.
+    pub(super) fn service_name(&self) -> String {
+        match &self.service {
+            Some(service) => service.name(),
+            None => SERVICE_USER.to_owned(),
+        }
+    }
+
+    /// Whether its unit is installed.
+    pub(super) fn has_unit(&self) -> bool {
+        let mut service = self.service.iter();
+        service.any(|service| service.is_installed(Path::new("/")))
     }
 
     /// Whether the files can be written; it is found out before the first question.

@@ -9,22 +9,10 @@ use super::Error;
 use crate::cli::print_line;
 
 const UNIT: &str = include_str!("../../../systemd/itwin-syncd.service");
+const TEMPLATE: &str = include_str!("../../../systemd/itwin-syncd@.service");
 const USER: &str = include_str!("../../../systemd/itwin-syncd.sysusers");
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 const HOME: &str = include_str!("../../../systemd/examples/home.conf");
-
-/// Where units are, those of packages too.
-const UNITS: [&str; 3] = [
-    "/etc/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
-
-pub(super) fn is_installed() -> bool {
-    UNITS
-        .iter()
-        .any(|folder| Path::new(folder).join("itwin-syncd.service").exists())
-}
 
 /// Whether systemd runs on this machine.
 pub(super) fn has_systemd() -> bool {
@@ -42,10 +30,10 @@ pub(super) fn install() -> Result<(), Error> {
     run(&["systemctl", "daemon-reload"])
 }
 
-/// Starts the service with each boot, and now; again if it runs with another configuration.
-pub(super) fn start() -> Result<(), Error> {
-    run(&["systemctl", "enable", "itwin-syncd"])?;
-    run(&["systemctl", "restart", "itwin-syncd"])
+/// Starts the service of this name with each boot, and now; again if it runs with another configuration.
+pub(super) fn start(name: &str) -> Result<(), Error> {
+    run(&["systemctl", "enable", name])?;
+    run(&["systemctl", "restart", name])
 }
 
 /// Writes the files below `root`.
@@ -57,6 +45,7 @@ fn copy(program: &Path, root: &Path) -> Result<(), Error> {
     }
     for (path, text) in [
         ("etc/systemd/system/itwin-syncd.service", UNIT),
+        ("etc/systemd/system/itwin-syncd@.service", TEMPLATE),
         ("etc/sysusers.d/itwin-syncd.conf", USER),
         ("usr/share/itwin-syncd/config.example.toml", EXAMPLE),
         ("usr/share/itwin-syncd/examples/home.conf", HOME),
@@ -114,6 +103,7 @@ mod tests {
         for (path, mode, text) in [
             ("usr/bin/itwin-syncd", 0o755, "program"),
             ("etc/systemd/system/itwin-syncd.service", 0o644, UNIT),
+            ("etc/systemd/system/itwin-syncd@.service", 0o644, TEMPLATE),
             ("etc/sysusers.d/itwin-syncd.conf", 0o644, USER),
         ] {
             let path = root.path().join(path);

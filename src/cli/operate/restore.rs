@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Error, Reached, files_word, finish, list, load, reach, shown};
-use crate::cli::{ConfigArgument, matching, print_line};
+use super::{Error, Output, Reached, files_word, finish, reach};
+use crate::cli::{ConfigArgument, configuration, matching};
 use crate::config::ReadOnlyConfig;
 use crate::control::Command;
 use crate::ledger::{Absence, FileReport, Ledger, Withdrawal};
@@ -22,10 +22,13 @@ pub(in crate::cli) struct Restore {
     /// Show what would be done, without doing it
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object for programs, instead of lines
+    #[arg(long)]
+    json: bool,
 }
 
 pub(in crate::cli) async fn restore(arguments: &Restore) -> u8 {
-    let config = match load(&arguments.config.config) {
+    let config = match configuration::get(&arguments.config.config).await {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -33,6 +36,7 @@ pub(in crate::cli) async fn restore(arguments: &Restore) -> u8 {
 }
 
 async fn restore_with(arguments: &Restore, config: &ReadOnlyConfig) -> Result<(), Error> {
+    let mut output = Output::new("restore", arguments.json, arguments.dry_run);
     let state = &config.state.path;
     // Before dropping privileges, as for `retry`.
     let meanings = matching::meanings(&arguments.files, &config.watches);
@@ -41,11 +45,10 @@ async fn restore_with(arguments: &Restore, config: &ReadOnlyConfig) -> Result<()
     let chosen = matching::files(&meanings, &ledger).await?;
     let (lost, rest): (Vec<&FileReport>, Vec<&FileReport>) =
         chosen.iter().partition(|file| can_be_restored(file));
-    list(&rest, |file| {
-        let word = status_view::word(file);
-        format!("{} {word}: nothing to restore", shown(file))
+    output.skipped(&rest, |file| {
+        format!(" {}: nothing to restore", status_view::word(file))
     });
-    list(&lost, |file| {
+    output.files(&lost, |file| {
         let how = match file.withdrawal {
             Some(Withdrawal::Deleting | Withdrawal::Deleted) => {
                 "restore its storage file from the recycle bin, and map it again"
@@ -53,28 +56,30 @@ async fn restore_with(arguments: &Restore, config: &ReadOnlyConfig) -> Result<()
             Some(Withdrawal::Unmapping | Withdrawal::Unmapped) => "map its storage file again",
             _ => "keep it in the iModel",
         };
-        format!("{} {}: {how}", shown(file), status_view::word(file))
+        format!(" {}: {how}", status_view::word(file))
     });
     let word = files_word(lost.len() as u64);
     if arguments.dry_run {
-        print_line(&format!("would restore {word}"));
+        output.would(lost.len() as u64, &format!("would restore {word}"));
         return Ok(());
     }
     if lost.is_empty() {
-        print_line("nothing to restore");
+        output.end("nothing to restore");
         return Ok(());
     }
     let files = lost.iter().map(|file| file.id.to_string()).collect();
-    print_line(&match reach(state, Command::Restore { files }).await? {
+    let reached = reach(state, Command::Restore { files }).await?;
+    let line = match &reached {
         Reached::Daemon(count) => format!(
             "restoring {}; `itwin-syncd status FILE` shows the result",
-            files_word(count)
+            files_word(*count)
         ),
         Reached::Ledger(count) => format!(
             "{} will be restored when the daemon starts: it is not running",
-            files_word(count)
+            files_word(*count)
         ),
-    });
+    };
+    output.done(&reached, &line);
     Ok(())
 }
 

@@ -6,10 +6,9 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use crate::cli::print_line;
+use super::output::Output;
 use crate::config::{self, OnDelete, Watch};
 use crate::ledger::{Deletions, FileReport, Ready, Withdrawal};
-use crate::names::QuotedPath;
 use crate::text::plural;
 use crate::watch::Survey;
 
@@ -70,11 +69,12 @@ impl<'r> Gone<'r> {
     }
 
     /// Prints what happens to these files.
-    pub(super) fn show(&self, watch: &Watch, max_deletes: u64) {
+    pub(super) fn show(&self, watch: &Watch, max_deletes: u64, output: &mut Output) {
         if self.listing == Listing::Partial {
             if !self.files.is_empty() && watch.on_delete != OnDelete::Keep {
-                print_line(
-                    "  nothing is removed from the platform while parts of the folder cannot be read",
+                output.note(
+                    "nothing is removed from the platform while parts of the folder cannot be read",
+                    None,
                 );
             }
             return;
@@ -97,15 +97,12 @@ impl<'r> Gone<'r> {
                 }
                 (_, None) => "delete its storage file".to_owned(),
             };
-            print_line(&format!(
-                "  {:<13} {}  {what}",
-                "gone",
-                QuotedPath(&file.path)
-            ));
+            output.file("gone", &file.path, None, &what);
         }
         if !kept.is_empty() {
             let files = plural(kept.len() as u64, "file is", "files are");
-            print_line(&format!("  {files} gone; nothing changes on the platform"));
+            let text = format!("{files} gone; nothing changes on the platform");
+            output.note(&text, None);
         }
         if left.is_empty() {
             return;
@@ -122,16 +119,18 @@ impl<'r> Gone<'r> {
             format!("connection {:?}", watch.connection.as_str())
         };
         let after = config::show_duration(&watch.delete_after);
-        print_line(&format!(
-            "  {files} will be unmapped from {connections}{then} after being gone for {after}; whether elements \
-         leave the iModel is up to the platform"
-        ));
+        let text = format!(
+            "{files} will be unmapped from {connections}{then} after being gone for {after}; whether elements leave \
+             the iModel is up to the platform"
+        );
+        output.note(&text, None);
         let (allowed, _) = Deletions::allowed(max_deletes, self.present, count);
         if count > allowed {
-            print_line(&format!(
-                "  too many at once (limit {allowed}): they wait for `itwin-syncd resume {}`",
+            let text = format!(
+                "too many at once (limit {allowed}): they wait for `itwin-syncd resume {}`",
                 watch.name
-            ));
+            );
+            output.note(&text, None);
         }
     }
 }

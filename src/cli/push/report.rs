@@ -15,9 +15,6 @@ use crate::rooted_fs;
 /// Exit code: not everything was done within `--timeout`.
 pub(super) const EXIT_TIMEOUT: u8 = 2;
 
-/// Incremented when a field changes its meaning or is removed.
-const VERSION: u32 = 1;
-
 /// How a push ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -58,6 +55,7 @@ pub(super) async fn seen(path: &Path, known: Option<Fingerprint>) -> Seen {
 
 /// The result of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
     Synchronized,
@@ -120,6 +118,7 @@ fn is_good(stored: Outcome) -> bool {
 
 /// A file with its result.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "PushedFile"))]
 pub(super) struct FileResult {
     #[serde(serialize_with = "lossy")]
     pub(super) path: PathBuf,
@@ -181,6 +180,7 @@ impl FileResult {
 
 /// A storage connection.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Connection {
     pub(super) name: String,
     /// The platform's id, once it exists there.
@@ -198,7 +198,8 @@ pub(super) struct Report {
 }
 
 #[derive(Serialize)]
-struct Whole<'r> {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Push"))]
+pub(in crate::cli) struct Whole<'r> {
     version: u32,
     ok: bool,
     timed_out: bool,
@@ -223,7 +224,7 @@ impl Report {
             .rev()
             .filter_map(|file| file.run.as_deref());
         print_line(&json::text(&Whole {
-            version: VERSION,
+            version: json::VERSION,
             ok: self.exit_code() == EXIT_GOOD,
             timed_out: self.end == End::TimedOut,
             imodel: &self.imodel,

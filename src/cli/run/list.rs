@@ -14,9 +14,8 @@ use crate::ids::ImodelId;
 use crate::ledger::{self, JobState, Ledger};
 use crate::service::Pass;
 use crate::status_view;
-
-/// Incremented when a field changes its meaning or is removed.
-const VERSION: u32 = 1;
+#[cfg(test)]
+use crate::status_view::FileView;
 
 /// Why the list could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +42,7 @@ impl Error {
 
 /// The object without its files.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Head<'a> {
     version: u32,
     ok: bool,
@@ -51,6 +51,7 @@ struct Head<'a> {
 
 /// A watch, and what the pass could not read of it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WatchResult<'a> {
     name: &'a str,
     imodel_id: &'a ImodelId,
@@ -62,11 +63,22 @@ struct WatchResult<'a> {
     awaits_imodel: Option<&'a str>,
 }
 
+/// The whole object, for its schema.
+#[cfg(test)]
+#[derive(schemars::JsonSchema)]
+#[schemars(rename = "Pass")]
+#[allow(dead_code, reason = "only its schema is of interest")]
+pub(in crate::cli) struct Whole<'a> {
+    #[schemars(flatten)]
+    head: Head<'a>,
+    files: Vec<FileView>,
+}
+
 /// Writes the object to standard output.
 pub(super) async fn write(pass: &Pass, watches: &[Watch], ledger: &Ledger) -> Result<(), Error> {
     let known = ledger.created_imodels().await?;
     let head = Head {
-        version: VERSION,
+        version: json::VERSION,
         ok: pass.is_good(),
         watches: watches
             .iter()

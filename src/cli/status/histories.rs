@@ -5,7 +5,6 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::json_form::VERSION;
 use super::{Error, print, text};
 use crate::cli::{json, matching, print_error, unfinished_file};
 use crate::config::ReadOnlyConfig;
@@ -49,7 +48,7 @@ pub(super) async fn show(
     ok &= unknown.is_empty() && !unfinished.iter().any(|file| file.view.busy);
     if as_json {
         print(&json::text(&JsonHistories {
-            version: VERSION,
+            version: json::VERSION,
             files: &histories,
             unfinished: &unfinished,
         }))?;
@@ -83,7 +82,8 @@ async fn histories(files: &[FileReport], ledger: &Ledger) -> Result<Vec<HistoryV
 
 /// The JSON form of histories.
 #[derive(Serialize)]
-struct JsonHistories<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Histories"))]
+pub(in crate::cli) struct JsonHistories<'a> {
     version: u32,
     files: &'a [HistoryView],
     unfinished: &'a [UnfinishedFile],
@@ -91,11 +91,13 @@ struct JsonHistories<'a> {
 
 /// A file that is not in the ledger yet, because it is being written or cannot be opened.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct UnfinishedFile {
     pub(super) watch: String,
     #[serde(flatten)]
     pub(super) view: UnfinishedView,
     /// Since when it cannot be opened.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(super) unreadable_since: Option<Timestamp>,
 }
 

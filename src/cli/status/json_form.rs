@@ -8,12 +8,12 @@ use super::{Error, List, Report};
 use crate::cli::json;
 use crate::runtime_status::{Outage, PageProblem, Undelivered};
 use crate::status_view::{self, BatchView, DaemonView, FailureGroupView, UploadView, WatchView};
-
-/// Incremented when a field changes its meaning or is removed.
-pub(super) const VERSION: u32 = 1;
+#[cfg(test)]
+use crate::status_view::{FileView, RunView};
 
 /// The JSON form without its lists of files and runs.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct JsonHead {
     version: u32,
     ok: bool,
@@ -31,12 +31,24 @@ struct JsonHead {
     files_found: Option<u64>,
 }
 
+/// The whole object, for its schema.
+#[cfg(test)]
+#[derive(schemars::JsonSchema)]
+#[schemars(rename = "Status")]
+#[allow(dead_code, reason = "only its schema is of interest")]
+pub(in crate::cli) struct Whole {
+    #[schemars(flatten)]
+    head: JsonHead,
+    files: Vec<FileView>,
+    runs: Vec<RunView>,
+}
+
 /// Prints the JSON form. All files of a search are read and written page by page, so that they are never all in memory.
 pub(super) async fn print(report: Report, list: List<'_>) -> Result<(), Error> {
     let summary = report.summary();
     let view = report.view;
     let head = JsonHead {
-        version: VERSION,
+        version: json::VERSION,
         ok: summary.ok,
         summary: summary.text,
         daemon: view.daemon,

@@ -9,7 +9,6 @@ use std::path::Path;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use crate::ledger::SearchedStates;
 use crate::names::QuotedPath;
 use crate::status_view::{FileView, RunProgressView, StatusView, Surroundings, WatchView, summary};
 
@@ -44,15 +43,16 @@ pub(super) fn head_of_list(
     search: &Search,
 ) -> String {
     let mut out = head(view, surroundings, now);
-    if search.text.is_none() {
+    if search.filter.text.is_none() {
         groups(&mut out, view, now);
     }
-    let which = match search.files.states {
-        SearchedStates::Failed => "FAILED FILES",
-        SearchedStates::All => "FILES",
+    let which = if search.failed {
+        "FAILED FILES"
+    } else {
+        "FILES"
     };
     out.push('\n');
-    match &search.text {
+    match &search.filter.text {
         Some(text) => line(&mut out, &format!("{which} WITH {text:?}")),
         None => line(&mut out, which),
     }

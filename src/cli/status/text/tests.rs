@@ -313,11 +313,11 @@ fn a_list_of_files_says_how_it_continues() {
     let page = |offset, all| page(&found, all, offset, &[], now());
     let none = super::page(&[], 0, 0, &[], now());
     let search = Search {
-        files: crate::ledger::FileSearch {
+        failed: true,
+        filter: crate::ledger::FileFilter {
             watches: Vec::new(),
-            states: SearchedStates::Failed,
+            text: Some("d\u{202e}".to_owned()),
         },
-        text: Some("d\u{202e}".to_owned()),
     };
     let head = head_of_list(
         &view(vec![watch()]),
