@@ -280,10 +280,11 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         all.push(folder(word, severe, reason));
     }
     if let Some(inactive) = &watch.inactive {
-        let is_suspended = matches!(inactive, Inactive::Suspended(_));
+        let is_suspended = matches!(inactive, Inactive::Suspended(_) | Inactive::AwaitsSignIn(_));
         let state = match inactive {
             Inactive::Paused { .. } => "paused",
             Inactive::AwaitsImodel { .. } => "waits for its iModel",
+            Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(&watch.name);
@@ -330,6 +331,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             kind: "watch",
             hint: fault.hint.clone(),
             ..folder("settings", true, fault.reason.clone())
+        });
+    }
+    if let Some(note) = &watch.owner {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: Some(note.hint.clone()),
+            ..folder("owner", note.waits, note.reason.clone())
         });
     }
     if let Some(version) = &watch.named_version

@@ -221,6 +221,38 @@ impl StateDirectory {
         }
     }
 
+    /// Removes a file. Whether there was one.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(crate) fn remove(&self, name: &str) -> Result<bool, Error> {
+        match rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(self.io(name, error)),
+        }
+    }
+
+    /// Gives a file another name; one that has it already is replaced.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        rustix::fs::renameat(&self.handle, from, &self.handle, to)
+            .map_err(|error| self.io(from, error))
+    }
+
+    /// Returns when new names in the directory survive a power cut.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        rustix::fs::fsync(&self.handle).map_err(|error| Error::Io {
+            path: self.path.clone(),
+            source: error.into(),
+        })
+    }
+
     /// The permission bits of what has this name.
     ///
     /// # Errors

@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::ledger::{
     BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, NamedVersionReport,
-    RunSummary, SpatialRootWait, WindowWait,
+    OwnerNote, RunSummary, SignInWait, SpatialRootWait, WindowWait,
 };
 
 fn watch() -> WatchReport {
@@ -23,6 +23,7 @@ fn watch() -> WatchReport {
         run_wait: None,
         named_version: None,
         settings_fault: None,
+        owner: None,
         deletions: DeletionReport::default(),
         former_imodels: Vec::new(),
         counts: Counts::default(),
@@ -38,6 +39,17 @@ fn unnamed(severe: bool) -> WatchReport {
             reason: Some("cannot create a named version: 403".to_owned()),
             hint: Some("assign a role".to_owned()),
             severe,
+        }),
+        ..watch()
+    }
+}
+
+fn owner(waits: bool) -> WatchReport {
+    WatchReport {
+        owner: Some(OwnerNote {
+            waits,
+            reason: "runs may not act for Ada".to_owned(),
+            hint: "run `itwin-syncd login --connector`".to_owned(),
         }),
         ..watch()
     }
@@ -114,6 +126,12 @@ fn problems_of_a_watch() {
             }),
             ..watch()
         },
+        inactive(Inactive::AwaitsSignIn(SignInWait {
+            reason: "no user is signed in".to_owned(),
+            hint: "run `itwin-syncd login`".to_owned(),
+        })),
+        owner(true),
+        owner(false),
         unnamed(false),
         unnamed(true),
         deleted(DeletionReport {

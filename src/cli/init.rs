@@ -213,7 +213,7 @@ async fn choose_imodel(
         }
         let error = Error::NoImodel {
             itwin_id: itwin.id,
-            member: client.service_user(),
+            member: client.member(),
         };
         let Some(terminal) = terminal.filter(|_| arguments.itwin.is_none()) else {
             return Err(error);
@@ -244,7 +244,7 @@ async fn ask_itwin(client: &Client, terminal: &Terminal) -> Result<Choice, Error
             return Ok(itwin);
         }
         complain(&Error::NoItwin {
-            member: client.service_user(),
+            member: client.member(),
         });
         terminal.line("Press Enter to look again: ")?;
     }
@@ -336,7 +336,7 @@ async fn test(config: &Config, account: &Account) -> bool {
                     &format!("{name}: not granted by a role: {}", missing.join(", ")),
                     &format!(
                         "if uploads or runs are refused, add them to a role of {}",
-                        account.client.service_user()
+                        account.client.member()
                     ),
                 );
             }

@@ -17,7 +17,8 @@ use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
     Alert, BulkChange, Config, ConnectionSettings, Environment, Heartbeat, Hook, Imodel, Itwin,
-    Log, Network, ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, network, web,
+    Log, Network, ReadOnlyConfig, Retry, RunSchedules, State, Sync, Upload, Web, itwin, network,
+    web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.
@@ -58,11 +59,6 @@ impl RawConfig {
         let times = Times::default().read(&mut top);
         let shutdown_grace = sections::shutdown_grace(&mut top);
 
-        let itwin = sections::itwin(
-            &mut Section::open(&root, "itwin", KEYS, report),
-            environment,
-            mode,
-        );
         let network = network::read(
             &mut Section::open(&root, "network", KEYS, report),
             environment,
@@ -72,6 +68,12 @@ impl RawConfig {
         let (state, at_state) = (
             sections::state(&mut section, environment),
             section.place("path"),
+        );
+        let itwin = itwin::read(
+            &mut Section::open(&root, "itwin", KEYS, report),
+            &state.path,
+            environment,
+            mode,
         );
         let mut section = Section::open(&root, "log", KEYS, report);
         let (log, at_log) = (sections::log(&mut section), section.place("directory"));

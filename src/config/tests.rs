@@ -93,9 +93,15 @@ fn example_loads_with_every_optional_key_in_force() {
 /// The example without the marks before its optional keys, except for those that are written in place of another one.
 fn every_key_in_force() -> String {
     let replaces_another = |line: &str| {
-        ["imodel =", "create =", "client_secret_command ="]
-            .iter()
-            .any(|key| line.starts_with(key))
+        [
+            "imodel =",
+            "create =",
+            "client_secret_command =",
+            "redirect_urls =",
+            "takeover =",
+        ]
+        .iter()
+        .any(|key| line.starts_with(key))
     };
     let lines = EXAMPLE.lines().map(|line| {
         line.strip_prefix("# ")
@@ -586,4 +592,26 @@ fn a_proxy_password_is_refused_in_the_file_and_never_shown() {
     let config = Config::parse(&text, "config.toml", &environment).unwrap();
     let (user, password) = config.network.proxy.unwrap().login.unwrap();
     assert_eq!((user.as_str(), password.expose()), ("me", "tiger2"));
+}
+
+#[test]
+fn a_user_needs_no_secret() {
+    let text = LEAST.replacen(
+        "[itwin]",
+        "[itwin]\nsign_in = \"user\"\nredirect_urls = [\"http://127.0.0.1:3302/back\", \"http://localhost:3301/back\"]",
+        1,
+    );
+    let config = Config::parse(&text, "config.toml", &Environment::default()).unwrap();
+    let user = config.itwin.user().unwrap();
+    let urls: Vec<&str> = user.redirect_urls.iter().map(Url::as_str).collect();
+    assert_eq!(
+        urls,
+        ["http://127.0.0.1:3302/back", "http://localhost:3301/back"]
+    );
+    assert!(!user.takeover);
+    assert_eq!(user.state, config.state.path);
+    let usual = LEAST.replacen("[itwin]", "[itwin]\nsign_in = \"user\"", 1);
+    let config = Config::parse(&usual, "config.toml", &Environment::default()).unwrap();
+    let usual = config.itwin.user().unwrap().redirect_urls[0].as_str();
+    assert_eq!(usual, "http://localhost:3301/signin-callback");
 }

@@ -88,6 +88,7 @@ pub(super) fn for_connection(
     duration: Duration,
     switches: &Switches,
     file_check: impl Fn(&File) -> Option<&'static str>,
+    owner_token_lifetime: Option<Duration>,
     faults: &mut ActiveFaults,
     now: Timestamp,
 ) -> Run {
@@ -159,7 +160,7 @@ pub(super) fn for_connection(
     );
     run.creator.clone_from(&connection.owner);
     if connection.authentication_type != "Service"
-        && !state.authorized_users.contains(&connection.owner)
+        && !state.is_authorized(&connection.owner, owner_token_lifetime, now)
     {
         "Error".clone_into(&mut run.verdict);
         run.error = Some(

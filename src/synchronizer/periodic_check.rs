@@ -10,6 +10,7 @@ use super::spatial_root::Extent;
 use super::{IDLE_MAX, SyncError, Synchronizer};
 use crate::ledger::{self, ConnectionFile, ConnectionRecord};
 use crate::next_attempt;
+use crate::retry::Class;
 use crate::stored_content::Content;
 
 impl Synchronizer {
@@ -54,6 +55,7 @@ impl Synchronizer {
             }
             match self.check(connection).await {
                 Ok(found) => {
+                    self.claim_refused(None).await?;
                     self.check_failures = 0;
                     if found {
                         next = Duration::ZERO;
@@ -61,6 +63,9 @@ impl Synchronizer {
                 }
                 Err(SyncError::Ledger(error)) => return Err(error),
                 Err(SyncError::Platform(error)) => {
+                    if error.class() == Class::AwaitsUser {
+                        self.claim_refused(Some(&error)).await?;
+                    }
                     self.check_failures = self.check_failures.saturating_add(1);
                     let pause = self.policy.delay(self.check_failures, error.floor());
                     self.check_not_before = Instant::now() + pause;

@@ -248,6 +248,10 @@ impl Synchronizer {
         let now = crate::clock::now();
         self.lost_runs = 0;
         failpoint("run ended");
+        if self.owner_is_refused(run) {
+            return self.end_refused_run(open, run).await;
+        }
+        self.owner_is_accepted().await?;
         let in_run: HashSet<FileId> = self
             .ledger
             .files_in_run(open.id)

@@ -9,7 +9,7 @@ use super::terminal::Terminal;
 use super::{Arguments, Error, complain};
 use crate::cli::check::{self, Report};
 use crate::cli::print_line;
-use crate::config::{Config, Environment, SECRET_HINT};
+use crate::config::{self, Config, Environment, SECRET_HINT};
 use crate::itwin::Client;
 use crate::secret::Secret;
 use crate::service;
@@ -74,7 +74,7 @@ pub(super) async fn sign_in(
         answers.client_id = id;
         match token(&answers, &known).await {
             Ok(client) => {
-                print_line(&format!("Signed in as {}", client.service_user()));
+                print_line(&format!("Signed in as {}", client.member()));
                 return Ok(Account {
                     answers,
                     secret: known,
@@ -139,7 +139,10 @@ fn secret_of(file: &Path) -> Result<Secret, Error> {
         ..Answers::default()
     };
     let config = parsed(&answers, &Environment::default())?;
-    Ok(config.itwin.client_secret.text)
+    match config.itwin.account {
+        config::Account::Service(secret) => Ok(secret.text),
+        config::Account::User(_) => Err(Error::Missing("--client-secret-file")),
+    }
 }
 
 /// The configuration with these answers.

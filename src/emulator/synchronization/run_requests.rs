@@ -60,6 +60,7 @@ pub(super) fn run(
         duration,
         &request.switches,
         mismatch,
+        request.shared.options.owner_token_lifetime,
         &mut faults,
         request.now,
     );
