@@ -280,7 +280,7 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         all.push(folder(word, severe, reason));
     }
     if let Some(inactive) = &watch.inactive {
-        let is_suspended = matches!(inactive, Inactive::Suspended(_) | Inactive::AwaitsSignIn(_));
+        let severe = matches!(inactive, Inactive::Suspended(_) | Inactive::AwaitsSignIn(_));
         let state = match inactive {
             Inactive::Paused { .. } => "paused",
             Inactive::AwaitsImodel { .. } => "waits for its iModel",
@@ -290,7 +290,7 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         let reason = inactive.reason(&watch.name);
         all.push(AlertProblem {
             kind: "watch",
-            ..folder("held", is_suspended, format!("{state}: {reason}"))
+            ..folder("held", severe, format!("{state}: {reason}"))
         });
     }
     if let Some(wait) = &watch.spatial_root
@@ -333,13 +333,6 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             ..folder("settings", true, fault.reason.clone())
         });
     }
-    if let Some(note) = &watch.owner {
-        all.push(AlertProblem {
-            kind: "watch",
-            hint: Some(note.hint.clone()),
-            ..folder("owner", note.waits, note.reason.clone())
-        });
-    }
     if let Some(version) = &watch.named_version
         && version.severe
         && let Some(reason) = &version.reason
@@ -361,6 +354,11 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             ..folder(trouble.state.as_str(), true, trouble.reason)
         });
     }
+    all.extend(watch.owner.as_ref().map(|note| AlertProblem {
+        kind: "watch",
+        hint: Some(note.hint.clone()),
+        ..folder("owner", note.waits, note.reason.clone())
+    }));
     all.extend(of_runs(watch));
     all
 }

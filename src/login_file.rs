@@ -192,7 +192,7 @@ impl Locked {
             .directory
             .file(NEXT, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
         let reserve = || {
-            file.write_all_at(&[b' '; SIZE_MAX], 0)?;
+            file.write_all_at(&vec![b' '; SIZE_MAX], 0)?;
             file.sync_all()
         };
         reserve().map_err(|error| io_error(&self.directory, NEXT, error))?;

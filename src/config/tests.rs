@@ -19,6 +19,14 @@ use crate::secret::Secret;
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
 
+/// The secret of its service application.
+fn secret(config: &Config) -> &str {
+    match &config.itwin.account {
+        Account::Service(secret) => secret.text.expose(),
+        Account::User(_) => "",
+    }
+}
+
 /// The least that is a configuration: lines 1 to 6.
 const LEAST: &str = r#"[itwin]
 client_id = "service-AbCdEfGhIjKlMnOpQrStUvWx"
@@ -370,13 +378,8 @@ fn the_first_source_of_the_secret_is_used() {
     let credentials = tempfile::tempdir().unwrap();
     let mut environment = environment();
     let secret = |text: &str, environment: &Environment| {
-        Config::parse(text, "config.toml", environment)
-            .unwrap()
-            .itwin
-            .client_secret
-            .text
-            .expose()
-            .to_owned()
+        let config = Config::parse(text, "config.toml", environment).unwrap();
+        secret(&config).to_owned()
     };
     assert_eq!(secret(LEAST, &environment), "tiger");
 
@@ -455,7 +458,7 @@ fn a_secret_that_kubernetes_mounts_is_read_through_its_links() {
     std::os::unix::fs::symlink("..data/secret", &link).unwrap();
     let text = with_secret_file(link.to_str().unwrap());
     let config = Config::parse(&text, "config.toml", &Environment::default()).unwrap();
-    assert_eq!(config.itwin.client_secret.text.expose(), "from a pod");
+    assert_eq!(secret(&config), "from a pod");
 }
 
 #[test]
@@ -463,7 +466,7 @@ fn a_program_prints_the_secret_and_is_the_only_source() {
     let with = |keys: &str| LEAST.replacen("[itwin]", &format!("[itwin]\n{keys}"), 1);
     let printed = with("client_secret_command = [\"/bin/echo\", \"from vault\"]");
     let config = Config::parse(&printed, "config.toml", &environment()).unwrap();
-    assert_eq!(config.itwin.client_secret.text.expose(), "from vault");
+    assert_eq!(secret(&config), "from vault");
     assert!(!format!("{config:?}").contains("from vault"));
     // Commands that only read the ledger do not run it.
     let fails = with("client_secret_command = [\"/bin/false\"]");

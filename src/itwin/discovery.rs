@@ -27,11 +27,12 @@ pub(super) struct Endpoints {
 
 #[derive(Deserialize)]
 struct Document {
-    token_endpoint: String,
-    #[serde(default)]
-    authorization_endpoint: Option<String>,
-    #[serde(default)]
-    revocation_endpoint: Option<String>,
+    #[serde(rename = "token_endpoint")]
+    token: String,
+    #[serde(rename = "authorization_endpoint", default)]
+    authorize: Option<String>,
+    #[serde(rename = "revocation_endpoint", default)]
+    revoke: Option<String>,
 }
 
 impl Endpoints {
@@ -74,7 +75,7 @@ impl Endpoints {
         let Ok(document) = reply.json::<Document>() else {
             return Ok(None);
         };
-        let Ok(token) = Url::parse(&document.token_endpoint) else {
+        let Ok(token) = Url::parse(&document.token) else {
             return Ok(None);
         };
         // Secrets are sent only to the configured host and port, and without a user name.
@@ -87,10 +88,10 @@ impl Endpoints {
         let found = Self {
             token,
             // It gets no secret, and the browser shows where it is.
-            authorize: named(document.authorization_endpoint)
+            authorize: named(document.authorize)
                 .filter(|url| url.scheme() == "https" || is_of(issuer, url))
                 .unwrap_or(usual.authorize),
-            revoke: named(document.revocation_endpoint).filter(|url| is_of(issuer, url)),
+            revoke: named(document.revoke).filter(|url| is_of(issuer, url)),
         };
         Ok(Some(found))
     }

@@ -313,7 +313,10 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
             ]
         );
         assert_eq!(format!("{config:?}"), format!("{old:?}"));
-        assert_eq!(config.itwin.client_secret.text.expose(), "b");
+        let Account::Service(secret) = config.itwin.account else {
+            unreachable!("the configuration has a secret");
+        };
+        assert_eq!(secret.text.expose(), "b");
     }
 
     #[test]

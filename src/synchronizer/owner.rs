@@ -244,7 +244,7 @@ impl Synchronizer {
                 warn!(imodel = %self.imodel_id, reason, hint, "runs will soon wait for the owner of the connection");
             }
             None if waited => {
-                info!(imodel = %self.imodel_id, "runs wait for the owner of the connection no longer")
+                info!(imodel = %self.imodel_id, "runs wait for the owner of the connection no longer");
             }
             None => {}
         }
