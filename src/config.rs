@@ -6,8 +6,8 @@
 //! quotes a value that could be a secret. It keeps no state.
 //!
 //! `raw` collects what was read, `document` knows TOML and line numbers, `syntax` explains errors of TOML; `itwin`,
-//! `sections`, `network`, `notifications`, `web` and `watches` know the keys with their defaults and limits; `values` parses
-//! durations, sizes and URLs, `credentials` finds secrets, `folders` compares the paths on this machine.
+//! `sections`, `network`, `notifications`, `web` and `watches` know the keys with their defaults and limits; `values`
+//! parses durations, sizes and URLs, `credentials` finds secrets, `folders` compares the paths on this machine.
 //!
 //! Longer than most files because it has the type of every table.
 

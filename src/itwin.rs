@@ -31,9 +31,11 @@ mod itwins;
 mod limits;
 mod list;
 mod network;
+mod oauth_transport;
 mod page;
 mod probe;
 mod reply;
+mod signed_out;
 mod storage;
 mod synchronization;
 mod transport;
@@ -64,6 +66,7 @@ pub use imodels::{Corners, Imodel, ImodelAnswer, ListedImodel, NamedVersion, Ver
 pub use itwins::{Listed, ListedItwin};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
+pub use signed_out::SignedOut;
 pub use storage::{File, Folder, UploadLinks};
 pub use synchronization::{
     ActiveRun, Authentication, Connection, NewConnection, Run, RunAnswer, RunError, RunJob,
@@ -71,7 +74,7 @@ pub use synchronization::{
 };
 pub(crate) use urls::is_loopback;
 pub use user::{Authorization, AuthorizationNote};
-pub use user_grant::{PendingSignIn, SignOut, SignedOut};
+pub use user_grant::{PendingSignIn, SignOut};
 
 use api::Api;
 use auth::Tokens;

@@ -2,8 +2,9 @@
 //! to, and when the user signed in.
 //!
 //! A refresh token works once: who uses it gets the next one. So the daemon and commands take turns ([`Locked`]), and
-//! the next token is on disk before anything is done with what it came with. The file is for its owner only, is replaced
-//! as a whole, and what replaces it has its space on disk before the token is used. The token never reaches text.
+//! the next token is on disk before anything is done with what it came with. The file is for its owner only, is
+//! replaced as a whole, and what replaces it has its space on disk before the token is used. The token never reaches
+//! text.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};

@@ -5,6 +5,8 @@
 //! process or to root, no one else may write to it, and it must not be a symbolic link. After that only this user can
 //! put anything there, and what is in it is opened relative to the open directory, without following links.
 //!
+//! Longer than most files because its tests make every kind of bad directory.
+//!
 //! Root is above all checks of the kernel, so a command that root runs becomes the owner of the directory first
 //! ([`act_as_owner`]): whatever the owner has prepared there, root does nothing that the owner could not do.
 

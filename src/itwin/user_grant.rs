@@ -8,27 +8,27 @@
 //! Source: developer.bentley.com/apis/overview/authorization/native-spa/; RFC 6749, RFC 7636, RFC 7009, RFC 8252
 
 use std::borrow::Cow;
-use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use oauth2::basic::{BasicClient, BasicTokenResponse};
 use oauth2::{
-    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, CsrfToken, EndpointNotSet,
-    EndpointSet, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
-    RefreshToken, RequestTokenError, Scope, TokenResponse as _, TokenUrl,
+    AuthType, AuthUrl, AuthorizationCode, ClientId, CsrfToken, EndpointNotSet, EndpointSet,
+    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, Scope, TokenUrl,
 };
 use tokio::time::Instant;
 use tracing::debug;
 use url::Url;
 
+use super::SignedOut;
 use super::callback::{self, CallbackError};
 use super::discovery::Endpoints;
 use super::error::{Error, Kind, Repeat};
-use super::granted::{Granted, OPERATION, Token};
+use super::granted::{OPERATION, Token};
 use super::hosts::Hosts;
 use super::limits::Limit;
+use super::oauth_transport::{OauthTransport, failure, granted};
 use super::transport::{HttpClients, execute};
 use crate::failpoint::failpoint;
 use crate::login_file::{self, Locked, Login, LoginFile, TOKEN_MAX};
@@ -46,54 +46,6 @@ const TURN_LOOK: Duration = Duration::from_millis(50);
 
 /// A client of the crate `oauth2` with both addresses.
 type Oauth = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
-
-/// Why there is no token: a user has to sign in.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SignedOut {
-    /// There is no sign-in.
-    #[error("no user is signed in")]
-    Nobody,
-    /// The refresh token is not accepted any more.
-    #[error(
-        "the sign-in of {user} has ended: it has expired, was revoked, or was used by another copy"
-    )]
-    Ended {
-        /// Name or e-mail address.
-        user: String,
-    },
-    /// The configuration was changed since.
-    #[error("the sign-in is for another application, with the client id {client_id:?}")]
-    OtherApplication {
-        /// Of the application that the user has signed in to.
-        client_id: String,
-    },
-    /// The file cannot be used.
-    #[error("{reason}")]
-    Unusable {
-        /// Why.
-        reason: String,
-        /// What to do about it.
-        hint: String,
-    },
-}
-
-impl SignedOut {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> String {
-        match self {
-            Self::Nobody | Self::Ended { .. } => {
-                "run `itwin-syncd login`; work continues without a restart".to_owned()
-            }
-            Self::OtherApplication { .. } => {
-                "run `itwin-syncd login`, or correct itwin.client_id and itwin.issuer_url"
-                    .to_owned()
-            }
-            Self::Unusable { hint, .. } => hint.clone(),
-        }
-    }
-}
 
 /// A sign-in that was begun: the user opens the address, and the browser returns to the redirect address.
 #[derive(Debug)]
@@ -215,7 +167,7 @@ impl UserGrant {
         let oauth = self.oauth(endpoints);
         let sent = RefreshToken::new(login.refresh_token.expose().to_owned());
         let asked_at = Instant::now();
-        let transport = Transport { http, hosts };
+        let transport = OauthTransport::new(http, hosts);
         // Safe to repeat: if an answer was lost, the token in it is lost in any case.
         let answer = retry::in_place(
             || exchange(&oauth, &sent, &transport),
@@ -295,7 +247,7 @@ impl UserGrant {
         };
         let oauth = self.oauth(endpoints);
         let asked_at = Instant::now();
-        let transport = Transport { http, hosts };
+        let transport = OauthTransport::new(http, hosts);
         // Not repeated: a code works once.
         let answer = oauth
             .exchange_code(AuthorizationCode::new(code.expose().to_owned()))
@@ -458,81 +410,10 @@ impl UserGrant {
 async fn exchange(
     oauth: &Oauth,
     refresh: &RefreshToken,
-    transport: &Transport<'_>,
+    transport: &OauthTransport<'_>,
 ) -> Result<BasicTokenResponse, Error> {
     let request = oauth.exchange_refresh_token(refresh);
     request.request_async(transport).await.map_err(failure)
-}
-
-/// The way of all requests, for the crate `oauth2`.
-struct Transport<'t> {
-    http: &'t HttpClients,
-    hosts: &'t Hosts,
-}
-
-impl<'c> AsyncHttpClient<'c> for Transport<'_> {
-    type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Error>> + Send + 'c>>;
-
-    fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(send(self.http, self.hosts, request))
-    }
-}
-
-/// Sends a request of the crate `oauth2`. It reads answers strictly; so it gets what was read leniently before.
-async fn send(
-    http: &HttpClients,
-    hosts: &Hosts,
-    request: HttpRequest,
-) -> Result<HttpResponse, Error> {
-    let unreadable = || {
-        let what = "the request cannot be built".to_owned();
-        Error::new(OPERATION, Kind::Unreadable { status: 0, what })
-    };
-    let (parts, body) = request.into_parts();
-    let url = Url::parse(&parts.uri.to_string()).map_err(|_| unreadable())?;
-    let host = hosts.of(&url);
-    let request = http
-        .to(&host)
-        .request(parts.method, url)
-        .headers(parts.headers)
-        .body(body);
-    let granted = Granted::ask(&host, request).await?;
-    let mut answer = serde_json::json!({
-        "access_token": granted.access_token.expose(),
-        "token_type": "bearer",
-        "expires_in": granted.lifetime.as_secs(),
-    });
-    if let Some(refresh) = &granted.refresh_token {
-        answer["refresh_token"] = refresh.expose().into();
-    }
-    let mut response = HttpResponse::new(answer.to_string().into_bytes());
-    *response.status_mut() = reqwest::StatusCode::OK;
-    Ok(response)
-}
-
-fn granted(answer: &BasicTokenResponse) -> Granted {
-    Granted {
-        access_token: Secret::new(answer.access_token().secret().as_str()),
-        lifetime: answer.expires_in().unwrap_or_default(),
-        refresh_token: answer
-            .refresh_token()
-            .map(|token| Secret::new(token.secret().as_str())),
-    }
-}
-
-/// Not the crate's message: it can quote the answer.
-fn failure<T: oauth2::ErrorResponse + 'static>(error: RequestTokenError<Error, T>) -> Error {
-    match error {
-        RequestTokenError::Request(error) => error,
-        _ => Error::new(
-            OPERATION,
-            Kind::Unreadable {
-                status: 200,
-                what: "no access token".to_owned(),
-            },
-        ),
-    }
 }
 
 fn checked(token: Secret) -> Result<Secret, Error> {

@@ -1,8 +1,8 @@
 //! Follows the sign-in of the user: keeps all work waiting while nobody is signed in, and continues it afterwards.
 //!
 //! Input: what the client finds out when it needs a token, and the file with the sign-in, which `login` and `logout`
-//! change. Output: the wait in the ledger, which keeps jobs from being claimed and is shown everywhere, and a wake-up of
-//! all stages when it is over.
+//! change. Output: the wait in the ledger, which keeps jobs from being claimed and is shown everywhere, and a wake-up
+//! of all stages when it is over.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::ledger::{Ledger, SignInWait};
 use crate::login_file::{Login, LoginFile, Stamp};
 use crate::retry::Policy;
 
-/// Between two looks at the file.
+/// How often the file is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Between two attempts to find out whether the sign-in works.

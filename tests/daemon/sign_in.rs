@@ -158,6 +158,13 @@ async fn shows(site: &Site, text: &str, daemon: &Daemon) {
     site.shows(text, daemon).await;
 }
 
+/// What the status says of the watch.
+async fn watch_of(site: &Site) -> serde_json::Value {
+    let printed = site.run(&["status", "--json"]).await;
+    let printed: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
+    printed["watches"][0].clone()
+}
+
 /// Number of requests for tokens so far.
 fn token_requests(site: &Site) -> usize {
     site.requests("POST", "/connect/token").len()
@@ -329,7 +336,7 @@ async fn a_kill_during_a_renewal_leaves_a_sign_in_or_a_wait_for_one() {
         let daemon = site.start();
         if !survives {
             shows(&site, "the sign-in of native-emulator", &daemon).await;
-            assert_eq!(site.status().await["watches"][0]["files"]["failed"], 0);
+            assert_eq!(watch_of(&site).await["files"]["failed"], 0);
             sign_in(&site).await;
         }
         site.synchronized(1, &daemon).await;
@@ -353,7 +360,7 @@ async fn a_revoked_sign_in_keeps_all_work_waiting_and_fails_no_file() {
     let asked = token_requests(&site);
     let again = site.run(&["check"]).await;
     assert!(again.out.contains("has ended"), "{}", again.out);
-    let files = site.status().await["watches"][0]["files"].clone();
+    let files = watch_of(&site).await["files"].clone();
     assert_eq!(
         (&files["failed"], &files["waiting"]),
         (&0.into(), &3.into()),
@@ -470,8 +477,7 @@ async fn a_run_without_consent_fails_no_file_and_is_repeated_after_it() {
     let missing = "runs may not act for native-emulator";
     shows(&site, missing, &daemon).await;
     let runs = site.emulator.state().runs.len();
-    let status = site.status().await;
-    let watch = &status["watches"][0];
+    let watch = watch_of(&site).await;
     assert_eq!(watch["owner"]["waits"], true, "{watch}");
     assert_eq!(
         (&watch["files"]["failed"], &watch["files"]["waiting"]),
@@ -489,8 +495,7 @@ async fn a_run_without_consent_fails_no_file_and_is_repeated_after_it() {
     site.synchronized(2, &daemon).await;
     eventually(|| daemon.log().contains("no longer"), || daemon.log()).await;
     daemon.stop().await;
-    let status = site.status().await;
-    assert!(status["watches"][0]["owner"].is_null());
+    assert!(watch_of(&site).await["owner"].is_null());
 }
 
 #[tokio::test]
@@ -524,7 +529,7 @@ async fn the_end_of_a_consent_is_announced_until_it_is_renewed() {
     write(&folder.join("b.ifc"), "b");
     site.synchronized(2, &daemon).await;
     consent(&site).await;
-    let renewed = async || site.status().await["watches"][0]["owner"].is_null();
+    let renewed = async || watch_of(&site).await["owner"].is_null();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !renewed().await {
         assert!(tokio::time::Instant::now() < deadline, "{}", daemon.log());
@@ -547,7 +552,7 @@ async fn a_connection_of_a_service_application_is_taken_over_only_with_the_key()
         write(&folder.join("b.ifc"), "b");
         let daemon = site.start();
         shows(&site, "is that of a service application", &daemon).await;
-        assert_eq!(site.status().await["watches"][0]["files"]["failed"], 0);
+        assert_eq!(watch_of(&site).await["files"]["failed"], 0);
         let check = site.run(&["check"]).await;
         assert!(check.out.contains("itwin.takeover = true"), "{}", check.out);
         site.itwin += "takeover = true\n";
@@ -561,7 +566,7 @@ async fn a_connection_of_a_service_application_is_taken_over_only_with_the_key()
             assert_eq!(connection.authentication_type, "User");
         } else {
             shows(&site, "ended with UserNotAuthenticated", &daemon).await;
-            assert_eq!(site.status().await["watches"][0]["files"]["failed"], 0);
+            assert_eq!(watch_of(&site).await["files"]["failed"], 0);
         }
         daemon.stop().await;
     }
