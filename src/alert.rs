@@ -354,18 +354,25 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             ..folder(trouble.state.as_str(), true, trouble.reason)
         });
     }
-    all.extend(watch.owner.as_ref().map(|note| AlertProblem {
-        kind: "watch",
-        hint: Some(note.hint.clone()),
-        ..folder("owner", note.waits, note.reason.clone())
-    }));
     all.extend(of_runs(watch));
     all
 }
 
-/// Runs of its iModel that take too long.
+/// Runs of its iModel that take too long, or that wait for the user for whom they act.
 fn of_runs(watch: &WatchReport) -> Vec<AlertProblem> {
     let mut all = Vec::new();
+    if let Some(note) = &watch.owner {
+        all.push(AlertProblem {
+            key: format!("owner {}", watch.name),
+            kind: "watch",
+            severe: note.waits,
+            watch: watch.name.clone(),
+            path: None,
+            failure: None,
+            reason: note.reason.clone(),
+            hint: Some(note.hint.clone()),
+        });
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");

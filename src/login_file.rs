@@ -387,7 +387,7 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
         let newer = whole.replace("\"version\": 1", "\"version\": 2");
-        for text in ["", "{}", &whole[..whole.len() / 2], &newer] {
+        for text in ["", "{}", whole.get(..whole.len() / 2).unwrap(), &newer] {
             std::fs::write(&path, text).unwrap();
             let error = file.read().unwrap_err();
             assert!(matches!(error, Error::Damaged { .. }), "{error:?}");

@@ -55,6 +55,18 @@ fn owner(waits: bool) -> WatchReport {
     }
 }
 
+/// What only the user can end.
+fn of_the_user() -> [WatchReport; 3] {
+    let signed_out = WatchReport {
+        inactive: Some(Inactive::AwaitsSignIn(SignInWait {
+            reason: "no user is signed in".to_owned(),
+            hint: "run `itwin-syncd login`".to_owned(),
+        })),
+        ..watch()
+    };
+    [signed_out, owner(true), owner(false)]
+}
+
 #[test]
 fn problems_of_a_watch() {
     let at = Timestamp::UNIX_EPOCH;
@@ -126,12 +138,6 @@ fn problems_of_a_watch() {
             }),
             ..watch()
         },
-        inactive(Inactive::AwaitsSignIn(SignInWait {
-            reason: "no user is signed in".to_owned(),
-            hint: "run `itwin-syncd login`".to_owned(),
-        })),
-        owner(true),
-        owner(false),
         unnamed(false),
         unnamed(true),
         deleted(DeletionReport {
@@ -150,7 +156,7 @@ fn problems_of_a_watch() {
         }),
     ];
     let mut text = String::new();
-    for problem in watches.iter().flat_map(of_watch) {
+    for problem in watches.iter().chain(&of_the_user()).flat_map(of_watch) {
         let level = if problem.severe { "error" } else { "warn" };
         text += &format!("{level} {}: {}\n", problem.place(), problem.reason);
         if let Some(hint) = problem.hint {

@@ -108,7 +108,9 @@ impl Synchronizer {
             let part = part(turn, asked, first == Some(connection.id));
             match self.check(connection, part).await {
                 Ok(found) => {
-                    self.claim_refused(None).await?;
+                    if matches!(part, Part::Everything | Part::Connection) {
+                        self.claim_refused(None).await?;
+                    }
                     self.check_failures = 0;
                     let next_turn = match part {
                         Part::Everything => 0,

@@ -12,6 +12,7 @@ const UNIT: &str = include_str!("../../../systemd/itwin-syncd.service");
 const USER: &str = include_str!("../../../systemd/itwin-syncd.sysusers");
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 const HOME: &str = include_str!("../../../systemd/examples/home.conf");
+const NO_SECRET: &str = include_str!("../../../systemd/examples/sign-in.conf");
 
 /// Where units are, those of packages too.
 const UNITS: [&str; 3] = [
@@ -39,6 +40,13 @@ pub(super) fn install() -> Result<(), Error> {
     })?;
     copy(&program, Path::new("/"))?;
     run(&["systemd-sysusers", "itwin-syncd.conf"])?;
+    run(&["systemctl", "daemon-reload"])
+}
+
+/// A user has no client secret: the unit does not expect one.
+pub(super) fn load_no_secret() -> Result<(), Error> {
+    let path = Path::new("/etc/systemd/system/itwin-syncd.service.d/sign-in.conf");
+    put(path, 0o644, |draft| fs::write(draft, NO_SECRET))?;
     run(&["systemctl", "daemon-reload"])
 }
 
