@@ -303,16 +303,17 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         all.push(folder(word, severe, reason));
     }
     if let Some(inactive) = &watch.inactive {
-        let is_suspended = matches!(inactive, Inactive::Suspended(_));
+        let severe = matches!(inactive, Inactive::Suspended(_) | Inactive::AwaitsSignIn(_));
         let state = match inactive {
             Inactive::Paused { .. } => "paused",
             Inactive::AwaitsImodel { .. } => "waits for its iModel",
+            Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(&watch.name);
         all.push(AlertProblem {
             kind: "watch",
-            ..folder("held", is_suspended, format!("{state}: {reason}"))
+            ..folder("held", severe, format!("{state}: {reason}"))
         });
     }
     if let Some(wait) = &watch.spatial_root
@@ -380,9 +381,21 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
     all
 }
 
-/// Runs of its iModel that take too long.
+/// Runs of its iModel that take too long, or that wait for the user for whom they act.
 fn of_runs(watch: &WatchReport) -> Vec<AlertProblem> {
     let mut all = Vec::new();
+    if let Some(note) = &watch.owner {
+        all.push(AlertProblem {
+            key: format!("owner {}", watch.name),
+            kind: "watch",
+            severe: note.waits,
+            watch: watch.name.clone(),
+            path: None,
+            failure: None,
+            reason: note.reason.clone(),
+            hint: Some(note.hint.clone()),
+        });
+    }
     let own = watch.last_run.as_ref();
     if let Some(run) = own.filter(|run| run.overdue && run.ended_at.is_none()) {
         let id = run.id.as_deref().unwrap_or("of ours");

@@ -14,6 +14,7 @@ mod generate;
 mod healthcheck;
 mod init;
 mod json;
+mod login;
 mod matching;
 mod operate;
 mod orphans;
@@ -92,6 +93,20 @@ enum Command {
     ///
     /// Exit codes: 0 written; 1 failed, nothing was written unless the output says so; 130 interrupted.
     Init(Box<init::Arguments>),
+    /// Sign in as a user, for a configuration with `itwin.sign_in = "user"`
+    ///
+    /// Opens a browser, waits for it to return to the redirect address on this machine, and stores the sign-in in the
+    /// state directory. Then, if the platform may not act for the user yet, opens the page on which the user allows
+    /// that. A running daemon continues its work by itself.
+    ///
+    /// Exit codes: 0 signed in; 1 failed; 78 invalid configuration.
+    Login(login::Login),
+    /// Sign out: delete the sign-in of the user, and revoke it on the platform
+    ///
+    /// All work waits until a user signs in again.
+    ///
+    /// Exit codes: 0 nobody is signed in any more; 1 failed; 78 invalid configuration.
+    Logout(login::Logout),
     /// Check configuration, folders, network, account, iModels and storage
     ///
     /// Prints one line per check, with a hint for each failure. Connects to the platform step by step, and names the
@@ -255,6 +270,8 @@ impl Cli {
             match self.command {
                 Command::Run(arguments) => run::run(&arguments).await,
                 Command::Init(arguments) => init::init(&arguments).await,
+                Command::Login(arguments) => login::login(&arguments).await,
+                Command::Logout(arguments) => login::logout(&arguments).await,
                 Command::Check(arguments) => check::check(&arguments).await,
                 Command::Status(arguments) => status::status(&arguments).await,
                 Command::Explain(arguments) => explain::explain(&arguments).await,

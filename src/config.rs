@@ -5,9 +5,9 @@
 //! the environment and the location of the folders it names; it never writes, never calls the platform, and never
 //! quotes a value that could be a secret. It keeps no state.
 //!
-//! `raw` collects what was read, `document` knows TOML and line numbers, `syntax` explains errors of TOML; `sections`,
-//! `network`, `notifications`, `web` and `watches` know the keys with their defaults and limits; `values` parses
-//! durations, sizes and URLs, `credentials` finds secrets, `folders` compares the paths on this machine.
+//! `raw` collects what was read, `document` knows TOML and line numbers, `syntax` explains errors of TOML; `itwin`,
+//! `sections`, `network`, `notifications`, `web` and `watches` know the keys with their defaults and limits; `values`
+//! parses durations, sizes and URLs, `credentials` finds secrets, `folders` compares the paths on this machine.
 //!
 //! Longer than most files because it has the type of every table.
 
@@ -18,6 +18,7 @@ mod errors;
 mod folders;
 mod hooks;
 mod imodels;
+mod itwin;
 mod mail;
 mod named_versions;
 mod network;
@@ -169,21 +170,53 @@ pub struct SpatialRoot {
     pub path: PathBuf,
 }
 
-/// The platform and the service application.
+/// The platform, and the account to use it with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Itwin {
     /// Base address of the API, without query; https, or a loopback host.
     pub api_url: Url,
     /// Base address of the identity provider, without query; https, or a loopback host.
     pub issuer_url: Url,
-    /// The service application's client id.
+    /// Client id of the application.
     pub client_id: String,
-    /// Its secret, from a file, a program, systemd's credentials or the environment; never from the config file.
-    pub client_secret: ClientSecret,
+    /// Who uses it.
+    pub account: Account,
     /// Scope asked for with each token.
     pub scope: String,
     /// Requests to the API, at most.
     pub limits: RequestLimits,
+}
+
+/// Who uses the platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// A service application, with its secret: from a file, a program, systemd's credentials or the environment; never
+    /// from the config file.
+    Service(ClientSecret),
+    /// A user who signs in through a native application, which has no secret.
+    User(UserAccount),
+}
+
+/// How a user signs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserAccount {
+    /// Where the browser returns to, on this machine; the first that can be used is. At least one.
+    pub redirect_urls: Vec<Url>,
+    /// Whether connections of service applications become connections of the user.
+    pub takeover: bool,
+    /// The state directory with the sign-in.
+    pub state: PathBuf,
+}
+
+impl Itwin {
+    /// How the user signs in, if it is one.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserAccount> {
+        match &self.account {
+            Account::User(user) => Some(user),
+            Account::Service(_) => None,
+        }
+    }
 }
 
 /// The state directory.

@@ -117,7 +117,7 @@
 //! | `GET /synchronization/imodels/storageconnections` | 200 403 404 422 | |
 //! | `POST /synchronization/imodels/storageconnections` | 201 403 404 409 422 | empty-connection, retired-connector, unknown-connector, limit |
 //! | `GET /synchronization/imodels/storageconnections/{id}` | 200 403 404 | last-run |
-//! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 403 404 422 | omitted-authentication |
+//! | `PUT /synchronization/imodels/storageconnections/{id}` | 200 403 404 422 | omitted-authentication, changed-owner |
 //! | `DELETE /synchronization/imodels/storageconnections/{id}` | 204 403 404 409 | delete-in-run, removed-source-file |
 //! | `POST /synchronization/imodels/storageconnections/{id}/run` | 202 303 403 404 409 422 | run-scope, simultaneous-run, empty-run, location, run-body, unchanged-task, undocumented-extension, geospatial-companions |
 //! | `GET /synchronization/imodels/storageconnections/{id}/runs` | 200 403 404 422 | |

@@ -5,7 +5,8 @@
 //! the query of an upload address. It knows nothing of watches, jobs or the ledger. A crash loses the token, the clock
 //! offset and the pauses that hosts requested; the service stores the pauses ([`Client::pauses`]).
 //!
-//! From bottom to top: `transport` exchanges one request with a host of `hosts`; `auth` gets tokens; `api` sends a
+//! From bottom to top: `transport` exchanges one request with a host of `hosts`; `auth` gets tokens, for a user by
+//! `user_grant`; `api` sends a
 //! [`call::Call`] with a token and repeats it where that is safe; `storage`, `synchronization`, `imodels` and `itwins`
 //! are the calls. `blob` has an HTTP client of its own, which never gets the token.
 //!
@@ -17,9 +18,12 @@ mod auth;
 mod blob;
 mod body;
 mod call;
+mod callback;
 mod client_secret;
+mod discovery;
 mod envelope;
 mod error;
+mod granted;
 mod headers;
 mod hosts;
 mod imodels;
@@ -27,14 +31,18 @@ mod itwins;
 mod limits;
 mod list;
 mod network;
+mod oauth_transport;
 mod page;
 mod probe;
 mod reply;
+mod signed_out;
 mod storage;
 mod synchronization;
 mod transport;
 mod untrusted_text;
 mod urls;
+mod user;
+mod user_grant;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +51,14 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::bandwidth::{BandwidthLimiter, Period};
+use crate::login_file::LoginFile;
 use crate::retry::Budget;
 use crate::secret::ClientSecret;
 
 pub use crate::retry::RequestLimits;
 pub use blob::{Checksum, Speed, UploadUrl};
+pub use callback::CallbackError;
+pub(crate) use callback::RETURNED_MAX;
 pub use error::Error;
 #[cfg(test)]
 pub(crate) use error::unreachable_platform;
@@ -55,12 +66,15 @@ pub use imodels::{Corners, Imodel, ImodelAnswer, ListedImodel, NamedVersion, Ver
 pub use itwins::{Listed, ListedItwin};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
+pub use signed_out::SignedOut;
 pub use storage::{File, Folder, UploadLinks};
 pub use synchronization::{
-    ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SettingsScope,
-    SourceFile, TaskError,
+    ActiveRun, Authentication, Connection, NewConnection, Run, RunAnswer, RunError, RunJob,
+    RunTask, SettingsScope, SourceFile, Takeover, TaskError,
 };
 pub(crate) use urls::is_loopback;
+pub use user::{Authorization, AuthorizationNote};
+pub use user_grant::{PendingSignIn, SignOut};
 
 use api::Api;
 use auth::Tokens;
@@ -76,10 +90,10 @@ pub struct Settings {
     pub api_url: Url,
     /// Base address of the identity provider.
     pub issuer_url: Url,
-    /// The service application's client id.
+    /// The application's client id.
     pub client_id: String,
-    /// The service application's secret.
-    pub client_secret: ClientSecret,
+    /// What tokens are requested with.
+    pub credentials: Credentials,
     /// OAuth scope to request.
     pub scope: String,
     /// Maximum number of API requests.
@@ -90,7 +104,16 @@ pub struct Settings {
     pub network: Network,
 }
 
-/// The platform, as one service application sees it. Clones share token, connections and pauses.
+/// What tokens are requested with.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// The secret of a service application.
+    Service(ClientSecret),
+    /// The sign-in of a user.
+    User(LoginFile),
+}
+
+/// The platform, as one service application or user sees it. Clones share token, connections and pauses.
 #[derive(Debug, Clone)]
 pub struct Client {
     api: Arc<Api>,
@@ -213,10 +236,10 @@ impl Client {
         self.api.tokens().get().await.map(drop)
     }
 
-    /// The e-mail address of the service application as a member of iTwins.
+    /// Who has to be a member of iTwins: the e-mail address of the service application, or the user.
     #[must_use]
-    pub fn service_user(&self) -> String {
-        self.api.tokens().service_user()
+    pub fn member(&self) -> String {
+        self.api.tokens().member()
     }
 
     /// Number of requests since the client was created, by host and status; no status for those without a response.

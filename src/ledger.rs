@@ -76,6 +76,7 @@ mod runs;
 mod scan_digests;
 mod sets;
 mod settings_faults;
+mod sign_in;
 mod spatial_roots;
 mod state;
 mod storage_folders;
@@ -145,6 +146,7 @@ pub use runs::OpenRun;
 pub use scan_digests::{Changes, ListingPart};
 pub use sets::{SetPart, WaitingSet};
 pub use settings_faults::SettingsFault;
+pub use sign_in::{OwnerNote, SignInWait};
 pub use spatial_roots::SpatialRootWait;
 pub use state::{
     Absence, BulkChangeKind, DeletionCause, FailureKind, JobState, OnDelete, Outcome, Relocation,

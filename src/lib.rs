@@ -34,6 +34,7 @@ pub mod ids;
 pub mod itwin;
 pub mod ledger;
 pub mod local_time;
+pub mod login_file;
 mod names;
 mod next_attempt;
 mod permission;

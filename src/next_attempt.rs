@@ -62,6 +62,11 @@ pub(crate) fn refusal(
             FailureKind::Credentials,
             Again::FailedUntil(after(now, policy.max)),
         ),
+        // Nothing starts until the user has acted; then it continues without a further pause.
+        Class::AwaitsUser => (
+            FailureKind::Credentials,
+            Again::At(after(now, policy.delay(1, None))),
+        ),
         Class::RefusedForAll => (
             FailureKind::Blocked,
             Again::FailedUntil(after(now, policy.max)),

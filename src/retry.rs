@@ -45,6 +45,8 @@ pub enum Class {
     },
     /// The credentials are wrong; every request fails.
     Credentials,
+    /// Nothing is wrong with the file: the user of the account has to act first.
+    AwaitsUser,
     /// This content, name or connector is rejected; the same request fails again.
     RefusedForContent,
     /// Something outside the file must be fixed, such as a permission.

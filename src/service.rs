@@ -15,6 +15,7 @@ mod interfaces;
 mod new_imodels;
 mod once;
 mod reload;
+mod sign_in;
 pub mod signals;
 mod systemd;
 mod tasks;
@@ -24,9 +25,10 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::config::Config;
-use crate::itwin::{self, Client, Settings};
+use crate::config::{Account, Config};
+use crate::itwin::{self, Client, Credentials, Settings};
 use crate::ledger::{self, Inactive, Ledger, Outcome, Summary};
+use crate::login_file::LoginFile;
 use crate::watch as watching;
 pub use reload::Reloads;
 use tasks::Tasks;
@@ -140,6 +142,7 @@ pub async fn run(
     config.know_imodels(&ledger.created_imodels().await?);
     let (known, mut imodel_known) = tokio::sync::mpsc::channel(1);
     let mut tasks = Tasks::start(&config, &ledger, &client, known).await?;
+    tasks.start_sign_in(&ledger, &client, until).await?;
     tasks
         .start_interfaces(&config, &ledger, &client, until)
         .await?;
@@ -248,7 +251,9 @@ fn log_proxy(config: &Config) {
 async fn awaiting(ledger: &Ledger) -> Result<Vec<(String, String)>, ledger::Error> {
     let reports = ledger.watch_reports(crate::clock::now()).await?.into_iter();
     let waiting = reports.filter_map(|watch| match watch.inactive {
-        Some(inactive @ Inactive::AwaitsImodel { .. }) if watch.configured => {
+        Some(inactive @ (Inactive::AwaitsImodel { .. } | Inactive::AwaitsSignIn(_)))
+            if watch.configured =>
+        {
             let reason = inactive.reason(&watch.name);
             Some((watch.name, reason))
         }
@@ -266,7 +271,10 @@ pub fn client(config: &Config) -> Result<Client, itwin::Error> {
         api_url: config.itwin.api_url.clone(),
         issuer_url: config.itwin.issuer_url.clone(),
         client_id: config.itwin.client_id.clone(),
-        client_secret: config.itwin.client_secret.clone(),
+        credentials: match &config.itwin.account {
+            Account::Service(secret) => Credentials::Service(secret.clone()),
+            Account::User(user) => Credentials::User(LoginFile::new(&user.state)),
+        },
         scope: config.itwin.scope.clone(),
         limits: config.itwin.limits,
         rate: config.upload.rate.clone(),

@@ -5,6 +5,8 @@
 //! process or to root, no one else may write to it, and it must not be a symbolic link. After that only this user can
 //! put anything there, and what is in it is opened relative to the open directory, without following links.
 //!
+//! Longer than most files because its tests make every kind of bad directory.
+//!
 //! Root is above all checks of the kernel, so a command that root runs becomes the owner of the directory first
 //! ([`act_as_owner`]): whatever the owner has prepared there, root does nothing that the owner could not do.
 //!
@@ -244,6 +246,38 @@ impl StateDirectory {
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Removes a file. Whether there was one.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(crate) fn remove(&self, name: &str) -> Result<bool, Error> {
+        match rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(self.io(name, error)),
+        }
+    }
+
+    /// Gives a file another name; one that has it already is replaced.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        rustix::fs::renameat(&self.handle, from, &self.handle, to)
+            .map_err(|error| self.io(from, error))
+    }
+
+    /// Returns when new names in the directory survive a power cut.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        rustix::fs::fsync(&self.handle).map_err(|error| Error::Io {
+            path: self.path.clone(),
+            source: error.into(),
+        })
     }
 
     /// The permission bits of what has this name.

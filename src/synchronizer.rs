@@ -11,7 +11,10 @@
 //! after a crash the synchronizer first looks for the run. A run of another client is waited for (`blocking`) and never
 //! counted as ours. A master is run only with its whole set (`sets`). Files that are gone from their folder are taken
 //! out of the connection and of storage, if their watch says so (`withdrawal`, `surplus`).
+//! Connections that act for a user wait for that user's consent (`owner`).
 //! `named_versions` names what runs have brought; `platform_settings` sets how they read files.
+//!
+//! Longer than most files because all that a synchronizer remembers is here.
 
 mod batching;
 mod blocking;
@@ -20,6 +23,7 @@ mod displaced;
 mod file_reports;
 mod named_versions;
 mod outcome;
+mod owner;
 mod periodic_check;
 mod platform_settings;
 mod progress;
@@ -45,19 +49,20 @@ use tracing::{error, warn};
 
 use crate::config;
 use crate::ids::ImodelId;
-use crate::itwin::{self, Client};
+use crate::itwin::{self, Client, Takeover};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionId, ConnectionRecord, FileId, Ledger, Refusal,
     SpatialRootWait, WindowWait,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
-use crate::retry::Policy;
+use crate::retry::{Class, Policy};
 use crate::selection::{Guess, Scope};
 use batching::Batch;
 use blocking::Blocking;
 use connection::Read;
 use file_reports::{report_failure, report_foreign_change};
+use owner::Owner;
 use platform_settings::Applied;
 use run::Requested;
 use sets::Sets;
@@ -93,6 +98,8 @@ pub struct Deps {
 /// What may change while a synchronizer works.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The user for whom connections act, if the account is one.
+    pub user: Option<config::UserAccount>,
     /// Batches, polling, deadlines.
     pub sync: config::Sync,
     /// Pauses between attempts.
@@ -119,6 +126,14 @@ impl Settings {
             first: self.retry.first_delay,
             max: self.retry.max_delay,
         }
+    }
+}
+
+fn takeover(user: Option<&config::UserAccount>) -> Takeover {
+    if user.is_some_and(|user| user.takeover) {
+        Takeover::Yes
+    } else {
+        Takeover::No
     }
 }
 
@@ -177,6 +192,8 @@ pub struct Synchronizer {
     withdrawals: Withdrawals,
     /// When the iModel was last found without changesets.
     found_empty: Option<Instant>,
+    takeover: Takeover,
+    owner: Owner,
     naming: named_versions::Attempts,
     applied: platform_settings::Attempts,
     /// When deleted files are looked for again, and how often in a row that failed.
@@ -228,6 +245,8 @@ impl Synchronizer {
             run_wait: None,
             withdrawals: Withdrawals::Allowed,
             found_empty: None,
+            takeover: takeover(settings.user.as_ref()),
+            owner: Owner::default(),
             naming: named_versions::Attempts::new(),
             applied: platform_settings::Attempts::default(),
             withdraw_not_before: Instant::now(),
@@ -254,6 +273,7 @@ impl Synchronizer {
                     self.poll_blocking_soon();
                     self.naming.at_once();
                     self.applied.at_once();
+                    self.owner.at_once();
                 }
                 let pause = self.step().await?;
                 let at_rest = self.at_rest && !pause.is_zero();
@@ -287,9 +307,25 @@ impl Synchronizer {
             self.sync = settings.sync;
             self.scopes = settings.scopes;
             self.applied.at_once();
+            let takeover = takeover(settings.user.as_ref());
+            if takeover != self.takeover {
+                self.takeover = takeover;
+                self.failures = 0;
+                self.not_before = Instant::now();
+                self.check_not_before = Instant::now();
+            }
+        }
+        if self.client.signed_out().borrow().is_some() {
+            // The service wakes it when a user is signed in.
+            self.at_rest = true;
+            return Ok(IDLE_MAX);
         }
         if let Some(open) = self.ledger.open_run(&self.imodel_id).await? {
             return self.follow(&open).await;
+        }
+        if let Some(pause) = self.await_owner().await? {
+            self.at_rest = true;
+            return Ok(pause.min(IDLE_MAX));
         }
         let naming = self.name_version().await?;
         let settings = self.check_settings().await?;
@@ -397,6 +433,7 @@ impl Synchronizer {
             }
             let requested = match self.reconcile(connection, extent, Read::Everything).await {
                 Ok(Some(platform_id)) => {
+                    self.claim_refused(None).await?;
                     if self.apply_settings(connection, &platform_id).await? == Applied::No {
                         waits = true;
                         continue;
@@ -440,6 +477,9 @@ impl Synchronizer {
         error: &itwin::Error,
     ) -> Result<Duration, ledger::Error> {
         let now = crate::clock::now();
+        if error.class() == Class::AwaitsUser {
+            self.claim_refused(Some(error)).await?;
+        }
         if error.is_not_found() {
             self.connection_losses = self.connection_losses.saturating_add(1);
             self.ledger.set_connection(connection.id, None).await?;

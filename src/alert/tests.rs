@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::ledger::{
     BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, NamedVersionReport,
-    RunSummary, SpatialRootWait, WindowWait,
+    OwnerNote, RunSummary, SignInWait, SpatialRootWait, WindowWait,
 };
 
 fn watch() -> WatchReport {
@@ -23,6 +23,7 @@ fn watch() -> WatchReport {
         run_wait: None,
         named_version: None,
         settings_fault: None,
+        owner: None,
         deletions: DeletionReport::default(),
         former_imodels: Vec::new(),
         counts: Counts::default(),
@@ -41,6 +42,29 @@ fn unnamed(severe: bool) -> WatchReport {
         }),
         ..watch()
     }
+}
+
+fn owner(waits: bool) -> WatchReport {
+    WatchReport {
+        owner: Some(OwnerNote {
+            waits,
+            reason: "runs may not act for Ada".to_owned(),
+            hint: "run `itwin-syncd login --connector`".to_owned(),
+        }),
+        ..watch()
+    }
+}
+
+/// What only the user can end.
+fn of_the_user() -> [WatchReport; 3] {
+    let signed_out = WatchReport {
+        inactive: Some(Inactive::AwaitsSignIn(SignInWait {
+            reason: "no user is signed in".to_owned(),
+            hint: "run `itwin-syncd login`".to_owned(),
+        })),
+        ..watch()
+    };
+    [signed_out, owner(true), owner(false)]
 }
 
 #[test]
@@ -132,7 +156,7 @@ fn problems_of_a_watch() {
         }),
     ];
     let mut text = String::new();
-    for problem in watches.iter().flat_map(of_watch) {
+    for problem in watches.iter().chain(&of_the_user()).flat_map(of_watch) {
         let level = if problem.severe { "error" } else { "warn" };
         text += &format!("{level} {}: {}\n", problem.place(), problem.reason);
         if let Some(hint) = problem.hint {

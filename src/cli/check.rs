@@ -2,6 +2,7 @@
 //!
 //! Longer than most files because it has a function for each check.
 
+mod account;
 mod content;
 mod report;
 mod settings;
@@ -266,6 +267,13 @@ pub(super) async fn network(report: &mut Report, config: &Config, client: &Clien
     reached
 }
 
+/// The names of the connections of an iModel that the configuration uses.
+fn connections_used<'c>(config: &'c Config, imodel_id: &ImodelId) -> Vec<&'c ConnectionName> {
+    let watches = config.watches.iter();
+    let watches = watches.filter(|watch| watch.imodel_id == *imodel_id);
+    watches.map(|watch| &watch.connection).collect()
+}
+
 /// Compares the source files of an iModel with what it accepts. `watched` are those in folders.
 async fn source_files(
     report: &mut Report,
@@ -276,12 +284,7 @@ async fn source_files(
     watched: u64,
 ) {
     let name = format!("iModel {imodel_id}");
-    let used: Vec<&ConnectionName> = config
-        .watches
-        .iter()
-        .filter(|watch| watch.imodel_id == *imodel_id)
-        .map(|watch| &watch.connection)
-        .collect();
+    let used = connections_used(config, imodel_id);
     let (mut ours, mut foreign) = (0, 0);
     for connection in connections {
         let is_ours = connection
@@ -399,15 +402,8 @@ pub(super) async fn platform(
     client: &Client,
     watched: &BTreeMap<ImodelId, u64>,
 ) {
-    match client.check_token().await {
-        Ok(()) => report.ok(&format!(
-            "token from {} for {}",
-            config.itwin.issuer_url, config.itwin.client_id
-        )),
-        Err(error) => {
-            report.refused(&format!("token from {}", config.itwin.issuer_url), &error);
-            return;
-        }
+    if !account::token(report, config, client).await {
+        return;
     }
     settings::preview(report, config);
     let mut itwins: BTreeMap<String, Vec<&Watch>> = BTreeMap::new();
@@ -461,6 +457,12 @@ pub(super) async fn platform(
                 report.ok(&format!(
                     "synchronization of iModel {imodel_id}: accessible"
                 ));
+                account::connections(
+                    report,
+                    config,
+                    &connections_used(config, imodel_id),
+                    &connections,
+                );
                 let watched = watched.get(imodel_id).copied().unwrap_or_default();
                 source_files(report, config, client, imodel_id, &connections, watched).await;
                 spatial_root(report, config, client, imodel_id).await;

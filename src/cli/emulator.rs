@@ -58,6 +58,10 @@ pub(super) struct Arguments {
     /// Lifetime of a token
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     token_lifetime: Duration,
+    /// How long connections may act for a user after the last consent, which the platform ends after about 30 days;
+    /// by default without end
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    owner_token_lifetime: Option<Duration>,
     /// Maximum number of source files per iModel, over all its connections
     #[arg(long, value_name = "COUNT", default_value_t = 250)]
     max_source_files: usize,
@@ -175,6 +179,9 @@ pub(super) async fn emulator(arguments: &Arguments) -> u8 {
         .switches(switches)
         .file_check(!arguments.no_file_check)
         .seed(arguments.seed);
+    if let Some(lifetime) = arguments.owner_token_lifetime {
+        builder = builder.owner_token_lifetime(lifetime);
+    }
     for (id, secret) in &clients {
         builder = builder.client(id, secret);
     }

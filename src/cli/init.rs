@@ -14,6 +14,7 @@ mod files;
 mod folder;
 mod terminal;
 mod unit;
+mod user;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,7 +63,10 @@ pub(super) struct Arguments {
     /// Replace an existing configuration and secret
     #[arg(long)]
     force: bool,
-    /// Client id of the service application; or the environment variable `ITWIN_SYNCD_CLIENT_ID`
+    /// Who uses the platform; if not given, an id that begins with `native-` leads to a question
+    #[arg(long, value_name = "KIND", value_enum)]
+    sign_in: Option<SignIn>,
+    /// Client id of the application; or the environment variable `ITWIN_SYNCD_CLIENT_ID`
     #[arg(long, value_name = "ID")]
     client_id: Option<String>,
     /// File with the client secret (mode 600)
@@ -98,6 +102,15 @@ pub(super) struct Arguments {
     /// Install and start the service without asking; needs root
     #[arg(long)]
     install: bool,
+}
+
+/// Who uses the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum SignIn {
+    /// A service application, with a secret
+    Service,
+    /// A user, through a native application
+    User,
 }
 
 pub(super) async fn init(arguments: &Arguments) -> u8 {
@@ -137,11 +150,10 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
         return Err(Error::Exists(places.config));
     }
     places.check()?;
-    // The place to offer signing in as a user.
     let mut account = sign_in(arguments, &places, terminal).await?;
     choose_imodel(arguments, &mut account, terminal).await?;
     choose_folder(arguments, &places, &mut account.answers, terminal).await?;
-    let config = parse(&account.answers, &account.secret)?;
+    let config = parse(&account.answers, account.secret.as_ref())?;
     if !test(&config, &account).await {
         let anyway = "Write the configuration all the same?";
         if !terminal.map_or(Ok(false), |terminal| terminal.agrees(anyway, Enter::No))? {
@@ -213,7 +225,7 @@ async fn choose_imodel(
         }
         let error = Error::NoImodel {
             itwin_id: itwin.id,
-            member: client.service_user(),
+            member: client.member(),
         };
         let Some(terminal) = terminal.filter(|_| arguments.itwin.is_none()) else {
             return Err(error);
@@ -244,7 +256,7 @@ async fn ask_itwin(client: &Client, terminal: &Terminal) -> Result<Choice, Error
             return Ok(itwin);
         }
         complain(&Error::NoItwin {
-            member: client.service_user(),
+            member: client.member(),
         });
         terminal.line("Press Enter to look again: ")?;
     }
@@ -336,7 +348,7 @@ async fn test(config: &Config, account: &Account) -> bool {
                     &format!("{name}: not granted by a role: {}", missing.join(", ")),
                     &format!(
                         "if uploads or runs are refused, add them to a role of {}",
-                        account.client.service_user()
+                        account.client.member()
                     ),
                 );
             }
@@ -359,12 +371,14 @@ async fn write(
     let Account {
         mut answers,
         secret,
+        sign_in,
         ..
     } = account;
     let is_kept = places
         .kept_secret()
-        .is_some_and(|kept| kept == secret.expose());
-    let has_other = !is_kept && places.kept_secret().is_some();
+        .zip(secret.as_ref())
+        .is_some_and(|(kept, secret)| kept == secret.expose());
+    let has_other = secret.is_some() && !is_kept && places.kept_secret().is_some();
     let own_file = arguments.client_secret_file.as_ref();
     let own_file = own_file.filter(|_| !places.is_of_the_service);
     if has_other && own_file.is_none() && !arguments.force {
@@ -395,6 +409,7 @@ async fn write(
         unit::install()?;
     }
     answers.client_secret_file = match own_file {
+        _ if secret.is_none() => None,
         Some(file) => std::path::absolute(file).ok(),
         None => (!places.is_of_the_service).then(|| places.secret.clone()),
     };
@@ -403,7 +418,7 @@ async fn write(
     } else {
         Existing::Keep
     };
-    let written = Some(&secret).filter(|_| own_file.is_none() && !is_kept);
+    let written = secret.as_ref().filter(|_| own_file.is_none() && !is_kept);
     places.write(&answers.text(), written, existing)?;
     print_line(&format!("Wrote {:?}", places.config));
     if written.is_some() {
@@ -415,6 +430,9 @@ async fn write(
             complain(&Error::Folder(problem));
         }
     }
+    if secret.is_none() && can_install {
+        unit::load_no_secret(&places.service_name())?;
+    }
     if starts {
         unit::start(&places.service_name())?;
     }
@@ -424,6 +442,10 @@ async fn write(
         (false, Existing::Replace) => Start::Again,
     };
     next(places, start);
+    if let Some(sign_in) = sign_in {
+        // The last step: as root, it acts as the service's user from then on.
+        user::keep(&sign_in, &parse(&answers, None)?)?;
+    }
     drop(interrupted);
     Ok(())
 }

@@ -186,7 +186,7 @@ fn print_summary(pass: &Pass) {
         print_line(&format!("watch {watch:?}: folder unavailable: {reason}"));
     }
     for (watch, reason) in &pass.awaiting {
-        print_line(&format!("watch {watch:?}: waits for its iModel: {reason}"));
+        print_line(&format!("watch {watch:?}: waits: {reason}"));
     }
     for (watch, what) in &pass.left_out {
         print_line(&format!("watch {watch:?}: only partly readable: {what}"));

@@ -17,7 +17,8 @@ use super::values::InvalidValue;
 use super::watches::{self, Placed};
 use super::{
     Alert, BulkChange, Config, ConnectionSettings, Environment, Heartbeat, Hook, Imodel, Itwin,
-    Log, Network, ReadOnlyConfig, Retry, RunSchedules, Source, State, Sync, Upload, Web, network,
+    Log, Network, ReadOnlyConfig, Retry, RunSchedules, Source, State, Sync, Upload, Web, itwin,
+    network,
     web,
 };
 
@@ -59,11 +60,6 @@ impl RawConfig {
         let times = Times::default().read(&mut top);
         let shutdown_grace = sections::shutdown_grace(&mut top);
 
-        let itwin = sections::itwin(
-            &mut Section::open(&root, "itwin", KEYS, report),
-            environment,
-            mode,
-        );
         let network = network::read(
             &mut Section::open(&root, "network", KEYS, report),
             environment,
@@ -73,6 +69,12 @@ impl RawConfig {
         let (state, at_state) = (
             sections::state(&mut section, environment),
             section.place("path"),
+        );
+        let itwin = itwin::read(
+            &mut Section::open(&root, "itwin", KEYS, report),
+            &state.path,
+            environment,
+            mode,
         );
         let mut section = Section::open(&root, "log", KEYS, report);
         let (log, at_log) = (sections::log(&mut section), section.place("directory"));

@@ -5,18 +5,10 @@
 
 use std::time::Duration;
 
-use url::Url;
-
 use super::document::{Keys, Section};
-use super::environment::Mode;
 use super::values::{self, InvalidValue, show_duration, show_size};
-use super::{
-    BulkChange, Environment, Itwin, Level, Log, Retry, SettlePolicy, State, Sync, Upload,
-    credentials,
-};
+use super::{BulkChange, Environment, Level, Log, Retry, SettlePolicy, State, Sync, Upload};
 use crate::connection_name::ConnectionName;
-use crate::itwin::RequestLimits;
-use crate::secret::ClientSecret;
 
 /// Every table and its keys; `""` is the top of the file.
 pub(super) const KEYS: &Keys = &[
@@ -66,6 +58,9 @@ pub(super) const KEYS: &Keys = &[
             "client_id",
             "client_secret_file",
             "client_secret_command",
+            "sign_in",
+            "redirect_urls",
+            "takeover",
             "scope",
             "requests_per_minute",
             "requests_per_hour",
@@ -236,78 +231,6 @@ pub(super) fn shutdown_grace(section: &mut Section<'_>) -> Duration {
     section
         .read("shutdown_grace", values::duration(Duration::ZERO..=HOUR))
         .unwrap_or(30 * SECOND)
-}
-
-/// `[itwin]`; `None` when something required is missing, which has been reported then, or when the secret is not
-/// wanted.
-pub(super) fn itwin(
-    section: &mut Section<'_>,
-    environment: &Environment,
-    mode: Mode,
-) -> Option<Itwin> {
-    let api_url = section
-        .read("api_url", values::url)
-        .or_else(|| Url::parse("https://api.bentley.com").ok());
-    let issuer_url = section
-        .read("issuer_url", values::url)
-        .or_else(|| Url::parse("https://ims.bentley.com").ok());
-    let scope = section
-        .read("scope", values::line)
-        .unwrap_or_else(|| "itwin-platform".to_owned());
-    let limits = RequestLimits {
-        per_minute: section
-            .read("requests_per_minute", values::count(1..=1_000_000))
-            .unwrap_or(4500),
-        per_hour: section.read("requests_per_hour", values::count(1..=1_000_000)),
-    };
-    let client_id = section.require(
-        "client_id",
-        "register a service application at developer.bentley.com/my-apps and add its client id",
-        |value| match value.as_str() {
-            Some("") => Err(InvalidValue::new(
-                "must not be empty",
-                "set it to the client id of a service application from developer.bentley.com/my-apps",
-            )),
-            _ => values::line(value),
-        },
-    );
-    let file = section.read("client_secret_file", credentials::path);
-    let command = section.read("client_secret_command", credentials::command);
-    let has = |key| section.has(key);
-    let is_unusable = file.is_none() && has("client_secret_file")
-        || command.is_none() && has("client_secret_command");
-    if has("client_secret_file") && has("client_secret_command") {
-        section.add(
-            "client_secret_command",
-            InvalidValue::new(
-                "client_secret_file is set as well",
-                "remove one of the two keys: the secret has one source",
-            ),
-        );
-        return None;
-    }
-    if mode == Mode::Inspect || is_unusable {
-        return None;
-    }
-    let (found, key) = match &command {
-        Some(command) => (credentials::print(command), "client_secret_command"),
-        None => (
-            credentials::find(file.as_deref(), environment),
-            "client_secret_file",
-        ),
-    };
-    let client_secret = found.map_err(|bad| section.add(key, bad)).ok();
-    Some(Itwin {
-        api_url: api_url?,
-        issuer_url: issuer_url?,
-        client_id: client_id?,
-        client_secret: ClientSecret {
-            text: client_secret?,
-            command,
-        },
-        scope,
-        limits,
-    })
 }
 
 pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> State {

@@ -19,6 +19,14 @@ use crate::secret::Secret;
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
 
+/// The secret of its service application.
+fn secret(config: &Config) -> &str {
+    match &config.itwin.account {
+        Account::Service(secret) => secret.text.expose(),
+        Account::User(_) => "",
+    }
+}
+
 /// The least that is a configuration: lines 1 to 6.
 const LEAST: &str = r#"[itwin]
 client_id = "service-AbCdEfGhIjKlMnOpQrStUvWx"
@@ -93,9 +101,15 @@ fn example_loads_with_every_optional_key_in_force() {
 /// The example without the marks before its optional keys, except for those that are written in place of another one.
 fn every_key_in_force() -> String {
     let replaces_another = |line: &str| {
-        ["imodel =", "create =", "client_secret_command ="]
-            .iter()
-            .any(|key| line.starts_with(key))
+        [
+            "imodel =",
+            "create =",
+            "client_secret_command =",
+            "redirect_urls =",
+            "takeover =",
+        ]
+        .iter()
+        .any(|key| line.starts_with(key))
     };
     let lines = EXAMPLE.lines().map(|line| {
         line.strip_prefix("# ")
@@ -364,13 +378,8 @@ fn the_first_source_of_the_secret_is_used() {
     let credentials = tempfile::tempdir().unwrap();
     let mut environment = environment();
     let secret = |text: &str, environment: &Environment| {
-        Config::parse(text, "config.toml", environment)
-            .unwrap()
-            .itwin
-            .client_secret
-            .text
-            .expose()
-            .to_owned()
+        let config = Config::parse(text, "config.toml", environment).unwrap();
+        secret(&config).to_owned()
     };
     assert_eq!(secret(LEAST, &environment), "tiger");
 
@@ -449,7 +458,7 @@ fn a_secret_that_kubernetes_mounts_is_read_through_its_links() {
     std::os::unix::fs::symlink("..data/secret", &link).unwrap();
     let text = with_secret_file(link.to_str().unwrap());
     let config = Config::parse(&text, "config.toml", &Environment::default()).unwrap();
-    assert_eq!(config.itwin.client_secret.text.expose(), "from a pod");
+    assert_eq!(secret(&config), "from a pod");
 }
 
 #[test]
@@ -457,7 +466,7 @@ fn a_program_prints_the_secret_and_is_the_only_source() {
     let with = |keys: &str| LEAST.replacen("[itwin]", &format!("[itwin]\n{keys}"), 1);
     let printed = with("client_secret_command = [\"/bin/echo\", \"from vault\"]");
     let config = Config::parse(&printed, "config.toml", &environment()).unwrap();
-    assert_eq!(config.itwin.client_secret.text.expose(), "from vault");
+    assert_eq!(secret(&config), "from vault");
     assert!(!format!("{config:?}").contains("from vault"));
     // Commands that only read the ledger do not run it.
     let fails = with("client_secret_command = [\"/bin/false\"]");
@@ -586,4 +595,26 @@ fn a_proxy_password_is_refused_in_the_file_and_never_shown() {
     let config = Config::parse(&text, "config.toml", &environment).unwrap();
     let (user, password) = config.network.proxy.unwrap().login.unwrap();
     assert_eq!((user.as_str(), password.expose()), ("me", "tiger2"));
+}
+
+#[test]
+fn a_user_needs_no_secret() {
+    let text = LEAST.replacen(
+        "[itwin]",
+        "[itwin]\nsign_in = \"user\"\nredirect_urls = [\"http://127.0.0.1:3302/back\", \"http://localhost:3301/back\"]",
+        1,
+    );
+    let config = Config::parse(&text, "config.toml", &Environment::default()).unwrap();
+    let user = config.itwin.user().unwrap();
+    let urls: Vec<&str> = user.redirect_urls.iter().map(Url::as_str).collect();
+    assert_eq!(
+        urls,
+        ["http://127.0.0.1:3302/back", "http://localhost:3301/back"]
+    );
+    assert!(!user.takeover);
+    assert_eq!(user.state, config.state.path);
+    let usual = LEAST.replacen("[itwin]", "[itwin]\nsign_in = \"user\"", 1);
+    let config = Config::parse(&usual, "config.toml", &Environment::default()).unwrap();
+    let usual = config.itwin.user().unwrap().redirect_urls[0].as_str();
+    assert_eq!(usual, "http://localhost:3301/signin-callback");
 }

@@ -68,6 +68,7 @@ impl Builder {
                 run_duration: Duration::from_secs(2),
                 sas_lifetime: hour,
                 token_lifetime: hour,
+                owner_token_lifetime: None,
                 max_source_files: 250,
                 max_connections: 100,
                 page_size: None,
@@ -234,6 +235,12 @@ impl Builder {
     /// Sets the lifetime of a token; by default an hour.
     pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.token_lifetime = lifetime;
+        self
+    }
+
+    /// Sets how long connections may act for a user after the last consent; by default without end.
+    pub fn owner_token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.options.owner_token_lifetime = Some(lifetime);
         self
     }
 

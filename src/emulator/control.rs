@@ -61,9 +61,17 @@ pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> 
             reply::empty(204)
         }
         ("POST", "/_emulator/lock") => lock_file(shared, &query),
+        ("POST", "/_emulator/end-consents") => {
+            shared.state().end_consents();
+            reply::empty(204)
+        }
+        ("POST", "/_emulator/sign-out") => {
+            lock(&shared.tokens).sign_out();
+            reply::empty(204)
+        }
         _ => reply::json(
             404,
-            &json!({ "error": "unknown route: use GET state, GET requests, GET or POST switches, POST or DELETE faults, POST lock or POST reset" }),
+            &json!({ "error": "unknown route: use GET state, GET requests, GET or POST switches, POST or DELETE faults, POST lock, POST sign-out, POST end-consents or POST reset" }),
         ),
     }
 }

@@ -253,7 +253,7 @@ fn consent(request: &ApiRequest<'_>) -> Reply {
     match consent.filter(|consent| consent.ends_at > Instant::now()) {
         Some(consent) => {
             let mut state = request.shared.state();
-            state.authorized_users.push(consent.client_id);
+            state.authorize(&consent.client_id, request.now);
             reply::with(302, &[("location", &consent.redirect_url)], "")
         }
         None => denied(400, "invalid_request"),

@@ -35,6 +35,9 @@ pub struct State {
     pub tokens_issued: u64,
     /// Users who consented to connections acting on their behalf.
     pub authorized_users: Vec<String>,
+    /// When each of them consented last.
+    #[serde(default)]
+    pub authorized_at: BTreeMap<String, Timestamp>,
     /// Connector settings by scope, such as `imodels/ID`.
     #[serde(default)]
     pub configurations: BTreeMap<String, serde_json::Map<String, Value>>,

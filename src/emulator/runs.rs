@@ -158,16 +158,16 @@ pub(super) fn for_connection(
         covered,
     );
     run.creator.clone_from(&connection.owner);
-    if connection.authentication_type != "Service"
-        && !state.authorized_users.contains(&connection.owner)
-    {
-        "Error".clone_into(&mut run.verdict);
-        run.error = Some(
-            json!({ "errorKey": "UserNotAuthenticated", "description": "the owner must sign in" }),
-        );
-        run.covered.clear();
-    }
     run
+}
+
+/// Ends a run because the platform may not act for the owner of its connection.
+pub(super) fn refuse_owner(run: &mut Run) {
+    "Error".clone_into(&mut run.verdict);
+    run.error = Some(
+        json!({ "errorKey": "UserNotAuthenticated", "description": "the owner must sign in" }),
+    );
+    run.covered.clear();
 }
 
 /// The first of the files that a shapefile cannot be read without and that is not complete in its folder.

@@ -31,6 +31,8 @@ pub(super) struct Options {
     pub(super) run_duration: Duration,
     pub(super) sas_lifetime: Duration,
     pub(super) token_lifetime: Duration,
+    /// How long connections may act for a user after the last consent.
+    pub(super) owner_token_lifetime: Option<Duration>,
     pub(super) max_source_files: usize,
     pub(super) max_connections: usize,
     pub(super) page_size: Option<usize>,
@@ -126,7 +128,7 @@ impl Shared {
         state.folders.retain(|_, folder| folder.parent_id.is_none());
         state.connections.clear();
         state.runs.clear();
-        state.authorized_users.clear();
+        state.end_consents();
         state.configurations.clear();
         state.favorites.clear();
         state.recents.clear();

@@ -14,6 +14,34 @@ use super::model::{
 use super::runs;
 
 impl State {
+    /// Records the consent of a user.
+    pub(super) fn authorize(&mut self, client_id: &str, now: Timestamp) {
+        if !self.authorized_users.iter().any(|user| user == client_id) {
+            self.authorized_users.push(client_id.to_owned());
+        }
+        self.authorized_at.insert(client_id.to_owned(), now);
+    }
+
+    /// Ends the consent of every user, as the platform does after about 30 days.
+    pub(super) fn end_consents(&mut self) {
+        self.authorized_users.clear();
+        self.authorized_at.clear();
+    }
+
+    /// Whether connections may act for a user. `lifetime`: for how long after the last consent; None: without end.
+    pub(super) fn is_authorized(
+        &self,
+        client_id: &str,
+        lifetime: Option<Duration>,
+        now: Timestamp,
+    ) -> bool {
+        let since = self.authorized_at.get(client_id);
+        let lapsed = lifetime.zip(since).is_some_and(|(lifetime, since)| {
+            since.checked_add(lifetime).is_ok_and(|end| end <= now)
+        });
+        !lapsed && self.authorized_users.iter().any(|user| user == client_id)
+    }
+
     /// Adds the configured iTwins and iModels that are missing.
     pub(super) fn set_up(&mut self, itwins: &[Itwin], imodels: &[Imodel]) {
         if self.key.is_empty() {

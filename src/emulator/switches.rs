@@ -310,6 +310,13 @@ switches! {
         /// Reset to the default, `User`.
         Reset = "reset",
     }
+    /// For whom a connection acts after another user than its creator has set it to `User`.
+    changed_owner: "changed-owner", ChangedOwner {
+        /// The one who has set it.
+        Caller = "caller",
+        /// Its creator, as before.
+        Creator = "creator",
+    }
     /// The elements of a storage file whose source file or connection was deleted.
     removed_source_file: "removed-source-file", RemovedSourceFile {
         /// Kept.

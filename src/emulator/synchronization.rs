@@ -84,7 +84,8 @@ fn authorization(request: &ApiRequest<'_>, state: &State) -> Result<Reply, Refus
     }
     let ticket = lock(&request.shared.tokens).consent_page(&request.client_id, redirect.as_str());
     let page = format!("{}/connect/consent?ticket={ticket}", request.shared.api_url);
-    let authorized = state.authorized_users.contains(&request.client_id);
+    let lifetime = request.shared.options.owner_token_lifetime;
+    let authorized = state.is_authorized(&request.client_id, lifetime, request.now);
     Ok(reply::json(
         200,
         &json!({ "authorizationInformation": {

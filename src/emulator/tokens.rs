@@ -58,6 +58,12 @@ impl Tokens {
         self.access.clear();
     }
 
+    /// Revokes all tokens, refresh tokens too: every user has to sign in again.
+    pub(super) fn sign_out(&mut self) {
+        self.access.clear();
+        self.refresh.clear();
+    }
+
     pub(super) fn access(&self, token: &str) -> Option<&Access> {
         let access = self.access.get(token)?;
         (access.ends_at > Instant::now()).then_some(access)

@@ -125,7 +125,7 @@ impl Api {
         }
         let permission = Some(format!(
             "give {} {} in the iTwin",
-            self.tokens.service_user(),
+            self.tokens.member(),
             call.permission
         ));
         let (code, message) = reply.envelope();

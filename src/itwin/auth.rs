@@ -1,76 +1,74 @@
-//! The access token: requested with client credentials, cached, renewed early, by one task at a time.
+//! The access token: requested for a service application or a user, cached, renewed early, by one task at a time.
 //!
-//! Source: developer.bentley.com/apis/overview/authorization/service-app/; errors: RFC 6749, section 5.2.
+//! Source: developer.bentley.com/apis/overview/authorization/service-app/ and
+//! developer.bentley.com/apis/overview/authorization/native-spa/
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::StatusCode;
-use serde::{Deserialize, Deserializer};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 use url::Url;
 
-use super::Settings;
 use super::client_secret::CurrentSecret;
-use super::error::{Answer, Error, From, Kind, Repeat};
+use super::discovery::Endpoints;
+use super::error::{Error, Repeat};
+use super::granted::{Granted, OPERATION, Token};
 use super::hosts::Hosts;
-use super::limits::Limit;
-use super::reply::Reply;
-use super::transport::{HttpClients, execute, pause_host};
-use super::untrusted_text::sanitize;
-use super::urls::{below, without_secrets};
+use super::transport::HttpClients;
+use super::user_grant::UserGrant;
+use super::{Credentials, Settings, SignedOut};
 use crate::retry;
 use crate::secret::{ClientSecret, Secret};
-
-/// A token is renewed this long before it expires, or after three quarters of a short lifetime.
-const RENEW_EARLY: Duration = Duration::from_secs(300);
-
-/// Lifetime of a token without `expires_in`.
-const LIFETIME: Duration = Duration::from_secs(3600);
-
-/// Upper bound of a token's lifetime.
-const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// Lower bound of a token's lifetime.
-const LIFETIME_MIN: Duration = Duration::from_secs(1);
-
-const OPERATION: &str = "get token";
-
-const DISCOVER: &str = "discover token endpoint";
 
 #[derive(Debug)]
 pub(super) struct Tokens {
     http: HttpClients,
-    settings: Settings,
-    secret: CurrentSecret,
+    issuer: Url,
+    client_id: String,
+    scope: String,
+    grant: Grant,
     hosts: Arc<Hosts>,
     /// Locked during a token request: all other tasks wait for its result.
     state: Mutex<State>,
+    /// Why there is no token, if that is because no user is signed in.
+    signed_out: watch::Sender<Option<SignedOut>>,
+}
+
+/// How tokens are requested.
+#[derive(Debug)]
+enum Grant {
+    Service(CurrentSecret),
+    User(UserGrant),
 }
 
 #[derive(Debug, Default)]
 struct State {
-    endpoint: Option<Url>,
+    endpoints: Option<Endpoints>,
     token: Option<Token>,
-}
-
-#[derive(Debug)]
-struct Token {
-    text: Secret,
-    renew_at: Instant,
-    ends_at: Instant,
 }
 
 impl Tokens {
     pub(super) fn new(http: HttpClients, settings: Settings, hosts: Arc<Hosts>) -> Self {
+        let grant = match settings.credentials {
+            Credentials::Service(secret) => Grant::Service(CurrentSecret::new(secret)),
+            Credentials::User(file) => Grant::User(UserGrant::new(
+                file,
+                &settings.issuer_url,
+                &settings.client_id,
+                &settings.scope,
+            )),
+        };
         Self {
             http,
-            secret: CurrentSecret::new(settings.client_secret.clone()),
-            settings,
+            issuer: settings.issuer_url,
+            client_id: settings.client_id,
+            scope: settings.scope,
+            grant,
             hosts,
             state: Mutex::default(),
+            signed_out: watch::Sender::new(None),
         }
     }
 
@@ -89,7 +87,7 @@ impl Tokens {
             Err(error) => error,
         };
         match &mut state.token {
-            Some(token) if Instant::now() < token.ends_at => {
+            Some(token) if Instant::now() < token.ends_at && !refused.is_signed_out() => {
                 debug!(error = %refused, "cannot renew the token early; the current one is still valid");
                 token.renew_at = (Instant::now() + Duration::from_secs(30)).min(token.ends_at);
                 Ok(token.text.clone())
@@ -110,34 +108,109 @@ impl Tokens {
         }
     }
 
-    /// Replaces the client secret, for the next token.
-    pub(super) fn set_client_secret(&self, secret: ClientSecret) {
-        self.secret.set(secret);
+    /// Uses this token, with which a user has just signed in.
+    pub(super) async fn use_token(&self, token: Token) {
+        self.state.lock().await.token = Some(token);
+        self.note(None);
     }
 
-    /// The e-mail address under which the service application is a member of an iTwin.
-    pub(super) fn service_user(&self) -> String {
-        format!("{}@apps.imsoidc.bentley.com", self.settings.client_id)
+    /// Uses no token of before: another user has signed in, or nobody is any more.
+    pub(super) async fn forget(&self) {
+        self.state.lock().await.token = None;
+    }
+
+    /// Replaces the client secret, for the next token.
+    pub(super) fn set_client_secret(&self, new: ClientSecret) {
+        if let Grant::Service(secret) = &self.grant {
+            secret.set(new);
+        }
+    }
+
+    /// The sign-in of the user; None for a service application.
+    pub(super) fn user(&self) -> Option<&UserGrant> {
+        match &self.grant {
+            Grant::User(user) => Some(user),
+            Grant::Service(_) => None,
+        }
+    }
+
+    pub(super) fn signed_out(&self) -> watch::Receiver<Option<SignedOut>> {
+        self.signed_out.subscribe()
+    }
+
+    /// Who has to be a member of iTwins: the e-mail address of the service application, or the user.
+    pub(super) fn member(&self) -> String {
+        match &self.grant {
+            Grant::Service(_) => format!("{}@apps.imsoidc.bentley.com", self.client_id),
+            Grant::User(user) => user
+                .name()
+                .unwrap_or_else(|| "the signed-in user".to_owned()),
+        }
+    }
+
+    /// The addresses of the identity provider.
+    pub(super) async fn endpoints(&self) -> Result<Endpoints, Error> {
+        let mut state = self.state.lock().await;
+        self.known_endpoints(&mut state).await
+    }
+
+    pub(super) fn http(&self) -> (&HttpClients, &Hosts) {
+        (&self.http, &self.hosts)
+    }
+
+    async fn known_endpoints(&self, state: &mut State) -> Result<Endpoints, Error> {
+        if let Some(known) = &state.endpoints {
+            return Ok(known.clone());
+        }
+        let found = Endpoints::discover(OPERATION, &self.issuer, &self.http, &self.hosts).await?;
+        Ok(match found {
+            Some(found) => state.endpoints.insert(found).clone(),
+            None => Endpoints::usual(&self.issuer),
+        })
     }
 
     async fn ask(&self, state: &mut State) -> Result<Secret, Error> {
-        let endpoint = match &state.endpoint {
-            Some(known) => known.clone(),
-            None => match self.discover().await? {
-                Some(found) => state.endpoint.insert(found).clone(),
-                None => below(&self.settings.issuer_url, &["connect", "token"]),
-            },
-        };
-        let secret = self.secret.get();
-        let token = match self.ask_with(&endpoint, &secret).await {
-            Err(error) if error.is_refused_client() && self.secret.replace(&secret).await => {
-                self.ask_with(&endpoint, &self.secret.get()).await?
-            }
-            asked => asked?,
-        };
+        let asked = self.ask_for(state).await;
+        let signed_out = asked.as_ref().err().and_then(Error::signed_out);
+        match &asked {
+            Ok(_) => self.note(None),
+            Err(_) if signed_out.is_some() => self.note(signed_out.cloned()),
+            // That says nothing about the sign-in.
+            Err(_) => {}
+        }
+        let token = asked?;
         let text = token.text.clone();
         state.token = Some(token);
         Ok(text)
+    }
+
+    fn note(&self, signed_out: Option<SignedOut>) {
+        self.signed_out.send_if_modified(|known| {
+            let differs = *known != signed_out;
+            *known = signed_out;
+            differs
+        });
+    }
+
+    async fn ask_for(&self, state: &mut State) -> Result<Token, Error> {
+        match &self.grant {
+            Grant::Service(current) => {
+                let endpoint = self.known_endpoints(state).await?.token;
+                let secret = current.get();
+                match self.ask_with(&endpoint, &secret).await {
+                    Err(error) if error.is_refused_client() && current.replace(&secret).await => {
+                        self.ask_with(&endpoint, &current.get()).await
+                    }
+                    asked => asked,
+                }
+            }
+            Grant::User(user) => {
+                // Without a sign-in the platform is not asked for anything.
+                user.check().await?;
+                let endpoints = self.known_endpoints(state).await?;
+                user.refresh(&endpoints, &self.http, &self.hosts).await
+            }
+        }
     }
 
     async fn ask_with(&self, endpoint: &Url, secret: &Secret) -> Result<Token, Error> {
@@ -150,12 +223,6 @@ impl Tokens {
     }
 
     async fn ask_once(&self, endpoint: &Url, secret: &Secret) -> Result<Token, Error> {
-        #[derive(Deserialize)]
-        struct Granted {
-            access_token: String,
-            #[serde(default, deserialize_with = "lifetime")]
-            expires_in: Option<Duration>,
-        }
         let asked_at = Instant::now();
         let host = self.hosts.of(endpoint);
         let request = self
@@ -165,145 +232,13 @@ impl Tokens {
             .header("accept", "application/json")
             .form(&[
                 ("grant_type", "client_credentials"),
-                ("client_id", &self.settings.client_id),
+                ("client_id", &self.client_id),
                 ("client_secret", secret.expose()),
-                ("scope", &self.settings.scope),
+                ("scope", &self.scope),
             ]);
-        let reply = execute(OPERATION, &host, request, Limit::Answer).await?;
-        if !reply.status.is_success() {
-            let floor = pause_host(&host, reply.status, &reply.headers);
-            return Err(Self::refusal(&reply, floor));
-        }
-        // Not the parser's message: it can quote the token.
-        let granted = match reply.json::<Granted>() {
-            Ok(granted) if !granted.access_token.is_empty() => granted,
-            _ if reply.json::<serde::de::IgnoredAny>().is_err() => return Err(reply.foreign(None)),
-            _ => return Err(reply.unreadable("no access token")),
-        };
-        let lifetime = granted.expires_in.unwrap_or(LIFETIME);
+        let token = Granted::ask(&host, request).await?.token(asked_at);
+        let lifetime = token.ends_at.duration_since(asked_at);
         debug!(lifetime = lifetime.as_secs(), "token received");
-        Ok(Token {
-            text: Secret::new(granted.access_token),
-            renew_at: asked_at + lifetime - RENEW_EARLY.min(lifetime / 4),
-            ends_at: asked_at + lifetime,
-        })
-    }
-
-    fn refusal(reply: &Reply, floor: Option<Duration>) -> Error {
-        #[derive(Deserialize)]
-        struct Refused {
-            error: String,
-            error_description: Option<String>,
-        }
-        let (code, message) = match reply.json() {
-            Ok(Refused {
-                error,
-                error_description,
-            }) => (Some(error), error_description.unwrap_or_default()),
-            Err(_) if reply.is_empty() && reply.status == StatusCode::UNAUTHORIZED => {
-                (None, String::new())
-            }
-            // OAuth errors are JSON with an error code: RFC 6749, section 5.2.
-            Err(_) => return reply.foreign(floor),
-        };
-        let answer = Answer {
-            from: From::Identity,
-            status: reply.status.as_u16(),
-            code: code.map(|code| sanitize(&code)),
-            message: sanitize(&message),
-            request_id: None,
-            floor,
-            permission: None,
-        };
-        Error::new(OPERATION, Kind::Answer(Box::new(answer)))
-    }
-
-    /// The token endpoint in the discovery document; None if there is no document now.
-    async fn discover(&self) -> Result<Option<Url>, Error> {
-        #[derive(Deserialize)]
-        struct Discovery {
-            token_endpoint: String,
-        }
-        let issuer = &self.settings.issuer_url;
-        let url = below(issuer, &[".well-known", "openid-configuration"]);
-        let host = self.hosts.of(&url);
-        let request = self
-            .http
-            .to(&host)
-            .get(url.clone())
-            .header("accept", "application/json");
-        let reply = match execute(DISCOVER, &host, request, Limit::Answer).await {
-            Ok(reply) if reply.status.is_success() => reply,
-            Ok(reply) => {
-                warn!(
-                    status = reply.status.as_u16(),
-                    "discovery failed; using the default token endpoint"
-                );
-                return Ok(None);
-            }
-            Err(error) => {
-                debug!(%error, "discovery failed; using the default token endpoint");
-                return Ok(None);
-            }
-        };
-        let named = reply
-            .json()
-            .ok()
-            .and_then(|Discovery { token_endpoint }| Url::parse(&token_endpoint).ok());
-        let Some(token_endpoint) = named else {
-            return Ok(None);
-        };
-        // The secret is sent only to the configured host and port, and without a user name.
-        if token_endpoint.origin() != issuer.origin()
-            || !token_endpoint.username().is_empty()
-            || token_endpoint.password().is_some()
-        {
-            let address = without_secrets(token_endpoint.as_str());
-            return Err(Error::new(OPERATION, Kind::ForeignEndpoint { address }));
-        }
-        Ok(Some(token_endpoint))
-    }
-}
-
-/// Seconds, as a number or as text; None if they are neither. Any number is clamped to a usable lifetime.
-fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let value = serde_json::Value::deserialize(deserializer)?;
-    let seconds = match &value {
-        serde_json::Value::Number(number) => number.as_f64(),
-        serde_json::Value::String(text) => text.trim().parse::<f64>().ok(),
-        _ => None,
-    };
-    let seconds = seconds.filter(|seconds| seconds.is_finite());
-    Ok(seconds.map(|seconds| {
-        let seconds = seconds.clamp(LIFETIME_MIN.as_secs_f64(), LIFETIME_MAX.as_secs_f64());
-        Duration::from_secs_f64(seconds)
-    }))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use super::*;
-
-    #[test]
-    fn any_lifetime_is_clamped_to_a_usable_one() {
-        for (text, seconds) in [
-            ("3600", Some(3600.0)),
-            ("3599.5", Some(3599.5)),
-            ("\"3600\"", Some(3600.0)),
-            ("18446744073709551615", Some(86400.0)),
-            ("1e300", Some(86400.0)),
-            ("-5", Some(1.0)),
-            ("0", Some(1.0)),
-            ("\"soon\"", None),
-            ("\"NaN\"", None),
-            ("null", None),
-            ("[]", None),
-        ] {
-            let mut json = serde_json::Deserializer::from_str(text);
-            let life = lifetime(&mut json).unwrap();
-            assert_eq!(life.map(|life| life.as_secs_f64()), seconds, "{text}");
-        }
+        Ok(token)
     }
 }

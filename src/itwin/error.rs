@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+use super::SignedOut;
 use super::untrusted_text::sanitize;
+use crate::error_chain::chain;
+use crate::login_file;
 use crate::retry::{Class, InPlace};
 
 /// A failed request.
@@ -46,6 +49,18 @@ pub(super) enum Kind {
     },
     #[error("the token endpoint of the identity provider is on another host: {address:?}")]
     ForeignEndpoint { address: String },
+    #[error("{0}")]
+    SignedOut(SignedOut),
+    #[error("cannot use the sign-in: {}", chain(.0))]
+    LoginFile(login_file::Error),
+    #[error(
+        "connection {name:?} is that of a service application, and its runs would not act for the signed-in user"
+    )]
+    ServiceConnection { name: String },
+    #[error("another itwin-syncd process has been renewing the sign-in for two minutes")]
+    Turn,
+    #[error("the identity provider granted no refresh token")]
+    NoRefreshToken,
 }
 
 /// What happens when a request is sent twice.
@@ -158,13 +173,16 @@ impl Error {
     pub fn class(&self) -> Class {
         match &self.kind {
             Kind::Answer(answer) => answer.class(),
-            Kind::ForeignEndpoint { .. } => Class::Credentials,
+            Kind::ForeignEndpoint { .. } | Kind::NoRefreshToken => Class::Credentials,
+            Kind::SignedOut(_) | Kind::ServiceConnection { .. } => Class::AwaitsUser,
             Kind::Held { left, .. } => Class::Transient { floor: Some(*left) },
             // Not a response of the platform.
             Kind::Foreign { floor, .. } => Class::Transient { floor: *floor },
             Kind::Setup(_)
             | Kind::Unreachable { .. }
             | Kind::Unreadable { .. }
+            | Kind::LoginFile(_)
+            | Kind::Turn
             | Kind::TooLarge { .. } => Class::Transient { floor: None },
         }
     }
@@ -184,6 +202,17 @@ impl Error {
         match &self.kind {
             Kind::Answer(answer) => answer_hint(answer),
             Kind::ForeignEndpoint { .. } => Some("correct itwin.issuer_url".to_owned()),
+            Kind::SignedOut(why) => Some(why.hint()),
+            Kind::LoginFile(error) => Some(error.hint()),
+            Kind::Turn => Some(
+                "end the itwin-syncd command that hangs; the file login.lock in the state directory is held by it".to_owned(),
+            ),
+            Kind::ServiceConnection { .. } => Some(
+                "set itwin.takeover = true to let it act for the user from now on, or another name in sync.connection".to_owned(),
+            ),
+            Kind::NoRefreshToken => Some(
+                "allow the native application the scope offline_access at developer.bentley.com/my-apps".to_owned(),
+            ),
             Kind::Foreign { host, status, .. } if !status.is_server_error() => Some(format!(
                 "ask the network administrator to let requests to {host} pass the proxy or firewall unmodified; if the service has moved, correct its URL in [itwin]"
             )),
@@ -206,7 +235,14 @@ impl Error {
             Kind::Answer(answer) => matches!(answer.status, 408 | 500..),
             // A proxy that responds can still have forwarded the request.
             Kind::Unreadable { .. } | Kind::TooLarge { .. } | Kind::Foreign { .. } => true,
-            Kind::Setup(_) | Kind::Held { .. } | Kind::ForeignEndpoint { .. } => false,
+            Kind::Setup(_)
+            | Kind::Held { .. }
+            | Kind::ForeignEndpoint { .. }
+            | Kind::SignedOut(_)
+            | Kind::LoginFile(_)
+            | Kind::Turn
+            | Kind::ServiceConnection { .. }
+            | Kind::NoRefreshToken => false,
         }
     }
 
@@ -228,6 +264,19 @@ impl Error {
             answer.from == From::Identity
                 && (answer.has_code(&["invalid_client"]) || answer.status == 401)
         })
+    }
+
+    /// Why there is no token, if that is because a user has to sign in.
+    #[must_use]
+    pub fn signed_out(&self) -> Option<&SignedOut> {
+        match &self.kind {
+            Kind::SignedOut(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_signed_out(&self) -> bool {
+        self.signed_out().is_some()
     }
 
     /// The HTTP status of an error response.
@@ -284,6 +333,11 @@ impl Error {
             Kind::TooLarge { .. }
             | Kind::Setup(_)
             | Kind::Held { .. }
+            | Kind::SignedOut(_)
+            | Kind::LoginFile(_)
+            | Kind::Turn
+            | Kind::ServiceConnection { .. }
+            | Kind::NoRefreshToken
             | Kind::ForeignEndpoint { .. } => false,
         };
         if is_retryable {
@@ -421,6 +475,21 @@ mod tests {
             Kind::ForeignEndpoint {
                 address: "https://evil.example".to_owned(),
             },
+            Kind::SignedOut(SignedOut::Nobody),
+            Kind::SignedOut(SignedOut::Ended {
+                user: "Ada (ada@example.com)".to_owned(),
+            }),
+            Kind::SignedOut(SignedOut::OtherApplication {
+                client_id: "native-x".to_owned(),
+            }),
+            Kind::LoginFile(login_file::Error::Damaged {
+                path: "/var/lib/itwin-syncd/login".into(),
+            }),
+            Kind::Turn,
+            Kind::ServiceConnection {
+                name: "itwin-syncd".to_owned(),
+            },
+            Kind::NoRefreshToken,
         ] {
             // A new variant needs an entry above; answers of the platform have tests of their own.
             match kind {
@@ -431,6 +500,11 @@ mod tests {
                 | Kind::Unreadable { .. }
                 | Kind::TooLarge { .. }
                 | Kind::Foreign { .. }
+                | Kind::SignedOut(_)
+                | Kind::LoginFile(_)
+                | Kind::Turn
+                | Kind::ServiceConnection { .. }
+                | Kind::NoRefreshToken
                 | Kind::ForeignEndpoint { .. } => {}
             }
             text += &shown(kind);

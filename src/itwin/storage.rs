@@ -415,7 +415,7 @@ mod tests {
         use crate::emulator::{
             DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_ITWIN_ID, Emulator,
         };
-        use crate::itwin::{Client, Network, Settings};
+        use crate::itwin::{Client, Credentials, Network, Settings};
         use crate::secret::Secret;
 
         fn client(emulator: &Emulator, id: &str) -> Client {
@@ -424,7 +424,7 @@ mod tests {
                 api_url: emulator.api_url().parse().unwrap(),
                 issuer_url: emulator.issuer_url().parse().unwrap(),
                 client_id: id.to_owned(),
-                client_secret: Secret::new(DEFAULT_CLIENT_SECRET).into(),
+                credentials: Credentials::Service(Secret::new(DEFAULT_CLIENT_SECRET).into()),
                 scope: "itwin-platform".to_owned(),
                 limits: crate::retry::RequestLimits::per_minute(10_000),
                 rate: Vec::new(),

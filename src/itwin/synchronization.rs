@@ -9,6 +9,7 @@ use serde_json::json;
 use url::Url;
 
 use super::call::Call;
+use super::error::Kind;
 use super::headers::text_header;
 use super::urls::id_after;
 use super::{Client, Error};
@@ -17,9 +18,10 @@ use crate::ids::{ImodelId, StorageFileId};
 
 pub use configurations::SettingsScope;
 pub use types::{
-    ActiveRun, Connection, NewConnection, Run, RunAnswer, RunError, RunJob, RunTask, SourceFile,
-    TaskError,
+    ActiveRun, Authentication, Connection, NewConnection, Run, RunAnswer, RunError, RunJob,
+    RunTask, SourceFile, Takeover, TaskError,
 };
+use types::{Claim, claim};
 
 const ROLE: &str =
     "a role with the permissions imodels_webview, imodels_read, imodels_write and imodels_manage";
@@ -38,7 +40,7 @@ impl Client {
         self.api.list(call, "connections").await
     }
 
-    /// Creates a connection that uses the service application's own credentials; never repeated automatically.
+    /// Creates a connection that acts for the account of this client; never repeated automatically.
     ///
     /// # Errors
     /// A file is already mapped in the iModel, something is rejected, not allowed, or not reachable.
@@ -53,7 +55,7 @@ impl Client {
         let body = json!({
             "iModelId": new.imodel_id,
             "displayName": new.display_name,
-            "authenticationType": "Service",
+            "authenticationType": self.authentication().as_str(),
             "sourceFiles": files,
         });
         let call = Call::creating("create connection", self.connections_url(&[]), ROLE)
@@ -67,20 +69,38 @@ impl Client {
             .connection)
     }
 
-    /// Switches a connection to the service application's own credentials.
+    /// Lets a connection act for the account of this client. Whether it did not before.
     ///
     /// # Errors
-    /// The connection does not exist, not allowed, or not reachable.
+    /// It is that of a service application, the client's account is a user, and it may not be taken over; the
+    /// connection does not exist, not allowed, or not reachable.
     ///
     /// Source: developer.bentley.com/apis/synchronization/operations/update-storage-connection/
-    pub async fn set_service_authentication(&self, connection: &Connection) -> Result<(), Error> {
+    pub async fn claim_connection(
+        &self,
+        connection: &Connection,
+        takeover: Takeover,
+    ) -> Result<bool, Error> {
+        match claim(self.authentication(), connection.authentication(), takeover) {
+            Claim::Keep => return Ok(false),
+            Claim::Refuse => {
+                let name = connection.display_name.clone().unwrap_or_default();
+                return Err(Error::new(
+                    "use connection",
+                    Kind::ServiceConnection { name },
+                ));
+            }
+            Claim::Set => {}
+        }
         let url = self.connections_url(&[&connection.id]);
-        let body =
-            json!({ "displayName": connection.display_name, "authenticationType": "Service" });
+        let body = json!({
+            "displayName": connection.display_name,
+            "authenticationType": self.authentication().as_str(),
+        });
         self.api
             .send(&Call::repeatable("update connection", Method::PUT, url, ROLE).json(body))
-            .await
-            .map(drop)
+            .await?;
+        Ok(true)
     }
 
     /// A connection with its authentication type.

@@ -29,7 +29,8 @@ macro_rules! not_suspended {
     ($now:literal) => {
         concat!(
             "w.configured = 1 AND w.paused_at IS NULL AND w.bulk_change_files = 0 \
-             AND w.imodel_wait IS NULL AND (w.backoff_until <= ",
+             AND w.imodel_wait IS NULL AND NOT EXISTS (SELECT 1 FROM sign_in_wait) \
+             AND (w.backoff_until <= ",
             $now,
             " OR w.backoff_since > ",
             $now,

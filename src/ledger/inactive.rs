@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::spatial_roots::release_spatial_root;
-use super::{BulkChange, Error, Ledger, Tx, WatchId, millis, sql};
+use super::{BulkChange, Error, Ledger, SignInWait, Tx, WatchId, millis, sql};
 
 /// Why no job of a watch is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Inactive {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// No user is signed in.
+    AwaitsSignIn(SignInWait),
     /// Too many files changed or arrived at once; the operator approves that with `resume`.
     Suspended(BulkChange),
     /// A failure that concerns the whole watch: its share does not respond, or the platform refuses all of it.
@@ -51,6 +53,7 @@ impl Inactive {
                 Some(hint) => format!("{reason}; {hint}"),
                 None => reason.clone(),
             },
+            Self::AwaitsSignIn(wait) => format!("{}; {}", wait.reason, wait.hint),
             Self::BackingOff { reason, .. } => reason.clone(),
         }
     }
@@ -60,7 +63,10 @@ impl Inactive {
     pub fn until(&self) -> Option<Timestamp> {
         match self {
             Self::BackingOff { until, .. } => Some(*until),
-            Self::Paused { .. } | Self::Suspended(_) | Self::AwaitsImodel { .. } => None,
+            Self::Paused { .. }
+            | Self::Suspended(_)
+            | Self::AwaitsImodel { .. }
+            | Self::AwaitsSignIn(_) => None,
         }
     }
 }

@@ -14,9 +14,9 @@ use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::run_progress::{duration, recorded};
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
-    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, RootState, RunProgress,
-    SettingsFault, SpatialRootState, SpatialRootWait, Tx, WatchId, WindowWait, count_value, millis,
-    sql, timestamp,
+    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, OwnerNote, RootState,
+    RunProgress, SettingsFault, SignInWait, SpatialRootState, SpatialRootWait, Tx, WatchId,
+    WindowWait, count_value, millis, sql, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -55,6 +55,8 @@ pub struct WatchReport {
     pub run_wait: Option<WindowWait>,
     /// Why the platform does not have the settings of its connection or its iModel; runs wait.
     pub settings_fault: Option<SettingsFault>,
+    /// What the owner of the connections of its iModel, a user, has to do.
+    pub owner: Option<OwnerNote>,
     /// The named versions of its iModel, if the configuration requests any.
     pub named_version: Option<NamedVersionReport>,
     /// Its files that are gone, as far as they are or will be withdrawn.
@@ -207,6 +209,11 @@ struct WatchRow {
     new_files_limit: i64,
     imodel_wait: Option<String>,
     imodel_hint: Option<String>,
+    sign_in_reason: Option<String>,
+    sign_in_hint: Option<String>,
+    owner_reason: Option<String>,
+    owner_hint: Option<String>,
+    owner_waits: i64,
     backoff_until: i64,
     backoff_since: i64,
     backoff_reason: Option<String>,
@@ -305,6 +312,10 @@ impl WatchRow {
                 }),
             }));
         }
+        if let Some(reason) = self.sign_in_reason.clone().filter(|_| self.configured) {
+            let hint = self.sign_in_hint.clone().unwrap_or_default();
+            return Some(Inactive::AwaitsSignIn(SignInWait { reason, hint }));
+        }
         if let Some(reason) = self.imodel_wait.clone().filter(|_| self.configured) {
             let hint = self.imodel_hint.clone();
             return Some(Inactive::AwaitsImodel { reason, hint });
@@ -329,6 +340,11 @@ impl WatchRow {
             settings_fault: self.settings_reason.map(|reason| SettingsFault {
                 reason,
                 hint: self.settings_hint,
+            }),
+            owner: self.owner_reason.map(|reason| OwnerNote {
+                waits: self.owner_waits != 0,
+                reason,
+                hint: self.owner_hint.unwrap_or_default(),
             }),
             named_version: self.named_version.into_report(),
             deletions: DeletionReport {
@@ -406,7 +422,8 @@ pub(super) async fn watches(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, \
          w.bulk_change_moves, w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
-         w.imodel_wait, w.imodel_hint, w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
+         w.imodel_wait, w.imodel_hint, sign_in.reason AS sign_in_reason, sign_in.hint AS sign_in_hint, \
+         facts.owner_reason, facts.owner_hint, COALESCE(facts.owner_waits, 0) AS owner_waits, w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, r.progress, r.usual_ms, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \
          b.since AS blocked_since, COALESCE(b.overdue, 0) <> 0 AS blocked_overdue, {SOURCE_FILES}, \
@@ -426,6 +443,7 @@ pub(super) async fn watches(
          LEFT JOIN settings_faults settings ON settings.connection_id = (SELECT MIN(s.connection_id) \
          FROM settings_faults s JOIN watch_connections wc ON wc.connection_id = s.connection_id \
          WHERE wc.watch_id = w.id) \
+         LEFT JOIN sign_in_wait sign_in ON 1 = 1 \
          LEFT JOIN imodel_facts facts ON facts.imodel_id = w.imodel_id \
          LEFT JOIN blocking_runs b ON b.imodel_id = w.imodel_id LEFT JOIN runs r \
          ON r.id = (SELECT MAX((SELECT MAX(id) FROM runs \

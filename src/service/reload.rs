@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::new_imodels::imodel_wait;
 use super::tasks::{Tasks, register, synchronizer_settings, watch_specs};
 use super::{Error, signals, systemd};
-use crate::config::{Config, ConfigErrors, Watch};
+use crate::config::{Account, Config, ConfigErrors, Watch};
 use crate::itwin::Client;
 use crate::ledger::{self, Ledger, Recognized, WatchSpec};
 use crate::next_attempt::clock_time;
@@ -96,6 +96,8 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     keep("itwin.issuer_url", was.issuer_url != is.issuer_url);
     keep("itwin.client_id", was.client_id != is.client_id);
     keep("itwin.scope", was.scope != is.scope);
+    let other_account = was.user().is_some() != is.user().is_some();
+    keep("itwin.sign_in", other_account);
     keep("[network]", old.network != new.network);
     keep("state.path", old.state.path != new.state.path);
     keep(
@@ -112,7 +114,11 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     let mut config = Config {
         itwin: crate::config::Itwin {
             limits: new.itwin.limits,
-            client_secret: new.itwin.client_secret,
+            account: if other_account {
+                old.itwin.account.clone()
+            } else {
+                new.itwin.account
+            },
             ..old.itwin.clone()
         },
         network: old.network.clone(),
@@ -181,9 +187,11 @@ impl Tasks {
         let (config, waiting) = live(old, new);
         levels.set(config.log.level);
         client.set_limits(config.itwin.limits);
-        if config.itwin.client_secret != old.itwin.client_secret {
+        if let Account::Service(secret) = &config.itwin.account
+            && config.itwin.account != old.itwin.account
+        {
             info!("using the new client secret");
-            client.set_client_secret(config.itwin.client_secret.clone());
+            client.set_client_secret(secret.clone());
         }
         client.set_rate(config.upload.rate.clone());
         let kept: Vec<&Watch> = recognized(old, &config).into_iter().flatten().collect();
@@ -306,7 +314,10 @@ imodel_id = "c0ffee00-1234-4abc-8def-0123456789ab"
             ]
         );
         assert_eq!(format!("{config:?}"), format!("{old:?}"));
-        assert_eq!(config.itwin.client_secret.text.expose(), "b");
+        let Account::Service(secret) = config.itwin.account else {
+            unreachable!("the configuration has a secret");
+        };
+        assert_eq!(secret.text.expose(), "b");
     }
 
     #[test]

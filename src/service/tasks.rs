@@ -313,6 +313,7 @@ pub(super) fn synchronizer_settings(config: &Config) -> synchronizer::Settings {
         Some((imodel.id.clone(), settings))
     });
     synchronizer::Settings {
+        user: config.itwin.user().cloned(),
         named_versions: versions.collect(),
         imodel_settings: settings.collect(),
         connection_settings: config.connection_settings.clone(),

@@ -105,6 +105,16 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
             "watches with settings not applied",
         ),
         (
+            watches(|watch| watch.owner.as_ref().is_some_and(|owner| owner.waits)),
+            "watch waiting for the consent of the user",
+            "watches waiting for the consent of the user",
+        ),
+        (
+            watches(|watch| watch.owner.as_ref().is_some_and(|owner| !owner.waits)),
+            "watch with a consent that ends soon",
+            "watches with a consent that ends soon",
+        ),
+        (
             watches(WatchView::waits_for_overdue_run),
             "watch waiting for an overdue run",
             "watches waiting for an overdue run",

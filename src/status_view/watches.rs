@@ -47,6 +47,8 @@ pub(crate) struct WatchView {
     pub(crate) waits: Vec<WaitView>,
     /// Why the platform does not have the settings of its connection or its iModel.
     pub(crate) settings: Option<SettingsView>,
+    /// What the user for whom its connections act has to do.
+    pub(crate) owner: Option<OwnerView>,
     /// The named versions of its iModel; None if the configuration requests none.
     pub(crate) named_version: Option<NamedVersionView>,
     /// Deleted files that are not handled as configured.
@@ -107,6 +109,15 @@ pub(crate) struct SpatialRootView {
 pub(crate) struct SettingsView {
     pub(crate) reason: String,
     pub(crate) hint: Option<String>,
+}
+
+/// The user for whom connections act has to do something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct OwnerView {
+    /// Runs wait until then; else they will soon.
+    pub(crate) waits: bool,
+    pub(crate) reason: String,
+    pub(crate) hint: String,
 }
 
 /// Files that wait for a time of day.
@@ -243,6 +254,11 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
         settings: watch.settings_fault.as_ref().map(|fault| SettingsView {
             reason: fault.reason.clone(),
             hint: fault.hint.clone(),
+        }),
+        owner: watch.owner.as_ref().map(|note| OwnerView {
+            waits: note.waits,
+            reason: note.reason.clone(),
+            hint: note.hint.clone(),
         }),
         named_version: watch.named_version.as_ref().map(named_version_view),
         deletions: watch

@@ -15,7 +15,7 @@ use super::spatial_root::Extent;
 use super::{SyncError, Synchronizer};
 use crate::failpoint::failpoint;
 use crate::ids::StorageFileId;
-use crate::itwin::{self, NewConnection, SourceFile};
+use crate::itwin::{self, Authentication, NewConnection, SourceFile};
 use crate::ledger::{
     Again, ConnectionFile, ConnectionRecord, FailureKind, FileId, LastReader, Mapping, Refusal,
 };
@@ -198,14 +198,19 @@ impl Synchronizer {
         connection: &ConnectionRecord,
         found: &itwin::Connection,
     ) -> Result<(), itwin::Error> {
-        if found.authenticates_as_service() {
+        if !self.client.claim_connection(found, self.takeover).await? {
             return Ok(());
         }
-        self.client.set_service_authentication(found).await?;
-        warn!(
-            imodel = %self.imodel_id, connection = connection.name,
-            "connection was not set to service authentication; corrected"
-        );
+        match self.client.authentication() {
+            Authentication::Service => warn!(
+                imodel = %self.imodel_id, connection = connection.name,
+                "connection was not set to service authentication; corrected"
+            ),
+            Authentication::User => warn!(
+                imodel = %self.imodel_id, connection = connection.name,
+                "connection of a service application was taken over for the signed-in user"
+            ),
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::{IDLE_MAX, SyncError, Synchronizer, reconcile};
 use crate::itwin::SourceFile;
 use crate::ledger::{self, ConnectionFile, ConnectionRecord};
 use crate::next_attempt;
+use crate::retry::Class;
 use crate::stored_content::Content;
 
 /// What a check reads.
@@ -107,6 +108,9 @@ impl Synchronizer {
             let part = part(turn, asked, first == Some(connection.id));
             match self.check(connection, part).await {
                 Ok(found) => {
+                    if matches!(part, Part::Everything | Part::Connection) {
+                        self.claim_refused(None).await?;
+                    }
                     self.check_failures = 0;
                     let next_turn = match part {
                         Part::Everything => 0,
@@ -119,6 +123,9 @@ impl Synchronizer {
                 }
                 Err(SyncError::Ledger(error)) => return Err(error),
                 Err(SyncError::Platform(error)) => {
+                    if error.class() == Class::AwaitsUser {
+                        self.claim_refused(Some(&error)).await?;
+                    }
                     self.check_failures = self.check_failures.saturating_add(1);
                     let pause = self.policy.delay(self.check_failures, error.floor());
                     self.check_not_before = Instant::now() + pause;

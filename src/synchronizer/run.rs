@@ -258,6 +258,10 @@ impl Synchronizer {
         let took = now.duration_since(open.requested_at).unsigned_abs();
         self.last_run = Some((Instant::now(), took));
         failpoint("run ended");
+        if self.owner_is_refused(run) {
+            return self.end_refused_run(open, run).await;
+        }
+        self.owner_is_accepted().await?;
         let in_run: HashSet<FileId> = self
             .ledger
             .files_in_run(open.id)

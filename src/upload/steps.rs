@@ -82,7 +82,9 @@ impl Shared {
         if let UploadError::OriginUnconfirmed { until, .. } = &error {
             refusal.again = Again::BusyUntil(*until);
         }
-        if refusal.kind == FailureKind::Credentials {
+        if refusal.kind == FailureKind::Credentials
+            && matches!(refusal.again, Again::FailedUntil(_))
+        {
             // Every other job would fail in the same way: one of them tries again after the pause, for all.
             let until = next_attempt::after(now, self.policy.max);
             self.ledger

@@ -236,6 +236,7 @@ async fn between_any_two_steps(cut: Cut) {
         &super::moves_between_watches::POINTS,
         &super::create_imodel::POINTS,
         &super::settings::POINTS,
+        &super::sign_in::POINTS,
     ]
     .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));

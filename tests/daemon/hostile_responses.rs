@@ -219,7 +219,7 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
                 api_url: base.clone(),
                 issuer_url: base,
                 client_id: "service-test".to_owned(),
-                client_secret: Secret::new(SECRET).into(),
+                credentials: itwin_syncd::itwin::Credentials::Service(Secret::new(SECRET).into()),
                 scope: "itwin-platform".to_owned(),
                 limits: itwin_syncd::itwin::RequestLimits::per_minute(1_000_000),
                 rate: Vec::new(),

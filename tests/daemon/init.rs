@@ -200,6 +200,21 @@ impl Dialog {
         self.types(question, &format!("{answer}\n")).await;
     }
 
+    /// Waits for an address that has this text.
+    async fn line_with(&mut self, text: &str) -> String {
+        let found = || {
+            let shown = self.shown.lock().unwrap();
+            let mut lines = shown
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
+            let line = lines.find(|line| line.contains(text))?;
+            Some(line.trim().to_owned())
+        };
+        let shown = || format!("{text:?} in {}", self.shown.lock().unwrap());
+        eventually(|| found().is_some(), shown).await;
+        found().unwrap()
+    }
+
     /// Waits for the end. Exit code, and everything shown.
     async fn ends(mut self) -> (Option<i32>, String) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
@@ -475,5 +490,58 @@ async fn without_a_terminal_nothing_is_asked() {
     let done = newcomer.run(SECRET, &[]).await;
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.err.contains("not a terminal"), "{done:?}");
+    assert!(newcomer.written().is_empty());
+}
+
+/// The client of an identity provider's pages.
+async fn returned(address: &str) -> String {
+    let http = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let answer = http.get(address).send().await.unwrap();
+    answer.headers()["location"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_user_signs_in_with_a_browser_elsewhere() {
+    let newcomer = Newcomer::new(platform()).await;
+    let folder = newcomer.path("designs");
+    let mut dialog = newcomer.dialog(&[]);
+    dialog.answers("Client id: ", "native-emulator").await;
+    dialog.answers("with a browser? [Y/n] ", "").await;
+    let address = dialog.line_with("/connect/authorize?").await;
+    dialog
+        .answers("address here:", &returned(&address).await)
+        .await;
+    let page = dialog.line_with("/connect/consent?").await;
+    returned(&page).await;
+    dialog.answers("Then press Enter here.", "").await;
+    dialog.answers("iTwin (number", "1").await;
+    dialog.answers("iModel (number", "").await;
+    dialog
+        .answers("Folder with the design files: ", folder.to_str().unwrap())
+        .await;
+    dialog.answers("[designs]: ", "").await;
+    dialog.answers("config.toml\"? [Y/n] ", "").await;
+    let (code, shown) = dialog.ends().await;
+    assert_eq!(code, Some(0), "{shown}");
+    for text in ["Signed in as native-emulator", "Stored the sign-in in"] {
+        assert!(shown.contains(text), "{shown}");
+    }
+    assert_eq!(newcomer.written(), ["config.toml", "itwin-syncd-state"]);
+    assert_eq!(mode(&newcomer.path("etc/itwin-syncd-state/login")), 0o600);
+    newcomer.synchronizes().await;
+}
+
+#[tokio::test]
+async fn a_user_cannot_sign_in_without_a_terminal() {
+    let newcomer = Newcomer::new(platform()).await;
+    let done = newcomer.run_with(SECRET, &[("--sign-in", "user")]).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(
+        done.err.contains("needs a terminal and a browser"),
+        "{done:?}"
+    );
     assert!(newcomer.written().is_empty());
 }

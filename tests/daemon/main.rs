@@ -68,6 +68,7 @@ mod scale;
 mod sets;
 mod settings;
 mod several_imodels;
+mod sign_in;
 mod soak;
 mod spatial_root;
 mod state_directory;

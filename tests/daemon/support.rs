@@ -30,6 +30,7 @@ pub struct Site {
     /// Whole tables, in place of the defaults for tests.
     pub tables: String,
     pub secret: String,
+    pub client_id: String,
     /// Keys of the table `itwin`.
     pub itwin: String,
     /// Where the platform is, if not where the emulator listens.
@@ -94,6 +95,7 @@ impl Site {
                      [retry]\nfirst_delay = \"200ms\"\nmax_delay = \"2s\"\n"
                 .to_owned(),
             secret: SECRET.to_owned(),
+            client_id: "service-test".to_owned(),
             itwin: String::new(),
             platform: None,
         }
@@ -136,9 +138,9 @@ impl Site {
         let issuer = platform.unwrap_or(self.emulator.issuer_url());
         let state = self.path("state");
         let text = format!(
-            "{}[itwin]\napi_url = {api:?}\nissuer_url = {issuer:?}\nclient_id = \"service-test\"\n{}\
+            "{}[itwin]\napi_url = {api:?}\nissuer_url = {issuer:?}\nclient_id = {:?}\n{}\
              [state]\npath = {state:?}\n{}{}",
-            self.top, self.itwin, self.tables, self.watches
+            self.top, self.client_id, self.itwin, self.tables, self.watches
         );
         let path = self.path("config.toml");
         // A daemon that starts must not read half of it.

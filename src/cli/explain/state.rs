@@ -169,6 +169,7 @@ pub(super) async fn state(
         let state = match inactive {
             Inactive::Paused { .. } => "paused",
             Inactive::AwaitsImodel { .. } => "waits for its iModel",
+            Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(name);

@@ -1,15 +1,17 @@
 //! The account of a configuration: where client id and secret come from, and whether the platform accepts them.
 //!
-//! An account is a service application. Signing in as a user would be the other way to an [`Account`].
+//! An account is a service application, or a user who signs in (`user`).
 
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::files::{Answers, Places};
-use super::terminal::Terminal;
-use super::{Arguments, Error, complain};
+use super::terminal::{Enter, Terminal};
+use super::{Arguments, Error, SignIn, complain, user};
 use crate::cli::check::{self, Report};
 use crate::cli::print_line;
-use crate::config::{Config, Environment, SECRET_HINT};
+use crate::config::{self, Config, Environment, SECRET_HINT};
 use crate::itwin::Client;
 use crate::secret::Secret;
 use crate::service;
@@ -20,8 +22,11 @@ pub(super) const SECRET_VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
 /// What is known of the account, and what it is used with.
 pub(super) struct Account {
     pub(super) answers: Answers,
-    pub(super) secret: Secret,
+    /// None for a user.
+    pub(super) secret: Option<Secret>,
     pub(super) client: Client,
+    /// The state directory with the sign-in of a user, until there is one.
+    pub(super) sign_in: Option<TempDir>,
 }
 
 /// Finds the account, and gets a token for it.
@@ -53,12 +58,20 @@ pub(super) async fn sign_in(
         imodel_id: "00000000-0000-0000-0000-000000000000".to_owned(),
         ..Answers::default()
     };
-    let mut secret = given_secret(arguments, places)?;
+    let is_user = arguments.sign_in == Some(SignIn::User);
+    let mut secret = if is_user {
+        None
+    } else {
+        given_secret(arguments, places)?
+    };
     let mut client_id = given;
     if terminal.is_some() && (client_id.is_none() || secret.is_none()) {
-        print_line(
-            "The account: a service application, from https://developer.bentley.com/my-apps (docs/getting-started.md)",
-        );
+        print_line(if is_user {
+            "The account: a native application, from https://developer.bentley.com/my-apps (docs/sign-in.md)"
+        } else {
+            "The account: a service application, from https://developer.bentley.com/my-apps (docs/getting-started.md); \
+             or a native application, to sign in as a user (docs/sign-in.md)"
+        });
     }
     loop {
         let id = match (client_id.take(), terminal) {
@@ -66,6 +79,17 @@ pub(super) async fn sign_in(
             (None, Some(terminal)) => terminal.ask("Client id", None)?,
             (None, None) => return Err(Error::Missing("--client-id")),
         };
+        // The ids of native applications begin with this word.
+        let may_be_user = arguments.sign_in.is_none() && id.starts_with("native-");
+        let question = "Sign in as a user, with a browser?";
+        let agreed = match terminal {
+            Some(terminal) if may_be_user => terminal.agrees(question, Enter::Yes)?,
+            _ => false,
+        };
+        if is_user || agreed {
+            answers.client_id = id;
+            return user::sign_in(answers, terminal).await;
+        }
         let known = match (secret.take(), terminal) {
             (Some(secret), _) => secret,
             (None, Some(terminal)) => ask_secret(terminal)?,
@@ -74,11 +98,12 @@ pub(super) async fn sign_in(
         answers.client_id = id;
         match token(&answers, &known).await {
             Ok(client) => {
-                print_line(&format!("Signed in as {}", client.service_user()));
+                print_line(&format!("Signed in as {}", client.member()));
                 return Ok(Account {
                     answers,
-                    secret: known,
+                    secret: Some(known),
                     client,
+                    sign_in: None,
                 });
             }
             Err(error) if terminal.is_some() && error.is_of_the_answers() => {
@@ -139,13 +164,16 @@ fn secret_of(file: &Path) -> Result<Secret, Error> {
         ..Answers::default()
     };
     let config = parsed(&answers, &Environment::default())?;
-    Ok(config.itwin.client_secret.text)
+    match config.itwin.account {
+        config::Account::Service(secret) => Ok(secret.text),
+        config::Account::User(_) => Err(Error::Missing("--client-secret-file")),
+    }
 }
 
 /// The configuration with these answers.
-pub(super) fn parse(answers: &Answers, secret: &Secret) -> Result<Config, Error> {
+pub(super) fn parse(answers: &Answers, secret: Option<&Secret>) -> Result<Config, Error> {
     let environment = Environment {
-        client_secret: Some(secret.clone()),
+        client_secret: secret.cloned(),
         ..Environment::default()
     };
     parsed(answers, &environment)
@@ -166,7 +194,7 @@ fn parsed(answers: &Answers, environment: &Environment) -> Result<Config, Error>
 
 /// Connects and gets a token.
 async fn token(answers: &Answers, secret: &Secret) -> Result<Client, Error> {
-    let config = parse(answers, secret)?;
+    let config = parse(answers, Some(secret))?;
     let client = service::client(&config)?;
     if !check::network(&mut Report::new(), &config, &client).await {
         return Err(Error::Unreachable);
@@ -193,7 +221,7 @@ mod tests {
             imodel: "iModel \"North\" in iTwin \"Bridges\"".to_owned(),
             ..Answers::default()
         };
-        let config = parse(&answers, &Secret::new("tiger-in-the-tank")).unwrap();
+        let config = parse(&answers, Some(&Secret::new("tiger-in-the-tank"))).unwrap();
         assert_eq!(config.watches[0].path, answers.folder);
         assert_eq!(Some(config.state.path), answers.state_path);
         let plain = Answers {
@@ -203,6 +231,13 @@ mod tests {
             state_path: None,
             ..answers.clone()
         };
-        insta::assert_snapshot!(format!("{}\n-----\n{}", answers.text(), plain.text()));
+        let user = Answers {
+            is_user: true,
+            ..plain.clone()
+        };
+        let config = parse(&user, None).unwrap();
+        assert!(config.itwin.user().is_some());
+        let texts = [answers.text(), plain.text(), user.text()];
+        insta::assert_snapshot!(texts.join("\n-----\n"));
     }
 }

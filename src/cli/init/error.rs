@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::folder::Problem;
+use crate::cli::login;
 use crate::itwin;
 
 use super::account::SECRET_VARIABLE;
@@ -35,6 +36,10 @@ pub(super) enum Error {
     },
     #[error(transparent)]
     Platform(#[from] itwin::Error),
+    #[error(transparent)]
+    SignIn(login::Error),
+    #[error("signing in as a user needs a terminal and a browser")]
+    NoBrowser,
     #[error("the platform cannot be reached")]
     Unreachable,
     #[error("the application is not a member of any iTwin")]
@@ -88,6 +93,10 @@ impl Error {
             ),
             Self::Invalid { hint, .. } => return hint.clone(),
             Self::Platform(error) => return error.hint(),
+            Self::SignIn(error) => return error.hint(),
+            Self::NoBrowser => "leave --non-interactive out; or write the configuration by hand, with sign_in = \"user\", and \
+                                run `itwin-syncd login --no-browser`"
+                .to_owned(),
             Self::Unreachable => "do what the hint above says; behind a proxy, add --proxy URL, and --ca-file FILE if it \
                                   intercepts TLS"
                 .to_owned(),
@@ -160,6 +169,8 @@ mod tests {
                 hint: Some("write a name".to_owned()),
             },
             Error::Platform(_) => Error::Platform(itwin::unreachable_platform()),
+            Error::SignIn(_) => Error::SignIn(login::Error::Late),
+            Error::NoBrowser => Error::NoBrowser,
             Error::Unreachable => Error::Unreachable,
             Error::NoItwin { .. } => Error::NoItwin { member: "service-x@apps.imsoidc.bentley.com".to_owned() },
             Error::NoImodel { .. } => Error::NoImodel {

@@ -16,6 +16,8 @@ use crate::secret::Secret;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answers {
     pub(super) client_id: String,
+    /// A user signs in.
+    pub(super) is_user: bool,
     /// Written only if the service does not get the secret from systemd.
     pub(super) client_secret_file: Option<PathBuf>,
     pub(super) api_url: Option<String>,
@@ -38,12 +40,14 @@ impl Answers {
              # After a change, `itwin-syncd check` tests it.\n\n[itwin]\n",
         );
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        text += &entry(
-            "The service application, from developer.bentley.com/my-apps.",
-            "client_id",
-            &self.client_id,
-        );
+        let application = if self.is_user {
+            "The native application, from developer.bentley.com/my-apps."
+        } else {
+            "The service application, from developer.bentley.com/my-apps."
+        };
+        text += &entry(application, "client_id", &self.client_id);
         text += &match path(&self.client_secret_file) {
+            _ if self.is_user => entry("A user signs in: `itwin-syncd login`.", "sign_in", "user"),
             Some(file) => entry("The file with its secret.", "client_secret_file", &file),
             None => "# Its secret is in the file client-secret beside this one, which systemd passes to the service.\n"
                 .to_owned(),

@@ -13,6 +13,7 @@ const TEMPLATE: &str = include_str!("../../../systemd/itwin-syncd@.service");
 const USER: &str = include_str!("../../../systemd/itwin-syncd.sysusers");
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 const HOME: &str = include_str!("../../../systemd/examples/home.conf");
+const NO_SECRET: &str = include_str!("../../../systemd/examples/sign-in.conf");
 
 /// Whether systemd runs on this machine.
 pub(super) fn has_systemd() -> bool {
@@ -27,6 +28,13 @@ pub(super) fn install() -> Result<(), Error> {
     })?;
     copy(&program, Path::new("/"))?;
     run(&["systemd-sysusers", "itwin-syncd.conf"])?;
+    run(&["systemctl", "daemon-reload"])
+}
+
+/// A user has no client secret: the unit of this name does not expect one.
+pub(super) fn load_no_secret(name: &str) -> Result<(), Error> {
+    let path = format!("/etc/systemd/system/{name}.service.d/sign-in.conf");
+    put(Path::new(&path), 0o644, |draft| fs::write(draft, NO_SECRET))?;
     run(&["systemctl", "daemon-reload"])
 }
 

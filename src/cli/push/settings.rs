@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Arguments;
-use crate::config::{Config, ConfigErrors, Environment, OnRename, Watch};
+use crate::config::{Account, Config, ConfigErrors, Environment, OnRename, Watch};
 use crate::selection::{BadRule, Rules, Selection};
 
 /// The name of the watch of a push, in its ledger and in the log.
@@ -90,10 +90,11 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
         None => None,
     };
     let mut environment = Environment::of_process();
-    if let Some(account) = &account {
-        environment.client_secret = Some(account.itwin.client_secret.text.clone());
+    if let Some(Account::Service(secret)) = account.as_ref().map(|config| &config.itwin.account) {
+        environment.client_secret = Some(secret.text.clone());
     }
-    let mut config = from_options(arguments, account.is_some(), &environment)?;
+    let given = account.as_ref().map(|config| &config.itwin.account);
+    let mut config = from_options(arguments, given, &environment)?;
     if let Some(account) = account {
         config.itwin = account.itwin;
         config.network = account.network;
@@ -121,13 +122,14 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
     Ok((config, watch))
 }
 
-/// Checks the options as a configuration file. `has_account`: that of `--config` is used.
+/// Checks the options as a configuration file. `account`: that of `--config`.
 fn from_options(
     arguments: &Arguments,
-    has_account: bool,
+    account: Option<&Account>,
     environment: &Environment,
 ) -> Result<Config, Error> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let has_account = account.is_some();
     let client_id = match variable(CLIENT_ID) {
         _ if has_account => "unused".to_owned(),
         Some(id) => id,
@@ -142,6 +144,9 @@ fn from_options(
         if let Some(url) = variable(name).filter(|_| !has_account) {
             text += &format!("{key} = {}\n", quoted(&url));
         }
+    }
+    if let Some(Account::User(_)) = account {
+        text += "sign_in = \"user\"\n";
     }
     text += &format!(
         "[[watch]]\nname = \"{WATCH}\"\npath = \"/\"\nimodel_id = {}\nconnection = {}\nstorage_folder = {}\n",
@@ -249,6 +254,10 @@ mod tests {
         }
     }
 
+    fn account() -> Account {
+        Account::Service(Secret::new("horse/battery/staple").into())
+    }
+
     fn environment() -> Environment {
         Environment {
             client_secret: Some(Secret::new("horse/battery/staple")),
@@ -261,7 +270,7 @@ mod tests {
         let with = |change: fn(&mut Arguments)| {
             let mut arguments = arguments();
             change(&mut arguments);
-            from_options(&arguments, true, &environment())
+            from_options(&arguments, Some(&account()), &environment())
                 .unwrap_err()
                 .to_string()
         };
@@ -286,7 +295,7 @@ mod tests {
 
     #[test]
     fn each_imodel_account_and_storage_folder_has_a_state_of_its_own() {
-        let config = from_options(&arguments(), true, &environment()).unwrap();
+        let config = from_options(&arguments(), Some(&account()), &environment()).unwrap();
         let watch = config.watches[0].clone();
         let same = key(&config, &watch);
         assert!(same.starts_with("c0ffee00-"));

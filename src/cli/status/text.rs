@@ -233,6 +233,9 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     if let Some(fault) = &watch.settings {
         hinted(out, &fault.reason, fault.hint.as_deref());
     }
+    if let Some(owner) = &watch.owner {
+        hinted(out, &owner.reason, Some(&owner.hint));
+    }
     if let Some(version) = &watch.named_version {
         let text = format!("iModel  {}", version.text);
         hinted(out, &text, version.hint.as_deref());

@@ -397,6 +397,26 @@ fn two_watches_of_one_imodel_overlap_in_storage() {
 }
 
 #[test]
+fn sign_in() {
+    let in_itwin = |keys: &str| errors(&LEAST.replacen("[itwin]", &format!("[itwin]\n{keys}"), 1));
+    let cases = [
+        "sign_in = \"person\"",
+        "sign_in = true",
+        "sign_in = \"user\"\nclient_secret_file = \"/etc/itwin-syncd/client-secret\"",
+        "sign_in = \"user\"\nclient_secret_command = [\"/bin/echo\", \"x\"]",
+        "takeover = true",
+        "redirect_urls = [\"http://localhost:3301/signin-callback\"]",
+        "sign_in = \"user\"\nredirect_urls = []",
+        "sign_in = \"user\"\nredirect_urls = [\"http://localhost/signin-callback\"]",
+        "sign_in = \"user\"\nredirect_urls = [\"http://localhost:3301\"]",
+        "sign_in = \"user\"\nredirect_urls = [\"https://sync.example.com:3301/x\"]",
+        "sign_in = \"user\"\nredirect_urls = [\"http://localhost:3301/x?y=z\"]",
+        "sign_in = \"user\"\ntakeover = 1",
+    ];
+    insta::assert_snapshot!(render(cases, in_itwin));
+}
+
+#[test]
 fn client_secret() {
     insta::assert_snapshot!(
         "client_secret_in_the_file",

@@ -13,7 +13,7 @@ use crate::emulator::reply::{self, Refusal, Reply, imodel_not_found, invalid, re
 use crate::emulator::request::{ApiRequest, text};
 use crate::emulator::runs;
 use crate::emulator::switches::{
-    DeleteInRun, EmptyConnection, OmittedAuthentication, RemovedSourceFile,
+    ChangedOwner, DeleteInRun, EmptyConnection, OmittedAuthentication, RemovedSourceFile,
 };
 
 /// The connection in the path.
@@ -175,7 +175,12 @@ pub(super) fn update_connection(
         connection.display_name = Some(name.to_owned());
     }
     match authentication(&body)? {
-        Some(kind) => kind.clone_into(&mut connection.authentication_type),
+        Some(kind) => {
+            if kind == "User" && request.switches.changed_owner == ChangedOwner::Caller {
+                connection.owner.clone_from(&request.client_id);
+            }
+            kind.clone_into(&mut connection.authentication_type);
+        }
         None if request.switches.omitted_authentication == OmittedAuthentication::Reset => {
             "User".clone_into(&mut connection.authentication_type);
         }

@@ -63,6 +63,12 @@ pub(super) fn run(
         &mut faults,
         request.now,
     );
+    let lifetime = request.shared.options.owner_token_lifetime;
+    if connection.authentication_type != "Service"
+        && !state.is_authorized(&connection.owner, lifetime, request.now)
+    {
+        runs::refuse_owner(&mut run);
+    }
     let fault = faults.for_run(&connection.imodel_id).unwrap_or_default();
     drop(faults);
     if let Some(ms) = fault.duration_ms {

@@ -27,13 +27,67 @@ pub struct Connection {
     authentication_type: Option<String>,
 }
 
+/// For whom the runs of a connection act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authentication {
+    /// The service application itself.
+    Service,
+    /// The user who owns the connection.
+    User,
+}
+
+impl Authentication {
+    pub(in crate::itwin) fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::User => "User",
+        }
+    }
+}
+
+/// Whether a user may take over a connection of a service application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takeover {
+    /// It may.
+    Yes,
+    /// It may not.
+    No,
+}
+
+/// What to do about a connection before it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::itwin) enum Claim {
+    Keep,
+    Set,
+    Refuse,
+}
+
+/// Decides that. A service application has no one to ask: a connection that has its name is its own.
+pub(in crate::itwin) fn claim(
+    ours: Authentication,
+    found: Option<Authentication>,
+    takeover: Takeover,
+) -> Claim {
+    match (ours, found) {
+        (Authentication::Service, Some(Authentication::Service)) => Claim::Keep,
+        (Authentication::Service, _) => Claim::Set,
+        // One that is not told may be a user's: a run shows it.
+        (Authentication::User, Some(Authentication::User) | None) => Claim::Keep,
+        (Authentication::User, Some(Authentication::Service)) => match takeover {
+            Takeover::Yes => Claim::Set,
+            Takeover::No => Claim::Refuse,
+        },
+    }
+}
+
 impl Connection {
-    /// Whether its runs use the service application's own credentials. False if unknown.
+    /// For whom its runs act; None if unknown.
     #[must_use]
-    pub fn authenticates_as_service(&self) -> bool {
-        self.authentication_type
-            .as_ref()
-            .is_some_and(|word| word.eq_ignore_ascii_case("Service"))
+    pub fn authentication(&self) -> Option<Authentication> {
+        let word = self.authentication_type.as_ref()?;
+        [Authentication::Service, Authentication::User]
+            .into_iter()
+            .find(|known| word.eq_ignore_ascii_case(known.as_str()))
     }
 }
 
@@ -134,6 +188,16 @@ pub struct RunError {
     error_key: Option<String>,
     #[serde(default, deserialize_with = "maybe_text")]
     description: Option<String>,
+}
+
+impl RunError {
+    /// Whether the platform has no valid authorization of the connection's owner.
+    #[must_use]
+    pub fn owner_is_not_authenticated(&self) -> bool {
+        self.error_key
+            .as_ref()
+            .is_some_and(|key| key.eq_ignore_ascii_case("UserNotAuthenticated"))
+    }
 }
 
 impl fmt::Display for RunError {
@@ -338,6 +402,27 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn a_connection_of_a_service_application_is_taken_over_only_if_that_is_allowed() {
+        use Authentication::{Service, User};
+        for (ours, found, takeover, expected) in [
+            (Service, Some(Service), Takeover::No, Claim::Keep),
+            (Service, Some(User), Takeover::No, Claim::Set),
+            (Service, None, Takeover::No, Claim::Set),
+            (User, Some(User), Takeover::No, Claim::Keep),
+            (User, Some(User), Takeover::Yes, Claim::Keep),
+            (User, None, Takeover::Yes, Claim::Keep),
+            (User, Some(Service), Takeover::No, Claim::Refuse),
+            (User, Some(Service), Takeover::Yes, Claim::Set),
+        ] {
+            assert_eq!(
+                claim(ours, found, takeover),
+                expected,
+                "{ours:?} {found:?} {takeover:?}"
+            );
+        }
+    }
 
     #[test]
     fn an_error_of_an_unexpected_type_does_not_make_a_run_unreadable() {

@@ -5,7 +5,7 @@ use crate::ledger::{RunProgress, WatchReport};
 /// A gauge with one value for each watch: its name, what it means, and its value.
 pub(super) type WatchGauge = (&'static str, &'static str, fn(&WatchReport) -> u64);
 
-pub(super) const WATCH_GAUGES: [WatchGauge; 12] = [
+pub(super) const WATCH_GAUGES: [WatchGauge; 14] = [
     (
         "files_synchronized",
         "Files synchronized in their current version.",
@@ -33,13 +33,23 @@ pub(super) const WATCH_GAUGES: [WatchGauge; 12] = [
     ),
     (
         "watch_suspended",
-        "1 while the watch starts no new work: paused, suspended by the bulk change guard, or suspended after rejected credentials.",
+        "1 while the watch starts no new work: paused, suspended by the bulk change guard or after rejected credentials, or no user is signed in.",
         |watch| u64::from(watch.inactive.is_some()),
     ),
     (
         "settings_not_applied",
         "1 while the platform does not have the settings of the configuration, so that runs wait.",
         |watch| u64::from(watch.settings_fault.is_some()),
+    ),
+    (
+        "owner_consent_missing",
+        "1 while runs wait for the consent of the user for whom the connection acts.",
+        |watch| u64::from(watch.owner.as_ref().is_some_and(|note| note.waits)),
+    ),
+    (
+        "owner_consent_ends",
+        "1 while the consent of the user for whom the connection acts ends within a week, or may have ended.",
+        |watch| u64::from(watch.owner.as_ref().is_some_and(|note| !note.waits)),
     ),
     (
         "named_version_failed",

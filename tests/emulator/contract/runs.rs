@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, RunFault, TaskFault};
+use itwin_syncd::emulator::{
+    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_IMODEL_ID, Emulator, RunFault, TaskFault,
+};
 use serde_json::{Value, json};
 
 use super::connections::{CONNECTIONS, connected, connection_of, mapped};
@@ -348,6 +350,49 @@ pub async fn of_people(platform: &Platform, root: &str) {
         true
     );
     assert_eq!(run().await["result"], "Success");
+    // As after 30 days.
+    let url = format!("{}/_emulator/end-consents", platform.emulator.api_url());
+    let answer = reqwest::Client::new().post(url).send().await.unwrap();
+    assert_eq!(answer.status(), 204);
+    assert_eq!(run().await["error"]["errorKey"], "UserNotAuthenticated");
+    let output = platform.get(&information).await.ok(200);
+    let page = output["authorizationInformation"]["_links"]["authorizationUrl"]["href"].clone();
+    let page = page.as_str().unwrap();
+    let page = page.strip_prefix(platform.emulator.api_url()).unwrap();
+    platform.get(page).await;
+    assert_eq!(run().await["result"], "Success");
+    platform.switch("changed-owner", "creator");
+    let one = format!("{CONNECTIONS}/{id}");
+    platform
+        .ask("PUT", &one, json!({ "authenticationType": "User" }))
+        .await
+        .ok(200);
+    assert_eq!(run().await["result"], "Success");
+    platform.switches_off();
+}
+
+#[tokio::test]
+async fn a_consent_ends_with_its_lifetime() {
+    let lifetime = Duration::from_secs(1);
+    let builder = Emulator::builder().client(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET);
+    let platform = Platform::start(builder.owner_token_lifetime(lifetime)).await;
+    let information = format!(
+        "/synchronization/imodels/connections/authorizationInformation?redirectUrl={}",
+        encoded("http://localhost:3301/callback")
+    );
+    let asked =
+        async || platform.get(&information).await.ok(200)["authorizationInformation"].clone();
+    let first = asked().await;
+    let page = first["_links"]["authorizationUrl"]["href"]
+        .as_str()
+        .unwrap();
+    let page = page.strip_prefix(platform.emulator.api_url()).unwrap();
+    platform.get(page).await;
+    let began = std::time::Instant::now();
+    while asked().await["isUserAuthorized"] == true {
+        assert!(began.elapsed().as_secs() < 60, "the consent does not end");
+    }
+    assert!(platform.emulator.state().authorized_users.len() == 1);
 }
 
 #[tokio::test]

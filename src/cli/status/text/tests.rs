@@ -101,6 +101,7 @@ fn watch() -> WatchView {
         spatial_root: None,
         waits: Vec::new(),
         settings: None,
+        owner: None,
         named_version: None,
         deletions: Vec::new(),
         unfinished: Vec::new(),
