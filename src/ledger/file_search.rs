@@ -67,6 +67,9 @@ pub(super) async fn of_watches(tx: &mut Tx, names: &[String]) -> Result<String, 
             .await?;
         ids.extend(id.map(|id| id.to_string()));
     }
+    if ids.is_empty() {
+        return Ok("AND 1 = 0".to_owned());
+    }
     Ok(format!("AND j.watch_id IN ({})", ids.join(", ")))
 }
 
