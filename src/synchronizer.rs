@@ -47,8 +47,8 @@ use crate::config;
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{
-    self, Again, ConnectionFile, ConnectionRecord, FileId, Ledger, Refusal, SpatialRootWait,
-    WindowWait,
+    self, Again, ConnectionFile, ConnectionId, ConnectionRecord, FileId, Ledger, Refusal,
+    SpatialRootWait, WindowWait,
 };
 use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
@@ -56,6 +56,7 @@ use crate::retry::Policy;
 use crate::selection::{Guess, Scope};
 use batching::Batch;
 use blocking::Blocking;
+use connection::Read;
 use file_reports::{report_failure, report_foreign_change};
 use platform_settings::Applied;
 use run::Requested;
@@ -154,12 +155,16 @@ pub struct Synchronizer {
     /// Checks that failed in a row, and when the next one may begin.
     check_failures: u32,
     check_not_before: Instant,
+    /// Which part of each connection the next check reads.
+    check_turns: HashMap<ConnectionId, usize>,
     /// The run of another client that ours waits for.
     blocking: Option<Blocking>,
     /// The ledger may name such a run.
     blocking_recorded: bool,
     /// How often in a row the connection was not there although it was known.
     connection_losses: u32,
+    /// When the latest run ended, and how long it took.
+    last_run: Option<(Instant, Duration)>,
     /// Runs in a row that were requested and then not found.
     lost_runs: u32,
     /// The last seen number of `wake`.
@@ -212,9 +217,11 @@ impl Synchronizer {
             not_before: Instant::now(),
             check_failures: 0,
             check_not_before: Instant::now(),
+            check_turns: HashMap::new(),
             blocking: None,
             blocking_recorded: true,
             connection_losses: 0,
+            last_run: None,
             lost_runs: 0,
             asked: 0,
             root_wait: None,
@@ -344,7 +351,7 @@ impl Synchronizer {
         if next_withdrawal.is_zero() {
             return Ok(Duration::ZERO);
         }
-        match batching::decide(&backlog, now, &sync) {
+        match batching::decide(&backlog, now, &sync, self.last_run()) {
             Batch::WaitFor(pause) => {
                 // What waits for a run is read when the run is requested.
                 if backlog.first.is_some() {
@@ -388,7 +395,7 @@ impl Synchronizer {
             if files.is_empty() && !references {
                 continue;
             }
-            let requested = match self.reconcile(connection, extent).await {
+            let requested = match self.reconcile(connection, extent, Read::Everything).await {
                 Ok(Some(platform_id)) => {
                     if self.apply_settings(connection, &platform_id).await? == Applied::No {
                         waits = true;

@@ -33,6 +33,16 @@ impl Api {
         call: Call,
         field: &str,
     ) -> Result<Vec<T>, Error> {
+        self.list_until(call, field, |_| false).await
+    }
+
+    /// The same, but only until an item is the last one that is needed.
+    pub(super) async fn list_until<T: DeserializeOwned + Item>(
+        &self,
+        call: Call,
+        field: &str,
+        mut is_last: impl FnMut(&T) -> bool,
+    ) -> Result<Vec<T>, Error> {
         let mut call = Call {
             limit: Limit::List,
             ..call
@@ -60,7 +70,11 @@ impl Api {
                     if items.len() == items.capacity() {
                         items.reserve_exact(items.len() / 8 + PAGE);
                     }
+                    let is_last = is_last(&item);
                     items.push(item);
+                    if is_last {
+                        return Ok(items);
+                    }
                     has_new_items = true;
                 }
             }

@@ -131,6 +131,24 @@ impl Client {
         self.api.list(call, "sourceFiles").await
     }
 
+    /// Reads the source files of a connection until `is_last` says that one is the last that is needed.
+    ///
+    /// # Errors
+    /// The connection does not exist, is not accessible, or the host is not reachable.
+    ///
+    /// Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-sourcefiles/
+    pub async fn source_files_until(
+        &self,
+        connection_id: &str,
+        is_last: impl FnMut(&SourceFile) -> bool,
+    ) -> Result<(), Error> {
+        let url = self.connections_url(&[connection_id, "sourceFiles"]);
+        let call = Call::repeatable("list source files", Method::GET, url, ROLE);
+        let read = self.api.list_until(call, "sourceFiles", is_last).await?;
+        drop(read);
+        Ok(())
+    }
+
     /// Adds a storage file to a connection; never repeated automatically.
     ///
     /// # Errors

@@ -253,6 +253,28 @@ impl Ledger {
         Ok(())
     }
 
+    /// Records that a part of a connection other than its source files was compared with the platform's. If another
+    /// check was requested since `connection` was read, that remains due.
+    pub async fn record_turn(
+        &self,
+        connection: &ConnectionRecord,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.db
+            .write("record a check of a part of a connection", async |tx| {
+                sql::query(
+                    "UPDATE connections SET checked_at = $2 WHERE id = $1 AND checked_at = $3",
+                )
+                .bind(connection.id)
+                .bind(millis(now))
+                .bind(millis(connection.checked_at))
+                .execute(tx)
+                .await
+            })
+            .await?;
+        Ok(())
+    }
+
     /// Records how many source files an iModel has in connections that no watch uses.
     pub async fn record_foreign_source_files(
         &self,

@@ -19,17 +19,68 @@ pub(super) enum Batch {
     WaitFor(Duration),
 }
 
+/// The shortest quiet time before a run: the results of uploads that end together come in a row.
+const SOON: Duration = Duration::from_secs(1);
+
+/// `batch_window` divided by this is the shortest quiet time, if that is longer than [`SOON`].
+const SHARE: u32 = 10;
+
+/// A run of this many seconds is worth waiting one second for more files: what comes later waits for its end.
+const WORTH: u32 = 20;
+
+/// The latest run of the iModel that this process saw end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LastRun {
+    /// How long ago it ended.
+    pub(super) ended: Duration,
+    /// From its request to its end.
+    pub(super) took: Duration,
+}
+
+/// How long nothing must have come for a batch to be complete.
+///
+/// A single file in a quiet iModel waits for a moment only. Many files at once, or files that follow a run closely, are
+/// probably part of a stream of which more comes: they wait for the whole `batch_window`.
+fn quiet_time(
+    backlog: &Backlog,
+    first: Duration,
+    last_run: Option<LastRun>,
+    most: Duration,
+) -> Duration {
+    let soon = (most / SHARE).max(SOON).min(most);
+    let Some(run) = last_run else {
+        return by_count(soon, backlog.waiting).min(most);
+    };
+    let follows_run = run.ended.saturating_sub(first) < most * 2;
+    if follows_run {
+        return most;
+    }
+    by_count(soon, backlog.waiting)
+        .max(run.took / WORTH)
+        .min(most)
+}
+
+fn by_count(soon: Duration, files: u64) -> Duration {
+    soon.saturating_mul(u32::try_from(files.max(1)).unwrap_or(u32::MAX))
+}
+
 /// Decides from the backlog of an iModel.
 ///
-/// A batch is complete when nothing of the iModel is being uploaded and nothing came for the batch window; but it
+/// A batch is complete when nothing of the iModel is being uploaded and nothing came for the quiet time; but it
 /// never waits longer than the batch maximum, so that a steady stream of files cannot keep it waiting for ever. Only a
 /// set of which a part is being uploaded is waited for longer: the run would read one part of it new and one old.
-pub(super) fn decide(backlog: &Backlog, now: Timestamp, sync: &config::Sync) -> Batch {
+pub(super) fn decide(
+    backlog: &Backlog,
+    now: Timestamp,
+    sync: &config::Sync,
+    last_run: Option<LastRun>,
+) -> Batch {
     let (Some(first), Some(last)) = (backlog.first, backlog.last) else {
         return Batch::WaitFor(until_due(backlog, now));
     };
     let longest = sync.batch_max.saturating_sub(since(first, now));
-    let quiet = sync.batch_window.saturating_sub(since(last, now));
+    let window = quiet_time(backlog, since(first, now), last_run, sync.batch_window);
+    let quiet = window.saturating_sub(since(last, now));
     let ready = match backlog.partial {
         Partial::None => longest.is_zero() || (quiet.is_zero() && !backlog.in_hand),
         Partial::PutOff => longest.is_zero(),
@@ -123,12 +174,113 @@ mod tests {
             (backlog(0, 295, false), 299, wait(1)),
             (backlog(0, 299, true), 300, Batch::Ready),
         ] {
+            let backlog = Backlog {
+                waiting: 10,
+                ..backlog
+            };
             assert_eq!(
-                decide(&backlog, at(now), &sync()),
+                decide(&backlog, at(now), &sync(), None),
                 expected,
                 "{backlog:?} at {now}"
             );
         }
+    }
+
+    #[test]
+    fn a_file_alone_waits_for_a_moment_and_more_is_waited_for_under_load_or_if_runs_take_long() {
+        let run = |ended, took| {
+            Some(LastRun {
+                ended: Duration::from_secs(ended),
+                took: Duration::from_secs(took),
+            })
+        };
+        for (waiting, first, last_run, window, expected) in [
+            // A quiet iModel.
+            (1, 0, None, 10_000, 1_000),
+            (1, 0, run(60, 10), 10_000, 1_000),
+            (0, 0, None, 10_000, 1_000),
+            // Several files.
+            (3, 0, None, 10_000, 3_000),
+            (10, 0, None, 10_000, 10_000),
+            (u64::MAX, 0, None, 10_000, 10_000),
+            // The runs of this iModel take long.
+            (1, 0, run(60, 100), 10_000, 5_000),
+            (1, 0, run(60, 3600), 10_000, 10_000),
+            (3, 0, run(60, 100), 10_000, 5_000),
+            // It came during the last run, or soon after it.
+            (1, 0, run(0, 10), 10_000, 10_000),
+            (1, 0, run(19, 10), 10_000, 10_000),
+            (1, 0, run(20, 10), 10_000, 1_000),
+            (1, 60, run(75, 10), 10_000, 10_000),
+            (1, 60, run(80, 10), 10_000, 1_000),
+            (1, 60, run(5, 10), 10_000, 10_000),
+            // Other windows than the default.
+            (1, 0, None, 300, 300),
+            (1, 0, None, 60_000, 6_000),
+            (1, 0, None, 0, 0),
+        ] {
+            let backlog = Backlog {
+                waiting,
+                ..backlog(0, 0, false)
+            };
+            let found = quiet_time(
+                &backlog,
+                Duration::from_secs(first),
+                last_run,
+                Duration::from_millis(window),
+            );
+            assert_eq!(
+                found,
+                Duration::from_millis(expected),
+                "{waiting} {first} {last_run:?} {window}"
+            );
+        }
+    }
+
+    /// When runs begin for files that come at these seconds, if each run takes that long.
+    fn runs(files: &[i64], took: i64) -> Vec<i64> {
+        let (mut runs, mut taken, mut last_run) = (Vec::new(), 0, None::<i64>);
+        let mut free = 0;
+        for now in 0..2000 {
+            if now < free {
+                continue;
+            }
+            let waiting = files[taken..].iter().take_while(|at| **at <= now).count();
+            if waiting == 0 {
+                continue;
+            }
+            let backlog = Backlog {
+                waiting: waiting as u64,
+                ..backlog(files[taken], files[taken + waiting - 1], false)
+            };
+            let ended = last_run.map(|ended| LastRun {
+                ended: Duration::from_secs(u64::try_from(now - ended).unwrap()),
+                took: Duration::from_secs(u64::try_from(took).unwrap()),
+            });
+            if decide(&backlog, at(now), &sync(), ended) == Batch::Ready {
+                runs.push(now);
+                taken += waiting;
+                free = now + took;
+                last_run = Some(free);
+            }
+        }
+        assert_eq!(taken, files.len());
+        runs
+    }
+
+    #[test]
+    fn a_burst_ends_in_two_runs_however_fast_its_files_come_and_single_files_get_one_each() {
+        for gap in 0..10 {
+            for took in [1, 5, 30, 300] {
+                let burst: Vec<i64> = (0..20).map(|number| number * gap).collect();
+                let found = runs(&burst, took);
+                assert!(
+                    found.len() <= 2,
+                    "every {gap} s, runs of {took} s: {found:?}"
+                );
+            }
+        }
+        assert_eq!(runs(&[0, 100, 200], 10), [1, 101, 201]);
     }
 
     #[test]
@@ -147,7 +299,7 @@ mod tests {
                 ..backlog(0, 0, false)
             };
             assert_eq!(
-                decide(&backlog, at(now), &sync()),
+                decide(&backlog, at(now), &sync(), None),
                 expected,
                 "{partial:?} at {now}"
             );
@@ -157,13 +309,16 @@ mod tests {
     #[test]
     fn without_waiting_files_the_synchronizer_sleeps_until_a_job_is_due() {
         let idle = Backlog::default();
-        assert_eq!(decide(&idle, at(0), &sync()), Batch::WaitFor(Duration::MAX));
+        assert_eq!(
+            decide(&idle, at(0), &sync(), None),
+            Batch::WaitFor(Duration::MAX)
+        );
         let later = Backlog {
             next_due: Some(at(40)),
             ..idle
         };
         assert_eq!(
-            decide(&later, at(0), &sync()),
+            decide(&later, at(0), &sync(), None),
             Batch::WaitFor(Duration::from_secs(40))
         );
     }
@@ -175,10 +330,10 @@ mod tests {
             (5000, 5000, true, Batch::Ready),
             (-1, 5000, false, Batch::Ready),
             // As by two tasks that read the clock one after the other.
-            (1, 1, false, Batch::WaitFor(Duration::from_secs(10))),
+            (1, 1, false, Batch::WaitFor(Duration::from_secs(1))),
         ] {
             assert_eq!(
-                decide(&backlog(first, last, in_hand), at(0), &sync()),
+                decide(&backlog(first, last, in_hand), at(0), &sync(), None),
                 expected,
                 "{first} {last} {in_hand}"
             );

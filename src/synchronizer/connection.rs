@@ -31,6 +31,15 @@ struct Found {
     created: bool,
 }
 
+/// How much of a known connection is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Its settings as well.
+    Everything,
+    /// Its source files only.
+    SourceFiles,
+}
+
 impl Synchronizer {
     /// Compares the connection with what it should hold, corrects what differs, and returns the platform's id of it.
     ///
@@ -39,6 +48,7 @@ impl Synchronizer {
         &self,
         connection: &ConnectionRecord,
         extent: Extent,
+        read: Read,
     ) -> Result<Option<String>, SyncError> {
         let now = crate::clock::now();
         let mut files = self.ledger.connection_files(connection.id, now).await?;
@@ -49,7 +59,7 @@ impl Synchronizer {
         files.sort_by(|one, other| (&one.path, &one.watch).cmp(&(&other.path, &other.watch)));
         let mut refused = Refused::default();
         let Some(found) = self
-            .find_or_create(connection, &files, &mut refused)
+            .find_or_create(connection, &files, read, &mut refused)
             .await?
         else {
             self.refuse(refused).await?;
@@ -130,10 +140,11 @@ impl Synchronizer {
         &self,
         connection: &ConnectionRecord,
         files: &[ConnectionFile],
+        read: Read,
         refused: &mut Refused,
     ) -> Result<Option<Found>, SyncError> {
         if let Some(id) = &connection.platform_id {
-            match self.look_up(connection, id).await {
+            match self.look_up(connection, id, read).await {
                 Ok(source_files) => {
                     return Ok(Some(Found {
                         id: id.clone(),
@@ -168,14 +179,17 @@ impl Synchronizer {
         }))
     }
 
-    /// What a known connection holds; its authentication type is corrected on the way.
+    /// What a known connection holds; its authentication type is corrected on the way, if that is read.
     async fn look_up(
         &self,
         connection: &ConnectionRecord,
         id: &str,
+        read: Read,
     ) -> Result<Vec<SourceFile>, itwin::Error> {
-        let found = self.client.connection(id).await?;
-        self.correct_authentication(connection, &found).await?;
+        if read == Read::Everything {
+            let found = self.client.connection(id).await?;
+            self.correct_authentication(connection, &found).await?;
+        }
         self.client.source_files(id).await
     }
 

@@ -3,8 +3,10 @@
 //! Everyone with access to the iModel can change a connection, in the portal or with another client. So the list is
 //! read from the platform before each run, and differences are corrected.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use crate::connector_type::ConnectorType;
+use crate::ids::StorageFileId;
 use crate::itwin::SourceFile;
 use crate::ledger::{ConnectionFile, FailureKind, JobState};
 
@@ -118,6 +120,34 @@ pub(super) fn differences<'a>(
     result
 }
 
+/// What the connection holds if nothing has changed there: storage file and connector of each source file. None:
+/// something has to be changed.
+pub(super) fn expected(
+    files: &[ConnectionFile],
+) -> Option<HashMap<&StorageFileId, &ConnectorType>> {
+    let wanted = files.iter().filter(|file| is_wanted(file));
+    wanted
+        .map(|file| {
+            let is_mapped = file.source_file_id.is_some()
+                && file.mapped_connector.as_ref() == Some(&file.connector);
+            is_mapped.then_some((&file.storage_file_id, &file.connector))
+        })
+        .collect()
+}
+
+/// Takes a source file that the connection holds out of what is expected. Returns whether nothing more is.
+pub(super) fn confirm(
+    expected: &mut HashMap<&StorageFileId, &ConnectorType>,
+    there: &SourceFile,
+) -> bool {
+    let wanted = expected.get(&there.storage_file_id);
+    let connector = there.connector_type.as_ref();
+    if wanted.is_some_and(|wanted| connector.is_none_or(|connector| connector == *wanted)) {
+        expected.remove(&there.storage_file_id);
+    }
+    expected.is_empty()
+}
+
 /// Whether the connection should hold the file: not once the local file is gone, unless its last content was uploaded
 /// before and still waits for a run.
 pub(super) fn is_wanted(file: &ConnectionFile) -> bool {
@@ -148,7 +178,6 @@ pub(super) fn waits_after_refusal(file: &ConnectionFile) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connector_type::ConnectorType;
     use crate::ledger::{FileId, OpenJob, StoredState};
 
     fn file(storage: &str, mapped: Option<(&str, &str)>) -> ConnectionFile {
@@ -188,6 +217,37 @@ mod tests {
             value["connectorType"] = connector.into();
         }
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_connection_is_as_expected_if_it_holds_each_file_with_its_connector() {
+        let files = [
+            file("one", Some(("1", "MSTN"))),
+            file("two", Some(("2", "MSTN"))),
+        ];
+        for (there, is_complete) in [
+            (vec![("one", Some("MSTN")), ("two", Some("MSTN"))], true),
+            (
+                vec![("other", None), ("two", None), ("one", Some("MSTN"))],
+                true,
+            ),
+            (vec![("one", Some("MSTN"))], false),
+            (vec![("one", Some("MSTN")), ("two", Some("DWG"))], false),
+            (vec![], false),
+        ] {
+            let mut expected = expected(&files).unwrap();
+            let mut confirmed = there.iter().map(|(storage, connector)| {
+                confirm(&mut expected, &source("s", storage, *connector))
+            });
+            assert_eq!(confirmed.any(|all| all), is_complete, "{there:?}");
+        }
+        let gone = ConnectionFile {
+            absent: true,
+            ..file("gone", None)
+        };
+        assert!(expected(&[gone]).is_some_and(|none| none.is_empty()));
+        assert!(expected(&[file("new", None)]).is_none());
+        assert!(expected(&[file("changed", Some(("1", "DWG")))]).is_none());
     }
 
     /// The differences as text.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, error, info, warn};
 
+use super::batching::LastRun;
 use super::outcome::{self, Evidence};
 use super::progress::Progress;
 use super::{SyncError, Synchronizer};
@@ -225,6 +226,13 @@ impl Synchronizer {
         }
     }
 
+    /// The latest run that ended, for the decision about the next one.
+    pub(super) fn last_run(&self) -> Option<LastRun> {
+        let (ended, took) = self.last_run?;
+        let ended = ended.elapsed();
+        Some(LastRun { ended, took })
+    }
+
     /// Keeps state and progress of an active run for status.
     async fn note(
         &self,
@@ -247,6 +255,8 @@ impl Synchronizer {
     ) -> Result<(), SyncError> {
         let now = crate::clock::now();
         self.lost_runs = 0;
+        let took = now.duration_since(open.requested_at).unsigned_abs();
+        self.last_run = Some((Instant::now(), took));
         failpoint("run ended");
         let in_run: HashSet<FileId> = self
             .ledger

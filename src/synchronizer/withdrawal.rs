@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::{debug, error, info, warn};
 
+use super::connection::Read;
 use super::spatial_root::Extent;
 use super::{IDLE_MAX, SyncError, Synchronizer};
 use crate::failpoint::failpoint;
@@ -111,7 +112,8 @@ impl Synchronizer {
                 continue;
             }
             if connection.platform_id.is_some() {
-                self.reconcile(connection, Extent::All).await?;
+                self.reconcile(connection, Extent::All, Read::Everything)
+                    .await?;
             } else {
                 for gone in self.begin_unmapping(connection).await? {
                     self.ledger.record_unmapped(&gone, now).await?;

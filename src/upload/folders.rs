@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -29,6 +29,8 @@ pub(super) struct Folders {
     ledger: Ledger,
     /// What the ledger has of each iModel, for every upload needs it.
     imodels: std::sync::Mutex<HashMap<ImodelId, Imodel>>,
+    /// Held while the ledger or the platform is asked about an iModel, so that workers that start together ask once.
+    asking: std::sync::Mutex<HashMap<ImodelId, Arc<Mutex<()>>>>,
     /// Which watch uploads to (root folder, path).
     owners: std::sync::Mutex<HashMap<(String, String), String>>,
     /// Only one task at a time looks for or creates folders: two would create the same one twice.
@@ -83,6 +85,7 @@ impl Folders {
             client,
             ledger,
             imodels: std::sync::Mutex::default(),
+            asking: std::sync::Mutex::default(),
             owners: std::sync::Mutex::default(),
             state: Mutex::default(),
         }
@@ -243,6 +246,11 @@ impl Folders {
     }
 
     async fn imodel(&self, imodel_id: &ImodelId) -> Result<ImodelRecord, UploadError> {
+        if let Some(Imodel::Known(record)) = self.imodels().get(imodel_id) {
+            return Ok(record.clone());
+        }
+        let asking = self.asking(imodel_id);
+        let _asking = asking.lock().await;
         let known = self.imodels().get(imodel_id).cloned();
         let record = match known {
             Some(Imodel::Known(record)) => return Ok(record),
@@ -255,6 +263,11 @@ impl Folders {
         self.imodels()
             .insert(imodel_id.to_owned(), Imodel::Known(record.clone()));
         Ok(record)
+    }
+
+    fn asking(&self, imodel_id: &ImodelId) -> Arc<Mutex<()>> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(asking.entry(imodel_id.clone()).or_default())
     }
 
     /// Reads iTwin and root folder from the platform.

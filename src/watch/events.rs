@@ -8,6 +8,7 @@
 //! The kernel gives an instance one watch for each folder, by whatever path it was set, so a folder that two roots
 //! reach has one entry here with both of them.
 
+mod closed;
 mod hints;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use tracing::warn;
 use super::mounts;
 use crate::failpoint::panicpoint;
 use crate::rooted_fs::Identity;
+use closed::ClosedFiles;
 pub(super) use hints::{Hint, Hints, Sender, channel};
 
 /// The file events of this process. Clones share one inotify instance.
@@ -43,6 +45,7 @@ struct Table {
     next: u64,
     folders: HashMap<Identity, Vec<User>>,
     paths: HashMap<Arc<Path>, Identity>,
+    closed: ClosedFiles,
     follows_mounts: bool,
 }
 
@@ -101,7 +104,9 @@ impl Drop for DeathNotice {
         if !self.link.dismissed.load(Ordering::Acquire)
             && let Some(shared) = self.shared.upgrade()
         {
-            shared.table().broadcast(|| Hint::WatcherDied);
+            let mut table = shared.table();
+            table.closed.clear();
+            table.broadcast(|| Hint::WatcherDied);
         }
     }
 }
@@ -364,18 +369,28 @@ impl Table {
         left
     }
 
-    fn dispatch(&self, event: notify::Result<Event>) {
-        let Some(paths) = paths_of(event) else {
+    fn dispatch(&mut self, event: notify::Result<Event>) {
+        let Some(event) = complete(event) else {
+            self.closed.clear();
             return self.broadcast(|| Hint::Everything);
         };
-        for path in paths {
+        let arrived = self.closed.observe(event.kind, &event.paths);
+        if !is_change(event.kind) {
+            return;
+        }
+        for path in &event.paths {
             if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
                 for (root, folder) in self.users(parent) {
-                    root.sender.send(Hint::Path(folder.join(name)));
+                    let file = folder.join(name);
+                    root.sender.send(if arrived == Some(path) {
+                        Hint::Arrived(file)
+                    } else {
+                        Hint::Path(file)
+                    });
                 }
             }
             // Of the folder itself: moved, deleted or unmounted.
-            for (root, folder) in self.users(&path) {
+            for (root, folder) in self.users(path) {
                 let is_root = folder.as_os_str().is_empty();
                 root.sender.send(if is_root {
                     Hint::Everything
@@ -428,17 +443,9 @@ fn reason(error: &notify::Error) -> String {
     }
 }
 
-/// The paths that an event is about; None if it does not say, as after an overflow of the kernel's queue. The flag for
-/// lost events is checked first: such an event has no path.
-fn paths_of(event: notify::Result<Event>) -> Option<Vec<PathBuf>> {
-    let event = event.ok()?;
-    if event.need_rescan() {
-        return None;
-    }
-    if !is_change(event.kind) {
-        return Some(Vec::new());
-    }
-    Some(event.paths)
+/// None if the event does not say what it is about, as after an overflow of the kernel's queue.
+fn complete(event: notify::Result<Event>) -> Option<Event> {
+    event.ok().filter(|event| !event.need_rescan())
 }
 
 /// Our own reading raises events as well; they must not feed back.

@@ -4,17 +4,19 @@
 //! `probe_queue` which paths are probed next, `comparison` what a listing changes, `health` how the root is. This task
 //! sends the requests, takes the answers and records the results. It never touches the share itself.
 
+mod hints;
+mod last_scan;
 mod probes;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::comparison::{Comparison, ScannedRoot};
 use super::events::{self, Hint, Hints};
@@ -28,11 +30,12 @@ use super::settle::Settling;
 use super::skip_log::SkipLog;
 use super::threads::{CHECK_INTERVAL, Threads};
 use super::unreadable::Unreadable;
-use super::{Order, Progress, ReadySink, Unfinished};
+use super::{Order, Progress, ReadySink};
 use crate::config::Watch;
 use crate::failpoint::share_deadline;
 use crate::ledger::{RootState, WatchId};
 use crate::rooted_fs::Identity;
+use last_scan::LastScan;
 
 /// Paths in one request to the probe thread: enough to be efficient, few enough to hand over in between.
 const PROBES_MAX: usize = 256;
@@ -65,17 +68,6 @@ struct Task {
     /// Of `unreadable`: how many are a problem.
     lasting_files: u64,
     skip_log: Arc<SkipLog>,
-}
-
-/// What the last full scan found, for status and log.
-#[derive(Default)]
-struct LastScan {
-    /// Files that are not selected.
-    ignored: Option<u64>,
-    /// Of the scan, and of scans of single folders since.
-    problems: Problems,
-    /// New or changed files of the running scan.
-    changed: usize,
 }
 
 enum Event {
@@ -177,8 +169,15 @@ impl Task {
 
     async fn handle(&mut self, event: Event, hints: &mut Hints) -> Result<(), super::Error> {
         match event {
-            Event::Hint(hint) => self.on_hint(hint, hints),
-            Event::Probed(reply) => self.on_probe(reply).await?,
+            Event::Hint(hint) => {
+                self.on_hint(hint);
+                self.on_hints(hints);
+            }
+            Event::Probed(reply) => {
+                // What came before the answer counts before it.
+                self.on_hints(hints);
+                self.on_probe(reply).await?;
+            }
             Event::Report(Report::Listing(listing)) => self.on_listing(&listing).await?,
             Event::Report(Report::FolderDone(problems)) => self.on_folder_done(&problems).await?,
             Event::Report(Report::Done(summary)) => self.on_scan_done(summary).await?,
@@ -233,76 +232,6 @@ impl Task {
             .flat_map(|problems| problems.lines(&self.watch.path))
             .collect();
         (!lines.is_empty()).then(|| lines.join("; "))
-    }
-}
-
-/// Hints and orders.
-impl Task {
-    fn on_hint(&mut self, hint: Hint, more: &mut Hints) {
-        match hint {
-            Hint::Everything => self.request_scan(Instant::now()),
-            Hint::WatcherDied => {
-                warn!(
-                    watch = %self.watch.name,
-                    "the thread that receives file events ended unexpectedly; scanning the folder and watching it again"
-                );
-                // Should it end again and again, the folder is polled instead.
-                let now = Instant::now();
-                self.schedule.request_scan_later(now, now);
-            }
-            Hint::Path(path) => {
-                self.on_path(&path);
-                while let Some(path) = more.try_next() {
-                    self.on_path(&path);
-                }
-            }
-        }
-    }
-
-    fn on_path(&mut self, path: &Path) {
-        let is_settling = self.settling.touch(path, Instant::now());
-        if is_settling || scan::too_long(path).is_some() || !self.watch.scope.may_concern(path) {
-            return;
-        }
-        if self.has_capacity() {
-            self.queue.push(path);
-        } else {
-            // The scan finds it when there is space again.
-            self.request_scan(Instant::now());
-        }
-    }
-
-    /// Whether there is space for more files in memory.
-    fn has_capacity(&self) -> bool {
-        self.queue.len() + self.settling.len() < FILES_MAX
-            && self.queue.bytes() + self.settling.bytes() < BYTES_MAX
-    }
-
-    /// Files that are not handed over yet: one, or some of them, those first that cannot be opened.
-    fn unfinished(&self, path: Option<&Path>, most: usize) -> Vec<Unfinished> {
-        let now = Instant::now();
-        let Some(path) = path else {
-            let mut files = self.unreadable.some_shown(most, now);
-            let rest = self.settling.unfinished(None, most, now).into_iter();
-            let left = most.saturating_sub(files.len());
-            files.extend(rest.filter(|file| !file.busy).take(left));
-            return files;
-        };
-        match self.unreadable.shown(path, now) {
-            Some(file) => vec![file],
-            None => self.settling.unfinished(Some(path), most, now),
-        }
-    }
-
-    fn on_order(&mut self, order: Order) {
-        match order {
-            Order::Scan => self.request_scan(Instant::now()),
-            Order::Unfinished { path, most, answer } => {
-                let files = self.unfinished(path.as_deref(), most);
-                // The receiver may have been dropped.
-                let _dropped = answer.send(files);
-            }
-        }
     }
 }
 
@@ -362,6 +291,8 @@ impl Task {
         }
         self.last_scan.ignored = reached.then_some(summary.ignored);
         self.last_scan.problems = summary.problems;
+        self.last_scan.watched = summary.root.is_ok() && summary.watched && !summary.remote;
+        self.last_scan.remote_folders = summary.remote_folders;
         if reached && self.last_scan.problems.none_unread() && self.has_capacity() {
             let unfinished = (self.queue.len() + self.settling.len()) as u64;
             let now = crate::clock::now();

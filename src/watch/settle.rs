@@ -2,11 +2,14 @@
 //!
 //! Pure: every call is given the time. Only what was *seen* counts, never the times in a fingerprint, so neither a
 //! clock that jumps nor a file with an old date can make a file look settled. Files of a set are complete together.
+//!
+//! A file that arrived by a rename, closed by whoever wrote it, rests for a moment only. Any event after the rename
+//! ends that, and so does a loss of events: then it rests like any other.
 
 mod sets;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,12 @@ use sets::{Member, Sets};
 /// However many events come for a file, it is not probed more often than this while it settles.
 const PROBE_GAP: Duration = Duration::from_secs(1);
 
+/// How long a file rests that arrived by a rename: a program that writes on after it does so at once.
+const ARRIVAL_REST: Duration = Duration::from_millis(1500);
+
+/// More of them are forgotten: they rest like any other.
+const ARRIVED_MAX: usize = 4096;
+
 /// A file that cannot be opened now is probed again after this time, doubling up to [`BUSY_MAX`].
 const BUSY_FIRST: Duration = Duration::from_secs(2);
 const BUSY_MAX: Duration = Duration::from_secs(30);
@@ -28,6 +37,8 @@ pub(super) struct Settling {
     policy: SettlePolicy,
     files: HashMap<PathBuf, Entry>,
     sets: Sets,
+    /// Files that arrived by a rename after they were closed, and of which no event came since.
+    arrived: HashSet<PathBuf>,
     /// When files were finished the last time, as long as that keeps them from being so again.
     finished: HashMap<PathBuf, Instant>,
     /// Times at which files are probed. May contain outdated times: an entry's own `probe_at` decides.
@@ -73,6 +84,7 @@ impl Settling {
             policy,
             files: HashMap::new(),
             sets: Sets::default(),
+            arrived: HashSet::new(),
             finished: HashMap::new(),
             queue: BinaryHeap::new(),
             bytes: 0,
@@ -164,6 +176,7 @@ impl Settling {
             if next <= observation.began {
                 self.probe_rest_of_set(path, observation.ended);
                 self.forget(path);
+                self.arrived.remove(path);
                 self.finish(path, observation.ended);
                 return Step::Ready;
             }
@@ -199,6 +212,10 @@ impl Settling {
             .map(|entry| now.saturating_duration_since(entry.first));
         match (self.policy.max_wait, changing) {
             (Some(max), Some(changing)) if changing >= max => self.policy.settle.min(PROBE_GAP),
+            // The other files of a set may arrive later.
+            _ if self.arrived.contains(path) && !self.sets.has(path) => {
+                self.policy.settle.min(ARRIVAL_REST)
+            }
             _ => self.policy.settle,
         }
     }
@@ -231,6 +248,7 @@ impl Settling {
     /// An event reported a change of the file. Returns false when the file is not known here, so that
     /// it has to be probed for the first time.
     pub(super) fn touch(&mut self, path: &Path, now: Instant) -> bool {
+        self.arrived.remove(path);
         let Some(entry) = self.files.get_mut(path) else {
             return false;
         };
@@ -240,6 +258,20 @@ impl Settling {
             self.queue.push(Reverse((soonest, path.to_owned())));
         }
         true
+    }
+
+    /// The path, which is probed next, got its file by a rename after the file was closed. That is so until an event
+    /// says otherwise: a look that began before may still find nothing.
+    pub(super) fn arrive(&mut self, path: &Path) {
+        if self.arrived.len() >= ARRIVED_MAX {
+            self.arrived.clear();
+        }
+        self.arrived.insert(path.to_owned());
+    }
+
+    /// Events were lost: any file that arrived may be written again.
+    pub(super) fn distrust_arrivals(&mut self) {
+        self.arrived.clear();
     }
 
     /// The file is gone, or turned out to be as it is known.

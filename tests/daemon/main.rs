@@ -10,6 +10,7 @@
 )]
 
 mod alerts;
+mod arrivals;
 mod automation;
 mod borders;
 #[cfg(feature = "failpoints")]
@@ -57,6 +58,7 @@ mod refusals;
 mod remedies;
 mod rename_sequences;
 mod renames;
+mod request_budget;
 mod runs;
 mod scale;
 mod sets;

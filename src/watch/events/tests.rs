@@ -1,4 +1,8 @@
-use notify::event::{CreateKind, Flag, ModifyKind, RemoveKind, RenameMode};
+mod replays;
+
+use notify::event::{
+    CreateKind, DataChange, Flag, MetadataKind, ModifyKind, RemoveKind, RenameMode,
+};
 
 use super::hints::CHANNEL;
 use super::*;
@@ -33,7 +37,7 @@ impl Hints {
         let everything = self.overflow.happened.swap(false, Ordering::AcqRel);
         let everything = everything.then_some(Hint::Everything);
         let paths = std::iter::from_fn(|| self.paths.try_recv().ok());
-        let mut paths: Vec<Hint> = paths.map(Hint::Path).collect();
+        let mut paths: Vec<Hint> = paths.collect();
         paths.extend(everything);
         paths
     }
@@ -171,4 +175,97 @@ async fn a_full_channel_becomes_one_hint_for_everything() {
     }
     assert_eq!(hints.next().await, Hint::Everything);
     assert_eq!(hints.next().await, path("0"));
+}
+
+/// The last hint after events of files in one folder.
+fn last_hint(steps: &[(EventKind, &[&str])]) -> Hint {
+    let events = Events::default();
+    let (_watches, mut hints) = root(&events, "/root", &[("", 1)]);
+    for (kind, names) in steps {
+        let mut event = Event::new(*kind);
+        for name in *names {
+            event = event.add_path(PathBuf::from("/root").join(name));
+        }
+        events.table().dispatch(Ok(event));
+    }
+    hints.all().pop().unwrap()
+}
+
+#[tokio::test]
+async fn a_file_arrives_by_a_rename_if_it_was_closed_and_not_changed_since() {
+    let create = EventKind::Create(CreateKind::File);
+    let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    let rights = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+    let close = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    let read = EventKind::Access(AccessKind::Open(AccessMode::Any));
+    let (from, to, both) = (
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)),
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)),
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)),
+    );
+    let removed = EventKind::Remove(RemoveKind::File);
+    let new: &[&str] = &["new.tmp"];
+    let name: &[&str] = &["a.dgn"];
+    let pair: &[&str] = &["new.tmp", "a.dgn"];
+    let arrived = Hint::Arrived("a.dgn".into());
+    let rename = [(from, new), (to, name), (both, pair)];
+    let after = |before: &[(EventKind, &'static [&'static str])]| {
+        let mut steps = before.to_vec();
+        steps.extend(rename);
+        last_hint(&steps)
+    };
+    // Saved into a new file, which is closed.
+    assert_eq!(after(&[(create, new), (data, new), (close, new)]), arrived);
+    assert_eq!(
+        after(&[(data, new), (close, new), (rights, new), (read, new)]),
+        arrived
+    );
+    // Through two names.
+    let other: &[&str] = &["b.tmp", "new.tmp"];
+    let first: &[&str] = &["b.tmp"];
+    let twice = [
+        (data, first),
+        (close, first),
+        (from, first),
+        (to, new),
+        (both, other),
+    ];
+    assert_eq!(after(&twice), arrived);
+    // Still open, opened again, replaced by another, closed under another name, or from outside.
+    for before in [
+        &[][..],
+        &[(create, new), (data, new)],
+        &[(data, new), (close, new), (data, new)],
+        &[(data, new), (close, new), (create, new)],
+        &[(data, new), (close, new), (removed, new)],
+        &[(data, new), (close, new), (to, new)],
+        &[(data, name), (close, name)],
+    ] {
+        assert_eq!(after(before), path("a.dgn"), "{before:?}");
+    }
+    // Events were lost since.
+    let events = Events::default();
+    let (_watches, mut hints) = root(&events, "/root", &[("", 1)]);
+    let tell = |event: Event| events.table().dispatch(Ok(event));
+    tell(Event::new(close).add_path("/root/new.tmp".into()));
+    tell(Event::new(EventKind::Other).set_flag(Flag::Rescan));
+    tell(
+        Event::new(both)
+            .add_path("/root/new.tmp".into())
+            .add_path("/root/a.dgn".into()),
+    );
+    assert!(!hints.all().contains(&arrived));
+}
+
+#[tokio::test]
+async fn a_file_that_arrived_before_events_were_lost_counts_as_changed() {
+    let (sender, mut hints) = channel();
+    let arrived = |name: &str| Hint::Arrived(name.into());
+    sender.send(arrived("a.dgn"));
+    sender.send(Hint::Everything);
+    assert_eq!(hints.next().await, Hint::Everything);
+    sender.send(arrived("b.dgn"));
+    assert_eq!(hints.try_next(), Some(path("a.dgn")));
+    assert_eq!(hints.try_next(), Some(arrived("b.dgn")));
+    assert_eq!(hints.try_next(), None);
 }

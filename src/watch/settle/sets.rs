@@ -33,6 +33,11 @@ impl Sets {
         self.key_of.insert(path.to_owned(), key);
     }
 
+    /// Whether the file belongs to a set.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.key_of.contains_key(path)
+    }
+
     /// A file does not settle any more.
     pub(super) fn leave(&mut self, path: &Path) {
         let Some(key) = self.key_of.remove(path) else {
