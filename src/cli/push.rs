@@ -185,7 +185,7 @@ async fn run(arguments: &Arguments) -> Result<Report, Error> {
                 taken.len()
             ));
         }
-        passes(&config, &targets, (until, began), &results).await?;
+        Box::pin(passes(&config, &targets, (until, began), &results)).await?;
         if let Some(daemon) = &daemon {
             daemon::follow(daemon, &taken, until).await?;
         }
