@@ -8,9 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{Database, Decode, Encode, Type};
+use sqlx::{Database, Decode, Type};
 
 /// The platform's name of what reads a format, such as `DWG`. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -248,15 +247,6 @@ where
 
     fn compatible(info: &DB::TypeInfo) -> bool {
         String::compatible(info)
-    }
-}
-
-impl<'q, DB: Database> Encode<'q, DB> for ConnectorType
-where
-    String: Encode<'q, DB>,
-{
-    fn encode_by_ref(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        self.0.to_string().encode_by_ref(buffer)
     }
 }
 

@@ -102,7 +102,7 @@ use crate::filesystem;
 use crate::state_directory::{self, StateDirectory};
 use database::{ContentCheck, Database, Tx, sql};
 use lock::{Lock, PreviousExit};
-use row::{count_column, count_value, millis, new_id, timestamp};
+use row::{count_column, count_value, millis, timestamp};
 
 pub use absence::Absent;
 pub use activity::{Activity, Durations};
@@ -112,6 +112,7 @@ pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use created_imodels::CreatedImodel;
+pub use database::{Location, Server};
 pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
@@ -180,23 +181,28 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger in `dir` for the one daemon that may write it, creating directory and tables as needed. Waits
-    /// a moment for a command that uses the ledger.
+    /// Opens a ledger for the one daemon that may write it, creating directory and tables as needed. Waits a moment for
+    /// a command that uses the ledger.
     ///
     /// Uploads that the previous process had claimed are due again afterwards, at the stage they had reached.
     ///
     /// # Errors
     /// [`Error::InUse`] when another daemon has the directory, [`Error::Newer`] for a ledger of a later version,
     /// [`Error::Directory`] when the directory cannot be trusted, [`Error::Io`] and [`Error::Database`] for the rest.
-    pub async fn open(dir: &Path) -> Result<Self, Error> {
-        Self::open_within(dir, LOCK_WAIT).await
+    pub async fn open(location: impl Into<Location>) -> Result<Self, Error> {
+        Self::open_within(location, LOCK_WAIT).await
     }
 
     /// The same, waiting for the lock no longer than `patience`.
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub async fn open_within(dir: &Path, patience: Duration) -> Result<Self, Error> {
+    pub async fn open_within(
+        location: impl Into<Location>,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let Location { directory, server } = location.into();
+        let dir = directory.as_path();
         StateDirectory::make(dir)?;
         if filesystem::is_network(dir).map_err(|source| Error::Io {
             path: dir.to_owned(),
@@ -208,6 +214,9 @@ impl Ledger {
         }
         let directory = StateDirectory::open(dir)?;
         let (lock, previous) = Lock::acquire(dir, &directory, patience).await?;
+        if let Some(server) = server {
+            return Self::begin(Database::open_postgres(&server).await?, lock).await;
+        }
         let opened = match previous {
             PreviousExit::FoundDamage(what) => Err(Error::Damaged { what }),
             PreviousExit::Killed => Self::open_locked(&directory, &lock, ContentCheck::Full).await,
@@ -229,9 +238,13 @@ impl Ledger {
         lock: &Lock,
         check: ContentCheck,
     ) -> Result<Self, Error> {
+        Self::begin(Database::open_sqlite(directory, check).await?, lock.clone()).await
+    }
+
+    async fn begin(db: Database, lock: Lock) -> Result<Self, Error> {
         let ledger = Self {
-            db: Database::open(directory, check).await?,
-            lock: Some(lock.clone()),
+            db,
+            lock: Some(lock),
             moved_aside: None,
             forgotten: Arc::default(),
         };
@@ -241,24 +254,19 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Opens the ledger in `dir` for reading only, beside a running daemon or without one.
+    /// Opens a ledger for reading only, beside a running daemon or without one.
     ///
     /// # Errors
     /// [`Error::Missing`] when no daemon has run yet, [`Error::Older`] when none of this version has,
     /// [`Error::Database`] for the rest.
-    pub async fn read(dir: &Path) -> Result<Self, Error> {
-        let directory = match StateDirectory::open(dir) {
-            Err(state_directory::Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                return Err(Error::Missing {
-                    path: dir.to_owned(),
-                });
-            }
-            directory => directory?,
+    pub async fn read(location: impl Into<Location>) -> Result<Self, Error> {
+        let Location { directory, server } = location.into();
+        let db = match server {
+            Some(server) => Database::read_postgres(&server).await?,
+            None => Database::read_sqlite(&existing(&directory)?).await?,
         };
         Ok(Self {
-            db: Database::open_reader(&directory).await?,
+            db,
             lock: None,
             moved_aside: None,
             forgotten: Arc::default(),
@@ -302,6 +310,20 @@ impl Ledger {
             .await?;
         row::continue_ids_after(last.unwrap_or(0));
         Ok(())
+    }
+}
+
+/// A state directory that a daemon has made.
+fn existing(dir: &Path) -> Result<StateDirectory, Error> {
+    match StateDirectory::open(dir) {
+        Err(state_directory::Error::Io { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Err(Error::Missing {
+                path: dir.to_owned(),
+            })
+        }
+        directory => Ok(directory?),
     }
 }
 

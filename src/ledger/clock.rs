@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_search_for_times_that_are_ahead_of_the_clock_reads_no_other_job() {
-        let f = Fixture::new().await;
+        let f = Fixture::on_sqlite().await;
         let plan: Vec<(i64, i64, i64, String)> = sql::query_as(
             "EXPLAIN QUERY PLAN SELECT j.file_id, j.due_at FROM jobs j \
          JOIN files f ON f.id = j.file_id JOIN watches w ON w.id = f.watch_id \

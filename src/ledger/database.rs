@@ -1,204 +1,147 @@
-//! The database engine of the ledger: only this module and the migrations know that it is SQLite.
+//! The database engine of the ledger: only this module and the migrations know SQLite and PostgreSQL.
 //!
-//! Takes closures that run statements, and returns what they return, or an [`Error`] that names the action. It opens,
-//! checks and migrates the database, begins and commits transactions, waits for the disk where the caller asks for it
-//! (`durable`), and classifies the engine's errors. It knows no table but those of the migrations.
+//! Takes closures that run statements (`sql`), and returns what they return, or an [`Error`] that names the action. It
+//! begins and commits transactions, and repeats one that the connection to a server was lost in: a closure changes
+//! nothing but the database. It knows no table but those of the migrations.
 //!
-//! One connection writes and two read beside it, in WAL mode: no report waits for a transaction. A transaction that
+//! Transactions that write follow each other, in either engine: none sees what another changes meanwhile. One that
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
-mod durable;
+mod location;
+mod postgres;
 pub(super) mod sql;
-
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod sqlite;
 
 use jiff::Timestamp;
-use rustix::fs::OFlags;
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{Sqlite, Transaction};
 
 use super::Error;
 use crate::state_directory::StateDirectory;
-use durable::Log;
-use sql::Executor;
+pub use location::{Location, Server};
+use sql::{Executor, On};
+pub(super) use sqlite::{ContentCheck, move_aside};
+
+/// The database of a ledger. Cheap to clone.
+#[derive(Clone)]
+pub(super) enum Database {
+    Sqlite(sqlite::Database),
+    Postgres(postgres::Database),
+}
 
 /// A connection to the database, for reading.
-pub(super) struct Connection(PoolConnection<Sqlite>);
+pub(super) enum Connection {
+    Sqlite(sqlite::Connection),
+    Postgres(postgres::Connection),
+}
 
 /// A transaction.
-pub(super) struct Tx(Transaction<'static, Sqlite>);
+pub(super) enum Tx {
+    Sqlite(sqlite::Tx),
+    Postgres(postgres::Tx),
+}
 
 impl Executor for Connection {
-    fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.0
+    fn on(&mut self) -> On<'_> {
+        match self {
+            Self::Sqlite(connection) => On::Sqlite(connection),
+            Self::Postgres(connection) => On::Postgres(connection),
+        }
     }
 }
 
 impl Executor for Tx {
-    fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.0
+    fn on(&mut self) -> On<'_> {
+        match self {
+            Self::Sqlite(tx) => On::Sqlite(tx),
+            Self::Postgres(tx) => On::Postgres(tx.connection()),
+        }
     }
 }
 
-/// The database of one state directory. Cheap to clone; all clones share one writer.
-#[derive(Clone)]
-pub(super) struct Database {
-    /// One connection, so that transactions never conflict.
-    writer: SqlitePool,
-    /// Connections that only read.
-    readers: SqlitePool,
-    log: Log,
+impl Tx {
+    /// A new row id, greater than all before it.
+    pub(super) fn new_id(&mut self, now: Timestamp) -> i64 {
+        match self {
+            Self::Sqlite(_) => super::row::new_id(now),
+            Self::Postgres(tx) => tx.new_id(now),
+        }
+    }
 }
-
-/// Whether the content is checked when the database is opened. That reads all of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ContentCheck {
-    /// The previous process did not close it.
-    Full,
-    /// The previous process closed it.
-    Skip,
-}
-
-/// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
-/// checkpoint at once.
-const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
-
-/// Every version of the schema, in order.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migrations");
-
-/// A reader waits this long for a daemon that is migrating the database.
-const MIGRATION_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-
-/// The database, and the files that SQLite keeps beside it.
-const DATABASE: &str = "ledger.db";
-const DATABASE_FILES: [&str; 4] = [
-    "ledger.db",
-    "ledger.db-wal",
-    "ledger.db-shm",
-    "ledger.db-journal",
-];
 
 impl Database {
-    /// Opens the database for reading and writing, creating or migrating it as needed. The caller has the lock.
-    ///
-    /// # Errors
-    /// [`Error::Newer`] when a later version has migrated it, [`Error::Damaged`] when the check finds damage.
-    pub(super) async fn open(
+    /// Opens the SQLite database of a state directory for reading and writing. The caller has the directory's lock.
+    pub(super) async fn open_sqlite(
         directory: &StateDirectory,
         check: ContentCheck,
     ) -> Result<Self, Error> {
-        let database = checked_path(directory)?;
-        if !directory.check_file(DATABASE)? {
-            // SQLite gives the files beside it the same mode.
-            directory.file(DATABASE, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(&database)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // `durable` waits for the disk, for several transactions at once.
-            .synchronous(SqliteSynchronous::Normal)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(30));
-        let opened = Self {
-            writer: connect(options).await?,
-            readers: readers(&database),
-            log: Log::of(directory.clone()),
-        };
-        opened.check_version().await?;
-        if check == ContentCheck::Full {
-            opened.check_content().await?;
-        }
-        match MIGRATIONS.run(&opened.writer).await {
-            Ok(()) => Ok(opened),
-            Err(
-                sqlx::migrate::MigrateError::VersionMissing(_)
-                | sqlx::migrate::MigrateError::VersionTooNew(..),
-            ) => Err(Error::Newer {
-                path: directory.path().to_owned(),
-            }),
-            Err(error) => Err(classify("migrate to this version", error)),
-        }
+        Ok(Self::Sqlite(
+            sqlite::Database::open(directory, check).await?,
+        ))
     }
 
-    /// Opens the database for reading only, beside a running daemon or without one.
-    ///
-    /// # Errors
-    /// [`Error::Missing`] when there is no database, [`Error::Older`] when no daemon of this version has migrated it.
-    pub(super) async fn open_reader(directory: &StateDirectory) -> Result<Self, Error> {
-        let missing = || Error::Missing {
-            path: directory.path().to_owned(),
-        };
-        let file = checked_path(directory)?;
-        if !directory.check_file(DATABASE)? {
-            return Err(missing());
-        }
-        directory.check_readable(DATABASE)?;
-        let pool = readers(&file);
-        // A daemon that starts may be about to create the tables, or to migrate them.
-        let deadline = Instant::now() + MIGRATION_WAIT;
-        loop {
-            let tables: i64 =
-                sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'jobs'")
-                    .fetch_one(&pool)
-                    .await
-                    .map_err(|error| classify("look for its tables", error))?;
-            if tables == 0 {
-                return Err(missing());
-            }
-            let applied: i64 =
-                sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success")
-                    .fetch_one(&pool)
-                    .await
-                    .map_err(|error| classify("read its version", error))?;
-            if usize::try_from(applied).unwrap_or(0) >= MIGRATIONS.iter().count() {
-                break;
-            }
-            if Instant::now() > deadline {
-                return Err(Error::Older {
-                    path: directory.path().to_owned(),
-                });
-            }
-            tokio::time::sleep(MIGRATION_WAIT / 100).await;
-        }
-        Ok(Self {
-            writer: pool.clone(),
-            readers: pool,
-            log: Log::of(directory.clone()),
-        })
+    /// Opens the SQLite database of a state directory for reading only.
+    pub(super) async fn read_sqlite(directory: &StateDirectory) -> Result<Self, Error> {
+        Ok(Self::Sqlite(
+            sqlite::Database::open_reader(directory).await?,
+        ))
+    }
+
+    /// Connects to a PostgreSQL database for reading and writing.
+    pub(super) async fn open_postgres(server: &Server) -> Result<Self, Error> {
+        Ok(Self::Postgres(
+            Box::pin(postgres::Database::open(server)).await?,
+        ))
+    }
+
+    /// Connects to a PostgreSQL database for reading only.
+    pub(super) async fn read_postgres(server: &Server) -> Result<Self, Error> {
+        Ok(Self::Postgres(
+            Box::pin(postgres::Database::open_reader(server)).await?,
+        ))
     }
 
     /// Runs `work` in one transaction and commits it. An error of `work` rolls it back.
     pub(super) async fn write<T>(
         &self,
         action: &'static str,
-        work: impl AsyncFnOnce(&mut Tx) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, Error> {
-        let written = async {
-            let mut tx = Tx(self.writer.begin().await?);
-            let value = work(&mut tx).await?;
-            tx.0.commit().await?;
-            Ok::<T, sqlx::Error>(value)
-        };
-        written.await.map_err(|error| classify(action, error))
+        let mut attempts = Attempts::of(self, action);
+        loop {
+            let error = match self.begin().await {
+                Ok(mut tx) => match work.clone()(&mut tx).await {
+                    Ok(value) => match tx.commit().await {
+                        Committed::Yes => return Ok(attempts.done(value)),
+                        Committed::No(error) => error,
+                        Committed::Unknown { id, error } => {
+                            if attempts.was_committed(&id, error).await? {
+                                return Ok(attempts.done(value));
+                            }
+                            continue;
+                        }
+                    },
+                    Err(error) => {
+                        tx.roll_back().await;
+                        error
+                    }
+                },
+                Err(error) => error,
+            };
+            attempts.wait_after(error).await?;
+        }
     }
 
     /// The same; afterwards this transaction, and everything before it, survives a power cut.
     pub(super) async fn write_durably<T>(
         &self,
         action: &'static str,
-        work: impl AsyncFnOnce(&mut Tx) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, Error> {
         let value = self.write(action, work).await?;
-        self.log.sync().await.map_err(|source| Error::Database {
-            action,
-            source: Box::new(source),
-        })?;
+        match self {
+            Self::Sqlite(database) => database.sync(action).await?,
+            // Each commit has waited for the disk: a server may crash without this process, which goes on from there.
+            Self::Postgres(_) => {}
+        }
         Ok(value)
     }
 
@@ -206,143 +149,151 @@ impl Database {
     pub(super) async fn read<T>(
         &self,
         action: &'static str,
-        work: impl AsyncFnOnce(&mut Connection) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, Error> {
-        let read = async {
-            let mut connection = Connection(self.readers.acquire().await?);
-            work(&mut connection).await
-        };
-        read.await.map_err(|error| classify(action, error))
+        let mut attempts = Attempts::of(self, action);
+        loop {
+            let read = async {
+                let mut connection = match self {
+                    Self::Sqlite(database) => Connection::Sqlite(database.reader().await?),
+                    Self::Postgres(database) => {
+                        Connection::Postgres(Box::pin(database.reader()).await?)
+                    }
+                };
+                work.clone()(&mut connection).await
+            };
+            match read.await {
+                Ok(value) => return Ok(attempts.done(value)),
+                Err(error) => attempts.wait_after(error).await?,
+            }
+        }
     }
 
     /// Runs `work`, whose statements all see the database at the same moment.
     pub(super) async fn read_at_once<T>(
         &self,
         action: &'static str,
-        work: impl AsyncFnOnce(&mut Tx) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, Error> {
-        let read = async {
-            let mut tx = Tx(self.readers.begin().await?);
-            let value = work(&mut tx).await?;
-            tx.0.rollback().await?;
-            Ok::<T, sqlx::Error>(value)
-        };
-        read.await.map_err(|error| classify(action, error))
+        let mut attempts = Attempts::of(self, action);
+        loop {
+            let read = async {
+                let mut tx = match self {
+                    Self::Sqlite(database) => Tx::Sqlite(database.begin_reading().await?),
+                    Self::Postgres(database) => {
+                        Tx::Postgres(Box::pin(database.begin_reading()).await?)
+                    }
+                };
+                let read = work.clone()(&mut tx).await;
+                tx.roll_back().await;
+                read
+            };
+            match read.await {
+                Ok(value) => return Ok(attempts.done(value)),
+                Err(error) => attempts.wait_after(error).await?,
+            }
+        }
     }
 
-    /// Returns once the database accepts changes: takes the writer's lock, and changes nothing.
+    async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite(database) => Tx::Sqlite(database.begin().await?),
+            Self::Postgres(database) => Tx::Postgres(Box::pin(database.begin()).await?),
+        })
+    }
+
+    /// Returns once the database accepts changes, and changes nothing.
     pub(super) async fn check_writable(&self, action: &'static str) -> Result<(), Error> {
-        let checked = async {
-            let mut tx = self.writer.begin().await?;
-            // Matches no row, but takes the lock.
-            sqlx::query("UPDATE watches SET name = name WHERE id IS NULL")
-                .execute(&mut *tx)
-                .await?;
-            tx.rollback().await
-        };
-        checked.await.map_err(|error| classify(action, error))
+        match self {
+            Self::Sqlite(database) => database.check_writable(action).await,
+            Self::Postgres(_) => self.write(action, async |_| Ok(())).await,
+        }
     }
 
-    /// Closes the database, which merges the write-ahead log into the one file.
+    /// Closes the connections.
     pub(super) async fn close(self) {
-        // The last connection to be closed merges the log.
-        self.readers.close().await;
-        self.writer.close().await;
+        match self {
+            Self::Sqlite(database) => database.close().await,
+            Self::Postgres(database) => database.close().await,
+        }
     }
+}
 
-    async fn check_content(&self) -> Result<(), Error> {
-        let answer: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&self.writer)
-            .await
-            .map_err(|error| classify("check its content", error))?;
-        if answer == "ok" {
-            Ok(())
-        } else {
-            Err(Error::Damaged { what: answer })
+/// What became of a commit.
+enum Committed {
+    Yes,
+    No(sqlx::Error),
+    /// The answer was lost. The server knows the transaction by its id.
+    Unknown {
+        id: String,
+        error: sqlx::Error,
+    },
+}
+
+impl Tx {
+    async fn commit(self) -> Committed {
+        match self {
+            Self::Sqlite(tx) => match tx.commit().await {
+                Ok(()) => Committed::Yes,
+                Err(error) => Committed::No(error),
+            },
+            Self::Postgres(tx) => Box::pin(tx.commit()).await,
         }
     }
 
-    async fn check_version(&self) -> Result<(), Error> {
-        let found: String = sqlx::query_scalar("SELECT sqlite_version()")
-            .fetch_one(&self.writer)
-            .await
-            .map_err(|error| classify("read the version of SQLite", error))?;
-        let mut parts = found.split('.').map_while(|part| part.parse::<u32>().ok());
-        let mut next = || parts.next().unwrap_or(0);
-        if (next(), next(), next()) < SQLITE_MIN {
-            return Err(Error::OldSqlite { found });
+    /// Undoes it. Should that fail, the connection is closed, which undoes it as well.
+    async fn roll_back(self) {
+        match self {
+            Self::Sqlite(tx) => drop(tx.rollback().await),
+            Self::Postgres(tx) => Box::pin(tx.roll_back()).await,
         }
-        Ok(())
     }
 }
 
-/// Moves a damaged database into a folder beside it, where it is kept for an examination.
-pub(super) fn move_aside(directory: &StateDirectory, now: Timestamp) -> Result<PathBuf, Error> {
-    let folder = format!("damaged-{}", now.as_second());
-    Ok(directory.move_into(&folder, &DATABASE_FILES)?)
+/// Attempts of one action: on SQLite there is one.
+struct Attempts<'d> {
+    action: &'static str,
+    outage: Option<postgres::Outage<'d>>,
 }
 
-/// The path of the database, for SQLite, which opens its files by their paths: none of them is a link.
-fn checked_path(directory: &StateDirectory) -> Result<PathBuf, Error> {
-    for name in DATABASE_FILES {
-        directory.check_file(name)?;
+impl<'d> Attempts<'d> {
+    fn of(database: &'d Database, action: &'static str) -> Self {
+        let outage = match database {
+            Database::Sqlite(_) => None,
+            Database::Postgres(database) => Some(postgres::Outage::new(database, action)),
+        };
+        Self { action, outage }
     }
-    Ok(directory.path_of(DATABASE))
-}
 
-async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
-    pool(1)
-        .connect_with(options)
-        .await
-        .map_err(|error| classify("open", error))
-}
-
-/// Connections that read, each opened when it is first needed.
-fn readers(database: &Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new()
-        .filename(database)
-        .read_only(true)
-        .busy_timeout(Duration::from_secs(5));
-    // A long report uses one; the stages use the other.
-    pool(2).connect_lazy_with(options)
-}
-
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .acquire_timeout(Duration::from_secs(60))
-}
-
-/// Result codes of SQLite: sqlite.org/rescode.html
-const SQLITE_CORRUPT: i32 = 11;
-const SQLITE_FULL: i32 = 13;
-const SQLITE_NOTADB: i32 = 26;
-
-/// The error of an action, by what the caller can do about it.
-fn classify(action: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    let (code, undecodable) = (primary_code(&error), is_undecodable(&error));
-    let source = Box::new(error);
-    match code {
-        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Error::Corrupt { action, source },
-        Some(SQLITE_FULL) => Error::DiskFull { action, source },
-        _ if undecodable => Error::Corrupt { action, source },
-        _ => Error::Database { action, source },
-    }
-}
-
-/// The primary result code in an error of SQLite; the upper bits are an extended code.
-fn primary_code(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(sqlx::Error::Database(database)) = error.downcast_ref() {
-            let code: i32 = database.code()?.parse().ok()?;
-            return Some(code & 0xFF);
+    /// Returns when the action may be repeated.
+    ///
+    /// # Errors
+    /// It would fail again.
+    async fn wait_after(&mut self, error: sqlx::Error) -> Result<(), Error> {
+        match &mut self.outage {
+            Some(outage) => Box::pin(outage.wait_after(error)).await,
+            None => Err(sqlite::classify(self.action, error)),
         }
-        next = error.source();
     }
-    None
+
+    /// Whether a transaction was committed, after the answer to that was lost.
+    ///
+    /// # Errors
+    /// As [`Self::wait_after`].
+    async fn was_committed(&mut self, id: &str, error: sqlx::Error) -> Result<bool, Error> {
+        match &mut self.outage {
+            Some(outage) => Box::pin(outage.was_committed(id, error)).await,
+            None => Err(sqlite::classify(self.action, error)),
+        }
+    }
+
+    /// The value of the last attempt.
+    fn done<T>(self, value: T) -> T {
+        if let Some(outage) = self.outage {
+            outage.over();
+        }
+        value
+    }
 }
 
 /// Whether a row has a value that this program never writes.
@@ -355,39 +306,11 @@ fn is_undecodable(error: &(dyn std::error::Error + 'static)) -> bool {
 
 #[cfg(test)]
 impl Database {
-    /// The connection that writes, for statements of a test.
-    pub(super) fn writer(&self) -> &SqlitePool {
-        &self.writer
-    }
-
-    /// The same, for statements of the ledger.
+    /// A connection for statements of a test.
     pub(super) async fn connection(&self) -> Connection {
-        Connection(self.writer.acquire().await.unwrap())
-    }
-
-    /// Opens a copy of a database as it is, without checks and without waiting for the disk.
-    pub(super) async fn open_unchecked(directory: StateDirectory) -> Self {
-        let file = directory.path_of(DATABASE);
-        let options = SqliteConnectOptions::new()
-            .filename(&file)
-            .create_if_missing(true)
-            .synchronous(SqliteSynchronous::Off)
-            .foreign_keys(false);
-        Self {
-            writer: connect(options).await.unwrap(),
-            readers: readers(&file),
-            log: Log::of(directory),
-        }
-    }
-
-    /// The same database, with the write-ahead log of another directory.
-    pub(super) fn with_log_of(&self, directory: StateDirectory) -> Self {
-        Self {
-            log: Log::of(directory),
-            ..self.clone()
+        match self {
+            Self::Sqlite(database) => Connection::Sqlite(database.writer_connection().await),
+            Self::Postgres(database) => Connection::Postgres(database.reader().await.unwrap()),
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

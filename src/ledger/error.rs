@@ -67,6 +67,24 @@ pub enum Error {
         /// The state directory.
         path: PathBuf,
     },
+    /// No daemon has used this database of a server yet.
+    #[error("there is no ledger in the database {server}")]
+    ServerEmpty {
+        /// Its host, port and name.
+        server: String,
+    },
+    /// A newer itwin-syncd wrote the ledger on a server.
+    #[error("the ledger in the database {server} was written by a newer itwin-syncd")]
+    ServerNewer {
+        /// Its host, port and name.
+        server: String,
+    },
+    /// An older itwin-syncd wrote the ledger on a server, and no daemon of this version has migrated it yet.
+    #[error("the ledger in the database {server} was written by an older itwin-syncd")]
+    ServerOlder {
+        /// Its host, port and name.
+        server: String,
+    },
     /// The program was linked with an SQLite that must not be used.
     #[error("SQLite {found} is too old for a safe ledger: 3.51.3 or newer is required")]
     OldSqlite {
@@ -116,10 +134,15 @@ impl Error {
             Self::Damaged { .. } | Self::Corrupt { .. } => {
                 "start the daemon: it moves a damaged ledger aside and rebuilds it"
             }
-            Self::Newer { .. } => {
+            Self::ServerEmpty { .. } => {
+                "the first `itwin-syncd run` creates it; check state.url in the configuration"
+            }
+            Self::Newer { .. } | Self::ServerNewer { .. } => {
                 "install that version again, or restore a backup of the ledger from before the upgrade"
             }
-            Self::Older { .. } => "restart the daemon with this version: it migrates the ledger",
+            Self::Older { .. } | Self::ServerOlder { .. } => {
+                "restart the daemon with this version: it migrates the ledger"
+            }
             Self::OldSqlite { .. } => "build with the bundled SQLite of Cargo.lock",
             Self::DiskFull { .. } => FREE_SPACE,
             Self::Database { .. } => {
@@ -155,6 +178,7 @@ mod tests {
             path: path(),
             source: kind.into(),
         };
+        let server = || "db.example.com:5432/itwin_syncd".to_owned();
         let action = "claim an upload";
         insta::assert_snapshot!(crate::text::render_variants!(Error, Error::hint, {
             Error::InUse { .. } => Error::InUse { path: path(), pid: Some("812".to_owned()) },
@@ -168,6 +192,9 @@ mod tests {
             Error::Corrupt { .. } => Error::Corrupt { action, source: "database disk image is malformed".into() },
             Error::Newer { .. } => Error::Newer { path: path() },
             Error::Older { .. } => Error::Older { path: path() },
+            Error::ServerEmpty { .. } => Error::ServerEmpty { server: server() },
+            Error::ServerNewer { .. } => Error::ServerNewer { server: server() },
+            Error::ServerOlder { .. } => Error::ServerOlder { server: server() },
             Error::OldSqlite { .. } => Error::OldSqlite { found: "3.40.1".to_owned() },
             Error::DiskFull { .. } => Error::DiskFull { action, source: "database or disk is full".into() },
             Error::Database { .. } => Error::Database { action, source: "database is locked".into() },

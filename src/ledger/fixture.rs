@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use sqlx::Connection as _;
 
 use super::*;
 use crate::connection_name::ConnectionName;
@@ -65,10 +66,43 @@ pub(super) struct Fixture {
     pub(super) watch: WatchId,
 }
 
+/// The server of `ITWIN_SYNCD_TEST_POSTGRES`, on which all tests of the ledger run if there is one.
+const SERVER: &str = "ITWIN_SYNCD_TEST_POSTGRES";
+
+/// Where the ledger of a state directory is: on PostgreSQL in a schema of its own.
+pub(super) async fn location(dir: &Path) -> Location {
+    let Ok(url) = std::env::var(SERVER) else {
+        return dir.into();
+    };
+    let schema = dir.file_name().unwrap().to_str().unwrap().replace('.', "");
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    let create = format!("CREATE SCHEMA IF NOT EXISTS \"{schema}\"");
+    let create = sqlx::raw_sql(sqlx::AssertSqlSafe(create));
+    create.execute(&mut connection).await.unwrap();
+    let url = format!("{url}?options=-c%20search_path%3D%22{schema}%22");
+    Location::on(Server::parse(&url).unwrap(), dir)
+}
+
+/// Opens the ledger of a state directory.
+pub(super) async fn open(dir: &Path) -> Result<Ledger, Error> {
+    Ledger::open(location(dir).await).await
+}
+
 impl Fixture {
     pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path()).await.unwrap();
+        Self::with(dir, ledger).await
+    }
+
+    /// For tests of SQLite's file.
+    pub(super) async fn on_sqlite() -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).await.unwrap();
+        Self::with(dir, ledger).await
+    }
+
+    async fn with(dir: tempfile::TempDir, ledger: Ledger) -> Self {
         let watch = ledger
             .register_watches(&[spec("north")], at(0))
             .await
@@ -79,7 +113,7 @@ impl Fixture {
 
     pub(super) async fn restart(self) -> Self {
         self.ledger.close().await;
-        let ledger = Ledger::open(self.dir.path()).await.unwrap();
+        let ledger = open(self.dir.path()).await.unwrap();
         let watch = ledger
             .register_watches(&[spec("north")], at(0))
             .await
@@ -258,8 +292,9 @@ pub(super) async fn assert_counts_are_right(connection: &mut database::Connectio
     .unwrap();
     let counted: Vec<Row> = sql::query_as(
         "SELECT f.watch_id, COALESCE(j.state, ''), COALESCE(f.outcome, ''), \
-         COALESCE(f.absence, 'missing') <> 'missing', f.known = 0, \
-         j.reported IS NOT NULL, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
+         CASE WHEN COALESCE(f.absence, 'missing') <> 'missing' THEN CAST(1 AS BIGINT) ELSE 0 END, \
+         CASE WHEN f.known = 0 THEN CAST(1 AS BIGINT) ELSE 0 END, \
+         CASE WHEN j.reported IS NOT NULL THEN CAST(1 AS BIGINT) ELSE 0 END, COUNT(*) FROM files f LEFT JOIN jobs j ON j.file_id = f.id \
          GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
     )
     .fetch_all(connection)

@@ -15,8 +15,7 @@ use super::state::on_new_version;
 use super::target_connections::{add_connections, set_target, target_connection};
 use super::withdrawals::end_withdrawal;
 use super::{
-    BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis,
-    new_id, sql,
+    BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis, sql,
 };
 use crate::connector_type::ConnectorType;
 
@@ -155,7 +154,7 @@ async fn hand_over_one(
             (id, version, Taken::Changed)
         }
         None => {
-            let id = new_id(now);
+            let id = tx.new_id(now);
             sql::query(concat!(
                 "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
                  connector, version, set_stem, target_connection_id) VALUES ($1, $2, $3, $4, \

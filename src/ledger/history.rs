@@ -7,9 +7,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 pub(super) use super::state::Step;
-use super::{
-    Error, FileId, FileReport, Ledger, Outcome, RunEvent, Tx, millis, new_id, sql, timestamp,
-};
+use super::{Error, FileId, FileReport, Ledger, Outcome, RunEvent, Tx, millis, sql, timestamp};
 
 /// All that is kept of a file.
 #[derive(Debug, Clone)]
@@ -83,7 +81,7 @@ pub(super) async fn note(
         "INSERT INTO steps (id, file_id, version, at, step, note) VALUES ($1, $2, $3, $4, $5, \
          $6)",
     )
-    .bind(new_id(now))
+    .bind(tx.new_id(now))
     .bind(file_id)
     .bind(version)
     .bind(millis(now))

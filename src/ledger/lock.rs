@@ -130,7 +130,9 @@ mod tests {
     #[tokio::test]
     async fn a_second_daemon_is_refused_by_name() {
         let f = Fixture::new().await;
-        let error = Ledger::open(f.dir.path()).await.unwrap_err();
+        let error = Ledger::open(location(f.dir.path()).await)
+            .await
+            .unwrap_err();
         let expected = format!(
             "another itwin-syncd (process {}) already uses {:?}",
             std::process::id(),

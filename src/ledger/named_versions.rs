@@ -8,8 +8,7 @@ use jiff::Timestamp;
 
 use super::row::join;
 use super::{
-    Error, Ledger, RunId, RunReport, Tx, Verdict, count_column, count_value, millis, new_id, sql,
-    timestamp,
+    Error, Ledger, RunId, RunReport, Tx, Verdict, count_column, count_value, millis, sql, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::text::plural;
@@ -325,7 +324,7 @@ impl Ledger {
                      changeset_id, run, files, at) VALUES ($1, $2, $3, $4, $5, $6, \
                      (SELECT run FROM named_versions WHERE imodel_id = $2 AND run_id = $7), $8, $9)",
                 )
-                .bind(new_id(now))
+                .bind(tx.new_id(now))
                 .bind(imodel)
                 .bind(&intent.name)
                 .bind(&intent.description)

@@ -155,7 +155,7 @@ impl World {
     }
 
     async fn start(&mut self) {
-        let ledger = Ledger::open(self.dir.path()).await.unwrap();
+        let ledger = open(self.dir.path()).await.unwrap();
         let spec = WatchSpec {
             name: "north".to_owned(),
             follows: None,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::row::join;
-use super::{Error, FileId, Ledger, Outcome, Tx, count_value, millis, new_id, sql, timestamp};
+use super::{Error, FileId, Ledger, Outcome, Tx, count_value, millis, sql, timestamp};
 use crate::connector_type::ConnectorType;
 
 /// What became of one version of a file.
@@ -145,7 +145,7 @@ pub(super) async fn insert_result(
     hint: Option<&str>,
     now: Timestamp,
 ) -> Result<i64, sqlx::Error> {
-    let id = new_id(now);
+    let id = tx.new_id(now);
     sql::query(
         "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, \
          storage_file_id, run, reason, hint) SELECT $1, f.id, j.version, $3, $4, CASE \

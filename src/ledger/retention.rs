@@ -111,7 +111,9 @@ mod tests {
             let job = fixture.claim(now).await.unwrap();
             fixture.ledger.finish_vanished(&job, at(now)).await.unwrap();
         }
-        let reader = Ledger::read(fixture.dir.path()).await.unwrap();
+        let reader = Ledger::read(location(fixture.dir.path()).await)
+            .await
+            .unwrap();
         let file = reader.snapshot(at(5000)).await.unwrap().files.remove(0).id;
         let lines = async || {
             let history = reader.file_history(file).await.unwrap().unwrap();

@@ -5,7 +5,7 @@ use super::history::{Step, note};
 use super::run_progress::usual_ms;
 use super::sets::set_open;
 use super::{
-    ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, new_id, sql,
+    ConnectionId, Error, FileId, Ledger, RunId, Tx, count_column, count_value, millis, sql,
     timestamp,
 };
 use crate::ids::ImodelId;
@@ -42,7 +42,7 @@ impl Ledger {
     ) -> Result<RunId, Error> {
         self.db
             .write_durably("record that a run is about to be requested", async |tx| {
-                let id = new_id(now);
+                let id = tx.new_id(now);
                 let usual = usual_ms(tx, connection).await?;
                 sql::query(
                     "INSERT INTO runs (id, connection_id, generation, phase, requested_at, \

@@ -347,17 +347,7 @@ macro_rules! words {
             }
         }
 
-        impl<'q, DB: sqlx::Database> sqlx::Encode<'q, DB> for $name
-        where
-            String: sqlx::Encode<'q, DB>,
-        {
-            fn encode_by_ref(
-                &self,
-                buf: &mut DB::ArgumentBuffer,
-            ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
-                self.as_str().to_owned().encode(buf)
-            }
-        }
+        super::sql::arguments!($name, Text, word => word.as_str().into(););
     };
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{Tx, millis, new_id, sql};
+use super::{Tx, millis, sql};
 use crate::connection_name::ConnectionName;
 use crate::connector_type::ConnectorType;
 use crate::ids::ImodelId;
@@ -139,7 +139,7 @@ pub(super) async fn connection_row(
         "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
          (imodel_id, name) DO NOTHING",
     )
-    .bind(new_id(now))
+    .bind(tx.new_id(now))
     .bind(imodel_id)
     .bind(name)
     .execute(tx)

@@ -20,8 +20,7 @@ use super::watch_changes::WatchChange;
 use super::watch_followers::{Follower, follow, leave_imodels};
 use super::watch_identity::{Recognized, WatchIdentity, recognize};
 use super::{
-    BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, new_id,
-    sql,
+    BulkChange, Error, FormerImodel, Ledger, OnDelete, Tx, WatchId, count_column, millis, sql,
 };
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
@@ -372,7 +371,7 @@ async fn register(
     let id = match known {
         Some(row) => row.id,
         None => {
-            let id = new_id(now);
+            let id = tx.new_id(now);
             let named = connection_row(tx, &spec.imodel_id, spec.connection.as_str(), now).await?;
             sql::query(
                 "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \

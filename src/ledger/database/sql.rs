@@ -3,38 +3,117 @@
 //! Takes SQL text and its arguments, and returns decoded rows or the number of changed ones. The functions have the
 //! names and the use of sqlx's own; but no type of the engine is seen outside of `database`, and each statement runs
 //! on a [`Tx`](super::Tx) or a [`Connection`](super::Connection) of it. The text is in the SQL that PostgreSQL and
-//! SQLite have in common.
+//! SQLite have in common, with `$1`, `$2` … for its arguments.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Encode, Error, FromRow, SqlSafeStr, Sqlite, Type};
+use sqlx::{Arguments as _, Error, FromRow, SqlSafeStr, SqlStr};
+
+use super::super::ids::{ConnectionId, FileId, RunId, WatchId};
+use crate::connector_type::ConnectorType;
+use crate::ids::{ImodelId, StorageFileId};
 
 /// What statements run on: a transaction, or a connection.
 pub(in crate::ledger) trait Executor: Send {
     /// The connection below.
-    fn connection(&mut self) -> &mut SqliteConnection;
+    fn on(&mut self) -> On<'_>;
 }
 
-/// A value of an argument.
-pub(in crate::ledger) trait Argument<'q>:
-    Encode<'q, Sqlite> + Type<Sqlite> + 'q
+/// A connection of either engine.
+pub(in crate::ledger) enum On<'c> {
+    Sqlite(&'c mut SqliteConnection),
+    Postgres(&'c mut PgConnection),
+}
+
+/// A value of an argument. NULL has a type as well.
+#[derive(Clone)]
+pub(in crate::ledger) enum Value<'q> {
+    Integer(Option<i64>),
+    Flag(Option<bool>),
+    Text(Option<Cow<'q, str>>),
+    Bytes(Option<Cow<'q, [u8]>>),
+}
+
+/// What can be an argument.
+pub(in crate::ledger) trait Argument<'q> {
+    /// NULL in place of it.
+    const NULL: Value<'q>;
+
+    fn value(self) -> Value<'q>;
+}
+
+impl<'q, T: Argument<'q>> Argument<'q> for Option<T> {
+    const NULL: Value<'q> = T::NULL;
+
+    fn value(self) -> Value<'q> {
+        self.map_or(T::NULL, T::value)
+    }
+}
+
+impl<'q, T> Argument<'q> for &'q Option<T>
+where
+    &'q T: Argument<'q>,
 {
+    const NULL: Value<'q> = <&'q T>::NULL;
+
+    fn value(self) -> Value<'q> {
+        self.as_ref().value()
+    }
 }
 
-impl<'q, T: Encode<'q, Sqlite> + Type<Sqlite> + 'q> Argument<'q> for T {}
+/// Makes types arguments.
+macro_rules! arguments {
+    ($($type:ty, $kind:ident, $this:ident => $value:expr;)+) => {$(
+        impl<'q> $crate::ledger::sql::Argument<'q> for $type {
+            const NULL: $crate::ledger::sql::Value<'q> = $crate::ledger::sql::Value::$kind(None);
+
+            fn value(self) -> $crate::ledger::sql::Value<'q> {
+                let $this = self;
+                $crate::ledger::sql::Value::$kind(Some($value))
+            }
+        }
+    )+};
+}
+pub(in crate::ledger) use arguments;
+
+arguments!(
+    i64, Integer, number => number;
+    &'q i64, Integer, number => *number;
+    bool, Flag, flag => flag;
+    &'q str, Text, text => Cow::Borrowed(text);
+    &'q String, Text, text => Cow::Borrowed(text);
+    String, Text, text => Cow::Owned(text);
+    ConnectorType, Text, connector => Cow::Owned(connector.as_str().to_owned());
+    &'q ConnectorType, Text, connector => Cow::Borrowed(connector.as_str());
+    &'q ImodelId, Text, id => Cow::Borrowed(id.as_str());
+    &'q StorageFileId, Text, id => Cow::Borrowed(id.as_str());
+    &'q [u8], Bytes, bytes => Cow::Borrowed(bytes);
+    &'q Vec<u8>, Bytes, bytes => Cow::Borrowed(bytes);
+    Vec<u8>, Bytes, bytes => Cow::Owned(bytes);
+    ConnectionId, Integer, id => id.0;
+    FileId, Integer, id => id.0;
+    &'q FileId, Integer, id => id.0;
+    RunId, Integer, id => id.0;
+    WatchId, Integer, id => id.0;
+);
 
 /// A row, as `#[derive(sqlx::FromRow)]` and tuples decode it.
 pub(in crate::ledger) trait Row:
-    for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
 {
 }
 
-impl<T: for<'r> FromRow<'r, SqliteRow> + Send + Unpin> Row for T {}
+impl<T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin> Row for T {}
 
 /// A statement whose rows are not read.
 pub(in crate::ledger) fn query<'q>(sql: impl SqlSafeStr) -> Query<'q> {
-    Query(sqlx::query(sql))
+    Query {
+        sql: sql.into_sql_str(),
+        values: Vec::new(),
+    }
 }
 
 /// A statement whose rows are decoded as `T`.
@@ -52,7 +131,10 @@ pub(in crate::ledger) fn query_scalar<'q, T>(sql: impl SqlSafeStr) -> QueryScala
 
 /// A statement with its arguments.
 #[must_use = "a query does nothing until it is executed"]
-pub(in crate::ledger) struct Query<'q>(sqlx::query::Query<'q, Sqlite, SqliteArguments>);
+pub(in crate::ledger) struct Query<'q> {
+    sql: SqlStr,
+    values: Vec<Value<'q>>,
+}
 
 /// A statement with its arguments, and the type of its rows.
 #[must_use = "a query does nothing until it is executed"]
@@ -67,14 +149,57 @@ pub(in crate::ledger) struct QueryScalar<'q, T>(QueryAs<'q, (T,)>);
 
 impl<'q> Query<'q> {
     /// The value of the next `$n`.
-    pub(in crate::ledger) fn bind(self, value: impl Argument<'q>) -> Self {
-        Self(self.0.bind(value))
+    pub(in crate::ledger) fn bind(mut self, value: impl Argument<'q>) -> Self {
+        self.values.push(value.value());
+        self
     }
 
     /// Runs it; returns the number of rows that it changed.
     pub(in crate::ledger) async fn execute(self, on: &mut impl Executor) -> Result<u64, Error> {
-        let done = self.0.execute(on.connection()).await?;
-        Ok(done.rows_affected())
+        match on.on() {
+            On::Sqlite(connection) => {
+                let arguments = self.for_sqlite()?;
+                let done = sqlx::query_with(self.sql, arguments).execute(connection);
+                Ok(done.await?.rows_affected())
+            }
+            On::Postgres(connection) => {
+                let arguments = self.for_postgres()?;
+                let done = sqlx::query_with(self.sql, arguments).execute(connection);
+                Ok(done.await?.rows_affected())
+            }
+        }
+    }
+
+    fn for_sqlite(&self) -> Result<SqliteArguments, Error> {
+        let mut arguments = SqliteArguments::default();
+        for value in &self.values {
+            match value {
+                Value::Integer(number) => arguments.add(*number),
+                Value::Flag(flag) => arguments.add(*flag),
+                Value::Text(text) => arguments.add(text.as_deref()),
+                Value::Bytes(bytes) => arguments.add(bytes.as_deref()),
+            }
+            .map_err(Error::Encode)?;
+        }
+        Ok(arguments)
+    }
+
+    fn for_postgres(&self) -> Result<PgArguments, Error> {
+        let mut arguments = PgArguments::default();
+        for value in &self.values {
+            match value {
+                Value::Integer(number) => arguments.add(*number),
+                Value::Flag(flag) => arguments.add(*flag),
+                // PostgreSQL has no text with a NUL, which the platform's answers may have.
+                Value::Text(Some(text)) if text.contains('\0') => {
+                    arguments.add(text.replace('\0', "\u{FFFD}"))
+                }
+                Value::Text(text) => arguments.add(text.as_deref()),
+                Value::Bytes(bytes) => arguments.add(bytes.as_deref()),
+            }
+            .map_err(Error::Encode)?;
+        }
+        Ok(arguments)
     }
 }
 
@@ -90,8 +215,19 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Vec<T>, Error> {
-        let rows = self.query.0.fetch_all(on.connection()).await?;
-        rows.iter().map(T::from_row).collect()
+        let query = self.query;
+        match on.on() {
+            On::Sqlite(connection) => {
+                let arguments = query.for_sqlite()?;
+                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
+                rows.await?.iter().map(T::from_row).collect()
+            }
+            On::Postgres(connection) => {
+                let arguments = query.for_postgres()?;
+                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
+                rows.await?.iter().map(T::from_row).collect()
+            }
+        }
     }
 
     /// Its row, if there is one.
@@ -99,8 +235,19 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Option<T>, Error> {
-        let row = self.query.0.fetch_optional(on.connection()).await?;
-        row.map(|row| T::from_row(&row)).transpose()
+        let query = self.query;
+        match on.on() {
+            On::Sqlite(connection) => {
+                let arguments = query.for_sqlite()?;
+                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
+                row.await?.map(|row| T::from_row(&row)).transpose()
+            }
+            On::Postgres(connection) => {
+                let arguments = query.for_postgres()?;
+                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
+                row.await?.map(|row| T::from_row(&row)).transpose()
+            }
+        }
     }
 
     /// Its row.

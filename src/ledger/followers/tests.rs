@@ -31,7 +31,7 @@ fn stamp(modified: &str) -> StorageStamp {
 impl Pair {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path()).await.unwrap();
+        let ledger = open(dir.path()).await.unwrap();
         let registered = ledger.register_watches(&specs(), at(0)).await.unwrap();
         Self {
             ledger,

@@ -122,7 +122,7 @@ impl World {
         // As a kill: nothing is closed in order.
         let Fixture { dir, ledger, watch } = self.f.take().unwrap();
         drop(ledger);
-        let ledger = Ledger::open(dir.path()).await.unwrap();
+        let ledger = open(dir.path()).await.unwrap();
         self.f = Some(Fixture { dir, ledger, watch });
         self.name = name;
         self.f().register(&named(name), self.second).await;
@@ -284,7 +284,7 @@ impl World {
     async fn check(&self) {
         let mut connection = self.f().ledger.db.connection().await;
         let wrong: i64 = sql::query_scalar(concat!(
-            "SELECT COUNT(*) FROM files f WHERE f.target_connection_id IS NOT ",
+            "SELECT COUNT(*) FROM files f WHERE f.target_connection_id IS DISTINCT FROM ",
             target_connection!("f.watch_id", "f.connector"),
             " OR (f.connector IS NULL AND EXISTS (SELECT 1 FROM watch_connections wc \
              JOIN connections c ON c.id = wc.connection_id WHERE wc.watch_id = f.watch_id \

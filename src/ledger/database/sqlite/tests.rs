@@ -1,14 +1,26 @@
 //! The database as a file: older and newer versions, damage, nonsense in its rows, power cuts.
 
-use super::super::fixture::*;
-use super::super::*;
-use super::*;
+use super::super::super::fixture::*;
+use super::super::super::*;
+use super::{Database, SqlitePool};
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
+use crate::ledger::database::Database as Engine;
+
+fn sqlite(ledger: &Ledger) -> &Database {
+    let Engine::Sqlite(database) = &ledger.db else {
+        panic!("not on SQLite");
+    };
+    database
+}
+
+fn writer(ledger: &Ledger) -> &SqlitePool {
+    sqlite(ledger).writer()
+}
 
 #[tokio::test]
 async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
-    let f = Fixture::new().await;
+    let f = Fixture::on_sqlite().await;
     f.hand_over("a.dgn", 1, 0).await;
     let reader = Ledger::read(f.dir.path()).await.unwrap();
     assert_eq!(reader.snapshot(at(0)).await.unwrap().files.len(), 1);
@@ -21,9 +33,9 @@ async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
 
 #[tokio::test]
 async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
-    let f = Fixture::new().await;
+    let f = Fixture::on_sqlite().await;
     sqlx::query("UPDATE _sqlx_migrations SET version = 999 WHERE version = 1")
-        .execute(f.ledger.db.writer())
+        .execute(writer(&f.ledger))
         .await
         .unwrap();
     let Fixture { dir, ledger, .. } = f;
@@ -231,7 +243,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
         "x'ff00'",
         "''",
     ];
-    let f = Fixture::new().await;
+    let f = Fixture::on_sqlite().await;
     f.hand_over("a.dgn", 1, 0).await;
     f.hand_over("b.dgn", 1, 0).await;
     let job = f.claim(1).await.unwrap();
@@ -245,7 +257,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
     for table in TABLES {
         let named: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
             .bind(table)
-            .fetch_all(ledger.db.writer())
+            .fetch_all(writer(&ledger))
             .await
             .unwrap();
         columns.extend(named.into_iter().map(|column| (table, column)));
@@ -259,7 +271,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
             std::fs::copy(dir.path().join("ledger.db"), &file).unwrap();
             let directory = StateDirectory::open(copy.path()).unwrap();
             let ledger = Ledger {
-                db: Database::open_unchecked(directory).await,
+                db: Engine::Sqlite(Database::open_unchecked(directory).await),
                 lock: None,
                 forgotten: Arc::default(),
                 moved_aside: None,
@@ -268,7 +280,7 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
             // Some values break a constraint: those cannot be there.
             drop(
                 sqlx::query(sqlx::AssertSqlSafe(sql))
-                    .execute(ledger.db.writer())
+                    .execute(writer(&ledger))
                     .await,
             );
             let f = Fixture {
@@ -287,10 +299,10 @@ async fn rows_that_hold_nonsense_are_errors_and_never_panics() {
 
 #[tokio::test]
 async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start() {
-    let f = Fixture::new().await;
+    let f = Fixture::on_sqlite().await;
     f.hand_over("a.dgn", 1, 0).await;
     sqlx::query("UPDATE jobs SET stage = 'napping'")
-        .execute(f.ledger.db.writer())
+        .execute(writer(&f.ledger))
         .await
         .unwrap();
     let error = f.ledger.claim_upload(None, at(1)).await.unwrap_err();
@@ -313,15 +325,15 @@ async fn a_ledger_with_a_word_that_nobody_wrote_is_moved_aside_at_the_next_start
 
 #[tokio::test]
 async fn damage_where_no_start_looks_is_found_by_the_check_after_a_crash() {
-    let Fixture { dir, ledger, .. } = Fixture::new().await;
+    let Fixture { dir, ledger, .. } = Fixture::on_sqlite().await;
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-        .execute(ledger.db.writer())
+        .execute(writer(&ledger))
         .await
         .unwrap();
     let (page, size): (i64, i64) = sqlx::query_as(
         "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size WHERE name = 'folders'",
     )
-    .fetch_one(ledger.db.writer())
+    .fetch_one(writer(&ledger))
     .await
     .unwrap();
     // As a kill leaves it: the lock file is not emptied.
@@ -342,7 +354,7 @@ async fn damage_where_no_start_looks_is_found_by_the_check_after_a_crash() {
 
 #[tokio::test]
 async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_disk() {
-    let mut f = Fixture::new().await;
+    let mut f = Fixture::on_sqlite().await;
     f.hand_over("a.dgn", 1, 0).await;
     let job = f.claim(1).await.unwrap();
     let stored = StoredContent {
@@ -354,8 +366,8 @@ async fn what_something_outside_follows_from_does_not_count_before_it_is_on_the_
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::create_dir(elsewhere.path().join("ledger.db-wal")).unwrap();
     let unusable = StateDirectory::open(elsewhere.path()).unwrap();
-    let broken = f.ledger.db.with_log_of(unusable);
-    let good = std::mem::replace(&mut f.ledger.db, broken);
+    let broken = sqlite(&f.ledger).with_log_of(unusable);
+    let good = std::mem::replace(&mut f.ledger.db, Engine::Sqlite(broken));
     let (ledger, now) = (&f.ledger, at(2));
     let mut refused = Vec::new();
     refused.push(ledger.record_create_sent(&job, "m", now).await.is_err());

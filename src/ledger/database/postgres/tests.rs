@@ -1,0 +1,261 @@
+//! What differs on a server: several writers, lost connections, a schema of its own.
+//!
+//! They need `ITWIN_SYNCD_TEST_POSTGRES`, which `tests/postgres/with-server` sets.
+
+use std::collections::BTreeSet;
+
+use sqlx::Connection as _;
+
+use crate::ledger::database::Database as Engine;
+use crate::ledger::fixture::*;
+use crate::ledger::*;
+
+/// The URL of a fixture's schema, for a connection with this name.
+fn named(location: &Location, name: &str) -> Location {
+    let server = location.server.as_ref().unwrap();
+    let options = server.options.clone().application_name(name);
+    Location::on(Server { options }, &location.directory)
+}
+
+/// A second state directory that uses the ledger of the first.
+async fn second_on(f: &Fixture) -> (tempfile::TempDir, Ledger) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = location(f.dir.path()).await.server.unwrap();
+    let ledger = Ledger::open(Location::on(server, dir.path()))
+        .await
+        .unwrap();
+    (dir, ledger)
+}
+
+async fn admin() -> sqlx::PgConnection {
+    let url = std::env::var("ITWIN_SYNCD_TEST_POSTGRES").unwrap();
+    sqlx::PgConnection::connect(&url).await.unwrap()
+}
+
+async fn raise_generation(ledger: &Ledger) {
+    let raised = ledger.db.write("raise a generation", async |tx| {
+        sql::query("UPDATE connections SET generation = generation + 1")
+            .execute(tx)
+            .await
+    });
+    assert_eq!(raised.await.unwrap(), 1);
+}
+
+async fn generation(ledger: &Ledger) -> i64 {
+    sql::query_scalar("SELECT generation FROM connections")
+        .fetch_one(&mut ledger.db.connection().await)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs a PostgreSQL server"]
+async fn of_several_writers_each_job_is_claimed_by_one() {
+    let f = Fixture::new().await;
+    let (_second, second) = second_on(&f).await;
+    let (_third, third) = second_on(&f).await;
+    let files: Vec<_> = (0..300).map(|n| ready(&format!("{n}.dgn"), 1)).collect();
+    f.ledger.hand_over(f.watch, &files, at(0)).await.unwrap();
+    let mut claimants = Vec::new();
+    for ledger in [f.ledger.clone(), second, third] {
+        claimants.push(tokio::spawn(async move {
+            let mut claimed = Vec::new();
+            while let Some(job) = ledger.claim_upload(None, at(1)).await.unwrap() {
+                claimed.push(job.file);
+            }
+            claimed
+        }));
+    }
+    let mut claimed = Vec::new();
+    for claimant in claimants {
+        claimed.extend(claimant.await.unwrap());
+    }
+    let different: BTreeSet<_> = claimed.iter().collect();
+    assert_eq!((claimed.len(), different.len()), (300, 300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs a PostgreSQL server"]
+async fn a_change_of_one_writer_is_seen_by_the_next() {
+    let f = Fixture::new().await;
+    let (_second, second) = second_on(&f).await;
+    let raise = async |ledger: Ledger| {
+        for _ in 0..200 {
+            // Read in one statement and written in another: lost by writers that do not wait for each other.
+            let raised = ledger.db.write("raise a generation", async |tx| {
+                let generation: i64 = sql::query_scalar("SELECT generation FROM connections")
+                    .fetch_one(tx)
+                    .await?;
+                sql::query("UPDATE connections SET generation = $1")
+                    .bind(generation + 1)
+                    .execute(tx)
+                    .await
+            });
+            raised.await.unwrap();
+        }
+    };
+    let before = generation(&f.ledger).await;
+    tokio::join!(raise(f.ledger.clone()), raise(second));
+    assert_eq!(generation(&f.ledger).await, before + 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs a PostgreSQL server"]
+async fn whatever_connection_is_lost_each_transaction_happens_once() {
+    const NAME: &str = "a test that loses connections";
+    let f = Fixture::new().await;
+    let location = named(&location(f.dir.path()).await, NAME);
+    let dir = tempfile::tempdir().unwrap();
+    let location = Location::on(location.server.unwrap(), dir.path());
+    let ledger = Ledger::open(location).await.unwrap();
+    let before = generation(&f.ledger).await;
+    let killer = tokio::spawn(async {
+        let (mut admin, mut killed) = (admin().await, 0);
+        loop {
+            let gone: i64 = sqlx::query_scalar(
+                "SELECT COUNT(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
+                 WHERE application_name = $1",
+            )
+            .bind(NAME)
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
+            killed += gone;
+            if killed >= 50 {
+                return killed;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(1..30))).await;
+        }
+    });
+    let mut raised = 0;
+    while !killer.is_finished() || raised < 100 {
+        raise_generation(&ledger).await;
+        raised += 1;
+    }
+    assert!(killer.await.unwrap() >= 50);
+    assert_eq!(generation(&f.ledger).await, before + raised);
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL server"]
+async fn a_transaction_whose_commit_was_not_answered_is_asked_for() {
+    let f = Fixture::new().await;
+    let Engine::Postgres(database) = &f.ledger.db else {
+        panic!("not on PostgreSQL");
+    };
+    let mut ids = Vec::new();
+    for end in ["COMMIT", "ROLLBACK"] {
+        let mut admin = admin().await;
+        let id: String = sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()::TEXT")
+            .fetch_one(&mut admin)
+            .await
+            .map(|row| sqlx::Row::get(&row, 0))
+            .unwrap();
+        sqlx::raw_sql(end).execute(&mut admin).await.unwrap();
+        ids.push(id);
+    }
+    // Of a server that was set back.
+    ids.push((ids[0].parse::<u64>().unwrap() + (1 << 40)).to_string());
+    let mut answers = Vec::new();
+    for id in &ids {
+        let mut outage = super::Outage::new(database, "test");
+        let lost = sqlx::Error::PoolTimedOut;
+        answers.push(outage.was_committed(id, lost).await.unwrap());
+    }
+    assert_eq!(answers, [true, false, false]);
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL server"]
+async fn ids_of_rows_follow_those_of_every_other_process() {
+    let f = Fixture::new().await;
+    let far = row::first_id(at(100_000_000));
+    sqlx::query("UPDATE cluster SET last_id = $1")
+        .bind(far)
+        .execute(&mut connection(&f).await)
+        .await
+        .unwrap();
+    f.hand_over("a.dgn", 1, 0).await;
+    let (id, last): (i64, i64) =
+        sqlx::query_as("SELECT (SELECT MAX(id) FROM files), (SELECT last_id FROM cluster)")
+            .fetch_one(&mut connection(&f).await)
+            .await
+            .unwrap();
+    assert!(far < id && id <= last, "{far} {id} {last}");
+}
+
+async fn connection(f: &Fixture) -> sqlx::PgConnection {
+    let server = location(f.dir.path()).await.server.unwrap();
+    sqlx::PgConnection::connect_with(&server.options)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL server"]
+async fn a_text_with_a_nul_is_kept_without_it() {
+    let f = Fixture::new().await;
+    f.hand_over("a.dgn", 1, 0).await;
+    let job = f.claim(0).await.unwrap();
+    let refusal = Refusal {
+        reason: "the platform says: \0".to_owned(),
+        ..refusal(Again::Never)
+    };
+    f.ledger.put_off(&job, &refusal, at(1)).await.unwrap();
+    let files = f.ledger.snapshot(at(1)).await.unwrap().files;
+    assert_eq!(
+        files[0].reason.as_deref(),
+        Some("the platform says: \u{FFFD}")
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL server"]
+async fn the_schema_has_the_tables_columns_and_indexes_of_sqlite() {
+    type Columns = BTreeSet<(String, String, bool)>;
+    let (server, file) = (Fixture::new().await, Fixture::on_sqlite().await);
+    let Engine::Sqlite(sqlite) = &file.ledger.db else {
+        panic!("not on SQLite");
+    };
+    let expected: Vec<(String, String, bool)> = sqlx::query_as(
+        "SELECT t.name, c.name, c.\"notnull\" <> 0 OR c.pk > 0 FROM sqlite_master t \
+         JOIN pragma_table_info(t.name) c WHERE t.type = 'table'",
+    )
+    .fetch_all(sqlite.writer())
+    .await
+    .unwrap();
+    let mut expected: Columns = expected.into_iter().collect();
+    // Was replaced by another one, and SQLite cannot drop a unique column.
+    expected.retain(|(table, column, _)| {
+        table != "_sqlx_migrations" && column != "unused_storage_file_id"
+    });
+    let mut connection = connection(&server).await;
+    let found: Vec<(String, String, bool)> = sqlx::query_as(
+        "SELECT table_name::TEXT, column_name::TEXT, is_nullable = 'NO' FROM information_schema.columns \
+         WHERE table_schema = current_schema()",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let mut found: Columns = found.into_iter().collect();
+    found.retain(|(table, ..)| table != "_sqlx_migrations" && table != "cluster");
+    let difference: Vec<_> = expected.symmetric_difference(&found).collect();
+    assert!(difference.is_empty(), "{difference:#?}");
+
+    let expected: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'index' AND sql <> ''")
+            .fetch_all(sqlite.writer())
+            .await
+            .unwrap();
+    let found: Vec<String> = sqlx::query_scalar(
+        "SELECT indexname::TEXT FROM pg_indexes WHERE schemaname = current_schema() \
+         AND indexname NOT LIKE '%_pkey' AND indexname NOT LIKE '%_key'",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let (expected, found): (BTreeSet<_>, BTreeSet<_>) =
+        (expected.into_iter().collect(), found.into_iter().collect());
+    let difference: Vec<_> = expected.symmetric_difference(&found).collect();
+    assert!(difference.is_empty(), "{difference:#?}");
+}
