@@ -1,4 +1,5 @@
-//! Walks a root, or a part of it, on a thread of its own that ends with the walk, and reports its files folder by folder.
+//! Walks a root, or a part of it, on a thread of its own that ends with the walk, and reports its files folder by
+//! folder.
 //!
 //! For each folder: set its inotify watch, then list it, so that whatever appears is either in the listing or reported
 //! by an event. The size and times of a listing only say *what to probe*; whether a file is complete is decided on

@@ -1,8 +1,8 @@
 //! A thread that lives only while it has requests to serve, one after another: roots at rest have none.
 //!
-//! In: requests, in their order. Each one is served once; a new thread is started for one that comes when there is none.
-//! A thread that hangs, or cannot be started, keeps its requests, and those of no other. What serves the requests is
-//! dropped when it panics or asks for that; senders in it tell whoever waits for answers.
+//! In: requests, in their order. Each one is served once; a new thread is started for one that comes when there is
+//! none. A thread that hangs, or cannot be started, keeps its requests, and those of no other. What serves the requests
+//! is dropped when it panics or asks for that; senders in it tell whoever waits for answers.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,5 +1,5 @@
-//! The two threads of a root that touch its share, while there is something to do: what they are asked, and since when an
-//! answer is awaited.
+//! The two threads of a root that touch its share, while there is something to do: what they are asked, and since when
+//! an answer is awaited.
 
 use std::io;
 use std::path::PathBuf;
