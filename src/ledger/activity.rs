@@ -1,7 +1,7 @@
 //! What happened within a span of time: how many results of each kind and how many runs, with their durations.
 //!
-//! The id of a row begins with the time of its creation, or a later one: after the clock was set back, ids continue from
-//! the highest. So rows before a time are left out by their ids, and the rest counts by its time.
+//! The id of a row begins with the time of its creation, or a later one: after the clock was set back, ids continue
+//! from the highest. So rows before a time are left out by their ids, and the rest counts by its time.
 
 use jiff::Timestamp;
 
