@@ -268,7 +268,7 @@ impl Cli {
         };
         let code = runtime.block_on(async {
             match self.command {
-                Command::Run(arguments) => run::run(&arguments).await,
+                Command::Run(arguments) => Box::pin(run::run(&arguments)).await,
                 Command::Init(arguments) => init::init(&arguments).await,
                 Command::Login(arguments) => login::login(&arguments).await,
                 Command::Logout(arguments) => login::logout(&arguments).await,

@@ -18,8 +18,7 @@ use super::watches::{self, Placed};
 use super::{
     Alert, BulkChange, Config, ConnectionSettings, Environment, Heartbeat, Hook, Imodel, Itwin,
     Log, Network, ReadOnlyConfig, Retry, RunSchedules, Source, State, Sync, Upload, Web, itwin,
-    network,
-    web,
+    network, web,
 };
 
 /// Everything that could be read, with the places that errors about folders refer to.

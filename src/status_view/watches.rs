@@ -113,6 +113,7 @@ pub(crate) struct SettingsView {
 
 /// The user for whom connections act has to do something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct OwnerView {
     /// Runs wait until then; else they will soon.
     pub(crate) waits: bool,
