@@ -18,6 +18,7 @@ mod errors;
 mod folders;
 mod hooks;
 mod imodels;
+mod ledger_location;
 mod mail;
 mod named_versions;
 mod network;
@@ -61,6 +62,7 @@ use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::{Network, RequestLimits};
+use crate::ledger_location::LedgerLocation;
 use crate::secret::ClientSecret;
 use crate::selection::Scope;
 
@@ -184,8 +186,8 @@ pub struct Itwin {
 /// The state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Absolute path of the directory with the ledger and its lock. It need not exist yet.
-    pub path: PathBuf,
+    /// Absolute path of the directory with the lock, and the ledger unless it is on a server. It need not exist yet.
+    pub path: LedgerLocation,
     /// How long results, steps and runs are kept; the last result of each file is always kept.
     pub keep_history: Duration,
 }

@@ -55,7 +55,7 @@ pub(super) async fn healthcheck(arguments: &Arguments) -> u8 {
 /// far as it cannot be read, the directory is the default.
 fn state_path(config: &Path) -> PathBuf {
     match ReadOnlyConfig::load_despite_errors(config) {
-        Some(config) => config.state.path,
+        Some(config) => config.state.path.to_path_buf(),
         None => Environment::of_process().default_state_path(),
     }
 }

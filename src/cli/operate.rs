@@ -16,6 +16,7 @@ use super::{
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Command, Operator, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists, Removal};
+use crate::ledger_location::LedgerLocation;
 use crate::names::QuotedPath;
 use crate::state_directory;
 use crate::status_view;
@@ -186,7 +187,11 @@ async fn retry_with(arguments: &Retry, config: &ReadOnlyConfig) -> Result<(), Er
 }
 
 /// Retries every failed file, however many there are.
-async fn retry_failed(arguments: &Retry, ledger: &Ledger, state: &Path) -> Result<(), Error> {
+async fn retry_failed(
+    arguments: &Retry,
+    ledger: &Ledger,
+    state: &LedgerLocation,
+) -> Result<(), Error> {
     let lists = Lists {
         files: LINES_MAX_ROWS,
         groups: 0,
@@ -222,7 +227,7 @@ async fn retry_group(
     key: &str,
     arguments: &Retry,
     ledger: &Ledger,
-    state: &Path,
+    state: &LedgerLocation,
 ) -> Result<(), Error> {
     let Some(group) = ledger.failure_group(key).await? else {
         return Err(Error::NoGroup(key.to_owned()));
@@ -411,7 +416,7 @@ fn already(verb: Verb) -> &'static str {
 }
 
 /// Sends the command to the daemon, or applies it to the ledger when there is none.
-async fn reach(state: &Path, command: Command) -> Result<Reached, Error> {
+async fn reach(state: &LedgerLocation, command: Command) -> Result<Reached, Error> {
     state_directory::act_as_owner(state)?;
     reach_with(
         state,
@@ -422,7 +427,10 @@ async fn reach(state: &Path, command: Command) -> Result<Reached, Error> {
 }
 
 /// Has the daemon record what was removed from the platform, or records it in the ledger when there is none.
-pub(super) async fn record_removals(state: &Path, removals: &[Removal]) -> Result<(), Error> {
+pub(super) async fn record_removals(
+    state: &LedgerLocation,
+    removals: &[Removal],
+) -> Result<(), Error> {
     let request = Request::RecordRemovals {
         removals: removals.to_vec(),
     };
@@ -435,7 +443,7 @@ pub(super) async fn record_removals(state: &Path, removals: &[Removal]) -> Resul
 
 /// Sends the request to the daemon, or executes it by itself when there is none.
 async fn reach_with(
-    state: &Path,
+    state: &LedgerLocation,
     request: &Request,
     execute: impl AsyncFn(&Operator) -> Result<u64, ledger::Error>,
 ) -> Result<Reached, Error> {

@@ -12,7 +12,7 @@ use super::environment::Mode;
 use super::values::{self, InvalidValue, show_duration, show_size};
 use super::{
     BulkChange, Environment, Itwin, Level, Log, Retry, SettlePolicy, State, Sync, Upload,
-    credentials,
+    credentials, ledger_location,
 };
 use crate::connection_name::ConnectionName;
 use crate::itwin::RequestLimits;
@@ -84,7 +84,10 @@ pub(super) const KEYS: &Keys = &[
             "total_timeout",
         ],
     ),
-    ("state", &["path", "keep_history"]),
+    (
+        "state",
+        &["path", "url", "password_file", "ca_file", "keep_history"],
+    ),
     ("web", &["listen", "token_file", "hosts"]),
     (
         "alert",
@@ -312,9 +315,7 @@ pub(super) fn itwin(
 
 pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> State {
     State {
-        path: section
-            .read("path", values::absolute)
-            .unwrap_or_else(|| environment.default_state_path()),
+        path: ledger_location::read(section, environment),
         keep_history: duration(section, "keep_history", 365 * DAY, 3650 * DAY),
     }
 }

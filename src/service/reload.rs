@@ -97,7 +97,8 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     keep("itwin.client_id", was.client_id != is.client_id);
     keep("itwin.scope", was.scope != is.scope);
     keep("[network]", old.network != new.network);
-    keep("state.path", old.state.path != new.state.path);
+    keep("state.path", *old.state.path != *new.state.path);
+    keep("state.url", old.state.path.server != new.state.path.server);
     keep(
         "state.keep_history",
         old.state.keep_history != new.state.keep_history,

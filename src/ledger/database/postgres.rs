@@ -11,14 +11,15 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, FromRow, Postgres, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::super::row;
-use super::location::Server;
 use super::{Committed, Error, is_undecodable};
+use crate::ledger_location::Server;
 
 /// A connection that reads.
 pub(super) type Connection = PoolConnection<Postgres>;
@@ -31,6 +32,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// A transaction that takes longer is given up: the network may have lost its connection without a word.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
+
+/// A reader waits for so long for a server that restarts.
+const READER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The oldest supported version: 15.
+const VERSION_MIN: i64 = 150_000;
 
 /// Pauses between attempts while the server is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -52,6 +59,8 @@ const SETTINGS: [(&str, &str); 7] = [
 /// The database of a server. Clones share their connections.
 #[derive(Clone)]
 pub(in crate::ledger) struct Database {
+    /// Host, port and database.
+    server: String,
     options: Arc<PgConnectOptions>,
     /// The connection that writes, once it is needed, and until it is lost.
     writer: Arc<Mutex<Option<PgConnection>>>,
@@ -69,26 +78,53 @@ struct Availability(std::sync::Mutex<Option<Instant>>);
 impl Database {
     /// Connects for reading and writing, and creates or migrates the tables.
     pub(super) async fn open(server: &Server) -> Result<Self, Error> {
-        let database = Self::of(server, None);
-        let connection = connect(&database.options).await;
-        let connection = connection.map_err(|error| classify("connect to its database", error))?;
+        let database = Self::of(server, None)?;
+        let mut outage = Outage::new(&database, "connect");
+        let mut connection = loop {
+            match connect(&database.options).await {
+                Ok(connection) => break connection,
+                Err(error) => outage.wait_after(error).await?,
+            }
+        };
+        outage.over();
+        let unfit = |what: String, hint| Error::UnfitServer {
+            server: server.to_string(),
+            what,
+            hint,
+        };
+        let (version, fsync): (i64, String) = sqlx::query_as(
+            "SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('fsync')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|error| database.error("read the server's version", error))?;
+        if version < VERSION_MIN {
+            let what = format!("is PostgreSQL {}, which is too old", version / 10_000);
+            return Err(unfit(what, "upgrade it to PostgreSQL 15 or newer"));
+        }
+        if fsync != "on" {
+            let what = "has fsync = off and loses what it has confirmed when it stops".to_owned();
+            return Err(unfit(
+                what,
+                "set fsync = on in the server's postgresql.conf",
+            ));
+        }
         *database.writer.lock().await = Some(connection);
         match Box::pin(MIGRATIONS.run(&database.readers)).await {
             Ok(()) => Ok(database),
-            Err(
-                sqlx::migrate::MigrateError::VersionMissing(_)
-                | sqlx::migrate::MigrateError::VersionTooNew(..),
-            ) => Err(Error::ServerNewer {
-                server: server.to_string(),
-            }),
-            Err(error) => Err(classify("migrate to this version", error)),
+            Err(MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..)) => {
+                Err(Error::ServerNewer {
+                    server: server.to_string(),
+                })
+            }
+            Err(error) => Err(database.error("migrate to this version", unwrapped(error))),
         }
     }
 
     /// Connects for reading only.
     pub(super) async fn open_reader(server: &Server) -> Result<Self, Error> {
-        let database = Self::of(server, Some(CONNECT_MAX));
-        let unreadable = |error| classify("read its version", error);
+        let database = Self::of(server, Some(READER_PATIENCE))?;
+        let unreadable = |error| database.error("read its version", error);
         let tables: bool = sqlx::query_scalar("SELECT to_regclass('jobs') IS NOT NULL")
             .fetch_one(&database.readers)
             .await
@@ -111,15 +147,9 @@ impl Database {
         Ok(database)
     }
 
-    fn of(server: &Server, patience: Option<Duration>) -> Self {
-        let mut options = server
-            .options
-            .clone()
-            .options(SETTINGS)
-            .disable_statement_logging();
-        if options.get_application_name().is_none() {
-            options = options.application_name("itwin-syncd");
-        }
+    fn of(server: &Server, patience: Option<Duration>) -> Result<Self, Error> {
+        let name = server.to_string();
+        let options = options(server).map_err(|error| error_of(&name, "use state.url", error))?;
         let readers = PgPoolOptions::new()
             .max_connections(3)
             .idle_timeout(None)
@@ -128,13 +158,18 @@ impl Database {
             // A lost connection is found by its statement, which is repeated.
             .test_before_acquire(false)
             .connect_lazy_with(options.clone());
-        Self {
+        Ok(Self {
+            server: name,
             options: Arc::new(options),
             writer: Arc::default(),
             readers,
             availability: Arc::default(),
             patience,
-        }
+        })
+    }
+
+    fn error(&self, action: &'static str, error: sqlx::Error) -> Error {
+        error_of(&self.server, action, error)
     }
 
     /// Begins a transaction that writes, after all others of any process.
@@ -181,6 +216,28 @@ impl Database {
             drop(connection.close().await);
         }
     }
+}
+
+/// How to connect. Beyond this host only with TLS, to the server that the certificate names.
+fn options(server: &Server) -> Result<PgConnectOptions, sqlx::Error> {
+    let mut options = PgConnectOptions::from_url(&server.url)?
+        .ssl_mode(if server.is_local() {
+            PgSslMode::Prefer
+        } else {
+            PgSslMode::VerifyFull
+        })
+        .options(SETTINGS)
+        .disable_statement_logging();
+    if let Some(password) = &server.password {
+        options = options.password(password.expose());
+    }
+    if let Some(ca_file) = &server.ca_file {
+        options = options.ssl_root_cert(ca_file);
+    }
+    if options.get_application_name().is_none() {
+        options = options.application_name("itwin-syncd");
+    }
+    Ok(options)
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
@@ -300,7 +357,7 @@ impl<'d> Outage<'d> {
         let database = self.database;
         let began = *self.began.get_or_insert_with(Instant::now);
         if !passes(&error) || database.patience.is_some_and(|max| began.elapsed() >= max) {
-            return Err(classify(self.action, error));
+            return Err(database.error(self.action, error));
         }
         database.availability.lost(&error);
         tokio::time::sleep(self.pause.mul_f64(0.5 + fastrand::f64())).await;
@@ -389,14 +446,57 @@ fn passes(error: &sqlx::Error) -> bool {
     }
 }
 
+/// The error of a statement in a migration.
+fn unwrapped(error: MigrateError) -> sqlx::Error {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
+        error => sqlx::Error::Migrate(Box::new(error)),
+    }
+}
+
 /// The error of an action, by what the caller can do about it.
-fn classify(action: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    let undecodable = is_undecodable(&error);
-    let source = Box::new(error);
-    if undecodable {
-        Error::Corrupt { action, source }
-    } else {
-        Error::Database { action, source }
+fn error_of(server: &str, action: &'static str, error: sqlx::Error) -> Error {
+    if is_undecodable(&error) {
+        return Error::Corrupt {
+            action,
+            source: Box::new(error),
+        };
+    }
+    Error::Server {
+        server: server.to_owned(),
+        action,
+        hint: advice(&error),
+        source: Box::new(error),
+    }
+}
+
+/// What the reader can do about an error.
+fn advice(error: &sqlx::Error) -> &'static str {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
+            return "check that the server runs and that this host reaches it; and host and port in state.url";
+        }
+        sqlx::Error::Tls(_) => {
+            return "set state.ca_file to the certificate of the authority that issued the server's, and write the host in state.url as that certificate names it; the server needs ssl = on";
+        }
+        _ => {}
+    }
+    match state_of(error).as_deref() {
+        Some("28P01" | "28000") => {
+            "check the user in state.url, the password in state.password_file, and pg_hba.conf of the server"
+        }
+        Some("3D000") => {
+            "create the database, owned by the user in state.url: CREATE DATABASE itwin_syncd OWNER itwin_syncd"
+        }
+        Some("42501") => {
+            "let the user in state.url own the database, so that it may create tables in its schema public"
+        }
+        Some("25006") => {
+            "write the primary server in state.url, not a standby, and a user whose transactions may write"
+        }
+        Some("53100") => "free space on the disk of the database server",
+        Some("53300") => "raise max_connections of the server: each daemon uses up to 10",
+        _ => "see the log of the database server",
     }
 }
 

@@ -9,19 +9,23 @@ use sqlx::Connection as _;
 use crate::ledger::database::Database as Engine;
 use crate::ledger::fixture::*;
 use crate::ledger::*;
+use crate::ledger_location::Server;
 
 /// The URL of a fixture's schema, for a connection with this name.
-fn named(location: &Location, name: &str) -> Location {
-    let server = location.server.as_ref().unwrap();
-    let options = server.options.clone().application_name(name);
-    Location::on(Server { options }, &location.directory)
+fn named(location: &LedgerLocation, name: &str) -> Server {
+    let mut server = location.server.clone().unwrap();
+    server
+        .url
+        .query_pairs_mut()
+        .append_pair("application_name", name);
+    server
 }
 
 /// A second state directory that uses the ledger of the first.
 async fn second_on(f: &Fixture) -> (tempfile::TempDir, Ledger) {
     let dir = tempfile::tempdir().unwrap();
     let server = location(f.dir.path()).await.server.unwrap();
-    let ledger = Ledger::open(Location::on(server, dir.path()))
+    let ledger = Ledger::open(LedgerLocation::on(server, dir.path()))
         .await
         .unwrap();
     (dir, ledger)
@@ -104,9 +108,9 @@ async fn a_change_of_one_writer_is_seen_by_the_next() {
 async fn whatever_connection_is_lost_each_transaction_happens_once() {
     const NAME: &str = "a test that loses connections";
     let f = Fixture::new().await;
-    let location = named(&location(f.dir.path()).await, NAME);
+    let server = named(&location(f.dir.path()).await, NAME);
     let dir = tempfile::tempdir().unwrap();
-    let location = Location::on(location.server.unwrap(), dir.path());
+    let location = LedgerLocation::on(server, dir.path());
     let ledger = Ledger::open(location).await.unwrap();
     let before = generation(&f.ledger).await;
     let killer = tokio::spawn(async {
@@ -186,7 +190,7 @@ async fn ids_of_rows_follow_those_of_every_other_process() {
 
 async fn connection(f: &Fixture) -> sqlx::PgConnection {
     let server = location(f.dir.path()).await.server.unwrap();
-    sqlx::PgConnection::connect_with(&server.options)
+    sqlx::PgConnection::connect(server.url.as_str())
         .await
         .unwrap()
 }
