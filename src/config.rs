@@ -19,6 +19,7 @@ mod folders;
 mod hooks;
 mod imodels;
 mod itwin;
+mod ledger_location;
 mod mail;
 mod named_versions;
 mod network;
@@ -65,6 +66,7 @@ use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::{Network, RequestLimits};
 use crate::permission;
+use crate::ledger_location::LedgerLocation;
 use crate::secret::ClientSecret;
 use crate::selection::Scope;
 
@@ -222,8 +224,8 @@ impl Itwin {
 /// The state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Absolute path of the directory with the ledger and its lock. It need not exist yet.
-    pub path: PathBuf,
+    /// Absolute path of the directory with the lock, and the ledger unless it is on a server. It need not exist yet.
+    pub path: LedgerLocation,
     /// How long results, steps and runs are kept; the last result of each file is always kept.
     pub keep_history: Duration,
 }
@@ -497,7 +499,7 @@ impl ReadOnlyConfig {
     pub fn of_daemon(text: &str, path: &Path, state: &Path) -> Result<Self, ConfigErrors> {
         let file = path.display().to_string();
         let mut config = Self::parse(text, &file, &Environment::for_file(path))?;
-        state.clone_into(&mut config.state.path);
+        config.state.path.set_directory(state);
         Ok(config)
     }
 

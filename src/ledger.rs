@@ -99,6 +99,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::filesystem;
+use crate::ledger_location::LedgerLocation;
 use crate::state_directory::{self, StateDirectory};
 use database::{ContentCheck, Database, Tx, sql};
 use lock::{Lock, PreviousExit};
@@ -112,7 +113,6 @@ pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use created_imodels::CreatedImodel;
-pub use database::{Location, Server};
 pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
@@ -189,7 +189,7 @@ impl Ledger {
     /// # Errors
     /// [`Error::InUse`] when another daemon has the directory, [`Error::Newer`] for a ledger of a later version,
     /// [`Error::Directory`] when the directory cannot be trusted, [`Error::Io`] and [`Error::Database`] for the rest.
-    pub async fn open(location: impl Into<Location>) -> Result<Self, Error> {
+    pub async fn open(location: impl Into<LedgerLocation>) -> Result<Self, Error> {
         Self::open_within(location, LOCK_WAIT).await
     }
 
@@ -198,11 +198,11 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::open`].
     pub async fn open_within(
-        location: impl Into<Location>,
+        location: impl Into<LedgerLocation>,
         patience: Duration,
     ) -> Result<Self, Error> {
-        let Location { directory, server } = location.into();
-        let dir = directory.as_path();
+        let location = location.into();
+        let dir: &Path = &location;
         StateDirectory::make(dir)?;
         if filesystem::is_network(dir).map_err(|source| Error::Io {
             path: dir.to_owned(),
@@ -214,8 +214,8 @@ impl Ledger {
         }
         let directory = StateDirectory::open(dir)?;
         let (lock, previous) = Lock::acquire(dir, &directory, patience).await?;
-        if let Some(server) = server {
-            return Self::begin(Database::open_postgres(&server).await?, lock).await;
+        if let Some(server) = &location.server {
+            return Self::begin(Database::open_postgres(server).await?, lock).await;
         }
         let opened = match previous {
             PreviousExit::FoundDamage(what) => Err(Error::Damaged { what }),
@@ -259,11 +259,11 @@ impl Ledger {
     /// # Errors
     /// [`Error::Missing`] when no daemon has run yet, [`Error::Older`] when none of this version has,
     /// [`Error::Database`] for the rest.
-    pub async fn read(location: impl Into<Location>) -> Result<Self, Error> {
-        let Location { directory, server } = location.into();
-        let db = match server {
-            Some(server) => Database::read_postgres(&server).await?,
-            None => Database::read_sqlite(&existing(&directory)?).await?,
+    pub async fn read(location: impl Into<LedgerLocation>) -> Result<Self, Error> {
+        let location = location.into();
+        let db = match &location.server {
+            Some(server) => Database::read_postgres(server).await?,
+            None => Database::read_sqlite(&existing(&location)?).await?,
         };
         Ok(Self {
             db,

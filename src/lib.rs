@@ -33,6 +33,7 @@ mod filesystem;
 pub mod ids;
 pub mod itwin;
 pub mod ledger;
+pub mod ledger_location;
 pub mod local_time;
 pub mod login_file;
 mod names;

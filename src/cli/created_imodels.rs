@@ -1,14 +1,13 @@
 //! The iModels that the configuration names, in commands: the ids that the ledger has of them, and what a start will do
 //! about the others. It creates none.
 
-use std::path::Path;
-
 use crate::config::{KnownImodels, NewImodel};
 use crate::itwin::{self, Client};
 use crate::ledger::Ledger;
+use crate::ledger_location::LedgerLocation;
 
 /// The ids that the ledger has; none before the first start. An error of the ledger is reported elsewhere.
-pub(super) async fn known(state: &Path) -> KnownImodels {
+pub(super) async fn known(state: &LedgerLocation) -> KnownImodels {
     match Ledger::read(state).await {
         Ok(ledger) => ledger.created_imodels().await.unwrap_or_default(),
         Err(_) => KnownImodels::default(),

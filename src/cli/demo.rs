@@ -19,6 +19,7 @@ use crate::config::{Config, Environment};
 use crate::connector_type::ConnectorType;
 use crate::emulator::{self, DEFAULT_CLIENT_ID, DEFAULT_IMODEL_ID, Emulator};
 use crate::ledger::{FileReport, JobState, Ledger, Outcome};
+use crate::ledger_location::LedgerLocation;
 use crate::names::QuotedPath;
 use crate::service::{self, Until, signals};
 use crate::status_view;
@@ -211,7 +212,7 @@ fn private_file(path: &Path, content: &str) -> std::io::Result<()> {
 }
 
 /// Opens the ledger for reading, once the service has created it.
-async fn reader(state: &Path) -> Result<Ledger, Error> {
+async fn reader(state: &LedgerLocation) -> Result<Ledger, Error> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
         match Ledger::read(state).await {

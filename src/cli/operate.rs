@@ -5,7 +5,7 @@
 mod output;
 mod restore;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
@@ -14,6 +14,7 @@ use super::{ConfigArgument, EXIT_FAILED, EXIT_GOOD, chain, configuration, matchi
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Command, Operator, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists, Removal};
+use crate::ledger_location::LedgerLocation;
 use crate::names::QuotedPath;
 use crate::state_directory;
 use crate::status_view;
@@ -205,7 +206,7 @@ fn failed(file: &FileReport) -> String {
 async fn retry_failed(
     mut output: Output,
     ledger: &Ledger,
-    state: &Path,
+    state: &LedgerLocation,
     dry_run: bool,
 ) -> Result<(), Error> {
     let lists = Lists {
@@ -238,7 +239,7 @@ async fn retry_group(
     key: &str,
     output: Output,
     ledger: &Ledger,
-    state: &Path,
+    state: &LedgerLocation,
     dry_run: bool,
 ) -> Result<(), Error> {
     let Some(group) = ledger.failure_group(key).await? else {
@@ -427,7 +428,7 @@ fn already(verb: Verb) -> &'static str {
 }
 
 /// Sends the command to the daemon, or applies it to the ledger when there is none.
-async fn reach(state: &Path, command: Command) -> Result<Reached, Error> {
+async fn reach(state: &LedgerLocation, command: Command) -> Result<Reached, Error> {
     state_directory::act_as_owner(state)?;
     reach_with(
         state,
@@ -438,7 +439,10 @@ async fn reach(state: &Path, command: Command) -> Result<Reached, Error> {
 }
 
 /// Has the daemon record what was removed from the platform, or records it in the ledger when there is none.
-pub(super) async fn record_removals(state: &Path, removals: &[Removal]) -> Result<(), Error> {
+pub(super) async fn record_removals(
+    state: &LedgerLocation,
+    removals: &[Removal],
+) -> Result<(), Error> {
     let request = Request::RecordRemovals {
         removals: removals.to_vec(),
     };
@@ -451,7 +455,7 @@ pub(super) async fn record_removals(state: &Path, removals: &[Removal]) -> Resul
 
 /// Sends the request to the daemon, or executes it by itself when there is none.
 async fn reach_with(
-    state: &Path,
+    state: &LedgerLocation,
     request: &Request,
     execute: impl AsyncFn(&Operator) -> Result<u64, ledger::Error>,
 ) -> Result<Reached, Error> {

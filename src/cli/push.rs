@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::control::{Command, Operator};
 use crate::ids::ImodelId;
 use crate::ledger::{self, Ledger};
+use crate::ledger_location::LedgerLocation;
 use crate::service::{self, Pass, Until};
 use crate::telemetry;
 use daemon::Awaited;
@@ -256,7 +257,7 @@ async fn passes(
     }
     let state = &config.state.path;
     settings::make_parent(state).map_err(|source| Error::Io {
-        path: state.clone(),
+        path: state.to_path_buf(),
         source,
     })?;
     let telemetry = telemetry::start(&config.log);
@@ -314,7 +315,11 @@ fn in_use(error: service::Error) -> Error {
 
 /// Whoever pushes a file again wants it to be there: what an earlier push left is tried again, and what it brought is
 /// compared with storage and connection.
-async fn take_up(state: &Path, files: &[Target], imodel_id: &ImodelId) -> Result<(), Error> {
+async fn take_up(
+    state: &LedgerLocation,
+    files: &[Target],
+    imodel_id: &ImodelId,
+) -> Result<(), Error> {
     let ledger = match Ledger::open(state).await {
         Ok(ledger) => ledger,
         Err(ledger::Error::InUse { .. }) => return Err(Error::Busy),
@@ -344,7 +349,7 @@ async fn take_up(state: &Path, files: &[Target], imodel_id: &ImodelId) -> Result
 }
 
 /// Waits until each file is in a run, or needs none.
-async fn run_requested(state: &Path, files: &[Target]) -> Result<(), Error> {
+async fn run_requested(state: &LedgerLocation, files: &[Target]) -> Result<(), Error> {
     loop {
         tokio::time::sleep(daemon::pause(files.len())).await;
         let Ok(ledger) = Ledger::read(state).await else {

@@ -5,7 +5,6 @@
 //! lost: a storage file that a local file needs after all is uploaded again.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::operate::{self, record_removals};
@@ -13,6 +12,7 @@ use crate::config::Watch;
 use crate::ids::{ImodelId, StorageFileId};
 use crate::itwin::{self, Client};
 use crate::ledger::{Removal, Removed};
+use crate::ledger_location::LedgerLocation;
 
 /// How long a command waits until no run of an iModel is active.
 const RUN_MAX: Duration = Duration::from_secs(600);
@@ -50,7 +50,7 @@ pub(super) struct Mapped {
 /// Removes files from the platform, one after the other.
 pub(super) struct Remover<'a> {
     client: &'a Client,
-    state: PathBuf,
+    state: LedgerLocation,
     poll_interval: Duration,
     report: fn(&str),
     /// The connections of each iModel.
@@ -61,7 +61,7 @@ impl<'a> Remover<'a> {
     /// Fails if nothing could be recorded. `report` prints a line about the progress.
     pub(super) async fn new(
         client: &'a Client,
-        state: PathBuf,
+        state: LedgerLocation,
         poll_interval: Duration,
         report: fn(&str),
     ) -> Result<Self, Error> {

@@ -3,8 +3,6 @@
 mod list;
 pub(super) mod progress;
 
-use std::path::Path;
-
 use clap::{ArgGroup, Args};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -16,6 +14,7 @@ use super::{
 };
 use crate::config::{Config, Watch};
 use crate::ledger::Ledger;
+use crate::ledger_location::LedgerLocation;
 use crate::service::{self, Pass, Reloads, Until, signals};
 use crate::{telemetry, version};
 #[cfg(test)]
@@ -70,7 +69,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     info!(
         version = version::FULL,
         config = ?arguments.config.config,
-        ledger = ?config.state.path.join("ledger.db"),
+        ledger = config.state.path.shown(),
         "starting"
     );
     let stop = CancellationToken::new();
@@ -142,7 +141,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
 }
 
 /// Prints what the pass did as JSON. Whether it was written, or nobody reads it.
-async fn print_list(pass: &Pass, watches: &[Watch], state: &Path) -> bool {
+async fn print_list(pass: &Pass, watches: &[Watch], state: &LedgerLocation) -> bool {
     let written = async {
         let ledger = Ledger::read(state).await?;
         list::write(pass, watches, &ledger).await

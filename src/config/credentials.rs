@@ -27,6 +27,9 @@ const PROXY_CREDENTIAL: &str = "itwin-proxy-password";
 
 const PROXY_HINT: &str = "store the password in its own file (mode 600) and set network.proxy_password_file to its path, or pass it with LoadCredential=itwin-proxy-password:FILE in the systemd unit";
 
+/// Name of the password for the ledger's database among systemd's credentials.
+const LEDGER_CREDENTIAL: &str = "itwin-ledger-password";
+
 /// How the config file refers to systemd's credential directory, as its path depends on the unit.
 const VARIABLE: &str = "$CREDENTIALS_DIRECTORY";
 
@@ -81,6 +84,17 @@ pub(super) fn proxy_password(
         Some(file) => read(&file, environment),
         None => Err(InvalidValue::new("no proxy password found", PROXY_HINT)),
     }
+}
+
+/// Finds the password for the ledger's database: `file`, else systemd's credential. None: there is none.
+pub(super) fn ledger_password(
+    file: Option<&Path>,
+    environment: &Environment,
+) -> Result<Option<Secret>, InvalidValue> {
+    file.map(Path::to_owned)
+        .or_else(|| credential(LEDGER_CREDENTIAL, environment))
+        .map(|file| read(&file, environment))
+        .transpose()
 }
 
 /// The file of one of systemd's credentials, if there is one.

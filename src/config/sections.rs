@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::document::{Keys, Section};
 use super::values::{self, InvalidValue, show_duration, show_size};
-use super::{BulkChange, Environment, Level, Log, Retry, SettlePolicy, State, Sync, Upload};
+use super::{
+    BulkChange, Environment, Level, Log, Retry, SettlePolicy, State, Sync, Upload, ledger_location,
+};
 use crate::connection_name::ConnectionName;
 
 /// Every table and its keys; `""` is the top of the file.
@@ -79,7 +81,10 @@ pub(super) const KEYS: &Keys = &[
             "total_timeout",
         ],
     ),
-    ("state", &["path", "keep_history"]),
+    (
+        "state",
+        &["path", "url", "password_file", "ca_file", "keep_history"],
+    ),
     ("web", &["listen", "token_file", "hosts"]),
     (
         "alert",
@@ -235,9 +240,7 @@ pub(super) fn shutdown_grace(section: &mut Section<'_>) -> Duration {
 
 pub(super) fn state(section: &mut Section<'_>, environment: &Environment) -> State {
     State {
-        path: section
-            .read("path", values::absolute)
-            .unwrap_or_else(|| environment.default_state_path()),
+        path: ledger_location::read(section, environment),
         keep_history: duration(section, "keep_history", 365 * DAY, 3650 * DAY),
     }
 }

@@ -95,7 +95,7 @@ fn example_loads_with_every_optional_key_in_force() {
     let watch = config.watches.first().unwrap();
     assert_eq!(watch.settle_policy.settle, Duration::from_secs(20));
     assert_eq!(watch.connection.as_str(), "itwin-syncd north");
-    assert_eq!(config.state.path, Path::new("/var/lib/itwin-syncd"));
+    assert_eq!(*config.state.path, *Path::new("/var/lib/itwin-syncd"));
 }
 
 /// The example without the marks before its optional keys, except for those that are written in place of another one.
@@ -323,14 +323,14 @@ fn state_path_defaults_to_the_directory_from_systemd() {
         ..environment()
     };
     let config = Config::parse(LEAST, "config.toml", &environment).unwrap();
-    assert_eq!(config.state.path, Path::new("/var/lib/private/x"));
+    assert_eq!(*config.state.path, *Path::new("/var/lib/private/x"));
     let config = Config::parse(
         &format!("{LEAST}[state]\npath = \"/ledger\"\n"),
         "config.toml",
         &environment,
     )
     .unwrap();
-    assert_eq!(config.state.path, Path::new("/ledger"));
+    assert_eq!(*config.state.path, *Path::new("/ledger"));
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn reading_the_ledger_needs_neither_secret_nor_folders() {
     )
     .unwrap();
     assert_eq!(offline.watches.first().unwrap().name, "north");
-    assert_eq!(offline.state.path, Path::new("/var/lib/itwin-syncd"));
+    assert_eq!(*offline.state.path, *Path::new("/var/lib/itwin-syncd"));
     assert!(ReadOnlyConfig::parse("setle = 1", "config.toml", &Environment::default()).is_err());
 }
 
@@ -612,7 +612,7 @@ fn a_user_needs_no_secret() {
         ["http://127.0.0.1:3302/back", "http://localhost:3301/back"]
     );
     assert!(!user.takeover);
-    assert_eq!(user.state, config.state.path);
+    assert_eq!(user.state, *config.state.path);
     let usual = LEAST.replacen("[itwin]", "[itwin]\nsign_in = \"user\"", 1);
     let config = Config::parse(&usual, "config.toml", &Environment::default()).unwrap();
     let usual = config.itwin.user().unwrap().redirect_urls[0].as_str();

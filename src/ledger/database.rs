@@ -7,7 +7,6 @@
 //! Transactions that write follow each other, in either engine: none sees what another changes meanwhile. One that
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
-mod location;
 mod postgres;
 pub(super) mod sql;
 mod sqlite;
@@ -15,8 +14,8 @@ mod sqlite;
 use jiff::Timestamp;
 
 use super::Error;
+use crate::ledger_location::Server;
 use crate::state_directory::StateDirectory;
-pub use location::{Location, Server};
 use sql::{Executor, On};
 pub(super) use sqlite::{ContentCheck, move_aside};
 

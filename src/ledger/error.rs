@@ -73,6 +73,36 @@ pub enum Error {
         /// Its host, port and name.
         server: String,
     },
+    /// The server of the database refused or failed.
+    #[error("ledger in the database {server}: cannot {action}")]
+    Server {
+        /// Host, port and name of the database.
+        server: String,
+        /// What was being done, as the rest of "cannot …".
+        action: &'static str,
+        /// What to do about it.
+        hint: &'static str,
+        /// The server's or the connection's reason.
+        source: Source,
+    },
+    /// Another daemon, of any host, has the database.
+    #[error("the ledger in the database {server} is in use by another itwin-syncd: {holder}")]
+    ServerInUse {
+        /// Host, port and name of the database.
+        server: String,
+        /// From where, and since when.
+        holder: String,
+    },
+    /// The server must not be used.
+    #[error("the server of the database {server} {what}")]
+    UnfitServer {
+        /// Host, port and name of the database.
+        server: String,
+        /// What is wrong with it.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// A newer itwin-syncd wrote the ledger on a server.
     #[error("the ledger in the database {server} was written by a newer itwin-syncd")]
     ServerNewer {
@@ -134,6 +164,10 @@ impl Error {
             Self::Damaged { .. } | Self::Corrupt { .. } => {
                 "start the daemon: it moves a damaged ledger aside and rebuilds it"
             }
+            Self::Server { hint, .. } | Self::UnfitServer { hint, .. } => hint,
+            Self::ServerInUse { .. } => {
+                "stop that one, or give each daemon its own database in state.url"
+            }
             Self::ServerEmpty { .. } => {
                 "the first `itwin-syncd run` creates it; check state.url in the configuration"
             }
@@ -192,6 +226,21 @@ mod tests {
             Error::Corrupt { .. } => Error::Corrupt { action, source: "database disk image is malformed".into() },
             Error::Newer { .. } => Error::Newer { path: path() },
             Error::Older { .. } => Error::Older { path: path() },
+            Error::Server { .. } => Error::Server {
+                server: server(),
+                action,
+                hint: "check that the server runs",
+                source: "connection refused".into(),
+            },
+            Error::ServerInUse { .. } => Error::ServerInUse {
+                server: server(),
+                holder: "address 192.0.2.1, since 2026-11-27 12:00:00+00".to_owned(),
+            },
+            Error::UnfitServer { .. } => Error::UnfitServer {
+                server: server(),
+                what: "has fsync = off".to_owned(),
+                hint: "set fsync = on",
+            },
             Error::ServerEmpty { .. } => Error::ServerEmpty { server: server() },
             Error::ServerNewer { .. } => Error::ServerNewer { server: server() },
             Error::ServerOlder { .. } => Error::ServerOlder { server: server() },

@@ -13,6 +13,7 @@ use sqlx::Connection as _;
 use super::*;
 use crate::connection_name::ConnectionName;
 use crate::connector_type::ConnectorType;
+use crate::ledger_location::Server;
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -70,7 +71,7 @@ pub(super) struct Fixture {
 const SERVER: &str = "ITWIN_SYNCD_TEST_POSTGRES";
 
 /// Where the ledger of a state directory is: on PostgreSQL in a schema of its own.
-pub(super) async fn location(dir: &Path) -> Location {
+pub(super) async fn location(dir: &Path) -> LedgerLocation {
     let Ok(url) = std::env::var(SERVER) else {
         return dir.into();
     };
@@ -80,7 +81,12 @@ pub(super) async fn location(dir: &Path) -> Location {
     let create = sqlx::raw_sql(sqlx::AssertSqlSafe(create));
     create.execute(&mut connection).await.unwrap();
     let url = format!("{url}?options=-c%20search_path%3D%22{schema}%22");
-    Location::on(Server::parse(&url).unwrap(), dir)
+    let server = Server {
+        url: url.parse().unwrap(),
+        password: None,
+        ca_file: None,
+    };
+    LedgerLocation::on(server, dir)
 }
 
 /// Opens the ledger of a state directory.

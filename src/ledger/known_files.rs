@@ -174,9 +174,9 @@ impl Ledger {
             .db
             .read("list the known folders of a watch", async |db| {
                 sql::query_scalar(
-                    "WITH RECURSIVE folder(dir) AS ( SELECT MIN(dir) FROM files \
-                     WHERE watch_id = $1 UNION ALL SELECT (SELECT MIN(dir) FROM files \
-                     WHERE watch_id = $1 AND dir > folder.dir) FROM folder \
+                    "WITH RECURSIVE folder(dir) AS (SELECT (SELECT dir FROM files \
+                     WHERE watch_id = $1 ORDER BY dir LIMIT 1) UNION ALL SELECT (SELECT f.dir FROM files f \
+                     WHERE f.watch_id = $1 AND f.dir > folder.dir ORDER BY f.dir LIMIT 1) FROM folder \
                      WHERE folder.dir IS NOT NULL) SELECT dir FROM folder WHERE dir IS NOT NULL",
                 )
                 .bind(watch.0)

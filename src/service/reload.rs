@@ -99,7 +99,8 @@ fn live(old: &Config, new: Config) -> (Config, Vec<String>) {
     let other_account = was.user().is_some() != is.user().is_some();
     keep("itwin.sign_in", other_account);
     keep("[network]", old.network != new.network);
-    keep("state.path", old.state.path != new.state.path);
+    keep("state.path", *old.state.path != *new.state.path);
+    keep("state.url", old.state.path.server != new.state.path.server);
     keep(
         "state.keep_history",
         old.state.keep_history != new.state.keep_history,

@@ -223,7 +223,7 @@ mod tests {
         };
         let config = parse(&answers, Some(&Secret::new("tiger-in-the-tank"))).unwrap();
         assert_eq!(config.watches[0].path, answers.folder);
-        assert_eq!(Some(config.state.path), answers.state_path);
+        assert_eq!(Some(config.state.path.to_path_buf()), answers.state_path);
         let plain = Answers {
             api_url: None,
             issuer_url: None,

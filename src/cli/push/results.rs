@@ -1,7 +1,5 @@
 //! Reads the results of a push: from its own ledger, and from that of a daemon for the files that it has taken.
 
-use std::path::Path;
-
 use jiff::Timestamp;
 
 use super::daemon;
@@ -10,11 +8,12 @@ use super::settings::WATCH;
 use super::targets::{FoundGroup, Target, Targets};
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::ledger::{self, ConnectionRecord, FileReport, Ledger};
+use crate::ledger_location::LedgerLocation;
 
 /// Adds what the ledger of the push has. `done` are the results of the groups whose pass has ended.
 pub(super) async fn add_own(
     report: &mut Report,
-    state: &Path,
+    state: &LedgerLocation,
     targets: &Targets,
     (done, began): (Vec<Vec<FileResult>>, Timestamp),
 ) -> Result<(), daemon::Error> {

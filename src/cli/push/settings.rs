@@ -118,7 +118,7 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
     }
     // A file that is not pushed again was not renamed.
     watch.on_rename = OnRename::UploadAgain;
-    config.state.path = state_path(&config, &watch)?;
+    config.state.path = state_path(&config, &watch)?.into();
     Ok((config, watch))
 }
 

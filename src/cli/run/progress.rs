@@ -5,7 +5,7 @@
 //! it: what cannot be read is not shown.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::status::run_progress;
 use crate::control::{self, Answer, Request};
 use crate::ledger::{Ledger, Lists};
+use crate::ledger_location::LedgerLocation;
 use crate::names::QuotedPath;
 use crate::status_view::{RunView, StatusView, UploadView};
 use crate::text::span_of;
@@ -48,7 +49,11 @@ enum Shape {
 }
 
 /// Shows the progress until `stop`, and leaves nothing of it.
-pub(in crate::cli) async fn show(bars: MultiProgress, state: PathBuf, stop: CancellationToken) {
+pub(in crate::cli) async fn show(
+    bars: MultiProgress,
+    state: LedgerLocation,
+    stop: CancellationToken,
+) {
     tokio::select! {
         () = draw(&bars, &state) => {}
         () = stop.cancelled() => {}
@@ -57,7 +62,7 @@ pub(in crate::cli) async fn show(bars: MultiProgress, state: PathBuf, stop: Canc
     bars.clear().ok();
 }
 
-async fn draw(bars: &MultiProgress, state: &Path) {
+async fn draw(bars: &MultiProgress, state: &LedgerLocation) {
     let mut ledger = None;
     let mut drawn = HashMap::new();
     loop {

@@ -7,18 +7,20 @@
 //! One connection writes. Each of its transactions begins with a lock that all writers of the database have in common,
 //! so they follow each other as in SQLite, whatever number of processes there is. Other connections read beside it.
 
+use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, FromRow, Postgres, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::super::row;
-use super::location::Server;
 use super::{Committed, Error, is_undecodable};
+use crate::ledger_location::Server;
 
 /// A connection that reads.
 pub(super) type Connection = PoolConnection<Postgres>;
@@ -31,6 +33,15 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// A transaction that takes longer is given up: the network may have lost its connection without a word.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
+
+/// A reader waits for so long for a server that restarts.
+const READER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The oldest supported version: 15.
+const VERSION_MIN: i64 = 150_000;
+
+/// A start waits for so long for the end of another daemon: the server may be late to notice the end of a connection.
+const CLAIM_MAX: Duration = Duration::from_secs(10);
 
 /// Pauses between attempts while the server is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -52,6 +63,8 @@ const SETTINGS: [(&str, &str); 7] = [
 /// The database of a server. Clones share their connections.
 #[derive(Clone)]
 pub(in crate::ledger) struct Database {
+    /// Host, port and database.
+    server: String,
     options: Arc<PgConnectOptions>,
     /// The connection that writes, once it is needed, and until it is lost.
     writer: Arc<Mutex<Option<PgConnection>>>,
@@ -69,26 +82,61 @@ struct Availability(std::sync::Mutex<Option<Instant>>);
 impl Database {
     /// Connects for reading and writing, and creates or migrates the tables.
     pub(super) async fn open(server: &Server) -> Result<Self, Error> {
-        let database = Self::of(server, None);
-        let connection = connect(&database.options).await;
-        let connection = connection.map_err(|error| classify("connect to its database", error))?;
+        let database = Self::of(server, None)?;
+        let mut outage = Outage::new(&database, "connect");
+        let started = Instant::now();
+        let mut connection = loop {
+            match claim(&database.options).await {
+                Ok(Claimed::Alone(connection)) => break connection,
+                Ok(Claimed::Taken(holder)) if started.elapsed() >= CLAIM_MAX => {
+                    return Err(Error::ServerInUse {
+                        server: server.to_string(),
+                        holder,
+                    });
+                }
+                Ok(Claimed::Taken(_)) => tokio::time::sleep(PAUSE_MIN).await,
+                Err(error) => outage.wait_after(error).await?,
+            }
+        };
+        outage.over();
+        let unfit = |what: String, hint| Error::UnfitServer {
+            server: server.to_string(),
+            what,
+            hint,
+        };
+        let (version, fsync): (i64, String) = sqlx::query_as(
+            "SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('fsync')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|error| database.error("read the server's version", error))?;
+        if version < VERSION_MIN {
+            let what = format!("is PostgreSQL {}, which is too old", version / 10_000);
+            return Err(unfit(what, "upgrade it to PostgreSQL 15 or newer"));
+        }
+        if fsync != "on" {
+            let what = "has fsync = off and loses what it has confirmed when it stops".to_owned();
+            return Err(unfit(
+                what,
+                "set fsync = on in the server's postgresql.conf",
+            ));
+        }
         *database.writer.lock().await = Some(connection);
         match Box::pin(MIGRATIONS.run(&database.readers)).await {
             Ok(()) => Ok(database),
-            Err(
-                sqlx::migrate::MigrateError::VersionMissing(_)
-                | sqlx::migrate::MigrateError::VersionTooNew(..),
-            ) => Err(Error::ServerNewer {
-                server: server.to_string(),
-            }),
-            Err(error) => Err(classify("migrate to this version", error)),
+            Err(MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..)) => {
+                Err(Error::ServerNewer {
+                    server: server.to_string(),
+                })
+            }
+            Err(error) => Err(database.error("migrate to this version", unwrapped(error))),
         }
     }
 
     /// Connects for reading only.
     pub(super) async fn open_reader(server: &Server) -> Result<Self, Error> {
-        let database = Self::of(server, Some(CONNECT_MAX));
-        let unreadable = |error| classify("read its version", error);
+        let database = Self::of(server, Some(READER_PATIENCE))?;
+        let unreadable = |error| database.error("read its version", error);
         let tables: bool = sqlx::query_scalar("SELECT to_regclass('jobs') IS NOT NULL")
             .fetch_one(&database.readers)
             .await
@@ -111,15 +159,9 @@ impl Database {
         Ok(database)
     }
 
-    fn of(server: &Server, patience: Option<Duration>) -> Self {
-        let mut options = server
-            .options
-            .clone()
-            .options(SETTINGS)
-            .disable_statement_logging();
-        if options.get_application_name().is_none() {
-            options = options.application_name("itwin-syncd");
-        }
+    fn of(server: &Server, patience: Option<Duration>) -> Result<Self, Error> {
+        let name = server.to_string();
+        let options = options(server).map_err(|error| error_of(&name, "use state.url", error))?;
         let readers = PgPoolOptions::new()
             .max_connections(3)
             .idle_timeout(None)
@@ -128,13 +170,18 @@ impl Database {
             // A lost connection is found by its statement, which is repeated.
             .test_before_acquire(false)
             .connect_lazy_with(options.clone());
-        Self {
+        Ok(Self {
+            server: name,
             options: Arc::new(options),
             writer: Arc::default(),
             readers,
             availability: Arc::default(),
             patience,
-        }
+        })
+    }
+
+    fn error(&self, action: &'static str, error: sqlx::Error) -> Error {
+        error_of(&self.server, action, error)
     }
 
     /// Begins a transaction that writes, after all others of any process.
@@ -147,7 +194,14 @@ impl Database {
         let mut writer = self.writer.clone().lock_owned().await;
         let mut connection = match writer.take() {
             Some(connection) => connection,
-            None => connect(&self.options).await?,
+            None => match claim(&self.options).await? {
+                Claimed::Alone(connection) => connection,
+                // Its own lost connection, until the server notices that, or another daemon.
+                Claimed::Taken(holder) => {
+                    let taken = format!("it is used by another itwin-syncd: {holder}");
+                    return Err(std::io::Error::new(ErrorKind::ResourceBusy, taken).into());
+                }
+            },
         };
         let begun = sqlx::raw_sql("BEGIN; SELECT transaction_id, last_id FROM begin_write()")
             .fetch_one(&mut connection);
@@ -183,8 +237,56 @@ impl Database {
     }
 }
 
+/// How to connect. Beyond this host only with TLS, to the server that the certificate names.
+fn options(server: &Server) -> Result<PgConnectOptions, sqlx::Error> {
+    let mut options = PgConnectOptions::from_url(&server.url)?
+        .ssl_mode(if server.is_local() {
+            PgSslMode::Prefer
+        } else {
+            PgSslMode::VerifyFull
+        })
+        .options(SETTINGS)
+        .disable_statement_logging();
+    if let Some(password) = &server.password {
+        options = options.password(password.expose());
+    }
+    if let Some(ca_file) = &server.ca_file {
+        options = options.ssl_root_cert(ca_file);
+    }
+    if options.get_application_name().is_none() {
+        options = options.application_name("itwin-syncd");
+    }
+    Ok(options)
+}
+
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     within(CONNECT_MAX, Box::pin(PgConnection::connect_with(options))).await
+}
+
+/// A connection that writes, or who has the only one.
+enum Claimed {
+    Alone(PgConnection),
+    Taken(String),
+}
+
+/// Connects for writing. The connection has a lock of the server until its end, so there is no other one of any host.
+async fn claim(options: &PgConnectOptions) -> Result<Claimed, sqlx::Error> {
+    let mut connection = connect(options).await?;
+    let taken = sqlx::query_scalar::<_, String>(
+        "WITH key AS (SELECT hashtextextended('itwin-syncd ' || COALESCE(current_schema(), ''), 0) AS key), \
+         tried AS MATERIALIZED (SELECT pg_try_advisory_lock(key) AS claimed, key FROM key) \
+         SELECT COALESCE((SELECT 'address ' || COALESCE(host(a.client_addr), 'local') || ', since ' \
+         || date_trunc('second', a.backend_start) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted \
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND (l.classid::BIGINT << 32 | l.objid::BIGINT) = tried.key LIMIT 1), 'unknown address') \
+         FROM tried WHERE NOT claimed",
+    )
+    .fetch_optional(&mut connection);
+    Ok(match within(CONNECT_MAX, taken).await? {
+        None => Claimed::Alone(connection),
+        Some(holder) => Claimed::Taken(holder),
+    })
 }
 
 /// What the server answers within that time.
@@ -194,7 +296,7 @@ async fn within<T>(
 ) -> Result<T, sqlx::Error> {
     tokio::time::timeout(limit, answer)
         .await
-        .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
 }
 
 /// A transaction.
@@ -300,7 +402,7 @@ impl<'d> Outage<'d> {
         let database = self.database;
         let began = *self.began.get_or_insert_with(Instant::now);
         if !passes(&error) || database.patience.is_some_and(|max| began.elapsed() >= max) {
-            return Err(classify(self.action, error));
+            return Err(database.error(self.action, error));
         }
         database.availability.lost(&error);
         tokio::time::sleep(self.pause.mul_f64(0.5 + fastrand::f64())).await;
@@ -353,7 +455,7 @@ impl Availability {
             *since = Some(Instant::now());
             tracing::warn!(
                 error = error as &dyn std::error::Error,
-                "the database of the ledger does not answer: waiting for it"
+                "cannot use the database of the ledger: waiting for it"
             );
         }
     }
@@ -362,7 +464,7 @@ impl Availability {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(since) = since.take() {
             let seconds = since.elapsed().as_secs();
-            tracing::info!(seconds, "the database of the ledger answers again");
+            tracing::info!(seconds, "the database of the ledger can be used again");
         }
     }
 }
@@ -389,14 +491,57 @@ fn passes(error: &sqlx::Error) -> bool {
     }
 }
 
+/// The error of a statement in a migration.
+fn unwrapped(error: MigrateError) -> sqlx::Error {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
+        error => sqlx::Error::Migrate(Box::new(error)),
+    }
+}
+
 /// The error of an action, by what the caller can do about it.
-fn classify(action: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    let undecodable = is_undecodable(&error);
-    let source = Box::new(error);
-    if undecodable {
-        Error::Corrupt { action, source }
-    } else {
-        Error::Database { action, source }
+fn error_of(server: &str, action: &'static str, error: sqlx::Error) -> Error {
+    if is_undecodable(&error) {
+        return Error::Corrupt {
+            action,
+            source: Box::new(error),
+        };
+    }
+    Error::Server {
+        server: server.to_owned(),
+        action,
+        hint: advice(&error),
+        source: Box::new(error),
+    }
+}
+
+/// What the reader can do about an error.
+fn advice(error: &sqlx::Error) -> &'static str {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
+            return "check that the server runs and that this host reaches it; and host and port in state.url";
+        }
+        sqlx::Error::Tls(_) => {
+            return "set state.ca_file to the certificate of the authority that issued the server's, and write the host in state.url as that certificate names it; the server needs ssl = on";
+        }
+        _ => {}
+    }
+    match state_of(error).as_deref() {
+        Some("28P01" | "28000") => {
+            "check the user in state.url, the password in state.password_file, and pg_hba.conf of the server"
+        }
+        Some("3D000") => {
+            "create the database, owned by the user in state.url: CREATE DATABASE itwin_syncd OWNER itwin_syncd"
+        }
+        Some("42501") => {
+            "let the user in state.url own the database, so that it may create tables in its schema public"
+        }
+        Some("25006") => {
+            "write the primary server in state.url, not a standby, and a user whose transactions may write"
+        }
+        Some("53100") => "free space on the disk of the database server",
+        Some("53300") => "raise max_connections of the server: each daemon uses up to 10",
+        _ => "see the log of the database server",
     }
 }
 

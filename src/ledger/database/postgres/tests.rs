@@ -9,22 +9,55 @@ use sqlx::Connection as _;
 use crate::ledger::database::Database as Engine;
 use crate::ledger::fixture::*;
 use crate::ledger::*;
+use crate::ledger_location::Server;
 
 /// The URL of a fixture's schema, for a connection with this name.
-fn named(location: &Location, name: &str) -> Location {
-    let server = location.server.as_ref().unwrap();
-    let options = server.options.clone().application_name(name);
-    Location::on(Server { options }, &location.directory)
+fn named(location: &LedgerLocation, name: &str) -> Server {
+    let mut server = location.server.clone().unwrap();
+    server
+        .url
+        .query_pairs_mut()
+        .append_pair("application_name", name);
+    server
 }
 
 /// A second state directory that uses the ledger of the first.
 async fn second_on(f: &Fixture) -> (tempfile::TempDir, Ledger) {
     let dir = tempfile::tempdir().unwrap();
     let server = location(f.dir.path()).await.server.unwrap();
-    let ledger = Ledger::open(Location::on(server, dir.path()))
+    release(&f.ledger).await;
+    let ledger = Ledger::open(LedgerLocation::on(server, dir.path()))
         .await
         .unwrap();
     (dir, ledger)
+}
+
+/// Gives up what keeps other daemons out.
+async fn release(ledger: &Ledger) {
+    let released = ledger.db.write("release the database", async |tx| {
+        sql::query("SELECT pg_advisory_unlock_all()")
+            .execute(tx)
+            .await
+    });
+    released.await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL server"]
+async fn a_second_daemon_is_refused_until_the_first_has_ended() {
+    let f = Fixture::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let server = location(f.dir.path()).await.server.unwrap();
+    let location = LedgerLocation::on(server, dir.path());
+    let refused = Ledger::open(&location).await.unwrap_err();
+    let message = refused.to_string();
+    assert!(
+        message.contains("is in use by another itwin-syncd: address 127.0.0.1, since 20"),
+        "{message}"
+    );
+    let Fixture { ledger, dir: _first, .. } = f;
+    ledger.close().await;
+    Ledger::open(&location).await.unwrap();
 }
 
 async fn admin() -> sqlx::PgConnection {
@@ -53,6 +86,7 @@ async fn generation(ledger: &Ledger) -> i64 {
 async fn of_several_writers_each_job_is_claimed_by_one() {
     let f = Fixture::new().await;
     let (_second, second) = second_on(&f).await;
+    release(&second).await;
     let (_third, third) = second_on(&f).await;
     let files: Vec<_> = (0..300).map(|n| ready(&format!("{n}.dgn"), 1)).collect();
     f.ledger.hand_over(f.watch, &files, at(0)).await.unwrap();
@@ -104,9 +138,10 @@ async fn a_change_of_one_writer_is_seen_by_the_next() {
 async fn whatever_connection_is_lost_each_transaction_happens_once() {
     const NAME: &str = "a test that loses connections";
     let f = Fixture::new().await;
-    let location = named(&location(f.dir.path()).await, NAME);
+    let server = named(&location(f.dir.path()).await, NAME);
     let dir = tempfile::tempdir().unwrap();
-    let location = Location::on(location.server.unwrap(), dir.path());
+    let location = LedgerLocation::on(server, dir.path());
+    release(&f.ledger).await;
     let ledger = Ledger::open(location).await.unwrap();
     let before = generation(&f.ledger).await;
     let killer = tokio::spawn(async {
@@ -186,7 +221,7 @@ async fn ids_of_rows_follow_those_of_every_other_process() {
 
 async fn connection(f: &Fixture) -> sqlx::PgConnection {
     let server = location(f.dir.path()).await.server.unwrap();
-    sqlx::PgConnection::connect_with(&server.options)
+    sqlx::PgConnection::connect(server.url.as_str())
         .await
         .unwrap()
 }
