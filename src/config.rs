@@ -65,8 +65,8 @@ use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::itwin::{Network, RequestLimits};
-use crate::permission;
 use crate::ledger_location::LedgerLocation;
+use crate::permission;
 use crate::secret::ClientSecret;
 use crate::selection::Scope;
 

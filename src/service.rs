@@ -88,10 +88,11 @@ impl Error {
         self.of_ledger().and_then(ledger::Error::hint)
     }
 
-    /// Whether another process uses the state directory.
+    /// Whether another process uses the state directory or the database of the ledger.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        matches!(self.of_ledger(), Some(ledger::Error::InUse { .. }))
+        use ledger::Error::{InUse, ServerInUse};
+        matches!(self.of_ledger(), Some(InUse { .. } | ServerInUse { .. }))
     }
 
     fn of_ledger(&self) -> Option<&ledger::Error> {

@@ -111,7 +111,7 @@ fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
 }
 
 /// Every certificate of a PEM file, as DER.
-fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, InvalidValue> {
+pub(super) fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, InvalidValue> {
     const HINT: &str = "write the path of a PEM file with one or more BEGIN CERTIFICATE blocks";
     let wrong = |what: String| InvalidValue::new(format!("{} {what}", quoted(file)), HINT);
     let found: Result<Vec<_>, pem::Error> =

@@ -618,3 +618,58 @@ fn a_user_needs_no_secret() {
     let usual = config.itwin.user().unwrap().redirect_urls[0].as_str();
     assert_eq!(usual, "http://localhost:3301/signin-callback");
 }
+
+#[test]
+fn a_ledger_on_a_server_has_its_password_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    fs::write(&file, "paper tiger\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!(
+        "{LEAST}[state]\npath = \"/ledger\"\nurl = \"postgres://u@db.example.com:5433/d\"\npassword_file = {file:?}\n"
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(*config.state.path, *Path::new("/ledger"));
+    let server = config.state.path.server.unwrap();
+    assert_eq!(server.to_string(), "db.example.com:5433/d");
+    assert_eq!(server.password.unwrap().expose(), "paper tiger");
+}
+
+#[test]
+fn a_url_that_is_none_of_a_database_is_refused_and_shows_no_password() {
+    for (lines, expected) in [
+        (
+            "url = \"postgres://u:paper@h/d\"",
+            "must not contain a password",
+        ),
+        (
+            "url = \"postgres://u@h/d?sslmode=disable\"",
+            "must not contain options",
+        ),
+        (
+            "url = \"postgres://h/d\"",
+            "no URL of a PostgreSQL database",
+        ),
+        (
+            "url = \"postgres://u@h\"",
+            "no URL of a PostgreSQL database",
+        ),
+        ("url = \"mysql://u@h/d\"", "no URL of a PostgreSQL database"),
+        (
+            "password_file = \"/nowhere\"",
+            "has no effect without state.url",
+        ),
+        (
+            "url = \"postgres://u@h/d\"\nca_file = \"/nowhere.pem\"",
+            "/nowhere.pem",
+        ),
+        (
+            "url = \"postgres://u@h/d\"\npassword_file = \"/nowhere\"",
+            "/nowhere",
+        ),
+    ] {
+        let errors = errors(&format!("{LEAST}[state]\n{lines}\n"));
+        assert!(errors.contains(expected), "{lines}: {errors}");
+        assert!(!errors.contains("paper"), "{errors}");
+    }
+}

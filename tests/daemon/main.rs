@@ -52,6 +52,7 @@ mod page_browser;
 mod permissions;
 mod platform_state;
 mod polled_share;
+mod postgres;
 mod progress;
 mod push;
 mod random_changes;

@@ -7,6 +7,7 @@
 //! One connection writes. Each of its transactions begins with a lock that all writers of the database have in common,
 //! so they follow each other as in SQLite, whatever number of processes there is. Other connections read beside it.
 
+use std::cmp::Ordering;
 use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -104,8 +105,9 @@ impl Database {
             what,
             hint,
         };
-        let (version, fsync): (i64, String) = sqlx::query_as(
-            "SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('fsync')",
+        let (version, fsync, read_only): (i64, String, String) = sqlx::query_as(
+            "SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('fsync'), \
+             current_setting('transaction_read_only')",
         )
         .fetch_one(&mut connection)
         .await
@@ -120,6 +122,9 @@ impl Database {
                 what,
                 "set fsync = on in the server's postgresql.conf",
             ));
+        }
+        if read_only != "off" {
+            return Err(unfit("accepts no changes".to_owned(), READ_ONLY_HINT));
         }
         *database.writer.lock().await = Some(connection);
         match Box::pin(MIGRATIONS.run(&database.readers)).await {
@@ -151,12 +156,15 @@ impl Database {
                 .fetch_one(&database.readers)
                 .await
                 .map_err(unreadable)?;
-        if usize::try_from(applied).unwrap_or(0) < MIGRATIONS.iter().count() {
-            return Err(Error::ServerOlder {
-                server: server.to_string(),
-            });
+        let server = server.to_string();
+        match usize::try_from(applied)
+            .unwrap_or(0)
+            .cmp(&MIGRATIONS.iter().count())
+        {
+            Ordering::Less => Err(Error::ServerOlder { server }),
+            Ordering::Equal => Ok(database),
+            Ordering::Greater => Err(Error::ServerNewer { server }),
         }
-        Ok(database)
     }
 
     fn of(server: &Server, patience: Option<Duration>) -> Result<Self, Error> {
@@ -166,7 +174,7 @@ impl Database {
             .max_connections(3)
             .idle_timeout(None)
             .max_lifetime(None)
-            .acquire_timeout(CONNECT_MAX)
+            .acquire_timeout(patience.unwrap_or(CONNECT_MAX))
             // A lost connection is found by its statement, which is repeated.
             .test_before_acquire(false)
             .connect_lazy_with(options.clone());
@@ -515,6 +523,8 @@ fn error_of(server: &str, action: &'static str, error: sqlx::Error) -> Error {
     }
 }
 
+const READ_ONLY_HINT: &str = "write the primary server in state.url, not a standby; its setting default_transaction_read_only must be off for the user";
+
 /// What the reader can do about an error.
 fn advice(error: &sqlx::Error) -> &'static str {
     match error {
@@ -536,9 +546,7 @@ fn advice(error: &sqlx::Error) -> &'static str {
         Some("42501") => {
             "let the user in state.url own the database, so that it may create tables in its schema public"
         }
-        Some("25006") => {
-            "write the primary server in state.url, not a standby, and a user whose transactions may write"
-        }
+        Some("25006") => READ_ONLY_HINT,
         Some("53100") => "free space on the disk of the database server",
         Some("53300") => "raise max_connections of the server: each daemon uses up to 10",
         _ => "see the log of the database server",

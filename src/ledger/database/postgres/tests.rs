@@ -55,7 +55,11 @@ async fn a_second_daemon_is_refused_until_the_first_has_ended() {
         message.contains("is in use by another itwin-syncd: address 127.0.0.1, since 20"),
         "{message}"
     );
-    let Fixture { ledger, dir: _first, .. } = f;
+    let Fixture {
+        ledger,
+        dir: _first,
+        ..
+    } = f;
     ledger.close().await;
     Ledger::open(&location).await.unwrap();
 }
