@@ -80,13 +80,13 @@ impl Ledger {
             return Ok(Vec::new());
         };
         let results = format!(
-            "SELECT {} AS span, outcome, COUNT(*) AS count, CAST(SUM(millis) AS BIGINT) AS sum, MAX(millis) AS longest \
+            "SELECT CAST({} AS BIGINT) AS span, outcome, COUNT(*) AS count, CAST(SUM(millis) AS BIGINT) AS sum, MAX(millis) AS longest \
              FROM results WHERE id >= $1 AND at >= $2 AND at < $3 GROUP BY span, outcome ORDER BY span, outcome",
             span_of("at", bounds)
         );
         let runs = format!(
             "SELECT span, COUNT(*) AS count, COUNT(CASE WHEN lower(COALESCE(result, '')) <> 'success' THEN 1 END) \
-             AS unsuccessful, CAST(AVG(took) AS BIGINT) AS average, MAX(took) AS longest FROM (SELECT {} AS span, result, \
+             AS unsuccessful, CAST(AVG(took) AS BIGINT) AS average, MAX(took) AS longest FROM (SELECT CAST({} AS BIGINT) AS span, result, \
              CASE WHEN ended_at > requested_at THEN ended_at - requested_at ELSE 0 END AS took FROM runs \
              WHERE id >= $1 AND requested_at >= $2 AND requested_at < $3 AND ended_at IS NOT NULL) AS ended GROUP BY span",
             span_of("requested_at", bounds)

@@ -105,8 +105,8 @@ impl Ledger {
                      VALUES ($1, $2, $3) ON CONFLICT (imodel_id) DO UPDATE \
                      SET run_waits_until = excluded.run_waits_until, \
                      run_wait_overdue = excluded.run_wait_overdue \
-                     WHERE run_waits_until <> excluded.run_waits_until \
-                     OR run_wait_overdue <> excluded.run_wait_overdue",
+                     WHERE imodel_facts.run_waits_until <> excluded.run_waits_until \
+                     OR imodel_facts.run_wait_overdue <> excluded.run_wait_overdue",
                 )
                 .bind(imodel_id)
                 .bind(until)
@@ -125,9 +125,10 @@ impl Ledger {
                 let mut requested = 0;
                 for name in names {
                     requested += sql::query(
-                        "UPDATE watches SET sync_requested_at = MAX($2, \
-                         COALESCE((SELECT MAX(enqueued_at) FROM jobs \
-                         WHERE watch_id = watches.id), 0)) WHERE name = $1 AND configured = 1",
+                        "UPDATE watches SET sync_requested_at = CASE WHEN EXISTS (SELECT 1 FROM jobs \
+                         WHERE watch_id = watches.id AND enqueued_at > $2) \
+                         THEN (SELECT MAX(enqueued_at) FROM jobs WHERE watch_id = watches.id) \
+                         ELSE $2 END WHERE name = $1 AND configured = 1",
                     )
                     .bind(name)
                     .bind(millis(now))

@@ -186,7 +186,8 @@ impl Ledger {
             .db
             .read("look for deleted files", async |db| {
                 sql::query_scalar(concat!(
-                    "SELECT MIN(MAX(f.absent_since + w.delete_after, f.withdrawal_due)) \
+                    "SELECT MIN(CASE WHEN f.absent_since + w.delete_after > f.withdrawal_due \
+                     THEN f.absent_since + w.delete_after ELSE f.withdrawal_due END) \
                      FROM watches w JOIN files f ON f.watch_id = w.id WHERE w.imodel_id = $1 \
                      AND w.configured = 1 AND w.on_delete <> 'keep' AND w.deletions_suspended = 0 \
                      AND f.absence = 'gone' AND ((",
