@@ -83,7 +83,9 @@ fn example_loads_with_every_optional_key_in_force() {
     fs::write(&certificate, authority.cert.pem()).unwrap();
     let certificate = certificate.display().to_string();
     let mut text = text.replace("/etc/itwin-syncd/company-ca.pem", &certificate);
-    for file in "client-secret web-token proxy-password smtp-password hook-secret".split(' ') {
+    for file in "client-secret ledger-password web-token proxy-password smtp-password hook-secret"
+        .split(' ')
+    {
         text = text.replace(&format!("/etc/itwin-syncd/{file}"), &secret);
     }
     let config = parse(&text).unwrap();
@@ -665,7 +667,7 @@ fn a_url_that_is_none_of_a_database_is_refused_and_shows_no_password() {
         ),
         (
             "url = \"postgres://u@h/d\"\npassword_file = \"/nowhere\"",
-            "/nowhere",
+            "state.password_file: cannot read the file",
         ),
     ] {
         let errors = errors(&format!("{LEAST}[state]\n{lines}\n"));

@@ -62,8 +62,10 @@ impl IntoResponse for Problem {
 impl From<ledger::Error> for Problem {
     fn from(error: ledger::Error) -> Self {
         warn!(%error, "cannot answer a request to the page");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-            .hint("repeat the request; if it fails again, check the disk of state.path")
+        let hint = error.hint().unwrap_or_else(|| {
+            "repeat the request; if it fails again, check the disk of state.path".to_owned()
+        });
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).hint(hint)
     }
 }
 

@@ -180,6 +180,16 @@ impl Server {
         assert!(done.unwrap().success(), "{words:?}");
     }
 
+    /// With the options of before: only a restart keeps them by itself.
+    async fn start_again(&self) {
+        let (_, port) = self.url.rsplit_once(':').unwrap();
+        let (port, _) = port.split_once('/').unwrap();
+        let (folder, _) = self.data.rsplit_once('/').unwrap();
+        let options =
+            format!("-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}");
+        self.control(&["-o", &options, "start"]).await;
+    }
+
     async fn end(mut self) {
         drop(self.process.stdin.take());
         self.process.wait().await.unwrap();
@@ -212,7 +222,7 @@ async fn a_server_that_crashes_during_uploads_costs_no_file_and_doubles_none() {
         status.err.contains("hint: check that the server runs"),
         "{status:?}"
     );
-    server.control(&["start"]).await;
+    server.start_again().await;
     let log = ends_well(&site, daemon, &files).await;
     assert!(log.contains("can be used again"), "{log}");
     server.end().await;
