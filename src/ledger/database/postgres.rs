@@ -6,6 +6,8 @@
 //!
 //! One connection writes. Each of its transactions begins with a lock that all writers of the database have in common,
 //! so they follow each other as in SQLite, whatever number of processes there is. Other connections read beside it.
+//!
+//! Longer than most files because connections, transactions and outages share the state of one writer.
 
 use std::cmp::Ordering;
 use std::io::ErrorKind;
@@ -50,7 +52,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Settings of each connection, whatever the role or the database have.
 const SETTINGS: [(&str, &str); 7] = [
-    // A process goes on after the server crashed: what was committed must be there.
+    // A process continues after the server crashed: what was committed must be there.
     ("synchronous_commit", "on"),
     ("statement_timeout", "50s"),
     ("lock_timeout", "40s"),
