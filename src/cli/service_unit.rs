@@ -266,8 +266,8 @@ fn is_root_outside(environment: &Environment) -> bool {
     rustix::process::geteuid().is_root() && environment.credentials_directory.is_none()
 }
 
-/// Makes this process act as the owner of the state directory if root runs it; with the groups of the service if that is
-/// its user, so that it can read the same folders.
+/// Makes this process act as the owner of the state directory if root runs it; with the groups of the service if that
+/// is its user, so that it can read the same folders.
 pub(super) fn act_as_owner(path: &Path, state: &Path) -> Result<(), state_directory::Error> {
     let Some(owner) = state_directory::other_owner(state)? else {
         return Ok(());

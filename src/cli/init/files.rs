@@ -29,7 +29,7 @@ pub(super) struct Answers {
     pub(super) folder: PathBuf,
     pub(super) name: String,
     pub(super) imodel_id: String,
-    /// For the comments: the option with which commands find this configuration, after a space; empty if they need none.
+    /// For the comments: the option with which commands find this configuration, after a space; empty for the default.
     pub(super) option: String,
     /// For the comment: names of the iTwin and the iModel.
     pub(super) imodel: String,
