@@ -89,7 +89,17 @@ pub(super) async fn sign_in(
         };
         if is_user || agreed {
             answers.client_id = id;
-            return user::sign_in(answers, terminal).await;
+            answers.is_user = true;
+            if terminal.is_none() {
+                return Err(Error::NoBrowser);
+            }
+            let (client, state) = user::sign_in(parse(&answers, None)?).await?;
+            return Ok(Account {
+                answers,
+                secret: None,
+                client,
+                sign_in: Some(state),
+            });
         }
         let known = match (secret.take(), terminal) {
             (Some(secret), _) => secret,

@@ -38,7 +38,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Settings of each connection, whatever the role or the database have.
 const SETTINGS: [(&str, &str); 7] = [
-    // A process goes on after the server crashed: what was committed must be there.
+    // A process continues after the server crashed: what was committed must be there.
     ("synchronous_commit", "on"),
     ("statement_timeout", "50s"),
     ("lock_timeout", "40s"),
