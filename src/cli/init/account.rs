@@ -52,6 +52,7 @@ pub(super) async fn sign_in(
         proxy: arguments.proxy.clone(),
         ca_file: arguments.ca_file.clone(),
         state_path: arguments.state_path.clone().or_else(|| places.state()),
+        option: places.option(),
         // Until the answers are there: any that are valid.
         folder: PathBuf::from("/"),
         name: "unnamed".to_owned(),
@@ -243,6 +244,7 @@ mod tests {
         };
         let user = Answers {
             is_user: true,
+            option: " --config /etc/itwin-syncd/plant/config.toml".to_owned(),
             ..plain.clone()
         };
         let config = parse(&user, None).unwrap();

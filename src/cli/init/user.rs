@@ -2,6 +2,8 @@
 //!
 //! The sign-in is kept in a temporary state directory until the configuration is written.
 
+use std::path::Path;
+
 use tempfile::TempDir;
 
 use super::Error;
@@ -42,9 +44,9 @@ pub(super) async fn sign_in(mut config: Config) -> Result<(Client, TempDir), Err
 }
 
 /// Puts the sign-in where the service of this configuration finds it.
-pub(super) fn keep(sign_in: &TempDir, config: &Config) -> Result<(), Error> {
+pub(super) fn keep(sign_in: &TempDir, config: &Path) -> Result<(), Error> {
     let failed = |error: login::Error| Error::SignIn(error);
-    let state = &config.state.path;
+    let state = &config::state_path(config);
     let read = LoginFile::new(sign_in.path()).read();
     let Some(login) = read.map_err(|error| failed(error.into()))? else {
         return Ok(());
