@@ -384,12 +384,7 @@ pub(crate) fn act_as_owner(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// When there is no such user or group, or the user cannot be changed: this process is not root's.
 pub(crate) fn act_as(user: &str, further_groups: &[String]) -> io::Result<()> {
-    let unknown = |what: &str, name: &str| io::Error::other(format!("no {what} {name:?}"));
-    let found = match user.parse() {
-        Ok(id) => User::from_uid(Uid::from_raw(id))?,
-        Err(_) => User::from_name(user)?,
-    };
-    let found = found.ok_or_else(|| unknown("user", user))?;
+    let found = self::user(user)?;
     let name = CString::new(found.name.as_str())?;
     let mut groups = nix::unistd::getgrouplist(&name, found.gid)?;
     for name in further_groups {
@@ -397,12 +392,24 @@ pub(crate) fn act_as(user: &str, further_groups: &[String]) -> io::Result<()> {
             Ok(id) => Some(Gid::from_raw(id)),
             Err(_) => Group::from_name(name)?.map(|group| group.gid),
         };
-        groups.push(group.ok_or_else(|| unknown("group", name))?);
+        groups.push(group.ok_or_else(|| io::Error::other(format!("no group {name:?}")))?);
     }
     nix::unistd::setgroups(&groups)?;
     nix::unistd::setresgid(found.gid, found.gid, found.gid)?;
     nix::unistd::setresuid(found.uid, found.uid, found.uid)?;
     Ok(())
+}
+
+/// The user with this name or number.
+///
+/// # Errors
+/// When there is none, or it cannot be found out.
+pub(crate) fn user(name: &str) -> io::Result<User> {
+    let found = match name.parse() {
+        Ok(id) => User::from_uid(Uid::from_raw(id))?,
+        Err(_) => User::from_name(name)?,
+    };
+    found.ok_or_else(|| io::Error::other(format!("no user {name:?}")))
 }
 
 /// How the service would get its state directory.
@@ -440,7 +447,11 @@ pub(crate) fn usable(path: &Path) -> Result<Usable, Error> {
     }
 }
 
-fn other_owner(path: &Path) -> Result<Option<Uid>, Error> {
+/// The user that root would act as for a state directory: its owner.
+///
+/// # Errors
+/// When the directory is a link.
+pub(crate) fn other_owner(path: &Path) -> Result<Option<Uid>, Error> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -180,6 +180,8 @@ pub struct Synchronizer {
     connection_losses: u32,
     /// When the latest run ended, and how long it took.
     last_run: Option<(Instant, Duration)>,
+    /// Held from the record of results to their log lines: a stop leaves none of them out.
+    concluding: Arc<Mutex<()>>,
     /// Runs in a row that were requested and then not found.
     lost_runs: u32,
     /// The last seen number of `wake`.
@@ -239,6 +241,7 @@ impl Synchronizer {
             blocking_recorded: true,
             connection_losses: 0,
             last_run: None,
+            concluding: Arc::default(),
             lost_runs: 0,
             asked: 0,
             root_wait: None,
@@ -260,6 +263,7 @@ impl Synchronizer {
     /// When the ledger fails.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ledger::Error> {
         let mut wake = self.wake.clone();
+        let concluding = Arc::clone(&self.concluding);
         let work = async {
             loop {
                 // Seen before the look at the ledger: what comes after it wakes the wait below.
@@ -293,7 +297,7 @@ impl Synchronizer {
         };
         tokio::select! {
             ended = work => ended,
-            () = stop.cancelled() => Ok(()),
+            _ = async { stop.cancelled().await; concluding.lock().await } => Ok(()),
         }
     }
 

@@ -6,10 +6,9 @@
 use std::io;
 use std::path::Path;
 
-use super::{EXIT_CONFIG, print_config_errors, print_error, print_to_stderr};
+use super::{EXIT_CONFIG, print_config_errors, print_error, print_to_stderr, service_unit};
 use crate::config::{self, ConfigErrors, ReadOnlyConfig};
 use crate::control::{self, Answer, Request};
-use crate::state_directory;
 
 /// A configuration to work with.
 pub(super) struct Found {
@@ -73,7 +72,7 @@ pub(super) async fn beside(path: &Path) -> Result<Option<ReadOnlyConfig>, Config
 async fn of_daemon(path: &Path) -> Option<ReadOnlyConfig> {
     let state = config::state_path(path);
     // Nothing that the owner has put there may lead root elsewhere.
-    if let Err(error) = state_directory::act_as_owner(&state) {
+    if let Err(error) = service_unit::act_as_owner(path, &state) {
         print_error(&error, Some(error.hint()));
         return None;
     }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::status::moment;
 use super::{
     ConfigArgument, EXIT_FAILED, EXIT_GOOD, chain, configuration, json, matching, print_error,
-    print_line,
+    print_line, service_unit,
 };
 use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Request};
@@ -86,7 +86,7 @@ pub(super) async fn explain(arguments: &Arguments) -> u8 {
         })
         .collect();
     // Without permission to use it, `Knowledge` says so.
-    if let Err(error) = state_directory::act_as_owner(&config.state.path)
+    if let Err(error) = service_unit::act_as_owner(&arguments.config.config, &config.state.path)
         && !matches!(error, state_directory::Error::Denied { .. })
     {
         print_error(&error, Some(error.hint()));

@@ -304,10 +304,11 @@ async fn usable_folder(
 ) -> Result<Option<PathBuf>, Error> {
     let path = folder::absolute(written)?;
     folder::check(&path).await?;
-    if !places.is_of_the_service {
+    let service = places.service.as_ref();
+    let Some(service) = service.filter(|_| places.is_of_the_service) else {
         return Ok(Some(path));
-    }
-    match folder::check_for_service(&path).await {
+    };
+    match folder::check_for_service(&path, service).await {
         Ok(()) => Ok(Some(path)),
         Err(problem) if problem.is_of_the_service() => match terminal {
             Some(terminal) => {
@@ -424,14 +425,15 @@ async fn write(
     if written.is_some() {
         print_line(&format!("Wrote {:?}, for its owner only", places.secret));
     }
-    if installs {
-        // Its user has existed only since then.
-        if let Err(problem) = folder::check_for_service(&answers.folder).await {
-            complain(&Error::Folder(problem));
-        }
+    // Its user has existed only since then.
+    if installs
+        && let Some(service) = &places.service
+        && let Err(problem) = folder::check_for_service(&answers.folder, service).await
+    {
+        complain(&Error::Folder(problem));
     }
-    if secret.is_none() && can_install {
-        unit::load_no_secret(&places.service_name())?;
+    if can_install {
+        unit::load_secret(&places.service_name(), secret.is_some())?;
     }
     if starts {
         unit::start(&places.service_name())?;
@@ -444,7 +446,7 @@ async fn write(
     next(places, start);
     if let Some(sign_in) = sign_in {
         // The last step: as root, it acts as the service's user from then on.
-        user::keep(&sign_in, &parse(&answers, None)?)?;
+        user::keep(&sign_in, &places.config)?;
     }
     drop(interrupted);
     Ok(())
@@ -469,12 +471,7 @@ fn next(places: &Places, start: Start) {
         "sudo "
     };
     let service = places.service_name();
-    // The default needs no option.
-    let option = if service == SERVICE_USER {
-        String::new()
-    } else {
-        format!(" --config {}", shell(&places.config))
-    };
+    let option = places.option();
     if start == Start::Done {
         print_line(&format!("  {sudo}itwin-syncd status --watch{option}"));
         print_line(&format!("  {sudo}journalctl -fu {service}"));

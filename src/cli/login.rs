@@ -15,7 +15,7 @@ use url::Url;
 
 use super::{
     ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, print_config_errors, print_error,
-    print_line,
+    print_line, service_unit,
 };
 use crate::config::{Account, Config, UserAccount};
 use crate::error_chain::chain;
@@ -100,7 +100,7 @@ impl Error {
 }
 
 pub(super) async fn login(arguments: &Login) -> u8 {
-    let config = match Config::load(&arguments.config.config) {
+    let config = match service_unit::load_as_caller(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);
@@ -116,7 +116,7 @@ pub(super) async fn login(arguments: &Login) -> u8 {
 }
 
 pub(super) async fn logout(arguments: &Logout) -> u8 {
-    let config = match Config::load(&arguments.config.config) {
+    let config = match service_unit::load_as_caller(&arguments.config.config) {
         Ok(config) => config,
         Err(errors) => {
             print_config_errors(&errors);

@@ -45,6 +45,7 @@ struct Unit {
     user: Option<String>,
     groups: Vec<String>,
     credentials: BTreeMap<String, Origin>,
+    hides_home: bool,
 }
 
 /// Where a credential comes from.
@@ -90,6 +91,18 @@ impl Service {
     /// Whether its unit is below `root`.
     pub(super) fn is_installed(&self, root: &Path) -> bool {
         self.fragment(root).is_some()
+    }
+
+    /// The groups that its unit below `root` adds to those of its user.
+    pub(super) fn groups(&self, root: &Path) -> Vec<String> {
+        let unit = self.unit(root).ok().flatten();
+        unit.map(|unit| unit.groups).unwrap_or_default()
+    }
+
+    /// Whether its unit below `root`, if it is installed, hides the folders of users.
+    pub(super) fn hides_home(&self, root: &Path) -> bool {
+        let unit = self.unit(root).ok().flatten();
+        unit.is_none_or(|unit| unit.hides_home)
     }
 
     fn fragment(&self, root: &Path) -> Option<PathBuf> {
@@ -165,6 +178,10 @@ impl Unit {
                 "SupplementaryGroups" => self
                     .groups
                     .extend(value.split_whitespace().map(ToOwned::to_owned)),
+                "ProtectHome" => {
+                    self.hides_home =
+                        matches!(value.as_str(), "yes" | "true" | "on" | "1" | "tmpfs");
+                }
                 "LoadCredential" => self.credential(&value, false),
                 "LoadCredentialEncrypted" => self.credential(&value, true),
                 _ => {}
@@ -174,9 +191,8 @@ impl Unit {
 
     fn credential(&mut self, value: &str, encrypted: bool) {
         if value.is_empty() {
-            // Each key clears its own list.
-            self.credentials
-                .retain(|_, origin| origin.encrypted != encrypted);
+            // Either key clears the list of both.
+            self.credentials.clear();
             return;
         }
         let (name, file) = value.split_once(':').unwrap_or((value, value));
@@ -229,19 +245,52 @@ impl Origin {
 /// credentials of the service from then on.
 pub(super) fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let mut environment = Environment::for_file(path);
-    // In a unit, systemd has passed them.
-    if rustix::process::geteuid().is_root() && environment.credentials_directory.is_none() {
-        become_service(path, &mut environment);
+    if is_root_outside(&environment) {
+        let unit = read_unit(path, &mut environment);
+        become_service(path, unit);
     }
     Config::load_with(path, &environment)
 }
 
-fn become_service(path: &Path, environment: &mut Environment) {
+/// The same, but root keeps its rights.
+pub(super) fn load_as_caller(path: &Path) -> Result<Config, ConfigErrors> {
+    let mut environment = Environment::for_file(path);
+    if is_root_outside(&environment) {
+        read_unit(path, &mut environment);
+    }
+    Config::load_with(path, &environment)
+}
+
+/// Whether root runs this by hand: in a unit, systemd has passed the credentials.
+fn is_root_outside(environment: &Environment) -> bool {
+    rustix::process::geteuid().is_root() && environment.credentials_directory.is_none()
+}
+
+/// Makes this process act as the owner of the state directory if root runs it; with the groups of the service if that
+/// is its user, so that it can read the same folders.
+pub(super) fn act_as_owner(path: &Path, state: &Path) -> Result<(), state_directory::Error> {
+    let Some(owner) = state_directory::other_owner(state)? else {
+        return Ok(());
+    };
     let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let unit = Service::of(&full).map(|service| (service.unit(Path::new("/")), service));
-    let mut user = None;
-    match unit {
-        Some((Ok(Some(unit)), service)) => {
+    let unit = Service::of(&full).and_then(|service| service.unit(Path::new("/")).ok().flatten());
+    if let Some(unit) = unit
+        && let Some(user) = unit.user
+        && state_directory::user(&user).is_ok_and(|user| user.uid == owner)
+        && state_directory::act_as(&user, &unit.groups).is_ok()
+    {
+        return Ok(());
+    }
+    state_directory::act_as_owner(state)
+}
+
+/// The unit of a configuration file. Its credentials are added to the environment.
+fn read_unit(path: &Path, environment: &mut Environment) -> Option<Unit> {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let service = Service::of(&full)?;
+    match service.unit(Path::new("/")) {
+        Ok(unit) => {
+            let unit = unit?;
             for (name, origin) in &unit.credentials {
                 match origin.read(name) {
                     Ok(Some(secret)) => {
@@ -256,14 +305,20 @@ fn become_service(path: &Path, environment: &mut Environment) {
                     )),
                 }
             }
-            user = unit.user.map(|user| (user, unit.groups));
+            Some(unit)
         }
-        Some((Err(error), service)) => print_to_stderr(&format!(
-            "note: cannot read the unit of {}: {error}",
-            service.name()
-        )),
-        Some((Ok(None), _)) | None => {}
+        Err(error) => {
+            print_to_stderr(&format!(
+                "note: cannot read the unit of {}: {error}",
+                service.name()
+            ));
+            None
+        }
     }
+}
+
+fn become_service(path: &Path, unit: Option<Unit>) {
+    let user = unit.and_then(|unit| unit.user.map(|user| (user, unit.groups)));
     let failed = match user {
         Some((user, groups)) => {
             let acted = state_directory::act_as(&user, &groups);
@@ -331,6 +386,8 @@ mod tests {
         let expected = [("itwin-client-secret".to_owned(), plain)];
         assert_eq!(unit.user.as_deref(), Some("itwin-syncd"));
         assert_eq!(unit.credentials, expected.into());
+        assert!(service.hides_home(root));
+        assert!(service.groups(root).is_empty());
 
         write(
             root,
@@ -345,6 +402,7 @@ mod tests {
         let unit = service.unit(root).unwrap().unwrap();
         assert_eq!(unit.user.as_deref(), Some("sync"));
         assert_eq!(unit.groups, ["cad", "plant"]);
+        assert_eq!(service.groups(root), ["cad", "plant"]);
         assert_eq!(
             unit.credentials["itwin-client-secret"],
             origin("/etc/itwin-syncd/client-secret.cred", true)
@@ -353,6 +411,19 @@ mod tests {
             unit.credentials["web-token"],
             origin("/etc/itwin-syncd/web-token", false)
         );
+        write(
+            root,
+            "etc/systemd/system/itwin-syncd.service.d/home.conf",
+            include_str!("../../systemd/examples/home.conf"),
+        );
+        assert!(!service.hides_home(root));
+        // As systemd has it, this drops the encrypted ones too.
+        write(
+            root,
+            "etc/systemd/system/itwin-syncd.service.d/sign-in.conf",
+            include_str!("../../systemd/examples/sign-in.conf"),
+        );
+        assert!(service.unit(root).unwrap().unwrap().credentials.is_empty());
     }
 
     #[test]

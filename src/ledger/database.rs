@@ -138,7 +138,7 @@ impl Database {
         let value = self.write(action, work).await?;
         match self {
             Self::Sqlite(database) => database.sync(action).await?,
-            // Each commit has waited for the disk: a server may crash without this process, which goes on from there.
+            // Each commit has waited for the disk: a server may crash without this process, which continues from there.
             Self::Postgres(_) => {}
         }
         Ok(value)

@@ -1,6 +1,7 @@
 //! One run: requests it, finds it again after a lost answer, follows it to its end.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -289,6 +290,8 @@ impl Synchronizer {
             processed_elsewhere: &processed_elsewhere,
         };
         let outcomes = outcome::outcomes(run, &files, &evidence, &self.policy, now);
+        let concluding = Arc::clone(&self.concluding);
+        let _until_logged = concluding.lock().await;
         let reports = self
             .ledger
             .finish_run(open.id, &run.state, &run.result, &outcomes, now)
@@ -316,6 +319,7 @@ impl Synchronizer {
         error: &itwin::Error,
     ) -> Result<(), SyncError> {
         let now = crate::clock::now();
+        let _until_logged = self.concluding.lock().await;
         self.ledger
             .finish_run(open.id, &run.state, &run.result, &[], now)
             .await?;

@@ -36,7 +36,7 @@ pub(super) enum Probe {
     Busy(io::Error),
 }
 
-/// What answers requests, as long as somebody receives `answers`.
+/// What answers requests, as long as `answers` has a receiver.
 pub(super) fn prober(
     name: &str,
     root: PathBuf,

@@ -112,7 +112,7 @@ pub(super) struct Plan {
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// What scans as requested, as long as somebody receives `reports`.
+/// What scans as requested, as long as `reports` has a receiver.
 pub(super) fn scanner(
     name: &str,
     plan: Plan,

@@ -219,7 +219,12 @@ async fn a_failed_initialization_is_shown_and_other_watches_continue() {
     daemon.stop().await;
     let passed = site.run(&["run", "--once"]).await;
     assert_eq!(passed.code, Some(1), "{passed:?}");
-    assert!(passed.out.contains("waits for its iModel"), "{passed:?}");
+    assert!(
+        passed
+            .out
+            .contains("watch \"north\": waits: iModel \"Plant North\""),
+        "{passed:?}"
+    );
 }
 
 #[tokio::test]

@@ -244,8 +244,8 @@ async fn sockets_closed_silently_after_each_response_are_retried_on_a_fresh_one(
 
 const MIB: u64 = 1024 * 1024;
 
-/// Nothing that a host sends makes the daemon larger than this. The test build takes about 45 MiB of it without a host.
-const MEMORY: u64 = 72 * MIB;
+/// Nothing that a host sends makes the daemon larger than this. It takes about 8 MiB of it without a host.
+const MEMORY: u64 = 32 * MIB;
 
 #[tokio::test]
 async fn an_endless_response_is_cut_off_and_costs_little_memory() {

@@ -3,6 +3,7 @@
 //! They need `ITWIN_SYNCD_TEST_POSTGRES`, which `tests/postgres/with-server` sets.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -253,7 +254,6 @@ async fn a_wrong_password_is_named() {
     server.control(&["reload"]).await;
     let file = site.path("password");
     std::fs::write(&file, "tiger of paper\n").unwrap();
-    use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     use_database(&mut site, &url);
     site.tables = format!("password_file = {file:?}\n{}", site.tables);

@@ -384,14 +384,17 @@ impl Daemon {
         self.ended().await
     }
 
-    /// The most memory that the process ever had, in bytes.
+    /// The most memory that the process ever had, in bytes, without its program file: that of a test build is large.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-        peak.expect("the kernel should know") * 1024
+        let value = |name: &str| {
+            let found = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+            found.expect("the kernel should know") * 1024
+        };
+        value("VmHWM:") - value("RssFile:")
     }
 
     pub fn pid(&self) -> u32 {

@@ -52,6 +52,7 @@ pub(super) async fn sign_in(
         proxy: arguments.proxy.clone(),
         ca_file: arguments.ca_file.clone(),
         state_path: arguments.state_path.clone().or_else(|| places.state()),
+        option: places.option(),
         // Until the answers are there: any that are valid.
         folder: PathBuf::from("/"),
         name: "unnamed".to_owned(),
@@ -88,7 +89,17 @@ pub(super) async fn sign_in(
         };
         if is_user || agreed {
             answers.client_id = id;
-            return user::sign_in(answers, terminal).await;
+            answers.is_user = true;
+            if terminal.is_none() {
+                return Err(Error::NoBrowser);
+            }
+            let (client, state) = user::sign_in(parse(&answers, None)?).await?;
+            return Ok(Account {
+                answers,
+                secret: None,
+                client,
+                sign_in: Some(state),
+            });
         }
         let known = match (secret.take(), terminal) {
             (Some(secret), _) => secret,
@@ -233,6 +244,7 @@ mod tests {
         };
         let user = Answers {
             is_user: true,
+            option: " --config /etc/itwin-syncd/plant/config.toml".to_owned(),
             ..plain.clone()
         };
         let config = parse(&user, None).unwrap();

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::SERVICE_USER;
 use super::folder::Problem;
 use crate::cli::login;
 use crate::itwin;
@@ -120,8 +121,9 @@ impl Error {
             Self::Write { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run the command with sudo, or write another file with --config".to_owned()
             }
-            Self::Command { .. } => {
-                "do what its output above says; `journalctl -eu itwin-syncd` shows the log of the service".to_owned()
+            Self::Command { command, .. } => {
+                let unit = command.strip_prefix("systemctl restart ").unwrap_or(SERVICE_USER);
+                format!("do what its output above says; `journalctl -eu {unit}` shows the log of the service")
             }
             Self::NoService(_) => "run the command with sudo, without --config and on a machine with systemd; or without \
                                    --install, and start `itwin-syncd run` as you like"
@@ -194,6 +196,10 @@ mod tests {
                 command: "systemctl daemon-reload".to_owned(),
                 source: io::Error::other("exit status: 1"),
             },
+            Error::Command { .. } => Error::Command {
+                command: "systemctl restart itwin-syncd@plant".to_owned(),
+                source: io::Error::other("exit status: 1"),
+            },
             Error::NoService(_) => Error::NoService("this user is not root"),
         });
         let problems = render_variants!(Problem, |problem| Some(problem.hint()), {
@@ -203,7 +209,7 @@ mod tests {
             Problem::Unreadable { .. } => Problem::Unreadable { path: "/srv/north".into(), source: io() },
             Problem::Silent(_) => Problem::Silent("/mnt/north".into()),
             Problem::ServiceUser(_) => Problem::ServiceUser("/srv/north".into()),
-            Problem::Hidden(_) => Problem::Hidden("/home"),
+            Problem::Hidden { .. } => Problem::Hidden { below: "/home", unit: "itwin-syncd@.service" },
         });
         insta::assert_snapshot!(format!("{errors}\n{problems}"));
     }

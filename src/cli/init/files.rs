@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Group, Uid};
 use tempfile::NamedTempFile;
 
+use super::folder::shell;
 use super::{Error, SERVICE_USER, unit};
 use crate::cli::service_unit::Service;
 use crate::secret::Secret;
@@ -28,6 +29,8 @@ pub(super) struct Answers {
     pub(super) folder: PathBuf,
     pub(super) name: String,
     pub(super) imodel_id: String,
+    /// For the comments: the option with which commands find this configuration, after a space; empty for the default.
+    pub(super) option: String,
     /// For the comment: names of the iTwin and the iModel.
     pub(super) imodel: String,
 }
@@ -35,9 +38,10 @@ pub(super) struct Answers {
 impl Answers {
     /// The configuration.
     pub(super) fn text(&self) -> String {
-        let mut text = String::from(
+        let option = &self.option;
+        let mut text = format!(
             "# Written by `itwin-syncd init`. Every key with its default: config.example.toml and docs/configuration.md.\n\
-             # After a change, `itwin-syncd check` tests it.\n\n[itwin]\n",
+             # After a change, `itwin-syncd check{option}` tests it.\n\n[itwin]\n",
         );
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let application = if self.is_user {
@@ -47,7 +51,10 @@ impl Answers {
         };
         text += &entry(application, "client_id", &self.client_id);
         text += &match path(&self.client_secret_file) {
-            _ if self.is_user => entry("A user signs in: `itwin-syncd login`.", "sign_in", "user"),
+            _ if self.is_user => {
+                let comment = format!("A user signs in: `itwin-syncd login{option}`.");
+                entry(&comment, "sign_in", "user")
+            }
             Some(file) => entry("The file with its secret.", "client_secret_file", &file),
             None => "# Its secret is in the file client-secret beside this one, which systemd passes to the service.\n"
                 .to_owned(),
@@ -140,6 +147,14 @@ impl Places {
         match &self.service {
             Some(service) => service.name(),
             None => SERVICE_USER.to_owned(),
+        }
+    }
+
+    /// The option with which commands find this configuration, after a space; empty for the default.
+    pub(super) fn option(&self) -> String {
+        match &self.service {
+            Some(service) if service.name() == SERVICE_USER => String::new(),
+            _ => format!(" --config {}", shell(&self.config)),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::unistd::{Uid, User};
 
 use super::SERVICE_USER;
+use crate::cli::service_unit::Service;
 
 /// A share that takes longer for an answer does not respond.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,8 +31,11 @@ pub(super) enum Problem {
     Silent(PathBuf),
     #[error("the service's user {SERVICE_USER} cannot read {0:?}")]
     ServiceUser(PathBuf),
-    #[error("the service does not see folders below {0}")]
-    Hidden(&'static str),
+    #[error("the service does not see folders below {below}")]
+    Hidden {
+        below: &'static str,
+        unit: &'static str,
+    },
 }
 
 impl Problem {
@@ -61,17 +65,16 @@ impl Problem {
                  {SERVICE_USER}`; for mounted shares see docs/shares.md",
                 shell(path)
             ),
-            Self::Hidden(_) => {
+            Self::Hidden { unit, .. } => format!(
                 "after this command: install -D -m 644 /usr/share/itwin-syncd/examples/home.conf \
-                 /etc/systemd/system/itwin-syncd.service.d/home.conf && systemctl daemon-reload"
-                    .to_owned()
-            }
+                 /etc/systemd/system/{unit}.d/home.conf && systemctl daemon-reload"
+            ),
         }
     }
 
     /// Whether the service could use the folder after all, for example as a member of another group.
     pub(super) fn is_of_the_service(&self) -> bool {
-        matches!(self, Self::ServiceUser(_) | Self::Hidden(_))
+        matches!(self, Self::ServiceUser(_) | Self::Hidden { .. })
     }
 }
 
@@ -119,34 +122,44 @@ fn look(path: &Path) -> Result<(), Problem> {
 }
 
 /// Whether the service can read the folder, as far as root can find out.
-pub(super) async fn check_for_service(path: &Path) -> Result<(), Problem> {
-    if let Some(hidden) = HIDDEN.into_iter().find(|hidden| path.starts_with(hidden))
-        && !Path::new("/etc/systemd/system/itwin-syncd.service.d/home.conf").exists()
+pub(super) async fn check_for_service(path: &Path, service: &Service) -> Result<(), Problem> {
+    let root = Path::new("/");
+    if let Some(below) = HIDDEN.into_iter().find(|hidden| path.starts_with(hidden))
+        && service.hides_home(root)
     {
-        return Err(Problem::Hidden(hidden));
+        let unit = service.file();
+        return Err(Problem::Hidden { below, unit });
     }
+    let groups = service.groups(root);
     let has_user = User::from_name(SERVICE_USER).is_ok_and(|user| user.is_some());
     if !Uid::effective().is_root() || !has_user {
         return Ok(());
     }
     let ancestors: Vec<&Path> = path.ancestors().collect();
     for one in ancestors.into_iter().rev() {
-        if !is_allowed(one, "-x").await {
+        if !is_allowed(one, "-x", &groups).await {
             return Err(Problem::ServiceUser(one.to_owned()));
         }
     }
-    if is_allowed(path, "-r").await {
+    if is_allowed(path, "-r", &groups).await {
         Ok(())
     } else {
         Err(Problem::ServiceUser(path.to_owned()))
     }
 }
 
-/// Whether `test` says yes as the user of the service. What cannot be tested counts as allowed: `check` tests it later.
-async fn is_allowed(path: &Path, test: &str) -> bool {
+/// Whether `test` says yes as the user of the service, with its own groups or with those of the unit. What cannot be
+/// tested counts as allowed: `check` tests it later.
+async fn is_allowed(path: &Path, test: &str, groups: &[String]) -> bool {
+    runs_well(path, test, &[]).await || !groups.is_empty() && runs_well(path, test, groups).await
+}
+
+async fn runs_well(path: &Path, test: &str, groups: &[String]) -> bool {
     let mut command = tokio::process::Command::new("runuser");
     command
-        .args(["-u", SERVICE_USER, "--", "test", test])
+        .args(["-u", SERVICE_USER])
+        .args(groups.iter().flat_map(|group| ["-G", group.as_str()]))
+        .args(["--", "test", test])
         .arg(path)
         .kill_on_drop(true)
         .stdin(std::process::Stdio::null());

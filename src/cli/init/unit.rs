@@ -31,11 +31,33 @@ pub(super) fn install() -> Result<(), Error> {
     run(&["systemctl", "daemon-reload"])
 }
 
-/// A user has no client secret: the unit of this name does not expect one.
-pub(super) fn load_no_secret(name: &str) -> Result<(), Error> {
+/// Lets the service of this name expect a client secret or, for a user, none.
+pub(super) fn load_secret(name: &str, has_secret: bool) -> Result<(), Error> {
     let path = format!("/etc/systemd/system/{name}.service.d/sign-in.conf");
-    put(Path::new(&path), 0o644, |draft| fs::write(draft, NO_SECRET))?;
+    let path = Path::new(&path);
+    if !has_secret {
+        put(path, 0o644, |draft| fs::write(draft, NO_SECRET))?;
+    } else if fs::read_to_string(path).is_ok_and(|text| says_no_more(&text)) {
+        // Of an earlier sign-in of a user.
+        fs::remove_file(path).map_err(|source| Error::Write {
+            path: path.to_owned(),
+            source,
+        })?;
+        print_line(&format!("  removed {}", path.display()));
+    } else {
+        return Ok(());
+    }
     run(&["systemctl", "daemon-reload"])
+}
+
+/// Whether a drop-in only drops the credentials.
+fn says_no_more(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim);
+    lines.all(|line| {
+        line.is_empty()
+            || line.starts_with(['#', ';'])
+            || matches!(line, "[Service]" | "LoadCredential=")
+    })
 }
 
 /// Starts the service of this name with each boot, and now; again if it runs with another configuration.
@@ -98,6 +120,15 @@ fn run(words: &[&str]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drop_in_with_settings_of_its_own_stays() {
+        assert!(says_no_more(NO_SECRET));
+        assert!(!says_no_more(&format!(
+            "{NO_SECRET}LoadCredential=web-token:/etc/itwin-syncd/web-token\n"
+        )));
+        assert!(!says_no_more(&format!("{NO_SECRET}User=sync\n")));
+    }
 
     #[test]
     fn program_unit_and_user_are_installed_with_their_modes() {

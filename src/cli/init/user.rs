@@ -2,33 +2,25 @@
 //!
 //! The sign-in is kept in a temporary state directory until the configuration is written.
 
+use std::path::Path;
+
 use tempfile::TempDir;
 
 use super::Error;
-use super::account::{Account, parse};
-use super::files::Answers;
-use super::terminal::Terminal;
 use crate::cli::check::{self, Report};
 use crate::cli::login::{self, Way};
 use crate::cli::print_line;
 use crate::config::{self, Config};
+use crate::itwin::Client;
 use crate::login_file::LoginFile;
 use crate::{service, state_directory};
 
-/// Signs a user in, and lets runs act for them.
-pub(super) async fn sign_in(
-    mut answers: Answers,
-    terminal: Option<&Terminal>,
-) -> Result<Account, Error> {
-    if terminal.is_none() {
-        return Err(Error::NoBrowser);
-    }
-    answers.is_user = true;
+/// Signs in the user of a configuration, and lets runs act for them. Returns the state directory with the sign-in.
+pub(super) async fn sign_in(mut config: Config) -> Result<(Client, TempDir), Error> {
     let state = tempfile::tempdir().map_err(|source| Error::Write {
         path: std::env::temp_dir(),
         source,
     })?;
-    let mut config = parse(&answers, None)?;
     let config::Account::User(user) = &mut config.itwin.account else {
         return Err(Error::NoBrowser);
     };
@@ -48,18 +40,13 @@ pub(super) async fn sign_in(
     signed_in.map_err(Error::SignIn)?;
     let consented = login::consent(&client, &user, way, false).await;
     consented.map_err(Error::SignIn)?;
-    Ok(Account {
-        answers,
-        secret: None,
-        client,
-        sign_in: Some(state),
-    })
+    Ok((client, state))
 }
 
 /// Puts the sign-in where the service of this configuration finds it.
-pub(super) fn keep(sign_in: &TempDir, config: &Config) -> Result<(), Error> {
+pub(super) fn keep(sign_in: &TempDir, config: &Path) -> Result<(), Error> {
     let failed = |error: login::Error| Error::SignIn(error);
-    let state = &config.state.path;
+    let state = &config::state_path(config);
     let read = LoginFile::new(sign_in.path()).read();
     let Some(login) = read.map_err(|error| failed(error.into()))? else {
         return Ok(());

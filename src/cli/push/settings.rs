@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Arguments;
+use crate::cli::service_unit;
 use crate::config::{Account, Config, ConfigErrors, Environment, OnRename, Watch};
 use crate::selection::{BadRule, Rules, Selection};
 
@@ -86,7 +87,7 @@ pub(super) fn selection(connectors: &[String]) -> Result<Selection, Error> {
 /// The configuration of the pass, with its one watch, which has no folder yet.
 pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
     let account = match &arguments.config {
-        Some(file) => Some(Config::load(file)?),
+        Some(file) => Some(service_unit::load_as_caller(file)?),
         None => None,
     };
     let mut environment = Environment::of_process();
