@@ -70,6 +70,15 @@ pub(super) struct Fixture {
 /// The server of `ITWIN_SYNCD_TEST_POSTGRES`, on which all tests of the ledger run if there is one.
 const SERVER: &str = "ITWIN_SYNCD_TEST_POSTGRES";
 
+/// How many random cases a test runs: fewer on a server, where each needs a database of its own.
+pub(crate) fn cases(number: u32) -> u32 {
+    if std::env::var_os(SERVER).is_some() {
+        number / 10
+    } else {
+        number
+    }
+}
+
 /// Where the ledger of a state directory is: on PostgreSQL in a schema of its own.
 pub(super) async fn location(dir: &Path) -> LedgerLocation {
     let Ok(url) = std::env::var(SERVER) else {

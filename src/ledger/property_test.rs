@@ -485,7 +485,7 @@ fn print(n: i64) -> Fingerprint {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(60), max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_events_ends_with_every_file_in_the_imodel(ops in proptest::collection::vec(op(), 1..120)) {
@@ -537,7 +537,7 @@ fn end() -> impl Strategy<Value = End> {
 const CLAIMS_WITHOUT_PAUSE: u32 = 4;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(40), max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_order_of_outcomes_makes_a_job_due_again_and_again_without_a_pause(ends in proptest::collection::vec(end(), 20..80)) {

@@ -345,7 +345,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(60), max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_changes_ends_with_each_file_read_in_the_connection_that_it_belongs_in(ops in proptest::collection::vec(op(), 1..60)) {
