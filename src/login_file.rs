@@ -182,7 +182,7 @@ impl Locked {
         read(&self.directory)
     }
 
-    /// Makes sure that [`Locked::replace`] has space on disk. Before a refresh token is used: the next one would be
+    /// Makes sure that [`Reserved::replace`] has space on disk. Before a refresh token is used: the next one would be
     /// lost.
     ///
     /// # Errors
