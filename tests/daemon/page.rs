@@ -16,7 +16,7 @@ const HOSTILE: &str = "<img src=x onerror=document.title='owned'>.dwg";
 pub(crate) const TOKEN: &str = "tiger-burning-bright-in-the-forests";
 
 /// Nothing that the page shows takes longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = crate::support::PATIENCE;
 
 /// Where the page of a daemon is, as its log says.
 pub(crate) async fn address(daemon: &Daemon) -> String {
