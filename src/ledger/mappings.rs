@@ -253,12 +253,8 @@ mod tests {
         let f = Fixture::new().await;
         f.stored("a.dgn").await;
         let wanted = f.batch(3).await;
-        let reference = Ready {
-            connector: None,
-            ..ready("a.dgn", 1)
-        };
         f.ledger
-            .hand_over(f.watch, &[reference], at(4))
+            .hand_over(f.watch, &[reference("a.dgn", 1)], at(4))
             .await
             .unwrap();
         let job = f.claim(5).await.unwrap();
