@@ -28,6 +28,7 @@ use crate::local_time;
 use crate::names::QuotedPath;
 use crate::retry::Policy;
 use crate::runtime_status::{PageProblem, StatusTracker};
+use crate::shell;
 use scheduler::{Event, NotifiedState, Scheduler};
 use send::Sender;
 
@@ -340,11 +341,11 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
     ] {
         if let Some(wait) = wait.filter(|wait| wait.overdue) {
             let until = local_time::label(wait.until, crate::clock::now(), &TimeZone::system());
-            let hint = format!("run `itwin-syncd sync {}`, or correct {keys}", watch.name);
+            let sync = shell::command(["sync", &watch.name]);
             let reason = format!("files wait until {until} for {what}, longer than window_stale");
             all.push(AlertProblem {
                 kind: "watch",
-                hint: Some(hint),
+                hint: Some(format!("run `{sync}`, or correct {keys}")),
                 ..folder(&format!("{stage} window"), true, reason)
             });
         }

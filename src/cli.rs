@@ -31,13 +31,13 @@ mod tally;
 mod unfinished_file;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::error_chain::chain;
-use crate::{telemetry, version};
+use crate::{shell, telemetry, version};
 
 /// Success.
 const EXIT_GOOD: u8 = 0;
@@ -48,6 +48,9 @@ const EXIT_CONFIG: u8 = 78;
 
 /// Environment variable with the default of `--config`.
 const CONFIG_VARIABLE: &str = "ITWIN_SYNCD_CONFIG";
+
+/// The default of `--config`.
+const DEFAULT_CONFIG: &str = "/etc/itwin-syncd/config.toml";
 
 /// Text for all commands, at the end of the help and the man page.
 const MORE: &str = "\
@@ -229,7 +232,7 @@ struct ConfigArgument {
         value_name = "FILE",
         env = CONFIG_VARIABLE,
         hide_env_values = true,
-        default_value = "/etc/itwin-syncd/config.toml"
+        default_value = DEFAULT_CONFIG
     )]
     config: PathBuf,
 }
@@ -238,7 +241,15 @@ impl Cli {
     /// Parses the arguments of the process. With invalid ones, or for the help, it prints text and exits.
     #[must_use]
     pub fn from_arguments() -> Self {
-        Self::try_parse().unwrap_or_else(|error| {
+        let parsed = Self::command().try_get_matches().and_then(|matches| {
+            if let Some(config) = config_of(&matches)
+                && config != Path::new(DEFAULT_CONFIG)
+            {
+                shell::name_config(config);
+            }
+            Self::from_arg_matches(&matches)
+        });
+        parsed.unwrap_or_else(|error| {
             // A failure that is printed nowhere cannot be reported either.
             error.print().ok();
             let is_push = std::env::args_os()
@@ -303,6 +314,13 @@ impl Cli {
         runtime.shutdown_background();
         code.into()
     }
+}
+
+/// The configuration file of a command, or of a command below it.
+fn config_of(matches: &ArgMatches) -> Option<&Path> {
+    let own = matches.try_get_one::<PathBuf>("config").ok().flatten();
+    let below = || matches.subcommand().and_then(|(_, below)| config_of(below));
+    own.map(PathBuf::as_path).or_else(below)
 }
 
 /// Prints an error with its causes and a hint on standard error.

@@ -45,8 +45,8 @@ use url::Url;
 
 pub(crate) use credentials::HINT as SECRET_HINT;
 use document::{Place, Report};
-pub use environment::Environment;
 use environment::Mode;
+pub use environment::{CLIENT_SECRET_VARIABLE, Environment};
 pub use errors::{ConfigError, ConfigErrors};
 pub use hooks::{Hook, HookEvent, HookOutcome};
 pub use mail::{Mail, MailTls};

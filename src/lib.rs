@@ -46,6 +46,7 @@ pub mod runtime_status;
 pub mod secret;
 pub mod selection;
 pub mod service;
+mod shell;
 pub mod source_file_limit;
 pub mod state_directory;
 mod status_view;

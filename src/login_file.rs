@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failpoint::failpoint;
 use crate::secret::Secret;
+use crate::shell;
 use crate::state_directory::{self, StateDirectory};
 
 /// The name of the file.
@@ -98,10 +99,12 @@ impl Error {
         match self {
             Self::Directory(error) => error.hint(),
             Self::Readable { path, .. } => format!(
-                "if nobody else has read it, run `chmod 600 {}`; else run `itwin-syncd logout` and `itwin-syncd login`",
-                path.display()
+                "if nobody else has read it, run `chmod 600 {}`; else run `{}` and `{}`",
+                shell::word(&path.to_string_lossy()),
+                shell::command(["logout"]),
+                shell::command(["login"])
             ),
-            Self::Damaged { .. } => "run `itwin-syncd login`".to_owned(),
+            Self::Damaged { .. } => format!("run `{}`", shell::command(["login"])),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::failpoint::failpoint;
 use crate::ledger::{self, CreatedVersion, HookResult, Ledger};
 use crate::local_time;
 use crate::runtime_status::StatusTracker;
+use crate::shell;
 use message::{Content, Message};
 
 /// How often the ledger is read.
@@ -258,7 +259,10 @@ impl Worker {
                     delivery,
                     event,
                     error = failed,
-                    hint = "check the receiver; `itwin-syncd status` shows the results",
+                    hint = format!(
+                        "check the receiver; `{}` shows the results",
+                        shell::command(["status"])
+                    ),
                     "message of the hook dropped: it could not be delivered for three days"
                 );
                 return Ended::Done;

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::scheduler::Event;
 use super::{AlertProblem, Problems};
 
+use crate::shell;
+
 /// Problems that one message lists.
 const SHOWN: usize = 20;
 
@@ -84,7 +86,8 @@ impl Message<'_> {
         let more = self.total() - self.shown.len().min(SHOWN) as u64;
         if more > 0 {
             lines.push(format!(
-                "and {more} more; run `itwin-syncd status` for all of them"
+                "and {more} more; run `{}` for all of them",
+                shell::command(["status"])
             ));
         }
         lines

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::{
-    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, print_config_errors, print_error,
+    ConfigArgument, EXIT_CONFIG, EXIT_FAILED, EXIT_GOOD, chain, json, print_config_errors,
     print_line, print_to_stderr, service_unit,
 };
 use crate::alert::{self, Receivers};
@@ -33,6 +34,23 @@ pub(super) struct Test {
     /// The name of the alert
     #[arg(value_name = "NAME")]
     name: String,
+    /// Print one JSON object for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of the test message, as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Delivery {
+    version: u32,
+    /// The name of the alert.
+    alert: String,
+    /// Whether every receiver has accepted the message.
+    ok: bool,
+    /// Why not.
+    reason: Option<String>,
+    hint: Option<String>,
 }
 
 /// Why no message was sent.
@@ -57,26 +75,38 @@ pub(super) async fn alert(command: &Command) -> u8 {
             return EXIT_CONFIG;
         }
     };
-    let (alert, receivers) = match prepare(&config, &arguments.name) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            print_error(&error, None);
-            return EXIT_FAILED;
-        }
+    let sent = match prepare(&config, &arguments.name) {
+        Ok((alert, receivers)) => alert::test(alert, receivers).await,
+        Err(error) => Err((chain(&error), None)),
     };
-    match alert::test(alert, receivers).await {
-        Ok(()) => {
-            print_line(&format!("alert {:?}: test message delivered", alert.name));
-            EXIT_GOOD
-        }
+    let code = if sent.is_ok() { EXIT_GOOD } else { EXIT_FAILED };
+    if arguments.json {
+        let ok = sent.is_ok();
+        let (reason, hint) = sent
+            .err()
+            .map_or((None, None), |(why, hint)| (Some(why), hint));
+        print_line(&json::text(&Delivery {
+            version: json::VERSION,
+            alert: arguments.name.clone(),
+            ok,
+            reason,
+            hint,
+        }));
+        return code;
+    }
+    match sent {
+        Ok(()) => print_line(&format!(
+            "alert {:?}: test message delivered",
+            arguments.name
+        )),
         Err((why, hint)) => {
             print_to_stderr(&format!("error: {why}"));
             if let Some(hint) = hint {
                 print_to_stderr(&format!("  hint: {hint}"));
             }
-            EXIT_FAILED
         }
     }
+    code
 }
 
 fn prepare<'c>(config: &'c Config, name: &str) -> Result<(&'c config::Alert, Receivers), Error> {

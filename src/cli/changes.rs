@@ -5,6 +5,7 @@
 use crate::config::Config;
 use crate::ledger::{self, Ledger, PlannedWatch, WatchChange};
 use crate::service::watch_specs;
+use crate::shell;
 
 /// What will happen to a watch, and what the operator may want to do about it.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,7 +75,8 @@ pub(super) async fn announcements(
 fn announcement(watch: &str, change: &WatchChange, limit: u64) -> Announcement {
     let bulk = match change {
         WatchChange::StorageFolder { files, .. } if *files > limit => Some(format!(
-            "more than bulk_change.max_files ({limit}): the watch waits for `itwin-syncd resume {watch}`"
+            "more than bulk_change.max_files ({limit}): the watch waits for `{}`",
+            shell::command(["resume", watch])
         )),
         _ => None,
     };

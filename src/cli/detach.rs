@@ -17,6 +17,7 @@ use crate::itwin;
 use crate::ledger::{self, FormerSourceFile, Ledger, Removed};
 use crate::names::QuotedPath;
 use crate::service;
+use crate::shell;
 use crate::state_directory;
 use crate::text::plural;
 
@@ -105,10 +106,10 @@ impl Error {
             Self::InUse { .. } => {
                 Some("set another imodel_id for the watch, and restart the daemon first".to_owned())
             }
-            Self::Nothing { .. } => Some(
-                "`itwin-syncd status` shows what stays in which iModel, once the daemon was restarted after the change"
-                    .to_owned(),
-            ),
+            Self::Nothing { .. } => Some(format!(
+                "`{}` shows what stays in which iModel, once the daemon was restarted after the change",
+                shell::command(["status"])
+            )),
             Self::Client(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Directory(error) => Some(error.hint()),

@@ -26,6 +26,7 @@ use crate::ledger::{self, FileReport, Fingerprint, Ledger, Outcome, SetPart, Wat
 use crate::names::{self, QuotedPath};
 use crate::rooted_fs::{self, Kind, RootDir};
 use crate::runtime_status::RuntimeStatus;
+use crate::shell;
 use crate::state_directory;
 use crate::status_view::{self, FileView};
 
@@ -204,7 +205,10 @@ impl Knowledge {
 /// Why nothing is known of the state of files.
 fn why_unknown(error: &ledger::Error) -> String {
     if matches!(error, ledger::Error::Missing { .. }) {
-        return "no ledger yet; the first `itwin-syncd run` creates it".to_owned();
+        return format!(
+            "no ledger yet; the first `{}` creates it",
+            shell::command(["run"])
+        );
     }
     let hint = error
         .hint()

@@ -32,7 +32,6 @@ use account::{Account, parse, sign_in};
 use choose::{Choice, choices, choose, only};
 use error::Error;
 use files::{Answers, Existing, Places};
-use folder::shell;
 use terminal::{Enter, Terminal};
 
 /// The user that the service runs as.
@@ -487,8 +486,7 @@ fn next(places: &Places, start: Start) {
         print_line(&format!("  {sudo}systemctl {start} {service}"));
         print_line(&format!("  {sudo}itwin-syncd status --watch{option}"));
     } else {
-        let config = shell(&places.config);
-        print_line(&format!("  itwin-syncd run --dry-run --config {config}"));
-        print_line(&format!("  itwin-syncd run --config {config}"));
+        print_line(&format!("  itwin-syncd run --dry-run{option}"));
+        print_line(&format!("  itwin-syncd run{option}"));
     }
 }

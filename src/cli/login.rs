@@ -22,6 +22,7 @@ use crate::error_chain::chain;
 use crate::itwin::{self, CallbackError, Client, PendingSignIn, RETURNED_MAX, SignOut};
 use crate::login_file::{self, LoginFile};
 use crate::secret::Secret;
+use crate::shell;
 use crate::{service, state_directory};
 use listener::{Listener, Page};
 
@@ -93,7 +94,7 @@ impl Error {
             Self::Refused(error) => error.hint(),
             Self::Late => "run the command again; with the browser on another machine, use --no-browser".to_owned(),
             Self::Ended => "run the command in a terminal, and paste the address from the browser".to_owned(),
-            Self::NoConsent(_) => "run `itwin-syncd login --connector`, and agree on the page that it opens".to_owned(),
+            Self::NoConsent(_) => format!("run `{}`, and agree on the page that it opens", shell::command(["login", "--connector"])),
             Self::Input(_) | Self::NoPage => return None,
         })
     }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::config::Watch;
 use crate::ledger::{self, FileReport, Ledger};
 use crate::selection::{BadRule, Pattern};
+use crate::shell;
 
 /// Files in memory at once.
 const PAGE: u32 = 1000;
@@ -41,8 +42,10 @@ impl Error {
         let hint = match self {
             Self::Ledger(error) => return error.hint(),
             Self::NoFile(_) => {
-                "run `itwin-syncd explain` with its path to see whether it is synchronized"
-                    .to_owned()
+                format!(
+                    "run `{}` to see whether it is synchronized",
+                    shell::command(["explain", "PATH"])
+                )
             }
             Self::NoWatch(_) => {
                 let names: Vec<_> = watches.iter().map(|watch| watch.name.as_str()).collect();

@@ -16,6 +16,7 @@ use crate::control::{self, Answer, Command, Operator, Request};
 use crate::ledger::{self, FileReport, JobState, Ledger, Lists, Removal};
 use crate::ledger_location::LedgerLocation;
 use crate::names::QuotedPath;
+use crate::shell;
 use crate::state_directory;
 use crate::status_view;
 use crate::text::plural;
@@ -123,10 +124,10 @@ pub(super) enum Error {
 impl Error {
     pub(super) fn hint(&self, watches: &[Watch]) -> Option<String> {
         match self {
-            Self::NoGroup(_) => Some(
-                "run `itwin-syncd status` for the groups and their keys; a group ends with its last failure"
-                    .to_owned(),
-            ),
+            Self::NoGroup(_) => Some(format!(
+                "run `{}` for the groups and their keys; a group ends with its last failure",
+                shell::command(["status"])
+            )),
             Self::NoTerminal => Some("add --yes to skip the confirmation".to_owned()),
             Self::Select(error) | Self::NotForgotten(error) => error.hint(watches),
             Self::Control(error) => error.hint(),

@@ -15,6 +15,7 @@ use crate::names::QuotedPath;
 use crate::references::{self, End, Format, Limits, Located, Reference};
 use crate::rooted_fs::RootDir;
 use crate::selection::Verdict;
+use crate::shell;
 
 /// Names of a folder that are compared; of a folder with more, only these.
 const NAMES_MAX: usize = 100_000;
@@ -164,8 +165,9 @@ impl Dangling {
                 .to_owned(),
             Why::NotUploaded(path, _) => format!(
                 "if the connector needs it, add \"*.{}\" to upload_only, or change include or exclude; \
-                 itwin-syncd explain names the rule",
-                path.extension().unwrap_or_default().display()
+                 `{}` names the rule",
+                path.extension().unwrap_or_default().display(),
+                shell::command(["explain", "FILE"])
             ),
         }
     }

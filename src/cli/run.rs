@@ -16,6 +16,7 @@ use crate::config::{Config, Watch};
 use crate::ledger::Ledger;
 use crate::ledger_location::LedgerLocation;
 use crate::service::{self, Pass, Reloads, Until, signals};
+use crate::shell;
 use crate::{telemetry, version};
 #[cfg(test)]
 pub(super) use list::Whole;
@@ -171,8 +172,9 @@ fn print_summary(pass: &Pass) {
     print_line(&results);
     if pass.open.failed > 0 {
         print_line(&format!(
-            "failed files: {}; run `itwin-syncd status` for the reasons",
-            pass.open.failed
+            "failed files: {}; run `{}` for the reasons",
+            pass.open.failed,
+            shell::command(["status"])
         ));
     }
     let left = pass.open.pending + pass.open.later;

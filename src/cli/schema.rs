@@ -4,8 +4,8 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Value, json};
 
 use super::{
-    check, connectors, detach, explain, healthcheck, json, operate, orphans, plan, push, run,
-    status,
+    alert, check, connectors, detach, explain, healthcheck, json, operate, orphans, plan, push,
+    run, status,
 };
 
 /// A command, and the schema of its object.
@@ -49,6 +49,10 @@ fn commands(generator: &mut SchemaGenerator) -> Vec<(&'static str, schemars::Sch
         (
             "healthcheck --json",
             generator.subschema_for::<healthcheck::Health>(),
+        ),
+        (
+            "alert test --json",
+            generator.subschema_for::<alert::Delivery>(),
         ),
     ]
 }

@@ -1,19 +1,23 @@
-//! The systemd unit of a configuration file: its user, and the credentials that it passes to the service. A command
-//! that root runs becomes this user, and has these credentials, so that it sees what the service sees.
+//! The systemd unit of a configuration file: its user, and the secrets that it passes to the service. A command that
+//! root runs becomes this user, and has these secrets, so that it sees what the service sees.
 //!
 //! Input: unit files with their drop-ins, as systemd finds them. It changes nothing; the secrets stay in memory.
+
+mod credential;
+mod variable;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::print_to_stderr;
-use crate::config::{self, Config, ConfigErrors, Environment};
+use crate::config::{self, CLIENT_SECRET_VARIABLE, Config, ConfigErrors, Environment};
 use crate::error_chain::chain;
-use crate::secret::{LINE_MAX, Secret};
+use crate::secret::Secret;
 use crate::state_directory;
+use credential::Origin;
+use variable::Variable;
 
 /// The folder of the configurations of services.
 const CONFIGURATIONS: &str = "/etc/itwin-syncd";
@@ -40,19 +44,13 @@ pub(super) struct Service {
 }
 
 /// What its unit says.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Unit {
     user: Option<String>,
     groups: Vec<String>,
     credentials: BTreeMap<String, Origin>,
+    client_secret: Variable,
     hides_home: bool,
-}
-
-/// Where a credential comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    file: PathBuf,
-    encrypted: bool,
 }
 
 impl Service {
@@ -146,7 +144,13 @@ impl Service {
         if files.is_empty() {
             return Ok(None);
         }
-        let mut unit = Unit::default();
+        let mut unit = Unit {
+            user: None,
+            groups: Vec::new(),
+            credentials: BTreeMap::new(),
+            client_secret: Variable::new(CLIENT_SECRET_VARIABLE),
+            hides_home: false,
+        };
         for file in files {
             let mut text = String::new();
             File::open(file)?.take(UNIT_MAX).read_to_string(&mut text)?;
@@ -182,6 +186,8 @@ impl Unit {
                     self.hides_home =
                         matches!(value.as_str(), "yes" | "true" | "on" | "1" | "tmpfs");
                 }
+                "Environment" => self.client_secret.environment(&value),
+                "EnvironmentFile" => self.client_secret.environment_file(&value),
                 "LoadCredential" => self.credential(&value, false),
                 "LoadCredentialEncrypted" => self.credential(&value, true),
                 _ => {}
@@ -207,37 +213,6 @@ impl Unit {
         };
         let origin = Origin { file, encrypted };
         self.credentials.insert(name.to_owned(), origin);
-    }
-}
-
-impl Origin {
-    /// The secret; None if the file is missing, as systemd then starts nothing.
-    fn read(&self, name: &str) -> io::Result<Option<Secret>> {
-        if self.encrypted {
-            let output = Command::new("systemd-creds")
-                .arg("decrypt")
-                .arg(format!("--name={name}"))
-                .args([self.file.as_os_str(), "-".as_ref()])
-                .output()?;
-            if !output.status.success() {
-                return Err(io::Error::other(format!(
-                    "systemd-creds: {}",
-                    String::from_utf8_lossy(&output.stderr).trim()
-                )));
-            }
-            return Ok(Some(Secret::new(String::from_utf8_lossy(&output.stdout))));
-        }
-        let file = match File::open(&self.file) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        let mut text = String::new();
-        file.take(LINE_MAX + 1).read_to_string(&mut text)?;
-        Ok(Some(Secret::new(text)))
     }
 }
 
@@ -284,7 +259,7 @@ pub(super) fn act_as_owner(path: &Path, state: &Path) -> Result<(), state_direct
     state_directory::act_as_owner(state)
 }
 
-/// The unit of a configuration file. Its credentials are added to the environment.
+/// The unit of a configuration file. Its secrets are added to the environment.
 fn read_unit(path: &Path, environment: &mut Environment) -> Option<Unit> {
     let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let service = Service::of(&full)?;
@@ -302,6 +277,18 @@ fn read_unit(path: &Path, environment: &mut Environment) -> Option<Unit> {
                         service.name(),
                         origin.file,
                         chain(&error)
+                    )),
+                }
+            }
+            if environment.client_secret.is_none() {
+                match unit.client_secret.value() {
+                    Ok(secret) => {
+                        let secret = secret.filter(|secret| !secret.is_empty());
+                        environment.client_secret = secret.map(Secret::new);
+                    }
+                    Err((file, error)) => print_to_stderr(&format!(
+                        "note: cannot read the environment of {}: {file:?}: {error}",
+                        service.name()
                     )),
                 }
             }
@@ -411,6 +398,18 @@ mod tests {
             unit.credentials["web-token"],
             origin("/etc/itwin-syncd/web-token", false)
         );
+        let file = root.join("environment");
+        fs::write(&file, "ITWIN_SYNCD_CLIENT_SECRET=tiger\n").unwrap();
+        write(
+            root,
+            "etc/systemd/system/itwin-syncd.service.d/environment.conf",
+            &format!("[Service]\nEnvironmentFile=-{}\n", file.display()),
+        );
+        let unit = service.unit(root).unwrap().unwrap();
+        assert_eq!(
+            unit.client_secret.value().unwrap().as_deref(),
+            Some("tiger")
+        );
         write(
             root,
             "etc/systemd/system/itwin-syncd.service.d/home.conf",
@@ -454,22 +453,5 @@ mod tests {
             unit.credentials["itwin-client-secret"],
             origin("/etc/itwin-syncd/plant/client-secret", false)
         );
-    }
-
-    #[test]
-    fn a_credential_is_read_and_a_missing_one_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("secret");
-        let read = |file: &Path| {
-            Origin {
-                file: file.to_owned(),
-                encrypted: false,
-            }
-            .read("x")
-        };
-        assert!(read(&file).unwrap().is_none());
-        fs::write(&file, "tiger\n").unwrap();
-        assert_eq!(read(&file).unwrap().unwrap().expose(), "tiger\n");
-        assert!(read(dir.path()).is_err());
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
-use super::environment::{Environment, SECRET_VARIABLE};
+use super::environment::{CLIENT_SECRET_VARIABLE, Environment};
 use super::secret_files;
 use super::values::{self, InvalidValue, quoted};
 use crate::error_chain::chain;
@@ -46,11 +46,14 @@ pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Sec
     }
     match &environment.client_secret {
         Some(secret) => Secret::of_line(secret.expose()).map_err(|what| {
-            InvalidValue::new(format!("the secret in {SECRET_VARIABLE} {what}"), HINT)
+            InvalidValue::new(
+                format!("the secret in {CLIENT_SECRET_VARIABLE} {what}"),
+                HINT,
+            )
         }),
         None => Err(InvalidValue::new(
             "no client secret found",
-            format!("{HINT}, or set {SECRET_VARIABLE}"),
+            format!("{HINT}, or set {CLIENT_SECRET_VARIABLE}"),
         )),
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::secret::Secret;
 
 /// Environment variable with the client secret.
-pub(super) const SECRET_VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
+pub const CLIENT_SECRET_VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
 
 /// The part of the process's environment that a configuration depends on.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +57,7 @@ impl Environment {
                 .and_then(|all| env::split_paths(&all).next()),
             credentials_directory: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             credentials: BTreeMap::new(),
-            client_secret: variable(SECRET_VARIABLE)
+            client_secret: variable(CLIENT_SECRET_VARIABLE)
                 .map(|secret| Secret::new(secret.to_string_lossy())),
         }
     }

@@ -21,6 +21,7 @@ use super::{Imodel, SpatialRoot};
 use crate::connection_name::ConnectionName;
 use crate::ids::ImodelId;
 use crate::selection::Verdict;
+use crate::shell;
 
 /// How a spatial root is written.
 const EXAMPLE: &str = "write spatial_root = { watch = \"north\", path = \"Site/GCS.dgn\" }";
@@ -271,7 +272,10 @@ fn root_mistake(imodel: &Imodel, root: &SpatialRoot, watches: &[Placed]) -> Opti
             shown(&root.path),
             root.watch
         ),
-        "name a file that the watch synchronizes; `itwin-syncd explain PATH` shows how it treats a path",
+        format!(
+            "name a file that the watch synchronizes; `{}` shows how it treats a path",
+            shell::command(["explain", "PATH"])
+        ),
     ))
 }
 

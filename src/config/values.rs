@@ -20,6 +20,7 @@ use crate::bandwidth::Period;
 use crate::connection_name::ConnectionName;
 use crate::itwin::is_loopback;
 use crate::local_time::time_of_day;
+use crate::shell;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -234,7 +235,10 @@ pub(super) fn periods(value: &DeValue<'_>) -> Result<Vec<Period>, InvalidValue> 
         if bytes == 0 && from == to {
             return Err(InvalidValue::new(
                 "a pause (limit = \"0\") never ends",
-                "write different times for from and to, or run `itwin-syncd pause`",
+                format!(
+                    "write different times for from and to, or run `{}`",
+                    shell::command(["pause"])
+                ),
             ));
         }
         Ok(Period {

@@ -11,6 +11,7 @@ use super::untrusted_text::sanitize;
 use crate::error_chain::chain;
 use crate::login_file;
 use crate::retry::{Class, InPlace};
+use crate::shell;
 
 /// A failed request.
 ///
@@ -216,10 +217,10 @@ impl Error {
             Kind::Foreign { host, status, .. } if !status.is_server_error() => Some(format!(
                 "ask the network administrator to let requests to {host} pass the proxy or firewall unmodified; if the service has moved, correct its URL in [itwin]"
             )),
-            Kind::Unreachable { .. } => Some(
-                "run `itwin-syncd check` to find the failing step; set proxy and company certificates in [network]"
-                    .to_owned(),
-            ),
+            Kind::Unreachable { .. } => Some(format!(
+                "run `{}` to find the failing step; set proxy and company certificates in [network]",
+                shell::command(["check"])
+            )),
             Kind::Setup(_) => {
                 Some("install the package ca-certificates, and check that network.ca_file contains valid certificates".to_owned())
             }

@@ -1,5 +1,7 @@
 //! Why nobody is signed in.
 
+use crate::shell;
+
 /// Why there is no token: a user has to sign in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -37,11 +39,16 @@ impl SignedOut {
     pub fn hint(&self) -> String {
         match self {
             Self::Nobody | Self::Ended { .. } => {
-                "run `itwin-syncd login`; work continues without a restart".to_owned()
+                format!(
+                    "run `{}`; work continues without a restart",
+                    shell::command(["login"])
+                )
             }
             Self::OtherApplication { .. } => {
-                "run `itwin-syncd login`, or correct itwin.client_id and itwin.issuer_url"
-                    .to_owned()
+                format!(
+                    "run `{}`, or correct itwin.client_id and itwin.issuer_url",
+                    shell::command(["login"])
+                )
             }
             Self::Unusable { hint, .. } => hint.clone(),
         }

@@ -14,6 +14,7 @@ use super::untrusted_text::maybe_text;
 use super::{Authentication, Client, Error, PendingSignIn, SignOut, SignedOut};
 use crate::login_file::LoginFile;
 use crate::secret::Secret;
+use crate::shell;
 
 /// The platform ends a consent about this long after the user was last there.
 ///
@@ -40,14 +41,17 @@ pub struct AuthorizationNote {
     /// What is missing, or soon will be.
     pub reason: String,
     /// What to do about it.
-    pub hint: &'static str,
+    pub hint: String,
 }
 
 impl Authorization {
     /// What to say about it now, to whoever knows the user by this name. Pure.
     #[must_use]
     pub fn note(&self, user: &str, now: Timestamp) -> Option<AuthorizationNote> {
-        let hint = "run `itwin-syncd login --connector`; work continues without a restart";
+        let hint = format!(
+            "run `{}`; work continues without a restart",
+            shell::command(["login", "--connector"])
+        );
         if !self.is_authorized {
             return Some(AuthorizationNote {
                 reason: format!("runs may not act for {user}: the platform needs their consent"),

@@ -12,6 +12,8 @@ use super::{
     BulkChangeKind, Error, Ledger, Tx, WatchId, count_column, count_value, millis, sql, timestamp,
 };
 
+use crate::shell;
+
 /// New files that were handed over within this time count as arrived at once.
 const NEW_FILES_WINDOW: SignedDuration = SignedDuration::from_hours(1);
 
@@ -48,7 +50,8 @@ impl BulkChange {
         } = self;
         let moves = (moves > 0).then_some(moves);
         let hint = format!(
-            "check some of the files, then run `itwin-syncd resume {watch}` to {}",
+            "check some of the files, then run `{}` to {}",
+            shell::command(["resume", watch]),
             self.action()
         );
         match kind {

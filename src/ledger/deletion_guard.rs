@@ -8,6 +8,7 @@ use tracing::error;
 
 use super::{DeletionCause, Error, Ledger, count_column, count_value, sql};
 use crate::ids::ImodelId;
+use crate::shell;
 use crate::text::plural;
 
 /// Of this many files one may always be gone: 10 %.
@@ -42,8 +43,8 @@ impl Deletions {
     #[must_use]
     pub fn hint(watch: &str) -> String {
         format!(
-            "put back what was deleted by mistake, or run `itwin-syncd resume {watch}` to take the deleted files out of \
-             the iModel"
+            "put back what was deleted by mistake, or run `{}` to take the deleted files out of the iModel",
+            shell::command(["resume", watch])
         )
     }
 

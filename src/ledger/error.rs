@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::shell;
 use crate::state_directory;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -141,6 +142,11 @@ pub enum Error {
 
 const FREE_SPACE: &str = "free space on the disk of state.path";
 
+fn created_by_run(key: &str) -> String {
+    let run = shell::command(["run"]);
+    format!("the first `{run}` creates it; check {key} in the configuration")
+}
+
 impl Error {
     /// What the reader can do about it, when there is something specific.
     #[must_use]
@@ -148,7 +154,7 @@ impl Error {
         let hint = match self {
             Self::InUse { .. } => "stop the other one, or give this one its own state.path",
             Self::Missing { .. } => {
-                "the first `itwin-syncd run` creates it; check state.path in the configuration"
+                return Some(created_by_run("state.path"));
             }
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 FREE_SPACE
@@ -169,7 +175,7 @@ impl Error {
                 "stop that one, or give each daemon its own database in state.url"
             }
             Self::ServerEmpty { .. } => {
-                "the first `itwin-syncd run` creates it; check state.url in the configuration"
+                return Some(created_by_run("state.url"));
             }
             Self::Newer { .. } | Self::ServerNewer { .. } => {
                 "install that version again, or restore a backup of the ledger from before the upgrade"

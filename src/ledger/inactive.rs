@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use super::spatial_roots::release_spatial_root;
 use super::{BulkChange, Error, Ledger, SignInWait, Tx, WatchId, millis, sql};
 
+use crate::shell;
+
 /// Why no job of a watch is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inactive {
@@ -42,11 +44,12 @@ impl Inactive {
     pub fn reason(&self, watch: &str) -> String {
         match self {
             Self::Paused { .. } => {
-                format!("run `itwin-syncd resume {watch}` to continue")
+                format!("run `{}` to continue", shell::command(["resume", watch]))
             }
             Self::Suspended(change) => format!(
-                "{}; check some of them, then run `itwin-syncd resume {watch}` to {}",
+                "{}; check some of them, then run `{}` to {}",
                 change.what(),
+                shell::command(["resume", watch]),
                 change.action()
             ),
             Self::AwaitsImodel { reason, hint } => match hint {

@@ -13,6 +13,7 @@ use super::{
     ConnectionFile, ConnectionId, Error, Ledger, SpatialRootEnd, SpatialRootState, Tx, sql,
 };
 use crate::ids::ImodelId;
+use crate::shell;
 
 /// What the files of an iModel wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,8 @@ impl SpatialRootWait {
             SpatialRootState::Failed => "correct the file",
         };
         Some(format!(
-            "{first}, or run `itwin-syncd resume {watch}` to synchronize the other files without it"
+            "{first}, or run `{}` to synchronize the other files without it",
+            shell::command(["resume", watch])
         ))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::ids::ImodelId;
+use crate::shell;
 use crate::text::plural;
 
 /// What differs between a configured watch and the ledger's.
@@ -141,12 +142,8 @@ impl WatchChange {
 
 /// How source files of a watch are taken out of an iModel that it went to before.
 pub(super) fn detach(watch: &str, imodel_id: &ImodelId) -> String {
-    let watch = if watch.contains(' ') {
-        format!("{watch:?}")
-    } else {
-        watch.to_owned()
-    };
-    format!("`itwin-syncd detach {watch} --imodel {imodel_id}` takes them out")
+    let command = shell::command(["detach", watch, "--imodel", imodel_id.as_str()]);
+    format!("`{command}` takes them out")
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::ledger::{
 use crate::names::QuotedPath;
 use crate::next_attempt;
 use crate::retry::Policy;
+use crate::shell;
 use crate::stored_content::Content;
 
 /// How often a failed run of a file is repeated, unless the platform says that only the user can fix it.
@@ -183,10 +184,10 @@ fn without_task(
     let refusal = Refusal {
         kind,
         reason,
-        hint: Some(
-            "run `itwin-syncd retry --failed` to upload the file again; if that does not help, check the run in the iTwin portal"
-                .to_owned(),
-        ),
+        hint: Some(format!(
+            "run `{}` to upload the file again; if that does not help, check the run in the iTwin portal",
+            shell::command(["retry", "--failed"])
+        )),
         again,
     };
     let runs = file.job.map_or(0, |job| job.run_attempts) + 1;

@@ -15,6 +15,7 @@ use crate::ledger::{
 };
 use crate::names::QuotedPath;
 use crate::retry::{Class, Policy};
+use crate::shell;
 
 /// How often the platform is asked while it may act for the user.
 const INTERVAL: Duration = Duration::from_secs(24 * 3600);
@@ -97,7 +98,7 @@ impl Synchronizer {
                 let note = note.map(|note| OwnerNote {
                     waits: !found.is_authorized,
                     reason: note.reason,
-                    hint: note.hint.to_owned(),
+                    hint: note.hint,
                 });
                 if found.is_authorized {
                     self.owner.failures = 0;
@@ -157,7 +158,8 @@ impl Synchronizer {
                 run.id
             ),
             hint: format!(
-                "run `itwin-syncd login --connector` as {user}; if another user owns the connection, set another name in sync.connection"
+                "run `{}` as {user}; if another user owns the connection, set another name in sync.connection",
+                shell::command(["login", "--connector"])
             ),
         };
         self.ledger

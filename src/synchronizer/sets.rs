@@ -18,6 +18,7 @@ use crate::ledger::{
 use crate::names::QuotedPath;
 use crate::next_attempt;
 use crate::selection::{self, Lacking};
+use crate::shell;
 
 /// What follows for a main file that waits for a run.
 #[derive(Debug)]
@@ -125,7 +126,8 @@ fn incomplete(set: &WaitingSet, lacking: &Lacking, grace: Duration, now: Timesta
             lacking.format
         ),
         hint: Some(format!(
-            "put {names} into the same folder; `itwin-syncd explain` shows why a file that is there is not uploaded"
+            "put {names} into the same folder; `{}` shows why a file that is there is not uploaded",
+            shell::command(["explain", "FILE"])
         )),
         again: Again::Never,
     }

@@ -13,6 +13,7 @@ use super::Synchronizer;
 use crate::config::Schedule;
 use crate::ledger::{self, Backlog, WindowWait};
 use crate::local_time::{self, Opening};
+use crate::shell;
 
 /// The batch window while the operator wants everything synchronized now.
 pub(super) const BATCH_WINDOW: Duration = Duration::from_secs(1);
@@ -100,7 +101,7 @@ impl Synchronizer {
                 if wait.overdue {
                     warn!(
                         imodel = %self.imodel_id, window, until,
-                        hint = "run `itwin-syncd sync`, or correct run_window",
+                        hint = format!("run `{}`, or correct run_window", shell::command(["sync"])),
                         "files have waited for run_window for longer than window_stale"
                     );
                 } else {

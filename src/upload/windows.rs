@@ -14,6 +14,7 @@ use crate::bandwidth;
 use crate::config;
 use crate::ledger::{self, WatchWindow, WindowWait};
 use crate::local_time::{self, Opening};
+use crate::shell;
 
 /// How often a wait that lasts is compared with the time that a file may wait.
 const LOOK: Duration = Duration::from_secs(30);
@@ -95,8 +96,10 @@ fn report(
         }) => warn!(
             watch = name,
             until = local_time::label(until, now, zone),
-            hint =
-                format!("run `itwin-syncd sync {name}`, or correct upload_window or upload.rate"),
+            hint = format!(
+                "run `{}`, or correct upload_window or upload.rate",
+                shell::command(["sync", name])
+            ),
             "files have waited for their upload for longer than window_stale"
         ),
         Some(WindowWait { until, .. }) if recorded.wait.is_none() => info!(

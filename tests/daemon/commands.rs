@@ -1,5 +1,7 @@
 //! The other commands, as a user runs them.
 
+use std::path::Path;
+
 use crate::support::{Finished, SECRET, Site, platform, program, write};
 
 async fn finished(arguments: &[&str]) -> Finished {
@@ -68,6 +70,36 @@ async fn check_reports_each_problem_and_its_fix() {
         check.out.contains("hint:") && !check.out.contains("lion"),
         "{check:?}"
     );
+}
+
+#[tokio::test]
+async fn a_command_in_a_message_works_when_it_is_pasted_into_a_shell() {
+    let (mut site, _folder) = Site::with_folder(platform()).await;
+    site.replace_in_watches("name = \"north\"", "name = \"North Bridge\"");
+    let config = site.path("it's a copy.toml");
+    std::fs::rename(site.config(), &config).unwrap();
+    let run = async |words: &[&str]| {
+        let mut command = program();
+        command.args(words).arg("--config").arg(&config);
+        command.env("ITWIN_SYNCD_CLIENT_SECRET", &site.secret);
+        Finished::from(command.output().await.unwrap())
+    };
+    run(&["run", "--once"]).await;
+    run(&["pause"]).await;
+    let status = run(&["status"]).await;
+    assert!(status.out.contains("paused"), "{status:?}");
+    let hint = status.out.split("run `").nth(1).unwrap();
+    let (hint, _) = hint.split_once('`').unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_itwin-syncd"))
+        .parent()
+        .unwrap();
+    let path = std::env::join_paths([bin, Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
+    let mut shell = tokio::process::Command::new("sh");
+    let resumed = shell.args(["-c", hint]).env("PATH", path).output().await;
+    let resumed = Finished::from(resumed.unwrap());
+    assert_eq!(resumed.code, Some(0), "{hint}: {resumed:?}");
+    let status = run(&["status"]).await;
+    assert!(!status.out.contains("paused"), "{status:?}");
 }
 
 #[tokio::test]

@@ -197,6 +197,9 @@ async fn every_command_prints_the_documented_json_and_no_raw_characters_of_names
 
     let unhealthy = both(&site, "healthcheck --json", &["healthcheck"]).await;
     assert_eq!(unhealthy["ok"], false);
+    let unsent = both(&site, "alert test --json", &["alert", "test", "team"]).await;
+    assert_eq!(unsent["ok"], false);
+    assert_eq!(unsent["alert"], "team");
     site.top = "settle = 5s\n".to_owned();
     let invalid = both(&site, "check --json", &["check"]).await;
     assert_eq!(invalid["ok"], false);

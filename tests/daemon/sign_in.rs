@@ -180,7 +180,9 @@ async fn a_waiting_daemon_continues_when_a_user_signs_in() {
     let failed = site.run(&["check"]).await;
     assert_eq!(failed.code, Some(1));
     assert!(
-        failed.out.contains("run `itwin-syncd login`"),
+        failed
+            .out
+            .contains(&format!("run `{}`", site.hinted("login"))),
         "{}",
         failed.out
     );

@@ -163,6 +163,12 @@ impl Site {
         command
     }
 
+    /// A command as messages name it.
+    pub fn hinted(&self, words: &str) -> String {
+        let config = self.path("config.toml");
+        format!("itwin-syncd {words} --config {}", config.display())
+    }
+
     /// Runs a command to its end.
     pub async fn run(&self, arguments: &[&str]) -> Finished {
         let output = tokio::time::timeout(PATIENCE, self.command(arguments).output()).await;

@@ -184,7 +184,10 @@ async fn more_moves_than_the_guard_permits_wait_for_resume() {
     site.replace_in_watches("imodel_id", "storage_folder = \"North/Site\"\nimodel_id");
     announced(
         &site,
-        &["more than bulk_change.max_files (2): the watch waits for `itwin-syncd resume north`"],
+        &[&format!(
+            "more than bulk_change.max_files (2): the watch waits for `{}`",
+            site.hinted("resume north")
+        )],
     )
     .await;
     let daemon = site.start();
@@ -282,7 +285,8 @@ async fn another_imodel_leaves_the_old_one_as_it_is_and_says_so() {
     daemon.stop().await;
     site.replace_in_watches(DEFAULT_IMODEL_ID, OTHER);
     let stays = format!("2 files stay in iModel {DEFAULT_IMODEL_ID}");
-    let hint = format!("`itwin-syncd detach north --imodel {DEFAULT_IMODEL_ID}` takes them out");
+    let detach = site.hinted(&format!("detach north --imodel {DEFAULT_IMODEL_ID}"));
+    let hint = format!("`{detach}` takes them out");
     for command in [&["run", "--dry-run"][..], &["check"]] {
         let said = site.run(command).await;
         assert!(

@@ -343,7 +343,10 @@ async fn too_many_deletions_wait_for_the_operator_and_end_by_themselves_when_the
     for text in [
         "ATTENTION: 1 watch with suspended deletions",
         "deletions suspended: 2 files are gone at once (limit 1); what was synchronized of them stays in the iModel",
-        "or run `itwin-syncd resume north` to take the deleted files out of the iModel",
+        &format!(
+            "or run `{}` to take the deleted files out of the iModel",
+            site.hinted("resume north")
+        ),
     ] {
         assert!(status.out.contains(text), "{text}: {status:?}");
     }
@@ -373,7 +376,10 @@ async fn too_many_deletions_wait_for_the_operator_and_end_by_themselves_when_the
     for text in [
         "gone          \"1.ifc\"  unmap from connection \"itwin-syncd\"",
         "2 files will be unmapped from connection \"itwin-syncd\" after being gone for 1s",
-        "too many at once (limit 1): they wait for `itwin-syncd resume north`",
+        &format!(
+            "too many at once (limit 1): they wait for `{}`",
+            site.hinted("resume north")
+        ),
     ] {
         assert!(planned.contains(text), "{text}: {planned}");
     }

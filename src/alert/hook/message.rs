@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::super::Problems;
 use crate::ledger::{CreatedVersion, HookResult, Outcome};
 use crate::names::QuotedPath;
+use crate::shell;
 use crate::text::plural;
 
 /// Lines of one message as text.
@@ -114,7 +115,8 @@ impl Message<'_> {
         };
         if more > 0 {
             lines.push(format!(
-                "and {more} more; run `itwin-syncd status` for all of them"
+                "and {more} more; run `{}` for all of them",
+                shell::command(["status"])
             ));
         }
         lines

@@ -40,8 +40,8 @@ async fn consent(report: &mut Report, client: &Client, user: &UserAccount, who: 
     match client.authorization(redirect).await {
         Ok(found) => match found.note(who, crate::clock::now()) {
             None => report.ok(&format!("runs may act for {who}")),
-            Some(note) if found.is_authorized => report.note(&note.reason, note.hint),
-            Some(note) => report.wrong(&note.reason, Some(note.hint)),
+            Some(note) if found.is_authorized => report.note(&note.reason, &note.hint),
+            Some(note) => report.wrong(&note.reason, Some(&note.hint)),
         },
         Err(error) => report.refused("consent of the user", &error),
     }

@@ -13,6 +13,7 @@ use crate::config::Watch;
 use crate::names::QuotedPath;
 use crate::references::Format;
 use crate::selection::Guess;
+use crate::shell;
 use crate::text::plural;
 
 /// How long files of one watch are read for their references.
@@ -105,14 +106,17 @@ impl<'w> Content<'w> {
             let references = plural(more, "more reference is", "more references are");
             report.note(
                 &format!("watch {name:?}: {references} not uploaded"),
-                "itwin-syncd explain FILE lists those of a file",
+                &format!(
+                    "`{}` lists those of a file",
+                    shell::command(["explain", "FILE"])
+                ),
             );
         }
         if self.unread > 0 {
             let files = plural(self.unread, "file was", "files were");
             report.note(
                 &format!("watch {name:?}: {files} not read to the end for references"),
-                "itwin-syncd explain FILE says why",
+                &format!("`{}` says why", shell::command(["explain", "FILE"])),
             );
         }
     }

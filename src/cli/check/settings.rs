@@ -4,6 +4,7 @@ use super::Report;
 use crate::config::{Config, PlatformSettings};
 use crate::ids::ImodelId;
 use crate::itwin::{Client, Connection, SettingsScope};
+use crate::shell;
 
 /// Compares the settings of an iModel and of its connections with the configuration.
 pub(super) async fn settings(
@@ -60,7 +61,10 @@ pub(super) fn preview(report: &mut Report, config: &Config) {
     if any || !config.connection_settings.is_empty() {
         report.note(
             "settings of iModels and connections are a technology preview of the platform: Bentley may change or remove them",
-            "after an update of the platform, look at `itwin-syncd status`: runs wait while a setting is refused",
+            &format!(
+                "after an update of the platform, look at `{}`: runs wait while a setting is refused",
+                shell::command(["status"])
+            ),
         );
     }
 }

@@ -11,15 +11,11 @@ use super::terminal::{Enter, Terminal};
 use super::{Arguments, Error, SignIn, complain, user};
 use crate::cli::check::{self, Report};
 use crate::cli::print_line;
-use crate::config::{self, Config, Environment, SECRET_HINT};
+use crate::config::{self, CLIENT_SECRET_VARIABLE, Config, Environment, SECRET_HINT};
 use crate::itwin::Client;
 use crate::secret::Secret;
 use crate::service;
 
-/// Environment variable with the client secret.
-pub(super) const SECRET_VARIABLE: &str = "ITWIN_SYNCD_CLIENT_SECRET";
-
-/// What is known of the account, and what it is used with.
 pub(super) struct Account {
     pub(super) answers: Answers,
     /// None for a user.
@@ -150,8 +146,8 @@ fn given_secret(arguments: &Arguments, places: &Places) -> Result<Option<Secret>
             hint: Some(SECRET_HINT.to_owned()),
         })
     };
-    if let Some(text) = std::env::var_os(SECRET_VARIABLE).filter(|text| !text.is_empty()) {
-        return from(&text.to_string_lossy(), SECRET_VARIABLE.to_owned()).map(Some);
+    if let Some(text) = std::env::var_os(CLIENT_SECRET_VARIABLE).filter(|text| !text.is_empty()) {
+        return from(&text.to_string_lossy(), CLIENT_SECRET_VARIABLE.to_owned()).map(Some);
     }
     let Some(kept) = places.kept_secret() else {
         return Ok(None);

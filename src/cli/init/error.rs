@@ -8,7 +8,7 @@ use super::folder::Problem;
 use crate::cli::login;
 use crate::itwin;
 
-use super::account::SECRET_VARIABLE;
+use crate::config::CLIENT_SECRET_VARIABLE;
 
 /// Why no configuration was written, or no service installed.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ impl Error {
                 "add --itwin: the name of an iModel is unique in its iTwin only; or give --imodel an id".to_owned()
             }
             Self::Missing("--client-secret-file") => {
-                format!("name the file with the secret, or set {SECRET_VARIABLE}")
+                format!("name the file with the secret, or set {CLIENT_SECRET_VARIABLE}")
             }
             Self::Missing(option) => format!("add {option}, or leave --non-interactive out to be asked"),
             Self::Exists(_) => {
@@ -88,7 +88,7 @@ impl Error {
                     .to_owned()
             }
             Self::SecretExists(path) => format!(
-                "replace it with --force, or use it: leave --client-secret-file out, unset {SECRET_VARIABLE}; to keep both, \
+                "replace it with --force, or use it: leave --client-secret-file out, unset {CLIENT_SECRET_VARIABLE}; to keep both, \
                  move {} away",
                 path.display()
             ),

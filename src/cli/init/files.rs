@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Group, Uid};
 use tempfile::NamedTempFile;
 
-use super::folder::shell;
 use super::{Error, SERVICE_USER, unit};
 use crate::cli::service_unit::Service;
 use crate::secret::Secret;
+use crate::shell;
 
 /// What the answers say.
 #[derive(Debug, Clone, Default)]
@@ -154,7 +154,7 @@ impl Places {
     pub(super) fn option(&self) -> String {
         match &self.service {
             Some(service) if service.name() == SERVICE_USER => String::new(),
-            _ => format!(" --config {}", shell(&self.config)),
+            _ => format!(" {}", shell::config_option(&self.config)),
         }
     }
 

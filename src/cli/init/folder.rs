@@ -9,6 +9,7 @@ use nix::unistd::{Uid, User};
 
 use super::SERVICE_USER;
 use crate::cli::service_unit::Service;
+use crate::shell;
 
 /// A share that takes longer for an answer does not respond.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ impl Problem {
             }
             Self::Missing(path) => format!(
                 "correct the path, mount the share (docs/shares.md), or create the folder: mkdir -p {}",
-                shell(path)
+                shell::word(&path.to_string_lossy())
             ),
             Self::File(path) => format!(
                 "enter the folder that contains it: {}",
@@ -57,13 +58,13 @@ impl Problem {
             ),
             Self::Unreadable { path, .. } => format!(
                 "give this user read access, or run the command with sudo; see `ls -ld {}`",
-                shell(path)
+                shell::word(&path.to_string_lossy())
             ),
             Self::Silent(_) => "check the file server and the mount, then try again".to_owned(),
             Self::ServiceUser(path) => format!(
                 "run `setfacl -m u:{SERVICE_USER}:rx {0}`, or add the user to the group of the folder: `usermod -aG GROUP \
                  {SERVICE_USER}`; for mounted shares see docs/shares.md",
-                shell(path)
+                shell::word(&path.to_string_lossy())
             ),
             Self::Hidden { unit, .. } => format!(
                 "after this command: install -D -m 644 /usr/share/itwin-syncd/examples/home.conf \
@@ -185,17 +186,6 @@ pub(super) fn name_of(path: &Path) -> String {
     if name.is_empty() { "designs" } else { name }.to_owned()
 }
 
-/// A path for a shell.
-pub(super) fn shell(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+,@=".contains(letter);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,17 +210,5 @@ mod tests {
             assert!(matches!(absolute(path), Err(Problem::Windows(_))), "{path}");
         }
         assert_eq!(absolute("/srv/a:b").unwrap(), Path::new("/srv/a:b"));
-    }
-
-    #[test]
-    fn a_path_is_quoted_for_a_shell_where_it_has_to_be() {
-        for (path, expected) in [
-            ("/srv/north", "/srv/north"),
-            ("/srv/a b", "'/srv/a b'"),
-            ("/srv/it's", "'/srv/it'\\''s'"),
-            ("/srv/$(x)", "'/srv/$(x)'"),
-        ] {
-            assert_eq!(shell(Path::new(path)), expected);
-        }
     }
 }

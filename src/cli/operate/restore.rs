@@ -9,6 +9,7 @@ use crate::cli::{ConfigArgument, configuration, matching};
 use crate::config::ReadOnlyConfig;
 use crate::control::Command;
 use crate::ledger::{Absence, FileReport, Ledger, Withdrawal};
+use crate::shell;
 use crate::state_directory;
 use crate::status_view;
 
@@ -71,8 +72,9 @@ async fn restore_with(arguments: &Restore, config: &ReadOnlyConfig) -> Result<()
     let reached = reach(state, Command::Restore { files }).await?;
     let line = match &reached {
         Reached::Daemon(count) => format!(
-            "restoring {}; `itwin-syncd status FILE` shows the result",
-            files_word(*count)
+            "restoring {}; `{}` shows the result",
+            files_word(*count),
+            shell::command(["status", "FILE"])
         ),
         Reached::Ledger(count) => format!(
             "{} will be restored when the daemon starts: it is not running",

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::output::Output;
 use crate::config::{self, OnDelete, Watch};
 use crate::ledger::{Deletions, FileReport, Ready, Withdrawal};
+use crate::shell;
 use crate::text::plural;
 use crate::watch::Survey;
 
@@ -127,8 +128,8 @@ impl<'r> Gone<'r> {
         let (allowed, _) = Deletions::allowed(max_deletes, self.present, count);
         if count > allowed {
             let text = format!(
-                "too many at once (limit {allowed}): they wait for `itwin-syncd resume {}`",
-                watch.name
+                "too many at once (limit {allowed}): they wait for `{}`",
+                shell::command(["resume", &watch.name])
             );
             output.note(&text, None);
         }

@@ -14,6 +14,7 @@ use crate::config::{ReadOnlyConfig, Watch};
 use crate::control::{self, Answer, Command, Request};
 use crate::ledger::{self, FileReport, Inactive, JobState, Ledger};
 use crate::names::QuotedPath;
+use crate::shell;
 use crate::status_view;
 
 /// Shortest pause between two reads of a ledger.
@@ -63,10 +64,13 @@ pub(super) enum Error {
 impl Error {
     pub(super) fn hint(&self) -> Option<String> {
         match self {
-            Self::NotRunning { .. } => {
-                Some("start the service, or run `itwin-syncd run --once`".to_owned())
+            Self::NotRunning { .. } => Some(format!(
+                "start the service, or run `{}`",
+                shell::command(["run", "--once"])
+            )),
+            Self::Inactive { watch, .. } => {
+                Some(format!("run `{}`", shell::command(["resume", watch])))
             }
-            Self::Inactive { watch, .. } => Some(format!("run `itwin-syncd resume {watch}`")),
             Self::SamePlace { .. } => {
                 Some("push it into a folder of its own with --storage-folder".to_owned())
             }

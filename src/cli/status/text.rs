@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use jiff::Timestamp;
 
 use crate::names::QuotedPath;
+use crate::shell;
 use crate::status_view::{FileView, RunProgressView, StatusView, Surroundings, WatchView, summary};
 
 use super::Search;
@@ -161,9 +162,9 @@ fn watch_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     line(out, &format!("  folder  {}", folder(watch, now)));
     if let Some(at) = watch.paused_at {
         let text = format!(
-            "  paused {}; run `itwin-syncd resume {}` to continue",
+            "  paused {}; run `{}` to continue",
             moment_at(at, now),
-            watch.name
+            shell::command(["resume", &watch.name])
         );
         line(out, &text);
     } else if let Some(reason) = &watch.suspended_reason {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{line, named, shown, size};
 use crate::cli::status::times::{moment_at, upcoming};
+use crate::shell;
 use crate::status_view::{
     FailureGroupView, FileView, ResultView, StatusView, UploadView, WatchView,
 };
@@ -38,7 +39,10 @@ pub(super) fn groups(out: &mut String, view: &StatusView, now: Timestamp) {
         let more = plural(view.more_failure_groups, "more reason", "more reasons");
         line(
             out,
-            &format!("  … and {more}; `itwin-syncd status --json` lists up to 100"),
+            &format!(
+                "  … and {more}; `{}` lists up to 100",
+                shell::command(["status", "--json"])
+            ),
         );
     }
 }
@@ -73,7 +77,10 @@ fn group_text(out: &mut String, group: &FailureGroupView, now: Timestamp) {
     line(out, &format!("      state:  {state}{since}{next}"));
     line(
         out,
-        &format!("      retry:  itwin-syncd retry --group {}", group.key),
+        &format!(
+            "      retry:  {}",
+            shell::command(["retry", "--group", &group.key])
+        ),
     );
 }
 
@@ -111,7 +118,10 @@ pub(super) fn in_progress(out: &mut String, view: &StatusView, now: Timestamp) {
 
 fn heading(out: &mut String, title: &str, shown: usize, all: u64, option: &str) {
     let more = if all > shown as u64 {
-        format!(" (showing {shown} of {all}; `itwin-syncd status {option}` lists more)")
+        format!(
+            " (showing {shown} of {all}; `{}` lists more)",
+            shell::command(["status", option])
+        )
     } else {
         String::new()
     };
