@@ -5,10 +5,11 @@ mod manual;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::{Cli, EXIT_FAILED, EXIT_GOOD, print_error};
+use crate::version;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -31,10 +32,30 @@ fn write(directory: &Path) -> io::Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
     // Sets the names of the subcommands' pages.
     command.build();
-    clap_mangen::generate_to(command.clone(), directory)?;
+    man_pages(&command, directory)?;
     fs::write(directory.join(manual::FILE), manual::page())?;
+    // Completions would offer hidden commands too.
+    let mut offered = Command::new(env!("CARGO_PKG_NAME"))
+        .disable_help_subcommand(true)
+        .version(version::FULL)
+        .subcommands(visible(&Cli::command()).cloned());
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
-        clap_complete::generate_to(shell, &mut command, env!("CARGO_PKG_NAME"), directory)?;
+        clap_complete::generate_to(shell, &mut offered, env!("CARGO_PKG_NAME"), directory)?;
     }
     Ok(())
+}
+
+/// The page of a command, and those of the commands below it.
+fn man_pages(command: &Command, directory: &Path) -> io::Result<()> {
+    for below in visible(command) {
+        man_pages(below, directory)?;
+    }
+    clap_mangen::Man::new(command.clone())
+        .source(format!("itwin-syncd {}", version::NUMBER))
+        .generate_to(directory)?;
+    Ok(())
+}
+
+fn visible(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|one| !one.is_hide_set())
 }

@@ -16,6 +16,7 @@ use crate::itwin::Client;
 use crate::secret::Secret;
 use crate::service;
 
+/// What is known of the account, and what it is used with.
 pub(super) struct Account {
     pub(super) answers: Answers,
     /// None for a user.
