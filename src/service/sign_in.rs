@@ -80,17 +80,20 @@ impl Tasks {
             not_before: Some(Instant::now()),
         };
         sign_in.seen = sign_in.read().await;
-        if until == Until::Done {
-            sign_in.try_token().await?;
-        }
         let (stop, uploads) = (self.stop.clone(), self.wake_uploads.clone());
         let synchronizers = self.wake_synchronizers.clone();
+        let wake = move || {
+            uploads.notify_one();
+            synchronizers.send_modify(|asked| *asked += 1);
+        };
+        if until == Until::Done && sign_in.try_token().await? {
+            wake();
+        }
         self.spawn("sign-in".to_owned(), async move {
             let follow = async {
                 loop {
                     if sign_in.look().await? {
-                        uploads.notify_one();
-                        synchronizers.send_modify(|asked| *asked += 1);
+                        wake();
                     }
                     let changed = sign_in.signed_out.changed();
                     // The sender lives as long as the client.

@@ -3,9 +3,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use itwin_syncd::emulator::{Builder, DEFAULT_NATIVE_CLIENT_ID, Fault, Switches};
+use itwin_syncd::emulator::{
+    Builder, DEFAULT_IMODEL_ID, DEFAULT_NATIVE_CLIENT_ID, Fault, Switches,
+};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Child;
 
@@ -600,4 +602,33 @@ async fn a_service_application_needs_no_sign_in() {
         refused.err
     );
     assert_eq!(site.run(&["logout"]).await.out, "Nobody is signed in\n");
+}
+
+#[tokio::test]
+async fn push_acts_for_the_user_of_the_configuration() {
+    let (site, _folder) = site_of_a_user(platform()).await;
+    let file = site.path("a.ifc");
+    write(&file, "a");
+    let push = async || {
+        let words = [
+            "push",
+            "--imodel",
+            DEFAULT_IMODEL_ID,
+            file.to_str().unwrap(),
+        ];
+        site.run(&words).await
+    };
+    let refused = push().await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let hint = format!("run `{}`", site.hinted("login"));
+    assert!(refused.err.contains(&hint), "{refused:?}");
+    sign_in(&site).await;
+    let began = Instant::now();
+    let done = push().await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    // Uploads that nothing wakes look for work every 30 s.
+    assert!(began.elapsed() < Duration::from_secs(25), "{done:?}");
+    assert!(done.out.contains("1 synchronized"), "{done:?}");
+    let state = site.emulator.state();
+    assert_eq!(state.files.len(), 1, "{:?}", state.files);
 }
