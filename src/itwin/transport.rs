@@ -1,12 +1,14 @@
-//! One HTTP exchange with a host: respects its pauses, counts its responses, and bounds what is read.
+//! One HTTP exchange with a host: respects its pauses and the lease of this host, counts its responses, and bounds what is read.
 //!
 //! In: a request. Out: a [`Reply`] of any status, or why there is none. It never repeats a request; that is up to the
 //! caller.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
 
 use super::body::{self, Body, Completeness};
 use super::error::{Error, Kind, root_cause};
@@ -15,6 +17,7 @@ use super::hosts::Host;
 use super::limits::Limit;
 use super::network::Route;
 use super::reply::Reply;
+use crate::failpoint::stoppoint;
 use crate::retry;
 
 /// Interval of HTTP/2 pings on idle connections to the platform.
@@ -111,7 +114,32 @@ async fn exchange(
             },
         )
     };
-    let response = request.send().await;
+    let (client, request) = request.build_split();
+    let request = request.map_err(|error| unreachable(&error))?;
+    let is_change = request.method() != Method::GET;
+    if is_change {
+        stoppoint(operation);
+        // As late as possible: what was waited for before may have taken longer than a lease.
+        host.may_change().await;
+    }
+    let mut sent = pin!(client.execute(request));
+    // Also when the connection is there: until then nothing was sent.
+    let response = std::future::poll_fn(|context| {
+        if is_change && !host.may_change_now() {
+            return Poll::Ready(None);
+        }
+        sent.as_mut().poll(context).map(Some)
+    });
+    let Some(response) = response.await else {
+        return Err(Error::new(
+            operation,
+            Kind::Unreachable {
+                host: label(),
+                cause: "the lease of this host ended meanwhile".to_owned(),
+                sent: true,
+            },
+        ));
+    };
     host.count(response.as_ref().ok().map(reqwest::Response::status));
     let response = response.map_err(|error| unreachable(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
