@@ -11,6 +11,7 @@
 //!
 //! Longer than most files because it has the type of every table.
 
+mod certificates;
 mod credentials;
 mod document;
 mod environment;

@@ -29,6 +29,19 @@ pub(crate) fn panicpoint(name: &str) {
 #[inline]
 pub(crate) fn panicpoint(_name: &str) {}
 
+/// Stops for two seconds if `ITWIN_SYNCD_SLOWPOINT` names this point: what else happens meanwhile, happens in between.
+#[cfg(feature = "failpoints")]
+pub(crate) async fn slowpoint(name: &str) {
+    if std::env::var("ITWIN_SYNCD_SLOWPOINT").is_ok_and(|wanted| wanted == name) {
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+#[allow(clippy::unused_async, reason = "as it is with the feature")]
+pub(crate) async fn slowpoint(_name: &str) {}
+
 /// How long to wait for a share: `usual`, or a part of it if `ITWIN_SYNCD_SHARE_HASTE` is a number to divide it by.
 #[cfg(feature = "failpoints")]
 pub(crate) fn share_deadline(usual: std::time::Duration) -> std::time::Duration {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,7 @@ const LARGE: u64 = 64 * 1024 * 1024;
 pub struct UploadPool {
     shared: Arc<Shared>,
     settings: watch::Receiver<Settings>,
+    claiming: Arc<Mutex<()>>,
     turned: watch::Sender<Instant>,
 }
 
@@ -101,6 +102,9 @@ pub struct Deps {
     pub unfinished: PathBuf,
     /// The current configuration.
     pub settings: watch::Receiver<Settings>,
+    /// Held while a job is claimed. Whoever changes the watches in the ledger holds it until the settings say the same:
+    /// no job is claimed for a watch and uploaded as the watch was before.
+    pub claiming: Arc<Mutex<()>>,
     /// Wakes the pool: there may be a job to claim.
     pub wake: Arc<Notify>,
     /// Wakes the synchronizers: a file may wait for a run.
@@ -158,6 +162,7 @@ impl UploadPool {
                 live: deps.live,
             }),
             settings: deps.settings,
+            claiming: deps.claiming,
             turned: deps.turned,
         }
     }
@@ -178,6 +183,7 @@ impl UploadPool {
                 while let Some(ended) = at_work.try_join_next() {
                     join_worker(ended)?;
                 }
+                let claiming = self.claiming.lock().await;
                 if settings.has_changed().is_ok_and(|changed| changed) {
                     shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
                     windows_known = false;
@@ -193,7 +199,9 @@ impl UploadPool {
                     pause = pause.min(shared.follow_windows(now).await?);
                     windows_known = true;
                 }
-                if let Some((job, slot)) = shared.claim(now).await? {
+                let claimed = shared.claim(now).await?;
+                drop(claiming);
+                if let Some((job, slot)) = claimed {
                     if !guard.allows(job.file, Instant::now()) {
                         shared.reschedule_restless(&job).await?;
                         continue;

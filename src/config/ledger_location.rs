@@ -8,7 +8,7 @@ use url::Url;
 
 use super::document::Section;
 use super::values::{self, InvalidValue};
-use super::{Environment, credentials, network};
+use super::{Environment, certificates, credentials};
 use crate::ledger_location::{LedgerLocation, Server};
 
 /// The keys `path`, `url`, `password_file` and `ca_file`.
@@ -31,7 +31,7 @@ pub(super) fn read(section: &mut Section<'_>, environment: &Environment) -> Ledg
         }
     }
     if let Some(file) = &ca_file
-        && let Err(bad) = network::certificates(file)
+        && let Err(bad) = certificates::read(file)
     {
         section.add("ca_file", bad);
     }

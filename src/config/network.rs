@@ -4,18 +4,14 @@
 //! like the client's: it comes from its own file or credential, and a URL that contains one is refused without being
 //! quoted.
 
-use std::path::Path;
-
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::{self, PemObject as _};
 use toml::de::DeValue;
 use url::Url;
 
 use super::document::Section;
 use super::environment::Mode;
 use super::sections::{DAY, HOUR, MINUTE, SECOND, duration};
-use super::values::{self, InvalidValue, quoted};
-use super::{Environment, credentials};
+use super::values::{self, InvalidValue};
+use super::{Environment, certificates, credentials};
 use crate::itwin::{Network, Proxy};
 
 /// `[network]`; `None` when something is missing, which has been reported then, or when secrets are not wanted.
@@ -59,7 +55,7 @@ pub(super) fn read(
     });
     let extra_certificates = ca_file
         .as_deref()
-        .map(certificates)
+        .map(certificates::read)
         .transpose()
         .map_err(|bad| section.add("ca_file", bad))
         .ok()?;
@@ -107,35 +103,5 @@ fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, InvalidValue> {
             "write hosts, domains or networks, such as [\"files.example.com\", \".example.com\", \"10.0.0.0/8\"]",
         )),
         None => Ok(hosts),
-    }
-}
-
-/// Every certificate of a PEM file, as DER.
-pub(super) fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, InvalidValue> {
-    const HINT: &str = "write the path of a PEM file with one or more BEGIN CERTIFICATE blocks";
-    let wrong = |what: String| InvalidValue::new(format!("{} {what}", quoted(file)), HINT);
-    let found: Result<Vec<_>, pem::Error> =
-        CertificateDer::pem_file_iter(file).and_then(|certificates| {
-            certificates
-                .map(|one| one.map(|one| one.to_vec()))
-                .collect()
-        });
-    match found {
-        Ok(found) if found.is_empty() => Err(wrong("contains no certificate".to_owned())),
-        Ok(found)
-            if found
-                .iter()
-                .any(|der| x509_parser::parse_x509_certificate(der).is_err()) =>
-        {
-            Err(wrong(
-                "contains a block that is not a certificate".to_owned(),
-            ))
-        }
-        Ok(found) => Ok(found),
-        Err(pem::Error::Io(error)) => Err(InvalidValue::new(
-            format!("cannot read {}: {error}", quoted(file)),
-            "give the service's user read access to the file",
-        )),
-        Err(error) => Err(wrong(format!("cannot be parsed: {error}"))),
     }
 }

@@ -36,6 +36,14 @@ pub(super) fn ready(path: &str, n: i64) -> Ready {
     }
 }
 
+/// The same as a reference, which is stored only.
+pub(super) fn reference(path: &str, n: i64) -> Ready {
+    Ready {
+        connector: None,
+        ..ready(path, n)
+    }
+}
+
 pub(super) fn content(n: u8) -> Content {
     Content {
         digest: [n; 32],

@@ -14,6 +14,8 @@ pub struct Health {
     pub jobs: Summary,
     /// The end of the last run that has ended, and the platform's word for its result.
     pub last_run: Option<(Timestamp, Option<String>)>,
+    /// Why nothing is uploaded or synchronized until a user signs in.
+    pub sign_in_wait: Option<String>,
 }
 
 /// Sums over open jobs and results.
@@ -51,10 +53,19 @@ impl Ledger {
         .fetch_optional(db).await
                 })
                 .await?;
+        let sign_in_wait = self
+            .db
+            .read(ACTION, async |db| {
+                sql::query_scalar("SELECT reason FROM sign_in_wait LIMIT 1")
+                    .fetch_optional(db)
+                    .await
+            })
+            .await?;
         Ok(Health {
             roots,
             jobs: self.summary(soon).await?,
             last_run: last_run.map(|(ended_at, result)| (timestamp(ended_at), result)),
+            sign_in_wait,
         })
     }
 

@@ -167,7 +167,8 @@ async fn record_mapping(
     Ok(())
 }
 
-/// Makes a file wait for a run. False: a newer version of it is on its way, or it is in a run.
+/// Makes a file wait for a run. False: a newer version of it is on its way, it is in a run, or it has become a
+/// reference, which no run reads.
 pub(super) async fn await_run(
     tx: &mut Tx,
     file_id: i64,
@@ -179,6 +180,14 @@ pub(super) async fn await_run(
             .fetch_optional(tx)
             .await?;
     let Some((state, kind)) = job else {
+        let is_reference: bool =
+            sql::query_scalar("SELECT connector IS NULL FROM files WHERE id = $1")
+                .bind(file_id)
+                .fetch_one(tx)
+                .await?;
+        if is_reference {
+            return Ok(false);
+        }
         insert_stored_job(tx, file_id, now).await?;
         sql::query("UPDATE files SET outcome = NULL, outcome_at = NULL WHERE id = $1")
             .bind(file_id)
@@ -237,5 +246,33 @@ mod tests {
         f.ledger.put_off_stored(&refusals, at(22)).await.unwrap();
         assert_eq!(f.batch(40).await, []);
         assert_eq!(f.ledger.summary(at(40)).await.unwrap(), Summary::default());
+    }
+
+    #[tokio::test]
+    async fn a_source_file_of_a_file_that_became_a_reference_meanwhile_leaves_no_wait_for_a_run() {
+        let f = Fixture::new().await;
+        f.stored("a.dgn").await;
+        let wanted = f.batch(3).await;
+        f.ledger
+            .hand_over(f.watch, &[reference("a.dgn", 1)], at(4))
+            .await
+            .unwrap();
+        let job = f.claim(5).await.unwrap();
+        f.ledger.finish_unchanged(&job, at(6)).await.unwrap();
+
+        let late = Mapping {
+            file: wanted[0].file,
+            source_file_id: "source file".to_owned(),
+            connector: wanted[0].connector.clone(),
+            last_reader: LastReader::Same,
+        };
+        let connection = f.connection().await.id;
+        f.ledger
+            .record_mappings(connection, &[late], at(7))
+            .await
+            .unwrap();
+        assert_eq!(f.batch(8).await, []);
+        assert_eq!(f.ledger.summary(at(8)).await.unwrap(), Summary::default());
+        assert_eq!(f.file("a.dgn").await.outcome, Some(Outcome::Unchanged));
     }
 }

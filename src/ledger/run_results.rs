@@ -382,10 +382,6 @@ mod tests {
     async fn a_run_says_nothing_about_a_file_that_became_a_reference_meanwhile() {
         let f = Fixture::new().await;
         let run = f.running("a.dgn").await;
-        let reference = Ready {
-            connector: None,
-            ..ready("a.dgn", 1)
-        };
         let connection = f.connection().await.id;
         let files = f.ledger.connection_files(connection, at(3)).await.unwrap();
         let judged = FileOutcome {
@@ -395,7 +391,7 @@ mod tests {
             verdict: Verdict::Synchronized(None),
         };
         f.ledger
-            .hand_over(f.watch, &[reference], at(3))
+            .hand_over(f.watch, &[reference("a.dgn", 1)], at(3))
             .await
             .unwrap();
         let job = f.claim(4).await.unwrap();

@@ -429,12 +429,8 @@ mod tests {
     #[tokio::test]
     async fn reference_files_are_done_with_the_upload_and_move_their_connection_on() {
         let f = Fixture::new().await;
-        let reference = Ready {
-            connector: None,
-            ..ready("a.pdf", 1)
-        };
         f.ledger
-            .hand_over(f.watch, &[reference], at(0))
+            .hand_over(f.watch, &[reference("a.pdf", 1)], at(0))
             .await
             .unwrap();
         let job = f.claim(0).await.unwrap();

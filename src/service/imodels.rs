@@ -74,9 +74,11 @@ impl Tasks {
         client: &Client,
     ) -> Result<(), Error> {
         config.know_imodels(&ledger.created_imodels().await?);
+        let claiming = self.claiming.lock().await;
         let watches = register(config, ledger).await?;
         self.upload_settings
             .send_modify(|settings| settings.watches = watches.into_iter().collect());
+        drop(claiming);
         self.synchronizer_settings
             .send_replace(synchronizer_settings(config));
         self.start_synchronizers(config, ledger, client);

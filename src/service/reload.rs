@@ -206,12 +206,14 @@ impl Tasks {
                 );
             }
         }
+        let claiming = self.claiming.lock().await;
         let watches = register(&config, ledger).await?;
         self.upload_settings.send_replace(upload::Settings {
             limits: config.upload.clone(),
             retry: config.retry.clone(),
             watches: watches.iter().cloned().collect::<HashMap<_, _>>(),
         });
+        drop(claiming);
         self.synchronizer_settings
             .send_replace(synchronizer_settings(&config));
         self.configuration.send_replace(config.source.clone());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use super::once::InPass;
 use super::watchdog::Watchdog;
 use super::{Error, clock, host_backoffs};
 use crate::config::{Config, OnDelete, Source, Watch};
-use crate::failpoint::failpoint;
+use crate::failpoint::{failpoint, slowpoint};
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{self, BulkChangeLimits, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
@@ -50,6 +50,8 @@ pub(super) struct Tasks {
     pub(super) wake_synchronizers: watch::Sender<u64>,
     pub(super) live: StatusTracker,
     pub(super) upload_settings: watch::Sender<upload::Settings>,
+    /// Held from a change of the watches in the ledger until `upload_settings` say the same.
+    pub(super) claiming: Arc<Mutex<()>>,
     pub(super) synchronizer_settings: watch::Sender<synchronizer::Settings>,
     /// When the upload queue was checked last.
     pub(super) queue: watch::Receiver<Instant>,
@@ -88,6 +90,7 @@ impl Tasks {
             events: watching::Events::default(),
             wake_synchronizers: watch::Sender::new(0),
             live: StatusTracker::new(),
+            claiming: Arc::default(),
             upload_settings: watch::Sender::new(upload::Settings {
                 limits: config.upload.clone(),
                 retry: config.retry.clone(),
@@ -111,6 +114,7 @@ impl Tasks {
             client: client.clone(),
             unfinished: config.state.path.join("unfinished"),
             settings: tasks.upload_settings.subscribe(),
+            claiming: Arc::clone(&tasks.claiming),
             wake: Arc::clone(&tasks.wake_uploads),
             synchronizers: tasks.wake_synchronizers.clone(),
             turned,
@@ -376,6 +380,7 @@ pub(super) async fn register(
     let specs = watch_specs(config);
     let registered = ledger.register_watches(&specs, crate::clock::now()).await?;
     failpoint("watches registered");
+    slowpoint("watches registered").await;
     let mut watches = Vec::with_capacity(registered.len());
     for (registered, watch) in registered.into_iter().zip(&config.watches) {
         for change in &registered.changes {

@@ -110,6 +110,9 @@ fn status_line(standing: &Health, note: Option<&str>) -> String {
     if let Some(note) = note {
         line = format!("{note}; ");
     }
+    if let Some(reason) = &standing.sign_in_wait {
+        write!(line, "waiting for a sign-in: {reason}; ").ok();
+    }
     let roots = &standing.roots;
     let ok = |state: RootState| matches!(state, RootState::Ok | RootState::Polled);
     let good = roots.iter().filter(|(_, state)| ok(*state)).count();
@@ -141,11 +144,12 @@ mod tests {
     use crate::ledger::Summary;
 
     #[test]
-    fn the_status_line_shows_note_folders_queue_failures_and_last_run() {
+    fn the_status_line_shows_note_sign_in_folders_queue_failures_and_last_run() {
         let mut standing = Health {
             roots: vec![("north".to_owned(), RootState::Ok)],
             jobs: Summary::default(),
             last_run: None,
+            sign_in_wait: None,
         };
         assert_eq!(
             status_line(&standing, None),
@@ -171,5 +175,9 @@ mod tests {
                 clock_time(at)
             )
         );
+        standing.sign_in_wait = Some("no user is signed in".to_owned());
+        let line = status_line(&standing, None);
+        let wait = "waiting for a sign-in: no user is signed in; 2 of 4 folders ok, ";
+        assert!(line.starts_with(wait), "{line}");
     }
 }

@@ -16,9 +16,16 @@ let report = () => {};
 /** The lists of files that are open below groups, by the key of the group. */
 const lists = new Map();
 
-/** Sends a command. The button stays focusable meanwhile, so the focus stays. */
+/** The command that a button has sent and that is not answered yet. */
+const unanswered = new WeakMap();
+
+/**
+ * Sends a command, once. The button stays focusable meanwhile, so the focus stays. It may get another command before the
+ * answer: the events that the first one causes can be faster.
+ */
 export async function send(button, path, body, done) {
-  if (button.getAttribute("aria-disabled") === "true") return;
+  if (unanswered.get(button) === path) return;
+  unanswered.set(button, path);
   button.setAttribute("aria-disabled", "true");
   try {
     const { count } = await post("/api/v1/" + path, body);
@@ -27,7 +34,10 @@ export async function send(button, path, body, done) {
   } catch (error) {
     report("Command failed: " + error.message);
   } finally {
-    button.removeAttribute("aria-disabled");
+    if (unanswered.get(button) === path) {
+      unanswered.delete(button);
+      button.removeAttribute("aria-disabled");
+    }
   }
 }
 

@@ -105,6 +105,20 @@ async fn an_imodel_is_created_once_and_two_watches_synchronize_into_it() {
     daemon.stop().await;
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn no_file_is_uploaded_before_the_uploads_know_the_created_imodel() {
+    let (site, folder) = site(|_| {}).await;
+    write(&folder.join("a.dgn"), "a");
+    let daemon = site.start_with(&[("ITWIN_SYNCD_SLOWPOINT", "watches registered")]);
+    daemon.says("iModel created").await;
+    // Ready for its upload while the ledger knows the iModel and the uploads do not.
+    write(&folder.join("b.dgn"), "b");
+    synchronized(&site, 2, &daemon).await;
+    let (_, log) = daemon.stop().await;
+    assert!(!log.contains("upload failed"), "{log}");
+}
+
 #[tokio::test]
 async fn check_and_dry_run_create_nothing_and_a_pass_creates_it() {
     let (site, folder) = site(|_| {}).await;

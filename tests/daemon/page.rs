@@ -16,7 +16,7 @@ const HOSTILE: &str = "<img src=x onerror=document.title='owned'>.dwg";
 pub(crate) const TOKEN: &str = "tiger-burning-bright-in-the-forests";
 
 /// Nothing that the page shows takes longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = crate::support::PATIENCE;
 
 /// Where the page of a daemon is, as its log says.
 pub(crate) async fn address(daemon: &Daemon) -> String {
@@ -185,13 +185,13 @@ async fn the_page_shows_the_progress_of_a_run() {
     let builder = platform().run_duration(Duration::from_secs(12));
     let (mut site, folder) = Site::with_folder(builder).await;
     site.tables += "[web]\nlisten = \"127.0.0.1:0\"\n";
-    for name in ["a.ifc", "b\u{202e}.ifc"] {
-        write(&folder.join(name), name);
-    }
     let daemon = site.start();
     let address = address(&daemon).await;
     let browser = Browser::start(&["--window-size=1100,900"]).await;
     browser.page.goto(&address).await.unwrap();
+    for name in ["a.ifc", "b\u{202e}.ifc"] {
+        write(&folder.join(name), name);
+    }
     for text in [
         "2 of 2 files uploaded",
         "MasterFile, 0 of 1 job and 0 of 2 tasks done, now a.ifc",

@@ -180,6 +180,14 @@ impl Model<'_> {
                     .filter_map(|path| path.strip_prefix(&format!("{folder}/")))
                     .map(str::to_owned)
                     .collect();
+                // Of two files with one content, either may be the origin of both.
+                let contents: BTreeSet<&String> = below
+                    .iter()
+                    .map(|below| &self.local[&format!("{folder}/{below}")])
+                    .collect();
+                if contents.len() < below.len() {
+                    return;
+                }
                 let others = below.iter().map(|below| format!("{folder}/{below}"));
                 let mut others = others.filter(|other| *other != path);
                 let is_below = |path: &String| path.starts_with(&format!("{folder}/"));

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Site, platform, write};
+use crate::support::{Site, eventually, platform, write};
 
 const NOBODY: u32 = 65_534;
 
@@ -182,7 +182,7 @@ async fn the_state_directory_and_the_socket_are_private_from_the_first_moment_wh
             // The program is the child, not the tracer: it gets the signals.
             "-D",
             "-f",
-            "-qq",
+            "-q",
             "-o",
             trace.to_str().unwrap(),
             "-e",
@@ -193,13 +193,24 @@ async fn the_state_directory_and_the_socket_are_private_from_the_first_moment_wh
             "sh",
         ]);
         daemon.says("scan finished").await;
+        let socket = site.path("state/control.sock");
+        // Its mode is only ever widened.
+        let is_open = || {
+            let found = socket.metadata();
+            found.is_ok_and(|found| found.mode() & 0o777 == 0o660)
+        };
+        eventually(is_open, || daemon.log()).await;
         let mode = |name: &str| site.path(name).metadata().unwrap().mode() & 0o777;
         assert_eq!(mode("state"), 0o700, "umask {umask}");
         assert_eq!(mode("state/lock"), 0o600, "umask {umask}");
         assert_eq!(mode("state/ledger.db"), 0o600, "umask {umask}");
-        assert_eq!(mode("state/control.sock"), 0o660, "umask {umask}");
+        let pid = daemon.pid().to_string();
         daemon.stop().await;
-        let calls = std::fs::read_to_string(trace).unwrap();
+        // The tracer ends after the program, and writes what it has not written yet.
+        let calls = || std::fs::read_to_string(&trace).unwrap();
+        let is_end = |line: &str| line.starts_with(&pid) && line.ends_with("exited with 0 +++");
+        eventually(|| calls().lines().any(is_end), calls).await;
+        let calls = calls();
         let (_, after) = calls
             .split_once("control.sock")
             .unwrap_or_else(|| panic!("the socket was not bound: {calls}"));
