@@ -72,15 +72,24 @@ pub(crate) fn lease_time(usual: std::time::Duration) -> std::time::Duration {
 }
 
 /// Stops the process, the first time only, as a machine that stands still, if `ITWIN_SYNCD_STOPPOINT` names this point.
+/// Returns after it was continued.
 #[cfg(feature = "failpoints")]
 pub(crate) fn stoppoint(name: &str) {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
     static STOPPED: AtomicBool = AtomicBool::new(false);
     if std::env::var("ITWIN_SYNCD_STOPPOINT").is_ok_and(|wanted| wanted == name)
         && !STOPPED.swap(true, Ordering::Relaxed)
     {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
             .ok();
+        // Another thread may get the signal, and this one runs for a moment.
+        let began = Instant::now();
+        let mut last = began;
+        while last.elapsed() < Duration::from_secs(1) && began.elapsed() < Duration::from_secs(5) {
+            last = Instant::now();
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod discovery;
 mod envelope;
 mod error;
 mod granted;
+mod guarded_body;
 mod headers;
 mod hosts;
 mod imodels;

@@ -77,6 +77,14 @@ pub enum Error {
     /// A watch failed.
     #[error(transparent)]
     Watch(#[from] watching::Error),
+    /// The configuration of a standby is not that of the active host.
+    #[error("the watches of this host differ from those of the active host {active}: {}", watches.join(", "))]
+    DifferentWatches {
+        /// The name of the active host.
+        active: String,
+        /// Their names.
+        watches: Vec<String>,
+    },
     /// A task ended that should run until the stop.
     #[error("task {0:?} ended unexpectedly")]
     Ended(String),
@@ -89,6 +97,10 @@ impl Error {
     /// What the reader can do about it, when there is something specific.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if matches!(self, Self::DifferentWatches { .. }) {
+            let hint = "give all hosts the same [[watch]] sections; a change comes to the active host first";
+            return Some(hint.to_owned());
+        }
         self.of_ledger().and_then(ledger::Error::hint)
     }
 
@@ -265,7 +277,7 @@ fn forget_schedules(config: &mut Config) {
     }
 }
 
-/// How long running uploads may go on: not where another host works.
+/// How long running uploads may continue: not where another host works.
 fn grace(config: &Config, ended: &Result<(), Error>) -> Duration {
     match ended {
         Err(error) if error.is_taken_over() => Duration::ZERO,
@@ -361,6 +373,10 @@ mod tests {
             Error::Watch(_) => Error::Watch(watching::Error::Ledger(ledger::Error::Missing {
                 path: "/var/lib/itwin-syncd".into(),
             })),
+            Error::DifferentWatches { .. } => Error::DifferentWatches {
+                active: "cad1".to_owned(),
+                watches: vec!["north".to_owned(), "south".to_owned()],
+            },
             Error::Ended(_) => Error::Ended("uploads".to_owned()),
             Error::Panicked(_) => Error::Panicked("task 7 panicked".to_owned()),
         }));

@@ -87,19 +87,13 @@ impl Blobs {
         let len = body.len() as u64;
         let host = self.hosts.of(&url);
         // Before the time for its progress begins.
-        host.may_change().await;
+        if let Some(lease) = host.lease() {
+            lease.valid().await;
+        }
         let progress = Progress::new(len, self.idle);
         let seen = progress.clone();
-        let receiver = Arc::clone(&host);
         let body = chunks(body, Arc::clone(&self.limiter), speed)
-            .inspect(move |chunk| seen.note(chunk.as_ref().map_or(0, Bytes::len)))
-            .then(move |chunk| {
-                let receiver = Arc::clone(&receiver);
-                async move {
-                    receiver.may_change().await;
-                    chunk
-                }
-            });
+            .inspect(move |chunk| seen.note(chunk.as_ref().map_or(0, Bytes::len)));
         let mut request = self
             .http
             .to(&host)

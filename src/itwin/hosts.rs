@@ -139,16 +139,9 @@ impl Hosts {
 }
 
 impl Host {
-    /// Whether a request may change something there.
-    pub(super) fn may_change_now(&self) -> bool {
-        self.lease.as_ref().is_none_or(Lease::is_valid)
-    }
-
-    /// Returns when a request may change something there.
-    pub(super) async fn may_change(&self) {
-        if let Some(lease) = &self.lease {
-            lease.valid().await;
-        }
+    /// Until when requests may change something there; None: for ever.
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
     }
 
     /// Stops reusing connections for a while: a response was lost on an open one.

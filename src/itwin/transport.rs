@@ -1,4 +1,5 @@
-//! One HTTP exchange with a host: respects its pauses and the lease of this host, counts its responses, and bounds what is read.
+//! One HTTP exchange with a host: respects its pauses and the lease of this host, counts its responses, and bounds what
+//! is read.
 //!
 //! In: a request. Out: a [`Reply`] of any status, or why there is none. It never repeats a request; that is up to the
 //! caller.
@@ -12,12 +13,12 @@ use reqwest::{Method, StatusCode};
 
 use super::body::{self, Body, Completeness};
 use super::error::{Error, Kind, root_cause};
+use super::guarded_body::{self, guard};
 use super::headers::{date, text_header};
 use super::hosts::Host;
 use super::limits::Limit;
 use super::network::Route;
 use super::reply::Reply;
-use crate::failpoint::stoppoint;
 use crate::retry;
 
 /// Interval of HTTP/2 pings on idle connections to the platform.
@@ -115,17 +116,18 @@ async fn exchange(
         )
     };
     let (client, request) = request.build_split();
-    let request = request.map_err(|error| unreachable(&error))?;
+    let mut request = request.map_err(|error| unreachable(&error))?;
     let is_change = request.method() != Method::GET;
-    if is_change {
-        stoppoint(operation);
-        // As late as possible: what was waited for before may have taken longer than a lease.
-        host.may_change().await;
+    let lease = host.lease().filter(|_| is_change);
+    if let Some(lease) = lease {
+        // What was waited for before may have taken longer than the lease.
+        lease.valid().await;
+        guard(&mut request, lease.clone(), operation);
     }
     let mut sent = pin!(client.execute(request));
-    // Also when the connection is there: until then nothing was sent.
+    // Nobody waits for the answer to a request that may not be whole.
     let response = std::future::poll_fn(|context| {
-        if is_change && !host.may_change_now() {
+        if lease.is_some_and(|lease| !lease.is_valid()) {
             return Poll::Ready(None);
         }
         sent.as_mut().poll(context).map(Some)
@@ -135,7 +137,7 @@ async fn exchange(
             operation,
             Kind::Unreachable {
                 host: label(),
-                cause: "the lease of this host ended meanwhile".to_owned(),
+                cause: guarded_body::ENDED.to_owned(),
                 sent: true,
             },
         ));

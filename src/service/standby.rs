@@ -1,7 +1,7 @@
 //! Waits while another host is active: this one is *standby*.
 //!
 //! A standby does no work and sends nothing to the platform. It answers commands, page and systemd, says which host is
-//! active, and compares its watches with those of the active host before it ever takes over.
+//! active, and does not even wait if its watches are not those of the active host.
 
 use std::sync::Arc;
 
@@ -53,11 +53,13 @@ pub(super) async fn open_ledger(
     };
     let ended = loop {
         let host = active.borrow_and_update().clone();
-        if let Some(host) = host {
-            waiting.note(config, &host).await;
+        if let Some(host) = host
+            && let Err(error) = waiting.note(config, &host).await
+        {
+            break Err(error);
         }
         tokio::select! {
-            opened = &mut opening => break opened.map(Some),
+            opened = &mut opening => break opened.map(Some).map_err(Error::from),
             () = stop.cancelled() => break Ok(None),
             Ok(()) = active.changed() => {}
             () = ping() => {}
@@ -111,7 +113,10 @@ struct Waiting {
 
 impl Waiting {
     /// Says who is active, and starts the interfaces the first time.
-    async fn note(&mut self, config: &Config, active: &ActiveHost) {
+    ///
+    /// # Errors
+    /// [`Error::DifferentWatches`], the first time: later, the active host may have got another configuration first.
+    async fn note(&mut self, config: &Config, active: &ActiveHost) -> Result<(), Error> {
         let before = self.live.standby();
         if self.ledger.is_none() {
             self.start(config).await;
@@ -120,6 +125,12 @@ impl Waiting {
             Some(ledger) => different_watches(config, ledger).await,
             None => Vec::new(),
         };
+        if before.is_none() && !different.is_empty() {
+            return Err(Error::DifferentWatches {
+                active: active.host.clone(),
+                watches: different,
+            });
+        }
         let standby = Standby {
             active: active.host.clone(),
             since: active.since,
@@ -128,7 +139,7 @@ impl Waiting {
         let text = standby.text();
         systemd::ready(&text);
         if before.as_ref() == Some(&standby) {
-            return;
+            return Ok(());
         }
         info!(active = standby.active, since = %standby.since, "standby: another host is active");
         if !standby.different_watches.is_empty() {
@@ -139,6 +150,7 @@ impl Waiting {
             );
         }
         self.live.set_standby(Some(standby));
+        Ok(())
     }
 
     async fn start(&mut self, config: &Config) {
@@ -196,6 +208,13 @@ async fn different_watches(config: &Config, ledger: &Ledger) -> Vec<String> {
         config.know_imodels(&created);
     }
     match ledger.planned_watches(&watch_specs(&config)).await {
+        // The active host has not registered its own yet.
+        Ok(planned)
+            if planned.removed.is_empty()
+                && planned.watches.iter().all(|plan| plan.known_as.is_none()) =>
+        {
+            Vec::new()
+        }
         Ok(planned) => {
             let watches = config.watches.iter().zip(planned.watches);
             let changed =

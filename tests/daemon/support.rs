@@ -24,7 +24,7 @@ pub const SECRET: &str = "open+sesame/tiger=";
 pub struct Site {
     dir: TempDir,
     pub emulator: Emulator,
-    watches: String,
+    pub watches: String,
     /// Keys at the top of the file, such as `settle`.
     pub top: String,
     /// Whole tables, in place of the defaults for tests.

@@ -111,7 +111,7 @@ impl Database {
                         Turn::Within(_) => {}
                         Turn::Waiting(seen) if seen.borrow().as_ref() != Some(&active) => {
                             match database.compare_version().await {
-                                // Found out before the take-over: the one that works goes on.
+                                // Found out before the take-over: the one that works continues.
                                 Ok(Ordering::Greater) => {
                                     let server = database.server.clone();
                                     return Err(Error::ServerNewer { server });
@@ -150,9 +150,11 @@ impl Database {
     /// Checks that the server may be used.
     async fn check_server(&self) -> Result<(), Error> {
         const SQL: &str = "SELECT CAST(current_setting('server_version_num') AS BIGINT), \
-                           current_setting('fsync'), current_setting('transaction_read_only')";
+                           current_setting('fsync'), current_setting('transaction_read_only'), \
+                           COALESCE((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class \
+                           WHERE oid = to_regclass('lease')), TRUE)";
         let mut outage = Outage::new(self, "connect");
-        let (version, fsync, read_only): (i64, String, String) = loop {
+        let (version, fsync, read_only, is_owner): (i64, String, String, bool) = loop {
             let asked = async {
                 let mut connection = connect(&self.options).await?;
                 let settings = sqlx::query_as(SQL).fetch_one(&mut connection);
@@ -182,6 +184,11 @@ impl Database {
         }
         if read_only != "off" {
             return Err(unfit("accepts no changes".to_owned(), READ_ONLY_HINT));
+        }
+        if !is_owner {
+            // Found out before a take-over.
+            let what = "gives the tables of the ledger to another user".to_owned();
+            return Err(unfit(what, OWNER_HINT));
         }
         Ok(())
     }
@@ -585,6 +592,9 @@ fn taken(server: &str, active: &ActiveHost) -> Error {
 /// The text of the error of a transaction after another process has taken the lease.
 const FENCED: &str = "another host has taken over";
 
+const OWNER_HINT: &str =
+    "let the user in state.url own the database, so that it may create tables in its schema public";
+
 const READ_ONLY_HINT: &str = "write the primary server in state.url, not a standby; its setting default_transaction_read_only must be off for the user";
 
 /// What the reader can do about an error.
@@ -605,9 +615,7 @@ fn advice(error: &sqlx::Error) -> &'static str {
         Some("3D000") => {
             "create the database, owned by the user in state.url: CREATE DATABASE itwin_syncd OWNER itwin_syncd"
         }
-        Some("42501") => {
-            "let the user in state.url own the database, so that it may create tables in its schema public"
-        }
+        Some("42501") => OWNER_HINT,
         Some("25006") => READ_ONLY_HINT,
         Some("53100") => "free space on the disk of the database server",
         Some("53300") => "raise max_connections of the server: each daemon uses up to 10",

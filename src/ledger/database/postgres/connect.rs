@@ -12,9 +12,11 @@ use crate::ledger_location::Server;
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Settings of each connection, whatever the role or the database have.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
     // A process continues after the server crashed: what was committed must be there.
     ("synchronous_commit", "on"),
+    // The row of the lease must be as it is once the lock is there, not as when the transaction began.
+    ("default_transaction_isolation", "read committed"),
     ("statement_timeout", "50s"),
     ("lock_timeout", "40s"),
     // A host that stands still must not hold the lock.

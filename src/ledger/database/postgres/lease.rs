@@ -5,7 +5,7 @@
 //! and [`Lease`] stops its requests to the platform before anybody may replace it.
 //!
 //! Another process takes the lease when it was given up, or when it is over for so long that nothing of the former
-//! holder is under way any more. Whoever has just come, or has not reached the database either, waits first: after an
+//! holder is in progress any more. Whoever has just come, or has not reached the database either, waits first: after an
 //! outage of the database the active host continues. A process with the locked file of the former holder replaces it at
 //! once: that one is dead.
 
@@ -30,9 +30,12 @@ const BEAT: Duration = Duration::from_secs(3);
 /// The holder stops so long before the end of its lease.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// Nothing of a former holder is under way so long after the end of its lease: a request of it takes up to
+/// Nothing of a former holder is in progress so long after the end of its lease: a request of it takes up to
 /// `itwin::CHANGE_MAX`, and the platform may need 10 s to show what it did.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// The id of this boot, which the unit sets because it hides the kernel's file from the service.
+const BOOT_ID: &str = "ITWIN_SYNCD_BOOT_ID";
 
 /// How often a waiting process looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -69,7 +72,10 @@ pub(super) struct Holder {
 impl Holder {
     /// This process, which has locked the file with these properties.
     pub(super) fn new(lock: &std::fs::Metadata) -> Self {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .ok()
+            .or_else(|| std::env::var(BOOT_ID).ok())
+            .unwrap_or_default();
         let host = rustix::system::uname()
             .nodename()
             .to_string_lossy()
@@ -77,12 +83,7 @@ impl Holder {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             host,
-            life: if boot.trim().is_empty() {
-                // Then nothing proves that a former life is dead.
-                uuid::Uuid::new_v4().to_string()
-            } else {
-                format!("{} {} {}", boot.trim(), lock.dev(), lock.ino())
-            },
+            life: life(&boot, lock.dev(), lock.ino()),
         }
     }
 
@@ -90,6 +91,17 @@ impl Holder {
     pub(super) fn id(&self) -> &str {
         &self.id
     }
+}
+
+/// What a process shares with those before it that are dead, because it has their locked file: no other machine has it,
+/// not even a copy of this one.
+fn life(boot: &str, device: u64, inode: u64) -> String {
+    let boot = boot.trim().replace('-', "");
+    if boot.is_empty() {
+        // Then nothing proves that a former life is dead.
+        return uuid::Uuid::new_v4().to_string();
+    }
+    format!("{boot} {device} {inode}")
 }
 
 /// The row, with the time of the server.
@@ -148,7 +160,7 @@ impl Waiting {
         }
     }
 
-    /// Looks at the lease once: `Ok` if this process has it now, `Err` with the active host.
+    /// Reads the lease once: `Ok` if this process has it now, `Err` with the active host.
     pub(super) async fn look(
         &mut self,
         options: &PgConnectOptions,
@@ -312,7 +324,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_is_taken_when_nothing_of_its_holder_can_be_under_way() {
+    fn a_former_life_is_one_of_the_same_boot_and_locked_file() {
+        let this = life("8bd1d5e2-7f10-4a86-9d9c-0f6a1c1a2b3c\n", 8, 13);
+        // systemd writes the id without hyphens.
+        assert_eq!(this, life("8bd1d5e27f104a869d9c0f6a1c1a2b3c", 8, 13));
+        assert_ne!(this, life("8bd1d5e27f104a869d9c0f6a1c1a2b3c", 8, 14));
+        assert_ne!(this, life("8bd1d5e27f104a869d9c0f6a1c1a2b3c", 9, 13));
+        assert_ne!(this, life("00000000000000000000000000000001", 8, 13));
+        assert_ne!(life("", 8, 13), life("", 8, 13));
+    }
+
+    #[test]
+    fn a_lease_is_taken_when_nothing_of_its_holder_can_be_in_progress() {
         const OVER: i64 = 30_000;
         const LONG: i64 = 45_000;
         for (is_free, is_own, over, contact, expected) in [
@@ -324,7 +347,7 @@ mod tests {
             // It lasts.
             (false, false, -15_000, LONG, Decision::Wait),
             (false, false, -1, i64::MAX, Decision::Wait),
-            // It is over, but a request of its holder may be under way.
+            // It is over, but a request of its holder may be in progress.
             (false, false, 0, LONG, Decision::Wait),
             (false, false, OVER - 1, LONG, Decision::Wait),
             // It is over, but the database may have been away for its holder as well.
