@@ -21,7 +21,7 @@ use tracing::info;
 
 use crate::config::Source;
 use crate::ledger::{self, FileId, Ledger, Removal, Removed, Requeue};
-use crate::runtime_status::{RuntimeStatus, StatusTracker};
+use crate::runtime_status::{RuntimeStatus, Standby, StatusTracker};
 use crate::watch::Unfinished;
 
 pub use client::{Error, ask};
@@ -240,6 +240,9 @@ impl Operator {
     }
 
     async fn answer(&self, request: Request) -> Answer {
+        if let Some(standby) = self.live.standby() {
+            return self.answer_as_standby(request, &standby).await;
+        }
         match request {
             Request::Execute(command) => done(self.execute(&command).await),
             Request::RecordRemovals { removals } => done(self.record_removals(&removals).await),
@@ -247,16 +250,36 @@ impl Operator {
             Request::Health => Answer::Health {
                 problem: prove(&self.ledger, &self.queue, PROOF).await.err(),
             },
-            Request::Configuration => {
-                let source = self.configuration.borrow();
-                Answer::Configuration {
-                    file: source.file.as_os_str().as_bytes().to_owned(),
-                    text: source.text.to_string(),
-                }
-            }
+            Request::Configuration => self.configured(),
             Request::Unfinished { watch, path } => Answer::Unfinished {
                 file: self.live.unfinished(&watch, &path_of(path)).await,
             },
+        }
+    }
+}
+
+impl Operator {
+    /// What changes the ledger is up to the active host.
+    async fn answer_as_standby(&self, request: Request, standby: &Standby) -> Answer {
+        match request {
+            Request::Execute(_) | Request::RecordRemovals { .. } => Answer::Refused {
+                why: format!(
+                    "this host is standby: run the command on the active host, {}",
+                    standby.active
+                ),
+            },
+            Request::Status => Answer::Status(Box::new(self.live.now().await)),
+            Request::Health => Answer::Health { problem: None },
+            Request::Configuration => self.configured(),
+            Request::Unfinished { .. } => Answer::Unfinished { file: None },
+        }
+    }
+
+    fn configured(&self) -> Answer {
+        let source = self.configuration.borrow();
+        Answer::Configuration {
+            file: source.file.as_os_str().as_bytes().to_owned(),
+            text: source.text.to_string(),
         }
     }
 }

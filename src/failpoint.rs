@@ -56,6 +56,47 @@ pub(crate) fn share_deadline(usual: std::time::Duration) -> std::time::Duration 
     usual
 }
 
+/// A time of the lease of the active host: `usual`, or a part of it if `ITWIN_SYNCD_LEASE_HASTE` is a number to divide it
+/// by.
+#[cfg(feature = "failpoints")]
+pub(crate) fn lease_time(usual: std::time::Duration) -> std::time::Duration {
+    let haste = std::env::var("ITWIN_SYNCD_LEASE_HASTE").ok();
+    let haste = haste.and_then(|text| text.parse().ok());
+    usual / haste.filter(|haste| *haste > 0).unwrap_or(1)
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn lease_time(usual: std::time::Duration) -> std::time::Duration {
+    usual
+}
+
+/// Stops the process, the first time only, as a machine that stands still, if `ITWIN_SYNCD_STOPPOINT` names this point.
+/// Returns after it was continued.
+#[cfg(feature = "failpoints")]
+pub(crate) fn stoppoint(name: &str) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+    static STOPPED: AtomicBool = AtomicBool::new(false);
+    if std::env::var("ITWIN_SYNCD_STOPPOINT").is_ok_and(|wanted| wanted == name)
+        && !STOPPED.swap(true, Ordering::Relaxed)
+    {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
+            .ok();
+        // Another thread may get the signal, and this one runs for a moment.
+        let began = Instant::now();
+        let mut last = began;
+        while last.elapsed() < Duration::from_secs(1) && began.elapsed() < Duration::from_secs(5) {
+            last = Instant::now();
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn stoppoint(_name: &str) {}
+
 /// Keeps a copy of the ledger whose write-ahead log this is, if `ITWIN_SYNCD_POWER_CUT` is set: it is on the disk now.
 /// A test that puts the last copy back after a kill takes away what a power cut would have taken.
 #[cfg(feature = "failpoints")]

@@ -24,6 +24,7 @@ mod discovery;
 mod envelope;
 mod error;
 mod granted;
+mod guarded_body;
 mod headers;
 mod hosts;
 mod imodels;
@@ -51,6 +52,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::bandwidth::{BandwidthLimiter, Period};
+use crate::lease::Lease;
 use crate::login_file::LoginFile;
 use crate::retry::Budget;
 use crate::secret::ClientSecret;
@@ -82,6 +84,9 @@ use blob::Blobs;
 use hosts::Hosts;
 use network::Route;
 use transport::platform_client;
+
+/// Longest time for a request that changes something, if another host may take over afterwards.
+const CHANGE_MAX: Duration = Duration::from_secs(20);
 
 /// URLs of the platform and the credentials.
 #[derive(Debug, Clone)]
@@ -148,8 +153,18 @@ impl Client {
     /// # Errors
     /// When TLS cannot be set up on this machine, or a configured certificate is invalid.
     pub fn new(settings: Settings) -> Result<Self, Error> {
+        Self::within(settings, None)
+    }
+
+    /// The same. Requests that change something are sent while the lease is valid, and wait otherwise.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn within(settings: Settings, lease: Option<Lease>) -> Result<Self, Error> {
         let route = Arc::new(Route::new(settings.network.clone()));
-        let hosts = Arc::new(Hosts::new(Arc::clone(&route)));
+        let total_timeout = settings.network.total_timeout;
+        let change_timeout = lease.as_ref().map(|_| total_timeout.min(CHANGE_MAX));
+        let hosts = Arc::new(Hosts::new(Arc::clone(&route), lease));
         let authorities = [&settings.api_url, &settings.issuer_url].map(urls::authority);
         let platform = platform_client(&route)?;
         let api_url = settings.api_url.clone();
@@ -158,7 +173,14 @@ impl Client {
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&hosts));
         let blobs = Blobs::new(&route, Arc::clone(&hosts), limiter)?;
         Ok(Self {
-            api: Arc::new(Api::new(platform, api_url, tokens, &hosts, budget)),
+            api: Arc::new(Api::new(
+                platform,
+                api_url,
+                tokens,
+                &hosts,
+                budget,
+                change_timeout,
+            )),
             blobs: Arc::new(blobs),
             hosts,
             route,

@@ -99,11 +99,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::filesystem;
+use crate::lease::Lease;
 use crate::ledger_location::LedgerLocation;
 use crate::state_directory::{self, StateDirectory};
-use database::{ContentCheck, Database, Tx, sql};
+use database::{ContentCheck, Database, Turn, Tx, sql};
 use lock::{Lock, PreviousExit};
 use row::{count_column, count_value, millis, timestamp};
+use tokio::sync::watch;
 
 pub use absence::Absent;
 pub use activity::{Activity, Durations};
@@ -113,6 +115,7 @@ pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
 pub use created_imodels::CreatedImodel;
+pub use database::ActiveHost;
 pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
@@ -168,6 +171,9 @@ pub use withdrawals::Withdrawn;
 /// A start waits this long for the lock: a command that works without the daemon has it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
+/// A start waits this long for the end of another daemon or command that uses the same server.
+const SERVER_WAIT: Duration = Duration::from_secs(10);
+
 /// The ledger of one state directory. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
 pub struct Ledger {
@@ -201,7 +207,25 @@ impl Ledger {
         location: impl Into<LedgerLocation>,
         patience: Duration,
     ) -> Result<Self, Error> {
-        let location = location.into();
+        Self::open_in_turn(location.into(), patience, Turn::Within(SERVER_WAIT)).await
+    }
+
+    /// As [`Ledger::open`]; while another host is active, waits and says in `active` which.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub async fn open_when_free(
+        location: impl Into<LedgerLocation>,
+        active: watch::Sender<Option<ActiveHost>>,
+    ) -> Result<Self, Error> {
+        Self::open_in_turn(location.into(), LOCK_WAIT, Turn::Waiting(active)).await
+    }
+
+    async fn open_in_turn(
+        location: LedgerLocation,
+        patience: Duration,
+        turn: Turn,
+    ) -> Result<Self, Error> {
         let dir: &Path = &location;
         StateDirectory::make(dir)?;
         if filesystem::is_network(dir).map_err(|source| Error::Io {
@@ -215,7 +239,8 @@ impl Ledger {
         let directory = StateDirectory::open(dir)?;
         let (lock, previous) = Lock::acquire(dir, &directory, patience).await?;
         if let Some(server) = &location.server {
-            return Self::begin(Database::open_postgres(server).await?, lock).await;
+            let file = lock.metadata(dir)?;
+            return Self::begin(Database::open_postgres(server, &file, turn).await?, lock).await;
         }
         let opened = match previous {
             PreviousExit::FoundDamage(what) => Err(Error::Damaged { what }),
@@ -271,6 +296,23 @@ impl Ledger {
             moved_aside: None,
             forgotten: Arc::default(),
         })
+    }
+
+    /// Until when this host may act on the platform; None: it is the only one.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.db.lease()
+    }
+
+    /// Returns when another host has taken over.
+    pub async fn taken_over(&self) -> Error {
+        match self.lease() {
+            Some(lease) => {
+                lease.lost().await;
+                Error::TakenOver
+            }
+            None => std::future::pending().await,
+        }
     }
 
     /// After an error: if it is damage, the next start moves the ledger aside.

@@ -32,6 +32,7 @@ mod failpoint;
 mod filesystem;
 pub mod ids;
 pub mod itwin;
+pub mod lease;
 pub mod ledger;
 pub mod ledger_location;
 pub mod local_time;

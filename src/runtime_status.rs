@@ -47,6 +47,7 @@ struct Inner {
     outage: OnceLock<OutageProbe>,
     undelivered: Mutex<BTreeMap<String, Undelivered>>,
     page_problem: Mutex<Option<PageProblem>>,
+    standby: Mutex<Option<Standby>>,
 }
 
 /// Reads whether the platform is unreachable.
@@ -111,6 +112,35 @@ pub struct RuntimeStatus {
     /// The page is configured and cannot be served.
     #[serde(default)]
     pub page_problem: Option<PageProblem>,
+    /// Another host is active.
+    #[serde(default)]
+    pub standby: Option<Standby>,
+}
+
+/// Another host is active, and this one waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Standby {
+    /// The name of the active host.
+    pub active: String,
+    /// Since when it is active.
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub since: Timestamp,
+    /// Watches that this host has otherwise, by name.
+    pub different_watches: Vec<String>,
+}
+
+impl Standby {
+    /// As one line.
+    pub(crate) fn text(&self) -> String {
+        let since = self.since.strftime("%F %TZ");
+        let mut text = format!("standby; active: {} since {since}", self.active);
+        if !self.different_watches.is_empty() {
+            text.push_str("; watches of this host differ: ");
+            text.push_str(&self.different_watches.join(", "));
+        }
+        text
+    }
 }
 
 /// The page cannot be served.
@@ -200,6 +230,7 @@ impl StatusTracker {
             outage: OnceLock::new(),
             undelivered: Mutex::default(),
             page_problem: Mutex::default(),
+            standby: Mutex::default(),
         }))
     }
 
@@ -236,6 +267,17 @@ impl StatusTracker {
             .as_ref()
             .map_or_else(crate::clock::now, |before| before.since);
         *problem = Some(PageProblem { since, reason });
+    }
+
+    /// Whether another host is active, and which.
+    pub fn set_standby(&self, standby: Option<Standby>) {
+        *held(&self.0.standby) = standby;
+    }
+
+    /// The same.
+    #[must_use]
+    pub fn standby(&self) -> Option<Standby> {
+        held(&self.0.standby).clone()
     }
 
     /// Why the page is not served.
@@ -377,6 +419,7 @@ impl StatusTracker {
             outage: self.0.outage.get().and_then(|probe| (probe.0)()),
             undelivered: self.undelivered(),
             page_problem: held(&self.0.page_problem).clone(),
+            standby: self.standby(),
         }
     }
 }

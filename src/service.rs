@@ -17,9 +17,12 @@ mod once;
 mod reload;
 mod sign_in;
 pub mod signals;
+mod standby;
 mod systemd;
 mod tasks;
 mod watchdog;
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,7 @@ use tracing::{error, info};
 
 use crate::config::{Account, Config};
 use crate::itwin::{self, Client, Credentials, Settings};
+use crate::lease::Lease;
 use crate::ledger::{self, Inactive, Ledger, Outcome, Summary};
 use crate::login_file::LoginFile;
 use crate::watch as watching;
@@ -73,6 +77,14 @@ pub enum Error {
     /// A watch failed.
     #[error(transparent)]
     Watch(#[from] watching::Error),
+    /// The configuration of a standby is not that of the active host.
+    #[error("the watches of this host differ from those of the active host {active}: {}", watches.join(", "))]
+    DifferentWatches {
+        /// The name of the active host.
+        active: String,
+        /// Their names.
+        watches: Vec<String>,
+    },
     /// A task ended that should run until the stop.
     #[error("task {0:?} ended unexpectedly")]
     Ended(String),
@@ -85,6 +97,10 @@ impl Error {
     /// What the reader can do about it, when there is something specific.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if matches!(self, Self::DifferentWatches { .. }) {
+            let hint = "give all hosts the same [[watch]] sections; a change comes to the active host first";
+            return Some(hint.to_owned());
+        }
         self.of_ledger().and_then(ledger::Error::hint)
     }
 
@@ -93,6 +109,11 @@ impl Error {
     pub fn is_in_use(&self) -> bool {
         use ledger::Error::{InUse, ServerInUse};
         matches!(self.of_ledger(), Some(InUse { .. } | ServerInUse { .. }))
+    }
+
+    /// Whether another host has taken over.
+    fn is_taken_over(&self) -> bool {
+        matches!(self.of_ledger(), Some(ledger::Error::TakenOver))
     }
 
     fn of_ledger(&self) -> Option<&ledger::Error> {
@@ -104,6 +125,17 @@ impl Error {
 }
 
 impl Pass {
+    fn nothing(began: Timestamp) -> Self {
+        Self {
+            began,
+            results: Vec::new(),
+            open: Summary::default(),
+            unreachable: Vec::new(),
+            left_out: Vec::new(),
+            awaiting: Vec::new(),
+        }
+    }
+
     /// Whether every file that was found is synchronized.
     #[must_use]
     pub fn is_good(&self) -> bool {
@@ -126,18 +158,17 @@ pub async fn run(
     mut reloads: Option<Reloads>,
 ) -> Result<Pass, Error> {
     if until == Until::Done {
-        // Whoever starts a single pass has chosen its time.
-        config.run_schedules.clear();
-        for watch in &mut config.watches {
-            watch.upload_schedule = None;
-        }
+        forget_schedules(&mut config);
     }
     crate::clock::make_steady();
     let began = crate::clock::now();
     descriptors::raise();
-    let ledger = open_ledger(&config).await?;
+    let Some(ledger) = open_or_wait(&mut config, until, &stop, &mut reloads).await? else {
+        info!("stopped");
+        return Ok(Pass::nothing(began));
+    };
     clock::correct(&ledger).await?;
-    let client = client(&config).map_err(Error::Client)?;
+    let client = client(&config, ledger.lease()).map_err(Error::Client)?;
     host_backoffs::resume(&client, &ledger).await?;
     log_proxy(&config);
     config.know_imodels(&ledger.created_imodels().await?);
@@ -170,6 +201,7 @@ pub async fn run(
         }
         tokio::select! {
             ended = tasks.unasked_end() => break Err(ended),
+            error = ledger.taken_over() => break Err(error.into()),
             () = stop.cancelled() => break Ok(()),
             done = &mut done => break done,
             Some(()) = imodel_known.recv() => {
@@ -197,7 +229,7 @@ pub async fn run(
     systemd::stopping(config.shutdown_grace);
     let unreachable = tasks.troubles(|progress| progress.problem.clone());
     let left_out = tasks.troubles(|progress| progress.left_out.clone());
-    tasks.stop(config.shutdown_grace).await;
+    tasks.stop(grace(&config, &ended)).await;
     if let Err(error) = &ended
         && let Some(error) = error.of_ledger()
     {
@@ -215,13 +247,42 @@ pub async fn run(
         "stopped"
     );
     Ok(Pass {
-        began,
         results,
         open,
         unreachable,
         left_out,
         awaiting,
+        ..Pass::nothing(began)
     })
+}
+
+/// Opens the ledger. A service waits for that while another host is active; None: it was stopped meanwhile.
+async fn open_or_wait(
+    config: &mut Config,
+    until: Until,
+    stop: &CancellationToken,
+    reloads: &mut Option<Reloads>,
+) -> Result<Option<Ledger>, Error> {
+    if until == Until::Stopped && config.state.path.server.is_some() {
+        return standby::open_ledger(config, stop, reloads).await;
+    }
+    Ok(Some(open_ledger(config).await?))
+}
+
+/// Whoever starts a single pass has chosen its time.
+fn forget_schedules(config: &mut Config) {
+    config.run_schedules.clear();
+    for watch in &mut config.watches {
+        watch.upload_schedule = None;
+    }
+}
+
+/// How long running uploads may continue: not where another host works.
+fn grace(config: &Config, ended: &Result<(), Error>) -> Duration {
+    match ended {
+        Err(error) if error.is_taken_over() => Duration::ZERO,
+        Ok(()) | Err(_) => config.shutdown_grace,
+    }
 }
 
 async fn open_ledger(config: &Config) -> Result<Ledger, ledger::Error> {
@@ -263,12 +324,12 @@ async fn awaiting(ledger: &Ledger) -> Result<Vec<(String, String)>, ledger::Erro
     Ok(waiting.collect())
 }
 
-/// The platform's client as configured.
+/// The platform's client as configured. It changes nothing on the platform while `lease` is not valid.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub fn client(config: &Config) -> Result<Client, itwin::Error> {
-    Client::new(Settings {
+pub fn client(config: &Config, lease: Option<Lease>) -> Result<Client, itwin::Error> {
+    let settings = Settings {
         api_url: config.itwin.api_url.clone(),
         issuer_url: config.itwin.issuer_url.clone(),
         client_id: config.itwin.client_id.clone(),
@@ -280,7 +341,8 @@ pub fn client(config: &Config) -> Result<Client, itwin::Error> {
         limits: config.itwin.limits,
         rate: config.upload.rate.clone(),
         network: config.network.clone(),
-    })
+    };
+    Client::within(settings, lease)
 }
 
 #[cfg(test)]
@@ -297,7 +359,7 @@ mod tests {
                     imodel_id = \"c0ffee00-1234-4abc-8def-0123456789ab\"\n";
         let mut config = Config::parse(text, "config.toml", &environment).unwrap();
         config.network.extra_certificates = vec![b"no certificate".to_vec()];
-        client(&config).unwrap_err()
+        client(&config, None).unwrap_err()
     }
 
     #[test]
@@ -311,6 +373,10 @@ mod tests {
             Error::Watch(_) => Error::Watch(watching::Error::Ledger(ledger::Error::Missing {
                 path: "/var/lib/itwin-syncd".into(),
             })),
+            Error::DifferentWatches { .. } => Error::DifferentWatches {
+                active: "cad1".to_owned(),
+                watches: vec!["north".to_owned(), "south".to_owned()],
+            },
             Error::Ended(_) => Error::Ended("uploads".to_owned()),
             Error::Panicked(_) => Error::Panicked("task 7 panicked".to_owned()),
         }));

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::{Overview, RunEntry, RunSummary, WatchReport};
-use crate::runtime_status::{Outage, PageProblem, RuntimeStatus, Undelivered};
+use crate::runtime_status::{Outage, PageProblem, RuntimeStatus, Standby, Undelivered};
 #[cfg(test)]
 pub(crate) use failure_groups::ExampleView;
 pub(crate) use failure_groups::{FailureGroupView, view as failure_group};
@@ -93,6 +93,8 @@ pub(crate) struct StatusView {
     pub(crate) undelivered: Vec<Undelivered>,
     /// The page is configured and cannot be served.
     pub(crate) page_problem: Option<PageProblem>,
+    /// Another host is active.
+    pub(crate) standby: Option<Standby>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     /// All files that are on their way; None if there are none.
@@ -115,6 +117,7 @@ impl StatusView {
             platform_outage: now.and_then(|now| now.outage.clone()),
             undelivered: now.map(|now| now.undelivered.clone()).unwrap_or_default(),
             page_problem: now.and_then(|now| now.page_problem.clone()),
+            standby: now.and_then(|now| now.standby.clone()),
             watches: overview
                 .watches
                 .iter()

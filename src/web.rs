@@ -292,8 +292,15 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-/// Ready: the ledger can be read, and every folder was scanned and can be reached.
+/// Ready: this host is active, the ledger can be read, and every folder was scanned and can be reached.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.operator.live.standby().is_some() {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "standby: another host is active\n",
+        )
+            .into_response();
+    }
     let lists = Lists {
         files: 0,
         groups: 0,

@@ -78,7 +78,7 @@ pub(super) async fn check(arguments: &Arguments) -> u8 {
             *all += tally.source_files;
         }
     }
-    match service::client(&config) {
+    match service::client(&config, None) {
         Ok(client) if network(&mut report, &config, &client).await => {
             platform(&mut report, &config, &client, &tallies).await;
         }

@@ -196,7 +196,7 @@ async fn remove(
     former: &[FormerSourceFile],
     report: fn(&str),
 ) -> Result<(), Error> {
-    let client = service::client(config)?;
+    let client = service::client(config, None)?;
     let (state, pause) = (config.state.path.clone(), config.sync.poll_interval);
     let mut remover = Remover::new(&client, state, pause, report).await?;
     for file in former {

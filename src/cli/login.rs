@@ -151,7 +151,7 @@ async fn login_with(config: &Config, way: Way, connector: bool) -> Result<(), Er
         return Err(Error::Service);
     };
     state_directory::act_as_owner(&config.state.path)?;
-    let client = service::client(config)?;
+    let client = service::client(config, None)?;
     if !connector {
         sign_in(&client, account, way).await?;
     }
@@ -366,7 +366,7 @@ async fn line() -> Result<String, Error> {
 async fn logout_with(config: &Config) -> Result<(), Error> {
     state_directory::act_as_owner(&config.state.path)?;
     let done = match &config.itwin.account {
-        Account::User(_) => service::client(config)?.sign_out().await?,
+        Account::User(_) => service::client(config, None)?.sign_out().await?,
         // The sign-in of an earlier configuration.
         Account::Service(_) => {
             let file = LoginFile::new(&config.state.path);

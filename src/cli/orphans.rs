@@ -155,7 +155,7 @@ async fn orphans_with(arguments: &Arguments, config: &mut Config) -> Result<(), 
         Err(ledger::Error::Missing { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let client = service::client(config)?;
+    let client = service::client(config, None)?;
     let local = gather::local(config, ledger.as_ref()).await?;
     let found = gather::orphans(config, &client, ledger.as_ref(), &local).await?;
     let mut entries = chosen(found, &arguments.files)?;

@@ -2,6 +2,7 @@
 //! [`Error`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::Method;
@@ -29,6 +30,8 @@ pub(super) struct Api {
     tokens: Tokens,
     host: Arc<Host>,
     budget: Budget,
+    /// Time limit of a request that changes something; None: that of the client.
+    change_timeout: Option<Duration>,
     /// The platform's time, and when it was received.
     clock: Mutex<Option<(Timestamp, Instant)>>,
 }
@@ -40,6 +43,7 @@ impl Api {
         tokens: Tokens,
         hosts: &Hosts,
         budget: Budget,
+        change_timeout: Option<Duration>,
     ) -> Self {
         let host = hosts.of(&base);
         Self {
@@ -48,6 +52,7 @@ impl Api {
             tokens,
             host,
             budget,
+            change_timeout,
             clock: Mutex::default(),
         }
     }
@@ -107,6 +112,8 @@ impl Api {
             .header("x-correlation-id", uuid::Uuid::new_v4().to_string());
         if call.method == Method::GET {
             request = request.header("prefer", "return=representation");
+        } else if let Some(timeout) = self.change_timeout {
+            request = request.timeout(timeout);
         }
         request = match &call.body {
             Some(body) => request.json(body),

@@ -85,11 +85,15 @@ impl Blobs {
         speed: Speed,
     ) -> Result<(), Error> {
         let len = body.len() as u64;
+        let host = self.hosts.of(&url);
+        // Before the time for its progress begins.
+        if let Some(lease) = host.lease() {
+            lease.valid().await;
+        }
         let progress = Progress::new(len, self.idle);
         let seen = progress.clone();
         let body = chunks(body, Arc::clone(&self.limiter), speed)
             .inspect(move |chunk| seen.note(chunk.as_ref().map_or(0, Bytes::len)));
-        let host = self.hosts.of(&url);
         let mut request = self
             .http
             .to(&host)

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::network::Route;
 use super::urls::authority;
+use crate::lease::Lease;
 use crate::retry::Gate;
 
 /// How long connections to a host are not reused after a response was lost on an open one.
@@ -28,6 +29,7 @@ pub(super) struct Hosts {
     /// By host and port.
     by_authority: Mutex<HashMap<String, Arc<Host>>>,
     pause_requested: Arc<Notify>,
+    lease: Option<Lease>,
 }
 
 /// One host.
@@ -42,6 +44,8 @@ pub(super) struct Host {
     distrusted: Mutex<Option<Instant>>,
     /// The failed requests since the last one that succeeded.
     failing: Mutex<Option<Failing>>,
+    /// Until when requests may change something there; None: for ever.
+    lease: Option<Lease>,
 }
 
 /// Consecutive failed requests to a host.
@@ -54,9 +58,10 @@ struct Failing {
 }
 
 impl Hosts {
-    pub(super) fn new(route: Arc<Route>) -> Self {
+    pub(super) fn new(route: Arc<Route>, lease: Option<Lease>) -> Self {
         Self {
             route,
+            lease,
             by_authority: Mutex::default(),
             pause_requested: Arc::default(),
         }
@@ -72,6 +77,7 @@ impl Hosts {
                 responses: Mutex::default(),
                 distrusted: Mutex::default(),
                 failing: Mutex::default(),
+                lease: self.lease.clone(),
             })
         }))
     }
@@ -133,6 +139,11 @@ impl Hosts {
 }
 
 impl Host {
+    /// Until when requests may change something there; None: for ever.
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
     /// Stops reusing connections for a while: a response was lost on an open one.
     pub(super) fn distrust(&self) {
         let mut until = self
@@ -203,7 +214,7 @@ mod tests {
             idle_timeout: Duration::from_secs(1),
             total_timeout: Duration::from_secs(1),
         };
-        let hosts = Hosts::new(Arc::new(Route::new(network)));
+        let hosts = Hosts::new(Arc::new(Route::new(network)), None);
         let url = Url::parse("https://api.bentley.com/storage").unwrap();
         let host = hosts.of(&url);
         let outage = || hosts.outage(&[authority(&url)]).map(|(_, reason)| reason);

@@ -1,15 +1,19 @@
-//! One HTTP exchange with a host: respects its pauses, counts its responses, and bounds what is read.
+//! One HTTP exchange with a host: respects its pauses and the lease of this host, counts its responses, and bounds what
+//! is read.
 //!
 //! In: a request. Out: a [`Reply`] of any status, or why there is none. It never repeats a request; that is up to the
 //! caller.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
 
 use super::body::{self, Body, Completeness};
 use super::error::{Error, Kind, root_cause};
+use super::guarded_body::{self, guard};
 use super::headers::{date, text_header};
 use super::hosts::Host;
 use super::limits::Limit;
@@ -111,7 +115,33 @@ async fn exchange(
             },
         )
     };
-    let response = request.send().await;
+    let (client, request) = request.build_split();
+    let mut request = request.map_err(|error| unreachable(&error))?;
+    let is_change = request.method() != Method::GET;
+    let lease = host.lease().filter(|_| is_change);
+    if let Some(lease) = lease {
+        // What was waited for before may have taken longer than the lease.
+        lease.valid().await;
+        guard(&mut request, lease.clone(), operation);
+    }
+    let mut sent = pin!(client.execute(request));
+    // Nobody waits for the answer to a request that may not be whole.
+    let response = std::future::poll_fn(|context| {
+        if lease.is_some_and(|lease| !lease.is_valid()) {
+            return Poll::Ready(None);
+        }
+        sent.as_mut().poll(context).map(Some)
+    });
+    let Some(response) = response.await else {
+        return Err(Error::new(
+            operation,
+            Kind::Unreachable {
+                host: label(),
+                cause: guarded_body::ENDED.to_owned(),
+                sent: true,
+            },
+        ));
+    };
     host.count(response.as_ref().ok().map(reqwest::Response::status));
     let response = response.map_err(|error| unreachable(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());

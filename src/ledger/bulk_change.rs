@@ -3,7 +3,8 @@
 //! A restored backup, a clock that jumped or a copied tree looks like a change of every file, or like very many new
 //! ones. The operator decides with `itwin-syncd resume` whether that many files are uploaded; the approval ends once
 //! they are. New files count only when they arrive within an hour, and not while a watch has its first files: those of
-//! a new watch are expected, however many they are.
+//! a new watch are expected, however many they are. Files of which only the change time differs do not count: another
+//! host or file system has other ones. Each of them is compared with storage all the same.
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::error;
@@ -204,7 +205,7 @@ pub(super) async fn guard(
         "SELECT w.bulk_change_limit, w.bulk_change_approved, w.bulk_change_files, \
          w.bulk_change_kind, w.new_files_limit, w.new_files_since, w.new_files, \
          (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
-         AND j.state = 'due' AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due, \
+         AND j.state = 'due' AND j.touched = 0 AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due, \
          (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
          AND j.state = 'due' AND f.relocation IS NOT NULL AND f.stored_version = f.version) \
          AS moves FROM watches w WHERE w.id = $1",

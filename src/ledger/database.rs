@@ -14,8 +14,11 @@ mod sqlite;
 use jiff::Timestamp;
 
 use super::Error;
+use crate::lease::Lease;
 use crate::ledger_location::Server;
 use crate::state_directory::StateDirectory;
+pub use postgres::ActiveHost;
+pub(super) use postgres::Turn;
 use sql::{Executor, On};
 pub(super) use sqlite::{ContentCheck, move_aside};
 
@@ -85,10 +88,22 @@ impl Database {
     }
 
     /// Connects to a PostgreSQL database for reading and writing.
-    pub(super) async fn open_postgres(server: &Server) -> Result<Self, Error> {
+    pub(super) async fn open_postgres(
+        server: &Server,
+        lock: &std::fs::Metadata,
+        turn: Turn,
+    ) -> Result<Self, Error> {
         Ok(Self::Postgres(
-            Box::pin(postgres::Database::open(server)).await?,
+            Box::pin(postgres::Database::open(server, lock, turn)).await?,
         ))
+    }
+
+    /// The lease of this process; None for SQLite, and for a reader.
+    pub(super) fn lease(&self) -> Option<Lease> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => database.lease(),
+        }
     }
 
     /// Connects to a PostgreSQL database for reading only.

@@ -94,6 +94,9 @@ pub enum Error {
         /// From where, and since when.
         holder: String,
     },
+    /// Another host is the active one now.
+    #[error("another host has taken over the ledger")]
+    TakenOver,
     /// The server must not be used.
     #[error("the server of the database {server} {what}")]
     UnfitServer {
@@ -172,7 +175,10 @@ impl Error {
             }
             Self::Server { hint, .. } | Self::UnfitServer { hint, .. } => hint,
             Self::ServerInUse { .. } => {
-                "stop that one, or give each daemon its own database in state.url"
+                "run the command on that host, or stop the daemon there; the lease of a host that was killed is over within a minute"
+            }
+            Self::TakenOver => {
+                "no action needed: systemd restarts this host's service, and it waits as standby"
             }
             Self::ServerEmpty { .. } => {
                 return Some(created_by_run("state.url"));
@@ -240,8 +246,9 @@ mod tests {
             },
             Error::ServerInUse { .. } => Error::ServerInUse {
                 server: server(),
-                holder: "address 192.0.2.1, since 2026-11-27 12:00:00+00".to_owned(),
+                holder: "host cad1, since 2026-11-27 12:00:00Z".to_owned(),
             },
+            Error::TakenOver => Error::TakenOver,
             Error::UnfitServer { .. } => Error::UnfitServer {
                 server: server(),
                 what: "has fsync = off".to_owned(),

@@ -148,6 +148,11 @@ async fn hand_over_one(
                 set_target(tx, id).await?;
             }
             open_job(tx, id, version, now).await?;
+            let is_touched = known.connector == file.connector
+                && known
+                    .fingerprint
+                    .is_some_and(|known| known.is_touched(print));
+            mark_touched(tx, id, is_touched, row.version).await?;
             if file.connector.is_none() {
                 check_connection_soon(tx, id).await?;
             }
@@ -241,6 +246,25 @@ pub(super) async fn open_job(
         .execute(tx)
         .await?;
     }
+    Ok(())
+}
+
+/// Whether only the change time differs from that of what is in storage. `before`: the version before this one.
+async fn mark_touched(
+    tx: &mut Tx,
+    file_id: i64,
+    is_touched: bool,
+    before: i64,
+) -> Result<(), sqlx::Error> {
+    sql::query(
+        "UPDATE jobs SET touched = CASE WHEN $2 AND (touched = 1 OR EXISTS (SELECT 1 FROM files f \
+         WHERE f.id = $1 AND f.stored_version = $3)) THEN 1 ELSE 0 END WHERE file_id = $1",
+    )
+    .bind(file_id)
+    .bind(is_touched)
+    .bind(before)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

@@ -19,6 +19,15 @@ pub struct Fingerprint {
     pub ctime_ns: i64,
 }
 
+impl Fingerprint {
+    /// Whether only the change time differs: as another file system or host has it, or after a change of the mode.
+    pub(super) fn is_touched(self, found: Self) -> bool {
+        self.size == found.size
+            && self.mtime_ns == found.mtime_ns
+            && self.ctime_ns != found.ctime_ns
+    }
+}
+
 /// A file of a folder as the ledger last saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {

@@ -66,6 +66,17 @@ impl Lock {
         }
     }
 
+    /// The properties of the locked file, which no other file of this machine shares as long as this process lives.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn metadata(&self, dir: &Path) -> Result<std::fs::Metadata, Error> {
+        self.0.metadata().map_err(|source| Error::Io {
+            path: dir.join(LOCK_FILE),
+            source,
+        })
+    }
+
     /// Lets the next start know that the database is damaged, in a way that its check may not find.
     pub(super) fn mark_damaged(&self, error: &Error) {
         let mut file = self.0.as_ref();

@@ -42,6 +42,8 @@ function showSummary() {
   $("summary").className = "summary " + (view.ok ? (view.batch ? "work" : "good") : severe ? "bad" : "warn");
   const details = [];
   const since = (time) => " since " + new Date(time).toLocaleString();
+  if (view.standby) details.push("standby; active: " + shown(view.standby.active) + since(view.standby.since)
+    + (view.standby.different_watches.length ? "; watches of this host differ: " + view.standby.different_watches.map(shown).join(", ") : ""));
   if (view.platform_outage) details.push("platform not available" + since(view.platform_outage.since) + ": " + shown(view.platform_outage.reason));
   for (const one of view.undelivered) details.push("messages of " + shown(one.receiver) + " not delivered" + since(one.since) + ": " + shown(one.reason));
   setText($("summary"), [view.summary, ...details].join("; "));

@@ -379,7 +379,7 @@ mod tests {
         };
         let mut config = Config::parse(CONFIG, "config.toml", &environment).unwrap();
         config.itwin.issuer_url = platform.parse().unwrap();
-        let client = crate::service::client(&config).unwrap();
+        let client = crate::service::client(&config, None).unwrap();
         assert!(client.check_token().await.is_err());
         let lists = Lists {
             files: 0,

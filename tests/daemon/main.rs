@@ -68,6 +68,8 @@ mod runs;
 mod scale;
 mod sets;
 mod settings;
+#[cfg(feature = "failpoints")]
+mod several_hosts;
 mod several_imodels;
 mod sign_in;
 mod soak;

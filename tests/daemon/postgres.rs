@@ -14,10 +14,10 @@ use sqlx::postgres::PgConnection;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::{Daemon, Site, assert_in_imodel, eventually, platform, write};
+use crate::support::{Daemon, Finished, Site, assert_in_imodel, eventually, platform, write};
 
 /// The server that all tests share.
-fn shared_server() -> String {
+pub fn shared_server() -> String {
     std::env::var("ITWIN_SYNCD_TEST_POSTGRES").expect("tests/postgres/with-server sets it")
 }
 
@@ -31,7 +31,7 @@ async fn execute(connection: &mut PgConnection, sql: String) {
 }
 
 /// A database of its own, whose name is its owner's; its URL.
-async fn database(server: &str) -> String {
+pub async fn database(server: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("daemon_{}_{number}", std::process::id());
@@ -43,7 +43,7 @@ async fn database(server: &str) -> String {
     format!("postgres://{name}@{place}/{name}")
 }
 
-fn use_database(site: &mut Site, url: &str) {
+pub fn use_database(site: &mut Site, url: &str) {
     site.tables = format!("url = {url:?}\n{}", site.tables);
 }
 
@@ -51,7 +51,7 @@ fn name_of(url: &str) -> &str {
     url.rsplit_once('/').unwrap().1
 }
 
-fn files(count: usize) -> BTreeMap<String, String> {
+pub fn files(count: usize) -> BTreeMap<String, String> {
     let file = |index| {
         let path = format!("{}/plan {index}.dgn", index % 4);
         (path, format!("content {index}"))
@@ -59,7 +59,7 @@ fn files(count: usize) -> BTreeMap<String, String> {
     (0..count).map(file).collect()
 }
 
-fn write_all(folder: &std::path::Path, files: &BTreeMap<String, String>) {
+pub fn write_all(folder: &std::path::Path, files: &BTreeMap<String, String>) {
     for (path, content) in files {
         write(&folder.join(path), content);
     }
@@ -125,15 +125,15 @@ async fn a_daemon_killed_in_mid_work_loses_and_doubles_nothing() {
 }
 
 /// A server for one test. It ends with its standard input.
-struct Server {
+pub struct Server {
     process: Child,
-    url: String,
+    pub url: String,
     data: String,
     programs: String,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/with-server");
         let mut process = Command::new(script)
             .args(["sh", "-c", "echo \"$ITWIN_SYNCD_TEST_POSTGRES\"; exec cat"])
@@ -158,7 +158,7 @@ impl Server {
         }
     }
 
-    async fn control(&self, words: &[&str]) {
+    pub async fn control(&self, words: &[&str]) {
         let program = format!("{}/pg_ctl", self.programs);
         let is_root = std::fs::metadata("/proc/self/fd").is_ok_and(|folder| {
             use std::os::unix::fs::MetadataExt as _;
@@ -182,7 +182,7 @@ impl Server {
     }
 
     /// With the options of before: only a restart keeps them by itself.
-    async fn start_again(&self) {
+    pub async fn start_again(&self) {
         let (_, port) = self.url.rsplit_once(':').unwrap();
         let (port, _) = port.split_once('/').unwrap();
         let (folder, _) = self.data.rsplit_once('/').unwrap();
@@ -191,7 +191,7 @@ impl Server {
         self.control(&["-o", &options, "start"]).await;
     }
 
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         drop(self.process.stdin.take());
         self.process.wait().await.unwrap();
     }
@@ -231,7 +231,12 @@ async fn a_server_that_crashes_during_uploads_costs_no_file_and_doubles_none() {
 
 /// What a start says that must fail, in the journal.
 async fn refused(site: &Site) -> String {
-    let once = site.run(&["run", "--once"]).await;
+    let once = site
+        .command(&["run", "--once"])
+        .env("ITWIN_SYNCD_LEASE_HASTE", "10")
+        .output()
+        .await;
+    let once = Finished::from(once.unwrap());
     assert_eq!(once.code, Some(1), "{once:?}");
     once.err
 }
@@ -313,7 +318,8 @@ async fn a_second_daemon_of_a_database_is_refused_until_the_first_has_ended() {
     use_database(&mut first, &url);
     use_database(&mut second, &url);
     write(&folder.join("a.ifc"), "a");
-    let daemon = first.start();
+    let quick = ("ITWIN_SYNCD_LEASE_HASTE", "10");
+    let daemon = first.start_with(&[quick]);
     daemon.says("scan finished").await;
     let printed = refused(&second).await;
     assert!(
@@ -322,6 +328,12 @@ async fn a_second_daemon_of_a_database_is_refused_until_the_first_has_ended() {
     );
     assert!(second.emulator.state().files.is_empty());
     daemon.kill().await;
-    let printed = second.run(&["run", "--once"]).await;
-    assert_eq!(printed.code, Some(0), "{printed:?}");
+    // Its lease is over soon.
+    let once = second
+        .command(&["run", "--once"])
+        .envs([quick])
+        .output()
+        .await;
+    let once = Finished::from(once.unwrap());
+    assert_eq!(once.code, Some(0), "{once:?}");
 }

@@ -24,7 +24,7 @@ pub const SECRET: &str = "open+sesame/tiger=";
 pub struct Site {
     dir: TempDir,
     pub emulator: Emulator,
-    watches: String,
+    pub watches: String,
     /// Keys at the top of the file, such as `settle`.
     pub top: String,
     /// Whole tables, in place of the defaults for tests.
@@ -183,6 +183,39 @@ impl Site {
     /// Starts the daemon with more in its environment.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Daemon {
         let mut command = self.command(&["run"]);
+        command.envs(environment.iter().copied());
+        Self::started(command)
+    }
+
+    /// A command on another host with the same configuration, as far as a state directory of its own makes one.
+    pub fn command_on(&self, host: &str, arguments: &[&str]) -> Command {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let state = format!("path = {:?}", self.path("state"));
+        let text = text.replace(&state, &format!("path = {:?}", self.path(host)));
+        let path = self.path(&format!("{host}.toml"));
+        let unfinished = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
+        std::fs::write(unfinished.path(), text).unwrap();
+        unfinished.persist(&path).unwrap();
+        let mut command = program();
+        command
+            .args(&arguments[..1])
+            .arg("--config")
+            .arg(path)
+            .args(&arguments[1..])
+            .env("ITWIN_SYNCD_CLIENT_SECRET", &self.secret);
+        command
+    }
+
+    /// Runs a command on another host.
+    pub async fn run_on(&self, host: &str, arguments: &[&str]) -> Finished {
+        let output =
+            tokio::time::timeout(PATIENCE, self.command_on(host, arguments).output()).await;
+        Finished::from(output.expect("the command should end").unwrap())
+    }
+
+    /// Starts the daemon on another host.
+    pub fn start_on(&self, host: &str, environment: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command_on(host, &["run"]);
         command.envs(environment.iter().copied());
         Self::started(command)
     }

@@ -203,7 +203,7 @@ fn parsed(answers: &Answers, environment: &Environment) -> Result<Config, Error>
 /// Connects and gets a token.
 async fn token(answers: &Answers, secret: &Secret) -> Result<Client, Error> {
     let config = parse(answers, Some(secret))?;
-    let client = service::client(&config)?;
+    let client = service::client(&config, None)?;
     if !check::network(&mut Report::new(), &config, &client).await {
         return Err(Error::Unreachable);
     }

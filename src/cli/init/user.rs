@@ -26,7 +26,7 @@ pub(super) async fn sign_in(mut config: Config) -> Result<(Client, TempDir), Err
     };
     state.path().clone_into(&mut user.state);
     let user = user.clone();
-    let client = service::client(&config)?;
+    let client = service::client(&config, None)?;
     if !check::network(&mut Report::new(), &config, &client).await {
         return Err(Error::Unreachable);
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Error, List, Report};
 use crate::cli::json;
-use crate::runtime_status::{Outage, PageProblem, Undelivered};
+use crate::runtime_status::{Outage, PageProblem, Standby, Undelivered};
 use crate::status_view::{self, BatchView, DaemonView, FailureGroupView, UploadView, WatchView};
 #[cfg(test)]
 use crate::status_view::{FileView, RunView};
@@ -22,6 +22,7 @@ struct JsonHead {
     platform_outage: Option<Outage>,
     undelivered: Vec<Undelivered>,
     page_problem: Option<PageProblem>,
+    standby: Option<Standby>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
     batch: Option<BatchView>,
@@ -55,6 +56,7 @@ pub(super) async fn print(report: Report, list: List<'_>) -> Result<(), Error> {
         platform_outage: view.platform_outage,
         undelivered: view.undelivered,
         page_problem: view.page_problem,
+        standby: view.standby,
         watches: view.watches,
         uploads: view.uploads,
         batch: view.batch,

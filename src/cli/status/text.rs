@@ -68,6 +68,9 @@ pub(super) fn head(view: &StatusView, surroundings: &Surroundings, now: Timestam
         &mut out,
         &daemon(view, surroundings.unreachable.as_deref(), now),
     );
+    if let Some(standby) = &view.standby {
+        line(&mut out, &standby.text());
+    }
     if let Some(outage) = &view.platform_outage {
         let since = moment_at(outage.since, now);
         let reason = &outage.reason;

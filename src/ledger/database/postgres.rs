@@ -5,34 +5,39 @@
 //! what became of the transaction.
 //!
 //! One connection writes. Each of its transactions begins with a lock that all writers of the database have in common,
-//! so they follow each other as in SQLite, whatever number of processes there is. Other connections read beside it.
+//! so they follow each other as in SQLite, whatever number of processes there is; and fails if this process is not the
+//! active one any more (`lease`). Other connections read beside it.
 //!
 //! Longer than most files because connections, transactions and outages share the state of one writer.
 
+mod connect;
+mod lease;
+
 use std::cmp::Ordering;
-use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{ConnectOptions as _, Connection as _, FromRow, Postgres, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, FromRow, Postgres, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::super::row;
 use super::{Committed, Error, is_undecodable};
+use crate::lease::Lease;
 use crate::ledger_location::Server;
+use connect::{CONNECT_MAX, connect, options, within};
+pub use lease::ActiveHost;
+pub(in crate::ledger) use lease::Turn;
+use lease::{Holder, Waiting};
 
 /// A connection that reads.
 pub(super) type Connection = PoolConnection<Postgres>;
 
 /// Every version of the schema, in order.
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migrations/postgres");
-
-/// A server that does not answer a connection attempt for so long is away.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// A transaction that takes longer is given up: the network may have lost its connection without a word.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
@@ -43,25 +48,9 @@ const READER_PATIENCE: Duration = Duration::from_secs(2);
 /// The oldest supported version: 15.
 const VERSION_MIN: i64 = 150_000;
 
-/// A start waits for so long for the end of another daemon: the server may be late to notice the end of a connection.
-const CLAIM_MAX: Duration = Duration::from_secs(10);
-
 /// Pauses between attempts while the server is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// Settings of each connection, whatever the role or the database have.
-const SETTINGS: [(&str, &str); 7] = [
-    // A process continues after the server crashed: what was committed must be there.
-    ("synchronous_commit", "on"),
-    ("statement_timeout", "50s"),
-    ("lock_timeout", "40s"),
-    // A host that stands still must not hold the lock.
-    ("idle_in_transaction_session_timeout", "10s"),
-    ("tcp_keepalives_idle", "15"),
-    ("tcp_keepalives_interval", "5"),
-    ("tcp_keepalives_count", "3"),
-];
 
 /// The database of a server. Clones share their connections.
 #[derive(Clone)]
@@ -76,6 +65,21 @@ pub(in crate::ledger) struct Database {
     availability: Arc<Availability>,
     /// How long an outage is waited for; None: for ever.
     patience: Option<Duration>,
+    /// None for a reader.
+    held: Option<Arc<Held>>,
+}
+
+/// The lease of this process. It is renewed as long as this exists.
+struct Held {
+    holder: Holder,
+    lease: Lease,
+    renewal: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
 }
 
 /// Since when the server does not answer.
@@ -83,37 +87,90 @@ pub(in crate::ledger) struct Database {
 struct Availability(std::sync::Mutex<Option<Instant>>);
 
 impl Database {
-    /// Connects for reading and writing, and creates or migrates the tables.
-    pub(super) async fn open(server: &Server) -> Result<Self, Error> {
-        let database = Self::of(server, None)?;
+    /// Connects for reading and writing, and creates or migrates the tables. `lock` is the file that this process has
+    /// locked.
+    pub(super) async fn open(
+        server: &Server,
+        lock: &std::fs::Metadata,
+        turn: Turn,
+    ) -> Result<Self, Error> {
+        let mut database = Self::of(server, None)?;
+        database.check_server().await?;
         let mut outage = Outage::new(&database, "connect");
+        let mut waiting = Waiting::new(Holder::new(lock));
         let started = Instant::now();
-        let mut connection = loop {
-            match claim(&database.options).await {
-                Ok(Claimed::Alone(connection)) => break connection,
-                Ok(Claimed::Taken(holder)) if started.elapsed() >= CLAIM_MAX => {
-                    return Err(Error::ServerInUse {
-                        server: server.to_string(),
-                        holder,
-                    });
+        let lease = loop {
+            match waiting.look(&database.options).await {
+                Ok(Ok(lease)) => break lease,
+                Ok(Err(active)) => {
+                    outage.over();
+                    match &turn {
+                        Turn::Within(patience) if started.elapsed() >= *patience => {
+                            return Err(taken(&database.server, &active));
+                        }
+                        Turn::Within(_) => {}
+                        Turn::Waiting(seen) if seen.borrow().as_ref() != Some(&active) => {
+                            match database.compare_version().await {
+                                // Found out before the take-over: the one that works continues.
+                                Ok(Ordering::Greater) => {
+                                    let server = database.server.clone();
+                                    return Err(Error::ServerNewer { server });
+                                }
+                                Ok(Ordering::Less | Ordering::Equal) => {
+                                    seen.send_replace(Some(active));
+                                }
+                                Err(error) => outage.wait_after(error).await?,
+                            }
+                        }
+                        Turn::Waiting(_) => {}
+                    }
+                    Waiting::pause().await;
                 }
-                Ok(Claimed::Taken(_)) => tokio::time::sleep(PAUSE_MIN).await,
+                Err(error) => outage.wait_after(error).await?,
+            }
+        };
+        outage.over();
+        let holder = waiting.into_holder();
+        let renewal = lease::keep((*database.options).clone(), holder.clone(), lease.clone());
+        let held = Arc::new(Held {
+            holder,
+            lease,
+            renewal: tokio::spawn(renewal),
+        });
+        database.held = Some(held);
+        match database.migrate().await {
+            Ok(()) => Ok(database),
+            Err(error) => {
+                database.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks that the server may be used.
+    async fn check_server(&self) -> Result<(), Error> {
+        const SQL: &str = "SELECT CAST(current_setting('server_version_num') AS BIGINT), \
+                           current_setting('fsync'), current_setting('transaction_read_only'), \
+                           COALESCE((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class \
+                           WHERE oid = to_regclass('lease')), TRUE)";
+        let mut outage = Outage::new(self, "connect");
+        let (version, fsync, read_only, is_owner): (i64, String, String, bool) = loop {
+            let asked = async {
+                let mut connection = connect(&self.options).await?;
+                let settings = sqlx::query_as(SQL).fetch_one(&mut connection);
+                within(CONNECT_MAX, settings).await
+            };
+            match asked.await {
+                Ok(settings) => break settings,
                 Err(error) => outage.wait_after(error).await?,
             }
         };
         outage.over();
         let unfit = |what: String, hint| Error::UnfitServer {
-            server: server.to_string(),
+            server: self.server.clone(),
             what,
             hint,
         };
-        let (version, fsync, read_only): (i64, String, String) = sqlx::query_as(
-            "SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('fsync'), \
-             current_setting('transaction_read_only')",
-        )
-        .fetch_one(&mut connection)
-        .await
-        .map_err(|error| database.error("read the server's version", error))?;
         if version < VERSION_MIN {
             let what = format!("is PostgreSQL {}, which is too old", version / 10_000);
             return Err(unfit(what, "upgrade it to PostgreSQL 15 or newer"));
@@ -128,16 +185,32 @@ impl Database {
         if read_only != "off" {
             return Err(unfit("accepts no changes".to_owned(), READ_ONLY_HINT));
         }
-        *database.writer.lock().await = Some(connection);
-        match Box::pin(MIGRATIONS.run(&database.readers)).await {
-            Ok(()) => Ok(database),
-            Err(MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..)) => {
-                Err(Error::ServerNewer {
-                    server: server.to_string(),
-                })
-            }
-            Err(error) => Err(database.error("migrate to this version", unwrapped(error))),
+        if !is_owner {
+            // Found out before a take-over.
+            let what = "gives the tables of the ledger to another user".to_owned();
+            return Err(unfit(what, OWNER_HINT));
         }
+        Ok(())
+    }
+
+    /// Creates or migrates the tables.
+    async fn migrate(&self) -> Result<(), Error> {
+        const ACTION: &str = "migrate to this version";
+        let mut outage = Outage::new(self, ACTION);
+        loop {
+            let error = match Box::pin(MIGRATIONS.run(&self.readers)).await {
+                Ok(()) => break,
+                Err(MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..)) => {
+                    return Err(Error::ServerNewer {
+                        server: self.server.clone(),
+                    });
+                }
+                Err(error) => unwrapped(error),
+            };
+            outage.wait_after(error).await?;
+        }
+        outage.over();
+        Ok(())
     }
 
     /// Connects for reading only.
@@ -153,20 +226,28 @@ impl Database {
                 server: server.to_string(),
             });
         }
-        let applied: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success")
-                .fetch_one(&database.readers)
-                .await
-                .map_err(unreadable)?;
         let server = server.to_string();
-        match usize::try_from(applied)
-            .unwrap_or(0)
-            .cmp(&MIGRATIONS.iter().count())
-        {
+        match database.compare_version().await.map_err(unreadable)? {
             Ordering::Less => Err(Error::ServerOlder { server }),
             Ordering::Equal => Ok(database),
             Ordering::Greater => Err(Error::ServerNewer { server }),
         }
+    }
+
+    /// How the version of the tables compares with that of this program.
+    async fn compare_version(&self) -> Result<Ordering, sqlx::Error> {
+        let tables: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+            .fetch_one(&self.readers)
+            .await?;
+        if !tables {
+            return Ok(Ordering::Less);
+        }
+        let applied: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success")
+                .fetch_one(&self.readers)
+                .await?;
+        let applied = usize::try_from(applied).unwrap_or(0);
+        Ok(applied.cmp(&MIGRATIONS.iter().count()))
     }
 
     fn of(server: &Server, patience: Option<Duration>) -> Result<Self, Error> {
@@ -187,6 +268,7 @@ impl Database {
             readers,
             availability: Arc::default(),
             patience,
+            held: None,
         })
     }
 
@@ -195,27 +277,35 @@ impl Database {
     }
 
     /// Begins a transaction that writes, after all others of any process.
+    ///
+    /// # Errors
+    /// [`FENCED`] when another process has the lease.
     pub(super) async fn begin(&self) -> Result<Tx, sqlx::Error> {
-        if self.patience.is_some() {
+        let Some(held) = &self.held else {
             // As a reader of SQLite answers.
             let error = "the ledger was opened for reading only";
             return Err(sqlx::Error::Configuration(error.into()));
-        }
+        };
         let mut writer = self.writer.clone().lock_owned().await;
         let mut connection = match writer.take() {
             Some(connection) => connection,
-            None => match claim(&self.options).await? {
-                Claimed::Alone(connection) => connection,
-                // Its own lost connection, until the server notices that, or another daemon.
-                Claimed::Taken(holder) => {
-                    let taken = format!("it is used by another itwin-syncd: {holder}");
-                    return Err(std::io::Error::new(ErrorKind::ResourceBusy, taken).into());
-                }
-            },
+            None => connect(&self.options).await?,
         };
-        let begun = sqlx::raw_sql("BEGIN; SELECT transaction_id, last_id FROM begin_write()")
-            .fetch_one(&mut connection);
-        let (id, last_id) = FromRow::from_row(&within(TRANSACTION_MAX, begun).await?)?;
+        // The last statement sees what was committed before the lock was there.
+        let begun = sqlx::raw_sql(
+            "BEGIN; SELECT transaction_id, last_id FROM begin_write(); SELECT holder FROM lease",
+        )
+        .fetch_all(&mut connection);
+        let rows = within(TRANSACTION_MAX, begun).await?;
+        let [begun, lease] = &rows[..] else {
+            return Err(sqlx::Error::RowNotFound);
+        };
+        let (holder,): (Option<String>,) = FromRow::from_row(lease)?;
+        if holder.as_deref() != Some(held.holder.id()) {
+            held.lease.lose();
+            return Err(sqlx::Error::Configuration(FENCED.into()));
+        }
+        let (id, last_id) = FromRow::from_row(begun)?;
         row::continue_ids_after(last_id);
         Ok(Tx::Writing(Writing {
             writer,
@@ -223,6 +313,11 @@ impl Database {
             id,
             new_id: None,
         }))
+    }
+
+    /// The lease of this process; None for a reader.
+    pub(super) fn lease(&self) -> Option<Lease> {
+        Some(self.held.as_ref()?.lease.clone())
     }
 
     /// Begins a transaction that reads.
@@ -238,75 +333,27 @@ impl Database {
         self.readers.acquire().await
     }
 
-    /// Closes the connections.
+    /// Gives up the lease, and closes the connections.
     pub(super) async fn close(self) {
         self.readers.close().await;
-        if let Some(connection) = self.writer.lock().await.take() {
-            drop(connection.close().await);
+        let mut writer = self.writer.lock().await;
+        if let Some(held) = &self.held {
+            held.renewal.abort();
+            held.lease.lose();
+            let released = async {
+                let mut connection = match writer.take() {
+                    Some(connection) => connection,
+                    None => connect(&self.options).await?,
+                };
+                lease::release(&mut connection, &held.holder).await?;
+                connection.close().await
+            };
+            // Otherwise the lease ends by itself.
+            if let Err(error) = within(CONNECT_MAX, released).await {
+                tracing::warn!(%error, "cannot give up the lease: another host takes over when it is over");
+            }
         }
     }
-}
-
-/// How to connect. Beyond this host only with TLS, to the server that the certificate names.
-fn options(server: &Server) -> Result<PgConnectOptions, sqlx::Error> {
-    let mut options = PgConnectOptions::from_url(&server.url)?
-        .ssl_mode(if server.is_local() {
-            PgSslMode::Prefer
-        } else {
-            PgSslMode::VerifyFull
-        })
-        .options(SETTINGS)
-        .disable_statement_logging();
-    if let Some(password) = &server.password {
-        options = options.password(password.expose());
-    }
-    if let Some(ca_file) = &server.ca_file {
-        options = options.ssl_root_cert(ca_file);
-    }
-    if options.get_application_name().is_none() {
-        options = options.application_name("itwin-syncd");
-    }
-    Ok(options)
-}
-
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    within(CONNECT_MAX, Box::pin(PgConnection::connect_with(options))).await
-}
-
-/// A connection that writes, or who has the only one.
-enum Claimed {
-    Alone(PgConnection),
-    Taken(String),
-}
-
-/// Connects for writing. The connection has a lock of the server until its end, so there is no other one of any host.
-async fn claim(options: &PgConnectOptions) -> Result<Claimed, sqlx::Error> {
-    let mut connection = connect(options).await?;
-    let taken = sqlx::query_scalar::<_, String>(
-        "WITH key AS (SELECT hashtextextended('itwin-syncd ' || COALESCE(current_schema(), ''), 0) AS key), \
-         tried AS MATERIALIZED (SELECT pg_try_advisory_lock(key) AS claimed, key FROM key) \
-         SELECT COALESCE((SELECT 'address ' || COALESCE(host(a.client_addr), 'local') || ', since ' \
-         || date_trunc('second', a.backend_start) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted \
-         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-         AND (l.classid::BIGINT << 32 | l.objid::BIGINT) = tried.key LIMIT 1), 'unknown address') \
-         FROM tried WHERE NOT claimed",
-    )
-    .fetch_optional(&mut connection);
-    Ok(match within(CONNECT_MAX, taken).await? {
-        None => Claimed::Alone(connection),
-        Some(holder) => Claimed::Taken(holder),
-    })
-}
-
-/// What the server answers within that time.
-async fn within<T>(
-    limit: Duration,
-    answer: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    tokio::time::timeout(limit, answer)
-        .await
-        .unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
 }
 
 /// A transaction.
@@ -511,6 +558,11 @@ fn unwrapped(error: MigrateError) -> sqlx::Error {
 
 /// The error of an action, by what the caller can do about it.
 fn error_of(server: &str, action: &'static str, error: sqlx::Error) -> Error {
+    if let sqlx::Error::Configuration(text) = &error
+        && text.to_string() == FENCED
+    {
+        return Error::TakenOver;
+    }
     if is_undecodable(&error) {
         return Error::Corrupt {
             action,
@@ -524,6 +576,24 @@ fn error_of(server: &str, action: &'static str, error: sqlx::Error) -> Error {
         source: Box::new(error),
     }
 }
+
+/// The error of whoever does not want to wait.
+fn taken(server: &str, active: &ActiveHost) -> Error {
+    Error::ServerInUse {
+        server: server.to_owned(),
+        holder: format!(
+            "host {}, since {}",
+            active.host,
+            active.since.strftime("%F %TZ")
+        ),
+    }
+}
+
+/// The text of the error of a transaction after another process has taken the lease.
+const FENCED: &str = "another host has taken over";
+
+const OWNER_HINT: &str =
+    "let the user in state.url own the database, so that it may create tables in its schema public";
 
 const READ_ONLY_HINT: &str = "write the primary server in state.url, not a standby; its setting default_transaction_read_only must be off for the user";
 
@@ -545,9 +615,7 @@ fn advice(error: &sqlx::Error) -> &'static str {
         Some("3D000") => {
             "create the database, owned by the user in state.url: CREATE DATABASE itwin_syncd OWNER itwin_syncd"
         }
-        Some("42501") => {
-            "let the user in state.url own the database, so that it may create tables in its schema public"
-        }
+        Some("42501") => OWNER_HINT,
         Some("25006") => READ_ONLY_HINT,
         Some("53100") => "free space on the disk of the database server",
         Some("53300") => "raise max_connections of the server: each daemon uses up to 10",

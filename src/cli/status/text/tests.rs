@@ -179,6 +179,7 @@ fn view(watches: Vec<WatchView>) -> StatusView {
         platform_outage: None,
         undelivered: Vec::new(),
         page_problem: None,
+        standby: None,
         watches,
         uploads: Vec::new(),
         batch: None,

@@ -154,7 +154,8 @@ CREATE TABLE jobs (
     previous_reason TEXT COLLATE "C",
     watch_id        BIGINT NOT NULL DEFAULT 0,
     pause           BIGINT NOT NULL DEFAULT 0,
-    failure_group   TEXT COLLATE "C"
+    failure_group   TEXT COLLATE "C",
+    touched         BIGINT NOT NULL DEFAULT 0
 );
 
 CREATE TABLE results (

@@ -1,0 +1,235 @@
+//! Waits while another host is active: this one is *standby*.
+//!
+//! A standby does no work and sends nothing to the platform. It answers commands, page and systemd, says which host is
+//! active, and does not even wait if its watches are not those of the active host.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::reload::{self, Reloads};
+use super::tasks::watch_specs;
+use super::{Error, client, systemd};
+use crate::config::{Config, Source};
+use crate::control::{self, Operator};
+use crate::ledger::{self, ActiveHost, Ledger};
+use crate::runtime_status::{Standby, StatusTracker};
+use crate::web;
+
+/// Pings per watchdog timeout: one may be late.
+const PINGS: u32 = 3;
+
+/// Opens the ledger, and waits for that while another host is active. None: the service was stopped meanwhile.
+pub(super) async fn open_ledger(
+    config: &mut Config,
+    stop: &CancellationToken,
+    reloads: &mut Option<Reloads>,
+) -> Result<Option<Ledger>, Error> {
+    let (seen, mut active) = watch::channel(None);
+    let location = config.state.path.clone();
+    let opening = Ledger::open_when_free(&location, seen);
+    tokio::pin!(opening);
+    // A start that may take long, until it turns out that it has to wait.
+    let opened = systemd::extending_timeout(async {
+        tokio::select! {
+            opened = &mut opening => Some(opened),
+            () = is_known(&mut active) => None,
+            () = stop.cancelled() => None,
+        }
+    });
+    if let Some(opened) = opened.await {
+        return Ok(Some(opened?));
+    }
+    let mut waiting = Waiting {
+        live: StatusTracker::new(),
+        configuration: watch::Sender::new(config.source.clone()),
+        stop: CancellationToken::new(),
+        tasks: JoinSet::new(),
+        ledger: None,
+    };
+    let ended = loop {
+        let host = active.borrow_and_update().clone();
+        if let Some(host) = host
+            && let Err(error) = waiting.note(config, &host).await
+        {
+            break Err(error);
+        }
+        tokio::select! {
+            opened = &mut opening => break opened.map(Some).map_err(Error::from),
+            () = stop.cancelled() => break Ok(None),
+            Ok(()) = active.changed() => {}
+            () = ping() => {}
+            (loaded, levels) = reload::next(reloads) => match loaded {
+                Ok(new) => {
+                    levels.set(new.log.level);
+                    // What is in use already needs a restart.
+                    *config = Config { state: config.state.clone(), log: config.log.clone(), ..new };
+                    waiting.configuration.send_replace(config.source.clone());
+                    info!("configuration reloaded: it applies when this host becomes active");
+                }
+                Err(mistakes) => drop(reload::refuse(&mistakes)),
+            },
+        }
+    };
+    waiting.end().await;
+    let ledger = ended?;
+    if ledger.is_some() {
+        info!("this host is active now");
+    }
+    Ok(ledger)
+}
+
+async fn is_known(active: &mut watch::Receiver<Option<ActiveHost>>) {
+    if active.wait_for(Option::is_some).await.is_err() {
+        // The ledger is open, or never will be.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Tells the watchdog of systemd that this task runs.
+async fn ping() {
+    match systemd::watchdog() {
+        Some(allowed) => {
+            systemd::alive();
+            tokio::time::sleep(allowed / PINGS).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// What a standby shows.
+struct Waiting {
+    live: StatusTracker,
+    configuration: watch::Sender<Source>,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), ledger::Error>>,
+    /// None until it could be read: another version may be active.
+    ledger: Option<Ledger>,
+}
+
+impl Waiting {
+    /// Says who is active, and starts the interfaces the first time.
+    ///
+    /// # Errors
+    /// [`Error::DifferentWatches`], the first time: later, the active host may have got another configuration first.
+    async fn note(&mut self, config: &Config, active: &ActiveHost) -> Result<(), Error> {
+        let before = self.live.standby();
+        if self.ledger.is_none() {
+            self.start(config).await;
+        }
+        let different = match &self.ledger {
+            Some(ledger) => different_watches(config, ledger).await,
+            None => Vec::new(),
+        };
+        if before.is_none() && !different.is_empty() {
+            return Err(Error::DifferentWatches {
+                active: active.host.clone(),
+                watches: different,
+            });
+        }
+        let standby = Standby {
+            active: active.host.clone(),
+            since: active.since,
+            different_watches: different,
+        };
+        let text = standby.text();
+        systemd::ready(&text);
+        if before.as_ref() == Some(&standby) {
+            return Ok(());
+        }
+        info!(active = standby.active, since = %standby.since, "standby: another host is active");
+        if !standby.different_watches.is_empty() {
+            warn!(
+                watches = standby.different_watches.join(", "),
+                hint = "give all hosts the same [[watch]] sections: when this host becomes active, its own apply",
+                "standby: the watches of this host differ from those of the active one"
+            );
+        }
+        self.live.set_standby(Some(standby));
+        Ok(())
+    }
+
+    async fn start(&mut self, config: &Config) {
+        let reader = match Ledger::read(&config.state.path).await {
+            Ok(reader) => reader,
+            Err(error) => {
+                warn!(%error, "standby: cannot read the ledger: no page and no status until this host becomes active");
+                return;
+            }
+        };
+        self.ledger = Some(reader.clone());
+        let operator = Operator {
+            ledger: reader.clone(),
+            live: self.live.clone(),
+            wake_uploads: Arc::default(),
+            wake_synchronizers: watch::Sender::new(0),
+            queue: watch::channel(Instant::now()).1,
+            configuration: self.configuration.subscribe(),
+        };
+        match control::Server::bind(&config.state.path) {
+            Ok(server) => {
+                let (operator, stop) = (operator.clone(), self.stop.clone());
+                self.tasks.spawn(async move {
+                    server.run(operator, stop).await;
+                    Ok(())
+                });
+            }
+            Err(error) => warn!(
+                %error,
+                hint = "check the permissions of state.path; commands talk to the daemon through control.sock in it",
+                "cannot create the control socket: commands cannot reach this daemon"
+            ),
+        }
+        if let (Some(listen), Ok(client)) = (config.web.listen, client(config, None)) {
+            let parts = web::Parts {
+                config: config.web.clone(),
+                operator,
+                reader,
+                client,
+            };
+            self.tasks.spawn(web::run(listen, parts, self.stop.clone()));
+        }
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Watches that the ledger has otherwise, by name.
+async fn different_watches(config: &Config, ledger: &Ledger) -> Vec<String> {
+    let mut config = config.clone();
+    if let Ok(created) = ledger.created_imodels().await {
+        config.know_imodels(&created);
+    }
+    match ledger.planned_watches(&watch_specs(&config)).await {
+        // The active host has not registered its own yet.
+        Ok(planned)
+            if planned.removed.is_empty()
+                && planned.watches.iter().all(|plan| plan.known_as.is_none()) =>
+        {
+            Vec::new()
+        }
+        Ok(planned) => {
+            let watches = config.watches.iter().zip(planned.watches);
+            let changed =
+                watches.filter(|(_, plan)| plan.known_as.is_none() || !plan.changes.is_empty());
+            let changed = changed.map(|(watch, _)| watch.name.clone());
+            let mut names: Vec<String> = changed
+                .chain(planned.removed.into_iter().map(|(name, _)| name))
+                .collect();
+            names.sort();
+            names.dedup();
+            names
+        }
+        Err(error) => {
+            warn!(%error, "standby: cannot compare the watches with those of the active host");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Several hosts with one ledger in a PostgreSQL server: one is active, the others are standby and take over.
+//!
+//! They need `ITWIN_SYNCD_TEST_POSTGRES`, which `tests/postgres/with-server` sets. A host is a daemon with a state
+//! directory of its own.
+
+mod differences;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use itwin_syncd::emulator::{Fault, Switches, UpdateBlob};
+
+use crate::postgres::{Server, database, files, shared_server, use_database, write_all};
+use crate::support::{Daemon, Site, assert_in_imodel, eventually, platform, write};
+
+/// Leases of a tenth: 1.5 s, and 3 s more until another host takes over.
+const QUICK: (&str, &str) = ("ITWIN_SYNCD_LEASE_HASTE", "10");
+
+/// Leases of half a second.
+const QUICKER: (&str, &str) = ("ITWIN_SYNCD_LEASE_HASTE", "30");
+
+const ACTIVE: &str = "this host is active now";
+const STANDBY: &str = "standby: another host is active";
+
+async fn site() -> (Site, std::path::PathBuf) {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    use_database(&mut site, &database(&shared_server()).await);
+    (site, folder)
+}
+
+/// An active host and a standby.
+async fn pair(site: &Site, environment: &[(&str, &str)]) -> (Daemon, Daemon) {
+    let active = site.start_on("one", environment);
+    active.says("scan finished").await;
+    let standby = site.start_on("two", environment);
+    standby.says(STANDBY).await;
+    (active, standby)
+}
+
+fn changes(site: &Site) -> usize {
+    let requests = site.emulator.requests();
+    requests.iter().filter(|one| one.method != "GET").count()
+}
+
+/// Waits until a host has synchronized these files, once each.
+async fn all_in_imodel(site: &Site, host: &str, daemon: &Daemon, files: &BTreeMap<String, String>) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let done = |shown: &serde_json::Value| {
+        let shown = shown["files"].as_array().unwrap();
+        shown.len() == files.len()
+            && shown
+                .iter()
+                .all(|file| file["result"] == "synchronized" && file["state"] == "done")
+    };
+    loop {
+        let printed = site.run_on(host, &["status", "--json", "--all"]).await;
+        let shown: serde_json::Value =
+            serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{printed:?}"));
+        if done(&shown) {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{}\n{}",
+            printed.out,
+            daemon.log()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_once(site, files);
+}
+
+/// Nothing is lost, and nothing was done twice.
+fn assert_once(site: &Site, files: &BTreeMap<String, String>) {
+    let state = site.emulator.state();
+    assert_in_imodel(&state, files);
+    assert_eq!(state.files.len(), files.len(), "twins in storage");
+    let mut runs: Vec<_> = state.runs.values().collect();
+    runs.sort_by_key(|run| run.requested_at);
+    for two in runs.windows(2) {
+        let end = two[0].requested_at + Duration::from_millis(two[0].duration_ms);
+        assert!(two[1].requested_at >= end, "two runs at a time: {two:#?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_standby_shows_itself_and_does_nothing_until_the_active_host_is_killed() {
+    let (site, folder) = site().await;
+    let mut files = files(12);
+    write_all(&folder, &files);
+    let (active, standby) = pair(&site, &[QUICK]).await;
+    all_in_imodel(&site, "one", &active, &files).await;
+    let status = site.run_on("two", &["status"]).await;
+    assert!(status.out.contains("standby; active: "), "{status:?}");
+    let json = site.run_on("two", &["status", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(
+        json["standby"]["different_watches"],
+        serde_json::json!([]),
+        "{json:#}"
+    );
+    assert_ne!(json["standby"]["active"], "", "{json:#}");
+    let retry = site.run_on("two", &["pause", "north"]).await;
+    assert!(retry.err.contains("this host is standby"), "{retry:?}");
+    let healthy = site.run_on("two", &["healthcheck"]).await;
+    assert_eq!(healthy.code, Some(0), "{healthy:?}");
+    let killed = Instant::now();
+    active.kill().await;
+    standby.says(ACTIVE).await;
+    let took = killed.elapsed();
+    assert!(
+        took > Duration::from_millis(3000),
+        "before the end of the lease: {took:?}"
+    );
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    write(&folder.join("later.dgn"), "later");
+    files.insert("later.dgn".to_owned(), "later".to_owned());
+    all_in_imodel(&site, "two", &standby, &files).await;
+    standby.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_standby_takes_over_at_once_from_a_host_that_stops() {
+    let (site, folder) = site().await;
+    let files = files(4);
+    write_all(&folder, &files);
+    let (active, standby) = pair(&site, &[]).await;
+    all_in_imodel(&site, "one", &active, &files).await;
+    let (status, log) = active.stop().await;
+    let stopped = Instant::now();
+    assert!(status.success(), "{log}");
+    standby.says(ACTIVE).await;
+    let took = stopped.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // The first is standby when it comes back, and stops as such.
+    let back = site.start_on("one", &[]);
+    back.says(STANDBY).await;
+    let (status, log) = back.stop().await;
+    assert!(status.success(), "{log}");
+    standby.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_host_that_is_restarted_after_a_kill_continues_at_once() {
+    let (site, folder) = site().await;
+    let files = files(4);
+    write_all(&folder, &files);
+    let (active, standby) = pair(&site, &[]).await;
+    active.kill().await;
+    let started = Instant::now();
+    let again = site.start_on("one", &[]);
+    again.says("watch started").await;
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    all_in_imodel(&site, "one", &again, &files).await;
+    assert!(!standby.log().contains(ACTIVE), "{}", standby.log());
+    standby.stop().await;
+    again.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_host_that_wakes_after_another_has_taken_over_changes_nothing() {
+    let new = [
+        "create file",
+        "upload",
+        "upload block",
+        "commit blocks",
+        "complete",
+        "create connection",
+        "run",
+    ];
+    let changed = [
+        "update content",
+        "upload",
+        "upload block",
+        "commit blocks",
+        "complete",
+    ];
+    let new = new.map(|operation| (operation, false));
+    let changed = changed.map(|operation| (operation, true));
+    let all: Vec<_> = new.into_iter().chain(changed).collect();
+    // As many hosts at once as the machine can take.
+    for some in all.chunks(4) {
+        let some = some
+            .iter()
+            .map(|&(operation, is_known)| stopped_before(operation, is_known));
+        futures_util::future::join_all(some).await;
+    }
+}
+
+/// The active host stops when its connection is about to send this, of new files or of those that the platform has.
+async fn stopped_before(operation: &str, is_known: bool) {
+    // What is written to the blob of a file is its content at once: the worst case for bytes that come late.
+    let mut switches = Switches::default();
+    switches.update_blob = UpdateBlob::Same;
+    let (mut site, folder) = Site::with_folder(platform().switches(switches)).await;
+    use_database(&mut site, &database(&shared_server()).await);
+    site.tables += "[upload]\nworkers = 8\n";
+    if operation.contains("block") {
+        site.tables += "block_size = \"4B\"\n";
+    }
+    let mut files = files(24);
+    write_all(&folder, &files);
+    if is_known {
+        let first = site.start_on("one", &[QUICK]);
+        first.says("scan finished").await;
+        all_in_imodel(&site, "one", &first, &files).await;
+        first.stop().await;
+        write_anew(&folder, &mut files, "CONTENT");
+    }
+    let sleeper = site.start_on("one", &[QUICK, ("ITWIN_SYNCD_STOPPOINT", operation)]);
+    let state = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleeper.pid())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    eventually(state, || {
+        format!("never reached {operation:?}: {}", sleeper.log())
+    })
+    .await;
+    let other = site.start_on("two", &[QUICK]);
+    other.says(ACTIVE).await;
+    // What the first one has in its hands is old now.
+    write_anew(&folder, &mut files, "newness");
+    all_in_imodel(&site, "two", &other, &files).await;
+    let before = site.emulator.requests().len();
+    sleeper.signal("CONT");
+    let (status, log) = sleeper.ended().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("another host has taken over"), "{log}");
+    let late = site.emulator.requests().split_off(before);
+    let late: Vec<_> = late.iter().filter(|one| one.method != "GET").collect();
+    assert!(late.is_empty(), "{operation}: {late:#?}\n{log}");
+    assert_once(&site, &files);
+    other.stop().await;
+}
+
+/// Gives all files other contents of the same length.
+fn write_anew(folder: &Path, files: &mut BTreeMap<String, String>, word: &str) {
+    for content in files.values_mut() {
+        let (_, number) = content.split_once(' ').unwrap();
+        *content = format!("{word} {number}");
+    }
+    write_all(folder, files);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn nobody_takes_over_because_the_database_was_away() {
+    let server = Server::start().await;
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    use_database(&mut site, &database(&server.url).await);
+    let mut files = files(8);
+    write_all(&folder, &files);
+    let (active, standby) = pair(&site, &[QUICK]).await;
+    all_in_imodel(&site, "one", &active, &files).await;
+    server.control(&["-m", "immediate", "restart"]).await;
+    write(&folder.join("short.dgn"), "short");
+    files.insert("short.dgn".to_owned(), "short".to_owned());
+    all_in_imodel(&site, "one", &active, &files).await;
+    // For longer than lease and grace.
+    server.control(&["-m", "fast", "stop"]).await;
+    active.says("requests to the platform wait").await;
+    let before = changes(&site);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(changes(&site), before);
+    server.start_again().await;
+    write(&folder.join("long.dgn"), "long");
+    files.insert("long.dgn".to_owned(), "long".to_owned());
+    all_in_imodel(&site, "one", &active, &files).await;
+    assert!(!standby.log().contains(ACTIVE), "{}", standby.log());
+    active.stop().await;
+    standby.says(ACTIVE).await;
+    standby.stop().await;
+    server.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn nothing_is_lost_or_doubled_by_forty_kills_of_the_active_host() {
+    let (site, folder) = site().await;
+    site.emulator
+        .fault(Fault::on("*").latency(Duration::from_millis(10)));
+    let mut files = BTreeMap::new();
+    let add = |number: usize, files: &mut BTreeMap<String, String>| {
+        let (path, content) = (
+            format!("{}/plan {number}.dgn", number % 4),
+            format!("content {number}"),
+        );
+        write(&folder.join(&path), &content);
+        files.insert(path, content);
+    };
+    let names = ["one", "two"];
+    let mut active = 0;
+    let mut hosts = [Some(site.start_on(names[0], &[QUICKER])), None];
+    hosts[0].as_ref().unwrap().says("watch started").await;
+    for kill in 0..40 {
+        add(kill * 2, &mut files);
+        add(kill * 2 + 1, &mut files);
+        let other = 1 - active;
+        if hosts[other].is_none() {
+            hosts[other] = Some(site.start_on(names[other], &[QUICKER]));
+        }
+        let (seen, more) = (site.emulator.requests().len(), fastrand::usize(1..40));
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while site.emulator.requests().len() < seen + more && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        hosts[active].take().unwrap().kill().await;
+        if kill % 2 == 0 {
+            // The other host takes over.
+            let standby = hosts[other].as_ref().unwrap();
+            standby.says("watch started").await;
+            active = other;
+        } else {
+            let again = site.start_on(names[active], &[QUICKER]);
+            let taken = || {
+                let log = again.log();
+                log.contains("watch started") || log.contains(STANDBY)
+            };
+            eventually(taken, || again.log()).await;
+            if again.log().contains("watch started") {
+                hosts[active] = Some(again);
+            } else {
+                active = other;
+                hosts[other].as_ref().unwrap().says("watch started").await;
+                hosts[1 - other] = Some(again);
+            }
+        }
+    }
+    let daemon = hosts[active].take().unwrap();
+    all_in_imodel(&site, names[active], &daemon, &files).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_large_file_that_is_on_its_way_is_sent_anew_and_never_seen_in_part() {
+    const SIZE: usize = 1 << 20;
+    let mut switches = Switches::default();
+    switches.update_blob = UpdateBlob::Same;
+    let (mut site, folder) = Site::with_folder(platform().switches(switches)).await;
+    use_database(&mut site, &database(&shared_server()).await);
+    site.tables += "[upload]\nblock_size = \"64KiB\"\n";
+    let mut files = BTreeMap::from([("large.dgn".to_owned(), "1".repeat(SIZE))]);
+    write_all(&folder, &files);
+    let (active, standby) = pair(&site, &[QUICK]).await;
+    all_in_imodel(&site, "one", &active, &files).await;
+    let old = site.stored("large.dgn").completed.unwrap();
+    site.emulator
+        .fault(Fault::on("PUT /emulated/*").latency(Duration::from_millis(500)));
+    let content = "2".repeat(SIZE);
+    files.insert("large.dgn".to_owned(), content.clone());
+    write_all(&folder, &files);
+    let before = site.requests("PUT", "").len();
+    let blocks = || site.requests("PUT", "").len() >= before + 6;
+    eventually(blocks, || active.log()).await;
+    active.kill().await;
+    site.emulator.clear_faults();
+    let new = crate::support::sha256(content.as_bytes());
+    let seen = std::cell::Cell::new(0);
+    let whole = || {
+        let now = site.stored("large.dgn").completed.unwrap();
+        assert_eq!(now.size, SIZE as u64);
+        // Without a digest: committed, not completed yet.
+        assert!(
+            now.sha256.is_empty() || now.sha256 == old.sha256 || now.sha256 == new,
+            "{now:?}"
+        );
+        seen.set(seen.get() + 1);
+        now.sha256 == new
+    };
+    eventually(whole, || standby.log()).await;
+    assert!(seen.get() > 10, "{}", seen.get());
+    all_in_imodel(&site, "two", &standby, &files).await;
+    standby.stop().await;
+}
