@@ -56,8 +56,8 @@ pub(crate) fn share_deadline(usual: std::time::Duration) -> std::time::Duration 
     usual
 }
 
-/// A time of the lease of the active host: `usual`, or a part of it if `ITWIN_SYNCD_LEASE_HASTE` is a number to divide it
-/// by.
+/// A time of the lease of the active host: `usual`, or a part of it if `ITWIN_SYNCD_LEASE_HASTE` is a number to divide
+/// it by.
 #[cfg(feature = "failpoints")]
 pub(crate) fn lease_time(usual: std::time::Duration) -> std::time::Duration {
     let haste = std::env::var("ITWIN_SYNCD_LEASE_HASTE").ok();

@@ -1,9 +1,9 @@
 //! The body of a request that changes something, which checks the lease when the connection is about to send it.
 //!
 //! Between a check before a request and its first byte on the wire, a request waits for a connection and for the task
-//! that writes to it; a machine may stand still meanwhile. The connection asks the body for its length directly before it
-//! writes the head, and for each piece directly before it writes that. Without a valid lease, the body announces more than
-//! there is and then fails, so that what leaves is never a whole request: not even one that has no content.
+//! that writes to it; a machine may stand still meanwhile. The connection asks the body for its length directly before
+//! it writes the head, and for each piece directly before it writes that. Without a valid lease, the body announces
+//! more than there is and then fails, so that what leaves is never a whole request: not even one that has no content.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,8 +1,8 @@
 //! Which of several hosts is the active one.
 //!
-//! The row `lease` names the active process until a time of the server's clock. The process renews it on a connection of
-//! its own. Each of its transactions that write compares the row first, so a process that was replaced writes nothing;
-//! and [`Lease`] stops its requests to the platform before anybody may replace it.
+//! The row `lease` names the active process until a time of the server's clock. The process renews it on a connection
+//! of its own. Each of its transactions that write compares the row first, so a process that was replaced writes
+//! nothing; and [`Lease`] stops its requests to the platform before anybody may replace it.
 //!
 //! Another process takes the lease when it was given up, or when it is over for so long that nothing of the former
 //! holder is in progress any more. Whoever has just come, or has not reached the database either, waits first: after an

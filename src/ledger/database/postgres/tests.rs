@@ -68,10 +68,12 @@ async fn raise_generation(ledger: &Ledger) {
 }
 
 async fn generation(ledger: &Ledger) -> i64 {
-    sql::query_scalar("SELECT generation FROM connections")
-        .fetch_one(&mut ledger.db.connection().await)
-        .await
-        .unwrap()
+    let read = ledger.db.read("read the generation", async |db| {
+        sql::query_scalar("SELECT generation FROM connections")
+            .fetch_one(db)
+            .await
+    });
+    read.await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
