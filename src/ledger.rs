@@ -57,6 +57,7 @@ mod known_files;
 mod lock;
 mod mappings;
 mod named_versions;
+mod new_files;
 mod overview;
 mod problems;
 mod references;

@@ -192,29 +192,54 @@ pub(super) async fn set_limits(
     Ok(())
 }
 
-/// Suspends a watch when more of its files than its limits are due that storage knows, or have arrived. `arrived` is
-/// the number of files that are new since the last call, below zero for files that turned out to be known ones. Some:
-/// suspended from now on.
+/// What happened to the files of a watch since the guard looked at it last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived {
+    /// How many are new; below zero for files that turned out to be known ones.
+    pub(super) new: i64,
+    /// Whether files may be due that storage knows. Those are counted one by one, so not for each of a million new files.
+    pub(super) known: bool,
+}
+
+impl Arrived {
+    /// No file is new, but known ones may be due.
+    pub(super) const NONE: Self = Self {
+        new: 0,
+        known: true,
+    };
+
+    /// A new file turned out to be a known one.
+    pub(super) const KNOWN_AFTER_ALL: Self = Self {
+        new: -1,
+        known: true,
+    };
+}
+
+/// Suspends a watch when more of its files than its limits are due that storage knows, or have arrived. Some: suspended
+/// from now on.
 pub(super) async fn guard(
     tx: &mut Tx,
     watch_id: i64,
-    arrived: i64,
+    arrived: Arrived,
     now: Timestamp,
 ) -> Result<Option<BulkChange>, sqlx::Error> {
     let mut watch: Guarded = sql::query_as(
         "SELECT w.bulk_change_limit, w.bulk_change_approved, w.bulk_change_files, \
          w.bulk_change_kind, w.new_files_limit, w.new_files_since, w.new_files, \
-         (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
-         AND j.state = 'due' AND j.touched = 0 AND (f.stored_version IS NOT NULL OR f.adopted = 1)) AS due, \
-         (SELECT COUNT(*) FROM jobs j JOIN files f ON f.id = j.file_id WHERE f.watch_id = w.id \
-         AND j.state = 'due' AND f.relocation IS NOT NULL AND f.stored_version = f.version) \
-         AS moves FROM watches w WHERE w.id = $1",
+         CASE WHEN $2 OR w.bulk_change_approved > 0 THEN (SELECT COUNT(*) FROM jobs j JOIN files f \
+         ON f.id = j.file_id WHERE f.watch_id = w.id AND j.watch_id = w.id AND j.state = 'due' \
+         AND j.touched = 0 AND (f.stored_version IS NOT NULL OR f.adopted = 1)) ELSE 0 END AS due, \
+         CASE WHEN $2 OR w.bulk_change_approved > 0 THEN (SELECT COUNT(*) FROM jobs j JOIN files f \
+         ON f.id = j.file_id WHERE f.watch_id = w.id AND j.watch_id = w.id AND j.state = 'due' \
+         AND f.relocation IS NOT NULL AND f.stored_version = f.version) ELSE 0 END AS moves \
+         FROM watches w WHERE w.id = $1",
     )
     .bind(watch_id)
+    .bind(arrived.known)
     .fetch_one(tx)
     .await?;
-    if arrived != 0
-        && let Some((since, new)) = count_new(watch, arrived, now)
+    if arrived.new != 0
+        && let Some((since, new)) = count_new(watch, arrived.new, now)
     {
         watch.new_files = new.max(0);
         sql::query("UPDATE watches SET new_files_since = $2, new_files = $3 WHERE id = $1")

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::bulk_change::guard;
+use super::bulk_change::{Arrived, guard};
 use super::clock::pause;
 use super::{
     BulkChange, Content, Error, FileId, Ledger, StorageStamp, Tx, UploadJob, count_column, millis,
@@ -132,7 +132,7 @@ impl Ledger {
         .bind(pause(now, due))
         .execute(tx)
         .await?;
-                guard(tx, job.watch.0, -1, now).await
+                guard(tx, job.watch.0, Arrived::KNOWN_AFTER_ALL, now).await
             })
             .await
     }

@@ -62,9 +62,14 @@ impl Executor for Tx {
 impl Tx {
     /// A new row id, greater than all before it.
     pub(super) fn new_id(&mut self, now: Timestamp) -> i64 {
+        self.new_ids(1, now)
+    }
+
+    /// The first of `count` new row ids that follow each other, all greater than all before them.
+    pub(super) fn new_ids(&mut self, count: u32, now: Timestamp) -> i64 {
         match self {
-            Self::Sqlite(_) => super::row::new_id(now),
-            Self::Postgres(tx) => tx.new_id(now),
+            Self::Sqlite(_) => super::row::new_ids(count, now),
+            Self::Postgres(tx) => tx.new_ids(count, now),
         }
     }
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::bulk_change::guard;
+use super::bulk_change::{Arrived, guard};
 use super::history::{Step, note};
 use super::known_files::KnownRow;
+use super::new_files::{NEW_FILES, NewFiles, insert_new_files};
 use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::link_to_set;
@@ -57,27 +58,38 @@ impl Ledger {
     ) -> Result<HandedOver, Error> {
         self.db
             .write("take over finished files", async |tx| {
-                let (mut changed, mut arrived) = (0, 0);
-                let mut suspects_rename = false;
-                let mut folders = BTreeSet::new();
+                let mut changes = Changes::default();
                 let connectors = files.iter().filter_map(|file| file.connector.as_ref());
                 add_connections(tx, watch.0, &connectors.collect(), now).await?;
-                for file in files {
-                    match hand_over_one(tx, watch, file, now).await? {
-                        Taken::Unchanged => continue,
-                        Taken::Changed => {}
-                        Taken::New => arrived += 1,
+                let some = files.chunks_exact(NEW_FILES);
+                let rest = some.remainder();
+                for files in some {
+                    let new = insert_new_files(tx, watch, files, now).await?;
+                    changes.add_new(&new, files);
+                    if new.files < NEW_FILES {
+                        hand_over_each(tx, watch, files, &mut changes, now).await?;
                     }
-                    changed += 1;
-                    suspects_rename |= has_origin(tx, watch, file).await?;
-                    folders.insert(split(&file.path).0);
                 }
-                for dir in folders {
+                hand_over_each(tx, watch, rest, &mut changes, now).await?;
+                for dir in &changes.folders {
                     forget_listing(tx, watch.0, dir).await?;
                 }
+                let Changes {
+                    new,
+                    known,
+                    suspects_rename,
+                    ..
+                } = changes;
+                let changed = new + known;
                 let bulk_change = match changed {
                     0 => None,
-                    _ => guard(tx, watch.0, arrived, now).await?,
+                    _ => {
+                        let arrived = Arrived {
+                            new: count_column(new as u64),
+                            known: known > 0,
+                        };
+                        guard(tx, watch.0, arrived, now).await?
+                    }
                 };
                 Ok(HandedOver {
                     changed,
@@ -87,6 +99,49 @@ impl Ledger {
             })
             .await
     }
+}
+
+/// What a hand-over changes.
+#[derive(Default)]
+struct Changes<'f> {
+    /// New files.
+    new: usize,
+    /// Known files that changed.
+    known: usize,
+    suspects_rename: bool,
+    /// Where the files are.
+    folders: BTreeSet<&'f [u8]>,
+}
+
+impl<'f> Changes<'f> {
+    fn add_new(&mut self, new: &NewFiles, files: &'f [Ready]) {
+        self.new += new.files;
+        self.suspects_rename |= new.suspect_rename;
+        if new.files > 0 {
+            self.folders
+                .extend(files.iter().map(|file| split(&file.path).0));
+        }
+    }
+}
+
+/// Hands files over one by one.
+async fn hand_over_each<'f>(
+    tx: &mut Tx,
+    watch: WatchId,
+    files: &'f [Ready],
+    changes: &mut Changes<'f>,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    for file in files {
+        match hand_over_one(tx, watch, file, now).await? {
+            Taken::Unchanged => continue,
+            Taken::Changed => changes.known += 1,
+            Taken::New => changes.new += 1,
+        }
+        changes.suspects_rename |= has_origin(tx, watch, file).await?;
+        changes.folders.insert(split(&file.path).0);
+    }
+    Ok(())
 }
 
 /// What a file is for the ledger.

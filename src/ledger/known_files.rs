@@ -1,10 +1,12 @@
 //! What the ledger knows of the local files: the version that was handed over last.
 
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use super::row::split;
+use super::row::{join, split};
 use super::{Absence, Error, Ledger, Ready, WatchId, count_value, sql};
 use crate::connector_type::ConnectorType;
 
@@ -99,6 +101,19 @@ impl From<KnownRow> for Known {
     }
 }
 
+/// How many files of a folder one statement looks up.
+const NAMES: usize = 64;
+
+/// Files of a watch, `$1`, in a folder, `$2`, by their names.
+static SOME_KNOWN: LazyLock<String> = LazyLock::new(|| {
+    let names: Vec<String> = (3..3 + NAMES).map(|at| format!("${at}")).collect();
+    format!(
+        "SELECT name, known, size, mtime_ns, ctime_ns, connector, absence, set_stem FROM files WHERE watch_id = $1 \
+         AND dir = $2 AND name IN ({})",
+        names.join(", ")
+    )
+});
+
 impl Ledger {
     /// All files of one folder by name, in no order (`dir` relative to the root, empty for the root itself).
     pub async fn known_in(
@@ -142,6 +157,37 @@ impl Ledger {
             })
             .await?;
         Ok(row.map(Known::from))
+    }
+
+    /// Those of some files that are known, by their paths relative to the root.
+    pub async fn known_of(
+        &self,
+        watch: WatchId,
+        paths: impl Iterator<Item = &Path>,
+    ) -> Result<HashMap<PathBuf, Known>, Error> {
+        let mut folders: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
+        for (dir, name) in paths.map(split) {
+            folders.entry(dir).or_default().push(name);
+        }
+        let mut known = HashMap::new();
+        for (dir, names) in folders {
+            for names in names.chunks(NAMES) {
+                let rows: Vec<KnownRow> = self
+                    .db
+                    .read("look up files", async |db| {
+                        let mut query = sql::query_as(SOME_KNOWN.as_str()).bind(watch).bind(dir);
+                        // The last name as often as there is none left.
+                        for at in 0..NAMES {
+                            query = query.bind(names.get(at).or(names.last()).copied());
+                        }
+                        query.fetch_all(db).await
+                    })
+                    .await?;
+                let found = rows.into_iter();
+                known.extend(found.map(|row| (join(dir.to_vec(), row.name.clone()), row.into())));
+            }
+        }
+        Ok(known)
     }
 
     /// One file by the name of its watch and its path relative to the root.
@@ -241,5 +287,39 @@ mod tests {
             set_stem: None,
         };
         assert!(!known.is_version(longer, None), "another size");
+    }
+
+    #[tokio::test]
+    async fn many_files_are_looked_up_just_as_one_by_one() {
+        use super::super::fixture::{Fixture, at, ready};
+        let f = Fixture::new().await;
+        let paths: Vec<PathBuf> = (0..NAMES + 3)
+            .flat_map(|n| [format!("{n}.dgn"), format!("folder/{n}.dgn")])
+            .map(PathBuf::from)
+            .collect();
+        let known = paths
+            .iter()
+            .filter(|path| path.to_string_lossy().contains('1'));
+        for path in known {
+            let file = [ready(path.to_str().unwrap(), 1)];
+            f.ledger.hand_over(f.watch, &file, at(0)).await.unwrap();
+        }
+        let found = f
+            .ledger
+            .known_of(f.watch, paths.iter().map(PathBuf::as_path))
+            .await
+            .unwrap();
+        for path in &paths {
+            let one = f.ledger.known(f.watch, path).await.unwrap();
+            assert_eq!(found.get(path), one.as_ref(), "{path:?}");
+        }
+        assert_eq!(found.len(), 2 * 16);
+        assert!(
+            f.ledger
+                .known_of(f.watch, std::iter::empty())
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 }

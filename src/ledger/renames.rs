@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::bulk_change::guard;
+use super::bulk_change::{Arrived, guard};
 use super::checkpoints::set_stamp;
 use super::hand_over::{check_connection_soon, open_job};
 use super::history::{Step, note};
@@ -217,7 +217,9 @@ impl Ledger {
                 }
                 let target = (Some(&place[..]), Some(Relocation::Intended));
                 move_record(tx, job, origin, (&new, &old), target, now).await?;
-                Ok(Followed::Moved(guard(tx, job.watch.0, -1, now).await?))
+                Ok(Followed::Moved(
+                    guard(tx, job.watch.0, Arrived::KNOWN_AFTER_ALL, now).await?,
+                ))
             })
             .await
     }

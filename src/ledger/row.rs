@@ -13,16 +13,18 @@ struct Ids {
 }
 
 impl Ids {
-    fn next(&self, now: Timestamp) -> i64 {
+    /// The first of `count` ids that follow each other.
+    fn next(&self, count: u32, now: Timestamp) -> i64 {
         let floor = first_id(now);
+        let next = |last: i64| floor.max(last + 1);
         let last = self
             .last
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
-                Some(floor.max(last + 1))
+                Some(next(last) + i64::from(count) - 1)
             });
         // The closure always returns Some, so both arms have the value before the update.
         let (Ok(last) | Err(last)) = last;
-        floor.max(last + 1)
+        next(last)
     }
 
     fn continue_after(&self, id: i64) {
@@ -35,9 +37,9 @@ static IDS: Ids = Ids {
     last: AtomicI64::new(0),
 };
 
-/// A new row id, greater than all before it.
-pub(super) fn new_id(now: Timestamp) -> i64 {
-    IDS.next(now)
+/// The first of `count` new row ids that follow each other, all greater than all before them.
+pub(super) fn new_ids(count: u32, now: Timestamp) -> i64 {
+    IDS.next(count, now)
 }
 
 /// The smallest id that a row gets at this time.
@@ -94,10 +96,10 @@ mod tests {
 
     #[test]
     fn ids_rise_even_if_the_clock_does_not() {
-        let first = new_id(at(100));
-        let later = new_id(at(100));
-        let earlier_clock = new_id(at(100) - SignedDuration::from_hours(1));
-        assert!(first < later && later < earlier_clock);
+        let first = new_ids(3, at(100));
+        let later = new_ids(1, at(100));
+        let earlier_clock = new_ids(1, at(100) - SignedDuration::from_hours(1));
+        assert!(first + 2 < later && later < earlier_clock);
     }
 
     #[test]
@@ -106,11 +108,11 @@ mod tests {
             last: AtomicI64::new(0),
         };
         let (first, second) = (fresh(), fresh());
-        let of_first: Vec<i64> = (0..3).map(|_| first.next(at(100))).collect();
+        let of_first: Vec<i64> = (0..3).map(|_| first.next(1, at(100))).collect();
         // What a start does with the greatest id in the ledger.
         second.continue_after(of_first[2]);
         for now in [at(100), at(99)] {
-            let next = second.next(now);
+            let next = second.next(1, now);
             assert!(next > of_first[2], "{next} after {of_first:?}");
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::bulk_change::{BulkChangeLimits, guard, set_limits};
+use super::bulk_change::{Arrived, BulkChangeLimits, guard, set_limits};
 use super::forget::forget_cloud_side;
 use super::former_source_files::{count_mapped, drop_former, former_imodels, keep_former};
 use super::relocations::{count_moving, count_stored, relocate_all};
@@ -413,7 +413,7 @@ async fn register(
     // The storage files of a watch that follows another one move with those of that watch.
     if changes.iter().any(changes_folder) && spec.follows.is_none() {
         relocate_all(tx, id, now).await?;
-        bulk_change = guard(tx, id, 0, now).await?;
+        bulk_change = guard(tx, id, Arrived::NONE, now).await?;
     }
     Ok(Registered {
         id: WatchId(id),

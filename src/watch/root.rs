@@ -43,9 +43,10 @@ const PROBES_MAX: usize = 256;
 /// A share that has not answered for this long is reported as hanging.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// With more files in memory, or more bytes of their paths, the scan waits.
-const FILES_MAX: usize = 250_000;
-const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// With more files in memory, or more bytes of their paths, the scan waits. A file takes about 250 bytes until it is
+/// handed over; the number is just below a size at which the tables double.
+const FILES_MAX: usize = 110_000;
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 struct Task {
     watch: Watch,

@@ -11,6 +11,7 @@ mod sets;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Unfinished;
@@ -27,38 +28,58 @@ const ARRIVAL_REST: Duration = Duration::from_millis(1500);
 /// More of them are forgotten: they rest like any other.
 const ARRIVED_MAX: usize = 4096;
 
+/// More of them are forgotten: should they change again at once, they wait for no more than the settle time.
+const FINISHED_MAX: usize = 20_000;
+
 /// A file that cannot be opened now is probed again after this time, doubling up to [`BUSY_MAX`].
 const BUSY_FIRST: Duration = Duration::from_secs(2);
 const BUSY_MAX: Duration = Duration::from_secs(30);
+
+/// Files for which memory is kept while none settles.
+const KEPT: usize = 1024;
 
 /// The files of one root that are being written, or were until a moment ago.
 #[derive(Debug)]
 pub(super) struct Settling {
     policy: SettlePolicy,
-    files: HashMap<PathBuf, Entry>,
+    files: HashMap<Arc<Path>, Entry>,
     sets: Sets,
     /// Files that arrived by a rename after they were closed, and of which no event came since.
     arrived: HashSet<PathBuf>,
     /// When files were finished the last time, as long as that keeps them from being so again.
     finished: HashMap<PathBuf, Instant>,
     /// Times at which files are probed. May contain outdated times: an entry's own `probe_at` decides.
-    queue: BinaryHeap<Reverse<(Instant, PathBuf)>>,
+    queue: BinaryHeap<Reverse<(Instant, Arc<Path>)>>,
     /// Of all paths in `files`.
     bytes: usize,
     /// How many of `files` cannot be read.
     busy: usize,
 }
 
+/// Hundreds of thousands of these wait at a first start: no larger than necessary.
 #[derive(Debug)]
 struct Entry {
-    /// What was seen last and since when; None while the file cannot be read.
-    seen: Option<(Fingerprint, Instant)>,
+    seen: Seen,
     /// When it was seen for the first time since it was finished.
     first: Instant,
     probed: Instant,
     /// None while a probe is running.
     probe_at: Option<Instant>,
-    busy: Duration,
+}
+
+/// The last look at a file.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    /// What was seen, and since when.
+    File(Fingerprint, Instant),
+    /// It could not be read; the pause after the next look that cannot.
+    Busy(Duration),
+}
+
+impl Entry {
+    fn is_busy(&self) -> bool {
+        matches!(self.seen, Seen::Busy(_))
+    }
 }
 
 /// One look at a file: when it began and ended, and what it saw.
@@ -113,8 +134,8 @@ impl Settling {
     /// Whether all that is left are files that could not be read for so long that waiting for them makes no sense, and
     /// complete files that wait for one of these.
     pub(super) fn is_stuck(&self) -> bool {
-        let is_stuck = |(path, entry): (&PathBuf, &Entry)| {
-            (entry.seen.is_none() && entry.busy >= BUSY_MAX) || self.sets.waits(path)
+        let is_stuck = |(path, entry): (&Arc<Path>, &Entry)| {
+            matches!(entry.seen, Seen::Busy(pause) if pause >= BUSY_MAX) || self.sets.waits(path)
         };
         self.files.iter().all(is_stuck)
     }
@@ -131,13 +152,16 @@ impl Settling {
         most: usize,
         now: Instant,
     ) -> Vec<Unfinished> {
-        let shown = |(path, entry): (&PathBuf, &Entry)| Unfinished {
+        let shown = |(path, entry): (&Arc<Path>, &Entry)| Unfinished {
             path: path.to_string_lossy().into_owned(),
-            busy: entry.seen.is_none(),
+            busy: entry.is_busy(),
             reason: None,
             hint: None,
             unreadable_ms: 0,
-            unchanged_ms: entry.seen.map_or(0, |(_, since)| whole_millis(now, since)),
+            unchanged_ms: match entry.seen {
+                Seen::File(_, since) => whole_millis(now, since),
+                Seen::Busy(_) => 0,
+            },
             next_look_ms: entry.probe_at.map_or(0, |at| whole_millis(at, now)),
         };
         match only {
@@ -154,10 +178,11 @@ impl Settling {
     /// Takes in an observation. The first and the last of an unbroken row of equal observations must be the settle time
     /// apart.
     pub(super) fn observe(&mut self, path: &Path, observation: Observation) -> Step {
-        let since = match self.files.get(path).and_then(|entry| entry.seen) {
-            Some((fingerprint, since)) if fingerprint == observation.fingerprint => since,
+        let since = match self.files.get(path).map(|entry| entry.seen) {
+            Some(Seen::File(fingerprint, since)) if fingerprint == observation.fingerprint => since,
             _ => observation.ended,
         };
+        let seen = Seen::File(observation.fingerprint, since);
         let rest = self.rest(path, observation.began);
         let mut next = since + rest;
         if observation.began.saturating_duration_since(since) >= rest && since != observation.ended
@@ -169,8 +194,7 @@ impl Settling {
             if next <= observation.began && self.sets.is_awaited(path) {
                 self.sets.mark(path, Member::Complete);
                 let next = observation.began + PROBE_GAP.min(self.policy.settle);
-                let seen = Some((observation.fingerprint, since));
-                self.wait(path, seen, observation.ended, next, BUSY_FIRST);
+                self.wait(path, seen, observation.ended, next);
                 return Step::Wait;
             }
             if next <= observation.began {
@@ -182,25 +206,15 @@ impl Settling {
             }
         }
         self.sets.mark(path, Member::Settling);
-        self.wait(
-            path,
-            Some((observation.fingerprint, since)),
-            observation.ended,
-            next,
-            BUSY_FIRST,
-        );
+        self.wait(path, seen, observation.ended, next);
         Step::Wait
     }
 
     /// The last file of a set is complete: the others are finished by the next look at them.
     fn probe_rest_of_set(&mut self, path: &Path, now: Instant) {
-        for (other, _) in self.sets.others(path) {
-            if let Some(entry) = self.files.get_mut(other)
-                && entry.probe_at.is_some_and(|at| at > now)
-            {
-                entry.probe_at = Some(now);
-                self.queue.push(Reverse((now, other.to_owned())));
-            }
+        let others = self.sets.others(path).map(|(other, _)| other.to_owned());
+        for other in others.collect::<Vec<_>>() {
+            self.probe_at(&other, now);
         }
     }
 
@@ -229,19 +243,22 @@ impl Settling {
             self.finished
                 .retain(|_, last| now.saturating_duration_since(*last) < interval);
         }
+        if self.finished.len() >= FINISHED_MAX {
+            self.finished.clear();
+        }
         self.finished.insert(path.to_owned(), now);
     }
 
     /// The file exists but cannot be read now. Returns whether that is new.
     pub(super) fn busy(&mut self, path: &Path, now: Instant) -> bool {
-        let known = self
-            .files
-            .get(path)
-            .filter(|entry| entry.seen.is_none())
-            .map(|entry| entry.busy);
+        let known = match self.files.get(path).map(|entry| entry.seen) {
+            Some(Seen::Busy(pause)) => Some(pause),
+            _ => None,
+        };
         let pause = known.unwrap_or(BUSY_FIRST);
         self.sets.mark(path, Member::Settling);
-        self.wait(path, None, now, now + pause, (pause * 2).min(BUSY_MAX));
+        let seen = Seen::Busy((pause * 2).min(BUSY_MAX));
+        self.wait(path, seen, now, now + pause);
         known.is_none()
     }
 
@@ -249,14 +266,11 @@ impl Settling {
     /// it has to be probed for the first time.
     pub(super) fn touch(&mut self, path: &Path, now: Instant) -> bool {
         self.arrived.remove(path);
-        let Some(entry) = self.files.get_mut(path) else {
+        let Some(entry) = self.files.get(path) else {
             return false;
         };
         let soonest = now.max(entry.probed + PROBE_GAP.min(self.policy.settle));
-        if entry.probe_at.is_some_and(|at| at > soonest) {
-            entry.probe_at = Some(soonest);
-            self.queue.push(Reverse((soonest, path.to_owned())));
-        }
+        self.probe_at(path, soonest);
         true
     }
 
@@ -279,7 +293,12 @@ impl Settling {
         self.sets.leave(path);
         if let Some(entry) = self.files.remove(path) {
             self.bytes -= path.as_os_str().len();
-            self.busy -= usize::from(entry.seen.is_none());
+            self.busy -= usize::from(entry.is_busy());
+            if self.files.is_empty() {
+                // What the files of a first start needed.
+                self.files.shrink_to(KEPT);
+                self.queue.shrink_to(KEPT);
+            }
         }
     }
 
@@ -296,7 +315,7 @@ impl Settling {
                 .filter(|entry| entry.probe_at == Some(at))
             {
                 entry.probe_at = None;
-                due.push(path);
+                due.push(path.to_path_buf());
             }
         }
         due
@@ -307,30 +326,40 @@ impl Settling {
         self.queue.peek().map(|Reverse((at, _))| *at)
     }
 
-    fn wait(
-        &mut self,
-        path: &Path,
-        seen: Option<(Fingerprint, Instant)>,
-        probed: Instant,
-        probe_at: Instant,
-        busy: Duration,
-    ) {
+    /// Probes a file at this time, if that is sooner than it would be.
+    fn probe_at(&mut self, path: &Path, at: Instant) {
+        let Some((known, entry)) = self.files.get_key_value(path) else {
+            return;
+        };
+        if entry.probe_at.is_some_and(|planned| planned > at) {
+            self.queue.push(Reverse((at, Arc::clone(known))));
+            if let Some(entry) = self.files.get_mut(path) {
+                entry.probe_at = Some(at);
+            }
+        }
+    }
+
+    fn wait(&mut self, path: &Path, seen: Seen, probed: Instant, probe_at: Instant) {
+        let known = self.files.get_key_value(path);
         let entry = Entry {
             seen,
-            first: self.files.get(path).map_or(probed, |known| known.first),
+            first: known.map_or(probed, |(_, known)| known.first),
             probed,
             probe_at: Some(probe_at),
-            busy,
         };
-        self.busy += usize::from(entry.seen.is_none());
-        if let Some(known) = self.files.get_mut(path) {
-            self.busy -= usize::from(known.seen.is_none());
-            *known = entry;
-        } else {
-            self.bytes += path.as_os_str().len();
-            self.files.insert(path.to_owned(), entry);
-        }
-        self.queue.push(Reverse((probe_at, path.to_owned())));
+        let path = match known {
+            Some((path, known)) => {
+                self.busy -= usize::from(known.is_busy());
+                Arc::clone(path)
+            }
+            None => {
+                self.bytes += path.as_os_str().len();
+                path.into()
+            }
+        };
+        self.busy += usize::from(entry.is_busy());
+        self.queue.push(Reverse((probe_at, Arc::clone(&path))));
+        self.files.insert(path, entry);
     }
 }
 

@@ -311,7 +311,7 @@ impl Database {
             writer,
             connection,
             id,
-            new_id: None,
+            last_id: None,
         }))
     }
 
@@ -370,7 +370,7 @@ pub(in crate::ledger) struct Writing {
     /// By which the server knows it.
     id: String,
     /// The last row id that it gave out.
-    new_id: Option<i64>,
+    last_id: Option<i64>,
 }
 
 impl Tx {
@@ -382,13 +382,13 @@ impl Tx {
         }
     }
 
-    /// A new row id, greater than all before it of any process.
-    pub(super) fn new_id(&mut self, now: Timestamp) -> i64 {
-        let id = row::new_id(now);
+    /// The first of `count` new row ids that follow each other, all greater than all before them of any process.
+    pub(super) fn new_ids(&mut self, count: u32, now: Timestamp) -> i64 {
+        let first = row::new_ids(count, now);
         if let Self::Writing(tx) = self {
-            tx.new_id = Some(id);
+            tx.last_id = Some(first + i64::from(count) - 1);
         }
-        id
+        first
     }
 
     pub(super) async fn commit(self) -> Committed {
@@ -417,7 +417,7 @@ impl Tx {
 
 impl Writing {
     async fn commit(mut self) -> Committed {
-        let commit = match self.new_id {
+        let commit = match self.last_id {
             // In one message, as the others wait.
             Some(id) => format!("UPDATE cluster SET last_id = {id}; COMMIT"),
             None => "COMMIT".to_owned(),

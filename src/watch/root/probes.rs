@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::{BYTES_MAX, Task};
 use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
-use crate::ledger::{Absence, Ready};
+use crate::ledger::{Absence, Known, Ready};
 use crate::names::QuotedPath;
 use crate::watch::Error;
 use crate::watch::probe::{Probe, ProbeReply};
@@ -34,13 +34,21 @@ impl Task {
     pub(super) async fn on_probe(&mut self, reply: ProbeReply) -> Result<(), Error> {
         self.threads.probe_sent = None;
         self.on_root_probe(&reply.root).await?;
+        let files = reply
+            .paths
+            .iter()
+            .filter_map(|(path, probe)| matches!(probe, Probe::File(_)).then_some(path.as_path()));
+        let mut known = self.out.ledger.known_of(self.id, files).await?;
         let mut ready = Vec::new();
         for (path, probe) in reply.paths {
             if !matches!(probe, Probe::Busy(_)) {
                 self.unreadable.remove(&path);
             }
             match probe {
-                Probe::File(seen) => ready.extend(self.on_file(path, seen).await?),
+                Probe::File(seen) => {
+                    let known = known.remove(&path);
+                    ready.extend(self.on_file(path, seen, known).await?);
+                }
                 Probe::Folder => {
                     self.settling.forget(&path);
                     if self.watch.scope.enters(&path) {
@@ -85,7 +93,12 @@ impl Task {
     }
 
     /// Returns the file when it is complete and not known yet.
-    async fn on_file(&mut self, path: PathBuf, seen: Observation) -> Result<Option<Ready>, Error> {
+    async fn on_file(
+        &mut self,
+        path: PathBuf,
+        seen: Observation,
+        known: Option<Known>,
+    ) -> Result<Option<Ready>, Error> {
         let Some(wanted) = self.wanted(&path) else {
             self.settling.forget(&path);
             return Ok(None);
@@ -96,7 +109,6 @@ impl Task {
             connector: wanted.connector,
             set_stem: wanted.set_stem,
         };
-        let known = self.out.ledger.known(self.id, &ready.path).await?;
         if let Some(known) = known.filter(|known| known.is_handed_over(&ready)) {
             self.settling.forget(&ready.path);
             if known.set_stem.is_some() && known.absence == Some(Absence::Missing) {

@@ -380,3 +380,21 @@ proptest! {
         prop_assert!(size == 0 || known == Some(size), "never ready: {known:?} of {size}");
     }
 }
+
+#[test]
+fn what_was_finished_is_remembered_of_a_bounded_number_of_files() {
+    let start = Instant::now();
+    let mut settling = Settling::new(policy(None, 30));
+    for number in 0..FINISHED_MAX + 10 {
+        let path = PathBuf::from(format!("{number}.dgn"));
+        settling.observe(&path, seen(start, 7));
+        let ready = settling.observe(&path, seen(start + SETTLE, 7));
+        assert_eq!(ready, Step::Ready);
+        assert!(settling.finished.len() <= FINISHED_MAX);
+    }
+    // The last one waits for the upload interval.
+    let path = PathBuf::from(format!("{}.dgn", FINISHED_MAX + 9));
+    let again = start + SETTLE + second(1);
+    settling.observe(&path, seen(again, 8));
+    assert_eq!(settling.observe(&path, seen(again + SETTLE, 8)), Step::Wait);
+}
