@@ -192,12 +192,13 @@ pub(super) async fn set_limits(
     Ok(())
 }
 
-/// What happened to the files of a watch since the guard looked at it last.
+/// What happened to the files of a watch since the last call of the guard.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrived {
     /// How many are new; below zero for files that turned out to be known ones.
     pub(super) new: i64,
-    /// Whether files may be due that storage knows. Those are counted one by one, so not for each of a million new files.
+    /// Whether files may be due that storage knows. Those are counted one by one, so not for each of a million new
+    /// files.
     pub(super) known: bool,
 }
 

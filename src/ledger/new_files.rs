@@ -1,5 +1,5 @@
-//! Records new files, many with a few statements: a first scan hands over a whole tree, and each statement costs more than
-//! its rows.
+//! Records new files, many with a few statements: a first scan hands over a whole tree, and each statement costs more
+//! than its rows.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -54,7 +54,7 @@ pub(super) async fn insert_new_files(
             .bind(watch)
             .fetch_all(tx)
             .await?;
-    let count = NEW_FILES as u32;
+    let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
     // Those of the files, then those of their steps.
     let first = tx.new_ids(2 * count, now);
     let mut insert = sql::query(INSERT.as_str()).bind(watch);
