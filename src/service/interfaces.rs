@@ -25,6 +25,19 @@ const CLOCK_LOOK: Duration = Duration::from_secs(1);
 /// Time limit of a request to the receiver of an alert or a heartbeat.
 const REQUEST: Duration = Duration::from_secs(20);
 
+/// The server of the control socket; None, with a warning, if it cannot be created: the daemon works without it.
+pub(super) fn control_server(config: &Config) -> Option<control::Server> {
+    let bound = control::Server::bind(&config.state.path);
+    let warned = bound.inspect_err(|error| {
+        warn!(
+            %error,
+            hint = "check the permissions of state.path; commands talk to the daemon through control.sock in it",
+            "cannot create the control socket: commands cannot reach this daemon"
+        );
+    });
+    warned.ok()
+}
+
 impl Tasks {
     /// Starts all interfaces. Synchronization does not depend on any of them.
     pub(super) async fn start_interfaces(
@@ -42,19 +55,12 @@ impl Tasks {
             queue: self.queue.clone(),
             configuration: self.configuration.subscribe(),
         };
-        match control::Server::bind(&config.state.path) {
-            Ok(server) => {
-                let (operator, stop) = (operator.clone(), self.stop.clone());
-                self.spawn("control".to_owned(), async move {
-                    server.run(operator, stop).await;
-                    Ok(())
-                });
-            }
-            Err(error) => warn!(
-                %error,
-                hint = "check the permissions of state.path; commands talk to the daemon through control.sock in it",
-                "cannot create the control socket: commands cannot reach this daemon"
-            ),
+        if let Some(server) = control_server(config) {
+            let (operator, stop) = (operator.clone(), self.stop.clone());
+            self.spawn("control".to_owned(), async move {
+                server.run(operator, stop).await;
+                Ok(())
+            });
         }
         let reader = Ledger::read(&config.state.path).await?;
         // A single pass ends before a page would be of use, and the address may be that of the service.

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::interfaces::control_server;
 use super::reload::{self, Reloads};
 use super::tasks::watch_specs;
 use super::{Error, client, systemd};
 use crate::config::{Config, Source};
-use crate::control::{self, Operator};
+use crate::control::Operator;
 use crate::ledger::{self, ActiveHost, Ledger};
 use crate::runtime_status::{Standby, StatusTracker};
 use crate::web;
@@ -170,19 +171,12 @@ impl Waiting {
             queue: watch::channel(Instant::now()).1,
             configuration: self.configuration.subscribe(),
         };
-        match control::Server::bind(&config.state.path) {
-            Ok(server) => {
-                let (operator, stop) = (operator.clone(), self.stop.clone());
-                self.tasks.spawn(async move {
-                    server.run(operator, stop).await;
-                    Ok(())
-                });
-            }
-            Err(error) => warn!(
-                %error,
-                hint = "check the permissions of state.path; commands talk to the daemon through control.sock in it",
-                "cannot create the control socket: commands cannot reach this daemon"
-            ),
+        if let Some(server) = control_server(config) {
+            let (operator, stop) = (operator.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                server.run(operator, stop).await;
+                Ok(())
+            });
         }
         if let (Some(listen), Ok(client)) = (config.web.listen, client(config, None)) {
             let parts = web::Parts {
