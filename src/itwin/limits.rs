@@ -5,7 +5,7 @@
 pub(super) enum Limit {
     /// A token, or one object of the platform.
     Answer,
-    /// A page of a list, or the blocks of a blob.
+    /// A page of a list, a run with its tasks, or the blocks of a blob.
     List,
 }
 

@@ -11,6 +11,7 @@ use url::Url;
 use super::call::Call;
 use super::error::Kind;
 use super::headers::text_header;
+use super::limits::Limit;
 use super::urls::id_after;
 use super::{Client, Error};
 use crate::connector_type::ConnectorType;
@@ -273,11 +274,12 @@ impl Client {
             run: Run,
         }
         let url = self.connections_url(&[connection_id, "runs", run_id]);
-        let reply = self
-            .api
-            .send(&Call::repeatable("get run", Method::GET, url, ROLE))
-            .await?;
-        Ok(reply.json::<Body>()?.run)
+        // It has every task of the run.
+        let call = Call {
+            limit: Limit::List,
+            ..Call::repeatable("get run", Method::GET, url, ROLE)
+        };
+        Ok(self.api.send(&call).await?.json::<Body>()?.run)
     }
 
     fn connections_url(&self, below: &[&str]) -> Url {

@@ -198,6 +198,28 @@ async fn call_everything(client: &Client) -> usize {
     good.into_iter().filter(|good| *good).count()
 }
 
+fn client_of(base: &str) -> Client {
+    let base: url::Url = base.parse().unwrap();
+    Client::new(Settings {
+        api_url: base.clone(),
+        issuer_url: base,
+        client_id: "service-test".to_owned(),
+        credentials: itwin_syncd::itwin::Credentials::Service(Secret::new(SECRET).into()),
+        scope: "itwin-platform".to_owned(),
+        limits: itwin_syncd::itwin::RequestLimits::per_minute(1_000_000),
+        rate: Vec::new(),
+        network: Network {
+            proxy: None,
+            no_proxy: Vec::new(),
+            extra_certificates: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(10),
+            total_timeout: Duration::from_secs(10),
+        },
+    })
+    .unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
     let seed = std::env::var("ANSWERS_SEED")
@@ -213,27 +235,10 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
         }
     });
     let clients = (0..200).map(|_| {
-        let base = base.parse::<url::Url>().unwrap();
+        let client = client_of(&base);
+        // A host that wants a long pause is not asked again; the next client asks.
         async move {
-            let client = Client::new(Settings {
-                api_url: base.clone(),
-                issuer_url: base,
-                client_id: "service-test".to_owned(),
-                credentials: itwin_syncd::itwin::Credentials::Service(Secret::new(SECRET).into()),
-                scope: "itwin-platform".to_owned(),
-                limits: itwin_syncd::itwin::RequestLimits::per_minute(1_000_000),
-                rate: Vec::new(),
-                network: Network {
-                    proxy: None,
-                    no_proxy: Vec::new(),
-                    extra_certificates: Vec::new(),
-                    connect_timeout: Duration::from_secs(10),
-                    idle_timeout: Duration::from_secs(10),
-                    total_timeout: Duration::from_secs(10),
-                },
-            });
-            // A host that wants a long pause is not asked again; the next client asks.
-            tokio::time::timeout(Duration::from_secs(120), call_everything(&client.unwrap())).await
+            tokio::time::timeout(Duration::from_secs(120), call_everything(&client)).await
         }
     });
     let good: Vec<_> = futures_util::stream::iter(clients)
@@ -245,4 +250,33 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
         .map(|good| good.expect("each call ends"))
         .sum();
     assert!(good > 100, "{output}: only {good} calls were answered well");
+}
+
+/// A run has a task for each file, and a task may have a long message.
+#[tokio::test]
+async fn a_run_with_thousands_of_tasks_is_read_to_the_last() {
+    let tasks: Vec<_> = (0..5_000)
+        .map(|number| {
+            json!({ "storageFileId": format!("file-{number}"), "state": "Completed", "result": "Error",
+                "error": { "description": "x".repeat(1_000) } })
+        })
+        .collect();
+    let run = json!({ "run": { "id": "r", "state": "Completed", "jobs": [{ "tasks": tasks }] } });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = vec![0; 16 * 1024];
+            let read = socket.read(&mut request).await.unwrap();
+            let is_run = String::from_utf8_lossy(&request[..read]).contains("/runs/");
+            let body = if is_run { &run } else { &good_answers()[0] }.to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            socket.write_all((head + &body).as_bytes()).await.unwrap();
+        }
+    });
+    let read = client_of(&base).run_state("c", "r").await.unwrap();
+    assert_eq!(read.jobs[0].tasks.len(), 5_000);
 }
