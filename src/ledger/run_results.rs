@@ -8,15 +8,15 @@ use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage, send_again};
 use super::history::Step;
 use super::relocations::relocate_next;
-use super::results::insert_result;
+use super::results::{NewResult, insert_result};
 use super::row::join;
 use super::runs::release_files;
 use super::sets::set_open;
 use super::stored_job::insert_stored_job;
 use super::transitions::delete_job;
 use super::{
-    Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
-    count_value, millis, sql,
+    Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_value,
+    millis, sql,
 };
 use super::{named_versions, references};
 use crate::connector_type::ConnectorType;
@@ -136,16 +136,9 @@ impl Ledger {
                 .bind(run.0)
                 .execute(tx)
                 .await?;
-                let platform_id: Option<String> =
-                    sql::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
-                        .bind(run.0)
-                        .fetch_one(tx)
-                        .await?;
                 let mut reports = Vec::with_capacity(outcomes.len());
                 for outcome in outcomes {
-                    if let Some(report) =
-                        conclude(tx, run, platform_id.as_deref(), outcome, now).await?
-                    {
+                    if let Some(report) = conclude(tx, run, outcome, now).await? {
                         reports.push(report);
                     }
                 }
@@ -182,7 +175,6 @@ fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i6
 async fn conclude(
     tx: &mut Tx,
     run: RunId,
-    platform_id: Option<&str>,
     outcome: &FileOutcome,
     now: Timestamp,
 ) -> Result<Option<RunReport>, sqlx::Error> {
@@ -226,22 +218,14 @@ async fn conclude(
             .bind(millis(now))
             .execute(tx)
             .await?;
-            let (reason, hint) = match issues {
-                Some(issues) => (Some(issues.reason.as_str()), issues.hint.as_deref()),
-                None => (None, None),
+            let issues = issues.as_ref();
+            let result = NewResult {
+                run: Some(run),
+                reason: issues.map(|issues| issues.reason.as_str()),
+                hint: issues.and_then(|issues| issues.hint.as_deref()),
+                issues,
             };
-            let result = insert_result(tx, file_id, done, platform_id, reason, hint, now).await?;
-            if let Some(issues) = issues {
-                sql::query(
-                    "UPDATE results SET errors = $2, warnings = $3, others = $4 WHERE id = $1",
-                )
-                .bind(result)
-                .bind(count_column(issues.errors))
-                .bind(count_column(issues.warnings))
-                .bind(count_column(issues.others))
-                .execute(tx)
-                .await?;
-            }
+            insert_result(tx, file_id, done, result, now).await?;
             delete_job(tx, file_id).await?;
             relocate_next(tx, file_id, now).await?;
         }

@@ -5,7 +5,7 @@ use super::counterparts::wake_followers;
 use super::failures::refuse;
 use super::history::{Step, note};
 use super::relocations::relocate_next;
-use super::results::insert_result;
+use super::results::{NewResult, insert_result};
 use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::{judge_main_files_again, renew_main_files};
@@ -105,7 +105,8 @@ impl Ledger {
                 forget_listing(tx, job.watch.0, split(&job.path).0).await?;
                 if newest == job.version {
                     judge_main_files_again(tx, job.file.0, now).await?;
-                    insert_result(tx, job.file.0, Outcome::Vanished, None, None, None, now).await?;
+                    insert_result(tx, job.file.0, Outcome::Vanished, NewResult::default(), now)
+                        .await?;
                     delete_job(tx, job.file.0).await?;
                 } else {
                     make_due(tx, job.file.0, now).await?;
@@ -318,7 +319,7 @@ async fn hand_on(
                     .execute(tx)
                     .await?;
             }
-            insert_result(tx, job.file.0, done, None, None, None, now).await?;
+            insert_result(tx, job.file.0, done, NewResult::default(), now).await?;
             delete_job(tx, job.file.0).await?;
             relocate_next(tx, job.file.0, now).await?;
         }

@@ -341,4 +341,6 @@ impl Database {
 }
 
 #[cfg(test)]
+mod layout_tests;
+#[cfg(test)]
 mod tests;
