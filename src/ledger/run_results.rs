@@ -100,6 +100,8 @@ struct ConcludedRow {
     enqueued_at: Option<i64>,
     set_open: bool,
     is_replaced: bool,
+    /// Its storage file has to follow it.
+    moves: bool,
 }
 
 impl Ledger {
@@ -136,9 +138,13 @@ impl Ledger {
                 .bind(run.0)
                 .execute(tx)
                 .await?;
+                let generation = sql::query_scalar("SELECT generation FROM runs WHERE id = $1")
+                    .bind(run.0)
+                    .fetch_one(tx)
+                    .await?;
                 let mut reports = Vec::with_capacity(outcomes.len());
                 for outcome in outcomes {
-                    if let Some(report) = conclude(tx, run, outcome, now).await? {
+                    if let Some(report) = conclude(tx, (run, generation), outcome, now).await? {
                         reports.push(report);
                     }
                 }
@@ -174,7 +180,7 @@ fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i6
 
 async fn conclude(
     tx: &mut Tx,
-    run: RunId,
+    (run, generation): (RunId, i64),
     outcome: &FileOutcome,
     now: Timestamp,
 ) -> Result<Option<RunReport>, sqlx::Error> {
@@ -185,17 +191,13 @@ async fn conclude(
         set_open!("'due', 'uploading', 'failed'"),
         " AS set_open, ",
         is_replaced!(),
-        " AS is_replaced FROM files f JOIN watches \
+        " AS is_replaced, f.relocation IS NOT NULL AS moves FROM files f JOIN watches \
          w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1"
     ))
     .bind(file_id)
     .fetch_optional(tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let generation: i64 = sql::query_scalar("SELECT generation FROM runs WHERE id = $1")
-        .bind(run.0)
-        .fetch_one(tx)
-        .await?;
     if !applies(&row, outcome, run, generation) {
         return Ok(None);
     }
@@ -203,7 +205,9 @@ async fn conclude(
         follow_again(tx, file_id, now).await?;
         return Ok(None);
     }
-    insert_stored_job(tx, file_id, now).await?;
+    if row.state.is_none() {
+        insert_stored_job(tx, file_id, now).await?;
+    }
     match &outcome.verdict {
         Verdict::Synchronized(issues) => {
             let done = match issues {
@@ -227,7 +231,9 @@ async fn conclude(
             };
             insert_result(tx, file_id, done, result, now).await?;
             delete_job(tx, file_id).await?;
-            relocate_next(tx, file_id, now).await?;
+            if row.moves {
+                relocate_next(tx, file_id, now).await?;
+            }
         }
         Verdict::Refused(refusal) => {
             refuse_in_run(tx, file_id, run, JobState::Stored, refusal, now).await?;

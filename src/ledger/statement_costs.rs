@@ -1,4 +1,5 @@
-//! What the statements of daily work cost on SQLite: none reads a whole table that grows with the files.
+//! What the statements of daily work cost on SQLite: none reads a whole table that grows with the files, and a new file
+//! needs few of them.
 
 use super::database::sql::executed;
 use super::fixture::*;
@@ -121,4 +122,38 @@ async fn no_statement_of_daily_work_reads_a_whole_table() {
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Statements for each of many new files, from hand-over to the end of their run, beside those that begin and end
+/// transactions. Each costs a change of threads.
+const NEW_FILE_MAX: usize = 20;
+
+#[tokio::test]
+async fn a_new_file_costs_few_statements() {
+    let f = Fixture::on_sqlite().await;
+    let files = new_files::NEW_FILES;
+    let many: Vec<_> = (0..files)
+        .map(|n| ready(&format!("d/{n}.dgn"), 1))
+        .collect();
+    executed::take();
+    f.ledger.hand_over(f.watch, &many, at(0)).await.unwrap();
+    for _ in 0..files {
+        f.ledger.due_watches(at(2)).await.unwrap();
+        let claimed = f.ledger.claim_upload_of(f.watch, None, at(2)).await;
+        upload(&f, &claimed.unwrap().unwrap()).await;
+    }
+    let run = f.begin_run(4).await;
+    f.finish_run(run, Verdict::Synchronized(None), 5).await;
+    let statements = executed::take();
+    let mut counts = std::collections::BTreeMap::new();
+    for statement in &statements {
+        *counts.entry(statement).or_insert(0_usize) += 1;
+    }
+    let per_file: Vec<_> = counts
+        .into_iter()
+        .filter(|(_, count)| *count >= files)
+        .map(|(statement, count)| format!("{} {statement}", count / files))
+        .collect();
+    let all = statements.len() / files;
+    assert!(all <= NEW_FILE_MAX, "{all}:\n{}", per_file.join("\n"));
 }
