@@ -60,8 +60,8 @@ impl Executor for Tx {
 }
 
 impl Tx {
-    /// The first of `count` new ids of watches, connections or files that follow each other, all greater than all before
-    /// them. They are small, because many rows name them.
+    /// The first of `count` new ids of watches, connections or files that follow each other, all greater than all
+    /// before them. They are small, because many rows name them.
     pub(super) async fn new_numbers(&mut self, count: u32) -> Result<i64, sqlx::Error> {
         let count = i64::from(count);
         let sql = "UPDATE last_number SET last = last + $1 RETURNING last";

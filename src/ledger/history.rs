@@ -1,8 +1,8 @@
 //! The history of one file: each version that was seen, what happened to it, and what became of it.
 //!
-//! The steps before a result are written within the transaction that takes them; those that almost every version has, its
-//! hand-over and its upload, become part of its result. Results and runs have tables of their
-//! own. [`Ledger::file_history`] merges them by time.
+//! The steps before a result are written within the transaction that takes them; those that almost every version has,
+//! its hand-over and its upload, become part of its result. Results and runs have tables of their own.
+//! [`Ledger::file_history`] merges them by time.
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};

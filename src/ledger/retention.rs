@@ -17,8 +17,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A table whose old rows go, and which of them stay all the same.
 struct Old {
-    /// Rows by key, after `$2` and `$3`, with whether they are to go; `$1` is the time before which they are old, `$4` a
-    /// limit. A key is an id after another number: the file, or 0.
+    /// Rows by key, after `$2` and `$3`, with whether they are to go; `$1` is the time before which they are old, `$4`
+    /// a limit. A key is an id after another number: the file, or 0.
     select: &'static str,
     /// Deletes the row with this key.
     delete: &'static str,

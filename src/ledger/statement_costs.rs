@@ -67,8 +67,8 @@ async fn upload(f: &Fixture, job: &UploadJob) {
     f.store(job, 1, 3).await;
 }
 
-/// What may be read as a whole: tables with a row per watch, connection or iModel at most, rows of the statement itself,
-/// and indexes that have what the statement asks for, in its order, and nothing else.
+/// What may be read as a whole: tables with a row per watch, connection or iModel at most, rows of the statement
+/// itself, and indexes that have what the statement asks for, in its order, and nothing else.
 const SMALL: [&str; 14] = [
     "SCAN 64-ROW VALUES CLAUSE",
     "SCAN CONSTANT ROW",

@@ -130,7 +130,7 @@ CREATE TABLE kept_results (
     uploaded_millis BIGINT
 );
 
--- The steps that almost every version has go into its first result, if they are the ones that the result tells of.
+-- The steps that almost every version has go into its first result, if they are the ones that the result is about.
 CREATE TEMPORARY TABLE steps_in_results (step_id BIGINT PRIMARY KEY, result_id BIGINT NOT NULL, step TEXT NOT NULL, at BIGINT NOT NULL);
 CREATE TEMPORARY TABLE first_results (file_id BIGINT, version BIGINT, id BIGINT, PRIMARY KEY (file_id, version)) WITHOUT ROWID;
 INSERT INTO first_results (file_id, version, id) SELECT file_id, version, MIN(id) FROM results GROUP BY file_id, version;

@@ -1,5 +1,5 @@
-//! The layout of the ledger: what a ledger of the layout before has is there afterwards, and what is not stored twice is
-//! reported as if it was.
+//! The layout of the ledger: what a ledger of the layout before has is there afterwards, and what is not stored twice
+//! is reported as if it was.
 
 use super::super::super::fixture::*;
 use super::super::super::*;
@@ -68,7 +68,7 @@ async fn with_old_layout(dir: &Path, files: u32) -> Database {
              stored_modified_by, storage_folder_id, outcome, outcome_at, target_connection_id, absence, absent_since) \
              SELECT (1600000000000 << 20) + n, 2 << 40, CAST('folder ' || (n % 10) AS BLOB), CAST(n || '.dgn' AS BLOB), n, n + 1, \
              n + 2, CASE WHEN n % 3 > 0 THEN 'MSTN' END, 3, CASE WHEN n % 5 > 0 THEN 'storage file ' || n END, 3, randomblob(32), n, \
-             n + 3, CASE WHEN n % 7 > 0 THEN randomblob(32) END, 'then', 'somebody', 'folder', 'synchronized', n + 4, \
+             n + 3, CASE WHEN n % 7 > 0 THEN randomblob(32) END, 'then', 'another user', 'folder', 'synchronized', n + 4, \
              CASE WHEN n % 3 > 0 THEN 1 << 40 END, CASE WHEN n % 11 = 0 THEN 'gone' END, CASE WHEN n % 11 = 0 THEN 9 END FROM numbers"
         ),
         format!(
@@ -85,7 +85,7 @@ async fn with_old_layout(dir: &Path, files: u32) -> Database {
              CASE WHEN v < 3 OR n % 2 = 0 THEN 'run ' || v END, CASE WHEN n % 4 < 2 THEN 'why' END, NULL, \
              CASE WHEN n % 4 = 1 THEN 7 END, NULL, NULL FROM numbers, versions"
         ),
-        // Of some, not the step that the result tells of; of some, two; of some, one with a note.
+        // Of some, not the step that the result reports; of some, two; of some, one with a note.
         format!(
             "{numbers} INSERT INTO steps (id, file_id, version, at, step, note) SELECT {id}, (1600000000000 << 20) + n, v, \
              1700000000000 + v * 100000 - 4000 - (n % 17 = 0) - (n % 23 = 0), 'seen', CASE WHEN n % 29 = 0 THEN 'note' END \
