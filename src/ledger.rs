@@ -380,3 +380,5 @@ impl std::fmt::Debug for Ledger {
 mod fixture;
 #[cfg(test)]
 mod property_test;
+#[cfg(test)]
+mod statement_costs;

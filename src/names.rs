@@ -74,14 +74,18 @@ pub(crate) fn storage_path(path: &Path) -> Result<(Vec<String>, String), Unstora
 }
 
 /// The same key for all paths that storage may treat as one: whether it distinguishes case is not documented.
-pub(crate) fn path_key(folders: &[String], name: &str) -> [u8; 32] {
+pub(crate) fn path_key(folders: &[String], name: &str) -> [u8; 16] {
     let folded: Vec<String> = folders
         .iter()
         .map(String::as_str)
         .chain([name])
         .map(str::to_lowercase)
         .collect();
-    *blake3::hash(folded.join("/").as_bytes()).as_bytes()
+    let mut key = [0; 16];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(folded.join("/").as_bytes());
+    hasher.finalize_xof().fill(&mut key);
+    key
 }
 
 /// Shows a path in quotes on one line, with odd bytes and control characters escaped.

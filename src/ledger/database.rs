@@ -60,12 +60,21 @@ impl Executor for Tx {
 }
 
 impl Tx {
-    /// A new row id, greater than all before it.
+    /// The first of `count` new ids of watches, connections or files that follow each other, all greater than all
+    /// before them. They are small, because many rows name them.
+    pub(super) async fn new_numbers(&mut self, count: u32) -> Result<i64, sqlx::Error> {
+        let count = i64::from(count);
+        let sql = "UPDATE last_number SET last = last + $1 RETURNING last";
+        let last: i64 = sql::query_scalar(sql).bind(count).fetch_one(self).await?;
+        Ok(last - count + 1)
+    }
+
+    /// A new id of a row of history, greater than all before it.
     pub(super) fn new_id(&mut self, now: Timestamp) -> i64 {
         self.new_ids(1, now)
     }
 
-    /// The first of `count` new row ids that follow each other, all greater than all before them.
+    /// The first of `count` new ids of rows of history that follow each other, all greater than all before them.
     pub(super) fn new_ids(&mut self, count: u32, now: Timestamp) -> i64 {
         match self {
             Self::Sqlite(_) => super::row::new_ids(count, now),

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use super::clock::pause;
 use super::failure_groups::{GroupedFailure, group};
 use super::history::{Step, note};
-use super::results::insert_result;
+use super::results::{NewResult, insert_result};
 use super::row::join;
-use super::{FailureKind, JobState, Outcome, Tx, millis, sql};
+use super::{FailureKind, JobState, Outcome, RunId, Tx, millis, sql};
 
 /// Why an attempt did not succeed and what comes next.
 #[derive(Debug, Clone)]
@@ -39,8 +39,7 @@ pub enum Again {
 struct Before {
     version: i64,
     reason: Option<String>,
-    /// The platform's id of its run.
-    run: Option<String>,
+    run: Option<RunId>,
     dir: Vec<u8>,
     name: Vec<u8>,
 }
@@ -61,8 +60,8 @@ pub(super) async fn refuse(
     };
     let before: Option<Before> = sql::query_as(
         "SELECT j.version, COALESCE(j.reason, j.previous_reason) AS reason, \
-         r.platform_id AS run, f.dir, f.name FROM jobs j JOIN files f ON f.id = j.file_id \
-         LEFT JOIN runs r ON r.id = j.run_id WHERE j.file_id = $1",
+         j.run_id AS run, f.dir, f.name FROM jobs j JOIN files f ON f.id = j.file_id \
+         WHERE j.file_id = $1",
     )
     .bind(file_id)
     .fetch_optional(tx)
@@ -99,7 +98,7 @@ pub(super) async fn refuse(
     };
     group(tx, file_id, &failure).await?;
     if state == JobState::Failed {
-        report_failure(tx, file_id, waiting, refusal, run.as_deref(), now).await?;
+        report_failure(tx, file_id, waiting, refusal, run, now).await?;
     } else if last_reason.as_ref() != Some(&refusal.reason) {
         note(
             tx,
@@ -120,7 +119,7 @@ async fn report_failure(
     file_id: i64,
     waiting: JobState,
     refusal: &Refusal,
-    run: Option<&str>,
+    run: Option<RunId>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     if waiting == JobState::Stored {
@@ -140,17 +139,13 @@ async fn report_failure(
     .await?
         > 0;
     if is_new_reason {
-        let reason = Some(refusal.reason.as_str());
-        insert_result(
-            tx,
-            file_id,
-            Outcome::Failed,
+        let result = NewResult {
             run,
-            reason,
-            refusal.hint.as_deref(),
-            now,
-        )
-        .await?;
+            reason: Some(&refusal.reason),
+            hint: refusal.hint.as_deref(),
+            issues: None,
+        };
+        insert_result(tx, file_id, Outcome::Failed, result, now).await?;
     }
     Ok(())
 }

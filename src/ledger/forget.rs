@@ -51,7 +51,7 @@ async fn forget_one(tx: &mut Tx, file: FileId) -> Result<u64, sqlx::Error> {
     }
     for sql in [
         "DELETE FROM jobs WHERE file_id = $1",
-        "DELETE FROM results WHERE file_id = $1",
+        "DELETE FROM kept_results WHERE file_id = $1",
         "DELETE FROM steps WHERE file_id = $1",
         "DELETE FROM files WHERE id = $1",
     ] {

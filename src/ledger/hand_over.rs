@@ -214,7 +214,7 @@ async fn hand_over_one(
             (id, version, Taken::Changed)
         }
         None => {
-            let id = tx.new_id(now);
+            let id = tx.new_numbers(1).await?;
             sql::query(concat!(
                 "INSERT INTO files (id, watch_id, dir, name, size, mtime_ns, ctime_ns, \
                  connector, version, set_stem, target_connection_id) VALUES ($1, $2, $3, $4, \

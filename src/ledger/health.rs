@@ -85,8 +85,8 @@ impl Ledger {
                     due!("$1"),
                     " AND ",
                     active!("$1"),
-                    ") THEN 1 END) FROM jobs j JOIN files f ON f.id = j.file_id JOIN watches w \
-                     ON w.id = f.watch_id WHERE w.configured = 1",
+                    ") THEN 1 END) FROM jobs j JOIN watches w ON w.id = j.watch_id \
+                     WHERE w.configured = 1",
                 ))
                 .bind(millis(soon))
                 .fetch_one(db)

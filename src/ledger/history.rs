@@ -1,7 +1,8 @@
 //! The history of one file: each version that was seen, what happened to it, and what became of it.
 //!
-//! The steps before a result are written within the transaction that takes them; results and runs have tables of their
-//! own. [`Ledger::file_history`] merges them by time.
+//! The steps before a result are written within the transaction that takes them; those that almost every version has,
+//! its hand-over and its upload, become part of its result. Results and runs have tables of their own.
+//! [`Ledger::file_history`] merges them by time.
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -117,16 +118,20 @@ impl Ledger {
             .db
             .read("read the history of a file", async |db| {
                 sql::query_as(
-            "SELECT at, version, step, NULL AS outcome, NULL AS run_event, note, NULL AS hint, \
-             NULL AS run, NULL AS bytes, NULL AS millis, id FROM steps WHERE file_id = $1 \
-             UNION ALL SELECT at, version, NULL, outcome, NULL, reason, hint, run, bytes, millis, \
-             id FROM results WHERE file_id = $1 UNION ALL SELECT r.requested_at, NULL, NULL, \
-             NULL, 'run_requested', NULL, NULL, r.platform_id, \
-             NULL, NULL, r.id FROM runs r WHERE r.id = (SELECT run_id FROM jobs \
-             WHERE file_id = $1) OR r.platform_id IN (SELECT run FROM results \
-             WHERE file_id = $1) UNION ALL SELECT r.ended_at, NULL, NULL, NULL, 'run_ended', r.result, NULL, \
-             r.platform_id, NULL, NULL, r.id + 1 FROM runs r WHERE r.ended_at IS NOT NULL \
-             AND r.platform_id IN (SELECT run FROM results WHERE file_id = $1) ORDER BY 1, 11",
+            "SELECT at, version, step, NULL AS outcome, NULL AS run_event, note, NULL AS hint, NULL AS run, NULL AS bytes, \
+             NULL AS millis, id FROM steps WHERE file_id = $1 \
+             UNION ALL SELECT at, version, NULL, outcome, NULL, reason, hint, run, bytes, millis, id \
+             FROM results WHERE file_id = $1 \
+             UNION ALL SELECT at - millis, version, 'seen', NULL, NULL, NULL, NULL, NULL, NULL, NULL, id - 2 \
+             FROM results WHERE file_id = $1 AND seen = 1 \
+             UNION ALL SELECT at - uploaded_millis, version, 'uploaded', NULL, NULL, NULL, NULL, NULL, NULL, NULL, id - 1 \
+             FROM results WHERE file_id = $1 AND uploaded_millis IS NOT NULL \
+             UNION ALL SELECT r.requested_at, NULL, NULL, NULL, 'run_requested', NULL, NULL, r.platform_id, NULL, NULL, r.id \
+             FROM runs r WHERE r.id = (SELECT run_id FROM jobs WHERE file_id = $1) \
+             OR (r.platform_id IS NOT NULL AND r.id IN (SELECT run_id FROM results WHERE file_id = $1)) \
+             UNION ALL SELECT r.ended_at, NULL, NULL, NULL, 'run_ended', r.result, NULL, r.platform_id, NULL, NULL, r.id + 1 \
+             FROM runs r WHERE r.ended_at IS NOT NULL AND r.platform_id IS NOT NULL \
+             AND r.id IN (SELECT run_id FROM results WHERE file_id = $1) ORDER BY 1, 11",
         )
         .bind(file.0)
         .fetch_all(db).await

@@ -141,12 +141,17 @@ async fn record_mapping(
     mapping: &Mapping,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let before: Option<(i64, bool)> = sql::query_as(
-        "SELECT version, (source_file_id IS NOT NULL OR processed <> 0) AS was_mapped FROM files WHERE id = $1",
+    type Before = (i64, bool, Option<JobState>, Option<FailureKind>);
+    let before: Option<Before> = sql::query_as(
+        "SELECT f.version, (f.source_file_id IS NOT NULL OR f.processed <> 0) AS was_mapped, j.state, j.kind \
+         FROM files f LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1",
     )
     .bind(mapping.file)
     .fetch_optional(tx)
     .await?;
+    let Some((version, was_mapped, state, kind)) = before else {
+        return Ok(());
+    };
     // Another connector has not read the content yet.
     sql::query(
         "UPDATE files SET connection_id = $2, source_file_id = $3, mapped_connector = $4, \
@@ -160,8 +165,8 @@ async fn record_mapping(
     .bind(mapping.last_reader == LastReader::Other)
     .execute(tx)
     .await?;
-    await_run(tx, mapping.file.0, now).await?;
-    if let Some((version, true)) = before {
+    await_run_of(tx, mapping.file.0, state.map(|state| (state, kind)), now).await?;
+    if was_mapped {
         note(tx, mapping.file.0, version, Step::Remapped, None, now).await?;
     }
     Ok(())
@@ -179,6 +184,16 @@ pub(super) async fn await_run(
             .bind(file_id)
             .fetch_optional(tx)
             .await?;
+    await_run_of(tx, file_id, job, now).await
+}
+
+/// The same for a file with this job.
+async fn await_run_of(
+    tx: &mut Tx,
+    file_id: i64,
+    job: Option<(JobState, Option<FailureKind>)>,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
     let Some((state, kind)) = job else {
         let is_reference: bool =
             sql::query_scalar("SELECT connector IS NULL FROM files WHERE id = $1")

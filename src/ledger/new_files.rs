@@ -55,8 +55,7 @@ pub(super) async fn insert_new_files(
             .fetch_all(tx)
             .await?;
     let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
-    // Those of the files, then those of their steps.
-    let first = tx.new_ids(2 * count, now);
+    let first = tx.new_numbers(count).await?;
     let mut insert = sql::query(INSERT.as_str()).bind(watch);
     for (id, file) in (first..).zip(files) {
         let (dir, name) = split(&file.path);
@@ -98,7 +97,7 @@ pub(super) async fn insert_new_files(
         "INSERT INTO steps (id, file_id, version, at, step) SELECT id + $2, id, version, $3, $4 FROM files WHERE id >= $1",
     )
     .bind(first)
-    .bind(i64::from(count))
+    .bind(tx.new_ids(count, now) - first)
     .bind(millis(now))
     .bind(Step::Seen.as_str())
     .execute(tx)

@@ -196,7 +196,7 @@ impl Ledger {
         job: &UploadJob,
         origin: FileId,
         content: &Content,
-        place: &[u8; 32],
+        place: &[u8; 16],
         now: Timestamp,
     ) -> Result<Followed, Error> {
         self.db
@@ -297,7 +297,7 @@ async fn new_file(
     tx: &mut Tx,
     job: &UploadJob,
     origin: FileId,
-    place: &[u8; 32],
+    place: &[u8; 16],
 ) -> Result<Option<NewRow>, sqlx::Error> {
     sql::query_as(
         "SELECT dir, name, version, size, mtime_ns, ctime_ns, connector FROM files f \
@@ -353,7 +353,7 @@ async fn move_record(
 ) -> Result<(), sqlx::Error> {
     for sql in [
         "DELETE FROM jobs WHERE file_id = $1",
-        "DELETE FROM results WHERE file_id = $1",
+        "DELETE FROM kept_results WHERE file_id = $1",
         "DELETE FROM steps WHERE file_id = $1",
         "DELETE FROM files WHERE id = $1",
     ] {

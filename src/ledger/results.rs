@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::row::join;
-use super::{Error, FileId, Ledger, Outcome, Tx, count_value, millis, sql, timestamp};
+use super::state::Step;
+use super::{
+    Error, FileId, Issues, Ledger, Outcome, RunId, Tx, count_column, count_value, millis, sql,
+    timestamp,
+};
 use crate::connector_type::ConnectorType;
 
 /// What became of one version of a file.
@@ -134,33 +138,81 @@ pub(super) async fn latest_results(
     Ok(rows.into_iter().map(ResultRow::into_report).collect())
 }
 
-/// Records what became of the version that the job of this file is about, and returns the id of that record. The job
-/// must still be there.
+/// What became of a version.
+#[derive(Default)]
+pub(super) struct NewResult<'r> {
+    /// The run that it is a result of.
+    pub(super) run: Option<RunId>,
+    pub(super) reason: Option<&'r str>,
+    pub(super) hint: Option<&'r str>,
+    /// What the connector reported.
+    pub(super) issues: Option<&'r Issues>,
+}
+
+/// The number of an outcome in the table. The view `results` has its word.
+fn number(outcome: Outcome) -> i64 {
+    match outcome {
+        Outcome::Synchronized => 0,
+        Outcome::SynchronizedWithIssues => 1,
+        Outcome::Uploaded => 2,
+        Outcome::Unchanged => 3,
+        Outcome::Renamed => 4,
+        Outcome::Failed => 5,
+        Outcome::Vanished => 6,
+    }
+}
+
+/// Records what became of the version that the job of this file is about. The job must still be there.
+///
+/// The steps that almost every version has, its hand-over and its upload, become part of the result.
 pub(super) async fn insert_result(
     tx: &mut Tx,
     file_id: i64,
     outcome: Outcome,
-    run: Option<&str>,
-    reason: Option<&str>,
-    hint: Option<&str>,
+    result: NewResult<'_>,
     now: Timestamp,
-) -> Result<i64, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     let id = tx.new_id(now);
+    let steps: Vec<(String, i64)> = sql::query_as(
+        "DELETE FROM steps WHERE file_id = $1 AND id IN (SELECT MAX(s.id) FROM steps s \
+         JOIN jobs j ON j.file_id = s.file_id AND j.version = s.version WHERE s.file_id = $1 \
+         AND s.note IS NULL AND ((s.step = $3 AND s.at = CASE WHEN j.enqueued_at < $2 \
+         THEN j.enqueued_at ELSE $2 END) OR (s.step = $4 AND s.at <= $2)) GROUP BY s.step) \
+         RETURNING step, at",
+    )
+    .bind(file_id)
+    .bind(millis(now))
+    .bind(Step::Seen.as_str())
+    .bind(Step::Uploaded.as_str())
+    .fetch_all(tx)
+    .await?;
+    let at = |step: Step| {
+        let found = steps.iter().find(|(word, _)| word == step.as_str());
+        found.map(|(_, at)| *at)
+    };
+    let uploaded = at(Step::Uploaded).map(|at| millis(now).saturating_sub(at));
+    let count = |of: fn(&Issues) -> u64| result.issues.map(|issues| count_column(of(issues)));
     sql::query(
-        "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector, \
-         storage_file_id, run, reason, hint) SELECT $1, f.id, j.version, $3, $4, CASE \
+        "INSERT INTO kept_results (id, file_id, version, outcome, at, millis, bytes, connector, \
+         storage_file_id, run_id, reason, hint, errors, warnings, others, seen, uploaded_millis) \
+         SELECT $1, f.id, j.version, $3, CASE WHEN $4 <> ($1 >> 20) THEN $4 END, CASE \
          WHEN $4 > j.enqueued_at THEN $4 - j.enqueued_at ELSE 0 END, COALESCE(f.stored_size, 0), \
-         f.connector, f.storage_file_id, $5, $6, $7 FROM files f JOIN jobs j ON j.file_id = f.id \
-         WHERE f.id = $2",
+         f.connector, CASE WHEN f.storage_file_id IS NULL THEN '' END, $5, $6, $7, $8, $9, $10, \
+         $11, $12 FROM files f JOIN jobs j ON j.file_id = f.id WHERE f.id = $2",
     )
     .bind(id)
     .bind(file_id)
-    .bind(outcome)
+    .bind(number(outcome))
     .bind(millis(now))
-    .bind(run)
-    .bind(reason)
-    .bind(hint)
+    .bind(result.run.map(|run| run.0))
+    .bind(result.reason)
+    .bind(result.hint)
+    .bind(count(|issues| issues.errors))
+    .bind(count(|issues| issues.warnings))
+    .bind(count(|issues| issues.others))
+    .bind(i64::from(at(Step::Seen).is_some()))
+    .bind(uploaded)
     .execute(tx)
     .await?;
-    Ok(id)
+    Ok(())
 }

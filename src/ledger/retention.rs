@@ -17,38 +17,40 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A table whose old rows go, and which of them stay all the same.
 struct Old {
-    /// Rows by id, after `$2`, with whether they are to go; `$1` is the time before which they are old, `$3` a limit.
+    /// Rows by key, after `$2` and `$3`, with whether they are to go; `$1` is the time before which they are old, `$4`
+    /// a limit. A key is an id after another number: the file, or 0.
     select: &'static str,
+    /// Deletes the row with this key.
     delete: &'static str,
 }
 
 /// The last result of a file and the steps to its newest version stay: they are what status says of the file. So do the
-/// last run of a connection and runs that are not over.
+/// last run of a connection, runs that are not over, and those of results that stay.
 const OLD: &[Old] = &[
     Old {
-        select: "SELECT s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r \
+        select: "SELECT s.file_id, s.id, s.at < (SELECT COALESCE(MAX(r.at), 0) FROM results r \
                WHERE r.file_id = s.file_id) AND s.version < (SELECT f.version FROM files f \
-               WHERE f.id = s.file_id) AS goes FROM steps s WHERE s.at < $1 AND s.id > $2 \
-               ORDER BY s.id LIMIT $3",
-        delete: "DELETE FROM steps WHERE id = $1",
+               WHERE f.id = s.file_id) AS goes FROM steps s WHERE s.at < $1 AND (s.file_id, s.id) > ($2, $3) \
+               ORDER BY s.file_id, s.id LIMIT $4",
+        delete: "DELETE FROM steps WHERE file_id = $1 AND id = $2",
     },
     Old {
-        select: "SELECT r.id, r.id < (SELECT MAX(n.id) FROM results n \
-               WHERE n.file_id = r.file_id) AS goes FROM results r WHERE r.at < $1 AND r.id > $2 \
-               ORDER BY r.id LIMIT $3",
-        delete: "DELETE FROM results WHERE id = $1",
+        select: "SELECT CAST(0 AS BIGINT), r.id, r.id < (SELECT MAX(n.id) FROM results n \
+               WHERE n.file_id = r.file_id) AS goes FROM results r WHERE r.at < $1 AND $2 = 0 AND r.id > $3 \
+               ORDER BY r.id LIMIT $4",
+        delete: "DELETE FROM kept_results WHERE $1 = 0 AND id = $2",
     },
     Old {
-        select: "SELECT r.id, r.phase = 'ended' AND r.id < (SELECT MAX(n.id) FROM runs n \
+        select: "SELECT CAST(0 AS BIGINT), r.id, r.phase = 'ended' AND r.id < (SELECT MAX(n.id) FROM runs n \
                WHERE n.connection_id = r.connection_id) AND NOT EXISTS (SELECT 1 FROM jobs j \
-               WHERE j.run_id = r.id) AS goes FROM runs r WHERE r.requested_at < $1 \
-               AND r.id > $2 ORDER BY r.id LIMIT $3",
-        delete: "DELETE FROM runs WHERE id = $1",
+               WHERE j.run_id = r.id) AND r.id NOT IN (SELECT k.run_id FROM kept_results k WHERE k.run_id IS NOT NULL) \
+               AS goes FROM runs r WHERE r.requested_at < $1 AND $2 = 0 AND r.id > $3 ORDER BY r.id LIMIT $4",
+        delete: "DELETE FROM runs WHERE $1 = 0 AND id = $2",
     },
     Old {
-        select: "SELECT id, at < $1 AS goes FROM created_versions WHERE at < $1 AND id > $2 \
-               ORDER BY id LIMIT $3",
-        delete: "DELETE FROM created_versions WHERE id = $1",
+        select: "SELECT CAST(0 AS BIGINT), id, at < $1 AS goes FROM created_versions WHERE at < $1 AND $2 = 0 AND id > $3 \
+               ORDER BY id LIMIT $4",
+        delete: "DELETE FROM created_versions WHERE $1 = 0 AND id = $2",
     },
 ];
 
@@ -58,32 +60,39 @@ impl Ledger {
         const ACTION: &str = "delete old history";
         let mut gone = 0;
         for old in OLD {
-            let mut last = 0_i64;
+            let mut last = (0_i64, 0_i64);
             loop {
-                let rows: Vec<(i64, bool)> = self
+                let rows: Vec<(i64, i64, bool)> = self
                     .db
                     .read(ACTION, async |db| {
                         sql::query_as(old.select)
                             .bind(millis(before))
-                            .bind(last)
+                            .bind(last.0)
+                            .bind(last.1)
                             .bind(BATCH)
                             .fetch_all(db)
                             .await
                     })
                     .await?;
-                let Some((id, _)) = rows.last() else { break };
-                last = *id;
-                let goes: Vec<i64> = rows
+                let Some((of, id, _)) = rows.last() else {
+                    break;
+                };
+                last = (*of, *id);
+                let goes: Vec<(i64, i64)> = rows
                     .iter()
-                    .filter_map(|(id, goes)| goes.then_some(*id))
+                    .filter_map(|(of, id, goes)| goes.then_some((*of, *id)))
                     .collect();
                 for chunk in goes.chunks(AT_ONCE) {
                     gone += self
                         .db
                         .write(ACTION, async |tx| {
                             let mut gone = 0;
-                            for id in chunk {
-                                gone += sql::query(old.delete).bind(id).execute(tx).await?;
+                            for (of, id) in chunk {
+                                gone += sql::query(old.delete)
+                                    .bind(*of)
+                                    .bind(*id)
+                                    .execute(tx)
+                                    .await?;
                             }
                             Ok(gone)
                         })
@@ -125,7 +134,7 @@ mod tests {
         };
         assert_eq!(lines().await.len(), 8);
         let gone = fixture.ledger.forget_history(at(3000)).await;
-        assert_eq!(gone.unwrap(), 4);
+        assert_eq!(gone.unwrap(), 2, "two results, with the steps before them");
         assert_eq!(lines().await, [at(3000), at(3000), at(4000), at(4000)]);
         fixture.ledger.forget_history(at(9000)).await.unwrap();
         assert_eq!(lines().await, [at(4000), at(4000)], "the last of the file");

@@ -8,15 +8,15 @@ use super::failures::refuse;
 use super::foreign_changes::{lost_in_storage, overwritten_in_storage, send_again};
 use super::history::Step;
 use super::relocations::relocate_next;
-use super::results::insert_result;
+use super::results::{NewResult, insert_result};
 use super::row::join;
 use super::runs::release_files;
 use super::sets::set_open;
 use super::stored_job::insert_stored_job;
 use super::transitions::delete_job;
 use super::{
-    Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_column,
-    count_value, millis, sql,
+    Again, Error, FailureKind, FileId, JobState, Ledger, Outcome, Refusal, RunId, Tx, count_value,
+    millis, sql,
 };
 use super::{named_versions, references};
 use crate::connector_type::ConnectorType;
@@ -100,6 +100,8 @@ struct ConcludedRow {
     enqueued_at: Option<i64>,
     set_open: bool,
     is_replaced: bool,
+    /// Its storage file has to follow it.
+    moves: bool,
 }
 
 impl Ledger {
@@ -136,16 +138,13 @@ impl Ledger {
                 .bind(run.0)
                 .execute(tx)
                 .await?;
-                let platform_id: Option<String> =
-                    sql::query_scalar("SELECT platform_id FROM runs WHERE id = $1")
-                        .bind(run.0)
-                        .fetch_one(tx)
-                        .await?;
+                let generation = sql::query_scalar("SELECT generation FROM runs WHERE id = $1")
+                    .bind(run.0)
+                    .fetch_one(tx)
+                    .await?;
                 let mut reports = Vec::with_capacity(outcomes.len());
                 for outcome in outcomes {
-                    if let Some(report) =
-                        conclude(tx, run, platform_id.as_deref(), outcome, now).await?
-                    {
+                    if let Some(report) = conclude(tx, (run, generation), outcome, now).await? {
                         reports.push(report);
                     }
                 }
@@ -181,8 +180,7 @@ fn applies(row: &ConcludedRow, outcome: &FileOutcome, run: RunId, generation: i6
 
 async fn conclude(
     tx: &mut Tx,
-    run: RunId,
-    platform_id: Option<&str>,
+    (run, generation): (RunId, i64),
     outcome: &FileOutcome,
     now: Timestamp,
 ) -> Result<Option<RunReport>, sqlx::Error> {
@@ -193,17 +191,13 @@ async fn conclude(
         set_open!("'due', 'uploading', 'failed'"),
         " AS set_open, ",
         is_replaced!(),
-        " AS is_replaced FROM files f JOIN watches \
+        " AS is_replaced, f.relocation IS NOT NULL AS moves FROM files f JOIN watches \
          w ON w.id = f.watch_id LEFT JOIN jobs j ON j.file_id = f.id WHERE f.id = $1"
     ))
     .bind(file_id)
     .fetch_optional(tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let generation: i64 = sql::query_scalar("SELECT generation FROM runs WHERE id = $1")
-        .bind(run.0)
-        .fetch_one(tx)
-        .await?;
     if !applies(&row, outcome, run, generation) {
         return Ok(None);
     }
@@ -211,7 +205,9 @@ async fn conclude(
         follow_again(tx, file_id, now).await?;
         return Ok(None);
     }
-    insert_stored_job(tx, file_id, now).await?;
+    if row.state.is_none() {
+        insert_stored_job(tx, file_id, now).await?;
+    }
     match &outcome.verdict {
         Verdict::Synchronized(issues) => {
             let done = match issues {
@@ -226,24 +222,18 @@ async fn conclude(
             .bind(millis(now))
             .execute(tx)
             .await?;
-            let (reason, hint) = match issues {
-                Some(issues) => (Some(issues.reason.as_str()), issues.hint.as_deref()),
-                None => (None, None),
+            let issues = issues.as_ref();
+            let result = NewResult {
+                run: Some(run),
+                reason: issues.map(|issues| issues.reason.as_str()),
+                hint: issues.and_then(|issues| issues.hint.as_deref()),
+                issues,
             };
-            let result = insert_result(tx, file_id, done, platform_id, reason, hint, now).await?;
-            if let Some(issues) = issues {
-                sql::query(
-                    "UPDATE results SET errors = $2, warnings = $3, others = $4 WHERE id = $1",
-                )
-                .bind(result)
-                .bind(count_column(issues.errors))
-                .bind(count_column(issues.warnings))
-                .bind(count_column(issues.others))
-                .execute(tx)
-                .await?;
-            }
+            insert_result(tx, file_id, done, result, now).await?;
             delete_job(tx, file_id).await?;
-            relocate_next(tx, file_id, now).await?;
+            if row.moves {
+                relocate_next(tx, file_id, now).await?;
+            }
         }
         Verdict::Refused(refusal) => {
             refuse_in_run(tx, file_id, run, JobState::Stored, refusal, now).await?;

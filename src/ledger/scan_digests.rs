@@ -133,13 +133,13 @@ mod tests {
                 }
                 Self::Inherited => {
                     let job = f.claim(1).await.unwrap();
-                    f.ledger.take_place(&job, &[1; 32]).await.unwrap();
+                    f.ledger.take_place(&job, &[1; 16]).await.unwrap();
                     f.store(&job, 1, 1).await;
                     let run = f.begin_run(1).await;
                     f.finish_run(run, Verdict::Synchronized(None), 1).await;
                     f.hand_over("A.dgn", 1, 1).await;
                     let mut job = f.claim(2).await.unwrap();
-                    let gone = f.ledger.take_place(&job, &[1; 32]).await.unwrap().unwrap();
+                    let gone = f.ledger.take_place(&job, &[1; 16]).await.unwrap().unwrap();
                     assert_eq!(gone.path, Path::new("plans/a.dgn"));
                     assert!(f.ledger.inherit(&mut job, &gone).await.unwrap());
                 }

@@ -27,7 +27,7 @@ impl Ledger {
     pub async fn take_place(
         &self,
         job: &UploadJob,
-        place: &[u8; 32],
+        place: &[u8; 16],
     ) -> Result<Option<Occupant>, Error> {
         let occupant: Option<(FileId, Vec<u8>, Vec<u8>)> = self
             .db

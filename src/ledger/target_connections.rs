@@ -65,7 +65,7 @@ pub(super) async fn set_connections_of_watch(
     name: &ConnectionName,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    let named = connection_row(tx, imodel_id, name.as_str(), now).await?;
+    let named = connection_row(tx, imodel_id, name.as_str()).await?;
     let (before, has_one_for_all): (i64, bool) = sql::query_as(
         "SELECT connection_id, EXISTS (SELECT 1 FROM watch_connections \
          WHERE watch_id = watches.id AND connector = '') FROM watches WHERE id = $1",
@@ -93,7 +93,7 @@ pub(super) async fn set_connections_of_watch(
         .fetch_all(tx)
         .await?;
         for connector in connectors {
-            let connection = connection_row(tx, imodel_id, &name.of(&connector), now).await?;
+            let connection = connection_row(tx, imodel_id, &name.of(&connector)).await?;
             add_connection(tx, watch, connector.as_str(), connection, now).await?;
         }
     } else {
@@ -121,7 +121,7 @@ pub(super) async fn add_connections(
         .await?;
         if let Some((name, imodel_id)) = missing {
             let name = ConnectionName::from(name).of(connector);
-            let connection = connection_row(tx, &imodel_id, &name, now).await?;
+            let connection = connection_row(tx, &imodel_id, &name).await?;
             add_connection(tx, watch, connector.as_str(), connection, now).await?;
         }
     }
@@ -133,22 +133,23 @@ pub(super) async fn connection_row(
     tx: &mut Tx,
     imodel_id: &ImodelId,
     name: &str,
-    now: Timestamp,
 ) -> Result<i64, sqlx::Error> {
-    sql::query(
-        "INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3) ON CONFLICT \
-         (imodel_id, name) DO NOTHING",
-    )
-    .bind(tx.new_id(now))
-    .bind(imodel_id)
-    .bind(name)
-    .execute(tx)
-    .await?;
-    sql::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
+    let known = sql::query_scalar("SELECT id FROM connections WHERE imodel_id = $1 AND name = $2")
         .bind(imodel_id)
         .bind(name)
-        .fetch_one(tx)
-        .await
+        .fetch_optional(tx)
+        .await?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let id = tx.new_numbers(1).await?;
+    sql::query("INSERT INTO connections (id, imodel_id, name) VALUES ($1, $2, $3)")
+        .bind(id)
+        .bind(imodel_id)
+        .bind(name)
+        .execute(tx)
+        .await?;
+    Ok(id)
 }
 
 /// Adds a connection to a watch. Its generation is not behind those of the stored-only files of the watch. It has to

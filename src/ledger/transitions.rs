@@ -5,7 +5,7 @@ use super::counterparts::wake_followers;
 use super::failures::refuse;
 use super::history::{Step, note};
 use super::relocations::relocate_next;
-use super::results::insert_result;
+use super::results::{NewResult, insert_result};
 use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::{judge_main_files_again, renew_main_files};
@@ -24,6 +24,8 @@ struct StoredRow {
     mapped_connector: Option<ConnectorType>,
     outcome: Option<Outcome>,
     set_stem: Option<Vec<u8>>,
+    /// Files of another watch may wait for it.
+    is_followed: bool,
 }
 
 impl StoredRow {
@@ -105,7 +107,8 @@ impl Ledger {
                 forget_listing(tx, job.watch.0, split(&job.path).0).await?;
                 if newest == job.version {
                     judge_main_files_again(tx, job.file.0, now).await?;
-                    insert_result(tx, job.file.0, Outcome::Vanished, None, None, None, now).await?;
+                    insert_result(tx, job.file.0, Outcome::Vanished, NewResult::default(), now)
+                        .await?;
                     delete_job(tx, job.file.0).await?;
                 } else {
                     make_due(tx, job.file.0, now).await?;
@@ -154,7 +157,8 @@ pub(super) async fn in_storage(
          stored_modified = $7, stored_modified_by = $8, storage_folder_id = $9, \
          storage_file_id = COALESCE($10, storage_file_id), processed = 0, \
          unverified = 0, send_again = 0, outcome = NULL, outcome_at = NULL \
-         WHERE id = $1 RETURNING version, connector, mapped_connector, outcome, set_stem",
+         WHERE id = $1 RETURNING version, connector, mapped_connector, outcome, set_stem, \
+         EXISTS (SELECT 1 FROM watches w WHERE w.follows = files.watch_id) AS is_followed",
     )
     .bind(job.file.0)
     .bind(stored.version)
@@ -184,7 +188,8 @@ pub(super) async fn unchanged(
 ) -> Result<UploadResult, sqlx::Error> {
     let file: StoredRow = sql::query_as(
         "UPDATE files SET adopted = 0, stored_version = $2 WHERE id = $1 \
-         RETURNING version, connector, mapped_connector, outcome, set_stem",
+         RETURNING version, connector, mapped_connector, outcome, set_stem, \
+         EXISTS (SELECT 1 FROM watches w WHERE w.follows = files.watch_id) AS is_followed",
     )
     .bind(job.file.0)
     .bind(job.version)
@@ -221,24 +226,24 @@ pub(super) async fn unchanged(
 /// A file that refers to nothing of ours but its set leads to a run by the job of its master. Any other stored-only
 /// file may be referred to by every source file, so the connections are run for it even without a job.
 async fn next_generation(tx: &mut Tx, job: &UploadJob, now: Timestamp) -> Result<i64, sqlx::Error> {
-    let (target, is_in_set): (Option<i64>, bool) =
-        sql::query_as("SELECT target_connection_id, set_stem IS NOT NULL FROM files WHERE id = $1")
-            .bind(job.file.0)
-            .fetch_one(tx)
-            .await?;
     // By far the most frequent case.
-    if let Some(target) = target {
-        return sql::query_scalar(
-            "UPDATE connections SET generation = generation + 1, moved_at = $2, covered = CASE \
-             WHEN covered = generation AND $3 THEN generation + 1 ELSE covered END WHERE id = $1 \
-             RETURNING generation",
-        )
-        .bind(target)
-        .bind(millis(now))
-        .bind(is_in_set)
-        .fetch_one(tx)
-        .await;
+    let raised = sql::query_scalar(
+        "UPDATE connections SET generation = generation + 1, moved_at = $2, covered = CASE \
+         WHEN covered = generation AND (SELECT f.set_stem IS NOT NULL FROM files f WHERE f.id = $1) \
+         THEN generation + 1 ELSE covered END \
+         WHERE id = (SELECT f.target_connection_id FROM files f WHERE f.id = $1) RETURNING generation",
+    )
+    .bind(job.file.0)
+    .bind(millis(now))
+    .fetch_optional(tx)
+    .await?;
+    if let Some(generation) = raised {
+        return Ok(generation);
     }
+    let is_in_set: bool = sql::query_scalar("SELECT set_stem IS NOT NULL FROM files WHERE id = $1")
+        .bind(job.file.0)
+        .fetch_one(tx)
+        .await?;
     let connections: Vec<i64> =
         sql::query_scalar("SELECT connection_id FROM watch_connections WHERE watch_id = $1")
             .bind(job.watch.0)
@@ -318,12 +323,12 @@ async fn hand_on(
                     .execute(tx)
                     .await?;
             }
-            insert_result(tx, job.file.0, done, None, None, None, now).await?;
+            insert_result(tx, job.file.0, done, NewResult::default(), now).await?;
             delete_job(tx, job.file.0).await?;
             relocate_next(tx, job.file.0, now).await?;
         }
     }
-    if result != UploadResult::DueAgain {
+    if file.is_followed && result != UploadResult::DueAgain {
         wake_followers(tx, job.file.0, now).await?;
     }
     Ok(result)

@@ -371,8 +371,8 @@ async fn register(
     let id = match known {
         Some(row) => row.id,
         None => {
-            let id = tx.new_id(now);
-            let named = connection_row(tx, &spec.imodel_id, spec.connection.as_str(), now).await?;
+            let id = tx.new_numbers(1).await?;
+            let named = connection_row(tx, &spec.imodel_id, spec.connection.as_str()).await?;
             sql::query(
                 "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES \
                  ($1, $2, $3, $4, $5)",

@@ -52,7 +52,7 @@ pub(super) struct Untracked {
 }
 
 /// Untracked files by their name with case folded, oldest first.
-type UntrackedByName = HashMap<[u8; 32], Vec<Untracked>>;
+type UntrackedByName = HashMap<[u8; 16], Vec<Untracked>>;
 
 #[derive(Debug, Default)]
 struct State {

@@ -81,7 +81,7 @@ impl Shared {
         slot: &Slot,
         job: &TrackedJob<'_>,
         source: &Source<'_>,
-        place: &[u8; 32],
+        place: &[u8; 16],
     ) -> Result<Option<Rename>, UploadError> {
         let bytes = source.fingerprint().size;
         if !self.ledger.may_be_renamed(job, bytes).await? {

@@ -291,7 +291,7 @@ impl Shared {
     async fn take_place(
         &self,
         attempt: &mut Attempt<'_>,
-        key: &[u8; 32],
+        key: &[u8; 16],
     ) -> Result<(), UploadError> {
         let Attempt {
             watch,

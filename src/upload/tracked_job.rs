@@ -124,7 +124,7 @@ impl<'a> TrackedJob<'a> {
     }
 
     /// Reserves the file's place in storage. Returns the file that has it already, if there is one.
-    pub(super) async fn take_place(&self, key: &[u8; 32]) -> Result<Option<Occupant>, Error> {
+    pub(super) async fn take_place(&self, key: &[u8; 16]) -> Result<Option<Occupant>, Error> {
         self.ledger.take_place(&self.job, key).await
     }
 

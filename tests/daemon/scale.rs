@@ -30,8 +30,8 @@ async fn fill(site: &Site, files: u32) {
         "INSERT INTO jobs (file_id, state, version, enqueued_at, attempts, failing_since, kind, reason, hint, reported) \
          SELECT n, 'failed', 1, 1700000000000 + n, 1, 1700000000000 + n, 'run', 'cannot synchronize it: the file is damaged', \
          'save it again', 'cannot synchronize it: the file is damaged' FROM numbers WHERE n % 2 = 1",
-        "INSERT INTO results (id, file_id, version, outcome, at, millis, bytes, connector) \
-         SELECT n, n, 1, CASE n % 2 WHEN 0 THEN 'synchronized' ELSE 'failed' END, 1700000000000 + n, 5, 10, 'MSTN' FROM numbers",
+        "INSERT INTO kept_results (id, file_id, version, outcome, at, millis, bytes, connector, seen) \
+         SELECT n, n, 1, CASE n % 2 WHEN 0 THEN 0 ELSE 5 END, 1700000000000 + n, 5, 10, 'MSTN', 0 FROM numbers",
         "INSERT INTO steps (id, file_id, version, at, step) SELECT n, n, 1, 1700000000000 + n, 'seen' FROM numbers",
     ] {
         let sql = match statement.split_once("SELECT") {

@@ -20,7 +20,7 @@ use crate::watch;
 const LOOKUPS_MAX: usize = 5_000;
 
 /// A path in storage: the root folder, and the key of the path below.
-type PlaceKey = (String, [u8; 32]);
+type PlaceKey = (String, [u8; 16]);
 
 /// What the local folders and the ledger have.
 pub(super) struct Local {

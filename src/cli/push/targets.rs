@@ -207,7 +207,7 @@ impl Targets {
             }
         }
         let mut groups = Vec::new();
-        let mut places: HashMap<[u8; 32], PathBuf> = HashMap::new();
+        let mut places: HashMap<[u8; 16], PathBuf> = HashMap::new();
         for group in group(&found) {
             let group = group.resolve(selection, watch).await?;
             for target in &group.files {

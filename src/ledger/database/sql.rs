@@ -171,6 +171,8 @@ impl<'q> Query<'q> {
     }
 
     fn for_sqlite(&self) -> Result<SqliteArguments, Error> {
+        #[cfg(test)]
+        executed::note(self.sql.as_str());
         let mut arguments = SqliteArguments::default();
         for value in &self.values {
             match value {
@@ -291,5 +293,24 @@ where
     /// [`Error::RowNotFound`] when there is none.
     pub(in crate::ledger) async fn fetch_one(self, on: &mut impl Executor) -> Result<T, Error> {
         self.fetch_optional(on).await?.ok_or(Error::RowNotFound)
+    }
+}
+
+/// The statements that a thread has run on SQLite, for tests of what they cost.
+#[cfg(test)]
+pub(in crate::ledger) mod executed {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static STATEMENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(sql: &str) {
+        STATEMENTS.with_borrow_mut(|statements| statements.push(sql.to_owned()));
+    }
+
+    /// Those since the last call.
+    pub(in crate::ledger) fn take() -> Vec<String> {
+        STATEMENTS.take()
     }
 }

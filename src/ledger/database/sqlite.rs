@@ -17,7 +17,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+use sqlx::{ConnectOptions as _, Sqlite, Transaction};
 
 use super::{Error, is_undecodable};
 use crate::state_directory::StateDirectory;
@@ -88,7 +88,8 @@ impl Database {
             // `durable` waits for the disk, for several transactions at once.
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(30));
+            .busy_timeout(Duration::from_secs(30))
+            .disable_statement_logging();
         let opened = Self {
             writer: connect(options).await?,
             readers: readers(&database),
@@ -258,7 +259,8 @@ fn readers(database: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(database)
         .read_only(true)
-        .busy_timeout(Duration::from_secs(5));
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging();
     // A long report uses one; the stages use the other.
     pool(2).connect_lazy_with(options)
 }
@@ -340,5 +342,7 @@ impl Database {
     }
 }
 
+#[cfg(test)]
+mod layout_tests;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use super::super::fixture::*;
 use super::super::*;
 use super::*;
 
-const PLACE: [u8; 32] = [7; 32];
+const PLACE: [u8; 16] = [7; 16];
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
 
 /// A synchronized `a.dgn` with content 1 that a scan did not find, and the job of a new file.
