@@ -34,15 +34,17 @@ pub enum Again {
     Never,
 }
 
-/// A job before its failure.
-#[derive(Default, sqlx::FromRow)]
-struct Before {
-    version: i64,
-    reason: Option<String>,
-    /// The platform's id of its run.
-    run: Option<String>,
-    dir: Vec<u8>,
-    name: Vec<u8>,
+sql::row! {
+    /// A job before its failure.
+    #[derive(Default)]
+    struct Before {
+        version: i64,
+        reason: Option<String>,
+        /// The platform's id of its run.
+        run: Option<String>,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+    }
 }
 
 /// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt.

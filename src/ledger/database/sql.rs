@@ -100,7 +100,87 @@ arguments!(
     WatchId, Integer, id => id.0;
 );
 
-/// A row, as `#[derive(sqlx::FromRow)]` and tuples decode it.
+/// Makes types columns: each by what the database stores for it, and how it is made of that.
+///
+/// Done here and not with `sqlx::Type`: the macros of sqlx have every engine compiled a second time, for themselves.
+macro_rules! columns {
+    ($($type:ty, $stored:ty, $value:ident => $made:expr;)+) => {$(
+        impl<DB: sqlx::Database> sqlx::Type<DB> for $type
+        where
+            $stored: sqlx::Type<DB>,
+        {
+            fn type_info() -> DB::TypeInfo {
+                <$stored as sqlx::Type<DB>>::type_info()
+            }
+
+            fn compatible(ty: &DB::TypeInfo) -> bool {
+                <$stored as sqlx::Type<DB>>::compatible(ty)
+            }
+        }
+
+        impl<'r, DB: sqlx::Database> sqlx::Decode<'r, DB> for $type
+        where
+            $stored: sqlx::Decode<'r, DB>,
+        {
+            fn decode(value: DB::ValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
+                let $value = <$stored as sqlx::Decode<DB>>::decode(value)?;
+                Ok($made)
+            }
+        }
+    )+};
+}
+pub(in crate::ledger) use columns;
+
+columns!(
+    ConnectorType, String, name => Self::from(name);
+    ImodelId, String, id => Self::from(id);
+    StorageFileId, String, id => Self::from(id);
+    ConnectionId, i64, id => Self(id);
+    FileId, i64, id => Self(id);
+    RunId, i64, id => Self(id);
+    WatchId, i64, id => Self(id);
+);
+
+/// A struct whose fields are columns of a row, as of `#[derive(sqlx::FromRow)]`. The column has the name of the field,
+/// or what follows as in `limit: i64 = "bulk_change_limit"`; `found: VersionColumns = ..` is a struct of further
+/// columns.
+macro_rules! row {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$of_field:meta])* $shown:vis $field:ident: $type:ty $(= $from:tt)?),+ $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        $visibility struct $name {
+            $($(#[$of_field])* $shown $field: $type),+
+        }
+
+        $crate::ledger::sql::row!(@for sqlx::sqlite::SqliteRow, $name { $($field $(= $from)?),+ });
+        $crate::ledger::sql::row!(@for sqlx::postgres::PgRow, $name { $($field $(= $from)?),+ });
+    };
+    (@for $engine:ty, $name:ident { $($field:ident $(= $from:tt)?),+ }) => {
+        impl sqlx::FromRow<'_, $engine> for $name {
+            fn from_row(row: &$engine) -> Result<Self, sqlx::Error> {
+                Ok(Self {
+                    $($field: $crate::ledger::sql::row!(@read row, $field $($from)?)?),+
+                })
+            }
+        }
+    };
+    (@read $row:ident, $field:ident) => {
+        sqlx::Row::try_get($row, stringify!($field))
+    };
+    (@read $row:ident, $field:ident ..) => {
+        sqlx::FromRow::from_row($row)
+    };
+    (@read $row:ident, $field:ident $column:literal) => {
+        sqlx::Row::try_get($row, $column)
+    };
+}
+pub(in crate::ledger) use row;
+
+/// A row, as [`row`] and tuples decode it.
 pub(in crate::ledger) trait Row:
     for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
 {
