@@ -1,14 +1,21 @@
-//! Tells the compiler the commit and its date, for `itwin-syncd --version`.
+//! Tells the compiler the commit and its date, for `itwin-syncd --version`, and the migrations of the ledger.
 //!
-//! Of a git checkout, an archive made by `git archive` (`.commit`, filled by `.gitattributes`), or a crate
+//! The commit is that of a git checkout, an archive made by `git archive` (`.commit`, filled by `.gitattributes`), or a crate
 //! (`.cargo_vcs_info.json`, without a date). The date is that of the commit, so that builds are reproducible. A debug build
 //! does not look: each commit would compile everything again. Where nothing is known, the version is the number alone.
 
+use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-fn main() {
+/// The SQL of each engine, named as in the code.
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("SQLITE", "src/ledger/migrations"),
+    ("POSTGRES", "src/ledger/migrations/postgres"),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
     // Cargo would run this again at every build for a file that does not exist.
     for file in ["build.rs", ".commit", ".cargo_vcs_info.json"] {
         if Path::new(file).exists() {
@@ -24,6 +31,37 @@ fn main() {
         "debug build".to_owned()
     };
     println!("cargo:rustc-env=ITWIN_SYNCD_ORIGIN={origin}");
+    let lists = MIGRATIONS.map(|(name, folder)| list_of_migrations(name, folder));
+    let lists = lists.into_iter().collect::<Result<String, _>>()?;
+    let file = Path::new(&std::env::var("OUT_DIR")?).join("migrations.rs");
+    Ok(fs::write(file, lists)?)
+}
+
+/// The files `VERSION_DESCRIPTION.sql` of a folder as a constant: version, description and SQL of each.
+fn list_of_migrations(name: &str, folder: &str) -> Result<String, Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={folder}");
+    let mut migrations = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path().canonicalize()?;
+        if path.is_dir() {
+            continue;
+        }
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let (version, description) = file
+            .strip_suffix(".sql")
+            .and_then(|stem| stem.split_once('_'))
+            .and_then(|(version, rest)| Some((version.parse::<i64>().ok()?, rest)))
+            .ok_or_else(|| format!("{folder}/{file} is not named VERSION_DESCRIPTION.sql"))?;
+        let description = description.replace('_', " ");
+        migrations.push((version, description, path));
+    }
+    // The same order on every machine: builds are reproducible.
+    migrations.sort();
+    let mut list = format!("const {name}: &[(i64, &str, &str)] = &[\n");
+    for (version, description, path) in migrations {
+        list += &format!("    ({version}, {description:?}, include_str!({path:?})),\n");
+    }
+    Ok(list + "];\n")
 }
 
 /// `.commit` of an archive: the full commit and the date.

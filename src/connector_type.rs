@@ -8,8 +8,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use sqlx::error::BoxDynError;
-use sqlx::{Database, Decode, Type};
 
 /// The platform's name of what reads a format, such as `DWG`. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -234,28 +232,6 @@ impl fmt::Display for ConnectorType {
 impl Serialize for ConnectorType {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
-    }
-}
-
-impl<DB: Database> Type<DB> for ConnectorType
-where
-    String: Type<DB>,
-{
-    fn type_info() -> DB::TypeInfo {
-        String::type_info()
-    }
-
-    fn compatible(info: &DB::TypeInfo) -> bool {
-        String::compatible(info)
-    }
-}
-
-impl<'r, DB: Database> Decode<'r, DB> for ConnectorType
-where
-    String: Decode<'r, DB>,
-{
-    fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
-        String::decode(value).map(Self::from)
     }
 }
 

@@ -46,22 +46,24 @@ const WORKED: [Outcome; 3] = [
     Outcome::Uploaded,
 ];
 
-#[derive(sqlx::FromRow)]
-struct ResultsRow {
-    span: i64,
-    outcome: Outcome,
-    count: i64,
-    sum: i64,
-    longest: i64,
+sql::row! {
+    struct ResultsRow {
+        span: i64,
+        outcome: Outcome,
+        count: i64,
+        sum: i64,
+        longest: i64,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-struct RunsRow {
-    span: i64,
-    count: i64,
-    unsuccessful: i64,
-    average: Option<i64>,
-    longest: Option<i64>,
+sql::row! {
+    struct RunsRow {
+        span: i64,
+        count: i64,
+        unsuccessful: i64,
+        average: Option<i64>,
+        longest: Option<i64>,
+    }
 }
 
 /// Which of the spans between these times a time column is in, from 0: an expression of SQL.

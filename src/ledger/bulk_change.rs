@@ -100,31 +100,29 @@ impl BulkChange {
     }
 }
 
-/// What the guard knows of a watch.
-#[derive(Debug, Clone, Copy, sqlx::FromRow)]
-struct Guarded {
-    /// Known files that may be due at once.
-    #[sqlx(rename = "bulk_change_limit")]
-    limit: i64,
-    /// How many the operator has approved; 0 for none.
-    #[sqlx(rename = "bulk_change_approved")]
-    approved: i64,
-    /// How many there were when the watch was suspended; 0 when it is not.
-    #[sqlx(rename = "bulk_change_files")]
-    suspended_for: i64,
-    /// What it was suspended for.
-    #[sqlx(rename = "bulk_change_kind")]
-    kind: BulkChangeKind,
-    /// Known files that are due now.
-    due: i64,
-    /// Those of them with content that storage has.
-    moves: i64,
-    /// New files that may arrive within the window.
-    new_files_limit: i64,
-    /// Since when they are counted, in milliseconds; None: any number is expected.
-    new_files_since: Option<i64>,
-    /// How many have arrived since.
-    new_files: i64,
+sql::row! {
+    /// What the guard knows of a watch.
+    #[derive(Debug, Clone, Copy)]
+    struct Guarded {
+        /// Known files that may be due at once.
+        limit: i64 = "bulk_change_limit",
+        /// How many the operator has approved; 0 for none.
+        approved: i64 = "bulk_change_approved",
+        /// How many there were when the watch was suspended; 0 when it is not.
+        suspended_for: i64 = "bulk_change_files",
+        /// What it was suspended for.
+        kind: BulkChangeKind = "bulk_change_kind",
+        /// Known files that are due now.
+        due: i64,
+        /// Those of them with content that storage has.
+        moves: i64,
+        /// New files that may arrive within the window.
+        new_files_limit: i64,
+        /// Since when they are counted, in milliseconds; None: any number is expected.
+        new_files_since: Option<i64>,
+        /// How many have arrived since.
+        new_files: i64,
+    }
 }
 
 /// What the guard does.

@@ -133,15 +133,16 @@ impl Ledger {
 
     /// What waits for a run of this iModel.
     pub async fn backlog(&self, imodel_id: &ImodelId, now: Timestamp) -> Result<Backlog, Error> {
-        #[derive(sqlx::FromRow)]
-        struct Row {
-            waiting: i64,
-            first: Option<i64>,
-            last: Option<i64>,
-            next_due: Option<i64>,
-            in_hand: bool,
-            partial: bool,
-            partial_uploading: bool,
+        sql::row! {
+            struct Row {
+                waiting: i64,
+                first: Option<i64>,
+                last: Option<i64>,
+                next_due: Option<i64>,
+                in_hand: bool,
+                partial: bool,
+                partial_uploading: bool,
+            }
         }
         // Called after every upload, so it must not read all jobs that wait for theirs.
         let row: Row = self

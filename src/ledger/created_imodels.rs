@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use super::{Error, Ledger, sql};
 use crate::ids::ImodelId;
 
-/// What is known of an iModel that was created or found by its name.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct CreatedImodel {
-    /// The platform's id.
-    pub imodel_id: ImodelId,
-    /// It was initialized.
-    pub ready: bool,
+sql::row! {
+    /// What is known of an iModel that was created or found by its name.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct CreatedImodel {
+        /// The platform's id.
+        pub imodel_id: ImodelId,
+        /// It was initialized.
+        pub ready: bool,
+    }
 }
 
 impl Ledger {

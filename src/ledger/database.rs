@@ -7,6 +7,7 @@
 //! Transactions that write follow each other, in either engine: none sees what another changes meanwhile. One that
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
+mod migrations;
 mod postgres;
 pub(super) mod sql;
 mod sqlite;

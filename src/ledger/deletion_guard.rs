@@ -162,18 +162,19 @@ macro_rules! withdrawable {
 
 pub(super) use withdrawable;
 
-#[derive(sqlx::FromRow)]
-struct GuardedRow {
-    id: i64,
-    name: String,
-    deletion_limit: i64,
-    deletions_approved: i64,
-    deletions_suspended: i64,
-    root_replaced: bool,
-    is_unconfirmed: bool,
-    withdraws: bool,
-    gone: i64,
-    present: i64,
+sql::row! {
+    struct GuardedRow {
+        id: i64,
+        name: String,
+        deletion_limit: i64,
+        deletions_approved: i64,
+        deletions_suspended: i64,
+        root_replaced: bool,
+        is_unconfirmed: bool,
+        withdraws: bool,
+        gone: i64,
+        present: i64,
+    }
 }
 
 impl Ledger {

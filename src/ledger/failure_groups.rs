@@ -60,17 +60,18 @@ pub struct FailureGroups {
     pub all: u64,
 }
 
-#[derive(sqlx::FromRow)]
-struct GroupRow {
-    key: String,
-    kind: FailureKind,
-    files: i64,
-    failed: i64,
-    since: Option<i64>,
-    next_attempt: Option<i64>,
-    reason: Option<String>,
-    hint: Option<String>,
-    all_groups: i64,
+sql::row! {
+    struct GroupRow {
+        key: String,
+        kind: FailureKind,
+        files: i64,
+        failed: i64,
+        since: Option<i64>,
+        next_attempt: Option<i64>,
+        reason: Option<String>,
+        hint: Option<String>,
+        all_groups: i64,
+    }
 }
 
 /// A failure that is put into its group.
@@ -83,12 +84,14 @@ pub(super) struct GroupedFailure<'a> {
     pub(super) at: i64,
 }
 
-/// What is known of a group.
-#[derive(PartialEq, Eq, sqlx::FromRow)]
-struct Known {
-    reason: String,
-    hint: Option<String>,
-    since: i64,
+sql::row! {
+    /// What is known of a group.
+    #[derive(PartialEq, Eq)]
+    struct Known {
+        reason: String,
+        hint: Option<String>,
+        since: i64,
+    }
 }
 
 /// Puts a failure into its group. The caller records it in the job.
@@ -217,16 +220,17 @@ async fn read(
     Ok(FailureGroups { largest, all })
 }
 
-/// A failure that an earlier version recorded.
-#[derive(sqlx::FromRow)]
-struct EarlierRow {
-    file_id: i64,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    kind: FailureKind,
-    reason: String,
-    hint: Option<String>,
-    since: i64,
+sql::row! {
+    /// A failure that an earlier version recorded.
+    struct EarlierRow {
+        file_id: i64,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        kind: FailureKind,
+        reason: String,
+        hint: Option<String>,
+        since: i64,
+    }
 }
 
 impl Ledger {

@@ -34,14 +34,16 @@ pub enum Again {
     Never,
 }
 
-/// A job before its failure.
-#[derive(Default, sqlx::FromRow)]
-struct Before {
-    version: i64,
-    reason: Option<String>,
-    run: Option<RunId>,
-    dir: Vec<u8>,
-    name: Vec<u8>,
+sql::row! {
+    /// A job before its failure.
+    #[derive(Default)]
+    struct Before {
+        version: i64,
+        reason: Option<String>,
+        run: Option<RunId>,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+    }
 }
 
 /// Writes a refusal into a job. `waiting` is the state in which it waits for another attempt.

@@ -79,15 +79,16 @@ impl FromStr for FilePosition {
     }
 }
 
-/// What a search reads.
-#[derive(sqlx::FromRow)]
-struct Candidate {
-    id: i64,
-    since: i64,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    reason: Option<String>,
+sql::row! {
+    /// What a search reads.
+    struct Candidate {
+        id: i64,
+        since: i64,
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        reason: Option<String>,
+    }
 }
 
 impl Candidate {

@@ -35,16 +35,17 @@ pub enum Following {
     Independent,
 }
 
-/// The counterpart of a file, of which the same version is in storage.
-#[derive(sqlx::FromRow)]
-struct Counterpart {
-    storage_file_id: StorageFileId,
-    stored_digest: Vec<u8>,
-    stored_size: i64,
-    stored_modified: Option<String>,
-    stored_modified_by: Option<String>,
-    storage_folder_id: Option<String>,
-    place: Option<Vec<u8>>,
+sql::row! {
+    /// The counterpart of a file, of which the same version is in storage.
+    struct Counterpart {
+        storage_file_id: StorageFileId,
+        stored_digest: Vec<u8>,
+        stored_size: i64,
+        stored_modified: Option<String>,
+        stored_modified_by: Option<String>,
+        storage_folder_id: Option<String>,
+        place: Option<Vec<u8>>,
+    }
 }
 
 impl Counterpart {

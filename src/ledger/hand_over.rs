@@ -151,12 +151,12 @@ enum Taken {
     New,
 }
 
-#[derive(sqlx::FromRow)]
-struct HandedOverRow {
-    id: i64,
-    version: i64,
-    #[sqlx(flatten)]
-    known: KnownRow,
+sql::row! {
+    struct HandedOverRow {
+        id: i64,
+        version: i64,
+        known: KnownRow = ..,
+    }
 }
 
 async fn hand_over_one(

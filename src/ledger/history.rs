@@ -93,18 +93,19 @@ pub(super) async fn note(
     Ok(())
 }
 
-#[derive(sqlx::FromRow)]
-struct LineRow {
-    at: i64,
-    version: Option<i64>,
-    step: Option<Step>,
-    outcome: Option<Outcome>,
-    run_event: Option<RunEvent>,
-    note: Option<String>,
-    hint: Option<String>,
-    run: Option<String>,
-    bytes: Option<i64>,
-    millis: Option<i64>,
+sql::row! {
+    struct LineRow {
+        at: i64,
+        version: Option<i64>,
+        step: Option<Step>,
+        outcome: Option<Outcome>,
+        run_event: Option<RunEvent>,
+        note: Option<String>,
+        hint: Option<String>,
+        run: Option<String>,
+        bytes: Option<i64>,
+        millis: Option<i64>,
+    }
 }
 
 impl Ledger {

@@ -71,39 +71,41 @@ pub struct CreatedVersion {
     pub at: Timestamp,
 }
 
-#[derive(sqlx::FromRow)]
-struct VersionRow {
-    id: i64,
-    imodel_id: ImodelId,
-    itwin_id: Option<String>,
-    name: String,
-    description: String,
-    version_id: String,
-    changeset_id: String,
-    run: Option<String>,
-    files: i64,
-    at: i64,
+sql::row! {
+    struct VersionRow {
+        id: i64,
+        imodel_id: ImodelId,
+        itwin_id: Option<String>,
+        name: String,
+        description: String,
+        version_id: String,
+        changeset_id: String,
+        run: Option<String>,
+        files: i64,
+        at: i64,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: i64,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    outcome: Outcome,
-    at: i64,
-    millis: i64,
-    bytes: i64,
-    connector: Option<ConnectorType>,
-    imodel_id: ImodelId,
-    itwin_id: Option<String>,
-    storage_file_id: Option<String>,
-    source_file_id: Option<String>,
-    connection_id: Option<String>,
-    run: Option<String>,
-    reason: Option<String>,
-    hint: Option<String>,
+sql::row! {
+    struct Row {
+        id: i64,
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        outcome: Outcome,
+        at: i64,
+        millis: i64,
+        bytes: i64,
+        connector: Option<ConnectorType>,
+        imodel_id: ImodelId,
+        itwin_id: Option<String>,
+        storage_file_id: Option<String>,
+        source_file_id: Option<String>,
+        connection_id: Option<String>,
+        run: Option<String>,
+        reason: Option<String>,
+        hint: Option<String>,
+    }
 }
 
 impl Ledger {

@@ -43,24 +43,25 @@ pub struct Known {
     pub set_stem: Option<Vec<u8>>,
 }
 
-/// The columns of a [`Known`].
-#[derive(sqlx::FromRow)]
-pub(super) struct KnownRow {
-    name: Vec<u8>,
-    #[sqlx(flatten)]
-    version: VersionColumns,
-    connector: Option<ConnectorType>,
-    absence: Option<Absence>,
-    set_stem: Option<Vec<u8>>,
+sql::row! {
+    /// The columns of a [`Known`].
+    pub(super) struct KnownRow {
+        name: Vec<u8>,
+        version: VersionColumns = ..,
+        connector: Option<ConnectorType>,
+        absence: Option<Absence>,
+        set_stem: Option<Vec<u8>>,
+    }
 }
 
-/// The columns of a [`Fingerprint`].
-#[derive(sqlx::FromRow)]
-pub(super) struct VersionColumns {
-    known: i64,
-    size: i64,
-    mtime_ns: i64,
-    ctime_ns: i64,
+sql::row! {
+    /// The columns of a [`Fingerprint`].
+    pub(super) struct VersionColumns {
+        known: i64,
+        size: i64,
+        mtime_ns: i64,
+        ctime_ns: i64,
+    }
 }
 
 impl VersionColumns {

@@ -121,17 +121,18 @@ pub(super) const NAMED_VERSION: &str = "v.imodel_id IS NOT NULL AS versions_want
      v.note AS version_note, v.reason AS version_reason, v.hint AS version_hint, \
      COALESCE(v.severe, 0) <> 0 AS version_severe";
 
-/// The named versions of an iModel, as read for a report.
-#[derive(sqlx::FromRow)]
-pub(super) struct NamedVersionRow {
-    versions_wanted: bool,
-    version_name: Option<String>,
-    version_at: Option<i64>,
-    version_files: Option<i64>,
-    version_note: Option<String>,
-    version_reason: Option<String>,
-    version_hint: Option<String>,
-    version_severe: bool,
+sql::row! {
+    /// The named versions of an iModel, as read for a report.
+    pub(super) struct NamedVersionRow {
+        versions_wanted: bool,
+        version_name: Option<String>,
+        version_at: Option<i64>,
+        version_files: Option<i64>,
+        version_note: Option<String>,
+        version_reason: Option<String>,
+        version_hint: Option<String>,
+        version_severe: bool,
+    }
 }
 
 impl NamedVersionRow {
@@ -150,19 +151,20 @@ impl NamedVersionRow {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct NamingRow {
-    run_id: RunId,
-    run: Option<String>,
-    partial: bool,
-    since: Option<i64>,
-    intent_name: Option<String>,
-    intent_description: Option<String>,
-    intent_changeset: Option<String>,
-    intent_run_id: Option<RunId>,
-    intent_files: Option<i64>,
-    reason: Option<String>,
-    refused: Option<String>,
+sql::row! {
+    struct NamingRow {
+        run_id: RunId,
+        run: Option<String>,
+        partial: bool,
+        since: Option<i64>,
+        intent_name: Option<String>,
+        intent_description: Option<String>,
+        intent_changeset: Option<String>,
+        intent_run_id: Option<RunId>,
+        intent_files: Option<i64>,
+        reason: Option<String>,
+        refused: Option<String>,
+    }
 }
 
 impl Ledger {

@@ -123,24 +123,26 @@ mod tests {
     use super::*;
     use crate::connector_type::ConnectorType;
 
-    /// All that a hand-over records of a file, but ids.
-    #[derive(Debug, PartialEq, Eq, sqlx::FromRow)]
-    struct Recorded {
-        dir: Vec<u8>,
-        name: Vec<u8>,
-        size: i64,
-        mtime_ns: i64,
-        ctime_ns: i64,
-        connector: Option<String>,
-        version: i64,
-        set_stem: Option<Vec<u8>>,
-        target: Option<String>,
-        state: Option<String>,
-        job_version: Option<i64>,
-        enqueued_at: Option<i64>,
-        due_at: Option<i64>,
-        has_watch: Option<bool>,
-        steps: i64,
+    sql::row! {
+        /// All that a hand-over records of a file, but ids.
+        #[derive(Debug, PartialEq, Eq)]
+        struct Recorded {
+            dir: Vec<u8>,
+            name: Vec<u8>,
+            size: i64,
+            mtime_ns: i64,
+            ctime_ns: i64,
+            connector: Option<String>,
+            version: i64,
+            set_stem: Option<Vec<u8>>,
+            target: Option<String>,
+            state: Option<String>,
+            job_version: Option<i64>,
+            enqueued_at: Option<i64>,
+            due_at: Option<i64>,
+            has_watch: Option<bool>,
+            steps: i64,
+        }
     }
 
     async fn recorded(f: &Fixture) -> Vec<Recorded> {

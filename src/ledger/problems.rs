@@ -27,17 +27,18 @@ pub struct Problem {
     pub kind: Option<FailureKind>,
 }
 
-#[derive(sqlx::FromRow)]
-struct ProblemRow {
-    id: FileId,
-    version: i64,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    reason: String,
-    hint: Option<String>,
-    kind: Option<FailureKind>,
-    failed: bool,
+sql::row! {
+    struct ProblemRow {
+        id: FileId,
+        version: i64,
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        reason: String,
+        hint: Option<String>,
+        kind: Option<FailureKind>,
+        failed: bool,
+    }
 }
 
 impl ProblemRow {

@@ -62,30 +62,32 @@ pub enum Followed {
     Declined,
 }
 
-#[derive(sqlx::FromRow)]
-struct NewRow {
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    version: i64,
-    size: i64,
-    mtime_ns: i64,
-    ctime_ns: i64,
-    connector: Option<ConnectorType>,
+sql::row! {
+    struct NewRow {
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        version: i64,
+        size: i64,
+        mtime_ns: i64,
+        ctime_ns: i64,
+        connector: Option<ConnectorType>,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-struct OriginRow {
-    watch_id: i64,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    version: i64,
-    stored_digest: Option<Vec<u8>>,
-    has_storage_file: bool,
-    absence: Option<Absence>,
-    absent_since: Option<i64>,
-    state: Option<JobState>,
-    stage: Option<Stage>,
+sql::row! {
+    struct OriginRow {
+        watch_id: i64,
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        version: i64,
+        stored_digest: Option<Vec<u8>>,
+        has_storage_file: bool,
+        absence: Option<Absence>,
+        absent_since: Option<i64>,
+        state: Option<JobState>,
+        stage: Option<Stage>,
+    }
 }
 
 impl Ledger {

@@ -37,19 +37,20 @@ pub struct ResultReport {
     pub reason: Option<String>,
 }
 
-#[derive(sqlx::FromRow)]
-struct ResultRow {
-    id: i64,
-    file_id: FileId,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    outcome: Outcome,
-    at: i64,
-    millis: i64,
-    bytes: i64,
-    connector: Option<ConnectorType>,
-    reason: Option<String>,
+sql::row! {
+    struct ResultRow {
+        id: i64,
+        file_id: FileId,
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        outcome: Outcome,
+        at: i64,
+        millis: i64,
+        bytes: i64,
+        connector: Option<ConnectorType>,
+        reason: Option<String>,
+    }
 }
 
 const RESULTS: &str = "SELECT r.id, r.file_id, w.name AS watch, f.dir, f.name, r.outcome, r.at, \

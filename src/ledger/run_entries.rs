@@ -17,19 +17,20 @@ pub struct RunEntry {
     pub files: u64,
 }
 
-#[derive(sqlx::FromRow)]
-struct RunRow {
-    id: i64,
-    imodel_id: ImodelId,
-    platform_id: Option<String>,
-    requested_at: i64,
-    ended_at: Option<i64>,
-    state: Option<String>,
-    result: Option<String>,
-    overdue: bool,
-    progress: Option<String>,
-    usual_ms: Option<i64>,
-    files: i64,
+sql::row! {
+    struct RunRow {
+        id: i64,
+        imodel_id: ImodelId,
+        platform_id: Option<String>,
+        requested_at: i64,
+        ended_at: Option<i64>,
+        state: Option<String>,
+        result: Option<String>,
+        overdue: bool,
+        progress: Option<String>,
+        usual_ms: Option<i64>,
+        files: i64,
+    }
 }
 
 const RUNS: &str = "SELECT r.id, c.imodel_id, r.platform_id, r.requested_at, r.ended_at, \

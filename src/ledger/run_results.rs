@@ -85,23 +85,24 @@ pub struct RunReport {
     pub verdict: Verdict,
 }
 
-#[derive(sqlx::FromRow)]
-struct ConcludedRow {
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    connector: Option<ConnectorType>,
-    stored_size: Option<i64>,
-    storage_file_id: Option<StorageFileId>,
-    stored_generation: i64,
-    state: Option<JobState>,
-    kind: Option<FailureKind>,
-    run_id: Option<RunId>,
-    enqueued_at: Option<i64>,
-    set_open: bool,
-    is_replaced: bool,
-    /// Its storage file has to follow it.
-    moves: bool,
+sql::row! {
+    struct ConcludedRow {
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        connector: Option<ConnectorType>,
+        stored_size: Option<i64>,
+        storage_file_id: Option<StorageFileId>,
+        stored_generation: i64,
+        state: Option<JobState>,
+        kind: Option<FailureKind>,
+        run_id: Option<RunId>,
+        enqueued_at: Option<i64>,
+        set_open: bool,
+        is_replaced: bool,
+        /// Its storage file has to follow it.
+        moves: bool,
+    }
 }
 
 impl Ledger {

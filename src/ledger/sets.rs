@@ -71,22 +71,24 @@ pub struct SetPart {
     pub reason: Option<String>,
 }
 
-#[derive(sqlx::FromRow)]
-struct CompanionRow {
-    name: Vec<u8>,
-    stored_version: Option<i64>,
-    absence: Option<Absence>,
-    job: Option<JobState>,
-    reason: Option<String>,
+sql::row! {
+    struct CompanionRow {
+        name: Vec<u8>,
+        stored_version: Option<i64>,
+        absence: Option<Absence>,
+        job: Option<JobState>,
+        reason: Option<String>,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-struct MainFileRow {
-    id: FileId,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    changed_at: Option<i64>,
+sql::row! {
+    struct MainFileRow {
+        id: FileId,
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        changed_at: Option<i64>,
+    }
 }
 
 impl Ledger {

@@ -3,13 +3,15 @@
 use super::{Error, Ledger, sql};
 use crate::ids::ImodelId;
 
-/// Why nothing is uploaded or synchronized.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct SignInWait {
-    /// Why nobody is signed in.
-    pub reason: String,
-    /// What to do about it.
-    pub hint: String,
+sql::row! {
+    /// Why nothing is uploaded or synchronized.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct SignInWait {
+        /// Why nobody is signed in.
+        pub reason: String,
+        /// What to do about it.
+        pub hint: String,
+    }
 }
 
 /// What the owner of the connections of an iModel has to do.

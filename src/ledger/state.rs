@@ -325,28 +325,7 @@ macro_rules! words {
             }
         }
 
-        impl<DB: sqlx::Database> sqlx::Type<DB> for $name
-        where
-            String: sqlx::Type<DB>,
-        {
-            fn type_info() -> DB::TypeInfo {
-                <String as sqlx::Type<DB>>::type_info()
-            }
-
-            fn compatible(ty: &DB::TypeInfo) -> bool {
-                <String as sqlx::Type<DB>>::compatible(ty)
-            }
-        }
-
-        impl<'r, DB: sqlx::Database> sqlx::Decode<'r, DB> for $name
-        where
-            String: sqlx::Decode<'r, DB>,
-        {
-            fn decode(value: DB::ValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
-                Ok(Self::try_from(<String as sqlx::Decode<DB>>::decode(value)?)?)
-            }
-        }
-
+        super::sql::columns!($name, String, word => Self::try_from(word)?;);
         super::sql::arguments!($name, Text, word => word.as_str().into(););
     };
 }

@@ -16,16 +16,17 @@ use super::{
 };
 use crate::connector_type::ConnectorType;
 
-/// A file whose content is in storage.
-#[derive(sqlx::FromRow)]
-struct StoredRow {
-    version: i64,
-    connector: Option<ConnectorType>,
-    mapped_connector: Option<ConnectorType>,
-    outcome: Option<Outcome>,
-    set_stem: Option<Vec<u8>>,
-    /// Files of another watch may wait for it.
-    is_followed: bool,
+sql::row! {
+    /// A file whose content is in storage.
+    struct StoredRow {
+        version: i64,
+        connector: Option<ConnectorType>,
+        mapped_connector: Option<ConnectorType>,
+        outcome: Option<Outcome>,
+        set_stem: Option<Vec<u8>>,
+        /// Files of another watch may wait for it.
+        is_followed: bool,
+    }
 }
 
 impl StoredRow {

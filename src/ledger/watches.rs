@@ -92,18 +92,19 @@ pub struct PlannedWatches {
     pub former_imodels: Vec<FormerImodel>,
 }
 
-/// A watch of the ledger.
-#[derive(sqlx::FromRow)]
-struct KnownRow {
-    id: i64,
-    name: String,
-    path: Option<Vec<u8>>,
-    imodel_id: ImodelId,
-    storage_folder: String,
-    configured: bool,
-    has_files: bool,
-    /// The id of the iModel that it waited for; None: it waited for none, or for one that is not there yet.
-    created_id: Option<ImodelId>,
+sql::row! {
+    /// A watch of the ledger.
+    struct KnownRow {
+        id: i64,
+        name: String,
+        path: Option<Vec<u8>>,
+        imodel_id: ImodelId,
+        storage_folder: String,
+        configured: bool,
+        has_files: bool,
+        /// The id of the iModel that it waited for; None: it waited for none, or for one that is not there yet.
+        created_id: Option<ImodelId>,
+    }
 }
 
 impl KnownRow {

@@ -40,17 +40,18 @@ pub struct Withdrawn {
     pub stamp: StorageStamp,
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct WithdrawnRow {
-    id: FileId,
-    watch: String,
-    dir: Vec<u8>,
-    name: Vec<u8>,
-    storage_file_id: StorageFileId,
-    stored_size: Option<i64>,
-    stored_modified: Option<String>,
-    stored_modified_by: Option<String>,
-    storage_folder_id: Option<String>,
+sql::row! {
+    pub(super) struct WithdrawnRow {
+        id: FileId,
+        watch: String,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+        storage_file_id: StorageFileId,
+        stored_size: Option<i64>,
+        stored_modified: Option<String>,
+        stored_modified_by: Option<String>,
+        storage_folder_id: Option<String>,
+    }
 }
 
 impl WithdrawnRow {

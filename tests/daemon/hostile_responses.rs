@@ -261,6 +261,7 @@ async fn a_run_with_thousands_of_tasks_is_read_to_the_last() {
                 "error": { "description": "x".repeat(1_000) } })
         })
         .collect();
+    let token = good_answers().swap_remove(0);
     let run = json!({ "run": { "id": "r", "state": "Completed", "jobs": [{ "tasks": tasks }] } });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -269,7 +270,7 @@ async fn a_run_with_thousands_of_tasks_is_read_to_the_last() {
             let mut request = vec![0; 16 * 1024];
             let read = socket.read(&mut request).await.unwrap();
             let is_run = String::from_utf8_lossy(&request[..read]).contains("/runs/");
-            let body = if is_run { &run } else { &good_answers()[0] }.to_string();
+            let body = if is_run { &run } else { &token }.to_string();
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                 body.len()

@@ -25,6 +25,7 @@ use sqlx::{Connection as _, FromRow, Postgres, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::super::row;
+use super::migrations::OF_POSTGRES as MIGRATIONS;
 use super::{Committed, Error, is_undecodable};
 use crate::lease::Lease;
 use crate::ledger_location::Server;
@@ -35,9 +36,6 @@ use lease::{Holder, Waiting};
 
 /// A connection that reads.
 pub(super) type Connection = PoolConnection<Postgres>;
-
-/// Every version of the schema, in order.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migrations/postgres");
 
 /// A transaction that takes longer is given up: the network may have lost its connection without a word.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
+use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, Error, FromRow, SqlSafeStr, SqlStr};
@@ -100,7 +101,87 @@ arguments!(
     WatchId, Integer, id => id.0;
 );
 
-/// A row, as `#[derive(sqlx::FromRow)]` and tuples decode it.
+/// Makes types columns: each by what the database stores for it, and how it is made of that.
+///
+/// Done here and not with `sqlx::Type`: the macros of sqlx have every engine compiled a second time, for themselves.
+macro_rules! columns {
+    ($($type:ty, $stored:ty, $value:ident => $made:expr;)+) => {$(
+        impl<DB: sqlx::Database> sqlx::Type<DB> for $type
+        where
+            $stored: sqlx::Type<DB>,
+        {
+            fn type_info() -> DB::TypeInfo {
+                <$stored as sqlx::Type<DB>>::type_info()
+            }
+
+            fn compatible(ty: &DB::TypeInfo) -> bool {
+                <$stored as sqlx::Type<DB>>::compatible(ty)
+            }
+        }
+
+        impl<'r, DB: sqlx::Database> sqlx::Decode<'r, DB> for $type
+        where
+            $stored: sqlx::Decode<'r, DB>,
+        {
+            fn decode(value: DB::ValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
+                let $value = <$stored as sqlx::Decode<DB>>::decode(value)?;
+                Ok($made)
+            }
+        }
+    )+};
+}
+pub(in crate::ledger) use columns;
+
+columns!(
+    ConnectorType, String, name => Self::from(name);
+    ImodelId, String, id => Self::from(id);
+    StorageFileId, String, id => Self::from(id);
+    ConnectionId, i64, id => Self(id);
+    FileId, i64, id => Self(id);
+    RunId, i64, id => Self(id);
+    WatchId, i64, id => Self(id);
+);
+
+/// A struct whose fields are columns of a row, as of `#[derive(sqlx::FromRow)]`. The column has the name of the field,
+/// or what follows as in `limit: i64 = "bulk_change_limit"`; `found: VersionColumns = ..` is a struct of further
+/// columns.
+macro_rules! row {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$of_field:meta])* $shown:vis $field:ident: $type:ty $(= $from:tt)?),+ $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        $visibility struct $name {
+            $($(#[$of_field])* $shown $field: $type),+
+        }
+
+        $crate::ledger::sql::row!(@for sqlx::sqlite::SqliteRow, $name { $($field $(= $from)?),+ });
+        $crate::ledger::sql::row!(@for sqlx::postgres::PgRow, $name { $($field $(= $from)?),+ });
+    };
+    (@for $engine:ty, $name:ident { $($field:ident $(= $from:tt)?),+ }) => {
+        impl sqlx::FromRow<'_, $engine> for $name {
+            fn from_row(row: &$engine) -> Result<Self, sqlx::Error> {
+                Ok(Self {
+                    $($field: $crate::ledger::sql::row!(@read row, $field $($from)?)?),+
+                })
+            }
+        }
+    };
+    (@read $row:ident, $field:ident) => {
+        sqlx::Row::try_get($row, stringify!($field))
+    };
+    (@read $row:ident, $field:ident ..) => {
+        sqlx::FromRow::from_row($row)
+    };
+    (@read $row:ident, $field:ident $column:literal) => {
+        sqlx::Row::try_get($row, $column)
+    };
+}
+pub(in crate::ledger) use row;
+
+/// A row, as [`row`] and tuples decode it.
 pub(in crate::ledger) trait Row:
     for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
 {
@@ -147,6 +228,22 @@ pub(in crate::ledger) struct QueryAs<'q, T> {
 #[must_use = "a query does nothing until it is executed"]
 pub(in crate::ledger) struct QueryScalar<'q, T>(QueryAs<'q, (T,)>);
 
+/// Rows as the engine has them.
+enum Rows {
+    Sqlite(Vec<SqliteRow>),
+    Postgres(Vec<PgRow>),
+}
+
+impl Rows {
+    fn decode<T: Row>(&self) -> Result<Vec<T>, Error> {
+        match self {
+            Self::Sqlite(rows) => rows.iter().map(T::from_row).collect(),
+            Self::Postgres(rows) => rows.iter().map(T::from_row).collect(),
+        }
+    }
+}
+
+/// The futures of the engines are boxed: they are large types, and would be compiled once for each type of row.
 impl<'q> Query<'q> {
     /// The value of the next `$n`.
     pub(in crate::ledger) fn bind(mut self, value: impl Argument<'q>) -> Self {
@@ -156,18 +253,68 @@ impl<'q> Query<'q> {
 
     /// Runs it; returns the number of rows that it changed.
     pub(in crate::ledger) async fn execute(self, on: &mut impl Executor) -> Result<u64, Error> {
-        match on.on() {
-            On::Sqlite(connection) => {
-                let arguments = self.for_sqlite()?;
-                let done = sqlx::query_with(self.sql, arguments).execute(connection);
-                Ok(done.await?.rows_affected())
+        self.execute_on(on.on()).await
+    }
+
+    fn execute_on<'f>(self, on: On<'f>) -> BoxFuture<'f, Result<u64, Error>>
+    where
+        'q: 'f,
+    {
+        Box::pin(async move {
+            match on {
+                On::Sqlite(connection) => {
+                    let arguments = self.for_sqlite()?;
+                    let done = sqlx::query_with(self.sql, arguments).execute(connection);
+                    Ok(done.await?.rows_affected())
+                }
+                On::Postgres(connection) => {
+                    let arguments = self.for_postgres()?;
+                    let done = sqlx::query_with(self.sql, arguments).execute(connection);
+                    Ok(done.await?.rows_affected())
+                }
             }
-            On::Postgres(connection) => {
-                let arguments = self.for_postgres()?;
-                let done = sqlx::query_with(self.sql, arguments).execute(connection);
-                Ok(done.await?.rows_affected())
+        })
+    }
+
+    fn fetch_all<'f>(self, on: On<'f>) -> BoxFuture<'f, Result<Rows, Error>>
+    where
+        'q: 'f,
+    {
+        Box::pin(async move {
+            match on {
+                On::Sqlite(connection) => {
+                    let arguments = self.for_sqlite()?;
+                    let rows = sqlx::query_with(self.sql, arguments).fetch_all(connection);
+                    Ok(Rows::Sqlite(rows.await?))
+                }
+                On::Postgres(connection) => {
+                    let arguments = self.for_postgres()?;
+                    let rows = sqlx::query_with(self.sql, arguments).fetch_all(connection);
+                    Ok(Rows::Postgres(rows.await?))
+                }
             }
-        }
+        })
+    }
+
+    /// At most one row.
+    fn fetch_optional<'f>(self, on: On<'f>) -> BoxFuture<'f, Result<Rows, Error>>
+    where
+        'q: 'f,
+    {
+        Box::pin(async move {
+            match on {
+                On::Sqlite(connection) => {
+                    let arguments = self.for_sqlite()?;
+                    let row = sqlx::query_with(self.sql, arguments).fetch_optional(connection);
+                    Ok(Rows::Sqlite(row.await?.into_iter().collect()))
+                }
+                On::Postgres(connection) => {
+                    let arguments = self.for_postgres()?;
+                    let row = sqlx::query_with(self.sql, arguments).fetch_optional(connection);
+                    Ok(Rows::Postgres(row.await?.into_iter().collect()))
+                }
+            }
+        })
     }
 
     fn for_sqlite(&self) -> Result<SqliteArguments, Error> {
@@ -217,19 +364,7 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Vec<T>, Error> {
-        let query = self.query;
-        match on.on() {
-            On::Sqlite(connection) => {
-                let arguments = query.for_sqlite()?;
-                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
-                rows.await?.iter().map(T::from_row).collect()
-            }
-            On::Postgres(connection) => {
-                let arguments = query.for_postgres()?;
-                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
-                rows.await?.iter().map(T::from_row).collect()
-            }
-        }
+        self.query.fetch_all(on.on()).await?.decode()
     }
 
     /// Its row, if there is one.
@@ -237,19 +372,8 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Option<T>, Error> {
-        let query = self.query;
-        match on.on() {
-            On::Sqlite(connection) => {
-                let arguments = query.for_sqlite()?;
-                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
-                row.await?.map(|row| T::from_row(&row)).transpose()
-            }
-            On::Postgres(connection) => {
-                let arguments = query.for_postgres()?;
-                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
-                row.await?.map(|row| T::from_row(&row)).transpose()
-            }
-        }
+        let rows: Vec<T> = self.query.fetch_optional(on.on()).await?.decode()?;
+        Ok(rows.into_iter().next())
     }
 
     /// Its row.

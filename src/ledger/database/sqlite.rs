@@ -19,6 +19,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions as _, Sqlite, Transaction};
 
+use super::migrations::OF_SQLITE as MIGRATIONS;
 use super::{Error, is_undecodable};
 use crate::state_directory::StateDirectory;
 use durable::Log;
@@ -51,9 +52,6 @@ pub(in crate::ledger) enum ContentCheck {
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
-
-/// Every version of the schema, in order.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/ledger/migrations");
 
 /// A reader waits this long for a daemon that is migrating the database.
 const MIGRATION_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });

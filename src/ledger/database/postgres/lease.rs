@@ -104,15 +104,17 @@ fn life(boot: &str, device: u64, inode: u64) -> String {
     format!("{boot} {device} {inode}")
 }
 
-/// The row, with the time of the server.
-#[derive(Debug, sqlx::FromRow)]
-struct Row {
-    holder: Option<String>,
-    host: String,
-    life: String,
-    since: i64,
-    until: i64,
-    now: i64,
+crate::ledger::sql::row! {
+    /// The row, with the time of the server.
+    #[derive(Debug)]
+    struct Row {
+        holder: Option<String>,
+        host: String,
+        life: String,
+        since: i64,
+        until: i64,
+        now: i64,
+    }
 }
 
 /// What a process that wants the lease does.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sqlx::Connection as _;
 
+use super::MIGRATIONS;
 use crate::ledger::database::Database as Engine;
 use crate::ledger::fixture::*;
 use crate::ledger::*;
@@ -221,9 +222,8 @@ async fn the_smaller_layout_has_the_history_that_the_one_before_it_had() {
     let location = location(dir.path()).await;
     let url = location.server.clone().unwrap().url;
     let mut old = sqlx::PgConnection::connect(url.as_str()).await.unwrap();
-    let mut older = sqlx::migrate!("src/ledger/migrations/postgres");
-    let migrations = older.migrations.to_mut();
-    migrations.retain(|migration| migration.version < 320);
+    let older = MIGRATIONS.iter().filter(|one| one.version < 320).cloned();
+    let older = sqlx::migrate::Migrator::with_migrations(older.collect());
     older.run(&mut old).await.unwrap();
     sqlx::raw_sql(
         "INSERT INTO connections (id, imodel_id, name) VALUES (1, 'imodel', 'itwin-syncd'); \

@@ -3,9 +3,10 @@
 
 use super::super::super::fixture::*;
 use super::super::super::*;
-use super::{Database, SqlitePool};
+use super::{Database, MIGRATIONS, SqlitePool};
 use crate::ids::StorageFileId;
 use crate::ledger::database::Database as Engine;
+use sqlx::migrate::Migrator;
 
 fn writer(ledger: &Ledger) -> &SqlitePool {
     let Engine::Sqlite(database) = &ledger.db else {
@@ -42,11 +43,8 @@ const COUNTS: &str = "SELECT json_array(watch_id, job, outcome, absent, vanished
 async fn with_old_layout(dir: &Path, files: u32) -> Database {
     let directory = StateDirectory::open(dir).unwrap();
     let database = Database::open_unchecked(directory).await;
-    let mut older = sqlx::migrate!("src/ledger/migrations");
-    older
-        .migrations
-        .to_mut()
-        .retain(|migration| migration.version < 320);
+    let older = MIGRATIONS.iter().filter(|one| one.version < 320).cloned();
+    let older = Migrator::with_migrations(older.collect());
     older.run(database.writer()).await.unwrap();
     let numbers = format!(
         "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {files}), \

@@ -2,10 +2,11 @@
 
 use super::super::super::fixture::*;
 use super::super::super::*;
-use super::{Database, SqlitePool};
+use super::{Database, MIGRATIONS, SqlitePool};
 use crate::connector_type::ConnectorType;
 use crate::ids::StorageFileId;
 use crate::ledger::database::Database as Engine;
+use sqlx::migrate::Migrator;
 
 fn sqlite(ledger: &Ledger) -> &Database {
     let Engine::Sqlite(database) = &ledger.db else {
@@ -48,15 +49,13 @@ async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
 
 #[tokio::test]
 async fn a_ledger_of_every_older_version_is_migrated() {
-    let all = sqlx::migrate!("src/ledger/migrations");
-    for versions in 1..all.migrations.len() {
+    for versions in 1..MIGRATIONS.iter().count() {
         let dir = tempfile::tempdir().unwrap();
         let directory = StateDirectory::open(dir.path()).unwrap();
         let older_db = Database::open_unchecked(directory).await;
         let pool = older_db.writer();
-        let mut older = sqlx::migrate!("src/ledger/migrations");
-        older.migrations.to_mut().truncate(versions);
-        older.run(pool).await.unwrap();
+        let older = MIGRATIONS.iter().take(versions).cloned().collect();
+        Migrator::with_migrations(older).run(pool).await.unwrap();
         for row in [
             "INSERT INTO connections (id, imodel_id, name) VALUES (1, 'imodel', 'itwin-syncd')",
             "INSERT INTO watches (id, name, imodel_id, storage_folder, connection_id) VALUES (2, 'north', 'imodel', '', 1)",
@@ -101,11 +100,8 @@ async fn files_of_an_older_version_belong_in_the_connection_of_their_watch() {
     let directory = StateDirectory::open(dir.path()).unwrap();
     let older_db = Database::open_unchecked(directory).await;
     let pool = older_db.writer();
-    let mut older = sqlx::migrate!("src/ledger/migrations");
-    older
-        .migrations
-        .to_mut()
-        .retain(|migration| migration.version < 260);
+    let older = MIGRATIONS.iter().filter(|one| one.version < 260).cloned();
+    let older = Migrator::with_migrations(older.collect());
     older.run(pool).await.unwrap();
     for row in [
         "INSERT INTO connections (id, imodel_id, name, platform_id, generation, covered) VALUES \
