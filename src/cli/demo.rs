@@ -113,7 +113,7 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
 
     let state = config.state.path.clone();
     let ended = CancellationToken::new();
-    let mut service = Box::pin(service::run(config, Until::Stopped, ended.clone(), None));
+    let service = tokio::spawn(service::run(config, Until::Stopped, ended.clone(), None));
     let shown = async {
         let ledger = reader(&state).await?;
         let mut progress = Progress {
@@ -137,16 +137,29 @@ async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
         }
         Ok(good)
     };
+    let mut service = std::pin::pin!(service);
     let shown = tokio::select! {
         shown = shown => shown,
         // The regular end with --stay.
         () = stop.cancelled() => if stay { Ok(true) } else { Err(Error::Stopped) },
-        ended = &mut service => return Err(ended.map_or_else(Error::from, |_| Error::Stopped)),
+        ended = &mut service => return Err(unexpected_end(ended)),
     };
     ended.cancel();
-    service.await?;
+    if let Ok(Err(error)) = service.await {
+        return Err(error.into());
+    }
     emulator.stop().await;
     shown
+}
+
+fn unexpected_end(
+    ended: Result<Result<service::Pass, service::Error>, tokio::task::JoinError>,
+) -> Error {
+    match ended {
+        Ok(Ok(_)) => Error::Stopped,
+        Ok(Err(error)) => error.into(),
+        Err(panic) => service::Error::Panicked(panic.to_string()).into(),
+    }
 }
 
 /// The demo's configuration, with short times.

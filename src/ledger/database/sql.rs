@@ -8,7 +8,6 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
-use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, Error, FromRow, SqlSafeStr, SqlStr};
@@ -228,22 +227,6 @@ pub(in crate::ledger) struct QueryAs<'q, T> {
 #[must_use = "a query does nothing until it is executed"]
 pub(in crate::ledger) struct QueryScalar<'q, T>(QueryAs<'q, (T,)>);
 
-/// Rows as the engine has them.
-enum Rows {
-    Sqlite(Vec<SqliteRow>),
-    Postgres(Vec<PgRow>),
-}
-
-impl Rows {
-    fn decode<T: Row>(&self) -> Result<Vec<T>, Error> {
-        match self {
-            Self::Sqlite(rows) => rows.iter().map(T::from_row).collect(),
-            Self::Postgres(rows) => rows.iter().map(T::from_row).collect(),
-        }
-    }
-}
-
-/// The futures of the engines are boxed: they are large types, and would be compiled once for each type of row.
 impl<'q> Query<'q> {
     /// The value of the next `$n`.
     pub(in crate::ledger) fn bind(mut self, value: impl Argument<'q>) -> Self {
@@ -253,68 +236,18 @@ impl<'q> Query<'q> {
 
     /// Runs it; returns the number of rows that it changed.
     pub(in crate::ledger) async fn execute(self, on: &mut impl Executor) -> Result<u64, Error> {
-        self.execute_on(on.on()).await
-    }
-
-    fn execute_on<'f>(self, on: On<'f>) -> BoxFuture<'f, Result<u64, Error>>
-    where
-        'q: 'f,
-    {
-        Box::pin(async move {
-            match on {
-                On::Sqlite(connection) => {
-                    let arguments = self.for_sqlite()?;
-                    let done = sqlx::query_with(self.sql, arguments).execute(connection);
-                    Ok(done.await?.rows_affected())
-                }
-                On::Postgres(connection) => {
-                    let arguments = self.for_postgres()?;
-                    let done = sqlx::query_with(self.sql, arguments).execute(connection);
-                    Ok(done.await?.rows_affected())
-                }
+        match on.on() {
+            On::Sqlite(connection) => {
+                let arguments = self.for_sqlite()?;
+                let done = sqlx::query_with(self.sql, arguments).execute(connection);
+                Ok(done.await?.rows_affected())
             }
-        })
-    }
-
-    fn fetch_all<'f>(self, on: On<'f>) -> BoxFuture<'f, Result<Rows, Error>>
-    where
-        'q: 'f,
-    {
-        Box::pin(async move {
-            match on {
-                On::Sqlite(connection) => {
-                    let arguments = self.for_sqlite()?;
-                    let rows = sqlx::query_with(self.sql, arguments).fetch_all(connection);
-                    Ok(Rows::Sqlite(rows.await?))
-                }
-                On::Postgres(connection) => {
-                    let arguments = self.for_postgres()?;
-                    let rows = sqlx::query_with(self.sql, arguments).fetch_all(connection);
-                    Ok(Rows::Postgres(rows.await?))
-                }
+            On::Postgres(connection) => {
+                let arguments = self.for_postgres()?;
+                let done = sqlx::query_with(self.sql, arguments).execute(connection);
+                Ok(done.await?.rows_affected())
             }
-        })
-    }
-
-    /// At most one row.
-    fn fetch_optional<'f>(self, on: On<'f>) -> BoxFuture<'f, Result<Rows, Error>>
-    where
-        'q: 'f,
-    {
-        Box::pin(async move {
-            match on {
-                On::Sqlite(connection) => {
-                    let arguments = self.for_sqlite()?;
-                    let row = sqlx::query_with(self.sql, arguments).fetch_optional(connection);
-                    Ok(Rows::Sqlite(row.await?.into_iter().collect()))
-                }
-                On::Postgres(connection) => {
-                    let arguments = self.for_postgres()?;
-                    let row = sqlx::query_with(self.sql, arguments).fetch_optional(connection);
-                    Ok(Rows::Postgres(row.await?.into_iter().collect()))
-                }
-            }
-        })
+        }
     }
 
     fn for_sqlite(&self) -> Result<SqliteArguments, Error> {
@@ -364,7 +297,19 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Vec<T>, Error> {
-        self.query.fetch_all(on.on()).await?.decode()
+        let query = self.query;
+        match on.on() {
+            On::Sqlite(connection) => {
+                let arguments = query.for_sqlite()?;
+                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
+                rows.await?.iter().map(T::from_row).collect()
+            }
+            On::Postgres(connection) => {
+                let arguments = query.for_postgres()?;
+                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
+                rows.await?.iter().map(T::from_row).collect()
+            }
+        }
     }
 
     /// Its row, if there is one.
@@ -372,8 +317,19 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Option<T>, Error> {
-        let rows: Vec<T> = self.query.fetch_optional(on.on()).await?.decode()?;
-        Ok(rows.into_iter().next())
+        let query = self.query;
+        match on.on() {
+            On::Sqlite(connection) => {
+                let arguments = query.for_sqlite()?;
+                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
+                row.await?.map(|row| T::from_row(&row)).transpose()
+            }
+            On::Postgres(connection) => {
+                let arguments = query.for_postgres()?;
+                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
+                row.await?.map(|row| T::from_row(&row)).transpose()
+            }
+        }
     }
 
     /// Its row.
