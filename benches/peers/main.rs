@@ -454,6 +454,60 @@ fn delays(platform: &Platform, site: &Site, daemon: &mut Daemon, settle: Duratio
     delays
 }
 
+/// How long operators, monitoring and the page wait with a million files.
+fn answers(platform: &Platform, rows: &mut Vec<Row>) {
+    let site = known(platform, scaled(1_000_000));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let web = free.local_addr().unwrap();
+    drop(free);
+    let config = site.dir.path().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{text}[web]\nlisten = \"{web}\"\n")).unwrap();
+    let mut daemon = site.start();
+    daemon.says("scan finished", 1);
+    let file = site.watched().join("7/7007.dgn");
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_itwin-syncd"));
+        command.args(arguments).arg("--config").arg(&config);
+        measure::run(&mut command).seconds
+    };
+    let works: [(&str, &dyn Fn() -> f64); 8] = [
+        ("`status --json`", &|| command(&["status", "--json"])),
+        ("`explain` of a file", &|| {
+            command(&["explain", file.to_str().unwrap()])
+        }),
+        ("`/metrics`", &|| measure::get(web, "/metrics")),
+        ("`/readyz`", &|| measure::get(web, "/readyz")),
+        ("`/api/v1/status`", &|| measure::get(web, "/api/v1/status")),
+        ("first page of files", &|| {
+            measure::get(web, "/api/v1/files?limit=50")
+        }),
+        ("files by a part of their name", &|| {
+            measure::get(web, "/api/v1/files?limit=50&search=777777")
+        }),
+        ("`/api/v1/history`", &|| {
+            measure::get(web, "/api/v1/history")
+        }),
+    ];
+    for (name, work) in works {
+        let all = (0..rounds()).map(|_| work()).collect();
+        rows.push(row(
+            &format!("{name}, 1 000 000 files"),
+            format!("{:.1} ms", median(all) * 1000.0),
+            "–".to_owned(),
+            f64::NAN,
+            "≤ 20 ms",
+        ));
+    }
+    rows.push(row(
+        "peak memory after these",
+        format!("{:.0} MiB", measure::peak_mib(daemon.pid()).unwrap()),
+        "–".to_owned(),
+        f64::NAN,
+        "≤ 64 MiB",
+    ));
+}
+
 /// A large file with new times and the same content.
 fn touched(platform: &Platform, rows: &mut Vec<Row>) {
     platform.reset();
@@ -505,13 +559,14 @@ fn main() {
         .filter(|word| !word.starts_with('-'))
         .collect();
     type Measurement = fn(&Platform, &mut Vec<Row>);
-    let measurements: [(&str, Measurement); 8] = [
+    let measurements: [(&str, Measurement); 9] = [
         ("large", large),
         ("middle", middle),
         ("small", small),
         ("batch", batch),
         ("memory", memory),
         ("start-up", start_up),
+        ("answers", answers),
         ("idle", idle),
         ("touched", touched),
     ];

@@ -1,7 +1,8 @@
 //! Runs programs and measures what they need.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Seek as _};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -102,6 +103,23 @@ pub fn run(command: &mut Command) -> Cost {
         seconds,
         peak_mib: peak,
     }
+}
+
+/// The seconds of one request to the daemon's page, which must be answered well.
+pub fn get(host: SocketAddr, path: &str) -> f64 {
+    let began = Instant::now();
+    let mut socket = TcpStream::connect(host).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200 "),
+        "{path}: {}",
+        String::from_utf8_lossy(&answer)
+    );
+    seconds
 }
 
 /// The daemon on a folder, with its log.
