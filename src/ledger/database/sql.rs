@@ -100,7 +100,7 @@ arguments!(
     WatchId, Integer, id => id.0;
 );
 
-/// Makes types columns: each by what the database stores for it, and how it is made of that.
+/// Decodes columns as these types: for each, the type that the database stores, and the conversion from it.
 ///
 /// Done here and not with `sqlx::Type`: the macros of sqlx have every engine compiled a second time, for themselves.
 macro_rules! columns {
@@ -141,7 +141,7 @@ columns!(
     WatchId, i64, id => Self(id);
 );
 
-/// A struct whose fields are columns of a row, as of `#[derive(sqlx::FromRow)]`. The column has the name of the field,
+/// A struct that is decoded from a row, in place of `#[derive(sqlx::FromRow)]`. The column has the name of the field,
 /// or what follows as in `limit: i64 = "bulk_change_limit"`; `found: VersionColumns = ..` is a struct of further
 /// columns.
 macro_rules! row {

@@ -1,6 +1,6 @@
 -- A smaller layout: row ids are SQLite's own row numbers, history has only what is not known from elsewhere.
 
--- SQLite cannot change a table so, so the content moves to new ones: first of the tables that refer to others, so that
+-- SQLite cannot change tables in this way, so their content moves to new ones. First that of the tables that refer to others, so that
 -- nothing refers to a table that is dropped. Triggers name tables, so they go first and are created again below.
 DROP TRIGGER counts_new_file;
 DROP TRIGGER counts_old_file;

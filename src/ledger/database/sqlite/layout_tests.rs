@@ -39,7 +39,7 @@ const RESULTS: &str = "SELECT json_array(id, file_id, version, outcome, at, mill
 const COUNTS: &str = "SELECT json_array(watch_id, job, outcome, absent, vanished, reported, files) FROM counts \
      ORDER BY watch_id, job, outcome, absent, vanished, reported";
 
-/// A ledger of the version before the layout of 0320, with `files` files of three versions, and of some what is rare.
+/// A ledger of the version before the layout of 0320, with `files` files of three versions, some with rare values.
 async fn with_old_layout(dir: &Path, files: u32) -> Database {
     let directory = StateDirectory::open(dir).unwrap();
     let database = Database::open_unchecked(directory).await;
