@@ -25,7 +25,7 @@ use crate::connection_name::ConnectionName;
 use crate::filesystem;
 use crate::ids::ImodelId;
 use crate::itwin::{Client, Connection};
-use crate::ledger::{self, Ledger};
+use crate::ledger::Ledger;
 use crate::local_time::{self, Opening};
 use crate::names::QuotedPath;
 use crate::permission;
@@ -156,7 +156,7 @@ async fn changes(report: &mut Report, config: &Config) {
     let announced = match Ledger::read(&config.state.path).await {
         Ok(ledger) => announcements(config, &ledger).await,
         // There was no start yet, or the next one converts the ledger.
-        Err(ledger::Error::Missing { .. } | ledger::Error::Older { .. }) => return,
+        Err(error) if error.is_missing() || error.is_older() => return,
         Err(error) => Err(error),
     };
     match announced {

@@ -204,7 +204,7 @@ impl Knowledge {
 
 /// Why nothing is known of the state of files.
 fn why_unknown(error: &ledger::Error) -> String {
-    if matches!(error, ledger::Error::Missing { .. }) {
+    if error.is_missing() {
         return format!(
             "no ledger yet; the first `{}` creates it",
             shell::command(["run"])

@@ -152,7 +152,7 @@ async fn orphans_with(arguments: &Arguments, config: &mut Config) -> Result<(), 
     config.know_imodels(&created_imodels::known(&config.state.path).await);
     let ledger = match Ledger::read(&config.state.path).await {
         Ok(ledger) => Some(ledger),
-        Err(ledger::Error::Missing { .. }) => None,
+        Err(error) if error.is_missing() => None,
         Err(error) => return Err(error.into()),
     };
     let client = service::client(config, None)?;

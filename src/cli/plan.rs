@@ -44,7 +44,7 @@ pub(super) async fn show(config: &Config, json: bool) -> u8 {
 async fn show_all(config: &Config, output: &mut Output) -> Result<bool, ledger::Error> {
     let ledger = match Ledger::read(&config.state.path).await {
         Ok(ledger) => Some(ledger),
-        Err(ledger::Error::Missing { .. }) => None,
+        Err(error) if error.is_missing() => None,
         Err(error) => return Err(error),
     };
     let reports = match &ledger {

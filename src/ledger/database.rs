@@ -12,6 +12,8 @@ mod postgres;
 pub(super) mod sql;
 mod sqlite;
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::Error;
@@ -22,6 +24,9 @@ pub use postgres::ActiveHost;
 pub(super) use postgres::Turn;
 use sql::{Executor, On};
 pub(super) use sqlite::{ContentCheck, move_aside};
+
+/// A reader waits this long for a daemon that is migrating the database.
+const MIGRATION_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// The database of a ledger. Cheap to clone.
 #[derive(Clone)]
@@ -137,12 +142,12 @@ impl Database {
         let mut attempts = Attempts::of(self, action);
         loop {
             let error = match self.begin().await {
-                Ok(mut tx) => match work.clone()(&mut tx).await {
+                Ok(mut tx) => match attempts.limit(work.clone()(&mut tx)).await {
                     Ok(value) => match tx.commit().await {
                         Committed::Yes => return Ok(attempts.done(value)),
                         Committed::No(error) => error,
-                        Committed::Unknown { id, error } => {
-                            if attempts.was_committed(&id, error).await? {
+                        Committed::Unknown(commit) => {
+                            if attempts.was_committed(commit).await? {
                                 return Ok(attempts.done(value));
                             }
                             continue;
@@ -189,7 +194,7 @@ impl Database {
                         Connection::Postgres(Box::pin(database.reader()).await?)
                     }
                 };
-                work.clone()(&mut connection).await
+                attempts.limit(work.clone()(&mut connection)).await
             };
             match read.await {
                 Ok(value) => return Ok(attempts.done(value)),
@@ -213,7 +218,7 @@ impl Database {
                         Tx::Postgres(Box::pin(database.begin_reading()).await?)
                     }
                 };
-                let read = work.clone()(&mut tx).await;
+                let read = attempts.limit(work.clone()(&mut tx)).await;
                 tx.roll_back().await;
                 read
             };
@@ -252,11 +257,8 @@ impl Database {
 enum Committed {
     Yes,
     No(sqlx::Error),
-    /// The answer was lost. The server knows the transaction by its id.
-    Unknown {
-        id: String,
-        error: sqlx::Error,
-    },
+    /// The answer was lost.
+    Unknown(postgres::Unanswered),
 }
 
 impl Tx {
@@ -294,6 +296,23 @@ impl<'d> Attempts<'d> {
         Self { action, outage }
     }
 
+    /// What the statements of one attempt return.
+    fn limit<T>(
+        &self,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> impl Future<Output = Result<T, sqlx::Error>> {
+        let is_remote = self.outage.is_some();
+        // Otherwise each caller's future holds them several times.
+        let statements = Box::pin(statements);
+        async move {
+            if is_remote {
+                postgres::limit(statements).await
+            } else {
+                statements.await
+            }
+        }
+    }
+
     /// Returns when the action may be repeated.
     ///
     /// # Errors
@@ -309,10 +328,11 @@ impl<'d> Attempts<'d> {
     ///
     /// # Errors
     /// As [`Self::wait_after`].
-    async fn was_committed(&mut self, id: &str, error: sqlx::Error) -> Result<bool, Error> {
+    async fn was_committed(&mut self, commit: postgres::Unanswered) -> Result<bool, Error> {
         match &mut self.outage {
-            Some(outage) => Box::pin(outage.was_committed(id, error)).await,
-            None => Err(sqlite::classify(self.action, error)),
+            Some(outage) => Box::pin(outage.was_committed(commit)).await,
+            // Only a server can lose an answer.
+            None => Ok(false),
         }
     }
 

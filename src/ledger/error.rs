@@ -151,6 +151,18 @@ fn created_by_run(key: &str) -> String {
 }
 
 impl Error {
+    /// Whether no daemon has created the ledger yet.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::ServerEmpty { .. })
+    }
+
+    /// Whether the next start of the daemon migrates the ledger.
+    #[must_use]
+    pub fn is_older(&self) -> bool {
+        matches!(self, Self::Older { .. } | Self::ServerOlder { .. })
+    }
+
     /// What the reader can do about it, when there is something specific.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -103,6 +103,25 @@ async fn files_are_synchronized_and_their_changes_as_well() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
+async fn before_the_first_start_an_empty_database_is_no_problem() {
+    let (mut site, folder) = Site::with_folder(platform()).await;
+    use_database(&mut site, &database(&shared_server()).await);
+    write(&folder.join("a.ifc"), "a");
+    let file = folder.join("a.ifc");
+    let explain = ["explain", file.to_str().unwrap()];
+    for arguments in [
+        &["check"][..],
+        &["run", "--dry-run"],
+        &["orphans"],
+        &explain,
+    ] {
+        let done = site.run(arguments).await;
+        assert_eq!(done.code, Some(0), "{arguments:?}: {done:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
 async fn a_daemon_killed_in_mid_work_loses_and_doubles_nothing() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     use_database(&mut site, &database(&shared_server()).await);

@@ -20,7 +20,7 @@ pub(super) async fn add_own(
     let ledger = match Ledger::read(state).await {
         Ok(ledger) => Some(ledger),
         // The time was over before there was one.
-        Err(ledger::Error::Missing { .. }) => None,
+        Err(error) if error.is_missing() => None,
         Err(error) => return Err(error.into()),
     };
     let rest = targets.groups.iter().skip(done.len());

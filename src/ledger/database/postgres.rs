@@ -1,8 +1,8 @@
 //! The ledger in a database of a PostgreSQL server.
 //!
 //! Connects, checks the server and migrates the database, begins transactions, and says what to do after an error: what
-//! passes by itself is waited for, and the transaction repeated. If the answer to a commit is lost, the server is asked
-//! what became of the transaction.
+//! passes by itself is waited for, and the transaction repeated. If the answer to a commit is lost, the database says what
+//! became of the transaction before the next one begins.
 //!
 //! One connection writes. Each of its transactions begins with a lock that all writers of the database have in common,
 //! so they follow each other as in SQLite, whatever number of processes there is; and fails if this process is not the
@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::super::row;
 use super::migrations::OF_POSTGRES as MIGRATIONS;
-use super::{Committed, Error, is_undecodable};
+use super::{Committed, Error, MIGRATION_WAIT, is_undecodable};
 use crate::lease::Lease;
 use crate::ledger_location::Server;
 use connect::{CONNECT_MAX, connect, options, within};
@@ -37,8 +37,12 @@ use lease::{Holder, Waiting};
 /// A connection that reads.
 pub(super) type Connection = PoolConnection<Postgres>;
 
-/// A transaction that takes longer is given up: the network may have lost its connection without a word.
+/// The begin or the end of a transaction that takes longer has failed: the network may have lost its connection without
+/// a word.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
+
+/// The same for all statements between them, of which there can be thousands.
+const STATEMENTS_MAX: Duration = Duration::from_secs(600);
 
 /// A reader waits for so long for a server that restarts.
 const READER_PATIENCE: Duration = Duration::from_secs(2);
@@ -225,10 +229,17 @@ impl Database {
             });
         }
         let server = server.to_string();
-        match database.compare_version().await.map_err(unreadable)? {
-            Ordering::Less => Err(Error::ServerOlder { server }),
-            Ordering::Equal => Ok(database),
-            Ordering::Greater => Err(Error::ServerNewer { server }),
+        // A daemon that starts may be about to migrate them.
+        let deadline = Instant::now() + MIGRATION_WAIT;
+        loop {
+            match database.compare_version().await.map_err(unreadable)? {
+                Ordering::Equal => return Ok(database),
+                Ordering::Greater => return Err(Error::ServerNewer { server }),
+                Ordering::Less if Instant::now() > deadline => {
+                    return Err(Error::ServerOlder { server });
+                }
+                Ordering::Less => tokio::time::sleep(MIGRATION_WAIT / 100).await,
+            }
         }
     }
 
@@ -285,32 +296,38 @@ impl Database {
             return Err(sqlx::Error::Configuration(error.into()));
         };
         let mut writer = self.writer.clone().lock_owned().await;
-        let mut connection = match writer.take() {
+        let connection = match writer.take() {
             Some(connection) => connection,
             None => connect(&self.options).await?,
         };
-        // The last statement sees what was committed before the lock was there.
-        let begun = sqlx::raw_sql(
-            "BEGIN; SELECT transaction_id, last_id FROM begin_write(); SELECT holder FROM lease",
-        )
-        .fetch_all(&mut connection);
-        let rows = within(TRANSACTION_MAX, begun).await?;
-        let [begun, lease] = &rows[..] else {
-            return Err(sqlx::Error::RowNotFound);
-        };
-        let (holder,): (Option<String>,) = FromRow::from_row(lease)?;
-        if holder.as_deref() != Some(held.holder.id()) {
-            held.lease.lose();
-            return Err(sqlx::Error::Configuration(FENCED.into()));
-        }
-        let (id, last_id) = FromRow::from_row(begun)?;
-        row::continue_ids_after(last_id);
+        let (connection, begun) = begin_on(connection, held).await?;
+        row::continue_ids_after(begun.last_id);
         Ok(Tx::Writing(Writing {
             writer,
             connection,
-            id,
+            number: fastrand::i64(..),
             last_id: None,
         }))
+    }
+
+    /// Whether the transaction with this number, the last one of this process, was committed. Waits for its end.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    async fn has_committed(
+        &self,
+        writer: &mut Option<PgConnection>,
+        number: i64,
+    ) -> Result<bool, sqlx::Error> {
+        let Some(held) = &self.held else {
+            return Ok(false);
+        };
+        let connection = connect(&self.options).await?;
+        let (mut connection, begun) = begin_on(connection, held).await?;
+        let undone = sqlx::raw_sql("ROLLBACK").execute(&mut connection);
+        within(CONNECT_MAX, undone).await?;
+        *writer = Some(connection);
+        Ok(begun.last_commit == number)
     }
 
     /// The lease of this process; None for a reader.
@@ -354,6 +371,48 @@ impl Database {
     }
 }
 
+/// What a transaction that writes finds at its begin.
+struct Begun {
+    /// The greatest row id of any process.
+    last_id: i64,
+    /// The number of the transaction that was committed last.
+    last_commit: i64,
+}
+
+/// Begins a transaction that writes on this connection, unless another process has the lease.
+async fn begin_on(
+    mut connection: PgConnection,
+    held: &Held,
+) -> Result<(PgConnection, Begun), sqlx::Error> {
+    // The last statement sees what was committed before the lock was there.
+    let begun = sqlx::raw_sql(
+        "BEGIN; SELECT last_id, last_commit FROM begin_write(); SELECT holder FROM lease",
+    )
+    .fetch_all(&mut connection);
+    let rows = within(TRANSACTION_MAX, begun).await?;
+    let [begun, lease] = &rows[..] else {
+        return Err(sqlx::Error::RowNotFound);
+    };
+    let (holder,): (Option<String>,) = FromRow::from_row(lease)?;
+    if holder.as_deref() != Some(held.holder.id()) {
+        held.lease.lose();
+        return Err(sqlx::Error::Configuration(FENCED.into()));
+    }
+    let (last_id, last_commit) = FromRow::from_row(begun)?;
+    let begun = Begun {
+        last_id,
+        last_commit,
+    };
+    Ok((connection, begun))
+}
+
+/// What the statements of a transaction return within [`STATEMENTS_MAX`].
+pub(super) async fn limit<T>(
+    statements: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    within(STATEMENTS_MAX, statements).await
+}
+
 /// A transaction.
 pub(in crate::ledger) enum Tx {
     Writing(Writing),
@@ -365,8 +424,8 @@ pub(in crate::ledger) struct Writing {
     /// Where the connection is between transactions.
     writer: OwnedMutexGuard<Option<PgConnection>>,
     connection: PgConnection,
-    /// By which the server knows it.
-    id: String,
+    /// By which the database knows it afterwards: random.
+    number: i64,
     /// The last row id that it gave out.
     last_id: Option<i64>,
 }
@@ -415,10 +474,13 @@ impl Tx {
 
 impl Writing {
     async fn commit(mut self) -> Committed {
+        // In one message, as the others wait.
+        let number = self.number;
         let commit = match self.last_id {
-            // In one message, as the others wait.
-            Some(id) => format!("UPDATE cluster SET last_id = {id}; COMMIT"),
-            None => "COMMIT".to_owned(),
+            Some(id) => {
+                format!("UPDATE cluster SET last_commit = {number}, last_id = {id}; COMMIT")
+            }
+            None => format!("UPDATE cluster SET last_commit = {number}; COMMIT"),
         };
         let committed = sqlx::raw_sql(sqlx::AssertSqlSafe(commit)).execute(&mut self.connection);
         match within(TRANSACTION_MAX, committed).await {
@@ -426,9 +488,21 @@ impl Writing {
                 *self.writer = Some(self.connection);
                 Committed::Yes
             }
-            Err(error) => Committed::Unknown { id: self.id, error },
+            Err(error) => Committed::Unknown(Unanswered {
+                writer: self.writer,
+                number,
+                error,
+            }),
         }
     }
+}
+
+/// A commit whose answer was lost. While this exists, this process begins no other transaction, so the number of the
+/// last one says what became of it.
+pub(in crate::ledger) struct Unanswered {
+    writer: OwnedMutexGuard<Option<PgConnection>>,
+    number: i64,
+    error: sqlx::Error,
 }
 
 /// Waits while the server is away, for one action.
@@ -469,28 +543,17 @@ impl<'d> Outage<'d> {
     ///
     /// # Errors
     /// As [`Self::wait_after`].
-    pub(super) async fn was_committed(
-        &mut self,
-        id: &str,
-        error: sqlx::Error,
-    ) -> Result<bool, Error> {
-        self.wait_after(error).await?;
+    pub(super) async fn was_committed(&mut self, commit: Unanswered) -> Result<bool, Error> {
+        let Unanswered {
+            mut writer,
+            number,
+            mut error,
+        } = commit;
         loop {
-            let asked = async {
-                sqlx::query_scalar::<_, Option<String>>("SELECT pg_xact_status($1::TEXT::xid8)")
-                    .bind(id)
-                    .fetch_one(&mut *self.database.reader().await?)
-                    .await
-            };
-            match asked.await {
-                // Its end is not there yet: the server has not noticed that the connection was lost.
-                Ok(Some(status)) if status == "in progress" => {
-                    self.wait_after(sqlx::Error::PoolTimedOut).await?;
-                }
-                Ok(status) => return Ok(status.is_some_and(|status| status == "committed")),
-                // The server was set back to a time before it.
-                Err(error) if state_of(&error).as_deref() == Some("22023") => return Ok(false),
-                Err(error) => self.wait_after(error).await?,
+            self.wait_after(error).await?;
+            match self.database.has_committed(&mut writer, number).await {
+                Ok(committed) => return Ok(committed),
+                Err(failed) => error = failed,
             }
         }
     }

@@ -20,7 +20,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions as _, Sqlite, Transaction};
 
 use super::migrations::OF_SQLITE as MIGRATIONS;
-use super::{Error, is_undecodable};
+use super::{Error, MIGRATION_WAIT, is_undecodable};
 use crate::state_directory::StateDirectory;
 use durable::Log;
 
@@ -52,9 +52,6 @@ pub(in crate::ledger) enum ContentCheck {
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
-
-/// A reader waits this long for a daemon that is migrating the database.
-const MIGRATION_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// The database, and the files that SQLite keeps beside it.
 const DATABASE: &str = "ledger.db";

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::Connection as _;
 
@@ -167,31 +168,118 @@ async fn whatever_connection_is_lost_each_transaction_happens_once() {
 
 #[tokio::test]
 #[ignore = "needs a PostgreSQL server"]
-async fn a_transaction_whose_commit_was_not_answered_is_asked_for() {
+async fn the_end_of_a_commit_without_answer_is_known_before_the_next_transaction() {
     let f = Fixture::new().await;
     let Engine::Postgres(database) = &f.ledger.db else {
         panic!("not on PostgreSQL");
     };
-    let mut ids = Vec::new();
-    for end in ["COMMIT", "ROLLBACK"] {
-        let mut admin = admin().await;
-        let id: String = sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()::TEXT")
-            .fetch_one(&mut admin)
-            .await
-            .map(|row| sqlx::Row::get(&row, 0))
-            .unwrap();
-        sqlx::raw_sql(end).execute(&mut admin).await.unwrap();
-        ids.push(id);
-    }
-    // Of a server that was set back.
-    ids.push((ids[0].parse::<u64>().unwrap() + (1 << 40)).to_string());
     let mut answers = Vec::new();
-    for id in &ids {
+    for is_committed in [true, false] {
+        let super::Tx::Writing(mut tx) = database.begin().await.unwrap() else {
+            panic!("it only reads");
+        };
+        let number = tx.number;
+        let end = if is_committed { "COMMIT" } else { "ROLLBACK" };
+        let sql = format!("UPDATE cluster SET last_commit = {number}; {end}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut tx.connection)
+            .await
+            .unwrap();
+        let unanswered = super::Unanswered {
+            writer: tx.writer,
+            number,
+            error: sqlx::Error::PoolTimedOut,
+        };
+        // Its number would hide the one that is asked for.
+        let mut next = Box::pin(raise_generation(&f.ledger));
+        assert!(futures_util::FutureExt::now_or_never(&mut next).is_none());
         let mut outage = super::Outage::new(database, "test");
-        let lost = sqlx::Error::PoolTimedOut;
-        answers.push(outage.was_committed(id, lost).await.unwrap());
+        answers.push(outage.was_committed(unanswered).await.unwrap());
+        next.await;
     }
-    assert_eq!(answers, [true, false, false]);
+    assert_eq!(answers, [true, false]);
+}
+
+/// A server for one test, which ends with its standard input; and its URL.
+fn own_server() -> (std::process::Child, String) {
+    use std::io::BufRead as _;
+    use std::process::{Command, Stdio};
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/with-server");
+    let mut process = Command::new(script)
+        .args(["sh", "-c", "echo \"$ITWIN_SYNCD_TEST_POSTGRES\"; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    let mut lines = std::io::BufReader::new(process.stdout.take().unwrap());
+    lines.read_line(&mut url).unwrap();
+    (process, url.trim_end().to_owned())
+}
+
+/// A process of the server, and a connection to it.
+async fn victim(url: &str) -> Result<(sqlx::PgConnection, i32), sqlx::Error> {
+    let mut connection = sqlx::PgConnection::connect(url).await?;
+    let process = sqlx::query_scalar("SELECT pg_backend_pid()");
+    let process = process.fetch_one(&mut connection).await?;
+    Ok((connection, process))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs a PostgreSQL server"]
+async fn whenever_the_server_crashes_each_transaction_happens_once() {
+    let (mut process, url) = own_server();
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server {
+        url: url.parse().unwrap(),
+        password: None,
+        ca_file: None,
+    };
+    let ledger = Ledger::open(LedgerLocation::on(server, dir.path()))
+        .await
+        .unwrap();
+    ledger
+        .register_watches(&[spec("north")], at(0))
+        .await
+        .unwrap();
+    let before = generation(&ledger).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (ledger, is_over) = (ledger.clone(), Arc::clone(&is_over));
+        writers.spawn(async move {
+            let mut raised = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                raise_generation(&ledger).await;
+                raised += 1;
+            }
+            raised
+        });
+    }
+    let mut raised = 0;
+    for _ in 0..30 {
+        raise_generation(&ledger).await;
+        raised += 1;
+        let (mut connection, process) = loop {
+            // It may be recovering still: a transaction was committed just before the crash.
+            if let Ok(victim) = victim(&url).await {
+                break victim;
+            }
+        };
+        tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(1..60))).await;
+        // The server ends all its processes when one of them is killed, and recovers what it has on disk.
+        let process = rustix::process::Pid::from_raw(process).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        connection.ping().await.unwrap_err();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    while let Some(of_one) = writers.join_next().await {
+        raised += of_one.unwrap();
+    }
+    assert_eq!(generation(&ledger).await, before + raised);
+    ledger.close().await;
+    drop(process.stdin.take());
+    process.wait().unwrap();
 }
 
 #[tokio::test]
