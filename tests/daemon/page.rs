@@ -182,7 +182,7 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
 #[tokio::test]
 #[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
 async fn the_page_shows_the_progress_of_a_run() {
-    let builder = platform().run_duration(Duration::from_secs(12));
+    let builder = platform().run_duration(Duration::from_secs(24));
     let (mut site, folder) = Site::with_folder(builder).await;
     site.tables += "[web]\nlisten = \"127.0.0.1:0\"\n";
     let daemon = site.start();

@@ -461,6 +461,27 @@ impl Daemon {
         false
     }
 
+    /// Whether it ends by itself before it has nothing to do any more, for which it gets `at_least` so long. Kills it then.
+    #[cfg(feature = "failpoints")]
+    pub async fn ended_by_itself_before(
+        mut self,
+        at_least: Duration,
+        is_done: impl AsyncFn() -> bool,
+    ) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let ended = tokio::time::timeout(Duration::from_millis(500), self.child.wait());
+            if ended.await.is_ok() {
+                return true;
+            }
+            if began.elapsed() > at_least && is_done().await {
+                break;
+            }
+        }
+        self.kill().await;
+        false
+    }
+
     /// SIGTERM; the exit status and the whole log.
     pub async fn stop(self) -> (ExitStatus, String) {
         self.signal("TERM");
