@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 pub struct Cost {
     pub seconds: f64,
     pub peak_mib: f64,
+    /// Processor time, of the daemon only.
+    pub processor: f64,
 }
 
 /// The middle of several values.
@@ -47,6 +49,15 @@ pub fn processor_seconds(pid: u32) -> f64 {
 
 pub fn peak_mib(pid: u32) -> Option<f64> {
     status_kib(pid, "VmHWM:").map(|kib| kib / 1024.0)
+}
+
+/// Threads and open descriptors.
+pub fn threads_and_descriptors(pid: u32) -> (usize, usize) {
+    let count = |what: &str| {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap();
+        entries.count()
+    };
+    (count("task"), count("fd"))
 }
 
 pub fn resident_mib(pid: u32) -> Option<f64> {
@@ -102,6 +113,7 @@ pub fn run(command: &mut Command) -> Cost {
     Cost {
         seconds,
         peak_mib: peak,
+        processor: f64::NAN,
     }
 }
 
@@ -139,17 +151,24 @@ impl Site {
     /// `top` and `tables` are keys and tables of the configuration beside the necessary ones.
     pub fn new(api: &str, top: &str, tables: &str) -> Self {
         let dir = tempfile::tempdir_in(crate::scratch()).unwrap();
-        let path = |name: &str| dir.path().join(name);
-        std::fs::create_dir(path("watched")).unwrap();
+        std::fs::create_dir(dir.path().join("watched")).unwrap();
+        let site = Self { dir };
+        let watch = format!(
+            "[[watch]]\nname = \"bench\"\npath = {:?}\nimodel_id = \"aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee\"\n",
+            site.watched()
+        );
+        site.configure(api, top, &format!("{tables}\n{watch}"));
+        site
+    }
+
+    /// Writes the configuration; `tables` has the watches, too.
+    pub fn configure(&self, api: &str, top: &str, tables: &str) {
         let text = format!(
             "{top}\n[itwin]\napi_url = {api:?}\nissuer_url = {api:?}\nclient_id = \"service-bench\"\nrequests_per_minute = 1000000\n\
-             [state]\npath = {:?}\n{tables}\n\
-             [[watch]]\nname = \"bench\"\npath = {:?}\nimodel_id = \"aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee\"\n",
-            path("state"),
-            path("watched")
+             [state]\npath = {:?}\n{tables}\n",
+            self.state()
         );
-        std::fs::write(path("config.toml"), text).unwrap();
-        Self { dir }
+        std::fs::write(self.dir.path().join("config.toml"), text).unwrap();
     }
 
     pub fn watched(&self) -> PathBuf {

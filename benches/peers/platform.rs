@@ -22,6 +22,10 @@ pub struct Seen {
     pub bytes: u64,
     /// When files were created.
     pub created: Vec<Instant>,
+    /// When the last file was complete.
+    pub completed: Option<Instant>,
+    /// When the last run was requested.
+    pub run: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -180,6 +184,7 @@ impl Platform {
             }
             ("POST", ["storage", "files", file, "complete"]) => {
                 state.count("complete");
+                state.seen.completed = Some(Instant::now());
                 ok(file_entity(file, &state))
             }
             ("GET", ["storage", "files", file]) => ok(file_entity(file, &state)),
@@ -211,6 +216,7 @@ impl Platform {
             }
             ("POST", [.., "run"]) => {
                 state.count("run");
+                state.seen.run = Some(Instant::now());
                 let id = self.next.fetch_add(1, Ordering::Relaxed);
                 (
                     202,

@@ -276,7 +276,7 @@ pub(super) fn upload(section: &mut Section<'_>) -> Upload {
             .unwrap_or(8 * MIB),
         memory: section
             .read("memory", values::size(1..=MEMORY_LIMIT))
-            .unwrap_or(32 * MIB),
+            .unwrap_or(16 * MIB),
         rate: section.read("rate", values::periods).unwrap_or_default(),
     };
     if upload.block_size > upload.memory {

@@ -71,28 +71,30 @@ impl Ledger {
 
     /// Counts the open jobs of configured watches; those whose next attempt is due before `soon` are pending.
     pub async fn summary(&self, soon: Timestamp) -> Result<Summary, Error> {
-        let (pending, failed, later): (i64, i64, i64) = self
+        // The kept counts have all but the jobs that are not due yet, which an index finds.
+        let (open, failed, inactive, not_due): (i64, i64, i64, i64) = self
             .db
             .read("count its jobs", async |db| {
                 sql::query_as(concat!(
-                    "SELECT COUNT(CASE WHEN j.state IN ('uploading', 'running') \
-                     OR (j.state IN ('due', 'stored') AND ",
+                    "SELECT CAST(COALESCE(SUM(CASE WHEN c.job <> 'failed' THEN c.files END), 0) AS BIGINT), \
+                     CAST(COALESCE(SUM(CASE WHEN c.job = 'failed' THEN c.files END), 0) AS BIGINT), \
+                     CAST(COALESCE(SUM(CASE WHEN c.job IN ('due', 'stored') AND NOT (",
+                    active!("$1"),
+                    ") THEN c.files END), 0) AS BIGINT), (SELECT COUNT(*) FROM watches w JOIN jobs j \
+                     ON j.watch_id = w.id WHERE j.state IN ('due', 'stored') AND j.due_at > $1 AND NOT ",
                     due!("$1"),
                     " AND ",
                     active!("$1"),
-                    ") THEN 1 END), COUNT(CASE WHEN j.state = 'failed' THEN 1 END), COUNT(CASE \
-                     WHEN j.state IN ('due', 'stored') AND NOT (",
-                    due!("$1"),
-                    " AND ",
-                    active!("$1"),
-                    ") THEN 1 END) FROM jobs j JOIN watches w ON w.id = j.watch_id \
-                     WHERE w.configured = 1",
+                    ") FROM counts c JOIN watches w ON w.id = c.watch_id WHERE w.configured = 1 \
+                     AND c.job <> ''",
                 ))
                 .bind(millis(soon))
                 .fetch_one(db)
                 .await
             })
             .await?;
+        let later = inactive + not_due;
+        let pending = open - later;
         Ok(Summary {
             pending: count_value(pending),
             failed: count_value(failed),

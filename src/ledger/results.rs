@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::row::join;
+use super::row::{first_id, join};
 use super::state::Step;
 use super::{
     Error, FileId, Issues, Ledger, Outcome, RunId, Tx, count_column, count_value, millis, sql,
@@ -110,10 +110,12 @@ impl Ledger {
         let rows: Vec<(Outcome, i64)> = self
             .db
             .read("count its results", async |db| {
+                // No result has an id from before it was written.
                 sql::query_as(
-                    "SELECT outcome, COUNT(*) FROM results WHERE at >= $1 GROUP BY outcome \
-                     ORDER BY outcome",
+                    "SELECT outcome, COUNT(*) FROM results WHERE id >= $1 AND at >= $2 \
+                     GROUP BY outcome ORDER BY outcome",
                 )
+                .bind(first_id(since))
                 .bind(millis(since))
                 .fetch_all(db)
                 .await

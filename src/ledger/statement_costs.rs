@@ -53,6 +53,11 @@ async fn daily_work(f: &Fixture) {
     let connection = f.connection().await.id;
     let found = ledger.paths_of(connection, &[storage_file]).await.unwrap();
     assert_eq!(found.len(), 1);
+    ledger.health(at(7)).await.unwrap();
+    ledger.results_since(at(0)).await.unwrap();
+    ledger.file_report(file).await.unwrap();
+    ledger.files_page("north", None, 10).await.unwrap();
+    ledger.forget_history(at(9000)).await.unwrap();
 }
 
 /// What an upload of a small new file records.
@@ -69,7 +74,7 @@ async fn upload(f: &Fixture, job: &UploadJob) {
 
 /// What may be read as a whole: tables with a row per watch, connection or iModel at most, rows of the statement
 /// itself, and indexes that have what the statement asks for, in its order, and nothing else.
-const SMALL: [&str; 14] = [
+const SMALL: [&str; 17] = [
     "SCAN 64-ROW VALUES CLAUSE",
     "SCAN CONSTANT ROW",
     "SCAN ahead",
@@ -78,12 +83,15 @@ const SMALL: [&str; 14] = [
     "SCAN either",
     "SCAN f USING INDEX files_with_issues",
     "SCAN failed",
+    "SCAN failure_groups",
     "SCAN j USING INDEX jobs_reported",
     "SCAN last_number",
     "SCAN o",
+    "SCAN runs USING INDEX sqlite_autoindex_runs_1",
     "SCAN sign_in LEFT-JOIN",
     "SCAN sign_in_wait",
     "SCAN w",
+    "SCAN watches USING INDEX sqlite_autoindex_watches_2",
 ];
 
 /// Steps of the plan of a statement that read a whole table which grows with the files.

@@ -16,8 +16,11 @@ use crate::itwin::Client;
 use crate::ledger::Ledger;
 use crate::{alert, web};
 
-/// How often old history is deleted.
-const HISTORY_LOOK: Duration = Duration::from_secs(3600);
+/// How often old history is deleted: all of the history is read for that.
+const HISTORY_LOOK: Duration = Duration::from_hours(24);
+
+/// The pause before another attempt if that fails.
+const HISTORY_RETRY: Duration = Duration::from_hours(1);
 
 /// How often the platform's clock is read until it is known.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -136,11 +139,18 @@ async fn forget_history(ledger: Ledger, client: Client, keep: Duration) {
             .min(there)
             .checked_sub(keep)
             .unwrap_or(Timestamp::UNIX_EPOCH);
-        match ledger.forget_history(before).await {
-            Ok(0) => {}
-            Ok(rows) => info!(rows, "deleted history older than state.keep_history"),
-            Err(error) => warn!(%error, "cannot delete old history: retrying in an hour"),
-        }
-        tokio::time::sleep(HISTORY_LOOK).await;
+        let pause = match ledger.forget_history(before).await {
+            Ok(rows) => {
+                if rows > 0 {
+                    info!(rows, "deleted history older than state.keep_history");
+                }
+                HISTORY_LOOK
+            }
+            Err(error) => {
+                warn!(%error, "cannot delete old history: retrying in an hour");
+                HISTORY_RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }

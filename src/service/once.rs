@@ -25,6 +25,9 @@ const PASS_BUSY: Duration = Duration::from_secs(20);
 /// How often `run --once` checks whether it is done.
 const PASS_LOOK: Duration = Duration::from_millis(100);
 
+/// The pause between two checks as a multiple of what one takes: with many files, the checks would delay the work.
+const PASS_SHARE: u32 = 10;
+
 /// What `run --once` watches to know that it is done.
 pub(super) struct InPass {
     pub(super) roots: Vec<watch::Receiver<Progress>>,
@@ -40,8 +43,10 @@ pub(super) async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
     let mut others = Instant::now();
     loop {
         let soon = crate::next_attempt::after(crate::clock::now(), PASS_PATIENCE);
+        let began = Instant::now();
         let awaited = ledger.awaited(PASS_ATTEMPTS, soon).await?;
         let now = Instant::now();
+        let took = now.duration_since(began);
         // An unreadable file is shortly in progress at each attempt.
         if awaited.0 == 0 {
             others = now;
@@ -63,7 +68,7 @@ pub(super) async fn done(pass: InPass, ledger: Ledger) -> Result<(), Error> {
         {
             return Ok(());
         }
-        tokio::time::sleep(PASS_LOOK).await;
+        tokio::time::sleep(PASS_LOOK.max(took * PASS_SHARE)).await;
     }
 }
 

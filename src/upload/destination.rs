@@ -114,7 +114,7 @@ impl Shared {
         if job.stage.0 != Stage::LinksReceived {
             return None;
         }
-        let block_size = transfer::block_size(self.limits.block_size, source.fingerprint().size);
+        let block_size = transfer::block_size(&self.limits, source.fingerprint().size);
         let begun = self.unfinished.find(job, block_size)?;
         Some(UploadTarget {
             file_id: id.to_owned(),

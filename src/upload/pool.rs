@@ -1,7 +1,8 @@
 //! The memory for content that is being sent: one pool for the whole process, so that its size is one setting.
 //!
-//! A caller waits until enough memory is free. A buffer returns to the pool when its last reader drops it. Buffers of
-//! the usual size are reused, because fresh memory costs the kernel more than sending it does.
+//! A caller waits until enough memory is free. A buffer returns to the pool when its last reader drops it. Buffers are
+//! reused by others of their size, because fresh memory costs the kernel more than sending it does; those in use and
+//! those that wait for that are together no larger than the pool.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,10 +25,11 @@ pub(super) struct Pool {
     free: Arc<Free>,
 }
 
-/// Unused buffers of the usual size.
+/// Unused buffers, the oldest first.
 #[derive(Debug)]
 struct Free {
-    usual: usize,
+    /// Their sizes are multiples of this, and greater.
+    step: usize,
     buffers: Mutex<Vec<Box<[u8]>>>,
 }
 
@@ -44,7 +46,7 @@ pub(super) struct Buffer {
 }
 
 impl Pool {
-    /// A pool of `memory` bytes, in which buffers of `usual` bytes are kept for the next one.
+    /// A pool of `memory` bytes, most of whose buffers have up to `usual` bytes.
     pub(super) fn new(memory: u64, usual: u64) -> Self {
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let units = bytes(memory)
@@ -58,7 +60,7 @@ impl Pool {
             watch_units: if units / 2 >= one { units - one } else { units },
             watches: Arc::default(),
             free: Arc::new(Free {
-                usual: bytes(usual),
+                step: (bytes(usual) / 8).max(UNIT),
                 buffers: Mutex::default(),
             }),
         }
@@ -68,7 +70,8 @@ impl Pool {
     ///
     /// With a `watch`, the memory comes from the share of that watch; without one, all of it may be used.
     pub(super) async fn take(&self, watch: Option<WatchId>, len: usize) -> Buffer {
-        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let size = self.free.size(len);
+        let units = u32::try_from(size.div_ceil(UNIT)).unwrap_or(u32::MAX);
         // The semaphores are never closed.
         let share = match watch {
             Some(watch) => {
@@ -82,13 +85,10 @@ impl Pool {
             .acquire_many_owned(units.clamp(1, self.units))
             .await
             .ok();
-        let usual = self.free.usual;
-        let bytes = if len > usual / 2 && len <= usual {
-            let used = self.free.lock().pop();
-            used.unwrap_or_else(|| vec![0; usual].into_boxed_slice())
-        } else {
-            vec![0; len].into_boxed_slice()
-        };
+        let bytes = self.free.take(size);
+        let bytes = bytes.unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        self.free
+            .shrink_to(self.capacity.available_permits() * UNIT);
         Buffer {
             bytes,
             len,
@@ -109,11 +109,39 @@ impl Pool {
 
     /// Gives unused memory back to the system.
     pub(super) fn shrink(&self) {
-        self.free.lock().clear();
+        self.free.shrink_to(0);
     }
 }
 
 impl Free {
+    /// The size of a buffer for so many bytes.
+    fn size(&self, len: usize) -> usize {
+        if len > self.step {
+            len.next_multiple_of(self.step)
+        } else {
+            len
+        }
+    }
+
+    fn take(&self, size: usize) -> Option<Box<[u8]>> {
+        let mut buffers = self.lock();
+        let at = buffers.iter().rposition(|buffer| buffer.len() == size)?;
+        Some(buffers.remove(at))
+    }
+
+    /// Gives the oldest buffers back to the system until the others have no more than so many bytes.
+    fn shrink_to(&self, bytes: usize) {
+        let mut buffers = self.lock();
+        let mut all: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        buffers.retain(|buffer| {
+            let stays = all <= bytes;
+            if !stays {
+                all -= buffer.len();
+            }
+            stays
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,7 +163,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        if bytes.len() == self.free.usual {
+        if bytes.len() > self.free.step {
             self.free.lock().push(bytes);
         }
     }
@@ -203,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn a_buffer_has_the_length_that_was_asked_for_and_is_used_again() {
         let pool = Pool::new(4 * MIB as u64, MIB as u64);
-        for len in [1, 1000, MIB - 1, MIB, MIB / 2 + 1] {
+        for len in [1, 1000, MIB - 1, MIB, MIB * 7 / 8 + 1] {
             let mut buffer = pool.take(None, len).await;
             assert_eq!(buffer.as_mut().len(), len);
             assert_eq!(buffer.as_ref().len(), len);
@@ -211,6 +239,20 @@ mod tests {
         assert_eq!(pool.free.lock().len(), 1, "small ones are not kept");
         pool.shrink();
         assert_eq!(pool.free.lock().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn buffers_of_other_sizes_do_not_pile_up() {
+        let pool = Pool::new(4 * MIB as u64, MIB as u64);
+        for eighths in [8, 7, 6, 5, 4, 3, 8, 7, 6] {
+            let buffers = [
+                pool.take(None, eighths * MIB / 8).await,
+                pool.take(None, eighths * MIB / 8).await,
+            ];
+            let used: usize = buffers.iter().map(|buffer| buffer.bytes.len()).sum();
+            let free: usize = pool.free.lock().iter().map(|buffer| buffer.len()).sum();
+            assert!(used + free <= 4 * MIB, "{used} in use, {free} kept");
+        }
     }
 
     #[tokio::test]

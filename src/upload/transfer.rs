@@ -55,9 +55,11 @@ pub(super) fn size_limit(limits: &config::Upload) -> u64 {
     BLOCK_MAX.max(limits.block_size).saturating_mul(BLOCKS_MAX)
 }
 
-/// The block size for a file: the configured one, doubled until the blocks are few enough.
-pub(super) fn block_size(configured: u64, bytes: u64) -> u64 {
-    let mut size = configured;
+/// The block size for a file that is sent in blocks: the configured one, or as much as memory has for each of those in
+/// flight, doubled until the blocks are few enough.
+pub(super) fn block_size(limits: &config::Upload, bytes: u64) -> u64 {
+    let each = limits.memory / BLOCKS_IN_FLIGHT as u64;
+    let mut size = limits.block_size.min(each.max(1));
     while size < BLOCK_MAX && bytes.div_ceil(size) > BLOCKS_MAX {
         size = (size * 2).min(BLOCK_MAX);
     }
@@ -98,7 +100,7 @@ pub(super) async fn send(
     progress: &Upload,
 ) -> Result<Content, UploadError> {
     let bytes = source.fingerprint().size;
-    let block_size = block_size(shared.limits.block_size, bytes);
+    let block_size = block_size(&shared.limits, bytes);
     let in_one = bytes <= shared.limits.block_size;
     let mut address = Address::new(shared, way.url);
     let (mut generation, mut resumes) = match way.generation {

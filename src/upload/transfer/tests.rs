@@ -2,6 +2,15 @@ use super::*;
 
 const MIB: u64 = 1024 * 1024;
 
+fn limits(memory: u64) -> config::Upload {
+    config::Upload {
+        workers: 8,
+        block_size: 8 * MIB,
+        memory,
+        rate: Vec::new(),
+    }
+}
+
 #[test]
 fn blocks_double_until_they_are_few_enough() {
     for (bytes, expected) in [
@@ -11,7 +20,14 @@ fn blocks_double_until_they_are_few_enough() {
         (50_000 * 64 * MIB + 1, 100 * MIB),
         (50_000 * 100 * MIB, 100 * MIB),
     ] {
-        assert_eq!(block_size(8 * MIB, bytes), expected, "{bytes}");
+        assert_eq!(block_size(&limits(32 * MIB), bytes), expected, "{bytes}");
+    }
+}
+
+#[test]
+fn the_blocks_in_flight_fit_into_memory() {
+    for (memory, expected) in [(64 * MIB, 8 * MIB), (16 * MIB, 4 * MIB), (8 * MIB, 2 * MIB)] {
+        assert_eq!(block_size(&limits(memory), 65 * MIB), expected, "{memory}");
     }
 }
 
