@@ -60,7 +60,7 @@ key with its default. The ledger is in /var/lib/itwin-syncd, unless state.path i
 
 Signals for `run`: SIGTERM and SIGINT stop it, SIGHUP reloads the configuration.
 
-Exit codes: 0 success, 1 failure, 78 invalid configuration.";
+Exit codes: 0 success, 1 failure, 2 invalid arguments, 78 invalid configuration.";
 
 /// Watches folders of design files and synchronizes them into Bentley iModels
 ///
@@ -132,7 +132,8 @@ enum Command {
     ///
     /// Shows the rule that applies, the state of the file, and what it is waiting for. Works without the daemon.
     ///
-    /// Exit codes: 0 every path is selected; 1 at least one is not, or its file does not exist or cannot be read.
+    /// Exit codes: 0 every path is selected; 1 at least one is not, or its file does not exist or cannot be read; 78
+    /// invalid configuration.
     Explain(explain::Arguments),
     /// List the connector types: which file extensions each reads
     ///

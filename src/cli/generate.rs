@@ -40,7 +40,17 @@ fn write(directory: &Path) -> io::Result<()> {
         .version(version::FULL)
         .subcommands(visible(&Cli::command()).cloned());
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
-        clap_complete::generate_to(shell, &mut offered, env!("CARGO_PKG_NAME"), directory)?;
+        let file =
+            clap_complete::generate_to(shell, &mut offered, env!("CARGO_PKG_NAME"), directory)?;
+        if shell == Shell::Bash {
+            // clap_complete escapes the hyphen in our name in two ways, so nothing would be completed after a command:
+            // https://github.com/clap-rs/clap/issues/6421
+            let script = fs::read_to_string(&file)?;
+            fs::write(
+                &file,
+                script.replace("itwin__subcmd__syncd", "itwin__syncd"),
+            )?;
+        }
     }
     Ok(())
 }

@@ -330,6 +330,28 @@ async fn man_pages_and_completions_are_made_from_the_command_line_itself() {
 }
 
 #[tokio::test]
+async fn bash_completes_the_options_of_each_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = finished(&["generate", folder.path().to_str().unwrap()]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let script = std::fs::read_to_string(folder.path().join("itwin-syncd.bash")).unwrap();
+    // The words on the line lead to one of these, which has to be a case with options.
+    let commands: Vec<_> = script
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("cmd=\"")?.strip_suffix('"'))
+        .filter(|command| !command.is_empty())
+        .collect();
+    assert!(commands.len() > 20, "{commands:?}");
+    for command in commands {
+        let case = format!("{command})");
+        assert!(
+            script.lines().any(|line| line.trim() == case),
+            "no case {case} in {script}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_command_whose_output_nobody_reads_any_more_ends_without_a_panic() {
     let (site, folder) = Site::with_folder(platform()).await;
     for number in 0..50 {
