@@ -304,11 +304,15 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         all.push(folder(word, severe, reason));
     }
     if let Some(inactive) = &watch.inactive {
-        let severe = matches!(inactive, Inactive::Suspended(_) | Inactive::AwaitsSignIn(_));
+        let severe = matches!(
+            inactive,
+            Inactive::Suspended(_) | Inactive::AwaitsSignIn(_) | Inactive::OtherLedger(_)
+        );
         let state = match inactive {
             Inactive::Paused { .. } => "paused",
             Inactive::AwaitsImodel { .. } => "waits for its iModel",
             Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
+            Inactive::OtherLedger(_) => "waits",
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(&watch.name);
@@ -349,6 +353,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
                 ..folder(&format!("{stage} window"), true, reason)
             });
         }
+    }
+    if let Some(rival) = &watch.rival {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: Some(rival.hint().to_owned()),
+            ..folder("rival", true, rival.reason())
+        });
     }
     if let Some(fault) = &watch.settings_fault {
         all.push(AlertProblem {

@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::ledger::{
     BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, NamedVersionReport,
-    OwnerNote, RunSummary, SignInWait, SpatialRootWait, WindowWait,
+    OtherLedger, OwnerNote, Rival, RunSummary, SignInWait, SpatialRootWait, WindowWait,
 };
 
 fn watch() -> WatchReport {
@@ -24,6 +24,7 @@ fn watch() -> WatchReport {
         named_version: None,
         settings_fault: None,
         owner: None,
+        rival: None,
         deletions: DeletionReport::default(),
         former_imodels: Vec::new(),
         counts: Counts::default(),
@@ -120,6 +121,16 @@ fn problems_of_a_watch() {
             until: at,
             reason: "the credentials were rejected".to_owned(),
         }),
+        inactive(Inactive::OtherLedger(OtherLedger {
+            id: "0a".repeat(16),
+            host: "cad1".to_owned(),
+        })),
+        WatchReport {
+            rival: Some(Rival {
+                host: "cad2".to_owned(),
+            }),
+            ..watch()
+        },
         WatchReport {
             last_run: Some(run),
             ..watch()

@@ -217,6 +217,11 @@ impl Folders {
         Ok(if exact.is_empty() { similar } else { exact })
     }
 
+    /// Forgets which files storage has: another ledger may have created some.
+    pub(super) async fn forget_files(&self) {
+        self.state.lock().await.untracked.clear();
+    }
+
     /// The platform refused a request in this folder. If it is a root folder, its id is looked up again.
     pub(super) fn refused_in(&self, place: &Place, error: &itwin::Error) {
         if place.folder_id == place.root_folder_id {
@@ -301,7 +306,7 @@ impl Folders {
         if let Some(id) = child(state, parent, name) {
             return Ok(id);
         }
-        match self.client.create_folder(parent, name).await {
+        match self.client.create_folder(parent, name, None).await {
             Ok(folder) => {
                 failpoint("folder created");
                 info!(folder = name, "storage folder created");
