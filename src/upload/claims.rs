@@ -340,7 +340,7 @@ impl Shared {
                 folder => return Ok(folder?),
             }
         }
-        let listed = self.list_claims(place, &name).await?;
+        let listed = self.folders.named(place, &name).await?.into_iter().next();
         let folder = match listed {
             Some(folder) => folder,
             None => {
@@ -351,7 +351,7 @@ impl Shared {
                     .await;
                 failpoint("claim created");
                 // Another daemon may have been faster by a moment.
-                let listed = self.list_claims(place, &name).await?;
+                let listed = self.folders.named(place, &name).await?.into_iter().next();
                 held.is_new = true;
                 match (listed, created) {
                     (Some(folder), _) | (None, Ok(folder)) => folder,
@@ -364,20 +364,6 @@ impl Shared {
             return Ok(folder);
         }
         Ok(self.client.folder(&folder.id).await?)
-    }
-
-    async fn list_claims(&self, place: &Place, name: &str) -> Result<Option<Folder>, UploadError> {
-        match self.client.folders(&place.folder_id).await {
-            Ok(folders) => Ok(oldest(folders, name)),
-            Err(error) => {
-                self.folders.refused_in(place, &error);
-                if error.is_not_found() && place.folder_id != place.root_folder_id {
-                    self.folders.forget(place).await?;
-                    return Err(UploadError::FolderGone(error));
-                }
-                Err(error.into())
-            }
-        }
     }
 
     /// An error as long as the daemon from which a claim was taken over may not have noticed.

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::connection_name::ConnectionName;
 use crate::ids::{ImodelId, StorageFileId};
 use crate::itwin::{Client, SourceFile};
-use crate::ledger::{Absence, FileReport, JobState, Ledger, RootState};
+use crate::ledger::{Absence, FileReport, JobState, Ledger, RootState, id_of_place};
 use crate::names;
 use crate::upload::creator;
 use crate::watch;
@@ -164,10 +164,12 @@ pub(super) async fn orphans(
         }
     }
     let by_place = by_place(config, local, &roots);
-    let own = match ledger {
+    let known = match ledger {
         Some(ledger) => ledger.id().await?,
         None => None,
     };
+    // Without a ledger, the one that was here before may be lost.
+    let own = known.or_else(|| id_of_place(&config.state.path));
     let mut lookups = 0;
     let known_gone = local.known.iter().filter_map(|(id, (_, known))| {
         let gone = orphan(Some(known), LocalFile::None, Origin::Ours);
