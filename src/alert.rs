@@ -304,17 +304,10 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
         all.push(folder(word, severe, reason));
     }
     if let Some(inactive) = &watch.inactive {
-        let severe = matches!(inactive, Inactive::Suspended(_) | Inactive::AwaitsSignIn(_));
-        let state = match inactive {
-            Inactive::Paused { .. } => "paused",
-            Inactive::AwaitsImodel { .. } => "waits for its iModel",
-            Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
-            Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
-        };
-        let reason = inactive.reason(&watch.name);
+        let (severe, reason) = of_inactive(watch, inactive);
         all.push(AlertProblem {
             kind: "watch",
-            ..folder("held", severe, format!("{state}: {reason}"))
+            ..folder("held", severe, reason)
         });
     }
     if let Some(wait) = &watch.spatial_root
@@ -350,6 +343,13 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
             });
         }
     }
+    if let Some(rival) = &watch.rival {
+        all.push(AlertProblem {
+            kind: "watch",
+            hint: Some(rival.hint().to_owned()),
+            ..folder("rival", true, rival.reason())
+        });
+    }
     if let Some(fault) = &watch.settings_fault {
         all.push(AlertProblem {
             kind: "watch",
@@ -380,6 +380,22 @@ fn of_watch(watch: &WatchReport) -> Vec<AlertProblem> {
     }
     all.extend(of_runs(watch));
     all
+}
+
+/// Whether what keeps a watch from work is an error, and what it is.
+fn of_inactive(watch: &WatchReport, inactive: &Inactive) -> (bool, String) {
+    let severe = matches!(
+        inactive,
+        Inactive::Suspended(_) | Inactive::AwaitsSignIn(_) | Inactive::OtherLedger(_)
+    );
+    let state = match inactive {
+        Inactive::Paused { .. } => "paused",
+        Inactive::AwaitsImodel { .. } => "waits for its iModel",
+        Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
+        Inactive::OtherLedger(_) => "waits",
+        Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
+    };
+    (severe, format!("{state}: {}", inactive.reason(&watch.name)))
 }
 
 /// Runs of its iModel that take too long, or that wait for the user for whom they act.

@@ -358,6 +358,8 @@ pub struct Watch {
     /// Folder in iTwin Storage that mirrors the root, as segments from the storage root; empty means the storage root
     /// itself.
     pub storage_folder: Vec<String>,
+    /// Only one ledger may upload to its storage folder. Not so for pushes, of which each host has a ledger of its own.
+    pub is_exclusive: bool,
     /// What a new name or folder of a file does in storage.
     pub on_rename: OnRename,
     /// What happens on the platform to a file that is gone.

@@ -38,6 +38,7 @@ mod probe;
 mod reply;
 mod signed_out;
 mod storage;
+mod storage_folders;
 mod synchronization;
 mod transport;
 mod untrusted_text;
@@ -69,7 +70,8 @@ pub use itwins::{Listed, ListedItwin};
 pub use network::{Network, Proxy};
 pub use probe::{ProbeError, ProbeReport};
 pub use signed_out::SignedOut;
-pub use storage::{File, Folder, UploadLinks};
+pub use storage::{File, UploadLinks};
+pub use storage_folders::Folder;
 pub use synchronization::{
     ActiveRun, Authentication, Connection, NewConnection, Run, RunAnswer, RunError, RunJob,
     RunTask, SettingsScope, SourceFile, Takeover, TaskError,

@@ -51,6 +51,7 @@ mod health;
 mod history;
 mod hook_results;
 mod host_backoffs;
+mod identity;
 mod ids;
 mod inactive;
 mod known_files;
@@ -58,6 +59,7 @@ mod lock;
 mod mappings;
 mod named_versions;
 mod new_files;
+mod other_ledgers;
 mod overview;
 mod problems;
 mod references;
@@ -129,6 +131,7 @@ pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
 pub use hook_results::{CreatedVersion, HookResult};
+pub(crate) use identity::{host_name, id_of_place};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
@@ -136,6 +139,7 @@ pub use mappings::{LastReader, Mapping};
 pub use named_versions::{
     NamedVersionReport, Naming, NamingFailure, Unnamed, VersionFiles, VersionIntent,
 };
+pub use other_ledgers::{Contest, OtherLedger, Rival};
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use references::{Displaced, MappedElsewhere, Surplus, SurplusCause};
@@ -241,17 +245,23 @@ impl Ledger {
         let (lock, previous) = Lock::acquire(dir, &directory, patience).await?;
         if let Some(server) = &location.server {
             let file = lock.metadata(dir)?;
-            return Self::begin(Database::open_postgres(server, &file, turn).await?, lock).await;
+            let db = Database::open_postgres(server, &file, turn).await?;
+            return Self::begin(db, lock, &location).await;
         }
         let opened = match previous {
             PreviousExit::FoundDamage(what) => Err(Error::Damaged { what }),
-            PreviousExit::Killed => Self::open_locked(&directory, &lock, ContentCheck::Full).await,
-            PreviousExit::Clean => Self::open_locked(&directory, &lock, ContentCheck::Skip).await,
+            PreviousExit::Killed => {
+                Self::open_locked(&location, &directory, &lock, ContentCheck::Full).await
+            }
+            PreviousExit::Clean => {
+                Self::open_locked(&location, &directory, &lock, ContentCheck::Skip).await
+            }
         };
         match opened {
             Err(error) if error.is_damage() => {
                 let moved = database::move_aside(&directory, crate::clock::now())?;
-                let mut ledger = Self::open_locked(&directory, &lock, ContentCheck::Skip).await?;
+                let fresh = Self::open_locked(&location, &directory, &lock, ContentCheck::Skip);
+                let mut ledger = fresh.await?;
                 ledger.moved_aside = Some((moved, error.to_string()));
                 Ok(ledger)
             }
@@ -260,20 +270,23 @@ impl Ledger {
     }
 
     async fn open_locked(
+        location: &LedgerLocation,
         directory: &StateDirectory,
         lock: &Lock,
         check: ContentCheck,
     ) -> Result<Self, Error> {
-        Self::begin(Database::open_sqlite(directory, check).await?, lock.clone()).await
+        let db = Database::open_sqlite(directory, check).await?;
+        Self::begin(db, lock.clone(), location).await
     }
 
-    async fn begin(db: Database, lock: Lock) -> Result<Self, Error> {
+    async fn begin(db: Database, lock: Lock, location: &LedgerLocation) -> Result<Self, Error> {
         let ledger = Self {
             db,
             lock: Some(lock),
             moved_aside: None,
             forgotten: Arc::default(),
         };
+        ledger.identify(location).await?;
         ledger.continue_ids().await?;
         ledger.release_claims().await?;
         ledger.group_earlier_failures().await?;

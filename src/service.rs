@@ -313,9 +313,11 @@ fn log_proxy(config: &Config) {
 async fn awaiting(ledger: &Ledger) -> Result<Vec<(String, String)>, ledger::Error> {
     let reports = ledger.watch_reports(crate::clock::now()).await?.into_iter();
     let waiting = reports.filter_map(|watch| match watch.inactive {
-        Some(inactive @ (Inactive::AwaitsImodel { .. } | Inactive::AwaitsSignIn(_)))
-            if watch.configured =>
-        {
+        Some(
+            inactive @ (Inactive::AwaitsImodel { .. }
+            | Inactive::AwaitsSignIn(_)
+            | Inactive::OtherLedger(_)),
+        ) if watch.configured => {
             let reason = inactive.reason(&watch.name);
             Some((watch.name, reason))
         }

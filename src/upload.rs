@@ -7,6 +7,7 @@
 //!
 //! A job is claimed only when a worker is free, so upload URLs, which expire, are requested only when they can be used.
 
+mod claims;
 mod destination;
 mod error;
 mod folders;
@@ -44,7 +45,8 @@ use crate::names::QuotedPath;
 use crate::next_attempt::{self, Failure, History, clock_time};
 use crate::retry::{Class, Policy};
 use crate::runtime_status::StatusTracker;
-pub(crate) use destination::DESCRIPTION;
+use claims::Claims;
+pub(crate) use claims::{creator, read_claim};
 use folders::Folders;
 use guard::ClaimGuard;
 use pool::Pool;
@@ -81,6 +83,7 @@ struct Shared {
     give_up: std::time::Duration,
     watches: HashMap<WatchId, config::Watch>,
     folders: Arc<Folders>,
+    claims: Arc<Claims>,
     pool: Pool,
     slots: Slots,
     unfinished: Arc<Unfinished>,
@@ -146,6 +149,7 @@ impl UploadPool {
         let settings = deps.settings.borrow().clone();
         Self {
             shared: Arc::new(Shared {
+                claims: Arc::default(),
                 folders: Arc::new(Folders::new(deps.client.clone(), deps.ledger.clone())),
                 ledger: deps.ledger,
                 client: deps.client,
@@ -177,6 +181,8 @@ impl UploadPool {
         let mut settings = self.settings.clone();
         let mut guard = ClaimGuard::default();
         let mut windows_known = false;
+        let contested = shared.ledger.contested_watches().await?;
+        shared.claims.contest(contested);
         let working = async {
             loop {
                 self.turned.send_replace(Instant::now());
@@ -187,6 +193,10 @@ impl UploadPool {
                 if settings.has_changed().is_ok_and(|changed| changed) {
                     shared = Arc::new(shared.with(settings.borrow_and_update().clone()));
                     windows_known = false;
+                }
+                for watch in shared.claims.due() {
+                    let shared = Arc::clone(&shared);
+                    at_work.spawn(async move { shared.recheck_claim(watch).await });
                 }
                 let mut pause = if shared.pause_silent_shares().await? {
                     slots::STALL
@@ -266,6 +276,7 @@ impl Shared {
             ledger: self.ledger.clone(),
             client: self.client.clone(),
             folders: Arc::clone(&self.folders),
+            claims: Arc::clone(&self.claims),
             pool: if same_memory {
                 self.pool.clone()
             } else {
@@ -395,6 +406,9 @@ impl Shared {
                 if let Some(change) = bulk_change {
                     change.log(&watch.name);
                 }
+            }
+            JobOutcome::Yields => {
+                debug!(watch = %watch.name, %path, "waits: another ledger has the storage folder");
             }
             JobOutcome::AwaitsOther => {
                 debug!(watch = %watch.name, %path, "waits for its upload by the watch that it follows");

@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::ledger::{
     BlockingRun, BulkChange, Counts, DeletionCause, DeletionReport, Deletions, NamedVersionReport,
-    OwnerNote, RunSummary, SignInWait, SpatialRootWait, WindowWait,
+    OtherLedger, OwnerNote, Rival, RunSummary, SignInWait, SpatialRootWait, WindowWait,
 };
 
 fn watch() -> WatchReport {
@@ -24,6 +24,7 @@ fn watch() -> WatchReport {
         named_version: None,
         settings_fault: None,
         owner: None,
+        rival: None,
         deletions: DeletionReport::default(),
         former_imodels: Vec::new(),
         counts: Counts::default(),
@@ -67,18 +68,9 @@ fn of_the_user() -> [WatchReport; 3] {
     [signed_out, owner(true), owner(false)]
 }
 
-#[test]
-fn problems_of_a_watch() {
+/// Runs that take too long: one of its own, and one that it waits for.
+fn of_overdue_runs() -> [WatchReport; 2] {
     let at = Timestamp::UNIX_EPOCH;
-    let inactive = |inactive| WatchReport {
-        inactive: Some(inactive),
-        ..watch()
-    };
-    let noted = |root, note: &str| WatchReport {
-        root,
-        note: Some(note.to_owned()),
-        ..watch()
-    };
     let run = RunSummary {
         id: Some("3d746129".to_owned()),
         requested_at: at,
@@ -95,6 +87,47 @@ fn problems_of_a_watch() {
         since: at,
         overdue: true,
     };
+    let own = WatchReport {
+        last_run: Some(run),
+        ..watch()
+    };
+    let other = WatchReport {
+        blocked: Some(blocking),
+        ..watch()
+    };
+    [own, other]
+}
+
+/// What the daemon of another ledger causes.
+fn of_another_ledger() -> [WatchReport; 2] {
+    let waits = WatchReport {
+        inactive: Some(Inactive::OtherLedger(OtherLedger {
+            id: "0a".repeat(16),
+            host: "cad1".to_owned(),
+        })),
+        ..watch()
+    };
+    let wanted = WatchReport {
+        rival: Some(Rival {
+            host: "cad2".to_owned(),
+        }),
+        ..watch()
+    };
+    [waits, wanted]
+}
+
+#[test]
+fn problems_of_a_watch() {
+    let at = Timestamp::UNIX_EPOCH;
+    let inactive = |inactive| WatchReport {
+        inactive: Some(inactive),
+        ..watch()
+    };
+    let noted = |root, note: &str| WatchReport {
+        root,
+        note: Some(note.to_owned()),
+        ..watch()
+    };
     let waiting = |state| WatchReport {
         spatial_root: Some(SpatialRootWait {
             path: "Site/GCS.dgn".to_owned(),
@@ -106,6 +139,7 @@ fn problems_of_a_watch() {
         deletions,
         ..watch()
     };
+    let [own, other] = of_overdue_runs();
     let watches = [
         noted(RootState::Unavailable, "host is down"),
         noted(RootState::Degraded, "\"Secret\": permission denied"),
@@ -120,14 +154,8 @@ fn problems_of_a_watch() {
             until: at,
             reason: "the credentials were rejected".to_owned(),
         }),
-        WatchReport {
-            last_run: Some(run),
-            ..watch()
-        },
-        WatchReport {
-            blocked: Some(blocking),
-            ..watch()
-        },
+        own,
+        other,
         waiting(SpatialRootState::Pending),
         waiting(SpatialRootState::Missing),
         waiting(SpatialRootState::Failed),
@@ -156,7 +184,12 @@ fn problems_of_a_watch() {
         }),
     ];
     let mut text = String::new();
-    for problem in watches.iter().chain(&of_the_user()).flat_map(of_watch) {
+    let others = of_the_user().into_iter().chain(of_another_ledger());
+    for problem in watches
+        .into_iter()
+        .chain(others)
+        .flat_map(|watch| of_watch(&watch))
+    {
         let level = if problem.severe { "error" } else { "warn" };
         text += &format!("{level} {}: {}\n", problem.place(), problem.reason);
         if let Some(hint) = problem.hint {

@@ -3,6 +3,7 @@
 //! Longer than most files because it has a function for each check.
 
 mod account;
+mod claims;
 mod content;
 mod report;
 mod settings;
@@ -472,9 +473,15 @@ pub(super) async fn platform(
             Err(error) => report.refused(&format!("synchronization of iModel {imodel_id}"), &error),
         }
     }
+    let own = claims::own_ledger(config).await;
     for (itwin_id, watches) in itwins {
         match client.root_folder(&itwin_id).await {
-            Ok(_) => report.ok(&format!("storage of iTwin {itwin_id}: readable")),
+            Ok(root) => {
+                report.ok(&format!("storage of iTwin {itwin_id}: readable"));
+                for watch in watches.iter().filter(|one| one.follows.is_none()) {
+                    claims::claim(report, client, &root, watch, own.as_deref()).await;
+                }
+            }
             Err(error) => report.refused(&format!("storage of iTwin {itwin_id}"), &error),
         }
         for (index, one) in watches.iter().enumerate() {

@@ -106,6 +106,7 @@ fn one<'d>(
         storage_folder: section
             .read("storage_folder", values::storage_folder)
             .unwrap_or_default(),
+        is_exclusive: true,
         on_rename: section.read("rename", on_rename).unwrap_or_default(),
         on_delete: section.read("on_delete", on_delete).unwrap_or_default(),
         delete_after: section

@@ -1,4 +1,4 @@
-//! Calls of iTwin Storage: folders and files. Content is sent elsewhere, to the address that storage issues.
+//! Calls of iTwin Storage: files. Content is sent elsewhere, to the address that storage issues.
 
 use jiff::Timestamp;
 use reqwest::Method;
@@ -18,25 +18,9 @@ use crate::ids::StorageFileId;
 /// API version for content.
 const OCTETS: &str = "application/vnd.bentley.itwin-platform.v1+octet-stream";
 
-const READ: &str = "a role with the permission storage_read";
-const WRITE: &str = "a role with the permissions storage_read and storage_write";
+pub(super) const READ: &str = "a role with the permission storage_read";
+pub(super) const WRITE: &str = "a role with the permissions storage_read and storage_write";
 const DELETE: &str = "a role with the permissions storage_read and storage_delete";
-
-/// A folder in storage.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct Folder {
-    /// Opaque.
-    #[serde(deserialize_with = "id")]
-    pub id: String,
-    /// Its name; not unique.
-    #[serde(default, deserialize_with = "name")]
-    pub display_name: String,
-    /// Creation time, if known.
-    #[serde(rename = "createdDateTime", default, deserialize_with = "time")]
-    pub created: Option<Timestamp>,
-}
 
 /// A file in storage.
 #[derive(Debug, Clone, Deserialize)]
@@ -91,16 +75,6 @@ pub struct UploadLinks {
     pub upload_url: UploadUrl,
 }
 
-impl Item for Folder {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn weight(&self) -> usize {
-        self.id.len() + self.display_name.len()
-    }
-}
-
 impl Item for File {
     fn id(&self) -> &str {
         &self.id
@@ -119,64 +93,6 @@ impl Item for File {
 }
 
 impl Client {
-    /// The root folder of an iTwin's storage.
-    ///
-    /// # Errors
-    /// Not allowed, or not reachable.
-    ///
-    /// Source: developer.bentley.com/apis/storage/operations/get-top-level-folders-and-files-by-itwin/
-    pub async fn root_folder(&self, itwin_id: &str) -> Result<String, Error> {
-        #[derive(Deserialize)]
-        struct Body {
-            #[serde(rename = "_links")]
-            links: Links,
-        }
-        #[derive(Deserialize)]
-        struct Links {
-            folder: Link,
-        }
-        let mut url = self.api.url(&["storage", ""]);
-        url.query_pairs_mut()
-            .append_pair("iTwinId", itwin_id)
-            .append_pair("$top", "1");
-        let call = Call::repeatable("get root folder", Method::GET, url, READ);
-        let reply = self.api.send(&call).await?;
-        let link = reply.json::<Body>()?.links.folder.href;
-        id_after(self.api.base(), &link, "folders")
-            .map(|(id, _)| id)
-            .ok_or_else(|| reply.unreadable("no folder id in the folder link"))
-    }
-
-    /// The folders directly in a folder.
-    ///
-    /// # Errors
-    /// The folder does not exist, is not accessible, or the host is not reachable.
-    ///
-    /// Source: developer.bentley.com/apis/storage/operations/get-folders-in-folder/
-    pub async fn folders(&self, folder_id: &str) -> Result<Vec<Folder>, Error> {
-        let url = self.api.url(&["storage", "folders", folder_id, "folders"]);
-        let call = Call::repeatable("list folders", Method::GET, url, READ);
-        self.api.list(call, "folders").await
-    }
-
-    /// Creates a folder; never repeated automatically.
-    ///
-    /// # Errors
-    /// The parent does not exist, the name is rejected, not allowed, or not reachable.
-    ///
-    /// Source: developer.bentley.com/apis/storage/operations/create-folder/
-    pub async fn create_folder(&self, parent_id: &str, name: &str) -> Result<Folder, Error> {
-        #[derive(Deserialize)]
-        struct Body {
-            folder: Folder,
-        }
-        let url = self.api.url(&["storage", "folders", parent_id, "folders"]);
-        let call = Call::creating("create folder", url, WRITE)
-            .json(json!({ "displayName": name }))
-            .about_a_file();
-        Ok(self.api.send(&call).await?.json::<Body>()?.folder)
-    }
-
     /// The files directly in a folder. Keeps the whole list in memory, up to 24 MiB; a longer one is an error.
     ///
     /// # Errors
@@ -384,8 +300,8 @@ struct FileBody {
 }
 
 #[derive(Deserialize)]
-struct Link {
-    href: String,
+pub(super) struct Link {
+    pub(super) href: String,
 }
 
 #[cfg(test)]

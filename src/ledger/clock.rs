@@ -29,7 +29,7 @@ macro_rules! not_suspended {
     ($now:literal) => {
         concat!(
             "w.configured = 1 AND w.paused_at IS NULL AND w.bulk_change_files = 0 \
-             AND w.imodel_wait IS NULL AND NOT EXISTS (SELECT 1 FROM sign_in_wait) \
+             AND w.imodel_wait IS NULL AND w.other_ledger IS NULL AND NOT EXISTS (SELECT 1 FROM sign_in_wait) \
              AND (w.backoff_until <= ",
             $now,
             " OR w.backoff_since > ",
@@ -67,12 +67,13 @@ pub(super) fn is_ahead(taken: i64, now: Timestamp) -> bool {
 }
 
 /// What the service does when the clock has jumped by `$1` milliseconds.
-const FOLLOW: [&str; 10] = [
+const FOLLOW: [&str; 11] = [
     "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, \
      failing_since = failing_since + $1, stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 \
      ELSE stage_at END",
     "UPDATE watches SET backoff_until = backoff_until + $1, backoff_since = backoff_since + $1 \
      WHERE backoff_since > 0",
+    "UPDATE watches SET takes_over_since = takes_over_since + $1 WHERE takes_over_since > 0",
     "UPDATE watches SET paused_at = paused_at + $1 WHERE paused_at IS NOT NULL",
     "UPDATE watches SET sync_requested_at = sync_requested_at + $1 \
      WHERE sync_requested_at IS NOT NULL",

@@ -5,8 +5,9 @@
 
 use jiff::Timestamp;
 
+use super::other_ledgers::approve_take_over;
 use super::spatial_roots::release_spatial_root;
-use super::{BulkChange, Error, Ledger, SignInWait, Tx, WatchId, millis, sql};
+use super::{BulkChange, Error, Ledger, OtherLedger, SignInWait, Tx, WatchId, millis, sql};
 
 use crate::shell;
 
@@ -27,6 +28,8 @@ pub enum Inactive {
     },
     /// No user is signed in.
     AwaitsSignIn(SignInWait),
+    /// The daemon of another ledger has its storage folder; the operator takes it over with `resume`.
+    OtherLedger(OtherLedger),
     /// Too many files changed or arrived at once; the operator approves that with `resume`.
     Suspended(BulkChange),
     /// A failure that concerns the whole watch: its share does not respond, or the platform refuses all of it.
@@ -57,6 +60,7 @@ impl Inactive {
                 None => reason.clone(),
             },
             Self::AwaitsSignIn(wait) => format!("{}; {}", wait.reason, wait.hint),
+            Self::OtherLedger(other) => format!("{}; {}", other.reason(), other.hint(watch)),
             Self::BackingOff { reason, .. } => reason.clone(),
         }
     }
@@ -68,6 +72,7 @@ impl Inactive {
             Self::BackingOff { until, .. } => Some(*until),
             Self::Paused { .. }
             | Self::Suspended(_)
+            | Self::OtherLedger(_)
             | Self::AwaitsImodel { .. }
             | Self::AwaitsSignIn(_) => None,
         }
@@ -141,7 +146,7 @@ impl Ledger {
     }
 
     /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, the wait for a spatial root that is
-    /// missing or has failed, and that of deleted files for approval. Returns how many were inactive.
+    /// missing or has failed, that for another ledger, and that of deleted files for approval. Returns how many were inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
     /// may turn out to be a known one, in storage or under an old name. New files are not counted again before their
@@ -151,6 +156,7 @@ impl Ledger {
             .write_durably("resume watches", async |tx| {
                 let mut resumed = 0;
                 for name in names {
+                    resumed += approve_take_over(tx, name).await?;
                     resumed += sql::query(
                         "UPDATE watches SET paused_at = NULL, bulk_change_approved = \
                             CASE WHEN bulk_change_files > 0 THEN bulk_change_files + \

@@ -14,9 +14,9 @@ use super::named_versions::{NAMED_VERSION, NamedVersionRow};
 use super::run_progress::{duration, recorded};
 use super::{
     BlockingRun, BulkChange, BulkChangeKind, DeletionCause, Deletions, Error, FormerImodel,
-    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, Outcome, OwnerNote, RootState,
-    RunProgress, SettingsFault, SignInWait, SpatialRootState, SpatialRootWait, Tx, WatchId,
-    WindowWait, count_value, millis, sql, timestamp,
+    Inactive, JobState, Ledger, NamedVersionReport, OnDelete, OtherLedger, Outcome, OwnerNote,
+    Rival, RootState, RunProgress, SettingsFault, SignInWait, SpatialRootState, SpatialRootWait,
+    Tx, WatchId, WindowWait, count_value, millis, sql, timestamp,
 };
 use crate::ids::ImodelId;
 use crate::source_file_limit::SourceFiles;
@@ -57,6 +57,8 @@ pub struct WatchReport {
     pub settings_fault: Option<SettingsFault>,
     /// What the owner of the connections of its iModel, a user, has to do.
     pub owner: Option<OwnerNote>,
+    /// Another daemon that wants its storage folder and does not get it.
+    pub rival: Option<Rival>,
     /// The named versions of its iModel, if the configuration requests any.
     pub named_version: Option<NamedVersionReport>,
     /// Its files that are gone, as far as they are or will be withdrawn.
@@ -209,6 +211,9 @@ sql::row! {
         new_files_limit: i64,
         imodel_wait: Option<String>,
         imodel_hint: Option<String>,
+        other_ledger: Option<String>,
+        other_host: Option<String>,
+        rival_host: Option<String>,
         sign_in_reason: Option<String>,
         sign_in_hint: Option<String>,
         owner_reason: Option<String>,
@@ -321,6 +326,10 @@ impl WatchRow {
             let hint = self.imodel_hint.clone();
             return Some(Inactive::AwaitsImodel { reason, hint });
         }
+        if let Some(id) = self.other_ledger.clone().filter(|_| self.configured) {
+            let host = self.other_host.clone().unwrap_or_default();
+            return Some(Inactive::OtherLedger(OtherLedger { id, host }));
+        }
         let until = timestamp(self.backoff_until);
         let lasts = until > now && !is_ahead(self.backoff_since, now);
         let reason = self.backoff_reason.clone().filter(|_| lasts)?;
@@ -347,6 +356,7 @@ impl WatchRow {
                 reason,
                 hint: self.owner_hint.unwrap_or_default(),
             }),
+            rival: self.rival_host.map(|host| Rival { host }),
             named_version: self.named_version.into_report(),
             deletions: DeletionReport {
                 on_delete: self.on_delete,
@@ -423,7 +433,7 @@ pub(super) async fn watches(
         "SELECT w.id, w.name, w.imodel_id, w.root_state, w.root_note, w.scanned_at, \
          w.configured <> 0 AS configured, w.paused_at, w.bulk_change_files, \
          w.bulk_change_moves, w.bulk_change_kind, w.bulk_change_limit, w.new_files_limit, \
-         w.imodel_wait, w.imodel_hint, sign_in.reason AS sign_in_reason, sign_in.hint AS sign_in_hint, \
+         w.imodel_wait, w.imodel_hint, w.other_ledger, w.other_host, w.rival_host, sign_in.reason AS sign_in_reason, sign_in.hint AS sign_in_hint, \
          facts.owner_reason, facts.owner_hint, COALESCE(facts.owner_waits, 0) AS owner_waits, w.backoff_until, w.backoff_since, w.backoff_reason, r.platform_id AS run, \
          r.requested_at, r.ended_at, r.state, r.result, r.progress, r.usual_ms, COALESCE(r.overdue, \
          0) <> 0 AS run_overdue, b.run AS blocking_run, b.connection AS blocking_connection, \

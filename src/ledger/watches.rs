@@ -394,6 +394,16 @@ async fn register(
         keep_former(tx, id, now).await?;
         forget_cloud_side(tx, id).await?;
     }
+    // Who has the claim on the storage folder of before does not matter any more.
+    sql::query(
+        "UPDATE watches SET other_ledger = NULL, other_host = NULL, takes_over = NULL, \
+         rival_host = NULL WHERE id = $1 AND (imodel_id <> $2 OR storage_folder <> $3)",
+    )
+    .bind(id)
+    .bind(&spec.imodel_id)
+    .bind(&spec.storage_folder)
+    .execute(&mut *tx)
+    .await?;
     sql::query(
         "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
          path = $4, imodel_wait = CASE WHEN $5 IS NULL THEN NULL ELSE COALESCE(imodel_wait, $5) END, \

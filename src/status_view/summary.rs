@@ -100,6 +100,11 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
             "watches with refused deletions",
         ),
         (
+            watches(|watch| watch.rival.is_some()),
+            "watch wanted by another itwin-syncd",
+            "watches wanted by another itwin-syncd",
+        ),
+        (
             watches(|watch| watch.settings.is_some()),
             "watch with settings not applied",
             "watches with settings not applied",

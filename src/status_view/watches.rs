@@ -49,6 +49,8 @@ pub(crate) struct WatchView {
     pub(crate) settings: Option<SettingsView>,
     /// What the user for whom its connections act has to do.
     pub(crate) owner: Option<OwnerView>,
+    /// Another daemon that wants its storage folder and waits.
+    pub(crate) rival: Option<RivalView>,
     /// The named versions of its iModel; None if the configuration requests none.
     pub(crate) named_version: Option<NamedVersionView>,
     /// Deleted files that are not handled as configured.
@@ -119,6 +121,14 @@ pub(crate) struct OwnerView {
     pub(crate) waits: bool,
     pub(crate) reason: String,
     pub(crate) hint: String,
+}
+
+/// Another daemon, with a ledger of its own, that is configured for the same iModel and storage folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct RivalView {
+    pub(crate) reason: String,
+    pub(crate) hint: &'static str,
 }
 
 /// Files that wait for a time of day.
@@ -260,6 +270,10 @@ pub(crate) fn watch_view(watch: &WatchReport, now: Option<&RuntimeStatus>) -> Wa
             waits: note.waits,
             reason: note.reason.clone(),
             hint: note.hint.clone(),
+        }),
+        rival: watch.rival.as_ref().map(|rival| RivalView {
+            reason: rival.reason(),
+            hint: rival.hint(),
         }),
         named_version: watch.named_version.as_ref().map(named_version_view),
         deletions: watch

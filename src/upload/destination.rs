@@ -31,8 +31,9 @@ pub(super) struct Route<'a> {
     pub(super) source: &'a Source<'a>,
 }
 
-/// Begins the description of every storage file that we create, followed by a marker of its own.
-pub(crate) const DESCRIPTION: &str = "itwin-syncd";
+/// Begins the description of every storage file that we create, followed by the id of the ledger, unless it is one of a
+/// push, and by a marker of its own.
+pub(super) const DESCRIPTION: &str = "itwin-syncd";
 
 /// What an upload does with storage.
 pub(super) enum UploadPlan {
@@ -164,7 +165,9 @@ impl Shared {
         route: &Route<'_>,
     ) -> Result<UploadLinks, UploadError> {
         let marker = uuid::Uuid::new_v4().simple().to_string();
-        let description = format!("{DESCRIPTION} {marker}");
+        let claims = &self.claims;
+        let description = claims.description(&self.ledger, route.watch, &marker);
+        let description = description.await?;
         let sent = job.record_create_sent(marker).await?;
         failpoint("create intended");
         match self

@@ -55,6 +55,12 @@ pub(super) enum UploadError {
         QuotedPath(other)
     )]
     OriginUnconfirmed { other: PathBuf, until: Timestamp },
+    #[error("{}", .0.reason())]
+    OtherLedger(ledger::OtherLedger),
+    #[error(
+        "its storage folder was taken over; waiting until the other itwin-syncd must have noticed"
+    )]
+    TakingOver { until: Timestamp },
     #[error("the file is locked in iTwin Storage")]
     Locked,
     #[error("storage refused to complete the upload; it starts again")]
@@ -103,7 +109,9 @@ impl UploadError {
             Self::Source(_)
             | Self::Unfit(Unfit::NotSettled)
             | Self::Predecessor { .. }
-            | Self::OriginUnconfirmed { .. } => Class::Busy,
+            | Self::OriginUnconfirmed { .. }
+            | Self::OtherLedger(_)
+            | Self::TakingOver { .. } => Class::Busy,
             Self::Name(_) | Self::Unfit(Unfit::Empty | Unfit::TooLarge { .. }) => {
                 Class::RefusedForContent
             }
@@ -149,6 +157,8 @@ impl UploadError {
             | Self::SizeDiffers { .. }
             | Self::Predecessor { .. }
             | Self::OriginUnconfirmed { .. }
+            | Self::OtherLedger(_)
+            | Self::TakingOver { .. }
             | Self::NotCompleted(_) => return None,
         };
         Some(hint.to_owned())
@@ -200,6 +210,13 @@ mod tests {
                 UploadError::Predecessor { .. } => UploadError::Predecessor { other: "Deck.dgn".into() },
                 UploadError::OriginUnconfirmed { .. } => UploadError::OriginUnconfirmed {
                     other: "plans/Deck.dgn".into(),
+                    until: Timestamp::UNIX_EPOCH,
+                },
+                UploadError::OtherLedger(_) => UploadError::OtherLedger(ledger::OtherLedger {
+                    id: "0a".repeat(16),
+                    host: "cad1".to_owned(),
+                }),
+                UploadError::TakingOver { .. } => UploadError::TakingOver {
                     until: Timestamp::UNIX_EPOCH,
                 },
                 UploadError::Locked => UploadError::Locked,

@@ -16,7 +16,7 @@ use super::error::UploadError;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::ids::{ImodelId, StorageFileId};
-use crate::itwin::{self, Client};
+use crate::itwin::{self, Client, Folder};
 use crate::ledger::{ImodelRecord, Ledger};
 use crate::names;
 
@@ -217,6 +217,36 @@ impl Folders {
         Ok(if exact.is_empty() { similar } else { exact })
     }
 
+    /// The folders of this name in a folder as they are now, oldest first.
+    pub(super) async fn named(
+        &self,
+        place: &Place,
+        name: &str,
+    ) -> Result<Vec<Folder>, UploadError> {
+        let mut state = self.state.lock().await;
+        let listed = self.list_children(&mut state, &place.folder_id).await;
+        drop(state);
+        match listed {
+            Ok(mut folders) => {
+                folders.retain(|folder| folder.display_name == name);
+                Ok(folders)
+            }
+            Err(error) => {
+                self.refused_in(place, &error);
+                if error.is_not_found() && place.folder_id != place.root_folder_id {
+                    self.forget(place).await?;
+                    return Err(UploadError::FolderGone(error));
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Forgets which files storage has: another ledger may have created some.
+    pub(super) async fn forget_files(&self) {
+        self.state.lock().await.untracked.clear();
+    }
+
     /// The platform refused a request in this folder. If it is a root folder, its id is looked up again.
     pub(super) fn refused_in(&self, place: &Place, error: &itwin::Error) {
         if place.folder_id == place.root_folder_id {
@@ -301,7 +331,7 @@ impl Folders {
         if let Some(id) = child(state, parent, name) {
             return Ok(id);
         }
-        match self.client.create_folder(parent, name).await {
+        match self.client.create_folder(parent, name, None).await {
             Ok(folder) => {
                 failpoint("folder created");
                 info!(folder = name, "storage folder created");
@@ -326,22 +356,26 @@ impl Folders {
     }
 
     /// Lists the subfolders of a folder. Of several with one name the oldest is used, so every client uses the same.
-    async fn list_children(&self, state: &mut State, parent: &str) -> Result<(), itwin::Error> {
+    async fn list_children(
+        &self,
+        state: &mut State,
+        parent: &str,
+    ) -> Result<Vec<Folder>, itwin::Error> {
         let mut folders = self.client.folders(parent).await?;
         folders.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
         let mut children = HashMap::with_capacity(folders.len());
-        for folder in folders {
-            match children.entry(folder.display_name) {
+        for folder in &folders {
+            match children.entry(folder.display_name.clone()) {
                 Entry::Occupied(older) => warn!(
                     folder = older.key(),
                     "storage has several folders with this name; using the oldest"
                 ),
-                Entry::Vacant(free) => drop(free.insert(folder.id)),
+                Entry::Vacant(free) => drop(free.insert(folder.id.clone())),
             }
         }
         let listed = (Instant::now(), children);
         state.children.insert(parent.to_owned(), listed);
-        Ok(())
+        Ok(folders)
     }
 
     /// The untracked files of a folder.

@@ -30,6 +30,8 @@ pub(super) enum JobOutcome {
         result: UploadResult,
     },
     Unchanged(UploadResult),
+    /// Another ledger has the storage folder of its watch.
+    Yields,
     /// Another watch uploads it, and has not done so yet.
     AwaitsOther,
     /// It is a known file under a new name, whose record has a job now.
@@ -63,6 +65,10 @@ impl Shared {
         let error = match self.upload_once(watch, job, slot).await {
             Ok(outcome) => return Ok(outcome),
             Err(UploadError::Ledger(error)) => return Err(error),
+            Err(UploadError::OtherLedger(_)) => {
+                self.ledger.unclaim(job).await?;
+                return Ok(JobOutcome::Yields);
+            }
             Err(UploadError::Source(source::Error::Gone)) => {
                 self.ledger
                     .finish_vanished(job, crate::clock::now())
@@ -79,7 +85,9 @@ impl Shared {
                 .await?;
         }
         let mut refusal = self.refusal(watch, job, &error, now);
-        if let UploadError::OriginUnconfirmed { until, .. } = &error {
+        if let UploadError::OriginUnconfirmed { until, .. } | UploadError::TakingOver { until } =
+            &error
+        {
             refusal.again = Again::BusyUntil(*until);
         }
         if refusal.kind == FailureKind::Credentials
@@ -142,7 +150,11 @@ impl Shared {
         let limit = transfer::size_limit(&self.limits);
         loop {
             let Attempt { job, findings, .. } = &mut attempt;
-            match plan::next_step(job, findings, limit) {
+            let step = plan::next_step(job, findings, limit);
+            if matches!(step, Step::Restore | Step::Relocate | Step::Transfer) {
+                self.hold_place(job.watch, watch).await?;
+            }
+            match step {
                 Step::Restore => self.restore(watch, job).await?,
                 Step::Relocate => {
                     self.relocate(watch, job, &below, &name).await?;

@@ -127,6 +127,7 @@ function showWatches() {
     if (watch.named_version) folder.append("; " + shown(watch.named_version.text) + (watch.named_version.hint ? ": " + shown(watch.named_version.hint) : ""));
     if (watch.settings) folder.append("; " + shown(watch.settings.reason) + (watch.settings.hint ? ": " + shown(watch.settings.hint) : ""));
     if (watch.owner) folder.append("; " + shown(watch.owner.reason) + ": " + shown(watch.owner.hint));
+    if (watch.rival) folder.append("; " + shown(watch.rival.reason) + ": " + shown(watch.rival.hint));
     for (const one of watch.deletions) folder.append("; " + one.state + ": " + shown(one.reason) + (one.hint ? ": " + shown(one.hint) : ""));
     if (watch.source_files) folder.append("; iModel: " + watch.source_files.text + (watch.source_files.hint ? ": " + watch.source_files.hint : ""));
     for (const former of watch.former_imodels || []) folder.append("; " + former.text + ": " + former.hint);

@@ -237,6 +237,7 @@ async fn between_any_two_steps(cut: Cut) {
         &super::create_imodel::POINTS,
         &super::settings::POINTS,
         &super::sign_in::POINTS,
+        &super::two_ledgers::POINTS,
     ]
     .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));
@@ -338,7 +339,8 @@ async fn a_lost_response_doubles_nothing() {
         let state = site.emulator.state();
         assert_in_imodel(&state, &BTreeMap::from(files));
         assert!(state.runs.len() <= runs + 2, "{route}: {:#?}", state.runs);
-        assert_eq!(state.folders.len(), 2, "{route}: {:#?}", state.folders);
+        // The root, "new", and the claim of the ledger.
+        assert_eq!(state.folders.len(), 3, "{route}: {:#?}", state.folders);
         daemon.stop().await;
     });
     futures_util::future::join_all(cases).await;

@@ -166,7 +166,7 @@ async fn call_everything(client: &Client) -> usize {
         judge(client.folders("d").await),
         judge(client.files("d").await),
         judge(client.file(&"f".into()).await),
-        judge(client.create_folder("d", "a").await),
+        judge(client.create_folder("d", "a", None).await),
         judge(client.connections(&"m".into()).await),
         judge(client.create_connection(&new).await),
         judge(client.source_files("c").await),

@@ -79,6 +79,7 @@ mod status;
 mod status_screen;
 mod support;
 mod systemd;
+mod two_ledgers;
 mod undocumented;
 mod watch_identity;
 mod windows;

@@ -56,8 +56,9 @@ async fn a_first_upload_of_many_files_creates_and_completes_each_and_asks_for_li
         ("POST connect/token", 1),
         ("GET imodels/*", 1),
         ("GET storage", 1),
-        // Of the folder of the iTwin.
-        ("GET storage/folders/*/folders", 1),
+        // Of the folder of the iTwin, before the claim is created and after it: a page with it, and one that shows that
+        // there is no more.
+        ("GET storage/folders/*/folders", 3),
         ("POST storage/folders/*/folders", FOLDERS + 1),
         // After the run, once for each folder: a page with its files, and one that shows that there are no more.
         ("GET storage/folders/*/files", FOLDERS * 2),

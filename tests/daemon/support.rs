@@ -350,6 +350,7 @@ pub fn program_of(path: &str) -> Command {
         .env_remove("JOURNAL_STREAM")
         .env_remove("ITWIN_SYNCD_CLIENT_SECRET")
         .env_remove("ITWIN_SYNCD_CONFIG")
+        .env("ITWIN_SYNCD_MACHINE", "test")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -170,6 +170,7 @@ pub(super) async fn state(
             Inactive::Paused { .. } => "paused",
             Inactive::AwaitsImodel { .. } => "waits for its iModel",
             Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
+            Inactive::OtherLedger(_) => "waits",
             Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
         };
         let reason = inactive.reason(name);

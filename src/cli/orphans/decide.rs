@@ -52,6 +52,8 @@ pub(super) enum LocalFile {
 pub(super) enum Origin {
     /// In a storage folder of a watch, created by itwin-syncd.
     Ours,
+    /// In a storage folder of a watch, created by the itwin-syncd of another ledger.
+    OtherLedger,
     /// In a storage folder of a watch, created by something else.
     Others,
     /// In no storage folder of a watch.
@@ -77,6 +79,8 @@ pub(super) enum Orphan {
     StorageFileDeleted,
     /// Its local file was deleted, but it defines the coordinate system of the iModel.
     SpatialRoot { since: Timestamp },
+    /// Created by the itwin-syncd of another ledger in a storage folder of a watch.
+    OtherLedger,
     /// Created by something else in a storage folder of a watch.
     Others,
     /// In a connection of ours, but in no storage folder of a watch.
@@ -87,7 +91,10 @@ impl Orphan {
     /// Whether it is only removed if the operator names it.
     pub(super) fn must_be_named(&self) -> bool {
         match self {
-            Self::SpatialRoot { .. } | Self::Others | Self::OutsideOurFolders => true,
+            Self::SpatialRoot { .. }
+            | Self::OtherLedger
+            | Self::Others
+            | Self::OutsideOurFolders => true,
             Self::Gone { .. }
             | Self::Deselected { .. }
             | Self::WatchRemoved { .. }
@@ -107,6 +114,7 @@ impl Orphan {
             Self::NoLocalFile => "no_local_file",
             Self::StorageFileDeleted => "storage_file_deleted",
             Self::SpatialRoot { .. } => "spatial_root",
+            Self::OtherLedger => "other_ledger",
             Self::Others => "others",
             Self::OutsideOurFolders => "outside_our_folders",
         }
@@ -126,6 +134,9 @@ impl Orphan {
                 "gone since {}, but the spatial root; only removed if named",
                 day(since)
             ),
+            Self::OtherLedger => {
+                "created by an itwin-syncd with another ledger; only removed if named".to_owned()
+            }
             Self::Others => "created by another client; only removed if named".to_owned(),
             Self::OutsideOurFolders => {
                 "in no storage folder of a watch; only removed if named".to_owned()
@@ -146,7 +157,12 @@ pub(super) fn orphan(
     match (local, origin) {
         (_, Origin::Deleted) => Some(Orphan::StorageFileDeleted),
         (_, Origin::OutsideOurFolders) => Some(Orphan::OutsideOurFolders),
-        (LocalFile::WithoutStorageFile, Origin::Ours | Origin::Others) => None,
+        (LocalFile::WithoutStorageFile, Origin::Ours | Origin::OtherLedger | Origin::Others) => {
+            None
+        }
+        (LocalFile::WithAnother | LocalFile::None, Origin::OtherLedger) => {
+            Some(Orphan::OtherLedger)
+        }
         (LocalFile::WithAnother | LocalFile::None, Origin::Others) => Some(Orphan::Others),
         (LocalFile::WithAnother, Origin::Ours) => Some(Orphan::Duplicate),
         (LocalFile::None, Origin::Ours) => Some(Orphan::NoLocalFile),
@@ -236,6 +252,9 @@ mod tests {
             (Nothing, Origin::Others, Some(Orphan::Others)),
             (WithAnother, Origin::Ours, Some(Orphan::Duplicate)),
             (WithAnother, Origin::Others, Some(Orphan::Others)),
+            (Nothing, Origin::OtherLedger, Some(Orphan::OtherLedger)),
+            (WithAnother, Origin::OtherLedger, Some(Orphan::OtherLedger)),
+            (WithoutStorageFile, Origin::OtherLedger, None),
             (WithoutStorageFile, Origin::Ours, None),
             (WithoutStorageFile, Origin::Others, None),
             (

@@ -11,9 +11,9 @@ use crate::config::Config;
 use crate::connection_name::ConnectionName;
 use crate::ids::{ImodelId, StorageFileId};
 use crate::itwin::{Client, SourceFile};
-use crate::ledger::{Absence, FileReport, JobState, Ledger, RootState};
+use crate::ledger::{Absence, FileReport, JobState, Ledger, RootState, id_of_place};
 use crate::names;
-use crate::upload::DESCRIPTION;
+use crate::upload::creator;
 use crate::watch;
 
 /// Storage files that are looked up one by one at most.
@@ -164,6 +164,12 @@ pub(super) async fn orphans(
         }
     }
     let by_place = by_place(config, local, &roots);
+    let known = match ledger {
+        Some(ledger) => ledger.id().await?,
+        None => None,
+    };
+    // Without a ledger, the one that was here before may be lost.
+    let own = known.or_else(|| id_of_place(&config.state.path));
     let mut lookups = 0;
     let known_gone = local.known.iter().filter_map(|(id, (_, known))| {
         let gone = orphan(Some(known), LocalFile::None, Origin::Ours);
@@ -191,7 +197,7 @@ pub(super) async fn orphans(
         let (file, origin) = match file {
             Some(file) if report.is_some() => (Some(file), Origin::Ours),
             Some(file) => {
-                let origin = origin(client, &file, &mut lookups).await?;
+                let origin = origin(client, &file, own.as_deref(), &mut lookups).await?;
                 (Some(file), origin)
             }
             None => {
@@ -362,7 +368,12 @@ fn local_file(file: &StoredFile, by_place: &HashMap<PlaceKey, LocalFile>) -> Loc
 }
 
 /// Who created a storage file in one of our folders. Lists may leave its description out.
-async fn origin(client: &Client, file: &StoredFile, lookups: &mut usize) -> Result<Origin, Error> {
+async fn origin(
+    client: &Client,
+    file: &StoredFile,
+    own: Option<&str>,
+    lookups: &mut usize,
+) -> Result<Origin, Error> {
     let described = match &file.file.description {
         Some(description) => Some(description.clone()),
         None => {
@@ -374,11 +385,10 @@ async fn origin(client: &Client, file: &StoredFile, lookups: &mut usize) -> Resu
             }
         }
     };
-    let is_ours = described.is_some_and(|text| text.starts_with(DESCRIPTION));
-    Ok(if is_ours {
-        Origin::Ours
-    } else {
-        Origin::Others
+    Ok(match described.as_deref().and_then(creator) {
+        Some(Some(ledger)) if own != Some(ledger) => Origin::OtherLedger,
+        Some(_) => Origin::Ours,
+        None => Origin::Others,
     })
 }
 

@@ -119,6 +119,7 @@ pub(super) fn config(arguments: &Arguments) -> Result<(Config, Watch), Error> {
     }
     // A file that is not pushed again was not renamed.
     watch.on_rename = OnRename::UploadAgain;
+    watch.is_exclusive = false;
     config.state.path = state_path(&config, &watch)?.into();
     Ok((config, watch))
 }

@@ -240,6 +240,9 @@ fn imodel_text(out: &mut String, watch: &WatchView, now: Timestamp) {
     if let Some(owner) = &watch.owner {
         hinted(out, &owner.reason, Some(&owner.hint));
     }
+    if let Some(rival) = &watch.rival {
+        hinted(out, &rival.reason, Some(rival.hint));
+    }
     if let Some(version) = &watch.named_version {
         let text = format!("iModel  {}", version.text);
         hinted(out, &text, version.hint.as_deref());

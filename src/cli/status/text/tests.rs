@@ -102,6 +102,7 @@ fn watch() -> WatchView {
         waits: Vec::new(),
         settings: None,
         owner: None,
+        rival: None,
         named_version: None,
         deletions: Vec::new(),
         unfinished: Vec::new(),
