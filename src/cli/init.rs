@@ -464,7 +464,9 @@ enum Start {
 /// The next two commands.
 fn next(places: &Places, start: Start) {
     print_line("\nNext:");
-    let sudo = if Uid::effective().is_root() {
+    // With sudo, the user who types the next commands is not root.
+    let by_sudo = std::env::var_os("SUDO_USER").is_some();
+    let sudo = if Uid::effective().is_root() && !by_sudo {
         ""
     } else {
         "sudo "

@@ -53,7 +53,9 @@ pub(super) fn find(file: Option<&Path>, environment: &Environment) -> Result<Sec
         }),
         None => Err(InvalidValue::new(
             "no client secret found",
-            format!("{HINT}, or set {CLIENT_SECRET_VARIABLE}"),
+            format!(
+                "{HINT}, or set {CLIENT_SECRET_VARIABLE}; with the installed service, run the command with sudo"
+            ),
         )),
     }
 }

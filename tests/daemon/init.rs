@@ -235,7 +235,11 @@ async fn answers_in_a_terminal_become_a_configuration_that_a_run_works_with() {
     dialog.answers("(not shown): ", "  ").await;
     dialog.answers("the secret is empty", "").await;
     dialog.answers("paste it again", SECRET).await;
-    dialog.answers("Client id: ", "service-test").await;
+    dialog
+        .answers("Client id [service-unknown]: ", "service-test")
+        .await;
+    dialog.answers("(not shown): ", "wrong").await;
+    dialog.answers("Client id [service-test]: ", "").await;
     dialog.answers("(not shown): ", SECRET).await;
     dialog.answers("iTwin (number", "no such thing").await;
     dialog.answers("no iTwin has", "1").await;

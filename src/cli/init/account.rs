@@ -74,7 +74,11 @@ pub(super) async fn sign_in(
     loop {
         let id = match (client_id.take(), terminal) {
             (Some(id), _) => id,
-            (None, Some(terminal)) => terminal.ask("Client id", None)?,
+            // Often only the secret was wrong: Enter keeps the id.
+            (None, Some(terminal)) => {
+                let former = Some(answers.client_id.clone()).filter(|id| !id.is_empty());
+                terminal.ask("Client id", former.as_deref())?
+            }
             (None, None) => return Err(Error::Missing("--client-id")),
         };
         // The ids of native applications begin with this word.
