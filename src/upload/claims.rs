@@ -35,8 +35,8 @@ pub(crate) use claim::{creator, read_claim};
 /// How long a claim counts after it was read.
 const HOLDS: Duration = Duration::from_secs(30);
 
-/// After a claim was taken over, the other daemon may continue for [`HOLDS`], its last request takes up to a minute, and
-/// storage lists what that created 10 s later.
+/// After a claim was taken over, the other daemon may continue for [`HOLDS`], its last request takes up to a minute,
+/// and storage lists what that created 10 s later.
 const GRACE: Duration = Duration::from_secs(100);
 
 /// How often a daemon reads a claim that another one has or wants, and writes that it does not get it.
